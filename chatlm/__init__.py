@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
-    from chatlm.plugin_host.hookspecs import Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
     from chatlm.plugin_kit.artifacts import Artifact, Artifacts
@@ -91,6 +91,7 @@ _MODULE_OF = {
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
+    "AskOption": "chatlm.plugin_host.hookspecs",
     "Batch": "chatlm.types.engine",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
@@ -187,6 +188,7 @@ __all__ = [
     "Annotation",
     "Artifact",
     "Artifacts",
+    "AskOption",
     "Batch",
     "ChatEncoder",
     "ChatSession",

@@ -90,9 +90,9 @@ def read_text_file(path: Path, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown} is not a text in UTF-8") from error
+        raise UsageError(f"{shown} is not UTF-8 text") from error
     if "\0" in text:
-        raise UsageError(f"{shown} is not a text")
+        raise UsageError(f"{shown} is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -106,5 +106,5 @@ def format_block(name: str, text: str) -> str:
 def _too_large(name: str) -> UsageError:
     return UsageError(
         f"{one_line(name, MAX_NAME_WIDTH)} is larger than {MAX_FILE_BYTES // 1_000_000} MB",
-        hint="Paste the part that matters instead.",
+        hint="Paste the relevant part instead.",
     )

@@ -1,4 +1,4 @@
-"""One turn from its stored message to its stored reply; knows no screen and makes no thread."""
+"""Runner of one turn, from the stored message to the stored reply."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from chatlm.types.events import (
 from chatlm.types.messages import (
     Annotation,
     Conversation,
+    ConversationHeader,
     Message,
     Passage,
     Reply,
@@ -52,28 +53,33 @@ SessionEvents = Generator[SessionEvent, None, None]
 
 @dataclass(frozen=True)
 class TurnRunner:
-    """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
+    """Answers turns of a chat; closing a generator cancels the reply and saves what there is."""
 
     store: Store
     get_engine: Callable[[], Engine]
-    """Gives the loaded engine; may wait for it."""
+    """Returns the loaded engine; may wait for it."""
     plugins: TurnPlugins
-    """As the turn began with them."""
-    sampling_for: Callable[[Conversation], Sampling]
-    """The person's settings, as they hold for the chat."""
-    conversation_id: int
+    """The plugins that are enabled for the turn."""
+    sampling_for: Callable[[ConversationHeader], Sampling]
+    """Returns the user's settings for the chat."""
     adapter: str | None = None
-    """Used before all that plugins would choose, "" for the model without one."""
+    """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
-    """See `Request.logprobs`."""
+    """As `Request.logprobs`."""
 
-    def run(self, turn: Turn) -> SessionEvents:
-        """Report a message that is stored, label it, find passages for it and answer it."""
-        yield TurnStarted(self.conversation_id, turn)
-        conversation = self._conversation()
+    def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
+        """Report a stored message, label it, retrieve passages for it and answer it.
+
+        Args:
+            conversation: the chat, with the turn.
+            turn: the turn without a reply.
+        """
+        yield TurnStarted(conversation.id, turn)
         try:
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
+                turn = self.store.turn(turn.id)
+                conversation = conversation.with_turn(turn)
                 yield MessageAnnotated("user", labels)
             yield from self._fault_notices()
             passages = request_builder.retrieve_passages(conversation, turn, self.plugins)
@@ -85,15 +91,27 @@ class TurnRunner:
         if problem is not None:
             yield problem
         yield from self._fault_notices()
-        yield from self.answer(turn)
+        yield from self.answer(conversation, turn)
 
     def answer(
-        self, turn: Turn, reply: Reply | None = None, *, regenerate: bool = False
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        reply: Reply | None = None,
+        *,
+        regenerate: bool = False,
     ) -> SessionEvents:
-        """Make a new reply to the turn, or go on with `reply`; `regenerate` if there was one
-        before."""
+        """Generate a reply.
+
+        Args:
+            conversation: the chat, with the turn.
+            turn: the turn to answer.
+            reply: the reply to continue; None for a new one.
+            regenerate: whether the turn has another reply already.
+        """
         engine = self.get_engine()
-        conversation = self._conversation()
+        # loading the engine can take minutes, in which the user may change the chat's settings
+        conversation = self._with_new_header(conversation)
         request = request_builder.build_request(
             conversation,
             turn,
@@ -141,36 +159,39 @@ class TurnRunner:
             raise
         except Exception as error:  # the model itself broke, or a plugin's engine
             log.exception("generation failed")
-            told = EngineError(
+            failure = EngineError(
                 f"The reply failed: {type(error).__name__}: {error}",
-                hint="What was said is kept. `chatlm logs` has the details.",
+                hint="The reply so far is saved. `chatlm logs` has the details.",
             )
-            growing.fail(told)
-            raise told from error
+            growing.fail(failure)
+            raise failure from error
         finally:
             growing.close()
             if not growing.finished:
-                self._finish_silently(turn, reply.id)
-        yield from self._finish(turn, reply.id)
+                self._finish_silently(conversation, turn, reply.id)
+        yield from self._finish(conversation, turn, reply.id)
 
     def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
-        """What is asked for: a reply is gone on with by the adapter that began it."""
+        """Return the adapter to request; a reply is continued with the adapter that started it."""
         if reply is None or reply.model != engine.info.model:
             return self.adapter
         return reply.adapter or ""
 
-    def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
-        """Label the stored reply, tell the plugins, and keep what they did for it."""
+    def _finish(
+        self, conversation: Conversation, turn: Turn, reply_id: int
+    ) -> Iterator[SessionEvent]:
+        """Label the stored reply, call `turn_finished`, and save the trace."""
         turn = self.store.turn(turn.id)
+        conversation = self._with_new_header(conversation).with_turn(turn)
         if turn.reply is not None and turn.reply.text:
             output = [part for part in turn.reply.parts if not isinstance(part, ToolResult)]
             message = Message("assistant", output)
             passages = self.store.passages(turn.id)
-            labels = self._annotate(self._conversation(), turn, turn.reply.id, message, passages)
+            labels = self._annotate(conversation, turn, turn.reply.id, message, passages)
             if labels:
                 yield MessageAnnotated("assistant", labels)
                 turn = self.store.turn(turn.id)
-        conversation = self._conversation()
+                conversation = conversation.with_turn(turn)
         late: list[Annotation] = self.plugins.call_hook(
             "turn_finished", conversation=conversation, turn=turn
         )
@@ -181,12 +202,12 @@ class TurnRunner:
         if problem is not None:
             yield problem
         yield from self._fault_notices()
-        yield TurnFinished(turn)
+        yield TurnFinished(turn, conversation.with_turn(turn))
 
-    def _finish_silently(self, turn: Turn, reply_id: int) -> None:
-        """The same for a reply that was stopped or failed, when nobody listens any more."""
+    def _finish_silently(self, conversation: Conversation, turn: Turn, reply_id: int) -> None:
+        """Finish a reply that was cancelled or failed, when nobody pulls events any longer."""
         try:
-            for _ in self._finish(turn, reply_id):
+            for _ in self._finish(conversation, turn, reply_id):
                 pass
         except ChatlmError as error:
             log.error("turn not finished: %s", error)
@@ -207,7 +228,7 @@ class TurnRunner:
         return tuple(labels)
 
     def _save_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
-        """Store what the plugins did since the last time; gives a notice when that fails."""
+        """Save the plugin calls since the last time; returns a notice if that fails."""
         calls = self.plugins.take_calls()
         try:
             if calls:
@@ -221,8 +242,8 @@ class TurnRunner:
         for fault in self.plugins.take_faults():
             yield Notice(str(fault))
 
-    def _conversation(self) -> Conversation:
-        return self.store.conversation(self.conversation_id)
+    def _with_new_header(self, conversation: Conversation) -> Conversation:
+        return conversation.with_header(self.store.header(conversation.id))
 
 
 def reply_events(
@@ -256,9 +277,8 @@ def events_without_engine(request: Request, *, continued: bool = False) -> Itera
 
 
 def _describe_omission(event: PromptReady) -> str:
-    turns = sum(message.role == "user" for message in event.omitted_messages)
-    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    count = sum(message.role == "user" for message in event.omitted_messages)
+    turns = "the oldest turn" if count == 1 else f"the {count} oldest turns"
     return (
-        f"The context holds {event.context_length} tokens: {what} of this chat did not "
-        "fit any more."
+        f"The context window has {event.context_length} tokens: {turns} of this chat did not fit."
     )

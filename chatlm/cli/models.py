@@ -1,4 +1,4 @@
-"""The commands `chatlm models …`: what is asked and printed; the work is in chatlm.models."""
+"""The commands `chatlm models …`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.errors import ConfigError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
@@ -22,11 +23,11 @@ from chatlm.types.engine import ModelListing
 def complete_model(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The known models whose names begin like this."""
+    """Return the known model names that start with `start`."""
     return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 
-@click.group("models")
+@click.group("models", cls=ExtensibleGroup)
 def models_group() -> None:
     """List, pull, check and remove models.
 

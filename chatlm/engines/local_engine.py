@@ -72,28 +72,30 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
     ) -> None:
-        about = model.info
-        self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, about.eos_token_ids)
+        model_info = model.info
+        self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
         self._eos_criteria = EosStoppingCriteria(
             [
                 [number]
-                for number in {*about.eos_token_ids, self.prompt_encoder.eos_token_id}
+                for number in {*model_info.eos_token_ids, self.prompt_encoder.eos_token_id}
                 if number is not None
             ]
             + self.prompt_encoder.end_sequences
         )
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
-        suggested = (catalogue_sampling or Sampling()).with_fallback(about.recommended_sampling)
+        suggested = (catalogue_sampling or Sampling()).with_fallback(
+            model_info.recommended_sampling
+        )
         self.info = EngineInfo(
             model=name,
-            device=about.device,
-            dtype=about.dtype,
-            context_length=min(about.context_length, context or about.context_length),
+            device=model_info.device,
+            dtype=model_info.dtype,
+            context_length=min(model_info.context_length, context or model_info.context_length),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
-            notes=(*about.notes, *self.prompt_encoder.notes),
+            notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
         )
@@ -155,11 +157,11 @@ class LocalEngine:
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        """See `Engine.count_tokens`."""
+        """Count the tokens of the messages in a prompt, control tokens included."""
         return len(self.prompt_encoder.encode(list(messages)))
 
     def close(self) -> None:
-        """Free the model's memory; the engine is of no use afterwards."""
+        """Free the model's memory; the engine cannot be used afterwards."""
         with self._lock:
             self._prompt_cache.clear()
             self._adapters.close()
@@ -167,7 +169,7 @@ class LocalEngine:
                 torch.cuda.empty_cache()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """See `Engine.stream`."""
+        """Generate a reply, see `chatlm.Engine`."""
         with self._lock, closing(self._open_batch(nullcontext())) as batch:
             batch.add(request)
             while len(batch):
@@ -177,7 +179,7 @@ class LocalEngine:
                     yield event
 
     def batch(self) -> LocalBatch:
-        """Several requests at once; see `chatlm.Batch`."""
+        """Open a batch that decodes several requests at once where the model can."""
         return self._open_batch(self._lock)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
@@ -187,28 +189,28 @@ class LocalEngine:
             request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
         )
         try:
-            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as keys:
-                keys.reuse_prefix(prompt.ids)
-                for done in keys.prefill(prompt.ids):
+            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
+                cached.reuse_prefix(prompt.ids)
+                for done in cached.prefill(prompt.ids):
                     yield Prefill(done, len(prompt.ids))
         except Exception as error:
-            raise self._as_user_error(error)  # noqa: B904  # it knows its cause
+            raise self._as_user_error(error)  # noqa: B904  # it has its cause
 
     def _open_batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
         return LocalBatch(self._adapters.model, self._prefill, lock, self._as_user_error)
 
     def _as_user_error(self, error: Exception) -> Exception:
-        """What is told of an error; frees memory where that is what was missing."""
+        """Turn an error into one for the user; free memory if it ran out."""
         if not is_out_of_memory(error):
             return error
         self._prompt_cache.clear()
-        told = OutOfMemoryError(
+        user_error = OutOfMemoryError(
             f"The memory of {self.info.device} is full",
             hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
             "or choose a smaller model.",
         )
-        told.__cause__ = error
-        return told
+        user_error.__cause__ = error
+        return user_error
 
     def _fit_prompt(
         self, request: Request, message_tokens: Callable[[], Sequence[int]]
@@ -216,7 +218,7 @@ class LocalEngine:
         messages = request.messages
         return fit_prompt(
             messages,
-            lambda kept: self.prompt_encoder.encode([messages[index] for index in kept]),
+            lambda indices: self.prompt_encoder.encode([messages[index] for index in indices]),
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
@@ -224,12 +226,12 @@ class LocalEngine:
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
-        """Keys and values for a prompt, which are kept for another one afterwards."""
-        keys = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
+        """Take the best KV cache for a prompt, and store it again afterwards."""
+        cached = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
         try:
-            yield keys
+            yield cached
         finally:
-            self._prompt_cache.release(adapter, keys)
+            self._prompt_cache.release(adapter, cached)
 
     def _prefill(self, request: Request) -> PrefillTask:
         """Fit the prompt into the context and prefill it."""
@@ -241,33 +243,38 @@ class LocalEngine:
             request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
         )
         total, limit = len(prompt.ids), self.info.context_length
-        most = sampling.max_tokens or limit
-        left_out = tuple(request.messages[index] for index in prompt.omitted)
-        go_on = bool(request.messages) and request.messages[-1].role == "assistant"
-        with ExitStack() as taken:
-            keys = taken.enter_context(self._borrow_cache(request.adapter, prompt.ids))
-            cached = keys.reuse_prefix(prompt.ids)
-            yield PromptReady(total, limit, left_out, cached, prompt_hash(prompt.ids))
-            for done in keys.prefill(prompt.ids):
+        max_tokens = sampling.max_tokens or limit
+        omitted = tuple(request.messages[index] for index in prompt.omitted)
+        continues = bool(request.messages) and request.messages[-1].role == "assistant"
+        with ExitStack() as borrowed:
+            cached_prompt = borrowed.enter_context(self._borrow_cache(request.adapter, prompt.ids))
+            cached = cached_prompt.reuse_prefix(prompt.ids)
+            yield PromptReady(total, limit, omitted, cached, prompt_hash(prompt.ids))
+            for done in cached_prompt.prefill(prompt.ids):
                 yield Prefill(done, total)
-            words, device = keys.logits.shape[-1], keys.logits.device
-            decoding = GenerationState(
+            logits = cached_prompt.logits
+            state = GenerationState(
                 prompt_ids=prompt.ids,
                 request=request,
-                sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
+                sampler=Sampler(
+                    sampling, torch.tensor(prompt.ids), logits.shape[-1], logits.device
+                ),
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if go_on else ()),
+                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
                 eos_criteria=self._eos_criteria,
-                max_new_tokens=min(most, limit - total),
+                max_new_tokens=min(max_tokens, limit - total),
                 limit_reason=StopReason.LENGTH
-                if most <= limit - total
+                if max_tokens <= limit - total
                 else StopReason.CONTEXT_FULL,
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )
             yield ActiveSequence(
-                decoding, Speculator(keys, prompt.ids), keys, taken.pop_all().close
+                state,
+                Speculator(cached_prompt, prompt.ids),
+                cached_prompt,
+                borrowed.pop_all().close,
             )

@@ -36,13 +36,13 @@ IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 
 def display_title(conversation: Conversation) -> str:
-    """The chat's title, else the beginning of its first message; may be empty."""
+    """Return a chat's title, else the beginning of its first message; may be empty."""
     first = conversation.turns[0].display_text if conversation.turns else None
     return short_title(conversation.title, first)
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """A chat for reading: the replies that stand, with model and stop reason in a quiet line."""
+    """Format a chat for reading: active replies only, each with model and stop reason."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
     parts = [f"# {title}"]
     if conversation.system:
@@ -66,7 +66,7 @@ def to_jsonl(
     provenance: ProvenanceLookup = lambda _: None,
     traces: TraceLookup = lambda _: (),
 ) -> Iterator[str]:
-    """Chats with everything that is kept of them, one JSON object a line."""
+    """Export chats with everything that is stored with them, one JSON object a line."""
     for conversation in conversations:
         yield _json_line(
             conversation_to_dict(conversation, passages, annotations, provenance, traces)
@@ -74,7 +74,7 @@ def to_jsonl(
 
 
 def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """Chats as the model reads them and trainers take them, one JSON object a line:
+    """Export chats as the model reads them, in the format of trainers, one JSON object a line:
     `{"messages": [{"role": …, "content": …}, …]}`.
 
     Reasoning, tool calls and their results are in the fields that OpenAI-compatible servers use.
@@ -85,7 +85,7 @@ def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
 
 
 def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """Chats as the model reads them, in ChatML text; an empty line between two chats.
+    """Export chats as the model reads them, as ChatML text, separated by empty lines.
 
     Raises:
         UsageError: a message contains `<|im_start|>` or `<|im_end|>`, which ChatML cannot quote,
@@ -103,9 +103,9 @@ def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
             for token in (IM_START, IM_END):
                 if token in message.text:
                     raise UsageError(
-                        f"Message {place} ({message.role}) of chat {conversation.id} holds "
-                        f"{token}, which ChatML text cannot tell from its own.",
-                        hint="The formats messages and jsonl keep any text.",
+                        f"Message {place} ({message.role}) of chat {conversation.id} contains "
+                        f"{token}, which ChatML cannot quote.",
+                        hint="Export it as messages or jsonl.",
                     )
         pieces = [f"{IM_START}{m.role}\n{m.text}{IM_END}\n" for m in conversation.messages()]
         yield "\n" * (number > 0) + "".join(pieces)
@@ -118,7 +118,7 @@ def conversation_to_dict(
     provenance: ProvenanceLookup = lambda _: None,
     traces: TraceLookup = lambda _: (),
 ) -> dict[str, Any]:
-    """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
+    """Convert a chat to JSON values; times in ISO 8601, UTC."""
     return {
         "id": conversation.id,
         "title": conversation.title,
@@ -167,7 +167,7 @@ def _reply_to_dict(reply: Reply, provenance: Provenance | None) -> dict[str, Any
 
 
 def _parse_settings(text: str) -> dict[str, Any] | str:
-    """The settings as values; as the text it is where it is something else."""
+    """Parse the settings; invalid JSON is returned as it is."""
     try:
         values = json.loads(text)
     except ValueError:
@@ -222,7 +222,7 @@ def _content_parts(part: Part) -> Iterator[dict[str, Any]]:
 
 
 def _json_line(value: Any) -> str:
-    """One line of JSON; safe on a terminal like `dump_json`, whose layout is taken out."""
+    """Dump JSON on one line, escaped for a terminal as by `dump_json`."""
     return " ".join(part.lstrip(" ") for part in dump_json(value).split("\n")) + "\n"
 
 
@@ -262,7 +262,7 @@ def _code_block(text: str) -> str:
 
 
 def _close_fences(text: str) -> str:
-    """The text, with a code block that a cut-off reply left open closed again."""
+    """Close a code block that a cut-off reply left open."""
     opened = ""
     for line in text.split("\n"):
         fence = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
@@ -288,15 +288,15 @@ FORMAT_BY_SUFFIX: dict[str, ExportFormat] = {
     ".messages.jsonl": "messages",
     ".chatml": "chatml",
 }
-"""What a file's name ends with when it holds that format."""
+"""File suffix -> format."""
 
 
 def stream_export(store: Store, ids: Iterable[int], export_format: ExportFormat) -> Iterator[str]:
-    """The chats as text, piece by piece.
+    """Export chats as pieces of text.
 
     Raises:
         StoreError: one of them cannot be read.
-        UsageError: the format cannot hold what one of them says.
+        UsageError: the format cannot represent one of them.
     """
     conversations = (store.conversation(chat_id) for chat_id in ids)
     if export_format == "jsonl":

@@ -1,4 +1,4 @@
-"""The database's shape, as numbered steps that are only ever added to; it knows no chat values."""
+"""Schema of the chat database as numbered, append-only migrations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from chatlm.errors import StoreError
 
 Migrations = tuple[tuple[str, ...], ...]
-"""The statements of each step, the oldest step first."""
+"""The statements of each migration, oldest first."""
 
 MIGRATIONS: Migrations = (
     (
@@ -226,10 +226,10 @@ MIGRATIONS: Migrations = (
 def check_version(
     connection: sqlite3.Connection, migrations: Migrations, database_name: str
 ) -> None:
-    """Refuse a database that this chatlm must not touch; only reads.
+    """Refuse a database that this version cannot handle; never writes.
 
     Raises:
-        StoreError: a newer chatlm made it, or another program did.
+        StoreError: a newer chatlm or another program created it.
     """
     version = _user_version(connection)
     if version > len(migrations):
@@ -239,7 +239,7 @@ def check_version(
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
     used = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    if used and _user_version(connection) == 0:  # read again: another chatlm may just have made it
+    if used and _user_version(connection) == 0:  # another process may just have created it
         raise StoreError(
             f"{database_name} is a database of another program.",
             hint="Move it away, or set CHATLM_HOME to another folder.",
@@ -247,9 +247,9 @@ def check_version(
 
 
 def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
-    """Bring the database to the newest format, each step whole or not at all.
+    """Apply the missing migrations, each in a transaction.
 
-    Safe when two processes open a new database at once: the second waits, then finds it done.
+    Safe if two processes open a new database at once: the second waits and has nothing to do.
     """
     for number, statements in enumerate(migrations, start=1):
         if _user_version(connection) >= number:

@@ -1,4 +1,4 @@
-"""Rows to values and back; callables that look up what belongs to a chat."""
+"""Conversion between rows of the chat database and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatlm.errors import StoreError, UsageError
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
-    Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
@@ -31,7 +31,7 @@ from chatlm.types.sampling import Sampling
 
 
 def utf8_safe(text: str) -> str:
-    """The text as UTF-8 can hold it: a surrogate pair becomes its character, a lone one U+FFFD."""
+    """Make text encodable as UTF-8: join surrogate pairs and replace lone surrogates by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -40,27 +40,27 @@ def utf8_safe(text: str) -> str:
 
 
 def finite_or_none(score: float | None) -> float | None:
-    """The score as a plain number; None for none, NaN or an infinity, which JSON cannot hold."""
+    """Return the score as a float; None for None, NaN and infinities, which JSON lacks."""
     return None if score is None or not math.isfinite(score) else float(score)
 
 
 def utf8_safe_or_none(text: str | None) -> str | None:
-    """`storable` text, or None for none."""
+    """As `utf8_safe`; None stays None."""
     return None if text is None else utf8_safe(text)
 
 
 def format_timestamp(time: datetime) -> str:
-    """The time in UTC, as text whose order is the order of time."""
+    """Format a time in UTC so that text order is chronological."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def current_timestamp() -> str:
-    """The stamp of now."""
+    """Return the current time as `format_timestamp` does."""
     return format_timestamp(utc_now())
 
 
 def parse_timestamp(text: str) -> datetime:
-    """A time as it is stored, or a StoreError."""
+    """Parse a stored time, or raise a StoreError."""
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
@@ -70,29 +70,28 @@ def parse_timestamp(text: str) -> datetime:
         ) from error
 
 
-def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
-    """One row of `conversation`, with its turns, or a StoreError."""
+def header_from_row(row: sqlite3.Row) -> ConversationHeader:
+    """Convert a row of `conversation`, or raise a StoreError."""
     try:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"The sampling settings of chat {row['id']} are damaged.") from error
     try:
-        kept = {str(name): dict(values) for name, values in json.loads(row["kept"]).items()}
-        without = frozenset(map(str, json.loads(row["without"])))
+        plugin_data = {str(name): dict(values) for name, values in json.loads(row["kept"]).items()}
+        disabled = frozenset(map(str, json.loads(row["without"])))
     except (ValueError, TypeError, AttributeError) as error:
-        raise StoreError(f"What plugins keep with chat {row['id']} is damaged.") from error
-    return Conversation(
+        raise StoreError(f"The plugin data of chat {row['id']} is damaged.") from error
+    return ConversationHeader(
         id=row["id"],
         title=row["title"],
         system=row["system"],
-        turns=turns,
         created=parse_timestamp(row["created"]),
         updated=parse_timestamp(row["updated"]),
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
-        plugin_data=kept,
-        disabled_plugins=without,
+        plugin_data=plugin_data,
+        disabled_plugins=disabled,
     )
 
 
@@ -158,7 +157,7 @@ def turns_from_rows(
     replies: Iterable[sqlite3.Row],
     annotations: Iterable[sqlite3.Row],
 ) -> tuple[Turn, ...]:
-    """Rows of `turn` in order, each with its rows of `reply` and `annotation`, in order too."""
+    """Convert rows of `turn`, `reply` and `annotation`, each in order, to turns."""
     versions: dict[int, list[Reply]] = {}
     for row in replies:
         versions.setdefault(row["turn_id"], []).append(reply_from_row(row))
@@ -183,60 +182,60 @@ def turns_from_rows(
 
 
 def passage_from_row(row: sqlite3.Row) -> Passage:
-    """One row of `passage`, or a StoreError."""
+    """Convert a row of `passage`, or raise a StoreError."""
     try:
         details = dict(json.loads(row["details"]))
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"A passage that was found for turn {row['turn_id']} is damaged and cannot be read.",
-            hint="The turn itself is whole.",
+            f"A passage of turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is intact.",
         ) from error
     return Passage(row["text"], row["source"], row["score"], details)
 
 
 def dump_details(details: Mapping[str, Any]) -> str:
-    """What is known of a passage, as `to_passage` reads it.
+    """Convert a passage's details to JSON.
 
     Raises:
-        TypeError, ValueError: a value that JSON does not have.
+        TypeError, ValueError: a value that JSON cannot represent.
     """
     return json.dumps(dict(details), allow_nan=False)
 
 
 def annotation_from_row(row: sqlite3.Row) -> tuple[int | None, Annotation]:
-    """One row of `annotation`: the reply it labels, or None for the user's message."""
+    """Convert a row of `annotation` to the id of its reply (None: the user's message) and label."""
     return row["reply_id"], Annotation(
         row["plugin"], row["name"], row["value"], row["score"], row["icon"]
     )
 
 
 def dump_sampling(sampling: Sampling) -> str:
-    """The settings as `to_conversation` reads them."""
+    """Convert sampling settings to JSON."""
     return json.dumps(sampling.to_dict())
 
 
 def dump_plugin_data(plugin_data: PluginData) -> str:
-    """What plugins keep with a chat, as `to_conversation` reads it.
+    """Convert the plugins' data to JSON.
 
     Raises:
-        TypeError, ValueError: a value that JSON does not have.
+        TypeError, ValueError: a value that JSON cannot represent.
     """
     plain = {name: dict(values) for name, values in plugin_data.items()}
     return json.dumps(plain, allow_nan=False)
 
 
 def dump_plugin_names(plugin_names: Iterable[str]) -> str:
-    """Names of plugins, as `to_conversation` reads them."""
+    """Convert names of plugins to JSON."""
     return json.dumps(sorted(plugin_names))
 
 
 def dump_provenance(provenance: Provenance) -> bytes:
-    """What made a reply, as compressed JSON: it repeats much of the chat."""
+    """Convert a provenance to JSON, compressed because it repeats much of the chat."""
     return zlib.compress(json.dumps(provenance.to_dict()).encode())
 
 
 def load_provenance(content: bytes) -> Provenance | None:
-    """Read back what `from_provenance` made; None when it is damaged."""
+    """Read back what `dump_provenance` returned; None if it is damaged."""
     try:
         return Provenance.from_dict(json.loads(zlib.decompress(content)))
     except (zlib.error, ValueError, TypeError, LookupError, UsageError):
@@ -244,24 +243,24 @@ def load_provenance(content: bytes) -> Provenance | None:
 
 
 def dump_calls(trace: Trace) -> bytes:
-    """What plugins did, as compressed JSON."""
+    """Convert the calls of a trace to compressed JSON."""
     return zlib.compress(json.dumps(trace.to_dict()["calls"]).encode())
 
 
 def trace_from_row(row: sqlite3.Row) -> Trace:
-    """One row of `trace`, or a StoreError."""
+    """Convert a row of `trace`, or raise a StoreError."""
     try:
         calls = calls_from_dicts(json.loads(zlib.decompress(row["content"])))
     except (zlib.error, ValueError, TypeError, LookupError) as error:
         raise StoreError(
-            f"What plugins did for turn {row['turn_id']} is damaged and cannot be read.",
-            hint="The turn itself is whole.",
+            f"The plugin trace of turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is intact.",
         ) from error
     return Trace(calls, row["reply_id"])
 
 
 def short_title(title: str, first_message: str | None) -> str:
-    """The chat's title, else the beginning of its first message on one line; may be empty."""
+    """Return the title, else the beginning of the first message on one line; may be empty."""
     if title or not first_message:
         return title
     line = " ".join(first_message.split())
@@ -269,16 +268,16 @@ def short_title(title: str, first_message: str | None) -> str:
 
 
 PassageLookup = Callable[[int], Sequence[Passage]]
-"""A turn's id to its passages, such as `Store.passages`."""
+"""Turn id -> passages, such as `Store.passages`."""
 
 
 AnnotationLookup = Callable[[int], Sequence[tuple[int | None, Annotation]]]
-"""A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
+"""Turn id -> labels with their reply ids, such as `Store.annotations`."""
 
 
 ProvenanceLookup = Callable[[int], Provenance | None]
-"""A reply's id to what made it, such as `Store.provenance`."""
+"""Reply id -> provenance, such as `Store.provenance`."""
 
 
 TraceLookup = Callable[[int], Sequence[Trace]]
-"""A turn's id to what plugins did for it, such as `Store.traces`."""
+"""Turn id -> traces of plugin calls, such as `Store.traces`."""

@@ -27,6 +27,7 @@ from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
     Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
@@ -189,6 +190,11 @@ class Store:
         with self._database.read_transaction() as db:
             return queries.load_conversation(db, conversation_id)
 
+    def header(self, conversation_id: int) -> ConversationHeader:
+        """Load a chat without its turns."""
+        with self._database.read_transaction() as db:
+            return queries.load_header(db, conversation_id)
+
     def title(self, conversation_id: int) -> str:
         """Return a chat's title, else the beginning of its first message; works in the trash too.
 
@@ -221,7 +227,7 @@ class Store:
             TypeError, ValueError: a value that JSON cannot represent.
         """
         with self._database.write_transaction() as db:
-            plugin_data = dict(queries.load_conversation(db, conversation_id).plugin_data)
+            plugin_data = dict(queries.load_header(db, conversation_id).plugin_data)
             plugin_data.pop(plugin, None)
             if values:
                 plugin_data[plugin] = values

@@ -1,4 +1,4 @@
-"""The terminal UI; everything that draws is below here, and nothing else imports Textual."""
+"""The terminal UI, built with Textual."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
 
 MAX_FPS = "120"
-"""A second, at most: a key that comes just after a frame is seen in the next one."""
+"""Upper bound on frames per second; at Textual's default a key press may wait a whole frame."""
 
 GC_FULL_COLLECTION_THRESHOLD = 1000
-"""Collections of newer objects between two of all objects, in which the screen stands still."""
+"""Young-generation collections between two full ones, which freeze the screen."""
 
 LOADER_EXIT_SECONDS = 0.5
-"""How long the way out waits for a model that is still loading."""
+"""Seconds that quitting waits for a model that is still loading."""
 
 
 def run(config: Config, incognito: bool = False, conversation_id: int | None = None) -> None:
-    """Open the UI and return when the person quits.
+    """Open the UI and return when the user quits.
 
     Args:
-        config: the person's settings.
-        incognito: begin with a chat that is not saved.
-        conversation_id: open this chat at once.
+        config: the user's settings.
+        incognito: start with a chat that is not saved.
+        conversation_id: the chat to open at the start.
 
     Raises:
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
@@ -62,11 +62,11 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
 
 
 run_ui = run
-"""`run`, by its public name."""
+"""Public name of `run`."""
 
 
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
-    """The saved chats, and what the person must know about them."""
+    """Open the saved chats; return them with notices for the user."""
     from chatlm.config import paths
     from chatlm.errors import StoreError
     from chatlm.store.store import Store

@@ -1,4 +1,4 @@
-"""The program on the screen: owns engine, theme and the way out, and knows no turn."""
+"""The Textual app: start-up, background work, signals and quitting."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
+from chatlm.chat.deletion import empty_trash
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -34,10 +35,10 @@ from chatlm.types.messages import utc_now
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
-"""How long the way out waits for a running reply to be stored, and for commands of plugins."""
+"""Seconds that quitting waits for a running reply to be stored and for plugin commands."""
 
 TRASH_RETENTION = timedelta(days=7)
-"""How long a deleted chat can be brought back."""
+"""How long a deleted chat can be restored."""
 
 TITLE_WIDTH = 80
 PUSH_TITLE = "\x1b[22;2t"
@@ -45,17 +46,17 @@ POP_TITLE = "\x1b[23;2t"
 
 
 class ChatApp(GuardedApp):
-    """chatlm in a terminal.
+    """The terminal app of chatlm.
 
     Args:
         store: the saved chats.
         open_engine: opens a model; runs in a thread of its own.
-        plugins: whose hooks the sessions call.
-        config: the person's settings.
-        incognito: begin with a chat that is not saved.
-        conversation_id: open this chat at once.
-        notices: what the person must know at once.
-        clock: seconds that only grow; tests give a still one.
+        plugins: the loaded plugins.
+        config: the user's settings.
+        incognito: start with a chat that is not saved.
+        conversation_id: the chat to open at the start.
+        notices: warnings shown at the start.
+        clock: monotonic seconds.
     """
 
     TITLE = "chatlm"
@@ -100,7 +101,7 @@ class ChatApp(GuardedApp):
         )
 
     def on_mount(self) -> None:
-        """Draw first, load then."""
+        """Draw the screen before anything is loaded."""
         self._apply_appearance()
         self._write_to_terminal(PUSH_TITLE)
         self.push_screen(self.chat_screen)
@@ -110,7 +111,7 @@ class ChatApp(GuardedApp):
         self.services.set_engine_state(Loading(self.services.config.model))
 
     def _start_background_work(self) -> None:
-        """Start what takes time, which would hold up the first picture of the screen."""
+        """Load the model and empty the trash, after the first paint."""
         self.services.load_engine(self.services.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
 
@@ -124,7 +125,8 @@ class ChatApp(GuardedApp):
 
     def _empty_trash(self) -> None:
         try:
-            self.services.store.empty_trash(utc_now() - TRASH_RETENTION)
+            services = self.services
+            empty_trash(services.store, utc_now() - TRASH_RETENTION, services.plugins)
         except StoreError as error:
             log.error("trash not emptied: %s", error)
 
@@ -149,16 +151,16 @@ class ChatApp(GuardedApp):
             self.chat_screen.chat.view.toast(error)
 
     def on_unmount(self) -> None:
-        """Whatever closes the screen, no thread goes on."""
+        """Stop all threads."""
         self.services.engine.cancel()
         self.chat_screen.chat.stop()
 
     async def action_quit(self) -> None:
-        """Leave, unless the person wants to stay in an incognito chat."""
+        """Quit, unless the user wants to stay in an incognito chat."""
         await self.chat_screen.chat.leave_chat(self._quit)
 
     async def _quit(self) -> None:
-        """Store what is being said and typed, then leave."""
+        """Save the running reply and the draft, then exit."""
         self.chat_screen.chat.stop()
         self.chat_screen.plugin_actions.close()
         deadline = time.monotonic() + QUIT_SECONDS
@@ -173,11 +175,11 @@ class ChatApp(GuardedApp):
         self.exit()
 
     def action_leave_plugin(self) -> None:
-        """Close the plugin's screen that is on top."""
+        """Close the topmost plugin screen."""
         self.chat_screen.plugin_actions.regions.close_screen()
 
     def watch_sub_title(self, title: str) -> None:
-        """Name the chat in the terminal's title."""
+        """Show the chat's title in the terminal's title."""
         self._write_to_terminal(f"\x1b]2;{one_line(f'{title} · {self.TITLE}', TITLE_WIDTH)}\x07")
 
     def _write_to_terminal(self, sequence: str) -> None:
@@ -185,7 +187,7 @@ class ChatApp(GuardedApp):
             self._driver.write(sequence)
 
     def _install_signal_handlers(self) -> None:
-        """A closed terminal or a polite kill stores the running reply too."""
+        """Save the running reply on SIGTERM and SIGHUP."""
         if self.is_headless or sys.platform == "win32":
             return
         loop = asyncio.get_running_loop()
@@ -193,7 +195,7 @@ class ChatApp(GuardedApp):
         signal.signal(signal.SIGHUP, self._handle_sighup)
 
     def _handle_sighup(self, signum: int, frame: object) -> None:
-        """End without Textual: with no terminal its writer waits for ever and its reader spins."""
+        """Exit without Textual: with no terminal, its writer blocks and its reader spins."""
         from textual.drivers.linux_driver import LinuxDriver
 
         if isinstance(self._driver, LinuxDriver):

@@ -1,4 +1,4 @@
-"""The screen of the chat: list, chat and status bar, and the way from a command to what does it."""
+"""The main screen: chat list, open chat and status bar; dispatches commands."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
 
 MIN_WIDTH_FOR_LIST = 100
-"""With fewer columns the list is hidden, since the text needs them."""
+"""Columns below which the list is hidden."""
 
 FIRST_PAINT_SECONDS = 0.05
-"""Seconds in which the first picture reaches the terminal, before plugins and model are loaded."""
+"""Seconds for the first paint to reach the terminal before background work starts."""
 
 
 class ChatScreen(Screen[None]):
-    """One chat and the list of the others.
+    """The main screen.
 
     Args:
-        services: of the program.
+        services: shared services.
         registrations: commands, panels and screens of plugins.
         app: isolates what plugins draw.
         start_background_work: called after the first paint.
-        incognito: begin with a chat that is not saved.
-        conversation_id: open this chat at once.
+        incognito: start with a chat that is not saved.
+        conversation_id: the chat to open at the start.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -80,7 +80,7 @@ class ChatScreen(Screen[None]):
         self._incognito = incognito
         self._conversation_id = conversation_id
         self._list_shown_by_user: bool | None = None
-        """What the person chose; None leaves it to the width."""
+        """The user's choice; None decides by the width."""
         self.chat = ChatController(services)
         self.chats_panel = ChatsPanel(services.store, services.now, self.chat.edits.write_queue)
         self._status_bar = StatusBar()
@@ -111,14 +111,14 @@ class ChatScreen(Screen[None]):
         }
 
     def compose(self) -> ComposeResult:
-        """List, chat, status bar."""
+        """Yield the list, the chat and the status bar."""
         with Horizontal():
             yield self.chats_panel
             yield self.chat.view
         yield self._status_bar
 
     async def on_mount(self) -> None:
-        """Show the first chat and follow what changes."""
+        """Open the first chat and watch for changes."""
         self.chat.view.watch(self.app, "engine_state", self.chat.show_engine_state)
         self.watch(self.app, "engine_state", self._show_engine_state)
         self.watch(self.chat.view, "status", self._show_status)
@@ -135,39 +135,39 @@ class ChatScreen(Screen[None]):
         self._start_program_work()
 
     def on_unmount(self) -> None:
-        """No thread waits on."""
+        """Stop all threads."""
         self.inspect_actions.close()
         self.plugin_actions.close()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Give the list's room to the text when there is little."""
+        """Hide the list on a narrow screen."""
         if self._list_shown_by_user is None:
             self.chats_panel.display = event.size.width >= MIN_WIDTH_FOR_LIST
         self.plugin_actions.regions.place_panel()
 
     async def action_command(self, name: str, argument: str = "") -> None:
-        """Run a command; what it cannot do is told."""
+        """Run a command; show errors in a toast."""
         run = self.command_handlers.get(name) or partial(self.plugin_actions.run_command, name)
         await self.chat.view.run_reporting_errors(partial(run, argument), f"command {name}")
 
     def action_copy_text(self) -> None:
-        """Copy what is selected with the mouse, to the system's clipboard too."""
+        """Copy the mouse selection to the terminal's and the system's clipboard."""
         text = self.get_selected_text()
         if text is None:
             raise SkipAction
         clipboard.copy(self.app, text, "the selection")
 
     def action_begin(self, name: str) -> None:
-        """Write a slash command into the composer, for its argument to be typed."""
+        """Put a slash command into the composer, ready for its argument."""
         self.chat.composer.begin_command(commands.ALL[name])
         self.chat.view.focus_composer()
 
     def action_turn_page(self, pages: int) -> None:
-        """Turn the transcript's pages while the composer has the keys."""
+        """Scroll the transcript while the composer has the focus."""
         self.chat.view.scroll_pages(pages)
 
     def action_next_region(self, step: int) -> None:
-        """Go round: composer, newest turn, a plugin's panel, list of chats; those that are seen."""
+        """Cycle the focus through the panes: composer, newest turn, plugin panel, chat list."""
         panel = self.plugin_actions.regions.panel
         if panel is not None and panel.move_focus(step):
             return
@@ -190,7 +190,7 @@ class ChatScreen(Screen[None]):
         enter()
 
     def toggle_chat_list(self) -> None:
-        """Show the list and go to it; from the list, hide it."""
+        """Show and focus the list; hide it if it has the focus."""
         shown, inside = self.chats_panel.display, self.chats_panel.has_focus_within
         self._list_shown_by_user = self.chats_panel.display = not (shown and inside)
         if self.chats_panel.display:
@@ -213,7 +213,7 @@ class ChatScreen(Screen[None]):
         await self.chat.leave_chat(partial(self._show_chat, event))
 
     async def _show_chat(self, event: ChatList.ChatOpened) -> None:
-        """Show the chat; on a small screen the list makes room for it."""
+        """Open the chat; hide the list on a narrow screen."""
         if event.turn_id is None:
             self.chat.view.focus_composer()  # first: letters that follow are no keys of the list
         opened = await self.chat.open_chat(event.conversation_id, event.turn_id)

@@ -1,4 +1,4 @@
-"""Copy to terminal and system; bracketed paste without escapes.
+"""Copy to the terminal's and the system's clipboard; keep escape sequences out of pastes.
 
 Textual's own parser takes an escape sequence inside a paste for keys that were pressed: a text that
 someone copied could send itself, or quit.
@@ -26,21 +26,21 @@ log = logging.getLogger(__name__)
 
 
 TOOL_TIMEOUT_SECONDS = 3.0
-"""How long a clipboard tool may take; one that cannot reach its display may hang."""
+"""Timeout of a clipboard tool, which may hang without a display."""
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def copy(app: App[object], text: str, label: str) -> None:
-    """Copy the text as it is and say so.
+    """Copy a text unchanged and confirm it in a toast.
 
     The terminal gets it as OSC 52, in base64, so no character of it can act there; this works over
     ssh too. Terminals may refuse without a word, so the system's own tools get it as well.
 
     Args:
-        app: the program on the screen.
-        text: the original, not what is drawn of it.
+        app: the running app.
+        text: the original text, not its rendering.
         label: names it in the toast, such as `the reply`.
     """
     text = _SURROGATES.sub("\ufffd", text)  # half a character has no bytes
@@ -53,7 +53,7 @@ def copy(app: App[object], text: str, label: str) -> None:
 
 
 def copy_with_system_tools(text: str) -> None:
-    """Give the text to every clipboard tool of this machine; waits for them, and fails quietly."""
+    """Pass the text to every clipboard tool and wait; failures are only logged."""
     encoding = "utf-16-le" if sys.platform == "win32" else "utf-8"
     for command in clipboard_commands():
         try:
@@ -70,7 +70,7 @@ def copy_with_system_tools(text: str) -> None:
 
 
 def clipboard_commands() -> Iterator[list[str]]:
-    """The commands that take a text for the clipboards there are; all read standard input."""
+    """Yield the commands of the available clipboards; all read standard input."""
     if os.environ.get("TMUX"):
         yield from _first_installed(["tmux", "load-buffer", "-w", "-"])
     if sys.platform == "darwin":
@@ -86,7 +86,7 @@ def clipboard_commands() -> Iterator[list[str]]:
 
 
 def _first_installed(*commands: list[str]) -> list[list[str]]:
-    """The first of the commands that is installed."""
+    """Return the first installed command."""
     return [command for command in commands if shutil.which(command[0])][:1]
 
 
@@ -97,22 +97,22 @@ ESCAPE = "\x1b"
 
 
 ESCAPE_PLACEHOLDER = "\ufdd2"
-"""For an escape on its way through the parser. Unicode keeps it for a program's inner use."""
+"""Replaces an escape on its way through the parser; a Unicode noncharacter."""
 
 
 class PasteParser(XTermParser):
-    """Lets no escape of a paste be seen before the paste is whole."""
+    """Textual's parser with escape sequences in pastes kept as text."""
 
     def __init__(self, debug: bool = False) -> None:
         super().__init__(debug)
         self._in_paste = False
         self._possible_paste_start = ""
-        """The last characters outside a paste, which may begin `START`."""
+        """The last characters outside a paste, which may be a prefix of `START`."""
         self._possible_paste_end = ""
-        """The last characters of a paste, which may begin `END`."""
+        """The last characters of a paste, which may be a prefix of `END`."""
 
     def feed(self, data: str) -> Iterable[Message]:
-        """See `XTermParser.feed`; nothing at all ends it."""
+        """Feed input; an empty string ends it."""
         passed = self._hide_escapes(data)
         if passed or not data:
             for message in super().feed(passed):
@@ -122,7 +122,7 @@ class PasteParser(XTermParser):
                     yield message
 
     def _hide_escapes(self, data: str) -> str:
-        """The data with a stand-in for each escape inside a paste; what may end one waits."""
+        """Replace escapes inside pastes; hold back a possible end marker."""
         data, self._possible_paste_end = self._possible_paste_end + data, ""
         passed = []
         while data:
@@ -154,12 +154,12 @@ class PasteParser(XTermParser):
 
 
 def _partial_marker_length(data: str, marker: str) -> int:
-    """How many characters at the end of the data may be the beginning of the marker."""
+    """Return how many trailing characters may be a prefix of the marker."""
     return next(n for n in range(len(marker) - 1, -1, -1) if data.endswith(marker[:n]))
 
 
 def install_paste_parser() -> None:
-    """Let the terminal's input be read so."""
+    """Install the parser for the terminal's input."""
     if sys.platform == "win32":
         from textual.drivers import win32 as driver
     else:

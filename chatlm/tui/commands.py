@@ -1,4 +1,4 @@
-"""Table of commands and keys; slash command parser.
+"""The table of commands and keys, and the parser of slash commands.
 
 Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
 function key but F1, nothing that the text area needs for editing. The keys of the chat have
@@ -25,29 +25,29 @@ CommandHandler = Callable[[str], Awaitable[None] | None]
 
 @dataclass(frozen=True)
 class Command:
-    """One thing to do, however it is asked for."""
+    """A command, run by a key, a slash command or the palette."""
 
     name: str
-    """As a slash command and in the config's key map."""
+    """Name as a slash command and in the config's key map."""
     help: str
-    """What it does; for a plugin's, with that plugin's name."""
+    """What it does; for a plugin's command with the plugin's name."""
     key: str = ""
-    """Textual's names, several joined by commas; empty for none."""
+    """Textual key names joined by commas; empty for none."""
     argument: str = ""
-    """What may follow the slash command, such as `FILE`; in brackets when it may be left out."""
+    """Argument of the slash command, such as `FILE`; in brackets if optional."""
     action: str = ""
-    """Textual action; empty runs `action_command(name)` of the screen."""
+    """Textual action; by default `command(name)` of the screen."""
     is_slash_command: bool = True
-    """Whether it is a slash command and stands in the palette."""
+    """Whether it is a slash command and listed in the palette."""
 
     @property
     def title(self) -> str:
-        """The name as words."""
+        """The name in words, for the palette."""
         return self.name.replace("-", " ").capitalize()
 
     @property
     def needs_argument(self) -> bool:
-        """Whether it cannot be run by its name alone."""
+        """Whether its argument is required."""
         return bool(self.argument) and not self.argument.startswith("[")
 
 
@@ -70,96 +70,96 @@ COMPOSER = (
         "page-down", "scroll down", "pagedown", action="screen.turn_page(1)", is_slash_command=False
     ),
 )
-"""While writing."""
+"""Keys of the composer."""
 
 
 CHAT = (
     Command("stop", "stop the reply", "escape", is_slash_command=False),
-    Command("continue", "go on with the reply", "ctrl+g"),
-    Command("regenerate", "answer once more, as a new version", "ctrl+r"),
+    Command("continue", "continue the reply", "ctrl+g"),
+    Command("regenerate", "regenerate the reply as a new version", "ctrl+r"),
     Command("new", "new chat", "ctrl+n"),
-    Command("incognito", "new incognito chat, nothing saved", "ctrl+t"),
-    Command("chats", "chat list: show, focus, hide", "ctrl+l"),
+    Command("incognito", "new incognito chat, not saved", "ctrl+t"),
+    Command("chats", "show, focus or hide the chat list", "ctrl+l"),
     Command("search", "search all chats", "ctrl+s", "[WORDS]"),
-    Command("palette", "everything there is to do", "ctrl+p", is_slash_command=False),
-    Command("settings", "sampling, system prompt, look", "ctrl+o"),
-    Command("model", "talk to another model", argument="[NAME]"),
-    Command("plugins", "plugins: on or off, settings"),
+    Command("palette", "command palette", "ctrl+p", is_slash_command=False),
+    Command("settings", "sampling, system prompt, appearance", "ctrl+o"),
+    Command("model", "switch to another model", argument="[NAME]"),
+    Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
-    Command("context", "what fits the model's context"),
-    Command("attach", "put a text file into the message", argument="FILE"),
-    Command("rename", "give this chat a title", argument="[TITLE]"),
-    Command("pin-chat", "keep this chat on top of the list"),
-    Command("delete", "delete this chat; undo brings it back"),
-    Command("undo", "bring back the chat that was deleted last"),
-    Command("export", "write this chat to a file", argument="[FILE]"),
-    Command("import", "read chats from a file", argument="FILE"),
+    Command("context", "context usage, turn by turn"),
+    Command("attach", "attach a text file", argument="FILE"),
+    Command("rename", "rename this chat", argument="[TITLE]"),
+    Command("pin-chat", "pin this chat to the top of the list"),
+    Command("delete", "delete this chat; undo restores it"),
+    Command("undo", "restore the last deleted chat"),
+    Command("export", "export this chat to a file", argument="[FILE]"),
+    Command("import", "import chats from a file", argument="FILE"),
     Command("copy-chat", "copy the whole chat as Markdown"),
-    Command("theme", "change the colours", argument="[NAME]"),
-    Command("preview", "the exact prompt, if this were sent now", argument="[TEXT]"),
+    Command("theme", "change the theme", argument="[NAME]"),
+    Command("preview", "preview the exact prompt", argument="[TEXT]"),
     Command("help", "all keys and commands", "f1"),
 )
-"""Anywhere in the chat."""
+"""Commands of the chat screen."""
 
 
 PANE_NAVIGATION = (
     Command(
         "next-region",
-        "on: message, turns, chats",
+        "next pane",
         "tab",
         action="next_region(1)",
         is_slash_command=False,
     ),
     Command(
         "region-before",
-        "back the same way",
+        "previous pane",
         "shift+tab",
         action="next_region(-1)",
         is_slash_command=False,
     ),
 )
-"""Round the screen; the widgets hear these keys first."""
+"""Keys that move between panes; widgets get these keys first."""
 
 
 APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
-"""Everywhere, over the chat's other screens too."""
+"""Commands on every screen."""
 
 
 TURN = (
     Command("copy", "copy the reply", "c"),
-    Command("copy-code", "copy a code block; again takes the next", "b"),
-    Command("previous-version", "show the version before", "left"),
+    Command("copy-code", "copy a code block; repeat for the next", "b"),
+    Command("previous-version", "show the previous version", "left"),
     Command("next-version", "show the next version", "right"),
-    Command("edit", "change the message, ask again in a fork", "e"),
-    Command("fork", "new chat that goes on from here", "f"),
-    Command("details", "what made this reply, and what it cost", "i"),
-    Command("xray", "the exact prompt of this reply", "x"),
-    Command("trace", "what plugins did for this turn", "t"),
-    Command("replay", "make this reply again and compare", "r", "[MODEL]"),
-    Command("pin", "keep this turn in the context", "p"),
-    Command("drop", "leave this turn out of the context", "d"),
-    Command("summarise", "let a summary stand for this turn", "s"),
+    Command("edit", "edit the message and resend it in a fork", "e"),
+    Command("fork", "fork the chat from here", "f"),
+    Command("details", "model, settings and cost of this reply", "i"),
+    Command("xray", "show the exact prompt of this reply", "x"),
+    Command("trace", "show what plugins did in this turn", "t"),
+    Command("replay", "replay this reply and compare", "r", "[MODEL]"),
+    Command("pin", "always keep this turn in the context", "p"),
+    Command("drop", "drop this turn from the context", "d"),
+    Command("summarise", "replace this turn by a summary", "s"),
 )
-"""On the selected turn; typed as slash commands they take the newest one."""
+"""Commands of the selected turn; as slash commands they act on the newest one."""
 
 
 TURN_NAVIGATION = (
     Command(
-        "turn-before", "select the turn before", "up,k", action="walk(-1)", is_slash_command=False
+        "turn-before", "select the previous turn", "up,k", action="walk(-1)", is_slash_command=False
     ),
     Command(
-        "turn-after", "select the turn after", "down,j", action="walk(1)", is_slash_command=False
+        "turn-after", "select the next turn", "down,j", action="walk(1)", is_slash_command=False
     ),
     Command(
         "first-turn",
-        "select the first turn that is drawn",
+        "select the first loaded turn",
         "home",
         action="first",
         is_slash_command=False,
     ),
     Command(
         "last-turn",
-        "select the last turn, and follow",
+        "select the last turn and follow",
         "end",
         action="last",
         is_slash_command=False,
@@ -173,17 +173,17 @@ TURN_NAVIGATION = (
         is_slash_command=False,
     ),
 )
-"""From turn to turn, while one is selected."""
+"""Keys that move between turns."""
 
 
 CHAT_LIST = (
     Command("list-rename", "rename", "r", action="rename", is_slash_command=False),
     Command("list-pin", "pin or unpin", "p", action="pin", is_slash_command=False),
     Command("list-delete", "delete", "d,delete", action="delete", is_slash_command=False),
-    Command("list-undo", "bring back what was deleted", "u", action="undo", is_slash_command=False),
+    Command("list-undo", "restore the deleted chat", "u", action="undo", is_slash_command=False),
     Command("list-search", "search", "slash", action="search", is_slash_command=False),
 )
-"""In the chat list."""
+"""Keys of the chat list."""
 
 
 _BUILTIN = {
@@ -193,20 +193,20 @@ _BUILTIN = {
 
 
 ALL: dict[str, Command] = dict(_BUILTIN)
-"""Every command by its name, with the keys that hold in this program: see `choose_keys`."""
+"""Every command by name, with the current keys; filled by `assign_keys`."""
 
 
 def assign_keys(keys: Mapping[str, str], extra: Iterable[Command] = ()) -> list[str]:
-    """Fill the table: chatlm's own commands and others, with the keys that the person chose.
+    """Fill the table with built-in and plugin commands and the user's keys.
 
-    A command of a plugin gets the key it asks for only if no other has it.
+    A plugin's command gets its key only if no other command has it.
 
     Args:
         keys: command names to keys, as in the config.
-        extra: commands of plugins, with names that no other command has.
+        extra: commands of plugins, with unique names.
 
     Returns:
-        What could not be done, in words: a name that does not exist, a key that is taken.
+        Problems to show: unknown names and keys that are taken.
     """
     wanted = {command.name: command for command in extra}
     usual = _BUILTIN | {name: dataclasses.replace(c, key="") for name, c in wanted.items()}
@@ -235,22 +235,22 @@ def assign_keys(keys: Mapping[str, str], extra: Iterable[Command] = ()) -> list[
 
 
 def user_keymap() -> dict[str, str]:
-    """The keys of chatlm's own commands that differ from the usual, as Textual's key map."""
+    """Return the changed keys of built-in commands as a Textual key map."""
     return {name: ALL[name].key for name, own in _BUILTIN.items() if ALL[name].key != own.key}
 
 
 def plugin_commands() -> list[Command]:
-    """The commands of plugins."""
+    """Return the commands of plugins."""
     return [command for name, command in ALL.items() if name not in _BUILTIN]
 
 
 def builtin_names() -> list[str]:
-    """The names of chatlm's own commands."""
+    """Return the names of the built-in commands."""
     return list(_BUILTIN)
 
 
 def _key_conflict(name: str) -> str:
-    """Which other command would hear one of this one's keys at the same place; empty for none."""
+    """Return a command that has one of this command's keys in the same place; empty for none."""
     anywhere = {command.name for command in (*CHAT, *PANE_NAVIGATION, *APP, *plugin_commands())}
     for group in (COMPOSER, (*TURN, *TURN_NAVIGATION), CHAT_LIST):
         heard = anywhere | {command.name for command in group}
@@ -261,12 +261,12 @@ def _key_conflict(name: str) -> str:
 
 
 def with_current_keys(commands: Iterable[Command]) -> list[Command]:
-    """The commands with the keys that hold in this program."""
+    """Return the commands with their current keys."""
     return [ALL[command.name] for command in commands]
 
 
 def bindings(commands: Iterable[Command], *, priority: bool = False) -> list[Binding]:
-    """The commands' own keys; each binding has the command's name as its id, for the key map."""
+    """Return bindings with the default keys; their ids are the command names, for the key map."""
     return [
         Binding(
             command.key,
@@ -282,36 +282,36 @@ def bindings(commands: Iterable[Command], *, priority: bool = False) -> list[Bin
 
 
 def key_of(name: str) -> str:
-    """The key that runs the command now, as people write it; empty for none."""
+    """Return the display name of a command's current key; empty for none."""
     return key_name(ALL[name].key)
 
 
 def key_name(keys: str) -> str:
-    """The first of the keys as people write it."""
+    """Return the display name of the first key."""
     words = {"escape": "esc", "pageup": "page up", "pagedown": "page down", "slash": "/"}
     words |= {"question_mark": "?", "left": "←", "right": "→", "up": "↑", "down": "↓"}
     first = keys.split(",")[0]
     return words.get(first, first)
 
 
-DOUBLE_SLASH_HINT = "Two slashes send it as a message."
+DOUBLE_SLASH_HINT = "Start with two slashes to send it as a message."
 
 
 _COMMENT = re.compile(r"//+(?:\s|$)")
 
 
 def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Command, str] | str:
-    """The command and its argument, or the message.
+    """Return the command and its argument, or the message.
 
-    One slash begins a command; of two, one is taken away. A comment, with a blank behind its
-    slashes, is a message as it is.
+    One slash starts a command; of two, one is removed. A comment, with a space after its
+    slashes, is an unchanged message.
 
     Args:
-        text: what was typed.
-        commands: those there are, by name.
+        text: the text in the composer.
+        commands: the slash commands by name.
 
     Raises:
-        UsageError: there is no such command, its argument is missing, or it takes none.
+        UsageError: the command is unknown, or its argument is missing or not accepted.
     """
     if not text.startswith("/") or _COMMENT.match(text):
         return text
@@ -323,13 +323,11 @@ def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Com
     if command is None:
         near = get_close_matches(name, commands, 1)
         meant = f"Did you mean /{near[0]}? " if near else ""
-        raise UsageError(
-            f"There is no command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT
-        )
+        raise UsageError(f"Unknown command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT)
     if command.needs_argument and not argument:
         raise UsageError(
-            f"/{name} needs {command.argument}", hint=f"Write /{name} {command.argument}."
+            f"/{name} needs {command.argument}", hint=f"Type /{name} {command.argument}."
         )
     if argument and not command.argument:
-        raise UsageError(f"/{name} takes nothing after it", hint=DOUBLE_SLASH_HINT)
+        raise UsageError(f"/{name} takes no argument", hint=DOUBLE_SLASH_HINT)
     return command, argument

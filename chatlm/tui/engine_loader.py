@@ -1,4 +1,4 @@
-"""EngineLoader: opens the engine in a thread; Loading, Ready, Failed."""
+"""Load the engine in a thread, and report its state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 OpenEngine = Callable[[str, Callable[[str], None]], Engine]
-"""Opens a model by its name; calls the function with a few words on what it is doing."""
+"""Opens a model by name; calls the function with the current stage."""
 
 
 POLL_SECONDS = 0.05
@@ -26,11 +26,11 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Loading:
-    """The model is on its way."""
+    """The model is loading."""
 
     model: str
     stage: str = ""
-    """A few words on what is being done."""
+    """Current stage of loading."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Failed:
-    """The model could not be opened."""
+    """The model failed to load."""
 
     model: str
     error: ChatlmError
@@ -57,11 +57,11 @@ EngineState = Loading | Ready | Failed
 
 
 class EngineLoader:
-    """Holds the one engine of the program, which may be changed for another.
+    """Owner of the one engine of the app, which can be replaced.
 
     Args:
-        open_engine: does the work.
-        on_change: told every new state, in the thread that loads.
+        open_engine: opens a model.
+        on_change: called with every new state, in the loading thread.
     """
 
     def __init__(self, open_engine: OpenEngine, on_change: Callable[[EngineState], object]) -> None:
@@ -73,11 +73,11 @@ class EngineLoader:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine, while it is there."""
+        """The engine, if it is loaded."""
         return self._engine if self._attempt.finished.is_set() else None
 
     def count_tokens(self, text: str) -> int | None:
-        """What a text adds to a user's message; None while no model is there."""
+        """Return the tokens a text adds to a user message; None while no model is loaded."""
         engine = self.engine
         if engine is None:
             return None
@@ -85,7 +85,7 @@ class EngineLoader:
         return with_text - without
 
     def start(self, model: str) -> None:
-        """Load a model in a thread of its own, in place of the one before.
+        """Load a model in its own thread, in place of the current one.
 
         A daemon thread, since a library that is being imported cannot be interrupted, and nobody
         should wait for it on the way out. A load that goes on ends at its next step, and the next
@@ -100,11 +100,11 @@ class EngineLoader:
         self._thread.start()
 
     def wait(self, stop: threading.Event) -> Engine:
-        """The engine, as soon as it is there.
+        """Wait for the engine and return it.
 
         Raises:
             Cancelled: `stop` was set first.
-            ChatlmError: it could not be opened.
+            ChatlmError: the model failed to load.
         """
         while self.still_loading(POLL_SECONDS):
             if stop.is_set():
@@ -116,11 +116,11 @@ class EngineLoader:
         return self._engine
 
     def still_loading(self, seconds: float) -> bool:
-        """Whether the engine is still not there after so long."""
+        """Wait up to `seconds`; return whether the engine is still loading."""
         return not self._attempt.finished.wait(seconds)
 
     def cancel(self, seconds: float = 0.0) -> bool:
-        """Make a load that is going on end at its next step.
+        """Cancel a running load at its next step.
 
         Returns:
             Whether the thread has ended within `seconds`.
@@ -131,7 +131,7 @@ class EngineLoader:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Free the engine; one that is still being loaded ends at its next step."""
+        """Close the engine, or cancel its loading."""
         self._attempt.cancelled.set()
         self._close_engine()
 
@@ -141,7 +141,7 @@ class EngineLoader:
             engine.close()
 
     def _run(self, attempt: _LoadAttempt, previous: threading.Thread) -> None:
-        """Open the engine and report how it went; two models at once may not fit the memory."""
+        """Close the old engine first, since two may not fit into memory; then load the new one."""
         if previous.is_alive():
             previous.join()
         if attempt.cancelled.is_set():
@@ -191,6 +191,6 @@ class _LoadAttempt:
 
 @dataclass
 class EngineChanged(TextualMessage):
-    """The engine began to load, came further, is ready, or failed."""
+    """A new state of the engine."""
 
     state: EngineState

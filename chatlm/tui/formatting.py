@@ -1,4 +1,4 @@
-"""What the screen says about replies and numbers, as plain text; knows no widget."""
+"""Format replies, labels and numbers as plain text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_LABELS: dict[StopReason | None, str] = {
     StopReason.ERROR: "failed",
     None: "cut off when chatlm closed",
 }
-"""Why a reply ended; None is a stored reply that no program is writing any more."""
+"""Labels of stop reasons; None is an interrupted reply."""
 
 
 def count(number: int, noun: str) -> str:
@@ -31,7 +31,7 @@ def count(number: int, noun: str) -> str:
 
 
 def speed(usage: Usage) -> str:
-    """Decode speed such as `31.2 tokens/s`; empty when it is not known."""
+    """Return the decode speed, such as `31.2 tokens/s`; empty if unknown."""
     rate = usage.tokens_per_second
     if rate is None:
         return ""
@@ -39,49 +39,49 @@ def speed(usage: Usage) -> str:
 
 
 def writing_status(usage: Usage) -> str:
-    """The line below a reply that is being written."""
+    """Return the status of a reply that is being written."""
     return join_parts("writing", count(usage.completion_tokens, "token"), speed(usage))
 
 
 def context_status(turn: Turn, *, omitted: bool) -> str:
-    """How the model reads the turn, where that is not as it stands; else empty.
+    """Return how the context policy changes what the model reads; empty by default.
 
     Args:
         turn: the turn as stored.
         omitted: whether it no longer fits the context.
     """
     if turn.context_policy is ContextPolicy.DROPPED:
-        return "not read: you left it out"
+        return "dropped from the context"
     if omitted:
-        return "not read: the context is full"
+        return "outside the context, which is full"
     if turn.context_policy is ContextPolicy.PINNED:
-        return "pinned: always read"
+        return "pinned: always in the context"
     if turn.context_policy is ContextPolicy.SUMMARISED and turn.summary:
-        return "its summary is read instead"
+        return "replaced by its summary"
     return ""
 
 
 def stop_text(reply: Reply | None) -> str:
-    """Why a reply that nothing is working on ended; empty when it is complete."""
+    """Return why a reply ended; empty if it is complete."""
     if reply is None:
         return "not answered"
     return "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
 
 
 def version_text(turn: Turn) -> str:
-    """Which of the turn's replies stands in the history; empty when there is one at most."""
+    """Return which version of the reply is active; empty if there is only one."""
     if turn.reply is None or len(turn.replies) < 2:
         return ""
     return f"version {turn.reply.version} of {len(turn.replies)}"
 
 
 def annotation_badges(annotations: Iterable[Annotation]) -> str:
-    """What plugins say of a message, each on a line such as `mood calm (0.93)`."""
+    """Return the annotations of a message, one per line, such as `mood calm (0.93)`."""
     return "\n".join(map(_badge, annotations))
 
 
 def reply_cost(reply: Reply | None) -> str:
-    """The adapter, tokens and speed of a reply, as far as there are any."""
+    """Return the adapter, tokens and speed of a reply, if known."""
     if reply is None:
         return ""
     adapter = f"adapter {one_line(reply.adapter, 20)}" if reply.adapter else ""
@@ -96,5 +96,5 @@ def _badge(annotation: Annotation) -> str:
 
 
 def join_parts(*parts: str) -> str:
-    """The parts that are not empty, with dots between."""
+    """Join the non-empty parts with dots."""
     return " · ".join(part for part in parts if part)

@@ -78,7 +78,7 @@ class Services:
         if not is_available(model, self.plugins):
             raise ModelError(
                 f"The model {model} is not on this machine yet",
-                hint="/model without a name shows what there is, and fetches it.",
+                hint="/model without a name lists models and downloads them.",
             )
 
     def create_session(self, chat: OpenChat, stop: threading.Event) -> ChatSession:
@@ -112,14 +112,14 @@ def argument_completers(themes: Callable[[], Iterable[str]]) -> Mapping[str, Com
 
 
 def _installed_chat_models() -> list[str]:
-    """Those that are here; an embedder cannot chat."""
+    """Return the installed models that can chat."""
     entries = catalogue()
     names = names_module.installed_names()
     return [name for name in names if name not in entries or entries[name].kind == "chat"]
 
 
 def _filter_names(query: str, names: Iterable[str]) -> list[str]:
-    """The names that hold what was typed; those that begin with it come first."""
+    """Return the names that contain the query, those that start with it first."""
     query = query.lower()
     found = [name for name in names if query in name.lower()]
     return sorted(found, key=lambda name: (not name.lower().startswith(query), name))

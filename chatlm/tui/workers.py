@@ -1,4 +1,4 @@
-"""Generators in threads, ordered writes, errors."""
+"""Run generators and writes in threads, and turn their errors into messages."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from textual.message import Message
 from chatlm.errors import Cancelled, ChatlmError, EngineError
 
 GeneratorFactory = Callable[[], Generator[object, None, None]]
-"""Makes the generator, in the thread that pulls it."""
+"""Creates the generator in the thread that pulls it."""
 
 
 @dataclass
 class ValuesYielded(Message):
-    """Values the generator yielded since the last such message."""
+    """Values yielded since the last such message."""
 
     values: tuple[object, ...]
     source: threading.Event
-    """The `stop` that was given to `pull`; tells whose values these are."""
+    """The `stop` event given to `run_generator`, which identifies the source."""
 
 
 @dataclass
 class GeneratorEnded(Message):
-    """The generator is closed, and nothing comes any more."""
+    """The generator has ended and is closed."""
 
     error: ChatlmError | None
-    """What made it end early, unless it was stopped."""
+    """The error that ended it, unless it was stopped."""
     source: threading.Event
 
 
 def single_value(compute: Callable[[], object]) -> Generator[object, None, None]:
-    """The generator of a single value."""
+    """Yield a single computed value."""
     yield compute()
 
 
 def run_generator(
     factory: GeneratorFactory, stop: threading.Event, post: Callable[[Message], object]
 ) -> None:
-    """Pull the generator to its end, or until `stop` is set; the last message is `PullEnded`."""
+    """Pull a generator to its end, or until `stop` is set; finally post `GeneratorEnded`."""
     error: ChatlmError | None = None
     waiting: list[object] = []
     posted_at = 0.0
@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 class WriteQueue:
-    """No key waits for a slow or locked disk, and what was asked for first is done first."""
+    """Runs writes in one thread, in order, so that the UI never waits for the disk."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "chatlm-writes")
@@ -80,24 +80,24 @@ class WriteQueue:
 
     @property
     def pending(self) -> bool:
-        """Whether something is not yet done."""
+        """Whether a write is pending."""
         return self._last is not None and not self._last.done()
 
     def submit(self, change: Callable[[], T]) -> asyncio.Future[T]:
-        """Have a change made after those that were put before; it is made in any case.
+        """Queue a write; it runs even if the caller is cancelled.
 
         Args:
-            change: runs in the thread.
+            change: the write, run in the thread.
 
         Returns:
-            what it gives or raises, to be awaited in the screen's thread.
+            a future of its result, to be awaited in the UI thread.
         """
         asked = self._executor.submit(change)
         self._last = asked
         return asyncio.shield(asyncio.wrap_future(asked))
 
     def wait(self, seconds: float | None = None) -> None:
-        """Let all that was put be done, in any thread; None waits as long as it takes."""
+        """Wait for all queued writes, for at most `seconds`; callable from any thread."""
         if self._last is not None:
             concurrent.futures.wait([self._last], seconds)
 
@@ -106,11 +106,11 @@ log = logging.getLogger(__name__)
 
 
 def to_user_error(error: Exception, description: str) -> ChatlmError | None:
-    """What to tell the person, which goes to the log too; None for what was stopped on purpose.
+    """Log an error and return it for the user; None if it was cancelled on purpose.
 
     Args:
-        error: what was raised.
-        description: what failed, for the log.
+        error: the raised error.
+        description: names the action in the log.
     """
     if isinstance(error, Cancelled):
         log.info("%s: stopped", description)
@@ -121,9 +121,9 @@ def to_user_error(error: Exception, description: str) -> ChatlmError | None:
     log.error("%s failed", description, exc_info=error)
     return EngineError(
         f"Something went wrong: {type(error).__name__}: {error}",
-        hint="What was said is kept. `chatlm logs` has the details.",
+        hint="Your messages are saved. `chatlm logs` has the details.",
     )
 
 
 UPDATES_PER_SECOND = 30
-"""More than this no eye sees, and each costs a layout."""
+"""Maximum updates per second; each costs a layout."""

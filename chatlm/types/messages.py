@@ -1,4 +1,4 @@
-"""The values a chat is made of; they know nothing of models, storage or screens."""
+"""Messages, replies, turns and conversations as frozen values."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ StreamedPart = Literal["text", "reasoning"]
 
 
 PluginData = Mapping[str, Mapping[str, Any]]
-"""Plain values, as JSON has them, by plugin and name."""
+"""Plugin name -> JSON values by name."""
 
 
 SUMMARY_PREFIX = "Earlier in this chat, in short: "
-"""What the model reads before the summary of a turn."""
+"""Precedes the summary of a turn in the prompt."""
 
 
 def utc_now() -> datetime:
-    """The present moment, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 class ContextPolicy(StrEnum):
-    """How a turn takes part in what the model reads."""
+    """How a turn takes part in the prompt."""
 
     AUTO = "auto"
-    """Read as long as it fits the context."""
+    """Included as long as it fits the context window."""
     PINNED = "pinned"
-    """Read always; other turns leave before it."""
+    """Always included; other turns are left out before it."""
     DROPPED = "dropped"
-    """Not read."""
+    """Left out."""
     SUMMARISED = "summarised"
-    """`Turn.summary` is read in its place."""
+    """`Turn.summary` replaces it."""
 
 
 class StopReason(StrEnum):
@@ -142,7 +142,7 @@ class Message:
 
     @property
     def is_plain(self) -> bool:
-        """Whether text is all it has."""
+        """Whether it has only text, or nothing."""
         return all(isinstance(part, Text) for part in self.parts)
 
     def with_text(self, text: str) -> Message:
@@ -171,21 +171,21 @@ class Message:
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document that may help to answer."""
+    """A chunk of a document that may help to answer."""
 
     text: str
     source: str
-    """Where it stands: a file, with a heading or page where known."""
+    """The file, with a heading or page where known."""
     score: float
-    """Relevance; higher is better, the scale is the retriever's."""
+    """Relevance; higher is better, on the retriever's own scale."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else its retriever knows of it: plain values, as JSON has them."""
+    """More from its retriever, as JSON values."""
 
     def __post_init__(self) -> None:
-        json.dumps(dict(self.details), allow_nan=False)  # to fail where the value came from
+        json.dumps(dict(self.details), allow_nan=False)  # fail here rather than when it is saved
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "text": self.text,
             "source": self.source,
@@ -196,17 +196,17 @@ class Passage:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A label on a message, shown and searchable, not sent to the model."""
+    """A label on a message: shown and searchable, never sent to the model."""
 
     plugin: str
     name: str
     value: str
     score: float | None = None
     icon: str = ""
-    """An emoji or another sign that stands beside the words; empty for none."""
+    """An emoji or another symbol shown beside the label; empty for none."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "name": self.name,
@@ -218,14 +218,14 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost."""
+    """The cost of a generation."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """How many of the prompt's tokens were reused from the turn before."""
+    """Prompt tokens that were found in the prompt cache."""
     completion_tokens: int = 0
     first_token_seconds: float | None = None
-    """From the call of `stream` to the first new token; None when there was none."""
+    """From the call of `stream` to the first new token; None if there was none."""
     decode_seconds: float = 0.0
     """From the first new token to the last."""
 
@@ -243,7 +243,7 @@ class Usage:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Decode speed after the first token; None when too few tokens were made."""
+        """Decode speed after the first token; None if there are too few tokens."""
         if self.completion_tokens < 2 or self.decode_seconds <= 0:
             return None
         return (self.completion_tokens - 1) / self.decode_seconds
@@ -480,7 +480,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Turn:
-    """One user message and all that answers it."""
+    """One user message and everything that answers it."""
 
     id: int
     position: int
@@ -488,19 +488,19 @@ class Turn:
     user: Message
     replies: tuple[Reply, ...] = ()
     active_reply_id: int | None = None
-    """Id of the reply that stands in the history; None takes the newest."""
+    """Id of the reply that is in the history; None for the newest."""
     created: datetime = field(default_factory=utc_now)
     context_policy: ContextPolicy = ContextPolicy.AUTO
     summary: str = ""
-    """Kept whether or not it stands for the turn."""
+    """Kept whether or not it replaces the turn."""
     raw_input: str = ""
-    """What the person typed, where a plugin made the message of it; else empty."""
+    """What the user typed, where a plugin rewrote it into the message; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
-    """Labels, each with the id of the reply it is on; None for the user's message."""
+    """Labels, each with the id of its reply; None for the user's message."""
 
     @property
     def reply(self) -> Reply | None:
-        """The version that stands in the history."""
+        """The version of the reply that is in the history."""
         for reply in self.replies:
             if reply.id == self.active_reply_id:
                 return reply
@@ -508,11 +508,11 @@ class Turn:
 
     @property
     def display_text(self) -> str:
-        """What the person typed for it."""
+        """What the user typed."""
         return self.raw_input or self.user.text
 
     def messages(self) -> tuple[Message, ...]:
-        """The turn as the model reads it; none for a dropped one."""
+        """Return the turn's messages in the prompt; none for a dropped turn."""
         if self.context_policy is ContextPolicy.DROPPED:
             return ()
         if self.context_policy is ContextPolicy.SUMMARISED and self.summary:
@@ -523,31 +523,49 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A system prompt and its turns."""
+class ConversationHeader:
+    """All of a chat but its turns."""
 
     id: int
     title: str = ""
     system: str = ""
-    turns: tuple[Turn, ...] = ()
     created: datetime = field(default_factory=utc_now)
     updated: datetime = field(default_factory=utc_now)
     sampling: Sampling = field(default_factory=Sampling)
-    """What the person set for this chat."""
+    """The user's settings for this chat."""
     pinned: bool = False
-    """Listed first."""
+    """Whether it is listed first."""
     forked_from: int | None = None
-    """The chat this one began as a copy of, while that exists."""
+    """The chat it was copied from; None once that is deleted."""
     plugin_data: PluginData = field(default_factory=dict)
-    """What plugins keep with the chat."""
+    """What plugins store with the chat."""
     disabled_plugins: frozenset[str] = frozenset()
-    """Plugins that the person switched off in this chat."""
+    """Plugins that the user disabled in this chat."""
+
+
+@dataclass(frozen=True)
+class Conversation(ConversationHeader):
+    """A chat with its turns."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def with_header(self, header: ConversationHeader) -> Conversation:
+        """Return these turns under another header."""
+        fields = {f.name: getattr(header, f.name) for f in dataclasses.fields(ConversationHeader)}
+        return dataclasses.replace(self, **fields)
+
+    def with_turn(self, turn: Turn) -> Conversation:
+        """Return the chat with this turn in place of the one with its id, else appended."""
+        turns = tuple(turn if other.id == turn.id else other for other in self.turns)
+        if turn not in turns:
+            turns += (turn,)
+        return dataclasses.replace(self, turns=turns)
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
-        """The conversation as the model reads it: system prompt, then each turn's messages.
+        """Return the prompt's messages: the system prompt, then those of each turn.
 
         Args:
-            before: leave out the turns from this position on.
+            before: position of the first turn to leave out; None for none.
         """
         head = (Message("system", self.system),) if self.system else ()
         return head + tuple(m for turn in self.turns[:before] for m in turn.messages())

@@ -63,20 +63,26 @@ class ResponseStream:
     def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """Return the events of a chunk.
 
-        A stop string or a maximum length that the server ignores ends the reply here.
+        A stop string or a maximum length that the server ignores ends the reply here. Stop strings
+        are matched in the answer only, not in the reasoning.
         """
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._matched_stop = chunk.matched_stop or self._matched_stop
         self._update_usage(chunk)
-        if not chunk.text:
+        if not chunk.text and not chunk.reasoning:
             self._shown_tokens.feed(chunk.token_logprobs, "")
             return []
         self._chunk_count += 1
         if self._max_tokens and self._chunk_count > self._max_tokens:
             self._finish_reason = "length"
             return self.finish()
+        events: list[Delta | Finished] = []
+        if chunk.reasoning:
+            events.append(Delta(chunk.reasoning, usage=self._usage, part="reasoning"))
+        if not chunk.text:
+            return events
         self._shown_tokens.feed(chunk.token_logprobs, chunk.text)
-        events: list[Delta | Finished] = [self._delta(self._stop_text.feed(chunk.text))]
+        events.append(self._delta(self._stop_text.feed(chunk.text)))
         if self._stop_text.matched_stop is not None:
             events.append(
                 Finished(StopReason.STOP_STRING, self._usage, self._stop_text.matched_stop)
@@ -88,8 +94,8 @@ class ResponseStream:
         return Delta("", self._stop_text.withheld, self._usage)
 
     @property
-    def has_text(self) -> bool:
-        """Whether any text has arrived."""
+    def has_started(self) -> bool:
+        """Whether any text or reasoning has arrived."""
         return self._first_token_at > 0
 
     def finish(self) -> list[Delta | Finished]:
@@ -111,10 +117,11 @@ class ResponseStream:
         return Delta(text, self._stop_text.withheld, self._usage, self._shown_tokens.release(text))
 
     def _update_usage(self, chunk: ChatCompletionChunk) -> None:
-        """Count each chunk with text as one token until the server reports the usage."""
+        """Count each chunk with content as one token until the server reports the usage."""
         usage, now = self._usage, time.perf_counter()
+        has_content = bool(chunk.text or chunk.reasoning)
         completion = usage.completion_tokens
-        if chunk.text:
+        if has_content:
             self._first_token_at = self._first_token_at or now
             completion += 1
         if chunk.completion_tokens is not None:
@@ -127,7 +134,7 @@ class ResponseStream:
             cached_tokens=usage.cached_tokens if cached is None else cached,
             completion_tokens=completion,
         )
-        if chunk.text:
+        if has_content:
             elapsed = now - self._first_token_at
             self._usage = dataclasses.replace(
                 self._usage,
@@ -243,7 +250,7 @@ class ServerBatch:
     def _idle_event(self) -> tuple[int, EngineEvent]:
         """Return an empty event of the first request."""
         index, prepared = next(iter(self._active.items()))
-        if prepared.response.has_text:
+        if prepared.response.has_started:
             return index, prepared.response.idle_event()
         return index, Prefill(0, len(prepared.prompt.tokens))
 

@@ -169,7 +169,7 @@ class ServerClient:
                     if not event.data.strip():
                         continue
                     chunk = protocol.parse_chunk(event.data)
-                    started = started or bool(chunk.text or chunk.has_reasoning)
+                    started = started or bool(chunk.text or chunk.reasoning)
                     ended = ended or bool(chunk.finish_reason)
                     if started or ended:
                         timeout = USAGE_SECONDS if ended else settings.between_seconds

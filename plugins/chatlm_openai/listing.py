@@ -1,4 +1,4 @@
-"""Lists the models of all configured endpoints at once."""
+"""List the models of all configured endpoints concurrently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatlm_openai.endpoints import Endpoint
 from chatlm_openai.settings import Settings
 
 LISTING_SECONDS = 3.0
-"""How long an endpoint may take."""
+"""Timeout for one endpoint."""
 
 log = logging.getLogger("chatlm.plugins.openai")
 
@@ -26,8 +26,8 @@ def list_endpoint_models() -> list[ModelListing]:
     if not endpoints:
         return []
     quick = dataclasses.replace(settings, patience_seconds=0.0)
-    with closing(EventLoopThread()) as background:
-        return background.run(_list_all(endpoints, quick))
+    with closing(EventLoopThread()) as loop_thread:
+        return loop_thread.run(_list_all(endpoints, quick))
 
 
 async def _list_all(endpoints: list[Endpoint], settings: Settings) -> list[ModelListing]:
@@ -40,7 +40,7 @@ async def _list_one(endpoint: Endpoint, settings: Settings) -> list[ModelListing
         async with asyncio.timeout(LISTING_SECONDS):
             models = await ServerClient(endpoint, settings).list_models()
     except (ChatlmError, TimeoutError) as error:
-        log.warning("no models of %s: %s", endpoint.display_name, error)
+        log.warning("cannot list the models of %s: %s", endpoint.display_name, error)
         return []
     return [
         ModelListing(

@@ -17,11 +17,16 @@ __all__ = ["Settings"]
 
 @hookimpl
 def register_commands(cli: Commands) -> None:
-    """Add `chatlm openai`."""
+    """Add `chatlm openai` and `chatlm models remote`."""
     cli.add_lazy(
         "openai",
         "chatlm_openai.commands:openai",
         "List and check models on OpenAI-compatible servers.",
+    )
+    cli.group_of("models").add_lazy(
+        "remote",
+        "chatlm_openai.commands:models",
+        "List the models of an OpenAI-compatible server.",
     )
 
 

@@ -142,8 +142,8 @@ class ChatCompletionChunk:
     """One chunk of a streamed reply."""
 
     text: str = ""
-    has_reasoning: bool = False
-    """Whether the chunk contains reasoning, which is not shown."""
+    reasoning: str = ""
+    """What the model thinks before it answers."""
     token_logprobs: tuple[TokenLogprob, ...] = ()
     """Log-probabilities of its tokens, if they were requested and the server sends them."""
     finish_reason: str = ""
@@ -202,12 +202,12 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
     first = _as_dict(choices[0]) if choices else {}
     delta = _as_dict(first.get("delta"))
     stop = first.get("stop_reason") or first.get("matched_stop")
-    has_reasoning = bool(delta.get("reasoning_content") or delta.get("reasoning"))
+    reasoning = _as_text(delta.get("reasoning_content")) or _as_text(delta.get("reasoning"))
     return ChatCompletionChunk(
         text=_as_text(delta.get("content")),
-        has_reasoning=has_reasoning,
+        reasoning=reasoning,
         token_logprobs=()
-        if has_reasoning
+        if reasoning
         else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
         finish_reason=_as_text(first.get("finish_reason")),
         matched_stop=_as_text(stop),

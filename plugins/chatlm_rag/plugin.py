@@ -13,6 +13,7 @@ from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, in
 
 if TYPE_CHECKING:
     from chatlm import (
+        AskOption,
         ChatlmError,
         Commands,
         Conversation,
@@ -44,6 +45,28 @@ def register_commands(cli: Commands) -> None:
 
 
 @hookimpl
+def register_ask_options(register: Callable[[AskOption], None]) -> None:
+    """Add `chatlm ask --index`."""
+    from chatlm import AskOption
+
+    register(
+        AskOption(
+            "--index",
+            "Answer from this index of documents; see: chatlm rag list",
+            _setup_with_index,
+            metavar="NAME",
+        )
+    )
+
+
+def _setup_with_index(name: str) -> Setup:
+    from chatlm import Setup
+    from chatlm_rag.index.folder import find_index
+
+    return Setup(plugin_data={PLUGIN: {INDEX_KEY: find_index(name).name}})
+
+
+@hookimpl
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Register a setup for each complete index."""
     from chatlm import Setup
@@ -55,10 +78,10 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
 
 class IndexSearch:
-    """The finished indices as the service `documents`."""
+    """The service `documents`: search in the complete indices."""
 
     def collections(self) -> list[str]:
-        """Return the names of the finished indices."""
+        """Return the names of the complete indices."""
         from chatlm_rag.index.folder import all_indices
 
         return [index.name for index in all_indices() if index.current()]
@@ -199,9 +222,9 @@ def _open_picker(ui: Ui, argument: str) -> Any:
 
 
 def _open_sheet(ui: Ui, argument: str) -> Any:
-    from chatlm_rag.screens.picker import RagSheet
+    from chatlm.plugin_kit.screens import TextCard
 
-    return RagSheet(argument)
+    return TextCard("Your documents", argument)
 
 
 def _open_sources(ui: Ui) -> Any:

@@ -62,7 +62,7 @@ def first_run(terminal: Terminal) -> None:
     terminal.type("?")
     terminal.wait_for(lambda shown: "│ ?" in shown)
     terminal.type("\x7f/")
-    terminal.wait_for(has("/continue", "go on with the reply"))
+    terminal.wait_for(has("/continue", "continue the reply"))
     terminal.type(ESCAPE)
     terminal.wait_for(lambda shown: "/continue" not in shown)
     terminal.type("\x7f")

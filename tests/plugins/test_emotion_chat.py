@@ -182,7 +182,7 @@ def test_the_slash_command(moods: Path) -> None:
         assert ui.state["label"] == choice
     actions.emotion(ui, "")
     assert "No message of this chat" in ui.called("notify")[-1]["text"]
-    with pytest.raises(UsageError, match="no 'maybe'"):
+    with pytest.raises(UsageError, match="no setting 'maybe'"):
         actions.emotion(ui, "maybe")
 
 

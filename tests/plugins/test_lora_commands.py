@@ -42,7 +42,7 @@ def table(*words: str) -> Any:
 def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "saved")
     told = right("add", "mine", str(folder), "-m", base.name).stdout
-    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 numbers")
+    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 parameters")
     assert "mine" in right("list").stdout
     row = next(row for row in table("list") if row["name"] == "mine")
     assert row["own"]

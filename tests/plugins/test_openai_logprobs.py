@@ -216,7 +216,7 @@ def test_a_server_that_refuses_is_quoted(status: int, error: dict[str, Any]) -> 
     assert failed.returncode == 1
     assert "does not support the requested logprobs" in failed.stderr
     assert error["message"] in failed.stderr
-    assert "Ask without logprobs" in failed.stderr
+    assert "without logprobs" in failed.stderr
     assert "Traceback" not in failed.stderr
     with serving(refuses(status, {"error": error})) as script:
         plain = chatlm("ask", "-m", script.model, "Hi")

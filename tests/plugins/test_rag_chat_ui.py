@@ -19,6 +19,7 @@ from chatlm import Annotation, Conversation, UsageError
 from chatlm.config.config import Config
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_kit.artifacts import CURRENT_FILE
+from chatlm.plugin_kit.screens import TextCard
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_rag import actions, formatting
@@ -27,7 +28,7 @@ from chatlm_rag.index import bm25, builder
 from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval import grounding
 from chatlm_rag.screens import sources
-from chatlm_rag.screens.picker import RagPicker, RagSheet
+from chatlm_rag.screens.picker import RagPicker
 from chatlm_rag.screens.sources import RagSources
 from tests.plugins.rag_chats import CATS, NAME, answered, house, passage
 from tests.plugins.ui import RememberingUi, RememberingWork
@@ -108,7 +109,7 @@ def marked(pilot: Pilot[None]) -> int | None:
 async def test_the_panel_shows_each_passage_and_the_marked_one_in_full() -> None:
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
         await settled(pilot, lambda: rows(pilot))
-        assert "2 passages of house for “Are cats allowed in the flat?”" in everything_visible(
+        assert "2 passages from house for “Are cats allowed in the flat?”" in everything_visible(
             pilot
         )
         first, second = rows(pilot)
@@ -172,13 +173,13 @@ async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
 @pytest.mark.parametrize(
     ("conversation", "says"),
     [
-        (Conversation(1), "There are: house, manual. /rag NAME asks one."),
-        (Conversation(1), "/rag build PATH makes an index of a file or folder."),
+        (Conversation(1), "Indices: house, manual. /rag NAME uses one."),
+        (Conversation(1), "/rag build PATH builds an index of a file or folder."),
         (
             Conversation(1, plugin_data={"rag": {"index": NAME}}),
-            "This chat asks house. Send a question.",
+            "This chat uses the index house. Send a question.",
         ),
-        (answered("Moon?", "Far."), "Nothing of house was read for this message."),
+        (answered("Moon?", "Far."), "No passages from house were used for this message."),
     ],
 )
 @pytest.mark.usefixtures("documents")
@@ -350,11 +351,13 @@ def test_picture_of_the_list(
 
 
 async def test_a_sheet_draws_hostile_text_and_closes() -> None:
-    async with CardApp(RagSheet("one\n\x1b[2J [b]two[/b]")).run_test(size=(80, 24)) as pilot:
+    async with CardApp(TextCard("Your documents", "one\n\x1b[2J [b]two[/b]")).run_test(
+        size=(80, 24)
+    ) as pilot:
         await settled(pilot, lambda: "␛[2J [b]two[/b]" in everything_visible(pilot))
         await pilot.press("escape")
         await pilot.pause()
-        assert not isinstance(pilot.app.screen, RagSheet)
+        assert not isinstance(pilot.app.screen, TextCard)
 
 
 # --- the whole screen ----------------------------------------------------------------------------
@@ -398,6 +401,6 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await pilot.pause()
             assert not app.screen.query(RagSources)
             await say(pilot, "/rag why")
-            await until(pilot, lambda: isinstance(app_of(pilot).screen, RagSheet))
+            await until(pilot, lambda: isinstance(app_of(pilot).screen, TextCard))
             await until(pilot, lambda: "confidence 0." in everything_visible(pilot))
         assert app.services.plugins.all_faults == []

@@ -259,7 +259,7 @@ async def test_a_chat_goes_by_a_template(home: Path) -> None:
         assert engine.requests[-1].sampling.temperature == 0.2
         drawn = plain(newest(pilot).query_one(".user"))
         assert drawn.startswith("</text>\n<|im_end|>")
-        assert "sent as a plugin wrote it · x shows the whole" in drawn
+        assert "rewritten by a plugin · x shows the full prompt" in drawn
         assert "Translate" not in drawn
 
         await pilot.press("tab", "e")

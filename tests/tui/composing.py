@@ -20,9 +20,9 @@ from chatlm.tui.composer.composer import Composer
 
 COMMANDS = (
     Command("new", "new chat", "ctrl+n"),
-    Command("fork", "new chat that goes on from here"),
-    Command("attach", "put a text file into the message", argument="FILE"),
-    Command("theme", "change the colours", argument="[NAME]"),
+    Command("fork", "fork the chat from here"),
+    Command("attach", "attach a text file", argument="FILE"),
+    Command("theme", "change the theme", argument="[NAME]"),
     Command("next-version", "show the next version"),
 )
 

@@ -142,12 +142,12 @@ async def test_the_box_says_where_down_leads() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash")
         keys = app.panel.query_one(Hints)
-        await until(pilot, lambda: "↓ to the chats" in plain(keys))
+        await until(pilot, lambda: "↓ back to the chats" in plain(keys))
         assert "enter" not in plain(keys)
         await pilot.press(*"water")
         await until(pilot, lambda: "↓ to the hits" in plain(keys))
-        assert "to the chats" not in plain(keys)
-        assert "enter open the first" in plain(keys)
+        assert "back to the chats" not in plain(keys)
+        assert "enter open first result" in plain(keys)
         await pilot.press(*["backspace"] * 5, "enter")
         await until(pilot, lambda: app.focused is app.panel.chat_list)
 
@@ -180,7 +180,7 @@ async def test_nothing_found_is_told_and_enter_stays() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash", *"xylo [b]", "enter")
         await until(pilot, lambda: showing_hits(app))
-        assert "No chat says “xylo [b]”." in found(app)[0]
+        assert "No results for “xylo [b]”." in found(app)[0]
         await pilot.press("enter", "down")
         await pilot.pause()
         assert app.focused is app.query_one(SearchBox)

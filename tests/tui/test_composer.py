@@ -15,11 +15,19 @@ from textual.widgets import Button
 
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
+from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.composer.completion import CompletionList
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.composer.drafts import for_display
 from tests.tui.composing import COMMANDS, ComposerApp, burst, type_keys, whole
-from tests.tui.support import hostile_texts, toasts, until
+from tests.tui.support import (
+    chat_of,
+    hostile_texts,
+    make_app,
+    plain,
+    toasts,
+    until,
+)
 
 LINES = "".join(f"line {number}\n" for number in range(120))
 MORE = "x\n" * 20
@@ -325,7 +333,7 @@ async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
         await type_keys(pilot, "see @photo.jpg", "escape", "enter")
         assert app.sent == []
         assert app.composer.text == "see @photo.jpg"
-        assert toasts(pilot) == ["photo.jpg is not a text in UTF-8"]
+        assert toasts(pilot) == ["photo.jpg is not UTF-8 text"]
         app.composer.load_draft("")
         app.composer.attach_file("notes.txt")
         await until(pilot, lambda: app.subtitle)
@@ -420,7 +428,8 @@ async def test_an_unknown_command_says_what_to_do_and_stays(app: ComposerApp) ->
     async with app.run_test() as pilot:
         await type_keys(pilot, "/forc it", "enter")
         assert toasts(pilot) == [
-            "There is no command /forc\nDid you mean /fork? Two slashes send it as a message."
+            "Unknown command /forc\nDid you mean /fork? "
+            "Start with two slashes to send it as a message."
         ]
         assert app.composer.text == "/forc it"
         assert app.posted == []
@@ -512,7 +521,7 @@ async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) 
         composer.begin_edit("/old message", "editing message 3", 2)
         assert composer.editing
         assert composer.border_title == "editing message 3"
-        assert app.subtitle == "enter asks again in a fork · esc leaves it"
+        assert app.subtitle == "enter resends in a fork · esc cancels"
         assert json.loads(composer.dump_draft())["text"] == "draft"
         await type_keys(pilot, "!", "enter")
         assert (last_sent(app).text, last_sent(app).edited_position) == ("/old message!", 2)
@@ -548,7 +557,7 @@ async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
         await type_keys(pilot, "see ")
         composer.begin_command(COMMANDS[2])
         assert (composer.text, composer.border_title) == ("/attach ", "/attach FILE")
-        assert app.subtitle == "enter runs it · esc leaves it"
+        assert app.subtitle == "enter runs · esc cancels"
         assert app.offered == ["my notes.txt", "notes.txt", "src/"]
         await pilot.press("down", "down", "enter")
         assert app.commanded == [("attach", "notes.txt")]
@@ -637,3 +646,24 @@ async def test_typing_in_a_long_message_costs_no_more_than_in_a_short_one(
 
         short = await cost(40)
         assert await cost(2000) < 4 * short
+
+
+async def test_undo_in_a_tall_composer() -> None:
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        for _ in range(12):
+            await pilot.press(*"line", "ctrl+j")
+        whole = chat_of(pilot).composer.text
+        await pilot.press(*["ctrl+z"] * 14)
+        assert len(chat_of(pilot).composer.text) < len(whole)
+        await pilot.press(*["ctrl+y"] * 14)
+        assert chat_of(pilot).composer.text == whole
+
+
+async def test_tab_reaches_the_suggestions() -> None:
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab", "down", "enter")
+        await until(pilot, lambda: chat_of(pilot).composer.text)
+        second = chat_of(pilot).view.query(Suggestion)[1]
+        assert chat_of(pilot).composer.text in plain(second)

@@ -99,7 +99,7 @@ async def test_every_turn_has_its_number_cost_and_state() -> None:
         assert second.startswith("2  How many people live there?") and second.endswith("50  read")
         assert third.endswith("150  read") and fourth.endswith("10  read")
         whole = plain(pilot.app.screen)
-        for part in ("system prompt 20", "turns 210", "free 70", "kept for the reply 50"):
+        for part in ("system prompt 20", "turns 210", "free 70", "reserved for the reply 50"):
             assert part in whole
         assert "of 350 tokens, 1 turn out" in whole
 
@@ -156,7 +156,7 @@ async def test_summary_is_shown_while_it_is_written_and_then_stands() -> None:
         await settled(pilot, lambda: told in plain(pilot.app.screen))
         assert "esc stop the summary" in hint(pilot) and "p pin" not in hint(pilot)
         chat.go.set()
-        await settled(pilot, lambda: lines(pilot)[3].endswith("summary read"))
+        await settled(pilot, lambda: lines(pilot)[3].endswith("summarised"))
         assert chat.turns[2].summary == "They spoke of Paris."
         assert "Summarising" not in plain(pilot.app.screen)
 
@@ -168,7 +168,7 @@ async def test_a_stored_summary_is_taken_and_left_without_the_model() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        await settled(pilot, lambda: lines(pilot)[3].endswith("summary read"))
+        await settled(pilot, lambda: lines(pilot)[3].endswith("summarised"))
         await pilot.press("s")
         await settled(pilot, lambda: lines(pilot)[3].endswith("150  read"))
 

@@ -72,7 +72,7 @@ async def test_escape_stops_and_closes() -> None:
         ("chats.jsonl", f"{GOOD}\n{{\n", "--skip-bad", "Chats are read from"),
         ("chat.md", "# Cities\n", "for reading only", "line 1"),
         ("chat.chatml", "<|im_start|>user\n", "for reading only", "line 1"),
-        ("empty.jsonl", "", "holds no chats", "line 1"),
+        ("empty.jsonl", "", "contains no chats", "line 1"),
     ],
 )
 async def test_a_file_that_cannot_be_read_leaves_the_reason_alone(

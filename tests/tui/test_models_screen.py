@@ -98,7 +98,7 @@ async def test_one_that_is_not_here_says_its_size_first() -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
-        asked = "qwen3-0.6b is not on this machine. About 1.2 GB have to be fetched."
+        asked = "qwen3-0.6b is not on this machine. About 1.2 GB to download."
         await settled(pilot, lambda: asked in plain(host.screen))
         assert host.given == []
         await pilot.press("enter")
@@ -110,9 +110,9 @@ async def test_the_question_can_be_taken_back(key: str) -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: "have to be fetched" in plain(host.screen))
+        await settled(pilot, lambda: "to download" in plain(host.screen))
         await pilot.press(key)
-        await settled(pilot, lambda: "have to be fetched" not in plain(host.screen))
+        await settled(pilot, lambda: "to download" not in plain(host.screen))
         assert host.given == []
 
 

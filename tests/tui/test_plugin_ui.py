@@ -383,7 +383,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         plugin.ui.open_panel("none")
         plugin.ui.open_screen("none")
         await shown.settle()
-        assert shown.notifications == ["There is no panel none", "There is no screen none"]
+        assert shown.notifications == ["Unknown panel none", "Unknown screen none"]
 
 
 async def test_a_plugin_says_something_in_the_status_bar() -> None:

@@ -139,7 +139,7 @@ async def test_each_plugin_says_how_it_does() -> None:
         await at(pilot, "good")
         assert row(pilot, "good").startswith("good ● on -")
         assert "takes part in this chat" in about(pilot)
-        assert hint(pilot).startswith("enter settings · space on or off in this chat · d off")
+        assert hint(pilot).startswith("enter settings · space toggle in this chat · d disable")
         await at(pilot, "moody")
         assert "failing" in row(pilot, "moody")
         assert "Failed in annotate_message: ValueError: not today ␛[2J" in about(pilot)
@@ -202,10 +202,10 @@ async def test_one_that_ended_chatlm_gets_another_try() -> None:
     host = loaded(Config())
     async with CardApp(screen_of(host, Config())).run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
-        assert "ended chatlm" in row(pilot, "good")
+        assert "crashed" in row(pilot, "good")
         assert "e tries it at the next start" in about(pilot)
         await pilot.press("e")
-        await settled(pilot, lambda: "ended chatlm" not in row(pilot, "good"))
+        await settled(pilot, lambda: "crashed" not in row(pilot, "good"))
         assert not mark.exists()
 
 
@@ -362,7 +362,7 @@ async def test_a_setting_goes_back_to_its_default() -> None:
     configure('[plugins.demo]\nmost = 5\nstrict = true\nmode = "never"\n')
     async with form().run_test(size=(100, 30)) as pilot:
         await ready(pilot)
-        assert "ctrl+r back to the default" in hint(pilot)
+        assert "ctrl+r reset to default" in hint(pilot)
         for key in ("most", "strict", "mode"):
             await pilot.press("ctrl+r")
             row = field_row(pilot, key)

@@ -84,9 +84,9 @@ def test_gauge_is_to_scale() -> None:
 def test_told_says_each_part() -> None:
     assert describe_fill(OVER) == (
         "Context of 8,192 tokens: system prompt 120, turns 7,000, free 48, "
-        "kept for the reply 1,024; 12 turns do not fit."
+        "reserved for the reply 1,024; 12 turns do not fit."
     )
-    assert describe_fill(CALM).endswith("kept for the reply 1,024.")
+    assert describe_fill(CALM).endswith("reserved for the reply 1,024.")
 
 
 class RulerApp(App[None]):

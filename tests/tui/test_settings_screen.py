@@ -99,7 +99,7 @@ async def test_each_value_says_where_it_comes_from() -> None:
         assert "model" in row(pilot, "temperature")
         assert "0.1 to 10" in row(pilot, "repetition_penalty")
         assert "default" in row(pilot, "repetition_penalty")
-        assert "another each time" in row(pilot, "seed")
+        assert "random" in row(pilot, "seed")
         assert '"###", "\\n\\nUser:"' in row(pilot, "stop")
 
 
@@ -110,7 +110,7 @@ async def test_what_nobody_says_is_left_to_the_server() -> None:
         await ready(pilot)
         assert "the server's" in row(pilot, "temperature")
         assert "the server's" not in row(pilot, "top_p") + row(pilot, "max_tokens")
-        assert "another each time" in row(pilot, "seed")
+        assert "random" in row(pilot, "seed")
 
 
 async def type_into(pilot: Pilot[None], name: str, text: str) -> None:
@@ -290,7 +290,7 @@ async def test_system_prompt_can_be_my_default(
 
 @pytest.mark.parametrize(
     "own, told",
-    [(21, "None of yours; the model's own template adds its own (21 tokens)"), (0, "None: the")],
+    [(21, "The default of the model's template (21 tokens)"), (0, "None: the")],
 )
 async def test_no_system_prompt_of_the_persons_own(own: int, told: str) -> None:
     card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
@@ -318,7 +318,7 @@ async def test_a_theme_is_chosen() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
         await settled(pilot, lambda: isinstance(host.focused, OptionList))
-        assert "enter take this theme" in hint(pilot)
+        assert "enter use theme" in hint(pilot)
         await pilot.press("down", "enter")
         await settled(pilot, lambda: "textual-light · in use" in plain(host.screen))
         await pilot.press("escape")

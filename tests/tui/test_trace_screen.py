@@ -69,7 +69,7 @@ async def test_it_shows_the_message_and_the_reply_that_stands() -> None:
             "5 plugins · 8 calls · 2.3 s · 1 failed",
             "The message",
             "The reply, version 2 of 2\n",
-            "The reply, version 2 of 2, gone on with",
+            "The reply, version 2 of 2, continued",
             "✗ failed",
             "TypeError: returned int, not Request",
             "{+Answer in one word, and only one:+} What is the capital",

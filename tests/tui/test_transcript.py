@@ -217,10 +217,10 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
         await pilot.pause()
         starts = [line_of(view).split(" · ")[0] for view in app.views]
         assert starts == [
-            "not read: the context is full",
-            "pinned: always read",
-            "not read: you left it out",
-            "its summary is read instead",
+            "outside the context, which is full",
+            "pinned: always in the context",
+            "dropped from the context",
+            "replaced by its summary",
             "48 tokens",
         ]
         grey = [view.query_one(".user").styles.opacity < 1 for view in app.views]
@@ -238,11 +238,11 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
     ("policy", "outside", "words"),
     [
         (ContextPolicy.AUTO, False, ""),
-        (ContextPolicy.AUTO, True, "not read: the context is full"),
-        (ContextPolicy.PINNED, False, "pinned: always read"),
-        (ContextPolicy.DROPPED, True, "not read: you left it out"),
-        (ContextPolicy.SUMMARISED, False, "its summary is read instead"),
-        (ContextPolicy.SUMMARISED, True, "not read: the context is full"),
+        (ContextPolicy.AUTO, True, "outside the context, which is full"),
+        (ContextPolicy.PINNED, False, "pinned: always in the context"),
+        (ContextPolicy.DROPPED, True, "dropped from the context"),
+        (ContextPolicy.SUMMARISED, False, "replaced by its summary"),
+        (ContextPolicy.SUMMARISED, True, "outside the context, which is full"),
     ],
 )
 def test_how_a_turn_is_read(policy: ContextPolicy, outside: bool, words: str) -> None:

@@ -209,7 +209,7 @@ async def test_hash_says_whether_it_is_what_was_sent(same: bool) -> None:
     sent = xray().prompt.hash if same else prompt_hash([1, 2])
     async with app(xray(sent_hash=sent)).run_test(size=(120, 40)) as pilot:
         await shown(pilot)
-        assert ("This is the very prompt that was sent." in whole(pilot)) is same
+        assert ("This is exactly the prompt that was sent." in whole(pilot)) is same
         assert (f"Not the prompt that was sent ({sent[:12]})" in whole(pilot)) is not same
 
 
@@ -242,7 +242,7 @@ async def test_copies_the_original_text_and_the_ids() -> None:
 async def test_the_keys_at_the_foot_can_be_clicked() -> None:
     async with app(xray()).run_test(size=(120, 40)) as pilot:
         await shown(pilot)
-        assert hint(pilot) == "t token borders · i ids · c copy text · d copy ids · esc close"
+        assert hint(pilot) == "t token boundaries · i ids · c copy text · d copy ids · esc close"
         await pilot.click("Hints", offset=(2, 0))
         await settled(pilot, lambda: "You│ answer│" in whole(pilot))
 
@@ -276,11 +276,11 @@ async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
 
 
 async def test_in_a_small_terminal_tokens_proof_and_keys_are_there() -> None:
-    card = XrayScreen(xray, "What was read for this reply")
+    card = XrayScreen(xray, "Prompt of this reply")
     async with CardApp(card).run_test(size=(40, 12)) as pilot:
         await shown(pilot)
         drawn = everything_visible(pilot)
-        for part in ("What was read for this reply", "<|im_start|>", "none is a", "esc close"):
+        for part in ("Prompt of this reply", "<|im_start|>", "none is a", "esc close"):
             assert part in drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,9 @@ class EventEngine(ScriptedEngine):
 
     def __init__(self, *streams: list[Delta | Finished]) -> None:
         super().__init__()
+        self.info = dataclasses.replace(
+            self.info, accepts=frozenset({"text", "reasoning", "image", "tool_call", "tool_result"})
+        )
         self.streams = list(streams)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:

@@ -64,7 +64,9 @@ def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
         turns = _build_turns(parts, ids, created)
-        forks.append(Conversation(0, name, "", turns, created=parted, updated=max(parted, latest)))
+        forks.append(
+            Conversation(0, name, created=parted, updated=max(parted, latest), turns=turns)
+        )
     return ParsedChat(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
 
 
@@ -168,7 +170,7 @@ class _MessageTree:
     def _add_reply(
         self, user_message: _UserMessage | None, reply_parts: tuple[_AssistantReply, ...]
     ) -> None:
-        """Keep what was said to `user_message` on one way through the tree as one answer."""
+        """Add the messages that follow `user_message` on one path through the tree as a reply."""
         parts = _join_texts(part for answer in reply_parts for part in answer.parts)
         if user_message is None or not any(isinstance(part, Text) for part in parts):
             return

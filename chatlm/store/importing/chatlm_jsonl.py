@@ -30,10 +30,10 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def parse_chatlm(value: Any) -> ParsedChat:
-    """A chat with all that was kept of it; `forked_from` names a chat elsewhere and is dropped.
+    """Parse a chat with everything stored with it; `forked_from` is an id elsewhere and is dropped.
 
     Raises:
-        BadChat: something in it is not as chatlm writes it.
+        InvalidChat: a field is missing or invalid.
     """
     return _ChatlmParser(JsonObject(value)).parse()
 
@@ -222,7 +222,7 @@ def _parse_call(call: JsonObject) -> Call:
 
 
 def _parse_reply_id(fields: JsonObject, name: str, ids: dict[int, int]) -> int | None:
-    """The reply that a field names; None for null or nothing."""
+    """Return the reply that a field refers to; None for null or a missing field."""
     if fields.value.get(name) is None:
         return None
     number = fields.non_negative_int(name)
@@ -264,7 +264,7 @@ def _parse_plugin_data(chat: JsonObject) -> PluginData:
 
 
 def _parse_json_values(fields: JsonObject, name: str) -> dict[str, Any]:
-    """An object of values that the database can hold as JSON."""
+    """Return a nested object that can be stored as JSON."""
     inner = fields.nested(name)
     try:
         json.dumps(inner.value, allow_nan=False)

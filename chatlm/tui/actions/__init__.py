@@ -1,1 +1,1 @@
-"""What commands do."""
+"""Actions behind commands: the chat, a turn, inspection, settings."""

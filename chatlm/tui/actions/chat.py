@@ -1,4 +1,4 @@
-"""Do_* of the chat and of the selected turn."""
+"""Commands of the chat and of the selected turn."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ChatActions:
         }
 
     def do_stop(self, _: str) -> None:
-        """Close what is open, else stop the reply, else go back to the composer."""
+        """Close what is open, or else stop the reply, or else focus the composer."""
         composer = self._chat.composer
         if composer.close_completion():
             return
@@ -98,25 +98,25 @@ class ChatActions:
             self._chat.view.focus_composer()
 
     def do_continue(self, _: str) -> None:
-        """Go on with a reply that was cut short."""
+        """Continue a reply that was cut short."""
         self._chat.continue_reply()
         self._chat.view.focus_composer()
 
     def do_regenerate(self, _: str) -> None:
-        """Answer the newest message once more."""
+        """Regenerate the newest reply."""
         self._chat.regenerate()
         self._chat.view.focus_composer()
 
     async def do_new(self, _: str) -> None:
-        """Begin a chat."""
+        """Start a chat."""
         await self._chat.leave_chat(self._new_chat)
 
     async def do_incognito(self, _: str) -> None:
-        """Begin a chat that is not saved."""
+        """Start a chat that is not saved."""
         await self._chat.leave_chat(partial(self._new_chat, incognito=True))
 
     def do_chats(self, _: str) -> None:
-        """Show the list and go to it; from the list, hide it."""
+        """Show and focus the list; hide it if it has the focus."""
         self._toggle_chat_list()
 
     def do_search(self, query: str) -> None:
@@ -125,40 +125,40 @@ class ChatActions:
         self._chats_panel.search(query)
 
     def do_palette(self, _: str) -> None:
-        """Everything there is to do."""
+        """Open the command palette."""
         self._chat.view.app.clear_notifications()
         self._chat.view.app.push_screen(
             CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
         )
 
     def do_context(self, _: str) -> None:
-        """Show what fits."""
+        """Show the context usage."""
         self._inspect_actions.show_context()
 
     def do_attach(self, path: str) -> None:
-        """Put a file into the message."""
+        """Attach a file to the message."""
         if not path.strip():
-            raise UsageError("Which file?", hint="Write /attach and a path.")
+            raise UsageError("Which file?", hint="Type /attach and a path.")
         self._chat.composer.attach_file(path.strip())
 
     def do_rename(self, title: str) -> None:
-        """Give the chat a title."""
+        """Rename the chat."""
         self._chats_panel.rename_chat(self._saved_chat_id(), title.strip() or None)
 
     def do_pin_chat(self, _: str) -> None:
-        """Keep the chat at the top of the list, or no longer."""
+        """Pin the chat to the top of the list, or unpin it."""
         self._chats_panel.pin_chat(self._saved_chat_id())
 
     def do_delete(self, _: str) -> None:
-        """Delete the chat; undo brings it back."""
+        """Delete the chat; undo restores it."""
         self._chats_panel.delete_chat(self._saved_chat_id())
 
     def do_undo(self, _: str) -> None:
-        """Bring back the chat that was deleted last."""
+        """Restore the last deleted chat."""
         self._chats_panel.undo_delete()
 
     def do_export(self, file: str) -> None:
-        """Write the chat to a file."""
+        """Export the chat to a file."""
         chat = self._stored_conversation()
         if file.strip():
             self._export(file)
@@ -167,15 +167,15 @@ class ChatActions:
             PromptScreen(
                 "Export this chat",
                 transfer.suggest_file_name(chat),
-                hint=f"The ending decides the format: {', '.join(FORMAT_BY_SUFFIX)}",
+                hint=f"The file extension sets the format: {', '.join(FORMAT_BY_SUFFIX)}",
             ),
             self._export,
         )
 
     def do_import(self, file: str) -> None:
-        """Read chats from a file."""
+        """Import chats from a file."""
         if not file.strip():
-            raise UsageError("Which file?", hint="Write /import and a path.")
+            raise UsageError("Which file?", hint="Type /import and a path.")
         path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
         self._chat.view.app.push_screen(screen, lambda _: self._chat.notify_changed())
@@ -195,7 +195,7 @@ class ChatActions:
         self._chat.view.app.push_screen(HelpScreen())
 
     async def do_quit(self, _: str) -> None:
-        """Leave."""
+        """Quit."""
         await self._chat.view.app.action_quit()
 
     async def _new_chat(self, *, incognito: bool = False) -> None:
@@ -203,7 +203,7 @@ class ChatActions:
         self._chat.view.focus_composer()
 
     def _export(self, file: str | None) -> None:
-        """Write the chat; what goes wrong is told, since the question is closed by then."""
+        """Export the chat; show errors in a toast, since the prompt is closed by then."""
         if not file:
             return
         path = expand_path(file.strip())
@@ -221,24 +221,24 @@ class ChatActions:
 
     def _saved_chat_id(self) -> int:
         if self._chat.saved_conversation_id is None:
-            raise UsageError("This chat is not saved", hint="It is in no list.")
+            raise UsageError("This chat is not saved", hint="Only saved chats are in the list.")
         return self._chat.saved_conversation_id
 
 
 POLICY_MESSAGES = {
-    ContextPolicy.AUTO: "read as long as it fits",
-    ContextPolicy.PINNED: "always read",
-    ContextPolicy.DROPPED: "not read any more",
-    ContextPolicy.SUMMARISED: "its summary is read in its place",
+    ContextPolicy.AUTO: "in the context while it fits",
+    ContextPolicy.PINNED: "always in the context",
+    ContextPolicy.DROPPED: "left out of the context",
+    ContextPolicy.SUMMARISED: "replaced by its summary",
 }
-"""What is said when a turn's standing changes."""
+"""Notices after a change of a turn's context policy."""
 
 
 class TurnActions:
     """Commands of the selected turn, or else the newest; each takes the text typed after its name.
 
     Args:
-        services: of the program.
+        services: shared services.
         chat: the open chat.
         inspect_actions: open the screens about a turn.
     """
@@ -273,19 +273,19 @@ class TurnActions:
         self._selected_view().copy_reply()
 
     def do_copy_code(self, _: str) -> None:
-        """Copy a code block; asked again, the next one."""
+        """Copy a code block; repeat for the next one."""
         self._selected_view().copy_code()
 
     async def do_previous_version(self, _: str) -> None:
-        """Let the version before stand."""
+        """Activate the previous version of the reply."""
         await self._chat.edits.step_version(self._selected_view(), -1)
 
     async def do_next_version(self, _: str) -> None:
-        """Let the next version stand."""
+        """Activate the next version of the reply."""
         await self._chat.edits.step_version(self._selected_view(), 1)
 
     def do_edit(self, _: str) -> None:
-        """Take the message into the composer; sent again, it makes a fork."""
+        """Edit the message in the composer; sending it creates a fork."""
         self._chat.require_idle()
         turn = self._selected_view().turn
         title = f"editing message {turn.position + 1}"
@@ -293,15 +293,13 @@ class TurnActions:
         self._chat.view.focus_composer()
 
     async def do_fork(self, _: str) -> None:
-        """Go on from here in a new chat."""
+        """Fork the chat after this turn."""
         await self._chat.fork_chat(self._selected_view().turn.position + 1)
         self._chat.view.focus_composer()
-        self._chat.view.notify(
-            "This is a fork; the chat it came from stays as it was.", markup=False
-        )
+        self._chat.view.notify("This is a fork; the original chat is unchanged.", markup=False)
 
     def do_details(self, _: str) -> None:
-        """Show what made the reply."""
+        """Show the model, settings and cost of the reply."""
         reply = self._selected_reply()
         provenance = self._chat.store.provenance(reply.id)
         forked_from = self._chat.conversation.forked_from
@@ -309,31 +307,31 @@ class TurnActions:
         self._chat.view.app.push_screen(screen)
 
     def do_xray(self, _: str) -> None:
-        """Show the prompt that made the reply."""
+        """Show the exact prompt of the reply."""
         self._inspect_actions.xray_reply(self._selected_view().turn, self._selected_reply())
 
     def do_trace(self, _: str) -> None:
-        """Show what plugins did for the turn."""
+        """Show the plugin trace of the turn."""
         turn = self._selected_view().turn
         self._chat.view.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
-        """Make the reply again and compare."""
+        """Replay the reply and compare."""
         reply, model = self._selected_reply(), model.strip()
         if model:
             self._services.require_available(model)
         self._inspect_actions.replay_reply(reply, model)
 
     async def do_pin(self, _: str) -> None:
-        """Keep the turn in the context, or no longer."""
+        """Pin the turn in the context, or unpin it."""
         await self._toggle_policy(ContextPolicy.PINNED)
 
     async def do_drop(self, _: str) -> None:
-        """Leave the turn out of the context, or no longer."""
+        """Drop the turn from the context, or take it back."""
         await self._toggle_policy(ContextPolicy.DROPPED)
 
     async def do_summarise(self, _: str) -> None:
-        """Let a summary stand for the turn, or no longer."""
+        """Replace the turn by a summary in the context, or take it back."""
         turn = self._selected_view().turn
         if turn.summary:
             await self._toggle_policy(ContextPolicy.SUMMARISED)

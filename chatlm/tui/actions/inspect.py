@@ -1,4 +1,4 @@
-"""Opens the screens that look into what the model reads; what takes time runs in threads."""
+"""Actions that open screens about the prompt and the context."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class ContextMeasured(Message):
-    """What the shown chat takes of the context; None when it cannot be said."""
+    """Context usage of the open chat; None when it is unknown."""
 
     usage: ContextUsage | None
     conversation_id: int | None
-    """Which chat that is."""
+    """The measured chat."""
 
 
 class InspectActions:
-    """Each of these is a screen over the chat, given what it needs and no more.
+    """Screens about the context and prompts of the open chat.
 
     Args:
-        services: of the program.
+        services: shared services.
         chat: the open chat; gets a `ContextMeasured`.
     """
 
@@ -50,20 +50,20 @@ class InspectActions:
         self._services = services
         self._chat = chat
         self._stop_waiting = threading.Event()
-        """Ends all waiting for the model."""
+        """Set to end all waiting for the model."""
 
     def close(self) -> None:
-        """Let no thread wait for the model any longer."""
+        """End all waiting for the model."""
         self._stop_waiting.set()
 
     def measure_context(self) -> None:
-        """Measure the chat, if the model is there; the chat gets a `ContextMeasured`."""
+        """Measure the context usage in a thread if the model is loaded; posts `ContextMeasured`."""
         if isinstance(self._services.engine_state, Ready):
             job = partial(self._measure_worker, self._create_session())
             self._chat.view.run_worker(job, thread=True, exclusive=True, group="measure")
 
     def show_context(self) -> None:
-        """Every turn's cost, and how it takes part."""
+        """Open the context screen."""
         self._chat.pause_read_ahead()
         session = self._create_session()
 
@@ -85,13 +85,13 @@ class InspectActions:
         )
 
     def xray_reply(self, turn: Turn, reply: Reply) -> None:
-        """The exact prompt that made a reply."""
+        """Open the x-ray of a reply's prompt."""
         store = self._chat.store
         made = store.provenance(reply.id)
         if made is None:
             raise UsageError(
-                "What this reply was made from was not kept",
-                hint="It came from an older version or from elsewhere. Of a new one it is kept.",
+                "The prompt of this reply was not stored",
+                hint="Replies of older versions and imported ones have none; new replies do.",
             )
         request = Request(made.messages, made.sampling, made.adapter)
 
@@ -102,20 +102,16 @@ class InspectActions:
             )
             return PromptXray(prompt, request, turn.display_text, passages, made.prompt_hash)
 
-        title = "What was read for this reply" if made.model else "What a model would have read"
+        title = "Prompt of this reply" if made.model else "Prompt a model would have read"
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def preview_prompt(self, text: str) -> None:
-        """The exact prompt, if `text` were sent now; blank takes the newest message."""
+        """Open the x-ray of the prompt for `text`, or of the newest message if it is blank."""
         session = self._create_session()
         turns = self._chat.conversation.turns
         again = bool(turns) and not text.strip()
         words = turns[-1].display_text if again else text
-        title = (
-            "What is read for your newest message"
-            if again
-            else "What would be read if this were sent now"
-        )
+        title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
             seen = session.preview(text)
@@ -124,7 +120,7 @@ class InspectActions:
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def summarise_turn(self, turn: Turn) -> None:
-        """Have the model write a turn's summary, which stands for it then."""
+        """Let the model summarise a turn, and use the summary in its place."""
         self._chat.pause_read_ahead()
         session = self._create_session()
 
@@ -134,7 +130,7 @@ class InspectActions:
         self._chat.view.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
     def replay_reply(self, reply: Reply, model: str) -> None:
-        """Make a reply again, with another model if one is named, and compare."""
+        """Replay a reply, optionally with another model, and compare."""
         self._chat.pause_read_ahead()
         store = self._chat.store
 
@@ -145,7 +141,7 @@ class InspectActions:
             with closing(EngineLoader(self._services.open_engine, lambda _: None)) as loader:
                 loader.start(model)
                 while loader.still_loading(POLL_SECONDS):
-                    yield None  # the person may give up here
+                    yield None  # the user may give up here
                 yield from replay(store, loader.wait(self._stop_waiting), reply.id)
 
         self._chat.view.app.push_screen(
@@ -170,7 +166,7 @@ class InspectActions:
 
 
 def context_fill(usage: ContextUsage) -> ContextFill:
-    """What the ruler draws."""
+    """Convert measured usage to the values of the gauge."""
     return ContextFill(
         system_tokens=usage.system_tokens,
         history_tokens=usage.used_tokens - usage.system_tokens,

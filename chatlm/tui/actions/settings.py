@@ -1,4 +1,4 @@
-"""The commands that change how the chat is answered and looks; draws nothing itself."""
+"""Actions that change settings: sampling, system prompt, model, plugins, theme."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SettingsActions:
     """Commands that change settings; `apply` takes the messages of the settings screen.
 
     Args:
-        services: of the program.
+        services: shared services.
         chat: the open chat.
     """
 
@@ -44,7 +44,7 @@ class SettingsActions:
         }
 
     def do_settings(self, _: str) -> None:
-        """Sampling, system prompt, look."""
+        """Open the settings."""
         self._show_settings("sampling")
 
     def do_system(self, _: str) -> None:
@@ -52,14 +52,14 @@ class SettingsActions:
         self._show_settings("system")
 
     def do_theme(self, name: str) -> None:
-        """Change the colours, now and from now on."""
+        """Change the theme and save it."""
         if name.strip():
             self._set_theme(name.strip())
         else:
             self._show_settings("look")
 
     def do_plugins(self, _: str) -> None:
-        """Switch plugins, change their settings."""
+        """Open the plugins screen."""
         running, host = self._services.config, self._services.plugins
         self._chat.view.app.push_screen(
             PluginsScreen(
@@ -71,7 +71,7 @@ class SettingsActions:
         )
 
     def do_model(self, name: str) -> None:
-        """Talk to another model; the chat goes on with it."""
+        """Switch to another model for all chats."""
         self._chat.require_idle()
         if name.strip():
             self._services.require_available(name.strip())
@@ -83,10 +83,10 @@ class SettingsActions:
             self._chat.view.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:
-        """Let what the person set hold from now on.
+        """Apply a change made on the settings screen.
 
         Raises:
-            ChatlmError: it could not be stored.
+            ChatlmError: the change cannot be saved.
         """
         match message:
             case SettingsScreen.SamplingChanged(sampling=sampling):
@@ -108,15 +108,15 @@ class SettingsActions:
                 config.set_value("reduced_motion", str(reduced).lower())
 
     def set_theme(self, name: str) -> None:
-        """Change the colours.
+        """Change the theme.
 
         Raises:
-            UsageError: there is no such theme.
+            UsageError: the theme is unknown.
         """
         app = self._chat.view.app
         if name not in app.available_themes:
             known = ", ".join(sorted(app.available_themes))
-            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
+            raise UsageError(f"Unknown theme {name!r}", hint=f"Available themes: {known}.")
         app.theme = name
 
     def set_reduced_motion(self, *, reduced: bool) -> None:

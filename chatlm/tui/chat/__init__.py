@@ -1,1 +1,1 @@
-"""The open chat."""
+"""The open chat: controller, transcript, turns and replies."""

@@ -27,7 +27,7 @@ class ChatDrafts:
         return self._saver.saving
 
     def wait(self, seconds: float) -> None:
-        """Wait until all drafts are saved, or for so many seconds."""
+        """Wait until all drafts are saved, for at most `seconds`."""
         self._saver.wait(seconds)
 
     def save(self, chat: OpenChat) -> None:

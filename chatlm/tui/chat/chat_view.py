@@ -33,10 +33,10 @@ NEW_CHAT = "New chat"
 
 
 class ChatView(Vertical):
-    """Everything but the list and the status bar.
+    """The open chat, without the chat list and the status bar.
 
     Args:
-        clock: seconds that only grow, such as `time.monotonic`.
+        clock: monotonic seconds, such as `time.monotonic`.
         composer: where the user writes.
         on_submitted: called with every message the user sends.
         on_draft_changed: called when the text in the composer has changed.
@@ -85,7 +85,7 @@ class ChatView(Vertical):
         self.composer = composer
 
     def compose(self) -> ComposeResult:
-        """From top to bottom."""
+        """Yield the header, transcript, banner and composer."""
         with Horizontal(id="head"):
             yield Static(id="title", markup=False)
             yield ContextGauge()
@@ -110,26 +110,26 @@ class ChatView(Vertical):
         return self.transcript.newest_view
 
     async def show_chat(self, title: str, turns: Sequence[Turn], *, incognito: bool) -> None:
-        """Replace what is shown by a chat; the title falls back to the first message."""
+        """Show a chat; an empty title falls back to the first message."""
         self.set_class(incognito, "-incognito")
         self.composer.set_class(incognito, "-incognito")
         self.show_title(title or (turns[0].display_text if turns else NEW_CHAT))
         await self.transcript.show_turns(turns)
 
     async def add_turn(self, turn: Turn) -> TurnView:
-        """Draw a new turn at the end."""
+        """Append a new turn."""
         if turn.position == 0:
             self.show_title(turn.display_text)
         return await self.transcript.add_turn(turn)
 
     async def show_notice(self, message: ChatlmError | str) -> None:
-        """Say something in the transcript and in a toast."""
+        """Show a notice in the transcript and in a toast."""
         error = isinstance(message, ChatlmError)
         await self.transcript.add_notice(str(message), error=error)
         self.toast(message)
 
     def toast(self, message: ChatlmError | str) -> None:
-        """Say something for a moment."""
+        """Show a toast."""
         error = isinstance(message, ChatlmError) and not isinstance(message, UsageError)
         self.notify(
             escape_controls(str(message)), severity="error" if error else "warning", markup=False
@@ -160,18 +160,18 @@ class ChatView(Vertical):
         self.screen.set_focus(self.composer)
 
     def show_engine_state(self, state: EngineState) -> None:
-        """Say that the model is loading, or why it is not there."""
+        """Show the state of the engine in the banner."""
         self.query_one(EngineBanner).state = state
 
     def show_context_fill(
         self, fill: ContextFill | None, omitted_turns: Collection[int] = ()
     ) -> None:
-        """Say how full the context is, and mark the turns that no longer fit, by their ids."""
+        """Show how full the context is, and mark the omitted turns."""
         self.query_one(ContextGauge).fill = fill
         self.transcript.mark_omitted(omitted_turns)
 
     def show_used_tokens(self, used: int) -> None:
-        """Let the ruler follow a turn that is running."""
+        """Update the gauge with the tokens of the running turn."""
         ruler = self.query_one(ContextGauge)
         if ruler.fill is not None:
             ruler.fill = dataclasses.replace(
@@ -199,7 +199,7 @@ class ChatView(Vertical):
         self.composer.focus()
 
     def show_title(self, title: str) -> None:
-        """Name the chat above the transcript and in the terminal's title."""
+        """Show the title above the transcript and in the terminal's title."""
         incognito = self.has_class("-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
         self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))

@@ -47,7 +47,7 @@ class ChatController:
     A running turn continues while another chat is open; that of an incognito chat ends with it.
 
     Args:
-        services: of the program.
+        services: shared services.
     """
 
     def __init__(self, services: Services) -> None:
@@ -93,22 +93,22 @@ class ChatController:
 
     @property
     def store(self) -> Store:
-        """Where the shown chat is kept."""
+        """The store of the open chat."""
         return self._chat.store
 
     @property
     def conversation_id(self) -> int | None:
-        """The shown chat's id in its store; None before its first message."""
+        """The open chat's id in its store; None before its first message."""
         return self._chat.conversation_id
 
     @property
     def incognito(self) -> bool:
-        """Whether the shown chat is in memory only."""
+        """Whether the open chat is in memory only."""
         return self._chat.store is not self.saved_store
 
     @property
     def conversation(self) -> Conversation:
-        """The shown chat; an empty one with the settings it will have before its first message."""
+        """The open chat as stored; before its first message, an empty one with its settings."""
         chat = self._chat
         if chat.conversation_id is None:
             return Conversation(
@@ -126,7 +126,7 @@ class ChatController:
         return self._live_turn is not None
 
     def require_idle(self) -> None:
-        """Some things wait until the reply is written.
+        """Check that no turn is running.
 
         Raises:
             UsageError: a turn is running.
@@ -138,21 +138,21 @@ class ChatController:
 
     @property
     def saved_conversation_id(self) -> int | None:
-        """Id of the saved chat that is shown."""
+        """Id of the open chat if it is saved."""
         return self._saved_id(self._chat)
 
     @property
     def answering_conversation_id(self) -> int | None:
-        """Id of the saved chat that a turn is running for."""
+        """Id of the saved chat in which a turn is running."""
         return self._saved_id(self._live_turn.chat) if self._live_turn else None
 
     @property
     def has_pending_writes(self) -> bool:
-        """Whether something is not yet on disk, running turns aside."""
+        """Whether a draft or an edit is not yet on disk."""
         return self.drafts.saving or self.edits.write_queue.pending
 
     async def new_chat(self, *, incognito: bool = False) -> None:
-        """Show a new chat; it is stored with its first message, an incognito one in memory."""
+        """Open a new chat, stored with its first message; an incognito one in memory only."""
         store = Store(None) if incognito else self.saved_store
         async with self._draw_lock:
             await self._switch_chat(OpenChat(store, system=self._services.config.system))
@@ -168,10 +168,10 @@ class ChatController:
         return True
 
     async def fork_chat(self, turns: int) -> None:
-        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own.
+        """Fork the open chat after its first `turns` turns, and open the fork.
 
         Raises:
-            UsageError: there is no turn, or the reply of the last one is being written.
+            UsageError: the chat is empty, or the last of these turns is running.
         """
         if self.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
@@ -184,10 +184,10 @@ class ChatController:
             await self._load_chat(store, fork.id)
 
     async def leave_chat(self, proceed: Callable[[], Awaitable[object]]) -> None:
-        """Do what takes the shown chat away; an incognito one with messages is asked about first.
+        """Leave the open chat; ask first if it is incognito and has messages.
 
         Args:
-            proceed: done at once, or when the person has answered; not at all if they stay.
+            proceed: called at once or after the user's answer; not called if the user stays.
         """
         asked = isinstance(self.view.app.screen, LeaveIncognitoScreen)
         if self.incognito and self.conversation_id is not None and not asked:
@@ -209,7 +209,7 @@ class ChatController:
                 self.view.toast(error)
 
     async def _save_incognito(self) -> None:
-        """Copy the incognito chat to the saved ones; a reply that is written ends before."""
+        """Stop a running reply and copy the incognito chat to the saved chats."""
         chat, live = self._chat, self._live_turn
         if live is not None and live.chat is chat:
             live.stop.set()
@@ -241,7 +241,7 @@ class ChatController:
     async def _switch_chat(
         self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()
     ) -> None:
-        """Show a chat in place of the one before."""
+        """Show another chat."""
         self.save_draft()
         before, self._chat, live = self._chat, chat, self._live_turn
         self.drafts.load(chat)  # at once: what is typed from now on is meant for this chat
@@ -260,7 +260,7 @@ class ChatController:
         self._start_read_ahead()
 
     def _discard_incognito(self, chat: OpenChat) -> None:
-        """An incognito chat ends when it is left, and its reply with it."""
+        """Close the store of an incognito chat that is left, after its running reply."""
         if chat.store is self.saved_store:
             return
         if self._live_turn is not None and self._live_turn.chat is chat:
@@ -273,7 +273,7 @@ class ChatController:
             self.view.status = live.status
 
     def pause_read_ahead(self) -> None:
-        """Leave the model to something else, until `resume`.
+        """Stop reading ahead, so that something else can use the model.
 
         Raises:
             UsageError: a turn is running.
@@ -282,20 +282,20 @@ class ChatController:
         self._read_ahead.stop()
 
     def resume_read_ahead(self) -> None:
-        """Use the model again while nothing else does."""
+        """Read ahead again."""
         self._start_read_ahead()
 
     def stop(self) -> bool:
-        """Ask the running turn to stop, and any reading ahead; False when there is no turn."""
+        """Stop the running turn and the read-ahead; return whether a turn was running."""
         self._read_ahead.stop()
         if self._live_turn is not None:
             self._live_turn.stop.set()
         return self._live_turn is not None
 
     def stop_and_wait(self, seconds: float) -> None:
-        """Store what is typed, stop the running turn and wait until it is stored too.
+        """Save the draft, stop the running turn and wait until it is stored.
 
-        Needs no working screen.
+        Works without a terminal.
         """
         self.save_draft()
         self._read_ahead.stop()
@@ -306,15 +306,15 @@ class ChatController:
         self.edits.write_queue.wait(seconds)
 
     def send_message(self, text: str) -> bool:
-        """Send a message; False, and a word why, while a reply is written."""
+        """Send a message; return False, with a toast, while a turn is running."""
         return self._start_turn(lambda session: session.send(text), message=text)
 
     def continue_reply(self) -> None:
-        """Go on with a reply that was cut short."""
+        """Continue a reply that was cut short."""
         self._start_turn(ChatSession.continue_reply)
 
     def regenerate(self) -> None:
-        """Answer the newest message once more, or try again to load a model that failed."""
+        """Regenerate the newest reply, or reload a model that failed."""
         if self.view.newest_view is None and isinstance(self._services.engine_state, Failed):
             self._services.load_engine()
         else:
@@ -333,7 +333,7 @@ class ChatController:
     def _start_turn(
         self, open_events: Callable[[ChatSession], SessionEvents], message: str = ""
     ) -> bool:
-        """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
+        """Start a turn in the worker; return False, with a toast, while one is running."""
         try:
             self.require_idle()
         except UsageError as error:
@@ -408,7 +408,7 @@ class ChatController:
         self._sync_status(live)
 
     async def _switch_to_fork(self, live: LiveTurn, conversation_id: int) -> None:
-        """An edited message is answered in a fork: show that, if the chat it came from is shown."""
+        """Follow an edited message to its fork; open the fork if the original chat is open."""
         shown = live.chat is self._chat
         live.chat = OpenChat(live.chat.store, conversation_id)
         if shown:
@@ -428,7 +428,7 @@ class ChatController:
         self.notify_changed()
 
     async def _show_stored_turn(self, live: LiveTurn) -> None:
-        """Replace what was streamed by what is stored, unless it could not all be stored."""
+        """Replace the streamed turn by the stored one, if it was stored."""
         if live.view is None or live.turn is None:
             return
         try:
@@ -440,7 +440,7 @@ class ChatController:
         self.view.status = Status.for_turn(turn, self.view.status.used_tokens)
 
     async def _report_error(self, error: ChatlmError, live: LiveTurn) -> None:
-        """In the transcript too, unless it stands there already or belongs to another chat."""
+        """Show an error in the transcript, or only in a toast if that suffices."""
         state = self._services.engine_state
         if isinstance(state, Failed) and state.error is error:
             return  # the banner says it
@@ -461,7 +461,7 @@ class ChatController:
                 await self.view.show_notice(note)
 
     def notify_changed(self) -> None:
-        """Let everything that depends on the chats be drawn again."""
+        """Announce a change of the chats."""
         self.view.post_message(ChatView.Changed())
 
     async def redraw(self, turn_id: int | None = None) -> None:
@@ -482,7 +482,7 @@ class ChatController:
         self.resume_read_ahead()
 
     def refresh_title(self) -> None:
-        """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
+        """Show the stored title; a deleted chat keeps its old one on the screen."""
         with suppress(StoreError):
             self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
 

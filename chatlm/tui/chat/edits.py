@@ -96,7 +96,7 @@ class ChatEdits:
     async def step_version(self, view: TurnView, step: int) -> None:
         """Activate the previous (-1) or next (1) version of a reply."""
         if len(view.turn.replies) < 2:
-            raise UsageError("This message has only one reply", hint="Regenerate makes another.")
+            raise UsageError("This message has only one reply", hint="Regenerate to get another.")
         self._require_idle()
         reply = view.adjacent_version(step)
         if reply is not None:

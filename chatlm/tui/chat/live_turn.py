@@ -35,21 +35,21 @@ from chatlm.types.messages import Reply, StopReason, Turn, Usage
 
 @dataclass
 class LiveTurn:
-    """What a worker is busy with. The worker knows `stop` and `done` only."""
+    """A running turn and where it is drawn; its worker thread uses only `stop` and `done`."""
 
     chat: OpenChat
     unsaved_message: str = ""
-    """The message, until it is stored; goes back to the composer if it cannot be."""
+    """The message until it is stored; returned to the composer if storing fails."""
     turn: Turn | None = None
     reply: Reply | None = None
-    """The reply that grows, with its text so far."""
+    """The streaming reply with its text so far."""
     view: TurnView | None = None
-    """Where it is drawn; None while its chat is not shown."""
+    """Where the turn is drawn; None while its chat is not open."""
     activity: str = ""
     status: Status = field(default_factory=Status)
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
-    """Set by the worker when all is stored."""
+    """Set by the worker when everything is stored."""
 
     async def attach(self, view: TurnView) -> None:
         """Draw into `view` from now on."""
@@ -59,7 +59,7 @@ class LiveTurn:
         view.show_activity(self.activity)
 
     def show_activity(self, activity: str) -> None:
-        """Show what is being done."""
+        """Show the current activity below the reply."""
         self.activity = activity
         if self.view is not None:
             self.view.show_activity(activity)
@@ -67,7 +67,7 @@ class LiveTurn:
     async def apply_event(
         self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
     ) -> None:
-        """Take a step of the generation."""
+        """Apply an event other than new text."""
         match event:
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
@@ -83,7 +83,7 @@ class LiveTurn:
                 self.show_activity(f"reading {done:,} of {total:,} tokens")
 
     async def append_text(self, streamed: TextStreamed) -> None:
-        """Take new text."""
+        """Append streamed text."""
         if self.reply is not None:
             self.reply = self.reply.with_delta(streamed.text)
         if self.view is not None:
@@ -94,7 +94,7 @@ class LiveTurn:
         self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason="writing")
 
     def with_streamed_text(self, stored: Turn) -> Turn:
-        """The stored turn, with the text that was seen where only its beginning is on disk."""
+        """Return the stored turn, with the streamed text where only its start was stored."""
         seen = self.reply
         replies = tuple(
             dataclasses.replace(reply, steps=seen.with_stop_reason(reply.stop_reason).steps)
@@ -108,7 +108,7 @@ class LiveTurn:
         return dataclasses.replace(stored, replies=replies)
 
     def as_unsaved(self, turn: Turn) -> Turn:
-        """The turn as it was seen, when it cannot be read from the store."""
+        """Return the turn as streamed, for when it cannot be read from the store."""
         if self.reply is None:
             return turn
         reply = self.reply.with_stop_reason(StopReason.ERROR)
@@ -120,7 +120,7 @@ log = logging.getLogger(__name__)
 
 
 PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
-"""What is shown as soon as it happens."""
+"""Events that are shown at once."""
 
 
 def run_turn(
@@ -128,7 +128,7 @@ def run_turn(
     stop: threading.Event,
     post: Callable[[TurnMessage], object],
 ) -> None:
-    """Begin a turn and pull its events to their end, or until `stop` is set.
+    """Start a turn and pull its events to the end, or until `stop` is set.
 
     The last message posted is always `TurnEnded`.
 
@@ -186,7 +186,7 @@ class ReadAhead:
 
 
 def read_ahead(session: ChatSession, stop: threading.Event) -> None:
-    """Let the model read the chat while the person reads and types, until `stop` is set."""
+    """Prefill the chat while the user reads and types, until `stop` is set."""
     try:
         with closing(session.read_ahead()) as steps:
             for _ in steps:
@@ -228,19 +228,19 @@ class TurnProgressed:
 
 @dataclass(frozen=True)
 class TextStreamed:
-    """The reply grew by `text`, which may be many tokens."""
+    """New text of the reply, of one or many tokens."""
 
     text: str
     usage: Usage
-    """What the generation has cost up to the end of `text`."""
+    """Usage up to the end of `text`."""
 
 
 @dataclass(frozen=True)
 class TurnEnded:
-    """The worker is done; everything it had to store is stored."""
+    """The end of the worker; everything is stored."""
 
     error: ChatlmError | None = None
-    """What made it end early, unless the person stopped it."""
+    """The error that ended the turn, unless the user stopped it."""
 
 
 TurnMessage = TurnProgressed | TextStreamed | TurnEnded

@@ -1,4 +1,4 @@
-"""Markdown dialect to blocks to lines of a given width."""
+"""Parse Markdown into blocks and wrap them to lines of a given width."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ COLUMN_GAP = " │ "
 
 
 class Renderable(Protocol):
-    """Something that can be drawn at any width."""
+    """Content that wraps to any width."""
 
     def lines(self, width: int) -> list[Content]:
-        """The lines, none wider than `width` cells; at least one."""
+        """Return at least one line, none wider than `width` cells."""
         ...
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text that breaks between words, and where it says so."""
+    """Text that wraps between words and at line breaks."""
 
     content: Content
 
     def lines(self, width: int) -> list[Content]:
-        """See `Body`."""
+        """Wrap to `width` cells."""
         return self.content.wrap(width)
 
 
 @dataclass(frozen=True)
 class CodeLine:
-    """One line of code; it breaks where the width ends, so that nothing is hidden."""
+    """A line of code, wrapped at any character."""
 
     content: Content
 
     def lines(self, width: int) -> list[Content]:
-        """See `Body`; the lines are filled to `width`, which makes them one block of colour."""
+        """Wrap to `width` cells, padded so that the background is a block."""
         inner = max(width - 2, 2)
         ends = accumulate(len(part) for part in chop_cells(self.content.plain, inner))
         return [
@@ -70,23 +70,23 @@ class CodeLine:
 
 @dataclass(frozen=True)
 class HorizontalRule:
-    """A line across."""
+    """A horizontal rule."""
 
     def lines(self, width: int) -> list[Content]:
-        """See `Body`."""
+        """Wrap to `width` cells."""
         return [Content.styled("─" * width, RULE_STYLE)]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; where it is too wide, the widest columns give way and their words wrap."""
+    """A table; if it is too wide, its widest columns shrink and wrap."""
 
     head: Sequence[Content]
     rows: Sequence[Sequence[Content]]
     alignments: Sequence[Alignment]
 
     def lines(self, width: int) -> list[Content]:
-        """See `Body`."""
+        """Wrap to `width` cells."""
         widths = self._column_widths(width)
         gap = Content.styled(COLUMN_GAP, RULE_STYLE)
         rule = Content.styled("─┼─".join("─" * each for each in widths), RULE_STYLE)
@@ -128,12 +128,12 @@ class RenderedLine:
 
     content: Content
     strip: Strip | None = None
-    """The content in the colours of now, once it was drawn."""
+    """The line rendered in the current theme, once it was drawn."""
 
 
 @dataclass
 class Fragment:
-    """A body behind a lead, such as a bullet, which the lines after the first are indented by."""
+    """A body after a marker such as a bullet, with a hanging indent."""
 
     renderable: Renderable
     prefix: Content = field(default_factory=Content)
@@ -143,7 +143,7 @@ class Fragment:
     _lines: list[RenderedLine] = field(default_factory=list)
 
     def lines(self, width: int) -> list[RenderedLine]:
-        """The lines at a width; the same objects as long as the width is the same."""
+        """Return the lines at a width; the same objects while the width stays the same."""
         if width != self._width:
             inner = max(width - self.prefix.cell_length, 1)
             first, *others = self.renderable.lines(inner)
@@ -170,7 +170,7 @@ def _align(line: Content, width: int, alignment: Alignment) -> Content:
 
 
 def _max_column_width(widths: Sequence[int], available: int) -> int:
-    """The greatest width that columns may have for all to fit into `available` cells."""
+    """Return the largest column width at which all columns fit into `available` cells."""
     limit = available
     for count, each in enumerate(sorted(widths)):
         limit = available // (len(widths) - count)
@@ -183,7 +183,7 @@ def _max_column_width(widths: Sequence[int], available: int) -> int:
 
 
 BULLETS = ("• ", "◦ ", "▪ ")
-"""Of a list, of a list in a list, …"""
+"""Bullets by nesting depth."""
 
 
 STYLES = {
@@ -198,7 +198,7 @@ STYLES = {
 
 
 HIGHLIGHT_TIME_SHARE = 0.05
-"""Of the time while code grows, how much may go into colouring it anew."""
+"""Share of the streaming time that highlighting may take."""
 
 
 @dataclass
@@ -206,16 +206,16 @@ class Block:
     """A paragraph, a heading, a table, …, or one item of a list."""
 
     start_line: int
-    """Where it begins in the source that was read; 0 for the first line."""
+    """Zero-based first line in the source."""
     fragments: Sequence[Fragment]
     tight: bool = False
-    """Whether no empty line stands before it."""
+    """Whether no blank line precedes it."""
     item_number: int | None = None
-    """Of an item of a numbered list."""
+    """Number of an ordered list item."""
 
 
 class StreamingMarkdown:
-    """A text that was made `visible`; when it grows, it is read again from its last block on.
+    """A Markdown text with escaped control characters, parsed incrementally.
 
     What comes later can change how a finished block reads, as a link's address far below does, so
     that a text that has ended should be read as a whole once more.
@@ -228,10 +228,10 @@ class StreamingMarkdown:
         self.append(text)
 
     def append(self, text: str) -> int:
-        """Add to the end.
+        """Append text.
 
         Returns:
-            Index of the first block that is new or may look different now.
+            Index of the first new or changed block.
         """
         self._tail += text
         last = self.blocks.pop() if self.blocks else Block(0, ())
@@ -246,7 +246,7 @@ class StreamingMarkdown:
 
 
 class _BlockParser:
-    """Turns tokens, which open and close like brackets, into blocks."""
+    """Converts nested Markdown tokens into blocks."""
 
     def __init__(self, text: str, highlighter: _CodeHighlighter) -> None:
         self._tokens = markdown_parser().parse(text)
@@ -279,7 +279,7 @@ class _BlockParser:
             yield first, at
 
     def _fragments_between(self, start: int, end: int, depth: int) -> list[Fragment]:
-        """Blocks one after the other, with empty lines between those that are not lists."""
+        """Join blocks, with blank lines between those that are not tight lists."""
         pieces: list[Fragment] = []
         for first, last in self._siblings(start, end):
             if pieces and not self._tokens[first].type.endswith("list_open"):
@@ -346,7 +346,7 @@ class _BlockParser:
 
 
 class _CodeHighlighter:
-    """Colours code; where it is long and grows, the newest lines get theirs a little later."""
+    """Highlights code; in long streaming code the newest lines follow a little later."""
 
     def __init__(self) -> None:
         self._language = ""
@@ -360,8 +360,8 @@ class _CodeHighlighter:
 
         Args:
             code: the lines.
-            language: as the model names it, or empty.
-            may_grow: whether more of it may come.
+            language: from the fence, or empty.
+            may_grow: whether the code is still streaming.
         """
         lines = code.rstrip().expandtabs(4).split("\n")
         known = self._highlighted[: max(len(self._lines) - 1, 0)]
@@ -423,7 +423,7 @@ def _style(token: Token) -> Style | str:
 
 @cache
 def markdown_parser() -> MarkdownIt:
-    """The Markdown that replies are read as; it keeps nothing of what it read."""
+    """Markdown parser for replies."""
     markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
     markdown.core.ruler.push("keep_line_ends", _keep_line_breaks)
     markdown.core.ruler.push("keep_visible", _sanitise_entities)
@@ -432,7 +432,7 @@ def markdown_parser() -> MarkdownIt:
 
 
 def code_blocks(text: str) -> list[str]:
-    """The code in a reply as the model wrote it, without fences, indentation and last line end."""
+    """Return the code blocks of a reply without fences, indentation and final newline."""
     tokens = markdown_parser().parse(text)
     return [token.content.rstrip("\n") for token in tokens if token.type in ("fence", "code_block")]
 
@@ -447,7 +447,7 @@ def is_web_address(url: str) -> bool:
 
 
 def _keep_line_breaks(state: StateCore) -> None:
-    """Models end lines of verse or addresses with one newline and mean it."""
+    """Keep single newlines: models use them in verse and addresses."""
     for token in state.tokens:
         for child in token.children or ():
             if child.type == "softbreak":
@@ -455,7 +455,7 @@ def _keep_line_breaks(state: StateCore) -> None:
 
 
 def _sanitise_entities(state: StateCore) -> None:
-    """Markdown reads `&#x202e;` as the character, after the text was made safe to draw."""
+    """Escape control characters that entities such as `&#x202e;` bring back."""
     for token in state.tokens:
         for child in token.children or ():
             child.content = escape_controls(child.content)

@@ -1,4 +1,4 @@
-"""A reply as Markdown, streamed or whole; the one way from model text to a widget."""
+"""Widget that draws a reply as Markdown, streamed or complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatlm.text import escape_controls, one_line
 from chatlm.tui.chat.markdown import RenderedLine, StreamingMarkdown, blank_line, is_web_address
 
 DRAW_TIME_SHARE = 0.1
-"""Of the time while a reply grows, how much may go into reading and breaking its lines."""
+"""Share of the streaming time that parsing and wrapping may take."""
 
 
 class ReplyText(Widget):
@@ -53,11 +53,11 @@ class ReplyText(Widget):
         self._next_draw_at = 0.0
 
     async def start_stream(self, text: str) -> None:
-        """Start to stream after the `text` that is there already; once, on an empty widget."""
+        """Start streaming after `text`; call once, on an empty widget."""
         await self.set_text(text)
 
     async def append_text(self, text: str) -> None:
-        """Add to the end, drawn when there is time."""
+        """Append text, drawn when there is time."""
         self._pending_text.append(escape_controls(text))
         wait = self._next_draw_at - time.perf_counter()
         if wait <= 0:
@@ -66,23 +66,23 @@ class ReplyText(Widget):
             self._draw_timer = self.set_timer(wait, self._draw_pending)
 
     async def set_text(self, text: str) -> None:
-        """Show a whole text in place of what is there, streamed or not."""
+        """Show a complete text."""
         await self.end_stream()
         self._markdown = StreamingMarkdown(escape_controls(text))
         self._rewrap_from(0)
 
     async def end_stream(self) -> None:
-        """Stop streaming; what was added is drawn when this returns."""
+        """Stop streaming and draw everything appended so far."""
         if self._pending_text:
             self._draw_pending()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """As many lines as the text takes at `width`."""
+        """Return the number of lines at `width`."""
         self._wrap_lines(width)
         return len(self._lines)
 
     def render_line(self, y: int) -> Strip:
-        """Draw one line; it keeps its strip until it looks different."""
+        """Draw one line; strips are cached until the line changes."""
         width = self.content_size.width
         self._wrap_lines(width)  # Textual asks for the height at widths that it does not use too
         if y >= len(self._lines):
@@ -105,17 +105,17 @@ class ReplyText(Widget):
         return strip.apply_offsets(0, y)
 
     def get_selection(self, selection: Selection) -> tuple[str, str]:
-        """The selected part of what is drawn."""
+        """Return the selected text as drawn."""
         return selection.extract("\n".join(line.content.plain for line in self._lines)), "\n"
 
     def notify_style_update(self) -> None:
-        """Other colours: draw every line anew."""
+        """Redraw all lines after a theme change."""
         super().notify_style_update()
         for line in self._lines:
             line.strip = None
 
     def action_link(self, address: str) -> None:
-        """Open a web address in the person's browser, and say which."""
+        """Open a web address in the browser, and show which one."""
         shown = one_line(unquote(address), 200)
         if not is_web_address(address):
             return
@@ -123,10 +123,10 @@ class ReplyText(Widget):
             self.app.open_url(address)
             self.notify(shown, title="Opened in your browser", markup=False)
         else:
-            self.notify(shown, title="No browser window here", markup=False)
+            self.notify(shown, title="No browser available", markup=False)
 
     def _draw_pending(self) -> None:
-        """Draw what was added, and the sooner again the less that cost."""
+        """Draw appended text; schedule the next update by the cost of this one."""
         if self._draw_timer is not None:
             self._draw_timer.stop()
             self._draw_timer = None
@@ -138,7 +138,7 @@ class ReplyText(Widget):
         self._next_draw_at = ended + (ended - started) / DRAW_TIME_SHARE
 
     def _rewrap_from(self, block: int) -> None:
-        """Break the lines anew from this block on, and draw those that differ."""
+        """Rewrap from this block on, and redraw the lines that differ."""
         before = self._lines
         kept = self._block_starts[block] if block < len(self._block_starts) else len(before)
         self._lines, self._block_starts = before[:kept], self._block_starts[:block]
@@ -151,7 +151,7 @@ class ReplyText(Widget):
         self.refresh(Region(0, first, self._wrapped_width, len(before) - first))
 
     def _wrap_lines(self, width: int) -> None:
-        """Break the lines of blocks that have none, or all when the width is another."""
+        """Wrap unwrapped blocks, or all after a change of width."""
         if width != self._wrapped_width:
             self._wrapped_width, self._lines, self._block_starts = width, [], []
         for block in self._markdown.blocks[len(self._block_starts) :] if width else ():

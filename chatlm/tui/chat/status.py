@@ -19,17 +19,17 @@ from chatlm.types.messages import Turn
 
 @dataclass(frozen=True)
 class Status:
-    """What the newest turn of the chat has to say; empty texts and None are left out."""
+    """Status of the newest turn; empty texts and None are not shown."""
 
     used_tokens: int | None = None
-    """Tokens of the context that the newest turn took; the ruler shows them."""
+    """Context tokens after the newest turn, for the gauge."""
     speed: str = ""
     reason: str = ""
-    """Why the last reply stopped, or what it is doing."""
+    """Stop reason or current activity of the last reply."""
 
     @classmethod
     def for_turn(cls, turn: Turn, used_tokens: int | None = None) -> Status:
-        """When nothing works on the turn."""
+        """Return the status of a turn that is not running."""
         if turn.reply is None:
             return cls(used_tokens)
         return cls(
@@ -40,7 +40,7 @@ class Status:
 
 
 class StatusBar(Widget):
-    """One line; the least important parts go first when it is narrow."""
+    """One line; when it is narrow, the least important parts are dropped first."""
 
     DEFAULT_CSS = """
     StatusBar {
@@ -55,13 +55,13 @@ class StatusBar(Widget):
     engine_state: reactive[EngineState] = reactive[EngineState](Loading(""))
 
     plugin_statuses: reactive[tuple[str, ...]] = reactive(())
-    """What plugins say beside the model's name."""
+    """Status texts of plugins, beside the model's name."""
 
     hint: reactive[Content | None] = reactive[Content | None](None)
-    """Keys of what is selected, shown in place of all else."""
+    """Key hints of the selection, shown instead of everything else."""
 
     def render(self) -> Content:
-        """The line, exactly as wide as the bar."""
+        """Render the line at the full width."""
         if self.hint is not None:
             return self.hint.truncate(self.content_size.width, ellipsis=True)
         return Content(
@@ -74,7 +74,7 @@ class StatusBar(Widget):
 def status_line(
     engine_state: EngineState, status: Status, width: int, plugin_statuses: tuple[str, ...] = ()
 ) -> str:
-    """The bar's text in `width` cells: model at the left, numbers at the right."""
+    """Return the bar's text in `width` cells: model left, numbers right."""
     left, right = _parts(engine_state, status, plugin_statuses)
     while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
         least = max([*left, *right])
@@ -105,10 +105,10 @@ def _width(parts: list[tuple[int, str]]) -> int:
 
 
 class EngineBanner(Static):
-    """Shown only while there is something to say.
+    """The loading or failed state of the engine; hidden when it is ready.
 
     Args:
-        clock: seconds that only grow, such as `time.monotonic`.
+        clock: monotonic seconds, such as `time.monotonic`.
     """
 
     DEFAULT_CSS = """
@@ -136,7 +136,7 @@ class EngineBanner(Static):
         self._loading_since = clock()
 
     def on_mount(self) -> None:
-        """Count the seconds."""
+        """Start the timer of the elapsed seconds."""
         self.set_interval(1.0, self._tick)
 
     def watch_state(self, old: EngineState, new: EngineState) -> None:
@@ -154,7 +154,8 @@ class EngineBanner(Static):
     def _banner_content(self) -> Content:
         state = self.state
         if isinstance(state, Failed):
-            retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
+            key = commands.key_of("regenerate")
+            retry = f"Press {key} to try again, or use /model to choose another model."
             return Content.assemble(
                 (escape_controls(state.error.message), "bold"),
                 f"\n{escape_controls(state.error.hint)}" if state.error.hint else "",
@@ -166,4 +167,4 @@ class EngineBanner(Static):
         parts = [f"Loading {one_line(state.model, 40)}"]
         parts += [f"{seconds} s"] if seconds else []
         parts += [escape_controls(state.stage)] if state.stage else []
-        return Content(f"{' · '.join(parts)} — you can type already")
+        return Content(f"{' · '.join(parts)} — you can already type")

@@ -1,4 +1,4 @@
-"""The chat as a scrolling column of turns; follows the end until the person scrolls away."""
+"""The chat as a scrolling column of turns, which follows the end until the user scrolls away."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from chatlm.tui.chat.turn_view import TurnView
 from chatlm.types.messages import Turn
 
 UNMOUNT_DISTANCE = 3
-"""Screens from what is seen at which a turn is no longer drawn."""
+"""Distance in screens at which a turn is unmounted."""
 
 
 class Transcript(VerticalScroll, can_focus=False):
-    """Turns of one chat, or the welcome when there are none."""
+    """The turns of a chat, or the welcome text."""
 
     DEFAULT_CSS = """
     Transcript {
@@ -48,37 +48,37 @@ class Transcript(VerticalScroll, can_focus=False):
         self._column = TurnColumn()
         self._newer_marker = NewerMarker()
         self._draw_lock = asyncio.Lock()
-        """Held while turns are drawn above or below: keys and scrolling both ask for them."""
+        """Held while turns are mounted; keys and scrolling both trigger it."""
         self._post_layout_callbacks: list[Callable[[], None]] = []
-        """What to do as soon as all that is drawn has a place."""
+        """Callbacks to run after the next complete layout."""
         self._layout_pending = False
-        """Whether that was tried, and not all had a place."""
+        """Whether a layout was still incomplete."""
 
     def compose(self) -> ComposeResult:
-        """The column that turns are put into."""
+        """Yield the column of turns."""
         yield self._column
         yield self._newer_marker
 
     @property
     def newest_view(self) -> TurnView | None:
-        """The last turn's view; always drawn."""
+        """The last turn's view, which is always mounted."""
         return self._column.newest_view
 
     @property
     def selected_view(self) -> TurnView | None:
-        """The turn that commands mean: the one with the focus, or else the newest."""
+        """The turn that commands act on: the focused one, or else the newest."""
         focused = self.screen.focused
         return focused if isinstance(focused, TurnView) else self.newest_view
 
     async def show_turns(self, turns: Sequence[Turn]) -> None:
-        """Replace what is shown by these turns; the last ones are drawn, the others on demand."""
+        """Show these turns; the last ones are mounted, the others on demand."""
         await self._column.show_turns(turns)
         self.anchor(bool(turns))
         if not turns:
             self.scroll_home(animate=False, immediate=True)
 
     async def add_turn(self, turn: Turn) -> TurnView:
-        """Draw a new turn at the end, and follow it."""
+        """Append a new turn and follow it."""
         await self._column.draw_end()
         await self._unmount_above()
         view = await self._column.add_turn(turn)
@@ -86,7 +86,7 @@ class Transcript(VerticalScroll, can_focus=False):
         return view
 
     async def update_turn(self, turn: Turn) -> None:
-        """Show a turn of this chat as it is stored now, drawn or not, and keep the place."""
+        """Update a turn, mounted or not, and keep the scroll position."""
         drawn = any(view.turn.id == turn.id for view in self._column.views)
         put_back = self._capture_position() if drawn else None
         await self._column.update_turn(turn)
@@ -94,25 +94,25 @@ class Transcript(VerticalScroll, can_focus=False):
             self._after_layout(put_back)
 
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
-        """Say which turns no longer fit the context, by their ids."""
+        """Mark the turns that no longer fit the context, by their ids."""
         self._column.mark_omitted(turn_ids)
 
     async def add_notice(self, text: str, *, error: bool = False) -> None:
-        """Draw a line at the end; it is not stored."""
+        """Append a notice line, which is not stored."""
         await self._column.add_notice(text, error=error)
 
     async def reveal_turn(self, turn_id: int) -> TurnView | None:
-        """Draw a turn and those around it, and select it; None when it is not of this chat."""
+        """Mount and select a turn; return None if the chat has no such turn."""
         view = await self._column.draw_turn(turn_id)
         if view is not None:
             self.select_turn(view)
         return view
 
     def select_turn(self, view: TurnView, *, align_end: bool = False) -> None:
-        """Focus a turn and bring it into sight.
+        """Focus a turn and scroll it into view.
 
         Args:
-            view: one of the turns that are drawn.
+            view: a mounted turn.
             align_end: show the end, not the beginning, of a turn that is higher than the
                 transcript.
         """
@@ -120,13 +120,13 @@ class Transcript(VerticalScroll, can_focus=False):
         self._after_layout(partial(self._scroll_into_view, view, align_end))
 
     async def follow_end(self) -> None:
-        """Go to the end and stay there while it grows."""
+        """Scroll to the end and follow it."""
         await self._column.draw_end()
         self.anchor()
         self._update_newer_marker()
 
     def scroll_pages(self, pages: int) -> None:
-        """Scroll by -1 or 1 pages; the last one is followed while it grows."""
+        """Scroll by -1 or 1 pages; at the end, follow it."""
         if pages < 0:
             self.scroll_page_up(animate=False)
         elif self.scroll_y + self.scrollable_content_region.height < self.max_scroll_y:
@@ -135,7 +135,7 @@ class Transcript(VerticalScroll, can_focus=False):
             self.anchor()
 
     async def draw_earlier(self) -> None:
-        """Draw one more page of turns above, and keep what is read where it is."""
+        """Mount one more page of earlier turns and keep the scroll position."""
         async with self._draw_lock:
             if self._column.earlier_marker.display:
                 put_back = self._capture_position()
@@ -144,7 +144,7 @@ class Transcript(VerticalScroll, can_focus=False):
                 self._after_layout(put_back)
 
     async def draw_between(self) -> None:
-        """Draw one more page of turns towards the newest, and keep what is read where it is."""
+        """Mount one more page of later turns and keep the scroll position."""
         async with self._draw_lock:
             if self._column.between_marker.display:
                 put_back = self._capture_position()
@@ -153,7 +153,7 @@ class Transcript(VerticalScroll, can_focus=False):
                 self._after_layout(put_back)
 
     async def action_walk(self, step: int) -> None:
-        """Select the turn before (-1) or after (1), once all of a high one was seen."""
+        """Select the previous (-1) or next (1) turn, after scrolling through a tall one."""
         view, views = self.selected_view, self._column.views
         if view is None:
             return
@@ -171,7 +171,7 @@ class Transcript(VerticalScroll, can_focus=False):
             self.select_turn(views[at], align_end=step < 0)
 
     def action_first(self) -> None:
-        """Select the first turn that is drawn."""
+        """Select the first mounted turn."""
         if views := self._column.views:
             self.select_turn(views[0])
 
@@ -182,7 +182,7 @@ class Transcript(VerticalScroll, can_focus=False):
             await self.follow_end()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Coming near turns that are not drawn draws them."""
+        """Mount turns near the visible ones."""
         super().watch_scroll_y(old_value, new_value)
         self._update_newer_marker()
         if self._post_layout_callbacks or self._draw_lock.locked():
@@ -196,7 +196,7 @@ class Transcript(VerticalScroll, can_focus=False):
                 self.call_next(self.draw_between if reached else self.follow_end)
 
     def on_mount(self) -> None:
-        """See where things are each time they were laid out."""
+        """Track positions after each layout."""
         self.screen.screen_layout_refresh_signal.subscribe(self, self._handle_layout)
 
     @on(events.Click, "EarlierMarker")
@@ -215,11 +215,11 @@ class Transcript(VerticalScroll, can_focus=False):
         await self.follow_end()
 
     def _rows_above(self, view: TurnView) -> int:
-        """Rows that the view begins above what is seen; negative below its first row."""
+        """Rows of the view above the visible part; negative if it starts below the first row."""
         return round(self.scroll_y) - view.virtual_region.y
 
     def _rows_below(self, view: TurnView) -> int:
-        """Rows that the view ends below what is seen; negative above its last row.
+        """Rows of the view below the visible part; negative if it ends above the last row.
 
         A turn that is not the newest may have `Newer` over the last row.
         """
@@ -236,7 +236,7 @@ class Transcript(VerticalScroll, can_focus=False):
             self.scroll_relative(y=rows, animate=False, immediate=True)
 
     async def _handle_layout(self, screen: Screen[object]) -> None:
-        """Draw earlier turns while there is room for them, and offer to go to the end."""
+        """Mount earlier turns while they fit, and update the marker for newer ones."""
         self._update_newer_marker()
         if self._layout_pending:
             self._run_post_layout_callbacks()
@@ -246,7 +246,7 @@ class Transcript(VerticalScroll, can_focus=False):
                 await self._column.draw_earlier()
 
     def _after_layout(self, callback: Callable[[], None]) -> None:
-        """Do something as soon as all that is drawn has a place."""
+        """Run a callback after the next complete layout."""
         self._post_layout_callbacks.append(callback)
         self.call_after_refresh(self._run_post_layout_callbacks)
 
@@ -271,12 +271,12 @@ class Transcript(VerticalScroll, can_focus=False):
         )
 
     def _is_far(self, hidden_rows: Callable[[TurnView], int]) -> Callable[[TurnView], bool]:
-        """Whether a view is so far out of sight that it need not be drawn."""
+        """Return a test for views far enough out of sight to unmount."""
         rows = UNMOUNT_DISTANCE * self.content_region.height
         return lambda view: not view.has_focus and hidden_rows(view) - view.region.height > rows
 
     def _capture_position(self) -> Callable[[], None]:
-        """What brings that which is read now back to its row, once a change is laid out.
+        """Return a callback that restores the visible position after a layout change.
 
         That is the first beginning of a turn that is seen, or else the end of the one that is.
         """

@@ -1,4 +1,4 @@
-"""Which turns are mounted; markers, notices, welcome.
+"""The column of mounted turns, with markers, notices and the welcome text.
 
 Each widget on the screen makes every change slower, and a chat may have thousands of turns. Knows
 nothing of scrolling.
@@ -25,11 +25,11 @@ from chatlm.tui.formatting import count
 from chatlm.types.messages import Turn
 
 PAGE_SIZE = 12
-"""Turns that are drawn at once; a long chat opens with its last ones."""
+"""Turns mounted at once; a long chat opens with its last ones."""
 
 
 class TurnColumn(Vertical):
-    """From above: a marker, the drawn turns, a marker, the newest turn; or the welcome.
+    """A marker, the mounted turns, a marker and the newest turn; or the welcome text.
 
     As high as the transcript at least: an anchored container scrolls a lower one to its end.
     """
@@ -43,19 +43,19 @@ class TurnColumn(Vertical):
         self.earlier_marker = EarlierMarker()
         self.between_marker = BetweenMarker()
         self._turns_above: list[Turn] = []
-        """Turns that are not drawn, above all others."""
+        """Unmounted turns above all others."""
         self._turns_between: list[Turn] = []
-        """Turns that are not drawn, above the newest."""
+        """Unmounted turns above the newest."""
         self._omitted_turns: Collection[int] = ()
 
     def compose(self) -> ComposeResult:
-        """The markers, for now of nothing."""
+        """Yield the hidden markers."""
         yield self.earlier_marker
         yield self.between_marker
 
     @property
     def views(self) -> list[TurnView]:
-        """The turns that are drawn, in order."""
+        """The mounted turns, in order."""
         return [child for child in self.children if isinstance(child, TurnView)]
 
     @property
@@ -65,7 +65,7 @@ class TurnColumn(Vertical):
         return views[-1] if views else None
 
     async def show_turns(self, turns: Sequence[Turn]) -> None:
-        """Replace what is drawn by the last of these turns, or the welcome."""
+        """Show the last of these turns, or the welcome text."""
         for view in self.views:
             await view.stop_streaming()
         self._turns_above, self._turns_between, self._omitted_turns = list(turns[:-1]), [], ()
@@ -75,7 +75,7 @@ class TurnColumn(Vertical):
             await self._draw_around(len(turns))
 
     async def add_turn(self, turn: Turn) -> TurnView:
-        """Draw a new turn at the end."""
+        """Append a new turn."""
         if self.newest_view is None:
             await self.query_children(Welcome).remove()
         else:
@@ -85,11 +85,11 @@ class TurnColumn(Vertical):
         return view
 
     async def add_notice(self, text: str, *, error: bool = False) -> None:
-        """Draw a line at the end; it is not stored."""
+        """Append a notice line, which is not stored."""
         await self.mount(NoticeLine(text, error=error))
 
     async def update_turn(self, turn: Turn) -> None:
-        """Show a turn as it is stored now, drawn or not."""
+        """Update a turn, mounted or not."""
         for view in self.views:
             if view.turn.id == turn.id:
                 await view.show_turn(turn)
@@ -97,13 +97,13 @@ class TurnColumn(Vertical):
             turns[:] = [turn if old.id == turn.id else old for old in turns]
 
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
-        """Say which turns no longer fit the context, by their ids."""
+        """Mark the turns that no longer fit the context, by their ids."""
         self._omitted_turns = turn_ids
         for view in self.views:
             view.set_omitted(view.turn.id in turn_ids)
 
     async def draw_turn(self, turn_id: int) -> TurnView | None:
-        """Draw a turn, and those around it where it is not drawn yet; None for an unknown one."""
+        """Mount a turn and those around it; return None for an unknown one."""
         if self.newest_view is not None and self.newest_view.turn.id == turn_id:
             await self.draw_end()
         for at, turn in enumerate(self._all_but_newest()):
@@ -112,22 +112,22 @@ class TurnColumn(Vertical):
         return next((view for view in self.views if view.turn.id == turn_id), None)
 
     async def draw_end(self) -> None:
-        """Draw the last turns, where they are not drawn yet."""
+        """Mount the last turns."""
         if self._turns_between:
             await self._draw_around(len(self._all_but_newest()))
 
     async def draw_earlier(self) -> None:
-        """Draw one more page above all that is drawn."""
+        """Mount one more page of earlier turns."""
         page, self._turns_above = self._turns_above[-PAGE_SIZE:], self._turns_above[:-PAGE_SIZE]
         await self._mount_turns(page, after=self.earlier_marker)
 
     async def draw_between(self) -> None:
-        """Draw one more page towards the newest."""
+        """Mount one more page of later turns."""
         page, self._turns_between = self._turns_between[:PAGE_SIZE], self._turns_between[PAGE_SIZE:]
         await self._mount_turns(page, before=self.between_marker)
 
     async def unmount_views(self, views: Sequence[TurnView]) -> None:
-        """Draw these views no longer: the first ones, or else the last but the newest, in order."""
+        """Unmount these views: the first ones, or the last ones before the newest, in order."""
         turns = [view.turn for view in views]
         if views and views[0] is self.views[0]:
             self._turns_above += turns
@@ -173,7 +173,7 @@ class NoticeLine(Static):
     """A quiet line between turns.
 
     Args:
-        text: what the person should know.
+        text: the notice.
         error: whether something failed.
     """
 
@@ -188,7 +188,7 @@ class NoticeLine(Static):
 
 
 class UndrawnMarker(Static):
-    """Stands for turns that are not drawn; a click draws some of them."""
+    """Placeholder for unmounted turns; a click mounts some of them."""
 
     DEFAULT_CSS = """
     UndrawnMarker {
@@ -201,27 +201,27 @@ class UndrawnMarker(Static):
     NOUN = ""
 
     def show_count(self, turns: int) -> None:
-        """Say how many turns are not drawn here."""
+        """Show the number of unmounted turns."""
         self.display = turns > 0
         self.update(f"{self.SYMBOL} {count(turns, self.NOUN)}")
 
 
 class EarlierMarker(UndrawnMarker):
-    """For those above all that is drawn."""
+    """Marker for turns above the mounted ones."""
 
     SYMBOL = "↑"
     NOUN = "earlier turn"
 
 
 class BetweenMarker(UndrawnMarker):
-    """For those between the newest turn and the others that are drawn."""
+    """Marker for turns between the mounted ones and the newest."""
 
     SYMBOL = "↕"
     NOUN = "more turn"
 
 
 class NewerMarker(Static):
-    """Stands over the last row while there is more below; a click goes to the end."""
+    """Marker on the last row while there is more below; a click scrolls to the end."""
 
     DEFAULT_CSS = """
     NewerMarker {
@@ -251,14 +251,14 @@ WELCOME_KEYS = (
     ("send", "send"),
     ("newline", "new line"),
     ("stop", "stop a reply"),
-    ("next-region", "go to a turn"),
+    ("next-region", "select a turn"),
     ("new", "new chat"),
     ("chats", "your chats"),
     ("palette", "all commands"),
     ("help", "all keys"),
     ("quit", "quit"),
 )
-"""Commands to know from the start, and a word for each."""
+"""Commands on the welcome screen, with short labels."""
 
 
 MANUAL_HINT = Content.assemble(
@@ -267,7 +267,7 @@ MANUAL_HINT = Content.assemble(
 
 
 class Suggestion(Static, can_focus=True):
-    """A message to try; Enter or a click puts it into the composer."""
+    """An example message; Enter or a click copies it to the composer."""
 
     DEFAULT_CSS = """
     Suggestion {
@@ -289,7 +289,7 @@ class Suggestion(Static, can_focus=True):
 
     @dataclass
     class Selected(Message):
-        """The person wants to try this text."""
+        """The user selected this text."""
 
         text: str
 
@@ -298,17 +298,17 @@ class Suggestion(Static, can_focus=True):
         self._text = text
 
     def action_take(self) -> None:
-        """Hand the text to the composer."""
+        """Post `Selected` on Enter."""
         self.post_message(self.Selected(self._text))
 
     def on_click(self, event: events.Click) -> None:
-        """The same with the mouse."""
+        """Post `Selected` on a click."""
         event.stop()
         self.action_take()
 
 
 class Welcome(Vertical):
-    """The first thing a new person sees."""
+    """Welcome text of an empty chat."""
 
     DEFAULT_CSS = """
     Welcome {
@@ -325,7 +325,7 @@ class Welcome(Vertical):
     """
 
     def compose(self) -> ComposeResult:
-        """Three short paragraphs."""
+        """Yield the introduction, examples and keys."""
         yield Static("chatlm", classes="name")
         yield Static(
             "Talk with a language model that runs on this machine. What you write stays here.",
@@ -340,7 +340,7 @@ class Welcome(Vertical):
 
 
 def _key_table() -> Content:
-    """Two columns of keys."""
+    """Return the keys in two columns."""
     cells = [
         Content.assemble((f"{commands.key_of(name):<8}", "$text"), f"{what:<18}")
         for name, what in WELCOME_KEYS

@@ -1,4 +1,4 @@
-"""One turn: the user's message, the reply, and a quiet line that says how it ended."""
+"""One turn: the user's message, the reply and a status line."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ KEY_HINTS = (
     (("xray",), "prompt"),
     (("turn-help",), "all keys"),
 )
-"""Commands that the selected turn names below it, and a word for each."""
+"""Commands hinted for the selected turn, with short labels."""
 
 
 MUTED_STYLE = "$foreground 60%"
 
 
 class TurnView(Vertical, can_focus=True):
-    """Shows a stored turn, and lets its reply grow between `begin_reply` and `show_turn`.
+    """A stored turn, whose reply streams between `begin_reply` and `show_turn`.
 
     The keys of a turn run commands of the screen, which asks the transcript for the selected turn.
 
     Args:
         turn: the turn as stored.
-        newest: whether it is the last of its chat, whose reply can be continued or made anew.
+        newest: whether it is the last of its chat, whose reply can be continued or regenerated.
     """
 
     DEFAULT_CSS = """
@@ -82,16 +82,16 @@ class TurnView(Vertical, can_focus=True):
         super().__init__()
         self.turn = turn
         self.reply_text = turn.reply.text if turn.reply else ""
-        """The reply as the model wrote it, up to now."""
+        """The reply's text so far."""
         self._is_newest = newest
         self._omitted = False
         self._activity: str | None = None
-        """What is happening to the reply; None when nothing is."""
+        """Current activity of the reply; None when idle."""
         self._copied_block = -1
         """Index of the code block that was copied last."""
 
     def compose(self) -> ComposeResult:
-        """The message, the reply if there is one, the line."""
+        """Yield the message, the reply and the status line."""
         yield Static(self._message_content(), classes="user")
         if self.reply_text:
             yield ReplyText(self.reply_text)
@@ -101,7 +101,7 @@ class TurnView(Vertical, can_focus=True):
         self._update_context_state()
 
     def watch_has_focus(self, has_focus: bool) -> None:
-        """Name the keys while they are heard here."""
+        """Update the key hints when the focus changes."""
         super().watch_has_focus(has_focus)
         self._update_footer()
 
@@ -112,7 +112,7 @@ class TurnView(Vertical, can_focus=True):
         self._update_message()
 
     async def begin_reply(self, reply: Reply) -> None:
-        """Show `reply` in place of the one before, ready to grow."""
+        """Show a reply that is about to stream."""
         self._activity = ""
         self.reply_text = reply.text
         await self._remove_reply()
@@ -121,13 +121,13 @@ class TurnView(Vertical, can_focus=True):
         await view.start_stream(reply.text)
 
     async def append_text(self, text: str) -> None:
-        """Add to the reply that was begun."""
+        """Append streamed text to the reply."""
         self.reply_text += text
         for view in self.query(ReplyText):
             await view.append_text(text)
 
     async def show_turn(self, turn: Turn) -> None:
-        """Show the turn as it is stored now."""
+        """Show the turn as stored."""
         streamed, self._activity = self._activity is not None, None
         shown, self.reply_text = self.reply_text, turn.reply.text if turn.reply else ""
         self.turn = turn
@@ -145,28 +145,28 @@ class TurnView(Vertical, can_focus=True):
         self._update_context_state()
 
     async def stop_streaming(self) -> None:
-        """Stop drawing a reply that goes on, since its chat leaves the screen."""
+        """Stop drawing a streaming reply when its chat leaves the screen."""
         for view in self.query(ReplyText):
             await view.end_stream()
 
     def show_activity(self, activity: str) -> None:
-        """Show what is happening to the reply in the line below it."""
+        """Show the activity in the status line."""
         self._activity = activity
         self._update_footer()
 
     def set_newest(self, is_newest: bool) -> None:
-        """Offer, or no longer offer, to go on with this turn."""
+        """Show or hide the hint to continue the reply."""
         self._is_newest = is_newest
         self._update_footer()
 
     def set_omitted(self, omitted: bool) -> None:
-        """Say whether the turn no longer fits the context."""
+        """Mark whether the turn no longer fits the context."""
         if omitted != self._omitted:
             self._omitted = omitted
             self._update_context_state()
 
     def adjacent_version(self, step: int) -> Reply | None:
-        """The version before (-1) or after (1) the one that is shown; None at the ends."""
+        """Return the previous (-1) or next (1) version; None at the ends."""
         replies = self.turn.replies
         if self._activity is not None or self.turn.reply is None:
             return None
@@ -174,7 +174,7 @@ class TurnView(Vertical, can_focus=True):
         return replies[at] if 0 <= at < len(replies) else None
 
     def code_blocks(self) -> list[str]:
-        """The code in the reply, as the model wrote it."""
+        """The code blocks of the reply."""
         return code_blocks(self.reply_text)
 
     def copy_reply(self) -> None:
@@ -185,7 +185,7 @@ class TurnView(Vertical, can_focus=True):
             self.notify("There is no reply to copy.", severity="warning", markup=False)
 
     def copy_code(self) -> None:
-        """Copy a code block of the reply; each time the next one, and after the last the first."""
+        """Copy the next code block of the reply, cyclically."""
         blocks = self.code_blocks()
         if not blocks:
             self.notify("There is no code block to copy.", severity="warning", markup=False)
@@ -196,14 +196,14 @@ class TurnView(Vertical, can_focus=True):
 
     @property
     def _active_summary(self) -> str:
-        """What is read in place of the turn; empty for none."""
+        """The summary that replaces the turn; empty for none."""
         return self.turn.summary if self.turn.context_policy is ContextPolicy.SUMMARISED else ""
 
     def _message_content(self) -> Content:
-        """What the person typed; where a plugin made the message of it, how to see that; labels."""
+        """The user's text, a note if a plugin rewrote it, and labels."""
         lines = [Content(escape_controls(self.turn.display_text))]
         if self.turn.raw_input:
-            how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
+            how = f"rewritten by a plugin · {commands.key_of('xray')} shows the full prompt"
             lines.append(Content.styled(how, MUTED_STYLE))
         if badges := self._annotation_badges(None):
             lines.append(Content.styled(badges, MUTED_STYLE))
@@ -258,7 +258,7 @@ class TurnView(Vertical, can_focus=True):
         return Content("\n").join(line for line in lines if line)
 
     def _continue_hint(self) -> Content:
-        """How to go on, where that is possible."""
+        """The hint to continue or regenerate, if possible."""
         reply = self.turn.reply
         if not self._is_newest or (reply is not None and not reply.can_continue):
             return Content()
@@ -277,7 +277,7 @@ class TurnView(Vertical, can_focus=True):
 
     @property
     def hint(self) -> Content:
-        """The keys that act on the turn while it is selected."""
+        """The key hints of the selected turn."""
         hints = []
         for names, word in KEY_HINTS:
             if word == "versions" and len(self.turn.replies) < 2:

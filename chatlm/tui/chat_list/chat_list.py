@@ -1,4 +1,4 @@
-"""Paged list; rename, pin, delete, undo."""
+"""The paged chat list: open, rename, pin, delete, undo."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 PAGE_SIZE = 100
-"""Chats that are read at once."""
+"""Chats per page."""
 
 
 PREFETCH_ROWS = 10
-"""Rows below what is seen that should be there already."""
+"""Rows below the visible ones that are loaded in advance."""
 
 
 TOAST_SECONDS = 8
@@ -46,11 +46,11 @@ TOAST_SECONDS = 8
 class ChatList(RowList):
     """Enter or a click opens a chat; the keys of `commands.LIST` change the highlighted one.
 
-    Its methods for that take any saved chat, and tell the person how it went.
+    Its methods accept any saved chat and report the result in toasts.
 
     Args:
         store: where the chats are.
-        now: the present moment, for the headings.
+        now: returns the current time, for the headings.
         write_queue: makes the changes.
     """
 
@@ -62,20 +62,20 @@ class ChatList(RowList):
 
     @dataclass
     class ChatOpened(Message):
-        """The person chose this chat, at this turn where one was looked for."""
+        """The user opened this chat, at a turn if it came from a search."""
 
         conversation_id: int
         turn_id: int | None = None
 
     @dataclass
     class ChatDeleted(Message):
-        """The chat that was on the screen is deleted."""
+        """A chat was deleted."""
 
         conversation_id: int
 
     @dataclass
     class ChatsChanged(Message):
-        """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
+        """A chat was renamed, pinned, deleted or restored; the list is up to date."""
 
     def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
         super().__init__(id="chats", markup=False)
@@ -85,17 +85,17 @@ class ChatList(RowList):
         self._edits = ChatEdits(store)
         self._loaded_ids: set[int] = set()
         self._has_more = False
-        """Whether the store has chats after those that were read."""
+        """Whether the store has more chats."""
         self._last_group = ""
         self._current_id: int | None = None
         self._answering_id: int | None = None
         self._deleting_ids: set[int] = set()
-        """Chats that are not listed any more, since they are about to be deleted."""
+        """Chats hidden from the list while they are being deleted."""
 
     def reload(self, current_id: int | None, answering_id: int | None) -> None:
-        """Read the chats again, and mark the one on the screen and the one that is answering.
+        """Reload the list, and mark the open and the answering chat.
 
-        What is highlighted and seen stays in place, unless another chat came on the screen.
+        The highlight and the scroll position stay, unless another chat was opened.
 
         Raises:
             StoreError: the chats cannot be read.
@@ -105,7 +105,7 @@ class ChatList(RowList):
         self._reload_rows(keep_scroll=keep)
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
-        """Give a chat a title; None asks for it, an empty one takes the title away."""
+        """Rename a chat; None asks for the title, an empty one removes it."""
         with self._reporting_errors():
             if title is None:
                 self._prompt_for_title(self._store.conversation(conversation_id))
@@ -116,16 +116,16 @@ class ChatList(RowList):
                 )
 
     def pin_chat(self, conversation_id: int) -> None:
-        """Keep a chat at the top, or no longer."""
+        """Pin or unpin a chat."""
         self._submit_write(partial(self._edits.toggle_pinned, conversation_id), self._show_pinned)
 
     def delete_chat(self, conversation_id: int) -> None:
-        """Delete a chat, unless it is being answered; `undo_delete` brings it back."""
+        """Delete a chat unless its reply is running; `undo_delete` restores it."""
         with self._reporting_errors():
             if conversation_id == self._answering_id:
                 stop = commands.key_of("stop")
                 raise UsageError(
-                    "This chat is being answered and cannot be deleted.",
+                    "A chat with a running reply cannot be deleted.",
                     hint=f"Stop the reply first, with {stop}.",
                 )
             self._deleting_ids.add(conversation_id)
@@ -134,11 +134,11 @@ class ChatList(RowList):
             self.run_worker(self._await_delete(conversation_id, deleting), exit_on_error=False)
 
     def undo_delete(self) -> None:
-        """Bring back the chat that was deleted last; once more, the one before."""
+        """Restore the last deleted chat; repeat for earlier ones."""
         self._submit_write(self._edits.undo, self._show_restored)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done is offered."""
+        """Hide actions that are not available."""
         if action in ("select", "rename", "pin", "delete"):
             return self._highlighted_id is not None
         return bool(self._deleting_ids) or self._edits.can_undo if action == "undo" else True
@@ -159,16 +159,16 @@ class ChatList(RowList):
             self.delete_chat(self._highlighted_id)
 
     def action_undo(self) -> None:
-        """Bring back what was deleted last."""
+        """Restore the last deleted chat."""
         self.undo_delete()
 
     def action_last(self) -> None:
-        """Read all chats and go to the oldest."""
+        """Load all chats and highlight the oldest."""
         self._load_more(None)
         super().action_last()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Read the next page before the end is reached."""
+        """Load the next page before the end is reached."""
         super().watch_scroll_y(old_value, new_value)
         if new_value + self.size.height > self.virtual_size.height - PREFETCH_ROWS:
             self._load_more(PAGE_SIZE)
@@ -196,14 +196,14 @@ class ChatList(RowList):
             PromptScreen(
                 "Rename this chat",
                 before,
-                hint="Left empty, the chat is called by its first message.",
+                hint="Leave it empty to use the first message as the title.",
                 suggest=partial(suggest_title, chat),
             ),
             rename,
         )
 
     def _submit_write(self, write: Callable[[], T], show_result: Callable[[T], None]) -> None:
-        """Have a change made behind those before it, and `show_result` show what it gave."""
+        """Queue a change and show its result."""
         self.run_worker(
             self._await_write(self._write_queue.submit(write), show_result), exit_on_error=False
         )
@@ -226,7 +226,7 @@ class ChatList(RowList):
                 self._reload_and_notify()
             undo = commands.key_of("list-undo") if self.is_focused_widget else "/undo"
             self.notify(
-                f"Deleted “{name}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
+                f"Deleted “{name}”. {undo} restores it.", markup=False, timeout=TOAST_SECONDS
             )
             if conversation_id == self._current_id:
                 self.post_message(self.ChatDeleted(conversation_id))
@@ -234,7 +234,7 @@ class ChatList(RowList):
     def _show_restored(self, result: tuple[str, int]) -> None:
         name, conversation_id = result
         self._reload_and_notify(conversation_id)
-        self.notify(f"“{name}” is back.", markup=False)
+        self.notify(f"Restored “{name}”.", markup=False)
 
     def _reload_and_notify(self, highlight_id: int | None = None) -> None:
         self._reload_rows(highlight_id)
@@ -269,7 +269,7 @@ class ChatList(RowList):
         self.refresh_bindings()
 
     def _load_more(self, limit: int | None) -> None:
-        """Read further chats, None all, if there are more."""
+        """Load more chats; None loads all."""
         if self._has_more:
             with self._reporting_errors():
                 self._append_rows(
@@ -277,7 +277,7 @@ class ChatList(RowList):
                 )
 
     def _append_rows(self, chats: Sequence[ChatListEntry], requested: int | None) -> None:
-        """Add rows; another program may have shifted the pages, so that chats come again."""
+        """Append rows without duplicates, which appear when another program shifts the pages."""
         self._has_more = len(chats) == requested
         options = []
         for chat in chats:
@@ -295,7 +295,7 @@ class ChatList(RowList):
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
-        """Tell the person what went wrong in the block."""
+        """Show errors of the block in a toast."""
         try:
             yield
         except Exception as problem:
@@ -311,9 +311,9 @@ class ChatList(RowList):
 
 
 class ChatEdits:
-    """Each takes the id of a chat and gives what it is called, for the person.
+    """Changes of saved chats; each takes a chat's id and returns its title.
 
-    All raise a `StoreError` where the chat is gone or cannot be written.
+    All raise `StoreError` if the chat is missing or cannot be written.
 
     Args:
         store: where the chats are.
@@ -322,39 +322,39 @@ class ChatEdits:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._deleted_ids: list[int] = []
-        """The last deleted at the end."""
+        """Deleted chats, the last at the end."""
 
     @property
     def can_undo(self) -> bool:
-        """Whether a chat was deleted that can be brought back."""
+        """Whether a deleted chat can be restored."""
         return bool(self._deleted_ids)
 
     def rename(self, conversation_id: int, title: str) -> str:
-        """Give it a title; an empty one takes the title away."""
+        """Rename it; an empty title removes it."""
         self._store.rename(conversation_id, title)
         return self._display_title(conversation_id)
 
     def toggle_pinned(self, conversation_id: int) -> tuple[str, bool]:
-        """Keep it at the top, or no longer; gives whether it is there now too."""
+        """Pin or unpin it; also return whether it is pinned now."""
         pinned = not self._store.conversation(conversation_id).pinned
         self._store.set_pinned(conversation_id, pinned)
         return self._display_title(conversation_id), pinned
 
     def delete(self, conversation_id: int) -> str:
-        """Put it into the trash."""
+        """Move it to the trash."""
         name = self._display_title(conversation_id)
         self._store.trash(conversation_id)
         self._deleted_ids.append(conversation_id)
         return name
 
     def undo(self) -> tuple[str, int]:
-        """Bring back the one that was deleted last; gives its id too.
+        """Restore the last deleted one; also return its id.
 
         Raises:
             UsageError: there is none.
         """
         if not self._deleted_ids:
-            raise UsageError("There is no deleted chat to bring back.")
+            raise UsageError("There is no deleted chat to restore.")
         conversation_id = self._deleted_ids.pop()
         self._store.restore(conversation_id)
         return self._display_title(conversation_id), conversation_id

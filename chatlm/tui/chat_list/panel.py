@@ -1,4 +1,4 @@
-"""Search box, list or hits, key hints."""
+"""The chat list panel: search box, list or results, key hints."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from chatlm.tui.widgets.hints import Hints
 from chatlm.tui.workers import WriteQueue
 
 SEARCH_DELAY_SECONDS = 0.15
-"""Seconds without a key before a search begins."""
+"""Seconds without a key press before a search starts."""
 
 
 @dataclass
 class SearchFinished(Message):
-    """A search has ended."""
+    """The results of a search."""
 
     query: str
     hits: Sequence[ChatSearchHit] = ()
@@ -42,12 +42,12 @@ class SearchFinished(Message):
 
 
 class ChatsPanel(Vertical):
-    """What is typed into the box is looked for in all chats; an empty box shows the list of them.
+    """Searches all chats for the text in the box; an empty box shows the list.
 
     Args:
         store: where the chats are.
-        now: the present moment, for the headings.
-        write_queue: makes what is changed in them.
+        now: returns the current time, for the headings.
+        write_queue: runs the changes.
     """
 
     DEFAULT_CSS = """
@@ -78,14 +78,14 @@ class ChatsPanel(Vertical):
         self._hit_list = HitList()
         self._search_timer: Timer | None = None
         self._search_running = False
-        """Whether a search is running; the next one waits for its end."""
+        """Whether a search is running; the next one waits for it."""
         self._shown_query = ""
-        """The words whose hits are shown."""
+        """The query of the current results."""
         self._after_search: Callable[[], None] | None = None
-        """What the person wants as soon as the hits are there."""
+        """Called when the results are there."""
 
     def compose(self) -> ComposeResult:
-        """Box, list, hits, keys."""
+        """Yield the box, the list, the results and the key hints."""
         yield self._search_box
         yield self.chat_list
         yield self._hit_list
@@ -102,14 +102,14 @@ class ChatsPanel(Vertical):
             self._start_search()
 
     def focus_list(self) -> None:
-        """Give the keys to the list, or to what was found, or to the box when that is nothing."""
+        """Focus the list or the results, or the box if they are empty."""
         if not self.has_class("-searching"):
             self.screen.set_focus(self.chat_list)
         else:
             self.screen.set_focus(self._hit_list if self._hit_list.hits else self._search_box)
 
     def search(self, query: str = "") -> None:
-        """Look for words, and go to what is found; without words, let the person type them."""
+        """Search and focus the results; without a query, focus the box."""
         with self.prevent(SearchBox.Changed):
             self._search_box.value = query
         self.screen.set_focus(self._search_box)
@@ -120,32 +120,32 @@ class ChatsPanel(Vertical):
             self._show_list()
 
     def leave_search(self) -> bool:
-        """From the box or the hits go back to the list; False when the person is in neither."""
+        """Go back from box or results to the list; return False if neither has the focus."""
         if self.screen.focused not in (self._search_box, self._hit_list):
             return False
         self.reset_search()
         return True
 
     def reset_search(self) -> None:
-        """Forget what was looked for, and give the keys to the list."""
+        """Clear the search and focus the list."""
         self._search_box.value = ""
         self._show_list()
         self.focus_list()
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
-        """See `ChatList.rename_chat`."""
+        """Rename a chat in the list."""
         self.chat_list.rename_chat(conversation_id, title)
 
     def pin_chat(self, conversation_id: int) -> None:
-        """See `ChatList.pin_chat`."""
+        """Pin or unpin a chat in the list."""
         self.chat_list.pin_chat(conversation_id)
 
     def delete_chat(self, conversation_id: int) -> None:
-        """See `ChatList.delete_chat`."""
+        """Delete a chat from the list."""
         self.chat_list.delete_chat(conversation_id)
 
     def undo_delete(self) -> None:
-        """See `ChatList.undo_delete`."""
+        """Restore the last deleted chat."""
         self.chat_list.undo_delete()
 
     @property
@@ -172,7 +172,7 @@ class ChatsPanel(Vertical):
         self._run_after_search(self.focus_list)
 
     def _run_after_search(self, action: Callable[[], None]) -> None:
-        """Do it now if what is below belongs to the words in the box, else when it does."""
+        """Run the callback when the results belong to the text in the box."""
         if self._search_text == self._shown_query:
             action()
         else:
@@ -193,7 +193,7 @@ class ChatsPanel(Vertical):
         self._search_timer = self.set_timer(SEARCH_DELAY_SECONDS, self._start_search)
 
     def _start_search(self) -> None:
-        """Search for what stands in the box now, after the search that is running."""
+        """Search for the text in the box, after any running search."""
         if self._search_running:
             self._schedule_search()
         elif self._search_text:
@@ -226,18 +226,18 @@ class ChatsPanel(Vertical):
 
 
 SNIPPET_LEAD, SNIPPET_LENGTH = 16, 64
-"""Characters of a snippet before its first hit, and in all: some three rows of the list."""
+"""Characters of a snippet before its first match and in total: about three rows."""
 
 
 MATCH_STYLE = "bold underline $text"
-"""How the words that were looked for are drawn."""
+"""Style of the matched words."""
 
 
 ROLE_LABELS = {"user": "you", "assistant": "reply", "system": "system"}
 
 
 class HitRow(Option):
-    """One hit."""
+    """A row with one result."""
 
     def __init__(self, prompt: Content, hit: ChatSearchHit) -> None:
         super().__init__(prompt)
@@ -245,7 +245,7 @@ class HitRow(Option):
 
 
 class HitList(RowList):
-    """Enter or a click opens the chat at the turn that was found."""
+    """Search results; Enter or a click opens the chat at the turn."""
 
     DEFAULT_CSS = """
     HitList { display: none; }
@@ -259,10 +259,10 @@ class HitList(RowList):
     def __init__(self) -> None:
         super().__init__(id="hits", markup=False)
         self.hits: Sequence[ChatSearchHit] = ()
-        """What is shown."""
+        """The results in the list."""
 
     def show_hits(self, hits: Sequence[ChatSearchHit], query: str) -> None:
-        """Replace what is shown by these hits, or say that no chat holds the words."""
+        """Show these results, or that there are none."""
         row = self.highlighted if hits == self.hits else None
         self.hits = hits
         self.clear_options()
@@ -270,7 +270,7 @@ class HitList(RowList):
         self.highlighted = row
 
     def action_leave(self) -> None:
-        """Give the search up."""
+        """Cancel the search."""
         self.post_message(SearchBox.Closed())
 
     @on(OptionList.OptionSelected)
@@ -281,19 +281,19 @@ class HitList(RowList):
 
 
 def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
-    """What is posted to open the chat at the turn that was found."""
+    """Return the message that opens the chat at the turn."""
     return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
 
 
 def _no_hits(query: str) -> Content:
     return Content(
-        f"No chat says “{one_line(query, 60)}”.\n\nOne message must hold all the"
-        " words; the last may be unfinished."
+        f"No results for “{one_line(query, 60)}”.\n\nAll words must be in one"
+        " message; the last may be incomplete."
     )
 
 
 def _hit_rows(hits: Iterable[ChatSearchHit]) -> Iterator[Option]:
-    """Hits with headings; a chat's title stands above its first of several."""
+    """Yield results with headings; a chat's title precedes its first result."""
     group, chat = "", 0
     for hit in hits:
         heading = "Titles" if hit.role is None else "Messages"
@@ -309,7 +309,7 @@ def _hit_rows(hits: Iterable[ChatSearchHit]) -> Iterator[Option]:
 
 
 def _snippet(hit: ChatSearchHit) -> Content:
-    """The words around the first hit, every hit marked."""
+    """Return the text around the first match, with all matches marked."""
     start, end = _snippet_window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
     parts: list[str | tuple[str, str]] = []
     if hit.role is not None:
@@ -326,7 +326,7 @@ def _snippet(hit: ChatSearchHit) -> Content:
 
 
 def _snippet_window(snippet: str, left: int, right: int) -> tuple[int, int]:
-    """Where the part around a hit begins and ends, between words where there are spaces."""
+    """Return start and end of the snippet around a match, at word boundaries if possible."""
     start = snippet.rfind(" ", 0, max(left - SNIPPET_LEAD, 0)) + 1
     end = start + SNIPPET_LENGTH
     if end >= len(snippet):

@@ -1,4 +1,4 @@
-"""Row text, groups by day; list and search box base widgets."""
+"""Row texts and date headings of the chat list; base widgets for lists and the search box."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chatlm.tui.widgets.inputs import LineInput
 UNTITLED = "Untitled"
 
 
-NO_CHATS = Content("No chats yet.\n\nWhat you write to the model\nis kept here.")
+NO_CHATS = Content("No chats yet.\n\nYour conversations\nappear here.")
 
 
 _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
@@ -56,12 +56,12 @@ def chat_row(chat: ChatListEntry, *, current_id: int | None, answering_id: int |
 
 
 def chat_group(chat: ChatListEntry, now: datetime) -> str:
-    """The heading that a chat stands under."""
+    """Return the heading of a chat."""
     return "Pinned" if chat.pinned else day_group(chat.updated, now)
 
 
 def day_group(when: datetime, now: datetime) -> str:
-    """A time by the person's own calendar: a day, this week since Monday, or a month."""
+    """Return the local date group of a time: a day, this week since Monday, or a month."""
     day, today = when.astimezone().date(), now.astimezone().date()
     if day >= today:
         return "Today"
@@ -73,7 +73,7 @@ def day_group(when: datetime, now: datetime) -> str:
 
 
 class RowList(OptionList):
-    """Rows to choose from: Up from the first goes to the search box, Down stays on the last."""
+    """A list in which Up from the first row focuses the search box."""
 
     DEFAULT_CSS = """
     RowList {
@@ -106,11 +106,11 @@ class RowList(OptionList):
 
     @property
     def is_focused_widget(self) -> bool:
-        """Whether the keys come here, now or after a card is closed; `has_focus` lags behind."""
+        """Whether it has the focus, now or after a card closes; `has_focus` lags behind."""
         return self.screen.focused is self
 
     def on_focus(self) -> None:
-        """Have something for Enter to open."""
+        """Highlight a row, so that Enter opens it."""
         if self.highlighted is None:
             self.action_first()
             self.refresh_bindings()
@@ -123,7 +123,7 @@ class RowList(OptionList):
             self.highlighted = row
 
     def action_search(self) -> None:
-        """Go to the search box at once: what is typed next belongs there."""
+        """Focus the search box at once, so that the next keys reach it."""
         self.screen.set_focus(self.screen.query_one(SearchBox))
 
     def action_first(self) -> None:
@@ -165,42 +165,42 @@ class SearchBox(LineInput):
     """Enter asks for the first hit, as `Submitted`; Down for what is below, as `FocusBelow`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "open the first"),
-        Binding("down,enter", "to_chats", "to the chats"),
-        Binding("down", "to_hits", "to the hits"),
+        Binding("enter", "submit", "open first result"),
+        Binding("down,enter", "to_chats", "back to the chats"),
+        Binding("down", "to_hits", "to the results"),
         Binding("escape", "leave", "back", priority=True),
     ]
 
     @dataclass
     class FocusBelow(Message):
-        """The person wants to be among the chats, or among what was found."""
+        """The user moves to the list or the results."""
 
     @dataclass
     class Closed(Message):
-        """The person is done with searching."""
+        """The user leaves the search."""
 
     def __init__(self) -> None:
         super().__init__(placeholder="Search all chats", select_on_focus=False)
 
     def watch_value(self, value: str) -> None:
-        """The keys say what is below."""
+        """Update the key hints."""
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hits are shown for words only."""
+        """Results exist only for a non-empty query."""
         searching = bool(self.value.strip())
         if action in ("submit", "to_hits"):
             return searching
         return action != "to_chats" or not searching
 
     def action_to_chats(self) -> None:
-        """Go on to the chats."""
+        """Focus the chats."""
         self.post_message(self.FocusBelow())
 
     def action_to_hits(self) -> None:
-        """Go on to what was found."""
+        """Focus the results."""
         self.post_message(self.FocusBelow())
 
     def action_leave(self) -> None:
-        """Give the search up."""
+        """Cancel the search."""
         self.post_message(self.Closed())

@@ -1,1 +1,1 @@
-"""Where the user writes."""
+"""The composer: drafts, completion, attachments and folded pastes."""

@@ -1,4 +1,4 @@
-"""Files that a message names as `@path`: found, read and put into it; draws nothing."""
+"""Find, read and insert the files that a message mentions as `@path`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FileReader = Callable[[Path, str], str]
 
 
 TokenCounter = Callable[[str], int | None]
-"""Tokens of a text; None while no model is there."""
+"""Returns the tokens of a text; None while no model is loaded."""
 
 
 _MENTION = re.compile(r"""(?<![^\s(\["'])@(?:("(?:[^"\\\n]|\\.)*")|([^\s"]\S*))""")
@@ -27,17 +27,17 @@ _BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1`*[ \t]*$", re.MULTILINE | re.DOTAL
 
 
 _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
-"""What may follow a path without belonging to it."""
+"""Punctuation that may follow a path without being part of it."""
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file named in a text."""
+    """A file mentioned in a text."""
 
     start: int
-    """Where in the text it is named."""
+    """Start and end of the mention."""
     mention: str
-    """How it is named there, with the @."""
+    """The mention as typed, with the @."""
     raw_path: str
     """The path as it was typed."""
     path: Path
@@ -45,11 +45,11 @@ class Attachment:
 
 @dataclass(frozen=True)
 class AttachmentCost:
-    """What a file adds to the message."""
+    """Size of an attached file."""
 
     name: str
     tokens: int | None
-    """None while no model is there to count them."""
+    """None while no model is loaded."""
     characters: int
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class AttachmentCost:
 
 
 def format_mention(raw_path: str) -> str:
-    """How a path is named in a message: in quotes, as a JSON string, where it is not plain."""
+    """Return the mention of a path, quoted as a JSON string if necessary."""
     plain = f"@{raw_path}"
     match = _MENTION.fullmatch(plain)
     if (
@@ -72,9 +72,9 @@ def format_mention(raw_path: str) -> str:
 
 
 def find_attachments(text: str, folder: Path) -> list[Attachment]:
-    """The files that the text names and that are there; other words with an @ stay words.
+    """Return the existing files that the text mentions; other words with an @ are ignored.
 
-    What stands in a code block names no file.
+    Code blocks mention no files.
     """
     code = [match.span() for match in _BLOCK.finditer(text)]
     found = []
@@ -91,7 +91,7 @@ def find_attachments(text: str, folder: Path) -> list[Attachment]:
 
 
 def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
-    """The paths that the words may mean, and where each ends in the text."""
+    """Return the possible paths of a mention, each with its end in the text."""
     quoted, bare = match.groups()
     if quoted is not None:
         try:
@@ -103,7 +103,7 @@ def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
 
 
 def resolve_path(raw_path: str, folder: Path) -> Path | None:
-    """The path that was typed, if anything is there; `~` is the home folder."""
+    """Return the path if it exists; `~` is the home folder."""
     try:
         path = folder / Path(raw_path).expanduser()
         return path if raw_path and path.exists() else None
@@ -112,7 +112,7 @@ def resolve_path(raw_path: str, folder: Path) -> Path | None:
 
 
 def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
-    """The text with each file named plainly, so that it is attached once only."""
+    """Return the text with plain file names instead of mentions."""
     for file in sorted(attachments, key=lambda file: file.start, reverse=True):
         behind = text[file.start + len(file.mention) :]
         text = text[: file.start] + one_line(file.raw_path, MAX_NAME_WIDTH) + behind
@@ -120,7 +120,7 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
 
 
 def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> list[str]:
-    """Return the text of each file, once, as it is put below the message.
+    """Return the block of each file, once.
 
     Raises:
         UsageError: a file cannot be read.
@@ -134,7 +134,7 @@ def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> l
 def attachment_cost(
     attachment: Attachment, count_tokens: TokenCounter, read_file: FileReader
 ) -> AttachmentCost | UsageError:
-    """What the file would add now, or why it cannot be added."""
+    """Return the size of a file, or the error that prevents attaching it."""
     try:
         text = format_block(attachment.raw_path, read_file(attachment.path, attachment.raw_path))
     except UsageError as error:
@@ -143,7 +143,7 @@ def attachment_cost(
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:
-    """Each cost in a few words; more than two are added up."""
+    """Return short texts of the costs; more than two are summed up."""
     costs = list(costs)
     known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
     failed = [cost.message for cost in costs if isinstance(cost, UsageError)]

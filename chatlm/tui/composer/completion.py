@@ -1,4 +1,4 @@
-"""Commands, arguments, files; the popup."""
+"""Completion of commands, arguments and file mentions, and its popup."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.composer.folds import FoldingArea
 
 MAX_FOLDER_ENTRIES = 5000
-"""Files of one folder that are looked at."""
+"""Maximum number of files read from one folder."""
 
 
 MAX_CANDIDATES = 100
-"""Candidates that are offered at most."""
+"""Maximum number of candidates."""
 
 
 _COMMAND = re.compile(r"/([^\s/]*)")
@@ -46,21 +46,21 @@ _FILE = re.compile(r"""(?<![^\s(\["'])@(?:"([^"\n]*)|([^\s"]*))$""")
 
 
 Completer = Callable[[str], Sequence[str]]
-"""The values an argument may have, given what was typed of it."""
+"""Returns the values of an argument that match a prefix."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to go on."""
+    """A completion candidate."""
 
     insert: str
-    """Takes the place of what was typed."""
+    """Replaces the typed text."""
     label: str
     detail: str = ""
     completes_message: bool = False
-    """Whether it makes the message complete, so that Enter sends it at once."""
+    """Whether it completes the message, so that Enter sends it at once."""
     continues: bool = False
-    """Whether more can be completed behind it."""
+    """Whether completion continues after it."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def complete(
     *,
     is_whole_message: bool,
 ) -> Completion | None:
-    """What may stand at the cursor; None where nothing is to be completed.
+    """Return the completion at the cursor; None for none.
 
     Args:
-        line_before_cursor: the cursor's line up to the cursor.
-        commands: those that can be typed.
+        line_before_cursor: the line up to the cursor.
+        commands: the slash commands.
         completers: completes a command's argument, by the command's name.
         folder: where paths start.
         is_whole_message: whether `line_before_cursor` is the whole message, as a command is.
@@ -104,9 +104,9 @@ def complete(
 
 
 def rank_names(query: str, names: Iterable[str]) -> list[str]:
-    """The names that are like what was typed: it is or begins them, is in them, or its letters are.
+    """Return matching names: equal, by prefix, by substring, or by subsequence, in this order.
 
-    Where two are alike, the order stays.
+    The sort is stable.
     """
     wanted = query.casefold()
 
@@ -124,9 +124,9 @@ def rank_names(query: str, names: Iterable[str]) -> list[str]:
 
 
 def complete_path(raw_path: str, folder: Path) -> list[str]:
-    """Files and folders, ending in a slash, that what was written may become.
+    """Return matching files and folders; folders end in a slash.
 
-    One level of one folder, and hidden ones only when the name begins with a dot.
+    Only one level, and hidden ones only if the name starts with a dot.
     """
     head, slash, last = raw_path.rpartition("/")
     place = resolve_path(head + slash or ".", folder)
@@ -145,7 +145,7 @@ def complete_path(raw_path: str, folder: Path) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _list_folder(folder: Path, mtime_ns: int) -> list[str]:
-    """The names in a folder, sorted; read again when its time of change is another."""
+    """Return the sorted names in a folder, cached by its modification time."""
     with os.scandir(folder) as entries:
         return sorted(
             (entry.name for entry in islice(entries, MAX_FOLDER_ENTRIES)), key=str.casefold
@@ -207,7 +207,7 @@ def _complete_mention(match: re.Match[str], folder: Path) -> Completion | None:
 
 
 def _unquote_partial(partial: str) -> str:
-    """The path in a JSON string that is not closed yet."""
+    """Return the path in an unterminated JSON string."""
     try:
         return str(json.loads(f'"{partial}"'))
     except ValueError:
@@ -227,7 +227,7 @@ def _make_completion(
 
 
 class CompletingArea(FoldingArea):
-    """Offers what may be typed next in a list above itself, which it puts there.
+    """A text area with a completion list above it.
 
     Args:
         slash_commands: the slash commands.
@@ -249,7 +249,7 @@ class CompletingArea(FoldingArea):
     ) -> None:
         self._popup = CompletionList(self._accept)
         self._last_lookup: tuple[str, bool] = ("", False)
-        """What the list's candidates were made from."""
+        """Input of the current completion."""
         super().__init__(id=id, placeholder=placeholder)
         self._commands = {command.name: command for command in slash_commands}
         self._completers = completers
@@ -257,12 +257,12 @@ class CompletingArea(FoldingArea):
         self._key_actions = _editing_actions()
 
     def on_mount(self) -> None:
-        """Put the list above."""
+        """Mount the list above."""
         if isinstance(self.parent, Widget):
             self.parent.mount(self._popup, before=self)
 
     def on_blur(self) -> None:
-        """Nothing is typed here now."""
+        """Close the list."""
         self.close_completion()
 
     @property
@@ -271,22 +271,22 @@ class CompletingArea(FoldingArea):
         return True
 
     def action_send(self) -> None:
-        """What Enter does; a completion that makes the message complete does it too."""
+        """Send the message; also run by a completion that completes the message."""
         raise NotImplementedError
 
     def close_completion(self) -> bool:
-        """Close the list; False when it is closed already."""
+        """Close the list; return False if it was closed."""
         was_open = self._popup.completion is not None
         self._popup.show_completion(None)
         return was_open
 
     def watch_selection(self) -> None:
-        """Follow the cursor, and what is typed at it."""
+        """Update the completion when the cursor moves."""
         if self._popup.completion is not None:
             self.update_completion()
 
     async def _on_key(self, event: events.Key) -> None:
-        """Act at once; a binding that bubbles up to the app would act after keys typed later."""
+        """Handle keys at once; a binding that bubbles up would run after later keys."""
         event.prevent_default()
         action = self._key_actions.get(event.key, "")
         if self._popup.completion is not None and self._handle_popup_key(event.key, action):
@@ -300,7 +300,7 @@ class CompletingArea(FoldingArea):
             self.update_completion()
 
     def _handle_popup_key(self, key: str, action: str) -> bool:
-        """Use a key for the open list; False when it means what it always does."""
+        """Handle a key of the open list; return False for other keys."""
         completion, candidate = self._popup.completion, self._popup.highlighted_candidate
         assert completion is not None  # noqa: S101
         if key == "tab":
@@ -318,7 +318,7 @@ class CompletingArea(FoldingArea):
         return True
 
     def _accept(self, candidate: Candidate, *, send: bool = False) -> None:
-        """Put a candidate in place of what was typed of it."""
+        """Insert a candidate in place of the typed text."""
         completion = self._popup.completion
         self.close_completion()
         if completion is None:
@@ -333,7 +333,7 @@ class CompletingArea(FoldingArea):
             self.action_send()
 
     def update_completion(self) -> None:
-        """Offer what may stand at the cursor."""
+        """Show the completion at the cursor."""
         row, column = self.cursor_location
         line = self.document[row]
         whole = self.document.line_count == 1 and column == len(line)
@@ -355,13 +355,13 @@ class CompletingArea(FoldingArea):
 
 
 def _is_fully_typed(candidate: Candidate, completion: Completion) -> bool:
-    """Whether all of it is typed, and Enter need not wait for more."""
+    """Whether the candidate is already typed in full."""
     typed = candidate.insert.strip() == completion.prefix.strip()
     return typed and (candidate.completes_message or not candidate.continues)
 
 
 def _editing_actions() -> dict[str, str]:
-    """What the area does itself for each key; ours come last and win."""
+    """Return the actions of the text area by key; those of the composer take precedence."""
     theirs = [binding for binding in TextArea.BINDINGS if isinstance(binding, Binding)]
     keys = [(binding.key, binding.action) for binding in theirs]
     keys += [
@@ -371,15 +371,15 @@ def _editing_actions() -> dict[str, str]:
 
 
 VISIBLE_ROWS = 8
-"""Candidates that are shown at once."""
+"""Candidates visible at once."""
 
 
 LABEL_WIDTH = 19
-"""Cells of a label that has something beside it."""
+"""Width of a label that has a detail beside it."""
 
 
 class CompletionList(OptionList, can_focus=False):
-    """Lies over what is above it, so that nothing moves; the keys stay where they were.
+    """The completion popup, an overlay that never takes the focus.
 
     Args:
         accept: called with the candidate that was clicked.
@@ -424,7 +424,7 @@ class CompletionList(OptionList, can_focus=False):
 
     @property
     def completion(self) -> Completion | None:
-        """What is offered; None while the list is closed."""
+        """The current completion; None while the list is closed."""
         return self._completion
 
     @property

@@ -1,4 +1,4 @@
-"""Composer: the one TextArea subclass; file costs."""
+"""The composer: sending, slash commands, history, edits and attachment costs."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from chatlm.tui.composer.completion import Candidate, Completer, CompletingArea
 from chatlm.tui.composer.drafts import Draft, MessageHistory, sanitise
 
 SCAN_DELAY_SECONDS = 0.5
-"""Seconds after a change, at most, until what is typed is looked at as a whole."""
+"""Maximum seconds from a change to the scan of the whole text."""
 
 
 AttachmentCosts = Mapping[Attachment, AttachmentCost | UsageError]
 
 
 class AttachingArea(CompletingArea):
-    """Knows the files that are named, and counts their tokens in a thread.
+    """A text area that finds attachments and counts their tokens in a thread.
 
     Args:
         typed, values, folder: see `CompletingArea`.
-        count_tokens: what a text costs; called in a thread.
+        count_tokens: returns the tokens of a text; called in a thread.
         read_file: reads attached files; called in a thread too.
     """
 
     @dataclass
     class FilesCounted(Message):
-        """The files that `text` names, and what each adds to it."""
+        """Costs of the files that `text` mentions."""
 
         text: str
         costs: AttachmentCosts
@@ -66,10 +66,10 @@ class AttachingArea(CompletingArea):
         self._scan_timer: Timer | None = None
 
     def attach_file(self, path: str) -> None:
-        """Name a file at the cursor.
+        """Insert a file mention at the cursor.
 
         Raises:
-            UsageError: it is missing, not readable, no text or too large.
+            UsageError: it is missing, unreadable, not text, or too large.
         """
         name = one_line(path, MAX_NAME_WIDTH)
         found = attachments.resolve_path(path, self._folder)
@@ -85,14 +85,14 @@ class AttachingArea(CompletingArea):
         self.recount_files()
 
     def recount_files(self) -> None:
-        """Count the files now; also when a model has come that can."""
+        """Count the files now, for example after a model was loaded."""
         self._count_files(self.text, {})
 
     def with_attachments(self, text: str) -> str:
-        """The text, unfolded, and below it the text of each file that it names.
+        """Return the unfolded text followed by the blocks of the attached files.
 
         Raises:
-            UsageError: a file cannot be read, or is gone since it was counted.
+            UsageError: a file cannot be read.
         """
         files = attachments.find_attachments(text, self._folder)
         words = {file.mention for file in files}
@@ -102,19 +102,19 @@ class AttachingArea(CompletingArea):
         return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
 
     def scan_text(self) -> None:
-        """Look at what was typed as a whole."""
+        """Scan the whole text."""
         if "@" in self.text:
             self._count_files(self.text, self._costs)
 
     def border_notes(self) -> list[str]:
-        """What the border says below: for each file what it adds."""
+        """Return the notes of the bottom border: the cost of each file."""
         text = self.text
         return attachments.summarise_costs(
             cost for file, cost in self._costs.items() if file.mention in text
         )
 
     def update_border(self) -> None:
-        """Bring the border up to date."""
+        """Update the border."""
         notes = Content(" │ ".join(self.border_notes()))
         if notes.markup != (self.border_subtitle or ""):
             self.border_subtitle = notes
@@ -154,21 +154,21 @@ class AttachingArea(CompletingArea):
 
 @dataclass(frozen=True)
 class TemporaryEdit:
-    """Something else that is being written; `saved_draft` waits for it and comes back."""
+    """A temporary text, such as an edited message; `saved_draft` is restored after it."""
 
     title: str
     saved_draft: Draft
     message_position: int | None = None
-    """Which message is being changed; None while it is a command."""
+    """Position of the edited message; None for a command."""
 
 
 class Composer(AttachingArea):
-    """Sends with Enter and keeps its text until it is told that all went well.
+    """The text area for messages and commands; a sent text stays until it is confirmed.
 
     Args:
-        slash_commands: the slash commands; None for all that can be typed.
+        slash_commands: the slash commands; None for all.
         history: the messages sent before, newest first.
-        count_tokens: what a text costs, None while no model is there; called in a thread.
+        count_tokens: returns the tokens of a text; called in a thread.
         completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start; None for the working directory.
@@ -197,28 +197,28 @@ class Composer(AttachingArea):
 
     @dataclass
     class Submitted(Message):
-        """The person wants this text, which is not blank, to be sent; `sent` says that it was."""
+        """The user sent this non-blank text; `confirm_submitted` clears it."""
 
         text: str
         draft: Draft
-        """As it stood here."""
+        """The draft that was sent."""
         temporary_edit: TemporaryEdit | None = None
 
         @property
         def edited_position(self) -> int | None:
-            """What `begin_edit` was given: which message it replaces."""
+            """Position of the message it replaces."""
             return self.temporary_edit.message_position if self.temporary_edit else None
 
     @dataclass
     class CommandEntered(Message):
-        """The person typed a command; nothing of it is left in the composer."""
+        """The user entered a command, which was removed from the composer."""
 
         name: str
         argument: str
 
     @dataclass
     class DraftChanged(Message):
-        """What is typed has changed; `state` has it."""
+        """The draft has changed."""
 
     def __init__(
         self,
@@ -242,26 +242,26 @@ class Composer(AttachingArea):
         )
         self._message_history = MessageHistory(history)
         self._last_recall: tuple[str, Location] | None = None
-        """Text and cursor as the last step through the history left them."""
+        """Text and cursor after the last history step."""
         self._temporary_edit: TemporaryEdit | None = None
         self._last_submitted: Composer.Submitted | None = None
-        """The message that is on its way, or the last one that was."""
+        """The last submitted message."""
         self._last_state = ""
-        """The state that was known last."""
+        """The last announced draft."""
 
     def outgoing_message(self) -> str:
-        """What Enter would send now: pastes unfolded, files put in.
+        """Return what Enter would send: pastes unfolded, files inserted.
 
         Raises:
-            UsageError: a file cannot be attached, or a command is typed.
+            UsageError: a file cannot be attached, or the text is a command.
         """
         meaning = self._parse_input()
         if not isinstance(meaning, str):
-            raise UsageError("What is typed is a command", hint=commands_module.DOUBLE_SLASH_HINT)
+            raise UsageError("This is a command", hint=commands_module.DOUBLE_SLASH_HINT)
         return self.with_attachments(meaning)
 
     def action_send(self) -> None:
-        """Post the message or the command, unless nothing is typed."""
+        """Post the message or the command, unless it is blank."""
         self.close_completion()
         if not self.text.strip():
             return
@@ -275,7 +275,7 @@ class Composer(AttachingArea):
             self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
     def confirm_submitted(self, message: Submitted) -> None:
-        """The message is on its way: forget it, and keep what was typed since."""
+        """Remove a sent message, and keep text typed since."""
         whole, posted = self.draft, message.draft.text
         since = whole.text.removeprefix(posted) if whole.text.startswith(posted) else ""
         before = message.temporary_edit.saved_draft if message.temporary_edit else Draft()
@@ -285,7 +285,7 @@ class Composer(AttachingArea):
         self.set_draft(before + Draft.with_used_pastes(since, whole.pastes))
 
     def restore_unsent(self, text: str) -> None:
-        """Show a text again that could not be sent, before what was typed since."""
+        """Restore an unsent text before text typed since."""
         typed, back = self.draft, Draft(sanitise(text))
         if self._last_submitted is not None and self._last_submitted.text == text:
             back = self._last_submitted.draft
@@ -297,11 +297,11 @@ class Composer(AttachingArea):
         self.set_draft(back + Draft("\n") + typed if typed.text else back)
 
     def dump_draft(self) -> str:
-        """Everything that was typed, to be kept; empty when there is nothing."""
+        """Serialise the draft; empty if there is none."""
         return self._main_draft.dump()
 
     def load_draft(self, state: str) -> None:
-        """Show what `state` gave, in place of what stands here; any other string as a text."""
+        """Load a serialised draft; any other string is plain text."""
         self._set_temporary_edit(None)
         self._last_submitted = None
         self._message_history.reset()
@@ -310,22 +310,22 @@ class Composer(AttachingArea):
 
     @property
     def editing(self) -> bool:
-        """Whether a message or a command is being written for which the draft waits."""
+        """Whether a temporary text is being edited."""
         return self._temporary_edit is not None
 
     def begin_edit(self, text: str, title: str, message_position: int) -> None:
-        """Let the person change a message that was sent; what was being written waits.
+        """Edit a sent message; the current draft is restored afterwards.
 
         Args:
             text: the message.
             title: shown in the border, such as `editing message 3`.
-            message_position: which message it is; `Sent` has it again.
+            message_position: its position, repeated in `Submitted`.
         """
         self._set_temporary_edit(TemporaryEdit(title, self._main_draft, message_position))
         self.set_draft(Draft(sanitise(text)))
 
     def begin_command(self, command: Command) -> None:
-        """Let the person type a command's argument; what was being written waits."""
+        """Type a command's argument; the current draft is restored afterwards."""
         self._set_temporary_edit(
             TemporaryEdit(f"/{command.name} {command.argument}", self._main_draft)
         )
@@ -333,7 +333,7 @@ class Composer(AttachingArea):
         self.update_completion()
 
     def end_edit(self) -> bool:
-        """Leave the message or the command, and go on with the draft; False when there is none."""
+        """End the temporary edit and restore the draft; return False if there is none."""
         aside = self._temporary_edit
         if aside is not None:
             self._set_temporary_edit(None)
@@ -342,42 +342,42 @@ class Composer(AttachingArea):
 
     @property
     def accepts_commands(self) -> bool:
-        """A message that is edited is one, whatever it begins with."""
+        """An edited message is never a command."""
         return self._temporary_edit is None or self._temporary_edit.message_position is None
 
     def action_newline(self) -> None:
-        """Begin a new line at the cursor."""
+        """Insert a newline at the cursor."""
         self.insert("\n")
         self.scroll_cursor_visible()
 
     def action_cursor_up(self, select: bool = False) -> None:
-        """Move up, or from the first line to the message before."""
+        """Move up, or from the first line to the previous message."""
         first = self.navigator.is_first_wrapped_line(self.cursor_location)
         if select or not self._recall_message(1, at_edge=first):
             super().action_cursor_up(select)
 
     def action_cursor_down(self, select: bool = False) -> None:
-        """Move down, or from the last line to the message after."""
+        """Move down, or from the last line to the next message."""
         last = self.navigator.is_last_wrapped_line(self.cursor_location)
         if select or not self._recall_message(-1, at_edge=last):
             super().action_cursor_down(select)
 
     def set_draft(self, draft: Draft) -> None:
-        """Put a draft in place of what stands here."""
+        """Replace the text by a draft."""
         super().set_draft(draft)
         self.close_completion()
         self.update_border()
 
     def border_notes(self) -> list[str]:
-        """The keys that leave an edit and unfold a paste, and what files cost."""
+        """Return the notes of the bottom border: keys and attachment costs."""
         keys = commands.key_of
-        does = "runs it" if self.accepts_commands else "asks again in a fork"
-        aside = f"{keys('send')} {does} · {keys('stop')} leaves it"
+        does = "runs" if self.accepts_commands else "resends in a fork"
+        aside = f"{keys('send')} {does} · {keys('stop')} cancels"
         unfold = f"{keys('unfold')} unfolds"
         return [aside] * self.editing + super().border_notes() + [unfold] * self.has_folds
 
     def scan_text(self) -> None:
-        """Say that there is something to keep."""
+        """Announce a changed draft."""
         super().scan_text()
         state = self.dump_draft()
         if state != self._last_state:
@@ -392,7 +392,7 @@ class Composer(AttachingArea):
         )
 
     def _submit_text(self, text: str) -> None:
-        """What is typed while the message is looked at comes behind it."""
+        """Hold back text typed while the message is checked."""
         message = self.Submitted(text, self.draft, self._temporary_edit)
         self.move_cursor(self.document.end)
         self.post_message(message)
@@ -405,7 +405,7 @@ class Composer(AttachingArea):
 
     @property
     def _main_draft(self) -> Draft:
-        """The draft, whether it stands here or waits."""
+        """The draft, shown or saved during a temporary edit."""
         return self._temporary_edit.saved_draft if self._temporary_edit else self.draft
 
     def _set_temporary_edit(self, temporary_edit: TemporaryEdit | None) -> None:
@@ -414,7 +414,7 @@ class Composer(AttachingArea):
         self.border_title = Content(one_line(temporary_edit.title, 60)) if temporary_edit else None
 
     def _recall_message(self, steps: int, *, at_edge: bool) -> bool:
-        """Walk on if the cursor is at the edge or where the last step left it; False if not."""
+        """Step through the history if the cursor is at the edge; return False if not."""
         stands = (self.text, self.cursor_location)
         if self.editing or not (
             at_edge or (self._message_history.browsing and stands == self._last_recall)

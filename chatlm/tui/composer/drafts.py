@@ -1,4 +1,4 @@
-"""Draft value, background saving, history of sent messages."""
+"""Drafts with folded pastes, their background saving, and the message history."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from chatlm.store.store import Store
 from chatlm.text import escape_controls
 
 PLACEHOLDER_START, PLACEHOLDER_END = "\ufdd0", "\ufdd1"
-"""Around a placeholder. Unicode keeps these two for a program's inner use and `clean` lets none
-through, so nobody can type or paste a placeholder."""
+"""Delimiters of a placeholder: Unicode noncharacters that `sanitise` removes from all
+input, so that nobody can type or paste a placeholder."""
 
 
 FOLD_LINES = 12
 
 
 FOLD_CHARACTERS = 1500
-"""A paste with more than either is folded."""
+"""A paste above either limit is folded."""
 
 
 _PLACEHOLDER = re.compile(
@@ -38,22 +38,22 @@ _MARKERS_AS_BRACKETS = str.maketrans({PLACEHOLDER_START: "[", PLACEHOLDER_END: "
 
 
 def sanitise(text: str) -> str:
-    """A text from outside, safe to draw and free of placeholders; what is seen is what is sent."""
+    """Return an external text that is safe to draw and free of placeholders."""
     return escape_controls(text).translate(_REPLACE_MARKERS)
 
 
 def for_display(text: str) -> str:
-    """The text as it is shown, character by character: placeholders stand in brackets."""
+    """Return the text as shown, with placeholders in brackets and the same length."""
     return text.translate(_MARKERS_AS_BRACKETS)
 
 
 def should_fold(text: str) -> bool:
-    """Whether a pasted text is better folded."""
+    """Whether a pasted text should be folded."""
     return len(text) > FOLD_CHARACTERS or _line_count(text) > FOLD_LINES
 
 
 def format_placeholder(number: int, text: str) -> str:
-    """What stands for a folded text, such as `[pasted 1: 120 lines]`."""
+    """Return the placeholder of a folded text, such as `[pasted 1: 120 lines]`."""
     lines = _line_count(text)
     size = f"{lines:,} lines" if lines > 1 else f"{len(text):,} characters"
     return f"{PLACEHOLDER_START}pasted {number}: {size}{PLACEHOLDER_END}"
@@ -64,27 +64,27 @@ def _line_count(text: str) -> int:
 
 
 def find_placeholders(text: str) -> Iterator[tuple[int, int, int]]:
-    """`(start, end, number)` of each placeholder in the text."""
+    """Yield `(start, end, number)` of each placeholder."""
     for match in _PLACEHOLDER.finditer(text):
         yield match.start(), match.end(), int(match[1])
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text with placeholders, and what they stand for."""
+    """A text with placeholders and the pastes behind them."""
 
     text: str = ""
     pastes: Mapping[int, str] = field(default_factory=dict)
-    """By the number in the placeholder."""
+    """Pastes by the number in the placeholder."""
 
     @classmethod
     def with_used_pastes(cls, text: str, pastes: Mapping[int, str]) -> Draft:
-        """A text with those of the pastes that stand in it."""
+        """Return a draft with only the pastes its text uses."""
         numbers = {number for _, _, number in find_placeholders(text)}
         return cls(text, {n: paste for n, paste in pastes.items() if n in numbers})
 
     def unfold(self) -> str:
-        """The whole text."""
+        """Return the text with all pastes inserted."""
 
         def whole(match: re.Match[str]) -> str:
             return self.pastes.get(int(match[1]), for_display(match[0]))
@@ -92,7 +92,7 @@ class Draft:
         return _PLACEHOLDER.sub(whole, self.text)
 
     def __add__(self, other: Draft) -> Draft:
-        """One behind the other; the other's pastes get the numbers that follow."""
+        """Concatenate drafts; the other's pastes are renumbered."""
         shift = max(self.pastes, default=0)
         moved = {number + shift: text for number, text in other.pastes.items()}
 
@@ -104,14 +104,14 @@ class Draft:
         return Draft(text, {**self.pastes, **moved})
 
     def dump(self) -> str:
-        """As a string to keep; empty for an empty draft."""
+        """Serialise the draft; empty for an empty draft."""
         if not self.text:
             return ""
         return json.dumps({"text": self.text, "pastes": self.pastes})
 
     @classmethod
     def load(cls, state: str) -> Draft:
-        """Read back what `dump` made; anything else is a plain text."""
+        """Parse a dumped draft; anything else is plain text."""
         try:
             return cls._from_json(json.loads(state))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -134,11 +134,11 @@ DraftKey = tuple[Store, int | None]
 
 
 class DraftSaver:
-    """The newest draft of each chat is what counts; those before it need not reach the disk."""
+    """Saves drafts in a thread; only the newest draft of each chat is written."""
 
     def __init__(self) -> None:
         self._unsaved: dict[DraftKey, str] = {}
-        """What is not yet saved."""
+        """Drafts that are not yet saved."""
         self._condition = threading.Condition()
         self._saving = False
 
@@ -148,7 +148,7 @@ class DraftSaver:
         return self._saving
 
     def save(self, store: Store, conversation_id: int | None, state: str) -> None:
-        """Save what is typed in a chat, soon."""
+        """Save the draft of a chat in the background."""
         with self._condition:
             self._unsaved[store, conversation_id] = state
             if not self._saving:
@@ -156,7 +156,7 @@ class DraftSaver:
                 threading.Thread(target=self._save_loop, name="chatlm-drafts", daemon=True).start()
 
     def load(self, store: Store, conversation_id: int | None) -> str:
-        """What was typed in a chat, saved yet or not.
+        """Return the draft of a chat, saved yet or not.
 
         Raises:
             StoreError: it cannot be read.
@@ -166,7 +166,7 @@ class DraftSaver:
         return store.draft(conversation_id) if waiting is None else waiting
 
     def wait(self, seconds: float) -> None:
-        """Let all be saved, if it takes no longer."""
+        """Wait until all drafts are saved, for at most `seconds`."""
         with self._condition:
             self._condition.wait_for(lambda: not self._saving, seconds)
 
@@ -188,12 +188,12 @@ class DraftSaver:
 
 
 class MessageHistory:
-    """Earlier messages behind the one that is being written.
+    """History of sent messages, browsed like a shell history.
 
-    Changes to an earlier one stay while the walk goes on.
+    Changes to an earlier message are kept while browsing.
 
     Args:
-        load: the earlier messages, newest first; called at the first step of each walk.
+        load: returns the earlier messages, newest first; called when browsing starts.
     """
 
     def __init__(self, load: Callable[[], Sequence[str]]) -> None:
@@ -203,14 +203,14 @@ class MessageHistory:
 
     @property
     def browsing(self) -> bool:
-        """Whether an earlier message stands in place of the one that was being written."""
+        """Whether an earlier message is shown."""
         return self._index > 0
 
     def step(self, current: Draft, steps: int) -> Draft | None:
-        """The message `steps` further back, or forth if negative; None where there is none.
+        """Return the message `steps` back, or forward if negative; None if there is none.
 
         Args:
-            current: what stands in the composer now; it comes back when the walk does.
+            current: the draft in the composer, restored on the way back.
             steps: 1 or -1.
         """
         if not self.browsing:
@@ -224,5 +224,5 @@ class MessageHistory:
         return self._entries[self._index]
 
     def reset(self) -> None:
-        """End the walk where it is."""
+        """Stop browsing at the current message."""
         self._index = 0

@@ -1,4 +1,4 @@
-"""A text area that folds long pastes into one line; knows nothing of messages."""
+"""A text area that folds long pastes into one-line placeholders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatlm.tui.composer.drafts import (
 class FoldingArea(TextArea):
     """Like `TextArea`, but a long paste shows as `[pasted 1: 120 lines]`.
 
-    A placeholder is one thing: the cursor steps over it, and a deletion that touches it takes all
+    A placeholder is atomic: the cursor steps over it, and a deletion that touches it removes all
     of it. What it stands for comes back with it on undo.
     """
 
@@ -39,30 +39,30 @@ class FoldingArea(TextArea):
 
     @property
     def draft(self) -> Draft:
-        """What stands here, with what its placeholders stand for."""
+        """The text with its pastes."""
         return Draft.with_used_pastes(self.text, self._pastes)
 
     @property
     def has_folds(self) -> bool:
-        """Whether a placeholder stands here."""
+        """Whether the text has a placeholder."""
         return any(find_placeholders(self.text))
 
     def unfold(self, text: str) -> str:
-        """A text from here with what its placeholders stand for."""
+        """Return a part of the text with its pastes inserted."""
         return Draft(text, self._pastes).unfold()
 
     def set_draft(self, draft: Draft) -> None:
-        """Put a draft in place of what stands here, the cursor at its end."""
+        """Replace the text by a draft, with the cursor at its end."""
         self._pastes = dict(draft.pastes)
         super().load_text(draft.text)
         self.move_cursor(self.document.end)
 
     def load_text(self, text: str) -> None:
-        """Put a text from outside in place of what stands here."""
+        """Replace the text by an external one."""
         super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
-        """Put a text in place of the selection, folded if it is long."""
+        """Replace the selection by a text, folded if it is long."""
         text = sanitise(text.replace("\r\n", "\n").replace("\r", "\n"))
         if should_fold(text):
             number = max(self._pastes, default=0) + 1
@@ -72,7 +72,7 @@ class FoldingArea(TextArea):
         self.scroll_cursor_visible()
 
     def action_unfold(self) -> None:
-        """Show a paste in full: the one at the cursor, or else the first."""
+        """Unfold the paste at the cursor, or else the first."""
         folds = [
             (row, start, end, number)
             for row in range(self.document.line_count)
@@ -92,21 +92,21 @@ class FoldingArea(TextArea):
         return super().edit(edit)
 
     def _refresh_size(self) -> None:
-        """Undo takes lines away before it moves the cursor, which a new height then looks for."""
+        """Clamp the cursor first: undo removes lines before it moves the cursor."""
         here = self.clamp_visitable(self.cursor_location)
         if here != self.cursor_location:
             self.selection = Selection.cursor(here)
         super()._refresh_size()
 
     def validate_selection(self, selection: Selection) -> Selection:
-        """Let both ends step over placeholders."""
+        """Move both ends of the selection out of placeholders."""
         return Selection(
             self._skip_folds(self.selection.start, selection.start),
             self._skip_folds(self.selection.end, selection.end),
         )
 
     def get_line(self, line_index: int) -> Text:
-        """A line as it is drawn."""
+        """Return a line as drawn."""
         line = super().get_line(line_index)
         style = self.get_component_rich_style("folding-area--paste", partial=True)
         for start, end, _ in find_placeholders(line.plain):
@@ -115,33 +115,33 @@ class FoldingArea(TextArea):
         return line
 
     def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
-        """None: looking for the other bracket through a long text would hold up each key."""
+        """Match no brackets: the search through a long text would delay each key."""
         return None
 
     @property
     def selected_text(self) -> str:
-        """The selection, unfolded."""
+        """Return the selection, unfolded."""
         return self.unfold(super().selected_text)
 
     def action_cut(self) -> None:
-        """Cut the selection, or the line; the clipboard gets it unfolded."""
+        """Cut the selection or the line, unfolded, to the clipboard."""
         super().action_cut()
         cut = self.app.clipboard
         if any(find_placeholders(cut)):
             self.app.copy_to_clipboard(self.unfold(cut))
 
     def action_paste(self) -> None:
-        """Paste what was cut or copied here."""
+        """Paste text cut or copied in the composer."""
         self.paste(self.app.clipboard)
 
     async def _on_paste(self, event: events.Paste) -> None:
-        """Paste what the terminal sends."""
+        """Paste text from the terminal."""
         event.prevent_default()
         event.stop()
         self.paste(event.text)
 
     def _skip_folds(self, origin: Location, target: Location) -> Location:
-        """Where a cursor lands that goes on in its direction instead of into a placeholder."""
+        """Return the position past a placeholder in the cursor's direction."""
         if origin < target:
             return self._fold_end(target)
         return self._fold_start(target)
@@ -161,7 +161,7 @@ class FoldingArea(TextArea):
         return location
 
     def _folds(self, row: int) -> list[tuple[int, int, int]]:
-        """The placeholders of a line; none for a line that is not there."""
+        """Return the placeholders of a line; none for a missing line."""
         if not 0 <= row < self.document.line_count:
             return []
         return list(find_placeholders(self.document[row]))

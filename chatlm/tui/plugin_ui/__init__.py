@@ -1,1 +1,1 @@
-"""Plugins on the screen."""
+"""Plugins on the screen: commands, panels, screens and their isolation."""

@@ -1,4 +1,4 @@
-"""Run plugin commands in threads; work line."""
+"""Run plugin commands in threads, and show their progress."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 FAULT_SECONDS = 15.0
-"""How long a plugin's failure can be read."""
+"""Seconds that a plugin's failure is shown."""
 
 
 class PluginActions:
-    """What a plugin does wrong is its fault alone, and is told.
+    """Commands and screen hooks of plugins; their failures are isolated and shown.
 
     Args:
-        services: of the program.
+        services: shared services.
         registrations: what the plugins offer.
         app: isolates what plugins draw.
         chat: the open chat.
@@ -70,25 +70,25 @@ class PluginActions:
         self._threads: list[threading.Thread] = []
         self._progress_lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
-        """What each plugin says in the status bar."""
+        """Status texts of plugins."""
         self._notified_switch_count: int | None = None
-        """Of which switch of the chat the plugins were told last; None before they began."""
+        """The last chat switch announced to plugins; None before they are started."""
         self.closing = threading.Event()
-        """Set when chatlm ends, which cancels every work."""
+        """Set when chatlm quits, which cancels all plugin work."""
 
     @property
     def busy(self) -> bool:
-        """Whether a command is running, or what broke is still on the screen."""
+        """Whether a command is running or a broken region is still on the screen."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         return bool(self._threads) or self.regions.busy
 
     def start(self) -> None:
-        """Tell the plugins that the chat is on the screen."""
+        """Call the hooks for the first chat."""
         self._call_hook("screen_opened")
         self._call_chat_shown()
 
     def notify_chat_shown(self) -> None:
-        """Tell the plugins that another chat is on the screen, once for each."""
+        """Call `chat_shown` once for each opened chat."""
         if self._notified_switch_count not in (None, self.chat.switch_count):
             self._call_chat_shown()
 
@@ -96,7 +96,7 @@ class PluginActions:
         """Run a command, or show or hide a panel.
 
         Raises:
-            UsageError: the plugin is left out.
+            UsageError: the plugin is disabled after failures.
         """
         if name in self._registrations.panels:
             self.regions.toggle_panel(name)
@@ -109,7 +109,7 @@ class PluginActions:
         thread.start()
 
     def cancel_latest(self) -> bool:
-        """Cancel the work that was begun last; False when there is none to cancel."""
+        """Cancel the newest work; return False if there is none."""
         lines = [line for line in self._progress_lines if not line.reporter.cancelled]
         if lines:
             lines[-1].reporter.cancel()
@@ -117,28 +117,28 @@ class PluginActions:
         return bool(lines)
 
     def close(self) -> None:
-        """Cancel all that runs."""
+        """Cancel all work."""
         self.closing.set()
         self._app.release_plugin_widgets()
 
     def show_progress(self, reporter: UiProgressReporter) -> None:
-        """Show a line for a work."""
+        """Show a progress line."""
         self._progress_lines.append(ProgressLine(reporter))
         self.chat.view.screen.mount(self._progress_lines[-1], before="StatusBar")
 
     def hide_progress(self, reporter: UiProgressReporter) -> None:
-        """Take the line of a work away."""
+        """Remove a progress line."""
         for line in [line for line in self._progress_lines if line.reporter is reporter]:
             self._progress_lines.remove(line)
             line.remove()
 
     def set_status(self, plugin: str, text: str) -> None:
-        """Let a plugin say something in the status bar."""
+        """Set a plugin's text in the status bar."""
         self._statuses[plugin] = text
         self.refresh_status()
 
     def refresh_status(self) -> None:
-        """Show what plugins say in the status bar; those that are off in the chat say nothing."""
+        """Show the status texts of the plugins that are enabled in the chat."""
         said = {name: text for name, text in self._statuses.items() if text}
         if said:
             with suppress(StoreError):  # what cannot be read is told where it is needed
@@ -147,13 +147,13 @@ class PluginActions:
         self._status_bar.plugin_statuses = tuple(said.values())
 
     def show_faults(self) -> None:
-        """Say what failed since the last time."""
+        """Show new failures of plugins."""
         for fault in self.services.plugins.take_faults():
             text = escape_controls(str(fault))
             self.chat.view.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
 
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
-        """Do something in the screen's thread, asked for in any."""
+        """Run a callback in the UI thread; callable from any thread."""
         with suppress(RuntimeError):  # chatlm has ended
             self._app.call_later(
                 self.chat.view.run_reporting_errors, callback, "what a plugin asked for"
@@ -172,7 +172,7 @@ class PluginActions:
             pass
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:
-        """Run a command, in its thread."""
+        """Run a command in the current thread."""
         plugin, where = registration.plugin, f"/{registration.item.name}"
         try:
             registration.item.run(self._create_ui(plugin), argument)
@@ -194,10 +194,10 @@ BAR_WIDTH = 20
 
 
 class ProgressLine(Widget):
-    """Title, bar, note, and the key that cancels.
+    """One line of progress: title, bar, note and the key that cancels.
 
     Args:
-        reporter: looked at from time to time, since it is written in another thread.
+        reporter: polled, since another thread updates it.
     """
 
     DEFAULT_CSS = """
@@ -210,7 +210,7 @@ class ProgressLine(Widget):
         self.auto_refresh = 1 / REFRESHES_PER_SECOND
 
     def render(self) -> Content:
-        """The line, exactly as wide as there is room."""
+        """Render the line at the full width."""
         end = "ending" if self.reporter.cancelled else f"{commands.key_of('stop')} cancels"
         width = self.content_size.width - len(end) - 2
         start = Content.assemble((self.reporter.title, "bold"), "  ", *self._progress_parts())

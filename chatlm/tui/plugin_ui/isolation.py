@@ -1,4 +1,4 @@
-"""A failing plugin widget ends its region only; scoped CSS.
+"""Isolate plugin widgets: a failure closes only the plugin's region.
 
 Textual ends the whole program for an exception in any widget. Here the region that a plugin draws
 in is ended instead, and the pumps of messages go on: what is raised is caught where a message is
@@ -36,50 +36,50 @@ log = logging.getLogger(__name__)
 
 
 RELEASE_SECONDS = 1.0
-"""How long a widget that is removed may go on with one message, before that is cancelled."""
+"""Seconds a removed widget may spend on one message before it is cancelled."""
 
 
 MAX_CANCELLATIONS = 10
-"""After so many cancelled messages a widget is given up."""
+"""Number of cancelled messages after which a widget is abandoned."""
 
 
 @dataclass(eq=False)
 class PluginRegion:
-    """A part of the screen that a plugin draws in."""
+    """A part of the screen that belongs to a plugin."""
 
     plugin: str
     description: str
-    """What it is, such as `panel notes`."""
+    """Its kind and name, such as `panel notes`."""
     on_failure: Callable[[PluginRegion, BaseException], object]
-    """Told of the first thing that goes wrong in it."""
+    """Called with the first error in it."""
     broken: bool = False
 
 
 class GuardedApp(App[None]):
-    """A program that goes on when a plugin's widget fails."""
+    """An app that survives failing plugin widgets."""
 
     def __init__(self) -> None:
         super().__init__()
         self._regions: WeakKeyDictionary[MessagePump, PluginRegion] = WeakKeyDictionary()
         self._releasing: set[asyncio.Task[None]] = set()
         self._released: WeakSet[MessagePump] = WeakSet()
-        """What is being removed."""
+        """Widgets that are being removed."""
 
     def register_region(self, widget: Widget, region: PluginRegion) -> None:
-        """Let what goes wrong in a widget, and in all below it, be the region's."""
+        """Assign errors in a widget and its descendants to a region."""
         if MessagePump._dispatch_message is not _guarded_dispatch:
             MessagePump._dispatch_message = _guarded_dispatch  # type: ignore[method-assign]
         self._regions[widget] = region
 
     def region_of(self, pump: MessagePump | None) -> PluginRegion | None:
-        """Whose a widget is; a screen that was opened from a plugin's widget is that plugin's."""
+        """Return a widget's region; a screen opened by a plugin's widget belongs to it too."""
         while pump is not None and pump not in self._regions:
             opened = isinstance(pump, Screen) and pump._result_callbacks
             pump = opened[-1].requester if opened else pump._parent
         return None if pump is None else self._regions[pump]
 
     def catch_plugin_error(self, error: BaseException) -> bool:
-        """Take what was raised in a plugin's widget; False for anything else."""
+        """Handle an error raised in a plugin's widget; return False for other errors."""
         region = self._region_of_error(error)
         if region is None:
             return False
@@ -97,7 +97,7 @@ class GuardedApp(App[None]):
         return True
 
     def release_widget(self, widget: Widget) -> None:
-        """Let a widget that is being removed, and all in it, be ended if they do not end."""
+        """Cancel a removed widget and its descendants if they do not end in time."""
         nodes = list(widget.walk_children(Widget, with_self=True))
         if region := self.region_of(widget):
             self._regions.update(dict.fromkeys(nodes, region))  # they will have no parents
@@ -111,7 +111,7 @@ class GuardedApp(App[None]):
         return pump in self._released
 
     def release_plugin_widgets(self) -> None:
-        """As `release`, for everything that plugins draw."""
+        """Release all plugin widgets."""
         for screen in self.screen_stack:
             if self.region_of(screen):
                 self.release_widget(screen)
@@ -124,7 +124,7 @@ class GuardedApp(App[None]):
             super()._handle_exception(error)
 
     def _region_of_error(self, error: BaseException) -> PluginRegion | None:
-        """Where it was raised: in a worker, in the widget that is active, or on the way down."""
+        """Return the region of an error: of its worker, the active widget, or a traceback frame."""
         if not self._regions:
             return None
         if isinstance(error, WorkerFailed):
@@ -145,7 +145,7 @@ _original_dispatch = MessagePump._dispatch_message
 
 
 async def _guarded_dispatch(self: MessagePump, message: Message) -> None:
-    """As Textual's, but what a plugin's widget raises stops no pump."""
+    """Dispatch a message; errors of plugin widgets do not stop the message pump."""
     app = active_app.get(None)
     try:
         await _original_dispatch(self, message)
@@ -158,7 +158,7 @@ async def _guarded_dispatch(self: MessagePump, message: Message) -> None:
 
 
 async def _cancel_widgets(widgets: list[Widget]) -> None:
-    """Wait for widgets to end; one that does not come to it is stopped in what it does."""
+    """Wait for widgets to end, and cancel the messages of those that do not."""
     for _ in range(MAX_CANCELLATIONS):
         tasks = {widget._task: widget for widget in widgets if widget._task is not None}
         if not tasks:
@@ -171,14 +171,14 @@ async def _cancel_widgets(widgets: list[Widget]) -> None:
 
 
 STYLESHEET_ERRORS = (StylesheetError, TokenError)
-"""What Textual raises for styles that cannot be read."""
+"""Errors Textual raises for invalid styles."""
 
 
 def check_styles(app: App[Any], widget: Widget) -> None:
-    """See that a widget's own styles can be read, before anything depends on them.
+    """Check the styles of a widget before it is mounted.
 
     Raises:
-        ChatlmError: they cannot; the message says where.
+        ChatlmError: they are invalid; the message names the line.
     """
     sheet = Stylesheet(variables=app.get_css_variables())
     for place, css, rank, scope in widget._get_default_css():
@@ -193,14 +193,14 @@ def check_styles(app: App[Any], widget: Widget) -> None:
 
 
 def load_scoped_css(app: App[Any], screen: Screen[Any]) -> None:
-    """Read the style files of a screen for that screen alone; Textual reads them for all."""
+    """Load a screen's style files for that screen only; Textual would apply them to all."""
     for path in map(Path, screen.css_path):
         css = path.read_text(encoding="utf-8")
         app.stylesheet.add_source(css, (str(path), ""), scope=screen._css_type_name)
 
 
 def drop_invalid_css(app: App[Any]) -> None:
-    """Let go of what could not be read: Textual would fail at it again with the next theme."""
+    """Remove invalid styles, at which Textual would fail again with the next theme."""
     sheet = app.stylesheet
     for place, source in list(sheet.source.items()):
         if source.content in sheet._invalid_css:
@@ -209,7 +209,7 @@ def drop_invalid_css(app: App[Any]) -> None:
 
 
 def describe_style_error(error: Exception) -> ChatlmError:
-    """What is wrong with styles, and in which line."""
+    """Describe a style error with its line."""
     if isinstance(error, StylesheetParseError):
         token, said = next(chain.from_iterable(rule.errors for rule in error.errors.rules))
         start, place = token.start, token.read_from

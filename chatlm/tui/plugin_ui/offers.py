@@ -1,4 +1,4 @@
-"""What plugins offer for the screen, collected by calling their hooks; draws nothing."""
+"""Collect the commands, panels and screens that plugins register."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ COMMANDS_HOOK, PANELS_HOOK, SCREENS_HOOK = (
 
 @dataclass(frozen=True)
 class Registration(Generic[ItemT]):
-    """One thing, and whose it is."""
+    """A registered item and its plugin."""
 
     plugin: str
     item: ItemT
 
 
 class Registrations:
-    """Commands, panels and screens by name; of two with one name the plugin loaded first has it.
+    """Registered commands, panels and screens by name; the first loaded plugin wins.
 
     Args:
-        plugins: whose hooks are called, at once.
+        plugins: their hooks are called at once.
     """
 
     def __init__(self, plugins: PluginHost) -> None:
@@ -51,13 +51,13 @@ class Registrations:
         self.screens: dict[str, Registration[PluginScreen]] = self._collect(SCREENS_HOOK, {})
 
     def assign_keys(self, keys: Mapping[str, str]) -> list[str]:
-        """Put the commands into the table of all commands; a key that is taken is a fault.
+        """Add the commands to the command table; a key that is taken is a fault.
 
         Args:
-            keys: what the person chose, as in the config.
+            keys: the user's keys, as in the config.
 
         Returns:
-            what could not be done of that, see `commands.choose_keys`.
+            problems to show, as from `commands.assign_keys`.
         """
         editing = BindingsMap(TextArea.BINDINGS).key_to_bindings
         wanted = self._command_table()
@@ -76,19 +76,19 @@ class Registrations:
         return problems
 
     def require_enabled(self, plugin: str) -> None:
-        """A plugin that fails too often is called no more.
+        """Check that a plugin is not disabled after too many failures.
 
         Raises:
-            UsageError: this one is such a plugin.
+            UsageError: it is disabled.
         """
         if self._plugins.is_dropped(plugin):
             raise UsageError(
                 f"The plugin {plugin} failed too often",
-                hint="It is left out until chatlm restarts. /plugins says why.",
+                hint="It is disabled until chatlm restarts; /plugins shows why.",
             )
 
     def _command_table(self) -> list[Command]:
-        """The entries of the table, one for each command and each panel."""
+        """Return a command for each slash command and panel."""
         table = []
         for plugin, it in ((offer.plugin, offer.item) for offer in self.commands.values()):
             argument = one_line(it.argument, 30)
@@ -99,11 +99,11 @@ class Registrations:
         return table
 
     def _collect(self, hook: str, reserved: Mapping[str, str]) -> dict[str, Registration[ItemT]]:
-        """What all plugins offer that came through the hook.
+        """Return the items of the plugins whose hook succeeded.
 
         Args:
-            hook: to be called.
-            reserved: names that cannot be had, and who has them.
+            hook: the hook to call.
+            reserved: names in use, with their owners.
         """
         offered: dict[str, list[ItemT]] = {}
         for plugin, (item,) in self._plugins.collect(hook):
@@ -114,7 +114,9 @@ class Registrations:
             things = {thing.name: thing for thing in offered[plugin]}
             if lost := [f"{name} (of {owners[name]})" for name in things if name in owners]:
                 self._plugins.record_failure(
-                    plugin, hook, _conflict_error("names", lost, "Tell its author.")
+                    plugin,
+                    hook,
+                    _conflict_error("names", lost, "Report it to the plugin's author."),
                 )
             offers |= {
                 n: Registration(plugin, thing) for n, thing in things.items() if n not in owners
@@ -132,5 +134,5 @@ def _conflict_error(noun: str, conflicts: list[str], hint: str) -> UsageError:
 
 
 def _help_text(text: str, plugin: str) -> str:
-    """What a command does, marked with whose it is."""
+    """Return a command's help text with its plugin's name."""
     return f"{one_line(text, 60)} · {one_line(plugin, 30)}"

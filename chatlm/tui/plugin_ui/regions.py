@@ -1,4 +1,4 @@
-"""Open and close panels and screens; panel frame."""
+"""Open and close the panels and screens of plugins."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ W = TypeVar("W", bound=Widget)
 
 
 MIN_WIDTH_FOR_SIDE_PANEL = 100
-"""With fewer columns a panel stands over the transcript."""
+"""Columns below which a panel covers the transcript."""
 
 
 class PluginRegions:
-    """One panel at a time, and any number of screens.
+    """Plugin panels, one at a time, and plugin screens.
 
     Args:
-        plugins: told of failures and successes.
+        plugins: records failures and successes.
         registrations: what the plugins offer.
         app: isolates what plugins draw.
         chat: the open chat.
@@ -63,28 +63,28 @@ class PluginRegions:
         self._call_in_ui_thread = call_in_ui_thread
         self._show_faults = show_faults
         self._panel_name = ""
-        """Of the panel that is shown."""
+        """Name of the open panel."""
         self.panel: PluginPanel | None = None
-        """The panel that is shown."""
+        """The open panel."""
         self.selected_turn_id: int | None = None
         """Id of the selected turn; None for the newest."""
         self._broken_regions: set[PluginRegion] = set()
-        """Regions that are still to be taken off the screen."""
+        """Broken regions still on the screen."""
 
     @property
     def busy(self) -> bool:
-        """Whether a region that broke is still on the screen."""
+        """Whether a broken region is still on the screen."""
         return bool(self._broken_regions)
 
     def toggle_panel(self, name: str) -> None:
-        """Show a panel in place of any other; one that is shown is closed.
+        """Open a panel in place of any other, or close it if it is open.
 
         Raises:
-            UsageError: there is no such panel, or its plugin is left out.
+            UsageError: the panel is unknown or its plugin is disabled.
         """
         offer = self._registrations.panels.get(name)
         if offer is None:
-            raise UsageError(f"There is no panel {name}")
+            raise UsageError(f"Unknown panel {name}")
         shown = self._panel_name if self.panel else ""
         self.close_panel()
         if shown == name:
@@ -103,7 +103,7 @@ class PluginRegions:
         self.panel.refresh_widget(ui)
 
     def close_panel(self) -> None:
-        """Show no panel."""
+        """Close the open panel."""
         panel, self.panel = self.panel, None
         if panel is None:
             return
@@ -115,7 +115,7 @@ class PluginRegions:
         self._record_close(panel)
 
     def close_covering_panel(self) -> bool:
-        """Close a panel that stands over the transcript; False when none does."""
+        """Close a panel that covers the transcript; return False if there is none."""
         covers = self.panel is not None and self.panel.covers_transcript
         if covers:
             self.close_panel()
@@ -125,11 +125,11 @@ class PluginRegions:
         """Show a screen.
 
         Raises:
-            UsageError: there is no such screen, or its plugin is left out.
+            UsageError: the screen is unknown or its plugin is disabled.
         """
         offer = self._registrations.screens.get(name)
         if offer is None:
-            raise UsageError(f"There is no screen {name}")
+            raise UsageError(f"Unknown screen {name}")
         self._registrations.require_enabled(offer.plugin)
         region = PluginRegion(offer.plugin, f"screen {name}", self._handle_failure)
         ui = self._create_ui(offer.plugin)
@@ -145,17 +145,17 @@ class PluginRegions:
         self._app.push_screen(screen, lambda _: self._record_close(screen))
 
     def close_screen(self) -> None:
-        """Close the plugin's screen that is on top."""
+        """Close the topmost plugin screen."""
         screen = self._app.screen
         if self._app.region_of(screen):
             self._pop_screen(screen)
             self._record_close(screen)
 
     def refresh_panel(self, *, chat_changed: bool = True) -> None:
-        """Let the panel look at the chat again.
+        """Refresh the panel from the chat.
 
         Args:
-            chat_changed: whether it has changed, or perhaps only the selected turn.
+            chat_changed: whether the chat has changed, or only the selected turn.
         """
         focused, before = self._chat.view.screen.focused, self.selected_turn_id
         self.selected_turn_id = focused.turn.id if isinstance(focused, TurnView) else None
@@ -164,7 +164,7 @@ class PluginRegions:
             self.panel.refresh_widget(self._create_ui(plugin))
 
     def place_panel(self) -> None:
-        """Let the panel stand beside the transcript, or over it."""
+        """Place the panel beside or over the transcript."""
         if self.panel:
             self.panel.set_overlay(
                 overlay=self._chat.view.screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL
@@ -173,7 +173,7 @@ class PluginRegions:
     def _create_widget(
         self, region: PluginRegion, factory: Callable[[], object], kind: type[W]
     ) -> W | None:
-        """What a plugin makes to be shown; None, and a fault, where that cannot be shown."""
+        """Return the widget a plugin creates, or None and record a fault."""
         try:
             made = factory()
             if not isinstance(made, kind) or (kind is Widget and isinstance(made, Screen)):
@@ -188,14 +188,14 @@ class PluginRegions:
         return made
 
     def _handle_failure(self, region: PluginRegion, error: BaseException) -> None:
-        """Note what a plugin did wrong, and close what it draws in."""
+        """Record a plugin's failure and close its region."""
         region.broken = True
         self._broken_regions.add(region)
         self._plugins.record_failure(region.plugin, region.description, error)
         self._call_in_ui_thread(partial(self._remove_region, region))
 
     def _remove_region(self, region: PluginRegion) -> None:
-        """Take a region that broke off the screen."""
+        """Remove a broken region from the screen."""
         stack = list(self._app.screen_stack)
         theirs = [at for at, screen in enumerate(stack) if self._app.region_of(screen) is region]
         for screen in reversed(stack[theirs[0] :] if theirs else []):
@@ -210,19 +210,19 @@ class PluginRegions:
         self._app.pop_screen()
 
     def _record_close(self, widget: Widget) -> None:
-        """Note that a region was closed by the person, unless it broke."""
+        """Record a success when the user closes an unbroken region."""
         region = self._app.region_of(widget)
         if region and not region.broken:
             self._plugins.record_success(region.plugin, region.description)
 
 
 class PluginPanel(VerticalScroll, can_focus=True):
-    """A title, the widget, and what closes it.
+    """The frame of a plugin's panel: title, widget and close hint.
 
     Args:
-        title: in the border.
+        title: shown in the border.
         close_key: the key or command that closes it.
-        widget: what the plugin made.
+        widget: the plugin's widget.
     """
 
     DEFAULT_CSS = """
@@ -257,33 +257,33 @@ class PluginPanel(VerticalScroll, can_focus=True):
         self.border_title = Content(one_line(title, 40))
 
     def on_mount(self) -> None:
-        """Put the widget in, in a step of its own: a plugin's may take as long as it likes."""
+        """Mount the widget later, since a plugin's may be slow."""
         self.call_later(self.mount, self._widget)
 
     @property
     def covers_transcript(self) -> bool:
-        """Whether it stands over the transcript."""
+        """Whether it covers the transcript."""
         return self.has_class("-over")
 
     def set_overlay(self, *, overlay: bool) -> None:
-        """Stand beside the transcript, or over it."""
+        """Place it beside or over the transcript."""
         self.set_class(overlay, "-over")
         closes = "esc" if overlay else self._close_key
         self.border_subtitle = Content(f"{closes} closes")
 
     def refresh_widget(self, ui: Any) -> None:
-        """Let the widget look at the chat again, if it can."""
+        """Call the widget's `show` method, if it has one."""
         show: Callable[[Any], object] | None = getattr(self._widget, "show", None)
         if callable(show):
             self.call_later(self._widget.call_later, partial(show, ui))
 
     def focus_inside(self, step: int = 1) -> None:
-        """Focus the first thing in it that can be, or with -1 the last, or else the panel."""
+        """Focus the first (or with -1 the last) focusable widget in it, or else the panel."""
         inside = self._focusable_widgets()
         (inside[0 if step > 0 else -1] if inside else self).focus()
 
     def move_focus(self, step: int) -> bool:
-        """Go on to the next thing in it, or with -1 back; False where there is none."""
+        """Focus the next (or with -1 the previous) widget in it; return False if there is none."""
         inside = self._focusable_widgets()
         here = [at for at, widget in enumerate(inside) if widget.has_focus]
         there = here[0] + step if here else -1
@@ -293,6 +293,6 @@ class PluginPanel(VerticalScroll, can_focus=True):
         return True
 
     def _focusable_widgets(self) -> list[Widget]:
-        """What can be focused, in order."""
+        """Return the focusable widgets in order."""
         chain = self.screen.focus_chain
         return [widget for widget in chain if widget is not self and self in widget.ancestors]

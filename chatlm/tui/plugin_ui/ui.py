@@ -1,4 +1,4 @@
-"""PluginUi: thread-safe `Ui` of one plugin; its Work."""
+"""The thread-safe `Ui` of a plugin, and its progress reporter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatlm.types.messages import Conversation, Passage, Turn
 from chatlm.types.sampling import Sampling
 
 MAX_NOTICE_LENGTH = 1000
-"""Characters of a notice that are shown."""
+"""Maximum characters of a notice."""
 
 
 class PluginUiHost(Protocol):
@@ -41,10 +41,10 @@ class PluginUiHost(Protocol):
         """Show a plugin's text in the status bar."""
 
     def show_progress(self, reporter: UiProgressReporter) -> None:
-        """Show the progress of a work."""
+        """Show a progress line."""
 
     def hide_progress(self, reporter: UiProgressReporter) -> None:
-        """Remove the progress of a work."""
+        """Remove a progress line."""
 
     def switch_model(self, name: str) -> None:
         """Load another model."""
@@ -59,7 +59,7 @@ class PluginRegionsApi(Protocol):
         """Show a plugin's screen."""
 
     def toggle_panel(self, name: str) -> None:
-        """Show a plugin's panel, or close it."""
+        """Open or close a plugin's panel."""
 
 
 class PluginUi:
@@ -77,12 +77,12 @@ class PluginUi:
 
     @property
     def conversation(self) -> Conversation:
-        """The chat that is shown."""
+        """The open chat."""
         return self._chat.conversation
 
     @property
     def turn(self) -> Turn | None:
-        """The selected turn, else the newest."""
+        """The selected turn, or else the newest."""
         turns = self.conversation.turns
         selected = self._host.regions.selected_turn_id
         chosen = [turn for turn in turns if turn.id == selected]
@@ -90,7 +90,7 @@ class PluginUi:
 
     @property
     def passages(self) -> Sequence[Passage]:
-        """What was found for the selected turn, else for the newest."""
+        """The passages of the selected turn, or else of the newest."""
         turn = self.turn
         return self._chat.store.passages(turn.id) if turn else ()
 
@@ -101,18 +101,18 @@ class PluginUi:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What the plugin keeps with the chat."""
+        """The plugin's data of the chat."""
         return self.conversation.plugin_data.get(self._plugin, {})
 
     def set_state(self, **values: Any) -> None:
-        """Keep values with the chat."""
+        """Save values in the plugin's data of the chat."""
         json.dumps(values, allow_nan=False)  # to fail where the value came from
         self._host.call_in_ui_thread(
             partial(self._chat.edits.set_plugin_data, self._plugin, values)
         )
 
     def notify(self, text: str, *, warning: bool = False) -> None:
-        """Show a notice, with the plugin's name."""
+        """Show a toast with the plugin's name."""
         self._host.call_in_ui_thread(
             partial(
                 self._chat.view.notify,
@@ -124,12 +124,12 @@ class PluginUi:
         )
 
     def show_status(self, text: str) -> None:
-        """Show a few words in the status bar."""
+        """Show a short text in the status bar."""
         _require_type(text, str)
         self._host.call_in_ui_thread(partial(self._host.set_status, self._plugin, text))
 
     def insert_text(self, text: str) -> None:
-        """Put a text into the composer."""
+        """Insert a text into the composer."""
         self._host.call_in_ui_thread(partial(self._insert_text, sanitise(text)))
 
     def send(self, text: str) -> None:
@@ -152,7 +152,7 @@ class PluginUi:
         model: str = "",
         message: str = "",
     ) -> None:
-        """Show a new chat; after an incognito chat it is one too."""
+        """Open a new chat, incognito if the open one is."""
         _require_type(system, str)
         _require_type(sampling, Sampling, type(None))
         _require_type(model, str)
@@ -169,16 +169,16 @@ class PluginUi:
         self._host.call_in_ui_thread(partial(self._host.regions.open_screen, name, argument))
 
     def open_panel(self, name: str) -> None:
-        """Show a plugin's panel, or close it."""
+        """Open or close a plugin's panel."""
         self._host.call_in_ui_thread(partial(self._host.regions.toggle_panel, name))
 
     def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
-        """Chats beside this one."""
+        """Return chats beside the open one."""
         return self._host.services.side_chats(report)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[UiProgressReporter]:
-        """Show a long work."""
+        """Show the progress of a long task."""
         work = UiProgressReporter(title, self._host.closing)
         self._host.call_in_ui_thread(partial(self._host.show_progress, work))
         try:
@@ -227,7 +227,7 @@ def _require_type(value: object, *kinds: type) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a work is."""
+    """Progress of a task."""
 
     done: int = 0
     total: int | None = None
@@ -235,18 +235,18 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """From 0 to 1; None where it is not known."""
+        """Fraction from 0 to 1; None if unknown."""
         if not self.total or self.total < 0:
             return None
         return min(max(self.done / self.total, 0.0), 1.0)
 
 
 class UiProgressReporter:
-    """See `chatlm.extending.Work`.
+    """The `chatlm.Progress` of a plugin's task.
 
     Args:
-        title: what is done, in a few words.
-        closing: set when chatlm ends, which cancels every work.
+        title: short description of the task.
+        closing: set when chatlm quits, which cancels every task.
     """
 
     def __init__(self, title: str, closing: threading.Event) -> None:
@@ -257,15 +257,15 @@ class UiProgressReporter:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the person wants it to end, or chatlm ends."""
+        """Whether the user cancelled it or chatlm is quitting."""
         return self._cancelled.is_set() or self._closing.is_set()
 
     def cancel(self) -> None:
-        """Let it end at its next step."""
+        """Cancel it at its next step."""
         self._cancelled.set()
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Say how far it is; may be called as often as wanted."""
+        """Update the progress; cheap enough to call for every item."""
         self.progress = Progress(
             int(done), None if total is None else int(total), one_line(note, 60)
         )

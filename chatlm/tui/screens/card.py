@@ -1,4 +1,4 @@
-"""What every card over the chat shares: its look, its keys at the foot, and work in a thread."""
+"""Base class of modal cards: frame, key hints and a worker thread."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from chatlm.tui.workers import GeneratorEnded, GeneratorFactory, ValuesYielded, 
 
 
 class Card(ModalScreen[ScreenResultType]):
-    """A title in the border, `body`, a line for what went wrong, and the keys.
+    """A modal card: title, `body`, error line and key hints.
 
-    A subclass gives `CARD_TITLE` and `body`, and takes what a generator yields in `handle_value`.
+    Subclasses define `CARD_TITLE` and `body`, and receive worker values in `handle_value`.
     """
 
     DEFAULT_CSS = """
@@ -65,14 +65,14 @@ class Card(ModalScreen[ScreenResultType]):
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (18, "-high")]
         self._stop_event: threading.Event | None = None
-        """Set to end the work that goes on; None when nothing does."""
+        """Set to stop the running generator; None if there is none."""
 
     def body(self) -> Iterable[Widget]:
-        """The widgets between title and keys."""
+        """Yield the widgets between title and key hints."""
         raise NotImplementedError
 
     def compose(self) -> ComposeResult:
-        """The card."""
+        """Yield the card."""
         with Vertical(classes="card") as card:
             card.border_title = Content(self.CARD_TITLE)
             yield from self.body()
@@ -85,7 +85,7 @@ class Card(ModalScreen[ScreenResultType]):
         return self._stop_event is not None
 
     def start_work(self, factory: GeneratorFactory) -> None:
-        """Pull a generator in a thread, in place of the one before; its values go to `came`."""
+        """Pull a generator in a thread in place of any other; its values go to `handle_value`."""
         self.stop_work()
         self.show_error(None)
         self._stop_event = threading.Event()
@@ -94,30 +94,30 @@ class Card(ModalScreen[ScreenResultType]):
         self.refresh_bindings()
 
     def stop_work(self) -> bool:
-        """Stop pulling; returns whether there was something to stop."""
+        """Stop the generator; return whether one was running."""
         if self._stop_event is None:
             return False
         self._stop_event.set()
         return True
 
     def handle_value(self, value: object) -> None:
-        """Take one value of the generator."""
+        """Handle one value of the generator."""
 
     def handle_end(self) -> None:
-        """Show that the generator has ended, however it did."""
+        """Handle the end of the generator, whatever its cause."""
 
     def show_error(self, error: ChatlmError | None) -> None:
-        """Say what went wrong and what to do; None takes it away."""
+        """Show an error and its hint; None hides it."""
         line = self.query_one(".problem", Static)
         line.set_class(error is not None, "-shown")
         line.update(Content(escape_controls(str(error)) if error else ""))
 
     def on_screen_resume(self) -> None:
-        """Nothing covers what is looked at now."""
+        """Clear toasts, which would cover the card."""
         self.app.clear_notifications()
 
     def on_unmount(self) -> None:
-        """A card that is gone works no more."""
+        """Stop the generator."""
         self.stop_work()
 
     @on(ValuesYielded)

@@ -1,4 +1,4 @@
-"""Context use turn by turn; summary while it is written."""
+"""The context screen, with usage turn by turn, and the summary screen."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from chatlm.tui.workers import single_value
 from chatlm.types.messages import ContextPolicy, Turn
 
 NUMBER_WIDTH, TOKENS_WIDTH, STATE_WIDTH = 5, 9, 15
-"""Widths of the columns beside the words, in cells."""
+"""Widths of the columns beside the text, in cells."""
 
 
 BAR_WIDTH_DIVISOR = 7
-"""The bar takes this part of the width, one in so many."""
+"""Fraction of the width for the bar: one in this many cells."""
 
 
 @dataclass(frozen=True)
 class ContextBreakdown:
-    """What a chat's turns take."""
+    """Context usage of a chat by turn."""
 
     system: str
     """The system prompt."""
     turns: Sequence[Turn]
     turn_tokens: Mapping[int, int]
-    """Tokens of each turn by its id, in the form in which it is read; 0 for a dropped one."""
+    """Tokens of each turn by id, as the model reads it; 0 for a dropped one."""
     omitted_turns: frozenset[int]
-    """Ids of the turns that do not fit."""
+    """Ids of turns that do not fit."""
     fill: ContextFill
 
 
@@ -56,20 +56,20 @@ Summarise = Callable[[int], Generator[str, None, None]]
 
 
 class TurnList(OptionList):
-    """The rows; Enter or a click goes to the turn in the chat."""
+    """The list of turns; Enter or a click opens the turn in the chat."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "go to it")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "go to turn")]
 
 
 class ContextScreen(Card[int | None]):
-    """Every turn with its cost and state; gives the id of a turn to go to, or None.
+    """Lists every turn with its tokens and policy; returns the id of a turn to open, or None.
 
-    All three callables run in a thread, one at a time, and may raise a `ChatlmError`, which is
+    All three callables run in a thread, one at a time; a `ChatlmError` they raise is
     shown.
 
     Args:
-        read: the chat as it is now, measured.
-        set_policy: stores how a turn takes part, by its id.
+        read: returns the measured chat.
+        set_policy: stores the context policy of a turn.
         summarise: has the model write a turn's summary and stores it; closed early, it stores none.
     """
 
@@ -116,25 +116,25 @@ class ContextScreen(Card[int | None]):
         self._breakdown: ContextBreakdown | None = None
         self._summary_text = ""
         self._summarising_number = 0
-        """The number of the turn that is being summarised; 0 for none."""
+        """Number of the turn being summarised; 0 for none."""
 
     def body(self) -> Iterable[Widget]:
-        """The turns, the summary that is being written, the totals."""
+        """Yield the turns, the summary being written and the totals."""
         yield TurnList(Option("Measuring …", disabled=True), markup=False)
         yield Static(id="summary")
         yield Static(id="gauge")
         yield Flow(id="parts")
 
     def on_mount(self) -> None:
-        """Have the turns measured."""
+        """Measure the turns."""
         self.start_work(lambda: single_value(self._read))
 
     def on_resize(self) -> None:
-        """The columns follow the width."""
+        """Adapt the columns to the width."""
         self.call_after_refresh(self._update_rows)
 
     def handle_value(self, value: object) -> None:
-        """Take a piece of the summary, or the turns as they are now."""
+        """Show a chunk of the summary, or the measured turns."""
         if isinstance(value, ContextBreakdown):
             self._breakdown = value
             self._update_rows()
@@ -143,26 +143,26 @@ class ContextScreen(Card[int | None]):
             self._show_summary()
 
     def handle_end(self) -> None:
-        """The summary stands, or is forgotten."""
+        """Measure again after a summary was written or cancelled."""
         self._summarising_number, self._summary_text = 0, ""
         self._show_summary()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only a turn can be changed, and not while one is being summarised."""
+        """Hide the keys of turns on the system prompt and while a summary is written."""
         if action in ("pin", "drop", "summarise"):
             return self._highlighted_turn is not None and not self._summarising_number
         return bool(self._summarising_number) if action == "stop" else True
 
     def action_pin(self) -> None:
-        """Read the turn always; or, once more, as long as it fits."""
+        """Pin the turn, or unpin it."""
         self._toggle_policy(ContextPolicy.PINNED)
 
     def action_drop(self) -> None:
-        """Leave the turn out; or, once more, read it as long as it fits."""
+        """Drop the turn, or take it back."""
         self._toggle_policy(ContextPolicy.DROPPED)
 
     def action_summarise(self) -> None:
-        """Let the summary stand for the turn, or no longer; with none, have it written."""
+        """Use the summary in place of the turn, or stop using it; write it if there is none."""
         turn = self._highlighted_turn
         if turn is None:
             return
@@ -174,7 +174,7 @@ class ContextScreen(Card[int | None]):
         self.start_work(partial(self._write_summary, turn.id))
 
     def action_stop(self) -> None:
-        """Give up the summary that is being written."""
+        """Cancel the summary."""
         self.stop_work()
 
     @on(OptionList.OptionSelected)
@@ -236,13 +236,17 @@ class ContextScreen(Card[int | None]):
 
 
 def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
-    """The system prompt, then each turn, in lines of `width` cells; a turn's id is its index."""
+    """Return rows of `width` cells for the system prompt and each turn."""
     most = max([breakdown.fill.system_tokens, *breakdown.turn_tokens.values(), 1])
     words = f"System prompt: {breakdown.system}" if breakdown.system else "No system prompt"
     if not breakdown.system and breakdown.fill.system_tokens:
-        words = "System prompt: none of yours; the model's own template adds its own"
+        words = "System prompt: the default of the model's template"
     drawn = [
-        Option(_turn_row("", words, breakdown.fill.system_tokens, most, ("always read", ""), width))
+        Option(
+            _turn_row(
+                "", words, breakdown.fill.system_tokens, most, ("always in the context", ""), width
+            )
+        )
     ]
     for index, turn in enumerate(breakdown.turns):
         number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
@@ -252,13 +256,13 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
         )
     if not breakdown.turns:
         drawn.append(
-            Option("No turns yet: they stand here once you have said something.", disabled=True)
+            Option("No turns yet. They appear here after your first message.", disabled=True)
         )
     return drawn
 
 
 def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
-    """Whether the model reads the turn, in words, and the style for it."""
+    """Return the label and style of a turn's context policy."""
     if turn.context_policy is ContextPolicy.DROPPED:
         return "left out", "$foreground 60%"
     if omitted:
@@ -266,7 +270,7 @@ def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
     if turn.context_policy is ContextPolicy.PINNED:
         return "pinned", "$text-accent"
     if turn.context_policy is ContextPolicy.SUMMARISED:
-        return "summary read", "$text-primary"
+        return "summarised", "$text-primary"
     return "read", ""
 
 
@@ -289,7 +293,7 @@ def _turn_row(
 
 
 class SummaryScreen(Card[None]):
-    """Closes by itself when the summary is written.
+    """Shows a summary while it is written, then closes.
 
     Args:
         write: has the summary written and stored; runs in a thread and yields its pieces.
@@ -302,7 +306,7 @@ class SummaryScreen(Card[None]):
 
     CARD_TITLE = "Summary"
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "give up")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "cancel")]
 
     def __init__(self, write: Callable[[], Generator[str, None, None]]) -> None:
         super().__init__()
@@ -311,15 +315,15 @@ class SummaryScreen(Card[None]):
         self._failed = False
 
     def body(self) -> Iterable[Widget]:
-        """The words so far."""
-        yield Static("The model reads the turn …", id="words")
+        """Yield the text."""
+        yield Static("The model is reading the turn …", id="words")
 
     def on_mount(self) -> None:
-        """Have it written."""
+        """Start writing."""
         self.start_work(self._write)
 
     def handle_value(self, value: object) -> None:
-        """Take a piece."""
+        """Show a chunk."""
         self._summary_text += str(value)
         if self._summary_text.strip():
             self.query_one("#words", Static).update(
@@ -327,16 +331,16 @@ class SummaryScreen(Card[None]):
             )
 
     def show_error(self, error: ChatlmError | None) -> None:
-        """A failure stays to be read."""
+        """Keep the screen open after a failure."""
         super().show_error(error)
         self._failed = error is not None
 
     def handle_end(self) -> None:
-        """Go, unless something went wrong or the person has left already."""
+        """Close, unless it failed or is closed already."""
         if not self._failed and self.is_current:
             self.dismiss()
 
     def action_leave(self) -> None:
-        """Give up, or close."""
+        """Cancel, or close."""
         self.stop_work()
         self.dismiss()

@@ -1,4 +1,4 @@
-"""What made a reply and what it cost, as a table; knows no store."""
+"""The details of a reply: model, settings, tokens and times."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ VALUE_WIDTH = 400
 
 
 SHOWN_HASH_LENGTH = 16
-"""Characters of the prompt's hash that are shown; a copy has them all."""
+"""Characters shown of the prompt's hash; a copy has all."""
 
 
-NO_PROVENANCE = "This reply was made before chatlm kept more than this."
+NO_PROVENANCE = "An older version of chatlm stored no more details of this reply."
 
 
 DetailRows = Sequence[tuple[str, str]]
-"""Names and values; an empty value is left out."""
+"""Sections of names and values; empty values are omitted."""
 
 
 class DetailsScreen(Card[None]):
-    """A card over the chat; the arrows scroll.
+    """A card with scrolling text.
 
     Args:
         turn: the turn of the reply.
         reply: one of its versions.
-        provenance: what the store kept of its making; None for an older reply.
-        forked_from: id of the chat that this one began as a copy of.
+        provenance: its stored provenance; None for an older reply.
+        forked_from: id of the chat this one was forked from.
     """
 
     CARD_TITLE = "Details of this reply"
@@ -70,7 +70,7 @@ class DetailsScreen(Card[None]):
         self._forked_from = forked_from
 
     def body(self) -> Iterable[Widget]:
-        """One scrolling text."""
+        """Yield the scrolling text."""
         parts = [("Reply", self._reply_rows()), ("Cost", usage_rows(self._reply.usage))]
         if self._provenance is None:
             parts += [
@@ -87,7 +87,7 @@ class DetailsScreen(Card[None]):
             yield Static(text)
 
     def action_copy(self) -> None:
-        """Copy it as JSON, with all of the hash; the prompt itself is the x-ray's to copy."""
+        """Copy the details as JSON with the full hash."""
         clipboard.copy(self.app, dump_json(self._as_json()), "the details")
 
     def _reply_rows(self) -> DetailRows:
@@ -116,7 +116,7 @@ class DetailsScreen(Card[None]):
 
 
 def usage_rows(usage: Usage) -> DetailRows:
-    """Tokens and times of a generation."""
+    """Return tokens and times of a generation."""
     first = usage.first_token_seconds
     return (
         ("prompt", count(usage.prompt_tokens, "token")),
@@ -128,9 +128,9 @@ def usage_rows(usage: Usage) -> DetailRows:
 
 
 def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
-    """The parts that tell how a reply was made: model, sampling, prompt, libraries."""
+    """Return the provenance sections: model, sampling, prompt, libraries."""
     model = (
-        ("model", provenance.model or "none, a plugin gave the reply"),
+        ("model", provenance.model or "none, written by a plugin"),
         ("adapter", provenance.adapter or "none"),
         ("prompt format", provenance.prompt_format),
         ("device", provenance.device),
@@ -148,7 +148,7 @@ def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
 
 
 def format_local_time(when: datetime) -> str:
-    """By the person's own clock, to the second."""
+    """Format a time in the local time zone, to the second."""
     return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
 
 

@@ -1,4 +1,4 @@
-"""Ask for a line; leave an incognito chat."""
+"""Dialogs: ask for a line of text; leave an incognito chat."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ KEY_ACTIONS = {"enter": "accept", "tab": "suggest", "escape": "leave"}
 
 
 class PromptLine(LineInput):
-    """Hears the card's keys in their turn; those that come after the end count no more."""
+    """An input that handles the card's keys in order, until the card is closed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(key, f"screen.{action}", action) for key, action in KEY_ACTIONS.items()
     ]
 
     async def _on_key(self, event: events.Key) -> None:
-        """Act at once; a binding would act before or after letters that are still on their way."""
+        """Handle keys at once; a binding could overtake or follow pending letters."""
         over, action = not self.screen.is_current, KEY_ACTIONS.get(event.key)
         if over or (action and await self.app.run_action(action, self.screen)):
             event.stop().prevent_default()
 
 
 class PromptScreen(Card[str | None]):
-    """Returns the line, or None when the person left.
+    """Asks for a line; returns None if the user cancels.
 
-    A start text that was not changed comes back as it was given, control characters and all.
+    An unchanged initial text is returned as it was, control characters included.
 
     Args:
-        title: what is asked for, in the card's border.
-        text: what the line holds at first; the first letter typed replaces it.
-        hint: what the person should know, below the line.
-        placeholder: stands in an empty line.
-        suggest: makes a text to fill in when the person asks for it; called in a thread, and may
+        title: the question, shown in the border.
+        text: the initial text, replaced by the first letter typed.
+        hint: shown below the line.
+        placeholder: shown in an empty line.
+        suggest: makes a text to fill in when the user asks for it; called in a thread, and may
             raise a `ChatlmError`.
     """
 
@@ -71,7 +71,7 @@ class PromptScreen(Card[str | None]):
         self._suggest = suggest
 
     def body(self) -> Iterable[Widget]:
-        """The line, and what to know about it."""
+        """Yield the input and the hint."""
         yield PromptLine(self._text, self._placeholder)
         if self._hint:
             yield Static(Content(escape_controls(self._hint)), classes="hint")
@@ -81,7 +81,7 @@ class PromptScreen(Card[str | None]):
         return self.query_one(PromptLine)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """There is not always something to suggest."""
+        """Hide the suggestion key without suggestions."""
         return action != "suggest" or self._suggest is not None
 
     def action_accept(self) -> None:
@@ -94,7 +94,7 @@ class PromptScreen(Card[str | None]):
         self.dismiss(None)
 
     def action_suggest(self) -> None:
-        """Fill in what is suggested."""
+        """Fill in a suggestion."""
         if self._suggest is not None:
             self.start_work(partial(_single_value, self._suggest))
 
@@ -109,10 +109,10 @@ def _single_value(compute: Callable[[], str]) -> Generator[object, None, None]:
 
 
 class LeaveIncognitoScreen(Card[bool | None]):
-    """Gives whether to save the chat first; None to stay in it.
+    """Returns whether to save the chat before leaving; None to stay.
 
     Args:
-        can_save: whether there is a place to save it.
+        can_save: whether it can be saved.
     """
 
     DEFAULT_CSS = """
@@ -125,8 +125,8 @@ class LeaveIncognitoScreen(Card[bool | None]):
     CARD_TITLE = "Leave this incognito chat?"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "dismiss(False)", "leave it"),
-        Binding("ctrl+s", "dismiss(True)", "save it and leave"),
+        Binding("enter", "dismiss(False)", "leave"),
+        Binding("ctrl+s", "dismiss(True)", "save and leave"),
         Binding("escape", "dismiss", "stay"),
     ]
 
@@ -135,9 +135,9 @@ class LeaveIncognitoScreen(Card[bool | None]):
         self._can_save = can_save
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done is offered."""
+        """Hide actions that are not available."""
         return self._can_save or parameters != (True,)
 
     def body(self) -> Iterable[Widget]:
-        """What is lost."""
-        yield Static("It is in memory only. When you leave it, it is gone.")
+        """Yield the warning."""
+        yield Static("It exists only in memory and is lost when you leave.")

@@ -1,4 +1,4 @@
-"""Key help and command palette."""
+"""The help card with all keys, and the command palette."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from chatlm.tui.screens.card import Card
 SECTIONS = (
     ("Writing", commands.COMPOSER),
     ("Anywhere", (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP)),
-    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.TURN_NAVIGATION)),
-    ("In the list of chats", commands.CHAT_LIST),
+    (
+        "On the selected turn; Tab or a click selects one",
+        (*commands.TURN, *commands.TURN_NAVIGATION),
+    ),
+    ("In the chat list", commands.CHAT_LIST),
 )
 
 
-FOOTER = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
+FOOTER = 'To change a key, add it to [keys] in config.toml, for example regenerate = "ctrl+y".'
 
 
 class HelpScreen(Card[None]):
-    """A card over the chat; the arrows scroll."""
+    """A card with scrolling text."""
 
     DEFAULT_CSS = """
     HelpScreen > .card { width: 80; }
@@ -43,7 +46,7 @@ class HelpScreen(Card[None]):
     ]
 
     def body(self) -> Iterable[Widget]:
-        """A part for each place where keys are heard."""
+        """Yield a section for each place with keys."""
         groups = [*SECTIONS, ("From plugins", commands.plugin_commands())]
         parts = [
             _section(head, commands.with_current_keys(group)) for head, group in groups if group
@@ -67,15 +70,15 @@ def _section(title: str, group: Iterable[Command]) -> Content:
 
 
 class ChatCommands(Provider):
-    """Finds commands; one that cannot do without an argument is begun in the composer."""
+    """Commands in the palette; one with a required argument is put into the composer."""
 
     async def discover(self) -> Hits:
-        """All of them, before anything is typed."""
+        """Yield all commands before anything is typed."""
         for command in _slash_commands():
             yield DiscoveryHit(_command_row(command), partial(self._run, command), command.title)
 
     async def search(self, query: str) -> Hits:
-        """Those whose name or help is like the query."""
+        """Yield the commands whose name or help matches the query."""
         matcher = self.matcher(query)
         for command in _slash_commands():
             score = max(matcher.match(command.title), matcher.match(command.help))

@@ -1,4 +1,4 @@
-"""Choosing the model to talk to: those chatlm knows by name, or any other by what is typed."""
+"""The model picker: known models, or any hub id or path."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH = 26, 11, 10
 
 
 class FilterInput(VisibleInput):
-    """What is typed narrows the list; Enter takes the model that is marked in it."""
+    """The filter; Enter selects the highlighted model."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "talk to it")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use model")]
 
 
 class ModelScreen(Card[str | None]):
-    """Gives the name of the chosen model, or None; nothing is fetched before the size was said.
+    """Returns the chosen model or None; asks before a download.
 
     Args:
-        models: those to show, in this order; one that cannot chat is left out.
-        current: the name of the one in use.
+        models: the models to show, in this order; only chat models are shown.
+        current: name of the current model.
         is_here: whether a model that is not among `models` can be used without fetching it; runs
             in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
             such model.
@@ -81,12 +81,12 @@ class ModelScreen(Card[str | None]):
         self._current = current
         self._is_here = is_here
         self._download_candidate = ""
-        """The model that will be fetched if the person says so once more."""
+        """The model to download when the user confirms."""
 
     def body(self) -> Iterable[Widget]:
-        """The filter, the models, the question."""
+        """Yield the filter, the models and the question."""
         yield FilterInput(
-            placeholder="Type to filter, or a hub id such as org/name, or a path", compact=True
+            placeholder="Filter, or enter a hub id such as org/name, or a path", compact=True
         )
         models = OptionList(markup=False)
         models.can_focus = False
@@ -94,19 +94,19 @@ class ModelScreen(Card[str | None]):
         yield Static(id="question")
 
     def on_mount(self) -> None:
-        """Show all, the one in use marked."""
+        """Show all models, with the current one marked."""
         self._update_list("")
 
     def handle_value(self, value: object) -> None:
-        """Take a model that is here; ask before another is fetched."""
+        """Choose a local model; ask before downloading another."""
         typed = self.query_one(Input).value.strip()
         if value is True:
             self.dismiss(typed)
         else:
-            self._ask_to_download(typed, "Its size is not known yet")
+            self._ask_to_download(typed, "Unknown download size")
 
     def action_move(self, step: int) -> None:
-        """Move over the list while typing."""
+        """Move in the list while typing."""
         models = self.query_one(OptionList)
         if step > 0:
             models.action_cursor_down()
@@ -114,7 +114,7 @@ class ModelScreen(Card[str | None]):
             models.action_cursor_up()
 
     def action_leave(self) -> None:
-        """Take the question back; with none, close."""
+        """Cancel the question, or close."""
         if self._download_candidate:
             self._ask_to_download("")
         else:
@@ -147,18 +147,18 @@ class ModelScreen(Card[str | None]):
         elif details is None:
             self.start_work(partial(single_value, partial(self._is_here, name)))
         else:
-            self._ask_to_download(name, f"About {human_bytes(details.bytes)} have to be fetched")
+            self._ask_to_download(name, f"About {human_bytes(details.bytes)} to download")
 
     def _ask_to_download(self, name: str, question: str = "") -> None:
-        """Ask whether to fetch the model; with no name, ask nothing."""
+        """Ask whether to download the model; an empty name hides the question."""
         self._download_candidate = name
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
         told = f"{one_line(name, 60)} is not on this machine. {question}."
-        line.update(Content(f"{told}\nEnter fetches it, esc does not."))
+        line.update(Content(f"{told}\nEnter downloads it, esc cancels."))
 
     def _update_list(self, query: str) -> None:
-        """The models that have what is typed in name or description; then what is typed itself."""
+        """Return the models that match the query, then the query itself as a model."""
         self._ask_to_download("")
         words = query.lower().split()
         found = [
@@ -179,7 +179,7 @@ class ModelScreen(Card[str | None]):
 
 
 def model_row(details: ModelDetails, current: bool) -> Content:
-    """One model on one line."""
+    """Return one model as a row."""
     here = "in use" if current else "here" if details.installed else "not here"
     style = "$text-success" if details.installed else "$foreground 60%"
     return Content.assemble(

@@ -1,4 +1,4 @@
-"""A plugin's settings as a form."""
+"""The settings form of a plugin."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ YES, NO = "true", "false"
 
 
 class FieldRow(Horizontal):
-    """A switch for yes or no, a list for a choice, a line for anything else.
+    """A setting: a switch for a bool, a select for a choice, an input for anything else.
 
     Args:
-        field: the setting as it is now.
+        field: the current setting.
     """
 
     DEFAULT_CSS = """
@@ -63,7 +63,7 @@ class FieldRow(Horizontal):
 
     @dataclass
     class Committed(Message):
-        """The person has chosen, or has left the line."""
+        """The user chose a value or left the input."""
 
         row: FieldRow
 
@@ -71,24 +71,24 @@ class FieldRow(Horizontal):
         super().__init__()
         self.field = field
         self.error = ""
-        """Why what is typed cannot be taken; empty when it can."""
+        """Why the text is invalid; empty if it is valid."""
         self.control = _make_control(field)
         self.control.add_class("control")
 
     def compose(self) -> ComposeResult:
-        """All on one line."""
+        """Yield the parts of the row."""
         yield Static(Content(one_line(self.field.key.replace("_", " "), 21)), classes="name")
         yield self.control
         yield Static(classes="source")
         yield Static(classes="wanted")
 
     def on_mount(self) -> None:
-        """Say what holds."""
+        """Show the value in effect."""
         self.show_field(self.field)
 
     @property
     def text(self) -> str:
-        """The value as it stands in the field; empty leaves it to the default."""
+        """The value in the field; empty for the default."""
         match self.control:
             case Switch(value=on):
                 text = YES if on else NO
@@ -102,15 +102,15 @@ class FieldRow(Horizontal):
 
     @property
     def is_changed(self) -> bool:
-        """Whether the field says something else than what is saved."""
+        """Whether the field differs from the saved value."""
         return self.text != field_text(self.field)
 
     def show_field(self, field: SettingField, *, keep_text: bool = False) -> None:
-        """Show the setting as it is now.
+        """Show the current setting.
 
         Args:
             field: the setting.
-            keep_text: leave alone what is being typed.
+            keep_text: keep text that is being typed.
         """
         self.field = field
         if not keep_text:
@@ -119,7 +119,7 @@ class FieldRow(Horizontal):
         self.query_one(".source", Static).update(Content(field.source))
 
     def _reset_control(self) -> None:
-        """Put what holds into the field."""
+        """Put the value in effect into the field."""
         field = self.field
         self.show_error("")
         with self.prevent(Input.Changed, Switch.Changed, Select.Changed):
@@ -133,7 +133,7 @@ class FieldRow(Horizontal):
                     line.placeholder = single_line(field.effective)
 
     def show_error(self, error: str) -> None:
-        """Mark a value that cannot be taken; an empty reason takes the mark away."""
+        """Mark an invalid value; an empty reason removes the mark."""
         self.error = error
         self.set_class(bool(error), "-wrong")
         mark = "✗ " if error else ""
@@ -158,7 +158,7 @@ class FieldRow(Horizontal):
 
 
 def field_text(field: SettingField) -> str:
-    """What stands in the field: what holds of a choice, else only what config.toml says."""
+    """The text of the field: the value in effect of a choice, or else the one in config.toml."""
     if not field.choices:
         return single_line(field.configured or "")
     return field.effective if field.effective in field.choices else field.default
@@ -174,7 +174,7 @@ def _make_control(field: SettingField) -> Switch | Select[str] | VisibleInput:
 
 
 class PluginSettingsScreen(Card[None]):
-    """One row a setting. The plugin's own checks run in a thread, since nobody knows what they do.
+    """A form with one row per setting. The plugin's checks run in a thread, since they may be slow.
 
     Args:
         fields: the settings.
@@ -203,7 +203,7 @@ class PluginSettingsScreen(Card[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "app.focus_previous", "previous", show=False),
         Binding("down,tab", "app.focus_next", "next"),
-        Binding("ctrl+r", "reset", "back to the default"),
+        Binding("ctrl+r", "reset", "reset to default"),
         Binding("escape", "leave", "close"),
     ]
 
@@ -214,15 +214,16 @@ class PluginSettingsScreen(Card[None]):
         self._write_queue = WriteQueue()
 
     def body(self) -> Iterable[Widget]:
-        """The rows, what the one with the focus means, when it counts."""
+        """Yield the rows, the description of the focused one, and when changes apply."""
         yield VerticalScroll(can_focus=False)
         yield Static(id="meaning")
         yield Static(
-            "Saved in config.toml when you leave a field; it counts from the next start.", id="when"
+            "Saved in config.toml when you leave a field; it applies from the next start.",
+            id="when",
         )
 
     async def on_mount(self) -> None:
-        """Show what is set now."""
+        """Show the current settings."""
         try:
             fields = await self._write_queue.submit(self._fields.fields)
         except ChatlmError as error:
@@ -233,25 +234,25 @@ class PluginSettingsScreen(Card[None]):
         rows[0].control.focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what config.toml says can be taken back."""
+        """Only values in config.toml can be reset."""
         if action == "reset":
             row = self._focused_row
             return row is not None and (row.field.configured is not None or row.is_changed)
         return True
 
     def action_reset(self) -> None:
-        """Take the setting out of the file, so that the default holds."""
+        """Remove the setting from the file, which restores the default."""
         if row := self._focused_row:
             self._save_field(row, "")
 
     def action_leave(self) -> None:
-        """Save what was typed last, say what is not taken, close."""
+        """Save pending text, report invalid values, and close."""
         if (row := self._focused_row) and row.is_changed:
             self._save_field(row, row.text)
         self.run_worker(self._save_and_close(), exit_on_error=False)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        """Explain the field that has the focus."""
+        """Describe the focused field."""
         self._show_field_help()
         self.refresh_bindings()
 
@@ -269,7 +270,7 @@ class PluginSettingsScreen(Card[None]):
 
     @property
     def _focused_row(self) -> FieldRow | None:
-        """The row that has the focus."""
+        """The focused row."""
         parent = self.focused.parent if self.focused else None
         return parent if isinstance(parent, FieldRow) else None
 
@@ -316,8 +317,8 @@ class PluginSettingsScreen(Card[None]):
 
 
 def field_help(field: SettingField) -> str:
-    """What the setting does, what it must be, what holds where nothing is said."""
+    """Return the description, range and default of a setting."""
     parts = [field.help, field.expected, f"default: {field.default or 'nothing'}"]
     if field.variable:
-        parts.append(f"{field.variable} in the environment goes before the file")
+        parts.append(f"{field.variable} in the environment overrides the file")
     return f"{field.key}: {' · '.join(filter(None, parts))}"

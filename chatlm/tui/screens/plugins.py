@@ -1,4 +1,4 @@
-"""Plugins: state, enable, disable."""
+"""The plugins screen: states, enabling and disabling."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ MUTED_STYLE = "$foreground 60%"
 
 
 class PluginList(OptionList):
-    """The rows; Enter or a click opens the settings."""
+    """The list of plugins; Enter or a click opens the settings."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.settings", "settings")]
 
 
 class PluginsScreen(Card[None]):
-    """One row a plugin, and below them what is to say about the highlighted one.
+    """Lists the plugins and describes the highlighted one.
 
     Args:
-        read: the plugins as they are now; runs in a thread and may raise a `ChatlmError`.
-        disabled_plugins: those that are switched off in the chat.
-        set_disabled_plugins: switches these off in the chat, and all others on.
-        safe_mode: whether this run loads none.
+        read: returns the plugins; runs in a thread and may raise `ChatlmError`.
+        disabled_plugins: plugins disabled in the chat.
+        set_disabled_plugins: disables these in the chat and enables all others.
+        safe_mode: whether no plugin is loaded.
     """
 
     DEFAULT_CSS = """
@@ -81,9 +81,9 @@ class PluginsScreen(Card[None]):
     CARD_TITLE = "Plugins"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "toggle_here", "on or off in this chat"),
-        Binding("e", "switch(True)", "on for all"),
-        Binding("d", "switch(False)", "off for all"),
+        Binding("space", "toggle_here", "toggle in this chat"),
+        Binding("e", "switch(True)", "enable for all"),
+        Binding("d", "switch(False)", "disable for all"),
         Binding("escape,q", "dismiss", "close"),
     ]
 
@@ -103,27 +103,27 @@ class PluginsScreen(Card[None]):
         self._entries: Sequence[PluginEntry] = ()
 
     def body(self) -> Iterable[Widget]:
-        """The rows, then the highlighted one in words."""
+        """Yield the list and the description."""
         yield Static(
             "Safe mode: no plugin is loaded in this run.",
             id="safe",
             classes="-shown" if self._safe_mode else "",
         )
-        yield PluginList(Option("Looking …", disabled=True), markup=False)
+        yield PluginList(Option("Loading …", disabled=True), markup=False)
         yield Static(id="about")
 
     def on_mount(self) -> None:
-        """Have them read."""
+        """Read the plugins."""
         self.start_work(lambda: single_value(self._read))
 
     def handle_value(self, value: object) -> None:
-        """Take the plugins as they are now."""
+        """Show the plugins."""
         if isinstance(value, list):
             self._entries = value
             self._update_rows()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done is offered."""
+        """Hide actions that are not available."""
         one = self._highlighted_entry
         match action:
             case "toggle_here":
@@ -136,19 +136,19 @@ class PluginsScreen(Card[None]):
         return True
 
     def action_toggle_here(self) -> None:
-        """Switch the plugin on or off in this chat."""
+        """Enable or disable the plugin in this chat."""
         if one := self._highlighted_entry:
             self._disabled_plugins ^= {one.row.name}
             self._set_disabled_plugins(self._disabled_plugins)
             self._update_rows()
 
     def action_switch(self, on: bool) -> None:
-        """Switch the plugin on or off for all chats, from the next start."""
+        """Enable or disable the plugin for all chats, from the next start."""
         if one := self._highlighted_entry:
             self.start_work(partial(self._set_enabled, one.row.name, on))
 
     def action_settings(self) -> None:
-        """Open the plugin's form."""
+        """Open the plugin's settings."""
         one = self._highlighted_entry
         if one is not None and one.fields is not None:
             self.app.push_screen(PluginSettingsScreen(one.fields))
@@ -193,7 +193,7 @@ class PluginsScreen(Card[None]):
 
 
 def plugin_rows(entries: Sequence[PluginEntry], disabled_plugins: Collection[str]) -> list[Option]:
-    """A line for each; its id is its place."""
+    """Return a row for each plugin, with its index as the id."""
     if not entries:
         return [Option(Content("No plugins."), disabled=True)]
     return [
@@ -202,8 +202,8 @@ def plugin_rows(entries: Sequence[PluginEntry], disabled_plugins: Collection[str
 
 
 def no_plugins_hint() -> str:
-    """What to do where there is no plugin."""
-    return f"Put one into {paths.user_plugins_dir()} or begin one: chatlm plugins new NAME"
+    """Return advice for when there is no plugin."""
+    return f"Put one into {paths.user_plugins_dir()} or create one: chatlm plugins new NAME"
 
 
 def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
@@ -221,7 +221,7 @@ def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Conten
 
 
 def describe_plugin(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
-    """What it is, what its state means, and what went wrong last."""
+    """Return the description, state and last failure of a plugin."""
     row = entry.row
     what = "  ".join(filter(None, (row.version, row.source)))
     parts = [
@@ -240,70 +240,68 @@ def describe_plugin(entry: PluginEntry, disabled_plugins: Collection[str]) -> Co
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """One plugin as it is in this run, and as it will be."""
+    """A plugin in this run and after the next start."""
 
     row: PluginInfo
     loaded: bool
-    """Whether this run has it."""
+    """Whether it is loaded."""
     enabled_at_next_start: bool
     """Whether the next start will load it."""
     fault: Fault | None
-    """The last one, of this run or an earlier."""
+    """Its last failure, in this run or an earlier one."""
     fields: SettingsForm | None
-    """Its settings; None where it has none or is not loaded."""
+    """Its settings; None if it has none or is not loaded."""
 
     @property
     def is_active(self) -> bool:
-        """Whether its hooks are called in the chats where it is not switched off."""
+        """Whether its hooks are called in chats that do not disable it."""
         return self.loaded and self.row.status in ("on", "failing")
 
 
 @dataclass(frozen=True)
 class PluginState:
-    """How it stands with a plugin."""
+    """State of a plugin."""
 
     label: str
     meaning: str
     colour: str
 
 
-ON = PluginState("on", "It takes part in this chat.", "$text-success")
+ON = PluginState("on", "Enabled in this chat.", "$text-success")
 
 
-FAILING = PluginState("failing", "It is on, but failed when it was used last.", "$text-warning")
+FAILING = PluginState("failing", "Enabled, but its last call failed.", "$text-warning")
 
 
 OFF_HERE = PluginState(
-    "off in this chat", "It takes no part in this chat. Space switches it on.", "$text-warning"
+    "off in this chat", "Disabled in this chat. Space enables it.", "$text-warning"
 )
 
 
 OFF_NEXT = PluginState(
-    "off at next start", "From the next start on it is off for all chats.", "$text-warning"
+    "off at next start", "Disabled for all chats from the next start.", "$text-warning"
 )
 
 
-ON_NEXT = PluginState(
-    "on at next start", "It is loaded at the next start of chatlm.", "$text-warning"
-)
+ON_NEXT = PluginState("on at next start", "Enabled from the next start.", "$text-warning")
 
 
 OFF = PluginState(
-    "off", "It is off for all chats. e switches it on, from the next start.", "$foreground 30%"
+    "off", "Disabled for all chats. e enables it from the next start.", "$foreground 30%"
 )
 
 
 LEFT_OUT = PluginState(
-    "left out", "It failed too often, and is left out until chatlm restarts.", "$text-error"
+    "left out", "It failed too often and is disabled until chatlm restarts.", "$text-error"
 )
 
 
-FAILED = PluginState("failed to load", "It takes part in no chat.", "$text-error")
+FAILED = PluginState("failed to load", "It is not available in any chat.", "$text-error")
 
 
 CRASHED = PluginState(
-    "ended chatlm",
-    "chatlm ended while this was loaded, so it is left out. e tries it at the next start.",
+    "crashed",
+    "chatlm crashed while loading it, so it is disabled. e tries it again at the next start.",
     "$text-error",
 )
 
@@ -318,14 +316,14 @@ STATES: dict[PluginStatus, PluginState] = {
 
 
 def plugin_entries(host: PluginHost, running: Config) -> list[PluginEntry]:
-    """Every plugin that is here; reads files, so that a thread is the place for it.
+    """Return every installed plugin; reads files, so call it in a thread.
 
     Args:
         host: the plugins of this run.
-        running: the settings that it began with.
+        running: the configuration of this run.
 
     Raises:
-        ConfigError: the config file is wrong now.
+        ConfigError: the config file is invalid.
     """
     off = [one.name for one in find_plugins()] if running.safe_mode else running.disabled_plugins
     faults, disabled = load_faults() | host.last_faults, config.load().disabled_plugins
@@ -345,11 +343,11 @@ def _plugin_entry(
 
 
 def plugin_state(entry: PluginEntry, disabled_plugins: Collection[str]) -> PluginState:
-    """How it stands with a plugin.
+    """State of a plugin.
 
     Args:
         entry: the plugin.
-        disabled_plugins: those that are switched off in the chat.
+        disabled_plugins: plugins disabled in the chat.
     """
     if entry.is_active and entry.row.name in disabled_plugins:
         return OFF_HERE

@@ -1,4 +1,4 @@
-"""A stored reply made once more, beside the original; then what differs."""
+"""The replay screen: a reply generated again beside the original, and their difference."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from chatlm.tui.screens.card import Card
 from chatlm.types.events import Delta, Prefill
 
 SIDE_BY_SIDE_WIDTH = 100
-"""From so many columns on the texts stand side by side."""
+"""Columns from which the texts are side by side."""
 
 
 DIFF_MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
-"""Around the words of each kind, as wdiff writes them; so a copy tells them apart too."""
+"""Marks around words of each kind, as in wdiff, so that a copy shows them too."""
 
 
 DIFF_STYLES = {"same": "", "removed": "$text-error strike", "added": "$text-success bold"}
 
 
 class ReplayScreen(Card[None]):
-    """The original and the replay side by side while it is written, then the verdict.
+    """Shows the original and the running replay, then the verdict.
 
     Args:
         original: the reply's text.
-        replay: makes it again; runs in a thread. Its last value is a `Replayed`.
+        replay: generates it again; runs in a thread. Its last value is a `Replayed`.
     """
 
     DEFAULT_CSS = """
@@ -73,7 +73,7 @@ class ReplayScreen(Card[None]):
         """The difference; None before the replay is finished."""
 
     def body(self) -> Iterable[Widget]:
-        """What is happening, what was different before it began, the texts."""
+        """Yield the progress, the differing settings and the texts."""
         yield Static(id="state")
         yield Static(id="notes")
         with Container(id="texts"):
@@ -91,11 +91,11 @@ class ReplayScreen(Card[None]):
         self.action_again()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Side by side where there is room, else one above the other."""
+        """Place the texts side by side if they fit, or else stack them."""
         self.set_class(event.size.width >= SIDE_BY_SIDE_WIDTH, "-beside")
 
     def handle_value(self, value: object) -> None:
-        """Show one step."""
+        """Show a step of the replay."""
         match value:
             case ReplayStarted(reply_prefix=text):
                 self._text = text
@@ -110,12 +110,12 @@ class ReplayScreen(Card[None]):
                 self._show_verdict(value)
 
     def handle_end(self) -> None:
-        """Stopped or failed, there is no verdict."""
+        """Show that there is no verdict after a stop or failure."""
         if self._diff is None:
             self._show_progress("Not finished: nothing to compare.")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """One replay at a time; only what is finished can be copied."""
+        """Hide actions until the replay has finished."""
         match action:
             case "again" | "dismiss":
                 return not self.working
@@ -126,7 +126,7 @@ class ReplayScreen(Card[None]):
         return True
 
     def action_again(self) -> None:
-        """Make the reply once more."""
+        """Replay again."""
         self._text, self._tokens, self._diff = "", 0, None
         self.remove_class("-done")
         self.query_one("#growing", Static).update("")
@@ -141,7 +141,7 @@ class ReplayScreen(Card[None]):
         copy(self.app, diff_text(self._diff or ()), "the difference")
 
     def action_stop(self) -> None:
-        """Give the replay up."""
+        """Cancel the replay."""
         self.stop_work()
         self._show_progress("Stopping")
 
@@ -160,7 +160,7 @@ class ReplayScreen(Card[None]):
 
 
 def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
-    """Whether the reply came out the same."""
+    """Return whether the replies are the same."""
     tokens = count(replayed.usage.completion_tokens, "token")
     if replayed.same_text:
         return Content.styled(f"✓ The same, {tokens}.", "$text-success bold")
@@ -174,18 +174,18 @@ def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
 
 
 def diff_text(diff: Iterable[DiffSegment]) -> str:
-    """The difference as text, the original characters in it."""
+    """Return the difference as text with the original characters."""
     return "".join(text for piece in diff for text, _ in _diff_parts(piece))
 
 
 def diff_content(diff: Iterable[DiffSegment]) -> Content:
-    """The difference in colours, and in marks for who sees none."""
+    """Return the difference in colours and marks."""
     parts = [part for piece in diff for part in _diff_parts(piece)]
     return Content.assemble(*((escape_controls(text), style) for text, style in parts))
 
 
 def _diff_parts(segment: DiffSegment) -> Iterable[tuple[str, str]]:
-    """What a piece is drawn with; the blanks at its end stay outside the marks."""
+    """Return a styled chunk of the difference; trailing spaces stay outside the marks."""
     words = segment.text.rstrip() or segment.text
     before, after = DIFF_MARKS[segment.kind]
     yield f"{before}{words}{after}", DIFF_STYLES[segment.kind]

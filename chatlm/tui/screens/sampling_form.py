@@ -1,4 +1,4 @@
-"""A form for the sampling of one chat: each value, where it comes from, and what it may be."""
+"""The form for a chat's sampling: each value, its source and its range."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ THIS_CHAT = "this chat"
 
 
 UNLIMITED_FROM = 1_000_000
-"""A greatest value from which on it is no limit to anyone."""
+"""Maximum from which a range is shown as unlimited."""
 
 
-STOP_HELP = 'texts that end the reply; several as "###", "\\n\\n"'
+STOP_HELP = 'stop strings; several as "###", "\\n\\n"'
 
 
-UNSET_LABELS = {"seed": "another each time", "stop": "none"}
-"""What holds where nothing is said at all; of other settings, what the model's server takes."""
+UNSET_LABELS = {"seed": "random", "stop": "none"}
+"""Built-in defaults; other settings default to the server's."""
 
 
 Layers = Sequence[tuple[str, Sampling]]
-"""`(where from, what it says)`, the strongest first."""
+"""`(source, sampling)`, highest precedence first."""
 
 
 class SettingRow(Horizontal):
-    """One setting: its name, a field, where the value comes from, its range, a way back.
+    """A setting: name, field, source of the value, range and reset.
 
     Args:
-        name: of the setting.
-        value: what this chat says; None or () for nothing.
+        name: the setting's name.
+        value: this chat's value; None or () for none.
     """
 
     DEFAULT_CSS = """
@@ -80,7 +80,7 @@ class SettingRow(Horizontal):
         self.value_input = VisibleInput(format_value(name, value), compact=True, id=name)
 
     def compose(self) -> ComposeResult:
-        """All on one line."""
+        """Yield the parts of the row."""
         yield Static(self.setting.replace("_", " "), classes="name")
         yield self.value_input
         yield Static(classes="source")
@@ -89,7 +89,7 @@ class SettingRow(Horizontal):
         yield Static(Content.styled("× reset", click), classes="reset")
 
     def show_source(self, inherited: Any, source: str, *, own: bool) -> None:
-        """Show what holds where the field is empty, and where the value comes from."""
+        """Show the inherited value and its source."""
         nothing = UNSET_LABELS.get(self.setting, "the server's")
         self.value_input.placeholder = (
             escape_controls(format_value(self.setting, inherited)) or nothing
@@ -98,18 +98,18 @@ class SettingRow(Horizontal):
         self.query_one(".source", Static).update(Content(THIS_CHAT if own else source))
 
     def show_invalid(self, invalid: bool) -> None:
-        """Mark a value that is not taken."""
+        """Mark an invalid value."""
         self.set_class(invalid, "-wrong")
         mark = "✗ " if invalid else ""
         self.query_one(".range", Static).update(Content(f"{mark}{format_range(self.setting)}"))
 
 
 class SamplingForm(VerticalScroll):
-    """A value is taken as soon as it is right; an empty field takes the value of the layer below.
+    """Applies a value as soon as it is valid; an empty field inherits from the layer below.
 
     Args:
-        sampling: what this chat says.
-        layers: what holds below it, the strongest first.
+        sampling: this chat's sampling.
+        layers: the layers below it, highest precedence first.
     """
 
     DEFAULT_CSS = """
@@ -123,13 +123,13 @@ class SamplingForm(VerticalScroll):
 
     @dataclass
     class Changed(Message):
-        """This chat says something else now."""
+        """This chat's sampling has changed."""
 
         sampling: Sampling
 
     @dataclass
     class HelpChanged(Message):
-        """What the field with the focus means, or why its value is not taken."""
+        """Description of the focused field, or why its value is invalid."""
 
         text: str
         is_error: bool
@@ -140,16 +140,16 @@ class SamplingForm(VerticalScroll):
         self.lower_layers = layers
 
     def compose(self) -> ComposeResult:
-        """One row a setting."""
+        """Yield one row per setting."""
         for name in SETTING_NAMES:
             yield SettingRow(name, getattr(self.sampling, name))
 
     def on_mount(self) -> None:
-        """Say what holds."""
+        """Show the value in effect."""
         self.refresh_sources()
 
     def refresh_sources(self) -> None:
-        """Show again what holds where a field is empty."""
+        """Update the inherited values."""
         below = {each.name: each for each in effective_sampling(self.lower_layers)}
         for row in self.query(SettingRow):
             each = below[row.setting]
@@ -157,7 +157,7 @@ class SamplingForm(VerticalScroll):
             row.show_source(each.value, each.source, own=own)
 
     def rejected_values(self) -> list[str]:
-        """For each field whose text is not taken, what holds instead and why."""
+        """Return for each invalid field the value in effect and the reason."""
         told = []
         for row in self.query(SettingRow):
             try:
@@ -171,7 +171,7 @@ class SamplingForm(VerticalScroll):
         return told
 
     def reset(self, names: Iterable[str] = SETTING_NAMES) -> None:
-        """Empty these fields."""
+        """Clear these fields."""
         for name in names:
             self.query_one(f"#{name}", Input).value = ""
 
@@ -193,7 +193,7 @@ class SamplingForm(VerticalScroll):
             self.post_message(self.Changed(self.sampling))
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        """Explain the field that has the focus."""
+        """Describe the focused field."""
         if isinstance(event.widget.parent, SettingRow):
             self._post_help(event.widget.parent)
 
@@ -208,10 +208,10 @@ class SamplingForm(VerticalScroll):
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The value a field's text stands for; None, or () for stop, when it is empty.
+    """Parse a field's text; an empty one is None, or () for stop.
 
     Raises:
-        UsageError: it is no such value, or out of range; the range is in the message.
+        UsageError: it is invalid or out of range; the message names the range.
     """
     text = text if name == "stop" else text.strip()
     value: Any = text
@@ -229,7 +229,7 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def format_value(name: str, value: Any) -> str:
-    """A value as it is typed."""
+    """Format a value as it is typed."""
     if value in (None, ()):
         return ""
     if name == "stop":
@@ -238,7 +238,7 @@ def format_value(name: str, value: Any) -> str:
 
 
 def format_range(name: str) -> str:
-    """The range, in short."""
+    """Format a range."""
     if name not in RANGES:
         return "texts"
     low, high, _ = RANGES[name]
@@ -246,7 +246,7 @@ def format_range(name: str) -> str:
 
 
 def _parse_stop(text: str) -> tuple[str, ...]:
-    """One text as it stands, or several as in JSON."""
+    """Format one stop string as it is, or several as JSON strings."""
     if not text:
         return ()
     if not text.lstrip().startswith('"'):

@@ -1,4 +1,4 @@
-"""Sampling, system prompt, theme, model."""
+"""The settings screen: sampling, system prompt, appearance, model."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from chatlm.types.engine import EngineInfo
 from chatlm.types.sampling import Sampling
 
 TYPING_PAUSE_SECONDS = 0.4
-"""So long after the last key the text is worth taking."""
+"""Seconds after the last key press before the text is applied."""
 
 
 class SystemEditor(Vertical):
-    """Says when it is time to `commit` what was typed.
+    """The system prompt editor; posts `Paused` when it is time to `commit`.
 
     Args:
-        system: the prompt at first.
+        system: the initial prompt.
     """
 
     DEFAULT_CSS = """
@@ -61,23 +61,23 @@ class SystemEditor(Vertical):
 
     @dataclass
     class TypingPaused(Message):
-        """The person typed, and paused."""
+        """The user paused after typing."""
 
     def __init__(self, system: str) -> None:
         super().__init__()
         self.system = system
-        """What was taken last."""
+        """The prompt applied last."""
         self._typing_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
-        """The text, its cost."""
+        """Yield the text and its cost."""
         yield VisibleArea(self.system, "No system prompt")
         yield Static(id="cost")
 
     def commit(self) -> bool:
-        """Let what stands here be the system prompt; returns whether it is another one now.
+        """Apply the text as the system prompt; return whether it has changed.
 
-        A prompt that was only looked at stays as it is, control characters and all.
+        An unedited prompt stays as it was, control characters included.
         """
         text = self.query_one(VisibleArea).text
         if text == normalise_lines(self.system):
@@ -86,8 +86,8 @@ class SystemEditor(Vertical):
         return True
 
     def show_cost(self, tokens: int | None) -> None:
-        """Say what it costs, in tokens; None where that cannot be known yet."""
-        told = "What it costs is known once the model is loaded."
+        """Show its tokens; None if they are not known yet."""
+        told = "The token count is shown once the model is loaded."
         self.query_one("#cost", Static).update(
             told if tokens is None else describe_cost(self.system, tokens)
         )
@@ -103,37 +103,37 @@ class SystemEditor(Vertical):
 
 
 def describe_cost(system: str, tokens: int) -> str:
-    """What a system prompt takes, or what the model's format writes where there is none."""
+    """Return the cost of the system prompt, or of the template's default."""
     if system:
-        return f"{count(tokens, 'token')}, read before every message of this chat"
+        return f"{count(tokens, 'token')}, sent with every request of this chat"
     if tokens:
-        return f"None of yours; the model's own template adds its own ({count(tokens, 'token')})"
-    return "None: the model reads your messages alone"
+        return f"The default of the model's template ({count(tokens, 'token')})"
+    return "None: the model reads only your messages"
 
 
 CONFIG_LAYER = "config"
-"""The layer that "keep as my default" writes."""
+"""The layer that "Save as default" writes."""
 
 
 Section = Literal["sampling", "system", "look", "model"]
 
 
 class SettingsScreen(Card[None]):
-    """Four sections. What changes is posted at once; nothing waits for the way out.
+    """Four sections; every change is posted at once.
 
     It posts `SamplingChanged`, `SystemChanged`, `DefaultSamplingSaved`, `DefaultSystemSaved` and
     `ModelRequested`, its theme picker `ThemePicker.ThemeChosen` and `ThemePicker.MotionChosen`;
     the app gets them.
 
     Args:
-        sampling: what this chat says.
-        layers: what holds below it, the strongest first; the person's own is named `CONFIG`.
+        sampling: this chat's sampling.
+        layers: the layers below, highest precedence first; the config's is `CONFIG_LAYER`.
         system: this chat's system prompt.
-        info: the loaded model; None while there is none.
+        info: the loaded model, or None.
         count_tokens: what a text costs as a system prompt, and for an empty one what the model's
-            format writes in its place; runs in a thread. None while there is no model.
-        reduced_motion: whether the screen keeps still now.
-        section: the one to begin with.
+            template writes in its place; runs in a thread. None while no model is loaded.
+        reduced_motion: whether reduced motion is on.
+        section: the initial section.
     """
 
     DEFAULT_CSS = """
@@ -179,31 +179,31 @@ class SettingsScreen(Card[None]):
 
     @dataclass
     class SamplingChanged(Message):
-        """This chat says this now."""
+        """This chat's sampling has changed."""
 
         sampling: Sampling
 
     @dataclass
     class SystemChanged(Message):
-        """This is the chat's system prompt now."""
+        """The chat's system prompt has changed."""
 
         system: str
 
     @dataclass
     class DefaultSamplingSaved(Message):
-        """The config file holds this now, for every chat."""
+        """The default sampling was saved in the config file."""
 
         sampling: Sampling
 
     @dataclass
     class DefaultSystemSaved(Message):
-        """The config file holds this now, for new chats."""
+        """The default system prompt was saved in the config file."""
 
         system: str
 
     @dataclass
     class ModelRequested(Message):
-        """The person wants to choose another model."""
+        """The user asked for the model picker."""
 
     def __init__(
         self,
@@ -225,15 +225,15 @@ class SettingsScreen(Card[None]):
         self._section = section
 
     def body(self) -> Iterable[Widget]:
-        """The sections."""
+        """Yield the sections."""
         with TabbedContent(initial=self._section):
             with TabPane("Sampling", id="sampling"):
                 yield self._form
                 yield Static(id="meaning")
-                yield _button_row(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
+                yield _button_row(("reset", "Reset all"), ("keep-sampling", "Save as default"))
             with TabPane("System prompt", id="system"):
                 yield self._editor
-                yield _button_row(("keep-system", "Keep as my default"))
+                yield _button_row(("keep-system", "Save as default"))
             with TabPane("Look", id="look"):
                 yield ThemePicker(self._reduced_motion)
             with TabPane("Model", id="model"):
@@ -241,35 +241,35 @@ class SettingsScreen(Card[None]):
                 yield _button_row(("model-wanted", "Choose another model"))
 
     def on_mount(self) -> None:
-        """Begin in the section's first field."""
+        """Focus the section's first field."""
         self._count_system_tokens()
         self.call_after_refresh(self._focus_section)
 
     def handle_value(self, value: object) -> None:
-        """Show what the system prompt costs."""
+        """Show the cost of the system prompt."""
         if isinstance(value, int):
             self._editor.show_cost(value)
 
     def action_next_section(self) -> None:
-        """Go to the first field of the next section."""
+        """Focus the first field of the next section."""
         self.query_one(Tabs).action_next_tab()
         self.call_after_refresh(self._focus_section)
 
     def action_reset(self, name: str) -> None:
-        """Let the layer below say it."""
+        """Reset the fields of the section."""
         self._form.reset([name])
 
     def action_reset_focused(self) -> None:
-        """The same for the field with the focus."""
+        """Reset the focused field."""
         if isinstance(self.focused, Input):
             self.focused.value = ""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only a field can be reset."""
+        """Hide the reset key outside of fields."""
         return action != "reset_focused" or isinstance(self.focused, Input)
 
     def action_leave(self) -> None:
-        """Take what was typed last, say what is not taken, put tried colours back, close."""
+        """Apply pending text, report invalid values, restore a previewed theme, and close."""
         self._commit_system()
         for told in self._form.rejected_values():
             self.notify(escape_controls(told), severity="warning", markup=False)
@@ -337,7 +337,7 @@ class SettingsScreen(Card[None]):
             self.post_message(self.DefaultSystemSaved(self._editor.system))
 
     def _save_defaults(self, values: dict[str, str]) -> bool:
-        """Whether all could be written to the config file; says how it went."""
+        """Write values to the config file; return whether it succeeded, and show the result."""
         try:
             for key, text in values.items():
                 config.set_value(key, text)
@@ -345,7 +345,7 @@ class SettingsScreen(Card[None]):
             self.show_error(error)
             return False
         self.show_error(None)
-        self.notify("Kept as your default", markup=False)
+        self.notify("Saved as default", markup=False)
         return True
 
     def _focus_section(self) -> None:
@@ -357,7 +357,7 @@ class SettingsScreen(Card[None]):
 
 
 def describe_model(info: EngineInfo | None) -> Content:
-    """The loaded model in a few lines."""
+    """Return a description of the loaded model."""
     if info is None:
         return Content("No model is loaded yet.")
     rows = {
@@ -381,7 +381,7 @@ def _button_row(*buttons: tuple[str, str]) -> Horizontal:
 
 
 def _to_toml(value: object) -> str:
-    """Numbers and lists of texts look the same in both."""
+    """Format values as in the config file."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -389,16 +389,16 @@ IN_USE = " · in use"
 
 
 class ThemeList(OptionList):
-    """The names of the themes."""
+    """The list of themes."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "take this theme")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "use theme")]
 
 
 class ThemePicker(Vertical):
-    """Moving over a theme shows it, Enter takes it, leaving brings back the one in use.
+    """Previews the highlighted theme; Enter chooses it, leaving restores the current one.
 
     Args:
-        reduced_motion: whether the screen keeps still now.
+        reduced_motion: whether reduced motion is on.
     """
 
     DEFAULT_CSS = """
@@ -412,13 +412,13 @@ class ThemePicker(Vertical):
 
     @dataclass
     class ThemeChosen(Message):
-        """The person wants these colours."""
+        """The user chose a theme."""
 
         theme: str
 
     @dataclass
     class MotionChosen(Message):
-        """The person wants the screen to keep still, or no longer."""
+        """The user turned reduced motion on or off."""
 
         reduced: bool
 
@@ -429,7 +429,7 @@ class ThemePicker(Vertical):
         self._theme_names: list[str] = []
 
     def compose(self) -> ComposeResult:
-        """The themes, then the movement."""
+        """Yield the themes and the motion switch."""
         self._current_theme = self.app.theme
         self._theme_names = sorted(self.app.available_themes)
         themes = ThemeList(*self._theme_options(), markup=False, id="themes")
@@ -438,7 +438,7 @@ class ThemePicker(Vertical):
         yield Button(motion_label(self._reduced_motion), compact=True)
 
     def restore_theme(self) -> None:
-        """Show the theme in use again."""
+        """Restore the current theme."""
         self.app.theme = self._current_theme
 
     @on(OptionList.OptionHighlighted)
@@ -467,5 +467,5 @@ class ThemePicker(Vertical):
 
 
 def motion_label(reduced: bool) -> str:
-    """The state in words."""
+    """Return the label of the motion switch."""
     return f"Reduced motion: {'on, no blinking, no smooth scrolling' if reduced else 'off'}"

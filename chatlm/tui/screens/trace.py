@@ -1,4 +1,4 @@
-"""What plugins did for a turn: each call, how long it took, and what it changed; knows no store."""
+"""The trace screen: every plugin call of a turn, its duration and its changes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from chatlm.types.messages import Turn
 from chatlm.types.provenance import Call, Change, Trace, format_duration
 
 PLUGIN_WIDTH, HOOK_WIDTH = 16, 20
-"""Columns; a longer name is cut."""
+"""Column widths; longer names are cut."""
 
 
 MAX_INLINE_LENGTH = 22
-"""What came back stands on the line of its call up to so many characters, else below it."""
+"""Characters up to which a result is shown on the line of its call."""
 
 
 SLOW_CALL_SECONDS = 1.0
-"""Seconds of a call from which on its time is marked."""
+"""Seconds from which a call is marked as slow."""
 
 
-NO_CALLS = "No plugin took part in this turn, or it was made before chatlm kept what plugins do."
+NO_CALLS = "No plugin took part in this turn, or it is older than plugin traces."
 
 
 class TraceScreen(Card[None]):
-    """A card over the chat; the arrows scroll.
+    """A card with scrolling text.
 
     Args:
-        turn: what was done for the reply that stands is shown, and for the message.
-        traces: what plugins did for the turn, in order.
+        turn: the turn; calls for its message and active reply are shown.
+        traces: the plugin calls of the turn, in order.
     """
 
     DEFAULT_CSS = """
@@ -51,7 +51,7 @@ class TraceScreen(Card[None]):
     }
     """
 
-    CARD_TITLE = "What plugins did for this turn"
+    CARD_TITLE = "Plugin trace of this turn"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "copy", "copy as JSON"),
@@ -66,7 +66,7 @@ class TraceScreen(Card[None]):
         self._traces = [trace for trace in traces if trace.reply_id in shown]
 
     def body(self) -> Iterable[Widget]:
-        """How much there was, then call after call."""
+        """Yield the summary and the calls."""
         with VerticalScroll():
             yield Static(trace_summary(self._traces))
             answered: set[int | None] = {None}
@@ -81,11 +81,11 @@ class TraceScreen(Card[None]):
                         yield Static(below, classes="below")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is copied where there is nothing."""
+        """Hide the copy key of an empty trace."""
         return bool(self._traces) if action == "copy" else True
 
     def action_copy(self) -> None:
-        """Copy all that is kept of it, whole."""
+        """Copy the complete trace."""
         values = [trace.to_dict() for trace in self._traces]
         clipboard.copy(self.app, dump_json(values), "the trace")
 
@@ -95,11 +95,11 @@ class TraceScreen(Card[None]):
         versions = len(self._turn.replies)
         version = self._turn.reply.version if self._turn.reply else 1
         which = f", version {version} of {versions}" if versions > 1 else ""
-        return Content(f"The reply{which}{', gone on with' if continued else ''}")
+        return Content(f"The reply{which}{', continued' if continued else ''}")
 
 
 def trace_summary(traces: Sequence[Trace]) -> Content:
-    """How many plugins took part, and for how long."""
+    """Return the number of plugins and their total time."""
     calls = [call for trace in traces for call in trace.calls]
     if not calls:
         return Content.styled(NO_CALLS, "$foreground 60%")
@@ -111,7 +111,7 @@ def trace_summary(traces: Sequence[Trace]) -> Content:
 
 
 def call_line(call: Call) -> Content:
-    """One call: time, plugin, hook, and what came back where that is short."""
+    """Return the line of a call: time, plugin, hook and a short result."""
     plugin = one_line(call.plugin, PLUGIN_WIDTH).ljust(PLUGIN_WIDTH)
     hook = one_line(call.hook, HOOK_WIDTH).ljust(HOOK_WIDTH)
     time_style = "$text-warning" if call.seconds >= SLOW_CALL_SECONDS else "$foreground 60%"
@@ -127,7 +127,7 @@ def call_line(call: Call) -> Content:
 
 
 def call_details(call: Call) -> Content | None:
-    """What does not fit on the line of the call; None for nothing."""
+    """Return what does not fit on the line of a call; None for nothing."""
     lines = list(_details(call))
     return Content("\n").join(lines) if lines else None
 

@@ -1,4 +1,4 @@
-"""Import card; export and import of chat files."""
+"""Export chats to files, and import them with a progress card."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from chatlm.types.messages import Conversation
 
 
 class ImportScreen(Card[None]):
-    """Says how far it is, then what was imported and what was left out.
+    """Shows the progress of an import, then what was imported and skipped.
 
     Args:
-        read: reads the chats in and yields how far it is; runs in a thread.
+        read: imports the chats and yields the progress; runs in a thread.
     """
 
     DEFAULT_CSS = """
@@ -50,45 +50,45 @@ class ImportScreen(Card[None]):
         self._has_imported = False
 
     def body(self) -> Iterable[Widget]:
-        """Bar and words."""
+        """Yield the bar and the text."""
         yield ProgressBar(total=None, show_eta=False)
-        yield Static("Looking through the file …", id="said")
+        yield Static("Checking the file …", id="said")
 
     def on_mount(self) -> None:
         """Begin."""
         self.start_work(self._read)
 
     def handle_value(self, value: object) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         if isinstance(value, ImportProgress):
             self._has_imported = bool(value.added)
             self.query_one(ProgressBar).update(total=value.total_bytes, progress=value.bytes_read)
             self.query_one("#said", Static).update(Content(escape_controls(import_status(value))))
 
     def show_error(self, error: ChatlmError | None) -> None:
-        """Of a failed import only the chats that were stored are told."""
+        """After a failure, show only the chats that were stored."""
         super().show_error(error)
         self.query_one(ProgressBar).display = error is None
         self.query_one("#said").display = error is None or self._has_imported
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Stop what goes on, close what has ended."""
+        """Stop a running import, or close."""
         return self.working == (action == "stop")
 
     def action_stop(self) -> None:
-        """Stop, and close."""
+        """Stop and close."""
         self.stop_work()
         self.dismiss()
 
 
 def import_status(state: ImportProgress) -> str:
-    """What an import has done so far."""
+    """Return the progress of an import."""
     if state.checking:
-        return "Looking through the file …"
-    there = f", {state.already_stored} there already" if state.already_stored else ""
+        return "Checking the file …"
+    there = f", {state.already_stored} already stored" if state.already_stored else ""
     out = ", ".join(f"{number} {what}" for what, number in state.left_out.most_common())
     return f"{count(len(state.added), 'chat')} imported{there}" + (
-        f"\nLeft out: {out}" if out else ""
+        f"\nSkipped: {out}" if out else ""
     )
 
 
@@ -101,7 +101,7 @@ IMPORT_FORMATS_HINT = (
 
 
 def suggest_file_name(chat: Conversation) -> str:
-    """A name for the chat's file, from its title; none that is there already."""
+    """Return an unused file name from the chat's title."""
     words = re.sub(r"[^\w]+", "-", export.display_title(chat).lower()).strip("-_")[:MAX_NAME_LENGTH]
     stem = words.strip("-_") or f"chat-{chat.id}"
     number, path = 1, Path(f"{stem}.md")
@@ -112,20 +112,20 @@ def suggest_file_name(chat: Conversation) -> str:
 
 
 def export_chat(store: Store, chat: Conversation, path: Path) -> None:
-    """Write the chat in the format that the file's ending says.
+    """Write the chat in the format of the file's extension.
 
     Raises:
-        UsageError: the ending says nothing, the file is there already, or cannot be written.
+        UsageError: the extension is unknown, or the file exists or cannot be written.
     """
     endings = [ending for ending in FORMAT_BY_SUFFIX if path.name.lower().endswith(ending)]
     if not endings:
         raise UsageError(
-            f"The ending of {path.name} names no format",
-            hint=f"End it in {', '.join(FORMAT_BY_SUFFIX)}.",
+            f"{path.name} has no known file extension",
+            hint=f"Use {', '.join(FORMAT_BY_SUFFIX)}.",
         )
     try:
         if path.exists():
-            raise UsageError(f"{path} exists already", hint="Give another name.")
+            raise UsageError(f"{path} exists already", hint="Choose another name.")
         write_atomically(
             path, stream_export(store, [chat.id], FORMAT_BY_SUFFIX[max(endings, key=len)])
         )
@@ -137,10 +137,10 @@ def export_chat(store: Store, chat: Conversation, path: Path) -> None:
 
 
 def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, None]:
-    """Read the chats of a file into the store; yields how far it is.
+    """Import the chats of a file; yield the progress.
 
     Raises:
-        UsageError: the file holds no chats, or some that cannot be read; nothing is imported then.
+        UsageError: the file contains no chats or unreadable ones; nothing is imported.
         StoreError: they cannot be stored.
     """
     state = ImportProgress()
@@ -148,10 +148,10 @@ def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, No
         yield state
     if state.unreadable_count:
         first = state.unreadable[0]
-        others = "`chatlm chats import --skip-bad` takes the others."
+        others = "`chatlm chats import --skip-bad` imports the others."
         raise UsageError(
             f"{path.name}, {first.location}: {first.problem}; nothing was imported",
             hint=others if state.readable_count else IMPORT_FORMATS_HINT,
         )
     if not state.added and not state.already_stored:
-        raise UsageError(f"{path.name} holds no chats", hint=IMPORT_FORMATS_HINT)
+        raise UsageError(f"{path.name} contains no chats", hint=IMPORT_FORMATS_HINT)

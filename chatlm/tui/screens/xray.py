@@ -1,4 +1,4 @@
-"""Tokens of a prompt by owner; no forged control tokens."""
+"""The prompt x-ray: tokens by origin, and the check for forged control tokens."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from chatlm.types.messages import SUMMARY_PREFIX, Message, Passage
 from chatlm.types.requests import Prompt, PromptToken, Request
 
 MAX_TOKEN_LENGTH = 256
-"""Characters of the longest token that is looked for."""
+"""Maximum characters of a token."""
 
 
 class TokenKind(StrEnum):
-    """Whose a token is; the value names it on the screen."""
+    """Origin of a token; the value is its label."""
 
     CONTROL = "control tokens"
-    FORMAT = "format around the messages"
+    FORMAT = "chat template"
     SYSTEM = "system prompt"
     USER = "your messages"
     ASSISTANT = "replies"
@@ -42,28 +42,28 @@ class TokenKind(StrEnum):
 
 @dataclass(frozen=True)
 class PromptXray:
-    """A prompt, and what is needed to tell its parts apart."""
+    """A prompt with the texts that identify its parts."""
 
     prompt: Prompt
     request: Request
     user_text: str = ""
-    """What the person typed for the newest turn."""
+    """The user's text of the newest turn."""
     passages: tuple[Passage, ...] = ()
-    """What was found for it."""
+    """Its retrieved passages."""
     sent_hash: str = ""
-    """`Prompt.hash` of what was sent, where something was and it is known."""
+    """`Prompt.hash` of the prompt that was sent, if known."""
 
 
 @dataclass(frozen=True)
 class ForgeryCheck:
-    """How many tokens stand in people's and documents' texts, and how many are control tokens."""
+    """Tokens of message contents, and how many of them are control tokens."""
 
     user_tokens: int
-    """Tokens of the person's own text."""
+    """Tokens of the user's text."""
     other_tokens: int
     """Tokens of all other contents."""
     forged_tokens: int
-    """How many of both are control tokens; anything but 0 means that a text posed as the format."""
+    """Control tokens among them; anything but 0 means that content forged the chat format."""
 
 
 def classify_tokens(
@@ -71,7 +71,7 @@ def classify_tokens(
 ) -> list[TokenKind]:
     """The kind of each of the prompt's tokens; a token that crosses a border is of its beginning.
 
-    In the newest user message the passages and the person's own words are found by their exact
+    In the newest user message the passages and the user's own words are found by their exact
     text, and what is neither was added by chatlm or a plugin.
     """
     owners = _character_kinds(request.messages, user_text, tuple(passages))
@@ -96,16 +96,16 @@ def classify_tokens(
 
 
 def count_kinds(kinds: Sequence[TokenKind]) -> dict[TokenKind, int]:
-    """Tokens of each kind that there is, in the order of `Kind`."""
+    """Return the number of tokens of each kind, in the order of `Kind`."""
     counted = Counter(kinds)
     return {kind: counted[kind] for kind in TokenKind if counted[kind]}
 
 
 def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
-    """Count the control tokens among the tokens of contents.
+    """Count the control tokens among content tokens.
 
     Args:
-        prompt: whose tokens are looked at.
+        prompt: the prompt.
         kinds: of these tokens, from `parts`.
     """
     contents = [
@@ -130,7 +130,7 @@ def _missing_prefix_length(content: str, token_text: str) -> int:
 def _character_kinds(
     messages: Sequence[Message], user_text: str, passages: Sequence[Passage]
 ) -> list[list[TokenKind]]:
-    """For each message, the kind of each of its characters."""
+    """Return for each message the kind of each character."""
     plain: Mapping[str, TokenKind] = {
         "system": TokenKind.SYSTEM,
         "user": TokenKind.USER,
@@ -151,7 +151,7 @@ def _character_kinds(
 def _newest_message_kinds(
     content: str, user_text: str, passages: Sequence[Passage]
 ) -> list[TokenKind]:
-    """Passages first, each after the one before; then the last place of the person's words that is
+    """Passages first, each after the one before; then the last place of the user's words that is
     none of theirs, since a passage may quote the question."""
     kinds = [TokenKind.ADDED] * len(content)
     start = 0
@@ -177,7 +177,7 @@ STYLES: dict[TokenKind, str] = {
     TokenKind.PASSAGE: "italic $text-accent",
     TokenKind.ADDED: "underline $text-error",
 }
-"""Apart in shape as well as in colour, for who sees none."""
+"""Styles that differ in shape as well as in colour."""
 
 
 MUTED_STYLE = "$foreground 55%"
@@ -187,21 +187,21 @@ SHOWN_HASH_LENGTH = 12
 
 
 ESTIMATE_NOTICE = Content.styled(
-    "These are the messages that are sent, cut by an estimate: the server puts them into its own "
-    "template and tokens.",
+    "The messages as they are sent, split into estimated tokens: the server applies its own "
+    "template and tokenizer.",
     MUTED_STYLE,
 )
 
 
 class XrayScreen(Card[None]):
-    """A prompt as the model reads it.
+    """Shows a prompt token by token.
 
     Args:
-        read: makes the prompt; runs in a thread, since plugins may take their time with it.
-        title: what prompt it is, in the card's border.
+        read: builds the prompt; runs in a thread, since plugins may be slow.
+        title: shown in the border.
 
     Raises:
-        ChatlmError: by `read`; it is shown.
+        ChatlmError: raised by `read`, and shown.
     """
 
     DEFAULT_CSS = """
@@ -217,7 +217,7 @@ class XrayScreen(Card[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "borders", "token borders"),
+        Binding("t", "borders", "token boundaries"),
         Binding("i", "ids", "ids"),
         Binding("c", "copy_text", "copy text"),
         Binding("d,upper_c", "copy_ids", "copy ids"),
@@ -234,7 +234,7 @@ class XrayScreen(Card[None]):
         self._show_ids = False
 
     def body(self) -> Iterable[Widget]:
-        """What it is, the legend, the tokens, the proof."""
+        """Yield the summary, the legend, the tokens and the check."""
         yield Static("Building the prompt …", id="head")
         yield Flow(id="legend")
         with VerticalScroll():
@@ -242,7 +242,7 @@ class XrayScreen(Card[None]):
         yield Static(id="proof")
 
     def on_mount(self) -> None:
-        """Have the prompt made."""
+        """Build the prompt."""
 
         self.start_work(lambda: single_value(self._read))
 
@@ -264,16 +264,16 @@ class XrayScreen(Card[None]):
         self.query_one(VerticalScroll).focus()
 
     def handle_end(self) -> None:
-        """With no prompt there is nothing to look at."""
+        """Show that there is no prompt."""
         if self._xray is None:
             self.query_one("#head", Static).update("There is no prompt to show.")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Without a prompt there is only the way out."""
+        """Hide all keys but close without a prompt."""
         return action == "dismiss" or self._xray is not None
 
     def action_borders(self) -> None:
-        """Show or hide where each token ends."""
+        """Show or hide token boundaries."""
         self._show_borders = not self._show_borders
         self._update_tokens()
 
@@ -283,7 +283,7 @@ class XrayScreen(Card[None]):
         self._update_tokens()
 
     def action_copy_text(self) -> None:
-        """Copy the prompt as text, control tokens by their names."""
+        """Copy the prompt as text, with control tokens by name."""
         if self._xray is not None:
             text = "".join(token.text for token in self._xray.prompt.tokens)
             copy(self.app, text, "the prompt")
@@ -306,11 +306,11 @@ class XrayScreen(Card[None]):
 
 
 def heading(xray: PromptXray) -> str:
-    """How long the prompt is, whether all fits, and whether it is what was sent."""
+    """Return the length of the prompt, what was omitted, and whether it is the one sent."""
     prompt = xray.prompt
     told = [
         f"{len(prompt.tokens):,} of {count(prompt.context_length, 'token')}",
-        f"{prompt.reply_reserve:,} kept for the reply",
+        f"{prompt.reply_reserve:,} reserved for the reply",
     ]
     if prompt.omitted:
         told.append(f"{count(len(prompt.omitted), 'message')} left out")
@@ -319,15 +319,15 @@ def heading(xray: PromptXray) -> str:
     if not xray.sent_hash:
         return line
     if xray.sent_hash == prompt.hash:
-        return f"{line}\nThis is the very prompt that was sent."
+        return f"{line}\nThis is exactly the prompt that was sent."
     return (
         f"{line}\nNot the prompt that was sent ({xray.sent_hash[:SHOWN_HASH_LENGTH]}): "
-        "the model, its format or its context is another one now."
+        "the model, its template or its context has changed."
     )
 
 
 def legend(kinds: list[TokenKind]) -> list[Content]:
-    """Each kind in its own look, with its tokens and their share."""
+    """Return the legend: each kind with its tokens and share."""
     return [
         Content.assemble((kind.value, STYLES[kind]), f" {number:,} ({number / len(kinds):.0%})")
         for kind, number in count_kinds(kinds).items()
@@ -335,7 +335,7 @@ def legend(kinds: list[TokenKind]) -> list[Content]:
 
 
 def forgery_verdict(check: ForgeryCheck) -> Content:
-    """That no text poses as the format; or, loudly, that one does."""
+    """Return the result of the check for forged control tokens."""
     if check.forged_tokens:
         text = (
             f"{count(check.forged_tokens, 'control token')} inside the texts: one of "
@@ -350,13 +350,13 @@ def forgery_verdict(check: ForgeryCheck) -> Content:
 def tokens_content(
     prompt_tokens: Iterable[PromptToken], kinds: Iterable[TokenKind], *, borders: bool, ids: bool
 ) -> Content:
-    """The tokens one after the other; a line end is drawn as ↵ before it ends the line.
+    """Return the styled tokens; a newline is drawn as ↵ before the line break.
 
     Args:
         prompt_tokens: the tokens.
-        kinds: theirs.
-        borders: draw a line after each; else neighbours of one kind flow together.
-        ids: draw each one's id after it, and the line too.
+        kinds: their kinds.
+        borders: draw a line after each token.
+        ids: draw each id after its token, and the line.
     """
     drawn: list[tuple[str, str]] = []
     for token, kind in zip(prompt_tokens, kinds, strict=True):

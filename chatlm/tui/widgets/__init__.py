@@ -1,1 +1,1 @@
-"""Widgets that several areas use."""
+"""Shared widgets: context gauge, key hints, inputs."""

@@ -1,4 +1,4 @@
-"""How full the model's context is, on one line; knows no session and no engine."""
+"""The context gauge: how full the model's context is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from textual.widget import Widget
 from chatlm.tui.formatting import count
 
 NEARLY_FULL = 0.85
-"""From this share of what a prompt may take, a warning is due."""
+"""Share of the prompt limit from which a warning is shown."""
 
 
 SYSTEM, TURNS, FREE, RESERVE = "█▓░▒"
-"""What the gauge is drawn with; apart in shape as well as in colour."""
+"""Symbols of the gauge, which differ in shape as well as in colour."""
 
 
 MIN_GAUGE_WIDTH, MAX_GAUGE_WIDTH = 6, 40
@@ -25,35 +25,35 @@ MIN_GAUGE_WIDTH, MAX_GAUGE_WIDTH = 6, 40
 
 @dataclass(frozen=True)
 class ContextFill:
-    """What takes the context's room, in tokens."""
+    """Tokens of each part of the context."""
 
     system_tokens: int
     history_tokens: int
-    """All that is read beside the system prompt."""
+    """Tokens of the turns."""
     reply_reserve: int
-    """Kept for the reply."""
+    """Tokens reserved for the reply."""
     context_length: int
     omitted_count: int = 0
-    """How many turns do not fit."""
+    """Number of turns that do not fit."""
 
     @property
     def used_tokens(self) -> int:
-        """What the next prompt takes before its message."""
+        """Tokens of the next prompt without its message."""
         return self.system_tokens + self.history_tokens
 
     @property
     def free_tokens(self) -> int:
-        """What is left."""
+        """Free tokens."""
         return max(self.context_length - self.used_tokens - self.reply_reserve, 0)
 
     @property
     def nearly_full(self) -> bool:
-        """Whether little room is left for the next messages."""
+        """Whether the context is nearly full."""
         return self.used_tokens >= NEARLY_FULL * (self.context_length - self.reply_reserve)
 
 
 class ContextGauge(Widget):
-    """A gauge and `1,204 / 8,192`; empty while nothing is known. A click asks for more."""
+    """A gauge and `1,204 / 8,192`; empty while unknown. A click opens the context screen."""
 
     DEFAULT_CSS = """
     ContextGauge { width: 48; min-width: 20; height: 1; color: $text-muted; }
@@ -64,10 +64,10 @@ class ContextGauge(Widget):
 
     @dataclass
     class Clicked(Message):
-        """The person wants to see what takes the room."""
+        """The gauge was clicked."""
 
     def watch_fill(self, fill: ContextFill | None) -> None:
-        """Have the whole story at hand under the mouse."""
+        """Update the tooltip."""
         self.tooltip = Content(describe_fill(fill)) if fill else None
 
     def render(self) -> Content:
@@ -75,12 +75,12 @@ class ContextGauge(Widget):
         return gauge_line(self.fill, self.size.width) if self.fill else Content("")
 
     def on_click(self) -> None:
-        """Ask for more."""
+        """Post `Clicked`."""
         self.post_message(self.Clicked())
 
 
 def gauge_line(fill: ContextFill, width: int) -> Content:
-    """The most telling line that fits `width` cells, at the right end."""
+    """Return the most detailed line that fits `width` cells, right-aligned."""
     numbers = f"{fill.used_tokens:,} / {fill.context_length:,}"
     warning, short, style = _fill_warning(fill)
     for words in dict.fromkeys((warning, short)):
@@ -94,7 +94,7 @@ def gauge_line(fill: ContextFill, width: int) -> Content:
 
 
 def gauge(fill: ContextFill, width: int) -> Content:
-    """A bar of `width` cells, at least `GAUGE_LEAST`, in which each part that is there is seen."""
+    """Return a bar of `width` cells in which each non-empty part is visible."""
     total = max(fill.context_length, fill.used_tokens + fill.reply_reserve)
     taken = (fill.system_tokens, fill.history_tokens, fill.reply_reserve)
     cells = [max(round(tokens / total * width), tokens > 0) for tokens in taken]
@@ -110,27 +110,27 @@ def gauge(fill: ContextFill, width: int) -> Content:
 
 
 def gauge_legend(fill: ContextFill) -> list[Content]:
-    """Each part of the gauge with its sign and its tokens."""
+    """Return the legend of the gauge."""
     return [
         Content.assemble((f"{sign} ", style), f"{name} {tokens:,}")
         for sign, style, name, tokens in (
             (SYSTEM, "$text-primary", "system prompt", fill.system_tokens),
             (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.history_tokens),
             (FREE, "$foreground 60%", "free", fill.free_tokens),
-            (RESERVE, "$foreground 60%", "kept for the reply", fill.reply_reserve),
+            (RESERVE, "$foreground 60%", "reserved for the reply", fill.reply_reserve),
         )
     ]
 
 
 def describe_fill(fill: ContextFill) -> str:
-    """The same as a sentence."""
+    """Describe the gauge in a sentence."""
     words = [part.plain[2:] for part in gauge_legend(fill)]
     sentence = f"Context of {count(fill.context_length, 'token')}: {', '.join(words)}"
     return "; ".join(filter(None, (sentence, _fill_warning(fill)[0]))) + "."
 
 
 def _fill_warning(fill: ContextFill) -> tuple[str, str, str]:
-    """In words, in short, and its colour; all empty when all is well."""
+    """Return a warning, its short form and its colour; all empty if there is none."""
     if fill.omitted_count:
         words = (
             f"{count(fill.omitted_count, 'turn')} "

@@ -1,4 +1,4 @@
-"""Flowing text; key hints from bindings."""
+"""Flowing text that wraps between items, and key hints from bindings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from chatlm.tui.commands import key_name
 
 
 class Flow(Static):
-    """As many lines as its items take at its width."""
+    """Text items that flow over as many lines as needed."""
 
     DEFAULT_CSS = """
     Flow { height: auto; width: 100%; }
     """
 
     GAP: Content = Content("   ")
-    """Between two items of a line."""
+    """Separator between items."""
 
     def __init__(self, items: Iterable[Content] = (), *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -33,12 +33,12 @@ class Flow(Static):
         self.update(wrap_items(self._items, self.GAP, self.content_size.width))
 
     def on_resize(self) -> None:
-        """Break the lines anew."""
+        """Rewrap the items."""
         self.set_items(self._items)
 
 
 def wrap_items(items: Sequence[Content], gap: Content, width: int) -> Content:
-    """The items in lines of at most `width` cells; a longer item has a line of its own."""
+    """Wrap the items to `width` cells; a longer item gets its own line."""
     lines: list[Content] = []
     for item in items:
         if lines and lines[-1].cell_length + gap.cell_length + item.cell_length <= width:
@@ -49,7 +49,7 @@ def wrap_items(items: Sequence[Content], gap: Content, width: int) -> Content:
 
 
 class Hints(Flow):
-    """Every binding of the screen that is shown and enabled, such as `p pin · d drop`."""
+    """Hints of the screen's visible and enabled bindings, such as `p pin · d drop`."""
 
     DEFAULT_CSS = """
     Hints {
@@ -65,7 +65,7 @@ class Hints(Flow):
     GAP = Content(" · ")
 
     def on_mount(self) -> None:
-        """Follow the bindings."""
+        """Update when the bindings change."""
         self.screen.bindings_updated_signal.subscribe(self, self._update_hints)
         self._update_hints(self.screen)
 
@@ -75,7 +75,7 @@ class Hints(Flow):
 
 
 def key_hints(bindings: Iterable[Binding]) -> list[Content]:
-    """One part for each action that is shown: its first key and what it does."""
+    """Return a hint for each action: its first key and its description."""
     shown: dict[str, Binding] = {}
     for binding in bindings:
         if binding.show:

@@ -1,4 +1,4 @@
-"""Inputs that show control characters."""
+"""Inputs that make control characters visible."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from chatlm.text import escape_controls
 
 
 class VisibleInput(Input):
-    """An input that is safe with any text, whether typed, pasted or set: what is seen is kept."""
+    """An input that makes control characters of any text visible, and stores them so."""
 
     def validate_value(self, value: str) -> str:
-        """Whatever way the text came."""
+        """Escape control characters, whatever their source."""
         return single_line(value)
 
 
 class LineInput(VisibleInput):
-    """One in a card's colours, without a border."""
+    """An input in a card's colours, without a border."""
 
     DEFAULT_CSS = """
     LineInput {
@@ -36,15 +36,15 @@ class LineInput(VisibleInput):
 
 
 def single_line(text: str) -> str:
-    """The text as it is drawn, with spaces for line ends and tabs."""
+    """Return the text as drawn, with spaces for newlines and tabs."""
     return escape_controls(text).replace("\n", " ").replace("\t", " ")
 
 
 class VisibleArea(TextArea):
-    """A text area that is safe with any text, whether typed, pasted or set: what is seen is kept.
+    """A text area that makes control characters of any text visible, and stores them so.
 
     Args:
-        text: to begin with.
+        text: the initial text.
         placeholder: shown while there is no text.
     """
 
@@ -52,14 +52,14 @@ class VisibleArea(TextArea):
         super().__init__(normalise_lines(text), placeholder=placeholder)
 
     def load_text(self, text: str) -> None:
-        """Put a text in place of what stands here."""
+        """Replace the text."""
         super().load_text(normalise_lines(text))
 
     def edit(self, edit: Edit) -> EditResult:
-        """Whatever way the text came."""
+        """Escape control characters, whatever their source."""
         return super().edit(dataclasses.replace(edit, text=normalise_lines(edit.text)))
 
 
 def normalise_lines(text: str) -> str:
-    """The text as it is drawn, each line end as `\\n`."""
+    """Return the text as drawn, with newlines as `\\n`."""
     return escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"))

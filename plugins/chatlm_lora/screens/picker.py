@@ -44,9 +44,9 @@ class AdapterPicker(PickerCard):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "verify", "verify that it acts"),
+        Binding("v", "verify", "verify effect"),
         Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
-        Binding("pagedown", "turn_page(1)", "read on", priority=True),
+        Binding("pagedown", "turn_page(1)", "scroll", priority=True),
         Binding("escape", "dismiss", "close"),
     ]
 
@@ -64,8 +64,8 @@ class AdapterPicker(PickerCard):
     def body(self) -> Iterable[Widget]:
         """Return the help text, the list and the details."""
         yield Static(
-            "An adapter changes how the model answers. Enter lets this chat use the marked one "
-            "from the next reply on; F5 in the chat switches between it and the base.",
+            "An adapter changes how the model answers. Enter uses it in this chat from the next "
+            "reply on; F5 in the chat switches between it and the base model.",
             classes="help",
         )
         yield OptionList(*self._options(), markup=False)
@@ -92,7 +92,7 @@ class AdapterPicker(PickerCard):
         try:
             base = actions.loaded_model(self._ui)
             if base is None:
-                raise UsageError("There is no model to verify it with.")
+                raise UsageError("No model is loaded to verify it with.")
             effect = effect_module.measure_effect(adapter, base)
             said = effect.describe() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
@@ -143,9 +143,7 @@ class AdapterPicker(PickerCard):
         if marked:
             told = _adapter_details(marked)
         elif self.highlighted in self._engine_adapters:
-            told = Content.styled(
-                "It comes with the model, and no more is known of it.", MUTED_STYLE
-            )
+            told = Content.styled("It comes with the model; it has no card.", MUTED_STYLE)
         else:
             told = _empty_details(bool(self._adapters or self._engine_adapters))
         if marked and (verdict := self._verdicts.get(marked.name)):
@@ -160,15 +158,15 @@ def _empty_details(has_adapters: bool) -> Content:
         ("chatlm adapters train NAME --data FILE", "bold"),
         (" trains one from examples, ", MUTED_STYLE),
         ("chatlm adapters add NAME FOLDER", "bold"),
-        (" takes one that peft saved.", MUTED_STYLE),
+        (" adds one that peft saved.", MUTED_STYLE),
     )
 
 
 def _adapter_details(adapter: Artifact) -> Content:
-    """What its card says: answers first, since they are what a person looks for."""
+    """Return the adapter's card, sample answers first."""
     known = card.read_card(adapter.path)
     if known is None:
-        return Content.styled("Nothing is known of how it came to be: it has no card.", MUTED_STYLE)
+        return Content.styled("It has no card, so its history is unknown.", MUTED_STYLE)
     parts: list[tuple[str, str]] = []
     for answer in known.answers[:MAX_ANSWERS]:
         parts += [
