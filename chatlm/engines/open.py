@@ -124,8 +124,6 @@ def _register_engine(
     engines: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
 ) -> None:
     """Register a plugin's engine; errors raised here are reported as the plugin's."""
-    if not scheme or ":" in scheme:
-        raise TypeError("register takes a scheme, a text without a colon, and a function")
     if scheme == LOCAL_SCHEME:
         raise ChatlmError(f"{LOCAL_SCHEME}: is the scheme of chatlm's own models")
     taken = engines.setdefault(scheme, _RegisteredEngine(plugin, opener))

@@ -79,6 +79,12 @@ def _registers_named(kind: type | None, description: str) -> Callable[..., None]
     return register
 
 
+def _registers_engine(scheme: Any, opener: Any) -> None:
+    """Check the arguments of `register(scheme, opener)`."""
+    if not isinstance(scheme, str) or not scheme or ":" in scheme or not callable(opener):
+        raise TypeError("register takes a scheme, a text without a colon, and a function")
+
+
 def _registers_service(name: Any, service: Any) -> None:
     """Check the arguments of `register(name, service)`."""
     if not isinstance(name, str):
@@ -103,7 +109,7 @@ _ROWS = {
     "shutdown": Hook(CallStyle.NOTIFY),
     "register_commands": Hook(CallStyle.NOTIFY),
     "register_ask_options": Hook(CallStyle.REGISTER, registers=_registers(hookspecs.AskOption)),
-    "register_engines": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "register_engines": Hook(CallStyle.REGISTER, registers=_registers_engine),
     "list_models": Hook(CallStyle.GATHER, list_of(ModelListing)),
     "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
     "register_setups": Hook(

@@ -127,8 +127,8 @@ class HookCaller(ABC):
                 that plugin's fault.
 
         Returns:
-            `(plugin, arguments of register)` in the order of the calls; nothing of a plugin that
-            failed.
+            `(plugin, arguments of register)` in the order of the calls; of a plugin that failed,
+            what it had registered before.
         """
         check = HOOKS[hook].registers
         offered: dict[str, list[tuple[Any, ...]]] = {}
@@ -145,8 +145,9 @@ class HookCaller(ABC):
 
             return {"register": register}
 
-        plugins = list(self.call_each(hook, make_arguments))
-        return [(plugin, values) for plugin in plugins for values in offered[plugin]]
+        for _ in self.call_each(hook, make_arguments):
+            pass
+        return [(plugin, values) for plugin, calls in offered.items() for values in calls]
 
     def _results(
         self, row: Hook, arguments: Mapping[str, Any], default: Any = None

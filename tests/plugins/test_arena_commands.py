@@ -77,7 +77,7 @@ def test_contestants(chat_home: Path) -> None:
         (("contestants", "add", "x", "--adapter", "9"), "See them: chatlm adapters list"),
         (("contestants", "add", "x", "--template", "9"), "See them: chatlm templates list"),
         (("contestants", "add", "x", "--template", "translate"), "needs language"),
-        (("contestants", "add", "x", "--index", "9"), "See them: chatlm rag list"),
+        (("contestants", "add", "x", "--index", "9"), "List them: chatlm rag list"),
         (("contestants", "edit", "x"), "no contestant 'x'"),
         (("contestants", "remove", "x", "--yes"), "no contestant 'x'"),
         (("leaderboard", "--k", "40"), "k must be from 4 to 32"),

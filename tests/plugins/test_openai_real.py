@@ -101,7 +101,7 @@ def test_after_a_cancelled_reply_the_next_one_comes(
 
 def test_refusals_are_quoted(home: Path, url: str, default_model: Path) -> None:
     with closing(open_engine(f"{default_model}@{url}")) as engine:
-        with pytest.raises(EngineError, match="does not take top_k as set"):
+        with pytest.raises(EngineError, match="rejects the value of top_k"):
             list(engine.stream(request("Hi", top_k=4)))
         with pytest.raises(ContinuationUnsupported):
             list(engine.stream(request("Hi", "Well,")))

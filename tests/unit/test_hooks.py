@@ -71,14 +71,14 @@ def test_every_row_has_what_its_style_needs() -> None:
         assert (row.folded != "") == (row.style is CallStyle.FOLD), row.name
 
 
-def test_what_a_failing_plugin_registered_is_not_offered() -> None:
+def test_what_a_plugin_registered_before_it_failed_is_offered() -> None:
     def bad(register: Any) -> None:
         register("fine", Setup())
         register("wrong", "no setup")
 
     good = plugin(register_setups=lambda register: register("good", Setup()))
     host = PluginHost([("good", good), ("bad", plugin(register_setups=bad))])
-    assert list(available_setups(host)) == ["good"]
+    assert sorted(available_setups(host)) == ["fine", "good"]
     assert "register takes a name and a chatlm.Setup" in host.take_faults()[0].error
 
 
@@ -168,7 +168,7 @@ def test_an_option_of_ask_itself_cannot_be_replaced(
     assert main(["ask", "--help"]) == 0
     printed = capsys.readouterr()
     assert "the option --system exists already, from chatlm" in printed.err
-    assert "Answer in this language." not in printed.out
+    assert "Answer in this language." in printed.out  # its other option, registered before
 
 
 @pytest.mark.usefixtures("no_pipe")

@@ -162,7 +162,7 @@ def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match="cannot be downloaded again") as caught:
         pull.pull_model("gone-12345678")
-    assert caught.value.hint == "Remove it with: chatlm models remove gone-12345678"
+    assert caught.value.hint == "Remove it: chatlm models remove gone-12345678"
     assert installed.remove_model("gone-12345678")
     assert not folder.exists()
 
