@@ -101,7 +101,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         terminal.type(ESCAPE)
         terminal.wait_for(lambda screen, shown=shown: shown not in screen)  # type: ignore[misc]
     terminal.type(CTRL_S + "Content")
-    terminal.wait_for(has("No chat says"))
+    terminal.wait_for(has("No results for"))
     terminal.type(ESCAPE + "\x0e")
     terminal.wait_for(has("New chat"))
     terminal.type("@file")
