@@ -1,4 +1,4 @@
-"""Puts `prompts/` and `indices/` inside a standard wheel; an editable one reads the checkout."""
+"""Put `prompts/` and `indices/` into a standard wheel; an editable one reads the checkout."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class ShippedFolders(BuildHookInterface):  # type: ignore[type-arg]  # hatchling leaves it open
-    """See the module's sentence."""
+    """Hatchling build hook that adds the shipped folders to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the folders unless the install is editable."""

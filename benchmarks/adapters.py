@@ -204,7 +204,9 @@ def main() -> None:
             for seed, name in enumerate(("first", "second"))
         }
         fast, slow = (
-            LocalEngine(MODEL, folder, CPU, decoder_format=way, find_adapter=adapters.__getitem__)
+            LocalEngine.from_folder(
+                MODEL, folder, CPU, decoder_format=way, find_adapter=adapters.__getitem__
+            )
             for way in ("auto", "off")
         )
         peft = Peft(folder, adapters)

@@ -148,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = pull.ensure_model(MODEL).folder
     placement = resolve_placement("cpu", "bfloat16", "none")
-    engine = LocalEngine(MODEL, folder, placement)
+    engine = LocalEngine.from_folder(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     short = [Message("user", QUESTIONS[0])]

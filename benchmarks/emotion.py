@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import ensure_model, expand_path
+from chatlm.plugin_kit.training import training_display
 from chatlm.text import dump_json
 from chatlm_emotion import card, examples
 from chatlm_emotion import card as card_module
@@ -25,7 +26,6 @@ from chatlm_emotion.classifier import Classifier, load_classifier
 from chatlm_emotion.evaluation import evaluate
 from chatlm_emotion.examples import LabelledDataset
 from chatlm_emotion.recipe import DEFAULT_BASES, METHOD_DEFAULTS, Method, Recipe
-from chatlm_emotion.terminal import show_progress
 from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
 EVERYDAY = Path(__file__).parent / "everyday.jsonl"
@@ -73,8 +73,8 @@ def trained(row: Row, data: Path) -> Classifier:
             command="python -m benchmarks.emotion",
         )
         print(f"training: {row.title}", flush=True)
-        with show_progress() as shown:
-            train_classifier(order, shown, lambda: False)
+        with training_display() as listener:
+            train_classifier(order, listener, lambda: False)
     place = card_module.CLASSIFIERS.get(row.name)
     if base_name := card.read_card(place.path).base:
         ensure_model(base_name)

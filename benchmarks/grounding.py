@@ -1,10 +1,10 @@
-"""How to have questions answered from documents: what is put before the model, or quotations.
+"""Compare ways to answer questions from documents: several prompts, and quoting.
 
 Run it with `python -m benchmarks.grounding`; `--data` names the folder with the collections. Each
-way answers newcomers' questions from the shipped index of the manual, and questions of xquad_en,
-with the passages that the chat would give. A reply is right when it holds what an answer must
-hold; its citations are good when it has some and each is supported by its passage; it repeats
-itself when it says a sentence of four words or more twice. Nothing here is a pass or a fail.
+method answers beginners' questions from the shipped index of the manual, and questions of xquad_en,
+with the passages that the chat would retrieve. A reply is right if it matches the pattern of the
+answer. It is well cited if it has citations and each is supported by its passage. It repeats itself
+if it contains a sentence of four words or more twice. There is no pass or fail.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.retrieval import EMBEDDER, lend, silent
+from benchmarks.retrieval import EMBEDDER, link_models, silent
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
 from chatlm.config.config import load
 from chatlm.engines.open import open_engine
@@ -58,29 +58,31 @@ MANUAL = {
     "What happens when a chat outgrows the context?": "oldest|left out|greyed",
     "How do I give a chat a system prompt?": "/system",
 }
-"""Questions about chatlm, and a pattern of what an answer must hold."""
+"""Questions about chatlm, and a pattern that the answer must match."""
 
 SAMPLING = Sampling(seed=0, max_tokens=120)
 
-Asked = Sequence[tuple[str, str]]
+QuestionSet = Sequence[tuple[str, str]]
 """Questions, each with the pattern of its answer."""
 
-Way = Callable[[Index, str, Sequence[Passage]], tuple[Message, ...] | str]
-"""From a question and its passages to what the model reads, or to the reply itself."""
+Method = Callable[[Index, str, Sequence[Passage]], tuple[Message, ...] | str]
+"""Returns the prompt for a question and its passages, or the reply itself."""
 
 
-def passages_with_orders(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """What the chat gives a model: whole passages, how to use them, the question."""
+def passages_with_instructions(
+    index: Index, question: str, found: Sequence[Passage]
+) -> tuple[Message]:
+    """Return the chat's prompt: whole passages, instructions, the question."""
     return (Message("user", prompting.grounded_prompt(question, found)),)
 
 
 def passages_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Whole passages and the question."""
+    """Return a prompt of whole passages and the question."""
     return (Message("user", f"{prompting.format_passages(found)}\n\n{question}"),)
 
 
 def question_first(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """The question before and after the passages."""
+    """Return a prompt with the question before and after the passages."""
     return (
         Message(
             "user",
@@ -90,22 +92,22 @@ def question_first(index: Index, question: str, found: Sequence[Passage]) -> tup
 
 
 def one_passage(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """The best passage alone, how to use it, the question."""
-    return passages_with_orders(index, question, found[:1])
+    """Return a prompt of the best passage, instructions and the question."""
+    return passages_with_instructions(index, question, found[:1])
 
 
 def statements(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """The statements that fit best, how to use them, the question."""
-    return passages_with_orders(index, question, chosen(index, question, found))
+    """Return a prompt of the best statements, instructions and the question."""
+    return passages_with_instructions(index, question, best_statements(index, question, found))
 
 
 def statements_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """The statements that fit best, and the question."""
-    return passages_only(index, question, chosen(index, question, found))
+    """Return a prompt of the best statements and the question."""
+    return passages_only(index, question, best_statements(index, question, found))
 
 
 def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message, ...]:
-    """The same, behind an example of how it is done."""
+    """Return the prompt of `statements_only` after an example turn."""
     pets = Passage("Cats are allowed in the flat. Dogs need the owner's consent.", "lease.md", 1)
     boiler = Passage("The boiler is serviced each October.", "lease.md", 1)
     example = f"{prompting.format_passages([pets, boiler])}\n\nWhen is the boiler serviced?"
@@ -117,12 +119,12 @@ def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> t
 
 
 def quotations(index: Index, question: str, found: Sequence[Passage]) -> str:
-    """What the chat does with a small model, which writes nothing here."""
+    """Return the quotes that the chat replies with for a small model."""
     return extractive.format_quotes(extractive.select_quotes(index, question, found))
 
 
-WAYS: dict[str, Way] = {
-    "passages, instruction": passages_with_orders,
+METHODS: dict[str, Method] = {
+    "passages, instruction": passages_with_instructions,
     "passages": passages_only,
     "question on both sides": question_first,
     "one passage, instruction": one_passage,
@@ -133,33 +135,33 @@ WAYS: dict[str, Way] = {
 }
 
 
-def chosen(index: Index, question: str, found: Sequence[Passage]) -> list[Passage]:
-    """The statements that would be quoted, as passages."""
+def best_statements(index: Index, question: str, found: Sequence[Passage]) -> list[Passage]:
+    """Return the statements that would be quoted, as passages."""
     return [
         dataclasses.replace(found[quote.number - 1], text=quote.text)
         for quote in extractive.select_quotes(index, question, found)
     ]
 
 
-def said(engine: Engine, messages: tuple[Message, ...]) -> str:
-    """What the model replies."""
+def generate(engine: Engine, messages: tuple[Message, ...]) -> str:
+    """Return the model's reply."""
     with closing(engine.stream(Request(messages, SAMPLING))) as events:
         return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, float]:
-    """How often the replies are right, cite well and repeat themselves, each 0 to 1."""
+def measure(engine: Engine, name: str, method: Method, questions: QuestionSet) -> dict[str, float]:
+    """Return the share of replies that are right, well cited and repetitive, and the time."""
     right = cited = repeated = 0
     started = time.perf_counter()
-    for question, pattern in asked:
+    for question, pattern in questions:
         found = grounding.find_passages(name, question)
-        made = way(get_open_index(name).index, question, found)
-        reply = made if isinstance(made, str) else said(engine, made)
+        result = method(get_open_index(name).index, question, found)
+        reply = result if isinstance(result, str) else generate(engine, result)
         right += bool(re.search(pattern, reply))
-        verdicts = [each for each in citations.check_citations(reply, found) if each.cited]
-        cited += bool(verdicts) and all(each.is_supported for each in verdicts)
+        checks = [check for check in citations.check_citations(reply, found) if check.cited]
+        cited += bool(checks) and all(check.is_supported for check in checks)
         repeated += repeats(reply)
-    count = len(asked)
+    count = len(questions)
     return {
         "right": right / count,
         "good citations": cited / count,
@@ -169,14 +171,14 @@ def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, floa
 
 
 def repeats(reply: str) -> bool:
-    """Whether a sentence of four words or more is said twice."""
+    """Return whether a reply contains a sentence of four words or more twice."""
     words = (tuple(re.findall(r"\w+", part.lower())) for part in re.split(r"[.!?]\s|\n", reply))
     long = [each for each in words if len(each) >= 4]
     return len(long) > len(set(long))
 
 
 def xquad(data: Path, count: int) -> list[tuple[str, str]]:
-    """Some of its questions, with a pattern of their answers; an index `xquad` is made."""
+    """Build the index `xquad`, and return some questions with the patterns of their answers."""
     builder.build("xquad", (Source(str(data / "corpus.jsonl")),), silent)
     answers = json.loads((data / "answers.json").read_text(encoding="utf-8"))
     questions = read_questions(data / "queries.jsonl")
@@ -188,37 +190,39 @@ def xquad(data: Path, count: int) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Measure, print tables, or JSON with `--json`."""
+    """Run the benchmark and print tables, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/retrieval"))
     parser.add_argument("--questions", type=int, default=24, help="questions of xquad_en (24)")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="WAY")
+    parser.add_argument(
+        "--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = load()
     folders = ensure_model(settings.model).folder, ensure_model(EMBEDDER).folder
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as home:
-        lend(Path(home), *folders)
-        sets: dict[str, Asked] = {
+        link_models(Path(home), *folders)
+        sets: dict[str, QuestionSet] = {
             "manual": list(MANUAL.items()),
             "xquad": xquad(options.data / "xquad_en", options.questions),
         }
         with closing(open_engine(settings, PluginHost(), silent_pull)) as engine:
-            for name, asked in sets.items():
-                found[name] = {}
-                for way in options.ways:
-                    found[name][way] = measure(engine, name, WAYS[way], asked)
-                    print(f"{name}, {way}: done", file=sys.stderr)
+            for name, questions in sets.items():
+                results[name] = {}
+                for method in options.methods:
+                    results[name][method] = measure(engine, name, METHODS[method], questions)
+                    print(f"{name}, {method}: done", file=sys.stderr)
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
-    for name, rows in found.items():
+    for name, rows in results.items():
         print(f"\n{name}, {len(sets[name])} questions")
         columns = list(next(iter(rows.values())))
         print(f"  {'':<28}" + "".join(f"{column:>16}" for column in columns))
-        for way, row in rows.items():
-            print(f"  {way:<28}" + "".join(f"{row[column]:>16.2f}" for column in columns))
+        for method, row in rows.items():
+            print(f"  {method:<28}" + "".join(f"{row[column]:>16.2f}" for column in columns))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How well chatlm knows that an answer is not in the documents, and where its threshold comes from.
+"""Measure how well chatlm detects unanswerable questions, and calibrate its relevance threshold.
 
 Run it with `python -m benchmarks.retrieval_abstaining`; `--data` names the folder with the
-collections. One index holds all documents of single_topic. It is asked their answerable questions,
-the unanswerable ones, which are on the same topics, and questions about other things (xquad_en).
-Nothing here is a pass or a fail.
+collections. One index contains all documents of single_topic. The questions are the answerable and
+unanswerable ones of that collection, which are on the same topics, and off-topic ones (xquad_en).
+There is no pass or fail.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.retrieval import EMBEDDER, lend, silent
+from benchmarks.retrieval import EMBEDDER, link_models, silent
 from chatlm import ensure_model
 from chatlm_rag import evaluation
 from chatlm_rag.documents.files import Source
@@ -30,11 +30,11 @@ ANSWERABLE = ("single_passage", "multi_passage")
 OFF_TOPIC = 200
 
 Grouped = dict[str, list[float]]
-"""Confidences by the document that is asked about."""
+"""Confidences by the document that the question is about."""
 
 
 def build(documents: Path, home: Path) -> Index:
-    """An index of the documents, made in an empty home."""
+    """Build an index of the documents in an empty home folder."""
     corpus = home / "corpus.jsonl"
     with corpus.open("w", encoding="utf-8") as file:
         for row in _rows(documents):
@@ -45,21 +45,21 @@ def build(documents: Path, home: Path) -> Index:
 
 
 def confidences(index: Index, questions: Path) -> Grouped:
-    """How sure the index is of each question in a file."""
-    found: Grouped = {}
+    """Return the confidence for each question in a file."""
+    grouped: Grouped = {}
     for row in _rows(questions):
-        found.setdefault(row["document_index"], []).append(_sure(index, row["question"]))
-    return found
+        grouped.setdefault(row["document_index"], []).append(_confidence(index, row["question"]))
+    return grouped
 
 
 def area(answerable: Sequence[float], unanswerable: Sequence[float]) -> float:
-    """How often an answerable question has more confidence than an unanswerable one, 0 to 1."""
+    """Return the area under the ROC curve, 0 to 1."""
     pairs = [(a > b) + (a == b) / 2 for a in answerable for b in unanswerable]
     return sum(pairs) / len(pairs)
 
 
 def main() -> None:
-    """Measure, print the curve, or JSON with `--json`."""
+    """Run the benchmark and print the curve, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/retrieval"))
     parser.add_argument("--plot", type=Path, help="save the curves: FILE.png, .svg or .pdf")
@@ -68,7 +68,7 @@ def main() -> None:
     topic = options.data / "single_topic"
     model = ensure_model(EMBEDDER).folder
     with tempfile.TemporaryDirectory() as home:
-        lend(Path(home), model)
+        link_models(Path(home), model)
         index = build(topic / "documents.csv", Path(home))
         answerable: Grouped = {}
         for kind in ANSWERABLE:
@@ -77,7 +77,7 @@ def main() -> None:
         unanswerable = confidences(index, _questions(topic, "no_answer"))
         others = list(read_questions(options.data / "xquad_en" / "queries.jsonl").values())
         step = max(len(others) // OFF_TOPIC, 1)
-        off_topic = [_sure(index, question) for question in others[::step]]
+        off_topic = [_confidence(index, question) for question in others[::step]]
     report(answerable, unanswerable, off_topic, options.plot, as_json=options.json)
 
 
@@ -89,7 +89,7 @@ def report(
     *,
     as_json: bool,
 ) -> None:
-    """The areas under the curves, the calibrated threshold, and the curves."""
+    """Print the areas under the curves, the calibrated threshold, and the curves."""
     yes, no = _all(answerable), _all(unanswerable)
     curves = {
         "on the topic": relevance.threshold_curve(yes, no),
@@ -137,7 +137,7 @@ def _all(grouped: Grouped) -> list[float]:
     return [value for values in grouped.values() for value in values]
 
 
-def _sure(index: Index, question: str) -> float:
+def _confidence(index: Index, question: str) -> float:
     return index.confidence(question, index.search(question))
 
 
@@ -146,7 +146,7 @@ def _questions(folder: Path, kind: str) -> Path:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    csv.field_size_limit(10_000_000)  # a whole document stands in one field
+    csv.field_size_limit(10_000_000)  # a field contains a whole document
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

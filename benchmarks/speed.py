@@ -1,11 +1,11 @@
-"""How fast chatlm reads and writes beside transformers and llama.cpp, with the same weights.
+"""Prefill and decode speed of chatlm, transformers and llama.cpp with the same weights.
 
-Run it with `python -m benchmarks.speed`. All sides are loaded in one process and take turns in each
-round, greedy, with the same ids, on the same number of threads. The floor is the time that reading
-the weights once takes, at the speed memory gave in the same round. llama.cpp needs the package
-llama-cpp-python (`pip install 'chatlm[bench]'`). chatlm guesses no tokens here, which would flatter
-it with a story that repeats itself; `benchmarks.speed_together` measures what that brings. Nothing
-here is a pass or a fail.
+Run it with `python -m benchmarks.speed`. All programs are loaded in one process and take turns in
+each round, greedy, with the same ids and number of threads. The floor is the time to read the
+weights once at the memory bandwidth measured in the same round. llama.cpp needs the package
+llama-cpp-python (`pip install 'chatlm[bench]'`). chatlm's speculative decoding is off, since a
+repetitive story would flatter it; `benchmarks.speed_together` measures it. The benchmark has no
+pass or fail.
 """
 
 from __future__ import annotations
@@ -38,45 +38,45 @@ MODEL = "smollm2-135m-instruct"
 DOCS = [Path(__file__).parents[1] / "docs" / name for name in ("guide.md", "plugins.md")]
 QUESTION = "Write a very long story about a lighthouse, with many turns. "
 SETTLE_SECONDS = 0.2
-"""Before each reply: threads of the side before go to sleep."""
+"""Pause before each reply, in which the threads of the previous program go to sleep."""
 
 SAME_BITS = {"int8": "Q8_0", "bfloat16": "BF16", "int4": "Q4_1"}
-"""chatlm's formats, and those of llama.cpp that are as large."""
+"""chatlm's formats, and those of llama.cpp with the same size."""
 
 
 @dataclass
 class Results:
-    """What was measured, by side and by the prompt's length."""
+    """The measurements, by program and length of the prompt."""
 
     default: str
-    """The side that people have who set nothing."""
+    """chatlm with default settings."""
     prompts: dict[int, int]
-    """Tokens that each prompt really has."""
+    """Actual tokens of each prompt."""
     cache: int
-    """Bytes of keys and values that are read for each token before."""
+    """Bytes of the KV cache per token of context."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Bytes of weights that are read for a token."""
+    """Bytes of weights that are read per token."""
     timings: dict[str, dict[int, list[Timing]]] = field(default_factory=dict)
     bandwidth: list[float] = field(default_factory=list)
-    """Bytes a second."""
+    """Bytes per second."""
     quality: dict[str, Quality] = field(default_factory=dict)
 
     def speed(self, side: str, prompt: int) -> float:
-        """Median tokens a second."""
+        """Return the median tokens per second."""
         return statistics.median(t.tokens_per_second for t in self.timings[side][prompt])
 
     def wait(self, side: str, prompt: int) -> float:
-        """Median seconds to the first token."""
+        """Return the median seconds to the first token."""
         return statistics.median(t.first_token for t in self.timings[side][prompt])
 
     def floor_share(self, side: str, prompt: int) -> float:
-        """Median speed, of what reading weights, keys and values once a token would allow."""
+        """Return the median speed relative to the limit set by memory bandwidth."""
         size = self.weights[side] + self.cache * self.prompts[prompt]
         return self.speed(side, prompt) * size / statistics.median(self.bandwidth)
 
 
 def bandwidth(buffer: torch.Tensor) -> float:
-    """Bytes a second that all threads together read, the best of a few tries."""
+    """Measure the memory bandwidth of all threads in bytes per second; the best of five runs."""
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def bandwidth(buffer: torch.Tensor) -> float:
 
 
 def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
-    """A prompt of at most so many tokens, and nearly so many."""
+    """Return a prompt of just at most `tokens` tokens."""
     words = " ".join(DOCS[0].read_text(encoding="utf-8").split()).split(" ")
 
     def message(count: int) -> tuple[Message, ...]:
@@ -104,7 +104,7 @@ def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
 
 
 def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
-    """All sides, loaded."""
+    """Load all programs."""
     chosen = Chatlm(None, folder, "auto")
     others = (Chatlm(None, folder, form) for form in ("int8", "bf16", "int4"))
     sides: list[Side] = [chosen, *(side for side in others if side.form != chosen.form)]
@@ -121,7 +121,7 @@ def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
 
 
 def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: int) -> Results:
-    """Time all sides, turn by turn; a first round warms up."""
+    """Time all programs in turns, after a warm-up round."""
     chatlm = next(side for side in sides if isinstance(side, Chatlm))
     prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
     shape = read_config(pull.ensure_model(MODEL).folder)
@@ -146,22 +146,24 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
 
 
 def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
-    """The quality of chatlm's formats, and of torch's own bfloat16."""
+    """Compare chatlm's formats, and bfloat16 in transformers, with float32."""
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     mine = [side for side in sides if isinstance(side, Chatlm)]
     texts = speed_quality.texts(mine[0].engine.prompt_encoder._tokenizer, DOCS)
     reference = speed_quality.Reference(module, texts)
-    found = {}
+    qualities = {}
     for side in mine:
         model = side.engine._adapters.model
-        found[side.name] = reference.compare(model)
+        qualities[side.name] = reference.compare(model)
     plain = Chatlm("transformers", folder, "off").engine._adapters.model
-    return {**found, "transformers": reference.compare(plain)}
+    return {**qualities, "transformers": reference.compare(plain)}
 
 
 def ratios(results: Results) -> dict[str, dict[str, dict[int, float]]]:
-    """chatlm beside each peer: its default beside transformers, each format beside llama.cpp's of
-    the same size; speeds by theirs, waits by theirs."""
+    """Return speeds and waits of chatlm divided by those of each other program.
+
+    The default is compared with transformers, each format with llama.cpp's of the same size.
+    """
     pairs = {"transformers": (results.default, "transformers")}
     pairs["without a compiler / transformers"] = ("chatlm without a compiler", "transformers")
     for mine, theirs in SAME_BITS.items():
@@ -186,11 +188,11 @@ def ratios(results: Results) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def report(results: Results) -> None:
-    """Medians with best and worst, by the prompt's length, then ratios."""
+    """Print medians with best and worst by the length of the prompt, then ratios."""
     middle = statistics.median(results.bandwidth) / 1e9
     print(
         f"{MODEL}, {torch.get_num_threads()} threads, memory {middle:.1f} GB/s; "
-        f"people have {results.default} if they set nothing"
+        f"default: {results.default}"
     )
     for length, real in results.prompts.items():
         print(
@@ -224,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--peer", default="transformers", help="transformers, llamacpp, or both")
     parser.add_argument("--prompts", default="50,512,2048", help="tokens of the prompts")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, all sides in each")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of all programs")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each reply")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

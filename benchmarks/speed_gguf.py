@@ -1,4 +1,4 @@
-"""The default model's weights as GGUF files for llama.cpp, in the formats that are compared."""
+"""Write the default model as GGUF files for llama.cpp, in the compared formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = ("BF16", "Q8_0", "Q4_1")
 
 
 def write_all(folder: Path, into: Path) -> dict[str, Path]:
-    """A GGUF file for each of `FORMATS`, made from a folder of the Llama architecture.
+    """Write a GGUF file for each of `FORMATS` from a model of the Llama architecture.
 
     Args:
         folder: of the model.
@@ -92,14 +92,14 @@ def _adder(writer: gguf.GGUFWriter) -> Callable[[str, torch.Tensor], None]:
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows as llama.cpp turns them: neighbours in pairs, not halves."""
+    """Reorder rows for llama.cpp, whose RoPE rotates neighbours instead of halves."""
     rows, columns = weight.shape
     pairs = weight.view(heads, 2, rows // heads // 2, columns)
     return pairs.transpose(1, 2).reshape(rows, columns)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: ModelConfig) -> None:
-    """Enough to load the file; the ids come ready from chatlm."""
+    """Add just enough to load the file; chatlm passes ids."""
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
     tokens = [f"[{number}]" for number in range(shape.vocab_size)]
     kinds = [gguf.TokenType.UNUSED] * shape.vocab_size

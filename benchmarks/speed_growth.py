@@ -1,8 +1,8 @@
-"""How the time for a token, the wait for the first one and the memory grow with the context.
+"""Growth of decode time, time to the first token and memory with the context.
 
-Run it with `python -m benchmarks.speed_growth --picture growth.svg`, on Linux. Each way of running
-the default model reads a text of each length in the blocks of a chat and writes some tokens behind
-it. Nothing here is a pass or a fail.
+Run it with `python -m benchmarks.speed_growth --picture growth.svg`, on Linux. The default model
+prefills a text of each length in the blocks of a chat and decodes some tokens after it, with each
+value of the setting `fast`. The benchmark has no pass or fail.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ from chatlm.hub import pull
 MODEL = "smollm2-135m-instruct"
 LENGTHS = (50, 512, 1024, 2048, 4096, 6144, 8000)
 WRITTEN = 12
-"""Tokens that are timed at each length."""
+"""Tokens timed at each length."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way of running the model, at one length of context."""
+    """Measurements of one decoder at one length of context."""
 
     tokens: int
     first_token_ms: float
-    """From an empty cache until the prompt is read."""
+    """From an empty cache to the end of the prefill."""
     token_ms: float
-    """Median of the tokens that follow."""
+    """Median of the decoded tokens."""
     memory_mb: float
-    """What the process holds more than before, keys and values above all."""
+    """Additional resident memory, mainly the KV cache."""
 
 
 def resident() -> int:
-    """Bytes of memory that the process holds."""
+    """Return the resident memory of the process in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def grow(model: Model, lengths: Sequence[int]) -> list[Point]:
-    """Read each of the lengths, and write behind it."""
+    """Measure each length."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 40_000, (max(lengths),), generator=generator).tolist()
-    point(model, ids[: min(lengths)])  # what is taken once, whatever the length
+    point(model, ids[: min(lengths)])  # warm-up: memory that is allocated once
     return [point(model, ids[:length]) for length in lengths]
 
 
 def point(model: Model, ids: Sequence[int]) -> Point:
-    """Read a text, and write behind it."""
+    """Prefill a text, and decode tokens after it."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the length before needed is given back
+    ctypes.CDLL(None).malloc_trim(0)  # return memory of the previous length
     before = resident()
     keys = CachedPrompt(model)
     start = time.perf_counter()
@@ -81,7 +81,7 @@ def point(model: Model, ids: Sequence[int]) -> Point:
 
 
 def draw(found: dict[str, list[Point]], file: Path) -> None:
-    """A picture with a curve for each way, of each measure."""
+    """Plot each measurement with one curve per decoder."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""How near each number format stays to the same model in float32."""
+"""Compare a model in each format with itself in float32."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatlm.engines.model import Cache, Model
+from chatlm.engines.model import Model, SequenceCache
 
 PROMPTS, LENGTH, READ = 24, 100, 36
-"""Texts, tokens of each, and how many of them are read at once before single tokens follow."""
+"""Texts, tokens of each, and tokens of the prefill before single tokens are decoded."""
 
 WRITTEN = 32
-"""Tokens of the greedy replies that are compared."""
+"""Tokens of the compared greedy replies."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Against float32, over the tokens that were read singly."""
+    """Agreement with float32 over the decoded tokens."""
 
     divergence: float
     """Mean KL divergence of the next token's distribution, in nats."""
     agreement: float
-    """Share of positions whose likeliest token is the same."""
+    """Share of positions with the same likeliest token."""
     greedy: float
-    """How many tokens a greedy reply has in common from its beginning on, of `WRITTEN`; mean."""
+    """Mean length of the common start of greedy replies, of `WRITTEN` tokens."""
 
 
 def texts(tokenizer: Any, files: Sequence[Path]) -> list[list[int]]:
-    """Ids of plain prose that the model was not tuned on: chatlm's own documentation."""
+    """Return ids of prose that the model was not trained on: chatlm's documentation."""
     ids = tokenizer.encode("\n".join(file.read_text(encoding="utf-8") for file in files))
     chunks = [ids[at : at + LENGTH] for at in range(0, len(ids) - LENGTH, LENGTH)]
     return chunks[:: max(1, len(chunks) // PROMPTS)][:PROMPTS]
 
 
 class Reference:
-    """What float32 says to the texts.
+    """The logits and replies of a model in float32.
 
     Args:
         module: a causal model of transformers, in float32.
@@ -58,7 +58,7 @@ class Reference:
             )[:, READ:].tolist()  # fmt: skip
 
     def compare(self, model: Model) -> Quality:
-        """Read the texts and write replies with a model."""
+        """Compare a model on the texts and on greedy replies."""
         divergences, agreements, common = [], [], []
         for text, true, reply in zip(self.texts, self.logits, self.replies, strict=True):
             made = torch.stack(list(_singly(model.new_cache(), text))).log_softmax(-1)
@@ -72,12 +72,12 @@ class Reference:
         )
 
 
-def _singly(cache: Cache, text: list[int]) -> list[Tensor]:
+def _singly(cache: SequenceCache, text: list[int]) -> list[Tensor]:
     first = cache.prefill(text[:READ]).float()
     return [first, *(cache.decode([token])[0].float() for token in text[READ:])]
 
 
-def _greedy(cache: Cache, prompt: list[int]) -> list[int]:
+def _greedy(cache: SequenceCache, prompt: list[int]) -> list[int]:
     logits, reply = cache.prefill(prompt), []
     for _ in range(WRITTEN):
         reply.append(int(logits.argmax()))

@@ -1,4 +1,4 @@
-"""The programs whose speed is compared, with the same weights: ids come in, tokens go out."""
+"""The programs that the speed benchmark compares, behind one interface."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from chatlm.types.sampling import Sampling
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 
 _BITS = {"int8": (8.25, 8.25), "bfloat16": (16.0, 16.0), "int4": (5.0, 8.25)}
-"""By format, what a weight takes in the layers and in the output matrix, scales included."""
+"""Bits per weight of a format in the layers and in the output matrix, with scales."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One reply."""
+    """Timing of one reply."""
 
     first_token: float
     """Seconds from the request to the first token."""
@@ -42,35 +42,35 @@ class Timing:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The same prompt for every side."""
+    """A prompt for all programs."""
 
     messages: tuple[Message, ...]
     ids: list[int]
 
 
 class Side(Protocol):
-    """One program with one number format."""
+    """One program with one format of the weights."""
 
     name: str
     bytes: float
-    """Of weights, scales included, that are read for a token."""
+    """Bytes of weights, with scales, that are read per token."""
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
-        """Read the prompt afresh and write so many tokens, greedily."""
+        """Prefill the prompt without a cache and decode `tokens` tokens greedily."""
         ...
 
 
 class Chatlm:
-    """chatlm's engine: prompt format, sampling, stopping and events included, guesses left out.
+    """chatlm's engine with all it does per token, except speculative decoding.
 
     Args:
-        name: of the side; None to name it after the format of the layers' weights.
+        name: of the program; None to name it after the format of the layers' weights.
         folder: of the model.
         fast: the setting.
     """
 
     def __init__(self, name: str | None, folder: Path, fast: str) -> None:
-        self.engine = LocalEngine(name or fast, folder, CPU, decoder_format=fast)
+        self.engine = LocalEngine.from_folder(name or fast, folder, CPU, decoder_format=fast)
         self.form = self.engine.info.dtype.partition(" (")[0]
         self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)
@@ -78,19 +78,19 @@ class Chatlm:
         self.bytes = (layers * bits + head * head_bits) / 8
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
-        """See `Side`."""
+        """Generate and time a reply."""
         self.engine._prompt_cache.clear()
-        wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
+        sampling = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
         with no_guesses():
             return timed(
                 event
-                for event in self.engine.stream(Request(prompt.messages, wanted))
+                for event in self.engine.stream(Request(prompt.messages, sampling))
                 if isinstance(event, Delta)
             )
 
 
 def weights_of(folder: Path) -> tuple[int, int]:
-    """How many numbers are read for a token: of the layers, and of the output matrix."""
+    """Count the weights read per token: of the layers, and of the output matrix."""
     shape = read_config(folder)
     attention = 2 * (shape.num_attention_heads + shape.num_key_value_heads) * shape.head_dim
     layers = shape.num_hidden_layers * shape.hidden_size * (attention + 3 * shape.intermediate_size)
@@ -99,30 +99,30 @@ def weights_of(folder: Path) -> tuple[int, int]:
 
 @contextmanager
 def no_compiler() -> Iterator[None]:
-    """chatlm finds no C compiler, and no kernel that was compiled before."""
-    kept = os.environ.get("CC")
+    """Hide the C compiler and compiled kernels from chatlm."""
+    previous = os.environ.get("CC")
     os.environ["CC"] = "no-compiler"
     try:
         yield
     finally:
         os.environ.pop("CC")
-        if kept is not None:
-            os.environ["CC"] = kept
+        if previous is not None:
+            os.environ["CC"] = previous
 
 
 @contextmanager
 def no_guesses() -> Iterator[None]:
-    """One token at a time."""
-    guess = PromptLookup.draft
+    """Turn speculative decoding off."""
+    draft = PromptLookup.draft
     PromptLookup.draft = lambda self, max_tokens: []  # type: ignore[method-assign]
     try:
         yield
     finally:
-        PromptLookup.draft = guess  # type: ignore[method-assign]
+        PromptLookup.draft = draft  # type: ignore[method-assign]
 
 
 class Transformers:
-    """`generate()`, which hands each token on as it comes."""
+    """`generate()` of transformers with a streamer."""
 
     name = "transformers"
 
@@ -131,7 +131,7 @@ class Transformers:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
-        """See `Side`."""
+        """Generate and time a reply."""
         ids = torch.tensor([prompt.ids])
         clock = _Clock()
         start = time.perf_counter()
@@ -140,21 +140,21 @@ class Transformers:
                 input_ids=ids, attention_mask=torch.ones_like(ids), streamer=clock,
                 max_new_tokens=tokens, do_sample=False,
             )  # fmt: skip
-        return _timing(start, clock.times[1:])  # the first call hands back the prompt
+        return _timing(start, clock.times[1:])  # the first call has the prompt
 
 
 class _Clock(BaseStreamer):
-    """Notes when each token came."""
+    """A streamer that records the time of each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: Any) -> None:
-        """One token."""
+        """Record a token."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """No more come."""
+        """Do nothing at the end."""
 
 
 class LlamaCpp:
@@ -169,19 +169,19 @@ class LlamaCpp:
         )  # fmt: skip
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
-        """See `Side`."""
+        """Generate and time a reply."""
         self._llama.reset()
-        made = self._llama.generate(list(prompt.ids), temp=0.0, repeat_penalty=1.0, reset=False)
-        return timed(next(made) for _ in range(tokens))
+        ids = self._llama.generate(list(prompt.ids), temp=0.0, repeat_penalty=1.0, reset=False)
+        return timed(next(ids) for _ in range(tokens))
 
 
 def timed(events: Iterator[Any]) -> Timing:
-    """Pull all and note when each came."""
+    """Pull all events and time each."""
     start = time.perf_counter()
     return _timing(start, [time.perf_counter() for _ in events])
 
 
 def _timing(start: float, times: list[float]) -> Timing:
     if len(times) < 16:
-        raise RuntimeError(f"only {len(times)} tokens were written")
+        raise RuntimeError(f"only {len(times)} tokens were generated")
     return Timing(times[0] - start, (len(times) - 1) / (times[-1] - times[0]))

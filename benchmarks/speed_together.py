@@ -1,7 +1,7 @@
-"""What several tokens at once bring: replies that copy, and many replies made together.
+"""Speed-up by speculative decoding and by batching.
 
-Run it with `python -m benchmarks.speed_together`. Each way takes its turn in each round, with the
-same engine. Nothing here is a pass or a fail.
+Run it with `python -m benchmarks.speed_together`. Both variants take turns in each round with the
+same engine. The benchmark has no pass or fail.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ COUNTS = (2, 4, 8, 16)
 
 
 def tasks(tokens: int) -> dict[str, Request]:
-    """Replies that copy much, little, and next to nothing."""
+    """Return requests whose replies copy much, little and almost nothing."""
 
     def request(text: str, temperature: float) -> Request:
-        wanted = Sampling(temperature=temperature, frequency_penalty=0.0, max_tokens=tokens, seed=1)
-        return Request((Message("user", text),), wanted)
+        sampling = Sampling(
+            temperature=temperature, frequency_penalty=0.0, max_tokens=tokens, seed=1
+        )
+        return Request((Message("user", text),), sampling)
 
     code = "\n".join(CODE.read_text(encoding="utf-8").splitlines()[:30])
     return {
@@ -56,7 +58,7 @@ def tasks(tokens: int) -> dict[str, Request]:
 
 
 def copying(engine: LocalEngine, request: Request) -> float:
-    """Tokens a second, after the first."""
+    """Return the tokens per second after the first."""
     usage = None
     for event in engine.stream(request):
         if isinstance(event, Finished):
@@ -66,13 +68,13 @@ def copying(engine: LocalEngine, request: Request) -> float:
 
 
 def plain(engine: LocalEngine, request: Request) -> float:
-    """The same as `copying`, one token at a time."""
+    """Do the same as `copying` without speculative decoding."""
     with no_guesses():
         return copying(engine, request)
 
 
 def many(engine: LocalEngine, requests: list[Request], *, together: bool) -> float:
-    """Tokens a second of all, their prompts included."""
+    """Return the total tokens per second, including prefill."""
     start, made = time.perf_counter(), 0
     if together:
         engine._prompt_cache.clear()
@@ -94,7 +96,9 @@ def main() -> None:
     parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    engine = LocalEngine(MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast)
+    engine = LocalEngine.from_folder(
+        MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast
+    )
     copies = tasks(options.tokens)
     crowds = {
         count: [
@@ -122,7 +126,7 @@ def main() -> None:
     speeds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in sides}
     for round_ in range(options.rounds):
         for name, pair in sides.items():
-            for side in (0, 1) if round_ % 2 else (1, 0):  # what comes second is often quicker
+            for side in (0, 1) if round_ % 2 else (1, 0):  # the second one is often faster
                 speeds[name][side].append(pair[side]())
         print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
     rows = {

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chatlm_lora
 from chatlm.hub import pull
+from chatlm.plugin_kit.training import ProgressListener, TrainingProgress
 from chatlm_lora import dataset
 from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import train_adapter
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 
 DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
 RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)

@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from chatlm.chat.side_chats import side_chats
     from chatlm.config.config import Config, load_config
     from chatlm.config.paths import bundled_dir, data_dir, expand_path, write_atomically
-    from chatlm.engines.batching import open_batch, stream_many
+    from chatlm.engines.batching import SequentialBatch, stream_many
     from chatlm.engines.estimated_tokens import EstimatedTokens
+    from chatlm.engines.local_engine import LocalEngine
+    from chatlm.engines.model import (
+        AdaptedModel,
+        LanguageModel,
+        Model,
+        ModelInfo,
+        SequenceCache,
+        Unsupported,
+    )
     from chatlm.engines.stopping import StopStringFilter
+    from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
         ChatlmError,
@@ -27,7 +37,7 @@ if TYPE_CHECKING:
     from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
-    from chatlm.plugin_host.hookspecs import Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
     from chatlm.plugin_kit.artifacts import Artifact, Artifacts
@@ -37,7 +47,7 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
-    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener
+    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener, ModelListing
     from chatlm.types.events import (
         Delta,
         EngineEvent,
@@ -81,6 +91,7 @@ _MODULE_OF = {
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
+    "AskOption": "chatlm.plugin_host.hookspecs",
     "Batch": "chatlm.types.engine",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
@@ -107,6 +118,7 @@ _MODULE_OF = {
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
+    "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
     "Panel": "chatlm.plugin_host.ui_api",
     "Passage": "chatlm.types.messages",
@@ -153,20 +165,30 @@ _MODULE_OF = {
     "load_plugin_settings": "chatlm.plugin_host.settings",
     "load_pretrained": "chatlm.engines.training_api",
     "one_line": "chatlm.text",
-    "open_batch": "chatlm.engines.batching",
+    "SequentialBatch": "chatlm.engines.batching",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "LocalEngine": "chatlm.engines.local_engine",
+    "LanguageModel": "chatlm.engines.model",
+    "AdaptedModel": "chatlm.engines.model",
+    "Model": "chatlm.engines.model",
+    "ModelInfo": "chatlm.engines.model",
+    "SequenceCache": "chatlm.engines.model",
+    "Unsupported": "chatlm.engines.model",
+    "load_tokenizer": "chatlm.engines.tokenizer",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
 
 __all__ = [
+    "AdaptedModel",
     "Adapters",
     "Annotation",
     "Artifact",
     "Artifacts",
+    "AskOption",
     "Batch",
     "ChatEncoder",
     "ChatSession",
@@ -189,10 +211,15 @@ __all__ = [
     "EstimatedTokens",
     "Finished",
     "Judge",
+    "LanguageModel",
+    "LocalEngine",
     "LogprobBuffer",
     "Message",
     "MessageRefused",
+    "Model",
     "ModelError",
+    "ModelInfo",
+    "ModelListing",
     "ModelLocation",
     "Panel",
     "Passage",
@@ -207,6 +234,8 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "SequenceCache",
+    "SequentialBatch",
     "Setup",
     "SideChat",
     "SideChats",
@@ -219,6 +248,7 @@ __all__ = [
     "TokenLogprob",
     "Turn",
     "Ui",
+    "Unsupported",
     "Usage",
     "UsageError",
     "__version__",
@@ -239,8 +269,8 @@ __all__ = [
     "load_config",
     "load_plugin_settings",
     "load_pretrained",
+    "load_tokenizer",
     "one_line",
-    "open_batch",
     "run_ui",
     "save_setting",
     "side_chats",

@@ -1,4 +1,4 @@
-"""Errors a person can act on: what was wrong, and what to do next."""
+"""Errors for the user: what was wrong, and what to do next."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class ChatlmError(Exception):
 
 
 class UsageError(ChatlmError):
-    """A value the person gave cannot be used."""
+    """A value from the user is invalid."""
 
     exit_code = 2
 
 
 class MessageRefused(UsageError):
-    """A plugin has no answer to this message; to others there may be one."""
+    """A plugin refused this message; others may be accepted."""
 
 
 class ConfigError(ChatlmError):
-    """The config file cannot be read or holds a wrong value."""
+    """The config file cannot be read or contains an invalid value."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class StoreError(ChatlmError):
 
 
 class ModelError(ChatlmError):
-    """A model cannot be found, fetched, checked or loaded."""
+    """A model cannot be found, downloaded, verified or loaded."""
 
 
 class EngineError(ChatlmError):
@@ -51,18 +51,18 @@ class EngineError(ChatlmError):
 
 
 class OutOfMemoryError(EngineError):
-    """The device's memory did not hold the model or the conversation."""
+    """The model or the conversation did not fit into memory."""
 
 
 class ContextTooLong(EngineError):
-    """What must stay in the prompt does not fit the model's context."""
+    """What must stay in the prompt does not fit the context window."""
 
 
 class ContinuationUnsupported(EngineError):
-    """The model's server begins each reply anew; a reply's beginning cannot be given to it."""
+    """The model's server cannot continue a reply."""
 
 
 class Cancelled(ChatlmError):
-    """The person gave up on something before it could begin."""
+    """The user cancelled an operation before it started."""
 
     exit_code = 130

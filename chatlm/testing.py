@@ -1,5 +1,4 @@
-"""What a plugin's author tests with: a chat with a scripted model, and the screen without a
-terminal; both are kept in memory."""
+"""Test helpers for plugin authors: a chat with a scripted model, a screen without a terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ class ScriptedChat:
 
     @property
     def faults(self) -> list[Fault]:
-        """What the plugin did wrong so far; a good test ends with none."""
+        """All faults of the plugin so far; a good test ends with none."""
         return self.plugins.all_faults
 
     @property
@@ -82,7 +81,7 @@ def scripted_chat(
     settings: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
 ) -> Iterator[ScriptedChat]:
-    """A chat with one plugin and a model that says what it is told; no weights, no files.
+    """Open a chat in memory with one plugin and a scripted model.
 
     Args:
         plugin: the module or object with the hooks.
@@ -114,7 +113,7 @@ class ScriptedScreen:
 
     @property
     def faults(self) -> list[Fault]:
-        """What the plugin did wrong so far; a good test ends with none."""
+        """All faults of the plugin so far; a good test ends with none."""
         return self.plugins.all_faults
 
     @property
@@ -124,7 +123,7 @@ class ScriptedScreen:
 
     @property
     def notifications(self) -> list[str]:
-        """What short notices say that stand over the chat now, the newest last."""
+        """The texts of the notifications on the screen, newest last."""
         return [notice.message for notice in self.app._notifications]
 
     async def submit(self, text: str) -> None:
@@ -179,7 +178,7 @@ async def scripted_screen(
     data_dir: Path | None = None,
     size: tuple[int, int] = (120, 36),
 ) -> AsyncIterator[ScriptedScreen]:
-    """chatlm's screen without a terminal, with one plugin and a model that says what it is told.
+    """Open chatlm's screen without a terminal, with one plugin and a scripted model.
 
     Args:
         plugin: the module or object with the hooks.
@@ -208,7 +207,7 @@ async def scripted_screen(
 
 @contextmanager
 def _started_host(plugin: Any, config: Config, data_dir: Path | None) -> Iterator[PluginHost]:
-    """The plugin, loaded and told that chatlm is ready, and later that it is about to exit."""
+    """Load and start the plugin; shut it down at the end."""
     host = PluginHost([(PLUGIN_NAME, plugin)])
     own = (
         host.settings(PLUGIN_NAME, config.plugins[PLUGIN_NAME])

@@ -1,7 +1,7 @@
-"""The one place where text from a model, a file or a person is made safe to draw on a terminal.
+"""Escaping of untrusted text for display on a terminal.
 
-Each dangerous character becomes one that shows what it was, and nothing else changes, so a stream
-can be cleaned piece by piece and the stored text stays the original.
+Each dangerous character is replaced by a visible one and nothing else changes, so a stream can be
+escaped piece by piece. Stored text is never escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _build_escapes() -> dict[int, str]:
     for code in range(0x20):
         if chr(code) not in _ALLOWED_CONTROLS:
             table[code] = chr(0x2400 + code)  # the control pictures block: ␀ ␛ …
-    table[ord("\r")] = ""  # of a Windows line end the \n is enough
+    table[ord("\r")] = ""  # a Windows line end keeps its \n
     table[0x7F] = "␡"
     for code in range(0x80, 0xA0):  # C1 controls; 0x9b starts a sequence on its own
         table[code] = f"⟨{code:02X}⟩"
@@ -35,26 +35,26 @@ _ESCAPES = _build_escapes()
 
 
 def escape_controls(text: str) -> str:
-    """The text with every control character, terminal escape and direction override made visible.
+    """Make every control character, terminal escape and direction override visible.
 
-    Newline and tab stay. Character by character, so `visible(a) + visible(b) == visible(a + b)`.
+    Newline and tab stay. `escape_controls(a) + escape_controls(b) == escape_controls(a + b)`.
     """
     return text.translate(_ESCAPES)
 
 
 _STACKED_ACCENTS = re.compile(r"((?:[\u0300-\u036f]){4})[\u0300-\u036f]+")
-"""More accents on one letter than any language writes; they would draw over other lines."""
+"""More accents on one letter than any language uses; they would overlap other lines."""
 
 
 def one_line(text: str, width: int) -> str:
-    """`visible` text on one line, cut to `width` characters with an ellipsis; for titles."""
+    """Escape text and shorten it to one line of `width` characters, with an ellipsis."""
     line = " ".join(escape_controls(text).split())
     line = _STACKED_ACCENTS.sub(r"\1", line)
     return line if len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
 
 
 def dump_json(value: Any) -> str:
-    """JSON for people's terminals: readable Unicode, no character that `visible` replaces."""
+    """Dump JSON for a terminal: Unicode, except for characters that `escape_controls` replaces."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     unsafe = {code: f"\\u{code:04x}" for code in _ESCAPES if 0x7F <= code < 0x10000}
     unsafe |= {

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from chatlm import data_dir, ensure_model
 from chatlm.hub.jobs import ignore_progress
+from chatlm.plugin_kit.artifacts import CURRENT_FILE
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder, folder, manifest
 from chatlm_rag.index.embedding import DEFAULT_EMBEDDER
@@ -53,7 +54,7 @@ def make(target: Path) -> None:
         shutil.copytree(made, target)
     for path in target.rglob("*.json"):
         path.chmod(READABLE)
-    (target / folder.CURRENT).chmod(READABLE)
+    (target / CURRENT_FILE).chmod(READABLE)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from chatlm.types.messages import (
     Message,
     Passage,
     Reply,
+    ReplyStep,
     StopReason,
     Turn,
     Usage,
 )
+from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 
@@ -34,8 +36,23 @@ SAMPLINGS = st.builds(
     seed=st.none() | COUNTS,
     stop=st.lists(st.text(min_size=1, max_size=5), max_size=2).map(tuple),
 )
+PARTS = st.one_of(
+    st.builds(Text, TEXT),
+    st.builds(Reasoning, TEXT),
+    st.builds(ToolCall, TEXT, TEXT, TEXT),
+    st.builds(ToolResult, TEXT, TEXT, TEXT, st.booleans()),
+    st.builds(File, TEXT, TEXT, TEXT),
+    st.builds(Image, TEXT, COUNTS.map(lambda n: n or 1), st.just(2), st.just("0" * 64), TEXT),
+)
+RICH_PARTS = st.tuples(st.builds(Reasoning, TEXT), st.lists(PARTS, max_size=2)).map(
+    lambda parts: (parts[0], *parts[1])
+)
+"""Parts that are not plain text, which would be stored and exported as such."""
 MESSAGES = st.builds(
-    Message, st.sampled_from(["system", "user", "assistant"]), TEXT, pinned=st.booleans()
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    TEXT | RICH_PARTS,
+    pinned=st.booleans(),
 )
 PROVENANCES = st.builds(
     Provenance,
@@ -50,6 +67,13 @@ PROVENANCES = st.builds(
     plugin_processors=st.lists(TEXT, max_size=2).map(tuple),
 )
 USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, st.none() | NUMBERS, NUMBERS)
+STOP_REASONS = st.none() | st.sampled_from(StopReason)
+SMALL_USAGES = st.builds(
+    Usage, *(st.integers(0, 2**62 - 1),) * 3, st.none() | NUMBERS, st.floats(0, 1e9)
+)
+STEPS = st.lists(
+    st.builds(ReplyStep, RICH_PARTS, STOP_REASONS, SMALL_USAGES), min_size=1, max_size=2
+)
 SETTINGS = st.sampled_from(["{}", '{"seed": 4, "stop": ["x"]}', "not json", '"1"', "[1]", ""])
 
 
@@ -109,17 +133,17 @@ def conversations(draw: Any) -> ParsedChat:
         replies = []
         for version in range(1, draw(st.integers(0, 3)) + 1):
             replies_before += 1
+            text = draw(TEXT)
+            plain = ReplyStep((Text(text),) if text else (), draw(STOP_REASONS), draw(USAGES))
             reply = Reply(
                 id=replies_before * 10,
                 version=version,
-                text=draw(TEXT),
-                stop_reason=draw(st.none() | st.sampled_from(StopReason)),
                 error=draw(st.none() | TEXT),
                 model=draw(TEXT),
                 adapter=draw(st.none() | TEXT),
                 settings=draw(SETTINGS),
-                usage=draw(USAGES),
                 created=draw(TIMES),
+                steps=draw(st.just([plain]) | STEPS),
             )
             replies.append(reply)
             if draw(st.booleans()):
@@ -128,7 +152,7 @@ def conversations(draw: Any) -> ParsedChat:
         turn = Turn(
             id=position * 7 + 3,
             position=position,
-            user=Message("user", draw(TEXT)),
+            user=Message("user", draw(TEXT | RICH_PARTS)),
             replies=tuple(replies),
             active_reply_id=draw(st.sampled_from([None, *ids])),
             created=draw(TIMES),

@@ -29,8 +29,8 @@ def never_end(input_ids, scores):
 @hookimpl
 def adjust_request(request):
     sampling = dataclasses.replace(request.sampling, max_tokens=8000)
-    processors = (*request.processors, never_end)
-    return dataclasses.replace(request, sampling=sampling, processors=processors)
+    processors = (*request.logits_processors, never_end)
+    return dataclasses.replace(request, sampling=sampling, logits_processors=processors)
 '''
 
 

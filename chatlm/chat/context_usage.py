@@ -1,4 +1,4 @@
-"""How much of the context a chat takes, turn by turn; knows no screen."""
+"""Measurement of how much of the context window each turn of a chat takes."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from chatlm.types.sampling import Sampling
 
 @dataclass(frozen=True)
 class ContextUsage:
-    """A chat in tokens."""
+    """The tokens of a chat, turn by turn."""
 
     turn_tokens: Mapping[int, int]
-    """Turn id to what the turn takes as it stands: 0 for a dropped one, its summary's tokens for a
-    summarised one; those that do not fit have theirs too."""
+    """Turn id -> tokens under its context policy: 0 for a dropped turn, those of the summary for a
+    summarised one. Turns that do not fit are counted too."""
     omitted_turns: frozenset[int]
-    """Ids of the turns that would be read, but do not fit."""
+    """Ids of the turns that do not fit."""
     system_tokens: int
-    """What the system prompt takes; without one, what the model's format puts in its place."""
+    """Tokens of the system prompt, or of the one that the model's chat format inserts."""
     used_tokens: int
-    """All that is read; more than `limit` when what must stay does not fit."""
+    """Tokens of the prompt; more than `context_length` if what must stay does not fit."""
     context_length: int
-    """What prompt and reply may take together."""
+    """Maximum number of tokens of prompt and reply together."""
     reply_reserve: int
-    """What is kept of it for the reply."""
+    """Tokens of it that are reserved for the reply."""
 
 
 def measure_context(conversation: Conversation, engine: Engine, sampling: Sampling) -> ContextUsage:
-    """Measure a chat as it would be read now; plugins are not asked.
+    """Measure a chat's prompt, without plugins.
 
     Args:
         conversation: the chat; without turns, its system prompt is measured.
-        engine: counts.
-        sampling: the person's settings for it; they say how long a reply may be.
+        engine: encodes the prompt.
+        sampling: the user's settings for it; `max_tokens` is reserved for the reply.
 
     Raises:
         ContextTooLong: the newest message and the system prompt alone do not fit.
@@ -65,7 +65,7 @@ def measure_context(conversation: Conversation, engine: Engine, sampling: Sampli
     for turn_id, cost in zip(turns, prompt.message_tokens[head:], strict=False):
         costs[turn_id] += cost
     for turn_id in turns[:1]:
-        costs[turn_id] -= own  # it stands before the first message, whichever that is
+        costs[turn_id] -= own  # it precedes the first message, whichever that is
     return ContextUsage(
         turn_tokens=costs,
         omitted_turns=frozenset(turns[index - head] for index in left_out),
@@ -77,19 +77,19 @@ def measure_context(conversation: Conversation, engine: Engine, sampling: Sampli
 
 
 def builtin_system_tokens(engine: Engine) -> int:
-    """Tokens of the system prompt that the model's format writes by itself where none is given."""
+    """Count the tokens of the system prompt that the chat format inserts if there is none."""
     asked = Message("user", "")
     try:
         given = engine.preview(Request((Message("system", ""), asked)))
         return engine.preview(Request((asked,))).message_tokens[0] - given.message_tokens[1]
-    except ModelError:  # a format that takes no system prompt has none of its own
+    except ModelError:  # a format without system prompts inserts none
         return 0
 
 
 def _always_included(
     messages: tuple[Message, ...], turn_ids: list[int], system_count: int
 ) -> list[bool]:
-    """Which messages are never left out: the system prompt, pinned turns and the newest."""
+    """Return whether each message is always included: system prompt, pinned and newest turns."""
     newest = turn_ids[-1] if turn_ids else None
     return [
         index < system_count or message.pinned or turn_ids[index - system_count] == newest

@@ -1,10 +1,10 @@
-"""Makes a stored reply again, from what was kept of its making, and compares; changes no chat."""
+"""Replay: generate a stored reply again from its provenance, and compare."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,22 +15,23 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
+from chatlm.types.parts import Part, reasoning_of, text_of
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
 _INTERRUPTED = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)
-"""How a reply ends for reasons that a replay does not have: it goes as far as the reply does."""
+"""Stop reasons that a replay cannot reproduce; it stops at the length of the original."""
 
 
 @dataclass(frozen=True)
 class ReplayStarted:
-    """The first event: what is made again."""
+    """The first event."""
 
     original: Reply
     provenance: Provenance
-    """What made the original."""
+    """The provenance of the original."""
     reply_prefix: str
-    """Text of the original that was there when this request went on from it."""
+    """Text of the original that the request continued."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,17 @@ class ReplayFinished:
 
     original: Reply
     provenance: Provenance
-    """What made the original."""
+    """The provenance of the original."""
     text: str
-    """The whole reply, made again; of one that was stopped, as much as there was."""
+    """The whole text of the replay; of an interrupted reply, as much as the original has."""
     stop_reason: StopReason
     usage: Usage
     same_text: bool
-    """Whether the text is the original's."""
+    """Whether text and reasoning are the original's."""
     same_prompt: bool
-    """Whether the model read the very same tokens."""
+    """Whether the prompt has the same tokens."""
     mismatches: tuple[str, ...]
-    """What is not as it was then, a sentence each."""
+    """Each difference in model, settings and versions, in a sentence."""
 
 
 ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
@@ -57,13 +58,13 @@ ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
 
 @dataclass(frozen=True)
 class DiffSegment:
-    """Part of a comparison."""
+    """One segment of a diff."""
 
     kind: Literal["same", "removed", "added"]
     text: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "kind": self.kind,
             "text": self.text,
@@ -71,11 +72,11 @@ class DiffSegment:
 
 
 def require_provenance(store: Store, reply_id: int) -> Provenance:
-    """What made a reply.
+    """Load the provenance of a reply.
 
     Raises:
-        UsageError: that was not kept.
-        StoreError: there is no such reply.
+        UsageError: it was not saved.
+        StoreError: the reply was not found.
     """
     kept = store.provenance(reply_id)
     if kept is None:
@@ -89,57 +90,72 @@ def require_provenance(store: Store, reply_id: int) -> Provenance:
 def replay(
     store: Store, engine: Engine, reply_id: int, *, adapter: str | None = None
 ) -> Generator[ReplayEvent, None, None]:
-    """Carry out the request that made a reply once more, with its own settings and seed.
+    """Run the request of a stored reply again, with its settings and seed; no chat changes.
 
-    `ReplayStarted`, then the engine's events, then `Replayed`. Pulled and closed like
-    `Engine.stream`. Where a plugin gave the reply, the engine answers what it was given for.
+    Yields `ReplayStarted`, the engine's events, then `ReplayFinished`. Pulled and closed like
+    `Engine.stream`. If a plugin gave the reply, the engine answers the same messages.
 
     Args:
-        store: keeps the reply.
-        engine: makes it again; it need not have the model that made it.
+        store: where the reply is stored.
+        engine: may have another model than the original.
         reply_id: the reply.
-        adapter: to be used in place of the reply's own; "" uses none.
+        adapter: replaces the reply's adapter; "" for none.
 
     Raises:
-        UsageError: it was not kept what made the reply.
-        StoreError: there is no such reply.
+        UsageError: the reply has no provenance.
+        StoreError: the reply was not found.
         EngineError: the generation failed.
     """
     made_by = require_provenance(store, reply_id)
     original = store.reply(reply_id)
     last = made_by.messages[-1] if made_by.messages else None
-    so_far = last.text if last is not None and last.role == "assistant" else ""
+    prefix = last.parts if last is not None and last.role == "assistant" else ()
+    so_far = text_of(prefix)
     yield ReplayStarted(original, made_by, so_far)
     request = Request(
         made_by.messages,
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
     )
-    longest = len(original.text) if original.stop_reason in _INTERRUPTED else None
-    text, usage, reason, fitted = so_far, Usage(), StopReason.CANCELLED, PromptReady(0, 0)
+    interrupted = original.stop_reason in _INTERRUPTED
+    texts = _texts_before(original, prefix)
+    limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
+    usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
     with closing(engine.stream(request)) as events:
         for event in events:
             yield event
             match event:
                 case PromptReady():
                     fitted = event
-                case Delta(text=piece, withheld=held):
-                    text, usage = text + piece, event.usage
-                    if longest is not None and len(text + held) >= longest:
-                        text = (text + held)[:longest]
+                case Delta(text=piece, withheld=held, part=part):
+                    texts[part], usage = texts[part] + piece, event.usage
+                    seen = texts | {part: texts[part] + held}
+                    if interrupted and all(len(seen[kind]) >= limits[kind] for kind in limits):
+                        texts = {kind: seen[kind][: limits[kind]] for kind in limits}
                         break
                 case Finished(stop_reason=reason, usage=usage):
                     pass
     yield ReplayFinished(
         original=original,
         provenance=made_by,
-        text=text,
+        text=texts["text"],
         stop_reason=reason,
         usage=usage,
-        same_text=text == original.text,
+        same_text=texts == {"text": original.text, "reasoning": original.reasoning},
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
         mismatches=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
     )
+
+
+def _texts_before(original: Reply, prefix: Sequence[Part]) -> dict[str, str]:
+    """Return the text and reasoning that the reply had before its last request.
+
+    Args:
+        original: the reply.
+        prefix: the parts of its last step that the request continued.
+    """
+    earlier = [part for step in original.steps[:-1] for part in step.parts]
+    return {"text": text_of([*earlier, *prefix]), "reasoning": reasoning_of([*earlier, *prefix])}
 
 
 def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
@@ -162,7 +178,7 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
         if before != after:
             yield f"{name}: {before or 'unknown'} then, {after or 'unknown'} now"
     if then.prompt_hash != now.prompt_hash:
-        yield "prompt: the model reads other tokens than then"
+        yield "prompt: different tokens"
     for name in then.plugin_processors:
         yield f"{name}: a plugin added it then; a replay goes without"
 
@@ -171,9 +187,9 @@ _WORD_PATTERN = re.compile(r"\S+\s*|\s+")
 
 
 def diff_words(before: str, after: str) -> list[DiffSegment]:
-    """How to make `after` of `before`, word by word.
+    """Diff two texts word by word.
 
-    The pieces but the added ones make `before`, those but the removed ones `after`.
+    All segments but the added ones join to `before`, all but the removed ones to `after`.
     """
     old, new = _WORD_PATTERN.findall(before), _WORD_PATTERN.findall(after)
     head = _common_prefix_length(old, new)
@@ -192,7 +208,7 @@ def diff_words(before: str, after: str) -> list[DiffSegment]:
 
 
 def _common_prefix_length(left: list[str], right: list[str]) -> int:
-    """How many words the two begin with in common."""
+    """Count the words that both start with."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index

@@ -1,4 +1,4 @@
-"""A reply while it grows: on disk all the time, and closed once, whatever ends it."""
+"""Writer that saves a reply while it grows and closes it once, whatever ends it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,40 @@ from collections.abc import Callable
 from chatlm.errors import StoreError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Reply, StopReason, Usage
+from chatlm.types.messages import Reply, ReplyStep, StopReason, StreamedPart, Usage
+from chatlm.types.parts import Part, Reasoning, Text, ToolCall
 from chatlm.types.provenance import Provenance
 
 log = logging.getLogger(__name__)
 
 
 JOURNAL_SECONDS = 0.5
-"""How much of a growing reply a killed program may lose."""
+"""How many seconds of a growing reply a killed program may lose."""
 
 
 class ReplyWriter:
-    """Takes a generation's events and stores what they say.
+    """Saves the events of one generation as the last step of a reply.
 
     Args:
-        store: where the reply is kept.
-        reply: the stored reply, with the text it goes on from.
-        settings: JSON of the sampling that makes it.
+        store: where the reply is stored.
+        reply: the stored reply; what it has already is continued.
+        settings: JSON of the sampling settings.
     """
 
     def __init__(self, store: Store, reply: Reply, settings: str) -> None:
         self._store = store
-        self._reply = reply
         self._settings = settings
-        self._text = reply.text
+        if reply.steps[-1].has_tool_results:
+            reply = dataclasses.replace(reply, steps=(*reply.steps, ReplyStep()))
+        self._reply = reply
+        *self._earlier_steps, self._continued = reply.steps
+        parts = self._continued.parts
+        self._open: Text | Reasoning | None = None
+        """The part that is growing, as it was at the start; `_text` is all of it."""
+        if parts and isinstance(parts[-1], Text | Reasoning):
+            self._open, parts = parts[-1], parts[:-1]
+        self._closed_parts = parts
+        self._text = self._open.text if self._open else ""
         self._withheld = ""
         self._usage = Usage()
         self._reason = StopReason.CANCELLED
@@ -43,19 +53,22 @@ class ReplyWriter:
         self._save_failed = False
         self._stored = False
         self.provenance: Provenance | None = None
-        """What makes the reply, to be stored with it."""
+        """Saved with the reply."""
         self.finished = False
-        """Whether the engine came to its own end."""
+        """Whether the engine finished by itself."""
 
     def add(self, event: Delta | Finished) -> str | None:
-        """Add what the event brings; returns a sentence for the person when saving fails.
+        """Add an event; returns a message for the user if saving fails.
 
-        The first token waits for no disk.
+        The first token is not delayed by a write.
         """
         self._usage = event.usage
         if isinstance(event, Finished):
             self._reason, self._withheld, self.finished = event.stop_reason, "", True
+            self._close_part(*event.tool_calls)
             return self._save(self._finish) or self._save_provenance()
+        if event.text or event.withheld:
+            self._open_part(event.part)
         self._text += event.text
         self._withheld = event.withheld
         first, self._started = not self._started, True
@@ -66,53 +79,72 @@ class ReplyWriter:
         self._saved_at = time.monotonic()
         journal = self._store.journal_reply
         return (
-            self._save(lambda: journal(self._reply.id, self._text + self._withheld))
+            self._save(lambda: journal(self._reply.id, self._steps(None, Usage())))
             or self._save_provenance()
         )
 
     def fail(self, error: Exception) -> None:
-        """Remember what ended the reply."""
+        """Note the error that ended the reply."""
         self._reason, self._error = StopReason.ERROR, str(error)
 
     def close(self) -> None:
-        """Store the reply as it is, if that has not been done or did not work."""
+        """Save the reply as it is, unless that has been done already."""
         if not self._stored:
             self._save(self._finish)
         self._save_provenance()
 
+    def _open_part(self, kind: StreamedPart) -> None:
+        if self._open is None or self._open.type != kind:
+            self._withheld = ""
+            self._close_part()
+            self._open = Reasoning("") if kind == "reasoning" else Text("")
+
+    def _close_part(self, *following: ToolCall) -> None:
+        """Close the growing part and add whole ones."""
+        self._closed_parts = (*self._parts(), *following)
+        self._open, self._text = None, ""
+
+    def _parts(self) -> tuple[Part, ...]:
+        text = self._text + self._withheld
+        if self._open is None or not text:
+            return self._closed_parts
+        return (*self._closed_parts, type(self._open)(text))
+
+    def _steps(self, reason: StopReason | None, usage: Usage) -> tuple[ReplyStep, ...]:
+        return (*self._earlier_steps, ReplyStep(self._parts(), reason, usage))
+
     def _finish(self) -> None:
-        before, text = self._reply, self._text + self._withheld
-        if before.stop_reason and not self.finished and text == before.text:
-            # it was not gone on with, and is what it was
-            reason, error, self.provenance = before.stop_reason, before.error, None
-            settings, usage = before.settings, before.usage
+        reply, before = self._reply, self._continued
+        if before.stop_reason and not self.finished and self._parts() == before.parts:
+            # nothing was added, so the reply stays as it was
+            steps, error, settings = reply.steps, reply.error, reply.settings
+            self.provenance = None
         else:
-            reason, error, settings = self._reason, self._error, self._settings
+            error, settings = self._error, self._settings
             usage = dataclasses.replace(
                 self._usage,
                 completion_tokens=before.usage.completion_tokens + self._usage.completion_tokens,
                 decode_seconds=before.usage.decode_seconds + self._usage.decode_seconds,
             )
-        self._store.finish_reply(
-            before.id, text=text, stop_reason=reason, usage=usage, settings=settings, error=error
-        )
+            steps = self._steps(self._reason, usage)
+        self._store.finish_reply(reply.id, steps=steps, settings=settings, error=error)
         self._stored = True
 
     def _save_provenance(self) -> str | None:
-        """Store `made_by`, tried once, when the reply itself can be stored."""
-        made_by = self.provenance
-        if made_by is None or self._save_failed:
+        """Save the provenance; tried once, and only if the reply itself can be saved."""
+        provenance = self.provenance
+        if provenance is None or self._save_failed:
             return None
         self.provenance = None
         try:
-            self._store.save_provenance(self._reply.id, made_by)
+            self._store.save_provenance(self._reply.id, provenance)
         except StoreError as error:
             log.error("provenance not saved: %s", error)
-            return f"What makes this reply is not kept, so it cannot be replayed. {error}"
+            return f"The provenance of this reply was not saved, so it cannot be replayed. {error}"
         return None
 
     def _save(self, write: Callable[[], object]) -> str | None:
-        """Write; a failure is told once, and the reply goes on without being saved."""
+        """Write; a failure is reported once, and the reply continues unsaved."""
         try:
             write()
         except StoreError as error:

@@ -1,4 +1,4 @@
-"""What the model is asked for a turn, plugins included; stores nothing and runs no model."""
+"""Building the request for a turn: history, passages and plugins' adjustments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
-from chatlm.types.messages import Conversation, Message, Passage, Turn
+from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -28,34 +28,32 @@ def build_request(
     sampling: Sampling,
     adapter: str | None = None,
     logprobs: int | None = None,
-    continue_from: str = "",
+    continue_from: Reply | None = None,
     regenerate: bool = False,
 ) -> Request:
-    """The turn's messages, then all adjustments.
+    """Build the request for a turn.
 
     Args:
-        conversation: the chat, the turn included.
-        turn: the one to answer.
-        passages: what was found for it.
-        engine: will carry it out.
-        plugins: whose hooks are called.
-        sampling: the person's settings, as they hold for the chat.
-        adapter: asked for before all that plugins would choose, "" for the model without one; None
-            leaves it to them.
-        logprobs: see `Request.logprobs`.
-        continue_from: the reply's beginning, to be gone on with.
-        regenerate: whether there was another reply before; a model that by default always takes the
-            likeliest token would only repeat it, so it draws freely, unless the person set the
-            temperature.
+        conversation: the chat, with the turn.
+        turn: the turn to answer.
+        passages: the passages retrieved for it.
+        engine: the engine that will run it.
+        plugins: the plugins whose hooks are called.
+        sampling: the user's settings for the chat.
+        adapter: overrides the plugins' choice; "" for none, None leaves the choice to plugins.
+        logprobs: as `Request.logprobs`.
+        continue_from: the reply to continue; None for a new one.
+        regenerate: whether the turn has another reply; a model that is greedy by default would
+            repeat it, so it samples, unless the user set the temperature.
 
     Returns:
-        with no setting left open but the seed, and those that the engine's defaults leave open.
+        every setting is set, except the seed and what the engine's defaults leave open.
     """
     messages = build_messages(conversation, turn, passages, plugins)
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_prefix(messages, continue_from)), sampling, adapter, logprobs=logprobs
+            tuple(_with_reply(messages, continue_from)), sampling, adapter, logprobs=logprobs
         ),
         conversation=conversation,
         turn=turn,
@@ -71,10 +69,10 @@ def build_request(
 
 
 def message_from_input(conversation: Conversation, raw_input: str, plugins: TurnPlugins) -> str:
-    """What is sent for the words that were typed: what the first plugin makes of them, if any.
+    """Return the message for what the user typed, as the first plugin rewrites it, if any does.
 
     Raises:
-        UsageError: that plugin refuses them.
+        UsageError: that plugin refuses it.
     """
     typed = {"conversation": conversation, "text": raw_input}
     facts = partial(plugins.call_hook, "describe_text", **typed)
@@ -87,7 +85,7 @@ def message_from_input(conversation: Conversation, raw_input: str, plugins: Turn
 def retrieve_passages(
     conversation: Conversation, turn: Turn, plugins: TurnPlugins
 ) -> list[Passage]:
-    """What all plugins find for the turn's message, or for the words it was made from."""
+    """Let all plugins retrieve passages for what the user typed."""
     asked = Message("user", turn.display_text)
     passages: list[Passage] = plugins.call_hook(
         "retrieve_passages", conversation=conversation, message=asked
@@ -98,7 +96,7 @@ def retrieve_passages(
 def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: TurnPlugins
 ) -> list[Message]:
-    """Messages by the first plugin that makes them, else the core's."""
+    """Return the first plugin's messages for the turn, else the default ones."""
     usual = default_messages(conversation, turn, passages)
     messages: list[Message] = plugins.call_hook(
         "build_messages", usual, conversation=conversation, turn=turn, passages=passages
@@ -109,8 +107,10 @@ def build_messages(
 def default_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message]:
-    """History, then the user's message; passages stand inside that message, so that the tokens of
-    the earlier conversation stay the same and need not be read again."""
+    """Return the history and the user's message.
+
+    Passages go into that message, so that the tokens of the history stay in the prompt cache.
+    """
     history = list(conversation.messages(before=turn.position))
     if not passages:
         return [*history, turn.user]
@@ -118,26 +118,28 @@ def default_messages(
         f"[{number}] {passage.source}\n{passage.text}"
         for number, passage in enumerate(passages, start=1)
     )
-    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.text}")]
+    grounded = turn.user.with_text(f"Sources:\n\n{numbered}\n\n{turn.user.text}")
+    return [*history, grounded]
 
 
-def _with_prefix(messages: list[Message], prefix: str) -> list[Message]:
-    """The messages with the beginning of a reply that is gone on with."""
+def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:
+    """Append the messages of a reply that is to be continued."""
+    prefix = reply.messages() if reply else ()
     if not prefix:
         return messages
-    if messages[-1].role == "assistant":  # a plugin began the reply, which holds that beginning
+    if messages[-1].role == "assistant":  # a plugin's beginning of the reply, which has it already
         messages = messages[:-1]
-    return [*messages, Message("assistant", prefix)]
+    return [*messages, *prefix]
 
 
 def reply_prefix(request: Request) -> str:
-    """What the plugins let a new reply begin with."""
+    """Return the beginning that plugins gave the reply; empty for none."""
     last = request.messages[-1]
     return last.text if last.role == "assistant" else ""
 
 
 def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Provenance:
-    """What makes the reply to a request that has begun."""
+    """Return the provenance of the reply to a running request."""
     return Provenance(
         messages=tuple(_without_omitted(request.messages, fitted.omitted_messages)),
         sampling=request.sampling,
@@ -156,7 +158,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
 
 
 def engineless_provenance(request: Request) -> Provenance:
-    """What is known of a reply that plugins gave themselves: what a model would have been asked."""
+    """Return the provenance of a reply that plugins gave: what a model would have been sent."""
     return Provenance(
         messages=request.messages[:-1],
         sampling=request.sampling,
@@ -169,7 +171,7 @@ def engineless_provenance(request: Request) -> Provenance:
 
 
 def _without_omitted(messages: Sequence[Message], omitted: Sequence[Message]) -> Iterator[Message]:
-    """The messages without those that were left out, which come in the same order."""
+    """Yield the messages that were not omitted; both are in the same order."""
     gone = list(omitted)
     for message in messages:
         if gone and message == gone[0]:

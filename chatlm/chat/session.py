@@ -1,8 +1,7 @@
-"""One chat that goes on: all that is done to it; knows no screen and makes no thread."""
+"""Session of one chat: send, edit, regenerate, continue, preview and summarise."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from chatlm.types.events import Prefill
 from chatlm.types.messages import (
     ContextPolicy,
     Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
@@ -33,37 +33,36 @@ from chatlm.types.sampling import Sampling
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be sent."""
+    """A request that was built but not sent."""
 
     request: Request
     prompt: Prompt
     passages: tuple[Passage, ...]
-    """What was found for the message."""
+    """The passages retrieved for the message."""
 
 
 class ChatSession:
-    """A chat that goes on: `send`, `edit`, `regenerate` and `continue_reply` are pulled for their
-    events.
+    """One chat; `send`, `edit`, `regenerate` and `continue_reply` return generators of events.
 
-    Closing a generator cancels the turn: what was said so far is kept with stop reason
-    `cancelled`. Everything is stored before it is reported.
+    Closing a generator cancels the turn: the reply so far is saved with stop reason `cancelled`.
+    Everything is stored before it is reported.
 
     Args:
-        store: where the chat is kept; one in memory for an incognito chat.
-        get_engine: gives the loaded engine; may wait for it, and is called only after the user's
-            message is stored.
-        plugins: whose hooks are called.
-        sampling: the person's settings for all chats; what they leave open is the model's.
-        session_sampling: settings of this session only; they go before the chat's own, as these
-            do before `sampling`.
+        store: where the chat is stored; in memory for an incognito chat.
+        get_engine: returns the loaded engine; may wait for it, and is called only after the
+            user's message is stored.
+        plugins: the plugins whose hooks are called.
+        sampling: the user's settings for all chats; what they leave open is the model's default.
+        session_sampling: settings of this session only; they take priority over the chat's, which
+            take priority over `sampling`.
         system: the system prompt of a new conversation.
-        chat_sampling: what the person set for a new conversation alone.
-        adapter: used in this session before all that plugins would choose, "" for the model
-            without one; None leaves it to them.
-        logprobs: see `Request.logprobs`; they are in the events alone, and not stored.
-        plugin_data: what plugins keep with a new conversation.
-        disabled_plugins: plugins that are switched off in a new conversation.
-        conversation_id: the conversation to go on with; None begins one at the first message.
+        chat_sampling: the user's settings for a new conversation.
+        adapter: the adapter for this session, whatever plugins choose; "" for none, None leaves
+            the choice to plugins.
+        logprobs: as `Request.logprobs`; only in the events, never stored.
+        plugin_data: what plugins store with a new conversation.
+        disabled_plugins: plugins that are disabled in a new conversation.
+        conversation_id: the conversation to continue; None starts one with the first message.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class ChatSession:
 
     @property
     def conversation(self) -> Conversation | None:
-        """The conversation as it is stored now; None before the first message."""
+        """The conversation, loaded from the store; None before the first message."""
         if self.conversation_id is None:
             return None
         return self.store.conversation(self.conversation_id)
@@ -108,81 +107,88 @@ class ChatSession:
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
             StoreError: the message could not be stored; nothing was changed.
-            EngineError: the generation failed; the message and what was said are stored.
+            EngineError: the generation failed; the message and the reply so far are stored.
         """
         _check_not_blank(text)
-        turn, plugins = self._store_message(text)
-        yield from self._runner(plugins).run(turn)
+        chat, plugins = self._store_message(text)
+        yield from self._runner(plugins).run(chat, chat.turns[-1])
 
     def edit(self, position: int, text: str) -> SessionEvents:
-        """Ask again from an earlier turn, with another message, in a fork of the chat.
+        """Replace an earlier message and answer it, in a fork of the chat.
 
-        The session goes on in the fork; nothing of the original changes.
+        The session continues in the fork; the original does not change.
 
         Args:
-            position: of the turn whose message is changed, 0 for the first.
-            text: the message in its place.
+            position: the turn whose message is replaced, 0 for the first.
+            text: the new message.
 
         Raises:
-            UsageError: the text is blank, a plugin refuses it, or there is no such turn.
+            UsageError: the text is blank, a plugin refuses it, or the turn does not exist.
             StoreError: the fork or the message could not be stored; nothing was changed.
-            EngineError: the generation failed; the message and what was said are stored.
+            EngineError: the generation failed; the message and the reply so far are stored.
         """
         _check_not_blank(text)
-        original = self._stored_id
-        turns = len(self.store.conversation(original).turns)
+        original = self._stored()
+        turns = len(original.turns)
         if not 0 <= position < turns:
             raise UsageError(
                 f"There is no message {position + 1} in this chat", hint=f"It has {turns}."
             )
-        fork = self.store.fork(original, position).id
+        fork = self.store.fork(original.id, position)
         try:
-            turn, plugins = self._add_turn(fork, text)
+            chat, plugins = self._add_turn(fork, text)
         except ChatlmError:
-            self._discard(fork)
+            self._discard(fork.id)
             raise
-        self.conversation_id = fork
-        yield from self._runner(plugins).run(turn)
+        self.conversation_id = fork.id
+        yield from self._runner(plugins).run(chat, chat.turns[-1])
 
     def regenerate(self) -> SessionEvents:
-        """Answer the newest turn once more; the earlier replies stay as its versions.
+        """Answer the newest turn again; earlier replies stay as its versions.
 
-        A model that by default always takes the likeliest token would only repeat itself, so it
-        draws freely here, unless the person set the temperature.
+        A model that is greedy by default would repeat itself, so it samples here, unless the user
+        set the temperature.
         """
-        return self._runner(self._turn_plugins()).answer(self._newest_turn(), regenerate=True)
+        chat = self._stored()
+        return self._runner(self._turn_plugins(chat)).answer(chat, chat.turns[-1], regenerate=True)
 
     def continue_reply(self) -> SessionEvents:
-        """Go on with the newest reply from its own end.
+        """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply ended by itself, so there is nothing to go on with.
+            UsageError: the reply is complete.
         """
-        turn = self._newest_turn()
+        chat = self._stored()
+        turn = chat.turns[-1]
         if turn.reply is not None and not turn.reply.can_continue:
             raise UsageError(
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
-        return self._runner(self._turn_plugins()).answer(turn, turn.reply)
+        return self._runner(self._turn_plugins(chat)).answer(chat, turn, turn.reply)
 
     def add(self, text: str, reply: str) -> None:
-        """Store a message with a reply that was made elsewhere; nobody is asked for one.
+        """Store a message with a reply that was generated elsewhere.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
             StoreError: they could not be stored.
         """
         _check_not_blank(text)
-        turn, _ = self._store_message(text)
-        made = self.store.start_reply(turn.id, model="")
-        self.store.finish_reply(made.id, text=reply, stop_reason=StopReason.END, usage=Usage())
+        chat, _ = self._store_message(text)
+        started = self.store.start_reply(chat.turns[-1].id, model="")
+        self.store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
 
-    def read_ahead(self) -> Generator[Prefill, None, None]:
-        """Let the model read the chat so far while the person reads and types.
+    def read_ahead(
+        self, conversation: Conversation | None = None
+    ) -> Generator[Prefill, None, None]:
+        """Prefill the prompt of the chat so far while the user reads and types.
 
-        Meant to be pulled when nothing else is to do, and closed when there is; nothing is stored.
+        Pull it while idle and close it otherwise; nothing is stored.
+
+        Args:
+            conversation: the chat, such as `TurnFinished` gives it; None loads it.
         """
-        conversation = self.conversation
+        conversation = conversation or self.conversation
         if conversation is None or not conversation.turns:
             return
         engine = self.get_engine()
@@ -193,17 +199,17 @@ class ChatSession:
             yield from events
 
     def preview(self, text: str) -> Preview:
-        """What would be sent if `text` were sent now, by the way of `send`; nothing is stored.
+        """Build what `send` would send for `text`; nothing is stored.
 
-        A blank text shows what is sent for the newest turn.
+        A blank text previews the newest turn.
 
         Raises:
-            UsageError: the text is blank and there is no turn yet.
+            UsageError: the text is blank and the chat has no turn.
             ContextTooLong, ModelError: as `send`.
         """
         engine = self.get_engine()
-        plugins = self._turn_plugins()
-        chat, turn, passages = self._draft_turn(text, plugins)
+        chat, plugins, passages = self._draft_turn(text)
+        turn = chat.turns[-1]
         request = request_builder.build_request(
             chat,
             turn,
@@ -216,32 +222,35 @@ class ChatSession:
         return Preview(request, engine.preview(request), tuple(passages))
 
     def draft(self, text: str) -> Request:
-        """The request for `text` as far as it is known without the model; nothing is stored.
+        """Build the request for `text` as far as possible without the model; nothing is stored.
 
-        What plugins adjust, and the settings that the model decides, are left open.
+        Plugins' adjustments and the model's default settings are missing.
 
         Raises:
-            UsageError: the text is blank and there is no turn yet.
+            UsageError: the text is blank and the chat has no turn.
         """
-        plugins = self._turn_plugins()
-        chat, turn, passages = self._draft_turn(text, plugins)
-        messages = request_builder.build_messages(chat, turn, passages, plugins)
+        chat, plugins, passages = self._draft_turn(text)
+        messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
         return Request(tuple(messages), self._effective_sampling(chat))
 
-    def context_usage(self) -> ContextUsage:
-        """How much of the context each turn takes, plugins left aside; see `measuring.measure`."""
-        chat = self._conversation_or_new()
+    def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
+        """Measure how much of the context window each turn takes, without plugins.
+
+        Args:
+            conversation: the chat, such as `TurnFinished` gives it; None loads it.
+        """
+        chat = conversation or self._conversation_or_new()
         return measure_context(chat, self.get_engine(), self._effective_sampling(chat))
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
-        """Let the model say in short what a turn was about; at the end that stands for the turn.
+        """Let the model summarise a turn; at the end the summary replaces the turn in the prompt.
 
-        Closing it early changes nothing.
+        Closing the generator early changes nothing.
 
         Raises:
             UsageError: the turn has no reply.
-            EngineError: the generation failed, or nothing was said.
-            StoreError: there is no such turn, or it could not be stored.
+            EngineError: the generation failed, or the summary is empty.
+            StoreError: the turn was not found, or the summary could not be stored.
         """
         summary = ""
         with closing(
@@ -252,38 +261,38 @@ class ChatSession:
                 yield piece
         self.store.set_context_policy(turn_id, ContextPolicy.SUMMARISED, summary.strip())
 
-    def _store_message(self, text: str) -> tuple[Turn, TurnPlugins]:
+    def _store_message(self, text: str) -> tuple[Conversation, TurnPlugins]:
         """Store the message as a turn; a new chat is stored with it, or not at all.
 
         Returns:
-            the turn, and the plugins that it began with.
+            the chat, which ends with the turn, and the plugins for it.
         """
         if self.conversation_id is not None:
-            return self._add_turn(self.conversation_id, text)
+            return self._add_turn(self.store.conversation(self.conversation_id), text)
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
             system=new.system,
             sampling=new.sampling,
             plugin_data=new.plugin_data,
             disabled_plugins=new.disabled_plugins,
-        ).id
+        )
         try:
-            begun = self._add_turn(fresh, text)
+            started = self._add_turn(fresh, text)
         except ChatlmError:
-            self._discard(fresh)
+            self._discard(fresh.id)
             raise
-        self.conversation_id = fresh
-        return begun
+        self.conversation_id = fresh.id
+        return started
 
-    def _add_turn(self, conversation_id: int, text: str) -> tuple[Turn, TurnPlugins]:
-        chat = self.store.conversation(conversation_id)
-        plugins = TurnPlugins(self.plugins, chat.disabled_plugins)
+    def _add_turn(self, chat: Conversation, text: str) -> tuple[Conversation, TurnPlugins]:
+        plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
-        typed = text if message != text else ""
-        return self.store.add_turn(conversation_id, message, typed), plugins
+        raw_input = text if message != text else ""
+        turn = self.store.add_turn(chat.id, message, raw_input)
+        return chat.with_turn(turn), plugins
 
     def _discard(self, conversation_id: int) -> None:
-        """Remove a chat that was made for a message which then could not be stored."""
+        """Delete a chat that was created for a message which could not be stored."""
         with suppress(StoreError):
             self.store.delete(conversation_id)
 
@@ -296,36 +305,29 @@ class ChatSession:
             disabled_plugins=self.disabled_plugins,
         )
 
-    def _draft_turn(
-        self, text: str, plugins: TurnPlugins
-    ) -> tuple[Conversation, Turn, list[Passage]]:
-        """The chat with a turn for `text`, and what is found for it; for a blank text the chat
-        with its newest turn."""
+    def _draft_turn(self, text: str) -> tuple[Conversation, TurnPlugins, list[Passage]]:
+        """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the
+        plugins for it, and the turn's passages."""
         if not text.strip():
-            turn = self._newest_turn()
-            return self.store.conversation(self._stored_id), turn, self.store.passages(turn.id)
+            chat = self._stored()
+            return chat, self._turn_plugins(chat), self.store.passages(chat.turns[-1].id)
         chat = self._conversation_or_new()
+        plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
-        typed = text if message != text else ""
-        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=typed)
-        chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
-        return chat, turn, request_builder.retrieve_passages(chat, turn, plugins)
+        raw_input = text if message != text else ""
+        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=raw_input)
+        chat = chat.with_turn(turn)
+        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 
-    def _newest_turn(self) -> Turn:
+    def _stored(self) -> Conversation:
+        """Load the chat, which must have a turn."""
         conversation = self.conversation
         if conversation is None or not conversation.turns:
             raise UsageError("This chat has no message yet", hint="Type one first.")
-        return conversation.turns[-1]
+        return conversation
 
-    @property
-    def _stored_id(self) -> int:
-        if self.conversation_id is None:
-            raise UsageError("This chat has no message yet", hint="Type one first.")
-        return self.conversation_id
-
-    def _turn_plugins(self) -> TurnPlugins:
-        """The plugins for a turn of the chat as it is now."""
-        return TurnPlugins(self.plugins, self._conversation_or_new().disabled_plugins)
+    def _turn_plugins(self, conversation: ConversationHeader) -> TurnPlugins:
+        return TurnPlugins(self.plugins, conversation.disabled_plugins)
 
     def _runner(self, plugins: TurnPlugins) -> TurnRunner:
         return TurnRunner(
@@ -333,12 +335,11 @@ class ChatSession:
             self.get_engine,
             plugins,
             self._effective_sampling,
-            self._stored_id,
             self.adapter,
             self.logprobs,
         )
 
-    def _effective_sampling(self, conversation: Conversation) -> Sampling:
+    def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
         return self.session_sampling.with_fallback(conversation.sampling).with_fallback(
             self.sampling
         )

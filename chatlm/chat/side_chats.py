@@ -1,4 +1,4 @@
-"""Chats beside the person's own, kept in memory alone, on any model and with all plugins."""
+"""Side chats: chats in memory, on any model and with all plugins."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ from chatlm.types.requests import Request
 from chatlm.types.setups import Setup
 
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
-"""Opens a model by its name; calls the function with a few words on what it is doing."""
+"""`(name, report) -> engine`: opens a model, calling `report` with its progress in a few words."""
 
 
 TRIAL_MESSAGE = "Hello."
-"""The message by which a set-up is tried."""
+"""The message that `check` tries a setup with."""
 
 
 class InMemorySideChats:
-    """See `chatlm.beside.SideChats`.
+    """Side chats whose models are loaded on demand and shared.
 
     Args:
-        config: the person's settings; its model stands where a set-up names none.
-        plugins: whose hooks are called.
+        config: the user's settings; its model is the default.
+        plugins: the plugins whose hooks are called.
         open_model: loads a model.
-        report: told in a few words what is being loaded.
-        shared_engine: gives a model that is loaded anyway and never freed here; None where there
-            is none.
+        report: called with what is being loaded, in a few words.
+        shared_engine: returns an engine that is loaded anyway and never freed here, or None.
     """
 
     def __init__(
@@ -57,22 +56,22 @@ class InMemorySideChats:
         self._engines: dict[str, Engine] = {}
         self._lock = threading.RLock()
         self.swaps_models = False
-        """Whether models do not fit side by side."""
+        """Whether models do not fit in memory together."""
 
     def begin(self, setup: Setup) -> InMemorySideChat:
-        """A new chat."""
+        """Start a chat."""
         return InMemorySideChat(self, setup)
 
     def available_setups(self) -> dict[str, Setup]:
-        """The set-ups that plugins offer now, by name."""
+        """Return the setups that plugins offer, by name."""
         return available_setups(self.plugins)
 
     def model_name(self, model: str) -> str:
-        """The name of a set-up's model."""
+        """Return the name of a setup's model."""
         return model or self.config.model
 
     def engine(self, model: str) -> Engine:
-        """The engine of a model, loaded once; where two do not fit, the earlier one is freed."""
+        """Return a model's engine, loaded once; if two do not fit, the earlier one is freed."""
         name = self.model_name(model)
         with self._lock:
             there = self._shared_engine()
@@ -99,7 +98,7 @@ class InMemorySideChats:
 
     def _evict_engines(self, report: Callable[[str], None]) -> None:
         self.swaps_models = True
-        report(f"has no room beside {', '.join(self._engines)}; they take turns")
+        report(f"does not fit beside {', '.join(self._engines)}; they take turns")
         self._close_engines()
 
     def _close_engines(self) -> None:
@@ -120,7 +119,7 @@ class InMemorySideChats:
 
 
 class InMemorySideChat:
-    """See `chatlm.beside.SideChat`."""
+    """A side chat; its session is created with the first reply."""
 
     def __init__(self, chats: InMemorySideChats, setup: Setup) -> None:
         self.setup = setup
@@ -134,7 +133,7 @@ class InMemorySideChat:
         return self._chats.engine(self.setup.model)
 
     def check(self) -> None:
-        """Make a request as far as that goes without the model."""
+        """Build a request as far as possible without the model."""
         from chatlm.engines.open import check_available
 
         session, question = self._session_for(TRIAL_MESSAGE)
@@ -145,7 +144,7 @@ class InMemorySideChat:
         )
 
     def request(self, text: str) -> Request:
-        """What is sent for the next message."""
+        """Build the request for the next message."""
         session, question = self._session_for(text)
         return session.preview(question).request
 
@@ -154,17 +153,17 @@ class InMemorySideChat:
         yield from reply_events(self.engine, request)
 
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
-        """What needs no engine."""
+        """Return the events that need no engine."""
         return list(events_without_engine(request))
 
     def add(self, text: str, reply: str) -> None:
-        """Let a message and its reply stand in the chat."""
+        """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
         session.add(question, reply)
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:
-        """The session, and what is sent in it; before the first reply stands in it, a new one."""
+        """Return the session, a new one before the first reply, and the message to send."""
         if self._session is not None:
             return self._session, text
         setup, chats = self.setup, self._chats
@@ -184,11 +183,11 @@ class InMemorySideChat:
 
 @contextmanager
 def side_chats(config: Config, report: Callable[[str], None]) -> Iterator[InMemorySideChats]:
-    """Side chats for a command: loads the person's plugins, and frees everything at the end.
+    """Provide side chats to a command: load the user's plugins, and free everything at the end.
 
     Args:
-        config: the person's settings.
-        report: told in a few words what is being loaded.
+        config: the user's settings.
+        report: called with what is being loaded, in a few words.
     """
     from chatlm.engines.open import make_model_opener
     from chatlm.plugin_host.lifecycle import loaded_plugins

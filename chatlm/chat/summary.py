@@ -1,4 +1,4 @@
-"""Summarise a turn with the model; suggest a title."""
+"""Summaries of turns by the model, and suggested titles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
 MAX_SUMMARY_TOKENS = 96
-"""Tokens of a summary."""
+"""Maximum number of tokens of a summary."""
 
 
 SUMMARY_SAMPLING = Sampling(
@@ -26,15 +26,15 @@ _INSTRUCTION = "Summarise this exchange in one or two short sentences of plain t
 
 
 def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
-    """One or two sentences that may stand for a turn.
+    """Generate one or two sentences that can replace a turn in the prompt.
 
     Yields:
-        pieces of the text, as they are made, and empty ones while the prompt is read: whoever pulls
-        can give up then too.
+        pieces of the text, and empty strings during prefill, so that the consumer can stop then
+        too.
 
     Raises:
         UsageError: the turn has no reply.
-        EngineError: the generation failed, or nothing was said.
+        EngineError: the generation failed, or the summary is empty.
     """
     if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
@@ -42,7 +42,7 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     said = False
     with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
         for event in events:
-            piece = event.text if isinstance(event, Delta) else ""
+            piece = event.text if isinstance(event, Delta) and event.part == "text" else ""
             said = said or bool(piece.strip())
             yield piece
     if not said:
@@ -50,7 +50,7 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
 
 
 def _fit_excerpts(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
-    """What is asked, with excerpts short enough to leave room for the summary."""
+    """Build the messages, with excerpts short enough for the context window."""
     longest = max(len(question), len(answer))
     messages = _summary_prompt(question, answer)
     while (
@@ -70,13 +70,13 @@ def _summary_prompt(question: str, answer: str) -> tuple[Message, ...]:
 
 
 def _excerpt(text: str, max_length: int) -> str:
-    """Beginning and end of a text that is longer than `max_length` characters."""
+    """Shorten a text to its beginning and end if it is longer than `max_length` characters."""
     half = max_length // 2
     return text if len(text) <= max_length else f"{text[:half]} … {text[len(text) - half :]}"
 
 
 MAX_TITLE_LENGTH = 50
-"""Characters of a suggested title."""
+"""Maximum length of a suggested title."""
 
 
 _HEADING = re.compile(r"\s*#{1,6}\s+(\S.*)")
@@ -104,10 +104,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])\s|(?<=[。！？])|\n")
 
 
 def suggest_title(conversation: Conversation) -> str:
-    """What a chat's first turn is about, in at most `LONGEST` characters; empty for an empty chat.
+    """Suggest a title of at most `MAX_TITLE_LENGTH` characters; empty for an empty chat.
 
-    The heading that the reply begins with, else the message's first sentence, without code beside
-    other text and without greetings, cut between words.
+    It is the heading at the beginning of the first reply, else the first sentence of the first
+    message without code and greetings, cut between words.
     """
     if not conversation.turns:
         return ""

@@ -1,4 +1,4 @@
-"""How a chat begins by what plugins offer, templates and other set-ups; stores nothing."""
+"""Templates and setups that plugins offer for starting a chat."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from chatlm.types.setups import RenderedTemplate, Setup, TemplateRenderer
 
 @dataclass(frozen=True)
 class ChatStart:
-    """How a question begins."""
+    """The start of a chat from a template."""
 
     rendered: RenderedTemplate
     plugin_data: PluginData = field(default_factory=dict)
-    """What the plugin that offers the template keeps with the chat."""
+    """What the template's plugin stores with the chat."""
 
     @property
     def first_message(self) -> str:
-        """What is sent; the plugin makes the message of it where it has a part in it."""
+        """The input to send; the plugin may still rewrite it."""
         return self.rendered.raw_input or self.rendered.user
 
 
 def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
-    """The templates of all plugins by name, each with its plugin."""
+    """Return the templates of all plugins by name, each with its plugin."""
     return {
         name: (plugin, render) for plugin, (name, render) in plugins.collect("register_templates")
     }
 
 
 def available_setups(plugins: PluginHost) -> dict[str, Setup]:
-    """The set-ups of all plugins by name, templates too; see `SideChats.offered`."""
+    """Return the setups of all plugins by name, as `SideChats.available_setups` says."""
     found: list[tuple[str, str, Setup]] = [
         (plugin, name, setup) for plugin, (name, setup) in plugins.collect("register_setups")
     ]
@@ -53,7 +53,7 @@ def available_setups(plugins: PluginHost) -> dict[str, Setup]:
 
 
 def _needs_no_values(render: TemplateRenderer) -> bool:
-    """Whether a template makes a message of a person's words alone."""
+    """Whether a template needs nothing but the user's input."""
     try:
         render({}, "Hello.", dict)
     except Exception:  # a plugin may fail in any way
@@ -64,16 +64,16 @@ def _needs_no_values(render: TemplateRenderer) -> bool:
 def render_chat_start(
     template: str, values: Mapping[str, str], raw_input: str, plugins: PluginHost
 ) -> ChatStart:
-    """What the template makes.
+    """Render a template.
 
     Args:
-        template: its name; empty for none, so that what was typed is the message.
-        values: texts of its variables, by name.
-        raw_input: what the person typed or piped in.
-        plugins: offer templates.
+        template: its name; empty for none, so that the input is the message.
+        values: values of its variables by name.
+        raw_input: what the user typed or piped in.
+        plugins: the plugins that offer templates.
 
     Raises:
-        UsageError: there is no such template, or the values do not fit it.
+        UsageError: the template was not found, or a value is missing or invalid.
     """
     if not template:
         return ChatStart(RenderedTemplate(user=raw_input))

@@ -1,4 +1,4 @@
-"""One turn from its stored message to its stored reply; knows no screen and makes no thread."""
+"""Runner of one turn, from the stored message to the stored reply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine
+from chatlm.types.engine import Engine, check_parts
 from chatlm.types.events import (
     Delta,
     EngineEvent,
@@ -32,6 +32,7 @@ from chatlm.types.events import (
 from chatlm.types.messages import (
     Annotation,
     Conversation,
+    ConversationHeader,
     Message,
     Passage,
     Reply,
@@ -39,6 +40,7 @@ from chatlm.types.messages import (
     Turn,
     Usage,
 )
+from chatlm.types.parts import ToolResult
 from chatlm.types.provenance import Trace
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -51,28 +53,33 @@ SessionEvents = Generator[SessionEvent, None, None]
 
 @dataclass(frozen=True)
 class TurnRunner:
-    """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
+    """Answers turns of a chat; closing a generator cancels the reply and saves what there is."""
 
     store: Store
     get_engine: Callable[[], Engine]
-    """Gives the loaded engine; may wait for it."""
+    """Returns the loaded engine; may wait for it."""
     plugins: TurnPlugins
-    """As the turn began with them."""
-    sampling_for: Callable[[Conversation], Sampling]
-    """The person's settings, as they hold for the chat."""
-    conversation_id: int
+    """The plugins that are enabled for the turn."""
+    sampling_for: Callable[[ConversationHeader], Sampling]
+    """Returns the user's settings for the chat."""
     adapter: str | None = None
-    """Used before all that plugins would choose, "" for the model without one."""
+    """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
-    """See `Request.logprobs`."""
+    """As `Request.logprobs`."""
 
-    def run(self, turn: Turn) -> SessionEvents:
-        """Report a message that is stored, label it, find passages for it and answer it."""
-        yield TurnStarted(self.conversation_id, turn)
-        conversation = self._conversation()
+    def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
+        """Report a stored message, label it, retrieve passages for it and answer it.
+
+        Args:
+            conversation: the chat, with the turn.
+            turn: the turn without a reply.
+        """
+        yield TurnStarted(conversation.id, turn)
         try:
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
+                turn = self.store.turn(turn.id)
+                conversation = conversation.with_turn(turn)
                 yield MessageAnnotated("user", labels)
             yield from self._fault_notices()
             passages = request_builder.retrieve_passages(conversation, turn, self.plugins)
@@ -84,15 +91,27 @@ class TurnRunner:
         if problem is not None:
             yield problem
         yield from self._fault_notices()
-        yield from self.answer(turn)
+        yield from self.answer(conversation, turn)
 
     def answer(
-        self, turn: Turn, reply: Reply | None = None, *, regenerate: bool = False
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        reply: Reply | None = None,
+        *,
+        regenerate: bool = False,
     ) -> SessionEvents:
-        """Make a new reply to the turn, or go on with `reply`; `regenerate` if there was one
-        before."""
+        """Generate a reply.
+
+        Args:
+            conversation: the chat, with the turn.
+            turn: the turn to answer.
+            reply: the reply to continue; None for a new one.
+            regenerate: whether the turn has another reply already.
+        """
         engine = self.get_engine()
-        conversation = self._conversation()
+        # loading the engine can take minutes, in which the user may change the chat's settings
+        conversation = self._with_new_header(conversation)
         request = request_builder.build_request(
             conversation,
             turn,
@@ -102,7 +121,7 @@ class TurnRunner:
             sampling=self.sampling_for(conversation),
             adapter=self._adapter(reply, engine),
             logprobs=self.logprobs,
-            continue_from=reply.text if reply else "",
+            continue_from=reply,
             regenerate=regenerate,
         )
         if request.sampling.seed is None:
@@ -118,13 +137,13 @@ class TurnRunner:
                 settings=settings,
             )
         else:
-            self.store.journal_reply(reply.id, reply.text)
+            self.store.journal_reply(reply.id, reply.steps)
         growing = ReplyWriter(self.store, reply, settings)
         if request.reply_complete:
             growing.provenance = request_builder.engineless_provenance(request)
         try:
             yield ReplyStarted(turn.id, reply)
-            with closing(reply_events(engine, request, reply.text)) as events:
+            with closing(reply_events(engine, request, continued=bool(reply.parts))) as events:
                 for event in events:
                     problem = growing.add(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -140,35 +159,39 @@ class TurnRunner:
             raise
         except Exception as error:  # the model itself broke, or a plugin's engine
             log.exception("generation failed")
-            told = EngineError(
+            failure = EngineError(
                 f"The reply failed: {type(error).__name__}: {error}",
-                hint="What was said is kept. `chatlm logs` has the details.",
+                hint="The reply so far is saved. `chatlm logs` has the details.",
             )
-            growing.fail(told)
-            raise told from error
+            growing.fail(failure)
+            raise failure from error
         finally:
             growing.close()
             if not growing.finished:
-                self._finish_silently(turn, reply.id)
-        yield from self._finish(turn, reply.id)
+                self._finish_silently(conversation, turn, reply.id)
+        yield from self._finish(conversation, turn, reply.id)
 
     def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
-        """What is asked for: a reply is gone on with by the adapter that began it."""
+        """Return the adapter to request; a reply is continued with the adapter that started it."""
         if reply is None or reply.model != engine.info.model:
             return self.adapter
         return reply.adapter or ""
 
-    def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
-        """Label the stored reply, tell the plugins, and keep what they did for it."""
+    def _finish(
+        self, conversation: Conversation, turn: Turn, reply_id: int
+    ) -> Iterator[SessionEvent]:
+        """Label the stored reply, call `turn_finished`, and save the trace."""
         turn = self.store.turn(turn.id)
+        conversation = self._with_new_header(conversation).with_turn(turn)
         if turn.reply is not None and turn.reply.text:
-            message = Message("assistant", turn.reply.text)
+            output = [part for part in turn.reply.parts if not isinstance(part, ToolResult)]
+            message = Message("assistant", output)
             passages = self.store.passages(turn.id)
-            labels = self._annotate(self._conversation(), turn, turn.reply.id, message, passages)
+            labels = self._annotate(conversation, turn, turn.reply.id, message, passages)
             if labels:
                 yield MessageAnnotated("assistant", labels)
                 turn = self.store.turn(turn.id)
-        conversation = self._conversation()
+                conversation = conversation.with_turn(turn)
         late: list[Annotation] = self.plugins.call_hook(
             "turn_finished", conversation=conversation, turn=turn
         )
@@ -179,12 +202,12 @@ class TurnRunner:
         if problem is not None:
             yield problem
         yield from self._fault_notices()
-        yield TurnFinished(turn)
+        yield TurnFinished(turn, conversation.with_turn(turn))
 
-    def _finish_silently(self, turn: Turn, reply_id: int) -> None:
-        """The same for a reply that was stopped or failed, when nobody listens any more."""
+    def _finish_silently(self, conversation: Conversation, turn: Turn, reply_id: int) -> None:
+        """Finish a reply that was cancelled or failed, when nobody pulls events any longer."""
         try:
-            for _ in self._finish(turn, reply_id):
+            for _ in self._finish(conversation, turn, reply_id):
                 pass
         except ChatlmError as error:
             log.error("turn not finished: %s", error)
@@ -205,7 +228,7 @@ class TurnRunner:
         return tuple(labels)
 
     def _save_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
-        """Store what the plugins did since the last time; gives a notice when that fails."""
+        """Save the plugin calls since the last time; returns a notice if that fails."""
         calls = self.plugins.take_calls()
         try:
             if calls:
@@ -219,43 +242,43 @@ class TurnRunner:
         for fault in self.plugins.take_faults():
             yield Notice(str(fault))
 
-    def _conversation(self) -> Conversation:
-        return self.store.conversation(self.conversation_id)
+    def _with_new_header(self, conversation: Conversation) -> Conversation:
+        return conversation.with_header(self.store.header(conversation.id))
 
 
 def reply_events(
-    engine: Engine, request: Request, continue_from: str = ""
+    engine: Engine, request: Request, *, continued: bool = False
 ) -> Generator[EngineEvent, None, None]:
-    """What plugins let a new reply begin with, then what the engine says, if it is asked.
+    """Yield the beginning that plugins gave a new reply, then the engine's events, if it is run.
 
     Args:
-        engine: carries the request out.
-        request: as plugins left it.
-        continue_from: the reply's beginning, if it is gone on with.
+        engine: runs the request.
+        request: with the plugins' adjustments.
+        continued: whether an earlier reply is continued.
     """
-    yield from events_without_engine(request, continue_from)
+    yield from events_without_engine(request, continued=continued)
     if not request.reply_complete:
+        check_parts(request, engine.info)
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def events_without_engine(request: Request, continue_from: str = "") -> Iterator[EngineEvent]:
-    """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
+def events_without_engine(request: Request, *, continued: bool = False) -> Iterator[EngineEvent]:
+    """Yield the beginning that plugins gave a new reply, and `Finished` if that is all of it.
 
     Args:
-        request: as plugins left it.
-        continue_from: the reply's beginning, if it is gone on with.
+        request: with the plugins' adjustments.
+        continued: whether an earlier reply is continued.
     """
-    if not continue_from and (beginning := request_builder.reply_prefix(request)):
+    if not continued and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", Usage())
     if request.reply_complete:
         yield Finished(StopReason.END, Usage())
 
 
 def _describe_omission(event: PromptReady) -> str:
-    turns = sum(message.role == "user" for message in event.omitted_messages)
-    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    count = sum(message.role == "user" for message in event.omitted_messages)
+    turns = "the oldest turn" if count == 1 else f"the {count} oldest turns"
     return (
-        f"The context holds {event.context_length} tokens: {what} of this chat did not "
-        "fit any more."
+        f"The context window has {event.context_length} tokens: {turns} of this chat did not fit."
     )

@@ -1,4 +1,4 @@
-"""`chatlm ask`, `-t`, `-v`."""
+"""The command `chatlm ask`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.chat.attachments import AttachmentReader, format_block
 from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
+from chatlm.cli.ask_options import AskCommand, setup_from_options
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
@@ -44,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def complete_template(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The names of templates that begin so; none when the settings cannot be read."""
+    """Return the template names that start with `start`; none when the settings cannot be read."""
     from chatlm.config import config
     from chatlm.plugin_host.lifecycle import loaded_plugins
 
@@ -86,7 +89,7 @@ def chat_start_from_options(
     Args:
         template: its name; None for none.
         pairs: `NAME=TEXT` for its variables.
-        raw_input: what the person typed or piped in.
+        raw_input: what the user typed or piped in.
         plugins: offer templates.
 
     Raises:
@@ -124,6 +127,11 @@ STOP_REASON_LABELS = {
     StopReason.LENGTH: "cut off at max_tokens",
     StopReason.CONTEXT_FULL: "cut off since the context is full",
     StopReason.CRITERION: "ended by a stopping criterion",
+    StopReason.TOOL_CALLS: "ended with tool calls",
+    StopReason.TOOL_LIMIT: "ended at the tool limit",
+    StopReason.NOTHING_RELEVANT: "nothing relevant found",
+    StopReason.REFUSAL: "refused",
+    StopReason.CONTENT_FILTER: "ended by a content filter",
     StopReason.CANCELLED: "stopped",
     StopReason.ERROR: "failed",
 }
@@ -139,7 +147,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(cls=AskCommand)
 @click.argument("words", nargs=-1, metavar="QUESTION")
 @click.option("--system", help="System prompt.")
 @click.option(
@@ -157,7 +165,16 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @template_options
 @_sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
-@click.option("--no-save", is_flag=True, help="Do not keep this chat.")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add the text of this file to the question; can be repeated.",
+)
+@click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -165,15 +182,19 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--logprobs",
     type=click.IntRange(0, MAX_TOP_LOGPROBS),
     metavar="N",
-    help="Tell how likely each token was, and the N likeliest in its place; with --json.",
+    help="Include the log-probability of each token and of the N likeliest; needs --json.",
 )
+@click.pass_context
 def ask(
+    context: click.Context,
+    /,
     words: tuple[str, ...],
     system: str | None,
     model: str | None,
     adapter: str | None,
     chat_id: int | None,
     stop: tuple[str, ...],
+    files: tuple[Path, ...],
     no_save: bool,
     dry_run: bool,
     as_json: bool,
@@ -191,6 +212,12 @@ def ask(
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
     typed = _read_question(words)
+    setup = setup_from_options(context)
+    if chat_id is not None and (setup.plugin_data or setup.system):
+        raise UsageError(
+            "A saved chat has its own system prompt and plugin settings.",
+            hint="Leave out --chat, or the options of plugins.",
+        )
     if chat_id is not None and no_save:
         raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
     if chat_id is not None and system is not None:
@@ -210,6 +237,9 @@ def ask(
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
+        read_file = AttachmentReader(plugins)
+        blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
+        typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
@@ -219,17 +249,24 @@ def ask(
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
                 sampling=settings.sampling.with_fallback(opening.rendered.sampling),
-                session_sampling=wanted,
-                system=(opening.rendered.system or settings.system) if system is None else system,
-                adapter="" if adapter == "off" else adapter,
+                session_sampling=wanted.with_fallback(setup.sampling),
+                system=_first_system_prompt(
+                    system, setup.system, opening.rendered.system, settings.system
+                ),
+                adapter="" if adapter == "off" else (adapter or setup.adapter or None),
                 logprobs=logprobs,
-                plugin_data=opening.plugin_data,
+                plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
             )
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
                 _print_answer(session, opening.first_message, saved, as_json)
+
+
+def _first_system_prompt(option: str | None, *others: str) -> str:
+    """Return the value of `--system`, even if it is empty, else the first other one."""
+    return next(filter(None, others), "") if option is None else option
 
 
 def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
@@ -252,11 +289,13 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
     if answer.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
-        sys.exit(1)  # the answer was given, but could not be kept
+        sys.exit(1)  # the answer was given, but could not be saved
+    if code := turn.reply.stop_reason.exit_code:
+        sys.exit(code)
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
-    """What stands on the command line, then what comes from a pipe."""
+    """Return the question from the command line, then the text from a pipe."""
     parts = [" ".join(arguments)]
     if sys.stdin is not None and not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
@@ -273,7 +312,7 @@ def _print_request(request: Request, as_json: bool) -> None:
 
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:
-    """Open the engine that the settings name; on stderr stands what is being done."""
+    """Open the configured engine; progress goes to stderr."""
     with _status_line(f"Loading {settings.model} …"), pull_progress() as progress:
         from chatlm.engines.open import open_engine
 
@@ -314,7 +353,7 @@ class _AnswerPrinter:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text, logprobs=tokens):
+            case Delta(text=text, logprobs=tokens, part="text"):
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:

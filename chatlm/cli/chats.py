@@ -1,11 +1,11 @@
-"""The group `chatlm chats`; its commands stand in modules of their own, imported when they run."""
+"""The group `chatlm chats`; each command is imported when it runs."""
 
 from __future__ import annotations
 
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm.cli.command_groups import LazyGroup
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.store.store import Store
@@ -30,7 +30,7 @@ COMMANDS = {
     "unpin": ("chatlm.cli.chats_edit:unpin", "List chats in their own place again."),
     "fork": (
         "chatlm.cli.chats_edit:fork",
-        "Begin a new chat as a copy of another, which stays as it is.",
+        "Create a new chat as a copy of another.",
     ),
     "export": ("chatlm.cli.chats_files:export_chats", "Write chats to a file, or to the output."),
     "import": ("chatlm.cli.chats_files:import_chats", "Read chats from a file."),
@@ -76,7 +76,7 @@ def format_title(title: str) -> str:
     return one_line(title, 60) or "(empty)"
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS)
+@click.group(cls=ExtensibleGroup, lazy=COMMANDS)
 def chats() -> None:
     """List, search, change, export and import saved chats.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from chatlm.cli.chats import complete_chat, format_chat_count, format_title, open_store
-from chatlm.errors import UsageError
+from chatlm.errors import ConfigError, UsageError
 from chatlm.store import export
+from chatlm.store.store import Store
+from chatlm.text import escape_controls
 
 _chat_id_argument = click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
 
@@ -64,7 +68,7 @@ def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
 @_chat_id_argument
 @click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
 def fork(chat_id: int, turns: int | None) -> None:
-    """Begin a new chat as a copy of another, which stays as it is.
+    """Create a new chat as a copy of another.
 
     Prints the new ID and title.
 
@@ -114,6 +118,24 @@ def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
                 for chat_id, title in titles.items():
                     click.echo(f"{chat_id}  {format_title(title)}", err=True)
             click.confirm(f"Delete {what} for good?", abort=True, err=True)
-        for chat_id in ids:
-            store.delete(chat_id)
+        _delete(store, ids)
     click.echo(f"{format_chat_count(len(ids))} deleted", err=True)
+
+
+def _delete(store: Store, chat_ids: Sequence[int]) -> None:
+    """Delete chats and tell the plugins; a config that cannot be read leaves these out."""
+    from chatlm.chat.deletion import delete_chats
+    from chatlm.config import config
+    from chatlm.plugin_host.host import PluginHost
+    from chatlm.plugin_host.lifecycle import loaded_plugins
+
+    try:
+        settings = config.load()
+    except ConfigError as error:
+        click.echo(escape_controls(f"Plugins are not told. {error}"), err=True)
+        delete_chats(store, chat_ids, PluginHost())
+        return
+    with loaded_plugins(settings) as plugins:
+        delete_chats(store, chat_ids, plugins)
+        for fault in plugins.take_faults():
+            click.echo(escape_controls(str(fault)), err=True)

@@ -115,8 +115,9 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.command()
 @click.argument("words", nargs=-1, required=True)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
+@click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
+def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
     """Find titles, messages and replies that hold all the words.
 
     The last word may be the beginning of one. Case and accents do not count. NAME:VALUE asks for
@@ -126,7 +127,7 @@ def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     """
     query = " ".join(words)
     with open_store() as store:
-        hits = store.search(query, limit)
+        hits = store.search(query, limit, part="reasoning" if reasoning else "text")
     if as_json:
         click.echo(dump_json([hit.to_dict() for hit in hits]))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -69,7 +69,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; for an unknown one, name the nearest."""
         name = args[0]
-        here = name in self._lazy or name in self.list_commands(ctx)
+        own = name in self._lazy or name in self.commands
+        here = own or name in self.list_commands(ctx)
         if not here and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
@@ -81,17 +82,80 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class ExtensibleGroup(LazyGroup):
+    """A group of chatlm's own, such as `models`, to which plugins may add commands."""
+
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, lazy=lazy or {}, **kwargs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command; plugins are asked only for one that is not chatlm's own."""
+        own = super().get_command(ctx, cmd_name)
+        root = ctx.find_root().command
+        if own is not None or not isinstance(root, RootGroup):
+            return own
+        return root.plugin_command(ctx, f"{self.name} {cmd_name}")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return chatlm's commands, then the plugins'."""
+        return [*super().list_commands(ctx), *self._plugin_helps(ctx)]
+
+    def short_helps(self) -> dict[str, str]:
+        """Return what each command does, in one line, by name."""
+        return self.own_helps() | self._plugin_helps(click.get_current_context())
+
+    def own_helps(self) -> dict[str, str]:
+        """Return the same of chatlm's own commands."""
+        return super().short_helps()
+
+    def _plugin_helps(self, ctx: click.Context) -> dict[str, str]:
+        root = ctx.find_root().command
+        return root.plugin_helps(ctx, f"{self.name} ") if isinstance(root, RootGroup) else {}
+
+
 class PluginGroup(LazyGroup):
-    """What one plugin's hook gets to add its commands to; a wrong one is refused at once.
+    """The command line that one plugin's hook gets; a command that is not valid raises at once.
 
     Args:
-        name: the plugin's.
-        taken: whose each name is that it cannot have.
+        name: the plugin's name.
+        taken: the owner of each name that is not free.
+        taken_in: returns the same for a group of chatlm's own; raises ValueError for others.
     """
 
-    def __init__(self, name: str, taken: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        taken: Mapping[str, str],
+        taken_in: Callable[[str], Mapping[str, str]] | None = None,
+    ) -> None:
         super().__init__(name, lazy={})
         self._taken = taken
+        self._taken_in = taken_in
+        self.groups: dict[str, PluginGroup] = {}
+        """The groups of chatlm's own that the plugin adds commands to, by name."""
+
+    def group_of(self, name: str) -> PluginGroup:
+        """See `hookspecs.Commands`."""
+        if self._taken_in is None:
+            raise ValueError(f"{self.name} has no groups")
+        if name not in self.groups:
+            self.groups[name] = PluginGroup(name, self._taken_in(name))
+        return self.groups[name]
+
+    def all_helps(self) -> dict[str, str]:
+        """Return the help of each command by name, those in groups as `GROUP NAME`."""
+        return self.short_helps() | {
+            f"{name} {command}": text
+            for name, group in self.groups.items()
+            for command, text in group.short_helps().items()
+        }
+
+    def find(self, ctx: click.Context, path: str) -> click.Command | None:
+        """Return the command of `NAME` or `GROUP NAME`."""
+        group, _, name = path.rpartition(" ")
+        return (self.groups[group] if group else self).get_command(ctx, name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """See `hookspecs.Commands`."""
@@ -117,6 +181,9 @@ class PluginGroup(LazyGroup):
             raise ValueError(f"the command {name} is there already, from {self._taken[name]}")
 
 
+_INVOKED_KEY = "chatlm.plugin_command"
+
+
 class RootGroup(LazyGroup):
     """`chatlm` itself: its own commands first; plugins are asked only for others.
 
@@ -131,25 +198,40 @@ class RootGroup(LazyGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command; for a plugin's, that plugin is loaded now."""
         own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in self._list_plugin_commands(ctx):
-            return own
-        if cmd_name not in self._loaded_commands:
-            self._loaded_commands[cmd_name] = self._load_command(ctx, cmd_name)
-        return self._loaded_commands[cmd_name]
+        return own if own is not None else self.plugin_command(ctx, cmd_name)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """chatlm's commands, then the plugins'."""
-        return [*super().list_commands(ctx), *self._list_plugin_commands(ctx)]
+    def plugin_command(self, ctx: click.Context, path: str) -> click.Command | None:
+        """Return a plugin's command, `NAME` or `GROUP NAME`; loads that plugin now."""
+        if path not in self._list_plugin_commands(ctx):
+            return None
+        if path not in self._loaded_commands:
+            self._loaded_commands[path] = self._load_command(ctx, path)
+        ctx.meta[_INVOKED_KEY] = path
+        return self._loaded_commands[path]
 
-    def short_helps(self) -> dict[str, str]:
-        """What each command does, in one line, by name."""
-        others = self._list_plugin_commands(click.get_current_context())
-        return super().short_helps() | {
-            name: one_line(known.help, 80) for name, known in others.items()
+    def plugin_helps(self, ctx: click.Context, prefix: str = "") -> dict[str, str]:
+        """Return the help of the plugins' commands by name.
+
+        Args:
+            ctx: of the group.
+            prefix: `GROUP ` for the commands in a group of chatlm's own.
+        """
+        return {
+            path.removeprefix(prefix): one_line(known.help, 80)
+            for path, known in self._list_plugin_commands(ctx).items()
+            if path.startswith(prefix) and " " not in path.removeprefix(prefix)
         }
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return chatlm's commands, then the plugins'."""
+        return [*super().list_commands(ctx), *self.plugin_helps(ctx)]
+
+    def short_helps(self) -> dict[str, str]:
+        """Return what each command does, in one line, by name."""
+        return super().short_helps() | self.plugin_helps(click.get_current_context())
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a plugin's own raises is told as that plugin's."""
+        """Run the command; report an unexpected error of a plugin's command as the plugin's."""
         try:
             return super().invoke(ctx)
         except (
@@ -161,8 +243,8 @@ class RootGroup(LazyGroup):
         ):
             raise
         except Exception as error:
-            name = ctx.invoked_subcommand or ""
-            if name not in self._loaded_commands:
+            name = ctx.meta.get(_INVOKED_KEY)
+            if name is None:
                 raise
             raise _command_error(
                 self._list_plugin_commands(ctx)[name].plugin, name, error
@@ -177,7 +259,7 @@ class RootGroup(LazyGroup):
             self._plugin_commands = {
                 name: PluginCommand(plugin, meaning)
                 for plugin, group in groups.items()
-                for name, meaning in group.short_helps().items()
+                for name, meaning in group.all_helps().items()
             }
             if whole:
                 write_command_cache(self._plugin_commands, set(sys.modules) - before)
@@ -189,7 +271,7 @@ class RootGroup(LazyGroup):
         if plugin not in groups:
             return None
         try:
-            return groups[plugin].get_command(ctx, name)
+            return groups[plugin].find(ctx, name)
         except Exception as error:
             raise _command_error(plugin, name, error) from error
 
@@ -214,15 +296,26 @@ class RootGroup(LazyGroup):
         host = PluginHost()
         load_plugins(host, settings, None if plugin_name is None else [plugin_name])
         taken = dict.fromkeys(super().short_helps(), "chatlm")
+        taken_in_groups: dict[str, dict[str, str]] = {}
         groups: dict[str, PluginGroup] = {}
 
+        def taken_in(name: str) -> dict[str, str]:
+            if name not in taken_in_groups:
+                group = LazyGroup.get_command(self, ctx, name)
+                if not isinstance(group, ExtensibleGroup):
+                    raise ValueError(f"chatlm has no group {name} that takes commands")
+                taken_in_groups[name] = dict.fromkeys(group.own_helps(), "chatlm")
+            return taken_in_groups[name]
+
         def arguments(plugin: str) -> Mapping[str, Any]:
-            groups[plugin] = PluginGroup(plugin, taken)
+            groups[plugin] = PluginGroup(plugin, taken, taken_in)
             return {"cli": groups[plugin]}
 
         added: dict[str, PluginGroup] = {}
         for plugin in host.call_each("register_commands", arguments):
             taken |= dict.fromkeys(groups[plugin].short_helps(), plugin)
+            for name, group in groups[plugin].groups.items():
+                taken_in_groups[name] |= dict.fromkeys(group.short_helps(), plugin)
             added[plugin] = groups[plugin]
         faults = host.take_faults()
         for fault in faults:
@@ -255,7 +348,7 @@ class PluginCommand:
     help: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "help": self.help,
@@ -275,7 +368,7 @@ class PluginCommand:
 
 
 def read_command_cache() -> dict[str, PluginCommand] | None:
-    """The commands by name, as they were kept; None when anything changed since."""
+    """Return the cached commands by name; None if anything changed since."""
     try:
         kept = json.loads(_cache_file().read_text(encoding="utf-8"))
         if kept["now"] != _file_stamps(kept["files"]):
@@ -311,7 +404,7 @@ def _cache_file() -> Path:
 
 
 def _file_stamps(files: list[str]) -> dict[str, Any]:
-    """What tells that a plugin came, went, changed or was switched, without opening a file."""
+    """Return the file stamps that show that plugins or settings changed, without opening a file."""
     watched = [__file__, str(paths.config_file()), str(paths.user_plugins_dir()), *files, *sys.path]
     with suppress(OSError):
         watched += map(str, paths.user_plugins_dir().iterdir())

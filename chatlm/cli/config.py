@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.options import check_plugin_name
 from chatlm.config import config, paths
 from chatlm.config.config import Setting
@@ -33,7 +34,7 @@ def _complete_key(
     ]
 
 
-@click.group("config")
+@click.group("config", cls=ExtensibleGroup)
 def config_group() -> None:
     """Show and change the settings.
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
-    "plugins": ("chatlm.cli.plugins:plugins", "List, switch, check and begin plugins."),
+    "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),
     "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
 }
@@ -121,7 +121,7 @@ def _require_terminal() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; what fails is told in a sentence or two.
+    """Run the command line and return its exit code; errors are printed as a sentence or two.
 
     Args:
         arguments: without the program's name; None takes the process's own.

@@ -1,4 +1,4 @@
-"""The commands `chatlm models …`: what is asked and printed; the work is in chatlm.models."""
+"""The commands `chatlm models …`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.cli.command_groups import ExtensibleGroup
+from chatlm.errors import ConfigError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
 from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
 from chatlm.plugin_kit.progress import pull_progress
-from chatlm.text import dump_json, one_line
+from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.types.engine import ModelListing
 
 
 def complete_model(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The known models whose names begin like this."""
+    """Return the known model names that start with `start`."""
     return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 
-@click.group("models")
+@click.group("models", cls=ExtensibleGroup)
 def models_group() -> None:
     """List, pull, check and remove models.
 
@@ -39,7 +42,7 @@ def list_models(as_json: bool) -> None:
 
     Example: chatlm models list --json
     """
-    known = installed.list_known_models()
+    known = [*installed.list_known_models(), *_plugin_models()]
     if as_json:
         click.echo(dump_json([_to_dict(details) for details in known]))
         return
@@ -49,9 +52,9 @@ def list_models(as_json: bool) -> None:
             one_line(details.name, 48),
             details.kind,
             "yes" if details.installed else "no",
-            human_bytes(details.bytes),
+            human_bytes(details.bytes) if details.bytes else "-",
             one_line(details.source, 40),
-            one_line(details.description, 70),
+            one_line(", ".join(filter(None, (details.description, *details.abilities))), 70),
         )
         for details in known
     ]
@@ -143,6 +146,22 @@ def verify(name: str | None) -> None:
         click.echo("No models are here yet. See them with: chatlm models list")
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+def _plugin_models() -> list[installed.ModelDetails]:
+    """Return the models of the plugins' engines; what fails is a line on stderr."""
+    from chatlm.config import config
+    from chatlm.plugin_host.lifecycle import loaded_plugins
+
+    try:
+        with loaded_plugins(config.load()) as plugins:
+            listings: list[ModelListing] = plugins.call_hook("list_models")
+            for fault in plugins.take_faults():
+                click.echo(escape_controls(str(fault)), err=True)
+    except ConfigError as error:
+        click.echo(escape_controls(f"Models of plugins are left out. {error}"), err=True)
+        return []
+    return [installed.ModelDetails.from_listing(listing) for listing in listings]
 
 
 def _to_dict(details: installed.ModelDetails) -> dict[str, Any]:

@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def complete_plugin(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The plugins' names that begin so."""
+    """Return the plugin names that start with `start`."""
     from chatlm.plugin_host.discovery import find_plugins
 
     return [

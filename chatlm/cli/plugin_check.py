@@ -1,4 +1,4 @@
-"""Tries a plugin in a process of its own and says, step by step, how it behaves."""
+"""Checks a plugin in a separate process, step by step."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TOTAL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was tried."""
+    """The result of one check."""
 
     step: str
     passed: bool
     detail: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "what": self.step,
             "good": self.passed,
@@ -56,7 +56,7 @@ class Finding:
 
 
 def check_plugin(target: str) -> list[Finding]:
-    """Try a plugin; nothing it does reaches this process or the person's data.
+    """Check a plugin in a separate process, isolated from the user's data.
 
     Args:
         target: a plugin's name, a .py file, or the folder of a project with a pyproject.toml.

@@ -44,6 +44,9 @@ class _SampleCommands:
         if ":" not in import_path:
             raise ValueError(f"{import_path} is not module:attribute")
 
+    def group_of(self, name: str) -> _SampleCommands:
+        return self
+
 
 class _SampleProgress:
     """A progress line that is never cancelled."""

@@ -1,4 +1,4 @@
-"""The commands `chatlm plugins …`: what is asked and printed; the rules are in chatlm.plugins."""
+"""The commands `chatlm plugins …`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.options import check_plugin_name, complete_plugin
 from chatlm.config import config, paths
 from chatlm.plugin_host import lifecycle
@@ -21,9 +22,9 @@ from chatlm.plugin_host.lifecycle import (
 from chatlm.text import dump_json, escape_controls, one_line
 
 
-@click.group()
+@click.group(cls=ExtensibleGroup)
 def plugins() -> None:
-    """List, switch, check and begin plugins.
+    """List, enable, disable, check and create plugins.
 
     Example: chatlm plugins list
     """
@@ -57,7 +58,7 @@ def list_plugins(as_json: bool) -> None:
 @plugins.command()
 @click.argument("name", shell_complete=complete_plugin)
 def enable(name: str) -> None:
-    """Load a plugin again that was switched off, or left out after a crash.
+    """Enable a plugin that was disabled, or skipped after a crash.
 
     Example: chatlm plugins enable emotion
     """
@@ -69,7 +70,7 @@ def enable(name: str) -> None:
 @plugins.command()
 @click.argument("name", shell_complete=complete_plugin)
 def disable(name: str) -> None:
-    """Load a plugin no more, until it is enabled.
+    """Disable a plugin.
 
     Example: chatlm plugins disable emotion
     """
@@ -111,7 +112,7 @@ def check(what: str, as_json: bool) -> None:
     help="Where the project's folder is made.",
 )
 def new(name: str, into: Path) -> None:
-    """Begin a plugin: a project with code, settings, a test and a README.
+    """Create a plugin: a project with code, settings, a test and a README.
 
     Example: chatlm plugins new demo
     """

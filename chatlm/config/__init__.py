@@ -1,1 +1,1 @@
-"""Settings and places on disk."""
+"""Settings, places on disk and the log file."""

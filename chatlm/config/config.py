@@ -1,4 +1,4 @@
-"""The person's settings, from config.toml and the environment; it knows no model and no screen."""
+"""The user's settings, from config.toml and environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.config import paths, toml_file
-from chatlm.config.schema import ENV_VARS, KEY_HELP, check_value, parse_value
+from chatlm.config.schema import CORE_KEYS, ENV_VARS, KEY_HELP, check_value, parse_value
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import Sampling
 
@@ -29,35 +29,23 @@ class Config:
     theme: str = "textual-dark"
     reduced_motion: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
-    """Keys the person chose, by the name of what they do."""
+    """The user's key bindings, by command name."""
     sampling: Sampling = field(default_factory=Sampling)
     disabled_plugins: tuple[str, ...] = ()
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Each plugin's own section, `[plugins.NAME]`, as it stands in the file."""
+    """Each plugin's section `[plugins.NAME]`, unchecked."""
     safe_mode: bool = False
-    """Whether no plugin is loaded; said for one run, never in the file."""
+    """Load no plugins; set for one run, never in the file."""
 
     def settings(self) -> dict[str, Any]:
-        """The value of each of `KEYS`."""
-        return {
-            "model": self.model,
-            "system": self.system,
-            "device": self.device,
-            "dtype": self.dtype,
-            "quantize": self.quantize,
-            "fast": self.fast,
-            "context": self.context,
-            "prompt_format": self.prompt_format,
-            "theme": self.theme,
-            "reduced_motion": self.reduced_motion,
-            "disabled_plugins": self.disabled_plugins,
-            **{f"sampling.{key}": value for key, value in self.sampling.settings().items()},
-        }
+        """Return the value of each of `KEY_HELP`."""
+        own = {key: getattr(self, key) for key in CORE_KEYS}
+        return own | {f"sampling.{key}": value for key, value in self.sampling.settings().items()}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as it holds now."""
+    """The effective value of one setting."""
 
     key: str
     value: Any
@@ -66,7 +54,7 @@ class Setting:
     help: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, but for `value`, which is as the settings have it."""
+        """Convert to a dictionary; `value` is not converted."""
         return {
             "key": self.key,
             "value": self.value,
@@ -76,45 +64,38 @@ class Setting:
 
 
 def load(path: Path | None = None, *, model: str | None = None) -> Config:
-    """The settings that hold now: the environment over the file over the defaults.
+    """Load the settings: environment over file over defaults.
 
     Args:
-        path: the file; None takes the person's own. One that is absent is empty.
-        model: what `--model` says, which goes before all others; None says nothing.
+        path: the file; None for the user's own. A missing file counts as empty.
+        model: value of `--model`, which overrides everything; None if not given.
 
     Raises:
-        ConfigError: the file is not TOML (line and column are named), or a key or value in it, in
-            the environment or in `model` is wrong.
+        ConfigError: the file is not TOML (with line and column), or a key or value in it, in
+            the environment or in `model` is invalid.
     """
     path = path or paths.config_file()
     document = toml_file.read(path)
-    said = _flatten_document(document, path) | _environment_values()
+    values = _flatten_document(document, path) | _environment_values()
     if model is not None:
-        said["model"] = check_value("model", model, "--model")
+        values["model"] = check_value("model", model, "--model")
+    own = {key: values[key] for key in CORE_KEYS if key in values}
+    if "disabled_plugins" in own:
+        own["disabled_plugins"] = tuple(own["disabled_plugins"])
     return Config(
-        model=said.get("model", Config.model),
-        system=said.get("system", Config.system),
-        device=said.get("device", Config.device),
-        dtype=said.get("dtype", Config.dtype),
-        quantize=said.get("quantize", Config.quantize),
-        fast=said.get("fast", Config.fast),
-        context=said.get("context", Config.context),
-        prompt_format=said.get("prompt_format", Config.prompt_format),
-        theme=said.get("theme", Config.theme),
-        reduced_motion=said.get("reduced_motion", Config.reduced_motion),
-        disabled_plugins=tuple(said.get("disabled_plugins", ())),
-        keys=_section(said, "keys."),
-        sampling=Sampling.from_dict(_section(said, "sampling.")),
+        **own,
+        keys=_section(values, "keys."),
+        sampling=Sampling.from_dict(_section(values, "sampling.")),
         plugins=document.get("plugins", {}),
     )
 
 
 load_config = load
-"""`load`, by its public name."""
+"""Public name of `load`."""
 
 
 def effective_settings(path: Path | None = None) -> list[Setting]:
-    """Every setting, its value and where the value comes from; errors as `load`."""
+    """List every setting with its value and source; raises like `load`."""
     path = path or paths.config_file()
     config = load(path)
     in_file = _flatten_document(toml_file.read(path), path)
@@ -141,22 +122,22 @@ def effective_settings(path: Path | None = None) -> list[Setting]:
 
 
 def set_value(key: str, text: str, path: Path | None = None) -> None:
-    """Write one setting into the file; all else in it, comments too, stays.
+    """Write one setting to the file; everything else in it stays, comments included.
 
     Args:
-        key: one of `KEYS`, `keys.COMMAND` or `plugins.NAME.KEY`.
+        key: one of `KEY_HELP`, `keys.COMMAND` or `plugins.NAME.KEY`.
         text: the value as typed; numbers and lists as in TOML.
-        path: the file; None takes the person's own.
+        path: the file; None for the user's own.
 
     Raises:
-        ConfigError: the key or value is wrong, or the file is not TOML or cannot be written.
+        ConfigError: the key or value is invalid, or the file is not TOML or cannot be written.
     """
     value = check_value(key, parse_value(key, text), "chatlm config set")
     toml_file.set_key(path or paths.config_file(), key.split(".", 2), value)
 
 
 def unset(key: str, path: Path | None = None) -> bool:
-    """Take one setting out of the file; returns whether it was there.
+    """Remove one setting from the file; return whether it was there.
 
     Raises:
         ConfigError: the file is not TOML or cannot be written.
@@ -165,17 +146,17 @@ def unset(key: str, path: Path | None = None) -> bool:
 
 
 def overriding_env_var(key: str) -> str:
-    """The environment variable that now wins over the file for this key; empty if none does."""
+    """Return the environment variable that overrides the file for this key; empty if none."""
     variable = ENV_VARS.get(key, "")
     return variable if os.environ.get(variable) else ""
 
 
 def _flatten_document(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The document's settings by their full key, checked; plugins' sections are left out."""
-    said: dict[str, Any] = {}
+    """Return the document's settings by full key, checked, without plugins' sections."""
+    values: dict[str, Any] = {}
     for key, value in document.items():
         if key in ("sampling", "keys") and isinstance(value, dict):
-            said |= {f"{key}.{name}": setting for name, setting in value.items()}
+            values |= {f"{key}.{name}": setting for name, setting in value.items()}
         elif key == "plugins" and isinstance(value, dict):
             for name, section in value.items():
                 if not isinstance(section, dict):
@@ -186,8 +167,8 @@ def _flatten_document(document: Mapping[str, Any], path: Path) -> dict[str, Any]
         elif key in ("sampling", "keys", "plugins"):
             raise ConfigError(f"{path}: {key} must be a section, not {value!r}.")
         else:
-            said[key] = value
-    return {key: check_value(key, value, str(path)) for key, value in said.items()}
+            values[key] = value
+    return {key: check_value(key, value, str(path)) for key, value in values.items()}
 
 
 def _section(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The log file: what failed and where, never what was said in a chat."""
+"""The log file: failures and where they happened, never the content of a chat."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_BYTES = 1_000_000
 
 
 BACKUP_COUNT = 2
-"""Files kept beside the newest: `chatlm.log.1`, `chatlm.log.2`."""
+"""Older files kept: `chatlm.log.1`, `chatlm.log.2`."""
 
 
 def setup_logging() -> None:
-    """Let the logger `chatlm` and those below it write to the log file; safe to call again.
+    """Let the logger `chatlm` and its children write to the log file; idempotent.
 
-    A log that cannot be written is done without: nothing is raised or printed. With
-    `CHATLM_DEBUG=1` debug messages are kept too.
+    If the log cannot be written, nothing is raised or printed. With
+    `CHATLM_DEBUG=1` debug messages are logged too.
     """
     from logging.handlers import RotatingFileHandler
 

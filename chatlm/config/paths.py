@@ -1,4 +1,4 @@
-"""Every place on disk; expand_path, write_atomically."""
+"""Places of chatlm's files on disk, and atomic writing."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ def _home() -> Path | None:
 
 
 def data_dir() -> Path:
-    """What must be kept: chats, models, the person's plugins, prompts and indices."""
+    """Return the data folder: chats, models, the user's plugins, prompts and indexes."""
     return _home() or Path(platformdirs.user_data_dir("chatlm", appauthor=False))
 
 
 def config_file() -> Path:
-    """The settings file, TOML."""
+    """Return the path of config.toml."""
     home = _home()
     folder = home or Path(platformdirs.user_config_dir("chatlm", appauthor=False))
     return folder / "config.toml"
 
 
 def log_file() -> Path:
-    """The newest log."""
+    """Return the path of the newest log file."""
     home = _home()
     return (home or Path(platformdirs.user_log_dir("chatlm", appauthor=False))) / "chatlm.log"
 
 
 def database_file() -> Path:
-    """The chats."""
+    """Return the path of the chats' database."""
     return data_dir() / "chats.db"
 
 
 def models_dir() -> Path:
-    """Models that chatlm fetched, one folder each."""
+    """Return the folder of downloaded models, one folder each."""
     return data_dir() / "models"
 
 
 def user_plugins_dir() -> Path:
-    """The person's own loose plugins."""
+    """Return the folder of the user's loose plugins."""
     return data_dir() / "plugins"
 
 
 def bundled_dir(name: str) -> Path:
-    """A folder that comes with chatlm, such as `prompts`: inside a wheel, else the checkout."""
+    """Return a folder shipped with chatlm, such as `prompts`: in the wheel, else the checkout."""
     inside = _PACKAGE_DIR / name
     return inside if inside.is_dir() else _PACKAGE_DIR.parent / name
 
 
 def expand_path(path: str) -> Path:
-    """The path with `~` and `~NAME` filled in, or as it is where there is no such home."""
+    """Expand `~` and `~NAME`; return the path unchanged if there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -66,13 +66,13 @@ def expand_path(path: str) -> Path:
 
 
 def write_atomically(path: Path, chunks: Iterable[str]) -> None:
-    """Put the pieces, joined, in place of what the file held, as UTF-8.
+    """Replace a file's content by the joined chunks, as UTF-8.
 
     The old content stays until the new one is on disk. Permissions are kept, a new file is
-    readable by its owner only, and a link stays a link.
+    readable by its owner only, and a symbolic link stays one.
 
     Raises:
-        OSError: the folder is not there or not writable, or the disk is full; nothing changed.
+        OSError: the folder is missing or not writable, or the disk is full; nothing changed.
     """
     target = path.resolve()
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

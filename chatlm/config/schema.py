@@ -1,4 +1,4 @@
-"""What can be set: every key of config.toml and the values it may have; reads no file."""
+"""Every key of config.toml, with its help and its valid values."""
 
 from __future__ import annotations
 
@@ -90,26 +90,30 @@ _KEY_SPECS: dict[str, _KeySpec] = {
 }
 
 
+CORE_KEYS = tuple(_KEY_SPECS)
+"""Keys that are fields of `Config`."""
+
+
 KEY_HELP: dict[str, str] = {
     **{key: rule.help for key, rule in _KEY_SPECS.items()},
     **{f"sampling.{name}": meaning for name, (_, _, meaning) in RANGES.items()},
     "sampling.stop": "texts that end a reply and are cut from it",
 }
-"""Every key of config.toml, and what it does in one line."""
+"""Every key of config.toml with a one-line help."""
 
 
 ENV_VARS: dict[str, str] = {key: rule.env_var for key, rule in _KEY_SPECS.items() if rule.env_var}
-"""The environment variables that override the file, by their keys."""
+"""The environment variables that override the file, by key."""
 
 
 _LIST_KEYS = ("disabled_plugins", "sampling.stop")
 
 
 def check_value(key: str, value: Any, source: str) -> Any:
-    """The value, if the key exists and may have it.
+    """Validate a value and return it.
 
     Args:
-        source: the file or variable it comes from, for the message.
+        source: the file or variable it comes from, for the error message.
 
     Raises:
         ConfigError: the key is unknown, or the value has the wrong type or range.
@@ -140,7 +144,7 @@ def check_value(key: str, value: Any, source: str) -> Any:
 
 
 def parse_value(key: str, text: str) -> Any:
-    """A typed value as the key's type: TOML where the key holds no text, else as it is."""
+    """Parse a typed value: as TOML, or as it is if the key expects text."""
     as_toml = key in ("context", "reduced_motion", *_LIST_KEYS)
     if key.startswith("keys.") or (key in _KEY_SPECS and not as_toml):
         return text

@@ -1,4 +1,4 @@
-"""Reading and editing one TOML file, comments kept; it does not know what the settings mean."""
+"""Read and edit one TOML file, keeping its comments."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The file as it stands, empty if absent.
+    """Read the file; a missing one is empty.
 
     Raises:
-        ConfigError: it cannot be read, or is not TOML; the message names line and column.
+        ConfigError: it cannot be read, or is not TOML; the message has line and column.
     """
     return _parse(_read_text(path), path)
 
 
 def set_key(path: Path, key: Sequence[str], value: Any) -> None:
-    """Put a value under a key of one or more parts, in a file that is made if absent.
+    """Set a key of one or more parts; a missing file is created.
 
     Raises:
-        ConfigError: the file is not TOML, a part of the key holds no section, or the file cannot
-            be written. The file is as it was.
+        ConfigError: the file is not TOML, a part of the key is not a section, or the file cannot
+            be written. The file is unchanged.
     """
     import tomlkit
 
@@ -42,7 +42,8 @@ def set_key(path: Path, key: Sequence[str], value: Any) -> None:
         section = section[part]
         if not isinstance(section, dict):
             raise ConfigError(
-                f"{path}: {'.'.join(key[:place])} is not a section, so it cannot hold {key[-1]}.",
+                f"{path}: {'.'.join(key[:place])} is not a section, so {key[-1]} cannot "
+                "be set in it.",
                 hint="Correct it: chatlm config edit",
             )
     section[key[-1]] = value
@@ -50,7 +51,7 @@ def set_key(path: Path, key: Sequence[str], value: Any) -> None:
 
 
 def remove_key(path: Path, key: Sequence[str]) -> bool:
-    """Take a key out; returns whether it was there. Errors as `change`."""
+    """Remove a key; return whether it was there. Raises like `set_key`."""
     import tomlkit
 
     text = _read_text(path)
@@ -74,7 +75,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}.",
-            hint="Check what it is and who may read it.",
+            hint="Check the file and its permissions.",
         ) from error
     try:
         return content.decode("utf-8-sig")
@@ -108,6 +109,6 @@ def _write(path: Path, document: TOMLDocument) -> None:
         write_atomically(path, [text])
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written: {error.strerror}. It is as it was.",
+            f"{path} cannot be written: {error.strerror}. It is unchanged.",
             hint="Check the folder's permissions and the free space, or set CHATLM_HOME.",
         ) from error

@@ -1,1 +1,1 @@
-"""One loaded model: Request in, events out."""
+"""Engines that turn a request into a stream of events, local models first of all."""

@@ -1,4 +1,4 @@
-"""A model's adapters, each loaded when it is first asked for, and again when its files changed."""
+"""Load a model's LoRA adapters on demand, and again when their files change."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from chatlm.engines.model import AdaptedModel, LanguageModel, Model, Unsupported
 from chatlm.errors import EngineError
 
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""An adapter's files, as peft names them; weights in any other form are not read."""
+"""An adapter's files under peft's names; other weight formats are not read."""
 
 _SUPPORTED_INITS = (True, False, None, "gaussian", "orthogonal")
 
 FindAdapter = Callable[[str], Path]
-"""The folder of an adapter by its name; raises a `ChatlmError` where there is none to use."""
+"""Returns the folder of an adapter by name; raises `ChatlmError` if there is none."""
+
 MAX_LOADED_ADAPTERS = 8
-"""Adapters kept loaded; the least recently used goes first."""
+"""Limit of loaded adapters; the least recently used is unloaded."""
 
 FileStamp = tuple[tuple[int, int, int], ...]
 
 
 def no_adapter(name: str) -> Path:
-    """A `FindAdapter` that finds none."""
-    raise EngineError(f"There is no adapter {name}", hint="Go on without an adapter.")
+    """Find no adapter, as a `FindAdapter`."""
+    raise EngineError(f"There is no adapter {name}", hint="Continue without an adapter.")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class _LoadedAdapter:
 
 
 class AdapterCache:
-    """See the module's sentence.
+    """The loaded adapters of one model, least recently used first.
 
     Args:
-        model: that they work on.
-        find: finds them.
+        model: without adapters.
+        find: finds an adapter's folder.
     """
 
     def __init__(self, model: Model, find: FindAdapter) -> None:
@@ -52,11 +53,11 @@ class AdapterCache:
     def model(self) -> Model:
         """The model without an adapter."""
         if self._model is None:
-            raise RuntimeError("the model was closed")
+            raise RuntimeError("the model is closed")
         return self._model
 
     def get(self, name: str | None) -> LanguageModel:
-        """The model with an adapter, or without one.
+        """Return the model with an adapter, or without one.
 
         Args:
             name: of the adapter; None for none.
@@ -68,18 +69,18 @@ class AdapterCache:
         if name is None:
             return model
         folder = self._find(name)
-        held = self._loaded.get(name)
-        if held is None or (held.folder, held.stamp) != (folder, _file_stamp(name, folder)):
+        loaded = self._loaded.get(name)
+        if loaded is None or (loaded.folder, loaded.stamp) != (folder, _file_stamp(name, folder)):
             self._unload(name)
-            held = self._load(name, folder, model)
-        self._loaded[name] = held
+            loaded = self._load(name, folder, model)
+        self._loaded[name] = loaded
         self._loaded.move_to_end(name)
         while len(self._loaded) > MAX_LOADED_ADAPTERS:
             self._unload(next(iter(self._loaded)))
-        return held.model
+        return loaded.model
 
     def close(self) -> None:
-        """Forget them and the model."""
+        """Unload the adapters and drop the model."""
         for name in list(self._loaded):
             self._unload(name)
         self._model = None
@@ -90,40 +91,39 @@ class AdapterCache:
             return _LoadedAdapter(folder, stamp, model.load_adapter(folder))
         except Unsupported as reason:
             raise EngineError(
-                f"The adapter {name} cannot be run the fast way: {reason}",
-                hint="`chatlm config set fast off` runs it with transformers, more slowly.",
+                f"This model's decoder cannot run the adapter {name}: {reason}",
+                hint="`chatlm config set fast off` runs it with transformers, which is slower.",
             ) from reason
         except ValueError as error:
             raise _adapter_error(name, str(error)) from error
 
     def _unload(self, name: str) -> None:
-        held = self._loaded.pop(name, None)
-        if held is not None:
-            held.model.close()
+        loaded = self._loaded.pop(name, None)
+        if loaded is not None:
+            loaded.model.close()
 
 
 def check_lora_init(value: object) -> None:
-    """See that a training began in a way, an adapter's `init_lora_weights`, that left the model
-    as it was.
+    """Refuse an `init_lora_weights` that changed the weights of the base model.
 
     Raises:
-        Unsuitable: it did not, so that the adapter needs another model than this one.
+        Unsupported: such an adapter does not fit the model as it is on disk.
     """
     if not any(value is known or value == known for known in _SUPPORTED_INITS):
-        raise Unsupported(f"it was begun by {value}, which changes the model")
+        raise Unsupported(f"its training started with {value}, which changes the base model")
 
 
 def _file_stamp(name: str, folder: Path) -> FileStamp:
-    """What changes when the files do."""
+    """Identify the version of the adapter's files."""
     try:
-        facts = [(folder / file).stat() for file in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
+        stats = [(folder / file).stat() for file in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
     except OSError as error:
         raise _adapter_error(name, f"{error.filename}: {error.strerror}") from error
-    return tuple((fact.st_mtime_ns, fact.st_size, fact.st_ino) for fact in facts)
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
 
 def _adapter_error(name: str, reason: str) -> EngineError:
     return EngineError(
         f"The adapter {name} cannot be used: {reason}",
-        hint="Go on without it, or put a whole one in its place.",
+        hint="Continue without it, or replace it with an undamaged one.",
     )

@@ -1,36 +1,29 @@
-"""Open_batch, stream_many, SequentialBatch; no torch."""
+"""Answer several requests with one engine, at once or one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 
-from chatlm.types.engine import Batch, Engine
+from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent, Finished
 from chatlm.types.requests import Request
-
-
-def open_batch(engine: Engine) -> Batch:
-    """A batch of the engine's own, which its method `batch` gives, or else one after the other."""
-    own = getattr(engine, "batch", None)
-    batch: Batch = own() if own is not None else SequentialBatch(engine)
-    return batch
 
 
 def stream_many(
     engine: Engine, requests: Iterable[Request]
 ) -> Generator[tuple[int, EngineEvent], None, None]:
-    """Generate for several requests: the events of all, each with the place of its request.
+    """Generate for several requests; yield each event with the index of its request.
 
-    An engine that makes them at once takes less time in all than one after the other; events of
-    different requests then alternate. The replies are the same.
+    An engine that generates several at once needs less time in total; events of different requests
+    then alternate. The replies are the same.
 
-    Pulled and closed like `Engine.stream`; raises as it does. When one fails, no more are begun,
-    and those that are on their way are ended first.
+    Pulled and closed like `Engine.stream`; raises as it does. When one fails, no further request is
+    started, and the running ones finish first.
     """
     waiting = iter(requests)
     failures: dict[int, Exception] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         while True:
             while len(batch) < batch.max_concurrency and not failures:
                 request = next(waiting, None)
@@ -39,20 +32,20 @@ def stream_many(
                 batch.add(request)
             if not len(batch):
                 break
-            for number, event in batch.step():
+            for index, event in batch.step():
                 if isinstance(event, Exception):
-                    failures[number] = event
+                    failures[index] = event
                 else:
-                    yield number, event
+                    yield index, event
     if failures:
         raise failures[min(failures)]
 
 
 class SequentialBatch:
-    """A `Batch` over an engine's `stream`.
+    """A `Batch` that answers one request after the other by an engine's `stream`.
 
     Args:
-        engine: that has no batch of its own.
+        engine: without a way to answer several at once.
     """
 
     max_concurrency = 1
@@ -66,29 +59,29 @@ class SequentialBatch:
         return len(self._running)
 
     def add(self, request: Request) -> int:
-        """See `Batch.add`."""
-        number, self._next_index = self._next_index, self._next_index + 1
-        self._running[number] = self._engine.stream(request)
-        return number
+        """Start a request; return its index."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        self._running[index] = self._engine.stream(request)
+        return index
 
     def cancel(self, index: int) -> None:
-        """See `Batch.drop`."""
+        """Stop a request."""
         if index in self._running:
             self._running.pop(index).close()
 
     def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
-        """See `Batch.step`."""
-        for number, events in self._running.items():
+        """Advance the oldest request by one event."""
+        for index, events in self._running.items():
             try:
                 event: EngineEvent | Exception = next(events)
             except Exception as error:
                 event = error
             if isinstance(event, Finished | Exception):
-                self.cancel(number)
-            return [(number, event)]
+                self.cancel(index)
+            return [(index, event)]
         return []
 
     def close(self) -> None:
-        """See `Batch.close`."""
-        for number in list(self._running):
-            self.cancel(number)
+        """Stop all requests."""
+        for index in list(self._running):
+            self.cancel(index)

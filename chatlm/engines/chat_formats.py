@@ -1,8 +1,8 @@
-"""Writes messages as a model wants to read them, with control tokens kept apart from people's text.
+"""Render messages in a chat format: a model's own template, ChatML, Alpaca or Vicuna.
 
 A prompt is a list of spans. A control span is one control token, named by its text and later
-looked up by id; every other span is plain text, whatever it looks like, so no message can forge a
-turn. No tokenizer is known here.
+inserted by id; every other span is plain text, whatever it looks like, so no message can forge a
+turn.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from chatlm.types.messages import Message
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a prompt."""
+    """A part of a prompt."""
 
     text: str
     control: bool = False
     message_index: int | None = None
-    """Index of the message whose content this is; None for what the format adds."""
+    """Index of the message whose content this is; None for the format's text."""
 
 
 Renderer = Callable[[Sequence[Message]], list[Span]]
-"""Writes messages; a last message of the assistant stays open, else a new reply is opened."""
+"""Renders messages; a last message of the assistant is left open, otherwise a reply is started."""
 
 
 MessageGroup = tuple[int, ...]
-"""Indices of neighbouring messages that are written as one, in the role of the last."""
+"""Indices of consecutive messages that are rendered as one, in the role of the last."""
 
 
 def group_by_role(messages: Sequence[Message]) -> list[MessageGroup]:
-    """Neighbours of one role made one, as templates want roles to alternate."""
+    """Group consecutive messages of one role, since templates expect alternating roles."""
     groups: list[MessageGroup] = []
     for index, message in enumerate(messages):
         if groups and messages[index - 1].role == message.role:
@@ -47,7 +47,7 @@ def group_by_role(messages: Sequence[Message]) -> list[MessageGroup]:
 def merge_system_into_user(
     groups: Sequence[MessageGroup], messages: Sequence[Message]
 ) -> list[MessageGroup]:
-    """The groups, with the system prompt at the head of the first user message."""
+    """Move the system prompt to the start of the first user message."""
     roles = [messages[group[-1]].role for group in groups[:2]]
     if roles != ["system", "user"]:
         return list(groups)
@@ -57,50 +57,52 @@ def merge_system_into_user(
 def render_groups(
     render: Renderer, messages: Sequence[Message], groups: Sequence[MessageGroup]
 ) -> list[Span]:
-    """Render each group as one message, its contents a blank line apart; the spans of contents
-    keep the indices of `messages`."""
-    whole = [
+    """Render each group as one message, its contents separated by blank lines.
+
+    The spans of contents have the indices of `messages`.
+    """
+    merged = [
         Message(messages[group[-1]].role, "\n\n".join(messages[i].text for i in group))
         for group in groups
     ]
     spans: list[Span] = []
-    for span in render(whole):
+    for span in render(merged):
         if span.message_index is None:
             spans.append(span)
             continue
-        for place, index in enumerate(groups[span.message_index]):
-            if place:
+        for position, index in enumerate(groups[span.message_index]):
+            if position:
                 spans.append(Span("\n\n"))
             spans.append(Span(messages[index].text, message_index=index))
     return spans
 
 
 def span_owners(spans: Sequence[Span]) -> list[int | None]:
-    """For each span the message that it is there for; None for what opens the reply.
+    """Return the message that each span belongs to; None for the start of the reply.
 
-    What stands between two contents goes to the later one, but for the first control token with
-    the blanks behind it, which end the earlier one.
+    Spans between two contents belong to the later one, except for the first control token and the
+    white space after it, which end the earlier one.
     """
-    owned: list[int | None] = []
+    owners: list[int | None] = []
     earlier: int | None = None
     for index, span in enumerate(spans):
         if span.message_index is None:
             continue
-        between = spans[len(owned) : index]
+        between = spans[len(owners) : index]
         ending = 0 if earlier is None else _count_closing_spans(between)
-        owned += [earlier] * ending + [span.message_index] * (len(between) - ending + 1)
+        owners += [earlier] * ending + [span.message_index] * (len(between) - ending + 1)
         earlier = span.message_index
-    rest = spans[len(owned) :]
+    rest = spans[len(owners) :]
     ending = 0 if earlier is None else _count_closing_spans(rest)
-    return owned + [earlier] * ending + [None] * (len(rest) - ending)
+    return owners + [earlier] * ending + [None] * (len(rest) - ending)
 
 
 def _count_closing_spans(spans: Sequence[Span]) -> int:
-    """How many of the spans behind a content end its message."""
+    """Count the spans after a content that end its message."""
     for index, span in enumerate(spans):
         if span.control:
-            behind = spans[index + 1 : index + 2]
-            blank = any(not span.control and span.text.isspace() for span in behind)
+            following = spans[index + 1 : index + 2]
+            blank = any(not span.control and span.text.isspace() for span in following)
             return index + 1 + blank
     return 0
 
@@ -152,7 +154,7 @@ VICUNA_STOP = "USER:"
 
 
 def vicuna_renderer(eos_token: str) -> Renderer:
-    """Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
+    """Return the renderer of Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
 
     Args:
         eos_token: text of the model's end-of-sequence token.
@@ -180,18 +182,18 @@ def vicuna_renderer(eos_token: str) -> Renderer:
 def template_renderer(
     apply: Callable[[list[dict[str, str]], bool], str], control_tokens: Iterable[str]
 ) -> Renderer:
-    """The model's own chat template, with contents kept out of its sight.
+    """Return the renderer of a model's own chat template, which never sees the contents.
 
-    The template gets an unguessable stand-in for each content. What it makes is cut at the
-    stand-ins and at the control tokens' texts; only what the template itself wrote can become a
-    control token.
+    The template gets an unguessable placeholder for each content. Its output is split at the
+    placeholders and at the texts of control tokens, so that only what the template itself wrote
+    can become a control token.
 
     Args:
-        apply: `(messages as dicts, go on with the last one) -> text`.
-        control_tokens: texts of all control tokens the template may write.
+        apply: `(messages as dicts, whether to continue the last one) -> text`.
+        control_tokens: texts of all control tokens that the template may write.
     """
-    found = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
-    tokens = re.compile(f"({'|'.join(found)})") if found else None
+    patterns = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
+    tokens = re.compile(f"({'|'.join(patterns)})") if patterns else None
 
     def render(messages: Sequence[Message]) -> list[Span]:
         nonce = secrets.token_hex(8)
@@ -199,25 +201,27 @@ def template_renderer(
             {"role": message.role, "content": f"\ue000{nonce}:{number}\ue001"}
             for number, message in enumerate(messages)
         ]
-        go_on = bool(messages) and messages[-1].role == "assistant"
-        text = apply(dicts, go_on)
+        continues = bool(messages) and messages[-1].role == "assistant"
+        text = apply(dicts, continues)
         spans: list[Span] = []
-        for index, piece in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
+        for index, part in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
             if index % 2:
-                spans.append(Span(messages[int(piece)].text, message_index=int(piece)))
+                spans.append(Span(messages[int(part)].text, message_index=int(part)))
             elif tokens is None:
-                spans.append(Span(piece))
+                spans.append(Span(part))
             else:
-                parts = tokens.split(piece)
-                spans += [Span(part, control=bool(n % 2)) for n, part in enumerate(parts)]
+                texts = tokens.split(part)
+                spans += [Span(text, control=bool(n % 2)) for n, text in enumerate(texts)]
         return [span for span in spans if span.text or span.message_index is not None]
 
     return render
 
 
 def span_runs(spans: Iterable[Span]) -> list[list[Span]]:
-    """The spans with neighbouring plain ones put together, as a tokenizer merges across their
-    borders; a control span stands alone."""
+    """Group consecutive plain spans, since a tokenizer merges across their boundaries.
+
+    A control span is a run of its own.
+    """
     out: list[list[Span]] = []
     for span in spans:
         if out and not span.control and not out[-1][-1].control:

@@ -1,4 +1,4 @@
-"""Fits a conversation into a model's context; knows only how many tokens messages take."""
+"""Fit a conversation into the context window by leaving out old turns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from chatlm.types.requests import Request
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A prompt that fits."""
+    """A prompt that fits the context window."""
 
     ids: list[int]
     included: tuple[int, ...]
-    """Indices of the messages that are in it, in order."""
+    """Indices of its messages, ascending."""
     omitted: tuple[int, ...]
-    """Indices of the others, in order."""
+    """Indices of the messages left out, ascending."""
 
 
 def compute_reply_reserve(request: Request, info: EngineInfo) -> int:
-    """Tokens to keep free for the reply: what it may take, but no more than a quarter."""
+    """Return the tokens to reserve for the reply: its limit, at most a quarter of the context."""
     limit = info.context_length
     return min(
         request.sampling.with_fallback(info.default_sampling).max_tokens or limit, limit // 4
@@ -32,7 +32,7 @@ def compute_reply_reserve(request: Request, info: EngineInfo) -> int:
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[int]]:
-    """Indices of the messages behind the system prompt, cut before each user message."""
+    """Return the indices of the messages after the system prompt, one list per turn."""
     turns: list[list[int]] = []
     for index, message in enumerate(messages):
         if index == 0 and message.role == "system":
@@ -52,52 +52,49 @@ def fit_prompt(
     context_length: int,
     reply_reserve: int,
 ) -> FittedPrompt:
-    """The prompt with as many turns as leave `reply_reserve` tokens for the reply.
+    """Return a prompt with as many turns as leave `reply_reserve` tokens for the reply.
 
-    The system prompt, the newest turn and pinned ones always stay; other turns leave whole, the
-    oldest first. A turn is pinned when one of its messages is.
+    The system prompt, the newest turn and pinned ones always stay; other turns are dropped as a
+    whole, the oldest first. A turn is pinned when one of its messages is.
 
     Args:
         messages: system prompt first, if any.
-        encode: ids of the messages with these indices; more messages never take fewer tokens.
-        message_tokens: about how many tokens each message takes; asked for when not all fit.
-        context_length: tokens that prompt and reply may have together.
-        reply_reserve: tokens to keep free for the reply; less is kept where no more turns may
-            leave.
+        encode: returns the ids of messages by index; more messages never give fewer ids.
+        message_tokens: returns the approximate tokens of each message; called when not all fit.
+        context_length: limit of prompt and reply together, in tokens.
+        reply_reserve: tokens to reserve for the reply; fewer remain where no turn can be dropped.
 
     Raises:
-        ContextTooLong: what has to stay leaves no room for a single new token.
+        ContextTooLong: the messages that must stay leave not a single token for the reply.
     """
     turns = split_turns(messages)
-    loose = [turn for turn in turns[:-1] if not any(messages[index].pinned for index in turn)]
+    droppable = [turn for turn in turns[:-1] if not any(messages[index].pinned for index in turn)]
 
     def without(oldest: int) -> tuple[list[int], list[int]]:
-        left = {index for turn in loose[:oldest] for index in turn}
-        kept = [index for index in range(len(messages)) if index not in left]
+        left_out = {index for turn in droppable[:oldest] for index in turn}
+        kept = [index for index in range(len(messages)) if index not in left_out]
         return kept, encode(kept)
 
-    room = context_length - max(
-        reply_reserve, 1
-    )  # without a reserve too, one new token needs a place
+    limit = context_length - max(reply_reserve, 1)  # the reply has at least one token
     kept, ids = without(0)
-    if len(ids) > room:
-        leaving = _count_turns_to_drop(loose, message_tokens(), len(ids) - room)
-        kept, ids = without(leaving)
-        while len(ids) > room and leaving < len(loose):
-            leaving += 1
-            kept, ids = without(leaving)
-        while leaving > 1 and len((more := without(leaving - 1))[1]) <= room:
-            leaving -= 1
+    if len(ids) > limit:
+        dropped = _count_turns_to_drop(droppable, message_tokens(), len(ids) - limit)
+        kept, ids = without(dropped)
+        while len(ids) > limit and dropped < len(droppable):
+            dropped += 1
+            kept, ids = without(dropped)
+        while dropped > 1 and len((more := without(dropped - 1))[1]) <= limit:
+            dropped -= 1
             kept, ids = more
     if len(ids) >= context_length:
-        raise _context_too_long_error(len(ids), context_length, len(turns) - len(loose) - 1)
+        raise _context_too_long_error(len(ids), context_length, len(turns) - len(droppable) - 1)
     return FittedPrompt(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
 
 
 def _count_turns_to_drop(
     turns: Sequence[Sequence[int]], message_tokens: Sequence[int], excess: int
 ) -> int:
-    """How many of the turns, from the first, take so many tokens; all, if they take fewer."""
+    """Count the turns, from the first, that free `excess` tokens; all if they free fewer."""
     taken = accumulate(sum(message_tokens[index] for index in turn) for turn in turns)
     return next((count for count, so_far in enumerate(taken, 1) if so_far >= excess), len(turns))
 

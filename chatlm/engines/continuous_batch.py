@@ -1,4 +1,4 @@
-"""Grows several replies at once, so that the weights are read once for a token of each."""
+"""Continuous batching: decode one token of each running reply per pass over the weights."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from chatlm.types.requests import Request
 
 @dataclass
 class ActiveSequence:
-    """A reply whose prompt was read."""
+    """A reply whose prompt is prefilled."""
 
     state: GenerationState
     speculator: Speculator
     cached_prompt: CachedPrompt
     release: Callable[[], None]
-    """Ends what it has for itself."""
+    """Returns its KV cache."""
 
 
 PrefillTask = Generator[EngineEvent | ActiveSequence, None, None]
-"""Reads a prompt, block by block; in the end gives what grows from there."""
+"""Prefills a prompt block by block; the last item is the sequence to decode."""
 
 
 class LocalBatch:
-    """See `chatlm.Batch`. Prompts are read one after the other, between tokens of the others.
+    """A `chatlm.Batch` that prefills one prompt at a time between decode steps of the others.
 
     Args:
-        model: that all of them are made by, with adapters or without.
-        start_prefill: reads a request's prompt into keys and values of its own.
+        model: of all requests, with adapters or without.
+        start_prefill: prefills a request's prompt into a KV cache of its own.
         lock: held during each step.
-        as_user_error: makes an error into the one that is told.
+        as_user_error: turns an error into one for the user.
     """
 
     def __init__(
@@ -59,87 +59,87 @@ class LocalBatch:
         return len(self._prefilling) + len(self._active)
 
     def add(self, request: Request) -> int:
-        """See `Batch.add`."""
-        number, self._next_index = self._next_index, self._next_index + 1
-        self._prefilling[number] = self._start_prefill(request)
-        return number
+        """Start a request; return its index."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        self._prefilling[index] = self._start_prefill(request)
+        return index
 
     def cancel(self, index: int) -> None:
-        """See `Batch.drop`."""
+        """Stop a request."""
         with self._lock:
             self._remove(index)
 
     def close(self) -> None:
-        """See `Batch.close`."""
-        for number in [*self._prefilling, *self._active]:
-            self.cancel(number)
+        """Stop all requests."""
+        for index in [*self._prefilling, *self._active]:
+            self.cancel(index)
 
     def step(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """See `Batch.step`."""
+        """Prefill one block and decode a token of each active sequence."""
         with self._lock:
             return [*self._prefill_block(), *self._decode_step()]
 
     def _remove(self, index: int) -> None:
-        if beginning := self._prefilling.pop(index, None):
-            beginning.close()
-        if growing := self._active.pop(index, None):
-            growing.release()
+        if prefilling := self._prefilling.pop(index, None):
+            prefilling.close()
+        if sequence := self._active.pop(index, None):
+            sequence.release()
 
     def _prefill_block(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """Go on reading the first of the prompts that are not read."""
-        came: list[tuple[int, EngineEvent | Exception]] = []
-        for number, beginning in list(self._prefilling.items()):
+        """Prefill one block of the oldest prompt that is not complete."""
+        events: list[tuple[int, EngineEvent | Exception]] = []
+        for index, prefilling in list(self._prefilling.items()):
             try:
-                for event in beginning:
+                for event in prefilling:
                     if isinstance(event, ActiveSequence):
-                        self._active[number] = event
+                        self._active[index] = event
                     else:
-                        came.append((number, event))
+                        events.append((index, event))
                     if isinstance(event, Prefill):
-                        return came
+                        return events
             except Exception as error:
-                came.append((number, self._as_user_error(error)))
-            del self._prefilling[number]
-        return came
+                events.append((index, self._as_user_error(error)))
+            del self._prefilling[index]
+        return events
 
     def _decode_step(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """Read the newest tokens, then choose the next ones."""
+        """Decode the newest tokens, then sample the next ones."""
         try:
             self._forward_newest([each for each in self._active.values() if each.state.tokens])
         except Exception as error:
             failed = list(self._active)
-            for number in failed:
-                self._remove(number)
-            told = self._as_user_error(error)
-            return [(number, told) for number in failed]
-        came: list[tuple[int, EngineEvent | Exception]] = []
-        for number, each in list(self._active.items()):
+            for index in failed:
+                self._remove(index)
+            user_error = self._as_user_error(error)
+            return [(index, user_error) for index in failed]
+        events: list[tuple[int, EngineEvent | Exception]] = []
+        for index, sequence in list(self._active.items()):
             try:
-                events: Sequence[EngineEvent | Exception] = each.state.sample(
-                    each.speculator.logits
+                sampled: Sequence[EngineEvent | Exception] = sequence.state.sample(
+                    sequence.speculator.logits
                 )
             except Exception as error:
-                events = [self._as_user_error(error)]
-            came += [(number, event) for event in events]
-            if isinstance(events[-1], Finished | Exception):
-                self._remove(number)
-        return came
+                sampled = [self._as_user_error(error)]
+            events += [(index, event) for event in sampled]
+            if isinstance(sampled[-1], Finished | Exception):
+                self._remove(index)
+        return events
 
     def _forward_newest(self, sequences: Sequence[ActiveSequence]) -> None:
-        """Read the newest token of each; of one alone, those that are guessed to follow too.
+        """Decode the newest token of each sequence; of a single one, a draft as well.
 
-        Beside others a guess would cost as much as it may save.
+        With several sequences a draft costs as much as it may save.
         """
-        most = self.max_concurrency if len(sequences) == 1 else 1
-        reading = []
-        for each in sequences:
-            decoding = each.state
-            if ids := each.speculator.next_input(
-                decoding.tokens[-1], min(decoding.remaining_tokens, most)
+        limit = self.max_concurrency if len(sequences) == 1 else 1
+        inputs = []
+        for sequence in sequences:
+            state = sequence.state
+            if ids := sequence.speculator.next_input(
+                state.tokens[-1], min(state.remaining_tokens, limit)
             ):
-                reading.append((each, ids))
-        if reading:
-            keys = [each.cached_prompt for each, _ in reading]
-            rows = decode_batch(self._model, keys, [ids for _, ids in reading])
-            for (each, _), own in zip(reading, rows, strict=True):
-                each.speculator.set_logits(own)
+                inputs.append((sequence, ids))
+        if inputs:
+            caches = [sequence.cached_prompt for sequence, _ in inputs]
+            rows = decode_batch(self._model, caches, [ids for _, ids in inputs])
+            for (sequence, _), logits in zip(inputs, rows, strict=True):
+                sequence.speculator.set_logits(logits)

@@ -1,4 +1,4 @@
-"""Turns token ids into text, never showing half a character, or each into its bytes."""
+"""Decode token ids into streamed text, in whole characters, or into bytes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from tokenizers import decoders
 
 TokenBytes = Callable[[int], bytes]
-"""What a token stands for, by its id."""
+"""Returns the bytes of a token by its id."""
 
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""A token for a single byte, in a vocabulary of text."""
+"""A byte-fallback token."""
 
 
 class Detokenizer:
-    """Decodes a growing sequence of ids; control tokens give no text.
+    """A streaming decoder of token ids; control tokens give no text.
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
-        context_ids: ids that stand before, so that the first piece is decoded as a continuation.
+        context_ids: ids before the first token, so that its text continues theirs.
     """
 
     def __init__(self, tokenizer: Any, context_ids: list[int] | None = None) -> None:
@@ -30,41 +30,42 @@ class Detokenizer:
         self._pending: list[int] = []
 
     def feed(self, token: int) -> str:
-        """The text that is certain once this token is known, perhaps none."""
+        """Add a token; return the text that is now complete, possibly none."""
         self._pending.append(token)
-        piece = self._stream.step(self._tokenizer, token)
-        if piece is None:
+        text = self._stream.step(self._tokenizer, token)
+        if text is None:
             return ""
         self._pending.clear()
-        return str(piece)
+        return str(text)
 
     def peek(self, tokens: list[int]) -> str:
-        """What `tokens` would say, without feeding them."""
+        """Decode `tokens` after those fed so far, without feeding them."""
         text = str(self._tokenizer.decode([*self._pending, *tokens], skip_special_tokens=True))
         return text.rstrip("\ufffd")
 
     def flush(self) -> str:
-        """What the waiting tokens say at the very end; an incomplete character is dropped."""
+        """Return the text of pending tokens at the end; an incomplete character is dropped."""
         text = self.peek([])
         self._pending.clear()
         return text
 
 
 def make_token_bytes(tokenizer: Any) -> TokenBytes:
-    """How the tokens of a `tokenizers.Tokenizer` are spelled.
+    """Return a function from the ids of a `tokenizers.Tokenizer` to the bytes of the token.
 
-    Vocabularies write bytes by letters, as GPT-2's does, or text with ▁ for a blank.
+    A vocabulary maps bytes to letters, as GPT-2's does, or has text with ▁ for a space.
     """
     added: dict[int, str] = {
         number: each.content for number, each in tokenizer.get_added_tokens_decoder().items()
     }
-    by_letters = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
 
-    def spelled(number: int) -> bytes:
+    def token_bytes(number: int) -> bytes:
         if number in added:
             return added[number].encode()
-        token: str = tokenizer.id_to_token(number) or ""  # a model may have more rows than tokens
-        if by_letters:
+        # an embedding may have more rows than the vocabulary has tokens
+        token: str = tokenizer.id_to_token(number) or ""
+        if is_byte_level:
             return b"".join(
                 bytes([_BYTE_DECODER[each]]) if each in _BYTE_DECODER else each.encode()
                 for each in token
@@ -73,11 +74,11 @@ def make_token_bytes(tokenizer: Any) -> TokenBytes:
             return bytes.fromhex(byte[1])
         return token.replace("▁", " ").encode()
 
-    return spelled
+    return token_bytes
 
 
 def _gpt2_byte_decoder() -> dict[str, int]:
-    """GPT-2's letter for each byte: itself where it can be printed, else one from 256 on."""
+    """Return GPT-2's byte of each letter: printable bytes as they are, the others from 256."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
     return {chr(byte): byte for byte in printed} | {

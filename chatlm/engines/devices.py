@@ -1,4 +1,4 @@
-"""Where a model runs and in which number format, from what the person set and the machine has."""
+"""Choose the device and the dtype of a model from the settings and the hardware."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Placement:
     """How to load a model."""
 
     device_map: str | dict[str, str]
-    """What transformers' `from_pretrained` takes."""
+    """As transformers' `from_pretrained` takes it."""
     dtype: torch.dtype
     quantization_config: Any = None
     dtype_is_explicit: bool = False
-    """Whether the person chose `dtype`."""
+    """Whether the user set `dtype`."""
 
     @property
     def device(self) -> str | None:
-        """Where all of it is; None where it may be spread."""
+        """The device of the whole model; None where it may be spread over several."""
         return self.device_map.get("") if isinstance(self.device_map, dict) else None
 
 
 def resolve_placement(device: str, dtype: str, quantize: str) -> Placement:
-    """Resolve the settings.
+    """Turn the settings device, dtype and quantize into a placement.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
@@ -44,7 +44,7 @@ def resolve_placement(device: str, dtype: str, quantize: str) -> Placement:
     kind = _resolve_device(device)
     chosen = _resolve_dtype(kind, dtype)
     return Placement(
-        # several GPUs share a model that one may not hold
+        # a model that does not fit one GPU is spread over all
         device_map="auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": kind},
         dtype=chosen,
         quantization_config=None if quantize == "none" else _quantization_config(quantize, chosen),
@@ -82,7 +82,7 @@ def _resolve_dtype(device: str, requested: str) -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; elsewhere float32 is faster."""
+    """Whether the CPU has bfloat16 arithmetic; without it float32 is faster."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
@@ -96,7 +96,7 @@ def _quantization_config(requested: str, compute_dtype: torch.dtype) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
-    # it has something to say at each matrix product, in the middle of the screen
+    # its warnings would appear on the screen at every matrix product
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")
     if requested == "8bit":
@@ -107,7 +107,7 @@ def _quantization_config(requested: str, compute_dtype: torch.dtype) -> Any:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory was not enough."""
+    """Whether an error means that the memory of a device ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

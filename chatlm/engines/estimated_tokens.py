@@ -1,4 +1,4 @@
-"""Prompts of engines that have no tokenizer: their tokens are pieces of text, cut by a rule."""
+"""Estimate prompts for engines without a tokenizer, by splitting text with a rule."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 
 
 @dataclass(frozen=True)
 class EstimatedTokens:
-    """Counts, fits and reads out messages; each has two control tokens around its pieces."""
+    """A substitute for a tokenizer; each message has two control tokens around its text."""
 
     split: Callable[[str], Sequence[str]]
-    """The pieces of a text; joined they are the text."""
+    """Splits a text into tokens; joined, they are the text again."""
     estimated: bool = True
     """See `Prompt.estimated`."""
 
     def preview(self, request: Request, info: EngineInfo) -> Prompt:
-        """What `Engine.preview` gives.
+        """Return what `Engine.preview` returns.
 
         Raises:
-            ContextTooLong: as `Engine.preview`.
+            UsageError, ContextTooLong: see `Engine.preview`.
         """
+        check_parts(request, info)
         written = [
             self._encode_message(message, index) for index, message in enumerate(request.messages)
         ]
@@ -50,7 +51,7 @@ class EstimatedTokens:
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        """What `Engine.count_tokens` gives."""
+        """Return what `Engine.count_tokens` returns."""
         return sum(len(self.split(message.text)) + 2 for message in messages)
 
     def _encode_message(self, message: Message, index: int) -> list[PromptToken]:

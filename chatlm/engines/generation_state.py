@@ -1,4 +1,4 @@
-"""Tokens, detokenizer, stops, usage, logprobs of one reply."""
+"""The state of one reply while it is generated: tokens, text, stop conditions, usage, logprobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatlm.types.requests import Request
 
 @contextmanager
 def single_torch_thread() -> Iterator[None]:
-    """Let torch compute in this thread alone: others come late to so little work."""
+    """Run torch in this thread alone: waking others takes longer than sampling a token."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -32,7 +32,7 @@ def single_torch_thread() -> Iterator[None]:
 
 @dataclass
 class GenerationState:
-    """One reply on its way, whose tokens are chosen one by one."""
+    """One reply that is being generated."""
 
     prompt_ids: list[int]
     request: Request
@@ -41,38 +41,39 @@ class GenerationState:
     detokenizer: Detokenizer
     stop_filter: StopStringFilter
     format_stop_strings: frozenset[str]
-    """Stop strings by which the prompt format, not the person, ends a reply."""
+    """Stop strings of the prompt format rather than of the user."""
     eos_criteria: EosStoppingCriteria
     max_new_tokens: int
-    """At most this many new tokens, at least one."""
+    """Limit of the reply, at least 1."""
     limit_reason: StopReason
-    """What it means to reach `most`."""
+    """Stop reason when `max_new_tokens` is reached."""
     usage: Usage
     started_at: float
-    """`time.perf_counter()` when the request came."""
+    """`time.perf_counter()` when the request arrived."""
     tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
-    """Of the tokens made, where the request asks for them."""
+    """Of the tokens so far, where the request wants them."""
     _logprob_buffer: LogprobBuffer = field(default_factory=LogprobBuffer)
     _num_detokenized: int = 0
     _first_token_at: float = 0.0
 
     @property
     def remaining_tokens(self) -> int:
-        """How many more tokens may come."""
+        """How many more tokens are allowed."""
         return self.max_new_tokens - len(self.tokens)
 
     def sample(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
-        """Choose a token, see whether it ends the reply, and give what is certain of the text.
+        """Sample a token, check whether it ends the reply, and release the text that is certain.
 
         Args:
-            logits: (vocabulary,), after the token before it.
+            logits: (vocab_size,), after the previous token.
         """
         with single_torch_thread():
             self.tokens.append(self.sampler(self._process_logits(logits)))
-            if (wanted := self.request.logprobs) is not None:
-                told = token_logprob(logits, self.tokens[-1], wanted, self.token_bytes)
-                self._logprobs.append(told)
+            if (alternatives := self.request.logprobs) is not None:
+                self._logprobs.append(
+                    token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
+                )
         self._update_usage()
         reason, stop = self._check_stop(logits)
         text = self._release_text(last=reason is not None)
@@ -91,7 +92,7 @@ class GenerationState:
         return logits
 
     def _check_stop(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
-        """Why the newest token is the last, text stops aside."""
+        """Return why the newest token is the last, apart from stop strings."""
         if self.eos_criteria.match(self.tokens) is not None:
             return StopReason.END, None
         for criterion in self.request.stopping_criteria:
@@ -101,13 +102,15 @@ class GenerationState:
         return (None if self.remaining_tokens else self.limit_reason), None
 
     def _release_text(self, *, last: bool) -> str:
-        """The text that became certain; all that is left when no more tokens come."""
+        """Return the text that became certain; after the last token, all that remains."""
         ending = self.eos_criteria.match(self.tokens)
-        sure = len(self.tokens) - (len(ending) if ending else 0)
+        certain = len(self.tokens) - (len(ending) if ending else 0)
         if not last:
-            sure -= self.eos_criteria.partial_match_length(self.tokens)
-        text = "".join(self._detokenize(place) for place in range(self._num_detokenized, sure))
-        self._num_detokenized = max(self._num_detokenized, sure)
+            certain -= self.eos_criteria.partial_match_length(self.tokens)
+        text = "".join(
+            self._detokenize(position) for position in range(self._num_detokenized, certain)
+        )
+        self._num_detokenized = max(self._num_detokenized, certain)
         if last:
             rest = self.detokenizer.flush()
             self._logprob_buffer.feed((), rest)
@@ -116,7 +119,7 @@ class GenerationState:
         return text + self.stop_filter.flush() if last else text
 
     def _detokenize(self, position: int) -> str:
-        """The text that a token of the reply brings."""
+        """Return the text that a token adds."""
         text = self.detokenizer.feed(self.tokens[position])
         self._logprob_buffer.feed(self._logprobs[position : position + 1], text)
         return text
@@ -142,13 +145,13 @@ class GenerationState:
 def token_logprob(
     logits: Tensor, token: int, alternatives: int, token_bytes: TokenBytes
 ) -> TokenLogprob:
-    """A token's log-probability, and those of the likeliest.
+    """Return a token's log-probability and those of the likeliest tokens.
 
     Args:
-        logits: (vocabulary,), the model's own.
-        token: the one that was chosen.
-        alternatives: how many of the likeliest tokens are wanted.
-        token_bytes: names them.
+        logits: (vocab_size,), before penalties and temperature.
+        token: id of the chosen one.
+        alternatives: number of likeliest tokens.
+        token_bytes: returns the bytes of an id.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     top = [(number, float(logprobs[number])) for number in top_token_ids(logprobs, alternatives)]
@@ -160,10 +163,10 @@ def token_logprob(
 
 
 def top_token_ids(logprobs: Tensor, count: int) -> list[int]:
-    """The ids of the greatest, in their order; of equal ones the lowest ids, as `argmax` has it."""
+    """Return the likeliest ids, best first; of equal ones the lowest first, as `argmax` does."""
     if not count:
         return []
-    border = torch.topk(logprobs, min(count, len(logprobs))).values[-1]
-    ids = torch.nonzero(logprobs >= border).flatten()
+    threshold = torch.topk(logprobs, min(count, len(logprobs))).values[-1]
+    ids = torch.nonzero(logprobs >= threshold).flatten()
     order = torch.argsort(logprobs[ids], descending=True, stable=True)
     return list(map(int, ids[order[:count]]))

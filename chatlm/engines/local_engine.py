@@ -1,4 +1,4 @@
-"""The engine that runs a model folder by its own decode loop; how is for `ways` to choose."""
+"""The engine for local models: chat formats, prompt cache, sampling and stopping around a model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillT
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.generation_state import GenerationState
 from chatlm.engines.load import load
+from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
-from chatlm.engines.prompt_encoder import PromptEncoder, count_message_tokens, prompt_tokens
+from chatlm.engines.prompt_encoder import (
+    ChatTokenizer,
+    PromptEncoder,
+    count_message_tokens,
+    prompt_tokens,
+)
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.model_folder import count_parameters
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
@@ -34,26 +40,71 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 
 class LocalEngine:
-    """One model from a folder in the format of transformers.
+    """The engine of one local model.
+
+    A plugin that computes a model in its own way passes its `chatlm.Model` and a tokenizer; the
+    engine adds chat formats, context fitting, the prompt cache, sampling, stop conditions,
+    log-probabilities, batches and the preview of prompts.
 
     Args:
-        name: what the person calls the model.
-        folder: config.json, safetensors and tokenizer.
-        placement: device and number format.
-        prompt_format: one of `chatlm.engines.tokens.FORMATS`.
-        context: at most this many tokens of context; None takes what the model has.
-        catalogue_sampling: sampling known to suit the model, before what its own generation
-            config says.
-        decoder_format: one of `chatlm.engines.ways.FORMATS`, or off.
+        name: of the model, as the user calls it.
+        model: computes logits.
+        tokenizer: a fast tokenizer of transformers, or what `chatlm.load_tokenizer` returns.
+        prompt_format: one of `chatlm.engines.prompt_encoder.PROMPT_FORMATS`.
+        context: limit of the context in tokens; None for the model's own.
+        catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.
+        num_parameters: of the model; None when unknown.
 
     Raises:
-        ModelError: the folder does not hold a model that can be used.
-        OutOfMemoryError: the device's memory does not hold it.
+        ModelError: the tokenizer cannot be used with the prompt format.
     """
 
     def __init__(
         self,
+        name: str,
+        model: Model,
+        tokenizer: ChatTokenizer,
+        *,
+        prompt_format: str = "auto",
+        context: int | None = None,
+        catalogue_sampling: Sampling | None = None,
+        find_adapter: FindAdapter = no_adapter,
+        num_parameters: int | None = None,
+    ) -> None:
+        model_info = model.info
+        self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
+        self._eos_criteria = EosStoppingCriteria(
+            [
+                [number]
+                for number in {*model_info.eos_token_ids, self.prompt_encoder.eos_token_id}
+                if number is not None
+            ]
+            + self.prompt_encoder.end_sequences
+        )
+        self._adapters = AdapterCache(model, find_adapter)
+        self._lock = threading.Lock()
+        suggested = (catalogue_sampling or Sampling()).with_fallback(
+            model_info.recommended_sampling
+        )
+        self.info = EngineInfo(
+            model=name,
+            device=model_info.device,
+            dtype=model_info.dtype,
+            context_length=min(model_info.context_length, context or model_info.context_length),
+            prompt_format=self.prompt_encoder.format,
+            default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
+            recommended_sampling=suggested,
+            notes=(*model_info.notes, *self.prompt_encoder.notes),
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            num_parameters=num_parameters,
+        )
+        # two whole contexts, so that switching an adapter on and off needs no new prefill
+        self._prompt_cache = PromptCache(2 * self.info.context_length)
+
+    @classmethod
+    def from_folder(
+        cls,
         name: str,
         folder: Path,
         placement: Placement,
@@ -63,40 +114,37 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         decoder_format: str = "auto",
         find_adapter: FindAdapter = no_adapter,
-    ) -> None:
-        model = load(name, folder, placement, decoder_format)
-        about = model.info
-        self.prompt_encoder = PromptEncoder(
-            load_tokenizer(name, folder), prompt_format, about.eos_token_ids
-        )
-        self._eos_criteria = EosStoppingCriteria(
-            [
-                [number]
-                for number in {*about.eos_token_ids, self.prompt_encoder.eos_token_id}
-                if number is not None
-            ]
-            + self.prompt_encoder.end_sequences
-        )
-        self._adapters = AdapterCache(model, find_adapter)
-        self._lock = threading.Lock()
-        suggested = (catalogue_sampling or Sampling()).with_fallback(about.recommended_sampling)
-        self.info = EngineInfo(
-            model=name,
-            device=about.device,
-            dtype=about.dtype,
-            context_length=min(about.context_length, context or about.context_length),
-            prompt_format=self.prompt_encoder.format,
-            default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
-            recommended_sampling=suggested,
-            notes=(*about.notes, *self.prompt_encoder.notes),
-            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+    ) -> LocalEngine:
+        """Load a model in the format of transformers.
+
+        Args:
+            name: of the model, as the user calls it.
+            folder: config.json, safetensors and tokenizer.
+            placement: device and dtype.
+            prompt_format: see `LocalEngine`.
+            context: see `LocalEngine`.
+            catalogue_sampling: see `LocalEngine`.
+            decoder_format: one of `chatlm.engines.load.DECODER_FORMATS`, or off.
+            find_adapter: see `LocalEngine`.
+
+        Raises:
+            ModelError: the folder does not hold a usable model.
+            OutOfMemoryError: the device's memory is not enough.
+        """
+        return cls(
+            name,
+            load(name, folder, placement, decoder_format),
+            load_tokenizer(name, folder),
+            prompt_format=prompt_format,
+            context=context,
+            catalogue_sampling=catalogue_sampling,
+            find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
         )
-        # room for a whole context twice, so that an adapter is toggled without reading anew
-        self._prompt_cache = PromptCache(2 * self.info.context_length)
 
     def preview(self, request: Request) -> Prompt:
-        """See `Engine.preview`."""
+        """Return the prompt that `stream` would read."""
+        check_parts(request, self.info)
         counted = count_message_tokens(self.prompt_encoder, request.messages)
         prompt = self._fit_prompt(request, lambda: counted)
         return Prompt(
@@ -109,11 +157,11 @@ class LocalEngine:
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        """See `Engine.count_tokens`."""
+        """Count the tokens of the messages in a prompt, control tokens included."""
         return len(self.prompt_encoder.encode(list(messages)))
 
     def close(self) -> None:
-        """Free the model's memory; the engine is of no use afterwards."""
+        """Free the model's memory; the engine cannot be used afterwards."""
         with self._lock:
             self._prompt_cache.clear()
             self._adapters.close()
@@ -121,7 +169,7 @@ class LocalEngine:
                 torch.cuda.empty_cache()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """See `Engine.stream`."""
+        """Generate a reply, see `chatlm.Engine`."""
         with self._lock, closing(self._open_batch(nullcontext())) as batch:
             batch.add(request)
             while len(batch):
@@ -131,37 +179,38 @@ class LocalEngine:
                     yield event
 
     def batch(self) -> LocalBatch:
-        """Several requests at once; see `chatlm.Batch`."""
+        """Open a batch that decodes several requests at once where the model can."""
         return self._open_batch(self._lock)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
-        """See `Engine.read_ahead`."""
+        """Prefill the request's prompt, so that a later one with the same start comes sooner."""
+        check_parts(request, self.info)
         prompt = self._fit_prompt(
             request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
         )
         try:
-            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as keys:
-                keys.reuse_prefix(prompt.ids)
-                for done in keys.prefill(prompt.ids):
+            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
+                cached.reuse_prefix(prompt.ids)
+                for done in cached.prefill(prompt.ids):
                     yield Prefill(done, len(prompt.ids))
         except Exception as error:
-            raise self._as_user_error(error)  # noqa: B904  # it knows its cause
+            raise self._as_user_error(error)  # noqa: B904  # it has its cause
 
     def _open_batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
         return LocalBatch(self._adapters.model, self._prefill, lock, self._as_user_error)
 
     def _as_user_error(self, error: Exception) -> Exception:
-        """What is told of an error; frees memory where that is what was missing."""
+        """Turn an error into one for the user; free memory if it ran out."""
         if not is_out_of_memory(error):
             return error
         self._prompt_cache.clear()
-        told = OutOfMemoryError(
+        user_error = OutOfMemoryError(
             f"The memory of {self.info.device} is full",
             hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
             "or choose a smaller model.",
         )
-        told.__cause__ = error
-        return told
+        user_error.__cause__ = error
+        return user_error
 
     def _fit_prompt(
         self, request: Request, message_tokens: Callable[[], Sequence[int]]
@@ -169,7 +218,7 @@ class LocalEngine:
         messages = request.messages
         return fit_prompt(
             messages,
-            lambda kept: self.prompt_encoder.encode([messages[index] for index in kept]),
+            lambda indices: self.prompt_encoder.encode([messages[index] for index in indices]),
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
@@ -177,15 +226,16 @@ class LocalEngine:
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
-        """Keys and values for a prompt, which are kept for another one afterwards."""
-        keys = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
+        """Take the best KV cache for a prompt, and store it again afterwards."""
+        cached = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
         try:
-            yield keys
+            yield cached
         finally:
-            self._prompt_cache.release(adapter, keys)
+            self._prompt_cache.release(adapter, cached)
 
     def _prefill(self, request: Request) -> PrefillTask:
-        """Fit the prompt and read it."""
+        """Fit the prompt into the context and prefill it."""
+        check_parts(request, self.info)
         started = time.perf_counter()
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)
@@ -193,33 +243,38 @@ class LocalEngine:
             request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
         )
         total, limit = len(prompt.ids), self.info.context_length
-        most = sampling.max_tokens or limit
-        left_out = tuple(request.messages[index] for index in prompt.omitted)
-        go_on = bool(request.messages) and request.messages[-1].role == "assistant"
-        with ExitStack() as taken:
-            keys = taken.enter_context(self._borrow_cache(request.adapter, prompt.ids))
-            cached = keys.reuse_prefix(prompt.ids)
-            yield PromptReady(total, limit, left_out, cached, prompt_hash(prompt.ids))
-            for done in keys.prefill(prompt.ids):
+        max_tokens = sampling.max_tokens or limit
+        omitted = tuple(request.messages[index] for index in prompt.omitted)
+        continues = bool(request.messages) and request.messages[-1].role == "assistant"
+        with ExitStack() as borrowed:
+            cached_prompt = borrowed.enter_context(self._borrow_cache(request.adapter, prompt.ids))
+            cached = cached_prompt.reuse_prefix(prompt.ids)
+            yield PromptReady(total, limit, omitted, cached, prompt_hash(prompt.ids))
+            for done in cached_prompt.prefill(prompt.ids):
                 yield Prefill(done, total)
-            words, device = keys.logits.shape[-1], keys.logits.device
-            decoding = GenerationState(
+            logits = cached_prompt.logits
+            state = GenerationState(
                 prompt_ids=prompt.ids,
                 request=request,
-                sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
+                sampler=Sampler(
+                    sampling, torch.tensor(prompt.ids), logits.shape[-1], logits.device
+                ),
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if go_on else ()),
+                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
                 eos_criteria=self._eos_criteria,
-                max_new_tokens=min(most, limit - total),
+                max_new_tokens=min(max_tokens, limit - total),
                 limit_reason=StopReason.LENGTH
-                if most <= limit - total
+                if max_tokens <= limit - total
                 else StopReason.CONTEXT_FULL,
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )
             yield ActiveSequence(
-                decoding, Speculator(keys, prompt.ids), keys, taken.pop_all().close
+                state,
+                Speculator(cached_prompt, prompt.ids),
+                cached_prompt,
+                borrowed.pop_all().close,
             )

@@ -1,4 +1,4 @@
-"""What an engine needs of a model, however it is computed."""
+"""The protocols of a loaded model and its KV caches, which every decoder implements."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from chatlm.types.sampling import Sampling
 log = logging.getLogger(__name__)
 
 
-class Cache(Protocol):
-    """The keys and values of one token sequence, growing."""
+class SequenceCache(Protocol):
+    """The KV cache of one token sequence."""
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Add a block of a prompt; returns the logits after its last token: (vocabulary,)."""
+        """Add a block of a prompt; return the logits after its last token: (vocab_size,)."""
         ...
 
     def decode(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens that were just chosen, at most `at_once`.
+        """Add generated tokens, at most `max_step_tokens`.
 
         Returns:
-            The logits after each: (tokens, vocabulary).
+            The logits after each: (tokens, vocab_size).
         """
         ...
 
     def truncate(self, length: int) -> bool:
-        """Forget all tokens behind the first `length`; False where that cannot be done."""
+        """Drop all tokens after the first `length`; return False if that is not possible."""
         ...
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What there is to know of a loaded model."""
+    """Facts about a loaded model."""
 
     device: str
     """cpu, cuda:0, …, or several joined by +."""
     dtype: str
-    """The numbers it computes with, as the screen shows them."""
+    """Number format of its weights, as the screen shows it."""
     context_length: int
-    """Positions it was made for."""
+    """Positions that the model supports."""
     eos_token_ids: tuple[int, ...]
-    """Ids that end a reply."""
+    """Ids of the tokens that end a reply."""
     recommended_sampling: Sampling
-    """What its makers suggest."""
+    """Sampling that its generation config recommends."""
     notes: tuple[str, ...] = ()
-    """What the person should know of how it was loaded."""
+    """Messages to the user about how it was loaded."""
 
 
 class LanguageModel(Protocol):
-    """What reads tokens: a loaded model, with an adapter or without."""
+    """A loaded model, with an adapter or without."""
 
     @property
     def device_type(self) -> str:
-        """Type of the torch device that gives the logits."""
+        """Type of the torch device of the logits."""
         ...
 
     @property
     def max_step_tokens(self) -> int:
-        """So many tokens caches add at once for little more than one costs; at least 1. Where it
-        is more, caches can be cut."""
+        """Limit of tokens per decode step, at least 1; above 1 where several cost little more than
+        one. Then caches can be truncated."""
         ...
 
-    def new_cache(self) -> Cache:
-        """An empty one."""
+    def new_cache(self) -> SequenceCache:
+        """Return an empty KV cache."""
         ...
 
 
@@ -77,7 +77,7 @@ class AdaptedModel(LanguageModel, Protocol):
     """A model with an adapter."""
 
     def close(self) -> None:
-        """Free the adapter's memory; its caches are of no use afterwards."""
+        """Free the adapter's memory; its caches cannot be used afterwards."""
         ...
 
 
@@ -86,49 +86,49 @@ class Model(LanguageModel, Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What it is."""
+        """Facts about the model."""
         ...
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
-        """Add tokens to several caches at once; every number is what one at a time would give.
+        """Add tokens to several caches in one step, with the same results as one at a time.
 
         Args:
-            caches: different ones that this model, with adapters or without, gave.
-            ids: for each of them; at most `at_once` in all.
+            caches: distinct caches of this model, with adapters or without.
+            ids: new tokens of each cache; at most `max_step_tokens` in total.
 
         Returns:
-            The logits after each token: (tokens, vocabulary).
+            The logits after each token: (tokens, vocab_size).
         """
         ...
 
     def load_adapter(self, folder: Path) -> AdaptedModel:
-        """The model with an adapter, without a copy of its weights.
+        """Return the model with an adapter, without copying its weights.
 
         Args:
-            folder: of the adapter, as peft writes it.
+            folder: of the adapter, in peft's format.
 
         Raises:
-            Unsuitable: the adapter is more than this way of running the model can do.
+            Unsupported: this model cannot run such an adapter.
             ValueError: it is damaged, or does not fit the model.
         """
         ...
 
 
 class Unsupported(Exception):
-    """A way of running models cannot do what is asked for; the message says why."""
+    """A decoder cannot run a model or an adapter; the message says why."""
 
 
 def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
-    """The ids of an `eos_token_id`: one, several or none."""
+    """Return the ids of an `eos_token_id`, which is one, several or none."""
     return tuple(value if isinstance(value, list) else [value] if value is not None else [])
 
 
 def recommended_sampling(name: str, generation_config: Mapping[str, Any]) -> Sampling:
-    """The sampling of a generation config, as far as chatlm can do it.
+    """Return the sampling of a generation config, without values that chatlm does not support.
 
     Args:
         name: of the model, for the log.
-        generation_config: the config's values.
+        generation_config: values of generation_config.json.
     """
     out = Sampling()
     if generation_config.get("do_sample") is False and generation_config.get("temperature") is None:
@@ -137,5 +137,5 @@ def recommended_sampling(name: str, generation_config: Mapping[str, Any]) -> Sam
         try:
             out = Sampling.from_dict({key: generation_config.get(key)}).with_fallback(out)
         except UsageError as error:
-            log.warning("%s: left out: %s", name, error.message)
+            log.warning("%s: ignored: %s", name, error.message)
     return out

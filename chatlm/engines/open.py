@@ -1,4 +1,4 @@
-"""Opens the engine for a model's name: a plugin's by its scheme, else the local one."""
+"""Open the engine of a model by name: a plugin's by its scheme, otherwise the local one."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 LOCAL_SCHEME = "local"
-"""The scheme of chatlm's own engine; a model without a scheme is one of its too."""
+"""The scheme of chatlm's own engine, which also opens models without a scheme."""
 
 
 def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
-    """Load the model that `config.model` names; a catalogue model that is not here is pulled.
+    """Load the model `config.model`; a catalogue model that is not installed is pulled.
 
     Args:
-        config: names the model and how to run it.
-        plugins: may offer engines; `scheme:name` takes the one registered for the scheme.
-        progress: told about downloads and conversions.
+        config: the model and how to run it.
+        plugins: may register engines; `scheme:name` is opened by the one of the scheme.
+        progress: called during downloads and conversions.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
-        OutOfMemoryError: the device's memory does not hold it.
+        OutOfMemoryError: the device's memory is not enough.
     """
-    offer, name = _resolve_scheme(config.model, plugins)
-    if offer is None:
+    registered, name = _resolve_scheme(config.model, plugins)
+    if registered is None:
         return _open_local(name, config, plugins, progress)
     try:
-        engine = offer.opener(name)
+        engine = registered.opener(name)
         if not isinstance(engine.info, EngineInfo):
             raise TypeError(f"info is {type(engine.info).__name__}, not EngineInfo")
     except ChatlmError:
@@ -48,7 +48,8 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     except BaseException as error:  # a plugin may fail in any way
         reraise_interrupt(error)
         raise ModelError(
-            f"The plugin {offer.plugin} failed to open {config.model}: {describe_error(error)}",
+            f"The plugin {registered.plugin} failed to open {config.model}: "
+            f"{describe_error(error)}",
             hint="`chatlm logs` may have more; `chatlm config set model` names another.",
         ) from error
     return engine
@@ -57,7 +58,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
 def make_model_opener(
     config: Config, plugins: PluginHost
 ) -> Callable[[str, Callable[[str], None]], Engine]:
-    """A function that opens any model with the config's other settings, and says how far it is."""
+    """Return a function that opens any model with the config's other settings."""
 
     def open_model(model: str, report: Callable[[str], None]) -> Engine:
         from chatlm.hub.jobs import describe_progress
@@ -71,33 +72,33 @@ def make_model_opener(
 
 
 def is_available(model: str, plugins: PluginHost) -> bool:
-    """Whether `open_engine` can open a model without fetching it; a plugin's own counts as here.
+    """Tell whether `open_engine` can open a model without a download; a plugin's model always.
 
     Raises:
-        ModelError: there cannot be such a model, or it is damaged.
+        ModelError: the name is invalid, or the model is damaged.
     """
     from chatlm.hub import installed
 
-    offer, name = _resolve_scheme(model, plugins)
-    return offer is not None or installed.is_installed(name)
+    registered, name = _resolve_scheme(model, plugins)
+    return registered is not None or installed.is_installed(name)
 
 
 def check_available(model: str, adapter: str, plugins: PluginHost) -> None:
-    """See that `open_engine` can open a model without fetching it, and that it has an adapter.
+    """Check that a model and an adapter can be opened without a download.
 
     Args:
-        model: as `--model` takes it; a plugin's own counts as here, with its adapters.
+        model: as `--model` takes it; a plugin's model and its adapters are not checked.
         adapter: empty for none.
-        plugins: may offer engines and adapters.
+        plugins: may register engines and adapters.
 
     Raises:
-        ModelError: the model is not here, or cannot be used.
-        ChatlmError: there is no such adapter, or it cannot be used on the model.
+        ModelError: the model is not installed, or cannot be used.
+        ChatlmError: there is no such adapter, or it cannot be used with the model.
     """
     from chatlm.hub import installed
 
-    offer, name = _resolve_scheme(model, plugins)
-    if offer is None:
+    registered, name = _resolve_scheme(model, plugins)
+    if registered is None:
         if adapter:
             _find_adapter(plugins, name, adapter)
         installed.find_model(name)
@@ -110,20 +111,19 @@ class _RegisteredEngine:
 
 
 def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
-    """What opens a model, None for a local one, and the name without the scheme."""
-    offers: dict[str, _RegisteredEngine] = {}
-
-    plugins.collect("register_engines", partial(_register_engine, offers))
+    """Return what opens a model, None for a local one, and its name without the scheme."""
+    engines: dict[str, _RegisteredEngine] = {}
+    plugins.collect("register_engines", partial(_register_engine, engines))
     scheme, colon, name = model.partition(":")
-    if colon and scheme in offers:
-        return offers[scheme], name
+    if colon and scheme in engines:
+        return engines[scheme], name
     return None, name if colon and scheme == LOCAL_SCHEME else model
 
 
 def _register_engine(
     engines: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
 ) -> None:
-    """Take a plugin's engine; what is raised here is the plugin's fault."""
+    """Register a plugin's engine; errors raised here are reported as the plugin's."""
     if not scheme or ":" in scheme:
         raise TypeError("register takes a scheme, a text without a colon, and a function")
     if scheme == LOCAL_SCHEME:
@@ -144,7 +144,7 @@ def _open_local(
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
 
-    return LocalEngine(
+    return LocalEngine.from_folder(
         location.name,
         location.folder,
         resolve_placement(config.device, config.dtype, config.quantize),
@@ -157,11 +157,11 @@ def _open_local(
 
 
 def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:
-    """The folder of an adapter for a model, from the first plugin that knows it."""
-    found: Path | ChatlmError | None = plugins.call_hook("find_adapter", name=name, model=model)
-    if isinstance(found, Path):
-        return found
-    raise found or EngineError(
+    """Return the folder of an adapter from the first plugin that knows it."""
+    folder: Path | ChatlmError | None = plugins.call_hook("find_adapter", name=name, model=model)
+    if isinstance(folder, Path):
+        return folder
+    raise folder or EngineError(
         f"There is no adapter {name}",
-        hint="Go on without it, or see whether its plugin is on: chatlm plugins list",
+        hint="Continue without it, or check that its plugin is enabled: chatlm plugins list",
     )

@@ -1,8 +1,8 @@
-"""Keys and values of prompts already read, kept so that the next turn need not read them again.
+"""Reuse the KV caches of earlier prompts, so that a turn reads only what is new.
 
-Arithmetic in bfloat16 depends on how many tokens are read at once. So that a seed gives the same
-reply whatever was said before, prompts are read in blocks at fixed positions, and only whole
-blocks are reused: every number is the one a fresh start gives.
+In bfloat16, results depend on how many tokens are read at once. Prompts are therefore read in
+blocks at fixed positions, and only whole blocks are reused: a warm cache gives the same logits as
+a cold one, and a seed the same reply.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from chatlm.engines.model import LanguageModel, Model
 
 
 def block_ends(prompt_length: int, device_type: str) -> list[int]:
-    """Where the blocks of a prompt end: large ones for speed, small ones behind for little loss.
+    """Return where the blocks of a prompt end: large ones for speed, then small ones for reuse.
 
     Args:
-        prompt_length: length of the prompt.
+        prompt_length: in tokens.
         device_type: type of the torch device.
     """
     large, small = (256, 64) if device_type == "cpu" else (1024, 128)
@@ -28,7 +28,7 @@ def block_ends(prompt_length: int, device_type: str) -> list[int]:
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many ids the two begin with in common."""
+    """Return the length of the common prefix."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index
@@ -36,47 +36,47 @@ def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 MAX_CACHED_PROMPTS = 4
-"""Caches that are kept at once."""
+"""Limit of stored caches."""
 
 
 class CachedPrompt:
-    """The keys and values of one token sequence under one model and adapter."""
+    """The KV cache of one token sequence, for one model with or without an adapter."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start again with an empty cache."""
         self.cache = self.model.new_cache()
         self.ids: list[int] = []
         self._block_ends: list[int] = []
-        """Where the blocks end that were read; ids behind the last one were added one by one."""
+        """Ends of the prefilled blocks; later ids were decoded one by one."""
         self._logits: Tensor | None = None
-        """What the last block gave."""
+        """Of the last block."""
 
     def reuse_prefix(self, prompt: Sequence[int]) -> int:
-        """Forget what is not the beginning of `prompt`, read in its blocks; returns what stays."""
+        """Truncate to the blocks that `prompt` shares; return their number of tokens."""
         common = common_prefix_length(self.ids, prompt)
-        wanted = self._plan_block_ends(prompt)
-        same = [old == new <= common for old, new in zip(self._block_ends, wanted, strict=False)]
+        planned = self._plan_block_ends(prompt)
+        same = [old == new <= common for old, new in zip(self._block_ends, planned, strict=False)]
         blocks = same.index(False) if False in same else len(same)
-        if blocks == len(wanted) != len(self._block_ends):
+        if blocks == len(planned) != len(self._block_ends):
             blocks -= 1  # the last block gives the logits that choose the first new token
-        kept = wanted[blocks - 1] if blocks else 0
-        if len(self.ids) > kept and not self.cache.truncate(kept):
+        reused = planned[blocks - 1] if blocks else 0
+        if len(self.ids) > reused and not self.cache.truncate(reused):
             self.reset()
             return 0
         if blocks < len(self._block_ends):
             self._logits = None
-        del self.ids[kept:], self._block_ends[blocks:]
-        return kept
+        del self.ids[reused:], self._block_ends[blocks:]
+        return reused
 
     def prefill(self, prompt: Sequence[int]) -> Iterator[int]:
-        """Read what `keep` left unread of the prompt, block by block.
+        """Prefill the rest of the prompt, block by block.
 
         Yields:
-            How many tokens of the prompt are read.
+            Tokens of the prompt read so far.
         """
         for end in self._plan_block_ends(prompt)[len(self._block_ends) :]:
             self._logits = self._prefill_block(prompt[len(self.ids) : end])
@@ -88,25 +88,25 @@ class CachedPrompt:
 
     @property
     def logits(self) -> Tensor:
-        """After the last token of the prompt that was read: (vocabulary,)."""
+        """After the last token of the prompt: (vocab_size,)."""
         if self._logits is None:
-            raise RuntimeError("no prompt was read")
+            raise RuntimeError("no prompt has been read")
         return self._logits
 
     def rollback(self, count: int) -> None:
-        """Forget so many of the newest tokens of the reply, where `at_once` is above 1."""
+        """Drop the newest `count` tokens of the reply; only where `max_step_tokens` is above 1."""
         del self.ids[len(self.ids) - count :]
         self.cache.truncate(len(self.ids))
 
     @property
     def max_step_tokens(self) -> int:
-        """See `Reader.at_once`."""
+        """Limit of tokens per decode step, see `LanguageModel`."""
         return self.model.max_step_tokens
 
     def _prefill_block(self, ids: Sequence[int]) -> Tensor:
         try:
             logits = self.cache.prefill(ids)
-        except BaseException:  # an interrupt too leaves some layers longer than others
+        except BaseException:  # even an interrupt leaves some layers longer than others
             self.reset()
             raise
         self.ids.extend(ids)
@@ -116,19 +116,19 @@ class CachedPrompt:
 def decode_batch(
     model: Model, cached_prompts: Sequence[CachedPrompt], ids: Sequence[Sequence[int]]
 ) -> tuple[Tensor, ...]:
-    """Add tokens of its own to each of several.
+    """Decode new tokens of several sequences in one step.
 
     Args:
         model: of all of them.
-        cached_prompts: to add to.
-        ids: for each of them; at most `Model.at_once` in all.
+        cached_prompts: of the sequences.
+        ids: new tokens of each; at most `Model.max_step_tokens` in total.
 
     Returns:
-        For each of them the logits after each of its tokens: (tokens, vocabulary).
+        For each sequence the logits after each of its tokens: (tokens, vocab_size).
     """
     try:
         logits = model.decode([each.cache for each in cached_prompts], ids)
-    except BaseException:  # an interrupt too leaves some longer than others
+    except BaseException:  # even an interrupt leaves some longer than others
         for each in cached_prompts:
             each.reset()
         raise
@@ -139,36 +139,36 @@ def decode_batch(
 
 
 class PromptCache:
-    """`KeyValues` that no reply is growing on, with adapters and without.
+    """The caches that no reply is using, with adapters and without.
 
     Args:
-        max_tokens: tokens that all of them may hold; the newest is kept in any case.
+        max_tokens: limit of tokens in all of them; the newest is stored in any case.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._entries: list[tuple[str | None, CachedPrompt]] = []
-        """By adapter; the newest last."""
+        """With the name of the adapter; the newest last."""
 
     def acquire(
         self, adapter: str | None, model: LanguageModel, prompt: Sequence[int]
     ) -> CachedPrompt:
-        """The adapter's keys and values that hold most of a prompt; the caller's until given back.
+        """Take out the cache that shares most of a prompt; the caller releases it.
 
-        Where none begin much like it, as those of the same chat do, they are empty.
+        Returns an empty one if none has at least half of its tokens, or of the prompt's, in common.
 
         Args:
-            adapter: its name; None without one.
-            model: with the adapter; those that another one of this name made are forgotten.
+            adapter: name; None without one.
+            model: with the adapter; caches of an earlier adapter of this name are dropped.
             prompt: ids.
         """
         self._entries = [
             each for each in self._entries if each[0] != adapter or each[1].model is model
         ]
-        own = [keys for name, keys in self._entries if name == adapter]
+        own = [cached for name, cached in self._entries if name == adapter]
         best = max(
             own,
-            key=lambda keys: common_prefix_length(keys.ids, prompt),
+            key=lambda cached: common_prefix_length(cached.ids, prompt),
             default=CachedPrompt(model),
         )
         common = common_prefix_length(best.ids, prompt)
@@ -178,7 +178,7 @@ class PromptCache:
         return best
 
     def release(self, adapter: str | None, cached_prompt: CachedPrompt) -> None:
-        """Keep them; those that were not used for longest are forgotten for it."""
+        """Store a cache; the least recently used ones are dropped for it."""
         self._entries = [*self._entries[1 - MAX_CACHED_PROMPTS :], (adapter, cached_prompt)]
         while (
             len(self._entries) > 1
@@ -187,5 +187,5 @@ class PromptCache:
             del self._entries[0]
 
     def clear(self) -> None:
-        """Forget everything; frees the memory."""
+        """Drop all caches and free their memory."""
         self._entries.clear()

@@ -1,4 +1,4 @@
-"""The arithmetic of choosing a token (5.4): pure functions over logits, shape (vocabulary,)."""
+"""Sample the next token from logits: penalties, temperature, top-k, top-p and min-p."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ def apply_penalties(
     presence_penalty: float,
     repetition_penalty: float,
 ) -> Tensor:
-    """Logits lowered for tokens that came before (5.4.4).
+    """Lower the logits of tokens that have occurred.
 
     Args:
-        logits: (vocabulary,), float.
-        reply_counts: (vocabulary,), how often the reply holds each token so far.
-        seen: (vocabulary,), bool, whether prompt or reply hold the token.
-        frequency_penalty: subtracted once for each time; -2 to 2, 0 is off.
-        presence_penalty: subtracted once; -2 to 2, 0 is off.
-        repetition_penalty: positive logits are divided by it and negative ones multiplied; 1 is
-            off.
+        logits: (vocab_size,), float.
+        reply_counts: (vocab_size,), how often each token occurs in the reply so far.
+        seen: (vocab_size,), bool, whether the token occurs in the prompt or the reply.
+        frequency_penalty: subtracted for each occurrence in the reply; -2 to 2, 0 is off.
+        presence_penalty: subtracted once for tokens in the reply; -2 to 2, 0 is off.
+        repetition_penalty: divides positive logits and multiplies negative ones; 1 is off.
     """
     if repetition_penalty != 1.0:
         changed = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
@@ -39,26 +38,26 @@ def apply_penalties(
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits divided by the temperature, which must be above 0 (5.4.1)."""
+    """Divide the logits by the temperature, which must be above 0."""
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     return logits / temperature
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """All but the k likeliest set to -inf; 0 keeps all, ties at the border stay."""
+    """Set all but the k likeliest tokens to -inf; 0 keeps all, and ties at the threshold stay."""
     if k <= 0 or k >= logits.shape[-1]:
         return logits
-    border = torch.topk(logits, k).values[-1]
-    return logits.masked_fill(logits < border, float("-inf"))
+    threshold = torch.topk(logits, k).values[-1]
+    return logits.masked_fill(logits < threshold, float("-inf"))
 
 
 SMALL_NUCLEUS, LARGE_NUCLEUS = 1024, 4096
-"""So many of the likeliest tokens mostly reach p; to sort all takes as long as a token."""
+"""Tokens that usually suffice to reach p; sorting all takes as long as decoding a token."""
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """All but the fewest likeliest tokens whose probabilities reach p set to -inf."""
+    """Set all but the smallest set of likeliest tokens whose probabilities reach p to -inf."""
     if p >= 1.0:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
@@ -74,7 +73,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
-    """Tokens whose probability is below p times the likeliest token's set to -inf."""
+    """Set tokens to -inf whose probability is below p times that of the likeliest one."""
     if p <= 0.0:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
@@ -82,27 +81,29 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
-    """A token, each as often as is likely; `torch.multinomial` draws a number for every token.
+    """Draw a token from a distribution with a single random number.
+
+    `torch.multinomial` draws one for every token of the vocabulary.
 
     Args:
-        probabilities: (vocabulary,), whose sum need not be exactly 1.
-        generator: on the processor, so that a seed means the same on every device.
+        probabilities: (vocab_size,), need not sum to exactly 1.
+        generator: on the CPU, so that a seed gives the same token on every device.
 
     Raises:
-        ValueError: no token is possible, or a probability is no number.
+        ValueError: all probabilities are 0, or one is NaN.
     """
-    borders = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
-    if not borders[-1] > 0:
+    cumulative = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
+    if not cumulative[-1] > 0:
         raise ValueError("no token can come next; does a plugin's logits processor rule out all?")
     point = torch.rand((), generator=generator, dtype=torch.float64)
-    return int(torch.searchsorted(borders, point * borders[-1], right=True))
+    return int(torch.searchsorted(cumulative, point * cumulative[-1], right=True))
 
 
 class Sampler:
-    """Chooses tokens one after another, in the order penalties, temperature, top-k, top-p, min-p.
+    """A sampler of one reply: penalties, temperature, top-k, top-p, min-p, in this order.
 
     Args:
-        sampling: settings with no value left open but the seed.
+        sampling: complete settings; the seed may be None.
         prompt_ids: (tokens,), ids of the prompt.
         vocab_size: number of logits.
         device: where the logits are.
@@ -128,10 +129,10 @@ class Sampler:
         self._seen[prompt_ids] = True
 
     def __call__(self, logits: Tensor) -> int:
-        """The next token's id.
+        """Choose the next token and return its id.
 
         Args:
-            logits: (vocabulary,), any float type.
+            logits: (vocab_size,), any float type.
         """
         logits = apply_penalties(
             logits.float(),

@@ -1,8 +1,8 @@
-"""Guesses the next tokens from what stands earlier in prompt and reply, and has them read at once.
+"""Speculative decoding with drafts from the prompt and the reply (prompt lookup).
 
-A guess changes no number: logits that were computed ahead are used only if the token that they
-follow is the one that is chosen. So the reply is the same with any sampling, only sooner where it
-repeats what was said before, such as a passage that is quoted.
+Drafts change no result: logits computed ahead are used only if the sampler chooses the token they
+follow. With any sampling the reply stays the same and comes sooner where it repeats earlier text,
+such as a quoted passage.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from torch import Tensor
 from chatlm.engines.prompt_cache import CachedPrompt, common_prefix_length
 
 NGRAM_SIZE = 3
-"""Tokens that must be the same before a guess is made."""
+"""Tokens that must match before a draft is made."""
 
 
 MAX_CANDIDATES = 8
-"""Newest places of a run that are compared; the one with the longest same text before it wins."""
+"""Latest occurrences of an n-gram that are compared; the one with the longest context wins."""
 
 
 MAX_COMPARED_TOKENS = 32
-"""Tokens before a place that are compared."""
+"""Tokens of context that are compared."""
 
 
 MIN_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 2, 15
-"""Tokens that are guessed at once: few at first, more while guesses come true."""
+"""Length of a draft in tokens: short at first, longer while drafts are accepted."""
 
 
 MAX_PAUSE_TOKENS = 64
-"""Tokens without a guess, after many wrong ones."""
+"""Tokens without a draft after many rejected ones."""
 
 
 class PromptLookup:
-    """Knows what followed each run of tokens.
+    """An index of what followed each n-gram of a sequence.
 
     Args:
         ids: of the prompt.
@@ -48,31 +48,30 @@ class PromptLookup:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """Take up a token that was chosen."""
+        """Append a token."""
         if len(self._ids) >= NGRAM_SIZE:
             self._continuations[tuple(self._ids[-NGRAM_SIZE:])].append(len(self._ids))
         self._ids.append(token)
 
     def draft(self, max_tokens: int) -> list[int]:
-        """What may come next, from the place where the same was said before; at most
-        `max_tokens`."""
-        places = self._continuations.get(tuple(self._ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
-        if not places or max_tokens < 1:
+        """Return up to `max_tokens` tokens that followed the best earlier match."""
+        positions = self._continuations.get(tuple(self._ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
+        if not positions or max_tokens < 1:
             return []
-        best = max(places, key=lambda place: (self._matching_suffix_length(place), place))
+        best = max(positions, key=lambda at: (self._matching_suffix_length(at), at))
         return self._ids[best : best + max_tokens]
 
     def _matching_suffix_length(self, position: int) -> int:
-        """How many tokens before a place are those that the text ends with."""
-        there = self._ids[max(0, position - MAX_COMPARED_TOKENS) : position]
-        return common_prefix_length(there[::-1], self._ids[-MAX_COMPARED_TOKENS:][::-1])
+        """Count the tokens before a position that equal the end of the sequence."""
+        before = self._ids[max(0, position - MAX_COMPARED_TOKENS) : position]
+        return common_prefix_length(before[::-1], self._ids[-MAX_COMPARED_TOKENS:][::-1])
 
 
 class Speculator:
-    """Says which tokens of a reply to read, and has the logits after the newest.
+    """The drafts of one reply and the logits after its newest token.
 
     Args:
-        cached_prompt: that have read the prompt; they grow with the reply.
+        cached_prompt: that has read the prompt; it grows with the reply.
         prompt: ids.
     """
 
@@ -81,26 +80,26 @@ class Speculator:
         self._lookup = PromptLookup(prompt) if cached_prompt.max_step_tokens > 1 else None
         self._draft: list[int] = []
         self._num_accepted = 0
-        """How many of them were chosen so far."""
+        """Tokens of the draft that the sampler has chosen so far."""
         self._logits = cached_prompt.logits[None]
-        """After the token before the guesses, then after each of them."""
+        """After the token before the draft, then after each of its tokens."""
         self._draft_length = MIN_DRAFT_TOKENS
         self._pause_length = self._paused_tokens = 0
 
     @property
     def logits(self) -> Tensor:
-        """After the newest token that was read or guessed: (vocabulary,)."""
+        """After the newest chosen token: (vocab_size,)."""
         return self._logits[self._num_accepted]
 
     def next_input(self, token: int, max_tokens: int) -> list[int]:
-        """The tokens to read, so that `logits` are those after a token that was chosen.
+        """Return the tokens to decode, so that `logits` are those after a chosen token.
 
         Args:
-            token: it stands behind all that this was called with before.
-            max_tokens: tokens that may be read at once, at least 1.
+            token: follows those of earlier calls.
+            max_tokens: limit, at least 1.
 
         Returns:
-            It and those that may follow; nothing where it was read already.
+            The token and a draft; nothing where the token was drafted and is already decoded.
         """
         if self._lookup is None:
             return [token]
@@ -115,7 +114,7 @@ class Speculator:
         return [token, *self._draft]
 
     def set_logits(self, logits: Tensor) -> None:
-        """The logits after each of the tokens that were wanted: (tokens, vocabulary)."""
+        """Take the logits after each token of `next_input`: (tokens, vocab_size)."""
         self._logits = logits
 
     def _next_draft(self, lookup: PromptLookup, max_tokens: int) -> list[int]:
@@ -125,7 +124,7 @@ class Speculator:
         return lookup.draft(min(max_tokens, self._draft_length))
 
     def _adapt_length(self) -> None:
-        """Guess more where guesses came true, and less often where they did not."""
+        """Lengthen drafts after accepted ones, and pause after rejected ones."""
         if not self._draft:
             return
         if self._num_accepted == len(self._draft):

@@ -1,4 +1,4 @@
-"""Stop strings, stop token sequences; no torch at import."""
+"""End a reply at stop strings and at end-of-sequence tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ S = TypeVar("S", str, tuple[int, ...])
 
 
 def longest_partial_match(sequence: S, stops: Sequence[S]) -> int:
-    """Length of the longest end of `sequence` that is the beginning, but not all, of a stop."""
+    """Return the length of the longest suffix of `sequence` that is a proper prefix of a stop."""
     most = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(most, len(sequence)), 0, -1):
         tail = sequence[-length:]
@@ -22,30 +22,30 @@ def longest_partial_match(sequence: S, stops: Sequence[S]) -> int:
 
 
 def matching_stop(sequence: S, stops: Sequence[S]) -> S | None:
-    """The stop that `sequence` ends with; the longest if there are several."""
-    found = [stop for stop in stops if sequence[len(sequence) - len(stop) :] == stop]
-    return max(found, key=len, default=None)
+    """Return the longest stop that `sequence` ends with, if any."""
+    matches = [stop for stop in stops if sequence[len(sequence) - len(stop) :] == stop]
+    return max(matches, key=len, default=None)
 
 
 class StopStringFilter:
-    """Looks for stop strings in a growing text.
+    """A filter that ends a streamed text at the first stop string.
 
-    The whole text is cut where the first stop to be completed begins; of several completed by
-    the same character, the longest. How the text was split into pieces makes no difference.
+    The text is cut where the stop that is completed first starts; of several completed by the
+    same character, the longest wins. How the stream is split makes no difference.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self.withheld = ""
-        """Text that is withheld since it may become a stop."""
+        """Text held back because it may turn into a stop string."""
         self.matched_stop: str | None = None
-        """The stop that was completed."""
+        """The stop string that ended the text."""
 
-    def feed(self, piece: str) -> str:
-        """Add a piece; returns the text that is now certain. Nothing more comes after a stop."""
+    def feed(self, text: str) -> str:
+        """Add text; return what is certain not to be part of a stop. Empty after a stop."""
         if self.matched_stop is not None:
             return ""
-        text = self.withheld + piece
+        text = self.withheld + text
         for end in range(len(self.withheld) + 1, len(text) + 1):
             self.matched_stop = matching_stop(text[:end], self._stops)
             if self.matched_stop is not None:
@@ -56,13 +56,13 @@ class StopStringFilter:
         return text[:keep]
 
     def flush(self) -> str:
-        """The withheld text, when nothing more will come."""
+        """Return the withheld text at the end of the stream."""
         held, self.withheld = self.withheld, ""
         return held
 
 
 class EosStoppingCriteria:
-    """Stops when the newest tokens are one of the given sequences.
+    """A stopping criterion met when the newest tokens are one of the given sequences.
 
     Args:
         sequences: token ids; each sequence has at least one.
@@ -75,16 +75,16 @@ class EosStoppingCriteria:
         self._max_length = max((len(sequence) for sequence in self._sequences), default=0)
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Tensor:
-        """Whether each row ends: (rows, tokens) ids to (rows,) bool."""
+        """Tell which rows end: (rows, tokens) ids to (rows,) bool."""
         ends = [self.match(row) is not None for row in input_ids[:, -self._max_length :].tolist()]
         return torch.tensor(ends, device=input_ids.device)
 
     def match(self, ids: Sequence[int]) -> tuple[int, ...] | None:
-        """The sequence that `ids` end with."""
+        """Return the end sequence that `ids` end with, if any."""
         return matching_stop(
             tuple(ids[-self._max_length :]) if self._max_length else (), self._sequences
         )
 
     def partial_match_length(self, ids: Sequence[int]) -> int:
-        """How many of the newest ids may be the beginning of an end sequence."""
+        """Count the newest ids that may be the start of an end sequence."""
         return longest_partial_match(tuple(ids[-self._max_length :]), self._sequences)

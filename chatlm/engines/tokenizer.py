@@ -1,4 +1,4 @@
-"""Tokenizer.json, sandboxed template; no transformers."""
+"""Load tokenizer.json and the chat template, without transformers where possible."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from tokenizers import Tokenizer
 
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
+from chatlm.engines.prompt_encoder import ChatTokenizer
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""Those that take tokenizer.json as it is; others of transformers change it."""
+"""Classes of transformers that use tokenizer.json as it is."""
 
 
 _IGNORED_SETTINGS = {
     *("tokenizer_class", "backend", "is_local", "local_files_only", "model_max_length"),
     *("chat_template", "clean_up_tokenization_spaces", "name_or_path", "padding_side"),
 }
-"""Settings that change no token."""
+"""Settings that do not affect tokens."""
 
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -32,13 +33,13 @@ _CONTINUATION_MARKER = "\ue002"
 
 
 class JsonTokenizer:
-    """What `chatlm.engines.tokens.PromptTokenizer` needs of a tokenizer of transformers.
+    """A `ChatTokenizer` read from a model's files, which starts without transformers.
 
     Args:
         folder: of the model.
 
     Raises:
-        Unsuitable: its settings or its chat template ask for more than is known here.
+        Unsupported: its settings or its chat template need transformers.
     """
 
     is_fast = True
@@ -60,16 +61,18 @@ class JsonTokenizer:
             *_IGNORED_SETTINGS,
             *_SPECIAL_TOKEN_KEYS,
         } or not special.issuperset(self._special_tokens.values()):
-            raise Unsupported("its tokenizer has settings that are not known here")
+            raise Unsupported("its tokenizer has unsupported settings")
         if (folder / "additional_chat_templates").exists():
             raise Unsupported("it has several chat templates")
         self.eos_token: str | None = self._special_tokens.get("eos_token")
-        self.eos_token_id = self.eos_token and self.backend_tokenizer.token_to_id(self.eos_token)
+        self.eos_token_id: int | None = (
+            self.backend_tokenizer.token_to_id(self.eos_token) if self.eos_token else None
+        )
         self.chat_template = _read_template(folder, settings)
         self._template = _compile_template(self.chat_template)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with what the tokenizer puts around it."""
+        """Return the ids of a text with the special tokens that the tokenizer adds."""
         return list(self.backend_tokenizer.encode(text).ids)
 
     def apply_chat_template(
@@ -80,9 +83,9 @@ class JsonTokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
     ) -> str:
-        """The chat as text, as transformers writes it; `tokenize` must be False."""
+        """Render the chat as transformers does; `tokenize` must be False."""
         if tokenize:
-            raise ValueError("this tokenizer only writes the text")
+            raise ValueError("this tokenizer only renders text")
         if continue_final_message:
             last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUATION_MARKER}
             messages = [*messages[:-1], last]
@@ -105,23 +108,23 @@ def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _compile_template(text: str | None) -> jinja2.Template:
-    """The template, in a sandbox that offers no functions; one that calls for any is refused."""
+    """Compile the template in a sandbox without functions; refuse one that calls any."""
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     sandbox.globals.clear()
-    given = {"messages", "tools", "documents", "add_generation_prompt", *_SPECIAL_TOKEN_KEYS}
+    variables = {"messages", "tools", "documents", "add_generation_prompt", *_SPECIAL_TOKEN_KEYS}
     try:
-        asked = jinja2.meta.find_undeclared_variables(sandbox.parse(text or ""))
-        if asked - given or "tojson" in (text or ""):
+        used = jinja2.meta.find_undeclared_variables(sandbox.parse(text or ""))
+        if used - variables or "tojson" in (text or ""):
             raise Unsupported("its chat template calls functions")
         return sandbox.from_string(text or "")
     except jinja2.TemplateError as error:
         raise Unsupported(f"its chat template: {error}") from error
 
 
-def load_tokenizer(name: str, folder: Path) -> Any:
-    """The model's tokenizer, without transformers where its files allow.
+def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
+    """Load a model's tokenizer from a folder, without transformers where its files allow.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -129,7 +132,8 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     try:
         return JsonTokenizer(folder)
     except Unsupported as reason:
-        log.info("the tokenizer of %s is read with transformers: %s", name, reason)
+        log.info("the tokenizer of %s is loaded by transformers: %s", name, reason)
     from chatlm.engines import transformers_model
 
-    return transformers_model.load_tokenizer(name, folder)
+    tokenizer: ChatTokenizer = transformers_model.load_tokenizer(name, folder)
+    return tokenizer

@@ -1,4 +1,4 @@
-"""What a plugin needs to train a model or look into it: its weights, and chats as its tokens."""
+"""Load weights and encode chats for plugins that train or inspect a model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from chatlm.types.messages import Message
 
 @dataclass(frozen=True)
 class ChatTokens:
-    """A chat as the model reads it."""
+    """A chat as token ids."""
 
     ids: tuple[int, ...]
     assistant_mask: tuple[bool, ...]
-    """For each id whether the assistant says it: its words, and the token that ends them."""
+    """True for the tokens of the assistant's replies, including the token that ends each."""
 
 
 class ChatEncoder:
-    """Writes chats in a model's prompt format as the engine does: control tokens by id only.
+    """An encoder of chats that inserts control tokens by id, as the engine does.
 
     Args:
-        model: whose tokenizer it is.
-        prompt_format: one of `chatlm.engines.tokens.FORMATS`.
+        model: whose tokenizer is used.
+        prompt_format: one of `chatlm.engines.prompt_encoder.PROMPT_FORMATS`.
 
     Raises:
-        ModelError: the model has no tokenizer that can be used so.
+        ModelError: its tokenizer cannot be used.
     """
 
     def __init__(self, model: ModelLocation, prompt_format: str = "auto") -> None:
@@ -40,70 +40,70 @@ class ChatEncoder:
 
     @property
     def eos_token_id(self) -> int:
-        """The tokenizer's own end-of-sequence token; 0 where it has none."""
+        """Id of the tokenizer's end-of-sequence token; 0 where it has none."""
         return self._prompt_encoder.eos_token_id or 0
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of what the model reads before it answers."""
+        """Return the ids of the prompt for the next reply."""
         return self._prompt_encoder.encode(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, control tokens included by their names."""
+        """Return the text of ids, with control tokens by name."""
         return self._prompt_encoder.decode(ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> ChatTokens:
-        """A whole chat, with the end of its last reply.
+        """Encode a whole chat, including the end of its last reply.
 
         Args:
-            messages: as those of a `Request`, the last one the assistant's and not empty.
+            messages: as in a `Request`; the last is a reply that is not empty.
 
         Raises:
             ModelError: the model's chat template refuses them.
         """
         last = len(messages) - 1
-        # a next message makes the format write what ends the last one
-        read = prompt_tokens(
+        # a next message makes the format close the last one
+        tokens = prompt_tokens(
             self._prompt_encoder, [*messages, Message("user", "")], range(last + 2)
         )
         ids: list[int] = []
-        spoken: list[bool] = []
-        speaker: int | None = None
-        for token in read:
-            now = token.message_index
-            said = now is not None and messages[now].role == "assistant"
-            ends = speaker is not None and now is None and token.control
-            if speaker == last and not said and not ends:
-                ids.append(self.eos_token_id)  # of a format that has no token of its own for it
-                spoken.append(True)
+        mask: list[bool] = []
+        replying: int | None = None
+        for token in tokens:
+            index = token.message_index
+            in_reply = index is not None and messages[index].role == "assistant"
+            ends_reply = replying is not None and index is None and token.control
+            if replying == last and not in_reply and not ends_reply:
+                ids.append(self.eos_token_id)  # the format has no token that ends a reply
+                mask.append(True)
                 break
             ids.append(token.id)
-            spoken.append(said or ends)
-            if speaker == last and ends:
+            mask.append(in_reply or ends_reply)
+            if replying == last and ends_reply:
                 break
-            speaker = now if said else None
-        return ChatTokens(tuple(ids), tuple(spoken))
+            replying = index if in_reply else None
+        return ChatTokens(tuple(ids), tuple(mask))
 
 
 def load_pretrained(model: ModelLocation, *, device: str = "auto", dtype: str = "auto") -> Any:
-    """The model itself, a `PreTrainedModel` of transformers, ready for inference.
+    """Load the model as a `PreTrainedModel` of transformers, ready for inference.
 
     Args:
-        model: a chat model on this machine.
+        model: an installed chat model.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, float32, bfloat16 or float16.
 
     Raises:
-        OutOfMemoryError: the device's memory does not hold it.
+        OutOfMemoryError: the device's memory is not enough.
         ModelError: it cannot be loaded, or there is no such device.
     """
     return load_model(model.name, model.folder, resolve_placement(device, dtype, "none"))
 
 
 def fast_dtype(device: str = "auto") -> str:
-    """The number format in which a device computes fastest: float32, bfloat16 or float16.
+    """Return the dtype in which a device is fastest: float32, bfloat16 or float16.
 
     Args:
-        device: as for `load_weights`.
+        device: see `load_pretrained`.
 
     Raises:
         ModelError: there is no such device.

@@ -1,4 +1,4 @@
-"""Any architecture; adapters by peft."""
+"""Run any architecture with transformers, and its adapters with peft."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from chatlm.errors import ModelError, OutOfMemoryError
 
 
 class TransformersModel:
-    """See the module's sentence.
+    """A model computed by transformers.
 
     Args:
-        name: what the person calls the model.
+        name: of the model, as the user calls it.
         folder: config.json and safetensors.
-        placement: device and number format.
-        notes: what the person should know of why it is run this way.
+        placement: device and dtype.
+        notes: messages to the user about the choice of transformers.
 
     Raises:
-        ModelError: the folder does not hold a model that can be used.
-        OutOfMemoryError: the device's memory does not hold it.
+        ModelError: the folder does not hold a usable model.
+        OutOfMemoryError: the device's memory is not enough.
     """
 
     max_step_tokens = 1
@@ -55,15 +55,15 @@ class TransformersModel:
         self.adapters = PeftAdapters(self.module)
 
     def new_cache(self) -> TransformersCache:
-        """See `Reader.new_cache`."""
+        """Return an empty KV cache."""
         return TransformersCache(self)
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
-        """See `Model.extend`."""
-        return torch.cat([cache.decode(own) for cache, own in zip(caches, ids, strict=True)])
+        """Decode the tokens of one cache after the other."""
+        return torch.cat([cache.decode(new) for cache, new in zip(caches, ids, strict=True)])
 
     def load_adapter(self, folder: Path) -> PeftAdaptedModel:
-        """See `Model.adapted`."""
+        """Load an adapter with peft."""
         return PeftAdaptedModel(self, self.adapters.add(folder))
 
 
@@ -71,8 +71,8 @@ class PeftAdaptedModel:
     """A model with one of its adapters.
 
     Args:
-        model: that has it.
-        adapter: that `PeftAdapters.add` gave the adapter.
+        model: that has loaded it.
+        adapter: the name that `PeftAdapters.add` returned.
     """
 
     max_step_tokens = 1
@@ -83,16 +83,16 @@ class PeftAdaptedModel:
         self.device_type = model.device_type
 
     def new_cache(self) -> TransformersCache:
-        """See `Reader.new_cache`."""
+        """Return an empty KV cache."""
         return TransformersCache(self._model, self._adapter)
 
     def close(self) -> None:
-        """See `Adapted.close`."""
+        """Unload the adapter."""
         self._model.adapters.remove(self._adapter)
 
 
 class TransformersCache:
-    """See `Cache`."""
+    """The KV cache of one token sequence in transformers."""
 
     def __init__(self, model: TransformersModel, adapter: str | None = None) -> None:
         self._module = model.module
@@ -102,7 +102,7 @@ class TransformersCache:
         self._length = 0
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """See `Cache.read`."""
+        """Add a block of tokens; return the last logits."""
         self._adapters.activate(self._adapter)
         with torch.inference_mode():
             out = self._module(
@@ -116,14 +116,14 @@ class TransformersCache:
         return logits
 
     def decode(self, ids: Sequence[int]) -> Tensor:
-        """See `Cache.extend`."""
+        """Add tokens one by one; return the logits after each."""
         return torch.stack([self.prefill([token]) for token in ids])
 
     def truncate(self, length: int) -> bool:
-        """See `Cache.cut`."""
+        """Drop all tokens after the first `length`, where the cache type can."""
         try:
             self._cache.crop(length - self._length)
-        except (RuntimeError, NotImplementedError):  # a sliding window that has moved on
+        except (RuntimeError, NotImplementedError):  # a sliding window that has moved past
             return False
         self._length = length
         return True
@@ -142,11 +142,11 @@ def _dtype_name(model: Any, placement: Placement) -> str:
 
 
 def load_model(name: str, folder: Path, placement: Placement) -> Any:
-    """The model, ready for inference.
+    """Load a model with transformers, ready for inference.
 
     Raises:
-        OutOfMemoryError: the device's memory does not hold it.
-        ModelError: anything else that transformers says against the folder.
+        OutOfMemoryError: the device's memory is not enough.
+        ModelError: transformers cannot load the folder.
     """
     with _quiet_transformers():
         try:
@@ -159,7 +159,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        except Exception as error:  # transformers raises many kinds
+        except Exception as error:  # transformers raises many types
             if is_out_of_memory(error):
                 raise OutOfMemoryError(
                     f"The memory is not enough for the model {name}",
@@ -170,17 +170,17 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:
-    """The model's tokenizer.
+    """Load a model's tokenizer with transformers.
 
     Raises:
-        ModelError: what transformers says against the folder.
+        ModelError: transformers cannot load it.
     """
     with _quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except Exception as error:  # transformers raises many kinds
+        except Exception as error:  # transformers raises many types
             raise _load_error(name, folder, error) from error
 
 
@@ -194,7 +194,7 @@ def _load_error(name: str, folder: Path, error: Exception) -> ModelError:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars or remarks of transformers in the middle of a screen."""
+    """Silence the progress bars and warnings of transformers, which would disturb the screen."""
     logger = transformers.utils.logging
     level, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
     logger.set_verbosity_error()
@@ -208,47 +208,47 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 _UNSUPPORTED_SETTINGS = ("layer_replication", "arrow_config", "target_parameters")
-"""Settings of adapters that change the model itself, so that it could not go on without them."""
+"""Settings of adapters that change the model itself, which could then not run without them."""
 
 
 class PeftAdapters:
-    """See the module's sentence.
+    """The peft adapters of one model.
 
     Args:
-        module: the model, whose layers peft changes in their place.
+        module: the model, whose layers peft replaces in place.
     """
 
     def __init__(self, module: Any) -> None:
         self._module = module
         self._peft_model: Any = None
-        """Wraps the module once there was an adapter."""
+        """Wraps the module once an adapter has been loaded."""
         self._active_adapter: str | None = None
         self._counter = itertools.count()
 
     def add(self, folder: Path) -> str:
-        """Load an adapter; returns a name for it.
+        """Load an adapter; return the name it has in peft.
 
         Raises:
-            Unsuitable: the model could not go on without it.
+            Unsupported: the model could not run without it afterwards.
             ValueError: it is damaged, or does not fit the model.
         """
-        if not (folder / ADAPTER_WEIGHTS_FILE).is_file():  # peft would take a pickle file
+        if not (folder / ADAPTER_WEIGHTS_FILE).is_file():  # peft would load a pickle file
             raise ValueError(f"it has no {ADAPTER_WEIGHTS_FILE}")
         name = f"adapter{next(self._counter)}"
-        self._active_adapter = ""  # whatever peft lets act
+        self._active_adapter = ""  # unknown: loading changes what peft has active
         with _quiet_peft():
             try:
                 self._load(folder, name)
             except Unsupported:
                 raise
-            except Exception as error:  # peft raises many kinds
+            except Exception as error:  # peft raises many types
                 with suppress(Exception):
                     self._peft_model.delete_adapter(name)
                 raise ValueError(str(error).strip().partition("\n")[0]) from error
         return name
 
     def activate(self, name: str | None) -> None:
-        """Let an adapter act, and no other; None lets none."""
+        """Make one adapter active; None for no adapter."""
         if name == self._active_adapter or self._peft_model is None:
             return
         if name is None:
@@ -269,7 +269,7 @@ class PeftAdapters:
 
         config: Any = PeftConfig.from_pretrained(str(folder))
         if config.peft_type != "LORA" or config.bias != "none":
-            raise Unsupported("it is no LoRA adapter, or it changes biases")
+            raise Unsupported("it is not a LoRA adapter, or it changes biases")
         for setting in _UNSUPPORTED_SETTINGS:
             if getattr(config, setting, None):
                 raise Unsupported(f"it uses {setting}")
@@ -279,17 +279,16 @@ class PeftAdapters:
             self._peft_model = PeftModel(self._module, config, name, autocast_adapter_dtype=False)
         else:
             self._peft_model.add_adapter(name, config, autocast_adapter_dtype=False)
-        found = self._peft_model.load_adapter(
+        result = self._peft_model.load_adapter(
             str(folder), name, torch_device=str(self._module.device), autocast_adapter_dtype=False
         )
-        if found.missing_keys or found.unexpected_keys:
-            wrong = [*found.missing_keys, *found.unexpected_keys][0]
-            raise ValueError(f"its tensors are not those that its config names: {wrong}")
+        if mismatched := [*result.missing_keys, *result.unexpected_keys]:
+            raise ValueError(f"its tensors do not match its config: {mismatched[0]}")
 
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """No remarks of peft in the middle of a screen."""
+    """Silence the warnings of peft, which would disturb the screen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

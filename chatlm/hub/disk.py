@@ -1,4 +1,4 @@
-"""Jobs on files: sizes, hashes, free space, copies that last; it knows nothing of models."""
+"""Sizes, hashes, free space and durable copies of files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _SAMPLE_BYTES = 4096
 
 
 _SAMPLE_COUNT = 64
-"""Blocks of a weights file that tell it from others; another training changes all of them."""
+"""Blocks that identify a weights file; any training changes all of them."""
 
 
 FREE_SPACE_HINT = "Free some space, or set CHATLM_HOME to a folder on a larger disk."
 
 
 class NoSpace(ModelError):
-    """The disk does not hold what a pull needs."""
+    """The disk is too small for a download."""
 
 
 def human_bytes(count: int) -> str:
-    """A size for people, decimal units: 98362432 -> 98.4 MB."""
+    """Format a size in decimal units: 98362432 -> 98.4 MB."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
@@ -56,10 +56,10 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def no_space_error(folder: Path, problem: str, free: int | None = None) -> NoSpace:
-    """The error for a disk that is full or will be; `problem` says what did not fit."""
+    """Return the error for a full disk; `problem` says what did not fit."""
     left = "" if free is None else f", and {human_bytes(free)} are free"
     return NoSpace(
-        f"Not enough room on the disk of {folder}: {problem}{left}.",
+        f"Not enough space on the disk of {folder}: {problem}{left}.",
         FREE_SPACE_HINT,
     )
 
@@ -76,7 +76,7 @@ def translate_disk_full(folder: Path) -> Iterator[None]:
 
 
 def tree_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; a file that vanishes meanwhile counts as nothing."""
+    """Return the bytes of all files below a folder; a file that vanishes meanwhile counts as 0."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -86,7 +86,7 @@ def tree_bytes(folder: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -100,7 +100,7 @@ def copy_and_hash(
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> str:
-    """Write a stream to a new file, to the disk itself, and return its SHA-256 in hex."""
+    """Write a stream to a new file, flush it to disk and return its SHA-256 in hex."""
     digest = hashlib.sha256()
     done = 0
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def copy_and_hash(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` where the disk allows it, else a copy."""
+    """Hard-link `target` to `source` where the disk allows it, else copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     real = source.resolve()
     try:
@@ -127,7 +127,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def fsync_tree(folder: Path) -> None:
-    """Make all files below a folder, and the folders, survive a power cut."""
+    """Flush all files and folders below a folder to disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with Path(parent, name).open("rb+") as file:
@@ -136,7 +136,7 @@ def fsync_tree(folder: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system can do so."""
+    """Flush a folder's entries to disk, where the system supports it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -147,7 +147,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def fingerprint_weights(folder: Path) -> str:
-    """What tells a model's weights from all others, without reading them whole: 32 hex digits.
+    """Return a fingerprint of a model's weights without reading them in full: 32 hex digits.
 
     The same weights in another folder have the same.
 

@@ -27,7 +27,7 @@ _BYTES_PER_PARAMETER = 2
 
 
 _NO_SPACE_EXIT_CODE = 3
-"""The child's exit status when the disk is too full."""
+"""Exit status of the child process when the disk is full."""
 
 
 _BYTE_LEVEL = {
@@ -52,14 +52,14 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "command-r": _DIGITS_THEN_BYTE_LEVEL,
     "codeshell": _DIGITS_THEN_BYTE_LEVEL,
 }
-"""How text is split before the merges, by `tokenizer.ggml.pre`.
+"""How text is split before merging, by `tokenizer.ggml.pre`.
 
 Only what transformers' own converter leaves out; for every other name its result is kept.
 """
 
 
 _IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")
-"""Vocabularies in which a word that is a token stays whole even if no merges lead to it."""
+"""Vocabularies whose words are tokens even if no merges produce them."""
 
 
 def convert_gguf(
@@ -108,7 +108,7 @@ def convert_gguf(
 
 
 def convert_in_process(gguf: Path, output_folder: Path) -> None:
-    """Convert in this process; see the module's first sentence for what comes out."""
+    """Convert a GGUF file to safetensors and tokenizer.json in this process."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -128,7 +128,7 @@ def convert_in_process(gguf: Path, output_folder: Path) -> None:
 
 
 def fix_pre_tokenizer(path: Path, pre_tokenizer: str | None) -> None:
-    """Set in a tokenizer.json how text is split, where transformers' converter does not know it."""
+    """Set the pre-tokenizer in a tokenizer.json where transformers' converter lacks it."""
     table = json.loads(path.read_text(encoding="utf-8"))
     if pre_tokenizer in PRE_TOKENIZERS:
         table["pre_tokenizer"] = PRE_TOKENIZERS[pre_tokenizer]
@@ -139,7 +139,7 @@ def fix_pre_tokenizer(path: Path, pre_tokenizer: str | None) -> None:
 
 
 def pre_tokenizer_name(gguf: Path) -> str | None:
-    """The value of `tokenizer.ggml.pre`, None where the file has none."""
+    """Return the value of `tokenizer.ggml.pre`; None if the file has none."""
     from gguf import GGUFReader
 
     field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
@@ -147,7 +147,7 @@ def pre_tokenizer_name(gguf: Path) -> str | None:
 
 
 def main() -> None:
-    """Convert argv[1] into the folder argv[2]; the last line printed is the reason of a failure."""
+    """Convert argv[1] into the folder argv[2]; on failure, the last line printed is the reason."""
     exit_with_parent()
     try:
         convert_in_process(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -41,7 +41,7 @@ PROBE_TIMEOUT_SECONDS = 3.0
 
 
 def is_hub_reachable(source: HubSource, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
-    """Whether the hub says anything about a repository in time; HF_HUB_OFFLINE=1 says no.
+    """Tell whether the hub answers about a repository in time; False with HF_HUB_OFFLINE=1.
 
     A refusal counts as an answer: the download that follows says what is wrong.
     """
@@ -68,17 +68,17 @@ def is_hub_reachable(source: HubSource, timeout_seconds: float = PROBE_TIMEOUT_S
 
 
 def is_offline() -> bool:
-    """Whether the person told the hub library to stay away from the network."""
+    """Tell whether the user set the hub library offline."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def hub_endpoint() -> str:
-    """The hub's address."""
+    """Return the hub's address."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def copy_from_cache(source: HubSource, output_folder: Path) -> str | None:
-    """Link or copy a repository that is whole in the person's Hugging Face cache into
+    """Link or copy a repository that is complete in the user's Hugging Face cache into
     `output_folder`.
 
     Returns:
@@ -147,7 +147,7 @@ def fetch_from_hub(
     if status != 0:
         raise ModelError(
             f"The download of {source.repository} failed:\n{last_lines(log, 3)}",
-            "Run the same command to go on where it stopped.",
+            "Run the same command to resume.",
         )
     plan = _read_message(messages, "plan")
     _check_hashes(source, partial_folder, plan["sha256"], progress)
@@ -162,13 +162,13 @@ def _check_hashes(
         if sha256(folder / name) != digest:
             (folder / name).unlink()
             raise ModelError(
-                f"{name} from {source.repository} is not what the hub has (SHA-256 differs).",
+                f"{name} from {source.repository} differs from the file on the hub (SHA-256).",
                 "Run the same command to download that file again.",
             )
 
 
 def _read_message(message_file: Path, kind: str) -> dict[str, Any]:
-    """The child's message of a kind, empty when there is none (yet)."""
+    """Return the child's message of a kind; empty if there is none yet."""
     if not message_file.is_file():
         return {}
     for line in message_file.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -185,7 +185,7 @@ def _cache_folder() -> Path:
 
 
 def main() -> None:
-    """Download as the arguments say."""
+    """Run the download in the child process."""
     repository, revision, folder, messages = sys.argv[1:5]
     exit_with_parent()
     with Path(messages).open("w", encoding="utf-8", buffering=1) as file:
@@ -247,12 +247,12 @@ def _download_repository(repository: str, revision: str, folder: Path, send: Any
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError) as error:
         raise ModelError(
             f"The download of {repository} from {hub_endpoint()} failed: {error}",
-            "Check the network, then run the same command to go on where it stopped.",
+            "Check the network, then run the same command to resume.",
         ) from error
 
 
 def _delete_unusable_files(folder: Path, model_files: list[str]) -> None:
-    """Delete what an earlier download left that this one cannot use, such as half files."""
+    """Delete remains of an earlier download that cannot be resumed, such as partial files."""
     bookkeeping = folder / ".cache"
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         inside = path.is_relative_to(bookkeeping)

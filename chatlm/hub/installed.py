@@ -1,4 +1,4 @@
-"""List, describe, verify, remove local models; memory check."""
+"""List, describe, verify and remove installed models."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from chatlm.hub.model_folder import (
 )
 from chatlm.hub.names import FolderTarget, ModelTarget, installed_manifests, resolve_name
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
+from chatlm.types.engine import ModelListing
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class ModelLocation:
     """A complete model on this machine."""
 
     name: str
-    """Give it to `find` again and it is found; the path for a folder of the person's own."""
+    """Name that `find_model` accepts; the path for the user's own folder."""
     folder: Path
     kind: ModelKind
 
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """What `chatlm models show` says; None is what is not known before the model is pulled."""
+    """Details of a model; None for what is unknown until it is installed."""
 
     name: str
     kind: ModelKind
@@ -52,17 +53,38 @@ class ModelDetails:
     installed: bool
     folder: Path | None
     bytes: int
-    """On disk; for a catalogue model that is not pulled, about what it will take."""
+    """On disk; an estimate for a catalogue model that is not installed."""
     source: str
-    """Where it came from, or the sources in the order they would be tried."""
+    """Where it came from, or the sources in the order they are tried."""
     pulled_at: str | None
     parameters: int | None
-    """How many numbers the weights have."""
+    """Number of parameters."""
     dtypes: tuple[str, ...]
     """Number formats of the weights, most frequent first."""
+    abilities: tuple[str, ...] = ()
+    """See `ModelListing.abilities`."""
+
+    @classmethod
+    def from_listing(cls, listing: ModelListing) -> ModelDetails:
+        """Return the details of a model that a plugin's engine can open."""
+        return cls(
+            name=listing.name,
+            kind="chat",
+            description=listing.description,
+            licence="",
+            context_length=listing.context_length,
+            installed=True,
+            folder=None,
+            bytes=0,
+            source=listing.name.partition(":")[0],
+            pulled_at=None,
+            parameters=None,
+            dtypes=(),
+            abilities=listing.abilities,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -76,11 +98,12 @@ class ModelDetails:
             "pulled_at": self.pulled_at,
             "parameters": self.parameters,
             "dtypes": list(self.dtypes),
+            "abilities": list(self.abilities),
         }
 
 
 def find_model(name: str) -> ModelLocation:
-    """Where a model is, from the name a person gave; never by the network, in a few milliseconds.
+    """Find an installed model by name, without network access, in a few milliseconds.
 
     Args:
         name: of the catalogue, org/name or org/name@revision of the hub, a folder, a .gguf file, or
@@ -96,13 +119,13 @@ def find_model(name: str) -> ModelLocation:
     if location is None:
         raise ModelError(
             f"The model {name} is not on this machine yet.",
-            f"Fetch it with: chatlm models pull {name}",
+            f"Download it: chatlm models pull {name}",
         )
     return location
 
 
 def is_installed(name: str) -> bool:
-    """Whether a model can be used without fetching it.
+    """Tell whether a model can be used without downloading it.
 
     Raises:
         ModelError: there cannot be such a model, or it is damaged.
@@ -115,7 +138,7 @@ def is_installed(name: str) -> bool:
 
 
 def locate_folder(folder: Path) -> ModelLocation:
-    """The location of a folder of the person's own, once it is known to hold a whole model."""
+    """Return the location of the user's own folder after checking that it is a complete model."""
     manifest = read_manifest(folder)
     check_folder(folder)
     return ModelLocation(
@@ -124,7 +147,7 @@ def locate_folder(folder: Path) -> ModelLocation:
 
 
 def locate_target(target: ModelTarget) -> ModelLocation | None:
-    """The location of a model that has its place in the models folder, None when it is not there.
+    """Return the location of a model in the models folder; None if it is not installed.
 
     Raises:
         ModelError: it is there, but files are missing or cut short.
@@ -137,18 +160,18 @@ def locate_target(target: ModelTarget) -> ModelLocation | None:
     if problems:
         raise ModelError(
             f"The model {manifest.name} in {folder} is damaged: {problems[0]}.",
-            f"Repair it with: chatlm models pull --force {manifest.name}",
+            f"Repair it: chatlm models pull --force {manifest.name}",
         )
     return ModelLocation(manifest.name, folder, manifest.kind)
 
 
 def list_installed_models() -> list[ModelDetails]:
-    """Every model in the models folder, sorted by name."""
+    """List every model in the models folder, sorted by name."""
     return [_installed_details(manifest, folder) for folder, manifest in installed_manifests()]
 
 
 def list_known_models() -> list[ModelDetails]:
-    """The catalogue in its order, then the other models in the models folder."""
+    """List the catalogue in its order, then the other models in the models folder."""
     here = {details.name: details for details in list_installed_models()}
     listed = {
         name: here.get(name) or _catalogue_details(entry) for name, entry in catalogue().items()
@@ -157,7 +180,7 @@ def list_known_models() -> list[ModelDetails]:
 
 
 def describe_model(name: str) -> ModelDetails:
-    """Everything chatlm knows about one model.
+    """Describe one model, installed or from the catalogue.
 
     Raises:
         ModelError: as `find`, but a catalogue model need not be pulled.
@@ -190,7 +213,7 @@ def verify_model(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> list[str]:
-    """Read every byte of a model and compare it with what was pulled.
+    """Compare every file of a model with its checksum.
 
     Returns:
         One line for each file that is wrong. A folder of the person's own has no record to compare
@@ -212,7 +235,7 @@ def verify_model(
 
 
 def remove_model(name: str) -> int:
-    """Delete a model from the models folder, and what an interrupted pull left of it.
+    """Delete a model from the models folder, including the remains of an interrupted download.
 
     Returns:
         The bytes that are free again.
@@ -292,15 +315,15 @@ def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
 
 
 MEMINFO = Path("/proc/meminfo")
-"""What Linux says about its memory; other systems have no such file."""
+"""Memory statistics of Linux; other systems have no such file."""
 
 
 USABLE_MEMORY_SHARE = 0.9
-"""Part of the free memory that may be filled."""
+"""Share of the free memory that weights may take."""
 
 
 def fits_in_memory(model: str) -> bool:
-    """Whether the weights of a model fit into what is free now; True where that is not known.
+    """Tell whether a model's weights fit into free memory; True if that is unknown.
 
     Args:
         model: its name, as a person gives it.

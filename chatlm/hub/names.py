@@ -1,4 +1,4 @@
-"""What a person means by a model's name: catalogue, hub, GGUF file or folder; no network."""
+"""Resolve model names: catalogue entry, hub repository, GGUF file or folder."""
 
 from __future__ import annotations
 
@@ -20,84 +20,84 @@ _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./
 
 @dataclass(frozen=True)
 class CatalogueTarget:
-    """A name of the catalogue."""
+    """A model of the catalogue."""
 
     entry: CatalogueEntry
 
     @property
     def name(self) -> str:
-        """The catalogue's name."""
+        """Name in the catalogue."""
         return self.entry.name
 
     @property
     def folder_name(self) -> str:
-        """Its folder below the models folder."""
+        """Folder below the models folder."""
         return self.entry.name
 
 
 @dataclass(frozen=True)
 class HubTarget:
-    """A repository of the hub, perhaps at a revision."""
+    """A repository of the hub, optionally at a revision."""
 
     repository: str
     revision: str | None
 
     @property
     def name(self) -> str:
-        """As the person writes it: org/name or org/name@revision."""
+        """Name as typed: org/name or org/name@revision."""
         return f"{self.repository}@{self.revision}" if self.revision else self.repository
 
     @property
     def folder_name(self) -> str:
-        """Its folder below the models folder."""
+        """Folder below the models folder."""
         return self.name.replace("/", "--")
 
 
 @dataclass(frozen=True)
 class GgufTarget:
-    """A GGUF file, which is converted once."""
+    """A GGUF file, converted once."""
 
     path: Path
     digest: str
 
     @property
     def name(self) -> str:
-        """The file's stem and the start of its SHA-256."""
+        """Stem of the file and the start of its SHA-256."""
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.path.stem).strip('.-')}-{self.digest[:8]}"
 
     @property
     def folder_name(self) -> str:
-        """Its folder below the models folder."""
+        """Folder below the models folder."""
         return self.name
 
     @property
     def origin(self) -> ModelOrigin:
-        """What its manifest says about where it came from."""
+        """Origin for its manifest."""
         return ModelOrigin("gguf", str(self.path), self.digest, file_stamp(self.path))
 
 
 @dataclass(frozen=True)
 class InstalledTarget:
-    """The name of a model that is in the models folder already, such as a converted GGUF."""
+    """A model that is already in the models folder, such as a converted GGUF."""
 
     name: str
     folder_name: str
-    """Its folder below the models folder."""
+    """Folder below the models folder."""
 
 
 @dataclass(frozen=True)
 class FolderTarget:
-    """A folder of the person's own, used where it is."""
+    """The user's own folder, used in place."""
 
     path: Path
 
 
 ModelTarget = CatalogueTarget | HubTarget | GgufTarget | InstalledTarget
-"""What has its place in the models folder."""
+"""Targets that are installed in the models folder."""
 
 
 def resolve_name(name: str) -> ModelTarget | FolderTarget:
-    """Say what a name means.
+    """Resolve a name.
 
     In this order: a catalogue name, an existing folder or .gguf file, a hub id, an installed name.
 
@@ -111,7 +111,7 @@ def resolve_name(name: str) -> ModelTarget | FolderTarget:
         if name and path.is_dir():
             return FolderTarget(path.absolute())
     except OSError as error:
-        raise ModelError(f"{name[:60]}… is no model: {error.strerror}.") from error
+        raise ModelError(f"{name[:60]}… is not a model: {error.strerror}.") from error
     if path.suffix.lower() == ".gguf":
         return _resolve_gguf(path.absolute())
     hub_id = _HUB_ID.fullmatch(name)
@@ -126,7 +126,7 @@ def resolve_name(name: str) -> ModelTarget | FolderTarget:
 
 
 def installed_manifests() -> list[tuple[Path, ModelManifest]]:
-    """Every folder of the models folder that has a readable manifest, sorted by name."""
+    """List the folders in the models folder that have a readable manifest, sorted by name."""
     found = []
     for folder in sorted(paths.models_dir().glob("[!.]*/")):
         with contextlib.suppress(ModelError):
@@ -137,17 +137,17 @@ def installed_manifests() -> list[tuple[Path, ModelManifest]]:
 
 
 def installed_names() -> list[str]:
-    """The names of the models in the models folder; the folder's where the manifest is damaged."""
+    """List the installed models; by folder name if the manifest is damaged."""
     return list(_installed_folders())
 
 
 def known_names() -> list[str]:
-    """Every name a person can give without a path: catalogue first, then installed ones."""
+    """List every name that needs no path: the catalogue, then installed models."""
     return list(dict.fromkeys([*catalogue(), *installed_names()]))
 
 
 def file_stamp(path: Path) -> str:
-    """Size and time of a file; a file that keeps both is taken to be unchanged."""
+    """Return size and time of a file; if both are equal, the file counts as unchanged."""
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 

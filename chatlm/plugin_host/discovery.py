@@ -1,4 +1,4 @@
-"""Which plugins there are: installed packages and loose files, listed without importing any."""
+"""Discovery of plugins in installed packages and loose files, without importing any."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def find_plugins() -> list[PluginSource]:
 
 
 def loose_files() -> list[Path]:
-    """The person's own plugins, by name; those that begin with `_` or `.` are none."""
+    """Return the user's own plugin files, sorted; names starting with `_` or `.` are skipped."""
     try:
         files = sorted(paths.user_plugins_dir().iterdir())
     except OSError:

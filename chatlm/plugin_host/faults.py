@@ -35,7 +35,7 @@ class Fault:
         return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "hook": self.hook,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -18,10 +19,13 @@ from chatlm.plugin_host.validation import (
     adjusted_request,
     folder_or_error,
     list_of,
+    nonempty_text,
     text_mapping,
+    text_or_error,
     text_or_refusal,
     valid_messages,
 )
+from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
@@ -98,7 +102,9 @@ _ROWS = {
     "startup": Hook(CallStyle.NOTIFY),
     "shutdown": Hook(CallStyle.NOTIFY),
     "register_commands": Hook(CallStyle.NOTIFY),
+    "register_ask_options": Hook(CallStyle.REGISTER, registers=_registers(hookspecs.AskOption)),
     "register_engines": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "list_models": Hook(CallStyle.GATHER, list_of(ModelListing)),
     "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
     "register_setups": Hook(
         CallStyle.REGISTER, registers=_registers_named(Setup, "a chatlm.Setup")
@@ -109,6 +115,9 @@ _ROWS = {
     "register_screens": Hook(CallStyle.REGISTER, registers=_registers(PluginScreen)),
     "screen_opened": Hook(CallStyle.NOTIFY),
     "chat_shown": Hook(CallStyle.NOTIFY),
+    "chat_deleted": Hook(CallStyle.NOTIFY),
+    "suggest_text": Hook(CallStyle.FIRST, nonempty_text),
+    "read_attachment": Hook(CallStyle.FIRST, text_or_error),
     "describe_text": Hook(CallStyle.MERGE, text_mapping),
     "write_message": Hook(CallStyle.FIRST, text_or_refusal),
     "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation)),
@@ -144,6 +153,8 @@ SAMPLES: Mapping[str, Any] = {
     "passages": (Passage("A turn is a message and its answer.", "words.md", 0.9),),
     "facts": dict,
     "request": Request((_MESSAGE,)),
+    "conversation_id": 1,
+    "path": Path("notes.pdf"),
     "name": "poet",
     "model": "a-model",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
-from chatlm.types.engine import Engine, EngineOpener
+from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
@@ -20,6 +21,36 @@ if TYPE_CHECKING:
     import click
 
     from chatlm.config.config import Config
+
+
+_OPTION_PATTERN = re.compile("--[a-z][a-z0-9-]{1,29}")
+
+
+@dataclass(frozen=True)
+class AskOption:
+    """An option that a plugin adds to `chatlm ask`.
+
+    Raises:
+        ValueError: a field is not valid.
+    """
+
+    name: str
+    """Such as `--index`: two hyphens, then lowercase letters, digits and hyphens."""
+    help: str
+    """One line for `chatlm ask --help`."""
+    setup: Callable[[str], Setup]
+    """Returns what the chat starts with, from the option's value. Of the set-up, sampling, system
+    prompt, adapter and plugin data are used. Raises `ChatlmError` for a wrong value."""
+    metavar: str = "TEXT"
+    """Stands for the value in the help."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _OPTION_PATTERN.fullmatch(self.name):
+            raise ValueError(f"the option {self.name!r} must be -- and lowercase letters")
+        if not isinstance(self.help, str) or not self.help.strip():
+            raise ValueError(f"help must be one line, not {self.help!r}")
+        if not callable(self.setup):
+            raise ValueError(f"setup must be a function, not {self.setup!r}")
 
 
 hookspec = pluggy.HookspecMarker("chatlm")
@@ -87,6 +118,17 @@ class Commands(Protocol):
             help: what it does, in one line.
         """
 
+    def group_of(self, name: str) -> Commands:
+        """Return a group of chatlm's own, to add commands to it.
+
+        Args:
+            name: `models`, `chats`, `config` or `plugins`.
+
+        Raises:
+            ValueError: there is no such group.
+        """
+        ...
+
 
 @hookspec
 def startup(context: PluginContext) -> None:
@@ -104,8 +146,19 @@ def register_commands(cli: Commands) -> None:
 
 
 @hookspec
+def register_ask_options(register: Callable[[AskOption], None]) -> None:
+    """Add options to `chatlm ask`; called without `startup`, and only when one may be needed."""
+
+
+@hookspec
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def list_models() -> Sequence[ModelListing]:
+    """List the models that the plugin's engines can open, for `chatlm models list` and `/model`."""
+    raise NotImplementedError
 
 
 @hookspec
@@ -140,7 +193,7 @@ def register_screens(register: Callable[[PluginScreen], None]) -> None:
 
 @hookspec
 def screen_opened(ui: Ui) -> None:
-    """The chat is on the screen; a plugin may keep `ui` to speak to the person later."""
+    """The chat is on the screen; a plugin may store `ui` to notify the user later."""
 
 
 @hookspec
@@ -149,8 +202,26 @@ def chat_shown(ui: Ui) -> None:
 
 
 @hookspec
+def chat_deleted(conversation_id: int) -> None:
+    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+
+
+@hookspec
+def suggest_text(conversation: Conversation, text: str) -> str | None:
+    """Suggest text to insert at the end of what is being written; the first plugin's is shown."""
+
+
+@hookspec
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read the text of a file that is attached to a message; the first plugin that can decides.
+
+    A `ChatlmError` that is returned says why the file cannot be read.
+    """
+
+
+@hookspec
 def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
-    """Say what is known of words that the person typed, by name, for `write_message` and templates.
+    """Return facts about what the user typed, by name, for `write_message` and templates.
 
     Called when one of them needs it; the conversation has the id 0 where there is none yet.
     """
@@ -160,12 +231,12 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
-    """Make the message of what the person typed; the first plugin that returns one decides.
+    """Write the message for what the user typed; the first plugin that returns one decides.
 
     `facts()` gives what plugins say of the words in `describe_text`.
 
-    The typed words are kept beside it, shown, searched for passages and offered to edit. A
-    `UsageError` that is returned refuses them: nothing is sent, and the person is told why. Make it
+    The input is stored beside it, shown, searched for passages and offered to edit. A
+    `UsageError` that is returned refuses it: nothing is sent, and the user sees why. Make it
     a `MessageRefused` where other words would be answered.
     """
 
@@ -210,7 +281,7 @@ def adjust_request(
 
 @hookspec
 def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
-    """Give the folder of the adapter that a request names; the first plugin that knows it decides.
+    """Return the folder of the adapter that a request names; the first plugin that has it decides.
 
     A `ChatlmError` that is returned says why it cannot be used on that model.
     """

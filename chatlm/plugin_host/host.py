@@ -26,14 +26,14 @@ Validator = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class CallResult:
-    """What came of one call."""
+    """The outcome of one call."""
 
     value: Any = None
     """None where the plugin returned nothing, or failed."""
     seconds: float = 0.0
     fault: Fault | None = None
     called: bool = True
-    """False for a plugin that is left out."""
+    """False for a plugin that was dropped."""
 
     @property
     def succeeded(self) -> bool:
@@ -46,7 +46,7 @@ class HookCaller(ABC):
 
     @abstractmethod
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """Those to be called, in order."""
+        """Return the implementations to call, in order."""
 
     @abstractmethod
     def call(
@@ -64,7 +64,7 @@ class HookCaller(ABC):
             hook: the hook it implements.
             arguments: all that the hook has.
             validate: for what it returns, unless that is None.
-            original: what holds if it returns None; for those that tell what it changed.
+            original: the value if it returns None; subclasses compare the result with it.
         """
 
     def call_hook(self, hook: str, default: Any = None, /, **arguments: Any) -> Any:
@@ -291,16 +291,16 @@ class PluginHost(HookCaller):
         return None if self.is_dropped(plugin) else service
 
     def is_dropped(self, name: str) -> bool:
-        """Whether the plugin is called no more."""
+        """Return whether the plugin is no longer called."""
         return name in self._dropped
 
     def drop(self, name: str, where: str, error: BaseException) -> None:
-        """Call the plugin no more, and say why."""
+        """Stop calling the plugin and record why."""
         self._dropped.add(name)
         self._record_fault(name, where, error, dropped=True)
 
     def take_faults(self) -> list[Fault]:
-        """What failed since the last call."""
+        """Return and clear the faults since the last call."""
         faults, self._faults = self._faults, []
         return faults
 
@@ -317,7 +317,7 @@ class PluginHost(HookCaller):
         validate: Validator,
         original: Any = None,
     ) -> CallResult:
-        """See `Calls.call`; a plugin that is left out is not called."""
+        """Call one implementation, see `HookCaller.call`; a dropped plugin is not called."""
         name = impl.plugin_name
         if name in self._dropped:
             return CallResult(called=False)
@@ -335,7 +335,7 @@ class PluginHost(HookCaller):
         return CallResult(accepted, seconds)
 
     def record_failure(self, name: str, where: str, error: BaseException) -> Fault:
-        """Note that a plugin failed; after `MOST_FAILURES` in a row it is left out.
+        """Note that a plugin failed; after `MAX_FAILURES` in a row it is left out.
 
         Args:
             name: the plugin.
@@ -348,7 +348,7 @@ class PluginHost(HookCaller):
         return self._record_fault(name, where, error, dropped=name in self._dropped)
 
     def record_success(self, name: str, where: str, seconds: float = 0.0) -> None:
-        """Note that a plugin came through; one that took long is told."""
+        """Record a successful call; a slow one is reported."""
         self._consecutive_failures[name, where] = 0
         self.succeeded_calls.add((name, where))
         if seconds > self._slow_after:

@@ -21,7 +21,7 @@ from chatlm.plugin_host.host import PluginHost
 
 @contextmanager
 def loaded_plugins(config: Config) -> Iterator[PluginHost]:
-    """The plugins that the person has and wants, told when chatlm is ready and about to exit."""
+    """Load and start the enabled plugins; shut them down at the end."""
     host = PluginHost()
     load_plugins(host, config)
     start_plugins(host, config)
@@ -33,7 +33,7 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
 
 
 def load_plugins(host: PluginHost, config: Config, only: Iterable[str] | None = None) -> None:
-    """Load what is switched on; what fails is the host's to tell.
+    """Load the enabled plugins; failures are recorded in the host.
 
     Args:
         host: gets the plugins.
@@ -74,7 +74,7 @@ def start_plugins(host: PluginHost, config: Config) -> None:
 
 
 def save_faults(host: PluginHost) -> None:
-    """Keep the last fault of each plugin, for `chatlm plugins list`, until the same goes well."""
+    """Save the last fault of each plugin, for `chatlm plugins list`, until the same goes well."""
     before = load_faults()
     mended = host.succeeded_calls | {(name, step) for name in host.names for step in LOADING_STEPS}
     now = {name: fault for name, fault in before.items() if (name, fault.hook) not in mended}
@@ -87,7 +87,7 @@ def save_faults(host: PluginHost) -> None:
 
 
 def load_faults() -> dict[str, Fault]:
-    """The last faults by plugin, as earlier runs left them."""
+    """Return the last fault of each plugin, as earlier runs saved them."""
     try:
         kept = json.loads(_faults_file().read_text(encoding="utf-8"))
         return {name: Fault.from_dict(values) for name, values in kept.items()}
@@ -118,7 +118,7 @@ def enable(name: str) -> bool:
 
 
 def disable(name: str) -> None:
-    """Load a plugin no more, from the next start on. Raises as `enable`."""
+    """Disable a plugin from the next start on. Raises as `enable`."""
     disabled = config.load().disabled_plugins
     if name not in disabled:
         _write_disabled([*disabled, name])
@@ -146,7 +146,7 @@ class PluginInfo:
     error: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "name": self.name,
             "version": self.version,
@@ -159,7 +159,7 @@ class PluginInfo:
 def describe_plugins(
     host: PluginHost, disabled: Collection[str], faults: Mapping[str, Fault]
 ) -> list[PluginInfo]:
-    """Every plugin that is here, in the order they are loaded.
+    """Describe every plugin that was found, in loading order.
 
     Args:
         host: has loaded those that are not `disabled`.

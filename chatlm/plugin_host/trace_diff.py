@@ -1,4 +1,4 @@
-"""Tells what a plugin returned and what it changed, in few words; pure functions over values."""
+"""Summaries of hook results and of the changes that plugins made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatlm.types.provenance import Change
 from chatlm.types.requests import Request
 
 MAX_CHANGE_LENGTH = 400
-"""Characters of a changed text that are kept."""
+"""Characters of a changed text that are stored."""
 
 
 SURROUNDING_LENGTH = 40
@@ -24,7 +24,7 @@ SURROUNDING_LENGTH = 40
 
 
 MAX_CHANGES = 12
-"""Changes of one call that are kept."""
+"""Changes of one call that are stored."""
 
 
 MAX_COMPARED_MESSAGES = 100
@@ -40,7 +40,7 @@ _COMPARISON_KEY = attrgetter("role", "parts", "pinned")
 
 
 def summarise_result(value: Any) -> str:
-    """What a hook returned, in short.
+    """Summarise what a hook returned.
 
     Args:
         value: as a hook may return it; None gives an empty text, as does a request, whose

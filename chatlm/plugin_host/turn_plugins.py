@@ -23,7 +23,7 @@ class TurnPlugins(HookCaller):
     """Calls the hooks of one turn.
 
     Args:
-        host: has the plugins, and is told of what fails.
+        host: has the plugins and records failures.
         disabled_plugins: plugins that are not called.
     """
 
@@ -46,7 +46,7 @@ class TurnPlugins(HookCaller):
         validate: Validator,
         original: Any = None,
     ) -> CallResult:
-        """Call by way of the host, and remember what came of it."""
+        """Call through the host and record the outcome."""
         said: str = ""
         changed: tuple[Change, ...] = ()
 
@@ -70,7 +70,7 @@ class TurnPlugins(HookCaller):
         """The request with a guard around each processor and criterion that has none yet.
 
         Args:
-            plugin: who added them; it is told as having failed when one of them does.
+            plugin: the plugin that added them, named in the fault when one fails.
             request: what the plugin made.
         """
         failed = partial(self._host.record_failure, plugin)
@@ -100,7 +100,7 @@ class TurnPlugins(HookCaller):
         return tuple(calls)
 
     def take_faults(self) -> list[Fault]:
-        """See `PluginHost.take_faults`."""
+        """Return and clear the faults since the last call."""
         return self._host.take_faults()
 
     def _register_guard(self, guard: GuardedCallable) -> GuardedCallable:
@@ -109,12 +109,12 @@ class TurnPlugins(HookCaller):
 
 
 class GuardedCallable(ABC):
-    """One of them, called for each token until it fails; from then on it is left out.
+    """A processor or criterion, called for each token until it fails; then it is skipped.
 
     Args:
         plugin: who added it.
         function: what it added.
-        on_failure: is told where it failed, and how.
+        on_failure: called with the place and the error of the failure.
     """
 
     label: ClassVar[str]
@@ -163,7 +163,7 @@ class GuardedCallable(ABC):
 
     @abstractmethod
     def _fallback(self, scores: Any) -> Any:
-        """What holds when it is left out."""
+        """Return the result to use once it is skipped."""
 
 
 class GuardedProcessor(GuardedCallable):

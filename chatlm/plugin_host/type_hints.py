@@ -1,4 +1,4 @@
-"""Whether a value is what a type hint says, fields and items included; knows no plugin."""
+"""Run-time checks of values against type hints, including fields and items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plugin may add to the screen, and the screen as a plugin sees it; knows no Textual."""
+"""Slash commands, panels and screens of plugins, and the `Ui` that plugins get."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from chatlm.types.setups import SideChats
 
 
 class ProgressReporter(Protocol):
-    """A long work of a plugin, as the screen shows it."""
+    """The progress of a long operation of a plugin."""
 
     @property
     def cancelled(self) -> bool:
-        """Whether the person wants it to end; looked at between two steps."""
+        """Whether the user cancelled it; check between steps."""
         ...
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
@@ -82,8 +82,8 @@ class Ui(Protocol):
         """Put a text into the composer, where the cursor is."""
 
     def send(self, text: str) -> None:
-        """Send a message, as if the person had typed it; while a reply is written it is refused,
-        and the person told."""
+        """Send a message, as if the user had typed it; refused with a notice while a reply is
+        being written."""
 
     def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
         """Change the system prompt or the sampling of the chat; None leaves one as it is."""
@@ -144,7 +144,7 @@ class SlashCommand:
     argument: str = ""
     """What may follow, such as `NAME`; in brackets when it may be left out."""
     key: str = ""
-    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the person may choose another in the
+    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the user may choose another in the
     config."""
 
     def __post_init__(self) -> None:

@@ -60,6 +60,11 @@ def text_or_refusal(result: Any) -> str | UsageError:
     return result if isinstance(result, UsageError) else nonempty_text(result)
 
 
+def text_or_error(result: Any) -> str | ChatlmError:
+    """Validate a `ChatlmError` or a string that is not blank; raises as `nonempty_text`."""
+    return result if isinstance(result, ChatlmError) else nonempty_text(result)
+
+
 def text_mapping(result: Any) -> dict[str, str]:
     """Validate a mapping of strings to strings.
 

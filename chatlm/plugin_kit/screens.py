@@ -1,28 +1,41 @@
-"""A framed card over the chat, for the screens of plugins; looks as chatlm's own."""
+"""Framed cards for the screens of plugins: any widgets, a list to choose from, or plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
+from rich.cells import set_cell_size
+from textual import on
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, OptionList, Static
 
 from chatlm.errors import ChatlmError
-from chatlm.text import escape_controls
+from chatlm.text import escape_controls, one_line
+
+MUTED_STYLE = "$foreground 60%"
+"""Style of secondary text."""
 
 
 class PluginCard(ModalScreen[None]):
-    """A title in the border, `body`, a line for what went wrong, and the keys.
+    """A framed card over the chat with the look of chatlm's own: title, body, error line, keys.
 
-    A subclass gives `body`, its `BINDINGS` in the order in which their keys shall stand at the
-    foot, the one for escape last, and its size by `& > .card` in its CSS.
+    A subclass overrides `body`, lists its `BINDINGS` in the order of the footer, escape last, and
+    may set its size with `& > .card` in its CSS.
+
+        class RecipeCard(PluginCard):
+            BINDINGS = [Binding("escape", "dismiss", "close")]
+
+            def body(self):
+                yield Static("Soup")
 
     Args:
-        title: stands in the border.
+        title: shown in the border.
     """
 
     DEFAULT_CSS = """
@@ -73,11 +86,11 @@ class PluginCard(ModalScreen[None]):
         self._title = title
 
     def body(self) -> Iterable[Widget]:
-        """The widgets between title and keys."""
+        """Return the widgets of the card."""
         raise NotImplementedError
 
     def compose(self) -> ComposeResult:
-        """The card."""
+        """Compose the frame, the body, the error line and the footer."""
         with Vertical(classes="card") as card:
             card.border_title = Content(self._title)
             yield from self.body()
@@ -85,7 +98,137 @@ class PluginCard(ModalScreen[None]):
             yield Footer(show_command_palette=False, compact=True)
 
     def show_error(self, error: ChatlmError | None) -> None:
-        """Say what went wrong and what to do; None takes it away."""
+        """Show an error with its hint above the footer; None hides it."""
         line = self.query_one("#problem", Static)
         line.set_class(error is not None, "-shown")
         line.update(Content(escape_controls(str(error)) if error else ""))
+
+
+class PickerCard(PluginCard):
+    """A card with a list to choose from; Enter chooses, an error stays on the card.
+
+    A subclass overrides `body`, which includes an `OptionList` whose options have names as ids,
+    and `choose`.
+
+        class RecipePicker(PickerCard):
+            BINDINGS = [Binding("escape", "dismiss", "close")]
+
+            def body(self):
+                rows = [Option(self.row(name, ""), id=name) for name in ("soup", "bread")]
+                yield OptionList(*rows, markup=False)
+
+            def choose(self, name):
+                use_recipe(name)
+
+    Args:
+        title: shown in the border.
+        selected: id of the option that is in use, highlighted at first.
+    """
+
+    DEFAULT_CSS = """
+    PickerCard {
+        & OptionList { height: 1fr; }
+        & .help { height: auto; margin: 0 0 1 0; color: $text-muted; }
+    }
+    """
+
+    NAME_WIDTH: ClassVar[int] = 20
+    """Width of the name column, in cells."""
+
+    def __init__(self, title: str, selected: str) -> None:
+        super().__init__(title)
+        self.selected = selected
+
+    def choose(self, name: str) -> None:
+        """Use the chosen option; the card closes afterwards.
+
+        Raises:
+            ChatlmError: it cannot be used; the card shows why and stays open.
+        """
+        raise NotImplementedError
+
+    def highlight_changed(self, name: str | None) -> None:
+        """Show details of the highlighted option; None if the list is empty."""
+
+    @property
+    def highlighted(self) -> str | None:
+        """Id of the highlighted option; None if the list is empty."""
+        option = self.query_one(OptionList).highlighted_option
+        return option.id if option else None
+
+    def row(
+        self, name: str, description: str, *, in_use: bool = False, style: str = MUTED_STYLE
+    ) -> Content:
+        """Return the text of an option: name, mark if it is in use, description.
+
+        Args:
+            name: shown in a column of `NAME_WIDTH` cells.
+            description: the rest of the row.
+            in_use: whether this option is in use.
+            style: style of the description.
+        """
+        return Content.assemble(
+            (
+                set_cell_size(one_line(name, self.NAME_WIDTH - 1), self.NAME_WIDTH),
+                "bold" if in_use else "",
+            ),
+            ("in use · " if in_use else "", MUTED_STYLE),
+            (description, style),
+        )
+
+    def on_mount(self) -> None:
+        """Highlight the option that is in use, else the first one."""
+        options = self.query_one(OptionList)
+        ids = [option.id for option in options.options]
+        if ids:
+            options.highlighted = ids.index(self.selected) if self.selected in ids else 0
+        options.focus()
+
+    @on(OptionList.OptionHighlighted)
+    def _handle_highlight(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self.show_error(None)
+        self.highlight_changed(event.option_id)
+
+    @on(OptionList.OptionSelected)
+    def _handle_selection(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.choose_or_explain(event.option_id or "")
+
+    def choose_or_explain(self, name: str) -> None:
+        """Call `choose` and close the card, or show why it failed."""
+        try:
+            self.choose(name)
+        except ChatlmError as error:
+            self.show_error(error)
+        else:
+            self.dismiss()
+
+
+class TextCard(PluginCard):
+    """A card with plain text that scrolls.
+
+        PluginScreen("recipe", lambda ui, name: TextCard("Recipe", read_recipe(name)))
+
+    Args:
+        title: shown in the border.
+        text: plain text of any origin; control characters are escaped.
+    """
+
+    DEFAULT_CSS = """
+    TextCard VerticalScroll { height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,enter", "dismiss", "close", show=False),
+        Binding("escape", "dismiss", "close"),
+    ]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__(title)
+        self._text = text
+
+    def body(self) -> Iterable[Widget]:
+        """Return the scrolling text."""
+        with VerticalScroll():
+            yield Static(Content(escape_controls(self._text)))

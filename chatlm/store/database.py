@@ -1,4 +1,4 @@
-"""SQLite connections, transactions and failures in words; it knows no table."""
+"""SQLite connections, transactions, and errors translated for the user."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from chatlm.store import migrations as chats
 from chatlm.store.migrations import Migrations, check_version, migrate
 
 BUSY_TIMEOUT_SECONDS = 5.0
-"""How long to wait for another process's transaction."""
+"""How long to wait for a lock held by another process."""
 
 _OTHER_FOLDER_HINT = "set CHATLM_HOME to another folder, or chat without saving: chatlm --incognito"
 
 
 class Database:
-    """A database usable from any thread: readers never wait for the writer's disk.
+    """A thread-safe database in WAL mode, whose readers never wait for the writer.
 
     Args:
-        path: the file, made with its folder if absent; None keeps everything in memory.
-        migrations: make its tables; None makes those of the chats.
+        path: the file, created with its folder if missing; None keeps everything in memory.
+        migrations: create its tables; None creates those of the chats.
 
     Raises:
-        StoreError: it cannot be opened, is not a database, or is from a newer chatlm.
+        StoreError: it cannot be opened, is not a database, or was written by a newer chatlm.
     """
 
     def __init__(self, path: Path | None, migrations: Migrations | None = None) -> None:
@@ -55,14 +55,14 @@ class Database:
         connection = sqlite3.connect(
             ":memory:" if path is None else path,
             timeout=BUSY_TIMEOUT_SECONDS,
-            isolation_level=None,  # transactions are begun and ended below, by hand
-            check_same_thread=False,  # the locks below keep threads apart
+            isolation_level=None,  # transactions are managed below
+            check_same_thread=False,  # guarded by the locks below
         )
         connection.row_factory = sqlite3.Row
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA secure_delete = ON")  # a deleted chat leaves no text behind
+            connection.execute("PRAGMA secure_delete = ON")  # overwrite the text of deleted chats
         except BaseException:
             connection.close()
             raise
@@ -70,7 +70,7 @@ class Database:
 
     @contextmanager
     def read_transaction(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view of the database for the block.
+        """Run the block in a read transaction with one consistent snapshot.
 
         Raises:
             StoreError: SQLite failed.
@@ -80,7 +80,7 @@ class Database:
 
     @contextmanager
     def write_transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of the block is on disk afterwards, or none of it when it raises.
+        """Run the block in a write transaction, rolled back if it raises.
 
         Raises:
             StoreError: SQLite failed.
@@ -102,12 +102,12 @@ class Database:
                 raise
 
     def truncate_wal(self) -> None:
-        """Move what the write-ahead log still holds into the database and empty the log."""
+        """Copy the write-ahead log into the database and truncate it."""
         with self._write_lock, translate_sqlite_errors(self._display_name):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
-        """Wait for transactions under way, then let go of the file."""
+        """Wait for running transactions, then close the connections."""
         with self._write_lock, self._read_lock, translate_sqlite_errors(self._display_name):
             self._reader.close()
             self._writer.close()
@@ -117,7 +117,7 @@ def _create_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.touch(mode=0o600)  # what is said is private
+            path.touch(mode=0o600)  # chats are private
     except OSError as error:
         raise StoreError(
             f"The folder {path.parent} for {path.name} cannot be used: {error.strerror}.",
@@ -126,7 +126,7 @@ def _create_file(path: Path) -> None:
 
 
 def _enable_wal(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log; SQLite itself does not wait when another process does too."""
+    """Switch to WAL mode; SQLite's busy timeout does not apply to this statement."""
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
@@ -143,12 +143,12 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
     except sqlite3.ProgrammingError:
-        return  # closed meanwhile, which rolled back
+        return  # it was closed, which rolled back
 
 
 @contextmanager
 def translate_sqlite_errors(database_name: str) -> Iterator[None]:
-    """Turn any SQLite error of the block into a `StoreError` that says what to do."""
+    """Raise a `StoreError` with a hint for any SQLite error of the block."""
     try:
         yield
     except sqlite3.Error as error:

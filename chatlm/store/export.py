@@ -1,7 +1,8 @@
-"""Markdown, JSONL, messages, ChatML."""
+"""Exports of chats as Markdown, JSON lines, OpenAI messages and ChatML."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,17 @@ from chatlm.store.rows import (
 )
 from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls
-from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, Reply, Turn
+from chatlm.types.parts import (
+    File,
+    Image,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    reasoning_of,
+)
 from chatlm.types.provenance import Provenance, Trace
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -25,25 +36,26 @@ IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 
 def display_title(conversation: Conversation) -> str:
-    """The chat's title, else the beginning of its first message; may be empty."""
+    """Return a chat's title, else the beginning of its first message; may be empty."""
     first = conversation.turns[0].display_text if conversation.turns else None
     return short_title(conversation.title, first)
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """A chat for reading: the replies that stand, with model and stop reason in a quiet line."""
+    """Format a chat for reading: active replies only, each with model and stop reason."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
     parts = [f"# {title}"]
     if conversation.system:
         parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
     for turn in conversation.turns:
         parts += ["## You", _close_fences(turn.display_text)]
+        parts += [
+            text for part in turn.user.parts if part.type != "text" for text in _markdown_of(part)
+        ]
         if turn.reply is not None:
-            parts += [
-                "## Assistant",
-                _close_fences(turn.reply.text),
-                f"*{_reply_caption(turn.reply)}*",
-            ]
+            parts.append("## Assistant")
+            parts += [text for part in turn.reply.parts for text in _markdown_of(part)]
+            parts.append(f"*{_reply_caption(turn.reply)}*")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -54,7 +66,7 @@ def to_jsonl(
     provenance: ProvenanceLookup = lambda _: None,
     traces: TraceLookup = lambda _: (),
 ) -> Iterator[str]:
-    """Chats with everything that is kept of them, one JSON object a line."""
+    """Export chats with everything that is stored with them, one JSON object a line."""
     for conversation in conversations:
         yield _json_line(
             conversation_to_dict(conversation, passages, annotations, provenance, traces)
@@ -62,28 +74,38 @@ def to_jsonl(
 
 
 def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """Chats as the model reads them and trainers take them, one JSON object a line:
-    `{"messages": [{"role": …, "content": …}, …]}`."""
+    """Export chats as the model reads them, in the format of trainers, one JSON object a line:
+    `{"messages": [{"role": …, "content": …}, …]}`.
+
+    Reasoning, tool calls and their results are in the fields that OpenAI-compatible servers use.
+    """
     for conversation in conversations:
-        messages = [{"role": m.role, "content": m.text} for m in conversation.messages()]
+        messages = [openai for message in conversation.messages() for openai in to_openai(message)]
         yield _json_line({"messages": messages})
 
 
 def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """Chats as the model reads them, in ChatML text; an empty line between two chats.
+    """Export chats as the model reads them, as ChatML text, separated by empty lines.
 
     Raises:
-        UsageError: a message holds `<|im_start|>` or `<|im_end|>`. The text would then say that
-            somebody spoke who did not, and ChatML knows no way to quote.
+        UsageError: a message contains `<|im_start|>` or `<|im_end|>`, which ChatML cannot quote,
+            so that the text would forge a turn; or it has tool calls, images or files.
     """
     for number, conversation in enumerate(conversations):
         for place, message in enumerate(conversation.messages(), start=1):
+            for part in message.parts:
+                if part.type not in ("text", "reasoning"):
+                    raise UsageError(
+                        f"Message {place} ({message.role}) of chat {conversation.id} has a part of "
+                        f"type {part.type}, which ChatML text cannot represent.",
+                        hint="Export it as messages or jsonl.",
+                    )
             for token in (IM_START, IM_END):
                 if token in message.text:
                     raise UsageError(
-                        f"Message {place} ({message.role}) of chat {conversation.id} holds "
-                        f"{token}, which ChatML text cannot tell from its own.",
-                        hint="The formats messages and jsonl keep any text.",
+                        f"Message {place} ({message.role}) of chat {conversation.id} contains "
+                        f"{token}, which ChatML cannot quote.",
+                        hint="Export it as messages or jsonl.",
                     )
         pieces = [f"{IM_START}{m.role}\n{m.text}{IM_END}\n" for m in conversation.messages()]
         yield "\n" * (number > 0) + "".join(pieces)
@@ -96,7 +118,7 @@ def conversation_to_dict(
     provenance: ProvenanceLookup = lambda _: None,
     traces: TraceLookup = lambda _: (),
 ) -> dict[str, Any]:
-    """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
+    """Convert a chat to JSON values; times in ISO 8601, UTC."""
     return {
         "id": conversation.id,
         "title": conversation.title,
@@ -125,6 +147,7 @@ def _turn_to_dict(
     return {
         "id": turn.id,
         "content": turn.user.text,
+        **({} if turn.user.is_plain else {"parts": [part.to_dict() for part in turn.user.parts]}),
         "created": turn.created.isoformat(),
         "standing": turn.context_policy.value,
         "summary": turn.summary,
@@ -144,7 +167,7 @@ def _reply_to_dict(reply: Reply, provenance: Provenance | None) -> dict[str, Any
 
 
 def _parse_settings(text: str) -> dict[str, Any] | str:
-    """The settings as values; as the text it is where it is something else."""
+    """Parse the settings; invalid JSON is returned as it is."""
     try:
         values = json.loads(text)
     except ValueError:
@@ -152,8 +175,54 @@ def _parse_settings(text: str) -> dict[str, Any] | str:
     return values if isinstance(values, dict) else text
 
 
+def to_openai(message: Message) -> list[dict[str, Any]]:
+    """Convert a message to OpenAI's chat format; each tool result is a message of its own."""
+    results = [part for part in message.parts if isinstance(part, ToolResult)]
+    if message.role == "tool":
+        return [
+            {"role": "tool", "tool_call_id": result.call_id, "content": result.text}
+            for result in results
+        ]
+    content: str | list[dict[str, Any]] = message.text
+    if any(isinstance(part, Image | File) for part in message.parts):
+        content = [item for part in message.parts for item in _content_parts(part)]
+    values: dict[str, Any] = {"role": message.role, "content": content}
+    if reasoning := reasoning_of(message.parts):
+        values["reasoning_content"] = reasoning
+    calls = [part for part in message.parts if isinstance(part, ToolCall)]
+    if calls:
+        values["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
+    return [values]
+
+
+def _content_parts(part: Part) -> Iterator[dict[str, Any]]:
+    match part:
+        case Text(text):
+            yield {"type": "text", "text": text}
+        case Image():
+            # the bytes are not in the database; the URL names them by their hash
+            url = f"sha256:{part.sha256}"
+            yield {"type": "image_url", "image_url": {"url": url}, "image": part.to_dict()}
+        case File():
+            data = base64.b64encode(part.text.encode()).decode()
+            yield {
+                "type": "file",
+                "file": {
+                    "filename": part.name,
+                    "file_data": f"data:{part.media_type};base64,{data}",
+                },
+            }
+
+
 def _json_line(value: Any) -> str:
-    """One line of JSON; safe on a terminal like `dump_json`, whose layout is taken out."""
+    """Dump JSON on one line, escaped for a terminal as by `dump_json`."""
     return " ".join(part.lstrip(" ") for part in dump_json(value).split("\n")) + "\n"
 
 
@@ -165,8 +234,35 @@ def _reply_caption(reply: Reply) -> str:
     return " · ".join(re.sub(r"([\\`*_\[\]<>])", r"\\\1", fact) for fact in facts if fact)
 
 
+def _markdown_of(part: Part) -> Iterator[str]:
+    match part:
+        case Text(text):
+            yield _close_fences(text)
+        case Reasoning(text):
+            yield "\n".join(f"> {line}".rstrip() for line in ["*Reasoning*", "", *text.split("\n")])
+        case ToolCall(name=name, arguments=arguments):
+            yield f"Tool call: {name}"
+            yield _code_block(arguments)
+        case ToolResult(name=name, text=text, is_error=failed):
+            yield f"Tool {'error' if failed else 'result'}: {name}"
+            yield _code_block(text)
+        case Image():
+            size = f"{part.width}×{part.height}"
+            yield f"[Image: {part.name or part.media_type}, {size}]"
+        case File(name=name, text=text):
+            yield f"[File: {name}]"
+            yield _code_block(text)
+
+
+def _code_block(text: str) -> str:
+    """Fence a text with more backticks than any run of them in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def _close_fences(text: str) -> str:
-    """The text, with a code block that a cut-off reply left open closed again."""
+    """Close a code block that a cut-off reply left open."""
     opened = ""
     for line in text.split("\n"):
         fence = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
@@ -192,15 +288,15 @@ FORMAT_BY_SUFFIX: dict[str, ExportFormat] = {
     ".messages.jsonl": "messages",
     ".chatml": "chatml",
 }
-"""What a file's name ends with when it holds that format."""
+"""File suffix -> format."""
 
 
 def stream_export(store: Store, ids: Iterable[int], export_format: ExportFormat) -> Iterator[str]:
-    """The chats as text, piece by piece.
+    """Export chats as pieces of text.
 
     Raises:
         StoreError: one of them cannot be read.
-        UsageError: the format cannot hold what one of them says.
+        UsageError: the format cannot represent one of them.
     """
     conversations = (store.conversation(chat_id) for chat_id in ids)
     if export_format == "jsonl":

@@ -1,4 +1,4 @@
-"""The database's shape, as numbered steps that are only ever added to; it knows no chat values."""
+"""Schema of the chat database as numbered, append-only migrations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from chatlm.errors import StoreError
 
 Migrations = tuple[tuple[str, ...], ...]
-"""The statements of each step, the oldest step first."""
+"""The statements of each migration, oldest first."""
 
 MIGRATIONS: Migrations = (
     (
@@ -196,16 +196,40 @@ MIGRATIONS: Migrations = (
         "ALTER TABLE annotation ADD COLUMN icon TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX annotation_label ON annotation (name, value)",
     ),
+    (
+        # NULL where `content` or `text` is all there is
+        "ALTER TABLE turn ADD COLUMN parts TEXT",
+        "ALTER TABLE reply ADD COLUMN steps TEXT",
+        "ALTER TABLE reply ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''",
+        """CREATE VIRTUAL TABLE reasoning_words USING fts5 (
+            reasoning, content='reply', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO reasoning_words (reasoning_words) VALUES ('rebuild')",
+        """CREATE TRIGGER reasoning_added AFTER INSERT ON reply BEGIN
+            INSERT INTO reasoning_words (rowid, reasoning) VALUES (new.id, new.reasoning);
+        END""",
+        """CREATE TRIGGER reasoning_deleted AFTER DELETE ON reply BEGIN
+            INSERT INTO reasoning_words (reasoning_words, rowid, reasoning)
+            VALUES ('delete', old.id, old.reasoning);
+        END""",
+        """CREATE TRIGGER reasoning_changed AFTER UPDATE OF reasoning ON reply
+        WHEN old.reasoning <> new.reasoning BEGIN
+            INSERT INTO reasoning_words (reasoning_words, rowid, reasoning)
+            VALUES ('delete', old.id, old.reasoning);
+            INSERT INTO reasoning_words (rowid, reasoning) VALUES (new.id, new.reasoning);
+        END""",
+    ),
 )
 
 
 def check_version(
     connection: sqlite3.Connection, migrations: Migrations, database_name: str
 ) -> None:
-    """Refuse a database that this chatlm must not touch; only reads.
+    """Refuse a database that this version cannot handle; never writes.
 
     Raises:
-        StoreError: a newer chatlm made it, or another program did.
+        StoreError: a newer chatlm or another program created it.
     """
     version = _user_version(connection)
     if version > len(migrations):
@@ -215,7 +239,7 @@ def check_version(
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
     used = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    if used and _user_version(connection) == 0:  # read again: another chatlm may just have made it
+    if used and _user_version(connection) == 0:  # another process may just have created it
         raise StoreError(
             f"{database_name} is a database of another program.",
             hint="Move it away, or set CHATLM_HOME to another folder.",
@@ -223,9 +247,9 @@ def check_version(
 
 
 def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
-    """Bring the database to the newest format, each step whole or not at all.
+    """Apply the missing migrations, each in a transaction.
 
-    Safe when two processes open a new database at once: the second waits, then finds it done.
+    Safe if two processes open a new database at once: the second waits and has nothing to do.
     """
     for number, statements in enumerate(migrations, start=1):
         if _user_version(connection) >= number:

@@ -1,4 +1,4 @@
-"""Reads inside a transaction; duplicate detection on import."""
+"""SQL that reads chats, inside the caller's transaction, and duplicate detection for imports."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from chatlm.errors import StoreError
 from chatlm.store import rows
 from chatlm.store.rows import (
-    conversation_from_row,
     format_timestamp,
+    header_from_row,
     parse_timestamp,
     reply_from_row,
     short_title,
     turns_from_rows,
     utf8_safe,
 )
-from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.types.messages import Annotation, Conversation, ConversationHeader, Passage, Reply, Turn
 from chatlm.types.provenance import Provenance, Trace
 
 MAX_ROW_ID = 2**63 - 1
@@ -66,19 +66,19 @@ RECENT_INPUTS_SQL = """
 
 @dataclass(frozen=True)
 class ChatListEntry:
-    """One line of the list of chats."""
+    """One entry of the chat list."""
 
     id: int
     title: str
-    """The beginning of the first message where the chat has no title of its own."""
+    """The beginning of the first message if the chat has no title."""
     updated: datetime
     turns: int
     unfinished: bool
-    """The last turn has no reply yet, or one that was cut off with the program."""
+    """Whether the last turn has no reply, or one that was growing when the program ended."""
     pinned: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "id": self.id,
             "title": self.title,
@@ -91,16 +91,16 @@ class ChatListEntry:
 
 @dataclass(frozen=True)
 class TrashEntry:
-    """One line of the trash."""
+    """One chat in the trash."""
 
     id: int
     title: str
-    """As in `Summary`."""
+    """As in `ChatListEntry`."""
     deleted: datetime
     turns: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "id": self.id,
             "title": self.title,
@@ -112,7 +112,7 @@ class TrashEntry:
 def list_chat_entries(
     db: sqlite3.Connection, limit: int | None, offset: int
 ) -> list[ChatListEntry]:
-    """The list of chats, the pinned ones first, then last changed first; `limit` None lists all."""
+    """List chats, pinned ones first, then last changed first; `limit` None lists all."""
     found = db.execute(CHAT_LIST_SQL, (-1 if limit is None else limit, offset))
     return [
         ChatListEntry(
@@ -128,7 +128,7 @@ def list_chat_entries(
 
 
 def list_trash_entries(db: sqlite3.Connection, limit: int | None) -> list[TrashEntry]:
-    """What is in the trash, the last deleted first; `limit` None lists all."""
+    """List the trash, last deleted first; `limit` None lists all."""
     found = db.execute(TRASH_SQL, (-1 if limit is None else limit,))
     return [
         TrashEntry(
@@ -142,7 +142,7 @@ def list_trash_entries(db: sqlite3.Connection, limit: int | None) -> list[TrashE
 
 
 def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
-    """The chat's title, else the beginning of its first message; in the trash too."""
+    """Return a chat's title, else the beginning of its first message; also for a trashed chat."""
     row = _fetch_one(db, TITLE_SQL, conversation_id)
     if row is None:
         raise _chat_not_found(conversation_id)
@@ -150,9 +150,8 @@ def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
 
 
 def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
-    """A chat with its turns and replies, or a StoreError."""
-    check_chat(db, conversation_id)
-    row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
+    """Load a chat with its turns and replies, or raise a StoreError."""
+    header = load_header(db, conversation_id)
     turns = db.execute(
         "SELECT * FROM turn WHERE conversation_id = ? ORDER BY position", (conversation_id,)
     )
@@ -166,11 +165,19 @@ def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversat
         " WHERE t.conversation_id = ? ORDER BY a.id",
         (conversation_id,),
     )
-    return conversation_from_row(row, turns_from_rows(turns, replies, labels))
+    chat = Conversation(conversation_id, turns=turns_from_rows(turns, replies, labels))
+    return chat.with_header(header)
+
+
+def load_header(db: sqlite3.Connection, conversation_id: int) -> ConversationHeader:
+    """Load a chat without its turns, or raise a StoreError."""
+    check_chat(db, conversation_id)
+    row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
+    return header_from_row(row)
 
 
 def load_turn(db: sqlite3.Connection, turn_id: int) -> Turn:
-    """A turn with its replies, or a StoreError."""
+    """Load a turn with its replies, or raise a StoreError."""
     row = _fetch_one(db, "SELECT * FROM turn WHERE id = ?", turn_id)
     if row is None:
         raise _not_found("turn", turn_id)
@@ -180,7 +187,7 @@ def load_turn(db: sqlite3.Connection, turn_id: int) -> Turn:
 
 
 def load_reply(db: sqlite3.Connection, reply_id: int) -> Reply:
-    """A reply, or a StoreError."""
+    """Load a reply, or raise a StoreError."""
     row = _fetch_one(db, "SELECT * FROM reply WHERE id = ?", reply_id)
     if row is None:
         raise _not_found("reply", reply_id)
@@ -206,7 +213,7 @@ def recent_inputs(db: sqlite3.Connection, limit: int) -> list[str]:
 
 
 def load_provenance(db: sqlite3.Connection, reply_id: int) -> Provenance | None:
-    """Load the provenance of a reply, or a StoreError where it is damaged."""
+    """Load the provenance of a reply, or raise a StoreError if it is damaged."""
     row = db.execute("SELECT content FROM provenance WHERE reply_id = ?", (reply_id,)).fetchone()
     if row is None:
         return None
@@ -240,7 +247,7 @@ def load_traces(db: sqlite3.Connection, turn_id: int) -> list[Trace]:
 def check_chat(
     db: sqlite3.Connection, conversation_id: int, *, allow_trashed: bool = False
 ) -> None:
-    """A StoreError unless the chat is there; one in the trash counts only with `allow_trashed`."""
+    """Raise a StoreError if the chat is missing or, without `allow_trashed`, in the trash."""
     row = _fetch_one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
     if row is None:
         raise _chat_not_found(conversation_id)
@@ -252,7 +259,7 @@ def check_chat(
 
 
 def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None) -> None:
-    """A StoreError unless the turn is there, and the reply, where one is named, belongs to it."""
+    """Raise a StoreError if the turn is missing or the reply is not one of its replies."""
     if _fetch_one(db, "SELECT id FROM turn WHERE id = ?", turn_id) is None:
         raise _not_found("turn", turn_id)
     if reply_id is not None and turn_id_of_reply(db, reply_id) != turn_id:
@@ -260,7 +267,7 @@ def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None
 
 
 def turn_id_of_reply(db: sqlite3.Connection, reply_id: int) -> int:
-    """The id of the turn a reply belongs to, or a StoreError."""
+    """Return the id of a reply's turn, or raise a StoreError."""
     row = _fetch_one(db, "SELECT turn_id FROM reply WHERE id = ?", reply_id)
     if row is None:
         raise _not_found("reply", reply_id)
@@ -268,7 +275,7 @@ def turn_id_of_reply(db: sqlite3.Connection, reply_id: int) -> int:
 
 
 def list_fork_titles(db: sqlite3.Connection) -> set[str]:
-    """The titles of chats that look like those of forks."""
+    """Return the titles that end like those of forks."""
     found = db.execute("SELECT title FROM conversation WHERE title GLOB '* (fork*)'")
     return {row["title"] for row in found}
 
@@ -291,7 +298,7 @@ def _not_found(kind: str, row_id: int) -> StoreError:
 def find_duplicate(
     db: sqlite3.Connection, imported: Conversation, created_known: bool
 ) -> int | None:
-    """The chat that `imported` would only repeat; see `Store.find_same`."""
+    """Find the chat that already contains `imported`, as `Store.find_duplicate` says."""
     if created_known:
         found = db.execute(
             "SELECT id FROM conversation WHERE created = ? AND trashed IS NULL ORDER BY id",
@@ -317,8 +324,8 @@ def find_duplicate(
 
 
 def _contains(chat: Conversation, imported: Conversation, created_known: bool) -> bool:
-    """Whether all user messages of `imported` begin `chat`, and unless `created_known`, all
-    replies too."""
+    """Whether `chat` starts with the user messages of `imported` and, unless `created_known`, has
+    its replies too."""
     if len(chat.turns) < len(imported.turns):
         return False
     return all(

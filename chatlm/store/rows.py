@@ -1,4 +1,4 @@
-"""Rows to values and back; callables that look up what belongs to a chat."""
+"""Conversion between rows of the chat database and values."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from chatlm.errors import StoreError, UsageError
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
-    Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
     Reply,
+    ReplyStep,
     StopReason,
     Turn,
     Usage,
     utc_now,
 )
+from chatlm.types.parts import Text, part_from_dict
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
 
 
 def utf8_safe(text: str) -> str:
-    """The text as UTF-8 can hold it: a surrogate pair becomes its character, a lone one U+FFFD."""
+    """Make text encodable as UTF-8: join surrogate pairs and replace lone surrogates by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -38,27 +40,27 @@ def utf8_safe(text: str) -> str:
 
 
 def finite_or_none(score: float | None) -> float | None:
-    """The score as a plain number; None for none, NaN or an infinity, which JSON cannot hold."""
+    """Return the score as a float; None for None, NaN and infinities, which JSON lacks."""
     return None if score is None or not math.isfinite(score) else float(score)
 
 
 def utf8_safe_or_none(text: str | None) -> str | None:
-    """`storable` text, or None for none."""
+    """As `utf8_safe`; None stays None."""
     return None if text is None else utf8_safe(text)
 
 
 def format_timestamp(time: datetime) -> str:
-    """The time in UTC, as text whose order is the order of time."""
+    """Format a time in UTC so that text order is chronological."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def current_timestamp() -> str:
-    """The stamp of now."""
+    """Return the current time as `format_timestamp` does."""
     return format_timestamp(utc_now())
 
 
 def parse_timestamp(text: str) -> datetime:
-    """A time as it is stored, or a StoreError."""
+    """Parse a stored time, or raise a StoreError."""
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
@@ -68,53 +70,86 @@ def parse_timestamp(text: str) -> datetime:
         ) from error
 
 
-def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
-    """One row of `conversation`, with its turns, or a StoreError."""
+def header_from_row(row: sqlite3.Row) -> ConversationHeader:
+    """Convert a row of `conversation`, or raise a StoreError."""
     try:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"The sampling settings of chat {row['id']} are damaged.") from error
     try:
-        kept = {str(name): dict(values) for name, values in json.loads(row["kept"]).items()}
-        without = frozenset(map(str, json.loads(row["without"])))
+        plugin_data = {str(name): dict(values) for name, values in json.loads(row["kept"]).items()}
+        disabled = frozenset(map(str, json.loads(row["without"])))
     except (ValueError, TypeError, AttributeError) as error:
-        raise StoreError(f"What plugins keep with chat {row['id']} is damaged.") from error
-    return Conversation(
+        raise StoreError(f"The plugin data of chat {row['id']} is damaged.") from error
+    return ConversationHeader(
         id=row["id"],
         title=row["title"],
         system=row["system"],
-        turns=turns,
         created=parse_timestamp(row["created"]),
         updated=parse_timestamp(row["updated"]),
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
-        plugin_data=kept,
-        disabled_plugins=without,
+        plugin_data=plugin_data,
+        disabled_plugins=disabled,
     )
 
 
 def reply_from_row(row: sqlite3.Row) -> Reply:
-    """One row of `reply`."""
-    reason = row["stop_reason"]
+    """Convert a row of `reply`, or raise a StoreError."""
     return Reply(
         id=row["id"],
         version=row["version"],
-        text=row["text"],
-        stop_reason=None if reason is None else StopReason(reason),
         error=row["error"],
         model=row["model"],
         adapter=row["adapter"],
         settings=row["settings"],
-        usage=Usage(
-            prompt_tokens=row["prompt_tokens"],
-            cached_tokens=row["cached_tokens"],
-            completion_tokens=row["completion_tokens"],
-            first_token_seconds=row["first_token_seconds"],
-            decode_seconds=row["decode_seconds"],
-        ),
         created=parse_timestamp(row["created"]),
+        steps=_steps_from_row(row),
     )
+
+
+def _steps_from_row(row: sqlite3.Row) -> tuple[ReplyStep, ...]:
+    if row["steps"] is not None:
+        try:
+            return tuple(map(ReplyStep.from_dict, json.loads(row["steps"])))
+        except (ValueError, TypeError, LookupError) as error:
+            raise StoreError(f"The parts of reply {row['id']} are damaged.") from error
+    reason = row["stop_reason"]
+    usage = Usage(
+        prompt_tokens=row["prompt_tokens"],
+        cached_tokens=row["cached_tokens"],
+        completion_tokens=row["completion_tokens"],
+        first_token_seconds=row["first_token_seconds"],
+        decode_seconds=row["decode_seconds"],
+    )
+    parts = (Text(row["text"]),) if row["text"] else ()
+    return (ReplyStep(parts, None if reason is None else StopReason(reason), usage),)
+
+
+def dump_steps(steps: Sequence[ReplyStep]) -> str | None:
+    """Convert a reply's steps to JSON; None for one step of text, which has its own columns."""
+    if len(steps) == 1 and steps[0].is_plain:
+        return None
+    return _dump_json(step.to_dict() for step in steps)
+
+
+def _user_message(row: sqlite3.Row) -> Message:
+    if row["parts"] is None:
+        return Message("user", row["content"])
+    try:
+        return Message("user", map(part_from_dict, json.loads(row["parts"])))
+    except (ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"The parts of turn {row['id']} are damaged.") from error
+
+
+def dump_message_parts(message: Message) -> str | None:
+    """Convert a message's parts to JSON; None for plain text, which has its own column."""
+    return None if message.is_plain else _dump_json(part.to_dict() for part in message.parts)
+
+
+def _dump_json(values: Iterable[Any]) -> str:
+    return utf8_safe(json.dumps(list(values), ensure_ascii=False))
 
 
 def turns_from_rows(
@@ -122,7 +157,7 @@ def turns_from_rows(
     replies: Iterable[sqlite3.Row],
     annotations: Iterable[sqlite3.Row],
 ) -> tuple[Turn, ...]:
-    """Rows of `turn` in order, each with its rows of `reply` and `annotation`, in order too."""
+    """Convert rows of `turn`, `reply` and `annotation`, each in order, to turns."""
     versions: dict[int, list[Reply]] = {}
     for row in replies:
         versions.setdefault(row["turn_id"], []).append(reply_from_row(row))
@@ -133,7 +168,7 @@ def turns_from_rows(
         Turn(
             id=row["id"],
             position=row["position"],
-            user=Message("user", row["content"]),
+            user=_user_message(row),
             replies=tuple(versions.get(row["id"], ())),
             active_reply_id=row["chosen"],
             created=parse_timestamp(row["created"]),
@@ -147,60 +182,60 @@ def turns_from_rows(
 
 
 def passage_from_row(row: sqlite3.Row) -> Passage:
-    """One row of `passage`, or a StoreError."""
+    """Convert a row of `passage`, or raise a StoreError."""
     try:
         details = dict(json.loads(row["details"]))
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"A passage that was found for turn {row['turn_id']} is damaged and cannot be read.",
-            hint="The turn itself is whole.",
+            f"A passage of turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is intact.",
         ) from error
     return Passage(row["text"], row["source"], row["score"], details)
 
 
 def dump_details(details: Mapping[str, Any]) -> str:
-    """What is known of a passage, as `to_passage` reads it.
+    """Convert a passage's details to JSON.
 
     Raises:
-        TypeError, ValueError: a value that JSON does not have.
+        TypeError, ValueError: a value that JSON cannot represent.
     """
     return json.dumps(dict(details), allow_nan=False)
 
 
 def annotation_from_row(row: sqlite3.Row) -> tuple[int | None, Annotation]:
-    """One row of `annotation`: the reply it labels, or None for the user's message."""
+    """Convert a row of `annotation` to the id of its reply (None: the user's message) and label."""
     return row["reply_id"], Annotation(
         row["plugin"], row["name"], row["value"], row["score"], row["icon"]
     )
 
 
 def dump_sampling(sampling: Sampling) -> str:
-    """The settings as `to_conversation` reads them."""
+    """Convert sampling settings to JSON."""
     return json.dumps(sampling.to_dict())
 
 
 def dump_plugin_data(plugin_data: PluginData) -> str:
-    """What plugins keep with a chat, as `to_conversation` reads it.
+    """Convert the plugins' data to JSON.
 
     Raises:
-        TypeError, ValueError: a value that JSON does not have.
+        TypeError, ValueError: a value that JSON cannot represent.
     """
     plain = {name: dict(values) for name, values in plugin_data.items()}
     return json.dumps(plain, allow_nan=False)
 
 
 def dump_plugin_names(plugin_names: Iterable[str]) -> str:
-    """Names of plugins, as `to_conversation` reads them."""
+    """Convert names of plugins to JSON."""
     return json.dumps(sorted(plugin_names))
 
 
 def dump_provenance(provenance: Provenance) -> bytes:
-    """What made a reply, as compressed JSON: it repeats much of the chat."""
+    """Convert a provenance to JSON, compressed because it repeats much of the chat."""
     return zlib.compress(json.dumps(provenance.to_dict()).encode())
 
 
 def load_provenance(content: bytes) -> Provenance | None:
-    """Read back what `from_provenance` made; None when it is damaged."""
+    """Read back what `dump_provenance` returned; None if it is damaged."""
     try:
         return Provenance.from_dict(json.loads(zlib.decompress(content)))
     except (zlib.error, ValueError, TypeError, LookupError, UsageError):
@@ -208,24 +243,24 @@ def load_provenance(content: bytes) -> Provenance | None:
 
 
 def dump_calls(trace: Trace) -> bytes:
-    """What plugins did, as compressed JSON."""
+    """Convert the calls of a trace to compressed JSON."""
     return zlib.compress(json.dumps(trace.to_dict()["calls"]).encode())
 
 
 def trace_from_row(row: sqlite3.Row) -> Trace:
-    """One row of `trace`, or a StoreError."""
+    """Convert a row of `trace`, or raise a StoreError."""
     try:
         calls = calls_from_dicts(json.loads(zlib.decompress(row["content"])))
     except (zlib.error, ValueError, TypeError, LookupError) as error:
         raise StoreError(
-            f"What plugins did for turn {row['turn_id']} is damaged and cannot be read.",
-            hint="The turn itself is whole.",
+            f"The plugin trace of turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is intact.",
         ) from error
     return Trace(calls, row["reply_id"])
 
 
 def short_title(title: str, first_message: str | None) -> str:
-    """The chat's title, else the beginning of its first message on one line; may be empty."""
+    """Return the title, else the beginning of the first message on one line; may be empty."""
     if title or not first_message:
         return title
     line = " ".join(first_message.split())
@@ -233,16 +268,16 @@ def short_title(title: str, first_message: str | None) -> str:
 
 
 PassageLookup = Callable[[int], Sequence[Passage]]
-"""A turn's id to its passages, such as `Store.passages`."""
+"""Turn id -> passages, such as `Store.passages`."""
 
 
 AnnotationLookup = Callable[[int], Sequence[tuple[int | None, Annotation]]]
-"""A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
+"""Turn id -> labels with their reply ids, such as `Store.annotations`."""
 
 
 ProvenanceLookup = Callable[[int], Provenance | None]
-"""A reply's id to what made it, such as `Store.provenance`."""
+"""Reply id -> provenance, such as `Store.provenance`."""
 
 
 TraceLookup = Callable[[int], Sequence[Trace]]
-"""A turn's id to what plugins did for it, such as `Store.traces`."""
+"""Turn id -> traces of plugin calls, such as `Store.traces`."""

@@ -1,10 +1,10 @@
-"""Finding words in titles and saved messages; it knows the database's word index but not `Store`.
+"""Full-text search in the titles, messages and replies of saved chats.
 
-`NAME:VALUE`, such as `mood:anger`, asks for messages with that label; if no message has a label of
-that name, it is a word as any other.
+`NAME:VALUE`, such as `mood:anger`, restricts the search to messages with that label; if no message
+has a label of that name, it is an ordinary word.
 
-Words are looked up in the index. Scripts written without spaces have no words there, so a query
-word in one of them is looked for in the text itself.
+Words are looked up in an FTS5 index. It cannot split scripts written without spaces into words, so
+query words in these are searched by scanning the text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from operator import itemgetter
 from typing import Any
 
 from chatlm.store.queries import chat_title
-from chatlm.types.messages import Role
+from chatlm.types.messages import Role, StreamedPart
 
 MAX_QUERY_WORDS = 64
-"""Further words of a longer query are not looked at."""
+"""Maximum number of query words; more are ignored."""
 
 SNIPPET_LEAD, SNIPPET_WIDTH = 40, 160
-"""Characters of a snippet before the first hit, and in all."""
+"""Length of a snippet before the first hit, and in all, in characters."""
 
 _ANNOTATION_FILTER = re.compile(r"""(?<!\S)([a-z][\w-]*):(?:"([^"]+)"|([^\s"]+))(?!\S)""")
 """`mood:anger`, or `topic:"lost card"`."""
@@ -39,9 +39,9 @@ _HAS_ANNOTATIONS = """NOT EXISTS (
                 SELECT 1 FROM annotation a WHERE a.turn_id = t.id AND a.reply_id IS {reply}
                 AND a.name = json_extract(wanted.value, '$[0]')
                 AND instr(lower(a.value), json_extract(wanted.value, '$[1]')) = 1))"""
-# nothing that a person types becomes part of the statements that these are put into
+# no user input becomes part of the statements these are inserted into
 _MESSAGE, _REPLY = _HAS_ANNOTATIONS.format(reply="NULL"), _HAS_ANNOTATIONS.format(reply="r.id")
-"""Whether a message has a label that begins so for each one asked for."""
+"""Conditions: the message or reply has a label with each requested name and value prefix."""
 
 _INDEX_QUERIES = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
@@ -65,6 +65,22 @@ _INDEX_QUERIES = (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
         ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
 )
+_REASONING_INDEX_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
+        r.reasoning AS text, r.created AS time
+        FROM reasoning_words JOIN reply r ON r.id = reasoning_words.rowid
+        JOIN turn t ON t.id = r.turn_id JOIN conversation c ON c.id = t.conversation_id
+        WHERE reasoning_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
+            AND {_REPLY}
+        ORDER BY reasoning_words.rowid DESC LIMIT :limit"""  # noqa: S608
+_REASONING_SCAN_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
+        r.reasoning AS text, r.created AS time
+        FROM reply r JOIN turn t ON t.id = r.turn_id
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE r.reasoning <> '' AND c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
+            AND {_REPLY}
+        ORDER BY r.id DESC LIMIT :limit"""  # noqa: S608
 _SCAN_QUERIES = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
@@ -91,23 +107,23 @@ _SCAN_QUERIES = (
 
 @dataclass(frozen=True)
 class ChatSearchHit:
-    """One title, message or reply that holds the words looked for."""
+    """One title, message or reply that matches a query."""
 
     conversation_id: int
     title: str
     turn_id: int | None
-    """None for the chat's title."""
+    """None for a title."""
     role: Role | None
-    """Who says it; None for the chat's title."""
+    """None for a title."""
     snippet: str
     """The text around the first hit, on one line."""
     spans: list[tuple[int, int]]
     """Start and end of each hit in `snippet`."""
     reply_id: int | None = None
-    """Which version of the reply; None for the user's message and for the title."""
+    """None for a user message or a title."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "conversation_id": self.conversation_id,
             "title": self.title,
@@ -119,10 +135,12 @@ class ChatSearchHit:
         }
 
 
-def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit]:
-    """Titles, then messages and replies with every word of the query, each newest first.
+def search(
+    db: sqlite3.Connection, query: str, limit: int, part: StreamedPart = "text"
+) -> list[ChatSearchHit]:
+    """Find titles, then messages and replies, with every word of the query, newest first.
 
-    Any text is a query.
+    Any text is a valid query. `part` "reasoning" searches only the reasoning of replies.
     """
     labels, query = _parse_annotation_filters(db, query.replace("\0", " "))
     words = [word for word in query.split() if any(map(str.isalnum, word))]
@@ -137,8 +155,12 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit
         "labels": json.dumps(labels),
         "limit": limit,
     }
-    in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
-    titles = [] if labels else db.execute(in_title, arguments).fetchall()
+    titles = []
+    if part == "reasoning":
+        in_text = [_REASONING_INDEX_QUERY if indexed else _REASONING_SCAN_QUERY]
+    else:
+        in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
+        titles = [] if labels else db.execute(in_title, arguments).fetchall()
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
     pattern = _compile_pattern(indexed, scanned)
@@ -148,7 +170,7 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit
 def _parse_annotation_filters(
     db: sqlite3.Connection, query: str
 ) -> tuple[list[tuple[str, str]], str]:
-    """Names and values of the labels that are asked for, and the rest of the query."""
+    """Split a query into the names and values of label filters, and its words."""
     found = []
     rest = query
     for match in _ANNOTATION_FILTER.finditer(query):
@@ -178,7 +200,7 @@ def _to_hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) 
 
 
 def _compile_pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
-    """Matches in folded text what the index or the scan found; the last indexed word is open."""
+    """Compile a pattern for the query words in folded text; the last indexed word is a prefix."""
     choices = [re.escape(_fold(word)[0]) for word in scanned]
     for number, word in enumerate(indexed, start=1):
         parts = re.findall(r"[^\W_]+", _fold(word)[0])
@@ -188,7 +210,7 @@ def _compile_pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
 
 
 def _make_snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
-    """A window of the text on one line, and where the pattern matches in it."""
+    """Return a window of the text on one line, and the spans of the matches in it."""
     folded, places = _fold(text)
     spans = [
         (places[match.start()], places[match.end() - 1] + 1) for match in pattern.finditer(folded)
@@ -206,7 +228,7 @@ def _make_snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[
 
 
 def _fold(text: str) -> tuple[str, list[int] | range]:
-    """The text without case and accents, and where each of its characters stood."""
+    """Remove case and accents; also returns the original index of each character."""
     if text.isascii():
         return text.lower(), range(len(text))
     kept = [(place, _fold_character(c)) for place, c in enumerate(text) if not _is_accent(c)]

@@ -27,14 +27,19 @@ from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
     Conversation,
+    ConversationHeader,
+    Message,
     Passage,
     PluginData,
     Reply,
+    ReplyStep,
     StopReason,
+    StreamedPart,
     Turn,
     Usage,
     utc_now,
 )
+from chatlm.types.parts import Part
 from chatlm.types.provenance import Provenance, Trace
 from chatlm.types.sampling import Sampling
 
@@ -185,6 +190,11 @@ class Store:
         with self._database.read_transaction() as db:
             return queries.load_conversation(db, conversation_id)
 
+    def header(self, conversation_id: int) -> ConversationHeader:
+        """Load a chat without its turns."""
+        with self._database.read_transaction() as db:
+            return queries.load_header(db, conversation_id)
+
     def title(self, conversation_id: int) -> str:
         """Return a chat's title, else the beginning of its first message; works in the trash too.
 
@@ -217,7 +227,7 @@ class Store:
             TypeError, ValueError: a value that JSON cannot represent.
         """
         with self._database.write_transaction() as db:
-            plugin_data = dict(queries.load_conversation(db, conversation_id).plugin_data)
+            plugin_data = dict(queries.load_header(db, conversation_id).plugin_data)
             plugin_data.pop(plugin, None)
             if values:
                 plugin_data[plugin] = values
@@ -288,23 +298,38 @@ class Store:
                 queries.check_chat(db, conversation_id, allow_trashed=True)
             writes.replace_draft(db, conversation_id, text)
 
-    def search(self, query: str, limit: int = 50) -> list[ChatSearchHit]:
+    def search(
+        self, query: str, limit: int = 50, *, part: StreamedPart = "text"
+    ) -> list[ChatSearchHit]:
         """Find the titles, messages and replies that contain every word of `query`.
 
         Titles come first; within titles and within messages the newest comes first. The last word
         may be a prefix. Case and accents are ignored.
+
+        Args:
+            query: the words.
+            limit: maximum number of hits.
+            part: `reasoning` searches the reasoning of replies, and nothing else.
         """
         with self._database.read_transaction() as db:
-            return search(db, utf8_safe(query), limit)
+            return search(db, utf8_safe(query), limit, part)
 
     # --- turns and replies --------------------------------------------------------------------
 
-    def add_turn(self, conversation_id: int, content: str, raw_input: str = "") -> Turn:
-        """Append the user's next message; `raw_input` is what they typed, where a plugin
-        rewrote it."""
+    def add_turn(
+        self, conversation_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
+        """Append the user's next message.
+
+        Args:
+            conversation_id: the chat.
+            content: the message's parts; a string stands for one text part.
+            raw_input: what the user typed, where a plugin rewrote it.
+        """
+        message = Message("user", content)
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
-            turn_id = writes.append_turn(db, conversation_id, content, raw_input)
+            turn_id = writes.append_turn(db, conversation_id, message, raw_input)
             return queries.load_turn(db, turn_id)
 
     def turn(self, turn_id: int) -> Turn:
@@ -326,26 +351,47 @@ class Store:
             reply_id = writes.append_reply(db, turn_id, model, adapter, settings)
             return queries.load_reply(db, reply_id)
 
-    def journal_reply(self, reply_id: int, text: str) -> None:
-        """Save the whole reply so far; a finished reply counts as growing again."""
+    def journal_reply(self, reply_id: int, content: str | Iterable[ReplyStep]) -> None:
+        """Save the whole reply so far; a finished reply counts as growing again.
+
+        Args:
+            reply_id: the reply.
+            content: its steps; a string stands for one step with this text.
+        """
+        if isinstance(content, str):
+            reply = Reply(reply_id, 1, content)
+        else:
+            reply = Reply(reply_id, 1, steps=content)
         with self._database.write_transaction() as db:
             queries.turn_id_of_reply(db, reply_id)
-            writes.journal_reply(db, reply_id, text)
+            writes.journal_reply(db, reply)
 
     def finish_reply(
         self,
         reply_id: int,
         *,
-        text: str,
-        stop_reason: StopReason,
-        usage: Usage,
+        text: str = "",
+        stop_reason: StopReason | None = None,
+        usage: Usage | None = None,
         settings: str | None = None,
         error: str | None = None,
+        steps: Iterable[ReplyStep] = (),
     ) -> Reply:
-        """Save the whole reply and why it stopped; `settings` None leaves them unchanged."""
+        """Save the whole reply and why it stopped.
+
+        Args:
+            reply_id: the reply.
+            text: the text of a reply with one step; `steps` replaces it.
+            stop_reason: why that step stopped, likewise.
+            usage: what it cost, likewise.
+            settings: JSON of the sampling settings; None leaves them unchanged.
+            error: what failed; None for nothing.
+            steps: the steps of any other reply.
+        """
+        reply = Reply(reply_id, 1, text, stop_reason, usage=usage, steps=steps)
         with self._database.write_transaction() as db:
             turn_id = queries.turn_id_of_reply(db, reply_id)
-            writes.finish_reply(db, reply_id, text, stop_reason, usage, settings, error)
+            writes.finish_reply(db, reply, settings, error)
             writes.touch_conversation(db, turn_id)
             return queries.load_reply(db, reply_id)
 

@@ -16,10 +16,12 @@ from chatlm.store.rows import (
     current_timestamp,
     dump_calls,
     dump_details,
+    dump_message_parts,
     dump_plugin_data,
     dump_plugin_names,
     dump_provenance,
     dump_sampling,
+    dump_steps,
     finite_or_none,
     format_timestamp,
     utf8_safe,
@@ -29,12 +31,11 @@ from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
     Conversation,
+    Message,
     Passage,
     PluginData,
     Reply,
-    StopReason,
     Turn,
-    Usage,
 )
 from chatlm.types.provenance import Provenance, Trace
 
@@ -101,12 +102,13 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
 
 def _insert_turn(db: sqlite3.Connection, id_map: IdMap, position: int, turn: Turn) -> None:
     row = db.execute(
-        "INSERT INTO turn (conversation_id, position, content, created, standing, summary, typed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO turn (conversation_id, position, content, parts, created, standing, summary,"
+        " typed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             id_map.conversation_id,
             position,
             utf8_safe(turn.user.text),
+            dump_message_parts(turn.user),
             format_timestamp(turn.created),
             turn.context_policy.value,
             utf8_safe(turn.summary),
@@ -124,13 +126,15 @@ def _insert_turn(db: sqlite3.Connection, id_map: IdMap, position: int, turn: Tur
 def _insert_reply(db: sqlite3.Connection, turn_id: int, version: int, reply: Reply) -> int:
     usage = reply.usage
     row = db.execute(
-        "INSERT INTO reply (turn_id, version, text, stop_reason, error, model, adapter, settings,"
-        " prompt_tokens, cached_tokens, completion_tokens, first_token_seconds, decode_seconds,"
-        " created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO reply (turn_id, version, text, reasoning, steps, stop_reason, error, model,"
+        " adapter, settings, prompt_tokens, cached_tokens, completion_tokens, first_token_seconds,"
+        " decode_seconds, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             turn_id,
             version,
             utf8_safe(reply.text),
+            utf8_safe(reply.reasoning),
+            dump_steps(reply.steps),
             reply.stop_reason and reply.stop_reason.value,
             utf8_safe_or_none(reply.error),
             utf8_safe(reply.model),
@@ -147,13 +151,21 @@ def _insert_reply(db: sqlite3.Connection, turn_id: int, version: int, reply: Rep
     return row.lastrowid or 0
 
 
-def append_turn(db: sqlite3.Connection, conversation_id: int, content: str, raw_input: str) -> int:
+def append_turn(
+    db: sqlite3.Connection, conversation_id: int, message: Message, raw_input: str
+) -> int:
     """Insert a turn at the end of a chat and return its id."""
     row = db.execute(
-        "INSERT INTO turn (conversation_id, position, content, created, typed)"
-        " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4"
+        "INSERT INTO turn (conversation_id, position, content, parts, created, typed)"
+        " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4, ?5"
         " FROM turn WHERE conversation_id = ?1",
-        (conversation_id, utf8_safe(content), current_timestamp(), utf8_safe(raw_input)),
+        (
+            conversation_id,
+            utf8_safe(message.text),
+            dump_message_parts(message),
+            current_timestamp(),
+            utf8_safe(raw_input),
+        ),
     )
     turn_id = row.lastrowid or 0
     touch_conversation(db, turn_id)
@@ -187,32 +199,35 @@ def set_active_reply(db: sqlite3.Connection, turn_id: int, reply_id: int) -> Non
     db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
 
 
-def journal_reply(db: sqlite3.Connection, reply_id: int, text: str) -> None:
-    """Update a growing reply."""
+def journal_reply(db: sqlite3.Connection, reply: Reply) -> None:
+    """Update the steps of a growing reply."""
     db.execute(
-        "UPDATE reply SET text = ?, stop_reason = NULL, error = NULL WHERE id = ?",
-        (utf8_safe(text), reply_id),
+        "UPDATE reply SET text = ?, reasoning = ?, steps = ?, stop_reason = NULL, error = NULL"
+        " WHERE id = ?",
+        (
+            utf8_safe(reply.text),
+            utf8_safe(reply.reasoning),
+            dump_steps(reply.with_stop_reason(None).steps),
+            reply.id,
+        ),
     )
 
 
 def finish_reply(
-    db: sqlite3.Connection,
-    reply_id: int,
-    text: str,
-    stop_reason: StopReason,
-    usage: Usage,
-    settings: str | None,
-    error: str | None,
+    db: sqlite3.Connection, reply: Reply, settings: str | None, error: str | None
 ) -> None:
     """Update a reply that stopped growing; `settings` None leaves them unchanged."""
+    usage = reply.usage
     db.execute(
-        "UPDATE reply SET text = ?, stop_reason = ?, error = ?,"
+        "UPDATE reply SET text = ?, reasoning = ?, steps = ?, stop_reason = ?, error = ?,"
         " settings = coalesce(?, settings), prompt_tokens = ?, cached_tokens = ?,"
         " completion_tokens = ?, first_token_seconds = ?, decode_seconds = ?"
         " WHERE id = ?",
         (
-            utf8_safe(text),
-            stop_reason.value,
+            utf8_safe(reply.text),
+            utf8_safe(reply.reasoning),
+            dump_steps(reply.steps),
+            reply.stop_reason and reply.stop_reason.value,
             utf8_safe_or_none(error),
             utf8_safe_or_none(settings),
             usage.prompt_tokens,
@@ -220,7 +235,7 @@ def finish_reply(
             usage.completion_tokens,
             usage.first_token_seconds,
             usage.decode_seconds,
-            reply_id,
+            reply.id,
         ),
     )
 
@@ -287,6 +302,7 @@ def _optimize_search_index(db: sqlite3.Connection) -> None:
     """Rewrite the word index; until then it still contains deleted words, marked as deleted."""
     db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
     db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
+    db.execute("INSERT INTO reasoning_words (reasoning_words) VALUES ('optimize')")
     db.execute("INSERT INTO title_words (title_words) VALUES ('optimize')")
 
 

@@ -17,6 +17,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
+from chatlm.chat.deletion import empty_trash
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -124,7 +125,8 @@ class ChatApp(GuardedApp):
 
     def _empty_trash(self) -> None:
         try:
-            self.services.store.empty_trash(utc_now() - TRASH_RETENTION)
+            services = self.services
+            empty_trash(services.store, utc_now() - TRASH_RETENTION, services.plugins)
         except StoreError as error:
             log.error("trash not emptied: %s", error)
 

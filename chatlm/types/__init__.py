@@ -1,1 +1,1 @@
-"""Frozen values and protocols."""
+"""Values and protocols that all other packages share."""

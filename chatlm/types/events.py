@@ -1,4 +1,4 @@
-"""Fitted, Prefill, Delta, Finished; turn events; TokenLogprob, ShownTokens."""
+"""Events that engines and sessions stream, and token log-probabilities."""
 
 from __future__ import annotations
 
@@ -7,31 +7,42 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatlm.types.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage
+from chatlm.types.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    Reply,
+    StopReason,
+    StreamedPart,
+    Turn,
+    Usage,
+)
+from chatlm.types.parts import ToolCall
 
 MAX_TOP_LOGPROBS = 20
-"""So many may be asked for, as in OpenAI's API."""
+"""Maximum of `Request.logprobs`, as in OpenAI's API."""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, with the probability that the model gave it where it stands."""
+    """A token with the probability that the model gave it at its position."""
 
     bytes: bytes
-    """What it stands for: a part of a character, too; of a control token, its name."""
+    """Its UTF-8 bytes, which may be part of a character; of a control token, its name."""
     logprob: float
-    """Natural logarithm of the probability, out of the softmax over the model's own logits for all
-    tokens: before logits processors, penalties, temperature, top-k, top-p and min-p."""
+    """Natural logarithm of its probability under a softmax over the model's raw logits: before
+    logits processors, penalties, temperature, top-k, top-p and min-p."""
     top_logprobs: tuple[TokenLogprob, ...] = ()
-    """The likeliest tokens in its place, the likeliest first; those have none of their own."""
+    """The likeliest tokens at its position, likeliest first; theirs is empty."""
 
     @property
     def text(self) -> str:
-        """The bytes as text; a part of a character is shown as �."""
+        """The bytes as text; an incomplete character becomes �."""
         return self.bytes.decode("utf-8", "replace")
 
     def to_dict(self) -> dict[str, Any]:
-        """As OpenAI's API has it, ready for JSON."""
+        """Convert to JSON values in the form of OpenAI's API."""
         return self._without_alternatives() | {
             "top_logprobs": [each._without_alternatives() for each in self.top_logprobs]
         }
@@ -41,20 +52,21 @@ class TokenLogprob:
 
 
 class LogprobBuffer:
-    """Keeps tokens back until all of their text is shown.
+    """Buffer that releases tokens once all of their text is shown.
 
-    So none says what is withheld, such as a beginning stop string, or was cut off. A token that
-    brings no text of its own, such as a part of a character, belongs to the text that follows.
+    So no token reveals text that is withheld, such as the beginning of a stop string, or cut off.
+    A token without text of its own, such as part of a character, is released with the text that
+    follows.
     """
 
     def __init__(self) -> None:
         self._textless: list[TokenLogprob] = []
         self._pending: deque[tuple[int, TokenLogprob]] = deque()
-        """With the number of characters at which each ends."""
+        """Each with the text length at its end."""
         self._generated_length = self._released_length = 0
 
     def feed(self, tokens: Iterable[TokenLogprob], text: str) -> None:
-        """Add tokens, and the text that they brought."""
+        """Add tokens and the text they decode to."""
         self._textless += tokens
         if text:
             self._generated_length += len(text)
@@ -62,7 +74,7 @@ class LogprobBuffer:
             self._textless.clear()
 
     def release(self, text: str) -> tuple[TokenLogprob, ...]:
-        """The tokens that are shown in full once this text, too, is shown."""
+        """Return the tokens whose text is complete once this text is shown."""
         self._released_length += len(text)
         taken = []
         while self._pending and self._pending[0][0] <= self._released_length:
@@ -75,22 +87,22 @@ class LogprobBuffer:
 
 @dataclass(frozen=True)
 class PromptReady:
-    """The prompt is built and fits the context."""
+    """The prompt is encoded and fits the context window."""
 
     prompt_tokens: int
     context_length: int
-    """Tokens that prompt and reply may have together."""
+    """Maximum number of tokens of prompt and reply together."""
     omitted_messages: tuple[Message, ...] = ()
     """The oldest messages, which did not fit."""
     cached_tokens: int = 0
-    """How many of the prompt's tokens need no reading, since the turn before left them."""
+    """Prompt tokens found in the prompt cache, which need no prefill."""
     prompt_hash: str = ""
-    """See `Prompt.hash`."""
+    """As `Prompt.hash`."""
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """The model has read `done` of the prompt's `total` tokens."""
+    """`done` of the prompt's `total` tokens are prefilled."""
 
     done: int
     total: int
@@ -98,7 +110,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Delta:
-    """One more token was made; `text` is what can be shown of it, perhaps nothing yet."""
+    """One more token was generated; `text` is what can be shown of it, perhaps nothing yet."""
 
     text: str
     withheld: str = ""
@@ -106,8 +118,10 @@ class Delta:
     usage: Usage = field(default_factory=Usage)
     """What the generation has cost so far."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Where `Request.logprobs` asks for them: those whose text is now shown in full. The token that
+    """If `Request.logprobs` is set: the tokens whose text is now shown in full. The token that
     ends a reply and one that a stop string cuts into are never among them."""
+    part: StreamedPart = "text"
+    """The part that `text` and `withheld` belong to: the answer, or the reasoning before it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,8 @@ class Finished:
     usage: Usage
     matched_stop: str | None = None
     """The stop string or criterion that ended it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools the model called, in order, if `stop_reason` is `tool_calls`."""
 
 
 EngineEvent = PromptReady | Prefill | Delta | Finished
@@ -136,7 +152,7 @@ class TurnStarted:
 
 @dataclass(frozen=True)
 class MessageAnnotated:
-    """Labels for the user's message or the reply."""
+    """The user's message or the reply was labelled."""
 
     role: str
     annotations: tuple[Annotation, ...]
@@ -144,14 +160,14 @@ class MessageAnnotated:
 
 @dataclass(frozen=True)
 class PassagesFound:
-    """What retrieval found for this turn."""
+    """Retrieval found passages for the turn."""
 
     passages: tuple[Passage, ...]
 
 
 @dataclass(frozen=True)
 class ReplyStarted:
-    """A reply exists and will grow; `reply.text` is not empty when an earlier one goes on."""
+    """A reply was stored and starts growing; it has text already if it is continued."""
 
     turn_id: int
     reply: Reply
@@ -159,7 +175,7 @@ class ReplyStarted:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the person should know: what failed or was done differently, and what to do."""
+    """A message for the user: what failed or was done differently, and what to do."""
 
     text: str
 
@@ -169,6 +185,8 @@ class TurnFinished:
     """The turn is complete and stored."""
 
     turn: Turn
+    conversation: Conversation | None = None
+    """The chat with this turn, so that nobody needs to load it again."""
 
 
 SessionEvent = (

@@ -1,68 +1,117 @@
-"""The values a chat is made of; they know nothing of models, storage or screens."""
+"""Messages, replies, turns and conversations as frozen values."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from chatlm.types.parts import Part, Text, part_from_dict, text_of, with_text
+from chatlm.types.parts import (
+    Part,
+    Text,
+    ToolResult,
+    append_text,
+    part_from_dict,
+    reasoning_of,
+    text_of,
+    with_text,
+)
 from chatlm.types.sampling import Sampling
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+StreamedPart = Literal["text", "reasoning"]
+"""The parts that arrive token by token; tool calls arrive whole."""
+
 
 PluginData = Mapping[str, Mapping[str, Any]]
-"""Plain values, as JSON has them, by plugin and name."""
+"""Plugin name -> JSON values by name."""
 
 
 SUMMARY_PREFIX = "Earlier in this chat, in short: "
-"""What the model reads before the summary of a turn."""
+"""Precedes the summary of a turn in the prompt."""
 
 
 def utc_now() -> datetime:
-    """The present moment, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 class ContextPolicy(StrEnum):
-    """How a turn takes part in what the model reads."""
+    """How a turn takes part in the prompt."""
 
     AUTO = "auto"
-    """Read as long as it fits the context."""
+    """Included as long as it fits the context window."""
     PINNED = "pinned"
-    """Read always; other turns leave before it."""
+    """Always included; other turns are left out before it."""
     DROPPED = "dropped"
-    """Not read."""
+    """Left out."""
     SUMMARISED = "summarised"
-    """`Turn.summary` is read in its place."""
+    """`Turn.summary` replaces it."""
 
 
 class StopReason(StrEnum):
-    """Why a reply stopped growing."""
+    """Why a reply, or one step of it, stopped growing."""
 
     END = "end"
     """The model ended its turn."""
     STOP_STRING = "stop_string"
     """One of the request's stop strings appeared; it is not part of the text."""
     LENGTH = "length"
-    """`max_tokens` new tokens were made."""
+    """`max_tokens` new tokens were generated."""
     CONTEXT_FULL = "context_full"
-    """No room was left in the model's context."""
+    """The model's context window was full."""
     CRITERION = "criterion"
-    """A stopping criterion added to the request said so."""
+    """A stopping criterion of the request was met."""
+    TOOL_CALLS = "tool_calls"
+    """The model called tools; the next step follows their results."""
+    TOOL_LIMIT = "tool_limit"
+    """The maximum number of tool calls was reached."""
+    NOTHING_RELEVANT = "nothing_relevant"
+    """Retrieval found no passage that answers the question, so the model was not run."""
+    REFUSAL = "refusal"
+    """The model refused to answer, as its server reported."""
+    CONTENT_FILTER = "content_filter"
+    """A server's content filter ended the reply."""
     CANCELLED = "cancelled"
-    """The person stopped it."""
+    """The user stopped it."""
     ERROR = "error"
     """Something failed; `Reply.error` says what."""
 
     @property
     def can_continue(self) -> bool:
-        """Whether the reply was cut short, so that going on from its text makes sense."""
-        return self not in (StopReason.END, StopReason.STOP_STRING)
+        """Whether the reply was cut short and can be continued from its end."""
+        return _STOP_REASONS[self].can_continue
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of `chatlm ask` after such a reply."""
+        return _STOP_REASONS[self].exit_code
+
+
+class _StopReasonFacts(NamedTuple):
+    can_continue: bool
+    exit_code: int
+
+
+_STOP_REASONS = {
+    StopReason.END: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.STOP_STRING: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.LENGTH: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.CONTEXT_FULL: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.CRITERION: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.TOOL_CALLS: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.TOOL_LIMIT: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.NOTHING_RELEVANT: _StopReasonFacts(can_continue=False, exit_code=3),
+    StopReason.REFUSAL: _StopReasonFacts(can_continue=False, exit_code=4),
+    StopReason.CONTENT_FILTER: _StopReasonFacts(can_continue=False, exit_code=4),
+    StopReason.CANCELLED: _StopReasonFacts(can_continue=True, exit_code=130),
+    StopReason.ERROR: _StopReasonFacts(can_continue=True, exit_code=1),
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -93,7 +142,7 @@ class Message:
 
     @property
     def is_plain(self) -> bool:
-        """Whether text is all it has."""
+        """Whether it has only text, or nothing."""
         return all(isinstance(part, Text) for part in self.parts)
 
     def with_text(self, text: str) -> Message:
@@ -122,21 +171,21 @@ class Message:
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document that may help to answer."""
+    """A chunk of a document that may help to answer."""
 
     text: str
     source: str
-    """Where it stands: a file, with a heading or page where known."""
+    """The file, with a heading or page where known."""
     score: float
-    """Relevance; higher is better, the scale is the retriever's."""
+    """Relevance; higher is better, on the retriever's own scale."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else its retriever knows of it: plain values, as JSON has them."""
+    """More from its retriever, as JSON values."""
 
     def __post_init__(self) -> None:
-        json.dumps(dict(self.details), allow_nan=False)  # to fail where the value came from
+        json.dumps(dict(self.details), allow_nan=False)  # fail here rather than when it is saved
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "text": self.text,
             "source": self.source,
@@ -147,17 +196,17 @@ class Passage:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A label on a message, shown and searchable, not sent to the model."""
+    """A label on a message: shown and searchable, never sent to the model."""
 
     plugin: str
     name: str
     value: str
     score: float | None = None
     icon: str = ""
-    """An emoji or another sign that stands beside the words; empty for none."""
+    """An emoji or another symbol shown beside the label; empty for none."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "name": self.name,
@@ -169,26 +218,38 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one generation cost."""
+    """The cost of a generation."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """How many of the prompt's tokens were reused from the turn before."""
+    """Prompt tokens that were found in the prompt cache."""
     completion_tokens: int = 0
     first_token_seconds: float | None = None
-    """From the call of `stream` to the first new token; None when there was none."""
+    """From the call of `stream` to the first new token; None if there was none."""
     decode_seconds: float = 0.0
     """From the first new token to the last."""
 
+    def __add__(self, later: Usage) -> Usage:
+        """Add what a later generation cost; the time to the first token stays this one's."""
+        if self == Usage():
+            return later
+        return Usage(
+            self.prompt_tokens + later.prompt_tokens,
+            self.cached_tokens + later.cached_tokens,
+            self.completion_tokens + later.completion_tokens,
+            self.first_token_seconds,
+            self.decode_seconds + later.decode_seconds,
+        )
+
     @property
     def tokens_per_second(self) -> float | None:
-        """Decode speed after the first token; None when too few tokens were made."""
+        """Decode speed after the first token; None if there are too few tokens."""
         if self.completion_tokens < 2 or self.decode_seconds <= 0:
             return None
         return (self.completion_tokens - 1) / self.decode_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
@@ -197,29 +258,179 @@ class Usage:
             "decode_seconds": self.decode_seconds,
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Usage:
+        """Read back what `to_dict` returned.
+
+        Raises:
+            KeyError: a key is missing.
+        """
+        return cls(
+            prompt_tokens=values["prompt_tokens"],
+            cached_tokens=values["cached_tokens"],
+            completion_tokens=values["completion_tokens"],
+            first_token_seconds=values["first_token_seconds"],
+            decode_seconds=values["decode_seconds"],
+        )
+
 
 @dataclass(frozen=True)
+class ReplyStep:
+    """One generation within a reply, followed by the results of the tools it called."""
+
+    parts: tuple[Part, ...] = ()
+    """What the model generated, then one `ToolResult` for each of its tool calls."""
+    stop_reason: StopReason | None = None
+    """None while it grows."""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return text_of(self.parts)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning parts, joined."""
+        return reasoning_of(self.parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has only text, or nothing."""
+        return all(isinstance(part, Text) for part in self.parts)
+
+    @property
+    def has_tool_results(self) -> bool:
+        """Whether tools were run, so that the model's next output is another step."""
+        return any(isinstance(part, ToolResult) for part in self.parts)
+
+    def messages(self, pinned: bool = False) -> tuple[Message, ...]:
+        """The step in a prompt: the assistant's message, then the tools' results.
+
+        A step that has nothing but reasoning has no message, since most models never read the
+        reasoning of an earlier turn.
+        """
+        results = tuple(part for part in self.parts if isinstance(part, ToolResult))
+        output = tuple(part for part in self.parts if not isinstance(part, ToolResult))
+        messages: tuple[Message, ...] = ()
+        if any(part.type != "reasoning" for part in output):
+            messages += (Message("assistant", output, pinned),)
+        if results:
+            messages += (Message("tool", results, pinned),)
+        return messages
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "parts": [part.to_dict() for part in self.parts],
+            "stop_reason": self.stop_reason and self.stop_reason.value,
+            "usage": self.usage.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReplyStep:
+        """Read back what `to_dict` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: a key is missing or has an invalid value.
+        """
+        reason = values["stop_reason"]
+        return cls(
+            parts=tuple(map(part_from_dict, values["parts"])),
+            stop_reason=None if reason is None else StopReason(reason),
+            usage=Usage.from_dict(values["usage"]),
+        )
+
+
+@dataclass(frozen=True, init=False)
 class Reply:
-    """One version of the model's answer to a turn."""
+    """One version of the model's answer to a turn, as a sequence of steps.
+
+    Args:
+        id: its id in the store.
+        version: 1, 2, … in the order the versions were generated.
+        text: the text of a reply with one step; `steps` replaces it.
+        stop_reason: why that step stopped, likewise.
+        error: what failed; None for nothing.
+        model: empty where no model generated it, or where that is unknown.
+        adapter: name of the LoRA adapter, None for none.
+        settings: JSON of the sampling settings that were used, with the seed.
+        usage: the cost of the one step.
+        created: None for now.
+        steps: the steps, at least one; empty for one step made of `text`, `stop_reason` and
+            `usage`.
+    """
 
     id: int
     version: int
-    """1, 2, … in the order the versions were made."""
-    text: str = ""
-    stop_reason: StopReason | None = None
-    """None while it grows; a stored reply that still says None was cut off with the program."""
-    error: str | None = None
-    model: str = ""
-    """Empty where no model wrote it, or it is not known which."""
-    adapter: str | None = None
-    settings: str = "{}"
-    """JSON of the sampling that made it, with the seed that was used."""
-    usage: Usage = field(default_factory=Usage)
-    created: datetime = field(default_factory=utc_now)
+    steps: tuple[ReplyStep, ...]
+    error: str | None
+    model: str
+    adapter: str | None
+    settings: str
+    created: datetime
+
+    def __init__(
+        self,
+        id: int,
+        version: int,
+        text: str = "",
+        stop_reason: StopReason | None = None,
+        error: str | None = None,
+        model: str = "",
+        adapter: str | None = None,
+        settings: str = "{}",
+        usage: Usage | None = None,
+        created: datetime | None = None,
+        steps: Iterable[ReplyStep] = (),
+    ) -> None:
+        steps = tuple(steps)
+        if steps and (text or stop_reason is not None or usage is not None):
+            raise TypeError("a reply takes steps, or the text, stop reason and usage of one step")
+        plain = ReplyStep((Text(text),) if text else (), stop_reason, usage or Usage())
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "steps", steps or (plain,))
+        object.__setattr__(self, "error", error)
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "adapter", adapter)
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "created", created or utc_now())
+
+    @property
+    def text(self) -> str:
+        """The text parts of all steps, joined."""
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning parts of all steps, joined."""
+        return "".join(step.reasoning for step in self.steps)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of all steps, in order."""
+        return tuple(part for step in self.steps for part in step.parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one step with only text, or nothing."""
+        return len(self.steps) == 1 and self.steps[0].is_plain
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the last step stopped; None while it grows, or in the store, where the program
+        ended first."""
+        return self.steps[-1].stop_reason
+
+    @property
+    def usage(self) -> Usage:
+        """The cost of all steps."""
+        return sum((step.usage for step in self.steps), Usage())
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """`settings` as plain values; empty where they cannot be read."""
+        """`settings` as JSON values; empty where they cannot be read."""
         try:
             values = json.loads(self.settings)
         except ValueError:
@@ -228,12 +439,29 @@ class Reply:
 
     @property
     def can_continue(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether it was cut short and can be continued."""
         return self.stop_reason is None or self.stop_reason.can_continue
 
+    def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
+        """Return the reply with more text at the end of its last step."""
+        *earlier, last = self.steps
+        grown = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        return dataclasses.replace(self, steps=(*earlier, grown))
+
+    def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
+        """Return the reply with another stop reason of its last step."""
+        *earlier, last = self.steps
+        return dataclasses.replace(
+            self, steps=(*earlier, dataclasses.replace(last, stop_reason=stop_reason))
+        )
+
+    def messages(self, pinned: bool = False) -> tuple[Message, ...]:
+        """The reply in a prompt; empty where the model has said nothing yet."""
+        return tuple(message for step in self.steps for message in step.messages(pinned))
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return {
+        """Convert to JSON values; `steps` only where there is more than text."""
+        values: dict[str, Any] = {
             "id": self.id,
             "version": self.version,
             "text": self.text,
@@ -245,11 +473,14 @@ class Reply:
             "usage": self.usage.to_dict(),
             "created": self.created.isoformat(),
         }
+        if not self.is_plain:
+            values["steps"] = [step.to_dict() for step in self.steps]
+        return values
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One user message and all that answers it."""
+    """One user message and everything that answers it."""
 
     id: int
     position: int
@@ -257,19 +488,19 @@ class Turn:
     user: Message
     replies: tuple[Reply, ...] = ()
     active_reply_id: int | None = None
-    """Id of the reply that stands in the history; None takes the newest."""
+    """Id of the reply that is in the history; None for the newest."""
     created: datetime = field(default_factory=utc_now)
     context_policy: ContextPolicy = ContextPolicy.AUTO
     summary: str = ""
-    """Kept whether or not it stands for the turn."""
+    """Kept whether or not it replaces the turn."""
     raw_input: str = ""
-    """What the person typed, where a plugin made the message of it; else empty."""
+    """What the user typed, where a plugin rewrote it into the message; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
-    """Labels, each with the id of the reply it is on; None for the user's message."""
+    """Labels, each with the id of its reply; None for the user's message."""
 
     @property
     def reply(self) -> Reply | None:
-        """The version that stands in the history."""
+        """The version of the reply that is in the history."""
         for reply in self.replies:
             if reply.id == self.active_reply_id:
                 return reply
@@ -277,48 +508,64 @@ class Turn:
 
     @property
     def display_text(self) -> str:
-        """What the person typed for it."""
+        """What the user typed."""
         return self.raw_input or self.user.text
 
     def messages(self) -> tuple[Message, ...]:
-        """The turn as the model reads it; none for a dropped one."""
+        """Return the turn's messages in the prompt; none for a dropped turn."""
         if self.context_policy is ContextPolicy.DROPPED:
             return ()
         if self.context_policy is ContextPolicy.SUMMARISED and self.summary:
             return (Message("user", f"{SUMMARY_PREFIX}{self.summary}"),)
         pinned = self.context_policy is ContextPolicy.PINNED
-        user = Message(self.user.role, self.user.text, pinned)
-        if self.reply is None or not self.reply.text:
-            return (user,)
-        return (user, Message("assistant", self.reply.text, pinned))
+        user = Message(self.user.role, self.user.parts, pinned)
+        return (user, *(self.reply.messages(pinned) if self.reply else ()))
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A system prompt and its turns."""
+class ConversationHeader:
+    """All of a chat but its turns."""
 
     id: int
     title: str = ""
     system: str = ""
-    turns: tuple[Turn, ...] = ()
     created: datetime = field(default_factory=utc_now)
     updated: datetime = field(default_factory=utc_now)
     sampling: Sampling = field(default_factory=Sampling)
-    """What the person set for this chat."""
+    """The user's settings for this chat."""
     pinned: bool = False
-    """Listed first."""
+    """Whether it is listed first."""
     forked_from: int | None = None
-    """The chat this one began as a copy of, while that exists."""
+    """The chat it was copied from; None once that is deleted."""
     plugin_data: PluginData = field(default_factory=dict)
-    """What plugins keep with the chat."""
+    """What plugins store with the chat."""
     disabled_plugins: frozenset[str] = frozenset()
-    """Plugins that the person switched off in this chat."""
+    """Plugins that the user disabled in this chat."""
+
+
+@dataclass(frozen=True)
+class Conversation(ConversationHeader):
+    """A chat with its turns."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def with_header(self, header: ConversationHeader) -> Conversation:
+        """Return these turns under another header."""
+        fields = {f.name: getattr(header, f.name) for f in dataclasses.fields(ConversationHeader)}
+        return dataclasses.replace(self, **fields)
+
+    def with_turn(self, turn: Turn) -> Conversation:
+        """Return the chat with this turn in place of the one with its id, else appended."""
+        turns = tuple(turn if other.id == turn.id else other for other in self.turns)
+        if turn not in turns:
+            turns += (turn,)
+        return dataclasses.replace(self, turns=turns)
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
-        """The conversation as the model reads it: system prompt, then each turn's messages.
+        """Return the prompt's messages: the system prompt, then those of each turn.
 
         Args:
-            before: leave out the turns from this position on.
+            before: position of the first turn to leave out; None for none.
         """
         head = (Message("system", self.system),) if self.system else ()
         return head + tuple(m for turn in self.turns[:before] for m in turn.messages())

@@ -156,6 +156,16 @@ def reasoning_of(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts if isinstance(part, Reasoning))
 
 
+def append_text(parts: tuple[Part, ...], text: str, part_type: str = "text") -> tuple[Part, ...]:
+    """Append text to the last part if it has this type (`text` or `reasoning`), else add a part."""
+    if not text:
+        return parts
+    kind = Reasoning if part_type == Reasoning.type else Text
+    if parts and isinstance(parts[-1], kind):
+        return (*parts[:-1], kind(parts[-1].text + text))
+    return (*parts, kind(text))
+
+
 def with_text(parts: Iterable[Part], text: str) -> tuple[Part, ...]:
     """Replace the `Text` parts by one, at the place of the first; at the end if there was none."""
     replaced: list[Part] = []

@@ -1,4 +1,4 @@
-"""Provenance of a reply; trace of plugin calls (Change, Call, Trace)."""
+"""Provenance of a reply, and the trace of the plugin calls behind it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from chatlm.types.sampling import Sampling
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a reply, as far as it can be written down."""
+    """Everything needed to reproduce a reply, as far as it can be stored."""
 
     messages: tuple[Message, ...]
-    """The request's, without those that did not fit."""
+    """The request's messages without those that did not fit."""
     sampling: Sampling
-    """Every value that held, and the seed."""
+    """Every setting that was in effect, and the seed."""
     model: str
-    """Empty if none was asked: plugins gave the reply, and this is what one would be asked."""
+    """Empty if plugins gave the reply; the rest is then what a model would have been sent."""
     adapter: str | None = None
     prompt_format: str = ""
     device: str = ""
@@ -27,12 +27,12 @@ class Provenance:
     context_length: int = 0
     prompt_hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """chatlm's and those of the libraries that computed, by name."""
+    """Version of chatlm and of the libraries that ran the model, by name."""
     plugin_processors: tuple[str, ...] = ()
-    """Names of the logits processors and stopping criteria of plugins; a replay lacks them."""
+    """Names of the plugins' logits processors and stopping criteria, which a replay lacks."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "messages": [message.to_dict() for message in self.messages],
             "sampling": self.sampling.to_dict(),
@@ -49,10 +49,10 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
-        """Read back what `to_dict` made; a key that is not known is passed over.
+        """Read back what `to_dict` returned; unknown keys are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: a key is missing or has an invalid value.
         """
         return cls(
             messages=tuple(map(Message.from_dict, values["messages"])),
@@ -71,17 +71,17 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that a plugin made otherwise."""
+    """One change made by a plugin."""
 
     target: str
     """Such as `message 3 (user)`, `temperature` or `logits processors`."""
     before: str
-    """Empty for what was not there. Of a long text the part that changed, `…` for the rest."""
+    """Empty for an addition. Of a long text only the part that changed, `…` for the rest."""
     after: str
-    """Empty for what was taken out."""
+    """Empty for a removal."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "what": self.target,
             "before": self.before,
@@ -90,10 +90,10 @@ class Change:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Change:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a key is missing or has an invalid value.
         """
         return cls(
             target=values["what"],
@@ -108,16 +108,16 @@ class Call:
 
     plugin: str
     hook: str
-    """The hook, or what the plugin added to the request and was called while the reply grew."""
+    """The hook, or the logits processor or stopping criterion that the plugin added."""
     seconds: float
     result_summary: str = ""
-    """What came back, in short; empty for nothing."""
+    """The result in a few words; empty for none."""
     changes: tuple[Change, ...] = ()
     error: str = ""
-    """How it failed; what it returned was not used then. Empty for a call that went well."""
+    """Why it failed, in which case its result was not used; empty for a success."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "hook": self.hook,
@@ -129,10 +129,10 @@ class Call:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Call:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a key is missing or has an invalid value.
         """
         return cls(
             plugin=values["plugin"],
@@ -146,19 +146,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls for one message, or for the making of one reply, in order."""
+    """The plugin calls for one message or one reply, in order."""
 
     calls: tuple[Call, ...]
     reply_id: int | None = None
-    """Id of the reply; None for what came before any."""
+    """None for the calls before any reply."""
 
     @property
     def seconds(self) -> float:
-        """What all calls took."""
+        """Total time of the calls."""
         return sum(call.seconds for call in self.calls)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "reply": self.reply_id,
             "calls": [call.to_dict() for call in self.calls],
@@ -166,16 +166,16 @@ class Trace:
 
 
 def calls_from_dicts(values: list[Mapping[str, Any]]) -> tuple[Call, ...]:
-    """Read back the calls that `Trace.to_dict` made plain.
+    """Read back the calls that `Trace.to_dict` returned.
 
     Raises:
-        KeyError, TypeError: it is something else.
+        KeyError, TypeError: a key is missing or has an invalid value.
     """
     return tuple(map(Call.from_dict, values))
 
 
 def format_duration(seconds: float) -> str:
-    """Such as `12 ms` or `1.3 s`."""
+    """Format a duration, such as `12 ms` or `1.3 s`."""
     if seconds >= 0.9995:
         return f"{seconds:,.1f} s"
     thousandths = seconds * 1000

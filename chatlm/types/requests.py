@@ -1,4 +1,4 @@
-"""Request, Prompt, PromptToken, prompt_hash, LogitsProcessor, StoppingCriterion."""
+"""Requests to an engine, and the prompts they become."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ StoppingCriterion = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate from, and how; an engine has no hidden mode beside it.
+    """Everything that determines one generation; an engine has no other mode.
 
     Raises:
-        UsageError: `logprobs` is out of its range.
+        UsageError: `logprobs` is out of range.
     """
 
     messages: tuple[Message, ...]
-    """System prompt first if there is one, then user and assistant in turn. A last message of
-    the assistant is gone on with, from its own end."""
+    """The system prompt first if there is one, then the turns. If the last message is the
+    assistant's, it is continued from its end."""
     sampling: Sampling = field(default_factory=Sampling)
     adapter: str | None = None
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     reply_complete: bool = False
-    """Whether that last message of the assistant is the whole reply; then no engine is asked."""
+    """Whether the assistant's last message is the whole reply, so that no engine is run."""
     logprobs: int | None = None
-    """How many of the likeliest tokens to tell beside each token that is chosen, 0 to 20, see
-    `Delta.tokens`; None tells nothing. It changes no token, and an engine may be unable to tell."""
+    """Number of likeliest alternatives to report for each sampled token in `Delta.logprobs`, 0 to
+    20; None reports none. Sampling is not affected, and an engine may not support it."""
 
     def __post_init__(self) -> None:
         wanted = self.logprobs
@@ -54,33 +54,33 @@ class PromptToken:
 
     id: int
     text: str
-    """The piece of the prompt it covers; empty for a further token of one character."""
+    """The text it covers; empty for a later token of one character."""
     control: bool = False
-    """Whether it is one of the model's control tokens, which only the format puts in."""
+    """Whether it is a control token of the model, which only the chat format inserts."""
     message_index: int | None = None
-    """Index, in the request's messages, of the content it stands in; None for the format's own."""
+    """Index of its message in the request; None for tokens of the chat format."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a request becomes: the very tokens that the model reads."""
+    """The encoded request: the exact tokens the model reads."""
 
     tokens: tuple[PromptToken, ...]
     message_tokens: tuple[int, ...]
-    """Tokens that each of the request's messages takes with the format around it; those that were
-    left out too."""
+    """Number of tokens of each of the request's messages with the chat format around it, including
+    omitted ones."""
     omitted: tuple[int, ...]
-    """Indices of the messages that do not fit."""
+    """Indices of the messages that did not fit."""
     context_length: int
-    """Tokens that prompt and reply may have together."""
+    """Maximum number of tokens of prompt and reply together."""
     reply_reserve: int
-    """Tokens of `limit` that are kept for the reply."""
+    """Tokens of `context_length` that are reserved for the reply."""
     hash: str
-    """See `prompt_hash`."""
+    """As returned by `prompt_hash`."""
     estimated: bool = False
-    """Whether the tokens are only guessed, since another machine writes the real ones."""
+    """Whether the tokens are an estimate, because a remote server encodes the real prompt."""
 
 
 def prompt_hash(ids: Sequence[int]) -> str:
-    """SHA-256 of a prompt's token ids, four bytes each, the lowest first; in hex."""
+    """Return the SHA-256 of token ids as little-endian 32-bit integers, in hex."""
     return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()

@@ -1,4 +1,4 @@
-"""How the next token is chosen (5.4), as checked values; the arithmetic is in engines.samplers."""
+"""Validated sampling settings; `engines.samplers` applies them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "max_tokens": (1, 1_000_000, "at most this many new tokens"),
     "seed": (0, 2**63 - 1, "same seed and request, same reply"),
 }
-"""Least and greatest value of each number, and what it does in one line."""
+"""Setting -> minimum, maximum, and what it does in one line."""
 
 
 INTEGER_SETTINGS = frozenset({"top_k", "max_tokens", "seed"})
 
 
 def format_number(value: object) -> str:
-    """A number as people write it, such as 0.5, 9 or 1,000,000; anything else as Python does."""
+    """Format a number, such as 0.5, 9 or 1,000,000; anything else by `repr`."""
     if type(value) is float:
         return f"{value:.15g}"
     return f"{value:,}" if type(value) is int else repr(value)
@@ -35,10 +35,10 @@ def format_number(value: object) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one generation; None means the model's own default, else chatlm's.
+    """Settings of one generation; None stands for the model's default, else chatlm's.
 
     Raises:
-        UsageError: a value outside its range in `RANGES`, with the range in the message.
+        UsageError: a value is outside its range in `RANGES`.
     """
 
     temperature: float | None = None
@@ -51,7 +51,7 @@ class Sampling:
     max_tokens: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    """Texts that end the reply and are cut from it."""
+    """Stop strings, which end the reply and are cut from it."""
 
     def __post_init__(self) -> None:
         said = self.settings()
@@ -75,13 +75,13 @@ class Sampling:
             raise UsageError(f"stop must be texts that are not empty, not {self.stop!r}")
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
-        """These settings, with `fallback`'s wherever this one says nothing."""
+        """Return these settings, with `fallback`'s where one is not set."""
         mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         said = {name: value for name, value in mine.items() if value not in (None, ())}
         return dataclasses.replace(fallback, **said)
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by its key in files; None or () where it says nothing."""
+        """Return every setting by its key in files; None or () for one that is not set."""
         return {
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -96,12 +96,12 @@ class Sampling:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings that say something, ready for JSON."""
+        """Convert the settings that are set to JSON values."""
         return {key: value for key, value in self.settings().items() if value not in (None, ())}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
-        """Read back what `to_dict` made, or a section of the config file.
+        """Read back what `to_dict` returned, or a section of the config file.
 
         Raises:
             UsageError: an unknown name or a value out of range.
@@ -141,26 +141,26 @@ DEFAULT_SAMPLING = Sampling(
     repetition_penalty=1.0,
     max_tokens=1024,
 )
-"""What holds where neither the person, a template, nor the model says anything."""
+"""Defaults for what neither the user, a template nor the model sets."""
 
 
 @dataclass(frozen=True)
 class EffectiveSetting:
-    """One setting as it holds."""
+    """One setting in effect, and where it comes from."""
 
     name: str
     value: Any
-    """None, or () for `stop`, where nobody says anything."""
+    """None, or () for `stop`, if it is not set anywhere."""
     source: str
-    """Who says so; empty where nobody does."""
+    """The layer that sets it; empty for none."""
 
 
 def effective_sampling(layers: Sequence[tuple[str, Sampling]]) -> list[EffectiveSetting]:
-    """Each setting's value, and where it comes from.
+    """Resolve each setting from the layers.
 
     Args:
-        layers: who says what, the one that counts most first, such as
-            `("this chat", …), ("config", …), ("model", …), ("default", DEFAULTS)`.
+        layers: name and settings, highest priority first, such as `("this chat", …),
+            ("config", …), ("model", …), ("default", DEFAULT_SAMPLING)`.
     """
     out = []
     for field in dataclasses.fields(Sampling):

@@ -1,4 +1,4 @@
-"""Setup, RenderedTemplate, TemplateRenderer; SideChat and SideChats protocols."""
+"""Chat setups, rendered templates, and the protocols of side chats."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from chatlm.types.sampling import Sampling
 
 @dataclass(frozen=True)
 class RenderedTemplate:
-    """A template with its gaps filled."""
+    """A template with its variables filled in."""
 
     system: str = ""
-    """The system prompt; empty where the template has none."""
+    """Empty if the template has none."""
     user: str = ""
-    """The user's message; empty where the person still has to write it."""
+    """The user's message; empty if the user still has to write it."""
     sampling: Sampling = field(default_factory=Sampling)
-    """What holds where the person says nothing."""
+    """Used where the user sets nothing."""
     raw_input: str = ""
-    """The words that the plugin's `write_message` makes `user` of; empty where it has no part."""
+    """The input that the plugin's `write_message` turns into `user`; empty if it does not."""
     plugin_state: Mapping[str, Any] = field(default_factory=dict)
-    """What the plugin keeps with a chat that begins so, as plain values."""
+    """JSON values that the plugin stores with a chat started from it."""
 
 
 TextFacts = Callable[[], Mapping[str, str]]
-"""`() -> facts`: what plugins say of the words that were typed, by name, such as their mood. Asked
-for only where it is needed, since a plugin may have to think about it."""
+"""`() -> facts`: what plugins know about the typed text, by name, such as its mood. Called only if
+needed, since it may run a model."""
 
 
 TemplateRenderer = Callable[[Mapping[str, str], str, TextFacts], RenderedTemplate]
-"""`(values, typed, facts) -> rendered`: `values` of the variables by name, what the person typed or
-piped in, and what plugins say of that. Raises UsageError for a name that is unknown or a value that
-is missing or wrong."""
+"""`(values, raw_input, facts) -> rendered`: the variables' values by name, what the user typed or
+piped in, and what plugins know about that. Raises UsageError for an unknown name or a missing or
+invalid value."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that decides how a chat is answered."""
+    """Everything that determines how a chat is answered."""
 
     model: str = ""
-    """As `--model` takes it; empty for the one in the config."""
+    """As for `--model`; empty for the configured one."""
     adapter: str = ""
     """Empty for none."""
     template: str = ""
-    """The name of a template that the chat goes by; empty for none."""
+    """Name of the template; empty for none."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Of the template's variables, by name."""
+    """Values of the template's variables by name."""
     system: str = ""
-    """The system prompt; empty for the template's own, else none."""
+    """The system prompt; empty for the template's."""
     sampling: Sampling = field(default_factory=Sampling)
-    """Goes before what the template sets; what both leave open is the model's."""
+    """Takes priority over the template's; what both leave open is the model's default."""
     plugin_data: PluginData = field(default_factory=dict)
-    """What plugins keep with the chat."""
+    """What plugins store with the chat."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The parts that say something, ready for JSON."""
+        """Convert the fields that are set to JSON values."""
         values = {
             "model": self.model,
             "adapter": self.adapter,
@@ -75,10 +75,10 @@ class Setup:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Setup:
-        """Read back what `to_dict` made; a key that is not known is passed over.
+        """Read back what `to_dict` returned; unknown keys are ignored.
 
         Raises:
-            UsageError: a sampling value is out of its range.
+            UsageError: a sampling value is out of range.
         """
         return cls(
             model=values.get("model", ""),
@@ -92,16 +92,16 @@ class Setup:
 
 
 class SideChat(Protocol):
-    """One chat that is kept in memory alone; not for two threads at once."""
+    """A chat in memory; not thread-safe."""
 
     @property
     def setup(self) -> Setup:
-        """What answers it."""
+        """The setup that answers it."""
         ...
 
     @property
     def engine(self) -> Engine:
-        """The loaded model; loads it first where it is not there.
+        """The model, loaded on first use.
 
         Raises:
             ModelError, OutOfMemoryError: it cannot be loaded.
@@ -109,62 +109,62 @@ class SideChat(Protocol):
         ...
 
     def check(self) -> None:
-        """See that the set-up works, as far as that is known without loading the model.
+        """Check the setup as far as possible without loading the model.
 
         Raises:
-            ModelError: the model is not here, or cannot be used.
+            ModelError: the model is missing or cannot be used.
             ChatlmError: something else is missing, such as an adapter, a template or an index.
         """
         ...
 
     def request(self, text: str) -> Request:
-        """What is sent for the next message, after all plugins had their say.
+        """Build the request for the next message, with the plugins' adjustments.
 
         Returns:
-            with no setting left open but perhaps the seed.
+            every setting is set, except perhaps the seed.
 
         Raises:
             MessageRefused: a plugin has no answer to this message.
-            UsageError: the set-up does not work, such as a template or an index that is gone.
+            UsageError: the setup does not work, such as a missing template or index.
             ContextTooLong, ModelError: as `Engine.stream`.
         """
         ...
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """Generate, as `Engine.stream`; a request that is complete asks no engine."""
+        """Generate as `Engine.stream` does; a complete request runs no engine."""
         ...
 
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
-        """The part of `stream` that needs no engine: what plugins let the reply begin with, and
-        `Finished` where the request is complete."""
+        """Return the part of `stream` that needs no engine: the beginning that plugins gave the
+        reply, and `Finished` if the request is complete."""
         ...
 
     def add(self, text: str, reply: str) -> None:
-        """Let a message and its reply stand in the chat."""
+        """Add a message and its reply to the chat."""
 
 
 class SideChats(Protocol):
-    """Begins chats; the models that they share stay loaded until it is closed."""
+    """Starts side chats; the models they share stay loaded until it is closed."""
 
     def begin(self, setup: Setup) -> SideChat:
-        """A new chat; loads nothing yet."""
+        """Start a chat; loads nothing yet."""
         ...
 
     def available_setups(self) -> dict[str, Setup]:
-        """The set-ups that plugins offer now, by name.
+        """Return the setups that plugins offer, by name.
 
-        A template is one too, if it needs no more than the person's words. Where two plugins have
-        the same name, it is PLUGIN.NAME.
+        A template is one too if it needs nothing but the user's input. A name that two plugins use
+        becomes PLUGIN.NAME.
         """
         ...
 
     @property
     def swaps_models(self) -> bool:
-        """Whether models do not fit side by side, so that each is freed for the next."""
+        """Whether models do not fit in memory together, so that each is freed for the next."""
         ...
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return itself."""
         ...
 
     def __exit__(
@@ -173,4 +173,4 @@ class SideChats(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Free the models that were loaded for it."""
+        """Free the models it loaded."""

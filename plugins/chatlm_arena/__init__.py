@@ -1,4 +1,4 @@
-"""The arena: blind matches between set-ups, and ratings from their votes; a plugin of chatlm."""
+"""Arena plugin: blind matches between model set-ups, and ratings computed from the votes."""
 
 PLUGIN = "arena"
-"""The name under which chatlm knows this plugin, and it keeps values with a chat."""
+"""The plugin's name, under which it also stores values with a chat."""

@@ -1,4 +1,4 @@
-"""/arena; open the arena at start."""
+"""The `/arena` command, and `chatlm arena`, which starts chatlm with the arena open."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import sys
 from collections.abc import Callable
 
 from chatlm import Conversation, Setup, SlashCommand, Ui, UsageError, load_config, run_ui
+from chatlm.plugin_kit.chat_state import plugin_state, text_value
 from chatlm_arena import PLUGIN
 from chatlm_arena.contestants import ADAPTER_KEY
 
 ARENA_SCREEN, LEADERBOARD_SCREEN = "arena", "leaderboard"
 """The names of the plugin's screens."""
 
-
 ADD, RATINGS, GOLDEN = "add", "ratings", "golden"
+"""The subcommands of `/arena`."""
 
 
 def arena(ui: Ui, argument: str) -> None:
-    """Open the arena or the ratings, or let the chat's set-up enter it.
+    """Open the arena or the ratings, add the chat's set-up, or save a golden chat.
 
     Raises:
-        ChatlmError: it cannot be done.
+        ChatlmError: the action failed or is unknown.
     """
     from chatlm_arena.store import store as store_module
 
@@ -34,18 +35,19 @@ def arena(ui: Ui, argument: str) -> None:
         _add_golden(ui, rest)
     else:
         raise UsageError(
-            f"/arena cannot {word}.", hint=f"/arena, /arena {ADD} NAME or /arena {RATINGS}"
+            f"Unknown action: /arena {word}",
+            hint=f"Use /arena, /arena {ADD} NAME, /arena {RATINGS} or /arena {GOLDEN} NAME.",
         )
 
 
 def current_setup(ui: Ui) -> Setup:
-    """What answers the chat that is shown.
+    """Return the set-up of the current chat.
 
     Raises:
         UsageError: no model is loaded.
     """
     if ui.engine is None:
-        raise UsageError("There is no model yet.", hint="Wait until it is loaded.")
+        raise UsageError("The model is not loaded yet.", hint="Wait until it is loaded.")
     chat = ui.conversation
     return Setup(
         model=ui.engine.info.model,
@@ -57,19 +59,19 @@ def current_setup(ui: Ui) -> Setup:
 
 
 def current_adapter(chat: Conversation) -> str:
-    """The adapter that answers a chat next: the one chosen in it, else that of its newest reply."""
+    """Return the adapter of a chat: the one selected in it, else that of its newest reply."""
     plugin, key = ADAPTER_KEY
-    kept = chat.plugin_data.get(plugin, {}).get(key)
-    if isinstance(kept, str):
-        return kept
+    selected = text_value(plugin_state(chat, plugin), key, None)
+    if selected is not None:
+        return selected
     newest = chat.turns[-1].reply if chat.turns else None
     return (newest.adapter if newest else None) or ""
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer it."""
-    what = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
-    add(SlashCommand("arena", "compare two set-ups blind", arena, what))
+    """Register `/arena`."""
+    usage = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
+    add(SlashCommand("arena", "compare two set-ups blind", arena, usage))
 
 
 def _add_contestant(ui: Ui, name: str) -> None:
@@ -78,29 +80,31 @@ def _add_contestant(ui: Ui, name: str) -> None:
     with store_module.open_arena_store() as store:
         added = store.add_contestant(name, current_setup(ui))
         count = sum(contestant.setup is not None for contestant in store.contestants())
-    more = "/arena begins." if count > 1 else "One more, and /arena can begin."
-    ui.notify(f"{added.name} is in the arena: {added.description}. {more}")
+    next_step = "Start a match: /arena" if count > 1 else "Add one more to start a match."
+    ui.notify(f"Added {added.name} to the arena: {added.description}. {next_step}")
 
 
 def _add_golden(ui: Ui, name: str) -> None:
-    """Let the selected turn be a test."""
+    """Save the selected turn as a golden chat."""
     from chatlm_arena.golden import golden_from_turn
     from chatlm_arena.store import store as store_module
 
     if ui.turn is None:
-        raise UsageError("There is no reply yet.", hint="Select a turn with Tab and mark that.")
+        raise UsageError(
+            "There is no reply yet.", hint="Send a message first, or select a turn with Tab."
+        )
     golden = golden_from_turn(name, ui.conversation, ui.turn)
     with store_module.open_arena_store() as store:
         store.add_golden(golden)
-    ui.notify(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")
+    ui.notify(f"Saved golden chat {golden.name}. Check a contestant: chatlm arena check CONTESTANT")
 
 
 _open_requested: list[bool] = []
-"""Not empty where the arena shall open as soon as the screen is there."""
+"""Not empty if the arena is to open as soon as the chat screen is ready."""
 
 
 def run_arena() -> None:
-    """Open the terminal UI in the arena, and return when the person quits.
+    """Run the terminal UI with the arena open; return when the user quits.
 
     Raises:
         UsageError: there is no terminal.
@@ -119,5 +123,5 @@ def run_arena() -> None:
 
 
 def consume_open_request() -> bool:
-    """Whether the arena shall open now; asked again, it says no."""
+    """Return whether the arena is to open now, and clear the request."""
     return bool(_open_requested and _open_requested.pop())

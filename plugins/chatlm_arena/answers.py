@@ -1,4 +1,4 @@
-"""Batched answers of contestants; jobs that ask repeatedly."""
+"""Generate answers of contestants in batches, and run jobs that ask a model several times."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from chatlm import (
     Usage,
     UsageError,
     one_line,
-    open_batch,
 )
 from chatlm_arena.contestants import MAX_NAME_CHARACTERS, Contestant
 from chatlm_arena.records import MatchReply
 
 K = TypeVar("K")
-
+T = TypeVar("T")
 
 ContestantGuard = Callable[[Contestant], AbstractContextManager[None]]
+"""Opens a context around the work for one contestant, for example to name it in errors."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,23 @@ class Seat:
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """One reply that is wanted."""
+    """One reply to generate."""
 
     seat: Seat
     prompt: str
     turn: int
     seed: int | None = None
-    """Holds where the contestant has none of its own; None leaves it to the engine."""
+    """Used if the contestant's set-up has no seed; None lets the engine choose."""
 
 
 class AnswerWriter:
-    """One reply as it grows; `reply` may be read at any time.
+    """A reply while it is generated; `reply` may be read at any time.
 
-    A message that the contestant refuses, or has no room for, has that as its reply, with the stop
-    reason `error`.
+    If the contestant refuses the message, or the message does not fit its context, the error is the
+    reply's text, with the stop reason `error`.
 
     Args:
-        answer_request: what is wanted.
+        answer_request: the reply to generate.
     """
 
     def __init__(self, answer_request: AnswerRequest) -> None:
@@ -77,18 +77,21 @@ class AnswerWriter:
         self._stop_reason = StopReason.CANCELLED
 
     def start(self) -> bool:
-        """Make the request, once; False where no engine is to be asked, since the reply is there.
+        """Build the request, unless it was built before.
 
-        That is so where the contestant refuses, which then is the reply.
+        Returns:
+            False if the reply is already complete and needs no engine, as after a refusal.
 
         Raises:
-            ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
+            ChatlmError: the set-up does not work, for example because its adapter is missing.
         """
-        order, chat = self.answer_request, self.answer_request.seat.chat
+        chat = self.answer_request.seat.chat
         if self._request or self.ended:
             return not self.ended
         try:
-            self._request = with_default_seed(chat.request(order.prompt), order.seed)
+            self._request = with_default_seed(
+                chat.request(self.answer_request.prompt), self.answer_request.seed
+            )
             self._model = chat.engine.info.model
             for event in chat.events_without_engine(self._request):
                 self.add(event)
@@ -101,7 +104,7 @@ class AnswerWriter:
         return not self.ended
 
     def add(self, event: EngineEvent | Exception) -> None:
-        """Let the reply grow by what an engine's batch reports.
+        """Add an event of the engine's batch to the reply.
 
         Raises:
             ChatlmError: the engine failed.
@@ -121,43 +124,43 @@ class AnswerWriter:
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The text generated so far."""
         return self._text
 
     @property
     def ended(self) -> bool:
-        """Whether the reply is complete, was refused or failed."""
+        """Whether the reply is complete, was refused or has failed."""
         return self._stop_reason is not StopReason.CANCELLED
 
     @property
     def request(self) -> Request:
-        """What `begin` made."""
+        """The request that `start` built."""
         if self._request is None:
-            raise RuntimeError("nothing was asked yet")
+            raise RuntimeError("call start() first")
         return self._request
 
     @property
     def engine(self) -> Engine:
-        """The contestant's; loaded first where it is not there."""
+        """The contestant's engine, loaded on first use."""
         return self.answer_request.seat.chat.engine
 
     @property
     def reply(self) -> MatchReply:
-        """What was said so far, and what made it."""
-        order, request = self.answer_request, self._request
-        made_by = self._usage.to_dict() | {
+        """The reply generated so far, with its provenance."""
+        answer_request, request = self.answer_request, self._request
+        provenance = self._usage.to_dict() | {
             "model": self._model,
             "adapter": request.adapter if request else None,
             "sampling": request.sampling.to_dict() if request else {},
             "prompt_hash": self._prompt_hash,
         }
         return MatchReply(
-            order.seat.contestant.id,
-            order.turn,
-            order.prompt,
+            answer_request.seat.contestant.id,
+            answer_request.turn,
+            answer_request.prompt,
             self._text,
             self._stop_reason,
-            made_by,
+            provenance,
         )
 
     def _refuse(self, error: ChatlmError) -> None:
@@ -168,85 +171,84 @@ class AnswerWriter:
 def generate_answers(
     answer_requests: Iterable[AnswerRequest],
 ) -> Generator[tuple[int, MatchReply], None, None]:
-    """Answer orders, each taken when its turn has come; in which order they end is for the engine.
+    """Generate replies in batches; the engine decides in which order they finish.
 
     Args:
-        answer_requests: those of one model stand together, so that models which do not fit side
-            by side are loaded as rarely as can be.
+        answer_requests: read lazily. Those of one model must be adjacent, so that models that do
+            not fit in memory together are loaded as rarely as possible.
 
     Yields:
-        the place of an order, and the reply.
+        The index of a request, and its reply.
 
     Raises:
-        UsageError: a contestant's set-up does not work; whose is said. What was yielded before
-            stands.
+        UsageError: the set-up of a contestant, which is named, does not work.
     """
     for _, group in groupby(
-        enumerate(answer_requests), key=lambda each: each[1].seat.chat.setup.model
+        enumerate(answer_requests), key=lambda numbered: numbered[1].seat.chat.setup.model
     ):
-        answerings = ((at, AnswerWriter(order)) for at, order in group)
-        with closing(stream_answers(answerings, name_contestant_in_errors)) as grown:
-            for at, answering in grown:
-                if answering.ended:
-                    yield at, answering.reply
+        writers = ((index, AnswerWriter(request)) for index, request in group)
+        with closing(stream_answers(writers, name_contestant_in_errors)) as updates:
+            for index, writer in updates:
+                if writer.ended:
+                    yield index, writer.reply
 
 
 def stream_answers(
     writers: Iterable[tuple[K, AnswerWriter]], guard: ContestantGuard = lambda _: nullcontext()
 ) -> Generator[tuple[K, AnswerWriter], None, None]:
-    """Answer orders of one model, at once where its engine can do that; closing it stops all.
+    """Generate replies of one model, concurrently if its engine can; closing cancels them all.
 
     Args:
-        writers: what is to be answered, each with what tells it apart; taken as there is room.
-        guard: around whatever is done for one contestant alone.
+        writers: the replies by key, read lazily while the batch has free slots.
+        guard: entered around the work for one contestant.
 
     Yields:
-        one that has grown, for the last time when it has ended.
+        The key and writer of a reply that has grown; for the last time when it has ended.
 
     Raises:
-        ChatlmError: as `Answering.begin` and `take`, once those that are on their way have ended.
+        ChatlmError: as `AnswerWriter.start` and `add`, once the running replies have ended.
     """
     waiting = iter(writers)
-    asked: dict[int, tuple[K, AnswerWriter]] = {}
+    running: dict[int, tuple[K, AnswerWriter]] = {}
     failure: ChatlmError | None = None
     with ExitStack() as opened:
         batch: Batch | None = None
         while True:
             while not failure and (batch is None or len(batch) < batch.max_concurrency):
-                each = next(waiting, None)
-                if each is None:
+                entry = next(waiting, None)
+                if entry is None:
                     break
-                _, answering = each
+                _, writer = entry
                 try:
-                    with guard(answering.answer_request.seat.contestant):
-                        begun = answering.start()
+                    with guard(writer.answer_request.seat.contestant):
+                        needs_engine = writer.start()
                 except ChatlmError as error:
                     failure = error
                     break
-                if not begun:
-                    yield each
+                if not needs_engine:
+                    yield entry
                     continue
                 if batch is None:
-                    batch = opened.enter_context(closing(open_batch(answering.engine)))
-                asked[batch.add(answering.request)] = each
+                    batch = opened.enter_context(closing(writer.engine.batch()))
+                running[batch.add(writer.request)] = entry
             if batch is None or not len(batch):
                 break
             for number, event in batch.step():
-                key, answering = asked[number]
+                key, writer = running[number]
                 try:
-                    with guard(answering.answer_request.seat.contestant):
-                        answering.add(event)
+                    with guard(writer.answer_request.seat.contestant):
+                        writer.add(event)
                 except ChatlmError as error:
                     failure = failure or error
                 else:
-                    yield key, answering
+                    yield key, writer
     if failure:
         raise failure
 
 
 @contextmanager
 def name_contestant_in_errors(contestant: Contestant) -> Iterator[None]:
-    """Say who could not answer, which the reason alone would not tell."""
+    """Name the contestant in errors that are raised inside the context."""
     try:
         yield
     except ChatlmError as error:
@@ -255,72 +257,69 @@ def name_contestant_in_errors(contestant: Contestant) -> Iterator[None]:
 
 
 def with_default_seed(request: Request, seed: int | None) -> Request:
-    """The request with a seed where it has none."""
+    """Return the request with `seed` if it has no seed."""
     return dataclasses.replace(
         request, sampling=request.sampling.with_fallback(Sampling(seed=seed))
     )
 
 
-T = TypeVar("T")
-
-
 Job = Generator[Request, str, T]
-"""Yields a request, gets the text that is said, or the `ChatlmError` that was raised, and so on;
-returns what comes of it."""
+"""Yields requests; each is answered with the reply's text or the raised `ChatlmError`; returns the
+result."""
 
 
 @dataclass
 class _RunningJob:
     index: int
-    job: Job[Any]
+    generator: Job[Any]
     text: str = ""
 
 
 def run_jobs(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T], None, None]:
-    """Carry out jobs; closing it ends all.
+    """Run jobs concurrently; closing cancels them all.
 
     Args:
-        engine: that is asked.
-        jobs: taken as there is room.
+        engine: answers their requests.
+        jobs: read lazily while the batch has free slots.
 
     Yields:
-        the place of a job, and what came of it.
+        The index of a job, and its result.
 
     Raises:
-        ChatlmError: a job did, once those that are under way have ended.
+        ChatlmError: a job raised it; the running jobs have ended.
     """
     waiting = enumerate(jobs)
     running: dict[int, _RunningJob] = {}
     failure: ChatlmError | None = None
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
 
-        def go_on(each: _RunningJob, step: Callable[[], Request]) -> Iterator[tuple[int, T]]:
-            """Ask what a job wants to know next, or give what came of it."""
+        def advance(job: _RunningJob, step: Callable[[], Request]) -> Iterator[tuple[int, T]]:
+            """Add a job's next request to the batch, or yield the job's result."""
             nonlocal failure
-            each.text = ""
+            job.text = ""
             try:
-                running[batch.add(step())] = each
+                running[batch.add(step())] = job
             except StopIteration as end:
-                yield each.index, end.value
+                yield job.index, end.value
             except ChatlmError as error:
                 failure = failure or error
 
         while True:
             while not failure and len(batch) < batch.max_concurrency:
-                begun = next(waiting, None)
-                if begun is None:
+                numbered = next(waiting, None)
+                if numbered is None:
                     break
-                each = _RunningJob(*begun)
-                yield from go_on(each, partial(next, each.job))
+                job = _RunningJob(*numbered)
+                yield from advance(job, partial(next, job.generator))
             if not len(batch):
                 break
             for number, event in batch.step():
-                each = running[number]
+                job = running[number]
                 if isinstance(event, Delta):
-                    each.text += event.text
+                    job.text += event.text
                 elif isinstance(event, Finished):
-                    yield from go_on(running.pop(number), partial(each.job.send, each.text))
+                    yield from advance(running.pop(number), partial(job.generator.send, job.text))
                 elif isinstance(event, Exception):
-                    yield from go_on(running.pop(number), partial(each.job.throw, event))
+                    yield from advance(running.pop(number), partial(job.generator.throw, event))
     if failure:
         raise failure

@@ -1,4 +1,4 @@
-"""Ratings in characters and SVG."""
+"""Charts of ratings as text for the terminal and as SVG for the report."""
 
 from __future__ import annotations
 
@@ -14,63 +14,69 @@ from chatlm_arena.ratings import EloRules, elo_history
 from chatlm_arena.votes import FloatArray, Votes
 
 NAME_WIDTH = 24
-"""Width of the longest name that is shown whole."""
-
+"""Columns of a name before it is cut."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
-
 MAX_MATRIX_ROWS = 12
-"""So many contestants, the strongest, are in the matrix."""
+"""Number of contestants in the matrix, strongest first."""
+
+SVG_WIDTH, ROW_HEIGHT, NAME_COLUMN, MARGIN = 860, 30, 190, 26
+"""Pixels: width of a chart, height of a row, width of the names, and margin."""
+
+MAX_CURVES = 8
+"""Number of contestants with an Elo curve, strongest first."""
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#777777")
+"""Okabe and Ito's palette, adapted; distinguishable by colour-blind readers."""
 
 
 def interval_bar(row: LeaderboardRow, low: float, high: float, width: int) -> str:
-    """A rating as a point on its 95 % interval, `width` characters from `low` to `high`.
+    """Draw a rating as a point on its 95 % interval, `width` characters from `low` to `high`.
 
-    Where the interval is not known the point stands alone.
+    If the interval is unknown, only the point is drawn.
     """
 
-    def place(rating: float) -> int:
+    def column(rating: float) -> int:
         share = (rating - low) / (high - low) if high > low else 0.5
         return min(max(round(share * (width - 1)), 0), width - 1)
 
     line = [" "] * width
     if math.isfinite(row.rating_low):
-        begin, end = place(row.rating_low), place(row.rating_high)
-        line[begin : end + 1] = "─" * (end + 1 - begin)
-        line[begin], line[end] = "├", "┤"
-    line[place(row.rating)] = "●"
+        start, end = column(row.rating_low), column(row.rating_high)
+        line[start : end + 1] = "─" * (end + 1 - start)
+        line[start], line[end] = "├", "┤"
+    line[column(row.rating)] = "●"
     return "".join(line)
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow], width: int) -> Iterator[str]:
-    """The leaderboard as a table with intervals.
+    """Draw the leaderboard as a table, with intervals where the terminal is wide enough.
 
     Args:
-        rows: the strongest first.
+        rows: strongest first.
         width: columns of the terminal.
     """
     longest = max([10, *(len(one_line(row.name, NAME_WIDTH)) for row in rows)])
     fixed = longest + 52
     plot = min(max(width - fixed, 0), 60)
-    ends = [end for row in rows for end in (row.rating_low, row.rating_high, row.rating)]
-    known = [end for end in ends if math.isfinite(end)]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    head = f"     {'contestant':<{longest}}  rating   95 % interval    elo  games  wins"
-    yield head
+    ratings = [r for row in rows for r in (row.rating_low, row.rating_high, row.rating)]
+    finite = [rating for rating in ratings if math.isfinite(rating)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    yield f"     {'contestant':<{longest}}  rating   95 % interval    elo  games  wins"
     for place, row in enumerate(rows, 1):
-        sure = math.isfinite(row.rating_low)
-        told = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if sure else "unknown"
-        drawn = f"  {interval_bar(row, low, high, plot)}" if plot > 10 else ""
-        few = "" if row.is_stable else "?"
+        known = math.isfinite(row.rating_low)
+        interval = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if known else "unknown"
+        plotted = f"  {interval_bar(row, low, high, plot)}" if plot > 10 else ""
+        mark = "" if row.is_stable else "?"
         yield (
-            f"{place:>3}{few:<1} {one_line(row.name, NAME_WIDTH):<{longest}}  {row.rating:6.0f}"
-            f"  {told:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
+            f"{place:>3}{mark:<1} {one_line(row.name, NAME_WIDTH):<{longest}}  {row.rating:6.0f}"
+            f"  {interval:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{plotted}"
         ).rstrip()
 
 
 def matrix_table(board: Leaderboard) -> Iterator[str]:
-    """How often the row beats the column, in percent, a tie as half a win."""
+    """Draw how often the row beats the column, in percent; a tie is half a win."""
     rows = board.rows[:MAX_MATRIX_ROWS]
     place = {name: at for at, name in enumerate(board.votes.names)}
     won = board.win_matrix
@@ -86,7 +92,7 @@ def matrix_table(board: Leaderboard) -> Iterator[str]:
 
 
 def elo_curves(votes: Votes, elo_rules: EloRules, points: int) -> FloatArray:
-    """Each contestant's Elo rating over the matches, shape (contestants, points + 1)."""
+    """Return each contestant's Elo rating over the matches, shape (contestants, points + 1)."""
     lefts, rights = elo_history(votes, elo_rules)
     rating = np.full(len(votes.names), elo_rules.initial_rating, dtype=np.float64)
     out = np.empty((len(votes.names), points + 1))
@@ -101,35 +107,23 @@ def elo_curves(votes: Votes, elo_rules: EloRules, points: int) -> FloatArray:
 
 
 def elo_sparklines(board: Leaderboard, width: int) -> Iterator[str]:
-    """The Elo rating of each over the matches, a line each."""
+    """Draw each contestant's Elo rating over the matches, one per line."""
     names = [row.name for row in board.rows]
     longest = max((len(one_line(name, NAME_WIDTH)) for name in names), default=0)
-    drawn = elo_curves(board.votes, board.elo_rules, max(min(width - longest - 20, 80), 10))
-    low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 0.0)
+    curves = elo_curves(board.votes, board.elo_rules, max(min(width - longest - 20, 80), 10))
+    low, high = (float(curves.min()), float(curves.max())) if curves.size else (0.0, 0.0)
     place = {name: at for at, name in enumerate(board.votes.names)}
     for name in names:
-        curve = drawn[place[name]]
+        curve = curves[place[name]]
         steps = (curve - low) / ((high - low) or 1) * (len(BLOCKS) - 2) + 1
         line = "".join(BLOCKS[round(step)] for step in steps.tolist())
         yield f"{one_line(name, NAME_WIDTH):<{longest}}  {line}  {curve[-1]:.0f}"
 
 
-SVG_WIDTH, ROW_HEIGHT, NAME_COLUMN, MARGIN = 860, 30, 190, 26
-"""Pixels: of a picture, of a contestant's line, of the names, and around."""
-
-
-MAX_CURVES = 8
-"""So many contestants, the strongest, have a curve."""
-
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#777777")
-"""Told apart by people who see few colours."""
-
-
 def svg_intervals(rows: Sequence[LeaderboardRow]) -> str:
-    """Each rating as a point on its 95 % interval."""
-    ends = [end for row in rows for end in (row.rating, row.rating_low, row.rating_high)]
-    low, high = _padded_range([end for end in ends if math.isfinite(end)])
+    """Draw each rating as a point on its 95 % interval."""
+    ratings = [r for row in rows for r in (row.rating, row.rating_low, row.rating_high)]
+    low, high = _padded_range([rating for rating in ratings if math.isfinite(rating)])
     height = MARGIN * 2 + ROW_HEIGHT * len(rows)
 
     def x(rating: float) -> float:
@@ -140,9 +134,9 @@ def svg_intervals(rows: Sequence[LeaderboardRow]) -> str:
         y = MARGIN + ROW_HEIGHT * place + ROW_HEIGHT / 2
         parts.append(_svg_text(NAME_COLUMN - 12, y + 5, one_line(row.name, 24), "end"))
         if math.isfinite(row.rating_low):
-            begin, end = x(row.rating_low), x(row.rating_high)
+            start, end = x(row.rating_low), x(row.rating_high)
             parts.append(
-                f'<path class="line" d="M{begin:.1f} {y}H{end:.1f}M{begin:.1f} {y - 5}v10'
+                f'<path class="line" d="M{start:.1f} {y}H{end:.1f}M{start:.1f} {y - 5}v10'
                 f'M{end:.1f} {y - 5}v10"/>'
             )
         parts.append(f'<circle class="point" cx="{x(row.rating):.1f}" cy="{y}" r="5"/>')
@@ -150,12 +144,12 @@ def svg_intervals(rows: Sequence[LeaderboardRow]) -> str:
 
 
 def svg_elo_curves(board: Leaderboard) -> str:
-    """The Elo ratings over the matches."""
+    """Draw the Elo ratings over the matches."""
     names = [row.name for row in board.rows][:MAX_CURVES]
-    drawn = elo_curves(board.votes, board.elo_rules, min(max(len(board.votes), 1), 200))
+    all_curves = elo_curves(board.votes, board.elo_rules, min(max(len(board.votes), 1), 200))
     place = {name: at for at, name in enumerate(board.votes.names)}
-    shown = [drawn[place[name]].tolist() for name in names]
-    low, high = _padded_range([rating for curve in shown for rating in curve])
+    curves = [all_curves[place[name]].tolist() for name in names]
+    low, high = _padded_range([rating for curve in curves for rating in curve])
     height = 320
 
     def y(rating: float) -> float:
@@ -165,7 +159,7 @@ def svg_elo_curves(board: Leaderboard) -> str:
     for rating in _ticks(low, high):
         parts.append(f'<path class="grid" d="M60 {y(rating):.1f}H{SVG_WIDTH - NAME_COLUMN}"/>')
         parts.append(_svg_text(52, y(rating) + 5, f"{rating:.0f}", "end"))
-    for number, (name, curve) in enumerate(zip(names, shown, strict=True)):
+    for number, (name, curve) in enumerate(zip(names, curves, strict=True)):
         step = (SVG_WIDTH - NAME_COLUMN - 60) / (len(curve) - 1)
         points = " ".join(f"{60 + at * step:.1f},{y(r):.1f}" for at, r in enumerate(curve))
         parts.append(f'<polyline style="stroke:{_COLOURS[number]}" points="{points}"/>')
@@ -183,10 +177,10 @@ def svg_elo_curves(board: Leaderboard) -> str:
 
 
 def _padded_range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest value with some room, never equal."""
+    """Return the smallest and largest value with a margin, so that they differ."""
     low, high = min(values, default=1500.0), max(values, default=1500.0)
-    room = max((high - low) * 0.05, 5.0)
-    return low - room, high + room
+    margin = max((high - low) * 0.05, 5.0)
+    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float) -> list[float]:

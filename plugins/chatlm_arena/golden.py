@@ -1,4 +1,4 @@
-"""Golden chats: replies that are right, and whether a contestant still gives them."""
+"""Golden chats: chats with an expected reply, and checks whether a contestant still gives it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from chatlm_arena.contestants import Contestant, validate_name
 
 @dataclass(frozen=True)
 class GoldenChat:
-    """A chat up to a message, and the reply that is right."""
+    """A chat up to a user message, and the expected reply."""
 
     name: str
     history: tuple[tuple[str, str], ...]
-    """Each earlier message with its reply."""
+    """The earlier turns: message and reply."""
     prompt: str
     expected: str
     seed: int | None = None
-    """With which the reply was made."""
+    """The seed with which the reply was generated."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the chat as plain values, ready for JSON."""
         messages = [text for pair in self.history for text in pair]
         return {
             "name": self.name,
@@ -38,48 +38,48 @@ class GoldenChat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GoldenChat:
-        """Read back what `to_dict` made.
+        """Create a golden chat from what `to_dict` returns.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the values are invalid.
         """
         messages, expected = values.get("messages"), values.get("expected")
         seed = values.get("seed")
         texts = isinstance(messages, list) and all(isinstance(text, str) for text in messages)
         if not texts or not messages or not len(messages) % 2 or not isinstance(expected, str):
-            raise ValueError("it has no odd number of messages and an expected reply")
+            raise ValueError("it needs an odd number of messages and an expected reply")
         if seed is not None and type(seed) is not int:
-            raise ValueError("its seed is no whole number")
+            raise ValueError("its seed is not an integer")
         pairs = tuple(zip(messages[:-1:2], messages[1::2], strict=True))
         return cls(validate_name(str(values.get("name", ""))), pairs, messages[-1], expected, seed)
 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """A golden chat that was asked again."""
+    """The result of sending a golden chat again."""
 
     golden: GoldenChat
     reply: str
     similarity: float
-    """ROUGE-L of the reply against the expected one; 1 where they are the same."""
+    """ROUGE-L of the reply against the expected one; 1 if they are equal."""
 
     def passes(self, min_similarity: float) -> bool:
-        """Whether the reply is similar enough; with 1 it has to be the very same."""
+        """Return whether the reply is similar enough; with 1 it must be equal."""
         return self.reply == self.golden.expected or (
             min_similarity < 1 and self.similarity >= min_similarity
         )
 
 
 def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> GoldenChat:
-    """A turn of a chat as a golden one, with what was said before it.
+    """Create a golden chat from a turn and the turns before it.
 
     Raises:
-        UsageError: the name cannot be used, or the turn has no whole reply.
+        UsageError: the name is invalid, or the turn has no complete reply.
     """
     reply = turn.reply
     if reply is None or reply.stop_reason in (None, StopReason.CANCELLED, StopReason.ERROR):
-        raise UsageError("This turn has no whole reply.", hint="Let the model answer it first.")
-    before = [
+        raise UsageError("This turn has no complete reply.", hint="Let the model answer it first.")
+    history = [
         (earlier.display_text, earlier.reply.text)
         for earlier in conversation.turns
         if earlier.position < turn.position and earlier.messages() and earlier.reply
@@ -87,7 +87,7 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
     seed = reply.sampling.get("seed")
     return GoldenChat(
         validate_name(name),
-        tuple(before),
+        tuple(history),
         turn.display_text,
         reply.text,
         seed if type(seed) is int else None,
@@ -95,10 +95,10 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
 
 
 def read_goldens(path: Path) -> list[GoldenChat]:
-    """Golden chats from a file that `chatlm arena golden list --json` printed.
+    """Read golden chats from a file that `chatlm arena golden list --json` printed.
 
     Raises:
-        UsageError: it cannot be read, or holds something else.
+        UsageError: the file cannot be read or is invalid.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -107,39 +107,42 @@ def read_goldens(path: Path) -> list[GoldenChat]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} is no list of golden chats.")
-    found = []
+        raise UsageError(f"{path} is not a list of golden chats.")
+    goldens = []
     for number, row in enumerate(rows, 1):
         try:
-            found.append(GoldenChat.from_dict(row))
+            goldens.append(GoldenChat.from_dict(row))
         except ValueError as error:
             raise UsageError(f"{path}, entry {number}: {error}.") from None
-    return found
+    return goldens
 
 
 def check_goldens(
     chats: SideChats, contestant: Contestant, goldens: Iterable[GoldenChat]
 ) -> Iterator[GoldenResult]:
-    """Ask a contestant every golden chat again.
+    """Send every golden chat to a contestant again.
 
     Args:
-        chats: in which it answers.
-        contestant: one with a set-up.
-        goldens: what it is asked.
+        chats: creates the chats in which it answers.
+        contestant: the contestant, which needs a set-up.
+        goldens: the golden chats.
 
     Raises:
-        UsageError: only its votes are known, so that it cannot answer.
+        UsageError: the contestant has no set-up.
     """
     if contestant.setup is None:
-        raise UsageError(f"{one_line(contestant.name, 60)} cannot play: only its votes are known.")
+        raise UsageError(f"{one_line(contestant.name, 60)} cannot play: it has no set-up.")
     for golden in goldens:
         chat = chats.begin(contestant.setup)
-        for message, reply in golden.history:
-            chat.add(message, reply)
-        order = AnswerRequest(
+        for message, answer in golden.history:
+            chat.add(message, answer)
+        request = AnswerRequest(
             Seat(contestant, chat), golden.prompt, len(golden.history), golden.seed or 0
         )
-        for _, made in generate_answers([order]):
-            same = made.text == golden.expected
-            score = 1.0 if same else metrics.rouge_scores(made.text, golden.expected)["rougeL"]
-            yield GoldenResult(golden, made.text, score)
+        for _, reply in generate_answers([request]):
+            similarity = (
+                1.0
+                if reply.text == golden.expected
+                else metrics.rouge_scores(reply.text, golden.expected)["rougeL"]
+            )
+            yield GoldenResult(golden, reply.text, similarity)

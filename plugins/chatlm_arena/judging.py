@@ -1,4 +1,4 @@
-"""A model as the judge of two answers, asked in both orders; knows no storage."""
+"""Judge answers with a model: pairwise verdicts in both orders, and ratings of single answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
 MAX_ATTEMPTS = 3
-"""So often a judge is asked for a verdict before it has none."""
+"""Attempts at a verdict before the judge counts as undecided."""
 
 CRITERIA = ("coherence", "informativeness", "factual accuracy")
-"""What answers are rated for, each from -2 to 2."""
+"""The criteria by which answers are rated, each from -2 to 2."""
 
 MAX_ANSWER_CHARACTERS = 4000
-"""Characters of each answer that the judge reads."""
+"""Longer answers are cut before the judge reads them."""
 
 COMPARE_PROMPT = (
     "You are an impartial judge. Read what a user asked and two answers, A and B. Decide which "
@@ -33,7 +33,8 @@ RATE_PROMPT = (
     "whole number: -2 is very poor, -1 poor, 0 neither, 1 good, 2 very good."
 )
 VERDICT_PREFIX, RATING_PREFIX = "Verdict: [[", "Rating:"
-"""How the judge's reply begins, so that it comes to the point; some servers begin it once more."""
+"""Prefilled start of the judge's reply, which makes it give the verdict first; some servers repeat
+it in their reply."""
 
 _VERDICT = re.compile(r"\s*(?:(?:Verdict: ?)?\[\[)?\s*([ABC])\]\]")
 _RATING = re.compile(r"\s*(?:Rating:)?\s*([-+\u2212]?[012])(?![\d.])")
@@ -43,49 +44,48 @@ _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 def compare_answers(
     judge: SideChat, left: Sequence[MatchReply], right: Sequence[MatchReply], seed: int
 ) -> Job[list[Judgement]]:
-    """Ask for a verdict in both orders, each up to `ATTEMPTS` times.
+    """Ask for a verdict in both orders, each up to `MAX_ATTEMPTS` times.
 
     Args:
-        judge: a chat in which nothing was said yet.
-        left: the answers of the left side, one a turn.
-        right: those of the right side, to the same messages.
-        seed: of the first attempt; the others take those after it.
+        judge: an empty chat.
+        left: the left side's answers, one per turn.
+        right: the right side's answers to the same messages.
+        seed: seed of the first attempt; later ones add 1 each.
     """
-    said = []
-    for turned in (False, True):
-        one, other = (right, left) if turned else (left, right)
+    judgements = []
+    for swapped in (False, True):
+        one, other = (right, left) if swapped else (left, right)
         question = f"{_format_answers('Answer A', one)}\n\n{_format_answers('Answer B', other)}"
         for attempt in range(1, MAX_ATTEMPTS + 1):
             text = yield from _ask_judge(
                 judge, COMPARE_PROMPT, question, VERDICT_PREFIX, attempt, seed
             )
-            found = _VERDICT.match(text)
-            verdict = _VERDICTS[found.group(1)] if found else None
-            if verdict is not None and turned:
+            match = _VERDICT.match(text)
+            verdict = _VERDICTS[match.group(1)] if match else None
+            if verdict is not None and swapped:
                 verdict = verdict.mirrored
-            said.append(Judgement(turned, attempt, text, verdict))
+            judgements.append(Judgement(swapped, attempt, text, verdict))
             if verdict is not None:
                 break
-    return said
+    return judgements
 
 
 def combine_orders(judgements: Iterable[Judgement]) -> Verdict | None:
-    """What a judge's verdicts in both orders come to: a tie where they disagree, None where one
-    order has none."""
-    found = {one.swapped: one.verdict for one in judgements if one.verdict is not None}
-    if len(found) < 2:
+    """Combine a judge's verdicts in both orders: a tie if they differ, None if one is missing."""
+    verdicts = {one.swapped: one.verdict for one in judgements if one.verdict is not None}
+    if len(verdicts) < 2:
         return None
-    return found[False] if found[False] is found[True] else Verdict.TIE
+    return verdicts[False] if verdicts[False] is verdicts[True] else Verdict.TIE
 
 
 def majority_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
-    """What most of a panel say; a tie where two verdicts have as many, None without any."""
-    counted = Counter(verdict for verdict in verdicts if verdict is not None).most_common(2)
-    if not counted:
+    """Return the most frequent verdict; a tie if two are equally frequent, None without any."""
+    top = Counter(verdict for verdict in verdicts if verdict is not None).most_common(2)
+    if not top:
         return None
-    if len(counted) > 1 and counted[0][1] == counted[1][1]:
+    if len(top) > 1 and top[0][1] == top[1][1]:
         return Verdict.TIE
-    return counted[0][0]
+    return top[0][0]
 
 
 def rate_answers(
@@ -94,28 +94,28 @@ def rate_answers(
     """Ask for a rating of one side's answers.
 
     Args:
-        judge: a chat in which nothing was said yet.
-        replies: one a turn.
+        judge: an empty chat.
+        replies: the answers, one per turn.
         criterion: one of `CRITERIA`.
-        seed: of the first attempt.
+        seed: seed of the first attempt.
 
     Returns:
-        -2 to 2, None where the judge gave none in `ATTEMPTS`; and what it said last.
+        The rating from -2 to 2, None without a valid one in `MAX_ATTEMPTS`; and the last reply.
     """
     text = ""
     for attempt in range(1, MAX_ATTEMPTS + 1):
         system = RATE_PROMPT.format(criterion)
         question = _format_answers("Answer", replies)
         text = yield from _ask_judge(judge, system, question, RATING_PREFIX, attempt, seed)
-        if found := _RATING.match(text):
-            return int(found.group(1).replace("\u2212", "-")), text
+        if match := _RATING.match(text):
+            return int(match.group(1).replace("\u2212", "-")), text
     return None, text
 
 
 def _ask_judge(
     judge: SideChat, system: str, question: str, reply_prefix: str, attempt: int, seed: int
 ) -> Job[str]:
-    """What the judge says after `reply_prefix`; greedy at first, then by chance."""
+    """Return the judge's reply after `reply_prefix`; greedy first, then sampled."""
     request = judge.request(question)
     messages = [message for message in request.messages if message.role != "system"]
     sampling = Sampling(
@@ -126,15 +126,15 @@ def _ask_judge(
         messages=(Message("system", system), *messages),
         sampling=sampling.with_fallback(request.sampling),
     )
-    begun = (*request.messages, Message("assistant", reply_prefix))
+    prefilled = (*request.messages, Message("assistant", reply_prefix))
     try:
-        return (yield dataclasses.replace(request, messages=begun))
+        return (yield dataclasses.replace(request, messages=prefilled))
     except ContinuationUnsupported:
         return (yield request)
 
 
 def _format_answers(title: str, replies: Sequence[MatchReply]) -> str:
-    """A side's answers with the messages they answer."""
+    """Format a side's answers with the messages they answer."""
     parts = []
     for reply in replies:
         text = reply.text if reply.stop_reason is not StopReason.ERROR else "(no answer)"

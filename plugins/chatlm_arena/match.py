@@ -1,4 +1,4 @@
-"""One blind match from its first message to its vote; knows no screen and makes no thread."""
+"""A blind match between two contestants, from its first message to the vote."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict, tally_votes, votes_between
 
 SEED_LIMIT = 2**31
-
+"""Seeds are drawn below this."""
 
 SideAnswer = tuple[Side, AnswerWriter]
 
 
 @dataclass(frozen=True)
 class SideUpdate:
-    """A side said something."""
+    """A side's reply has grown or ended."""
 
     side: Side
     text: str
-    """All of its reply so far, with names hidden."""
+    """The whole reply so far, with identifying words masked."""
     ended: bool = False
 
 
@@ -41,34 +41,36 @@ class RevealedSide:
 
     name: str
     description: str
-    """Its set-up in a few words."""
+    """A short description of its set-up."""
     rating_before: float
-    """Its Elo rating before the vote."""
+    """Elo rating before the vote."""
     rating_after: float
+    """Elo rating after the vote."""
     tokens: int
+    """Tokens in all of its replies."""
     seconds: float
-    """That its replies took."""
+    """Time that its replies took."""
 
 
 def choose_contestants(
     store: ArenaStore, pairing: Pairing, rng: random.Random
 ) -> tuple[Contestant, Contestant]:
-    """The two that meet next, left and right; who is on which side is left to chance.
+    """Choose the contestants of the next match, left and right; the sides are random.
 
     Raises:
         UsageError: fewer than two can play.
     """
-    able = {c.name: c for c in store.contestants() if c.setup is not None}
-    if len(able) < 2:
+    playable = {c.name: c for c in store.contestants() if c.setup is not None}
+    if len(playable) < 2:
         raise UsageError(
             "A match needs two contestants.",
-            hint="Add one by /arena add NAME, which takes this chat's set-up, or by\n"
+            hint="Add this chat's set-up: /arena add NAME\nOr add another one: "
             "chatlm arena contestants add NAME --model … -s temperature=0.2",
         )
-    cells = tally_votes(votes_between(store.votes(), list(able)))
+    cells = tally_votes(votes_between(store.votes(), list(playable)))
     pair = list(choose_pair(cells, pairing, np.random.default_rng(rng.randrange(SEED_LIMIT))))
     rng.shuffle(pair)
-    one, other = (able[tuple(able)[at]] for at in pair)
+    one, other = (playable[tuple(playable)[at]] for at in pair)
     return one, other
 
 
@@ -76,12 +78,12 @@ class LiveMatch:
     """A match that is being played.
 
     Args:
-        store: keeps what is said.
-        chats: in which the contestants answer.
-        left: who sits on the left.
-        right: who sits on the right.
-        same_seed: whether both draw by the same random numbers.
-        rng: chance.
+        store: saves the replies and the vote.
+        chats: creates the chats in which the contestants answer.
+        left: the contestant on the left.
+        right: the contestant on the right.
+        same_seed: whether both answer with the same seed.
+        rng: draws seeds and who answers first.
     """
 
     def __init__(
@@ -108,49 +110,48 @@ class LiveMatch:
         self._match = store.add_match(left, right)
         self._prompt = ""
         self.turn = -1
-        """Of the newest message, 0 for the first; -1 before it."""
+        """Index of the newest message; -1 before the first."""
 
     @property
     def can_vote(self) -> bool:
-        """Whether both sides answered the newest message."""
-        return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._replies.values())
+        """Whether both sides have answered the newest message."""
+        answered = [len(replies) == self.turn + 1 for replies in self._replies.values()]
+        return self.turn >= 0 and all(answered)
 
     def send(self, text: str) -> Generator[SideUpdate, None, None]:
-        """Let both answer a message; who begins is for chance to decide.
-
-        Closing it stops both; what was said is kept.
+        """Send a message to both sides; closing the generator stops them and saves what they wrote.
 
         Raises:
             UsageError: the text is blank, or the newest message is not answered by both.
             ChatlmError: a contestant's set-up does not work.
         """
         if not text.strip():
-            raise UsageError("There is nothing to send", hint="Type a message first.")
+            raise UsageError("There is nothing to send.", hint="Type a message first.")
         if self.turn >= 0:
             if not self.can_vote:
-                raise UsageError("Both have to answer first.", hint="Let them answer again.")
+                raise UsageError("Both sides must answer first.", hint="Let them answer again.")
             for side in SIDES:
-                said = self._replies[side][-1]
-                if said.text.strip():
-                    self._seats[side].chat.add(self._prompt, said.text)
+                reply = self._replies[side][-1]
+                if reply.text.strip():
+                    self._seats[side].chat.add(self._prompt, reply.text)
         self.turn += 1
         self._prompt = text
         yield from self._stream_updates()
 
     def regenerate(self) -> Generator[SideUpdate, None, None]:
-        """Let both answer the newest message once more, in place of what they said."""
-        for said in self._replies.values():
-            del said[self.turn :]
+        """Let both sides answer the newest message again."""
+        for replies in self._replies.values():
+            del replies[self.turn :]
         yield from self._stream_updates()
 
     def vote(self, verdict: Verdict, elo_rules: EloRules) -> tuple[RevealedSide, RevealedSide]:
-        """Keep the verdict, and tell who was who, left and right.
+        """Save the verdict, and return who was on the left and on the right.
 
         Raises:
-            UsageError: both have to answer first, or there is a vote already.
+            UsageError: a side has not answered yet, or there is already a vote.
         """
         if not self.can_vote:
-            raise UsageError("Both have to answer first.", hint="Let them answer again.")
+            raise UsageError("Both sides must answer first.", hint="Let them answer again.")
         before = _elo_by_name(self._store, elo_rules)
         self._store.add_vote(self._match, verdict, HUMAN)
         after = _elo_by_name(self._store, elo_rules)
@@ -165,7 +166,7 @@ class LiveMatch:
         seed = self._rng.randrange(SEED_LIMIT)
         order = list(SIDES)
         self._rng.shuffle(order)
-        asked = {
+        writers = {
             side: AnswerWriter(
                 AnswerRequest(
                     self._seats[side],
@@ -178,71 +179,71 @@ class LiveMatch:
         }
         for side in order:
             yield SideUpdate(side, "")
-        speaking = set(order)
+        unfinished = set(order)
         try:
-            with closing(self._stream_answers(asked)) as grown:
-                for side, answering in grown:
-                    if answering.ended:
-                        speaking.remove(side)
-                        self._store_reply(side, answering.reply)
+            with closing(self._stream_answers(writers)) as updates:
+                for side, writer in updates:
+                    if writer.ended:
+                        unfinished.remove(side)
+                        self._store_reply(side, writer.reply)
                     yield SideUpdate(
                         side,
-                        mask_words(answering.text, self._identifying_words),
-                        ended=answering.ended,
+                        mask_words(writer.text, self._identifying_words),
+                        ended=writer.ended,
                     )
         finally:
-            for side in speaking:
-                self._store_reply(side, asked[side].reply)
+            for side in unfinished:
+                self._store_reply(side, writers[side].reply)
 
     def _stream_answers(
         self, writers: dict[Side, AnswerWriter]
     ) -> Generator[SideAnswer, None, None]:
-        """The side whose reply has grown, until both have ended.
+        """Yield each side whose reply has grown, until both have ended.
 
-        One model answers for both at once. Two speak token by token in turn, or one after the other
-        where the memory does not hold both.
+        One model answers for both sides in one batch. Two models take turns token by token, or run
+        one after the other if memory cannot hold both.
         """
         left, right = (self._seats[side].chat for side in SIDES)
         try:
-            one = left.setup.model == right.setup.model or left.engine is right.engine
-            apart = self._chats.swaps_models
-        except ChatlmError:
-            one, apart = False, True  # the side itself will tell
-        if one:
+            shares_engine = left.setup.model == right.setup.model or left.engine is right.engine
+            one_after_other = self._chats.swaps_models
+        except ChatlmError:  # raised again when the side itself answers
+            shares_engine, one_after_other = False, True
+        if shares_engine:
             yield from stream_answers(writers.items())
             return
-        with ExitStack() as both:
+        with ExitStack() as stack:
             sides = [
-                both.enter_context(closing(stream_answers([each]))) for each in writers.items()
+                stack.enter_context(closing(stream_answers([entry]))) for entry in writers.items()
             ]
-            yield from chain.from_iterable(sides) if apart else _round_robin(sides)
+            yield from chain.from_iterable(sides) if one_after_other else _round_robin(sides)
 
     def _store_reply(self, side: Side, reply: MatchReply) -> None:
-        """A reply that was stopped or failed before it began is none."""
+        """Save a reply, unless it was stopped or failed before its first token."""
         if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
             self._replies[side].append(self._store.add_reply(self._match, side, reply))
 
     def _reveal_side(self, side: Side, rating_before: float, rating_after: float) -> RevealedSide:
-        contestant, said = self._seats[side].contestant, self._replies[side]
+        contestant, replies = self._seats[side].contestant, self._replies[side]
         return RevealedSide(
             name=contestant.name,
             description=contestant.description,
             rating_before=rating_before,
             rating_after=rating_after,
-            tokens=sum(reply.tokens or 0 for reply in said),
-            seconds=sum(reply.seconds or 0.0 for reply in said),
+            tokens=sum(reply.tokens or 0 for reply in replies),
+            seconds=sum(reply.seconds or 0.0 for reply in replies),
         )
 
 
 def _round_robin(streams: Sequence[Iterator[SideAnswer]]) -> Iterator[SideAnswer]:
-    """One item of each stream after the other, until all have ended."""
-    left = list(streams)
-    while left:
-        for stream in list(left):
+    """Yield one item of each stream in turn, until all have ended."""
+    open_streams = list(streams)
+    while open_streams:
+        for stream in list(open_streams):
             try:
                 yield next(stream)
             except StopIteration:
-                left.remove(stream)
+                open_streams.remove(stream)
 
 
 def _elo_by_name(store: ArenaStore, elo_rules: EloRules) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""ROUGE of replies against references, and perplexity (2.6.1) of a text under a contestant."""
+"""ROUGE scores of replies against references, and a contestant's perplexity on a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUGE_METRICS = ("rouge1", "rouge2", "rougeL")
 
 
 def rouge_scores(reply: str, reference: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L of a reply against a reference, each the F-measure, 0 to 1."""
+    """Return the ROUGE-1, -2 and -L F-measures of a reply against a reference, 0 to 1."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scores = RougeScorer(list(ROUGE_METRICS), use_stemmer=True).score(reference, reply)
@@ -23,7 +23,7 @@ def rouge_scores(reply: str, reference: str) -> dict[str, float]:
 
 
 def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each measure; empty without scores."""
+    """Return the mean of each metric; empty without scores."""
     if not scores:
         return {}
     return {name: sum(score[name] for score in scores) / len(scores) for name in ROUGE_METRICS}
@@ -31,7 +31,7 @@ def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How little a contestant expects a text."""
+    """A contestant's perplexity on a text."""
 
     tokens: int
     loss: float
@@ -39,33 +39,33 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): between how many tokens it hesitates on average."""
+        """exp(loss): the effective number of tokens the model chooses from."""
         return math.exp(self.loss)
 
 
 def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
-    """How likely a contestant is to answer a message by this very text.
+    """Measure the perplexity of a contestant on a text as the reply to a message.
 
-    The engine is made to say the text token by token, and each token's probability is noted before
-    anything is changed about it.
+    A logits processor forces the text token by token and records the probability of each token
+    under the unmodified distribution ("The Hundred-Page Language Models Book", section 2.6.1).
 
     Args:
-        chat: of the contestant.
+        chat: a chat with the contestant.
         prompt: the message that the text answers.
-        text: whose tokens count; the end of the turn does not.
+        text: the reply; the token that ends the turn is not counted.
 
     Raises:
         UsageError: the text has no tokens.
         ContextTooLong: prompt and text do not fit the context.
     """
     request = chat.request(prompt)
-    whole = (*request.messages, Message("assistant", text))
-    seen = chat.engine.preview(dataclasses.replace(request, messages=whole)).tokens
-    last = len(whole) - 1
-    wanted = [token.id for token in seen if token.message_index == last and not token.control]
-    if not wanted:
-        raise UsageError("The text has no tokens.", hint="Give one with some words.")
-    forced = _ForcedTokens(wanted)
+    messages = (*request.messages, Message("assistant", text))
+    tokens = chat.engine.preview(dataclasses.replace(request, messages=messages)).tokens
+    last = len(messages) - 1
+    token_ids = [token.id for token in tokens if token.message_index == last and not token.control]
+    if not token_ids:
+        raise UsageError("The text has no tokens.", hint="Use a text that is not empty.")
+    forced = _ForcedTokens(token_ids)
     plain = Sampling(
         temperature=0.0,
         top_k=0,
@@ -74,7 +74,7 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
         frequency_penalty=0.0,
         presence_penalty=0.0,
         repetition_penalty=1.0,
-        max_tokens=len(wanted),
+        max_tokens=len(token_ids),
         seed=0,
     )
     request = dataclasses.replace(
@@ -87,7 +87,7 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
 
 
 class _ForcedTokens:
-    """A logits processor that notes how likely the wanted token is, then leaves no other."""
+    """A logits processor that records the loss of the next token, then masks all others."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self._token_ids = token_ids

@@ -1,4 +1,4 @@
-"""Which two should meet next, and how many more votes tell two apart; pure functions."""
+"""Choice of the next pair, and the number of votes needed to separate two contestants."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from chatlm_arena.ratings import POINTS_PER_LOG_STRENGTH, BradleyTerryEstimate, 
 from chatlm_arena.votes import FloatArray, Tally, win_matrix
 
 Z_95 = 1.959963984540054
-"""Standard errors on either side of a 95 % interval."""
+"""Standard errors on each side of a 95 % interval."""
 
 _PRIOR_INFORMATION = 0.02
-"""Information that every pair is taken to have, so that those who never met can be compared."""
+"""Prior information of every pair, so that contestants that never met can be compared."""
 
 
 class Pairing(StrEnum):
-    """How the next two are chosen."""
+    """How the next pair is chosen."""
 
     RANDOM = "random"
     ROUND_ROBIN = "round-robin"
@@ -28,10 +28,10 @@ class Pairing(StrEnum):
 
 
 def choose_pair(tally: Tally, pairing: Pairing, rng: np.random.Generator) -> tuple[int, int]:
-    """Two different contestants, one < other; of pairs that are as good chance decides.
+    """Choose two contestants as indices, the smaller first; equally good pairs are drawn from.
 
     Raises:
-        ValueError: there are fewer than two.
+        ValueError: there are fewer than two contestants.
     """
     if tally.num_contestants < 2:
         raise ValueError("a match needs two contestants")
@@ -49,32 +49,33 @@ def choose_pair(tally: Tally, pairing: Pairing, rng: np.random.Generator) -> tup
 
 
 def information_gains(tally: Tally) -> FloatArray:
-    """What one more vote of each pair takes off the intervals, of which wide ones count more.
+    """Estimate how much one more vote of each pair shrinks the intervals.
 
-    It is the change of the summed cubes of the variances of all log-strengths, to first order.
+    The gain is the first-order change of the sum of the cubed variances of all log-strengths; the
+    cubes give wide intervals more weight.
 
     Returns:
-        shape (contestants, contestants), symmetric, with zeros on the diagonal.
+        Shape (contestants, contestants), symmetric, with zeros on the diagonal.
     """
-    each = _information(fit_strengths(tally))
+    information = _information(fit_strengths(tally))
     won = win_matrix(tally)
-    weight = each * (won + won.T) + _PRIOR_INFORMATION / tally.num_contestants
+    weight = information * (won + won.T) + _PRIOR_INFORMATION / tally.num_contestants
     np.fill_diagonal(weight, 0.0)
     laplacian = np.diag(weight.sum(axis=1)) - weight
     covariance = np.linalg.pinv(laplacian, hermitian=True).astype(np.float64)
     squares = (covariance * np.diag(covariance) ** 2) @ covariance
-    gained = each * _pairwise_variance(squares) / (1 + each * _pairwise_variance(covariance))
-    np.fill_diagonal(gained, 0.0)
-    out: FloatArray = gained
-    return out
+    gains: FloatArray = information * _pairwise_variance(squares)
+    gains /= 1 + information * _pairwise_variance(covariance)
+    np.fill_diagonal(gains, 0.0)
+    return gains
 
 
 def votes_to_separate(estimate: BradleyTerryEstimate, one: int, other: int) -> int | None:
-    """How many more votes between two would likely tell them apart at 95 %.
+    """Estimate the number of further votes that would separate two contestants at 95 %.
 
     Returns:
-        0 where they are apart already; None where no number of votes would likely do, since
-        nothing sets them apart so far.
+        0 if they are already separate; None if their ratings do not differ, so that no number of
+        votes can be given.
     """
     difference = float(estimate.rating[one] - estimate.rating[other]) / POINTS_PER_LOG_STRENGTH
     samples = (
@@ -82,22 +83,22 @@ def votes_to_separate(estimate: BradleyTerryEstimate, one: int, other: int) -> i
     ) / POINTS_PER_LOG_STRENGTH
     if abs(difference) < 1e-6:
         return None
-    wanted: float = (Z_95 / difference) ** 2
+    needed: float = (Z_95 / difference) ** 2
     variance = float(samples.var())
-    known = 1.0 / variance if variance > 0 else 0.0
-    each = float(_information(estimate.strength)[one, other])
-    return max(0, math.ceil((wanted - known) / each))
+    available = 1.0 / variance if variance > 0 else 0.0
+    per_vote = float(_information(estimate.strength)[one, other])
+    return max(0, math.ceil((needed - available) / per_vote))
 
 
 def _information(strength: FloatArray) -> FloatArray:
-    """What one vote of each pair tells of the difference of their log-strengths."""
+    """Return the Fisher information of one vote about each pair's log-strength difference."""
     chance = strength[:, np.newaxis] / (strength[:, np.newaxis] + strength)
     out: FloatArray = chance * (1 - chance)
     return out
 
 
 def _pairwise_variance(matrix: FloatArray) -> FloatArray:
-    """For each i and j the value of the quadratic form at the difference of their unit vectors."""
+    """Return (e_i - e_j)^T M (e_i - e_j) for all i and j, with unit vectors e."""
     diagonal = np.diag(matrix)
     out: FloatArray = diagonal[:, np.newaxis] + diagonal - 2 * matrix
     return out

@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the arena."""
+"""Hook implementations of the arena plugin."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the arena and the ratings."""
+    """Add the screens of the arena and the ratings."""
     register(PluginScreen(actions.ARENA_SCREEN, _arena_screen))
     register(PluginScreen(actions.LEADERBOARD_SCREEN, _leaderboard_screen))
 
 
 @hookimpl
 def screen_opened(ui: Ui) -> None:
-    """Open the arena where `chatlm arena` asked for it."""
+    """Open the arena if chatlm was started by `chatlm arena`."""
     if actions.consume_open_request():
         ui.open_screen(actions.ARENA_SCREEN)
 

@@ -1,4 +1,4 @@
-"""Elo, Bradley-Terry with bootstrap intervals."""
+"""Elo ratings, and Bradley-Terry strengths with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ MIN_K, MAX_K = 4.0, 32.0
 
 @dataclass(frozen=True)
 class EloRules:
-    """How ratings begin and move.
+    """Parameters of the Elo system.
 
     Raises:
         UsageError: a value is out of its range.
     """
 
     k: float = 32.0
-    """The most that one match changes a rating, 4 to 32."""
+    """The largest change of a rating by one match, 4 to 32."""
     initial_rating: float = 1500.0
     scale: float = 400.0
-    """Points between two of whom one is expected to win ten times as often."""
+    """Rating difference at which the stronger is expected to win ten times as often."""
 
     def __post_init__(self) -> None:
         if not MIN_K <= self.k <= MAX_K:
             raise UsageError(
                 f"k must be from {MIN_K:g} to {MAX_K:g}, not {self.k:g}.",
-                hint="A small k makes steady ratings, a large one quick ones.",
+                hint="With a small k ratings are stable, with a large one they adapt quickly.",
             )
         if not self.scale > 0:
             raise UsageError(f"The scale must be above 0, not {self.scale:g}.")
 
 
 def expected_score(rating: float, opponent_rating: float, scale: float = 400.0) -> float:
-    """What a contestant is expected to get from a match, 0 to 1."""
+    """Return the expected score of a match, 0 to 1."""
     return float(1.0 / (1.0 + 10.0 ** ((opponent_rating - rating) / scale)))
 
 
 def elo_history(votes: Votes, elo_rules: EloRules | None = None) -> tuple[FloatArray, FloatArray]:
-    """Both ratings after each match.
+    """Return both ratings after each match.
 
     Returns:
-        the left side's and the right side's, each of shape (votes,).
+        The left and the right side's ratings, each of shape (votes,).
     """
     elo_rules = elo_rules or EloRules()
     rating = [elo_rules.initial_rating] * len(votes.names)
@@ -64,7 +64,10 @@ def elo_history(votes: Votes, elo_rules: EloRules | None = None) -> tuple[FloatA
 
 
 def elo_ratings(votes: Votes, elo_rules: EloRules | None = None) -> FloatArray:
-    """The ratings after all matches, shape (contestants,); their mean stays `rules.start`."""
+    """Return the ratings after all matches, shape (contestants,).
+
+    Their mean is always `elo_rules.initial_rating`.
+    """
     elo_rules = elo_rules or EloRules()
     rating = np.full(len(votes.names), elo_rules.initial_rating, dtype=np.float64)
     lefts, rights = elo_history(votes, elo_rules)
@@ -72,54 +75,49 @@ def elo_ratings(votes: Votes, elo_rules: EloRules | None = None) -> FloatArray:
     at[0::2], at[1::2] = votes.left, votes.right
     after = np.empty(2 * len(votes))
     after[0::2], after[1::2] = lefts, rights
-    rating[at] = after  # of several values for one index the last one stays
+    rating[at] = after  # the last of several values for one index wins
     return rating
 
 
 POINTS_PER_LOG_STRENGTH = 400.0 / np.log(10.0)
-"""Rating points of one unit of log-strength, as Elo has them."""
-
+"""Rating points per unit of log-strength on the Elo scale."""
 
 MEAN_RATING = 1500.0
-"""The mean of all ratings."""
-
+"""Mean of all Bradley-Terry ratings on the Elo scale."""
 
 BOOTSTRAP_SAMPLES = 200
 
-
 CONFIDENCE_LEVEL = 0.95
 
-
 MIN_GAMES = 10
-"""Games below which nothing is said of how sure a strength is: resamples of so few lie."""
-
+"""Games below which no interval is given, since resamples of so few votes mislead."""
 
 _TOLERANCE, _MAX_ITERATIONS = 1e-8, 1000
-"""When the iteration ends: at so small a change, or after so many steps."""
+"""Stopping rule of the iteration: the change of the strengths, and the number of steps."""
 
 
 @dataclass(frozen=True, eq=False)
 class BradleyTerryEstimate:
-    """What the votes say of each contestant, all arrays of shape (contestants,)."""
+    """Estimated strengths, as arrays of shape (contestants,) unless stated otherwise."""
 
     strength: FloatArray
-    """Strengths that sum to 1: a contestant beats another with probability
-    share / (share + the other's)."""
+    """Strengths, which sum to 1: i beats j with probability `strength[i] / (strength[i] +
+    strength[j])`."""
     strength_low: FloatArray
     strength_high: FloatArray
     rating: FloatArray
-    """The same on Elo's scale around `MIDDLE`."""
+    """The strengths on the Elo scale, with mean `MEAN_RATING`."""
     rating_low: FloatArray
     rating_high: FloatArray
     rating_samples: FloatArray
-    """Shape (resamples, contestants): the ratings of each resample."""
+    """Ratings of each bootstrap sample, shape (resamples, contestants)."""
 
 
 def fit_strengths(tally: Tally) -> FloatArray:
-    """The likeliest strengths, shape (contestants,), with sum 1.
+    """Return the maximum-likelihood strengths, shape (contestants,), with sum 1.
 
-    Where someone never lost or never won against the others, so that no finite strengths are the
-    likeliest, everyone is taken to have drawn once more, in equal parts with all others.
+    If a group never lost or never won against the others, no finite maximum exists; then one tie
+    is added for every contestant, spread evenly over all others.
     """
     size = tally.num_contestants
     if size < 2 or not len(tally.count):
@@ -133,7 +131,7 @@ def fit_strengths(tally: Tally) -> FloatArray:
         score = np.concatenate([score, np.full(len(upper), 0.5)])
         count = np.concatenate([count, np.full(len(upper), 1 / (size - 1))])
     winners = [(Winner.Y, Winner.Draw, Winner.X)[half] for half in (2 * score).astype(int).tolist()]
-    found = bradley_terry(
+    scores = bradley_terry(
         one.tolist(),
         other.tolist(),
         winners,
@@ -141,36 +139,37 @@ def fit_strengths(tally: Tally) -> FloatArray:
         tolerance=_TOLERANCE,
         limit=_MAX_ITERATIONS,
     ).scores
-    raw = found.reindex(range(size)).to_numpy(dtype=np.float64)
-    share: FloatArray = raw / raw.sum()
-    return share
+    raw = scores.reindex(range(size)).to_numpy(dtype=np.float64)
+    strength: FloatArray = raw / raw.sum()
+    return strength
 
 
 def estimate_strengths(
     tally: Tally, *, resamples: int = BOOTSTRAP_SAMPLES, seed: int = 0
 ) -> BradleyTerryEstimate:
-    """Strengths, with the intervals in which `LEVEL` of the resamples lie.
+    """Estimate strengths with bootstrap intervals at `CONFIDENCE_LEVEL`.
 
-    With fewer than `FEWEST` games an interval reaches from 0 to 1, in ratings without an end.
-    Votes are resampled within the tally, so a million of them cost no more than a thousand.
+    With fewer than `MIN_GAMES` games, a strength's interval is 0 to 1 and a rating's is infinite.
+    Votes are resampled within the tally, so a million cost no more than a thousand.
 
     Args:
         tally: the votes.
-        resamples: how many; fewer than some 100 give rough intervals.
-        seed: of the resampling; the same gives the same intervals.
+        resamples: number of bootstrap samples; fewer than about 100 give rough intervals.
+        seed: seed of the resampling.
     """
-    share = fit_strengths(tally)
-    shares = np.array([fit_strengths(a) for a in _bootstrap(tally, resamples, seed)] or [share])
-    ratings = to_elo_scale(shares)
+    strength = fit_strengths(tally)
+    samples = [fit_strengths(sample) for sample in _bootstrap(tally, resamples, seed)]
+    strengths = np.array(samples or [strength])
+    ratings = to_elo_scale(strengths)
     ends = (50 * (1 - CONFIDENCE_LEVEL), 100 - 50 * (1 - CONFIDENCE_LEVEL))
-    share_low, share_high = np.percentile(shares, ends, axis=0)
+    strength_low, strength_high = np.percentile(strengths, ends, axis=0)
     rating_low, rating_high = np.percentile(ratings, ends, axis=0)
-    rating = to_elo_scale(share)
+    rating = to_elo_scale(strength)
     few = games_played(tally) < MIN_GAMES
     return BradleyTerryEstimate(
-        strength=share,
-        strength_low=np.where(few, 0.0, np.minimum(share_low, share)),
-        strength_high=np.where(few, 1.0, np.maximum(share_high, share)),
+        strength=strength,
+        strength_low=np.where(few, 0.0, np.minimum(strength_low, strength)),
+        strength_high=np.where(few, 1.0, np.maximum(strength_high, strength)),
         rating=rating,
         rating_low=np.where(few, -np.inf, np.minimum(rating_low, rating)),
         rating_high=np.where(few, np.inf, np.maximum(rating_high, rating)),
@@ -179,7 +178,7 @@ def estimate_strengths(
 
 
 def to_elo_scale(strength: FloatArray) -> FloatArray:
-    """Strengths on Elo's scale, along the last axis, with the mean `MIDDLE`."""
+    """Convert strengths, along the last axis, to the Elo scale with mean `MEAN_RATING`."""
     if not strength.size:
         return strength
     logs = np.log(strength)
@@ -192,26 +191,26 @@ def to_elo_scale(strength: FloatArray) -> FloatArray:
 def _bootstrap(tally: Tally, resamples: int, seed: int) -> list[Tally]:
     if not tally.total:
         return []
-    draw = np.random.default_rng(seed)
-    counts = draw.multinomial(tally.total, tally.count / tally.count.sum(), size=resamples)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(tally.total, tally.count / tally.count.sum(), size=resamples)
     return [_with_counts(tally, count) for count in counts]
 
 
 def _with_counts(tally: Tally, count: IntArray) -> Tally:
-    kept = count > 0
+    nonzero = count > 0
     return Tally(
-        tally.one[kept],
-        tally.other[kept],
-        tally.score[kept],
-        count[kept].astype(float),
+        tally.one[nonzero],
+        tally.other[nonzero],
+        tally.score[nonzero],
+        count[nonzero].astype(float),
         tally.num_contestants,
     )
 
 
 def _is_strongly_connected(tally: Tally) -> bool:
-    """Whether from everyone a chain of wins and ties leads to everyone else (Ford, 1957)."""
+    """Return whether a chain of wins and ties leads from everyone to everyone (Ford, 1957)."""
     reached = (win_matrix(tally) > 0) | np.eye(tally.num_contestants, dtype=bool)
     for _ in range(tally.num_contestants.bit_length()):
         steps = reached.astype(np.float32)
-        reached = steps @ steps > 0  # chains of twice the length
+        reached = steps @ steps > 0  # paths of up to twice the length
     return bool(reached.all())

@@ -1,4 +1,4 @@
-"""What the arena keeps of a match, as values; knows no database."""
+"""Stored values of the arena: matches, replies, votes and judgements."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
 HUMAN = "human"
-"""The judge of votes that a person gave."""
+"""The judge of the user's own votes."""
 
 
 @dataclass(frozen=True)
 class MatchReply:
-    """What a contestant said to one message."""
+    """A contestant's reply to one message."""
 
     contestant_id: int
     turn: int
-    """0 for the first of a match."""
+    """Index of the message in the match, from 0."""
     prompt: str
-    """As it was typed; a template may have made another message of it."""
+    """The message as typed, before a template is applied."""
     text: str
     stop_reason: StopReason
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model, adapter, sampling with the seed, tokens and times, as plain values."""
     id: int = 0
+    """0 until it is saved."""
 
     @property
     def tokens(self) -> int | None:
-        """How many were made; None where that is not known."""
+        """Number of generated tokens; None if unknown."""
         count = self.provenance.get("completion_tokens")
         return count if isinstance(count, int) else None
 
     @property
     def seconds(self) -> float | None:
-        """From the request to the last token; None where that is not known."""
+        """Time from the request to the last token; None if unknown."""
         first, rest = (
             self.provenance.get("first_token_seconds"),
             self.provenance.get("decode_seconds"),
@@ -49,13 +50,13 @@ class MatchReply:
         return first + rest if isinstance(first, float) and isinstance(rest, float) else None
 
     def with_id(self, number: int) -> MatchReply:
-        """The same, as it is stored."""
+        """Return the reply with its id in the database."""
         return dataclasses.replace(self, id=number)
 
 
 @dataclass(frozen=True)
 class Match:
-    """Two contestants and what they said."""
+    """Two contestants and their replies."""
 
     id: int
     left: Contestant
@@ -66,11 +67,10 @@ class Match:
 
 @dataclass(frozen=True)
 class Ballot:
-    """A vote as it is stored."""
+    """A saved vote, with the contestants' names."""
 
     id: int
     left: str
-    """The contestant's name."""
     right: str
     verdict: str
     judge: str
@@ -82,26 +82,25 @@ class Judgement:
     """One attempt of a judge at a verdict."""
 
     swapped: bool
-    """Whether the right side was shown as A."""
+    """Whether the right side was presented as A."""
     attempt: int
     """1 for the first."""
     text: str
-    """What the judge said."""
+    """The judge's reply."""
     verdict: Verdict | None
-    """With the sides as they are in the match; None where it said none."""
+    """In terms of the match's sides; None if the reply has no verdict."""
 
 
 Exchanges = tuple[tuple[str, str], ...]
-"""Each message of a chat with its reply."""
+"""The turns of a chat: message and reply."""
 
 
 class ImportedVote(NamedTuple):
-    """A vote from a file that another program wrote."""
+    """A vote read from a file."""
 
     left: str
-    """The contestant's name."""
     right: str
     verdict: Verdict
     judge: str
     chats: tuple[Exchanges, Exchanges] | None = None
-    """What both sides said to the same messages; None where the file has no chats."""
+    """Both sides' chats with the same user messages; None if the file has none."""

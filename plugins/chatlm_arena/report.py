@@ -1,4 +1,4 @@
-"""Tables and the HTML page."""
+"""The result table of a tournament, and the HTML report of the arena."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatlm_arena.tournament import TournamentPlan
 
 
 def newest_run_table(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Title and table of the newest tournament that has anything to tell; empty without one."""
+    """Return title and table of the newest tournament with results; empty without one."""
     for number, name, values in store.runs():
         plan = TournamentPlan.from_dict(values)
         table = run_table(store, number, plan)
@@ -27,9 +27,9 @@ def newest_run_table(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]
 
 
 def run_table(store: ArenaStore, run_id: int, plan: TournamentPlan) -> list[dict[str, Any]]:
-    """For each contestant its mean ROUGE and ratings, as far as there are any."""
+    """Return each contestant's mean ROUGE scores and ratings, as far as available."""
     replies = store.run_replies(run_id)
-    marks = store.ratings(run_id)
+    ratings = store.ratings(run_id)
     table = []
     for contestant in plan.contestants:
         row: dict[str, Any] = {"name": contestant.name}
@@ -45,7 +45,7 @@ def run_table(store: ArenaStore, run_id: int, plan: TournamentPlan) -> list[dict
         for criterion in CRITERIA:
             values = [
                 value
-                for (reply_id, _, name), value in marks.items()
+                for (reply_id, _, name), value in ratings.items()
                 if reply_id in own and name == criterion and value is not None
             ]
             if values:
@@ -77,12 +77,12 @@ def html_page(
     findings: Iterable[str],
     tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
 ) -> str:
-    """The whole page.
+    """Render the report as one self-contained HTML page.
 
     Args:
         board: the leaderboard.
         findings: sentences about it.
-        tables: more to show.
+        tables: title and rows of further tables.
     """
     votes, players = f"{len(board.votes):,} votes", f"{len(board.rows)} contestants"
     parts = [
@@ -92,18 +92,17 @@ def html_page(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         f"<title>Arena: {players}</title><style>{STYLE}</style></head><body>",
-        f"<h1>Arena</h1><p>{votes} among {players}. Ratings are Bradley and Terry's on Elo's "
-        "scale, with 95 % intervals; Elo's own depends on the order of the votes.</p>",
+        f"<h1>Arena</h1><p>{votes}, {players}. Ratings are Bradley-Terry ratings on the Elo scale "
+        "with 95 % intervals; Elo ratings depend on the order of the votes.</p>",
     ]
     if board.rows:
         parts += [
             "<h2>Ratings</h2>",
             charts.svg_intervals(board.rows),
             _leaderboard_table(board),
-            "<h2>Who beats whom</h2><p>How often the row beats the column; a tie is half a "
-            "win.</p>",
+            "<h2>Head to head</h2><p>How often the row beats the column; a tie is half a win.</p>",
             _win_matrix(board),
-            "<h2>Over the matches</h2>",
+            "<h2>Elo over time</h2>",
             charts.svg_elo_curves(board),
         ]
     parts += [f"<p>{escape(escape_controls(sentence))}</p>" for sentence in findings]

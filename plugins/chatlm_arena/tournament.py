@@ -1,4 +1,4 @@
-"""Prompts, answers, judging of a whole run."""
+"""Tournaments: all contestants answer all prompts, and judges compare or rate the answers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from chatlm_arena.store.rows import replace_surrogates
 from chatlm_arena.store.store import ArenaStore
 
 FORMAT_HELP = (
-    'A row has "turns", a list of messages, or "prompt", one of them; and perhaps "reference", the '
-    "answer that is wanted, or a list with one a turn."
+    'A row has "turns", a list of messages, or "prompt", a single one; and optionally "reference", '
+    "the expected answer, or a list with one per turn."
 )
 
 
 @dataclass(frozen=True)
 class TournamentPrompt:
-    """What a contestant is asked."""
+    """One or more user messages that every contestant answers."""
 
     turns: tuple[str, ...]
-    """One message after the other, each answered."""
+    """The user messages, in order."""
     references: tuple[str, ...] = ()
-    """A good answer for each turn, as far as there are any; empty texts say nothing."""
+    """Expected answers by turn; may be shorter than `turns`, and empty texts are ignored."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the prompt as plain values, ready for JSON."""
         return {
             "turns": list(self.turns),
             "references": list(self.references),
@@ -46,10 +46,10 @@ class TournamentPrompt:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TournamentPrompt:
-        """Read back what `to_dict` made.
+        """Create a prompt from what `to_dict` returns.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             turns=tuple(values["turns"]),
@@ -58,29 +58,32 @@ class TournamentPrompt:
 
 
 def read_prompts(path: Path, limit: int | None = None) -> tuple[TournamentPrompt, ...]:
-    """All prompts of a file, in their order.
+    """Read the prompts of a file.
 
     Args:
-        path: JSON lines.
-        limit: take only so many, the first; None takes all.
+        path: a file of JSON lines.
+        limit: maximum number of prompts; None for all.
 
     Raises:
-        UsageError: it cannot be read, has none, or a line is wrong, which is named.
+        UsageError: the file cannot be read or has no prompts, or a line, which is named,
+            is invalid.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line ends
+        lines = path.read_text(encoding="utf-8-sig").split(
+            "\n"
+        )  # unlike splitlines(), which splits inside JSON strings
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMAT_HELP) from None
-    found = tuple(
+    prompts = tuple(
         _parse_prompt(line, f"{path}, line {number}")
         for number, line in enumerate(lines, 1)
         if line.strip()
     )
-    if not found:
+    if not prompts:
         raise UsageError(f"{path} has no prompts.", hint=FORMAT_HELP)
-    return found[:limit]
+    return prompts[:limit]
 
 
 def _parse_prompt(line: str, location: str) -> TournamentPrompt:
@@ -111,21 +114,21 @@ def _reject(location: str, problem: str) -> NoReturn:
 
 
 PANEL = "panel"
-"""The judge of votes that several models decided together."""
+"""The judge of votes decided by a majority of several models."""
 
 
 @dataclass(frozen=True)
 class TournamentPlan:
-    """All that decides what a tournament does; the same plan goes on where it was stopped."""
+    """Everything that determines a tournament; the same plan resumes the same tournament."""
 
     prompts: tuple[TournamentPrompt, ...]
     contestants: tuple[Contestant, ...]
     max_tokens: int | None = None
-    """Of a reply, where a contestant says nothing."""
+    """Maximum tokens of a reply, unless the contestant sets it."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the plan as plain values, ready for JSON."""
         return {
             "prompts": [prompt.to_dict() for prompt in self.prompts],
             "contestants": [[c.id, c.name] for c in self.contestants],
@@ -135,7 +138,7 @@ class TournamentPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TournamentPlan:
-        """Read back what `to_dict` made; the contestants are without their set-ups."""
+        """Create a plan from what `to_dict` returns; its contestants have no set-ups."""
         return cls(
             tuple(map(TournamentPrompt.from_dict, values["prompts"])),
             tuple(Contestant(number, name) for number, name in values["contestants"]),
@@ -145,38 +148,38 @@ class TournamentPlan:
 
     @property
     def name(self) -> str:
-        """Tells plans apart."""
+        """A hash that identifies the plan."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:10]
 
     @property
     def reply_count(self) -> int:
-        """How many are made in all."""
+        """Number of replies of the whole tournament."""
         return len(self.contestants) * sum(len(prompt.turns) for prompt in self.prompts)
 
 
 @dataclass
 class JudgingCounts:
-    """What came of the judging."""
+    """Counts of the judging."""
 
     votes: int = 0
-    """Matches with a verdict, those from before included."""
+    """Matches with a verdict, including those from earlier runs."""
     undecided: int = 0
-    """Matches for which a judge gave none."""
+    """Matches without a verdict."""
     disagreements: int = 0
-    """Verdicts that changed with the order of the answers, and so were ties."""
+    """Verdicts that depended on the order of the answers, and so became ties."""
     retries: int = 0
-    """Times a judge had to be asked again."""
+    """Repeated attempts at a verdict."""
 
 
 @dataclass
 class Tournament:
-    """What is done is stored at once, and not done again.
+    """A tournament, which saves every step at once and can be resumed.
 
     Args:
-        store: keeps everything.
-        chats: in which contestants and judges answer.
-        plan: what to do.
+        store: the arena's database.
+        chats: creates the chats in which contestants and judges answer.
+        plan: prompts and contestants.
     """
 
     store: ArenaStore
@@ -188,7 +191,7 @@ class Tournament:
         self.run_id = self.store.open_run(self.plan.name, self.plan.to_dict())
 
     def answer(self) -> Generator[int, None, None]:
-        """Let all contestants answer all prompts, turn by turn; yields how many are done."""
+        """Let all contestants answer all prompts, and yield the number of replies done."""
         done = self.store.run_replies(self.run_id)
         yield len(done)
         for turn in range(max(len(prompt.turns) for prompt in self.plan.prompts)):
@@ -198,39 +201,39 @@ class Tournament:
                 for item, prompt in enumerate(self.plan.prompts)
                 if turn < len(prompt.turns) and (item, contestant.id, turn) not in done
             ]
-            orders = (self._answer_request(*each, turn, done) for each in todo)
-            with closing(generate_answers(orders)) as made:
-                for at, reply in made:
-                    item, contestant = todo[at]
-                    kept = self.store.add_run_reply(self.run_id, item, reply)
-                    done[item, contestant.id, turn] = kept
+            requests = (self._answer_request(*pair, turn, done) for pair in todo)
+            with closing(generate_answers(requests)) as replies:
+                for index, reply in replies:
+                    item, contestant = todo[index]
+                    saved = self.store.add_run_reply(self.run_id, item, reply)
+                    done[item, contestant.id, turn] = saved
                     yield len(done)
 
     def matches(self) -> list[Match]:
-        """All pairs of all prompts with their replies, seated by chance; stored if they are new."""
+        """Return the matches of all pairs on all prompts with random sides; new ones are saved."""
         done = self.store.run_replies(self.run_id)
-        found = []
+        matches = []
         for item, prompt in enumerate(self.plan.prompts):
             for one, other in combinations(self.plan.contestants, 2):
-                turned = self._stable_random(item, one.id, other.id) % 2
-                left, right = (other, one) if turned else (one, other)
+                swapped = self._stable_random(item, one.id, other.id) % 2
+                left, right = (other, one) if swapped else (one, other)
                 match = self.store.add_match(left, right, run_id=self.run_id, item=item)
                 sides = [
                     tuple(done[item, contestant.id, turn] for turn in range(len(prompt.turns)))
                     for contestant in (left, right)
                 ]
                 self.store.seat_replies(match, sides[0], sides[1])
-                found.append(Match(match.id, left, right, sides[0], sides[1]))
-        return found
+                matches.append(Match(match.id, left, right, sides[0], sides[1]))
+        return matches
 
     def judge(self, judges: Mapping[str, Setup]) -> Iterator[int]:
         """Let models judge all matches; several decide by majority.
 
         Args:
-            judges: set-ups by the name that their votes have.
+            judges: set-ups by judge name.
 
         Yields:
-            how many judgements are done; each judge gives one of each match.
+            The number of judgements done; each judge gives one per match.
         """
         matches = self.matches()
         counted: set[int] = set()
@@ -249,18 +252,18 @@ class Tournament:
                 for match in todo
             )
             with closing(run_jobs(chat.engine, jobs)) as judged:
-                for at, said in judged:
-                    self.store.add_judgements(todo[at], judge, said)
-                    self._record_vote(todo[at], judges, counted)
+                for index, judgements in judged:
+                    self.store.add_judgements(todo[index], judge, judgements)
+                    self._record_vote(todo[index], judges, counted)
                     done += 1
                     yield done
         for match in matches:
             self._record_vote(match, judges, counted)
 
     def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:
-        """Let models rate every contestant's answers to every prompt; yields how many are done."""
+        """Let models rate all answers to all prompts, and yield the number of ratings done."""
         done = self.store.run_replies(self.run_id)
-        marked = self.store.ratings(self.run_id)
+        ratings = self.store.ratings(self.run_id)
         answers = [
             [done[item, contestant.id, at] for at in range(len(prompt.turns))]
             for item, prompt in enumerate(self.plan.prompts)
@@ -272,42 +275,42 @@ class Tournament:
                 (replies, criterion)
                 for replies in answers
                 for criterion in judging.CRITERIA
-                if (replies[-1].id, judge, criterion) not in marked
+                if (replies[-1].id, judge, criterion) not in ratings
             ]
             count += len(answers) * len(judging.CRITERIA) - len(todo)
             yield count
             if not todo:
                 continue
             chat = self.chats.begin(setup)
-            jobs = (judging.rate_answers(chat, *wanted, self.plan.seed) for wanted in todo)
+            jobs = (judging.rate_answers(chat, *task, self.plan.seed) for task in todo)
             with closing(run_jobs(chat.engine, jobs)) as rated:
-                for at, (value, said) in rated:
-                    replies, criterion = todo[at]
-                    self.store.add_rating(replies[-1], judge, criterion, value, said)
+                for index, (value, text) in rated:
+                    replies, criterion = todo[index]
+                    self.store.add_rating(replies[-1], judge, criterion, value, text)
                     count += 1
                     yield count
 
     def _record_vote(self, match: Match, judges: Mapping[str, Setup], counted: set[int]) -> None:
-        """Store the verdict on a match once all judges have judged it, and count it once."""
-        said = [self.store.judgements(match, judge) for judge in judges]
-        if match.id in counted or not all(said):
+        """Save the verdict on a match once all judges have judged it, and count it once."""
+        by_judge = [self.store.judgements(match, judge) for judge in judges]
+        if match.id in counted or not all(by_judge):
             return
         counted.add(match.id)
         name = next(iter(judges)) if len(judges) == 1 else PANEL
         if self.store.has_vote(match, name):
             self.counts.votes += 1
             return
-        verdicts = [judging.combine_orders(each) for each in said]
-        for each, verdict in zip(said, verdicts, strict=True):
-            self.counts.retries += sum(one.attempt > 1 for one in each)
-            found = {one.verdict for one in each if one.verdict is not None}
-            self.counts.disagreements += verdict is not None and len(found) > 1
-        decided = judging.majority_verdict(verdicts)
-        if decided is None:
+        verdicts = [judging.combine_orders(judgements) for judgements in by_judge]
+        for judgements, verdict in zip(by_judge, verdicts, strict=True):
+            self.counts.retries += sum(one.attempt > 1 for one in judgements)
+            distinct = {one.verdict for one in judgements if one.verdict is not None}
+            self.counts.disagreements += verdict is not None and len(distinct) > 1
+        majority = judging.majority_verdict(verdicts)
+        if majority is None:
             self.counts.undecided += 1
             return
-        with suppress(UsageError):  # another process at this run voted in the meantime
-            self.store.add_vote(match, decided, name)
+        with suppress(UsageError):  # another process of this tournament voted in the meantime
+            self.store.add_vote(match, majority, name)
         self.counts.votes += 1
 
     def _answer_request(
@@ -317,17 +320,17 @@ class Tournament:
         turn: int,
         done: Mapping[tuple[int, int, int], MatchReply],
     ) -> AnswerRequest:
-        """A chat in which the turns before were said, and the next message."""
+        """Create a chat with the earlier turns, and the request for the next reply."""
         chat = self.chats.begin(with_max_tokens(contestant.setup or Setup(), self.plan.max_tokens))
         for before in range(turn):
-            said = done[item, contestant.id, before]
-            if said.stop_reason is not StopReason.ERROR and said.text.strip():
-                chat.add(said.prompt, said.text)
+            reply = done[item, contestant.id, before]
+            if reply.stop_reason is not StopReason.ERROR and reply.text.strip():
+                chat.add(reply.prompt, reply.text)
         text = self.plan.prompts[item].turns[turn]
         return AnswerRequest(Seat(contestant, chat), text, turn, self._stable_random(item, turn))
 
     def _stable_random(self, *key: int) -> int:
-        """A random number that is always the same for the plan and what it is for."""
+        """Return a random number that depends only on the plan's seed and the key."""
         return int(np.random.default_rng([self.plan.seed, *key]).integers(2**31))
 
 
@@ -336,14 +339,14 @@ def _model_of(contestant: Contestant) -> str:
 
 
 def with_max_tokens(setup: Setup, max_tokens: int | None) -> Setup:
-    """The set-up with a longest reply where it says nothing."""
+    """Return the set-up with a maximum reply length if it has none."""
     return dataclasses.replace(
         setup, sampling=setup.sampling.with_fallback(Sampling(max_tokens=max_tokens))
     )
 
 
 def resolve_judges(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:
-    """Judges by name: models, or with `panel` every different model of the contestants."""
+    """Return judges by name: models, and for `panel` all models of the contestants."""
     models = [name for name in names if name != PANEL]
     if PANEL in names:
         models += [c.setup.model for c in contestants if c.setup is not None]

@@ -1,4 +1,4 @@
-"""Import and export of votes."""
+"""Read votes from CSV and JSON lines, and write them as training examples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from chatlm_arena.records import Ballot, Exchanges, ImportedVote, Match, MatchRe
 from chatlm_arena.votes import Verdict
 
 IMPORTED_JUDGE = "imported"
-"""The judge of votes that do not name one."""
-
+"""The judge of imported votes that do not name one."""
 
 WINNER_VERDICTS = {
     "left": Verdict.LEFT,
@@ -28,20 +27,19 @@ WINNER_VERDICTS = {
     "tie (bothbad)": Verdict.BOTH_BAD,
     "bothbad": Verdict.BOTH_BAD,
 }
-"""What files call a verdict."""
-
+"""The verdicts by their names in files."""
 
 FORMAT_HELP = (
-    "It is CSV with the columns left,right,winner, of which the winner is left, right or tie; or "
-    "JSON lines with model_a, model_b and winner, as LMArena has them."
+    "Expected: CSV with the columns left,right,winner, where winner is left, right or tie; or JSON "
+    "lines with model_a, model_b and winner, as in LMArena's data."
 )
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's content.
+    """Return the SHA-256 hash of a file as hex digits.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -51,10 +49,10 @@ def file_sha256(path: Path) -> str:
 
 
 def read_votes(path: Path) -> Iterator[ImportedVote]:
-    """The votes of a file, as they stand in it.
+    """Yield the votes of a file, in order.
 
     Raises:
-        UsageError: it cannot be read, or a line is wrong, which is named.
+        UsageError: the file cannot be read, or a line, which is named, is invalid.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -70,15 +68,15 @@ def read_votes(path: Path) -> Iterator[ImportedVote]:
 def _read_csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
     lines = _csv_rows(file, path)
     _, first = next(lines, (1, []))
-    head = [name.strip() for name in first]
-    missing = {"left", "right", "winner"} - set(head)
+    header = [name.strip() for name in first]
+    missing = {"left", "right", "winner"} - set(header)
     if missing:
         raise UsageError(f"{path} has no column {', '.join(sorted(missing))}.", hint=FORMAT_HELP)
     for number, values in lines:
         if values:
-            if len(values) != len(head):
-                _reject(path, number, f"has {len(values)} values, not {len(head)}")
-            row = dict(zip(head, values, strict=True))
+            if len(values) != len(header):
+                _reject(path, number, f"has {len(values)} values, not {len(header)}")
+            row = dict(zip(header, values, strict=True))
             verdict = _parse_verdict(row["winner"], path, number)
             yield ImportedVote(
                 *_parse_names(row, ("left", "right"), path, number), verdict, IMPORTED_JUDGE
@@ -86,7 +84,7 @@ def _read_csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
 
 
 def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The values of each row of a CSV file, with the line in which it ends."""
+    """Yield the values of each CSV row, with the number of the line in which it ends."""
     table = csv.reader(file, strict=True)
     try:
         for values in table:
@@ -119,9 +117,9 @@ def _read_jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
 
 
 def _parse_chats(left: Any, right: Any) -> tuple[Exchanges, Exchanges] | None:
-    """Both chats, if they are texts and ask the same; others are passed over, their vote is not."""
+    """Return both chats if they are text and have the same user messages, otherwise None."""
     one, other = _parse_exchanges(left), _parse_exchanges(right)
-    if not one or [asked for asked, _ in one] != [asked for asked, _ in other]:
+    if not one or [message for message, _ in one] != [message for message, _ in other]:
         return None
     return one, other
 
@@ -146,21 +144,21 @@ def _parse_names(
     for column in columns:
         name = row.get(column)
         if not isinstance(name, str) or not name.strip():
-            _reject(path, line_number, f"names nobody as {column}")
+            _reject(path, line_number, f"has no name in {column}")
         if name.strip() != one_line(name, MAX_NAME_CHARACTERS):
-            what = f"no line of at most {MAX_NAME_CHARACTERS} characters"
-            _reject(path, line_number, f"has a name as {column} that is {what}")
+            problem = f"is not a single line of at most {MAX_NAME_CHARACTERS} characters"
+            _reject(path, line_number, f"has a name in {column} that {problem}")
         names.append(name.strip())
     if names[0] == names[1]:
-        _reject(path, line_number, f"lets {one_line(names[0], 40)} play against itself")
+        _reject(path, line_number, f"has {one_line(names[0], 40)} on both sides")
     return names[0], names[1]
 
 
 def _parse_verdict(winner: Any, path: Path, line_number: int) -> Verdict:
-    found = WINNER_VERDICTS.get(winner.strip().lower()) if isinstance(winner, str) else None
-    if found is None:
-        _reject(path, line_number, f"has the winner {one_line(repr(winner), 60)}")
-    return found
+    verdict = WINNER_VERDICTS.get(winner.strip().lower()) if isinstance(winner, str) else None
+    if verdict is None:
+        _reject(path, line_number, f"has an unknown winner: {one_line(repr(winner), 60)}")
+    return verdict
 
 
 def _reject(path: Path, line_number: int, problem: str) -> NoReturn:
@@ -171,18 +169,18 @@ JudgedMatches = Iterable[tuple[Ballot, Match]]
 
 
 def sft_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
-    """The better replies as chats, `{"messages": […]}`: what `chatlm adapters train` reads, and
-    TRL's SFTTrainer. Ties teach nothing."""
+    """Yield the better replies as `{"messages": […]}`, for `chatlm adapters train` and TRL's
+    SFTTrainer; ties are skipped."""
     for ballot, match in judged:
         if sides := _better_first(ballot, match):
             yield {"messages": [_user_message(sides[0][0]), *_messages_after_first(sides[0])]}
 
 
 def dpo_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
-    """Prompt, chosen and rejected, each a list of messages: what TRL's DPOTrainer reads.
+    """Yield `prompt`, `chosen` and `rejected`, each a list of messages, for TRL's DPOTrainer.
 
-    Of a match with several turns the prompt is the first message, and what follows is the rest of
-    both chats.
+    For a match with several turns, the prompt is the first message, and chosen and rejected are the
+    rest of both chats.
     """
     for ballot, match in judged:
         if sides := _better_first(ballot, match):
@@ -214,7 +212,7 @@ def _user_message(reply: MatchReply) -> dict[str, str]:
 
 
 def _messages_after_first(replies: tuple[MatchReply, ...]) -> list[dict[str, str]]:
-    """All that follows the first message."""
+    """Return all messages after the first user message."""
     messages = []
     for turn, reply in enumerate(replies):
         if turn:

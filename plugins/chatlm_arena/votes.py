@@ -1,4 +1,4 @@
-"""Votes as arrays, and how often each two met; knows no rating, file or screen."""
+"""Votes as arrays, and tallies of votes by pair and result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Verdict(StrEnum):
-    """Which of two replies is the better one."""
+    """A judge's decision on a match."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
     @property
     def mirrored(self) -> Verdict:
-        """The same verdict with the sides changed."""
+        """The same verdict with the sides swapped."""
         return _MIRRORED.get(self, self)
 
 
@@ -36,32 +36,32 @@ LEFT_SCORES: Mapping[Verdict, float] = {
     Verdict.TIE: 0.5,
     Verdict.BOTH_BAD: 0.5,
 }
-"""What the left side gets; the right side gets the rest of 1."""
+"""Score of the left side; the right side's is 1 minus it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Votes in the order in which they were given."""
+    """Votes as arrays, oldest first."""
 
     names: tuple[str, ...]
-    """Of the contestants; those without a vote too."""
+    """Names of the contestants, including those without votes."""
     left: IntArray
     """Shape (votes,): indices into `names`."""
     right: IntArray
+    """Shape (votes,): indices into `names`."""
     score: FloatArray
-    """What the left side got: 1, 0.5 or 0."""
+    """Shape (votes,): the left side's scores, 1, 0.5 or 0."""
 
     def __len__(self) -> int:
         return len(self.left)
 
 
 def votes_from_rows(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()) -> Votes:
-    """Votes from rows of left, right and verdict.
+    """Create votes from rows.
 
     Args:
-        rows: in their order.
-        names: contestants that are in whether or not they have a vote; others are added as they
-            come.
+        rows: left name, right name and verdict, oldest first.
+        names: contestants to include even without votes; others are appended.
     """
     index = {name: number for number, name in enumerate(dict.fromkeys(names))}
     left, right, score = [], [], []
@@ -78,42 +78,46 @@ def votes_from_rows(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[st
 
 
 def votes_between(votes: Votes, names: Sequence[str]) -> Votes:
-    """The votes between some of the contestants only.
+    """Return only the votes between some of the contestants.
 
     Args:
-        votes: of all.
-        names: of those that stay, in the order that the result's `names` have.
+        votes: all votes.
+        names: the contestants to keep, in the order of the result's `names`.
     """
-    there = np.array([votes.names.index(name) for name in names], dtype=np.int64)
-    kept = np.isin(votes.left, there) & np.isin(votes.right, there)
-    place = np.zeros(len(votes.names), dtype=np.int64)
-    place[there] = np.arange(len(there))
-    return Votes(tuple(names), place[votes.left[kept]], place[votes.right[kept]], votes.score[kept])
+    old_index = np.array([votes.names.index(name) for name in names], dtype=np.int64)
+    mask = np.isin(votes.left, old_index) & np.isin(votes.right, old_index)
+    new_index = np.zeros(len(votes.names), dtype=np.int64)
+    new_index[old_index] = np.arange(len(old_index))
+    return Votes(
+        names=tuple(names),
+        left=new_index[votes.left[mask]],
+        right=new_index[votes.right[mask]],
+        score=votes.score[mask],
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """How often each two met and with which result, whichever side they were on."""
+    """Vote counts by pair and result, regardless of sides; one cell per combination that occurs."""
 
     one: IntArray
     """Shape (cells,): indices of contestants."""
     other: IntArray
-    """Always greater than `one`."""
+    """Shape (cells,): indices of their opponents, always greater than `one`."""
     score: FloatArray
-    """What `one` got: 1, 0.5 or 0; each (one, other, score) is there once."""
+    """Shape (cells,): scores of `one`, 1, 0.5 or 0."""
     count: FloatArray
-    """Votes of each cell, above 0."""
+    """Shape (cells,): numbers of votes, above 0."""
     num_contestants: int
-    """Contestants."""
 
     @property
     def total(self) -> int:
-        """All votes."""
+        """Number of votes."""
         return int(self.count.sum())
 
 
 def tally_votes(votes: Votes) -> Tally:
-    """Count the votes of each pair and result; a vote between a contestant and itself is none."""
+    """Count the votes by pair and result; votes of a contestant against itself are ignored."""
     size = len(votes.names)
     swap = votes.left > votes.right
     one, other = np.where(swap, votes.right, votes.left), np.where(swap, votes.left, votes.right)
@@ -129,7 +133,10 @@ def tally_votes(votes: Votes) -> Tally:
 
 
 def win_matrix(tally: Tally) -> FloatArray:
-    """Shape (size, size): what the row got from the column, a tie as half a win."""
+    """Return the wins of the row against the column, a tie as half a win.
+
+    Shape (contestants, contestants).
+    """
     matrix = np.zeros((tally.num_contestants, tally.num_contestants))
     np.add.at(matrix, (tally.one, tally.other), tally.count * tally.score)
     np.add.at(matrix, (tally.other, tally.one), tally.count * (1 - tally.score))
@@ -137,7 +144,7 @@ def win_matrix(tally: Tally) -> FloatArray:
 
 
 def games_played(tally: Tally) -> FloatArray:
-    """Shape (size,): in how many votes each is."""
+    """Return the number of votes of each contestant, shape (contestants,)."""
     won = win_matrix(tally)
     out: FloatArray = (won + won.T).sum(axis=1)
     return out

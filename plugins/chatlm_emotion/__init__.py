@@ -1,4 +1,4 @@
-"""Labels the mood of messages, or whatever else its classifier was trained on; a chatlm plugin."""
+"""Text classifiers: label the mood of messages, train and evaluate; a plugin for chatlm."""
 
 PLUGIN = "emotion"
-"""The name under which chatlm knows this plugin, and it keeps values with a chat."""
+"""Name of the plugin, and key of its data in a chat."""

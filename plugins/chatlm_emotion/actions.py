@@ -1,6 +1,6 @@
-"""/emotion; the thread that labels messages.
+"""/emotion, and the thread that labels messages.
 
-A classifier that cannot be loaded labels nothing; `trouble` says why.
+If the classifier cannot be loaded, nothing is labelled; `Labeller.load_error` says why.
 """
 
 from __future__ import annotations
@@ -25,19 +25,17 @@ log = logging.getLogger("chatlm.plugins.emotion")
 
 
 MAX_ANSWER_DELAY = 0.03
-"""Seconds that an answer may wait for a label."""
-
+"""Maximum seconds that an answer waits for a label."""
 
 LABEL_TIMEOUT = 10.0
 """Seconds after which a label is given up."""
 
-
 _CACHE_SIZE = 32
-"""Texts whose labels are kept."""
+"""Number of texts whose labels are cached."""
 
 
 class Labeller:
-    """Gives labels of texts; its methods may be called in any thread."""
+    """Labels texts in a thread of its own; all methods are thread-safe."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="chatlm-emotion")
@@ -46,10 +44,10 @@ class Labeller:
         self._classifier: Classifier | None = None
         self._name = ""
         self.load_error: ChatlmError | None = None
-        """Why the classifier that was asked for last cannot be used."""
+        """Why the current classifier cannot be used; None if it can."""
 
     def submit(self, text: str) -> Future[Annotation | None]:
-        """Begin to label a text; None comes of it where there is no classifier."""
+        """Start to label a text; the result is None if the classifier cannot be used."""
         name = load_plugin_settings(PLUGIN, Settings).classifier
         with self._lock:
             known = self._cache.pop((name, text), None)
@@ -61,21 +59,26 @@ class Labeller:
         return known
 
     def preload(self) -> None:
-        """Load the classifier, so that the first label need not wait for it."""
+        """Start to load the classifier, so that the first label does not wait for it."""
         self.submit("")
 
     def wait_until_loaded(self) -> None:
         """Wait until the classifier is loaded.
 
         Raises:
-            ChatlmError: it cannot be.
+            ChatlmError: it cannot be loaded.
         """
         self.submit("").result()
         if self.load_error is not None:
             raise self.load_error
 
+    def forget(self) -> None:
+        """Forget all texts and their labels."""
+        with self._lock:
+            self._cache.clear()
+
     def close(self) -> None:
-        """Begin nothing more."""
+        """Stop the thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _label(self, name: str, text: str) -> Annotation | None:
@@ -100,15 +103,14 @@ class Labeller:
 
 
 def result_within(future: Future[Annotation | None], seconds: float) -> Annotation | None:
-    """The label, if it is there in time."""
+    """Return the label, or None if it is not ready in time."""
     with suppress(TimeoutError):
         return future.result(seconds)
     return None
 
 
 MOOD_PANEL = "mood"
-"""The name of the plugin's panel."""
-
+"""Name of the panel."""
 
 ON, OFF, USER, ALL = "on", "off", "user", "all"
 
@@ -121,27 +123,33 @@ _SCOPE_MESSAGES = {
 
 
 _labellers: list[Labeller] = []
-"""The one of this program, once something was to be labelled."""
+"""The labeller of this process, once it was needed."""
 
 
 def get_labeller() -> Labeller:
-    """What labels, made when it is first needed."""
+    """Return the labeller of this process, created on first use."""
     if not _labellers:
         _labellers.append(Labeller())
     return _labellers[0]
 
 
+def forget_labels() -> None:
+    """Forget the texts that were labelled and their labels."""
+    for labeller in _labellers:
+        labeller.forget()
+
+
 def close_labeller() -> None:
-    """End it, if there is one."""
+    """Stop the labeller, if there is one."""
     while _labellers:
         _labellers.pop().close()
 
 
 def emotion(ui: Ui, argument: str) -> None:
-    """Choose which messages of the chat are labelled, or say which are.
+    """Set which messages of the chat are labelled; without an argument say which are.
 
     Raises:
-        ChatlmError: there is no such choice, or the classifier cannot be had.
+        ChatlmError: the argument is not valid, or the classifier cannot be loaded.
     """
     word = argument.strip().lower()
     if not word:
@@ -150,7 +158,7 @@ def emotion(ui: Ui, argument: str) -> None:
     choice = ALL if word == ON else word
     if choice not in _SCOPE_MESSAGES:
         raise UsageError(
-            f"There is no {word!r} for /emotion.",
+            f"/emotion has no setting {word!r}.",
             hint=f"/emotion {USER} labels your messages, {ALL} the replies too, {OFF} none.",
         )
     if choice != OFF:
@@ -160,7 +168,7 @@ def emotion(ui: Ui, argument: str) -> None:
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer it."""
+    """Register the command."""
     add(SlashCommand("emotion", "label the mood of messages", emotion, f"[{USER}|{ALL}|{OFF}]"))
 
 
@@ -179,7 +187,7 @@ def _show_scope(ui: Ui) -> None:
 
 
 def _prepare_classifier(ui: Ui) -> None:
-    """Fetch the classifier's base if it is not here, and load it."""
+    """Pull the classifier's base model if it is not local, and load the classifier."""
     from chatlm import ensure_model
     from chatlm_emotion import card
     from chatlm_emotion.card import CLASSIFIERS

@@ -1,4 +1,4 @@
-"""Which words are there, and logistic regression: the book's 5.3.1, and the bar for all others."""
+"""Baseline: bag of n-grams and logistic regression, as in chapter 5 of Burkov (2025)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from chatlm_emotion.recipe import Recipe
 
 
 class Baseline:
-    """A weight for each run of words and label.
+    """Logistic regression over the n-grams of a text.
 
     Args:
-        vocabulary: runs of words, each with its column.
+        vocabulary: column of each n-gram.
         weights: `(labels, columns)`.
         bias: `(labels,)`.
-        ngrams: longest run of words.
+        ngrams: longest n-gram, in words.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Baseline:
         self._vectorizer = count_vectorizer(ngrams, vocabulary)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Logits of the labels, `(len(texts), labels)`."""
+        """Return logits, `(len(texts), labels)`."""
         seen = self._vectorizer.transform(texts)
         return np.asarray(seen @ self._weights.T, dtype=np.float32) + self._bias
 
     def save(self, folder: Path) -> None:
-        """Write it.
+        """Write the vocabulary and the weights.
 
         Raises:
             OSError: it cannot be written.
@@ -51,7 +51,7 @@ class Baseline:
 
         words = sorted(self._vectorizer.vocabulary, key=self._vectorizer.vocabulary.__getitem__)
         write_atomically(folder / VOCABULARY_FILE, [json.dumps(words, ensure_ascii=False)])
-        # safetensors writes memory as it lies there
+        # safetensors needs contiguous memory
         weights = np.ascontiguousarray(self._weights, dtype=np.float16)
         tensors: dict[str, Any] = {"weights": weights, "bias": self._bias}
         save_file(tensors, folder / WEIGHTS_FILE)
@@ -60,11 +60,11 @@ class Baseline:
 def fit_baseline(
     train_examples: Sequence[LabelledExample], labels: Sequence[str], recipe: Recipe
 ) -> Baseline:
-    """Learn the weights.
+    """Fit the weights.
 
     Args:
-        train_examples: the examples; one without a label counts as a little of each.
-        labels: in the order of the scores.
+        train_examples: the examples; one without a label counts for every label in equal parts.
+        labels: in the order of the logits.
         recipe: `ngrams` and `strength`.
     """
     from sklearn.linear_model import LogisticRegression
@@ -83,14 +83,14 @@ def fit_baseline(
     model = LogisticRegression(C=recipe.strength, max_iter=2000)
     model.fit(seen, truth, sample_weight=weights)
     coefficients, bias = model.coef_, model.intercept_
-    if len(labels) == 2:  # the second one's only
+    if len(labels) == 2:  # sklearn has coefficients of the second one only
         coefficients, bias = (np.concatenate([-each, each]) for each in (coefficients, bias))
     words = {str(word): int(column) for word, column in count.vocabulary_.items()}
     return Baseline(words, coefficients.astype(np.float32), bias.astype(np.float32), recipe.ngrams)
 
 
 def load_baseline(folder: Path, ngrams: int) -> Baseline:
-    """A baseline that was saved.
+    """Load a saved baseline.
 
     Raises:
         ChatlmError: its files are damaged.
@@ -105,7 +105,7 @@ def load_baseline(folder: Path, ngrams: int) -> Baseline:
             raise ValueError("another number of words")
         places = {word: column for column, word in enumerate(words)}
         return Baseline(places, weights, tensors["bias"], ngrams)
-    except Exception as error:  # safetensors raises kinds of its own
+    except Exception as error:  # safetensors has exceptions of its own
         raise ChatlmError(
             f"The classifier {folder.name} is damaged: {str(error) or type(error).__name__}.",
             hint=f"Remove it: chatlm emotion remove {folder.name}",
@@ -113,11 +113,11 @@ def load_baseline(folder: Path, ngrams: int) -> Baseline:
 
 
 def count_vectorizer(ngrams: int, vocabulary: dict[str, int] | None = None) -> Any:
-    """What tells which runs of words a text has.
+    """Return a vectorizer of the n-grams of a text.
 
     Args:
-        ngrams: longest run.
-        vocabulary: those to look for, each with its column; None to learn them.
+        ngrams: longest n-gram, in words.
+        vocabulary: column of each n-gram; None to learn it.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 

@@ -1,7 +1,7 @@
-"""A BERT encoder with a linear head, as plain matrix products; needs torch alone.
+"""BERT encoder with a linear head in plain torch.
 
-transformers and peft take seconds to import, which would hold up the first message of a chat; so
-the encoder that was trained with them is computed here, its LoRA added to the weights.
+Importing transformers and peft takes seconds, which would delay the first message of a chat, so the
+encoder trained with them runs here, with the LoRA matrices merged into its weights.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Weights = Mapping[str, Tensor]
 
 
 class BertClassifier:
-    """Scores texts one after the other.
+    """Classifies texts one by one.
 
     Args:
         base: the embedder's folder.
-        trained_weights: the LoRA matrices and the head, by the names under which they are stored.
-        lora_scale: what the product of LoRA matrices is multiplied by.
-        max_tokens: tokens of a text that are read.
+        trained_weights: LoRA matrices and head, by stored name.
+        lora_scale: scale of the product of the LoRA matrices.
+        max_tokens: maximum tokens per text; the rest is cut off.
 
     Raises:
-        ModelError: the folder holds another kind of model.
+        ModelError: the folder has another kind of model.
     """
 
     def __init__(

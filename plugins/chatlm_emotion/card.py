@@ -1,4 +1,4 @@
-"""Card of a classifier; classifier folders."""
+"""Card of a classifier: labels, calibration and history; the installed classifiers."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ CARD_FILE, README_FILE, WEIGHTS_FILE, VOCABULARY_FILE = (
     "weights.safetensors",
     "words.json",
 )
-"""A classifier's files; words are there with a baseline only."""
+"""A classifier's files; only a baseline has a vocabulary."""
 
 
 UNSURE = "unsure"
-"""What is said of a text in place of a label that is not likely enough."""
+"""Prediction in place of a label that is less probable than the threshold."""
 
 
 @dataclass(frozen=True)
 class ClassifierCard:
-    """One classifier."""
+    """What a classifier predicts, how it is calibrated, and how it was trained."""
 
     name: str
     attribute: str
-    """What its labels are about, in one word, such as mood; `WORD:LABEL` finds messages."""
+    """What the labels describe, in one word, such as mood; search finds `WORD:LABEL`."""
     method: Method
     labels: tuple[str, ...]
     temperature: float
-    """Scores are divided by it before they become probabilities."""
+    """Divides the logits before the softmax."""
     threshold: float
-    """Below this probability a text is `UNSURE`."""
+    """Less probable labels become `UNSURE`."""
     base: str = ""
-    """The model it works on; empty for a baseline."""
+    """The base model; empty for a baseline."""
     fingerprint: str = ""
-    """Of that model's weights."""
+    """Fingerprint of the base model's weights."""
     description: str = ""
     licence: str = ""
-    """Of the data; empty where nobody said."""
+    """Licence of the data; empty if not stated."""
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     command: str = ""
-    """What was typed, the data files without their folders."""
+    """The command line, with names of data files instead of paths."""
     source: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """On texts that were held out."""
+    """Scores on the held-out texts."""
     cost: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class ClassifierCard:
             raise ValueError("not a classifier's card")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "name": self.name,
             "tells": self.attribute,
@@ -93,10 +93,10 @@ class ClassifierCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassifierCard:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: the values are not valid.
         """
         return cls(
             name=values["name"],
@@ -120,7 +120,7 @@ class ClassifierCard:
 
 
 def write_card(card: ClassifierCard, folder: Path) -> None:
-    """Put both files into a classifier's folder.
+    """Write card.json and README.md to a classifier's folder.
 
     Raises:
         OSError: they cannot be written.
@@ -130,10 +130,10 @@ def write_card(card: ClassifierCard, folder: Path) -> None:
 
 
 def read_card(folder: Path) -> ClassifierCard:
-    """The card of a classifier.
+    """Return the card of a classifier.
 
     Raises:
-        ChatlmError: there is none, or it cannot be read.
+        ChatlmError: it is missing or cannot be read.
     """
     try:
         return ClassifierCard.from_dict(json.loads((folder / CARD_FILE).read_bytes()))
@@ -146,7 +146,7 @@ def read_card(folder: Path) -> ClassifierCard:
 
 
 def card_lines(card: ClassifierCard) -> list[str]:
-    """What it says, for the terminal: a title and a value in each line."""
+    """Return the card as lines of a title and a value."""
     rows: list[tuple[str, Any]] = [
         ("Tells", card.attribute),
         ("Labels", card.labels),
@@ -186,4 +186,4 @@ CLASSIFIERS = Artifacts("classifier", "chatlm emotion", Path(__file__).parent / 
 
 
 DEFAULT_CLASSIFIER = "mood"
-"""The name of the classifier that comes with chatlm."""
+"""Name of the classifier that comes with chatlm."""

@@ -1,4 +1,4 @@
-"""A classifier ready for use: texts to labels with their probabilities."""
+"""Load a classifier, and predict labels with probabilities."""
 
 from __future__ import annotations
 
@@ -25,37 +25,36 @@ ICONS = {
     "surprise": "😮",
     UNSURE: "·",
 }
-"""Beside the words of labels that have one."""
-
+"""Icons of labels."""
 
 BATCH_SIZE = 256
-"""Texts that are scored between two reports of progress."""
+"""Texts per batch, after which progress is reported."""
 
 
 class Scorer(Protocol):
-    """What a method made."""
+    """A trained model of any method."""
 
     def logits(self, texts: Sequence[str]) -> Any:
-        """Logits of the labels, `(len(texts), labels)`."""
+        """Return logits, `(len(texts), labels)`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one text."""
+    """The predicted label of one text."""
 
     label: str
     """One of the card's labels, or `UNSURE`."""
     score: float
-    """Probability of the likeliest label."""
+    """Probability of the most probable label."""
     probabilities: dict[str, float]
 
 
 class Classifier:
-    """Tells labels of texts.
+    """A trained scorer with calibrated probabilities and a threshold.
 
     Args:
-        card: what it is.
-        scorer: what scores the labels.
+        card: the classifier's card.
+        scorer: computes the logits.
     """
 
     def __init__(self, card: ClassifierCard, scorer: Scorer) -> None:
@@ -65,11 +64,11 @@ class Classifier:
     def probabilities(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> NDArray[np.float64]:
-        """Of the card's labels, `(len(texts), labels)`; each row sums to 1.
+        """Return probabilities of the card's labels, `(len(texts), labels)`; each row sums to 1.
 
         Args:
-            texts: to look at.
-            on_progress: told how many more texts are done.
+            texts: the texts.
+            on_progress: called with the number of texts done since the last call.
         """
         found = np.empty((len(texts), len(self.card.labels)))
         for begin in range(0, len(texts), BATCH_SIZE):
@@ -83,7 +82,7 @@ class Classifier:
     def classify(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """A verdict for each text; arguments as `probabilities`."""
+        """Return a prediction for each text; arguments as `probabilities`."""
         labels = self.card.labels
         found = []
         for row in self.probabilities(texts, on_progress):
@@ -95,10 +94,10 @@ class Classifier:
 
 
 def load_classifier(artifact: Artifact) -> Classifier:
-    """Load a classifier; its base model has to be on this machine.
+    """Load a classifier; its base model must be local.
 
     Raises:
-        ChatlmError: the base is not here or another one by now, or the folder is damaged.
+        ChatlmError: the base model is missing or has changed, or the folder is damaged.
     """
     card = cards.read_card(artifact.path)
     if card.method == "baseline":
@@ -111,16 +110,16 @@ def load_classifier(artifact: Artifact) -> Classifier:
 
 
 def resolve_base_model(card: ClassifierCard) -> ModelLocation:
-    """The base model of a classifier.
+    """Return the base model of a classifier.
 
     Raises:
-        ChatlmError: it is not on this machine, or not the one the classifier was trained on.
+        ChatlmError: it is not local, or not the one the classifier was trained on.
     """
     base = find_model(card.base)
     if fingerprint_weights(base.folder) != card.fingerprint:
         raise ChatlmError(
-            f"The classifier {card.name} was trained on another {card.base} than is here.",
-            hint="Train it anew: chatlm emotion train --help",
+            f"The classifier {card.name} was trained on another {card.base} than the local one.",
+            hint="Train it again: chatlm emotion train --help",
         )
     return base
 

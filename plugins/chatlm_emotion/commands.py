@@ -1,4 +1,4 @@
-"""The commands `chatlm emotion …` that list, use and measure classifiers."""
+"""`chatlm emotion`: list, show, use, remove, classify and eval."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def emotion() -> None:
-    """Tell the mood of texts, measure and train classifiers, label texts by a panel of models.
+    """Classify texts by mood or other labels; train and evaluate classifiers.
 
     Example: chatlm emotion classify "I got the job!"
     """
@@ -36,7 +36,7 @@ emotion.add_command(label)
 @emotion.command("list")
 @json_option
 def list_classifiers(as_json: bool) -> None:
-    """List the classifiers; the active one has a mark.
+    """List classifiers; ▸ marks the active one.
 
     Example: chatlm emotion list
     """
@@ -82,7 +82,7 @@ def list_classifiers(as_json: bool) -> None:
 @_name
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what a classifier is and how it came to be.
+    """Show a classifier's card.
 
     Example: chatlm emotion show mood
     """
@@ -100,7 +100,7 @@ def show(name: str, as_json: bool) -> None:
 @emotion.command()
 @_name
 def use(name: str) -> None:
-    """Make a classifier the one that labels messages.
+    """Make a classifier the active one, which labels messages.
 
     Example: chatlm emotion use topics
     """
@@ -116,9 +116,9 @@ def use(name: str) -> None:
 
 @emotion.command()
 @_name
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
-    """Delete a classifier of yours.
+    """Delete one of your classifiers.
 
     Example: chatlm emotion remove topics --yes
     """
@@ -129,7 +129,7 @@ def remove(name: str, yes: bool) -> None:
     if place.user_owned and not yes:
         click.confirm(f"Delete the classifier {name}?", abort=True, err=True)
     place.remove()
-    click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
+    click.echo(f"Removed {name}; freed {human_bytes(size)}.")
 
 
 @emotion.command()
@@ -137,7 +137,7 @@ def remove(name: str, yes: bool) -> None:
 @_with
 @json_option
 def classify(text: str | None, name: str | None, as_json: bool) -> None:
-    """Classify a text, each line of a file, or each line of what is piped in.
+    """Classify a text, or each line of a file or of standard input.
 
     Example: chatlm emotion classify "I got the job!"
     """
@@ -171,13 +171,13 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
     "--picture",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw the confusion matrix and the calibration into a .png, .svg or .pdf.",
+    help="Plot the confusion matrix and the calibration to a .png, .svg or .pdf file.",
 )
 @json_option
 def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) -> None:
-    """Measure a classifier on labelled texts: accuracy, macro-F1, calibration, confusions.
+    """Evaluate a classifier on labelled texts: accuracy, macro-F1, calibration, confusion matrix.
 
-    Rows without a label are classified too: of those, unsure is the right answer.
+    Rows without a label are classified too; for them `unsure` is correct.
 
     Example: chatlm emotion eval val.jsonl --picture confusion.png
     """
@@ -204,19 +204,19 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
         return
     _print_scores(found.scores)
     click.echo(
-        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure_share:.1%} of them; "
-        f"of the others {found.sure_accuracy:.1%} are right."
+        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure_share:.1%} of the texts; "
+        f"accuracy on the rest {found.sure_accuracy:.1%}."
     )
     if found.unlabelled:
         click.echo(
-            f"Without a label: {found.unlabelled:,} texts, of which it is unsure of "
-            f"{found.unsure_unlabelled_share:.1%}."
+            f"Without a label: {found.unlabelled:,} texts, "
+            f"unsure on {found.unsure_unlabelled_share:.1%}."
         )
-    click.echo(f"{found.milliseconds_per_text:.1f} ms a text.")
+    click.echo(f"{found.milliseconds_per_text:.1f} ms per text.")
 
 
 def _read_input_texts(text: str | None) -> list[str]:
-    """The texts that are meant: one, those of a file, or the lines of a pipe."""
+    """Return the texts to classify: the argument, the lines of a file, or standard input."""
     from chatlm import UsageError, expand_path
     from chatlm_emotion import examples
 
@@ -228,7 +228,7 @@ def _read_input_texts(text: str | None) -> list[str]:
         raw = sys.stdin.buffer.read().decode("utf-8", errors="replace")
         lines = [line.strip() for line in raw.splitlines() if line.strip()]
         if not lines:
-            raise UsageError("There is no text in what was piped in.")
+            raise UsageError("Standard input has no text.")
         return lines
     path = expand_path(text)
     return examples.read_texts(path) if _is_file(path) else [text]
@@ -237,7 +237,7 @@ def _read_input_texts(text: str | None) -> list[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+    except (OSError, ValueError):  # a text that is too long for a path, or has a zero byte
         return False
 
 
@@ -258,13 +258,13 @@ def _print_scores(scores: Scores) -> None:
     def measure(title: str, value: Estimate) -> str:
         return f"{title:<18}{value.value:.4f}  ({value.low:.4f} to {value.high:.4f})"
 
-    click.echo(f"{scores.texts:,} texts; in brackets the 95 % interval")
+    click.echo(f"{scores.texts:,} texts; 95 % intervals in brackets")
     click.echo(measure("accuracy", scores.accuracy))
     click.echo(measure("macro-F1", scores.macro_f1))
     click.echo(measure("calibration error", scores.ece))
     width = max(map(len, scores.labels))
     cells = [name[:8] for name in scores.labels]
-    click.echo(f"\n{'true, chosen →':<{max(width, 14)}}  " + "".join(f"{c:>10}" for c in cells))
+    click.echo(f"\n{'true, predicted →':<{max(width, 14)}}  " + "".join(f"{c:>10}" for c in cells))
     for name, row in zip(scores.labels, scores.confusion, strict=True):
         click.echo(f"{name:<{max(width, 14)}}  " + "".join(f"{count:>10,}" for count in row))
     click.echo(f"\n{'':<{max(width, 14)}}   precision    recall        F1")

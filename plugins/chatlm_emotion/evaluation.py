@@ -1,4 +1,4 @@
-"""Evaluate on labelled texts; pictures."""
+"""Evaluate a classifier on labelled texts, and plot the result."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found."""
+    """Result of an evaluation."""
 
     scores: Scores
-    """Of the likeliest label of each text that has one, whether or not it is likely enough."""
+    """Scores of the most probable label of each labelled text, whatever the threshold."""
     threshold: float
     unsure_share: float
-    """Share of these texts whose likeliest label is below the threshold."""
+    """Share of the labelled texts whose most probable label is below the threshold."""
     sure_accuracy: float
-    """Share of the others that is right; 0 where there are none."""
+    """Accuracy on the others; 0 if there are none."""
     unlabelled: int
-    """Texts that have none."""
+    """Number of texts without a label."""
     unsure_unlabelled_share: float
-    """Share of those that the classifier is unsure of; 0 where there are none."""
+    """Share of them that the classifier is unsure of; 0 if there are none."""
     milliseconds_per_text: float
-    """For a text."""
+    """Mean time per text."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON; the three measures by their usual names."""
+        """Return the values for JSON."""
         scores = self.scores
         measures = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "ece": scores.ece}
         return {
@@ -60,21 +60,21 @@ def evaluate(
     dataset: LabelledDataset,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Classify labelled texts and compare.
+    """Evaluate a classifier on labelled texts.
 
     Args:
-        classifier: to measure.
-        dataset: whose labels are the classifier's.
-        on_progress: told how many more texts are done.
+        classifier: the classifier.
+        dataset: texts with labels of the classifier.
+        on_progress: called with the number of texts done since the last call.
 
     Raises:
-        UsageError: a label is not one of the classifier's.
+        UsageError: the dataset has a label that the classifier lacks.
     """
     card = classifier.card
     if unknown := sorted(set(dataset.labels) - set(card.labels)):
         raise UsageError(
-            f"The classifier {card.name} knows no label {unknown[0]!r}.",
-            hint=f"It knows: {', '.join(card.labels)}",
+            f"The classifier {card.name} has no label {unknown[0]!r}.",
+            hint=f"It has: {', '.join(card.labels)}",
         )
     labelled = [row for row in dataset.rows if row.label is not None]
     others = [row for row in dataset.rows if row.label is None]
@@ -101,12 +101,12 @@ _BLUE, _GREY = "#0072b2", "#777777"
 
 
 def save_figure(scores: Scores, title: str, path: Path) -> None:
-    """Draw both side by side.
+    """Plot the confusion matrix beside the reliability diagram.
 
     Args:
-        scores: to draw.
-        title: above them.
-        path: its suffix says what kind of picture.
+        scores: the scores.
+        title: title of the figure.
+        path: the image file; its suffix is the format.
 
     Raises:
         UsageError: the file cannot be written.
@@ -130,7 +130,7 @@ def _plot_confusion(axes: Axes, scores: Scores) -> None:
     places = range(len(scores.labels))
     axes.set_xticks(places, list(scores.labels), rotation=45, ha="right")
     axes.set_yticks(places, list(scores.labels))
-    axes.set_xlabel("chosen")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(scores.labels) > 20:
         return
@@ -150,7 +150,7 @@ def _plot_reliability(axes: Axes, scores: Scores) -> None:
         [each.low for each in full],
         [each.accuracy for each in full],
         width=[each.high - each.low for each in full],
-        align="edge", color=_BLUE, alpha=0.35, edgecolor=_BLUE, label="share that is right",
+        align="edge", color=_BLUE, alpha=0.35, edgecolor=_BLUE, label="accuracy",
     )  # fmt: skip
     axes.plot(
         [each.confidence for each in full], [each.accuracy for each in full], "o", color=_BLUE,
@@ -158,7 +158,7 @@ def _plot_reliability(axes: Axes, scores: Scores) -> None:
     )  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("probability of the chosen label")
-    axes.set_ylabel("share that is right")
+    axes.set_xlabel("probability of the predicted label")
+    axes.set_ylabel("accuracy")
     axes.set_title(f"calibration error {scores.ece.value:.3f}")
     axes.legend(loc="upper left", frameon=False)

@@ -1,4 +1,4 @@
-"""Reads labelled texts from JSON lines; knows no model."""
+"""Read labelled texts from JSON lines, and split them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from chatlm import UsageError, one_line
 
 MAX_TEXT_CHARACTERS = 10_000
-"""Characters of a text at most; no classifier reads more of it."""
+"""Longer texts are cut off; no classifier reads more."""
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,33 @@ class LabelledExample:
 
     text: str
     label: str | None
-    """None for a text that is like none of the labels; it teaches a classifier to be unsure."""
+    """None for a text that fits no label, which trains the classifier to be unsure."""
 
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """What was read from one file or several."""
+    """Labelled texts of one or more files."""
 
     rows: tuple[LabelledExample, ...]
     file_names: tuple[str, ...]
-    """Of the files, without their folders."""
+    """Names without folders."""
     sha256: str
-    """Of the files, one after the other."""
+    """Hash of the concatenated files."""
     duplicates: int = 0
-    """Rows that were left out, as the same text with the same label came before."""
+    """Number of repeated rows, which are left out."""
     labels: tuple[str, ...] = field(default=())
-    """In the order of the alphabet."""
+    """Sorted alphabetically."""
 
 
 def read_dataset(paths: Sequence[Path], *, min_labels: int = 2) -> LabelledDataset:
     """Read files of `{"text": …, "label": …}` lines; a label may be null.
 
     Args:
-        paths: of the files.
-        min_labels: labels that there have to be.
+        paths: the files.
+        min_labels: minimum number of labels.
 
     Raises:
-        UsageError: a file cannot be read, a line is not such an object, or there are too few
-            labels; the message names the file and the line.
+        UsageError: a file cannot be read, a line is not valid, or there are too few labels.
     """
     digest = hashlib.sha256()
     rows: dict[LabelledExample, None] = {}
@@ -62,8 +61,8 @@ def read_dataset(paths: Sequence[Path], *, min_labels: int = 2) -> LabelledDatas
     labels = tuple(sorted({row.label for row in rows if row.label is not None}))
     if len(labels) < min_labels:
         raise UsageError(
-            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be "
-            f"{min_labels}.",
+            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); at least "
+            f"{min_labels} are needed.",
             hint='Each line needs a text and its label: {"text": "so happy!", "label": "joy"}',
         )
     names = tuple(path.name for path in paths)
@@ -71,10 +70,10 @@ def read_dataset(paths: Sequence[Path], *, min_labels: int = 2) -> LabelledDatas
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a file: those of JSON lines, or the lines of any other file.
+    """Return the texts of a JSON lines file, or the lines of any other file.
 
     Raises:
-        UsageError: it cannot be read, has no text, or a line is no object with a text.
+        UsageError: the file cannot be read, is empty, or a line is not an object with a text.
     """
     found = []
     for number, line in _numbered_lines(path, hashlib.sha256()):
@@ -89,14 +88,14 @@ def read_texts(path: Path) -> list[str]:
 def split_held_out(
     rows: Sequence[LabelledExample], held_out_share: float, seed: int
 ) -> tuple[list[LabelledExample], list[LabelledExample]]:
-    """Rows to learn from and rows held out, each label in the same share of both.
+    """Split rows into training and held-out rows, stratified by label.
 
-    A text never is in both, whatever labels it carries.
+    A text is never in both, even with different labels.
 
     Args:
-        rows: all of them.
-        held_out_share: of each label to hold out, between 0 and 1; at least one row of each.
-        seed: chooses them.
+        rows: all rows.
+        held_out_share: share of each label to hold out, between 0 and 1; at least one text is.
+        seed: decides which.
     """
     by_text: dict[str, list[LabelledExample]] = {}
     for row in rows:
@@ -116,7 +115,7 @@ def split_held_out(
 
 
 def count_labels(rows: Sequence[LabelledExample]) -> dict[str, int]:
-    """How often each label is there; those without one are left out."""
+    """Return the number of rows per label, without unlabelled ones."""
     return dict(sorted(Counter(row.label for row in rows if row.label is not None).items()))
 
 
@@ -126,12 +125,12 @@ def _parse_rows(path: Path, digest: Any) -> Iterator[LabelledExample]:
         value = _parse_object(line, where)
         text, label = _require_text(value, where), value.get("label", "")
         if label is not None and (not isinstance(label, str) or not label.strip()):
-            raise UsageError(f"{where}: label must be a string that is not empty, or null.")
+            raise UsageError(f"{where}: label must be a non-empty string or null.")
         yield LabelledExample(text, None if label is None else one_line(label.strip(), 60))
 
 
 def _numbered_lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, each with its number."""
+    """Yield the lines that are not blank, with their numbers."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -155,7 +154,7 @@ def _parse_object(line: str, location: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{location}: not JSON.",
-            hint='One object a line: {"text": "so happy!", "label": "joy"}',
+            hint='One object per line: {"text": "so happy!", "label": "joy"}',
         ) from error
     if not isinstance(value, dict):
         raise UsageError(f"{location}: not an object with text and label.")
@@ -165,5 +164,5 @@ def _parse_object(line: str, location: str) -> dict[str, Any]:
 def _require_text(value: dict[str, Any], location: str) -> str:
     text = value.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{location}: text must be a string that is not empty.")
+        raise UsageError(f"{location}: text must be a non-empty string.")
     return text[:MAX_TEXT_CHARACTERS]

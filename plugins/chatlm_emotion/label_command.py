@@ -21,34 +21,34 @@ if TYPE_CHECKING:
     from chatlm_emotion.panel import PanelLabel, Rater
 
 BATCH_SIZE = 8
-"""Texts that are asked about at once, and then kept."""
+"""Texts per batch; results are saved after each."""
 MIN_RATERS = 3
-"""Of a panel, as long as nobody says otherwise."""
+"""Smallest panel."""
 HUMAN = "me"
-"""Decides ties by hand."""
+"""Value of --tie: ask the user."""
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Labelled JSON lines.")
-@click.option("--labels", required=True, metavar="A,B,…", help="What to choose from.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="File to write, JSON lines."
+)
+@click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from.")
 @click.option(
     "--by",
     "models",
     multiple=True,
     metavar="MODEL",
-    help="A rater; give three. Default: one model, asked in three ways.",
+    help="A rater; give three. Default: one model with three questions.",
 )
 @click.option(
     "--ask",
     "asks",
     multiple=True,
     metavar="TEXT",
-    help="A question with {text} and {labels}; give three for three raters.",
+    help="A question with {text} and {labels}; one per rater.",
 )
-@click.option(
-    "--tie", metavar=f"MODEL|{HUMAN}", help=f"Decides where no label leads: a fourth, or {HUMAN}."
-)
+@click.option("--tie", metavar=f"MODEL|{HUMAN}", help=f"Breaks ties: a fourth model, or {HUMAN}.")
 @json_option
 def label(
     file: Path,
@@ -59,10 +59,10 @@ def label(
     tie: str | None,
     as_json: bool,
 ) -> None:
-    """Label texts by a panel of models, the majority decides.
+    """Label texts by the majority vote of several models.
 
-    FILE has a text a line, or JSON lines with a text. The labelled lines fit `chatlm emotion
-    train`. Stopped, the same command goes on where it was.
+    FILE has one text per line, or JSON lines with `text`. The output fits `chatlm emotion train`.
+    After a stop the same command resumes.
 
     Example: chatlm emotion label texts.txt --out labelled.jsonl --labels joy,anger,other
     """
@@ -95,10 +95,10 @@ def label(
 
 
 def _build_raters(models: Sequence[str], questions: Sequence[str]) -> list[Rater]:
-    """One for each model, or for each question to one model.
+    """Return a rater per model, or per question to one model.
 
     Raises:
-        UsageError: there are several of both, or a question has no place for the text.
+        UsageError: there are several of both, or a question lacks a placeholder.
     """
     from chatlm import UsageError
     from chatlm_emotion.panel import QUESTIONS, Rater
@@ -124,13 +124,13 @@ def _build_raters(models: Sequence[str], questions: Sequence[str]) -> list[Rater
 
 
 def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
-    """What an earlier run of the command labelled; a line that was cut off is passed over."""
+    """Return what an earlier run labelled; a truncated line is ignored."""
     from chatlm import UsageError
     from chatlm_emotion.panel import PanelLabel
 
     if not path.exists():
         if not path.parent.is_dir():
-            raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")
+            raise UsageError(f"There is no folder {path.parent}.", hint="Create it first.")
         return {}
     found = {}
     try:
@@ -149,7 +149,7 @@ def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
 
 
 def _append_labels(path: Path, panel_labels: Sequence[PanelLabel]) -> None:
-    """Keep what was labelled, in place of a last line that was cut off before."""
+    """Append results, replacing a truncated last line."""
     from chatlm import ChatlmError
 
     rows = "".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in panel_labels)
@@ -165,7 +165,7 @@ def _append_labels(path: Path, panel_labels: Sequence[PanelLabel]) -> None:
     except OSError as error:
         raise ChatlmError(
             f"{path} cannot be written: {error.strerror}.",
-            hint="Free some space; the same command goes on.",
+            hint="Free some space, then run the same command to resume.",
         ) from error
 
 
@@ -200,10 +200,10 @@ def _print_agreement(agreement: Any, output_path: Path, as_json: bool) -> None:
         f"a majority on {agreement.majority_share:.0%}{alpha}."
     )
     click.echo(
-        f"{agreement.ties_broken:,} ties were decided, "
+        f"{agreement.ties_broken:,} ties were broken, "
         f"{agreement.undecided:,} texts have no label; "
-        f"{agreement.abstention_share:.0%} of the votes named none."
+        f"{agreement.abstention_share:.0%} of the votes named no label."
     )
     click.echo(
-        escape_controls(f"They are in {output_path}. Learn from them: chatlm emotion train --help")
+        escape_controls(f"Saved to {output_path}. Train on them: chatlm emotion train --help")
     )

@@ -1,11 +1,11 @@
-"""Accuracy, F1, ECE; temperature scaling.
+"""Accuracy, F1 and calibration error with bootstrap intervals; temperature scaling.
 
-The expected calibration error is that of Guo et al. (2017): texts are put into 15 bins of equal
-width by the probability of the label that was chosen, and the gaps between that and the share that
-is right are averaged by the bins' sizes.
+Expected calibration error (Guo et al. 2017): predictions are put into 15 bins of equal width by
+their probability, and the gaps between mean probability and accuracy are averaged, weighted by the
+size of the bins.
 
-Temperature scaling (Guo et al. 2017): all scores are divided by one number, chosen so that the
-labels of texts nobody learnt from get the highest likelihood. The order of the labels stays.
+Temperature scaling (Guo et al. 2017): all logits are divided by one number, chosen to maximise the
+likelihood of held-out labels. The order of the labels stays the same.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from numpy.typing import NDArray
 
 ECE_BINS = 15
 
-
 BOOTSTRAP_SAMPLES = 1000
-"""How often the texts are drawn anew for the intervals."""
-
+"""Bootstrap samples for the intervals."""
 
 FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the interval that has it in 95 of 100 draws of as many texts."""
+    """A value with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -38,18 +36,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The texts whose label was chosen with a probability in one range."""
+    """Predictions with a probability in one range."""
 
     low: float
     high: float
     count: int
     confidence: float
-    """Mean probability of the chosen label; 0 in an empty bin."""
+    """Mean probability of the predicted label; 0 in an empty bin."""
     accuracy: float
-    """Share that is right; 0 in an empty bin."""
+    """Share of correct predictions; 0 in an empty bin."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "low": self.low,
             "high": self.high,
@@ -61,21 +59,21 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found."""
+    """Scores of predictions on labelled texts."""
 
     labels: tuple[str, ...]
     texts: int
     accuracy: Estimate
     macro_f1: Estimate
-    """The mean over the labels of the harmonic mean of precision and recall."""
+    """Unweighted mean of the labels' F1."""
     ece: Estimate
     confusion: tuple[tuple[int, ...], ...]
-    """By true label (rows) and chosen label (columns), in the order of `labels`."""
+    """Counts by true label (rows) and predicted label (columns), in the order of `labels`."""
     bins: tuple[CalibrationBin, ...]
 
     @property
     def per_label(self) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and number of texts of each label."""
+        """Precision, recall, F1 and support of each label."""
         table = np.array(self.confusion)
         precision, recall, f1 = _precision_recall_f1(table)
         return {
@@ -92,12 +90,12 @@ class Scores:
 def score_predictions(
     probabilities: FloatArray, true_labels: Sequence[int], label_names: Sequence[str]
 ) -> Scores:
-    """Compare probabilities with the true labels.
+    """Score predicted probabilities against the true labels.
 
     Args:
         probabilities: `(texts, labels)`, rows that sum to 1.
-        true_labels: the true label of each text, as its place in `label_names`.
-        label_names: their names.
+        true_labels: index in `label_names` of each text's label.
+        label_names: the labels.
     """
     true = np.asarray(true_labels)
     chosen, sure = probabilities.argmax(1), probabilities.max(1)
@@ -135,11 +133,11 @@ def score_predictions(
 
 
 def calibration_error(confidences: FloatArray, correct: NDArray[np.bool_]) -> float:
-    """The expected calibration error, 0 to 1.
+    """Return the expected calibration error, 0 to 1.
 
     Args:
-        confidences: the probability of each chosen label.
-        correct: whether it is the true one.
+        confidences: probability of each predicted label.
+        correct: whether each prediction is correct.
     """
     which = _bin_indices(confidences)
     gaps = np.bincount(which, weights=confidences - correct, minlength=ECE_BINS)
@@ -173,7 +171,7 @@ def _confusion_matrix(
 
 
 def _precision_recall_f1(confusion: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+    """Return precision, recall and F1 of each label; 0 instead of a division by zero."""
     right = np.diag(confusion).astype(float)
     precision = right / np.maximum(confusion.sum(0), 1)
     recall = right / np.maximum(confusion.sum(1), 1)
@@ -181,11 +179,11 @@ def _precision_recall_f1(confusion: NDArray[Any]) -> tuple[FloatArray, FloatArra
 
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-"""Temperatures that are tried."""
+"""Range of the search."""
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]:
-    """The softmax of scores, each row divided by the temperature first."""
+    """Return the softmax of each row divided by the temperature."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
@@ -193,11 +191,11 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]
 
 
 def fit_temperature(logits: FloatArray, true_labels: Sequence[int]) -> float:
-    """The temperature that gives the true labels the highest likelihood.
+    """Return the temperature that maximises the likelihood of the true labels.
 
     Args:
-        logits: logits of texts that nobody learnt from, `(texts, labels)`.
-        true_labels: the true label of each, as its column.
+        logits: logits of held-out texts, `(texts, labels)`.
+        true_labels: column of each text's label.
     """
     true = np.asarray(true_labels)
 

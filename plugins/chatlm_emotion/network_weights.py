@@ -1,4 +1,4 @@
-"""Keeps what a classifier learnt in its folder, and gives it back; numbers are 16 bits wide."""
+"""Save and load the trained tensors of a classifier, in float16."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PEFT_NAME = re.compile(r"(?:adapted\.base_model\.model\.)?(.*?)(\.default\.weig
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write tensors.
+    """Save tensors in a classifier's folder.
 
     Raises:
         OSError: they cannot be written.
@@ -36,7 +36,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
 
 
 def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Tensors that `save` wrote.
+    """Load the tensors of a classifier's folder.
 
     Raises:
         ChatlmError: they cannot be read.
@@ -51,13 +51,13 @@ def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def with_stored_names(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A network's parameters by the names under which they are stored: those of the base model's
-    modules, with `lora_A` and `lora_B` after them."""
+    """Return parameters by their stored names: the base model's module names, followed by `lora_A`
+    and `lora_B`."""
     return {stored_name(name): value for name, value in parameters.items()}
 
 
 def load_into_network(network: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give a network what it had learnt.
+    """Load trained tensors into a network.
 
     Raises:
         ValueError: the tensors are not those of the network.
@@ -71,6 +71,6 @@ def load_into_network(network: Any, tensors: Mapping[str, torch.Tensor]) -> None
 
 
 def stored_name(name: str) -> str:
-    """A parameter's name without what peft puts around it."""
+    """Return a parameter's name without peft's prefix and suffix."""
     match = _PEFT_NAME.fullmatch(name)
     return match[1] if match else name

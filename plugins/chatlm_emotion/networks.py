@@ -1,8 +1,8 @@
-"""The three ways a network tells labels apart, each a base model with LoRA; imports torch.
+"""Three LoRA classifiers.
 
-- generate: the chat model writes the label after the text (the book's 5.3.2 and 5.5.2).
-- head: a linear layer on the chat model's last position (5.6).
-- encoder: a linear layer on the mean of an embedder's positions.
+- generate: the chat model generates the label after the text (Burkov 2025, 5.3.2 and 5.5.2).
+- head: a linear layer on the chat model's last position (Burkov 2025, 5.6).
+- encoder: a linear layer on an embedder's mean-pooled output.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from chatlm import ModelLocation, UsageError, load_pretrained
 from chatlm_emotion.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-"""Token ids and mask, each `(texts, tokens)`; the mask is 0 at padding."""
+"""Token ids and attention mask, each `(texts, tokens)`; the mask is 0 at padding."""
 
 
 class Network(nn.Module, ABC):
     """A base model with LoRA on its linear layers.
 
     Args:
-        base: the model it adapts.
-        labels: what it tells apart.
-        recipe: rank, dropout and length.
-        dtype: the base's number format; what is trained always is float32.
+        base: the base model.
+        labels: the labels.
+        recipe: rank, dropout and maximum tokens.
+        dtype: dtype of the base model; trained weights are always float32.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Network(nn.Module, ABC):
         self.tokenizer = Tokenizer.from_file(str(base.folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        # what a person writes never is a control token
+        # text of a message is never a control token
         self.tokenizer.encode_special_tokens = True
         settings = LoraConfig(
             r=recipe.rank,
@@ -55,9 +55,9 @@ class Network(nn.Module, ABC):
             target_modules=self.target_modules,
         )
         model = self._load_base(base, dtype)
-        # with the fused attention, whose way back is slow on a CPU, a step takes a fifth longer
+        # the backward pass of fused attention is slow on a CPU: a step takes a fifth longer
         model.set_attn_implementation("eager")
-        with warnings.catch_warnings():  # of old names that peft asks transformers for
+        with warnings.catch_warnings():  # peft uses deprecated names of transformers
             warnings.simplefilter("ignore")
             self.adapted: Any = get_peft_model(model, settings)
 
@@ -68,27 +68,27 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, without padding."""
+        """Return the token ids of each text, without padding."""
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
-        """Logits of the labels, `(texts, labels)`; float32."""
+        """Return logits, `(texts, labels)`; float32."""
 
     @abstractmethod
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
-        """The mean loss of texts.
+        """Return the mean loss.
 
         Args:
             batch: the texts.
-            targets: how much each label holds, `(texts, labels)`; each row sums to 1.
+            targets: target probabilities, `(texts, labels)`; each row sums to 1.
         """
 
     @abstractmethod
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        """Texts as one batch."""
+        """Pad texts to one batch."""
 
     def trainable_parameters(self) -> dict[str, Tensor]:
-        """What training changes, by name, as it is now."""
+        """Return the trainable parameters by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
 
@@ -105,20 +105,20 @@ class HeadNetwork(Network):
         return _without_lm_head(load_pretrained(base, device="cpu", dtype=dtype))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Network`."""
+        """Return the token ids of each text, without padding."""
         return [each[: self.max_tokens] or [0] for each in _tokenize(self.tokenizer, texts)]
 
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        """See `Network`; the padding stands left, so that the last position is each text's end."""
+        """Pad on the left, so that the last position is the end of each text."""
         return _pad_batch(ids, pad_left=True)
 
     def logits(self, batch: Batch) -> Tensor:
-        """See `Network`."""
+        """Return logits, `(texts, labels)`; float32."""
         scores: Tensor = self.head(self.drop(self._pool(batch)))
         return scores.float()
 
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
-        """See `Network`."""
+        """Return the mean cross-entropy."""
         return functional.cross_entropy(self.logits(batch), targets)
 
     def _pool(self, batch: Batch) -> Tensor:
@@ -128,27 +128,27 @@ class HeadNetwork(Network):
 
 
 class EncoderNetwork(HeadNetwork):
-    """A linear layer on the mean of an embedder's positions."""
+    """A linear layer on an embedder's mean-pooled output."""
 
-    target_modules = ["query", "key", "value", "dense"]  # noqa: RUF012  # as peft wants it
+    target_modules = ["query", "key", "value", "dense"]  # noqa: RUF012  # peft takes a list
 
     def _load_base(self, base: ModelLocation, dtype: str) -> Any:
         from transformers import AutoModel
 
         with _quiet_transformers():
-            # the pooling layer of BERT's own, unused here, would be adapted with the others
+            # BERT's own pooling layer, unused here, would get LoRA matrices too
             return AutoModel.from_pretrained(
                 base.folder, dtype=getattr(torch, dtype), add_pooling_layer=False
             )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Network`."""
+        """Return the token ids of each text, without padding."""
         begin, end = (int(self.tokenizer.token_to_id(name) or 0) for name in ("[CLS]", "[SEP]"))
         cut = self.max_tokens - 2
         return [[begin, *each[:cut], end] for each in _tokenize(self.tokenizer, texts)]
 
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        """See `Network`."""
+        """Pad on the right."""
         return _pad_batch(ids, pad_left=False)
 
     def _pool(self, batch: Batch) -> Tensor:
@@ -159,7 +159,7 @@ class EncoderNetwork(HeadNetwork):
 
 
 class GenerateNetwork(Network):
-    """The chat model writes the label after the text."""
+    """The chat model generates the label after the text."""
 
     QUESTION = "\nLabel:"
 
@@ -175,39 +175,39 @@ class GenerateNetwork(Network):
         return _without_lm_head(model)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Network`; the question to the label follows each text."""
+        """Return the token ids of each text, followed by the question."""
         return [
             [*each[: self.max_tokens], *self._question_ids]
             for each in _tokenize(self.tokenizer, texts)
         ]
 
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
-        """See `Network`; the padding stands left, so that all answers begin at one position."""
+        """Pad on the left, so that all answers start at the same position."""
         return _pad_batch(ids, pad_left=True)
 
     def logits(self, batch: Batch) -> Tensor:
-        """See `Network`: how likely the first token of each label is, which decides all others."""
+        """Return the logits of each label's first token; the first tokens differ."""
         return self._vocabulary_logits(batch, 1)[:, 0, self._first_label_ids]
 
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
-        """See `Network`: the mean loss of the label's tokens, among all tokens there are."""
+        """Return the mean cross-entropy of the label's tokens over the vocabulary."""
         (ids, mask), best = batch, targets.argmax(1)
         longest = max(map(len, self.label_ids))
         answers = torch.full((len(ids), longest), -100)
         for row, label in enumerate(best.tolist()):
             answer = torch.tensor(self.label_ids[label])
             answers[row, : len(answer)] = answer
-        said = answers[:, : longest - 1]  # the last token answers nothing
+        said = answers[:, : longest - 1]  # nothing is predicted after the last token
         ids = torch.cat([ids, said.clamp(min=0)], 1)
         mask = torch.cat([mask, (said >= 0).to(mask.dtype)], 1)
         logits = self._vocabulary_logits((ids, mask), longest)
         return functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
 
     def _vocabulary_logits(self, batch: Batch, count: int) -> Tensor:
-        """What may follow each of the last positions, `(texts, count, vocabulary)`; float32."""
+        """Return next-token logits of the last positions, `(texts, count, vocabulary)`; float32."""
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
-        # one flat matrix: for a part of each text torch would copy the layer's weights
+        # one flat matrix: for a slice of each text torch would copy the layer's weights
         flat = states[:, -count:].reshape(len(ids) * count, -1)
         logits: Tensor = self._lm_head(flat)
         return logits.float().reshape(len(ids), count, -1)
@@ -225,7 +225,7 @@ NETWORKS: dict[str, type[Network]] = {
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No bars and reports of transformers in the middle of a screen."""
+    """Silence transformers, whose bars and messages would garble the screen."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -240,16 +240,16 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _encode_labels(labels: Sequence[str], encode_text: Any) -> list[list[int]]:
-    """The tokens of each label; their first ones differ.
+    """Return the tokens of each label; the first tokens differ.
 
-    Labels that begin alike get a letter before them.
+    Labels that start with the same token get a letter as prefix.
     """
     plain = [encode_text(f" {label}") for label in labels]
     if len({answer[0] for answer in plain}) == len(labels):
         return plain
     if len(labels) > len(string.ascii_letters):
         raise UsageError(
-            f"{len(labels)} labels that begin alike are too many to be written.",
+            f"{len(labels)} labels that start alike are too many for --method generate.",
             hint="Train with --method head.",
         )
     pairs = zip(string.ascii_letters, labels, strict=False)
@@ -273,5 +273,5 @@ def _pad_batch(ids: Sequence[Sequence[int]], *, pad_left: bool) -> Batch:
 
 
 def _without_lm_head(model: Any) -> Any:
-    """The layers below the one that tells the next token."""
+    """Return the model without its output layer."""
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model

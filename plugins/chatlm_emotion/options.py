@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chatlm import Artifact
 
 IMAGE_SUFFIXES = (".png", ".svg", ".pdf")
-"""Endings of picture files."""
+"""Supported image formats."""
 
 
 def _classifier_names() -> list[str]:
@@ -29,23 +29,26 @@ classifier_option = click.option(
     "name",
     metavar="NAME",
     shell_complete=complete_classifier,
-    help="The classifier; the active one if left out.",
+    help="Classifier. Default: the active one.",
 )
 teacher_option = click.option(
     "--teacher",
     multiple=True,
     metavar="CLASSIFIER",
     shell_complete=complete_classifier,
-    help="A slower classifier of the same labels to learn from too. May be repeated.",
+    help="Classifier of the same labels to distil; repeatable.",
 )
 
 
 def resolve_classifier(name: str | None) -> Artifact:
-    """The classifier that is meant, its base model fetched first if it is not here.
+    """Return a classifier, its base model pulled first if it is not local.
+
+    Args:
+        name: as the user gave it; None for the active one.
 
     Raises:
-        UsageError: there is none of that name.
-        ChatlmError: it cannot be read, or its base cannot be fetched.
+        UsageError: it does not exist.
+        ChatlmError: it cannot be read, or its base model cannot be pulled.
     """
     from chatlm import ensure_model, load_plugin_settings
     from chatlm_emotion import PLUGIN, card
@@ -59,16 +62,16 @@ def resolve_classifier(name: str | None) -> Artifact:
 
 
 def check_image_path(path: Path) -> None:
-    """See that a picture can be put there, before the work that it shows.
+    """Check that an image can be written there, before the long work.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the format is not supported, or the folder does not exist.
     """
     from chatlm import UsageError
 
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UsageError(
-            f"{path} is no picture's name.", hint=f"It ends in {', '.join(IMAGE_SUFFIXES)}."
+            f"{path} is not an image file.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}."
         )
     if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")
+        raise UsageError(f"There is no folder {path.parent}.", hint="Create it first.")

@@ -1,4 +1,4 @@
-"""A panel of language models labels texts, by majority (the book's 2.1); it knows no files."""
+"""Label texts by the majority vote of a panel of language models, and measure agreement."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ QUESTIONS = (
     "Text: {text}\n\nName the label of this text. The labels are {labels}.",
     "You sort texts. Choose one label of: {labels}.\n\n{text}\n\nWhich one is it?",
 )
-"""The questions of a panel that is one model."""
+"""Default questions when one model is all raters."""
 
 _REPLY_PREFIX = "The label is"
-"""How each reply begins, so that it comes to the point."""
+"""Prefix of each reply, so that the label follows at once."""
 _SAMPLING = Sampling(temperature=0.0, max_tokens=12, stop=("\n",))
 
 
 @dataclass(frozen=True)
 class Rater:
-    """Who votes: a model that is asked in one way."""
+    """One voter: a model and how it is asked."""
 
     model: str
     question: str
-    """With `{text}` and `{labels}`."""
+    """Template with `{text}` and `{labels}`."""
 
 
 @dataclass(frozen=True)
 class PanelLabel:
-    """What the panel says of one text."""
+    """The panel's label of one text, with the votes."""
 
     text: str
     label: str | None
-    """None where no label has a majority and nobody decided."""
+    """None if no label has a majority and the tie was not broken."""
     votes: tuple[str | None, ...]
-    """Of each rater; None for a reply that names no label."""
+    """One per rater; None for a reply without a label."""
     tie_broken: bool = False
-    """Whether a tie was decided by another."""
+    """Whether a tie was broken."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "text": self.text,
             "label": self.label,
@@ -56,10 +56,10 @@ class PanelLabel:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PanelLabel:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are not valid.
         """
         return cls(
             text=values["text"],
@@ -70,12 +70,12 @@ class PanelLabel:
 
 
 class RaterPanel:
-    """Raters with their chats.
+    """Asks raters, and takes the majority.
 
     Args:
-        chats: begins a chat for each question.
-        raters: who votes.
-        labels: what they choose from.
+        chats: starts a side chat for each question.
+        raters: the voters.
+        labels: the labels to choose from.
     """
 
     def __init__(self, chats: SideChats, raters: Sequence[Rater], labels: Sequence[str]) -> None:
@@ -84,12 +84,11 @@ class RaterPanel:
     def label(
         self, texts: Sequence[str], break_tie: Callable[[str, Sequence[str]], str | None]
     ) -> list[PanelLabel]:
-        """Let every rater vote on every text.
+        """Label texts by the votes of all raters.
 
         Args:
-            texts: to label.
-            break_tie: asked where no label has more votes than each other one, with the text and
-                the labels that share the lead; None leaves it open.
+            texts: the texts.
+            break_tie: called with a text and its tied labels; None leaves the text unlabelled.
 
         Raises:
             ChatlmError: a model cannot be loaded or asked.
@@ -106,7 +105,7 @@ class RaterPanel:
         return found
 
     def votes(self, rater: Rater, texts: Sequence[str]) -> list[str | None]:
-        """One rater's labels of texts."""
+        """Return one rater's vote on each text."""
         chats = [self._chats.begin(Setup(model=rater.model)) for _ in texts]
         requests = [
             self._build_request(chat, rater, text) for chat, text in zip(chats, texts, strict=True)
@@ -128,7 +127,7 @@ class RaterPanel:
 
 
 def find_label(reply: str, labels: Sequence[str]) -> str | None:
-    """The label that a reply names first; None for none."""
+    """Return the first label in a reply, or None."""
     places = []
     for label in labels:
         match = re.search(rf"(?<!\w){re.escape(label)}(?!\w)", reply, re.IGNORECASE)
@@ -138,7 +137,7 @@ def find_label(reply: str, labels: Sequence[str]) -> str | None:
 
 
 def leading_labels(votes: Sequence[str | None]) -> list[str]:
-    """The labels that have the most votes."""
+    """Return the labels with the most votes."""
     counts = Counter(vote for vote in votes if vote is not None)
     most = max(counts.values(), default=0)
     return sorted(label for label, count in counts.items() if count == most)
@@ -146,25 +145,25 @@ def leading_labels(votes: Sequence[str | None]) -> list[str]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the raters of a panel agree."""
+    """Agreement of a panel's raters."""
 
     texts: int
     unanimous_share: float
-    """Share of texts on which all raters gave the same label."""
+    """Share of texts with the same label from all raters."""
     majority_share: float
-    """Share of texts for which one label had more votes than each other one."""
+    """Share of texts for which one label has the most votes."""
     ties_broken: int
-    """Texts that another decided."""
+    """Number of ties that were broken."""
     undecided: int
-    """Texts without a label."""
+    """Number of texts without a label."""
     abstention_share: float
-    """Share of votes that named no label."""
+    """Share of votes without a label."""
     alpha: float | None
-    """Krippendorff's alpha for names: 1 for perfect agreement, 0 for that by chance; None where
-    fewer than two labels were given."""
+    """Krippendorff's alpha for nominal values: 1 is perfect agreement, 0 is chance; None if fewer
+    than two labels were given."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "texts": self.texts,
             "unanimous": self.unanimous_share,
@@ -177,7 +176,7 @@ class Agreement:
 
 
 def measure_agreement(panel_labels: Sequence[PanelLabel]) -> Agreement:
-    """How far the raters agreed."""
+    """Measure the agreement of the raters."""
     texts = max(len(panel_labels), 1)
     cast = [vote for each in panel_labels for vote in each.votes]
     unanimous = sum(None not in each.votes and len(set(each.votes)) == 1 for each in panel_labels)
@@ -195,7 +194,7 @@ def measure_agreement(panel_labels: Sequence[PanelLabel]) -> Agreement:
 
 
 def _krippendorff_alpha(units: Sequence[Sequence[str]]) -> float | None:
-    """Krippendorff's alpha of nominal values; units with one value say nothing."""
+    """Return Krippendorff's alpha of nominal values; units with one value do not count."""
     paired = [unit for unit in units if len(unit) > 1]
     totals = Counter(value for unit in paired for value in unit)
     count = sum(totals.values())

@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the moods of messages."""
+"""Hook implementations: label messages, mood panel, commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "emotion",
         "chatlm_emotion.commands:emotion",
-        "Tell the mood of texts; measure and train classifiers.",
+        "Classify the mood of texts; train and evaluate classifiers.",
     )
 
 
@@ -53,20 +53,20 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
-    """Add the moods of the chat."""
+    """Add the mood panel."""
     register(Panel(actions.MOOD_PANEL, "Mood", _mood_panel, key="f8"))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
-    """Load the classifier while the person reads and types."""
+    """Load the classifier while the user reads and types."""
     if label_scope(ui.state) != "off":
         actions.get_labeller().preload()
 
 
 @hookimpl
 def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
-    """Tell templates the mood of what was typed, however long its classifier takes to load."""
+    """Return the mood of the input for templates; wait for the classifier to load."""
     if label_scope_in_chat(conversation) == "off":
         return None
     from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
@@ -77,7 +77,7 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
 
 @hookimpl
 def annotate_message(conversation: Conversation, message: Message) -> list[Annotation] | None:
-    """Label a message, unless the answer would have to wait for it."""
+    """Label a message, unless that would delay the answer."""
     labelled = label_scope_in_chat(conversation)
     if labelled == "off" or (message.role == "assistant" and labelled != "all"):
         return None
@@ -93,7 +93,7 @@ def annotate_message(conversation: Conversation, message: Message) -> list[Annot
 
 @hookimpl
 def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | None:
-    """Label the person's message now, if there was no time for it before the answer."""
+    """Label the user's message now, if there was no time before the answer."""
     from chatlm_emotion import PLUGIN
 
     done = any(reply is None and label.plugin == PLUGIN for reply, label in turn.annotations)
@@ -106,8 +106,14 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
 
 
 @hookimpl
+def chat_deleted() -> None:
+    """Forget the labelled texts, which may be messages of the deleted chat."""
+    actions.forget_labels()
+
+
+@hookimpl
 def shutdown() -> None:
-    """Begin no more work."""
+    """Stop the thread that labels."""
     actions.close_labeller()
 
 

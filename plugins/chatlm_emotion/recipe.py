@@ -1,4 +1,4 @@
-"""How a classifier is trained: the methods, and every setting with its range; knows no torch."""
+"""Training methods, their default base models, and hyperparameters with ranges."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from chatlm import UsageError
 Method = Literal["baseline", "generate", "head", "encoder"]
 METHODS: tuple[Method, ...] = get_args(Method)
 TEACHABLE_METHODS: tuple[Method, ...] = ("head", "encoder")
-"""The methods that learn how likely each label is, and so from a teacher."""
+"""Methods that train on label probabilities, and so can be distilled."""
 
 DEFAULT_BASES: dict[str, str] = {
     "generate": "smollm2-135m-instruct",
     "head": "smollm2-135m-instruct",
     "encoder": "all-minilm-l6-v2",
 }
-"""The model each method adapts where none is named."""
+"""Default base model of each method."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training; what a method has no use for, it passes over.
+    """Hyperparameters of a training run; each method ignores those it does not use.
 
     Raises:
-        UsageError: one is out of its range.
+        UsageError: a value is out of range.
     """
 
     method: Method
     ngrams: int = 2
-    """Longest run of words that `baseline` counts."""
+    """Longest n-gram of `baseline`."""
     strength: float = 3.0
     """Inverse strength of the L2 penalty of `baseline`."""
     rank: int = 16
-    """Of the LoRA matrices."""
+    """Rank of the LoRA matrices."""
     dropout: float = 0.1
-    """Before the head."""
+    """Dropout before the head."""
     lora_dropout: float = 0.0
-    """Before the LoRA matrices; on a chat model's hundreds of them it takes a fifth of the time."""
+    """LoRA dropout; on a chat model's hundreds of matrices it costs a fifth of the time."""
     rate: float = 5e-4
-    """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
+    """Peak learning rate: linear warm-up, then cosine decay to 0."""
     smoothing: float = 0.05
-    """Share of a label's weight that all labels get, since labels are wrong now and then."""
+    """Label smoothing, since some labels are wrong."""
     trust: float = 1.0
-    """Share of a text's label that its teachers decide, where there are any; the label has the
-    rest. Labels are wrong now and then, and do not say how sure one may be."""
+    """Weight of the teachers' probabilities in the target, if there are teachers; the label has the
+    rest. Some labels are wrong, and none says how certain it is."""
     epochs: int = 3
     batch: int = 16
-    """Texts that make one step."""
+    """Texts per batch."""
     warmup: float = 0.06
     """Share of the steps."""
     held_out: float = 0.05
-    """Share of the texts that are never learnt from: early stopping and calibration use them."""
+    """Share of the texts held out for early stopping and calibration."""
     checks: int = 2
-    """How often in an epoch the held-out texts are classified."""
+    """Evaluations per epoch."""
     patience: int = 4
-    """After so many checks without a lower loss the training ends."""
+    """Evaluations without a lower loss before training stops early."""
     longest: int = 128
-    """Tokens; of a longer text the end is cut off."""
+    """Maximum tokens per text; the rest is cut off."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Recipe:
                 raise UsageError(f"{name} must be from {low:g} to {high:g}, not {value:g}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "method": self.method,
             "ngrams": self.ngrams,
@@ -94,10 +94,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError, UsageError: it is something else.
+            KeyError, TypeError, UsageError: the values are not valid.
         """
         return cls(
             method=values["method"],
@@ -126,7 +126,7 @@ METHOD_DEFAULTS: dict[Method, dict[str, Any]] = {
     "head": {},
     "encoder": {"rate": 1e-3, "epochs": 6, "lora_dropout": 0.1},
 }
-"""Where a method is best trained otherwise."""
+"""Defaults of a method that differ from those of `Recipe`."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("ngrams", 1, 5),

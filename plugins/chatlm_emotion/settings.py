@@ -1,4 +1,4 @@
-"""Settings; what a chat labels."""
+"""Settings, and which messages of a chat are labelled."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LABEL_SCOPES: tuple[LabelScope, ...] = get_args(LabelScope)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the person can set under `[plugins.emotion]`."""
+    """Settings in `[plugins.emotion]`."""
 
     label: LabelScope = field(
         default="user",
-        metadata={"help": "Label no message, the person's, or all; a chat may choose otherwise."},
+        metadata={"help": "Messages to label: off, user or all; each chat can override it."},
     )
     classifier: str = field(
-        default=DEFAULT_CLASSIFIER, metadata={"help": "The classifier: chatlm emotion list."}
+        default=DEFAULT_CLASSIFIER, metadata={"help": "Classifier; see chatlm emotion list."}
     )
 
 
 LABEL_KEY = "label"
-"""Under this it is kept."""
+"""Key of the chat's own choice."""
 
 
 def label_scope(plugin_data: Mapping[str, Any]) -> LabelScope:

@@ -1,4 +1,4 @@
-"""The command `chatlm emotion train`: its options, and what it prints."""
+"""`chatlm emotion train`."""
 
 from __future__ import annotations
 
@@ -27,45 +27,51 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='Lines of {"text": …, "label": …}; a null label teaches to be unsure. May be repeated.',
+    help='Lines of {"text": …, "label": …}; a null label trains unsure. Repeatable.',
 )
 @click.option(
     "--certain",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="As --data, of texts that the teachers are not asked about. May be repeated.",
+    help="As --data, but trained on its own labels, not the teachers'. Repeatable.",
 )
 @click.option(
     "--validation",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="As --data: decides when to stop. Default: the held-out part of the data.",
+    help="As --data, for early stopping. Default: the held-out part of the data.",
 )
 @teacher_option
 @click.option("--method", type=click.Choice(METHODS), default="encoder", show_default=True)
-@click.option("--base", metavar="MODEL", help="The model to adapt. Default: the method's usual.")
-@click.option("--tells", default="mood", metavar="WORD", help="What the labels are about: mood.")
+@click.option("--base", metavar="MODEL", help="Base model. Default: depends on the method.")
 @click.option(
-    "--threshold", type=float, default=0.5, help="Below this probability: unsure. Default: 0.5"
+    "--tells", default="mood", metavar="WORD", help="What the labels describe. Default: mood."
 )
-@click.option("--ngrams", type=int, help="Longest run of words of baseline. Default: 2")
+@click.option(
+    "--threshold", type=float, default=0.5, help="Less probable labels become unsure. Default: 0.5"
+)
+@click.option("--ngrams", type=int, help="Longest n-gram of baseline. Default: 2")
 @click.option("--strength", type=float, help="Inverse L2 penalty of baseline. Default: 3")
-@click.option("--rank", type=int, help="Of the LoRA matrices. Default: 16")
-@click.option("--dropout", type=float, help="Before the head. Default: 0.1")
-@click.option("--lora-dropout", type=float, help="Before them. Default: the method's usual.")
-@click.option("--rate", type=float, help="Highest learning rate. Default: the method's usual.")
-@click.option("--smoothing", type=float, help="Of the labels. Default: 0.05")
-@click.option("--trust", type=float, help="Share of a label that teachers decide. Default: 1")
-@click.option("--epochs", type=int, help="Times through the data. Default: the method's usual.")
-@click.option("--batch", type=int, help="Texts of a step. Default: 16")
-@click.option("--held-out", type=float, help="Share of each label for checks. Default: 0.05")
-@click.option("--checks", type=int, help="Checks in an epoch. Default: 2")
-@click.option("--patience", type=int, help="Checks without a lower loss before the end. Default: 4")
-@click.option("--longest", type=int, help="Tokens of a text that are read. Default: 128")
-@click.option("--seed", type=int, help="Chooses the held-out texts and the order. Default: 0")
+@click.option("--rank", type=int, help="Rank of the LoRA matrices. Default: 16")
+@click.option("--dropout", type=float, help="Dropout before the head. Default: 0.1")
+@click.option("--lora-dropout", type=float, help="LoRA dropout. Default: depends on the method.")
+@click.option("--rate", type=float, help="Peak learning rate. Default: depends on the method.")
+@click.option("--smoothing", type=float, help="Label smoothing. Default: 0.05")
+@click.option("--trust", type=float, help="Weight of the teachers against the label. Default: 1")
+@click.option("--epochs", type=int, help="Passes over the data. Default: depends on the method.")
+@click.option("--batch", type=int, help="Batch size. Default: 16")
+@click.option("--held-out", type=float, help="Share of each label held out. Default: 0.05")
+@click.option("--checks", type=int, help="Evaluations per epoch. Default: 2")
+@click.option(
+    "--patience", type=int, help="Evaluations without a lower loss before stopping. Default: 4"
+)
+@click.option(
+    "--longest", type=int, help="Maximum tokens per text; the rest is cut off. Default: 128"
+)
+@click.option("--seed", type=int, help="Seed for the split and the order. Default: 0")
 @click.option("--description", default="", metavar="TEXT", help="One line for the card.")
-@click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
+@click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
 @json_option
 @click.pass_context
 def train(
@@ -85,15 +91,17 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train a classifier on labelled texts, whatever the labels are.
+    """Train a classifier on labelled texts.
 
-    Ctrl-C ends it and keeps the best so far. Then make it the active one: chatlm emotion use NAME
+    Ctrl-C stops after the current step and saves the best weights so far. To label messages with
+    it: chatlm emotion use NAME
 
     Example: chatlm emotion train topics --data topics.jsonl --tells topic
     """
     import re
 
-    from chatlm import UsageError, ensure_model, expand_path, graceful_interrupt
+    from chatlm import UsageError, ensure_model, expand_path
+    from chatlm.plugin_kit.training import stop_on_interrupt, training_display
     from chatlm_emotion import classifier, examples
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
@@ -101,8 +109,8 @@ def train(
     CLASSIFIERS.new(name)
     if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
         raise UsageError(
-            f"{tells!r} is no word for what the labels are about.",
-            hint="It has small letters, digits and hyphens: --tells topic",
+            f"--tells cannot be {tells!r}.",
+            hint="Use lower-case letters, digits and hyphens: --tells topic",
         )
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
@@ -116,7 +124,6 @@ def train(
     teachers = [resolve_classifier(each) for each in teacher]
     read = examples.read_dataset([expand_path(str(path)) for path in (*data, *certain)])
     known = examples.read_dataset([expand_path(str(path)) for path in certain], min_labels=0).rows
-    from chatlm_emotion.terminal import show_progress
     from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
     order = TrainingJob(
@@ -135,15 +142,15 @@ def train(
             context, name, {"data": data, "certain": certain, "teacher": teacher}
         ),
     )
-    with graceful_interrupt() as stopped, show_progress() as shown:
-        made = train_classifier(order, shown, stopped)
+    with stop_on_interrupt("Nothing was saved.") as should_stop, training_display() as listener:
+        made = train_classifier(order, listener, should_stop)
     _print_result(made, as_json)
 
 
 def _command_line(
     context: click.Context, name: str, repeated_options: Mapping[str, Sequence[Path | str]]
 ) -> str:
-    """The command again, without what only says how it is told; files without their folders."""
+    """Return the command for the card, without --json, and files without their folders."""
     words = ["chatlm", "emotion", "train", name]
     for option_name, values in repeated_options.items():
         for each in values:
@@ -169,7 +176,7 @@ def _print_result(card: ClassifierCard, as_json: bool) -> None:
     scores, cost = card.scores, card.cost
     click.echo(
         f"{card.name}: {scores['accuracy']:.1%} of {card.source['held_out']:,} held-out texts "
-        f"right, macro-F1 {scores['macro_f1']:.3f}, calibration error {scores['ece']:.3f}; "
+        f"correct, macro-F1 {scores['macro_f1']:.3f}, calibration error {scores['ece']:.3f}; "
         f"{cost['seconds']:,.0f} s, {cost['ended']}."
     )
     click.echo(f"Label messages with it: chatlm emotion use {card.name}")

@@ -1,4 +1,4 @@
-"""From an order to a classifier's folder: read, split, train, calibrate, measure, keep."""
+"""Train a classifier: split the data, train, calibrate, evaluate and save."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from chatlm import ModelLocation, UsageError, fingerprint_weights
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion import baseline, card, examples, metrics
 from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
 from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
+from chatlm_emotion.progress import ClassifierProgress
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import ClassifierProgress, ProgressListener
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is to be made."""
+    """One classifier to train: name, data, base model and hyperparameters."""
 
     name: str
     attribute: str
@@ -33,11 +33,11 @@ class TrainingJob:
     """None for a baseline."""
     threshold: float
     teachers: tuple[Classifier, ...] = ()
-    """What they say of each text is learnt besides its label; they tell the data's labels."""
+    """Classifiers of the same labels whose probabilities are distilled."""
     trusted_texts: frozenset[str] = frozenset()
-    """The texts of the data that they are not asked about."""
+    """Texts that are trained on their own labels, not on the teachers'."""
     validation: LabelledDataset | None = None
-    """What the checks classify; None for the held-out part of the data."""
+    """Data for early stopping; None for the held-out part of the data."""
     description: str = ""
     licence: str = ""
     command: str = ""
@@ -46,26 +46,29 @@ class TrainingJob:
 def train_classifier(
     job: TrainingJob, listener: ProgressListener, should_stop: Callable[[], bool]
 ) -> ClassifierCard:
-    """Train a classifier and put it into its place.
+    """Train a classifier and save it.
 
     Args:
-        job: what to make.
-        listener: is shown how far it is.
-        should_stop: whether the person wants it to end; the best so far is kept then.
+        job: what to train.
+        listener: receives the progress.
+        should_stop: called after each step; when it is true, the best weights so far are saved.
 
     Returns:
-        Its card.
+        The classifier's card.
 
     Raises:
-        UsageError: the name is taken, a label has too few texts, or the validation has another.
-        ChatlmError: the disk is full, or the base cannot be loaded.
+        UsageError: the name is taken, a label has too few texts, or the validation data has
+            another label.
+        KeyboardInterrupt: `should_stop` was true before the first step.
+        ChatlmError: the disk is full, or the base model cannot be loaded.
     """
     place = CLASSIFIERS.new(job.name)
     for teacher in job.teachers:
         if teacher.card.labels != job.dataset.labels:
             raise UsageError(
-                f"The teacher {teacher.card.name} tells {', '.join(teacher.card.labels)}, and not "
-                f"{', '.join(job.dataset.labels)} as the data does.",
+                f"The teacher {teacher.card.name} has the labels "
+                f"{', '.join(teacher.card.labels)}, not "
+                f"{', '.join(job.dataset.labels)} as the data.",
             )
     learn, held_out = examples.split_held_out(
         job.dataset.rows, job.recipe.held_out, job.recipe.seed
@@ -129,9 +132,8 @@ def _validation_rows(
 ) -> list[LabelledExample]:
     if unknown := sorted(set(validation.labels) - set(dataset.labels)):
         raise UsageError(
-            f"{', '.join(validation.file_names)} has the label {unknown[0]!r}, which no "
-            "text to learn "
-            "from has.",
+            f"{', '.join(validation.file_names)} has the label {unknown[0]!r}, which the "
+            "training data lacks.",
         )
     return [row for row in validation.rows if row.label is not None]
 
@@ -141,7 +143,7 @@ def _require_examples(train_examples: list[LabelledExample], labels: tuple[str, 
     for label in labels:
         if not have.get(label):
             raise UsageError(
-                f"The label {label!r} has one text only.", hint="Give each label some texts."
+                f"The label {label!r} has only one text.", hint="Give each label more texts."
             )
 
 
@@ -152,7 +154,7 @@ def _train_scorer(
     listener: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
-    """What scores, what saves it, and what happened."""
+    """Return the trained scorer, a function that saves it, and the progress."""
     progress = ClassifierProgress(activity="learning")
     listener.update(progress)
     if job.recipe.method == "baseline":
@@ -177,8 +179,8 @@ def _train_network(
     if recipe.method == "generate":
         train_examples = [
             row for row in train_examples if row.label is not None
-        ]  # nothing could be written of it
-    # an embedder is small: its weights stay as exact as they are
+        ]  # there is no label to generate
+    # an embedder is small enough for full precision
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
     base: Any = job.base
     network: Any = NETWORKS[recipe.method](base, job.dataset.labels, recipe, dtype)
@@ -188,7 +190,7 @@ def _train_network(
         name: value.half().float()
         for name, value in network_weights.with_stored_names(network.trainable_parameters()).items()
     }
-    network_weights.load_into_network(network, learnt)  # what is measured is what is kept
+    network_weights.load_into_network(network, learnt)  # evaluate the weights as they are saved
     return (
         NetworkScorer(network),
         lambda folder: network_weights.save_tensors(learnt, folder),
@@ -202,19 +204,18 @@ def _teacher_probabilities(
     listener: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> dict[str, NDArray[np.float64]]:
-    """How likely the teachers together find each label, of the texts that they are asked about."""
+    """Return the teachers' mean probabilities of the labels, by text."""
     if not job.teachers:
         return {}
     texts = [row.text for row in train_examples if row.text not in job.trusted_texts]
-    progress = ClassifierProgress(
-        total_steps=len(texts) * len(job.teachers), activity="texts read by the teachers"
-    )
+    progress = ClassifierProgress(activity="texts read by the teachers")
+    progress.start(0, len(texts) * len(job.teachers))
 
     def more(count: int) -> None:
         progress.step += count
         listener.update(progress)
         if should_stop():
-            raise click.Abort
+            raise KeyboardInterrupt
 
     together = np.mean([each.probabilities(texts, more) for each in job.teachers], axis=0)
     return dict(zip(texts, together, strict=True))

@@ -1,4 +1,4 @@
-"""The loop that trains a network: batches of like length, a cosine, the best check kept."""
+"""Training loop of the networks: length-grouped batches, cosine schedule, early stopping."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from chatlm import fast_dtype
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import Network
+from chatlm_emotion.progress import ClassifierProgress, EvalResult
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 
 SORT_POOL_BATCHES = 50
-"""Batches that are sorted by length together: little padding, and still an order by chance."""
+"""Batches sorted by length together: little padding, and still a random order."""
 
 
 def fit_network(
@@ -32,35 +33,35 @@ def fit_network(
     should_stop: Callable[[], bool],
     teacher_probabilities: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> ClassifierProgress:
-    """Train a network; afterwards it is as it was at its best check.
+    """Train a network, and restore its best weights.
 
     Args:
-        network: to train.
-        train_examples: the examples to learn from.
-        held_out: what the checks classify; each has a label.
-        recipe: the settings.
-        listener: is shown how far it is.
-        should_stop: whether the person wants it to end; asked after each step.
-        teacher_probabilities: how likely teachers find each label, `(labels,)`, of the texts they
-            were asked about.
+        network: the network.
+        train_examples: examples to train on.
+        held_out: labelled examples for evaluation.
+        recipe: the hyperparameters.
+        listener: receives the progress.
+        should_stop: called after each step; training stops when it is true.
+        teacher_probabilities: probabilities of the labels, `(labels,)`, by text.
 
     Returns:
-        What happened on the way.
+        The progress with all evaluations.
     """
     set_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     ids = network.encode([row.text for row in train_examples])
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
     per_epoch = math.ceil(len(train_examples) / recipe.batch)
-    progress = ClassifierProgress(total_steps=per_epoch * recipe.epochs)
+    total_steps = per_epoch * recipe.epochs
+    progress = ClassifierProgress()
     learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(
-        optimizer, round(recipe.warmup * progress.total_steps), progress.total_steps
+        optimizer, round(recipe.warmup * total_steps), total_steps
     )
     every = max(per_epoch // recipe.checks, 1)
     best: dict[str, Tensor] = {}
-    progress.start()
+    progress.start(0, total_steps)
     for _ in range(recipe.epochs):
         for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
             network.train()
@@ -88,24 +89,24 @@ def fit_network(
 
 
 class NetworkScorer:
-    """A network as it is used.
+    """Scores texts with a trained network.
 
     Args:
-        network: to use.
+        network: the network.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Logits of the labels, `(len(texts), labels)`."""
+        """Return logits, `(len(texts), labels)`."""
         return predict_logits(self._network, texts)
 
 
 def predict_logits(
     network: Network, texts: Sequence[str], batch_size: int = 32
 ) -> NDArray[np.float32]:
-    """Logits of the labels, `(len(texts), labels)`."""
+    """Return logits, `(len(texts), labels)`."""
     network.eval()
     ids = network.encode(texts)
     scores = np.empty((len(texts), len(network.labels)), dtype=np.float32)
@@ -118,14 +119,14 @@ def predict_logits(
 
 
 def mixed_precision() -> Any:
-    """Matrices multiplied in bfloat16 where that is faster."""
+    """Return a context that multiplies matrices in bfloat16 where that is faster."""
     return torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") == "bfloat16")
 
 
 def _evaluate(
     network: Network, held_out: Sequence[LabelledExample], progress: ClassifierProgress
 ) -> bool:
-    """Classify what was held out; whether it is the best check so far."""
+    """Evaluate on the held-out texts, and return whether the result is the best so far."""
     scores = predict_logits(network, [row.text for row in held_out])
     truth = [network.labels.index(row.label or "") for row in held_out]
     right = float((scores.argmax(1) == truth).mean())
@@ -145,7 +146,7 @@ def _soft_targets(
     recipe: Recipe,
     teacher_probabilities: Mapping[str, NDArray[np.float64]],
 ) -> Tensor:
-    """How much each label holds; one without a label is like none of them: all hold the same."""
+    """Return target probabilities, `(rows, labels)`; uniform for rows without a label."""
     even = 1 / len(labels)
     targets = torch.full((len(rows), len(labels)), even)
     for number, row in enumerate(rows):
@@ -161,7 +162,7 @@ def _soft_targets(
 def _length_grouped_batches(
     lengths: Sequence[int], batch_size: int, rng: random.Random
 ) -> Iterator[list[int]]:
-    """Rows in an order by chance, those of a batch of like length."""
+    """Yield batches of row numbers in random order, each of similar lengths."""
     order = list(range(len(lengths)))
     rng.shuffle(order)
     for begin in range(0, len(order), batch_size * SORT_POOL_BATCHES):

@@ -1,4 +1,4 @@
-"""LoRA adapters: kept, checked, trained and merged; a plugin of chatlm."""
+"""LoRA adapters: train, validate, merge and use them; a plugin for chatlm."""
 
 PLUGIN = "lora"
-"""The name under which chatlm knows this plugin, and it keeps values with a chat."""
+"""Name of the plugin, and key of its data in a chat."""

@@ -1,4 +1,4 @@
-"""/lora and /base; use, leave, toggle."""
+"""/lora and /base: use an adapter in a chat, or the base model alone."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ from chatlm_lora.settings import (
 )
 
 PICKER_SCREEN = "adapters"
-"""The name of the plugin's screen."""
-
+"""Name of the picker screen."""
 
 OFF = "off"
 
 
 def lora(ui: Ui, argument: str) -> None:
-    """Choose an adapter for the chat, or leave it.
+    """Use an adapter in the chat, or the base model; without an argument open the picker.
 
     Raises:
-        ChatlmError: it cannot be done.
+        ChatlmError: the adapter cannot be used.
     """
-
     name = argument.strip()
     if not name:
         ui.open_screen(PICKER_SCREEN)
@@ -48,37 +46,36 @@ def lora(ui: Ui, argument: str) -> None:
 
 
 def base(ui: Ui, argument: str) -> None:
-    """Go from the adapter to the base, or back; without either, show what there is.
+    """Switch between the adapter and the base model; open the picker if none was used yet.
 
     Raises:
         ChatlmError: the adapter cannot be used.
     """
-
     if not toggle_adapter(ui):
         ui.open_screen(PICKER_SCREEN)
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer both."""
+    """Register both commands."""
     add(SlashCommand("lora", "choose an adapter for this chat", lora, f"[NAME|{OFF}]"))
     add(SlashCommand("base", "switch between adapter and base", base, key="f5"))
 
 
 def active_adapter(ui: Ui) -> str:
-    """The adapter of the chat that is shown; empty for the base alone."""
+    """Return the open chat's adapter; empty for the base model alone."""
     return selected_adapter(ui.state, default_adapter())
 
 
 def default_adapter() -> str:
-    """The adapter of chats in which nothing else was chosen; empty for the base."""
+    """Return the default adapter of chats; empty for the base model."""
     return load_plugin_settings(PLUGIN, Settings).adapter
 
 
 def use_adapter(ui: Ui, name: str) -> None:
-    """Let the chat use an adapter from the next reply on.
+    """Use an adapter in the chat from the next reply on.
 
     Raises:
-        UsageError: there is none of that name, neither here nor with the model.
+        UsageError: no adapter has that name, neither installed nor offered by the model.
         AdapterRefused: it cannot be used with the model.
     """
     warnings: Sequence[str] = ()
@@ -86,30 +83,32 @@ def use_adapter(ui: Ui, name: str) -> None:
         warnings = library.validate_cached(ADAPTERS.get(name), loaded_model(ui)).warnings
     ui.set_state(**{ADAPTER_KEY: name, LAST_ADAPTER_KEY: name})
     show_adapter_status(ui, name)
-    key = "F5 switches between it and the base."
-    used = f"This chat uses {one_line(name, 64)} from the next reply on. {key}"
-    ui.notify("\n".join([used, *warnings]))
+    text = (
+        f"This chat uses {one_line(name, 64)} from the next reply on. "
+        "F5 switches to the base model and back."
+    )
+    ui.notify("\n".join([text, *warnings]))
 
 
 def use_base_model(ui: Ui) -> None:
-    """Let the chat use the base alone from the next reply on.
+    """Use the base model alone from the next reply on.
 
     Raises:
-        UsageError: it does so already.
+        UsageError: the chat uses no adapter.
     """
     name = active_adapter(ui)
     if not name:
-        raise UsageError("This chat uses no adapter.", hint="/lora chooses one.")
+        raise UsageError("This chat uses no adapter.", hint="Choose one: /lora")
     ui.set_state(**{ADAPTER_KEY: "", LAST_ADAPTER_KEY: name})
     show_adapter_status(ui, "")
-    ui.notify(f"This chat uses the base alone, without {one_line(name, 64)}. F5 switches back.")
+    ui.notify(f"This chat uses the base model, without {one_line(name, 64)}. F5 switches back.")
 
 
 def toggle_adapter(ui: Ui) -> bool:
-    """Go from the adapter to the base, or back to the adapter that was used last.
+    """Switch from the adapter to the base model, or back to the last adapter.
 
     Returns:
-        False where none was ever used, and nothing was done.
+        False if the chat has never used an adapter; nothing changes then.
 
     Raises:
         ChatlmError: the adapter cannot be used.
@@ -124,20 +123,20 @@ def toggle_adapter(ui: Ui) -> bool:
 
 
 def show_adapter_status(ui: Ui, name: str) -> None:
-    """Say in the status bar which adapter it is; empty for the base, which needs no word."""
+    """Show the adapter in the status bar; nothing for an empty name, the base model."""
     ui.show_status(f"adapter {one_line(name, 20)}" if name else "")
 
 
 def engine_adapters(ui: Ui) -> tuple[str, ...]:
-    """Adapters that come with the loaded model, such as a server's; no more is known of them."""
+    """Return the adapters that the loaded model offers, such as a server's."""
     return ui.engine.info.adapters if ui.engine else ()
 
 
 def loaded_model(ui: Ui) -> ModelLocation | None:
-    """The model that is loaded; None while there is none, or where it is no folder here."""
+    """Return the loaded model; None while there is none, or if it is not a local folder."""
     if ui.engine is None:
         return None
     try:
         return find_model(ui.engine.info.model)
-    except ChatlmError:  # it is a server's
+    except ChatlmError:  # a model on a server
         return None

@@ -1,4 +1,4 @@
-"""Adapter_config.json, safetensors tables."""
+"""Read adapter_config.json and safetensors headers without loading any weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_CONFIG_BYTES = 1_000_000
-"""Bytes of a configuration."""
+"""Larger config files are refused."""
 
 
 MAX_RANK = 1024
@@ -24,39 +25,39 @@ _UNSUPPORTED_SETTINGS = (
     "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
     "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
-"""Settings that, when they are on, change more of a model than one pair of matrices a layer."""
+"""Settings that change more than one pair of matrices per layer."""
 
 
 _SUPPORTED_INITS = (True, False, None, "gaussian", "orthogonal")
-"""Ways to begin a training that leave the base as it is; others need another base."""
+"""Initializations that leave the base model unchanged; others change it."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter says of itself."""
+    """The part of adapter_config.json that validation needs."""
 
     rank: int
     alpha: float
     target_modules: tuple[str, ...] | str
-    """Ends of names of modules, or one regular expression."""
+    """Suffixes of module names, or one regular expression."""
     base_model: str
-    """The model it was trained on, as its maker named it; empty where that is not said."""
+    """Name or path of the base model, as its author wrote it; empty if missing."""
     architecture: str
-    """The class of that model; empty where that is not said."""
+    """Class of the base model; empty if missing."""
     rank_pattern: Mapping[str, int]
-    """Other ranks, by the end of a module's name, or a regular expression of it."""
+    """Exceptions to `rank`, by suffix or regular expression of the module name."""
     fan_in_fan_out: bool
-    """Whether the base keeps its matrices as (inputs, outputs)."""
+    """Whether the base model stores its matrices as (inputs, outputs)."""
 
     def rank_of(self, module: str) -> int:
-        """The rank that a module's matrices must have."""
+        """Return the rank of a module's matrices."""
         for pattern, rank in self.rank_pattern.items():
             if module == pattern or module.endswith(f".{pattern}") or _matches(pattern, module):
                 return rank
         return self.rank
 
     def describe_targets(self) -> str:
-        """The targets in words."""
+        """Return the target modules as text."""
         return (
             self.target_modules
             if isinstance(self.target_modules, str)
@@ -75,8 +76,8 @@ def read_config(path: Path) -> AdapterConfig:
     """Read `adapter_config.json`.
 
     Raises:
-        Damaged: it cannot be read, or says that the adapter is more than plain LoRA.
-        OSError: it is not there or not readable.
+        InvalidAdapterFile: it is damaged, or the adapter is more than plain LoRA.
+        OSError: it is missing or not readable.
     """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise InvalidAdapterFile("is far too long for a configuration")
@@ -146,38 +147,38 @@ def _text_or_empty(value: object) -> str:
 
 
 MAX_HEADER_BYTES = 20_000_000
-"""Bytes; the table of a model with a hundred thousand tensors is smaller."""
+"""The header of a model with a hundred thousand tensors is smaller."""
 
 
-_EXPONENT_MASKS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F32": (np.uint32, 0x7F80_0000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
+_EXPONENT_MASKS: Mapping[str, tuple[str, int]] = {
+    "F32": ("uint32", 0x7F80_0000),
+    "F16": ("uint16", 0x7C00),
+    "BF16": ("uint16", 0x7F80),
 }
-"""Of each number format the integers as wide, and the bits that are all set where a number is
-infinite or none."""
+"""For each dtype, the integer type of the same width and the exponent bits, which are all set in
+infinities and NaN."""
 
 
 class InvalidAdapterFile(Exception):
-    """A file is not what it has to be; the message says why, as the end of a sentence."""
+    """A file is not valid; the message is the rest of a sentence about the file."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file."""
+    """A tensor's entry in a safetensors header."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """Where its numbers begin in the file, in bytes."""
+    """Offset of the data in the file, in bytes."""
     end: int
 
 
 def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
-    """The tensors of a file by name.
+    """Return the tensors of a safetensors file by name.
 
     Raises:
-        Damaged: it is no safetensors file, it is cut short, or its table contradicts itself.
+        InvalidAdapterFile: it is not a safetensors file, truncated or inconsistent.
         OSError: it cannot be read.
     """
     size = path.stat().st_size
@@ -210,42 +211,44 @@ def _parse_tensor_entry(entry: Any, data_offset: int) -> TensorEntry:
         raise ValueError("negative")
     tensor = TensorEntry(str(entry["dtype"]), shape, data_offset + start, data_offset + end)
     if tensor.dtype in _EXPONENT_MASKS:
-        width = np.dtype(_EXPONENT_MASKS[tensor.dtype][0]).itemsize
+        width = int(_EXPONENT_MASKS[tensor.dtype][0].removeprefix("uint")) // 8
         if math.prod(shape) * width != end - start:
             raise ValueError("shape and size differ")
     return tensor
 
 
 def supported_dtypes() -> tuple[str, ...]:
-    """The formats whose numbers can be looked at."""
+    """Return the dtypes that `has_nonfinite` and `is_all_zero` read."""
     return tuple(_EXPONENT_MASKS)
 
 
 def has_nonfinite(path: Path, tensor: TensorEntry) -> bool:
-    """Whether a number of the tensor, in one of `number_formats`, is infinite or none (NaN)."""
+    """Return whether the tensor has infinities or NaN; its dtype is one of `supported_dtypes`."""
     mask = _EXPONENT_MASKS[tensor.dtype][1]
     return bool((_read_bits(path, tensor) & mask == mask).any())
 
 
 def is_all_zero(path: Path, tensor: TensorEntry) -> bool:
-    """Whether all numbers of the tensor, in one of `number_formats`, are 0."""
+    """Return whether all values of the tensor are 0; its dtype is one of `supported_dtypes`."""
     bits = _read_bits(path, tensor)
     sign = 1 << (bits.itemsize * 8 - 1)
     return not bool((bits & (sign - 1)).any())
 
 
 def _read_bits(path: Path, tensor: TensorEntry) -> NDArray[np.unsignedinteger[Any]]:
+    import numpy as np
+
     kind = np.dtype(_EXPONENT_MASKS[tensor.dtype][0])
     count = (tensor.end - tensor.start) // kind.itemsize
     return np.fromfile(path, kind, count, offset=tensor.start)
 
 
 def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a model's folder, from the tables of its files.
+    """Return the shape of each tensor of a model, from the headers of its files.
 
     Raises:
-        Damaged: one of them is damaged.
-        OSError: one of them cannot be read.
+        InvalidAdapterFile: a file is damaged.
+        OSError: a file cannot be read.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -254,4 +257,4 @@ def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""An adapter's files, as peft names them."""
+"""peft's file names."""

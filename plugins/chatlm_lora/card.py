@@ -1,4 +1,4 @@
-"""What is known of how an adapter came to be; written as card.json and, for people, README.md."""
+"""Card of an adapter: its history, as card.json and README.md."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from chatlm import dump_json, escape_controls, one_line, write_atomically
 
 CARD_FILE, README_FILE = "card.json", "README.md"
 MAX_CARD_BYTES = 4_000_000
-"""Bytes of a card."""
+"""Larger cards are ignored."""
 
 AdapterOrigin = Literal["trained", "merged", "added"]
 
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """What the model says to one prompt that was not in the training data."""
+    """Answers to a held-out prompt, before and after training."""
 
     prompt: str
     expected: str
@@ -28,7 +28,7 @@ class SampleAnswer:
     after: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "prompt": self.prompt,
             "wanted": self.expected,
@@ -38,10 +38,10 @@ class SampleAnswer:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SampleAnswer:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are not valid.
         """
         return cls(
             prompt=values["prompt"],
@@ -53,32 +53,32 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """One adapter's history."""
+    """The history of an adapter."""
 
     name: str
     origin: AdapterOrigin
     base: str
-    """The model it works on."""
+    """The base model."""
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     description: str = ""
     licence: str = ""
-    """Of the data; empty where nobody said."""
+    """Licence of the data; empty if not stated."""
     command: str = ""
-    """What was typed, the data file without its folder."""
+    """The command line, with the data file's name instead of its path."""
     source: Mapping[str, Any] = field(default_factory=dict)
-    """The data with its hash, the adapters that were merged, or the folder that was added."""
+    """The data and its hash, the merged adapters, or the added folder."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """Losses are cross-entropy in nats a token, on the assistant's tokens only."""
+    """Losses are cross-entropy in nats per token, over the assistant's tokens only."""
     cost: Mapping[str, Any] = field(default_factory=dict)
-    """Seconds and tokens of the process that ended the training, which went on after `from_step`,
+    """Seconds and tokens of the process that finished the run, which it resumed after `from_step`,
     and why it ended."""
     answers: tuple[SampleAnswer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the libraries that made it."""
+    """Versions of the libraries used."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "name": self.name,
             "way": self.origin,
@@ -97,10 +97,10 @@ class AdapterCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterCard:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are not valid.
         """
         return cls(
             name=values["name"],
@@ -120,7 +120,7 @@ class AdapterCard:
 
 
 def write_card(card: AdapterCard, folder: Path) -> None:
-    """Put both files into an adapter's folder.
+    """Write card.json and README.md to an adapter's folder.
 
     Raises:
         OSError: they cannot be written.
@@ -130,7 +130,7 @@ def write_card(card: AdapterCard, folder: Path) -> None:
 
 
 def read_card(folder: Path) -> AdapterCard | None:
-    """The card of an adapter; None where there is none, or it cannot be read."""
+    """Return the card of an adapter; None if it is missing or cannot be read."""
     try:
         if (folder / CARD_FILE).stat().st_size > MAX_CARD_BYTES:
             return None
@@ -147,7 +147,7 @@ def read_card(folder: Path) -> AdapterCard | None:
 
 
 def summarize_card(card: AdapterCard) -> str:
-    """One line for lists."""
+    """Return a one-line summary for lists."""
     fall = card.scores.get("fall")
     better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
     about = card.description.rstrip(".") or f"{card.origin} for {card.base}"
@@ -155,7 +155,7 @@ def summarize_card(card: AdapterCard) -> str:
 
 
 def card_lines(card: AdapterCard) -> list[str]:
-    """What it says, for the terminal: a title and a value in each line."""
+    """Return the card as lines of a title and a value."""
     rows: list[tuple[str, Any]] = [
         ("Base", card.base),
         ("Made", f"{card.origin}, {card.created_at}"),

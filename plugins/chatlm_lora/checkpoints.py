@@ -1,4 +1,4 @@
-"""Keeps what an unfinished training needs to go on, and forgets it when it is done."""
+"""Checkpoints of unfinished training runs, to resume from."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _PLAN_FILE, _BASE_RESULT_FILE = "plan.json", "before.json"
 
 
 _STATE_FILE = "trainer_state.json"
-"""The file that transformers writes last into a checkpoint."""
+"""The last file that transformers writes to a checkpoint."""
 
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """What a model does on the held-out examples."""
+    """A model's loss and answers on the held-out examples."""
 
     loss: float
     answers: tuple[str, ...]
-    """To the first of them."""
+    """Answers to the sample prompts."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "loss": self.loss,
             "answers": list(self.answers),
@@ -37,10 +37,10 @@ class HeldOutResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeldOutResult:
-        """Read back what `to_dict` made.
+        """Restore from `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: the values are not valid.
         """
         return cls(
             loss=float(values["loss"]),
@@ -50,12 +50,12 @@ class HeldOutResult:
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """The folder of one training that is not finished."""
+    """The folder of an unfinished training run."""
 
     folder: Path
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; half-written ones are deleted. None where there is none."""
+        """Return the newest complete checkpoint, or None; incomplete ones are deleted."""
         whole: list[tuple[int, Path]] = []
         for path in self.folder.glob("checkpoint-*"):
             step = _checkpoint_step(path)
@@ -66,11 +66,11 @@ class UnfinishedRun:
         return max(whole)[1] if whole else None
 
     def save_base_result(self, base_result: HeldOutResult) -> None:
-        """Keep what was measured before the first step."""
+        """Save the base model's result."""
         write_atomically(self.folder / _BASE_RESULT_FILE, [json.dumps(base_result.to_dict())])
 
     def load_base_result(self) -> HeldOutResult | None:
-        """What was measured before the first step; None where it was not yet."""
+        """Return the base model's result; None if it was not measured yet."""
         try:
             return HeldOutResult.from_dict(
                 json.loads((self.folder / _BASE_RESULT_FILE).read_bytes())
@@ -79,12 +79,12 @@ class UnfinishedRun:
             return None
 
     def delete(self) -> None:
-        """Delete it all."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _checkpoint_step(checkpoint: Path) -> int | None:
-    """How far a checkpoint is; None where it is not whole."""
+    """Return the step of a checkpoint; None if it is incomplete."""
     try:
         adapter_files.read_tensor_table(checkpoint / adapter_files.WEIGHTS_FILE)
         return int(json.loads((checkpoint / _STATE_FILE).read_bytes())["global_step"])
@@ -96,16 +96,16 @@ def _checkpoint_step(checkpoint: Path) -> int | None:
 def open_run(
     name: str, plan: Mapping[str, Any], *, restart: bool, is_main_process: bool
 ) -> Iterator[UnfinishedRun]:
-    """The run of an adapter's training, alone in it; goes on with one that was stopped.
+    """Open the training run of an adapter, locked, or resume one that was stopped.
 
     Args:
-        name: the adapter's.
-        plan: all that decides what the training does.
-        restart: forget what an earlier one left.
-        is_main_process: whether this is the process that writes; the others only read.
+        name: name of the adapter.
+        plan: everything that determines the result.
+        restart: delete an earlier run instead of resuming it.
+        is_main_process: whether this process writes; the others only read.
 
     Raises:
-        UsageError: another process trains it, or one with another plan was stopped.
+        UsageError: another process trains the adapter, or a run with another plan was stopped.
         ChatlmError: the folder cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -123,7 +123,7 @@ def open_run(
             yield run
     except Timeout:
         raise UsageError(
-            f"Another chatlm is training {name}.", hint="Wait until it has ended."
+            f"Another chatlm is training {name}.", hint="Wait until it is done."
         ) from None
     except OSError as error:
         raise library.ADAPTERS.disk_error(error) from error

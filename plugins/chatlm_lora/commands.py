@@ -1,4 +1,4 @@
-"""`chatlm adapters` list, add, show, verify, merge, export."""
+"""`chatlm adapters`: list, add, show, verify, merge, export and remove."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ METHODS = ("linear", "slerp", "ties", "dare")
     type=click.Choice(METHODS),
     default="linear",
     show_default=True,
-    help="linear: the weighted sum; slerp: on the arc between two; ties: where they agree in "
-    "sign; dare: a random part of each, scaled up.",
+    help="linear: weighted sum; slerp: spherical interpolation of two; ties: sum where signs "
+    "agree; dare: random part of each, rescaled.",
 )
 @click.option(
     "-w",
@@ -39,11 +39,13 @@ METHODS = ("linear", "slerp", "ties", "dare")
     "weights",
     multiple=True,
     type=float,
-    help="Of each source, in their order. Default: equal parts",
+    help="Weight of each source, in order. Default: equal weights",
 )
-@click.option("--density", type=float, default=0.5, show_default=True, help="For ties and dare.")
-@click.option("--rank", type=int, help="Of the result for ties and dare. Default: the highest")
-@click.option("--seed", type=int, default=0, show_default=True, help="For dare.")
+@click.option(
+    "--density", type=float, default=0.5, show_default=True, help="Share kept by ties and dare."
+)
+@click.option("--rank", type=int, help="Rank of the result of ties and dare. Default: the highest")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of dare.")
 @_model
 @json_option
 def merge(
@@ -57,7 +59,7 @@ def merge(
     model: str | None,
     as_json: bool,
 ) -> None:
-    """Make one adapter of several.
+    """Merge several adapters into one.
 
     Example: chatlm adapters merge both instruct pirate --method ties -w 0.7 -w 0.3
     """
@@ -78,12 +80,12 @@ def merge(
         click.echo(dump_json(made.to_dict()))
     else:
         click.echo(f"Merged {', '.join(sources)} into {name} ({method}).")
-        click.echo(f"See what it does: chatlm adapters verify {name}")
+        click.echo(f"Check its effect: chatlm adapters verify {name}")
 
 
 @click.group()
 def adapters() -> None:
-    """Add, check, train, merge and export LoRA adapters.
+    """Train, add, verify, merge and export LoRA adapters.
 
     Example: chatlm adapters train pirate --data pirate.jsonl
     """
@@ -98,7 +100,7 @@ adapters.add_command(merge)
 @adapters.command("list")
 @json_option
 def list_adapters(as_json: bool) -> None:
-    """List the adapters.
+    """List adapters.
 
     Example: chatlm adapters list
     """
@@ -122,10 +124,10 @@ def list_adapters(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_model
-@click.option("--licence", default="", metavar="TEXT", help="Under which licence it is.")
+@click.option("--licence", default="", metavar="TEXT", help="Licence of the adapter.")
 @json_option
 def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool) -> None:
-    """Check a folder that peft saved, and copy it in under a name.
+    """Validate an adapter that peft saved, and copy it under a name.
 
     Example: chatlm adapters add medical ~/downloads/medical-lora
     """
@@ -140,7 +142,7 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
         return
     click.echo(
         f"Added {name}: rank {checked.config.rank}, {len(checked.modules)} modules, "
-        f"{checked.parameters:,} numbers, for {base.name}."
+        f"{checked.parameters:,} parameters, for {base.name}."
     )
     _print_warnings(checked.warnings)
 
@@ -149,7 +151,7 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
 @_name
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what an adapter is, how it came to be, and what it changes in the model's answers.
+    """Show an adapter's card, and sample answers with and without it.
 
     Example: chatlm adapters show instruct
     """
@@ -166,7 +168,7 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{name}: {card.summarize_card(known) if known else 'no card'}")
     click.echo(
         f"Rank {config.rank}, alpha {config.alpha:g}, {len(checked.modules)} modules "
-        f"({one_line(config.describe_targets(), 200)}), {checked.parameters:,} numbers, "
+        f"({one_line(config.describe_targets(), 200)}), {checked.parameters:,} parameters, "
         f"{human_bytes(adapter.size_bytes)}"
     )
     click.echo(escape_controls(str(adapter.path)))
@@ -185,9 +187,9 @@ def show(name: str, as_json: bool) -> None:
 @_model
 @json_option
 def verify(name: str, model: str | None, as_json: bool) -> None:
-    """Check an adapter's files, and whether it changes what the model says.
+    """Validate an adapter's files, and measure whether it changes the model's output.
 
-    The exit code is 1 when it has no effect.
+    The exit code is 1 if it has no effect.
 
     Example: chatlm adapters verify instruct
     """
@@ -207,10 +209,12 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
 @adapters.command()
 @_name
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
-@click.option("--merged", is_flag=True, help="Write the whole model with the adapter in it.")
+@click.option(
+    "--merged", is_flag=True, help="Merge the adapter into the model, and write the model."
+)
 @_model
 def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
-    """Write an adapter to a folder, as peft loads it, or the whole model with it.
+    """Export an adapter as peft loads it, or the model with the adapter merged in.
 
     Example: chatlm adapters export instruct --merged --to ~/models/instructed
     """
@@ -227,14 +231,14 @@ def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
 
     _print_warnings(export_merged(adapter, resolve_base_model(model), folder))
     click.echo(escape_controls(f"Wrote the model with {name} to {folder}."))
-    click.echo(escape_controls(f"Talk to it: chatlm --model {folder}"))
+    click.echo(escape_controls(f"Chat with it: chatlm --model {folder}"))
 
 
 @adapters.command()
 @_name
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
-    """Delete an adapter of yours.
+    """Delete one of your adapters.
 
     Example: chatlm adapters remove pirate --yes
     """
@@ -245,7 +249,7 @@ def remove(name: str, yes: bool) -> None:
     if adapter.user_owned and not yes:
         click.confirm(f"Delete the adapter {name}?", abort=True, err=True)
     adapter.remove()
-    click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
+    click.echo(f"Removed {name}; freed {human_bytes(size)}.")
 
 
 def _print_warnings(warnings: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Training examples; masked, padded batches."""
+"""Read training examples, and make masked, padded batches of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT_HELP = (
 
 
 ChatExample = tuple[Message, ...]
-"""A chat whose last message is the assistant's."""
+"""A chat that ends with an assistant message."""
 
 
 _TEXT_PLACEHOLDER = re.compile(r"\{text\}")
@@ -34,15 +34,15 @@ _TEXT_PLACEHOLDER = re.compile(r"\{text\}")
 
 @dataclass(frozen=True)
 class ChatDataset:
-    """What a file holds."""
+    """The examples of a file, split into train and held-out."""
 
     file_name: str
     sha256: str
     train: tuple[ChatExample, ...]
     held_out: tuple[ChatExample, ...]
-    """Examples that are never trained on."""
+    """Examples for evaluation only."""
     duplicates: int
-    """Rows left out, since the same stands in the file before."""
+    """Number of repeated rows, which are left out."""
 
 
 def read_dataset(
@@ -53,18 +53,17 @@ def read_dataset(
     question_template: str = "",
     system_prompt: str = "",
 ) -> ChatDataset:
-    """Read a file, one JSON object a line or one JSON list, and split it.
+    """Read a file, JSON lines or one JSON list, and split it.
 
     Args:
         path: the file.
-        seed: chooses which examples are held out.
-        held_out_share: of the examples that are held out, over 0 and below 1; at least one is.
-        question_template: the question about a `text` whose answer is its `label`, with `{text}`
-            in it.
-        system_prompt: a system prompt for every example that has none.
+        seed: decides which examples are held out.
+        held_out_share: share of the examples to hold out, above 0 and below 1; at least one is.
+        question_template: a question with `{text}` in it, for rows of `text` and `label`.
+        system_prompt: system prompt for examples without one.
 
     Raises:
-        UsageError: the file cannot be read, or a row is not what it has to be; the row is named.
+        UsageError: the file cannot be read, or a row is not valid.
     """
     raw = _read_bytes(path)
     chats: dict[ChatExample, None] = {}
@@ -94,7 +93,7 @@ def read_dataset(
 def _read_bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is too large.", hint="Split it; 2 GB are the most.")
+            raise UsageError(f"{path} is too large.", hint="Split it; the maximum is 2 GB.")
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
@@ -103,7 +102,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row with where it stands."""
+    """Yield each row with its location."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -197,7 +196,7 @@ _ROW_PARSERS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any], str, str], C
     ("prompt", "completion"): _from_completion,
     ("text", "label"): _from_label,
 }
-"""By the keys that a row must have."""
+"""Parsers by the keys that a row must have."""
 
 
 def _single_turn(question: str, answer: str) -> ChatExample:
@@ -216,20 +215,20 @@ def _reject(location: str, problem: str, hint: str = "") -> NoReturn:
 
 
 IGNORE_INDEX = -100
-"""The label of a token that does not take part in the loss."""
+"""Label of tokens that are ignored by the loss."""
 
 
 EncodedExample = dict[str, list[int]]
-"""`input_ids` and `labels`, of one length."""
+"""`input_ids` and `labels`, of the same length."""
 
 
 class EncodedChats(Dataset[EncodedExample]):
-    """Encoded examples.
+    """Encoded examples with labels for the assistant's tokens.
 
     Args:
-        examples: to encode.
-        encoder: of the model.
-        max_tokens: tokens; a longer example is left out.
+        examples: the examples.
+        encoder: the model's encoder.
+        max_tokens: longer examples are left out.
     """
 
     def __init__(
@@ -247,11 +246,11 @@ class EncodedChats(Dataset[EncodedExample]):
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of all examples together."""
+        """Tokens of all examples."""
         return sum(len(item["input_ids"]) for item in self.items)
 
     def sort_by_length(self) -> None:
-        """Put the shortest first, so that batches in order need little padding."""
+        """Sort by length, so that batches need little padding."""
         self.items.sort(key=lambda item: len(item["input_ids"]))
 
 
@@ -265,20 +264,20 @@ def _encode_example(example: ChatExample, encoder: ChatEncoder) -> EncodedExampl
 
 
 class Collator:
-    """Pads items on the left, so that what the assistant says stands at the end of each row.
+    """Batches examples, padded on the left so that the assistant's tokens are at the end of a row.
 
-    Then the model needs to compute the logits of the last columns only (`logits_to_keep`), which
-    `labels` are cut to: with a large vocabulary that is a good part of the work.
+    The model then computes logits for the last columns only (`logits_to_keep`), to which `labels`
+    are cut: with a large vocabulary that saves much of the work.
 
     Args:
-        pad_token_id: the id to fill with; it is masked, so any will do.
+        pad_token_id: any id, since padding is masked.
     """
 
     def __init__(self, pad_token_id: int) -> None:
         self._pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[EncodedExample]) -> dict[str, Any]:
-        """Tensors of shape (rows, columns), but `labels` of shape (rows, `logits_to_keep`)."""
+        """Return tensors of shape (rows, columns); `labels` has shape (rows, `logits_to_keep`)."""
         width = max(len(item["input_ids"]) for item in items)
         ids = torch.full((len(items), width), self._pad_token_id)
         labels = torch.full((len(items), width), IGNORE_INDEX)
@@ -289,7 +288,7 @@ class Collator:
             labels[row, start:] = torch.tensor(item["labels"])
             mask[row, start:] = 1
         first = int((labels != IGNORE_INDEX).any(0).nonzero()[0])
-        kept = min(width - first + 1, width)  # each label is foretold one column before
+        kept = min(width - first + 1, width)  # each label is predicted one column earlier
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -300,13 +299,13 @@ class Collator:
 
 
 def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, batch_size: int) -> float:
-    """Mean cross-entropy in nats over all tokens that the assistant says.
+    """Return the mean cross-entropy over the assistant's tokens, in nats.
 
     Args:
-        model: a causal language model of transformers, which is left in evaluation mode.
+        model: a causal language model of transformers; it is left in evaluation mode.
         chats: at least one.
         collator: makes the batches.
-        batch_size: of a batch.
+        batch_size: examples per batch.
     """
     model.eval()
     total, count = 0.0, 0

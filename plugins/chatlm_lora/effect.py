@@ -1,4 +1,4 @@
-"""KL with and without the adapter; greedy answers."""
+"""Measure an adapter's effect: KL divergence from the base model, and greedy answers."""
 
 from __future__ import annotations
 
@@ -24,40 +24,38 @@ PROBE_PROMPTS = (
 
 
 MIN_KL = 1e-4
-"""Nats; below it a difference is that of rounding, in bfloat16 too."""
+"""In nats; smaller differences come from rounding, also in bfloat16."""
 
 
 @dataclass(frozen=True)
 class AdapterEffect:
-    """How far an adapter moves a model."""
+    """How much an adapter changes a model's output."""
 
     mean_kl: float
-    """KL divergence of the next token's distribution with the adapter from that without it, in
-    nats, mean over all places of the probes' prompts."""
+    """KL divergence of the next-token distribution with the adapter from the one without, in nats,
+    averaged over all positions of the probe prompts."""
     max_logit_difference: float
-    """The largest difference of a logit."""
+    """Largest absolute difference of a logit."""
     changed_positions: int
-    """Places of the prompts at which another token is the likeliest."""
+    """Positions at which the most likely token differs."""
     positions: int
     warnings: tuple[str, ...] = ()
-    """See `Checked.warnings`."""
+    """As `ValidatedAdapter.warnings`."""
 
     @property
     def has_effect(self) -> bool:
-        """Whether it does anything."""
+        """Whether the effect is larger than rounding."""
         return self.mean_kl >= MIN_KL
 
     def describe(self) -> str:
-        """The verdict in one line."""
+        """Return the result as one line."""
         if not self.has_effect:
             return f"no effect (mean KL {self.mean_kl:.2g})"
         share = self.changed_positions / self.positions
-        return (
-            f"acts (mean KL {self.mean_kl:.3g}, another likeliest token at {share:.0%} of places)"
-        )
+        return f"acts (mean KL {self.mean_kl:.3g}, other top token at {share:.0%} of positions)"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "mean_kl": self.mean_kl,
             "largest": self.max_logit_difference,
@@ -68,10 +66,10 @@ class AdapterEffect:
 
 
 def measure_effect(adapter: Artifact, base: ModelLocation) -> AdapterEffect:
-    """Check an adapter's files, then load it and compare.
+    """Validate an adapter, then compare the model's logits with and without it.
 
     Raises:
-        AdapterRefused: it cannot be used on that model.
+        AdapterRefused: it cannot be used with that model.
         ModelError, OutOfMemoryError: the model cannot be loaded.
     """
     checked = validation.validate_adapter(adapter.path, base)
@@ -96,16 +94,16 @@ def measure_effect(adapter: Artifact, base: ModelLocation) -> AdapterEffect:
 
 
 MAX_ANSWER_TOKENS = 96
-"""Tokens."""
+"""Longer answers are cut off."""
 
 
 def greedy_answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message]) -> str:
-    """What the model says, always its likeliest token; cut after `LONGEST_ANSWER`.
+    """Generate a greedy answer of at most `MAX_ANSWER_TOKENS`.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
-        encoder: of that model.
-        messages: that it answers.
+        encoder: the model's encoder.
+        messages: the chat to answer.
     """
     ids = torch.tensor([encoder.encode_prompt(messages)], device=model.device)
     with torch.no_grad():

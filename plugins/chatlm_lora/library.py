@@ -1,4 +1,4 @@
-"""Adapters by name; import, export, resolve for a model."""
+"""Installed adapters by name: add, export, resolve for a model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ ADAPTERS = Artifacts(
     "adapter",
     "chatlm adapters",
     Path(__file__).parent / "adapters",
-    # words that mean something else where an adapter is named
+    # have another meaning where an adapter is named
     reserved=frozenset({"off", "base", "default"}),
 )
 
 
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, README_FILE)
-"""All that is ever copied of an adapter."""
+"""Files that are copied when an adapter is exported."""
 
 
 def add_adapter(
     name: str, folder: Path, base: ModelLocation, licence: str = ""
 ) -> ValidatedAdapter:
-    """Check a folder that peft saved, and copy it in under a name.
+    """Validate a folder that peft saved, and copy it to the user's adapters.
 
     Args:
-        name: to give it.
-        folder: with adapter_config.json and adapter_model.safetensors.
-        base: the model it shall work on.
-        licence: what the person says of it.
+        name: name of the new adapter.
+        folder: has adapter_config.json and adapter_model.safetensors.
+        base: the model to validate it against.
+        licence: as the user states it.
 
     Raises:
-        UsageError: the name is taken or cannot be used.
-        AdapterRefused: it cannot be used, or not on that model.
+        UsageError: the name is taken or not valid.
+        AdapterRefused: the adapter cannot be used, or not with that model.
         ChatlmError: it cannot be written.
     """
     place = ADAPTERS.new(name)
@@ -56,10 +56,10 @@ def add_adapter(
 
 
 def export_adapter(adapter: Artifact, folder: Path) -> None:
-    """Copy an adapter out, as a folder that peft loads.
+    """Copy an adapter to a new folder that peft loads.
 
     Raises:
-        UsageError: the folder is there already, or cannot be written.
+        UsageError: the folder exists, or cannot be written.
     """
     with new_folder(folder):
         for file in ADAPTER_FILES:
@@ -69,15 +69,15 @@ def export_adapter(adapter: Artifact, folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
-    """Make a new folder where the person wants it; it goes again if what fills it fails.
+    """Create a folder, and delete it again if the block fails.
 
     Raises:
-        UsageError: it is there already, or cannot be written.
+        UsageError: it exists, or cannot be written.
     """
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(f"{folder} is there already.", hint="Name a new folder.") from None
+        raise UsageError(f"{folder} already exists.", hint="Name a new folder.") from None
     except OSError as error:
         raise _write_error(folder, error) from error
     try:
@@ -99,16 +99,16 @@ FileStamps = tuple[tuple[int, int], ...]
 
 
 def resolve_adapter(name: str, model: str) -> Path | ChatlmError:
-    """The folder of an adapter, or the reason why it cannot be used.
+    """Return the folder of an adapter, or the error that says why it cannot be used.
 
     Args:
-        name: of the adapter.
-        model: that it shall work on.
+        name: name of the adapter.
+        model: name of the model to use it with.
     """
     try:
         adapter = ADAPTERS.get(name)
         validate_cached(adapter, find_model(model))
-    except UsageError as error:  # to one who asks for a reply, a set-up that does not work
+    except UsageError as error:  # for a reply it is a set-up that does not work
         without = "Without it: /lora off in the chat, --adapter off in the shell."
         return AdapterRefused(error.message, hint=f"{error.hint}\n{without}")
     except ChatlmError as error:
@@ -117,7 +117,7 @@ def resolve_adapter(name: str, model: str) -> Path | ChatlmError:
 
 
 def validate_cached(adapter: Artifact, base: ModelLocation | None) -> ValidatedAdapter:
-    """What `checking.check` finds; not looked at again while the files are the same.
+    """Validate an adapter; the result is cached until its files change.
 
     Raises:
         AdapterRefused: it cannot be used.
@@ -133,7 +133,7 @@ def _validate(
 
 
 def _file_stamps(folder: Path) -> FileStamps:
-    """What changes when the files do; empty where one is missing, which the check will tell."""
+    """Return times and sizes of the files; empty if one is missing, which validation reports."""
     try:
         facts = [(folder / file).stat() for file in (CONFIG_FILE, WEIGHTS_FILE)]
     except OSError:

@@ -1,4 +1,4 @@
-"""Linear, SLERP, TIES, DARE; merged model export."""
+"""Merge adapters (linear, SLERP, TIES, DARE), and export models with an adapter merged in."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from chatlm_lora.peft_utils import explain_out_of_memory, quiet_transformers, sa
 from chatlm_lora.validation import ValidatedAdapter, same_base
 
 MERGED_ADAPTER = "merged"
-"""The result's name within peft."""
+"""Name of the result inside peft."""
 
 
 _PEFT_METHODS = {"linear": "cat", "slerp": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
-"""peft's names. Its own `linear` sums A and B apart, which is not the sum of what they do."""
+"""peft's names; its own `linear` sums A and B separately, which is not the sum of the ΔW."""
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """How to merge.
+    """Method and parameters of a merge.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value is out of range.
     """
 
     method: str
     """linear, slerp, ties or dare."""
     weights: tuple[float, ...]
-    """One for each adapter. For slerp they say where on the arc, by their shares."""
+    """One per adapter; for slerp their ratio is the position on the arc."""
     density: float = 0.5
-    """The share of the numbers that ties and dare keep."""
+    """Share of the values that ties and dare keep, above 0 to 1."""
     rank: int | None = None
-    """Of what ties and dare make; None for the highest of the adapters'."""
+    """Rank of the result of ties and dare; None for the highest rank of the adapters."""
     seed: int = 0
-    """For what dare drops."""
+    """Seed for the values that dare drops."""
 
     def __post_init__(self) -> None:
         if self.method not in _PEFT_METHODS:
@@ -69,7 +69,7 @@ class MergeSettings:
             raise UsageError(f"The rank must be from 1 to {MAX_RANK}, not {self.rank}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "method": self.method,
             "weights": list(self.weights),
@@ -82,12 +82,12 @@ class MergeSettings:
 def merge_adapters(
     name: str, sources: Sequence[Artifact], base: ModelLocation, merge_settings: MergeSettings
 ) -> AdapterCard:
-    """Merge adapters of one base, and keep the result under a name.
+    """Merge adapters of one base model, and save the result as an adapter.
 
     Raises:
-        UsageError: the name is taken, or they cannot be merged; the message says why.
-        AdapterRefused: one cannot be used on the base.
-        ModelError, OutOfMemoryError: the base cannot be loaded.
+        UsageError: the name is taken, or the adapters cannot be merged.
+        AdapterRefused: an adapter cannot be used with the base model.
+        ModelError, OutOfMemoryError: the base model cannot be loaded.
     """
     place = ADAPTERS.new(name)
     _check_mergeable(sources, base, merge_settings)
@@ -138,17 +138,17 @@ def _check_mergeable(
         if why:
             raise UsageError(
                 f"{first_name} and {other_name} cannot be merged: {why}.",
-                hint="Only adapters of one base that change the same modules mix in this way.",
+                hint="Merge adapters of one base model that change the same modules.",
             )
     ranks = sum(each.config.rank for each in checked.values())
     if _PEFT_METHODS[merge_settings.method] == "cat" and ranks > MAX_RANK:
-        raise UsageError(f"The ranks together are {ranks}; {MAX_RANK} are the most.")
+        raise UsageError(f"The sum of the ranks is {ranks}; the maximum is {MAX_RANK}.")
 
 
 def _incompatibility(
     one: ValidatedAdapter, other: ValidatedAdapter, merge_settings: MergeSettings
 ) -> str:
-    """Why two adapters do not mix; empty if they do."""
+    """Return why two adapters cannot be merged; empty if they can."""
     bases = one.config.base_model, other.config.base_model
     if all(bases) and not same_base(*bases):
         return f"one was trained on {bases[0]}, the other on {bases[1]}"
@@ -158,15 +158,15 @@ def _incompatibility(
 
 
 def _apply_slerp(model: Any, names: Sequence[str], t: float) -> None:
-    """Turn the sums into points on the arcs between two adapters, module by module.
+    """Turn the concatenated adapters into points on the arcs between them, module by module.
 
-    The point is c₁ΔW₁ + c₂ΔW₂, so it is enough to scale the halves of B that belong to each. The
-    angle between ΔW₁ and ΔW₂ follows from their factors, without making either.
+    The point is c₁ΔW₁ + c₂ΔW₂, so it is enough to scale the half of B that belongs to each. The
+    angle between ΔW₁ and ΔW₂ follows from their factors, without computing either.
 
     Args:
-        model: with the adapters and their concatenation.
-        names: of the two.
-        t: 0 is the first adapter, 1 the second.
+        model: has both adapters and their concatenation.
+        names: names of the two adapters.
+        t: position on the arc; 0 is the first adapter, 1 the second.
     """
     for module in model.modules():
         if MERGED_ADAPTER not in getattr(module, "lora_A", {}):
@@ -184,7 +184,7 @@ def _apply_slerp(model: Any, names: Sequence[str], t: float) -> None:
 def _slerp_coefficients(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], t: float
 ) -> tuple[float, float]:
-    """The coefficients c₁ and c₂ of the point on the arc."""
+    """Return the coefficients c₁ and c₂ of the point on the arc."""
 
     def inner(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
         return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
@@ -192,7 +192,7 @@ def _slerp_coefficients(
     lengths = math.sqrt(inner(first, first) * inner(second, second))
     cosine = max(-1.0, min(1.0, inner(first, second) / lengths)) if lengths else 1.0
     angle = math.acos(cosine)
-    if math.sin(angle) < 1e-4:  # side by side, where the arc is a line
+    if math.sin(angle) < 1e-4:  # nearly parallel: interpolate linearly
         return 1 - t, t
     return (
         math.sin((1 - t) * angle) / math.sin(angle),
@@ -201,27 +201,29 @@ def _slerp_coefficients(
 
 
 EXCLUDED_FILES = ("chatlm-model.json", "model.safetensors.index.json")
-"""What holds for the base's own files only."""
+"""Files that are only valid for the base model."""
 
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 
 
 def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple[str, ...]:
-    """Merge and write; the numbers are added in float32 and kept in the base's own format.
+    """Merge an adapter into its base model, and write the model.
+
+    The weights are added in float32 and written in the base model's dtype.
 
     Args:
-        adapter: to merge in.
-        base: the model.
-        folder: to make.
+        adapter: the adapter.
+        base: the base model.
+        folder: the new folder.
 
     Returns:
-        What the person should know, see `Checked.warnings`.
+        Notes for the user, as `ValidatedAdapter.warnings`.
 
     Raises:
-        AdapterRefused: it cannot be used on the base.
-        UsageError: the folder is there already, or cannot be written.
-        ModelError, OutOfMemoryError: the base cannot be loaded.
+        AdapterRefused: the adapter cannot be used with the base model.
+        UsageError: the folder exists, or cannot be written.
+        ModelError, OutOfMemoryError: the base model cannot be loaded.
     """
     checked = validation.validate_adapter(adapter.path, base)
     with (
@@ -247,7 +249,7 @@ def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple
 
 
 def _base_dtype(base: ModelLocation) -> str:
-    """The number format that the base's config names, else float32."""
+    """Return the dtype in the base model's config, else float32."""
     config = json.loads((base.folder / "config.json").read_bytes())
     named: str | None = config.get("dtype") or config.get("torch_dtype")
     return named if named in ("bfloat16", "float16") else "float32"

@@ -21,21 +21,24 @@ def _adapter_names() -> list[str]:
 complete_adapter = complete_names(_adapter_names)
 name_argument = click.argument("name", shell_complete=complete_adapter)
 model_option = click.option(
-    "-m", "--model", metavar="MODEL", help="The base model; the one of the config if left out."
+    "-m", "--model", metavar="MODEL", help="Base model. Default: the configured model."
 )
 
 
 def resolve_base_model(name: str | None) -> ModelLocation:
-    """The base that is meant, fetched first if it is not here.
+    """Return the base model, pulled first if it is not local.
+
+    Args:
+        name: as the user gave it; None for the configured model.
 
     Raises:
         ConfigError: the config cannot be read.
-        ModelError: there is no such model.
-        UsageError: it is no chat model.
+        ModelError: the model was not found.
+        UsageError: it is not a chat model.
     """
     from chatlm import UsageError, ensure_model, load_config
 
     base = ensure_model(name or load_config().model)
     if base.kind != "chat":
-        raise UsageError(f"{base.name} is no chat model.", hint="Name one: --model NAME")
+        raise UsageError(f"{base.name} is not a chat model.", hint="Name one: --model NAME")
     return base

@@ -1,4 +1,4 @@
-"""Small things around transformers and peft: quiet, number formats, target modules, saving."""
+"""Helpers for transformers and peft: log level, dtypes, target modules, saving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatlm_lora.recipe import ALL_LINEAR
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars and remarks of transformers and peft in the middle of a screen."""
+    """Silence warnings and log messages of transformers and peft, which would garble the screen."""
     logger = transformers.utils.logging
     level = logger.get_verbosity()
     logger.set_verbosity_error()
@@ -34,35 +34,35 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def explain_out_of_memory(hint: str) -> Iterator[None]:
-    """Turn "out of memory" into an error that says what to do.
+    """Turn an out-of-memory error into a `ChatlmError`.
 
     Args:
-        hint: the next step.
+        hint: what to do about it.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ChatlmError("The memory is not enough.", hint=hint) from error
+        raise ChatlmError("Not enough memory.", hint=hint) from error
 
 
 @dataclass(frozen=True)
 class TrainingDtypes:
-    """The number formats of a training."""
+    """Dtypes of a training run."""
 
     base_weights: str
-    """Of the base; the adapter's own numbers are always float32."""
+    """Dtype of the base model; the adapter's weights are always float32."""
     mixed_precision: bool
-    """Whether matrices are multiplied in bfloat16."""
+    """Whether matrix products use bfloat16."""
 
 
 def training_dtypes(use_cpu: bool) -> TrainingDtypes:
-    """What trains fastest without losing the adapter's small steps.
+    """Return the fastest dtypes that do not lose the adapter's small updates.
 
-    A processor is faster with weights in float32 that are rounded for each product than with
-    weights in bfloat16; a GPU is not, and its memory is dear.
+    A CPU is faster with float32 weights rounded for each product than with bfloat16 weights; a GPU
+    is not, and its memory is scarce.
 
     Args:
-        use_cpu: whether the processor trains.
+        use_cpu: train on the CPU.
     """
     mixed = fast_dtype("cpu" if use_cpu else "auto") == "bfloat16"
     return TrainingDtypes("float32" if use_cpu or not mixed else "bfloat16", mixed)
@@ -71,10 +71,10 @@ def training_dtypes(use_cpu: bool) -> TrainingDtypes:
 def resolve_target_modules(
     model: Any, targets: Sequence[str], base: ModelLocation
 ) -> list[str] | str:
-    """The target modules as peft wants them.
+    """Return the target modules for peft.
 
     Raises:
-        UsageError: the model has no module of that name, or it is not linear.
+        UsageError: the model has no linear module of that name.
     """
     if tuple(targets) == (ALL_LINEAR,):
         return ALL_LINEAR
@@ -95,13 +95,13 @@ def resolve_target_modules(
 def save_adapter(
     model: Any, folder: Path, base: ModelLocation, adapter_name: str = "default"
 ) -> None:
-    """Write an adapter in bfloat16 as peft does, with the base's name in place of its folder.
+    """Save an adapter in bfloat16 like peft, but with the base model's name instead of its path.
 
     Args:
         model: a `PeftModel`.
-        folder: empty.
-        base: the model's.
-        adapter_name: its name in `model`.
+        folder: an empty folder.
+        base: the base model.
+        adapter_name: name of the adapter in `model`.
 
     Raises:
         OSError: it cannot be written.

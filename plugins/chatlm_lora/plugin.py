@@ -1,4 +1,4 @@
-"""The hooks of the LoRA adapters plugin."""
+"""Hook implementations: commands, adapters as set-ups, the chat's adapter in each request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register_commands(cli: Commands) -> None:
 
 @hookimpl
 def register_setups(register: Callable[[str, Setup], None]) -> None:
-    """Offer each adapter by its name."""
+    """Register each adapter as a set-up of its name."""
     from chatlm import Setup
     from chatlm_lora.library import ADAPTERS
 
@@ -69,13 +69,13 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the list of adapters."""
+    """Add the adapter picker."""
     register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
-    """Say in the status bar which adapter the chat uses."""
+    """Show the chat's adapter in the status bar."""
     from chatlm_lora import actions
 
     actions.show_adapter_status(ui, actions.active_adapter(ui))
@@ -83,7 +83,7 @@ def chat_shown(ui: Ui) -> None:
 
 @hookimpl
 def adjust_request(request: Request, conversation: Conversation) -> Request | None:
-    """Let the chat's adapter answer, unless another was asked for."""
+    """Set the chat's adapter, unless the request already has one."""
     if request.adapter is not None:
         return None
     name = selected_adapter(
@@ -94,7 +94,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
 
 @hookimpl(trylast=True)
 def find_adapter(name: str, model: str) -> Path | ChatlmError:
-    """The folder of an adapter that fits the model, or why there is none."""
+    """Return the folder of an adapter for the model, or why it cannot be used."""
     from chatlm_lora.library import resolve_adapter
 
     return resolve_adapter(name, model)

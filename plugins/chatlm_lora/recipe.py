@@ -1,4 +1,4 @@
-"""Hyperparameters; training order and encoded data."""
+"""Hyperparameters, the training job, and its encoded data."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from chatlm_lora.adapter_files import MAX_RANK
 from chatlm_lora.dataset import ChatDataset, ChatExample, EncodedChats
 
 ALL_LINEAR = "all-linear"
-"""Stands for every linear layer but the output, whatever the model calls them."""
+"""peft's name for every linear layer except the output."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training.
+    """Hyperparameters of a training run.
 
     Raises:
-        UsageError: one is out of its range.
+        UsageError: a value is out of range.
     """
 
     rank: int = 8
     alpha: float = 16.0
-    """The matrices' product is multiplied by alpha / rank."""
+    """The product of the matrices is scaled by alpha / rank."""
     dropout: float = 0.05
     targets: tuple[str, ...] = (ALL_LINEAR,)
-    """Ends of names of modules."""
+    """Suffixes of module names."""
     rate: float = 3e-4
-    """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
+    """Peak learning rate: linear warm-up, then cosine decay to 0."""
     epochs: float = 3.0
     batch: int = 8
-    """Examples that are computed at once, on each device."""
+    """Examples per batch on each device."""
     accumulation: int = 1
-    """Batches that make one step."""
+    """Gradient accumulation: batches per step."""
     warmup: float = 0.05
     """Share of the steps."""
     held_out: float = 0.1
-    """Share of the examples that are never trained on."""
+    """Share of the examples held out for evaluation."""
     checks: int = 4
-    """How often in an epoch the held-out loss is measured and a checkpoint kept."""
+    """Evaluations, each with a checkpoint, per epoch."""
     patience: int = 3
-    """After so many checks without a lower held-out loss the training ends."""
+    """Evaluations without a lower held-out loss before training stops early."""
     longest: int = 1024
-    """Tokens; longer examples are left out."""
+    """Maximum tokens per example; longer ones are left out."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Recipe:
             raise UsageError("At least one target module is needed.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "rank": self.rank,
             "alpha": self.alpha,
@@ -93,12 +93,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 SAMPLE_ANSWERS = 4
-"""Held-out prompts that are answered before and after."""
+"""Held-out prompts answered before and after training."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is to be trained, on what, and how."""
+    """One adapter to train: name, base model, data and hyperparameters."""
 
     name: str
     base: ModelLocation
@@ -107,49 +107,51 @@ class TrainingJob:
     prompt_format: str = "auto"
     description: str = ""
     licence: str = ""
-    """Of the data."""
+    """Licence of the data."""
     command: str = ""
-    """What the person typed, for the card."""
+    """The command line, for the card."""
     use_cpu: bool = False
-    """Whether the processor trains, else a GPU."""
+    """Train on the CPU, even if there is a GPU."""
 
     def plan(self) -> dict[str, Any]:
-        """All that decides what the training does."""
+        """Return everything that determines the result; a run resumes only if it is equal."""
         return {
             "base": self.base.name,
             "data": self.dataset.sha256,
             "recipe": self.recipe.to_dict(),
             "prompt_format": self.prompt_format,
             "examples": [len(self.dataset.train), len(self.dataset.held_out)],
-            "first": [message.text for message in self.dataset.train[0]],  # shows --ask, --system
+            "first": [
+                message.text for message in self.dataset.train[0]
+            ],  # reflects --ask and --system
         }
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data as the model reads it."""
+    """The encoded data, and the number of steps."""
 
     encoder: ChatEncoder
     train: EncodedChats
     held_out: EncodedChats
     sample_examples: tuple[ChatExample, ...]
-    """The held-out ones that are answered before and after."""
+    """Held-out examples whose prompts are answered before and after training."""
     total_steps: int
-    """Of the whole training."""
+    """Steps of the whole run."""
     eval_steps: int
-    """Steps between two checks."""
+    """Steps between two evaluations."""
 
 
 def prepare_data(job: TrainingJob, num_processes: int) -> PreparedData:
-    """Encode the examples and count the steps; loads the tokenizer only.
+    """Encode the examples and count the steps; only the tokenizer is loaded.
 
     Args:
         job: what to train.
-        num_processes: that share each step.
+        num_processes: processes that share each step.
 
     Raises:
         UsageError: no example is short enough.
-        ModelError: the model has no tokenizer that can be used.
+        ModelError: the model's tokenizer cannot be used.
     """
     recipe, data = job.recipe, job.dataset
     encoder = ChatEncoder(job.base, job.prompt_format)

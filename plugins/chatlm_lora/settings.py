@@ -1,4 +1,4 @@
-"""Settings; the adapter of a chat."""
+"""Settings, and the adapter that a chat uses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from chatlm.plugin_kit.chat_state import text_value
 
 @dataclass(frozen=True)
 class Settings:
-    """What the person can set under `[plugins.lora]`."""
+    """Settings in `[plugins.lora]`."""
 
     adapter: str = field(
-        default="", metadata={"help": "Adapter of chats that choose none; empty for the base."}
+        default="", metadata={"help": "Default adapter of chats; empty for the base model."}
     )
 
 
 ADAPTER_KEY, LAST_ADAPTER_KEY = "adapter", "last"
-"""Under these the adapter in use, empty for the base alone, and the one that was used last."""
+"""Keys of the adapter in use, empty for the base model alone, and of the last one used."""
 
 
 def selected_adapter(plugin_data: Mapping[str, Any], default: str) -> str:

@@ -1,4 +1,4 @@
-"""The command `chatlm adapters train`: its options, and what it prints."""
+"""`chatlm adapters train`."""
 
 from __future__ import annotations
 
@@ -30,32 +30,50 @@ if TYPE_CHECKING:
     "completion; or text and label, with --ask.",
 )
 @_model
-@click.option("--ask", default="", metavar="TEXT", help="The question about {text} to a label.")
-@click.option("--system", default="", metavar="TEXT", help="A system prompt for every example.")
-@click.option("--rank", type=int, help="Of the matrices. Default: 8")
-@click.option("--alpha", type=float, help="Strength; the effect is alpha / rank. Default: 16")
-@click.option("--dropout", type=float, help="Default: 0.05")
+@click.option(
+    "--ask", default="", metavar="TEXT", help="Question with {text} whose answer is the label."
+)
+@click.option(
+    "--system", default="", metavar="TEXT", help="System prompt for examples without one."
+)
+@click.option("--rank", type=int, help="Rank of the LoRA matrices. Default: 8")
+@click.option(
+    "--alpha", type=float, help="LoRA alpha; the update is scaled by alpha / rank. Default: 16"
+)
+@click.option("--dropout", type=float, help="LoRA dropout. Default: 0.05")
 @click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="MODULE",
-    help="A module to adapt, such as q_proj; may be repeated. Default: all-linear",
+    help="Module to adapt, such as q_proj; repeatable. Default: all-linear",
 )
-@click.option("--rate", type=float, help="The highest learning rate. Default: 0.0003")
-@click.option("--epochs", type=float, help="Times through the data. Default: 3")
-@click.option("--batch", type=int, help="Examples computed at once. Default: 8")
-@click.option("--accumulation", type=int, help="Batches that make one step. Default: 1")
-@click.option("--warmup", type=float, help="Share of the steps. Default: 0.05")
-@click.option("--held-out", type=float, help="Share of the data for checks. Default: 0.1")
-@click.option("--checks", type=int, help="Checks in an epoch. Default: 4")
-@click.option("--patience", type=int, help="Checks without progress before the end. Default: 3")
-@click.option("--longest", type=int, help="Tokens of an example at most. Default: 1024")
-@click.option("--seed", type=int, help="Chooses the held-out examples and their order. Default: 0")
-@click.option("--description", default="", metavar="TEXT", help="One line for the list.")
-@click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
-@click.option("--restart", is_flag=True, help="Forget an earlier training that was stopped.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--rate", type=float, help="Peak learning rate. Default: 0.0003")
+@click.option("--epochs", type=float, help="Passes over the data. Default: 3")
+@click.option("--batch", type=int, help="Batch size per device. Default: 8")
+@click.option(
+    "--accumulation", type=int, help="Gradient accumulation: batches per step. Default: 1"
+)
+@click.option("--warmup", type=float, help="Warm-up, as a share of the steps. Default: 0.05")
+@click.option(
+    "--held-out", type=float, help="Share of the data held out for evaluation. Default: 0.1"
+)
+@click.option("--checks", type=int, help="Evaluations per epoch. Default: 4")
+@click.option(
+    "--patience",
+    type=int,
+    help="Evaluations without a lower loss before stopping early. Default: 3",
+)
+@click.option(
+    "--longest",
+    type=int,
+    help="Maximum tokens per example; longer ones are left out. Default: 1024",
+)
+@click.option("--seed", type=int, help="Seed for the split and the order. Default: 0")
+@click.option("--description", default="", metavar="TEXT", help="One line shown by `list`.")
+@click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
+@click.option("--restart", is_flag=True, help="Discard a training run that was stopped.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
 @json_option
 @click.pass_context
 def train(
@@ -73,10 +91,10 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train an adapter on examples of what the model shall answer.
+    """Train an adapter on example answers.
 
-    Ctrl-C ends it and keeps the best so far. After a crash the same command goes on from the last
-    checkpoint. Several GPUs: accelerate launch -m chatlm adapters train …
+    Ctrl-C stops after the current step and saves the best checkpoint so far. After a crash the
+    same command resumes. On several GPUs: accelerate launch -m chatlm adapters train …
 
     Example: chatlm adapters train pirate --data pirate.jsonl
     """
@@ -114,17 +132,17 @@ def train(
     if dry_run:
         _print_plan(order, as_json)
         return
-    from chatlm_lora.terminal import show_progress
+    from chatlm.plugin_kit.training import training_display
     from chatlm_lora.trainer import train_adapter as carry_out
 
-    with show_progress() as shown:
-        made = carry_out(order, shown, restart=restart)
+    with training_display() as listener:
+        made = carry_out(order, listener, restart=restart)
     if made is not None:
         _print_result(made, as_json)
 
 
 def _command_line(context: click.Context, name: str, data: Path) -> str:
-    """The command again, without what only says how it is carried out or told."""
+    """Return the command for the card, without options that do not change the result."""
     words = ["chatlm", "adapters", "train", name, "--data", data.name]
     passed_over = {"name", "data", "restart", "dry_run", "as_json"}
     for option in context.command.params:
@@ -165,11 +183,11 @@ def _print_plan(job: TrainingJob, as_json: bool) -> None:
     click.echo(
         f"{job.name} on {job.base.name}: {plan['train']:,} examples to train on "
         f"({plan['tokens_an_epoch']:,} tokens), {plan['held_out']:,} held out; "
-        f"{plan['repeated']:,} repeated and {plan['too_long']:,} too long ones left out."
+        f"{plan['repeated']:,} duplicates and {plan['too_long']:,} too long left out."
     )
     click.echo(
         f"{plan['steps']:,} steps in {processes} process{'es' if processes > 1 else ''}, "
-        f"a check after each {plan['check_every']:,}."
+        f"an evaluation every {plan['check_every']:,}."
     )
 
 
@@ -185,8 +203,8 @@ def _print_result(card: AdapterCard, as_json: bool) -> None:
         f"best at step {cost['best_step']} of {cost['steps']}, {cost['seconds']:,.0f} s."
     )
     if after >= before:
-        click.echo("It did not get better than the base: more data or a lower --rate may help.")
+        click.echo("It is not better than the base model: more data or a lower --rate may help.")
     for answer in card.answers[:2]:
         click.echo(escape_controls(f"\n> {answer.prompt}\n  before: {answer.before}"))
         click.echo(escape_controls(f"  after:  {answer.after}"))
-    click.echo(f"\nThe whole card: chatlm adapters show {card.name}")
+    click.echo(f"\nAll details: chatlm adapters show {card.name}")

@@ -1,11 +1,10 @@
-"""Train, evaluate, keep the best checkpoint."""
+"""Train an adapter with transformers' Trainer, and save the best checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from chatlm import ChatlmError, UsageError, graceful_interrupt, load_pretrained
+from chatlm import ChatlmError, UsageError, load_pretrained
+from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, stop_on_interrupt
 from chatlm_lora import card, checkpoints
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.checkpoints import HeldOutResult, UnfinishedRun
@@ -40,41 +40,34 @@ from chatlm_lora.peft_utils import (
     training_dtypes,
 )
 from chatlm_lora.recipe import PreparedData, TrainingJob, prepare_data
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 
 MAX_LOSS_POINTS = 500
-"""About so many losses are kept for the curve."""
+"""Approximate number of training losses recorded for the curve."""
 
 
-RESUME_HINT = "Give the same command again to go on from the last checkpoint."
-
-
-class TrainingStopped(ChatlmError):
-    """The person stopped a training before there was anything to keep."""
-
-    exit_code = 130
+RESUME_HINT = "Run the same command again to resume from the last checkpoint."
 
 
 def train_adapter(
     job: TrainingJob, listener: ProgressListener, *, restart: bool = False
 ) -> AdapterCard | None:
-    """Train, keep the best checkpoint, measure it, and put the adapter into its place.
+    """Train an adapter, evaluate its best checkpoint and save it.
 
-    Under `accelerate launch` each process calls it; the first one writes and reports.
+    Under `accelerate launch` each process calls it; only the first one writes and reports.
 
     Args:
         job: what to train.
-        listener: is shown how far it is.
-        restart: forget an earlier training that was stopped, else go on with it.
+        listener: receives the progress.
+        restart: discard a run that was stopped, instead of resuming it.
 
     Returns:
-        The card; None in the processes that do not write.
+        The adapter's card; None in processes that do not write.
 
     Raises:
-        UsageError: the name is taken, there is nothing to train on, or machines have different
-            checkpoints to go on from.
-        TrainingStopped: the person did.
-        ChatlmError: the disk or the memory is full, or the losses became no numbers.
+        UsageError: the name is taken, there is nothing to train on, or machines see different
+            checkpoints.
+        TrainingStopped: the user stopped it before anything was saved.
+        ChatlmError: disk or memory is full, or the loss is not finite.
     """
     place = ADAPTERS.new(job.name)
     processes = PartialState(cpu=job.use_cpu)
@@ -83,14 +76,11 @@ def train_adapter(
         checkpoints.open_run(job.name, job.plan(), restart=restart, is_main_process=main) as run,
         quiet_transformers(),
         explain_out_of_memory("Lower --batch or --longest."),
-        _stop_on_interrupt(processes) as stopped,
+        stop_on_interrupt(RESUME_HINT, after_step=processes.num_processes == 1) as should_stop,
     ):
         processes.wait_for_everyone()
         work = _TrainingProcess(job, run, listener if main else ProgressListener(), processes)
-        try:
-            work.run(stopped)
-        except KeyboardInterrupt:
-            raise TrainingStopped("Stopped.", hint=RESUME_HINT) from None
+        work.run(should_stop)
         if not main:
             return None
         made = work.build_card()
@@ -102,7 +92,7 @@ def train_adapter(
 
 
 class _TrainingProcess:
-    """One training in one process."""
+    """The part of a training run that one process does."""
 
     def __init__(
         self,
@@ -124,7 +114,7 @@ class _TrainingProcess:
         self.model: Any = self._load_peft_model()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Train up to the end, an early end, or the person's; the model then is the best one."""
+        """Train until the end, early stopping or Ctrl-C; the model then has the best weights."""
         checkpoint = self._resume_checkpoint()
         trainer = self._build_trainer(should_stop)
         if self._is_main_process:
@@ -138,18 +128,17 @@ class _TrainingProcess:
         self._best_step = trainer.state.best_global_step
 
     def _resume_checkpoint(self) -> Path | None:
-        """Where an earlier training was stopped; processes that began at different steps would
-        train different adapters."""
+        """Return the checkpoint to resume from; all processes must see the same one."""
         found = self._run.latest_checkpoint()
         if len(set(gather_object([found and found.name]))) > 1:
             raise UsageError(
-                "The machines do not see the same checkpoints of the training that was stopped.",
-                hint="Let CHATLM_HOME be one folder that all of them share, or give --restart.",
+                "The machines do not see the same checkpoints of the run that was stopped.",
+                hint="Set CHATLM_HOME to a folder that all of them share, or use --restart.",
             )
         return found
 
     def build_card(self) -> AdapterCard:
-        """Measure the trained adapter, in the number format it is kept in."""
+        """Evaluate the trained adapter in the dtype in which it is saved."""
         order, ready, progress = self._job, self._data, self._progress
         _round_to_bfloat16(self.model)
         before, after = self._base_result, self._measure("measuring the adapter")
@@ -261,7 +250,7 @@ class _TrainingProcess:
         return before
 
     def _measure(self, activity: str) -> HeldOutResult:
-        """The held-out loss and the answers, with the adapter as it is switched now."""
+        """Evaluate the held-out loss and sample answers of the model as it is now."""
         ready = self._data
         self._report(activity)
         loss = evaluate_loss(self.model, ready.held_out, self._collator, self._job.recipe.batch)
@@ -276,13 +265,8 @@ class _TrainingProcess:
         self._listener.update(self._progress)
 
 
-def _stop_on_interrupt(process_state: PartialState) -> AbstractContextManager[Callable[[], bool]]:
-    """Ctrl-C after a step, which other processes would take at another step: all end at once."""
-    return graceful_interrupt() if process_state.num_processes == 1 else nullcontext(lambda: False)
-
-
 def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:
-    """Why the training ended, in words."""
+    """Return why training ended, for the card."""
     if should_stop():
         return "stopped by the person"
     early = trainer.state.global_step < trainer.state.max_steps
@@ -290,20 +274,19 @@ def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:
 
 
 def _round_to_bfloat16(model: Any) -> None:
-    """Give the adapter's numbers the format they are kept in; half the size, and what is measured
-    is what is kept."""
+    """Round the adapter's weights to the saved dtype, so that the evaluated weights are saved."""
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16).float()
 
 
 class ReportingCallback(TrainerCallback):
-    """Reports each step and each check.
+    """Reports each step and evaluation, and stops after Ctrl-C.
 
     Args:
-        progress: is kept up to date.
-        listener: is told of it.
-        should_stop: is asked after each step; then the state is checked and kept before the end.
+        progress: updated by the callback.
+        listener: receives `progress`.
+        should_stop: called after each step; when it is true, the model is evaluated and saved.
     """
 
     def __init__(
@@ -324,8 +307,8 @@ class ReportingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """See `TrainerCallback`."""
-        for entry in state.log_history:  # of a training that goes on
+        """Start the clock."""
+        for entry in state.log_history:  # of a resumed run
             self._record_losses(int(entry.get("step", 0)), entry)
         self._progress.activity = ""
         self._progress.start(state.global_step, state.max_steps)
@@ -339,7 +322,7 @@ class ReportingCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """See `TrainerCallback`."""
+        """Report the step, and stop after Ctrl-C."""
         self._progress.step = state.global_step
         self._progress.tokens = int(state.num_input_tokens_seen) - self._start_tokens
         if self._should_stop():
@@ -355,7 +338,7 @@ class ReportingCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """See `TrainerCallback`."""
+        """Record the losses."""
         self._record_losses(state.global_step, logs or {})
         self._listener.update(self._progress)
 

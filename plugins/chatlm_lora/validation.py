@@ -1,4 +1,4 @@
-"""Whether a folder holds a LoRA adapter that fits a base model; loads no model and runs nothing."""
+"""Validate an adapter folder against a base model, without loading either."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatlm_lora.adapter_files import (
 )
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-"""Endings of weights that can run code when they are loaded."""
+"""Suffixes of weight files that can run code when they are loaded."""
 
 
 _LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -35,23 +35,23 @@ LoraPair = tuple[TensorEntry, TensorEntry]
 
 
 class AdapterRefused(ChatlmError):
-    """An adapter cannot be used; the message says why."""
+    """An adapter cannot be used."""
 
 
 @dataclass(frozen=True)
 class ValidatedAdapter:
-    """An adapter that can be used."""
+    """Facts about an adapter that can be used."""
 
     config: AdapterConfig
     modules: tuple[str, ...]
-    """The modules of the base that it changes."""
+    """Modules of the base model that it changes."""
     parameters: int
-    """Numbers in its matrices."""
+    """Number of parameters."""
     warnings: tuple[str, ...]
-    """What the person should know, such as another base than it was trained on."""
+    """Notes for the user, such as another base model than it was trained on."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the values for JSON."""
         return {
             "rank": self.config.rank,
             "alpha": self.config.alpha,
@@ -63,11 +63,11 @@ class ValidatedAdapter:
 
 
 def validate_adapter(folder: Path, base: ModelLocation | None) -> ValidatedAdapter:
-    """Look at an adapter's files, all of them.
+    """Validate all files of an adapter.
 
     Args:
         folder: as peft writes it.
-        base: the model it shall work on; None checks the adapter by itself.
+        base: the model to use it with; None validates the adapter alone.
 
     Raises:
         AdapterRefused: it cannot be used.
@@ -123,9 +123,9 @@ def _weights_path(folder: Path) -> Path:
 
 
 def _contained_path(folder: Path, name: str) -> Path:
-    """A file of the folder that does not lead out of it."""
+    """Return the path of a file, refused if it is a link that leads out of the folder."""
     path = folder / name
-    # a hub cache keeps its files beside the folder, behind links that are its own
+    # the files of a hub cache are links into its blobs folder
     inside = path.resolve().is_relative_to(folder.resolve())
     cached = folder.parent.name == "snapshots" and path.resolve().is_relative_to(
         folder.parent.parent.resolve()
@@ -136,7 +136,7 @@ def _contained_path(folder: Path, name: str) -> Path:
 
 
 def _pair_matrices(folder: Path, tensors: Mapping[str, TensorEntry]) -> dict[str, LoraPair]:
-    """The matrices by module."""
+    """Return the matrices by module."""
     halves: dict[str, dict[str, TensorEntry]] = {}
     for name, tensor in tensors.items():
         key = _LORA_KEY.fullmatch(name)
@@ -201,7 +201,7 @@ def _check_base(
     _check_targets(folder, config, modules, base)
     for module, (a, b) in pairs.items():
         shape = shapes.get(f"{module}.weight") or shapes.get(
-            f"{module.partition('.')[2]}.weight"  # some models leave out their first name
+            f"{module.partition('.')[2]}.weight"  # some models omit the first part
         )
         if shape is None:
             raise _refusal(folder, f"{base.name} has no module {_short_name(module)}", fit)
@@ -219,7 +219,7 @@ def _check_targets(
     folder: Path, config: AdapterConfig, modules: set[str], base: ModelLocation
 ) -> None:
     if isinstance(config.target_modules, str):
-        return  # a pattern; the modules it found are checked one by one
+        return  # a regular expression; the modules themselves are checked one by one
     unknown = [
         target
         for target in config.target_modules
@@ -234,12 +234,12 @@ def _check_targets(
 
 
 def _layer_module_names(modules: set[str]) -> list[str]:
-    """The last part of the names of modules that stand in every layer."""
+    """Return the last parts of the names of modules inside layers."""
     return sorted({name.rpartition(".")[2] for name in modules if _LAYER_INDEX.search(name)})
 
 
 def architecture(base: ModelLocation) -> str:
-    """The class of a model, as its own config names it; empty where it does not."""
+    """Return the model class named in config.json; empty if it names none."""
     try:
         names = json.loads((base.folder / "config.json").read_bytes()).get("architectures")
         return str(names[0])
@@ -248,7 +248,7 @@ def architecture(base: ModelLocation) -> str:
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two names may be of one model: an owner or folder before them does not count."""
+    """Return whether two names may mean one model, whatever owner or folder precedes them."""
     return _model_basename(one) == _model_basename(other)
 
 
@@ -260,8 +260,7 @@ def _base_warnings(config: AdapterConfig, base: ModelLocation) -> Iterator[str]:
     if config.base_model and not same_base(config.base_model, base.name):
         yield (
             f"It was trained on {one_line(config.base_model, 80)}, not on {base.name}; "
-            "its shapes fit, "
-            "but its answers may be of no use."
+            "its shapes fit, but its answers may be useless."
         )
 
 

@@ -1,4 +1,4 @@
-"""Models on servers that speak OpenAI's protocol; a plugin of chatlm."""
+"""A chatlm plugin for models on OpenAI-compatible servers."""
 
 PLUGIN = "openai"
-"""The name under which chatlm knows this plugin, and the scheme of its models."""
+"""Name of the plugin in the config, and scheme of its model names."""

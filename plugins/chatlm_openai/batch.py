@@ -1,4 +1,4 @@
-"""Requests in flight; stream chunks to events."""
+"""Batch of requests in flight on a server, and the conversion of streamed chunks to events."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from chatlm_openai.client import EventLoopThread, ServerClient
 from chatlm_openai.protocol import ChatCompletionChunk
 
 _STOP_REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
-"""By a server's `finish_reason`; with any other, the model ended its turn."""
+"""By a server's `finish_reason`; any other value means that the model ended its turn."""
 
 
 BURST_SECONDS = 0.05
-"""Seconds in which a whole reply may come at once, which says nothing of how fast it was made."""
+"""A reply that arrives within this time was buffered, so its decoding speed is unknown."""
 
 
 class ResponseStream:
-    """Takes pieces until the reply has ended.
+    """Converter of the chunks of one streamed reply to engine events.
 
     Args:
-        sampling: what was asked for.
-        prompt_tokens: of the prompt, by an estimate that holds until the server counts.
-        limit_reason: what it means that the reply is as long as it may be.
+        sampling: the sampling of the request.
+        prompt_tokens: estimated size of the prompt, used until the server reports it.
+        limit_reason: the stop reason if the reply reaches the maximum length.
     """
 
     def __init__(self, sampling: Sampling, prompt_tokens: int, limit_reason: StopReason) -> None:
@@ -61,20 +61,28 @@ class ResponseStream:
         self._matched_stop = ""
 
     def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
-        """What a piece brings; a stop string, or a length, that the server did not heed ends the
-        reply."""
+        """Return the events of a chunk.
+
+        A stop string or a maximum length that the server ignores ends the reply here. Stop strings
+        are matched in the answer only, not in the reasoning.
+        """
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._matched_stop = chunk.matched_stop or self._matched_stop
         self._update_usage(chunk)
-        if not chunk.text:
+        if not chunk.text and not chunk.reasoning:
             self._shown_tokens.feed(chunk.token_logprobs, "")
             return []
         self._chunk_count += 1
         if self._max_tokens and self._chunk_count > self._max_tokens:
             self._finish_reason = "length"
             return self.finish()
+        events: list[Delta | Finished] = []
+        if chunk.reasoning:
+            events.append(Delta(chunk.reasoning, usage=self._usage, part="reasoning"))
+        if not chunk.text:
+            return events
         self._shown_tokens.feed(chunk.token_logprobs, chunk.text)
-        events: list[Delta | Finished] = [self._delta(self._stop_text.feed(chunk.text))]
+        events.append(self._delta(self._stop_text.feed(chunk.text)))
         if self._stop_text.matched_stop is not None:
             events.append(
                 Finished(StopReason.STOP_STRING, self._usage, self._stop_text.matched_stop)
@@ -82,86 +90,87 @@ class ResponseStream:
         return events
 
     def idle_event(self) -> Delta:
-        """An event for while nothing comes, so that whoever pulls can give up."""
+        """Return an empty event, so that the consumer can cancel while the server is silent."""
         return Delta("", self._stop_text.withheld, self._usage)
 
     @property
-    def has_text(self) -> bool:
-        """Whether any text has come."""
+    def has_started(self) -> bool:
+        """Whether any text or reasoning has arrived."""
         return self._first_token_at > 0
 
     def finish(self) -> list[Delta | Finished]:
-        """What is left when the server has ended the reply."""
+        """Return the remaining events when the server has ended the reply."""
         events: list[Delta | Finished] = []
-        if held := self._stop_text.flush():
-            events.append(self._delta(held))
+        if withheld := self._stop_text.flush():
+            events.append(self._delta(withheld))
         reason = _STOP_REASONS.get(self._finish_reason, StopReason.END)
-        stop: str | None = None
+        matched: str | None = None
         if reason is StopReason.LENGTH:
             reason = self._limit_reason
         elif reason is StopReason.CRITERION:
-            stop = self._finish_reason
+            matched = self._finish_reason
         elif self._matched_stop in self._stop_strings:
-            reason, stop = StopReason.STOP_STRING, self._matched_stop
-        return [*events, Finished(reason, self._usage, stop)]
+            reason, matched = StopReason.STOP_STRING, self._matched_stop
+        return [*events, Finished(reason, self._usage, matched)]
 
     def _delta(self, text: str) -> Delta:
         return Delta(text, self._stop_text.withheld, self._usage, self._shown_tokens.release(text))
 
     def _update_usage(self, chunk: ChatCompletionChunk) -> None:
-        """Count a piece with text as a token, until the server says how many there were."""
+        """Count each chunk with content as one token until the server reports the usage."""
         usage, now = self._usage, time.perf_counter()
-        made = usage.completion_tokens
-        if chunk.text:
+        has_content = bool(chunk.text or chunk.reasoning)
+        completion = usage.completion_tokens
+        if has_content:
             self._first_token_at = self._first_token_at or now
-            made += 1
+            completion += 1
         if chunk.completion_tokens is not None:
-            made = chunk.completion_tokens
+            completion = chunk.completion_tokens
         prompt = chunk.prompt_tokens
         cached = chunk.cached_tokens
         self._usage = dataclasses.replace(
             usage,
             prompt_tokens=usage.prompt_tokens if prompt is None else prompt,
             cached_tokens=usage.cached_tokens if cached is None else cached,
-            completion_tokens=made,
+            completion_tokens=completion,
         )
-        if chunk.text:
-            taken = now - self._first_token_at
+        if has_content:
+            elapsed = now - self._first_token_at
             self._usage = dataclasses.replace(
                 self._usage,
                 first_token_seconds=self._first_token_at - self._started_at,
-                decode_seconds=taken if taken > BURST_SECONDS else 0.0,
+                decode_seconds=elapsed if elapsed > BURST_SECONDS else 0.0,
             )
 
 
 POLL_SECONDS = 0.05
-"""After so long without news an event comes that says nothing, so that whoever pulls can stop."""
+"""After this time without a chunk an empty event is returned, so that the consumer can cancel."""
 
 
 ServerEvent = tuple[int, PromptReady | ChatCompletionChunk | Exception | None]
-"""Of which request, and what: a piece of its reply, how it failed, or None when it has ended."""
+"""Index of a request, and a chunk of its reply, an error, or None at the end of the reply."""
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request as it is sent."""
+    """A request, ready to send."""
 
     prompt: Prompt
-    left_out: tuple[Message, ...]
-    """Those that do not fit."""
+    omitted: tuple[Message, ...]
+    """Messages that do not fit the context window."""
     body: dict[str, Any]
     response: ResponseStream
-    """Takes the reply."""
+    """Converts the reply."""
 
 
 class ServerBatch:
-    """See `chatlm.Batch`.
+    """Requests in flight on one server; implements `chatlm.Batch`.
 
     Args:
-        prepare: makes a request into what is sent.
-        server: that is asked.
-        loop_thread: where it is asked.
-        max_concurrency: how many requests are on their way at a time.
+        prepare: fits a request to the context window and builds its body.
+        server: the client.
+        loop_thread: the event loop of the client.
+        max_concurrency: maximum number of requests in flight.
     """
 
     def __init__(
@@ -169,67 +178,67 @@ class ServerBatch:
         prepare: Callable[[Request], PreparedRequest],
         server: ServerClient,
         loop_thread: EventLoopThread,
-        at_once: int,
+        max_concurrency: int,
     ) -> None:
-        self.max_concurrency = at_once
+        self.max_concurrency = max_concurrency
         self._prepare = prepare
         self._server = server
         self._loop_thread = loop_thread
         self._active: dict[int, PreparedRequest] = {}
         self._failed: dict[int, Exception] = {}
-        """What could not even be asked, and is not told yet."""
+        """Errors of requests that could not be prepared, until `step` returns them."""
         self._futures: dict[int, Future[None]] = {}
         self._event_queue: SimpleQueue[ServerEvent] = SimpleQueue()
-        self._next_number = 0
+        self._next_index = 0
 
     def __len__(self) -> int:
         return len(self._active) + len(self._failed)
 
     def add(self, request: Request) -> int:
-        """See `Batch.add`."""
-        number, self._next_number = self._next_number, self._next_number + 1
+        """Send one more request and return its index."""
+        index, self._next_index = self._next_index, self._next_index + 1
         try:
-            asking = self._prepare(request)
+            prepared = self._prepare(request)
         except Exception as error:
-            self._failed[number] = error
-            return number
-        prompt = asking.prompt
-        fitted = PromptReady(
-            len(prompt.tokens), prompt.context_length, asking.left_out, prompt_hash=prompt.hash
+            self._failed[index] = error
+            return index
+        prompt = prepared.prompt
+        ready = PromptReady(
+            len(prompt.tokens), prompt.context_length, prepared.omitted, prompt_hash=prompt.hash
         )
-        self._event_queue.put((number, fitted))
-        self._active[number] = asking
-        self._futures[number] = self._loop_thread.submit(self._stream_reply(number, asking.body))
-        return number
+        self._event_queue.put((index, ready))
+        self._active[index] = prepared
+        self._futures[index] = self._loop_thread.submit(self._stream_reply(index, prepared.body))
+        return index
 
     def cancel(self, index: int) -> None:
-        """See `Batch.drop`."""
+        """Cancel a request and close its connection."""
         self._failed.pop(index, None)
         self._active.pop(index, None)
-        if reply := self._futures.pop(index, None):
-            reply.cancel()
+        if future := self._futures.pop(index, None):
+            future.cancel()
 
     def close(self) -> None:
-        """See `Batch.close`."""
-        for number in [*self._failed, *self._active]:
-            self.cancel(number)
+        """Cancel all requests."""
+        for index in [*self._failed, *self._active]:
+            self.cancel(index)
 
     def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
-        """See `Batch.step`; waits a little for the server."""
+        """Return the next events, waiting up to `POLL_SECONDS` for the server."""
         if self._failed:
             return [self._failed.popitem()]
         if not self._active:
             return []
         try:
-            number, said = self._event_queue.get(timeout=POLL_SECONDS)
+            index, item = self._event_queue.get(timeout=POLL_SECONDS)
         except Empty:
             return [self._idle_event()]
-        if number not in self._active:  # it was dropped
+        if index not in self._active:  # it was cancelled
             return []
-        events = self._to_engine_events(self._active[number], said)
+        events = self._to_engine_events(self._active[index], item)
         if events and isinstance(events[-1], Finished | Exception):
-            self.cancel(number)
-        return [(number, event) for event in events]
+            self.cancel(index)
+        return [(index, event) for event in events]
 
     def _to_engine_events(
         self, prepared: PreparedRequest, item: PromptReady | ChatCompletionChunk | Exception | None
@@ -239,21 +248,23 @@ class ServerBatch:
         return prepared.response.finish() if item is None else prepared.response.feed(item)
 
     def _idle_event(self) -> tuple[int, EngineEvent]:
-        """Something that says nothing, of the first."""
-        number, asking = next(iter(self._active.items()))
-        if asking.response.has_text:
-            return number, asking.response.idle_event()
-        return number, Prefill(0, len(asking.prompt.tokens))
+        """Return an empty event of the first request."""
+        index, prepared = next(iter(self._active.items()))
+        if prepared.response.has_started:
+            return index, prepared.response.idle_event()
+        return index, Prefill(0, len(prepared.prompt.tokens))
 
-    async def _stream_reply(self, number: int, body: dict[str, Any]) -> None:
+    async def _stream_reply(self, index: int, body: dict[str, Any]) -> None:
         try:
             await self._server.stream_completion(
-                body, lambda chunk: self._event_queue.put((number, chunk))
+                body, lambda chunk: self._event_queue.put((index, chunk))
             )
-        except asyncio.CancelledError:  # nobody pulls any more, or the engine was closed
-            self._event_queue.put((number, EngineError("The model was closed.", hint="Ask again.")))
+        except asyncio.CancelledError:  # the request was cancelled, or the engine was closed
+            self._event_queue.put(
+                (index, EngineError("The model was closed.", hint="Send the message again."))
+            )
             raise
-        except Exception as error:  # told to whoever pulls
-            self._event_queue.put((number, error))
+        except Exception as error:  # returned by `step`
+            self._event_queue.put((index, error))
         else:
-            self._event_queue.put((number, None))
+            self._event_queue.put((index, None))

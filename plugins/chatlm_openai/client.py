@@ -1,4 +1,4 @@
-"""HTTP and SSE client with retries on its own event loop."""
+"""HTTP client of one server: streamed completions with retries, and the event loop it runs in."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from chatlm_openai.protocol import ChatCompletionChunk, RemoteModel
 from chatlm_openai.settings import Settings
 
 MAX_RESPONSE_BYTES = 8 * 2**20
-"""Of an answer that is not streamed; the longest known list of models takes one."""
+"""Limit for a response that is not streamed; the longest known list of models takes 1 MiB."""
 
 
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 8.0
-"""Seconds before a busy server is asked again; each time twice as long."""
+"""Exponential backoff for a busy server."""
 
 
 CONNECT_RETRY_SECONDS = (0.1, 0.3)
-"""Seconds before a server that could not be reached is tried again, such as one that restarts."""
+"""Delays before a refused connection is tried again, for a server that is restarting."""
 
 
 USAGE_SECONDS = 5.0
-"""How long a server may take, after a reply's end, to say what it cost."""
+"""Time limit for the usage chunk after the end of a reply."""
 
 
 DONE_MARKER = "[DONE]"
 
 
 class ServerClient:
-    """Its methods run in one event loop; each request has a connection of its own, which is closed
-    as soon as the request is cancelled.
+    """Client of one server. All methods must run in the same event loop.
+
+    Each request has its own connection, which is closed as soon as the request is cancelled.
 
     Args:
-        endpoint: where it is.
-        settings: how long to wait for it.
+        endpoint: URL and key.
+        settings: timeouts.
 
     Raises:
-        UsageError: its key cannot be one.
+        UsageError: the key contains invalid characters.
     """
 
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
@@ -54,7 +55,7 @@ class ServerClient:
         self.error_messages = ErrorMessages(endpoint, key)
         self._settings = settings
         self._rejected_fields: set[str] = set()
-        """Fields that it does not take, see `body.without`."""
+        """Fields that the server rejected; see `protocol.drop_fields`."""
         headers = {"User-Agent": f"chatlm/{__version__}", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -66,21 +67,21 @@ class ServerClient:
         )
 
     async def list_models(self) -> list[RemoteModel]:
-        """The models it has.
+        """List the models of the server.
 
         Raises:
-            EngineError: as `listed`, or it has no list.
+            EngineError: as `try_list_models`, or the server has no list of models.
         """
-        found = await self.try_list_models()
-        if found is None:
+        models = await self.try_list_models()
+        if models is None:
             raise self.error_messages.not_openai_compatible()
-        return found
+        return models
 
     async def try_list_models(self) -> list[RemoteModel] | None:
-        """The models it has; None where there is no list of them.
+        """List the models of the server; None if it does not provide a list.
 
         Raises:
-            EngineError: it cannot be reached, refuses, or does not speak the protocol.
+            EngineError: it cannot be reached, refuses, or is not OpenAI-compatible.
         """
         try:
             with self._translate_errors("between_seconds"):
@@ -91,15 +92,15 @@ class ServerClient:
             raise self.error_messages.refusal_error(refusal, "", {}) from refusal
 
     async def post(self, path: str, body: dict[str, Any]) -> None:
-        """Ask for something else than a reply.
+        """Send a request whose response has no content.
 
         Args:
             path: below the base URL.
-            body: the body of the request.
+            body: JSON body.
 
         Raises:
-            Refusal: it is not done.
-            EngineError: the server cannot be reached, or says nothing.
+            HttpRefusal: the status is not 200.
+            EngineError: the server cannot be reached, or does not respond in time.
         """
         with self._translate_errors("first_token_seconds"):
             async with (
@@ -112,43 +113,48 @@ class ServerClient:
     async def stream_completion(
         self, body: dict[str, Any], on_chunk: Callable[[ChatCompletionChunk], None]
     ) -> None:
-        """Ask for one reply.
+        """Stream one reply, with retries until its first chunk.
 
         Args:
-            body: the body of the request.
-            on_chunk: gets the pieces as they come; the last says why the reply ended.
+            body: JSON body of the request.
+            on_chunk: called with each chunk; the last one has a finish reason or the usage.
 
         Raises:
-            EngineError: there was none, or it ended in the middle.
-            ContextTooLong: it does not fit the model's context.
+            EngineError: there was no reply, or it is incomplete.
+            ContextTooLong: the prompt does not fit the model's context window.
         """
         body = protocol.drop_fields(body, self._rejected_fields)
-        refused_waits, waited, wait = list(CONNECT_RETRY_SECONDS), 0.0, FIRST_RETRY_SECONDS
+        connect_delays, waited, backoff = list(CONNECT_RETRY_SECONDS), 0.0, FIRST_RETRY_SECONDS
         while True:
             try:
                 await self._stream_once(body, on_chunk)
                 return
             except httpx2.ConnectError as error:
-                if not refused_waits:
+                if not connect_delays:
                     raise self.error_messages.unreachable(error) from error
-                await asyncio.sleep(refused_waits.pop(0))
+                await asyncio.sleep(connect_delays.pop(0))
             except HttpRefusal as refusal:
-                if (other := self._fallback_body(body, refusal)) != body:
-                    body = other
+                if (fallback := self._fallback_body(body, refusal)) != body:
+                    body = fallback
                     continue
-                after = refusal.retry_after
-                pause = wait if after is None else max(after, FIRST_RETRY_SECONDS)
-                patience = self._settings.patience_seconds - waited
-                if not refusal.is_transient or pause > patience:
+                retry_after = refusal.retry_after
+                delay = backoff if retry_after is None else max(retry_after, FIRST_RETRY_SECONDS)
+                time_left = self._settings.patience_seconds - waited
+                if not refusal.is_transient or delay > time_left:
                     raise await self._refusal_error(refusal, body) from refusal
-                waited, wait = waited + pause, min(2 * wait, MAX_RETRY_SECONDS)
-                await asyncio.sleep(pause)
+                waited, backoff = waited + delay, min(2 * backoff, MAX_RETRY_SECONDS)
+                await asyncio.sleep(delay)
 
     async def _stream_once(
         self, body: dict[str, Any], on_chunk: Callable[[ChatCompletionChunk], None]
     ) -> None:
-        """Ask once; raises `Refusal` and `httpx2.ConnectError` before anything was taken."""
-        begun = ended = False
+        """Stream one reply without retries.
+
+        Raises:
+            HttpRefusal, httpx2.ConnectError: before the first chunk.
+            EngineError: anything else went wrong.
+        """
+        started = ended = False
         settings, loop = self._settings, asyncio.get_running_loop()
         try:
             async with (
@@ -162,19 +168,19 @@ class ServerClient:
                         break
                     if not event.data.strip():
                         continue
-                    piece = protocol.parse_chunk(event.data)
-                    begun = begun or bool(piece.text or piece.has_reasoning)
-                    ended = ended or bool(piece.finish_reason)
-                    if begun or ended:
-                        patience = USAGE_SECONDS if ended else settings.between_seconds
-                        limit.reschedule(loop.time() + patience)
-                    on_chunk(piece)
+                    chunk = protocol.parse_chunk(event.data)
+                    started = started or bool(chunk.text or chunk.reasoning)
+                    ended = ended or bool(chunk.finish_reason)
+                    if started or ended:
+                        timeout = USAGE_SECONDS if ended else settings.between_seconds
+                        limit.reschedule(loop.time() + timeout)
+                    on_chunk(chunk)
         except httpx2.ConnectError:
             raise
         except TimeoutError as error:
             if not ended:
-                setting = "between_seconds" if begun else "first_token_seconds"
-                raise self._timeout_error(setting, reply_started=begun) from error
+                setting = "between_seconds" if started else "first_token_seconds"
+                raise self._timeout_error(setting, reply_started=started) from error
         except protocol.StreamFailed as error:
             raise self.error_messages.failed_mid_reply(error.failure) from error
         except (protocol.ProtocolError, httpx2.SSEError) as error:
@@ -183,9 +189,9 @@ class ServerClient:
             raise self.error_messages.unreachable(error) from error
         except httpx2.HTTPError as error:
             if not ended:
-                raise self.error_messages.incomplete_reply(reply_started=begun) from error
+                raise self.error_messages.incomplete_reply(reply_started=started) from error
         if not ended:
-            raise self.error_messages.incomplete_reply(reply_started=begun)
+            raise self.error_messages.incomplete_reply(reply_started=started)
 
     async def _get(self, path: str) -> bytes:
         async with (
@@ -198,10 +204,10 @@ class ServerClient:
 
     @contextmanager
     def _translate_errors(self, timeout_setting: str) -> Iterator[None]:
-        """Tell what goes wrong with a request that is not streamed, but for a refusal.
+        """Translate errors of a request that is not streamed, except refusals.
 
         Args:
-            timeout_setting: the setting that says how long it may take.
+            timeout_setting: name of the setting with its timeout.
         """
         try:
             yield
@@ -223,37 +229,37 @@ class ServerClient:
         )
 
     def _fallback_body(self, body: dict[str, Any], refusal: HttpRefusal) -> dict[str, Any]:
-        """The same in another way after fields were refused, which is remembered."""
+        """Return the body without the rejected fields, and remember them for later requests."""
         if refusal.status not in (400, 422):
             return body
-        named = refusal.named_fields(body)
-        other = protocol.drop_fields(body, named)
-        if other != body:
-            self._rejected_fields |= set(named)
-        return other
+        rejected = refusal.named_fields(body)
+        fallback = protocol.drop_fields(body, rejected)
+        if fallback != body:
+            self._rejected_fields |= set(rejected)
+        return fallback
 
     async def _refusal_error(self, refusal: HttpRefusal, body: dict[str, Any]) -> EngineError:
-        """The error for a refusal; after a 404 the server's models tell what was not found."""
+        """Return the error for a refusal; after a 404, the list of models tells what is missing."""
         if refusal.status == 404:
-            there: list[RemoteModel] = []
+            models: list[RemoteModel] = []
             with suppress(EngineError):
-                there = await self.list_models()
-            if not there:
+                models = await self.list_models()
+            if not models:
                 return self.error_messages.not_openai_compatible()
-            if body["model"] not in {model.name for model in there}:
+            if body["model"] not in {model.name for model in models}:
                 return self.error_messages.unknown_model(
-                    body["model"], [model.name for model in there]
+                    body["model"], [model.name for model in models]
                 )
         return self.error_messages.refusal_error(refusal, body["model"], body)
 
 
 async def _read_content(response: httpx2.Response) -> bytes:
-    """The body of an answer, as far as it is not too long."""
+    """Read the body of a response, up to `MAX_RESPONSE_BYTES`."""
     content = b""
-    async for part in response.aiter_raw():
-        content += part
+    async for data in response.aiter_raw():
+        content += data
         if len(content) > MAX_RESPONSE_BYTES:
-            raise protocol.ProtocolError("its answer has no end")
+            raise protocol.ProtocolError("its response is too long")
     return content
 
 
@@ -261,7 +267,7 @@ T = TypeVar("T")
 
 
 class EventLoopThread:
-    """The thread is a daemon: a program that ends does not wait for a server."""
+    """An event loop in a daemon thread, so that the program can exit without waiting for it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -269,11 +275,11 @@ class EventLoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin something; cancelling the future cancels it."""
+        """Start a coroutine; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Do something and wait for it; an interrupt cancels it."""
+        """Run a coroutine and wait for its result; an interrupt cancels it."""
         future = self.submit(coroutine)
         try:
             return future.result()
@@ -281,7 +287,7 @@ class EventLoopThread:
             future.cancel()
 
     def close(self) -> None:
-        """Cancel all that goes on, and end the thread."""
+        """Cancel all coroutines and stop the thread."""
         if self._thread.is_alive():
             self.run(_cancel_others())
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from chatlm import UsageError, dump_json, escape_controls, load_plugin_settings, one_line
+from chatlm.plugin_kit.options import json_option
 from chatlm_openai import PLUGIN
 from chatlm_openai.endpoints import Endpoint, find_endpoint
 from chatlm_openai.settings import Settings
@@ -27,8 +28,8 @@ _endpoint = click.argument("endpoint", default="", metavar="[ENDPOINT]")
 def openai() -> None:
     """List and check models on OpenAI-compatible servers.
 
-    ENDPOINT is a name from the setting plugins.openai.endpoints, or a base URL; left out, it is the
-    first of that setting.
+    ENDPOINT is a name from the setting plugins.openai.endpoints, or a base URL. The default is the
+    first endpoint of the setting.
 
     Example: chatlm openai models http://127.0.0.1:8000/v1
     """
@@ -36,48 +37,48 @@ def openai() -> None:
 
 @openai.command()
 @_endpoint
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def models(endpoint: str, as_json: bool) -> None:
-    """List the models that a server has, adapters among them.
+    """List the models of a server, including adapters.
 
     Example: chatlm openai models http://127.0.0.1:8000/v1
     """
-    where = _find_endpoint(endpoint)
-    found = _list_models(where)
+    server = _find_endpoint(endpoint)
+    remote_models = _list_models(server)
     if as_json:
-        click.echo(dump_json([_model_row(model, where) for model in found]))
+        click.echo(dump_json([_model_row(remote, server) for remote in remote_models]))
         return
-    if not found:
-        click.echo(f"{where.display_name} has no models.")
-    width = max((len(_display_name(model.name)) for model in found), default=0)
-    for model in found:
-        parts = [f"{model.context_length:,} tokens" if model.context_length else ""]
-        parts.append(f"on {_display_name(model.parent)}" if model.parent else "")
-        told = ", ".join(filter(None, parts))
-        click.echo(f"{_display_name(model.name):<{width}}  {told}".rstrip())
+    if not remote_models:
+        click.echo(f"{server.display_name} has no models.")
+    width = max((len(_display_name(remote.name)) for remote in remote_models), default=0)
+    for remote in remote_models:
+        details = [f"{remote.context_length:,} tokens" if remote.context_length else ""]
+        details.append(f"on {_display_name(remote.parent)}" if remote.parent else "")
+        line = f"{_display_name(remote.name):<{width}}  {', '.join(filter(None, details))}"
+        click.echo(line.rstrip())
 
 
 @openai.command()
 @_endpoint
-@click.option("-m", "--model", metavar="NAME", help="Ask this one; else the first it has.")
+@click.option("-m", "--model", metavar="NAME", help="Model to use; default: the server's first.")
 def check(endpoint: str, model: str | None) -> None:
-    """See whether a server can be reached, takes the key, and answers.
+    """Check that a server can be reached, accepts the key, and replies.
 
     Example: chatlm openai check http://127.0.0.1:8000/v1
     """
     from chatlm import Delta, Finished, Message, Request, Sampling
     from chatlm_openai.engine import open_engine
 
-    where = _find_endpoint(endpoint)
-    click.echo(f"Key: {_describe_key(where)}")
-    found = _list_models(where)
-    click.echo(f"Models: {', '.join(_display_name(each.name) for each in found) or 'none'}")
-    name = model or next((each.name for each in found), "")
+    server = _find_endpoint(endpoint)
+    click.echo(f"Key: {_describe_key(server)}")
+    names = [remote.name for remote in _list_models(server)]
+    click.echo(f"Models: {', '.join(map(_display_name, names)) or 'none'}")
+    name = model or next(iter(names), "")
     if not name:
-        raise UsageError(f"{where.display_name} has no model.", hint="Name one by -m.")
+        raise UsageError(f"{server.display_name} lists no models.", hint="Name one: -m NAME")
     request = Request((Message("user", "Say hello."),), Sampling(max_tokens=16))
-    said, usage = "", None
-    with closing(open_engine(f"{name}@{where.display_name}")) as engine:
+    reply, usage = "", None
+    with closing(open_engine(f"{name}@{server.display_name}")) as engine:
         click.echo(f"Context: {engine.info.context_length:,} tokens")
         for note in engine.info.notes:
             click.echo(escape_controls(note))
@@ -85,12 +86,12 @@ def check(endpoint: str, model: str | None) -> None:
         with closing(engine.stream(request)) as events:
             for event in events:
                 if isinstance(event, Delta):
-                    said += event.text
+                    reply += event.text
                 elif isinstance(event, Finished):
                     usage = event.usage
-    taken = time.monotonic() - started
-    counted = f", {usage.completion_tokens} tokens" if usage else ""
-    click.echo(f"{_display_name(name)} answers in {taken:.1f} s{counted}: {one_line(said, 60)}")
+    seconds = time.monotonic() - started
+    tokens = f", {usage.completion_tokens} tokens" if usage else ""
+    click.echo(f"{_display_name(name)} replied in {seconds:.1f} s{tokens}: {one_line(reply, 60)}")
 
 
 @openai.command()
@@ -98,20 +99,21 @@ def check(endpoint: str, model: str | None) -> None:
 @click.argument("name")
 @click.argument("path")
 def load_adapter(endpoint: str, name: str, path: str) -> None:
-    """Let a vLLM server load a LoRA adapter while it runs.
+    """Load a LoRA adapter into a running vLLM server.
 
-    PATH is the adapter's folder on the server's machine; NAME is what it is called from then on.
+    PATH is the adapter's folder on the server's machine, NAME the name it gets.
 
     Example: chatlm openai load-adapter http://gpu:8000/v1 pirate /srv/adapters/pirate
     """
     from chatlm_openai.adapters import load
 
-    where = _find_endpoint(endpoint)
-    _run_on_server(where, lambda server: load(server, name, path))
+    server = _find_endpoint(endpoint)
+    _run_on_server(server, lambda client: load(client, name, path))
+    shown_name = _display_name(name)
     click.echo(
-        f"{_display_name(name)} is loaded. Once its base is opened anew: /lora "
-        f"{_display_name(name)}; or as a "
-        f"model: chatlm -m {PLUGIN}:{_display_name(name)}@{where.display_name}"
+        f"{shown_name} is loaded. Use it with its base model, once that is opened again: "
+        f"/lora {shown_name}; or as a model: "
+        f"chatlm -m {PLUGIN}:{shown_name}@{server.display_name}"
     )
 
 
@@ -119,14 +121,14 @@ def load_adapter(endpoint: str, name: str, path: str) -> None:
 @click.argument("endpoint")
 @click.argument("name")
 def unload_adapter(endpoint: str, name: str) -> None:
-    """Let a vLLM server forget a LoRA adapter.
+    """Unload a LoRA adapter from a running vLLM server.
 
     Example: chatlm openai unload-adapter http://gpu:8000/v1 pirate
     """
     from chatlm_openai.adapters import unload
 
-    _run_on_server(_find_endpoint(endpoint), lambda server: unload(server, name))
-    click.echo(f"{_display_name(name)} is not loaded any more.")
+    _run_on_server(_find_endpoint(endpoint), lambda client: unload(client, name))
+    click.echo(f"{_display_name(name)} is unloaded.")
 
 
 def _find_endpoint(text: str) -> Endpoint:
@@ -134,19 +136,19 @@ def _find_endpoint(text: str) -> Endpoint:
 
 
 def _list_models(endpoint: Endpoint) -> list[RemoteModel]:
-    return _run_on_server(endpoint, lambda server: server.list_models())
+    return _run_on_server(endpoint, lambda client: client.list_models())
 
 
 def _run_on_server(endpoint: Endpoint, work: Callable[[ServerClient], Coroutine[Any, Any, T]]) -> T:
-    """Do something with a server."""
+    """Run a coroutine with a client of the server."""
     from chatlm_openai.client import EventLoopThread, ServerClient
 
-    with closing(EventLoopThread()) as background:
-        return background.run(work(ServerClient(endpoint, load_plugin_settings(PLUGIN, Settings))))
+    with closing(EventLoopThread()) as loop_thread:
+        return loop_thread.run(work(ServerClient(endpoint, load_plugin_settings(PLUGIN, Settings))))
 
 
 def _describe_key(endpoint: Endpoint) -> str:
-    """Whether there is a key, and never which."""
+    """Describe where the key was looked for, without revealing it."""
     if endpoint.key():
         return "found"
     return f"none; {endpoint.key_variable} is not set" if endpoint.key_variable else "none"

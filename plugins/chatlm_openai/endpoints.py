@@ -1,4 +1,4 @@
-"""Where a model is asked: what stands behind `openai:`, taken apart; opens no connection."""
+"""Endpoints: parse model names such as `MODEL@URL`, validate base URLs, and find keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from chatlm import UsageError, one_line
 
 KEYRING_SERVICE = "chatlm"
-"""Under which a keyring keeps the keys, by the endpoint's name."""
+"""Service name in the system keyring; the user name is the endpoint's name."""
 
 SYNTAX_HINT = 'an endpoint is written "NAME URL" or "NAME URL VARIABLE"'
 
@@ -23,21 +23,21 @@ _URL_SUFFIX = re.compile(r"@(?=https?://)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One server."""
+    """A server's base URL, name and key."""
 
     url: str
-    """Its base URL without a slash at the end, such as http://127.0.0.1:8000/v1."""
+    """Base URL without a trailing slash, such as http://127.0.0.1:8000/v1."""
     name: str = ""
-    """Empty where only the URL is known."""
+    """Name in the settings; empty if the user gave only a URL."""
     key_variable: str = ""
-    """The environment variable that holds its key; empty for none."""
+    """Environment variable with the key; empty for none."""
 
     @classmethod
     def parse(cls, line: str) -> Endpoint:
-        """An endpoint of the settings.
+        """Parse an endpoint of the settings.
 
         Raises:
-            ValueError: it is not written as it must be.
+            ValueError: the syntax is invalid.
         """
         words = line.split()
         if not 2 <= len(words) <= 3:
@@ -51,28 +51,30 @@ class Endpoint:
 
     @property
     def display_name(self) -> str:
-        """What the person calls it."""
+        """The name, or else the URL."""
         return self.name or self.url
 
     @property
     def host(self) -> str:
-        """The server's name and port."""
+        """The host name and port."""
         return urlsplit(self.url).netloc
 
     def key(self) -> str:
-        """The server's key, from the environment or else from a keyring; empty for none.
+        """Return the API key from the environment or the system keyring; empty for none.
 
         Raises:
-            UsageError: it cannot be one.
+            UsageError: it contains invalid characters.
         """
-        said = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
-        key = said or self._keyring_key()
+        from_environment = (
+            os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        )
+        key = from_environment or self._keyring_key()
         if not key.isascii() or not key.isprintable():
             raise UsageError(
-                f"The key of {self.display_name} holds characters that no key has.",
+                f"The key of {self.display_name} contains invalid characters.",
                 hint=f"Set {self.key_variable} again."
-                if said
-                else "Store it again in the keyring.",
+                if from_environment
+                else "Store it in the keyring again.",
             )
         return key
 
@@ -91,10 +93,10 @@ class Endpoint:
 
 
 def find_endpoint(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
-    """The endpoint of a name or a base URL; of an empty text, the first.
+    """Find an endpoint by name or base URL; an empty text is the first endpoint.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the URL is invalid.
     """
     if "://" in text:
         try:
@@ -105,46 +107,48 @@ def find_endpoint(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
         if text in ("", endpoint.name):
             return endpoint
     if not text:
-        raise UsageError("There is no endpoint yet.", hint=_example_hint())
-    near = get_close_matches(text, [endpoint.name for endpoint in endpoints], 1)
+        raise UsageError("No endpoint is configured.", hint=_example_hint())
+    similar = get_close_matches(text, [endpoint.name for endpoint in endpoints], 1)
     raise UsageError(
         f"There is no endpoint {one_line(text, 64)!r}.",
-        hint=f"Did you mean {near[0]}?" if near else _example_hint(),
+        hint=f"Did you mean {similar[0]}?" if similar else _example_hint(),
     )
 
 
 def split_model_name(name: str, endpoints: Sequence[Endpoint]) -> tuple[str, Endpoint]:
-    """The model and the endpoint of `MODEL@URL`, `MODEL@NAME` or, on the first one, `MODEL`.
+    """Split `MODEL@URL`, `MODEL@NAME` or, for the first endpoint, `MODEL`.
 
     Raises:
-        UsageError: there is no such endpoint, or no model is named.
+        UsageError: there is no such endpoint, or the model is missing.
     """
     if at := _URL_SUFFIX.search(name):
         model, where = name[: at.start()], name[at.end() :]
     else:
         model, _, where = name.rpartition("@")
         if not model or (where not in {each.name for each in endpoints} and "/" in where):
-            model, where = name, ""  # the @ is the model's own, as in @cf/meta/llama
+            model, where = name, ""  # the @ belongs to the model's name, as in @cf/meta/llama
     if not model.strip() or "://" in model:
         raise UsageError(
-            f"No model is named in openai:{one_line(name, 100)}.",
-            hint="Write openai:MODEL@URL or openai:MODEL@ENDPOINT; what a server has: "
+            f"openai:{one_line(name, 100)} does not name a model.",
+            hint="Write openai:MODEL@URL or openai:MODEL@ENDPOINT; list a server's models: "
             "chatlm openai models URL",
         )
     return model.strip(), find_endpoint(where.strip(), endpoints)
 
 
 def _validate_url(url: str) -> str:
-    """A base URL as it is used. The message of an error does not repeat it: it may hold a key."""
+    """Validate and normalize a base URL. Errors do not quote it, since it may contain a key."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
+        valid = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        good = False
-    if not good or not url.isascii() or not url.isprintable():
-        raise ValueError("a base URL begins with http:// or https:// and a host")
+        valid = False
+    if not valid or not url.isascii() or not url.isprintable():
+        raise ValueError("a base URL starts with http:// or https:// and a host")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("a base URL has no password, ? or #; a key is named by its variable")
+        raise ValueError(
+            "a base URL cannot contain a password, ? or #; name the variable that contains the key"
+        )
     return url.rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""OpenAIEngine; open one; token estimate."""
+"""An engine for a model on a server; its prompt sizes are estimates."""
 
 from __future__ import annotations
 
@@ -32,28 +32,31 @@ from chatlm_openai.protocol import RemoteModel
 from chatlm_openai.settings import Settings
 
 ESTIMATE_MARGIN = 8
-"""One part of so many of the prompt's estimate is kept free, since it may be too low."""
+"""One eighth of the estimated prompt is left free, since the estimate may be too low."""
 
 
-SERVER_LIMIT_HINT = "Shorten the message, unpin turns, or start the server with a longer context."
+SERVER_LIMIT_HINT = (
+    "Shorten the message, unpin turns, or start the server with a larger context window."
+)
+"""Hint for a chat that exceeds the context window reported by the server."""
 
 
 CONTEXT_SETTING_HINT = (
-    "Where the server has more context than that: chatlm config set plugins.openai.context N"
+    "If the server's context window is larger: chatlm config set plugins.openai.context N"
 )
-"""What helps where a chat is too long for what the server says it has, and else."""
+"""Addition to the hint if the context window is configured or assumed."""
 
 
 class OpenAIEngine:
     """One model on a server.
 
     Args:
-        loop_thread: where the connections live; closed with the engine.
-        server: that has the model.
-        model: as the server calls it.
-        info: what is known of it.
-        in_flight: replies that a batch asks for at once.
-        is_server_limit: whether the context is all that the server says it has.
+        loop_thread: runs the connections; closed with the engine.
+        server: client of the server.
+        model: the server's name for the model.
+        info: what is known about the model.
+        in_flight: maximum number of requests of a batch that run at the same time.
+        is_server_limit: whether the server reported the context length in use.
     """
 
     def __init__(
@@ -74,7 +77,11 @@ class OpenAIEngine:
         self._is_server_limit = is_server_limit
 
     def preview(self, request: Request) -> Prompt:
-        """See `Engine.preview`; the tokens are estimated."""
+        """Return the prompt that `stream` would send, with estimated tokens.
+
+        Raises:
+            ContextTooLong: the newest message does not fit.
+        """
         try:
             return ESTIMATED_TOKENS.preview(request, self.info)
         except ContextTooLong as error:
@@ -86,63 +93,70 @@ class OpenAIEngine:
             raise
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        """See `Engine.count_tokens`; estimated."""
+        """Return the estimated number of tokens of messages in a prompt."""
         return ESTIMATED_TOKENS.count_tokens(messages)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Cancel all requests and close the connections."""
         self._loop_thread.close()
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
-        """See `Engine.read_ahead`; a server is not asked to."""
+        """Do nothing: the protocol has no way to read a prompt ahead."""
         yield from ()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """See `Engine.stream`; several may run at a time."""
+        """Stream a reply. Several streams may run at the same time.
+
+        Raises:
+            ContextTooLong: the newest message does not fit.
+            EngineError: the server cannot be reached, refuses, or failed.
+        """
         with closing(stream_many(self, [request])) as events:
             for _, event in events:
                 yield event
 
     def batch(self) -> ServerBatch:
-        """Several requests at once; see `chatlm.Batch`."""
+        """Open a batch of requests that run at the same time."""
         return ServerBatch(self._prepare, self._server, self._loop_thread, self._in_flight)
 
     def _prepare(self, request: Request) -> PreparedRequest:
-        """Fit the prompt and write down what is asked."""
+        """Fit the request to the context window and build its body."""
         prompt = self.preview(request)
         sampling = request.sampling.with_fallback(self.info.default_sampling)
-        left_out = set(prompt.omitted)
-        messages = tuple(m for at, m in enumerate(request.messages) if at not in left_out)
-        taken = len(prompt.tokens)
-        room = max(prompt.context_length - taken - taken // ESTIMATE_MARGIN, 1)
-        wanted = sampling.max_tokens or room
-        at_most = StopReason.LENGTH if wanted <= room else StopReason.CONTEXT_FULL
-        sampling = dataclasses.replace(sampling, max_tokens=min(wanted, room))
+        omitted = set(prompt.omitted)
+        messages = tuple(m for at, m in enumerate(request.messages) if at not in omitted)
+        prompt_tokens = len(prompt.tokens)
+        margin = prompt_tokens // ESTIMATE_MARGIN
+        tokens_left = max(prompt.context_length - prompt_tokens - margin, 1)
+        max_tokens = sampling.max_tokens or tokens_left
+        fits = max_tokens <= tokens_left
+        sampling = dataclasses.replace(sampling, max_tokens=min(max_tokens, tokens_left))
         model = self._target_model(request.adapter)
-        sent = protocol.build_body(model, dataclasses.replace(request, messages=messages), sampling)
+        body = protocol.build_body(model, dataclasses.replace(request, messages=messages), sampling)
+        limit_reason = StopReason.LENGTH if fits else StopReason.CONTEXT_FULL
         return PreparedRequest(
             prompt,
             tuple(request.messages[index] for index in prompt.omitted),
-            sent,
-            ResponseStream(sampling, taken, at_most),
+            body,
+            ResponseStream(sampling, prompt_tokens, limit_reason),
         )
 
     def _target_model(self, adapter: str | None) -> str:
-        """What the server is asked for: the model, or its adapter.
+        """Return the model name for the request: the model, or its adapter.
 
         Raises:
             EngineError: the server has no such adapter for the model.
         """
         if not adapter:
             return self._model
-        if adapter not in self.info.adapters:  # it may have been loaded since
-            there = self._loop_thread.run(self._server.try_list_models()) or ()
-            own = adapters_of(self._model, there)
-            self.info = dataclasses.replace(self.info, adapters=own)
+        if adapter not in self.info.adapters:  # it may have been loaded in the meantime
+            remote_models = self._loop_thread.run(self._server.try_list_models()) or ()
+            adapters = adapters_of(self._model, remote_models)
+            self.info = dataclasses.replace(self.info, adapters=adapters)
         if adapter not in self.info.adapters:
             error = self._server.error_messages.unknown_adapter(adapter, self.info.adapters)
             error.hint += (
-                "\nThose of this machine work with local models alone. Without any: /lora off in "
+                "\nAdapters on this machine work with local models only. To use none: /lora off in "
                 "the chat, --adapter off in the shell."
             )
             raise error
@@ -150,15 +164,15 @@ class OpenAIEngine:
 
 
 DEFAULT_SAMPLING = Sampling(max_tokens=1024)
-"""What is asked for where nobody says anything: all but the length is left to the server."""
+"""Default sampling; all but the length is left to the server."""
 
 
 ASSUMED_CONTEXT = 8192
-"""Tokens of context where neither the server nor the person says how many."""
+"""Context length if neither the server nor the settings give one."""
 
 
 def open_engine(name: str) -> OpenAIEngine:
-    """The engine of a model.
+    """Open a model on a server.
 
     Args:
         name: MODEL@URL, MODEL@ENDPOINT, or MODEL on the first endpoint.
@@ -170,18 +184,22 @@ def open_engine(name: str) -> OpenAIEngine:
     settings = load_plugin_settings(PLUGIN, Settings)
     model, endpoint = split_model_name(name, settings.parse_endpoints())
     server = ServerClient(endpoint, settings)
-    background = EventLoopThread()
+    loop_thread = EventLoopThread()
     try:
-        listed = background.run(server.try_list_models()) or []
+        remote_models = loop_thread.run(server.try_list_models()) or []
     except BaseException:
-        background.close()
+        loop_thread.close()
         raise
-    said = next((each.context_length for each in listed if each.name == model), None)
-    info = _engine_info(name, model, endpoint, settings, listed)
+    reported = next((each.context_length for each in remote_models if each.name == model), None)
+    info = _engine_info(name, model, endpoint, settings, remote_models)
     return OpenAIEngine(
-        background, server, model, info,
-        in_flight=settings.in_flight, is_server_limit=info.context_length == said,
-    )  # fmt: skip
+        loop_thread,
+        server,
+        model,
+        info,
+        in_flight=settings.in_flight,
+        is_server_limit=info.context_length == reported,
+    )
 
 
 def _engine_info(
@@ -191,17 +209,17 @@ def _engine_info(
     settings: Settings,
     remote_models: Sequence[RemoteModel],
 ) -> EngineInfo:
-    """What is known of a model, by the models that the server says it has."""
-    said = {each.name: each.context_length for each in remote_models}
-    most = load_config().context
-    known = said.get(model) or settings.context
-    unlisted = [_unlisted_note(endpoint, model)] if said and model not in said else []
-    assumed = [] if known or most else [_assumed_context_note(endpoint)]
+    """Describe a model, given the list of models from the server."""
+    reported = {remote.name: remote.context_length for remote in remote_models}
+    limit = load_config().context
+    known = reported.get(model) or settings.context
+    unlisted = [_unlisted_note(endpoint, model)] if reported and model not in reported else []
+    assumed = [] if known or limit else [_assumed_context_note(endpoint)]
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
         dtype="remote",
-        context_length=min(filter(None, (known, most)), default=ASSUMED_CONTEXT),
+        context_length=min(filter(None, (known, limit)), default=ASSUMED_CONTEXT),
         prompt_format="the server's",
         default_sampling=DEFAULT_SAMPLING,
         notes=(*unlisted, *assumed),
@@ -213,24 +231,24 @@ def _unlisted_note(endpoint: Endpoint, model: str) -> str:
     return (
         f"{endpoint.display_name} does not list {one_line(model, 80)}; it may answer with "
         "another model. "
-        f"What it has: chatlm openai models {endpoint.display_name}"
+        f"List its models: chatlm openai models {endpoint.display_name}"
     )
 
 
 def _assumed_context_note(endpoint: Endpoint) -> str:
     return (
-        f"{endpoint.display_name} does not say how much context the model has; "
-        f"{ASSUMED_CONTEXT:,} tokens are "
-        "assumed. What it really has: chatlm config set plugins.openai.context N"
+        f"{endpoint.display_name} does not report the model's context window; "
+        f"{ASSUMED_CONTEXT:,} tokens are assumed. "
+        "Set the actual size: chatlm config set plugins.openai.context N"
     )
 
 
 _TOKEN_PATTERN = re.compile(
     r" ?[A-Za-z\u00c0-\u024f]{1,6}| ?\d{1,2}| ?[!-/:-@\[-`{-~]|\s{1,8}|.", re.DOTALL
 )
-"""Up to six Latin letters, two digits or one other character: a little more than the tokenizers of
-today need for English and code, so that what is thought to fit mostly does."""
+"""Up to six Latin letters, two digits or one other character. That gives slightly more tokens than
+today's tokenizers do for English and code, so that a prompt that should fit mostly does."""
 
 
 ESTIMATED_TOKENS = EstimatedTokens(_TOKEN_PATTERN.findall)
-"""The prompts of all models on servers."""
+"""Estimates the prompts of all models on servers."""

@@ -1,4 +1,4 @@
-"""What went wrong with a server, in words, each with a next step; knows no connection."""
+"""Error messages for failures of a server, each with a hint."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _BUSY_STATUSES = (429, 502, 503)
 
 
 _QUOTA_CODE = "insufficient_quota"
-"""What OpenAI calls it when nothing is left to spend; its status is 429 too."""
+"""OpenAI's code for an exhausted quota, which also has status 429 but is not transient."""
 
 
 MAX_QUOTED_CHARS = 300
-"""Characters of a server's own words."""
+"""Limit for a quoted server message."""
 
 
 MAX_NAMED_MODELS = 8
-"""Models named in an error."""
+"""Limit for the models named in an error."""
 
 
 _TOO_LONG_PATTERN = re.compile(
@@ -42,12 +42,12 @@ _SAMPLING_FIELDS = tuple(Sampling().settings())
 
 
 class HttpRefusal(Exception):
-    """An answer that is none.
+    """A response with an HTTP status other than 200.
 
     Args:
-        status: of HTTP.
-        failure: what the server says of it.
-        headers: of the answer.
+        status: HTTP status.
+        failure: the error in the body.
+        headers: response headers.
     """
 
     def __init__(self, status: int, failure: ServerFailure, headers: Mapping[str, str]) -> None:
@@ -58,12 +58,12 @@ class HttpRefusal(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same may be answered in a moment."""
+        """Whether the same request may succeed later."""
         return self.status in _BUSY_STATUSES and _QUOTA_CODE not in self.failure.codes
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds after which the server wants to be asked again; None where it does not say."""
+        """Seconds from the `Retry-After` header; None without a valid one."""
         try:
             seconds = float(self.headers.get("retry-after", ""))
         except ValueError:
@@ -71,7 +71,7 @@ class HttpRefusal(Exception):
         return seconds if 0 <= seconds < 10**6 else None
 
     def named_fields(self, body: Mapping[str, Any]) -> list[str]:
-        """Fields of a body, or the one that is wanted for `max_tokens`, that it names."""
+        """Return the fields that the error names: of the body, or `max_completion_tokens`."""
         fields = [*body, "max_completion_tokens"]
         text = f"{self.failure.message} {self.failure.codes}"
         return [name for name in fields if re.search(rf"\b{re.escape(name)}\b", text)]
@@ -79,11 +79,11 @@ class HttpRefusal(Exception):
 
 @dataclass(frozen=True)
 class ErrorMessages:
-    """Makes errors about one server.
+    """Factory of the errors about one server.
 
     Args:
         endpoint: the server.
-        key: its key, which is never shown, not even in the server's own words.
+        key: its API key, which is never shown, not even in a quoted server message.
     """
 
     endpoint: Endpoint
@@ -91,225 +91,228 @@ class ErrorMessages:
 
     @property
     def server_label(self) -> str:
-        """The server, as the person calls it, and its URL."""
+        """The endpoint's name and URL."""
         name, url = self.endpoint.name, self.endpoint.url
         return f"{name} ({url})" if name else url
 
     def sanitize(self, text: str) -> str:
-        """A server's own words, safe to show."""
+        """Make a server's message safe to show: one line, limited length, without the key."""
         if self.key:
             text = text.replace(self.key, "…")
         return one_line(text, MAX_QUOTED_CHARS)
 
     def server_message(self, refusal: HttpRefusal) -> str:
-        """What a server says of a refusal, as a sentence to be put behind another."""
-        said = self.sanitize(refusal.failure.message)
-        return f" It says: {said}" if said else ""
+        """Return the server's message as a sentence to append; empty if there is none."""
+        message = self.sanitize(refusal.failure.message)
+        return f" Server message: {message}" if message else ""
 
     def refusal_error(
         self, refusal: HttpRefusal, model: str, body: Mapping[str, Any]
     ) -> EngineError:
-        """For an answer with another status than 200.
+        """Return the error for a response with a status other than 200.
 
         Args:
-            refusal: the answer.
-            model: that was asked for.
-            body: what was sent.
+            refusal: the response.
+            model: the requested model.
+            body: body of the request.
         """
-        status, says = refusal.status, self.server_message(refusal)
+        status, server_message = refusal.status, self.server_message(refusal)
         if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named_fields(body)):
             return EngineError(
-                f"{self.server_label} does not tell how likely the tokens were, as was "
-                f"asked for.{says}",
-                hint="Ask without logprobs, or for fewer of the likeliest tokens.",
+                f"{self.server_label} does not support the requested logprobs.{server_message}",
+                hint="Send the message without logprobs, or request fewer alternatives.",
             )
         if status in (401, 403):
-            return self._invalid_key(status, says)
+            return self._invalid_key(status, server_message)
         if status == 429:
-            return self._rate_limited(refusal, says)
+            return self._rate_limited(refusal, server_message)
         if 300 <= status < 400:
-            to = self.sanitize(refusal.headers.get("location", ""))
+            location = self.sanitize(refusal.headers.get("location", ""))
             return EngineError(
-                f"{self.server_label} sends elsewhere, which chatlm does not follow.",
-                hint=f"If that is right, give this base URL: {to}" if to else "See the base URL.",
+                f"{self.server_label} redirects, which chatlm does not follow.",
+                hint=f"If the target is right, use this base URL: {location}"
+                if location
+                else "Check the base URL.",
             )
         if status in (400, 413, 422) and (status == 413 or _is_context_too_long(refusal.failure)):
             return ContextTooLong(
-                f"The chat is too long for {model} on {self.server_label}.{says}",
-                hint="Shorten the message, lower max_tokens, or leave older turns out: /context. "
-                "How long it may be: chatlm config set context N",
+                f"The chat is too long for {model} on {self.server_label}.{server_message}",
+                hint="Shorten the message, lower max_tokens, or drop older turns: /context. "
+                "Set the context window: chatlm config set context N",
             )
         if status in (400, 422):
-            return self._rejected_field(refusal, body, says)
+            return self._rejected_field(refusal, body, server_message)
         if status >= 500:
             return EngineError(
-                f"{self.server_label} failed ({status}).{says}",
-                hint="Try again in a moment. The server's own log has the reason.",
+                f"{self.server_label} failed ({status}).{server_message}",
+                hint="Try again in a moment. The server's log has the reason.",
             )
         return EngineError(
-            f"{self.server_label} refused ({status}).{says}", hint=self._check_hint()
+            f"{self.server_label} refused ({status}).{server_message}", hint=self._check_hint()
         )
 
     def unknown_model(self, model: str, available: Sequence[str]) -> EngineError:
-        """The server does not have a model.
+        """Return the error for a model that the server does not have.
 
         Args:
-            model: that was asked for.
-            available: those it has.
+            model: the requested model.
+            available: the server's models.
         """
-        near = get_close_matches(model, available, MAX_NAMED_MODELS)
-        named = ", ".join(one_line(name, 80) for name in near or available[:MAX_NAMED_MODELS])
+        similar = get_close_matches(model, available, MAX_NAMED_MODELS)
+        names = ", ".join(one_line(name, 80) for name in similar or available[:MAX_NAMED_MODELS])
         more = (
             f" and {len(available) - MAX_NAMED_MODELS} more"
             if len(available) > MAX_NAMED_MODELS
             else ""
         )
-        told = f"Did you mean {named}?" if near else f"It has: {named}{more}."
+        suggestion = f"Did you mean {names}?" if similar else f"It has: {names}{more}."
         return EngineError(
             f"There is no model {one_line(model, 80)} on {self.server_label}.",
-            hint=f"{told} See all: chatlm openai models {self.endpoint.display_name}",
+            hint=f"{suggestion} List all: chatlm openai models {self.endpoint.display_name}",
         )
 
     def unknown_adapter(self, name: str, available: Sequence[str]) -> EngineError:
-        """The server does not have an adapter.
+        """Return the error for an adapter that the server does not have.
 
         Args:
-            name: that was asked for.
-            available: those it has.
+            name: the requested adapter.
+            available: the model's adapters on the server.
         """
-        named = ", ".join(one_line(each, 80) for each in available[:MAX_NAMED_MODELS])
-        has = f"It has: {named}." if available else "It has none."
+        names = ", ".join(one_line(each, 80) for each in available[:MAX_NAMED_MODELS])
+        adapters = f"It has: {names}." if available else "It has none."
         return EngineError(
             f"There is no adapter {one_line(name, 80)} on {self.server_label}.",
-            hint=f"{has} See all: chatlm openai models {self.endpoint.display_name}",
+            hint=f"{adapters} List all: chatlm openai models {self.endpoint.display_name}",
         )
 
     def not_openai_compatible(self) -> EngineError:
-        """There is a server, but not the protocol."""
+        """Return the error for a server that does not provide the protocol's routes."""
         return EngineError(
             f"There is no OpenAI-compatible server at {self.server_label}.",
-            hint="See the base URL: of most servers it ends in /v1.",
+            hint="Check the base URL: for most servers it ends in /v1.",
         )
 
     def unreachable(self, error: httpx2.HTTPError) -> EngineError:
-        """There was no connection, or it broke before anything was said."""
+        """Return the error for a connection that failed before a response."""
         causes = list(_causes(error))
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 reason = one_line(cause.verify_message or str(cause), MAX_QUOTED_CHARS)
                 return EngineError(
                     f"The certificate of {self.server_label} is not trusted: {reason}.",
-                    hint="If it is your own, name its authority: SSL_CERT_FILE=ca.pem chatlm …",
+                    hint="If it is your own, set its certificate authority: "
+                    "SSL_CERT_FILE=ca.pem chatlm …",
                 )
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
             return EngineError(
-                f"There is no safe connection to {self.server_label}.",
-                hint="See whether the server speaks https, or only http.",
+                f"The secure connection to {self.server_label} failed.",
+                hint="Check whether the server uses https or only http.",
             )
         if isinstance(error, httpx2.ConnectTimeout):
-            reason = "it does not answer"
+            reason = "it does not respond"
         elif any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            reason = "nothing listens there"
+            reason = "connection refused"
         elif any(isinstance(cause, socket.gaierror) for cause in causes):
-            reason = "no machine of this name is known"
+            reason = "unknown host"
         else:
             reason = one_line(str(causes[-1]).rstrip(".") or type(error).__name__, MAX_QUOTED_CHARS)
         return EngineError(
             f"{self.server_label} cannot be reached: {reason}.",
-            hint=f"See whether the server runs. {self._check_hint()}",
+            hint=f"Check that the server is running. {self._check_hint()}",
         )
 
     def incomplete_reply(self, *, reply_started: bool) -> EngineError:
-        """A reply ended in the middle, or before its first word."""
+        """Return the error for a stream that ended without a finish reason."""
         if reply_started:
             return EngineError(
-                f"{self.server_label} broke the reply off. What was said is kept.",
-                hint="Go on with it (Ctrl-G), or ask again (Ctrl-R).",
+                f"{self.server_label} ended the reply early. The partial reply is saved.",
+                hint="Continue it (Ctrl-G) or regenerate it (Ctrl-R).",
             )
         return EngineError(
-            f"{self.server_label} gave no reply, and no reason.",
-            hint="Its own log has the reason. Some servers do so when the chat is too long: see "
-            "/context, or try a shorter message.",
+            f"{self.server_label} sent neither a reply nor an error.",
+            hint="The server's log has the reason. Some servers do this when the chat is too long: "
+            "see /context, or try a shorter message.",
         )
 
     def failed_mid_reply(self, failure: ServerFailure) -> EngineError:
-        """The server told of a failure within a reply."""
-        kind = ContextTooLong if _is_context_too_long(failure) else EngineError
-        return kind(
-            f"{self.server_label} failed within the reply. It says: "
+        """Return the error for a failure that the server reported in the middle of a reply."""
+        error_type = ContextTooLong if _is_context_too_long(failure) else EngineError
+        return error_type(
+            f"{self.server_label} failed during the reply. Server message: "
             f"{self.sanitize(failure.message)}",
-            hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
+            hint="The partial reply is saved. Regenerate it (Ctrl-R), or see the server's log.",
         )
 
     def timed_out(
         self, timeout_setting: str, seconds: float, *, reply_started: bool
     ) -> EngineError:
-        """The server says nothing any more.
+        """Return the error for a server that stopped responding.
 
         Args:
-            timeout_setting: that says how long it may.
-            seconds: how long that is.
-            reply_started: whether a reply has begun.
+            timeout_setting: name of the setting with the timeout.
+            seconds: the timeout.
+            reply_started: whether part of the reply has arrived.
         """
-        kept = " What was said is kept." if reply_started else ""
+        saved = " The partial reply is saved." if reply_started else ""
         return EngineError(
-            f"{self.server_label} said nothing for {seconds:g} seconds.{kept}",
+            f"{self.server_label} sent nothing for {seconds:g} seconds.{saved}",
             hint=f"Try again; to wait longer: chatlm config set plugins.openai.{timeout_setting} N",
         )
 
     def invalid_response(self, reason: str) -> EngineError:
-        """What the server says is not the protocol."""
+        """Return the error for a response that does not follow the protocol."""
         return EngineError(
-            f"{self.server_label} does not answer as an OpenAI-compatible server does: {reason}.",
-            hint=f"See the base URL: of most servers it ends in /v1. {self._check_hint()}",
+            f"{self.server_label} did not send a valid OpenAI-compatible response: {reason}.",
+            hint=f"Check the base URL: for most servers it ends in /v1. {self._check_hint()}",
         )
 
     def _invalid_key(self, status: int, server_message: str) -> EngineError:
         endpoint = self.endpoint
         if self.key:
-            hint = f"See whether the key is right and may use this model. {self._check_hint()}"
+            hint = f"Check that the key is valid and may use this model. {self._check_hint()}"
         elif endpoint.key_variable:
-            hint = f"Put its key into the environment: {endpoint.key_variable}=…"
+            hint = f"Set the key in the environment: {endpoint.key_variable}=…"
         elif endpoint.name:
             hint = (
-                f"Write the variable that holds its key behind it: chatlm config set "
+                f"Add the environment variable of the key to the endpoint: chatlm config set "
                 f"plugins.openai.endpoints '[\"{endpoint.name} {endpoint.url} VARIABLE\"]'; "
                 f"or store the key: keyring set chatlm {endpoint.name}"
             )
         else:
             hint = (
-                "Name it, with the variable that holds its key: chatlm config set "
+                "Configure an endpoint with the environment variable of the key: chatlm config set "
                 f"plugins.openai.endpoints '[\"NAME {endpoint.url} VARIABLE\"]'"
             )
-        what = "does not take the key" if self.key else "wants a key"
-        return EngineError(f"{self.server_label} {what} ({status}).{server_message}", hint=hint)
+        problem = "rejects the key" if self.key else "requires a key"
+        return EngineError(f"{self.server_label} {problem} ({status}).{server_message}", hint=hint)
 
     def _rate_limited(self, refusal: HttpRefusal, server_message: str) -> EngineError:
         after = refusal.retry_after
         wait = f"in {after:g} seconds" if after else "later"
         return EngineError(
-            f"{self.server_label} takes no more requests now (429).{server_message}",
-            hint=f"Try again {wait}. Fewer at once: chatlm config set plugins.openai.in_flight N; "
-            "to wait longer: chatlm config set plugins.openai.patience_seconds N",
+            f"{self.server_label} accepts no more requests right now (429).{server_message}",
+            hint=f"Try again {wait}. To send fewer at once: chatlm config set "
+            "plugins.openai.in_flight N; to wait longer: chatlm config set "
+            "plugins.openai.patience_seconds N",
         )
 
     def _rejected_field(
         self, refusal: HttpRefusal, body: Mapping[str, Any], server_message: str
     ) -> EngineError:
-        named = refusal.named_fields(body)
-        if set(CONTINUE_FIELDS) & set(named):
+        rejected = refusal.named_fields(body)
+        if set(CONTINUE_FIELDS) & set(rejected):
             return ContinuationUnsupported(
-                f"{self.server_label} cannot go on with a reply.{server_message}",
-                hint="Ask for a new one instead (Ctrl-R).",
+                f"{self.server_label} cannot continue a reply.{server_message}",
+                hint="Regenerate it instead (Ctrl-R).",
             )
-        if settings := [name for name in _SAMPLING_FIELDS if name in named]:
+        if settings := [name for name in _SAMPLING_FIELDS if name in rejected]:
             return EngineError(
-                f"{self.server_label} does not take {', '.join(settings)} as set.{server_message}",
+                f"{self.server_label} rejects the value of {', '.join(settings)}.{server_message}",
                 hint="Change it, or leave it to the server: Ctrl-O in the chat, or "
                 f"chatlm config unset sampling.{settings[0]}",
             )
         return EngineError(
-            f"{self.server_label} does not take the request ({refusal.status}).{server_message}",
+            f"{self.server_label} rejects the request ({refusal.status}).{server_message}",
             hint=self._check_hint(),
         )
 
@@ -318,7 +321,7 @@ class ErrorMessages:
 
 
 def failure_from_body(content: bytes) -> ServerFailure:
-    """What the body of a refusal says: its error, else its beginning unless that is a web page."""
+    """Parse the body of a refusal: an error object, or a text that is not a web page."""
     try:
         return protocol.parse_failure(protocol.parse_json(content))
     except protocol.ProtocolError:
@@ -331,9 +334,9 @@ def _is_context_too_long(failure: ServerFailure) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that led to it, the deepest last."""
+    """Yield an error and its causes, the root cause last."""
     yield error
-    grouped = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    for cause in (error.__cause__ or error.__context__, *grouped):
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for cause in (error.__cause__ or error.__context__, *members):
         if cause is not None:
             yield from _causes(cause)

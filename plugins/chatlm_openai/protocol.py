@@ -1,4 +1,4 @@
-"""Request bodies; checked values of chunks, models, failures."""
+"""OpenAI's protocol: build request bodies, and parse chunks, lists of models and errors."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 from chatlm import EngineError, Request, Sampling, TokenLogprob
 
 CONTINUE_FIELDS = {"add_generation_prompt": False, "continue_final_message": True}
-"""By which vLLM, SGLang and others go on with the last message, where it is the assistant's."""
+"""Fields that make vLLM, SGLang and others continue the last message if it is the assistant's."""
 
 
 LOGPROB_FIELDS = ("logprobs", "top_logprobs")
-"""By which a server is asked how likely the tokens were."""
 
 
 OPTIONAL_FIELDS = ("stream_options", "seed", "repeat_penalty")
-"""Fields that chatlm adds by itself; a server that does not take one is asked without it."""
+"""Fields that chatlm adds by itself and drops if a server rejects them."""
 
 
 _STANDARD_FIELDS = (
@@ -32,26 +31,26 @@ _STANDARD_FIELDS = (
 
 
 _NEUTRAL_VALUES = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Fields that not every server knows, with the value that changes nothing: that is not sent."""
+"""Fields that not every server supports, with their neutral value, which is never sent."""
 
 
 def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
-    """The body of `POST /chat/completions`.
+    """Build the body of `POST /chat/completions`.
 
     Args:
-        model: as the server calls it; or its adapter, which stands in the model's place.
-        request: with the messages that fit.
-        sampling: what is asked for; a setting that is open is left to the server.
+        model: the server's name for the model or adapter.
+        request: with the messages that fit the context window.
+        sampling: values that are None are left to the server.
 
     Raises:
-        EngineError: the request has something that only works on this machine.
+        EngineError: the request needs something that only works with local models.
     """
     _check_supported(request)
     body: dict[str, Any] = {
         "model": model,
         "messages": [
-            {"role": each.role, "content": replace_surrogates(each.text)}
-            for each in request.messages
+            {"role": message.role, "content": replace_surrogates(message.text)}
+            for message in request.messages
         ],
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -64,7 +63,7 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
         if value is not None and value != _NEUTRAL_VALUES.get(name)
     }
     if "repetition_penalty" in body:
-        body["repeat_penalty"] = body["repetition_penalty"]  # llama.cpp's and Ollama's name
+        body["repeat_penalty"] = body["repetition_penalty"]  # the name in llama.cpp and Ollama
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:
@@ -75,32 +74,32 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
 
 
 def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, Any]:
-    """The same in another way, after a server refused fields; as it was where there is no other.
+    """Return the body without rejected fields that are optional; unchanged if there are none.
 
     Args:
-        body: what was refused.
-        field_names: fields that the refusal names.
+        body: the body of a request.
+        field_names: fields that the server rejected.
     """
     names = set(field_names)
-    other = {
+    reduced = {
         name: value
         for name, value in body.items()
         if name not in names or name not in OPTIONAL_FIELDS
     }
-    if "max_completion_tokens" in names and "max_tokens" in other:  # as OpenAI's own models want it
-        other["max_completion_tokens"] = other.pop("max_tokens")
-    return other
+    if "max_completion_tokens" in names and "max_tokens" in reduced:  # for OpenAI's own models
+        reduced["max_completion_tokens"] = reduced.pop("max_tokens")
+    return reduced
 
 
 def _check_supported(request: Request) -> None:
-    if added := [
+    if functions := [
         *map(_callable_name, request.logits_processors),
         *map(_callable_name, request.stopping_criteria),
     ]:
         raise EngineError(
-            f"{', '.join(added)} of a plugin looks at each token, which only works with models "
-            "that run on this machine.",
-            hint="Choose a local model, or leave the plugin out: chatlm --without NAME",
+            f"A plugin uses {', '.join(functions)}, which works with local models only: a server "
+            "does not send the logits of each token.",
+            hint="Choose a local model, or start without the plugin: chatlm --without NAME",
         )
 
 
@@ -110,28 +109,28 @@ def _callable_name(function: Callable[..., Any]) -> str:
 
 
 MAX_TOKEN_COUNT = 10**9
-"""A count above this is none."""
+"""Larger counts are invalid."""
 
 
 MIN_LOGPROB = -1e6
-"""A log-probability below this is none."""
+"""Lower log-probabilities are invalid."""
 
 
 class ProtocolError(ValueError):
-    """It is not what the protocol says."""
+    """A response that does not follow the protocol."""
 
 
 @dataclass(frozen=True)
 class ServerFailure:
-    """What a server says of a failure, in its own words; not yet safe to show."""
+    """An error reported by a server, in its own words; not yet safe to show."""
 
     message: str = ""
     codes: str = ""
-    """Names that it has for it, and for what it is about."""
+    """Its code, parameter and type, separated by spaces."""
 
 
 class StreamFailed(Exception):
-    """The server says, within a reply, that it failed."""
+    """An error that a server reports in the middle of a reply."""
 
     def __init__(self, failure: ServerFailure) -> None:
         super().__init__(failure.message)
@@ -140,17 +139,17 @@ class StreamFailed(Exception):
 
 @dataclass(frozen=True)
 class ChatCompletionChunk:
-    """One piece of a streamed reply."""
+    """One chunk of a streamed reply."""
 
     text: str = ""
-    has_reasoning: bool = False
-    """Whether the model wrote thoughts, which are not shown."""
+    reasoning: str = ""
+    """What the model thinks before it answers."""
     token_logprobs: tuple[TokenLogprob, ...] = ()
-    """How likely its tokens were, where that was asked for and the server says so."""
+    """Log-probabilities of its tokens, if they were requested and the server sends them."""
     finish_reason: str = ""
-    """Why the reply ended; empty while it goes on."""
+    """Why the reply ended; empty before its end."""
     matched_stop: str = ""
-    """The stop string that ended it, where the server says so."""
+    """The stop string that ended the reply, if the server reports it."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
@@ -158,20 +157,20 @@ class ChatCompletionChunk:
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """One model that a server has."""
+    """One model in a server's list."""
 
     name: str
     context_length: int | None = None
-    """Tokens that prompt and reply may have together; None where the server does not say."""
+    """Context window in tokens; None if the server does not report it."""
     parent: str = ""
-    """The model that it is an adapter on; empty where it is none, or that is not said."""
+    """The base model of an adapter; empty if it is not an adapter, or the server does not say."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON.
+    """Parse JSON.
 
     Raises:
-        NotUnderstood: it is none.
+        ProtocolError: it is invalid.
     """
     try:
         return json.loads(text)
@@ -180,35 +179,35 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def replace_surrogates(text: str) -> str:
-    """A text that can be stored and sent: half of a character that two would make is none."""
+    """Join surrogate pairs and replace lone surrogates, which cannot be stored or sent."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def parse_chunk(data: str) -> ChatCompletionChunk:
-    """The data of one event.
+    """Parse the data of one server-sent event.
 
     Raises:
-        NotUnderstood: it is not a piece of a reply.
-        Broken: it tells of a failure.
+        ProtocolError: it is not a chunk of a reply.
+        StreamFailed: it reports an error.
     """
-    said = parse_json(data)
-    if not isinstance(said, dict):
+    values = parse_json(data)
+    if not isinstance(values, dict):
         raise ProtocolError("it is not an object")
-    if said.get("error") or said.get("object") == "error":
-        raise StreamFailed(parse_failure(said))
-    choices = said.get("choices")
-    usage = _as_dict(said.get("usage"))
+    if values.get("error") or values.get("object") == "error":
+        raise StreamFailed(parse_failure(values))
+    choices = values.get("choices")
+    usage = _as_dict(values.get("usage"))
     if not isinstance(choices, list):
         raise ProtocolError("it has no choices")
     first = _as_dict(choices[0]) if choices else {}
     delta = _as_dict(first.get("delta"))
     stop = first.get("stop_reason") or first.get("matched_stop")
-    thinking = bool(delta.get("reasoning_content") or delta.get("reasoning"))
+    reasoning = _as_text(delta.get("reasoning_content")) or _as_text(delta.get("reasoning"))
     return ChatCompletionChunk(
         text=_as_text(delta.get("content")),
-        has_reasoning=thinking,
+        reasoning=reasoning,
         token_logprobs=()
-        if thinking
+        if reasoning
         else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
         finish_reason=_as_text(first.get("finish_reason")),
         matched_stop=_as_text(stop),
@@ -219,41 +218,41 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
 
 
 def parse_models(content: bytes) -> list[RemoteModel]:
-    """The answer of `GET /models`, each model once, in the server's order.
+    """Parse the response of `GET /models`: each model once, in the server's order.
 
     Raises:
-        NotUnderstood: it is no list of models.
+        ProtocolError: it is not a list of models.
     """
-    said = parse_json(content)
-    rows = said.get("data") if isinstance(said, dict) else None
+    values = parse_json(content)
+    rows = values.get("data") if isinstance(values, dict) else None
     if not isinstance(rows, list):
-        raise ProtocolError("it is no list of models")
-    found: dict[str, RemoteModel] = {}
+        raise ProtocolError("it is not a list of models")
+    models: dict[str, RemoteModel] = {}
     for row in map(_as_dict, rows):
         if name := _as_text(row.get("id")).strip():
-            found.setdefault(
+            models.setdefault(
                 name, RemoteModel(name, _context_length(row), _as_text(row.get("parent")))
             )
     return [
-        replace(each, context_length=each.context_length or _base_model_context(each, found))
-        for each in found.values()
+        replace(model, context_length=model.context_length or _base_model_context(model, models))
+        for model in models.values()
     ]
 
 
 def parse_failure(value: Any) -> ServerFailure:
-    """What an error object says: OpenAI's, FastAPI's, or a plain text."""
+    """Parse an error object of OpenAI or FastAPI, or a plain text."""
     error = _as_dict(value).get("error", _as_dict(value).get("detail", value))
     if isinstance(error, str):
         return ServerFailure(replace_surrogates(error))
-    marks = " ".join(_as_text(_as_dict(error).get(name)) for name in ("code", "param", "type"))
-    told = _as_text(_as_dict(error).get("message"))
+    codes = " ".join(_as_text(_as_dict(error).get(name)) for name in ("code", "param", "type"))
+    message = _as_text(_as_dict(error).get("message"))
     return ServerFailure(
-        told or (replace_surrogates(json.dumps(error)) if error else ""), marks.strip()
+        message or (replace_surrogates(json.dumps(error)) if error else ""), codes.strip()
     )
 
 
 def _token_logprobs(rows: Any) -> tuple[TokenLogprob, ...]:
-    """Tokens with those that might have come in their place."""
+    """Parse the tokens of a chunk with their alternatives."""
     return tuple(
         TokenLogprob(
             _token_bytes(row), row["logprob"], tuple(_top_logprobs(row.get("top_logprobs")))
@@ -267,32 +266,36 @@ def _top_logprobs(rows: Any) -> Iterator[TokenLogprob]:
 
 
 def _rows_with_logprob(rows: Any) -> Iterator[dict[str, Any]]:
-    """The rows that have a log-probability."""
+    """Yield the rows with a valid log-probability."""
     for row in map(_as_dict, rows if isinstance(rows, list) else []):
-        said = row.get("logprob")
-        if isinstance(said, int | float) and MIN_LOGPROB <= said <= 0 and said is not False:
+        logprob = row.get("logprob")
+        if (
+            isinstance(logprob, int | float)
+            and MIN_LOGPROB <= logprob <= 0
+            and logprob is not False
+        ):
             yield row
 
 
 def _token_bytes(row: dict[str, Any]) -> bytes:
-    """What a token stands for; where the server gives no bytes, its text."""
-    said = row.get("bytes")
+    """Return the bytes of a token, or its encoded text if the server does not send bytes."""
+    values = row.get("bytes")
     try:
-        return bytes(said) if isinstance(said, list) else _as_text(row.get("token")).encode()
+        return bytes(values) if isinstance(values, list) else _as_text(row.get("token")).encode()
     except (TypeError, ValueError) as error:
-        raise ProtocolError("the bytes of a token are none") from error
+        raise ProtocolError("the bytes of a token are invalid") from error
 
 
 def _context_length(row: dict[str, Any]) -> int | None:
     names = ("max_model_len", "context_length", "context_window", "max_context_length")
-    said = [_as_count(row.get(name)) for name in names]
-    said.append(_as_count(_as_dict(row.get("meta")).get("n_ctx")))  # llama.cpp's
-    return next((count for count in said if count), None)
+    counts = [_as_count(row.get(name)) for name in names]
+    counts.append(_as_count(_as_dict(row.get("meta")).get("n_ctx")))  # llama.cpp
+    return next((count for count in counts if count), None)
 
 
-def _base_model_context(adapter: RemoteModel, found: Mapping[str, RemoteModel]) -> int | None:
-    """The context of the model that one is an adapter on; vLLM says it of that one only."""
-    return found[adapter.parent].context_length if adapter.parent in found else None
+def _base_model_context(adapter: RemoteModel, models: Mapping[str, RemoteModel]) -> int | None:
+    """Return the context length of an adapter's base model; vLLM reports only that one."""
+    return models[adapter.parent].context_length if adapter.parent in models else None
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the person can set for all servers."""
+"""Settings of the plugin."""
 
 from __future__ import annotations
 
@@ -11,41 +11,39 @@ MAX_IN_FLIGHT = 256
 
 @dataclass(frozen=True)
 class Settings:
-    """What the person can set under `[plugins.openai]`."""
+    """Settings under `[plugins.openai]`."""
 
     endpoints: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "Servers, each as NAME URL, or NAME URL VARIABLE where a key is in the "
-            "environment; the first is used where a model names none."
+            "help": "Servers, each as NAME URL, or NAME URL VARIABLE with the environment variable "
+            "of the key; the first one is the default."
         },
     )
     context: int | None = field(
         default=None,
-        metadata={"help": "Tokens of context of models whose server does not say it."},
+        metadata={"help": "Context window in tokens if the server does not report it."},
     )
     in_flight: int = field(
         default=8,
-        metadata={"help": f"Replies asked for at once in a tournament, 1 to {MAX_IN_FLIGHT}."},
+        metadata={"help": f"Requests that run at once in a tournament, 1 to {MAX_IN_FLIGHT}."},
     )
-    connect_seconds: float = field(
-        default=5.0, metadata={"help": "How long a server may take to accept a connection."}
-    )
+    connect_seconds: float = field(default=5.0, metadata={"help": "Timeout for the connection."})
     first_token_seconds: float = field(
-        default=120.0, metadata={"help": "How long a server may take to begin a reply."}
+        default=120.0, metadata={"help": "Timeout for the first token of a reply."}
     )
     between_seconds: float = field(
-        default=30.0, metadata={"help": "How long a server may fall silent within a reply."}
+        default=30.0, metadata={"help": "Timeout between two tokens of a reply."}
     )
     patience_seconds: float = field(
         default=60.0,
-        metadata={"help": "How long a busy server is asked again, 0 for not at all."},
+        metadata={"help": "How long to retry while a server is busy; 0 for no retries."},
     )
 
     def __post_init__(self) -> None:
         names = [endpoint.name for endpoint in self.parse_endpoints()]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two endpoints are called {min(twice)}")
+        if duplicates := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two endpoints are called {min(duplicates)}")
         if self.context is not None and self.context < 64:
             raise ValueError("context must be 64 or more")
         if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
@@ -57,9 +55,9 @@ class Settings:
             raise ValueError("patience_seconds must be 0 or more")
 
     def parse_endpoints(self) -> list[Endpoint]:
-        """The servers that the person named.
+        """Parse the configured endpoints.
 
         Raises:
-            ValueError: one of them is not written as it must be.
+            ValueError: the syntax of one is invalid.
         """
         return [Endpoint.parse(line) for line in self.endpoints]

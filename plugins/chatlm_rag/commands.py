@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from chatlm import ChatlmError, UsageError, dump_json, escape_controls, expand_path, human_bytes
-from chatlm_rag.bars import progress_bar
+from chatlm.plugin_kit.options import complete_names, json_option
+from chatlm.plugin_kit.progress import progress_bar
 from chatlm_rag.formatting import describe_hit, draw_scorecard, scorecard_dict
-from chatlm_rag.options import as_json_option, name_argument
 
 if TYPE_CHECKING:
     from chatlm_rag.documents.files import Source
     from chatlm_rag.index.chunks import Chunking
+
+
+def _index_names() -> list[str]:
+    from chatlm_rag.index.folder import all_indices
+
+    return [index.name for index in all_indices()]
+
+
+name_argument = click.argument("name", shell_complete=complete_names(_index_names))
 
 
 @click.command()
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "-n", "--most", "limit", type=click.IntRange(1, 100), default=8, help="Maximum passages (8)."
 )
-@as_json_option
+@json_option
 def search(name: str, query: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Find passages by meaning and by keywords.
 
@@ -72,7 +81,7 @@ def search(name: str, query: tuple[str, ...], limit: int, as_json: bool) -> None
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Save a plot: FILE.png, .svg or .pdf."
 )
-@as_json_option
+@json_option
 def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: bool) -> None:
     """Measure how well an index finds the documents that answer test questions.
 
@@ -149,7 +158,7 @@ rag.add_command(evaluate)
 @_embedder
 @_tokens
 @_overlap
-@as_json_option
+@json_option
 def build(
     name: str,
     paths: tuple[str, ...],
@@ -189,7 +198,7 @@ def build(
 @_paths
 @_include
 @_exclude
-@as_json_option
+@json_option
 def add(
     name: str,
     paths: tuple[str, ...],
@@ -216,7 +225,7 @@ def add(
 @_embedder
 @_tokens
 @_overlap
-@as_json_option
+@json_option
 def update(
     name: str,
     rebuild: bool,
@@ -248,7 +257,7 @@ def update(
 
 
 @rag.command("list")
-@as_json_option
+@json_option
 def list_indices(as_json: bool) -> None:
     """List the indices.
 
@@ -275,7 +284,7 @@ def list_indices(as_json: bool) -> None:
 
 @rag.command()
 @name_argument
-@as_json_option
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show the contents of an index, and which files could not be indexed.
 

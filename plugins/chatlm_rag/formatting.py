@@ -34,7 +34,7 @@ def summarize_index(index: IndexFolder, index_manifest: Manifest | None) -> str:
     """Summarize an index in one line, without its name."""
     if index_manifest is None:
         return f"not finished; continue: chatlm rag update {index.name}"
-    date = index.built_at().astimezone().strftime("%Y-%m-%d %H:%M")
+    date = index.committed_at().astimezone().strftime("%Y-%m-%d %H:%M")
     origin = f"built {date}" if index.is_user_index else "comes with chatlm"
     unfinished = "; an update was stopped" if index.partial.is_dir() else ""
     return f"{describe_size(index_manifest)}, {origin}{unfinished}"
@@ -84,7 +84,7 @@ def index_row(index: IndexFolder, index_manifest: Manifest | None) -> dict[str, 
         "passages": index_manifest.chunk_count if index_manifest else 0,
         "files": _count_indexed_files(index_manifest) if index_manifest else 0,
         "embedder": index_manifest.embedder.name if index_manifest else None,
-        "made_at": index.built_at().isoformat() if index_manifest else None,
+        "made_at": index.committed_at().isoformat() if index_manifest else None,
         "folder": str(index.path),
         "bytes": disk_usage(index),
     }

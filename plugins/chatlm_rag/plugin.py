@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
@@ -12,6 +13,8 @@ from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, in
 
 if TYPE_CHECKING:
     from chatlm import (
+        AskOption,
+        ChatlmError,
         Commands,
         Conversation,
         Engine,
@@ -42,6 +45,28 @@ def register_commands(cli: Commands) -> None:
 
 
 @hookimpl
+def register_ask_options(register: Callable[[AskOption], None]) -> None:
+    """Add `chatlm ask --index`."""
+    from chatlm import AskOption
+
+    register(
+        AskOption(
+            "--index",
+            "Answer from this index of documents; see: chatlm rag list",
+            _setup_with_index,
+            metavar="NAME",
+        )
+    )
+
+
+def _setup_with_index(name: str) -> Setup:
+    from chatlm import Setup
+    from chatlm_rag.index.folder import find_index
+
+    return Setup(plugin_data={PLUGIN: {INDEX_KEY: find_index(name).name}})
+
+
+@hookimpl
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Register a setup for each complete index."""
     from chatlm import Setup
@@ -53,10 +78,10 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
 
 class IndexSearch:
-    """The finished indices as the service `documents`."""
+    """The service `documents`: search in the complete indices."""
 
     def collections(self) -> list[str]:
-        """Return the names of the finished indices."""
+        """Return the names of the complete indices."""
         from chatlm_rag.index.folder import all_indices
 
         return [index.name for index in all_indices() if index.current()]
@@ -100,6 +125,21 @@ def chat_shown(ui: Ui) -> None:
         from chatlm_rag.retrieval.search import preload_in_background
 
         preload_in_background(name)
+
+
+@hookimpl
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read PDF and DOCX files that are attached to a message."""
+    if path.suffix.lower() not in (".pdf", ".docx"):
+        return None
+    from chatlm import UsageError
+    from chatlm_rag.documents.document import Problem
+    from chatlm_rag.documents.reader import read_documents
+
+    (document,) = read_documents(path, path.name)
+    if isinstance(document, Problem):
+        return UsageError(f"it {document.reason}")
+    return document.text
 
 
 @hookimpl(tryfirst=True)
@@ -182,9 +222,9 @@ def _open_picker(ui: Ui, argument: str) -> Any:
 
 
 def _open_sheet(ui: Ui, argument: str) -> Any:
-    from chatlm_rag.screens.picker import RagSheet
+    from chatlm.plugin_kit.screens import TextCard
 
-    return RagSheet(argument)
+    return TextCard("Your documents", argument)
 
 
 def _open_sources(ui: Ui) -> Any:

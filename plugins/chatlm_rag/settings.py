@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chatlm import load_plugin_settings
+from chatlm.plugin_kit.chat_state import plugin_state, text_value
 from chatlm_rag import PLUGIN
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def index_from_plugin_data(plugin_data: Mapping[str, Any]) -> str:
     Args:
         plugin_data: this plugin's data of the chat.
     """
-    name = plugin_data.get(INDEX_KEY)
-    return name if isinstance(name, str) else load_plugin_settings(PLUGIN, Settings).index
+    name = text_value(plugin_data, INDEX_KEY, None)
+    return load_plugin_settings(PLUGIN, Settings).index if name is None else name
 
 
 def index_from_conversation(conversation: Conversation) -> str:
     """Return the name of a chat's index; empty for none."""
-    return index_from_plugin_data(conversation.plugin_data.get(PLUGIN, {}))
+    return index_from_plugin_data(plugin_state(conversation, PLUGIN))

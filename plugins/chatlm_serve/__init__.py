@@ -1,4 +1,4 @@
-"""chatlm for other programs and for the browser: an OpenAI-compatible endpoint, and the screen."""
+"""Serve plugin: an OpenAI-compatible endpoint, and the terminal UI in a browser."""
 
 PLUGIN = "serve"
 """The plugin's name."""

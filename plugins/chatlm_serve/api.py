@@ -1,4 +1,4 @@
-"""Routes; the uvicorn server and its graceful stop."""
+"""The OpenAI-compatible API: its routes, and the server with graceful shutdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
-from chatlm import Setup, SideChats, open_batch
+from chatlm import Setup, SideChats
 from chatlm_serve import embeddings
 from chatlm_serve.completions import (
     SETUP_SEPARATOR,
@@ -39,22 +39,23 @@ from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown, WorkQu
 
 T = TypeVar("T")
 
-
 SETUPS_TTL_SECONDS = 2.0
-"""So old may the list of set-ups be."""
+"""Maximum age of the cached list of set-ups."""
 
+SHUTDOWN_SECONDS = 5
+"""Time for open streams to end on shutdown."""
 
 CLIENT_CLOSED_REQUEST = 499
-"""A status that nobody gets to see, as nginx has it."""
+"""nginx's status for a client that disconnected; nobody receives it."""
 
 
 class Api:
-    """What the addresses do. `stop` and `close` it at the end.
+    """The endpoint's handlers; call `stop` and then `close` at the end.
 
     Args:
-        chats: by which requests are answered; its model is loaded now.
-        max_waiting: how many requests may wait while others are answered.
-        max_running: how many are answered at once, if the engine can do that.
+        chats: creates the chats that answer requests; its model is loaded at once.
+        max_waiting: maximum number of requests that wait.
+        max_running: maximum number of requests answered concurrently, if the engine can.
     """
 
     def __init__(self, chats: SideChats, max_waiting: int, max_running: int) -> None:
@@ -67,13 +68,13 @@ class Api:
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}
         self._setups_listed_at = -SETUPS_TTL_SECONDS
-        batch = open_batch(engine)
+        batch = engine.batch()
         self._batch = SharedBatch(batch)
         self._reply_queue = WorkQueue(max_waiting, min(max_running, batch.max_concurrency))
         self._embedding_queue = WorkQueue(max_waiting)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
-        """The ASGI app; arguments as of `Guard`."""
+        """Create the ASGI app; the arguments are those of `GuardMiddleware`."""
         return Starlette(
             routes=[
                 Route(HEALTH_PATH, self._health),
@@ -91,12 +92,12 @@ class Api:
         )
 
     def stop(self) -> None:
-        """End all replies; for the event loop's thread."""
+        """Cancel all replies; call it in the event loop's thread."""
         self._reply_queue.stop()
         self._embedding_queue.stop()
 
     def close(self) -> None:
-        """Wait until nothing is computed any more; call `stop` before."""
+        """Wait until all computation has ended; call `stop` first."""
         self._reply_queue.close()
         self._batch.close()
         self._embedding_queue.close()
@@ -105,21 +106,21 @@ class Api:
         return JSONResponse({"status": "ok"})
 
     async def _models(self, request: Request) -> Response:
-        offered = await self._available_setups()
-        about = {"object": "model", "created": 0, "owned_by": "chatlm"}
-        chat = about | {"max_model_len": self._context}  # as vLLM calls it
+        setups = await self._available_setups()
+        common = {"object": "model", "created": 0, "owned_by": "chatlm"}
+        chat = common | {"max_model_len": self._context}  # vLLM's name for it
         models = [
             {"id": name}
             | chat
             | ({"parent": self.model} if SETUP_SEPARATOR in name.removeprefix(self.model) else {})
-            for name in model_names(self.model, offered)
+            for name in model_names(self.model, setups)
         ]
         if embeddings.is_installed():
-            models.append({"id": embeddings.EMBEDDING_MODEL} | about)
+            models.append({"id": embeddings.EMBEDDING_MODEL} | common)
         return JSONResponse({"object": "list", "data": models})
 
     async def _chat_completions(self, request: Request) -> Response:
-        try:  # whoever is turned away takes no time from those who are answered
+        try:  # before parsing, so that rejected requests cost nothing
             self._reply_queue.check_capacity()
         except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
@@ -128,38 +129,40 @@ class Api:
         if params.model != self.model:
             setup = setup_for_model(params.model, self.model, await self._available_setups())
         reply = CompletionResponse(params)
-        begin = partial(generate_reply, self._chats, self._batch, setup, params)
-        events: EngineEvents = self._reply_queue.stream(begin)
+        factory = partial(generate_reply, self._chats, self._batch, setup, params)
+        events: EngineEvents = self._reply_queue.stream(factory)
         if not params.stream:
             return JSONResponse(await _while_connected(request, reply.collect(events)))
-        first = await _while_connected(request, _next(events))  # until then it can fail as a whole
+        first = await _while_connected(
+            request, _next(events)
+        )  # an error before it can still set the status
         return EventStream(reply.stream(first, events))
 
     async def _embed(self, request: Request) -> Response:
-        wanted = parse_embedding_request(await read_json_body(request))
-        parts = self._embedding_queue.stream(partial(self._embedder.embed, wanted.texts))
+        parsed = parse_embedding_request(await read_json_body(request))
+        batches = self._embedding_queue.stream(partial(self._embedder.embed, parsed.texts))
         return JSONResponse(
-            embedding_response(await _while_connected(request, _collect(parts)), wanted)
+            embedding_response(await _while_connected(request, _collect(batches)), parsed)
         )
 
     async def _available_setups(self) -> dict[str, Setup]:
-        """The set-ups that can be joined to the served model, as they were a moment ago.
+        """Return the set-ups that can be combined with the served model.
 
-        To list them takes as long as some tokens.
+        The list is cached briefly, since building it takes as long as generating a few tokens.
         """
         async with self._setups_lock:
             if time.monotonic() - self._setups_listed_at > SETUPS_TTL_SECONDS:
-                offered = await asyncio.to_thread(self._chats.available_setups)
-                self._setups = {name: setup for name, setup in offered.items() if not setup.model}
+                setups = await asyncio.to_thread(self._chats.available_setups)
+                self._setups = {name: setup for name, setup in setups.items() if not setup.model}
                 self._setups_listed_at = time.monotonic()
         return self._setups
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, whose generator is closed when the client is gone.
+    """A response of server-sent events that closes its generator when the client disconnects.
 
     Args:
-        events: the events.
+        events: the formatted events.
     """
 
     media_type = "text/event-stream"
@@ -169,24 +172,24 @@ class EventStream(StreamingResponse):
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `StreamingResponse`."""
+        """Send the events, and close the generator at the end."""
         async with aclosing(self._events):
             await super().__call__(scope, receive, send)
 
 
 async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
-    """The work's result; a client that goes away ends it.
+    """Return the coroutine's result; cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: it went away.
-        ApiError: the work failed.
+        ClientDisconnect: the client disconnected.
+        ApiError: the coroutine failed.
     """
     task = asyncio.create_task(coroutine)
-    gone = asyncio.create_task(_wait_for_disconnect(request))
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        gone.cancel()
+        disconnected.cancel()
         task.cancel()
     if not task.done():
         raise ClientDisconnect
@@ -216,25 +219,21 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: "There is nothing at", 405: "This method is not for"}
-    return error_response(ApiError(status, f"{words.get(status, 'Failed:')} {request.url.path}"))
+    problem = {404: "Not found:", 405: "Method not allowed:"}.get(status, "Request failed:")
+    return error_response(ApiError(status, f"{problem} {request.url.path}"))
 
 
 async def _handle_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-SHUTDOWN_SECONDS = 5
-"""Seconds for streams to end in when the server is told to."""
-
-
 class ApiServer(uvicorn.Server):
-    """Ends streams when it is told to end, and then is done.
+    """An HTTP server that ends open streams on shutdown.
 
     Args:
-        api: what is served.
-        loopback: see `Guard`.
-        token: the same.
+        api: the API to serve.
+        loopback: see `GuardMiddleware`.
+        token: see `GuardMiddleware`.
     """
 
     def __init__(self, api: Api, *, loopback: bool, token: str) -> None:
@@ -253,23 +252,23 @@ class ApiServer(uvicorn.Server):
         self._api = api
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer until SIGINT or SIGTERM, and return when the engine stands still."""
+        """Serve until SIGINT or SIGTERM, and return once the engine is idle."""
         try:
             super().run(sockets)
         finally:
             self._api.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
+        """Cancel all replies, then shut down."""
         self._api.stop()
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn does, but without raising the signal once more at the end."""
-        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        """Handle signals like uvicorn, but do not raise them again at the end."""
+        previous = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`chatlm serve` and `chatlm web`."""
+"""The commands `chatlm serve` and `chatlm web`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LOOPBACK = "127.0.0.1"
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
-    help="Listen at this port; 0 takes any that is free. Default: 8000",
+    help="Listen on this port; 0 picks a free one. Default: 8000",
 )
 @click.option(
     "--token",
     metavar="TEXT",
     envvar="CHATLM_SERVE_TOKEN",
     default="",
-    help="Clients must send it; better said by CHATLM_SERVE_TOKEN, which others do not see.",
+    help="Token that clients must send. Safer: CHATLM_SERVE_TOKEN, hidden from other users.",
 )
 @click.option("-m", "--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
 def serve(host: str, port: int, token: str, model: str | None) -> None:
-    """Answer other programs by an OpenAI-compatible endpoint.
+    """Serve the model to other programs through an OpenAI-compatible endpoint.
 
-    Adapters, templates and indices are chosen by the model's name: GET /v1/models lists all.
+    The model name also selects adapters, templates and indices; GET /v1/models lists all names.
 
     Example: chatlm serve --port 8080
     """
@@ -48,7 +48,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
         side_chats(config, lambda words: click.echo(escape_controls(words), err=True)) as chats,
     ):
         api = Api(chats, settings.queue, settings.at_once)
-        _announce(f"{api.model} answers", host, listener, "/v1")
+        _announce(f"Serving {api.model}", host, listener, "/v1")
         ApiServer(api, loopback=is_loopback(host), token=token).run([listener])
 
 
@@ -58,50 +58,52 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     "--port",
     type=click.IntRange(0, 65535),
     default=8001,
-    help="Listen at this port; 0 takes any that is free. Default: 8001",
+    help="Listen on this port; 0 picks a free one. Default: 8001",
 )
 @click.option(
     "--anyone",
     is_flag=True,
-    help="Let anyone who reaches --host read and write your chats and files.",
+    help="Let anyone who can reach --host read and write your chats and files.",
 )
 @click.option("-m", "--model", metavar="NAME", help="Chat with this model.")  # fmt: skip
 def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     """Open the chat in a browser.
 
-    Each page that is open is a chatlm of its own, on the same saved chats.
+    Each open page runs its own chatlm on the same saved chats.
 
     Example: chatlm web
     """
     if not is_loopback(host) and not anyone:
         raise UsageError(
-            f"Whoever reaches {host} could read your chats and, by @file, your files: "
-            "the page asks for no password.",
-            hint="From another machine, better: ssh -L 8001:127.0.0.1:8001 THIS-MACHINE\n"
-            "If you want it all the same: --anyone",
+            f"Anyone who can reach {host} could read your chats and, with @file, your files: "
+            "the page has no password.",
+            hint="From another machine, use: ssh -L 8001:127.0.0.1:8001 THIS-MACHINE\n"
+            "To allow it anyway: --anyone",
         )
-    load_config(model=model)  # what is wrong with it shows here, not on the page
+    load_config(model=model)  # report errors here rather than on the page
     pages = load_plugin_settings(PLUGIN, Settings).pages
     from chatlm_serve.page import serve_pages
 
     with closing(bind_socket(host, port)) as listener:
-        _announce("The chat is", host, listener)
+        _announce("Serving the chat", host, listener)
         serve_pages(host, listener, model, pages)
 
 
 def _announce(subject: str, host: str, listener: socket.socket, path: str = "") -> None:
-    """Say where something is; whoever goes there at once is not turned away."""
+    """Start listening, then print the address."""
     listener.listen()
     address = http_url(host, listener.getsockname()[1])
-    click.echo(escape_controls(f"{subject} at {address}{path} (Ctrl-C ends it)"), err=True)
+    click.echo(escape_controls(f"{subject} at {address}{path} (Ctrl-C to stop)"), err=True)
 
 
 def _check_token(host: str, token: str) -> None:
     if token.split() != [token] and token:
-        raise UsageError("The token must not hold blanks.", hint="Make one: openssl rand -hex 32")
+        raise UsageError(
+            "The token must not contain spaces.", hint="Create one: openssl rand -hex 32"
+        )
     if not token and not is_loopback(host):
         raise UsageError(
-            f"Whoever reaches {host} could use this model, so a token is needed.",
+            f"Anyone who can reach {host} could use this model, so a token is required.",
             hint="Set one: CHATLM_SERVE_TOKEN=$(openssl rand -hex 32), which clients send as "
-            "their API key.\nFor this machine alone, leave --host out.",
+            "their API key.\nTo serve this machine only, omit --host.",
         )

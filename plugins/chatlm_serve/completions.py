@@ -1,4 +1,4 @@
-"""Chat completion request and response; model names."""
+"""Chat completions: parse requests, generate replies, format responses, resolve model names."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ from chatlm import (
 from chatlm_serve.errors import ApiError, as_api_error, field_error
 from chatlm_serve.work_queue import SharedBatch
 
+T = TypeVar("T")
+
 EngineEvents = AsyncGenerator[EngineEvent, None]
-
-
 ReplyGenerator = Generator[EngineEvent | None, None, None]
-
 
 DONE_EVENT = "data: [DONE]\n\n"
 
@@ -44,30 +43,30 @@ DONE_EVENT = "data: [DONE]\n\n"
 def generate_reply(
     chats: SideChats, batch: SharedBatch, setup: Setup, params: CompletionParams
 ) -> ReplyGenerator:
-    """The events of one reply, and None now and then; closing it ends the reply.
+    """Yield the events of one reply, and None while waiting; closing it cancels the reply.
 
-    A message that a plugin refuses is answered by the reason.
+    If a plugin refuses the message, the reason is the reply.
 
     Args:
-        chats: by which it is answered.
-        batch: of their engine.
-        setup: what the chat is.
-        params: what the client wants.
+        chats: creates the chat.
+        batch: the batch of its engine.
+        setup: the set-up that the model name selects.
+        params: the client's request.
 
     Raises:
-        ContextTooLong: not all messages fit the context; an engine alone would leave out the
-            oldest, and the client would not know.
+        ContextTooLong: the messages do not fit the context. The engine alone would omit the oldest
+            without the client noticing.
         ChatlmError: the set-up or the engine failed.
     """
-    asked = dataclasses.replace(
+    setup = dataclasses.replace(
         setup,
         system=params.system or setup.system,
         sampling=params.sampling.with_fallback(setup.sampling),
     )
-    chat = chats.begin(asked)
+    chat = chats.begin(setup)
     try:
         for text, reply in params.history:
-            with suppress(MessageRefused):  # a model never read it
+            with suppress(MessageRefused):  # no model has read it
                 chat.add(text, reply)
         request = dataclasses.replace(chat.request(params.question), logprobs=params.logprobs)
     except MessageRefused as refusal:
@@ -81,19 +80,19 @@ def generate_reply(
         for event in events:
             if isinstance(event, PromptReady) and event.omitted_messages:
                 raise ContextTooLong(
-                    f"The messages do not fit the context of {event.context_length:,} "
-                    "tokens beside the "
-                    f"reply: {len(event.omitted_messages)} of them would not be read.",
-                    hint="Leave out the oldest, or lower max_tokens.",
+                    "The messages and the reply do not fit the context of "
+                    f"{event.context_length:,} tokens: {len(event.omitted_messages)} of the "
+                    "messages would be omitted.",
+                    hint="Remove the oldest messages, or lower max_tokens.",
                 )
             yield event
 
 
 class CompletionResponse:
-    """One reply on its way to a client.
+    """Formats one reply as a chat completion, whole or streamed.
 
     Args:
-        params: what the client wants.
+        params: the client's request.
     """
 
     def __init__(self, params: CompletionParams) -> None:
@@ -102,7 +101,7 @@ class CompletionResponse:
         self._created = int(time.time())
 
     async def collect(self, events: EngineEvents) -> dict[str, Any]:
-        """The reply at once, when it is complete."""
+        """Collect the events and return the complete response body."""
         text, tokens = "", list[TokenLogprob]()
         async with aclosing(events):
             while not isinstance(event := await anext(events), Finished):
@@ -118,7 +117,7 @@ class CompletionResponse:
         return self._object("chat.completion", choice) | {"usage": usage_object(event.usage)}
 
     async def stream(self, first: EngineEvent, rest: EngineEvents) -> AsyncGenerator[str, None]:
-        """The reply as server-sent events; what fails now is one of them, and the last."""
+        """Yield the reply as server-sent events; an error is the last event."""
         event = first
         async with aclosing(rest):
             yield self._chunk({"role": "assistant", "content": ""})
@@ -148,8 +147,8 @@ class CompletionResponse:
             "finish_reason": finish_reason,
             "logprobs": logprobs_object(tokens),
         }
-        piece = self._object("chat.completion.chunk", choice)
-        return sse_event(piece | {"usage": None} if self._params.include_usage else piece)
+        chunk = self._object("chat.completion.chunk", choice)
+        return sse_event(chunk | {"usage": None} if self._params.include_usage else chunk)
 
     def _object(self, kind: str, *choices: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -157,28 +156,28 @@ class CompletionResponse:
             "object": kind,
             "created": self._created,
             "model": self._params.model,
-            "choices": [{"index": at} | choice for at, choice in enumerate(choices)],
+            "choices": [{"index": index} | choice for index, choice in enumerate(choices)],
         }
 
 
 def sse_event(value: dict[str, Any]) -> str:
-    """A server-sent event."""
+    """Format a server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
 def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    """How likely the tokens were, in OpenAI's words; None where that is not told."""
-    return {"content": [each.to_dict() for each in tokens], "refusal": None} if tokens else None
+    """Return tokens with their log-probabilities in OpenAI's format; None without tokens."""
+    return {"content": [token.to_dict() for token in tokens], "refusal": None} if tokens else None
 
 
 def openai_finish_reason(finished: Finished) -> str:
-    """Why the reply ended, in OpenAI's words."""
-    full = finished.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
-    return "length" if full else "stop"
+    """Convert the stop reason to OpenAI's `finish_reason`."""
+    truncated = finished.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
+    return "length" if truncated else "stop"
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """What the reply cost, in OpenAI's words."""
+    """Convert token counts to OpenAI's `usage` object."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -187,26 +186,16 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-T = TypeVar("T")
-
-
 MAX_MESSAGES = 1000
-
-
 MAX_STOP_STRINGS = 16
-
-
 MAX_TOP_LOGPROBS = 20
 
-
 ROLES = ("system", "user", "assistant")
-
 
 SAMPLING_FIELDS = tuple(
     name for name in Sampling().settings() if name not in ("max_tokens", "stop")
 )
-"""Fields that chatlm's sampling has by the same name."""
-
+"""Fields that have the same name in chatlm's sampling."""
 
 NEUTRAL_VALUES: Mapping[str, Any] = {
     "n": 1,
@@ -216,17 +205,15 @@ NEUTRAL_VALUES: Mapping[str, Any] = {
     "logit_bias": {},
     "store": False,
 }
-"""Fields that are not supported, with the value that asks for nothing."""
-
+"""Unsupported fields, each with the only accepted value, which has no effect."""
 
 TYPE_NAMES: Mapping[type, str] = {
     bool: "true or false",
-    int: "a whole number",
-    str: "a text",
+    int: "an integer",
+    str: "a string",
     list: "a list",
     dict: "an object",
 }
-
 
 KNOWN_FIELDS = frozenset(
     (
@@ -238,58 +225,58 @@ KNOWN_FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class CompletionParams:
-    """What a client wants."""
+    """A parsed chat completion request."""
 
     model: str
     system: str
     history: tuple[tuple[str, str], ...]
-    """Earlier messages of the user, each with its reply."""
+    """Earlier turns: user message and reply."""
     question: str
     sampling: Sampling
     logprobs: int | None
-    """How many of the likeliest tokens are told beside each; None where nothing is."""
+    """Number of top alternatives per token; None without log-probabilities."""
     stream: bool
     include_usage: bool
-    """Whether a stream tells at its end how many tokens there were."""
+    """Whether a stream ends with the token counts."""
 
 
 def parse_params(body: Mapping[str, Any], context_length: int) -> CompletionParams:
-    """Check a body.
+    """Parse and validate a request body.
 
     Args:
-        body: as JSON has it; a null is the same as nothing.
-        context_length: tokens that the model's context holds.
+        body: the decoded JSON; null fields count as missing.
+        context_length: the model's context window, in tokens.
 
     Raises:
-        ApiError: a field is missing, wrong or not supported; it is named.
+        ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    said = {name: value for name, value in body.items() if value is not None}
-    for name, value in said.items():
+    fields = {name: value for name, value in body.items() if value is not None}
+    for name, value in fields.items():
         if name not in KNOWN_FIELDS or (
             name in NEUTRAL_VALUES and not _is_neutral(value, NEUTRAL_VALUES[name])
         ):
             raise _unsupported_error(name)
-    stream = _get_typed(said, "stream", bool, False)
-    options = _get_typed(said, "stream_options", dict, {})
+    stream = _get_typed(fields, "stream", bool, False)
+    options = _get_typed(fields, "stream_options", dict, {})
     if options and not stream:
-        raise field_error("stream_options", "goes with stream=true only.")
+        raise field_error("stream_options", "requires stream=true.")
     for name in options.keys() - {"include_usage"}:
         raise _unsupported_error(f"stream_options.{name}")
-    system, history, question = _split_conversation(_parse_messages(said))
+    system, history, question = _split_conversation(_parse_messages(fields))
     return CompletionParams(
-        model=_get_typed(said, "model", str),
+        model=_get_typed(fields, "model", str),
         system=system,
         history=history,
         question=question,
-        sampling=_parse_sampling(said, context_length),
-        logprobs=_parse_logprobs(said),
+        sampling=_parse_sampling(fields, context_length),
+        logprobs=_parse_logprobs(fields),
         stream=stream,
         include_usage=_get_typed(options, "include_usage", bool, False, "stream_options."),
     )
 
 
 def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each message as role and text."""
+    """Return role and text of each message."""
     messages = _get_typed(fields, "messages", list)
     if not 0 < len(messages) <= MAX_MESSAGES:
         raise field_error(
@@ -301,34 +288,34 @@ def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _parse_message(message: Any, path: str) -> tuple[str, str]:
     if not isinstance(message, dict):
         raise field_error(path, "must be an object with role and content.")
-    said = {name: value for name, value in message.items() if value is not None}
-    role = _get_typed(said, "role", str, path=f"{path}.")
+    fields = {name: value for name, value in message.items() if value is not None}
+    role = _get_typed(fields, "role", str, path=f"{path}.")
     if role not in ROLES:
         raise field_error(
             f"{path}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}."
         )
-    for name in said.keys() - {"role", "content"}:
+    for name in fields.keys() - {"role", "content"}:
         raise _unsupported_error(f"{path}.{name}")
-    if isinstance(said.get("content"), list):
-        parts = said["content"]
+    if isinstance(fields.get("content"), list):
+        parts = fields["content"]
         return role, "".join(
             _parse_part(part, f"{path}.content[{at}]") for at, part in enumerate(parts)
         )
-    return role, _get_typed(said, "content", str, path=f"{path}.")
+    return role, _get_typed(fields, "content", str, path=f"{path}.")
 
 
 def _parse_part(part: Any, path: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        raise field_error(path, 'only parts of the type "text" are supported.', "unsupported_value")
+        raise field_error(path, 'only parts of type "text" are supported.', "unsupported_value")
     return _get_typed(part, "text", str, path=f"{path}.")
 
 
 def _split_conversation(
     messages: Sequence[tuple[str, str]],
 ) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    """The system prompt, earlier messages with their replies, and the message to answer.
+    """Split messages into system prompt, earlier turns, and the message to answer.
 
-    Neighbours of one role are one message.
+    Consecutive messages of one role are merged.
     """
     merged = [
         (role, "\n\n".join(text for _, text in group))
@@ -340,18 +327,19 @@ def _split_conversation(
         raise field_error("messages", "system messages must come first.")
     if not roles or roles[0] != "user" or roles[-1] != "user":
         raise field_error(
-            "messages", "the first after system messages, and the last, must be the user's."
+            "messages",
+            "the first message after the system messages and the last must be from the user.",
         )
     texts = [text for _, text in merged]
     if not all(text.strip() for text in texts[::2]):
-        raise field_error("messages", "a message of the user says nothing.")
+        raise field_error("messages", "a user message is empty.")
     return system, tuple(list(pairwise(texts))[::2]), texts[-1]
 
 
 def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
     limits = [name for name in ("max_tokens", "max_completion_tokens") if name in fields]
     if len(limits) > 1:
-        raise field_error(limits[0], "leave it out where max_completion_tokens is given.")
+        raise field_error(limits[0], "cannot be combined with max_completion_tokens.")
     values = {
         name: _check_sampling_value(name, name, fields[name])
         for name in SAMPLING_FIELDS
@@ -361,7 +349,7 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
         values["max_tokens"] = _check_sampling_value(name, "max_tokens", fields[name])
         if fields[name] > context_length:
             raise field_error(
-                name, f"must be {context_length:,} at most, all that the context holds."
+                name, f"must be at most {context_length:,}, the model's context window."
             )
     return Sampling.from_dict({**values, "stop": _parse_stop(fields)})
 
@@ -376,14 +364,16 @@ def _check_sampling_value(param: str, name: str, value: Any) -> Any:
 def _parse_stop(fields: Mapping[str, Any]) -> tuple[str, ...]:
     stops: tuple[str, ...] = _check_sampling_value("stop", "stop", fields.get("stop", ()))
     if len(stops) > MAX_STOP_STRINGS:
-        raise field_error("stop", f"must be {MAX_STOP_STRINGS} texts at most, not {len(stops):,}.")
+        raise field_error(
+            "stop", f"must be at most {MAX_STOP_STRINGS} strings, not {len(stops):,}."
+        )
     return stops
 
 
 def _parse_logprobs(fields: Mapping[str, Any]) -> int | None:
     if not _get_typed(fields, "logprobs", bool, False):
         if "top_logprobs" in fields:
-            raise field_error("top_logprobs", "goes with logprobs=true only.")
+            raise field_error("top_logprobs", "requires logprobs=true.")
         return None
     top = _get_typed(fields, "top_logprobs", int, 0)
     if not 0 <= top <= MAX_TOP_LOGPROBS:
@@ -398,7 +388,7 @@ def _get_typed(
     default: T | None = None,
     path: str = "",
 ) -> T:
-    """A field, once its type is right; without a default it has to be there."""
+    """Return a field after checking its type; without a default it is required."""
     value = fields.get(name, default)
     if type(value) is not expected_type:
         raise field_error(f"{path}{name}", f"must be {TYPE_NAMES[expected_type]}.")
@@ -410,30 +400,31 @@ def _is_neutral(value: Any, neutral: Any) -> bool:
 
 
 def _unsupported_error(name: str) -> Exception:
-    return field_error(one_line(name, 60), "is not supported here.", "unsupported_parameter")
+    return field_error(one_line(name, 60), "is not supported.", "unsupported_parameter")
 
 
 SETUP_SEPARATOR = "+"
+"""Separates the parts of a model name."""
 
 
 def model_names(model: str, setups: Mapping[str, Setup]) -> list[str]:
-    """The names that a client is shown: the model, and the model with each set-up."""
+    """Return the model names for clients: the model alone, and with each set-up."""
     return [model, *(f"{model}{SETUP_SEPARATOR}{name}" for name in setups)]
 
 
 def setup_for_model(name: str, served_model: str, setups: Mapping[str, Setup]) -> Setup:
-    """What a name means.
+    """Return the set-up that a model name selects.
 
     Args:
-        name: as a client says it.
-        served_model: the served one.
-        setups: set-ups by name.
+        name: the name in the request.
+        served_model: the served model.
+        setups: available set-ups by name.
 
     Raises:
-        ApiError: there is no such model, or its parts cannot be used together.
+        ApiError: the model does not exist, or its parts cannot be combined.
     """
-    base, joint, rest = name.removeprefix(served_model).partition(SETUP_SEPARATOR)
-    parts = rest.split(SETUP_SEPARATOR) if joint else []
+    base, separator, rest = name.removeprefix(served_model).partition(SETUP_SEPARATOR)
+    parts = rest.split(SETUP_SEPARATOR) if separator else []
     if base or not name.startswith(served_model) or any(part not in setups for part in parts):
         known = model_names(served_model, setups)
         near = get_close_matches(name, known, 1)
@@ -441,7 +432,7 @@ def setup_for_model(name: str, served_model: str, setups: Mapping[str, Setup]) -
             404,
             f"The model {one_line(name, 80)!r} does not exist. "
             + (f"Did you mean {near[0]}? " if near else "")
-            + "GET /v1/models lists all.",
+            + "GET /v1/models lists all models.",
             param="model",
             code="model_not_found",
         )
@@ -449,13 +440,15 @@ def setup_for_model(name: str, served_model: str, setups: Mapping[str, Setup]) -
 
 
 def _merge_setups(setups: Iterable[Setup]) -> Setup:
-    said: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    plugin_data: dict[str, Any] = {}
     for setup in setups:
         values = setup.to_dict()
-        keeps = values.pop("kept", {})
-        if twice := sorted((said.keys() & values.keys()) | (kept.keys() & keeps.keys())):
-            raise field_error("model", f"its parts cannot be used together: two have {twice[0]}.")
-        said |= values
-        kept |= keeps
-    return Setup.from_dict({**said, "kept": kept})
+        data = values.pop("kept", {})
+        if shared := sorted((merged.keys() & values.keys()) | (plugin_data.keys() & data.keys())):
+            raise field_error(
+                "model", f"its parts cannot be combined: more than one sets {shared[0]}."
+            )
+        merged |= values
+        plugin_data |= data
+    return Setup.from_dict({**merged, "kept": plugin_data})

@@ -1,4 +1,4 @@
-"""Texts as vectors, by the embedder that chatlm's indices are made with too."""
+"""Embeddings: parse requests, embed texts and format responses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 EMBEDDING_MODEL = "all-minilm-l6-v2"
+"""The model that also embeds chatlm's indices."""
+
 MAX_TEXTS = 256
 BATCH_SIZE = 16
 
@@ -26,52 +28,53 @@ KNOWN_FIELDS = {"model", "input", "encoding_format", "user"}
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """What a client wants."""
+    """A parsed embedding request."""
 
     texts: tuple[str, ...]
     as_base64: bool
-    """Whether vectors are sent as little-endian float32, not as JSON's numbers."""
+    """Whether vectors are sent as base64 of little-endian float32 instead of JSON numbers."""
 
 
 @dataclass(frozen=True)
 class EmbeddingBatch:
-    """What comes of it."""
+    """Vectors of some of a request's texts."""
 
     vectors: np.ndarray[Any, np.dtype[np.float32]]
+    """Shape (texts, dimensions)."""
     token_count: int
 
 
 def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
-    """Check a body.
+    """Parse and validate a request body.
 
     Raises:
-        ApiError: a field is missing, wrong or not supported; it is named.
+        ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    said = {name: value for name, value in body.items() if value is not None}
-    for name in said.keys() - KNOWN_FIELDS:
-        raise field_error(one_line(name, 60), "is not supported here.", "unsupported_parameter")
-    if said.get("model") != EMBEDDING_MODEL:
+    fields = {name: value for name, value in body.items() if value is not None}
+    for name in fields.keys() - KNOWN_FIELDS:
+        raise field_error(one_line(name, 60), "is not supported.", "unsupported_parameter")
+    if fields.get("model") != EMBEDDING_MODEL:
         raise ApiError(
             404,
-            f"The model {one_line(str(said.get('model')), 80)!r} does not exist, or makes no "
-            f"embeddings. The one that does is {EMBEDDING_MODEL}.",
+            f"The model {one_line(str(fields.get('model')), 80)!r} does not exist or does not "
+            f"support embeddings. Use {EMBEDDING_MODEL}.",
             param="model",
             code="model_not_found",
         )
-    coding = said.get("encoding_format", "float")
-    if coding not in ("float", "base64"):
+    encoding = fields.get("encoding_format", "float")
+    if encoding not in ("float", "base64"):
         raise field_error("encoding_format", "must be float or base64.")
-    given = said.get("input")
-    texts = [given] if isinstance(given, str) else given
+    value = fields.get("input")
+    texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise field_error("input", "must be a text, or a list of texts; none may be empty.")
+        raise field_error("input", "must be a string or a list of strings, none of them empty.")
     if not 0 < len(texts) <= MAX_TEXTS:
-        raise field_error("input", f"must be 1 to {MAX_TEXTS} texts, not {len(texts):,}.")
-    return EmbeddingRequest(tuple(texts), coding == "base64")
+        raise field_error("input", f"must be 1 to {MAX_TEXTS} strings, not {len(texts):,}.")
+    return EmbeddingRequest(tuple(texts), encoding == "base64")
 
 
 def is_installed() -> bool:
-    """Whether the embedder is on this machine."""
+    """Return whether the embedding model is installed."""
     try:
         find_model(EMBEDDING_MODEL)
     except ModelError:
@@ -80,31 +83,31 @@ def is_installed() -> bool:
 
 
 class Embedder:
-    """The embedder, loaded when it is first used; for one thread."""
+    """The embedding model, loaded on first use; not thread-safe."""
 
     def __init__(self) -> None:
         self._model: SentenceTransformer | None = None
 
     def embed(self, texts: Sequence[str]) -> Generator[EmbeddingBatch, None, None]:
-        """The vectors of some texts after the others; closing it stops.
+        """Embed texts in batches; closing the generator stops after the current batch.
 
         Raises:
-            ApiError: the embedder is not here, or a text is longer than it reads.
+            ApiError: the model is not installed, or a text is too long for it.
         """
         model = self._load_once()
-        most = model.max_seq_length or sys.maxsize
-        read = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        for at, tokens in enumerate(read):
-            if len(tokens) > most:
+        limit = model.max_seq_length or sys.maxsize
+        input_ids = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        for index, ids in enumerate(input_ids):
+            if len(ids) > limit:
                 raise field_error(
-                    f"input[{at}]",
-                    f"takes {len(tokens):,} tokens; {EMBEDDING_MODEL} reads {most}.",
+                    f"input[{index}]",
+                    f"has {len(ids):,} tokens; {EMBEDDING_MODEL} reads at most {limit}.",
                     "context_length_exceeded",
                 )
         for start in range(0, len(texts), BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
             vectors = model.encode(list(texts[batch]), show_progress_bar=False)
-            yield EmbeddingBatch(np.asarray(vectors, np.float32), sum(map(len, read[batch])))
+            yield EmbeddingBatch(np.asarray(vectors, np.float32), sum(map(len, input_ids[batch])))
 
     def _load_once(self) -> SentenceTransformer:
         if self._model is None:
@@ -119,21 +122,21 @@ class Embedder:
 def embedding_response(
     batches: Sequence[EmbeddingBatch], request: EmbeddingRequest
 ) -> dict[str, Any]:
-    """What is sent."""
-    vectors = [vector for part in batches for vector in part.vectors]
-    tokens = sum(part.token_count for part in batches)
+    """Return the response body in OpenAI's format."""
+    vectors = [vector for batch in batches for vector in batch.vectors]
+    tokens = sum(batch.token_count for batch in batches)
     return {
         "object": "list",
         "model": EMBEDDING_MODEL,
         "data": [
             {
                 "object": "embedding",
-                "index": at,
+                "index": index,
                 "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
                 if request.as_base64
                 else vector.tolist(),
             }
-            for at, vector in enumerate(vectors)
+            for index, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }

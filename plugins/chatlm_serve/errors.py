@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong, in the form that OpenAI's API has."""
+"""Errors of the API, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from chatlm_serve.work_queue import QueueFull, ShuttingDown
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
 
 RETRY_SECONDS = 1
-"""After which one who was turned away may try again."""
+"""Value of `Retry-After` for a client rejected because the server is busy."""
 
 
 class ApiError(Exception):
-    """A request that is answered by an error.
+    """An error response.
 
     Args:
-        status: of HTTP.
-        message: what was wrong, and what to do.
-        param: the field of the request that is wrong.
-        code: what programs go by.
-        headers: sent with it.
+        status: HTTP status.
+        message: what is wrong, and what to do.
+        param: the invalid field of the request.
+        code: machine-readable code.
+        headers: further HTTP headers.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """What is sent."""
+        """The response body in OpenAI's format."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == HTTPStatus.TOO_MANY_REQUESTS:
             kind = "rate_limit_error"
@@ -60,12 +60,12 @@ class ApiError(Exception):
 
 
 def field_error(param: str, message: str, code: str | None = None) -> ApiError:
-    """The error for a field of the request."""
+    """Create the error for an invalid field of the request."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of any failure; one that nobody foresaw is in the log alone."""
+    """Convert any exception; details of an unexpected one are only logged."""
     match error:
         case ApiError():
             return error
@@ -86,4 +86,4 @@ def as_api_error(error: Exception) -> ApiError:
             log.error("a request failed: %s", error)
             return ApiError(500, str(error))
     log.error("a request failed", exc_info=error)
-    return ApiError(500, "The server failed. Its log has the details: chatlm logs")
+    return ApiError(500, "Internal server error. See the server's log: chatlm logs")

@@ -1,4 +1,4 @@
-"""Loopback, Host header, bearer token, body size."""
+"""HTTP protection: Host header and bearer token checks, body limits, and listening sockets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from chatlm import UsageError
 from chatlm_serve.errors import ApiError
 
 HEALTH_PATH = "/health"
-"""What is answered without a token."""
-
+"""The path that needs no token."""
 
 MAX_BODY_BYTES = 2**20
-"""Of a request's body."""
 
 
 class GuardMiddleware:
-    """Lets through what comes from this machine, or with the token.
+    """ASGI middleware that rejects foreign Host headers and requests without the token.
 
     Args:
-        app: what is guarded.
-        loopback: whether it is reached from this machine only.
-        token: asked for where it is not empty.
+        app: the protected app.
+        loopback: whether the server listens on a loopback address; then the Host header must name
+            this machine.
+        token: the required bearer token; empty for none.
     """
 
     def __init__(self, app: ASGIApp, *, loopback: bool, token: str) -> None:
@@ -41,7 +40,7 @@ class GuardMiddleware:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand on."""
+        """Reject the request or pass it on."""
         error = self._refusal(scope) if scope["type"] == "http" else None
         await (error_response(error) if error else self._app)(scope, receive, send)
 
@@ -50,41 +49,42 @@ class GuardMiddleware:
         if self._loopback and not names_loopback(headers.get("host", "")):
             return ApiError(
                 403,
-                "This server is reached as 127.0.0.1 or localhost only.",
+                "This server answers only at 127.0.0.1 or localhost.",
                 code="wrong_host",
             )
         if not self._token or scope["path"] == HEALTH_PATH:
             return None
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if hmac.compare_digest(given.encode("latin-1"), self._token.encode()):
+        sent = headers.get("authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(sent.encode("latin-1"), self._token.encode()):
             return None
         return ApiError(
             401,
-            "A token is needed: Authorization: Bearer TOKEN. It is the server's --token.",
+            "A token is required: Authorization: Bearer TOKEN, with the server's --token.",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """An error as it is sent."""
+    """Create the response for an error."""
     return JSONResponse(error.body, error.status, error.headers)
 
 
 async def read_json_body(request: Request) -> dict[str, Any]:
-    """The object that a request's body holds.
+    """Read a request body as a JSON object.
 
-    A web page of another origin can send any text without asking, but not with this content type.
+    Only `application/json` is accepted, since a web page of another origin cannot send that without
+    a CORS preflight.
 
     Raises:
-        ApiError: it holds none, or is too large.
+        ApiError: the body is not a JSON object or is too large.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
         raise ApiError(415, "Send JSON, with the header Content-Type: application/json")
     body = b""
-    async for part in request.stream():
-        body += part
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES:,} bytes.")
     try:
@@ -98,17 +98,16 @@ async def read_json_body(request: Request) -> dict[str, Any]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Return whether a host is a loopback address."""
     with suppress(ValueError):
         return ip_address(host).is_loopback
     return host.lower() == "localhost"
 
 
 def names_loopback(header: str) -> bool:
-    """Whether a `Host` header names this machine itself.
+    """Return whether a `Host` header names this machine.
 
-    A browser that was lured to a name which suddenly means 127.0.0.1 (DNS rebinding) still sends
-    that name.
+    In a DNS rebinding attack, the browser sends the attacker's name, which is rejected.
     """
     with suppress(ValueError):
         return is_loopback(urlsplit(f"//{header}").hostname or "")
@@ -116,10 +115,10 @@ def names_loopback(header: str) -> bool:
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound, so that what is wrong with the address shows at once.
+    """Bind a socket, so that a wrong address is reported at once.
 
     Raises:
-        UsageError: the host is not this machine's, or the port is taken.
+        UsageError: the host is unknown or not an address of this machine, or the port is taken.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -127,7 +126,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
         )[0]
     except OSError as error:
         raise UsageError(
-            f"There is no address {host!r}.", hint="This machine's own is 127.0.0.1."
+            f"Unknown address {host!r}.", hint="Use 127.0.0.1 for this machine."
         ) from error
     listener = socket.socket(family, kind, protocol)
     try:
@@ -136,12 +135,12 @@ def bind_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"Nothing can listen at {http_url(host, port)}: {error.strerror}.",
-            hint="Choose another port: --port 0 takes any that is free.",
+            f"Cannot listen at {http_url(host, port)}: {error.strerror}.",
+            hint="Choose another port; --port 0 picks a free one.",
         ) from error
     return listener
 
 
 def http_url(host: str, port: int) -> str:
-    """The address as it is typed into a browser."""
+    """Return the URL of an address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""The screen in a browser: each page that is open has a process of its own, which draws it."""
+"""The terminal UI in a browser; every open page has its own chatlm process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def serve_pages(host: str, listener: socket.socket, model: str | None, max_pages
     """Serve the page until SIGINT or SIGTERM.
 
     Args:
-        host: where it listens.
-        listener: listens there.
-        model: as `--model` takes it.
-        max_pages: so many may be open at once.
+        host: the address.
+        listener: the socket that listens there.
+        model: the model's name, as for `--model`; None for the default.
+        max_pages: maximum number of open pages.
     """
     command = [sys.executable, "-m", "chatlm_serve.page_child", *([model] if model else [])]
     server = PageServer(
@@ -37,15 +37,15 @@ def serve_pages(host: str, listener: socket.socket, model: str | None, max_pages
 
 
 class PageServer(Server):
-    """Lets only its own page speak to the screen.
+    """A server whose web socket accepts only its own page.
 
-    A browser lets any web page open a web socket to any address, this machine's too, so the page's
-    own origin is asked for. The address is taken from the request, as a host has many.
+    Browsers let any web page open a web socket to any address, including this machine's, so the
+    Origin header must match the requested host.
 
     Args:
-        command: that draws a page.
-        max_pages: so many may be open at once.
-        server_options: see `textual_serve.server.Server`.
+        command: runs the terminal UI of a page.
+        max_pages: maximum number of open pages.
+        server_options: passed to `textual_serve.server.Server`.
     """
 
     def __init__(self, command: str, max_pages: int, **server_options: Any) -> None:
@@ -57,22 +57,22 @@ class PageServer(Server):
         """Print nothing."""
 
     async def on_shutdown(self, app: web.Application) -> None:
-        """Close the pages, which would be waited for."""
+        """Close all pages, so that shutdown does not wait for them."""
         for page in self._open_pages:
             page.cancel()
 
     async def handle_index(self, request: web.Request) -> Any:
-        """The page."""
+        """Serve the page."""
         self._check_host(request)
         self._check_page_limit()
         self.public_url = f"{request.scheme}://{request.host}"
         return await super().handle_index(request)
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """The page's connection to the screen."""
+        """Connect a page to its own terminal UI."""
         self._check_host(request)
         if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
-            raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
+            raise web.HTTPForbidden(text="Only chatlm's own page can open the chat.")
         self._check_page_limit()
         page = asyncio.create_task(super().handle_websocket(request))
         self._open_pages.add(page)
@@ -83,12 +83,12 @@ class PageServer(Server):
 
     def _check_page_limit(self) -> None:
         if len(self._open_pages) >= self._max_pages:
-            open_ = "1 page is" if self._max_pages == 1 else f"{self._max_pages} pages are"
+            pages = "1 page is" if self._max_pages == 1 else f"{self._max_pages} pages are"
             raise web.HTTPServiceUnavailable(
-                text=f"{open_} open already, and each has a model of its own. Close one and load "
-                "this page again, or let more be open: chatlm config set plugins.serve.pages N"
+                text=f"{pages} already open, each with its own model in memory. Close one and "
+                "reload this page, or raise the limit: chatlm config set plugins.serve.pages N"
             )
 
     def _check_host(self, request: web.Request) -> None:
         if is_loopback(self.host) and not names_loopback(request.host):
-            raise web.HTTPForbidden(text="This page is reached as 127.0.0.1 or localhost only.")
+            raise web.HTTPForbidden(text="This page is available only at 127.0.0.1 or localhost.")

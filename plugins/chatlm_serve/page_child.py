@@ -1,4 +1,4 @@
-"""The process that draws one page: the screen, as `chatlm` opens it in a terminal."""
+"""The process of one page: runs the terminal UI as `chatlm` does."""
 
 from __future__ import annotations
 

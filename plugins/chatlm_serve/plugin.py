@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the two servers."""
+"""Hook implementations and settings of the serve plugin."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the person can set under `[plugins.serve]`."""
+    """Settings of `chatlm serve` and `chatlm web`, `[plugins.serve]` in the config file."""
 
     queue: int = field(
         default=16,
-        metadata={"help": "Requests that may wait; more are turned away."},
+        metadata={"help": "Maximum number of waiting requests; more are rejected."},
     )
     at_once: int = field(
         default=8,
-        metadata={"help": "Requests that are answered at once; each takes memory for its context."},
+        metadata={"help": "Requests answered concurrently; each needs memory for its context."},
     )
     pages: int = field(
         default=8,
-        metadata={"help": "Pages that may be open at once; each is a chatlm with its own model."},
+        metadata={"help": "Maximum number of open pages; each runs its own chatlm and model."},
     )
 
     def __post_init__(self) -> None:
@@ -42,6 +42,6 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "serve",
         "chatlm_serve.commands:serve",
-        "Answer other programs by an OpenAI-compatible endpoint.",
+        "Serve the model to other programs through an OpenAI-compatible endpoint.",
     )
     cli.add_lazy("web", "chatlm_serve.commands:web", "Open the chat in a browser.")

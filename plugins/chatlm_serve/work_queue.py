@@ -1,4 +1,4 @@
-"""First come first served worker thread; shared batch."""
+"""A first-come, first-served queue with a worker thread, and a batch that requests share."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from chatlm import Batch, EngineEvent, Finished, Request
 
 T = TypeVar("T")
 
+_END: Any = object()
+"""Marks the end of a job's output."""
+
 
 class QueueFull(Exception):
-    """The line is full."""
+    """The queue is full."""
 
 
 class ShuttingDown(Exception):
-    """Nothing is done any more."""
+    """The server is shutting down."""
 
 
 class WorkQueue:
-    """Runs generators in a thread of its own, begun in the order they came.
+    """Runs generators in a worker thread, started in the order they arrive.
 
-    Those that run are asked in turns for what comes next; None is passed over. One that has ended
-    is out of the line, however slowly its events are read.
+    Running generators take turns, one step each; None is not passed on. A finished one leaves the
+    queue at once, however slowly its output is read.
 
-    All methods but `close` are for the event loop's thread.
+    All methods except `close` must be called in the event loop's thread.
 
     Args:
-        max_waiting: how many may wait.
-        max_running: how many run.
+        max_waiting: maximum number of waiting generators.
+        max_running: maximum number of running generators.
     """
 
     def __init__(self, max_waiting: int, max_running: int = 1) -> None:
@@ -47,18 +50,18 @@ class WorkQueue:
     async def stream(
         self, factory: Callable[[], Generator[T | None, None, None]]
     ) -> AsyncGenerator[T, None]:
-        """What a generator yields, when it is its turn.
+        """Queue a generator and yield its output.
 
-        Closing it takes the generator out of the line, or closes it after what it is about to
-        yield.
+        Closing the stream removes the generator from the queue, or closes it after its current
+        step.
 
         Args:
-            factory: makes the generator; it too is called in the line's thread.
+            factory: creates the generator; called in the worker thread.
 
         Raises:
-            Busy: too many are in the line.
-            Stopping: `stop` was called, perhaps meanwhile.
-            Exception: what the generator raises.
+            QueueFull: too many generators are waiting.
+            ShuttingDown: `stop` was called.
+            Exception: whatever the generator raises.
         """
         self.check_capacity()
         job = _Job(factory, self._open_jobs.discard)
@@ -74,10 +77,11 @@ class WorkQueue:
             self._open_jobs.discard(job)
 
     def check_capacity(self) -> None:
-        """See that there is room for one more.
+        """Check that another generator can be queued.
 
         Raises:
-            Busy, Stopping: as `events`.
+            QueueFull: too many generators are waiting.
+            ShuttingDown: `stop` was called.
         """
         if self._stopping:
             raise ShuttingDown
@@ -85,14 +89,14 @@ class WorkQueue:
             raise QueueFull
 
     def stop(self) -> None:
-        """End all that runs and waits."""
+        """Cancel all running and waiting generators."""
         self._stopping = True
         for job in self._open_jobs:
             job.cancelled.set()
             job.output.put_nowait(_Failure(ShuttingDown()))
 
     def close(self) -> None:
-        """Wait until the thread has ended; call `stop` before."""
+        """Wait until the thread has ended; call `stop` first."""
         self._inbox.put(None)
         self._thread.join()
 
@@ -117,9 +121,6 @@ class _Failure:
         self.error = error
 
 
-_END: Any = object()
-
-
 class _Job:
     def __init__(
         self, factory: Callable[[], Generator[Any, None, None]], on_done: Callable[[_Job], None]
@@ -132,7 +133,7 @@ class _Job:
         self._generator: Generator[Any, None, None] | None = None
 
     def step(self) -> bool:
-        """Pass on what comes next; whether more may come."""
+        """Run one step, and return whether more may follow."""
         if self.cancelled.is_set():
             if self._generator is not None:
                 self._generator.close()
@@ -157,15 +158,15 @@ class _Job:
     def _call_in_loop(self, function: Callable[[Any], object], argument: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, argument)
-        except RuntimeError:  # the loop has ended, and nobody listens
+        except RuntimeError:  # the loop is closed, so nobody reads the output
             self.cancelled.set()
 
 
 class SharedBatch:
-    """Gives each request the events that are its own.
+    """Shares an engine's batch between requests, each with its own stream of events.
 
     Args:
-        batch: that all requests go into; closed with this.
+        batch: the batch; `close` closes it.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -173,27 +174,27 @@ class SharedBatch:
         self._received: dict[int, deque[EngineEvent | Exception]] = {}
 
     def stream(self, request: Request) -> Generator[EngineEvent | None, None, None]:
-        """As `Engine.stream`; None where something was done, perhaps for others, and nothing came.
+        """Stream a reply like `Engine.stream`, with None after a step without an event for it.
 
-        At most `Batch.at_once` may run at a time.
+        At most `Batch.max_concurrency` streams may be open at a time.
         """
         number = self._batch.add(request)
-        came = self._received[number] = deque()
+        events = self._received[number] = deque()
         try:
             while True:
-                if not came:
-                    for other, event in self._batch.step():
-                        self._received[other].append(event)
-                event_or_none = came.popleft() if came else None
-                if isinstance(event_or_none, Exception):
-                    raise event_or_none
-                yield event_or_none
-                if isinstance(event_or_none, Finished):
+                if not events:
+                    for owner, received in self._batch.step():
+                        self._received[owner].append(received)
+                event = events.popleft() if events else None
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
                     return
         finally:
             self._batch.cancel(number)
             del self._received[number]
 
     def close(self) -> None:
-        """Drop all."""
+        """Cancel all requests and close the batch."""
         self._batch.close()

@@ -1,4 +1,4 @@
-"""Prompt templates: named prompts in YAML files, with variables; a plugin of chatlm."""
+"""Templates plugin: named prompts in YAML files, with variables."""
 
 PLUGIN = "templates"
-"""The name under which chatlm knows this plugin, and it keeps values with a chat."""
+"""The plugin's name, under which it also stores values with a chat."""

@@ -1,9 +1,9 @@
-"""Slash commands; use, change, leave a template; follow-up prompts."""
+"""Use templates in a chat: start and stop using one, and ask about a reply with one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
 from chatlm import (
@@ -12,7 +12,6 @@ from chatlm import (
     Message,
     RenderedTemplate,
     Request,
-    SlashCommand,
     Turn,
     Ui,
     UsageError,
@@ -23,179 +22,113 @@ from chatlm_templates.library import load_template
 from chatlm_templates.rendering import FilledTemplate, fill_template, render_template
 from chatlm_templates.template import Template
 
-PICKER_SCREEN, FORM_SCREEN = "templates", "template"
-"""The names of the plugin's screens; the form's argument is a template."""
-
-
-OFF = "off"
-
-
-def template(ui: Ui, argument: str) -> None:
-    """Choose a template, fill one in, or end the use of one.
-
-    Raises:
-        UsageError: there is no such template, it cannot be used, or none is in use.
-    """
-    from chatlm_templates import library
-
-    if argument == OFF:
-        stop_using_template(ui)
-    elif not argument:
-        ui.open_screen(PICKER_SCREEN)
-    elif library.load_template(argument).needs_form:
-        ui.open_screen(FORM_SCREEN, argument)
-    else:
-        use_template(ui, library.load_template(argument), {}, in_new_chat=False)
-
-
-def find_errors(ui: Ui, _: str) -> None:
-    """Ask for the errors in a reply."""
-
-    ask_in_chat(ui, "find-errors")
-
-
-def simplify(ui: Ui, _: str) -> None:
-    """Ask for a reply in plainer words."""
-
-    ask_in_chat(ui, "simplify")
-
-
-def validate(ui: Ui, _: str) -> None:
-    """Ask, in a new chat, whether a reply is right, as if an expert had given it."""
-
-    ask_in_new_chat(ui, "validate")
-
-
-def review(ui: Ui, model: str) -> None:
-    """Let another model review a reply, in a new chat."""
-
-    ask_in_new_chat(ui, "review", model)
-
-
-def consolidate(ui: Ui, _: str) -> None:
-    """Start afresh with one prompt for what was agreed."""
-
-    consolidate_chat(ui)
-
-
-def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer all of them."""
-    add(SlashCommand("template", "write messages by a template", template, f"[NAME|{OFF}]"))
-    add(SlashCommand("find-errors", "ask for the errors in the reply", find_errors))
-    add(SlashCommand("simplify", "ask for the reply in plain words", simplify))
-    add(SlashCommand("validate", "check the reply in a new chat", validate))
-    add(SlashCommand("review", "let another model review the reply", review, "MODEL"))
-    add(
-        SlashCommand("consolidate", "new chat with one prompt for all that was agreed", consolidate)
-    )
-
-
 PLACEHOLDER = "…"
-"""Stands for the words that are not typed yet."""
+"""Stands in a preview for text that is not typed yet."""
+
+SUGGEST_AFTER_REPLIES = 5
+"""Number of replies after which `/consolidate` is suggested."""
 
 
 def use_template(
     ui: Ui, template: Template, values: Mapping[str, str], *, in_new_chat: bool
 ) -> None:
-    """Let a chat go by the template.
+    """Use a template in a chat from now on.
 
-    What is given for the input is put into the composer, since it is what the person would type;
-    so is the message of a template that takes no words.
+    The value of the input variable goes into the composer, since it is what the user would type; so
+    does the message of a template without an input variable.
 
     Args:
-        ui: the chat's screen.
-        template: the one to use.
+        ui: the chat screen's API.
+        template: the template.
         values: texts of its variables, by name.
-        in_new_chat: begin a new chat.
+        in_new_chat: start a new chat.
 
     Raises:
-        UsageError: a value is missing or wrong; nothing was changed.
+        UsageError: a value is missing or invalid; nothing was changed.
     """
-    others = dict(values)
-    typed = others.pop(template.input, "") if template.takes_input else ""
-    written = fill_template(
-        template, others, typed or (PLACEHOLDER if template.takes_input else "")
+    other_values = dict(values)
+    raw_input = other_values.pop(template.input, "") if template.takes_input else ""
+    filled = fill_template(
+        template, other_values, raw_input or (PLACEHOLDER if template.takes_input else "")
     )
-    before = "" if in_new_chat else own_system_prompt(ui)
-    choice = SelectedTemplate(template.name, others, written.system, before)
+    previous_system = "" if in_new_chat else own_system_prompt(ui)
+    selected = SelectedTemplate(template.name, other_values, filled.system, previous_system)
     if in_new_chat:
-        ui.new_chat(system=written.system, state=choice.plugin_data)
+        ui.new_chat(system=filled.system, state=selected.plugin_data)
     else:
-        ui.set_chat(system=written.system or before)
-        ui.set_state(**choice.plugin_data)
-    if first := typed if template.takes_input else written.user:
-        ui.insert_text(first)
+        ui.set_chat(system=filled.system or previous_system)
+        ui.set_state(**selected.plugin_data)
+    if message := raw_input if template.takes_input else filled.user:
+        ui.insert_text(message)
     ui.notify(_describe_use(template))
 
 
 def stop_using_template(ui: Ui) -> None:
-    """Let the chat go by no template, with the system prompt that it had before.
+    """Stop using a template in the chat, and restore the system prompt it had before.
 
     Raises:
-        UsageError: it goes by none.
+        UsageError: no template is in use.
     """
-    choice = selected_template(ui.state)
-    if choice is None:
-        raise UsageError("This chat goes by no template.", hint="Choose one: /template")
-    before = own_system_prompt(ui)
-    ui.set_chat(system=before)
+    selected = selected_template(ui.state)
+    if selected is None:
+        raise UsageError("This chat uses no template.", hint="Choose one: /template")
+    system = own_system_prompt(ui)
+    ui.set_chat(system=system)
     ui.set_state(template=None, values=None, system=None, before=None, as_is=None)
-    told = f"This chat goes by {one_line(choice.name, 40)} no longer."
-    ui.notify(told if before or not choice.system else f"{told} /system gives it a system prompt.")
+    notice = f'Template "{one_line(selected.name, 40)}" is off.'
+    if selected.system and not system:
+        notice += " The chat has no system prompt now; set one with /system."
+    ui.notify(notice)
 
 
 def preview_prompt(template: Template, values: Mapping[str, str]) -> FilledTemplate:
-    """What the model would read; `UNSAID` stands where something is still to be filled in.
+    """Fill in a template, with `PLACEHOLDER` for required values that are missing.
 
     Raises:
-        UsageError: a value is wrong.
+        UsageError: a value is invalid.
     """
-    gaps = {
-        name: each
-        if each.default is not None or not each.required
-        else dataclasses.replace(each, default=PLACEHOLDER, required=False)
-        for name, each in template.variables.items()
+    variables = {
+        name: variable
+        if variable.default is not None or not variable.required
+        else dataclasses.replace(variable, default=PLACEHOLDER, required=False)
+        for name, variable in template.variables.items()
     }
-    return fill_template(dataclasses.replace(template, variables=gaps), values)
+    return fill_template(dataclasses.replace(template, variables=variables), values)
 
 
 def own_system_prompt(ui: Ui) -> str:
-    """The chat's own system prompt: the one it has, unless its template gave it that."""
-    choice, system = selected_template(ui.state), ui.conversation.system
-    return (
-        choice.previous_system if choice and choice.system and choice.system == system else system
-    )
+    """Return the chat's system prompt, or the earlier one if its template set the current one."""
+    selected, system = selected_template(ui.state), ui.conversation.system
+    if selected and selected.system and selected.system == system:
+        return selected.previous_system
+    return system
 
 
 def _describe_use(template: Template) -> str:
-    """What the chat goes by now, and what the template was written for."""
-    how = (
-        "each message goes through it"
+    """Describe what the template does in the chat, and what it was written for."""
+    effect = (
+        "it writes each message"
         if template.takes_input
-        else "it sets how the model answers"
+        else "it sets the system prompt"
         if not template.has_message
         else "its message is in the composer"
     )
-    told = f"This chat goes by {template.name}: {how}."
+    notice = f'Template "{template.name}" is on: {effect}.'
     hints = [
         f"{hint} {one_line(value, 60)}"
         for hint in ("model", "adapter", "index")
         if (value := getattr(template, hint))
     ]
-    return f"{told} It is meant for {', '.join(hints)}." if hints else told
-
-
-SUGGEST_AFTER_REPLIES = 5
-"""After so many a new start is suggested."""
+    return f"{notice} It was written for {', '.join(hints)}." if hints else notice
 
 
 def ask_in_chat(ui: Ui, template_name: str) -> None:
-    """Ask about the reply in its own chat, past the template that the chat goes by.
+    """Ask about the selected reply in its own chat, without the chat's template.
 
-    Of an earlier reply the text is said once more; the newest is just above.
+    The text of an earlier reply is repeated in the message; the newest is directly above it.
 
     Raises:
-        UsageError: there is no reply, or the template cannot be used.
+        UsageError: there is no reply, or the template is invalid.
     """
     turn, text = _selected_reply(ui)
     newest = turn.id == ui.conversation.turns[-1].id
@@ -206,63 +139,67 @@ def ask_in_chat(ui: Ui, template_name: str) -> None:
 
 
 def ask_in_new_chat(ui: Ui, template_name: str, model: str = "") -> None:
-    """Ask about the reply in a new chat, where nothing says whose it is.
+    """Ask about the selected reply in a new chat, where nothing shows who wrote it.
 
     Args:
-        ui: the chat's screen.
+        ui: the chat screen's API.
         template_name: the template.
-        model: ask this one; empty for the one there is.
+        model: the model to ask; empty for the current one.
 
     Raises:
-        UsageError: as `ask_here`.
+        UsageError: there is no reply, or the template is invalid.
     """
-    asked = _render_about_turn(template_name, *_selected_reply(ui))
-    ui.new_chat(system=asked.system, sampling=asked.sampling, model=model, message=asked.user)
+    rendered = _render_about_turn(template_name, *_selected_reply(ui))
+    ui.new_chat(
+        system=rendered.system, sampling=rendered.sampling, model=model, message=rendered.user
+    )
 
 
 def consolidate_chat(ui: Ui) -> None:
-    """Let the model write one prompt that holds what was agreed, for the composer of a new chat.
+    """Let the model summarise the chat as one prompt, and put it into a new chat's composer.
 
     Raises:
-        UsageError: there is no reply yet or no model, or the model wrote nothing.
+        UsageError: there is no reply or no model yet, or the model wrote nothing.
     """
     _selected_reply(ui)
     chat, engine = ui.conversation, ui.engine
     if engine is None:
-        raise UsageError("The model is not loaded yet.", hint="Wait until it is, or see /model.")
-    asked = render_template(load_template("consolidate"), {})
-    sampling = asked.sampling.with_fallback(engine.info.default_sampling)
-    request = Request((*chat.messages(), Message("user", asked.user)), sampling)
+        raise UsageError(
+            "The model is not loaded yet.", hint="Wait until it is loaded, or choose one: /model"
+        )
+    rendered = render_template(load_template("consolidate"), {})
+    sampling = rendered.sampling.with_fallback(engine.info.default_sampling)
+    request = Request((*chat.messages(), Message("user", rendered.user)), sampling)
     prompt = ""
-    with ui.progress("Writing one prompt") as work, closing(engine.stream(request)) as events:
+    with ui.progress("Writing the prompt") as progress, closing(engine.stream(request)) as events:
         for tokens, event in enumerate(events):
-            if work.cancelled:
+            if progress.cancelled:
                 return
             prompt += event.text if isinstance(event, Delta) else ""
-            work.update(tokens, sampling.max_tokens)
+            progress.update(tokens, sampling.max_tokens)
     if not prompt.strip():
         raise UsageError("The model wrote nothing.", hint="Try again, or with another model.")
     ui.new_chat(system=chat.system)
     ui.insert_text(prompt.strip())
-    ui.notify("A new chat. Read the prompt, mend it, then send it.")
+    ui.notify("New chat started. Check and edit the prompt, then send it.")
 
 
 def suggest_consolidating(ui: Ui, conversation: Conversation) -> None:
-    """After some exchanges, once in the life of a chat, say that one can start fresh."""
-    long = sum(bool(turn.reply) for turn in conversation.turns) >= SUGGEST_AFTER_REPLIES
-    if long and ui.conversation.id == conversation.id and not ui.state.get("suggested"):
+    """Suggest `/consolidate` in a long chat, once per chat."""
+    is_long = sum(bool(turn.reply) for turn in conversation.turns) >= SUGGEST_AFTER_REPLIES
+    if is_long and ui.conversation.id == conversation.id and not ui.state.get("suggested"):
         ui.set_state(suggested=True)
         ui.notify(
-            "This chat grows long. /consolidate starts afresh with one prompt that holds what "
-            "was agreed."
+            "This chat is getting long. /consolidate starts a new one with a prompt that sums up "
+            "what was agreed."
         )
 
 
 def _selected_reply(ui: Ui) -> tuple[Turn, str]:
-    """The turn that is meant, and its reply's text."""
+    """Return the selected turn, and the text of its reply."""
     turn = ui.turn
     if turn is None or turn.reply is None or not turn.reply.text.strip():
-        raise UsageError("There is no reply to work on.", hint="Ask something first.")
+        raise UsageError("There is no reply yet.", hint="Send a message first.")
     return turn, turn.reply.text
 
 

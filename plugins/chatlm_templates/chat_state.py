@@ -1,4 +1,4 @@
-"""The template that a chat goes by, as it is kept with the chat; it knows no screen."""
+"""The template that a chat uses, as stored with the chat, and what it does to messages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatlm import ChatlmError, Conversation, Sampling, TextFacts, UsageError
+from chatlm.plugin_kit.chat_state import plugin_state, text_value
 from chatlm_templates import PLUGIN
 from chatlm_templates.library import load_template
 from chatlm_templates.rendering import render_template
@@ -14,20 +15,19 @@ from chatlm_templates.rendering import render_template
 
 @dataclass(frozen=True)
 class SelectedTemplate:
-    """What is kept with the chat."""
+    """The template in use and its values, as stored with the chat."""
 
     name: str
-    """Its name."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Those of its variables that were given, but for the input."""
+    """Given values of its variables, without the input variable."""
     system: str = ""
-    """The system prompt that it gave the chat; empty where it has none."""
+    """The system prompt that the template set; empty if it has none."""
     previous_system: str = ""
-    """The chat's system prompt before that."""
+    """The chat's system prompt before it."""
 
     @property
     def plugin_data(self) -> dict[str, Any]:
-        """As plain values."""
+        """The stored values."""
         return {
             "template": self.name,
             "values": dict(self.values),
@@ -37,61 +37,56 @@ class SelectedTemplate:
 
 
 def selected_template(plugin_data: Mapping[str, Any]) -> SelectedTemplate | None:
-    """Read what is kept with a chat; None where it goes by no template.
+    """Read the template in use from stored values; None without one.
 
-    A chat may come from a file that somebody else wrote: what is no text is passed over.
+    A chat may come from a file that someone else wrote, so values of the wrong type are ignored.
     """
-    name, values = plugin_data.get("template"), plugin_data.get("values")
-    if not isinstance(name, str):
+    name, values = text_value(plugin_data, "template", None), plugin_data.get("values")
+    if name is None:
         return None
-    given = values.items() if isinstance(values, Mapping) else ()
+    items = values.items() if isinstance(values, Mapping) else ()
     return SelectedTemplate(
         name=name,
-        values={key: text for key, text in given if isinstance(text, str)},
-        system=_text_or_empty(plugin_data, "system"),
-        previous_system=_text_or_empty(plugin_data, "before"),
+        values={key: text for key, text in items if isinstance(text, str)},
+        system=text_value(plugin_data, "system", ""),
+        previous_system=text_value(plugin_data, "before", ""),
     )
 
 
 def selected_template_in_chat(conversation: Conversation) -> SelectedTemplate | None:
-    """The template that a chat goes by."""
-    return selected_template(conversation.plugin_data.get(PLUGIN, {}))
+    """Return the template that a chat uses."""
+    return selected_template(plugin_state(conversation, PLUGIN))
 
 
 def write_message(
     conversation: Conversation, raw_input: str, facts: TextFacts
 ) -> str | UsageError | None:
-    """What the chat's template makes of what was typed; None where it leaves that as it is.
+    """Write the message with the chat's template; None leaves the text as typed.
 
-    A template that is gone or cannot be used, and words that do not fit it, are refused: sent as
-    they are they would be another question.
+    If the template is missing or invalid, or the text is not a valid value, the message is refused,
+    since the text alone would be a different question.
     """
-    choice = selected_template_in_chat(conversation)
-    if choice is None or raw_input == conversation.plugin_data[PLUGIN].get("as_is"):
+    selected = selected_template_in_chat(conversation)
+    if selected is None or raw_input == plugin_state(conversation, PLUGIN).get("as_is"):
         return None
     try:
-        template = load_template(choice.name)
+        template = load_template(selected.name)
         if not template.takes_input:
             return None
-        if made := render_template(template, choice.values, raw_input, facts).user:
-            return made
-        raise UsageError(f"The template {template.name} makes no message of these words.")
+        if message := render_template(template, selected.values, raw_input, facts).user:
+            return message
+        raise UsageError(f"The template {template.name} gives an empty message for this text.")
     except ChatlmError as error:
         return UsageError(
             f"Nothing was sent. {error.message}",
-            hint="In the chat, /template fills in or changes its template, /template off ends it.",
+            hint="In the chat, /template changes the template, /template off stops using it.",
         )
 
 
 def template_sampling(conversation: Conversation) -> Sampling:
-    """What the chat's template sets; nothing where it cannot be read, which the message tells."""
-    choice = selected_template_in_chat(conversation)
+    """Return the sampling of the chat's template; `write_message` reports an invalid one."""
+    selected = selected_template_in_chat(conversation)
     try:
-        return load_template(choice.name).sampling if choice else Sampling()
+        return load_template(selected.name).sampling if selected else Sampling()
     except ChatlmError:
         return Sampling()
-
-
-def _text_or_empty(plugin_data: Mapping[str, Any], key: str) -> str:
-    value = plugin_data.get(key)
-    return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""The commands `chatlm templates …`: what is asked and printed."""
+"""The commands `chatlm templates …`."""
 
 from __future__ import annotations
 
@@ -8,44 +8,38 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm import UsageError, dump_json, escape_controls, one_line, write_atomically
+from chatlm.plugin_kit.options import complete_names, json_option
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from chatlm import RenderedTemplate
     from chatlm_templates.template import Template, Variable
     from chatlm_templates.template_file import TemplateFileError
 
 
 STARTER_FILE = Path(__file__).with_name("starter.yaml")
-"""What a new template begins with."""
+"""The contents of a new template."""
 
 
-def complete_template(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The names of templates that begin so."""
-    from click.shell_completion import CompletionItem
-
+def _template_names() -> list[str]:
     from chatlm_templates.library import template_files
 
-    return [CompletionItem(name) for name in template_files() if name.startswith(incomplete)]
+    return list(template_files())
 
 
-_name = click.argument("name", shell_complete=complete_template)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_complete_template = complete_names(_template_names)
+_name_argument = click.argument("name", shell_complete=_complete_template)
 
 
 @click.group()
 def templates() -> None:
-    """List, show, make, check and try prompt templates.
+    """List, show, create, check and render prompt templates.
 
     Example: chatlm templates show translate
     """
 
 
 @templates.command("list")
-@_json
+@json_option
 def list_templates(as_json: bool) -> None:
     """List the templates.
 
@@ -53,23 +47,23 @@ def list_templates(as_json: bool) -> None:
     """
     from chatlm_templates import library
 
-    found = library.load_library()
+    loaded = library.load_library()
     if as_json:
-        click.echo(dump_json([_template_dict(template) for template in found.templates.values()]))
+        click.echo(dump_json([_template_dict(template) for template in loaded.templates.values()]))
     else:
-        width = max((len(name) for name in found.templates), default=0)
-        for name, template in found.templates.items():
+        width = max((len(name) for name in loaded.templates), default=0)
+        for name, template in loaded.templates.items():
             own = "  (yours)" if library.is_own(library.template_path(name)) else ""
             click.echo(f"{name:<{width}}  {one_line(template.description, 90)}{own}".rstrip())
-    for problem in found.errors:
-        _print_error(problem)
+    for error in loaded.errors:
+        _print_error(error)
 
 
 @templates.command()
-@_name
-@_json
+@_name_argument
+@json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one template: what it is for, its variables, and its file.
+    """Show a template: its purpose, variables and file.
 
     Example: chatlm templates show insurance-claim
     """
@@ -87,7 +81,7 @@ def show(name: str, as_json: bool) -> None:
         click.echo("Sampling: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
     for hint in ("model", "adapter", "index"):
         if value := getattr(template, hint):
-            click.echo(f"Meant for {hint} {one_line(value, 80)}")
+            click.echo(f"Written for {hint} {one_line(value, 80)}")
     click.echo(escape_controls(f"{path}\n\n{path.read_text(encoding='utf-8')}").rstrip())
 
 
@@ -97,11 +91,11 @@ def show(name: str, as_json: bool) -> None:
     "--from",
     "other",
     metavar="TEMPLATE",
-    shell_complete=complete_template,
-    help="Begin with a copy of this one.",
+    shell_complete=_complete_template,
+    help="Start with a copy of this one.",
 )
 def new(name: str, other: str | None) -> None:
-    """Make a template of your own and print its file.
+    """Create a template of your own and print its path.
 
     Example: chatlm templates new my-review --from explain
     """
@@ -109,23 +103,22 @@ def new(name: str, other: str | None) -> None:
 
     if not template_file.is_valid_name(name):
         raise UsageError(
-            f"A template cannot be called {name!r}.", hint=f"{template_file.NAME_RULE}."
+            f"Invalid template name: {name!r}",
+            hint=f"{template_file.NAME_RULE.capitalize()}.",
         )
     path = library.own_folder() / f"{name}.yaml"
     if path.exists():
-        raise UsageError(
-            f"{path} is there already.", hint=f"Change it: chatlm templates edit {name}"
-        )
+        raise UsageError(f"{path} already exists.", hint=f"Edit it: chatlm templates edit {name}")
     _copy_template(library.template_path(other) if other else STARTER_FILE, path)
     click.echo(escape_controls(str(path)))
 
 
 @templates.command()
-@_name
+@_name_argument
 def edit(name: str) -> None:
     """Open a template in your editor ($VISUAL or $EDITOR), and check it afterwards.
 
-    Of a template that comes with chatlm a copy is made, which then is used in its place.
+    A template that comes with chatlm is copied first; the copy overrides it.
 
     Example: chatlm templates edit translate
     """
@@ -141,12 +134,14 @@ def edit(name: str) -> None:
 
 
 @templates.command()
-@_name
+@_name_argument
 @click.argument("words", nargs=-1, metavar="[TEXT]")
-@click.option("-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT", help="Fill a gap.")
-@_json
+@click.option(
+    "-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT", help="Set a variable."
+)
+@json_option
 def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: bool) -> None:
-    """Print what the model would read.
+    """Print a filled-in template as the model would read it.
 
     Example: chatlm templates render translate -v language=French "Good morning"
     """
@@ -156,7 +151,7 @@ def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: b
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"-v {pair!r} has no =.", hint="Write it so: -v NAME=TEXT")
+            raise UsageError(f"-v {pair!r} has no =.", hint="Example: -v NAME=TEXT")
         values[key.strip()] = value
     rendered = rendering.render_template(library.load_template(name), values, " ".join(words))
     if as_json:
@@ -167,31 +162,33 @@ def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: b
 
 
 @templates.command()
-@click.argument("which", nargs=-1, metavar="[NAME|FILE]...", shell_complete=complete_template)
-@_json
-def check(which: tuple[str, ...], as_json: bool) -> None:
-    """Check all templates, or some; the exit code is 1 when one is wrong.
+@click.argument(
+    "names_or_paths", nargs=-1, metavar="[NAME|FILE]...", shell_complete=_complete_template
+)
+@json_option
+def check(names_or_paths: tuple[str, ...], as_json: bool) -> None:
+    """Check all or some templates; the exit code is 1 if one is invalid.
 
     Example: chatlm templates check my-review
     """
     from chatlm_templates import library
     from chatlm_templates.template_file import TemplateFileError, read_template
 
-    paths = [_resolve_path(word) for word in which] or list(library.template_files().values())
-    faults = []
+    paths = [_resolve_path(text) for text in names_or_paths]
+    paths = paths or list(library.template_files().values())
+    errors = []
     for path in paths:
         try:
             read_template(path)
-        except TemplateFileError as fault:
-            faults.append(fault)
+        except TemplateFileError as error:
+            errors.append(error)
     if as_json:
-        click.echo(dump_json([_check_result(path, faults) for path in paths]))
+        click.echo(dump_json([_check_result(path, errors) for path in paths]))
     else:
-        for problem in faults:
-            _print_error(problem)
-        right = len(paths) - len(faults)
-        click.echo(f"{right} of {len(paths)} templates can be used.")
-    if faults:
+        for invalid in errors:
+            _print_error(invalid)
+        click.echo(f"{len(paths) - len(errors)} of {len(paths)} templates are valid.")
+    if errors:
         raise click.exceptions.Exit(1)
 
 
@@ -211,7 +208,7 @@ def _copy_template(original: Path, path: Path) -> None:
         write_atomically(path, [original.read_text(encoding="utf-8")])
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be made: {error.strerror}.",
+            f"{path} cannot be written: {error.strerror}.",
             hint="Check the folder's permissions, or set CHATLM_HOME.",
         ) from error
 
@@ -220,15 +217,14 @@ def _describe_variable(variable: Variable, template: Template) -> str:
     kind = "|".join(variable.choices) or variable.type
     notes = [] if variable.required else [f"default {variable.default}"]
     if variable.default is None and not variable.required:
-        notes = ["may be left out"]
+        notes = ["optional"]
     if variable.name == template.input:
-        notes.append("takes what is typed or piped")
+        notes.append("takes the typed or piped text")
     end = f" ({'; '.join(notes)})" if notes else ""
     return one_line(f"{variable.name}=<{kind}>  {variable.description}{end}", 200)
 
 
 def _template_dict(template: Template) -> dict[str, Any]:
-
     from chatlm_templates import library
 
     path = library.template_path(template.name)
@@ -239,17 +235,17 @@ def _template_dict(template: Template) -> dict[str, Any]:
 
 
 def _message_dicts(rendered: RenderedTemplate) -> list[dict[str, str]]:
-    both = (("system", rendered.system), ("user", rendered.user))
-    return [{"role": role, "content": content} for role, content in both if content]
+    messages = (("system", rendered.system), ("user", rendered.user))
+    return [{"role": role, "content": content} for role, content in messages if content]
 
 
 def _check_result(path: Path, errors: list[TemplateFileError]) -> dict[str, Any]:
-    found = next((fault for fault in errors if fault.path == path), None)
+    error = next((error for error in errors if error.path == path), None)
     return {
         "name": path.stem,
         "path": str(path),
-        "line": found.line or None if found else None,
-        "error": found.problem if found else None,
+        "line": error.line or None if error else None,
+        "error": error.problem if error else None,
     }
 
 

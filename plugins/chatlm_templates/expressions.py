@@ -1,7 +1,7 @@
-"""The language of a template's texts: a small part of Jinja2, so that no text can run long or far.
+"""The template language: a safe subset of Jinja2 with variables, conditions and a few filters.
 
-There are gaps `{{ name }}`, conditions `{% if … %}` and a few filters. Without loops, calls,
-arithmetic and attributes the work is bounded by the length of text and values.
+Without loops, calls, arithmetic and attributes, rendering time is bounded by the length of the
+text and its values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 FILTERS = frozenset({"capitalize", "lower", "title", "trim", "upper"})
-
 
 _ALLOWED_NODES = (
     nodes.Template,
@@ -35,7 +34,6 @@ _ALLOWED_NODES = (
     nodes.Filter,
 )
 
-
 _NODE_NAMES = {
     nodes.For: "a loop",
     nodes.Call: "a call",
@@ -48,13 +46,14 @@ _NODE_NAMES = {
     nodes.Assign: "an assignment",
     nodes.BinExpr: "arithmetic",
 }
+"""Names of forbidden nodes, for error messages."""
 
 
 class ExpressionError(Exception):
-    """A text is not written in the language.
+    """A text is not valid in the template language.
 
     Args:
-        line: 1 for the text's first line.
+        line: line of the text, from 1.
         problem: what is wrong.
     """
 
@@ -65,35 +64,35 @@ class ExpressionError(Exception):
 
 
 def find_variables(text: str) -> dict[str, int]:
-    """The names of the text's gaps and conditions, and the line on which each stands first.
+    """Return the variables of a text, each with the line of its first use.
 
     Raises:
-        LanguageError: the text is not written in the language.
+        ExpressionError: the text is invalid.
     """
-    found: dict[str, int] = {}
+    variables: dict[str, int] = {}
     for node in _walk(_parse(text)):
         if not isinstance(node, _ALLOWED_NODES):
-            named = [name for kind, name in _NODE_NAMES.items() if isinstance(node, kind)]
-            what = named[0] if named else type(node).__name__
-            raise ExpressionError(node.lineno, f"{what} is not allowed in a template")
+            names = [name for kind, name in _NODE_NAMES.items() if isinstance(node, kind)]
+            construct = names[0] if names else type(node).__name__
+            raise ExpressionError(node.lineno, f"{construct} is not allowed in a template")
         if isinstance(node, nodes.Filter) and (node.name not in FILTERS or node.args):
             raise ExpressionError(
-                node.lineno, f"there is no filter {node.name}; known: {', '.join(sorted(FILTERS))}"
+                node.lineno, f"unknown filter {node.name}; known: {', '.join(sorted(FILTERS))}"
             )
         if isinstance(node, nodes.Name):
-            found.setdefault(node.name, node.lineno)
-    return found
+            variables.setdefault(node.name, node.lineno)
+    return variables
 
 
 def fill_variables(text: str, values: Mapping[str, Any]) -> str:
-    """The text with its gaps filled; a value is put in as it is and never read as a template.
+    """Return the text with its variables filled in; values are never read as templates.
 
     Args:
-        text: one that `names_in` accepts.
-        values: by name.
+        text: a text that `find_variables` accepts.
+        values: values by variable name.
 
     Raises:
-        LanguageError: a name has no value.
+        ExpressionError: a variable has no value.
     """
     try:
         return _environment().from_string(text).render(values).strip()

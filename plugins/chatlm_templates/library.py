@@ -1,4 +1,4 @@
-"""The templates there are: the shipped ones, and the person's own, which win by name."""
+"""Template files: those shipped with chatlm and the user's own, which override them by name."""
 
 from __future__ import annotations
 
@@ -13,66 +13,66 @@ from chatlm_templates.template_file import TemplateFileError, read_template
 
 
 def own_folder() -> Path:
-    """Where the person's own templates are."""
+    """Return the folder of the user's own templates."""
     return data_dir() / "prompts"
 
 
 def template_files() -> dict[str, Path]:
-    """Each template's file by its name, in the order of the names; none is opened."""
-    found = {
+    """Return the template files by name, sorted by name; none is opened."""
+    files = {
         path.stem: path
         for folder in (bundled_dir("prompts"), own_folder())
         for path in sorted(folder.glob("*.yaml"))
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def is_own(path: Path) -> bool:
-    """Whether it is one of the person's own."""
+    """Return whether a file is one of the user's own templates."""
     return path.parent == own_folder()
 
 
 @dataclass(frozen=True)
 class Library:
-    """All templates that can be used, and what is wrong with the others."""
+    """All valid templates, and the errors of the others."""
 
     templates: Mapping[str, Template] = field(default_factory=dict)
     errors: tuple[TemplateFileError, ...] = ()
 
 
 def load_library() -> Library:
-    """Read every template."""
+    """Read all template files."""
     templates: dict[str, Template] = {}
-    faults = []
+    errors = []
     for name, path in template_files().items():
         try:
             templates[name] = read_template(path)
-        except TemplateFileError as fault:
-            faults.append(fault)
-    return Library(templates, tuple(faults))
+        except TemplateFileError as error:
+            errors.append(error)
+    return Library(templates, tuple(errors))
 
 
 def template_path(name: str) -> Path:
-    """The file of a template.
+    """Return the file of a template.
 
     Raises:
-        UsageError: there is none of this name; the nearest is suggested.
+        UsageError: there is none of this name; a similar one is suggested.
     """
-    there = template_files()
-    if name not in there:
-        near = get_close_matches(name, there, 1)
+    files = template_files()
+    if name not in files:
+        near = get_close_matches(name, files, 1)
         raise UsageError(
             f"There is no template {name!r}.",
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
-    return there[name]
+    return files[name]
 
 
 def load_template(name: str) -> Template:
     """Read one template.
 
     Raises:
-        UsageError: as `path_of`.
-        TemplateFault: its file cannot be used.
+        UsageError: there is none of this name.
+        TemplateFileError: its file is invalid.
     """
     return read_template(template_path(name))

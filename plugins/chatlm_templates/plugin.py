@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the templates."""
+"""Hook implementations of the templates plugin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl
-from chatlm_templates import PLUGIN, actions
+from chatlm_templates import PLUGIN, slash_commands
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 _open_uis: list[Ui] = []
-"""The chat's screen, where there is one."""
+"""The open chat screen; empty outside the terminal UI."""
 
 
 @hookimpl
@@ -34,13 +34,13 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "templates",
         "chatlm_templates.commands:templates",
-        "List, show, make, check and try prompt templates.",
+        "List, show, create, check and render prompt templates.",
     )
 
 
 @hookimpl
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
-    """Offer each template by its name."""
+    """Register every template by its name."""
     from chatlm_templates.library import template_files
 
     for name in template_files():
@@ -49,20 +49,20 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Add `/template` and what may be asked about a reply."""
-    actions.register(register)
+    """Add `/template` and the commands that ask about a reply."""
+    slash_commands.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the list of templates and the form of one."""
-    register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
-    register(PluginScreen(actions.FORM_SCREEN, _form_screen))
+    """Add the list of templates and the form of a template."""
+    register(PluginScreen(slash_commands.PICKER_SCREEN, _picker_screen))
+    register(PluginScreen(slash_commands.FORM_SCREEN, _form_screen))
 
 
 @hookimpl
 def screen_opened(ui: Ui) -> None:
-    """Remember where to suggest a new start."""
+    """Remember the screen for suggestions."""
     _open_uis[:] = [ui]
 
 
@@ -70,7 +70,7 @@ def screen_opened(ui: Ui) -> None:
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
-    """What the chat's template makes of what was typed, or why it cannot."""
+    """Write the message with the chat's template, or refuse it."""
     if PLUGIN not in conversation.plugin_data:
         return None
     from chatlm_templates import chat_state
@@ -80,7 +80,7 @@ def write_message(
 
 @hookimpl
 def adjust_request(request: Request, conversation: Conversation) -> Request | None:
-    """Fill what the person leaves open with what the chat's template sets."""
+    """Use the sampling of the chat's template where the user has set none."""
     if PLUGIN not in conversation.plugin_data:
         return None
     from chatlm_templates import chat_state
@@ -91,7 +91,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
 
 @hookimpl
 def turn_finished(conversation: Conversation, turn: Turn) -> None:
-    """After some exchanges, suggest to start afresh."""
+    """Suggest `/consolidate` in a long chat."""
     from chatlm_templates.actions import suggest_consolidating
 
     for ui in _open_uis:

@@ -1,4 +1,4 @@
-"""A template and values to what the model will read; it knows no file and no command."""
+"""Render a template with values as system prompt and user message."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from chatlm_templates.template import FACT, PROMPT_PARTS, PromptExample, Templat
 
 @dataclass(frozen=True)
 class FilledTemplate:
-    """A template with its gaps filled, part by part."""
+    """A template with its variables filled in, part by part."""
 
     system: str
     parts: tuple[tuple[str, str], ...]
-    """Heading and text of each part of the message, in order; free text has no heading."""
+    """Heading and text of each part of the message; the free text has no heading."""
 
     @property
     def user(self) -> str:
-        """The whole message; empty where the person still has to write it."""
-        return "\n\n".join(f"{head}:\n{text}" if head else text for head, text in self.parts)
+        """The whole message; empty if the template sets only the system prompt."""
+        return "\n\n".join(
+            f"{heading}:\n{text}" if heading else text for heading, text in self.parts
+        )
 
 
 def render_template(
@@ -32,45 +34,48 @@ def render_template(
     raw_input: str = "",
     facts: TextFacts = dict,
 ) -> RenderedTemplate:
-    """Fill the template's gaps, as one message.
+    """Fill in a template for one message.
 
     Args:
-        template, given, typed: as those of `write`.
-        facts: gives what fills the variables that are facts, where `variable_values` does not.
+        template: a valid template.
+        variable_values: values by variable name, as text.
+        raw_input: what the user typed or piped in, see `fill_template`.
+        facts: returns what plugins know about the text, for variables of type `fact`.
 
     Raises:
-        UsageError: as `write`.
+        UsageError: a variable is unknown, or a value is missing or invalid.
     """
-    written = fill_template(
+    filled = fill_template(
         template, {**_fact_values(template, facts, variable_values), **variable_values}, raw_input
     )
     values = dict(variable_values)
-    spoken = values.pop(template.input, raw_input) if template.takes_input else ""
+    input_text = values.pop(template.input, raw_input) if template.takes_input else ""
     return RenderedTemplate(
-        system=written.system,
-        user=written.user,
+        system=filled.system,
+        user=filled.user,
         sampling=template.sampling,
-        raw_input=spoken,
-        plugin_state={"template": template.name, "values": values, "system": written.system},
+        raw_input=input_text,
+        plugin_state={"template": template.name, "values": values, "system": filled.system},
     )
 
 
 def fill_template(
     template: Template, variable_values: Mapping[str, str], raw_input: str = ""
 ) -> FilledTemplate:
-    """Fill the template's gaps.
+    """Fill in a template, part by part.
 
-    A value stays in its place: a text keeps to its line, a multi-line one stands in an element
-    named after its variable, and in neither can a tag begin.
+    Values cannot break out of their place: a `text` stays on one line, a `multiline` value is
+    wrapped in an element named after its variable, and tags are escaped in both.
 
     Args:
-        template: one that was read without a fault.
-        variable_values: values by the name of their variable, as text.
-        raw_input: what the person typed or piped in: the value of the variable that the template
-            names as its input; of a template that writes only the system prompt, the message.
+        template: a valid template.
+        variable_values: values by variable name, as text.
+        raw_input: what the user typed or piped in: the value of the template's input variable, or
+            the message if the template sets only the system prompt.
 
     Raises:
-        UsageError: a name is unknown, a value is missing or wrong, or `raw_input` has no place.
+        UsageError: a variable is unknown, a value is missing or invalid, or the template has no
+            place for `raw_input`.
     """
     values = dict(variable_values)
     message = ""
@@ -78,39 +83,40 @@ def fill_template(
         values[template.input] = raw_input
     elif raw_input and template.has_message:
         raise UsageError(
-            f"The template {template.name} has no place for further text.",
-            hint="Give it to a variable: -v NAME=TEXT",
+            f"The template {template.name} takes no further text.",
+            hint="Set a variable instead: -v NAME=TEXT",
         )
     else:
         message = raw_input
-    places = _substitutions(template, values)
-    parts = _fill_parts(template, places) if template.has_message else [("", message)]
+    substitutions = _substitutions(template, values)
+    parts = _fill_parts(template, substitutions) if template.has_message else [("", message)]
     return FilledTemplate(
-        expressions.fill_variables(template.system, places),
-        tuple((head, text) for head, text in parts if text),
+        expressions.fill_variables(template.system, substitutions),
+        tuple((heading, text) for heading, text in parts if text),
     )
 
 
 def _fact_values(
     template: Template, facts: TextFacts, variable_values: Mapping[str, str]
 ) -> dict[str, str]:
-    """What the facts say of the template's variables; they are asked for only if it needs them."""
-    open_ = {name for name, each in template.variables.items() if each.type == FACT} - set(
-        variable_values
-    )
-    known = facts() if open_ else {}
-    return {name: one_line(known[name], 200) for name in open_ & set(known)}
+    """Return the missing values of `fact` variables; facts are computed only if needed."""
+    missing = {
+        name
+        for name, variable in template.variables.items()
+        if variable.type == FACT and name not in variable_values
+    }
+    known = facts() if missing else {}
+    return {name: one_line(known[name], 200) for name in missing & set(known)}
 
 
 def escape_tags(text: str) -> str:
-    """The text with the beginning of anything that a reader might take for a tag written as
-    `&lt;`; what already looks so gets an `&amp;`, so that nothing is lost."""
+    """Escape `<` where it could start a tag as `&lt;`, and `&` in entities as `&amp;`."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return re.sub(r"<(?=[^\W\d]|[/!?])", "&lt;", text)
 
 
 def part_heading(part: str) -> str:
-    """What stands above one of `PARTS`, without its colon."""
+    """Return the heading of one of `PROMPT_PARTS`, without its colon."""
     return part.replace("_", " ").capitalize()
 
 
@@ -136,10 +142,10 @@ def _suggest_variable(name: str, template: Template) -> str:
 def _substitution(template: Template, variable: Variable, text: str | None) -> Value:
     value = variable.default if text is None else variable.parse(text)
     if variable.required and (value is None or value == ""):
-        about = f": {variable.description}" if variable.description else ""
+        description = f": {variable.description}" if variable.description else ""
         raise UsageError(
-            f"The template {template.name} needs {variable.name}{about}.",
-            hint=f"Give it: -v {variable.name}=TEXT"
+            f"The template {template.name} needs {variable.name}{description}.",
+            hint=f"Set it: -v {variable.name}=TEXT"
             + (", or pipe it in." if variable.name == template.input else ""),
         )
     if value is None:
@@ -162,7 +168,7 @@ def _fill_parts(
 
 
 def format_examples(examples: tuple[PromptExample, ...]) -> str:
-    """The examples as the model reads them; empty for none."""
+    """Format the examples as XML elements; empty without examples."""
     if not examples:
         return ""
     return "\n".join(["<examples>", *map(_format_example, examples), "</examples>"])
@@ -173,5 +179,5 @@ def _format_example(example: PromptExample) -> str:
     if example.explanation:
         parts.append(("explanation", example.explanation))
     inside = "\n".join(f"<{name}>{escape_tags(text)}</{name}>" for name, text in parts)
-    head = "<example>" if example.positive else '<example kind="negative">'
-    return f"{head}\n{inside}\n</example>"
+    start_tag = "<example>" if example.positive else '<example kind="negative">'
+    return f"{start_tag}\n{inside}\n</example>"

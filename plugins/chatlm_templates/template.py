@@ -1,4 +1,4 @@
-"""What a template is and what its variables accept; it knows no file format and renders nothing."""
+"""Templates, their variables, and the types of values that variables accept."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ PROMPT_PARTS = (
     "examples",
     "call_to_action",
 )
-"""The eight parts of a good prompt (5.7.1), in the order in which the model reads them."""
+"""The eight parts of a good prompt, in the order in which they are written ("The Hundred-Page
+Language Models Book", section 5.7.1)."""
 
 Value = str | int | float | bool
 
 FACT = "fact"
-"""The type of a variable that a plugin knows of the words that were typed; nobody is asked."""
+"""The type of a variable that plugins fill from the typed text, such as its mood."""
 
 
 @dataclass(frozen=True)
 class PromptExample:
-    """What the model is shown of the task: an input, and an answer to it."""
+    """An example of the task for the model: an input and its output."""
 
     input: str
     output: str
     explanation: str = ""
     positive: bool = True
-    """False for an answer that is wrong; `explanation` then says why."""
+    """False for a wrong output; `explanation` then says why it is wrong."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the example as plain values, ready for JSON."""
         return {
             "input": self.input,
             "output": self.output,
@@ -50,29 +51,29 @@ class PromptExample:
 
 @dataclass(frozen=True)
 class Variable:
-    """A gap in a template, which a value fills."""
+    """A variable of a template."""
 
     name: str
     type: str = "text"
-    """One of `TYPES`."""
+    """One of `VARIABLE_TYPES`."""
     description: str = ""
     default: Value | None = None
-    """Holds where no value is given; None leaves the gap empty."""
+    """Used if no value is given; None leaves the variable empty."""
     choices: tuple[str, ...] = ()
     required: bool = True
 
     def parse(self, text: str) -> Value:
-        """The value that a text means.
+        """Parse a text as a value of the variable.
 
         Raises:
-            UsageError: it is no such value; the message says what is wanted.
+            UsageError: it is not a valid value; the message says what is expected.
         """
-        wanted, read = VARIABLE_TYPES[self.type]
-        value = self._parse_choice(text) if self.type == "choice" else read(text)
+        expected, parse = VARIABLE_TYPES[self.type]
+        value = self._parse_choice(text) if self.type == "choice" else parse(text)
         if value is None:
-            wanted = wanted or f"one of {', '.join(self.choices)}"
+            expected = expected or f"one of {', '.join(self.choices)}"
             raise UsageError(
-                f"{self.name} must be {wanted}.",
+                f"{self.name} must be {expected}.",
                 hint=self.description and f"{self.name}: {self.description}",
             )
         return value
@@ -81,7 +82,7 @@ class Variable:
         return text if text in self.choices else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the variable as plain values, ready for JSON."""
         return {
             "name": self.name,
             "type": self.type,
@@ -114,25 +115,25 @@ def _parse_boolean(text: str) -> Value | None:
 
 
 VARIABLE_TYPES: dict[str, tuple[str, Callable[[str], Value | None]]] = {
-    "text": ("a text on one line", _parse_line),
-    "multiline": ("a text", lambda text: text),
+    "text": ("text on one line", _parse_line),
+    "multiline": ("text", lambda text: text),
     "integer": ("a whole number", _parse_integer),
     "number": ("a number", _parse_number),
     "boolean": ("true or false", _parse_boolean),
     "choice": ("", lambda text: text),
-    FACT: ("a text on one line", _parse_line),
+    FACT: ("text on one line", _parse_line),
 }
-"""Name -> what is wanted, and how a text is read; None for a text that is no such value."""
+"""Types by name: what is expected, and a parser that returns None for an invalid text."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A named prompt; every text but those of the examples may have gaps, `{{ name }}`."""
+    """A named prompt; all texts except the examples may use variables, `{{ name }}`."""
 
     name: str
     description: str = ""
     system: str = ""
-    """The system prompt."""
+    """System prompt."""
     situation: str = ""
     role: str = ""
     task: str = ""
@@ -142,40 +143,42 @@ class Template:
     examples: tuple[PromptExample, ...] = ()
     call_to_action: str = ""
     user: str = ""
-    """Free text of the user's message; it stands below the eight parts."""
+    """Free text of the user message, below the eight parts."""
     variables: Mapping[str, Variable] = field(default_factory=dict)
     input: str = ""
-    """The variable that takes what the person types or pipes in."""
+    """The variable that takes what the user types or pipes in."""
     sampling: Sampling = field(default_factory=Sampling)
     model: str = ""
-    """A hint: the model it was written for."""
+    """The model it was written for, as a hint."""
     adapter: str = ""
-    """A hint: the adapter it was written for."""
+    """The adapter it was written for, as a hint."""
     index: str = ""
-    """A hint: the index whose passages help it."""
+    """The index it was written for, as a hint."""
 
     @property
     def has_message(self) -> bool:
-        """Whether it writes the user's message, and not only the system prompt."""
+        """Whether it writes the user message, not only the system prompt."""
         return bool(self.user) or any(getattr(self, part) for part in PROMPT_PARTS)
 
     @property
     def takes_input(self) -> bool:
-        """Whether it makes the message of what the person types."""
+        """Whether it writes the message around what the user types."""
         return self.has_message and bool(self.input)
 
     @property
     def form_variables(self) -> list[Variable]:
-        """The variables that a person fills."""
-        return [each for each in self.variables.values() if each.type != FACT]
+        """The variables that the user fills in."""
+        return [variable for variable in self.variables.values() if variable.type != FACT]
 
     @property
     def needs_form(self) -> bool:
-        """Whether a person has something to fill in before the first message."""
-        return any(not self.takes_input or each.name != self.input for each in self.form_variables)
+        """Whether the user has something to fill in before the first message."""
+        return any(
+            not self.takes_input or variable.name != self.input for variable in self.form_variables
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Return the template as plain values, ready for JSON."""
         return {
             "name": self.name,
             "description": self.description,

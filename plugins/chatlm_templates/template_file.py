@@ -1,7 +1,7 @@
-"""YAML nodes with lines; parse and check a file.
+"""Read and check template files, with line numbers in errors.
 
-Nodes are read one by one as what is wanted there, so that nothing is guessed (`no` stays a text
-where a text is wanted) and no alias can grow.
+YAML nodes are converted one by one to the expected type, so that nothing is guessed (`no` remains
+text where text is expected) and aliases cannot expand without bound.
 """
 
 from __future__ import annotations
@@ -29,69 +29,63 @@ from chatlm_templates.template import (
 )
 
 MAX_BYTES = 100_000
-"""The largest file that is read."""
-
+"""Size limit of a template file."""
 
 _TEXT_KEYS = ("system", *(part for part in PROMPT_PARTS if part != "examples"), "user")
 
-
 _SCALAR_KEYS = ("description", "model", "adapter", "index", "input")
-
 
 _KEYS = (*_SCALAR_KEYS, "sampling", "variables", *_TEXT_KEYS, "examples")
 
-
-NAME_RULE = "a name has small letters, digits and single hyphens"
-"""What `may_be_called` accepts, in words."""
-
+NAME_RULE = "a name has lowercase letters, digits and single hyphens"
+"""Describes what `is_valid_name` accepts."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-
 
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class TemplateFileError(ChatlmError):
-    """A template's file cannot be used.
+    """A template file is invalid.
 
     Args:
         path: the file.
-        line: where; 0 for the file as a whole.
+        line: line number from 1; 0 for the file as a whole.
         problem: what is wrong.
     """
 
     exit_code = 2
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
-        place = f"{path}, line {line}" if line else f"{path}"
-        super().__init__(f"{place}: {problem.rstrip('.')}.")
+        location = f"{path}, line {line}" if line else f"{path}"
+        super().__init__(f"{location}: {problem.rstrip('.')}.")
         self.path = path
         self.line = line
         self.problem = problem
 
 
 def read_template(path: Path) -> Template:
-    """The template that a file holds; it is called like the file.
+    """Read a template, which is named after its file.
 
     Raises:
-        TemplateFault: the file cannot be read, or something in it is wrong.
+        TemplateFileError: the file cannot be read or is invalid.
     """
     try:
         if path.stat().st_size > MAX_BYTES or not path.is_file():
-            raise TemplateFileError(path, 0, f"it is no file of at most {MAX_BYTES} bytes")
+            raise TemplateFileError(path, 0, f"it is not a file of at most {MAX_BYTES} bytes")
         content = path.read_bytes()
     except OSError as error:
         raise TemplateFileError(path, 0, f"it cannot be read: {error.strerror}") from error
     if not is_valid_name(path.stem):
-        raise TemplateFileError(path, 0, f"it cannot be called {path.stem!r}; {NAME_RULE}")
+        raise TemplateFileError(path, 0, f"invalid name {path.stem!r}; {NAME_RULE}")
     try:
         return _parse_template(path.stem, parse_yaml(content))
-    except DocumentError as wrong:
-        raise TemplateFileError(path, wrong.line, wrong.problem) from wrong
+    except DocumentError as error:
+        raise TemplateFileError(path, error.line, error.problem) from error
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether a template may have this name."""
+    """Return whether a template can have this name."""
     return bool(_NAME.fullmatch(name))
 
 
@@ -104,7 +98,7 @@ def _parse_template(name: str, root: Node | None) -> Template:
     variables = _parse_variables(nodes["variables"]) if "variables" in nodes else {}
     if not any(texts.values()) and "examples" not in nodes:
         raise DocumentError(
-            line_number(root), f"it says nothing; it may have {', '.join(_TEXT_KEYS)}"
+            line_number(root), f"it has no text; add one of {', '.join(_TEXT_KEYS)}"
         )
     _check_variables(nodes, texts, variables)
     if "input" in nodes and (
@@ -127,7 +121,7 @@ def _parse_template(name: str, root: Node | None) -> Template:
 
 
 def _parse_text(node: Node) -> str:
-    """A text; a list becomes one line an item, behind a hyphen."""
+    """Return a text; a list becomes one line per item, each with a hyphen."""
     if isinstance(node, SequenceNode):
         return "\n".join(f"- {scalar_text(item).strip()}" for item in list_items(node))
     return scalar_text(node).strip()
@@ -138,22 +132,20 @@ def _check_variables(
 ) -> None:
     used: set[str] = set()
     for key, text in texts.items():
-        first = text_line_number(nodes[key])
+        first_line = text_line_number(nodes[key])
         try:
             names = expressions.find_variables(text)
         except expressions.ExpressionError as error:
-            raise DocumentError(first + error.line - 1, f"{key}: {error.problem}") from error
+            raise DocumentError(first_line + error.line - 1, f"{key}: {error.problem}") from error
         for name, line in names.items():
             if name not in variables:
                 raise DocumentError(
-                    first + line - 1, f"{key}: {name} is not one of the template's variables"
+                    first_line + line - 1, f"{key}: {name} is not defined under variables"
                 )
         used |= names.keys()
     for name in variables:
         if name not in used:
-            raise DocumentError(
-                line_number(nodes["variables"]), f"the variable {name} stands in no text"
-            )
+            raise DocumentError(line_number(nodes["variables"]), f"the variable {name} is not used")
 
 
 def _parse_variables(node: Node) -> dict[str, Variable]:
@@ -163,7 +155,8 @@ def _parse_variables(node: Node) -> dict[str, Variable]:
 def _parse_variable(name: str, node: Node) -> Variable:
     if not _VARIABLE.fullmatch(name):
         raise DocumentError(
-            line_number(node), f"{name!r} may have small letters, digits and underscores"
+            line_number(node),
+            f"invalid variable name {name!r}; use lowercase letters, digits and underscores",
         )
     nodes = mapping_values(node, ("type", "description", "default", "choices", "required"))
     kind = scalar_text(nodes["type"]) if "type" in nodes else "text"
@@ -174,16 +167,16 @@ def _parse_variable(name: str, node: Node) -> Variable:
     choices = tuple(map(scalar_text, list_items(nodes["choices"]))) if "choices" in nodes else ()
     if (kind == "choice") != bool(choices):
         raise DocumentError(
-            line_number(node), f"{name}: a choice has choices, and nothing else has"
+            line_number(node), f"{name}: choices belong to the type choice, which needs them"
         )
     required = boolean_value(nodes["required"]) if "required" in nodes else "default" not in nodes
     if kind == FACT and "default" not in nodes:
         raise DocumentError(
-            line_number(node), f"{name}: a fact has a default, for where no plugin knows it"
+            line_number(node), f"{name}: a fact needs a default, for when no plugin knows it"
         )
     if required and "default" in nodes:
         raise DocumentError(
-            line_number(nodes["default"]), f"{name} has a default, so it is not required"
+            line_number(nodes["default"]), f"{name} has a default, so it cannot be required"
         )
     variable = Variable(
         name=name,
@@ -212,7 +205,9 @@ def _parse_example(node: Node) -> PromptExample:
             raise DocumentError(line_number(node), f"this example has no {key}")
     kind = scalar_text(nodes["kind"]) if "kind" in nodes else "positive"
     if kind not in ("positive", "negative"):
-        raise DocumentError(line_number(nodes["kind"]), "an example's kind is positive or negative")
+        raise DocumentError(
+            line_number(nodes["kind"]), "the kind of an example is positive or negative"
+        )
     if kind == "negative" and "explanation" not in nodes:
         raise DocumentError(
             line_number(node), "a negative example needs an explanation of what is wrong"
@@ -228,23 +223,23 @@ def _parse_example(node: Node) -> PromptExample:
 def _parse_sampling(node: Node) -> Sampling:
     sampling = Sampling()
     for name, value in mapping_values(node).items():
-        said = (
+        plain_value = (
             [scalar_text(item) for item in list_items(value)]
             if isinstance(value, SequenceNode)
             else scalar_value(value)
         )
         try:
-            sampling = Sampling.from_dict({name: said}).with_fallback(sampling)
+            sampling = Sampling.from_dict({name: plain_value}).with_fallback(sampling)
         except UsageError as error:
             raise DocumentError(line_number(value), error.message) from error
     return sampling
 
 
 class DocumentError(Exception):
-    """Something in a document that cannot be used.
+    """A YAML document is invalid.
 
     Args:
-        line: 1 for the first.
+        line: line number from 1.
         problem: what is wrong.
     """
 
@@ -255,10 +250,10 @@ class DocumentError(Exception):
 
 
 def parse_yaml(content: bytes) -> Node | None:
-    """The document's root; None for an empty one.
+    """Parse a document and return its root node; None for an empty one.
 
     Raises:
-        Wrong: it is not UTF-8 or not YAML.
+        DocumentError: it is not UTF-8 or not YAML.
     """
     try:
         return yaml.compose(content.decode("utf-8-sig"), yaml.SafeLoader)
@@ -266,8 +261,8 @@ def parse_yaml(content: bytes) -> Node | None:
         raise DocumentError(content.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        raise DocumentError(mark.line + 1 if mark else 1, f"it is not YAML: {what}") from error
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        raise DocumentError(mark.line + 1 if mark else 1, f"it is not YAML: {reason}") from error
     except yaml.YAMLError as error:
         raise DocumentError(1, f"it is not YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
@@ -275,85 +270,85 @@ def parse_yaml(content: bytes) -> Node | None:
 
 
 def line_number(node: Node) -> int:
-    """Where the node begins."""
+    """Return the line number at which a node starts."""
     return int(node.start_mark.line) + 1
 
 
 def text_line_number(node: Node) -> int:
-    """Where the text of a node begins, which for a block is the line below its `|`."""
+    """Return the line number at which a node's text starts: for a block, below its `|`."""
     return line_number(node) + (isinstance(node, ScalarNode) and node.style in ("|", ">"))
 
 
 def mapping_values(node: Node, allowed_keys: Collection[str] = ()) -> dict[str, Node]:
-    """The values of a mapping by their key.
+    """Return the value nodes of a mapping by key.
 
     Args:
         node: the mapping.
-        allowed_keys: the keys it may have; empty for any.
+        allowed_keys: valid keys; empty for any.
 
     Raises:
-        Wrong: it is no mapping, a key comes twice, or is not known.
+        DocumentError: it is not a mapping, or a key is duplicated or unknown.
     """
     if not isinstance(node, MappingNode):
-        raise DocumentError(line_number(node), "here belong lines of the form `key: value`")
-    found: dict[str, Node] = {}
+        raise DocumentError(line_number(node), "expected lines of the form `key: value`")
+    values: dict[str, Node] = {}
     for key, value in node.value:
         name = scalar_text(key)
-        if name in found:
-            raise DocumentError(line_number(key), f"{name} stands here a second time")
+        if name in values:
+            raise DocumentError(line_number(key), f"duplicate key {name}")
         if allowed_keys and name not in allowed_keys:
             near = get_close_matches(name, allowed_keys, 1)
-            end = f"did you mean {near[0]}?" if near else f"known: {', '.join(allowed_keys)}"
-            raise DocumentError(line_number(key), f"there is no {name!r} here; {end}")
-        found[name] = value
-    return found
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(allowed_keys)}"
+            raise DocumentError(line_number(key), f"unknown key {name!r}; {hint}")
+        values[name] = value
+    return values
 
 
 def list_items(node: Node) -> list[Node]:
-    """The nodes of a list.
+    """Return the nodes of a list.
 
     Raises:
-        Wrong: it is no list.
+        DocumentError: it is not a list.
     """
     if not isinstance(node, SequenceNode):
-        raise DocumentError(line_number(node), "here belongs a list, each item behind a `-`")
+        raise DocumentError(line_number(node), "expected a list, each item after a `-`")
     return list(node.value)
 
 
 def scalar_text(node: Node) -> str:
-    """The text of a single value, as it stands there.
+    """Return the text of a scalar as written.
 
     Raises:
-        Wrong: it is a list or a mapping.
+        DocumentError: it is a list or a mapping.
     """
     if not isinstance(node, ScalarNode):
-        raise DocumentError(line_number(node), "here belongs a single value")
+        raise DocumentError(line_number(node), "expected a single value")
     return str(node.value)
 
 
 def boolean_value(node: Node) -> bool:
-    """A true or false.
+    """Return a boolean.
 
     Raises:
-        Wrong: it is something else.
+        DocumentError: it is something else.
     """
     value = scalar_value(node)
     if not isinstance(value, bool):
-        raise DocumentError(line_number(node), "here belongs true or false")
+        raise DocumentError(line_number(node), "expected true or false")
     return value
 
 
 def scalar_value(node: Node) -> Any:
-    """The value that YAML takes a single value for: a text, number, bool or None.
+    """Convert a scalar as YAML does: to a string, number, boolean or None.
 
     Raises:
-        Wrong: it is a list or a mapping.
+        DocumentError: it is a list or a mapping.
     """
     scalar_text(node)
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
-        raise DocumentError(line_number(node), "this is no value that YAML knows") from error
+        raise DocumentError(line_number(node), "invalid YAML value") from error
     finally:
         loader.dispose()

@@ -20,9 +20,9 @@ from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, h
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
-ASK = has("Type a message that both shall answer", "esc close")
+ASK = has("Type a message for both sides", "esc close")
 VOTE = has("Which answer is better?", "b both bad")
-REVEALED = has("Enter begins the next match", "Elo", "hot", "cold", "u undo")
+REVEALED = has("Press Enter for the next match", "Elo", "hot", "cold", "u undo")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_five_matches_undo_quit_and_the_leaderboard(open_arena: Callable[[], Ter
     terminal.type("/arena" + ENTER)
     play(terminal, "r")
     terminal.type("u")
-    terminal.wait_for(has("Taken back", "right was better"))
+    terminal.wait_for(has("Undone", "right was better"))
     terminal.type(CTRL_Q)
     assert terminal.wait_to_end() == 0
     assert games() == {"hot": 5, "cold": 5}
@@ -124,7 +124,7 @@ def test_a_tournament_that_is_stopped_says_how_to_go_on(
         lambda shown: re.search(r"^\S+: loading\nAnswers .* \d%  \d", shown, re.MULTILINE)
     )
     running.type(CTRL_C)
-    running.wait_for(has("the same command goes on from there"))
+    running.wait_for(has("run the same command again to resume"))
     assert running.wait_to_end() == 130
     assert 0 < len(replies(chat_home)) < 1000
 

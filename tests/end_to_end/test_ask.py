@@ -15,6 +15,7 @@ import pytest
 from chatlm.store.store import Store
 from chatlm.types.messages import StopReason
 from tests.endless import text_on_disk
+from tests.plugins.rag_files import pdf
 from tests.program import run_chatlm
 from tests.waiting import wait_until
 
@@ -82,6 +83,20 @@ def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
     with Store(chat_home / "chats.db") as store:
         turns = store.conversation(1).turns
     assert [turn.user.text for turn in turns] == ["Repeat this:\n\nThe cat sat.", "And again."]
+
+
+def test_files_stand_below_the_question(chat_home: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("Buy milk.")
+    book = pdf(tmp_path / "book.pdf", "Call me Ishmael.")
+    done = ask("--dry-run", "--json", "-f", str(notes), "-f", str(book), "What is this?")
+    assert done.returncode == 0, done.stderr
+    text = json.loads(done.stdout)["messages"][-1]["content"]
+    assert text.startswith(f"What is this?\n\n{notes}\n```\nBuy milk.\n```\n\n{book}\n```\n")
+    assert "Call me Ishmael." in text
+    gone = ask("-f", str(tmp_path / "gone.txt"), "What is this?")
+    assert gone.returncode == 2
+    assert "gone.txt does not exist" in gone.stderr
 
 
 def test_stop_string_and_system_prompt(chat_home: Path) -> None:

@@ -88,6 +88,46 @@ def test_commands_of_plugins_stand_in_the_help_and_run(folder: Path) -> None:
     assert "greet" not in chatlm("--help").stdout
 
 
+IN_GROUPS = PLUGIN.replace(
+    "    cli.add_command(greet)\n    cli.add_command(boom)\n",
+    "    for name in ('models', 'chats', 'config', 'plugins'):\n"
+    "        cli.group_of(name).add_command(greet)\n"
+    "        cli.group_of(name).add_command(boom)\n",
+)
+
+
+def test_plugins_add_commands_to_chatlms_own_groups(folder: Path) -> None:
+    (folder / "mine.py").write_text(IN_GROUPS)
+    for group in ("models", "chats", "config", "plugins"):
+        for _ in range(2):  # loaded, then from the cache
+            shown = chatlm(group, "--help")
+            assert "Say hello." in shown.stdout
+            assert shown.stderr == ""
+        assert chatlm(group, "greet").stdout == "hello\n"
+    broken = chatlm("models", "boom")
+    assert broken.returncode == 1
+    assert "The plugin mine failed in its command models boom: LookupError" in broken.stderr
+    assert "greet" not in chatlm("--help").stdout
+    assert "Did you mean greet?" in chatlm("models", "great").stderr
+    assert "List the models of an OpenAI-compatible" in chatlm("models", "--help").stdout
+    assert "Example: chatlm openai models" in chatlm("models", "remote", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ('cli.group_of("models").add_command(greet, "pull")', "pull is there already, from chatlm"),
+        ('cli.group_of("logs").add_command(greet)', "has no group logs that takes commands"),
+        ('cli.group_of("models").group_of("x")', "models has no groups"),
+    ],
+)
+def test_a_command_in_a_group_that_is_not_valid_is_refused(
+    folder: Path, code: str, error: str
+) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("cli.add_command(greet)", code))
+    assert error in chatlm("--help").stderr
+
+
 def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("hello", "hello " * 100_000))
     reading, writing = os.pipe()
@@ -104,7 +144,7 @@ def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> N
 
 def test_chatlms_own_commands_import_no_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text("raise RuntimeError('imported')\n")
-    for arguments in (["models", "list"], ["logs"], ["--version"]):
+    for arguments in (["models", "show", "smollm2-135m-instruct"], ["logs"], ["--version"]):
         assert "imported" not in chatlm(*arguments).stderr
     assert "RuntimeError: imported" in chatlm("--help").stderr
     assert "RuntimeError: imported" in chatlm("--help").stderr

@@ -83,7 +83,7 @@ def test_another_format_is_noted(store: Store) -> None:
     assert chatlm("config", "set", "prompt_format", "alpaca").returncode == 0
     done = chatlm("chats", "replay", "1")
     assert "prompt format: template then, alpaca now" in done.stderr
-    assert "reads other tokens" in done.stderr
+    assert "prompt: different tokens" in done.stderr
 
 
 @pytest.mark.parametrize(

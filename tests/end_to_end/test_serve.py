@@ -242,7 +242,7 @@ def refused(home: Path, *arguments: str) -> str:
 
 def test_what_others_could_reach_is_not_opened_unasked(home: Path) -> None:
     assert "CHATLM_SERVE_TOKEN=" in refused(home, "serve", "--host", "0.0.0.0")
-    assert "blanks" in refused(home, "serve", "--token", "a b")
+    assert "spaces" in refused(home, "serve", "--token", "a b")
     why = refused(home, "web", "--host", "0.0.0.0")
     assert "your files" in why
     assert "--anyone" in why
@@ -253,7 +253,7 @@ def test_an_address_that_cannot_be_had_is_told(home: Path) -> None:
         port = str(taken.getsockname()[1])
         for command in ("serve", "web"):
             assert "--port 0" in refused(home, command, "--port", port)
-            assert "no address 'no.such.host.invalid'" in refused(
+            assert "Unknown address 'no.such.host.invalid'" in refused(
                 home, command, "--host", "no.such.host.invalid",
                 *(["--anyone"] if command == "web" else ["--token", "t"]),
             )  # fmt: skip
@@ -348,7 +348,7 @@ async def test_more_pages_than_may_be_open_are_told(home: Path) -> None:
             await Shown(screen).wait_for(MODEL)
             async with session.get(address) as answer:
                 assert answer.status == 503
-                assert "1 page is open already" in await answer.text()
+                assert "1 page is already open" in await answer.text()
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect(f"{address}/ws?width=100&height=30")
         async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""LoRA adapters with random numbers, made by peft for a model in a folder."""
+"""LoRA adapters with random weights, made by peft for a model in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 def save(
     folder: Path, model: Path, *, seed: int = 1, strength: float = 0.02, **settings: Any
 ) -> Path:
-    """Write an adapter that acts; the same each time.
+    """Write a deterministic adapter with an effect.
 
     Args:
         folder: for it.
@@ -38,7 +38,7 @@ def save(
 
 
 def reference(model: Path, adapter: Path | None, dtype: torch.dtype = torch.float32) -> Any:
-    """The model with an adapter as peft runs it."""
+    """Return the model with an adapter, run by peft."""
     base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     if adapter is None:
         return base

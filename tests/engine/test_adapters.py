@@ -1,4 +1,4 @@
-"""Adapters in the engine: what peft computes, switched within a chat, and refused with a reason."""
+"""LoRA adapters in the engine: what peft computes, switches within a chat, and clear refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of
+from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
@@ -70,7 +70,7 @@ def finder(root: Path) -> Callable[[str], Path]:
 
 
 def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
-    return LocalEngine(
+    return LocalEngine.from_folder(
         "default",
         model,
         resolve_placement("cpu", "auto", "none"),
@@ -104,12 +104,12 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def engine(way: str, engines: OpenEngine) -> LocalEngine:
-    """The default model with its adapters, run in each of the two ways."""
+    """The default model with its adapters, run natively and by transformers."""
     return engines(way)
 
 
 def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> torch.Tensor:
-    """What each token of a reply was chosen from: (tokens, vocabulary)."""
+    """Return the logits from which each token of a reply was sampled: (tokens, vocab_size)."""
     seen: list[torch.Tensor] = []
 
     def look(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
 
 
 def read(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
-    """Logits after each token behind the prompt, which is read in two blocks."""
+    """Return the logits after each token after the prompt, which is prefilled in two blocks."""
     cache = reader.new_cache()
     cache.prefill(ids[: prompt // 2])
     cache.prefill(ids[prompt // 2 : prompt])
@@ -139,17 +139,17 @@ def test_an_adapter_adds_what_peft_adds(
     if form is None and variant not in ("llama", "llama biases"):
         pytest.skip("torch's packed matrices are rounded; odd sizes stay as they are")
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5, **settings)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     plain = adapter_files.reference(folder, None)(torch.tensor([ids])).logits[0, 100:]
     spread = float(true.std())
     assert float((true - plain).abs().max()) > 0.1 * spread
-    model = fast_model(folder, torch.float32, form)
+    model = native_model(folder, torch.float32, form)
     for reader, expected in ((model.load_adapter(saved), true), (model, plain)):
         torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
 
 
-def test_on_the_real_model_every_way_computes_what_peft_computes(
+def test_on_the_real_model_every_decoder_computes_what_peft_computes(
     default_model: Path, folders: dict[str, Path]
 ) -> None:
     ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -159,16 +159,16 @@ def test_on_the_real_model_every_way_computes_what_peft_computes(
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
             made = read(model.load_adapter(folder), ids, 64)
-            assert float((made - true).abs().max()) < 5e-4  # of logits that spread over 3
+            assert float((made - true).abs().max()) < 5e-4  # the logits spread over 3
 
 
 def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean KL divergence over the rows."""
+    """Return the mean KL divergence over the rows."""
     left, right = true.log_softmax(-1), other.log_softmax(-1)
     return float((left.exp() * (left - right)).sum(-1).mean())
 
 
-def test_small_formats_change_little_beside_what_the_adapter_changes(
+def test_quantization_changes_less_than_the_adapter(
     default_model: Path, folders: dict[str, Path], way: str, engine: LocalEngine
 ) -> None:
     if way == "off":
@@ -186,7 +186,7 @@ def test_small_formats_change_little_beside_what_the_adapter_changes(
         assert divergence(true, plain) > 10 * divergence(true, made)
 
 
-def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
+def test_switching_adapters_in_a_chat_equals_a_fresh_engine(
     way: str, engine: LocalEngine, default_model: Path, folders: dict[str, Path]
 ) -> None:
     chat = [QUESTION]
@@ -210,12 +210,12 @@ def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
 
-def test_two_hundred_switches_are_quick_and_keep_no_memory(engine: LocalEngine) -> None:
+def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is counted in /proc")
     sampling = dataclasses.replace(GREEDY, max_tokens=1)
@@ -236,7 +236,7 @@ def test_two_hundred_switches_are_quick_and_keep_no_memory(engine: LocalEngine) 
     assert switching < 4 * staying
 
 
-def test_a_changed_adapter_is_loaded_anew(
+def test_a_changed_adapter_is_reloaded(
     way: str, default_model: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "mine")
@@ -256,7 +256,7 @@ def test_a_changed_adapter_is_loaded_anew(
     assert torch.equal(logits_of(engine, None, QUESTION), logits_of(fresh, None, QUESTION))
 
 
-def test_only_so_many_adapters_stay_loaded(
+def test_the_number_of_loaded_adapters_is_limited(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {name: logits_of(engine, name, QUESTION) for name in ("poet", "pirate")}
@@ -267,7 +267,7 @@ def test_only_so_many_adapters_stay_loaded(
 
 
 def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of an adapter whose config says something else."""
+    """Copy an adapter with changes in its config."""
     shutil.copytree(source, folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
@@ -275,7 +275,7 @@ def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
 
 
 def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> EngineError:
-    """What is said when an adapter `bad` is asked for; the engine must go on without it."""
+    """Return the error for an adapter `bad`; check that the engine stays usable."""
     before = logits_of(engine, None, QUESTION)
     folders["bad"] = folder
     try:
@@ -299,7 +299,7 @@ def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> Engi
         ({"init_lora_weights": "pissa"}, "pissa"),
     ],
 )
-def test_more_than_plain_lora_is_left_to_transformers(
+def test_variants_of_lora_are_left_to_transformers(
     engines: OpenEngine, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
 ) -> None:
     folder = spoiled(folders["poet"], tmp_path / "bad", **changes)
@@ -308,7 +308,7 @@ def test_more_than_plain_lora_is_left_to_transformers(
     assert "chatlm config set fast off" in error.hint
 
 
-def test_other_matrices_than_those_of_layers_are_left_to_transformers(
+def test_targets_outside_the_layers_are_left_to_transformers(
     tmp_path: Path, default_model: Path
 ) -> None:
     folder = tiny.save(tmp_path / "model", "llama")
@@ -316,8 +316,8 @@ def test_other_matrices_than_those_of_layers_are_left_to_transformers(
         place = tmp_path / str(number)
         saved = adapter_files.save(place, folder, target_modules=[target], strength=0.5)
         with pytest.raises(Unsupported, match=f"it changes .*{target}"):
-            fast_model(folder, torch.float32, "bf16").load_adapter(saved)
-        ids = ids_of(folder)
+            native_model(folder, torch.float32, "bf16").load_adapter(saved)
+        ids = random_ids(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
         made = read(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
         torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
@@ -326,7 +326,7 @@ def test_other_matrices_than_those_of_layers_are_left_to_transformers(
 def test_transformers_runs_dora(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", "llama")
     saved = adapter_files.save(tmp_path / "dora", folder, use_dora=True, strength=0.5)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     model = load("tiny", folder, EXACT, "off")
     plain = read(model, ids, 100)
@@ -360,7 +360,7 @@ def without_a_config(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [cut_short, pickled, of_another_rank, without_a_config])
-def test_a_damaged_adapter_is_refused_and_the_model_goes_on(
+def test_a_damaged_adapter_is_refused_and_the_model_stays_usable(
     engine: LocalEngine, folders: dict[str, Path], tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "bad")

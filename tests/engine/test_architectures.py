@@ -18,7 +18,7 @@ from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import read_weights
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of, true_logits, written
+from tests.engine.test_native import decoded_logits, native_model, random_ids, reference_logits
 
 EXACT = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
 
@@ -55,7 +55,7 @@ def test_a_short_prompt_and_its_reply_give_the_logits_of_transformers(
     tmp_path: Path, variant: str
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)[:12]
+    ids = random_ids(folder)[:12]
     cache = load("tiny", folder, EXACT, "bf16").new_cache()
     made = torch.cat([cache.prefill(ids[:7])[None], cache.decode(ids[7:])])
     assert_equal(made, transformers_logits(folder, ids)[6:])
@@ -67,17 +67,17 @@ def test_a_prompt_across_blocks_gives_the_logits_of_transformers(
     tmp_path: Path, variant: str, form: Literal["steps"] | None
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     assert_equal(
-        written(fast_model(folder, torch.float32, form), ids),
-        true_logits(folder, ids, torch.float32),
+        decoded_logits(native_model(folder, torch.float32, form), ids),
+        reference_logits(folder, ids, torch.float32),
     )
 
 
 @pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
 def test_a_warm_second_turn_gives_the_logits_of_transformers(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     cache = load("tiny", folder, EXACT, "bf16").new_cache()
     cache.prefill(ids[:64])
     cache.decode([3, 5, 7])  # a reply that the second turn writes differently
@@ -91,7 +91,7 @@ def test_a_warm_second_turn_gives_the_logits_of_transformers(tmp_path: Path, var
 def test_an_adapter_acts_on_a_family_that_torch_decodes(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path / "model", variant)
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
-    ids = ids_of(folder)[:20]
+    ids = random_ids(folder)[:20]
     made = []
     for form in ("bf16", "off"):
         cache = load("tiny", folder, EXACT, form).load_adapter(saved).new_cache()

@@ -1,4 +1,4 @@
-"""No text of a chat poses as the format in what a session sends to the real model."""
+"""No text of a chat forges the prompt format in requests to the real model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatlm.types.messages import ContextPolicy, Conversation, Message, Passage,
 
 
 class Library:
-    """Finds every forged text."""
+    """A plugin that finds every forged text."""
 
     def __init__(self, texts: list[str]) -> None:
         self._texts = texts

@@ -31,14 +31,14 @@ GREEDY = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=24)
 PLAIN = Request((COLOURS,), GREEDY, logprobs=5)
 
 WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8": ("auto", "auto")}
-"""Number format and way of running the model."""
+"""Format and decoder of the model."""
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
     dtype, fast = WAYS[request.param]
     with closing(
-        LocalEngine(
+        LocalEngine.from_folder(
             "m", default_model, resolve_placement("cpu", dtype, "none"), decoder_format=fast
         )
     ) as engine:
@@ -52,7 +52,7 @@ def own(default_model: Path) -> Any:
 
 
 class Spy:
-    """A stopping criterion that stops nothing and keeps the ids."""
+    """A stopping criterion that records the ids and never stops."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -63,7 +63,7 @@ class Spy:
 
 
 def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
-    """The text and its tokens; none comes before its text."""
+    """Return the text and its tokens; check that none comes before its text."""
     text, tokens = "", list[TokenLogprob]()
     for event in events:
         if isinstance(event, Delta):
@@ -74,7 +74,7 @@ def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
 
 
 def only(token: int, scores: Any) -> Any:
-    """Scores by which nothing but a token can come."""
+    """Return scores that allow a single token."""
     return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([token]), 0.0)
 
 
@@ -87,7 +87,7 @@ def made(engine: LocalEngine, request: Request) -> tuple[str, list[TokenLogprob]
     [GREEDY, Sampling(temperature=1.3, top_k=40, repetition_penalty=1.2, max_tokens=24, seed=3)],
     ids=["greedy", "drawn"],
 )
-def test_the_numbers_are_those_of_a_plain_forward_pass(
+def test_logprobs_are_those_of_a_plain_forward_pass(
     each_way: tuple[str, LocalEngine], own: Any, sampling: Sampling
 ) -> None:
     way, engine = each_way
@@ -110,7 +110,7 @@ def test_the_numbers_are_those_of_a_plain_forward_pass(
         assert token.logprob <= tops[0]
 
 
-def test_the_chosen_token_is_the_likeliest_where_that_is_always_taken(
+def test_greedy_sampling_chooses_the_likeliest_token(
     each_way: tuple[str, LocalEngine],
 ) -> None:
     text, tokens = made(each_way[1], PLAIN)
@@ -132,7 +132,7 @@ def test_the_chosen_token_is_the_likeliest_where_that_is_always_taken(
         {"max_tokens": 3},
     ],
 )
-def test_they_change_no_reply_and_are_the_same_for_several(
+def test_logprobs_change_no_reply_and_are_the_same_in_a_batch(
     each_way: tuple[str, LocalEngine], changes: Any
 ) -> None:
     engine = each_way[1]
@@ -152,7 +152,7 @@ def test_they_change_no_reply_and_are_the_same_for_several(
     assert parts(many[0]) == parts(many[2]) == (text, tokens)
 
 
-def test_nothing_is_computed_where_nobody_asks(
+def test_logprobs_are_not_computed_unless_requested(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asking = dataclasses.replace(PLAIN, logprobs=None)
@@ -162,7 +162,7 @@ def test_nothing_is_computed_where_nobody_asks(
     assert made(engine, asking) == (text, [])
 
 
-def test_they_are_the_models_own_whatever_a_processor_does(engine: LocalEngine) -> None:
+def test_logprobs_are_taken_before_processors(engine: LocalEngine) -> None:
     def one_word(ids: Any, scores: Any) -> Any:
         forced = engine.prompt_encoder.encode_text(" banana")[0]
         return only(forced, scores)
@@ -174,7 +174,7 @@ def test_they_are_the_models_own_whatever_a_processor_does(engine: LocalEngine) 
     assert forced[0].logprob < plain[0].top_logprobs[-1].logprob
 
 
-def test_what_a_stop_string_cuts_off_is_not_told(engine: LocalEngine) -> None:
+def test_tokens_cut_by_a_stop_string_have_no_logprobs(engine: LocalEngine) -> None:
     text, tokens = made(engine, PLAIN)
     second = tokens[2].text
     assert len(second) > 2
@@ -185,7 +185,7 @@ def test_what_a_stop_string_cuts_off_is_not_told(engine: LocalEngine) -> None:
         assert told == tokens[:2]
 
 
-def test_the_token_that_ends_the_reply_is_not_told(engine: LocalEngine) -> None:
+def test_the_end_token_has_no_logprob(engine: LocalEngine) -> None:
     request = Request((Message("user", "What is the capital of France?"),), GREEDY, logprobs=0)
     events = list(engine.stream(request))
     assert isinstance(events[-1], Finished)
@@ -195,7 +195,7 @@ def test_the_token_that_ends_the_reply_is_not_told(engine: LocalEngine) -> None:
     assert len(tokens) == sum(isinstance(event, Delta) for event in events) - 1
 
 
-def test_half_a_character_is_told_with_its_other_half(engine: LocalEngine) -> None:
+def test_the_tokens_of_a_split_character_come_together(engine: LocalEngine) -> None:
     smile = "🙂".encode()
     spelled = [
         engine.prompt_encoder.token_bytes(n) for n in engine.prompt_encoder.encode_text("🙂")
@@ -217,14 +217,14 @@ def test_half_a_character_is_told_with_its_other_half(engine: LocalEngine) -> No
     assert [token.bytes for token in tokens] == spelled * whole
 
 
-def test_of_equal_ones_the_first_is_the_likeliest() -> None:
+def test_ties_are_ordered_by_id() -> None:
     row = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0])
     assert top_token_ids(row, 4) == [1, 3, 2, 4]
     assert top_token_ids(row, 20) == [1, 3, 2, 4, 5, 0]
     assert top_token_ids(row, 0) == []
 
 
-def test_every_token_is_spelled_as_the_tokenizer_decodes_it(engine: LocalEngine) -> None:
+def test_token_bytes_are_those_of_the_tokenizer(engine: LocalEngine) -> None:
     backend = Tokenizer.from_str(engine.prompt_encoder._backend.to_str())
     spelled = make_token_bytes(backend)
     for number in range(backend.get_vocab_size()):
@@ -235,7 +235,7 @@ def test_every_token_is_spelled_as_the_tokenizer_decodes_it(engine: LocalEngine)
     assert b"".join(map(spelled, backend.encode(text).ids)) == text.encode()
 
 
-def test_a_vocabulary_of_text_with_bytes_beside_is_spelled_too() -> None:
+def test_token_bytes_of_a_vocabulary_with_byte_fallback() -> None:
     names = ["▁", "h", "i", "▁h", "▁hi", *(f"<0x{byte:02X}>" for byte in range(256))]
     model = BPE(
         vocab={name: number for number, name in enumerate(names)},

@@ -1,4 +1,4 @@
-"""The prompt that is shown is the prompt that the model reads, in every format, token by token."""
+"""The previewed prompt is what the model reads, in every format, token by token."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ FAMILY = "👩‍👩‍👧"
 
 @pytest.fixture(scope="module", params=FORMATS)
 def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptEncoder:
-    return PromptEncoder(AutoTokenizer.from_pretrained(default_model), request.param, [2])
+    tokenizer: Any = AutoTokenizer.from_pretrained(default_model)
+    return PromptEncoder(tokenizer, request.param, [2])
 
 
 def read_out(tokens: PromptEncoder, messages: Sequence[Message]) -> list[PromptToken]:
@@ -57,7 +58,7 @@ def chat(texts: Sequence[str]) -> list[Message]:
 
 
 def check(tokens: PromptEncoder, messages: Sequence[Message]) -> None:
-    """The read-out has the prompt's ids and text, and says of each token whose it is."""
+    """Check ids, text and message of each token of the preview."""
     out = read_out(tokens, messages)
     begin = "".join(tokens.decode([number]) for number in tokens.prefix_ids)
     spans = [Span(begin, control=True), *tokens.spans(messages)]
@@ -92,24 +93,26 @@ def test_any_text(tokens: PromptEncoder, texts: list[str]) -> None:
     check(tokens, chat([text.encode("utf-8", "replace").decode() for text in texts]))
 
 
-def test_a_character_of_many_tokens_is_shown_once(tokens: PromptEncoder) -> None:
+def test_a_character_of_several_tokens_occurs_once(tokens: PromptEncoder) -> None:
     out = [t for t in read_out(tokens, chat(["S", f"so {FAMILY}x"])) if t.message_index == 1]
     assert len(out) > len(FAMILY)
     assert "".join(token.text for token in out).endswith(f" {FAMILY}x")
     assert any(not token.text for token in out)
 
 
-def test_costs_are_what_the_prompt_grows_by(tokens: PromptEncoder) -> None:
+def test_message_tokens_are_what_the_prompt_grows_by(tokens: PromptEncoder) -> None:
     messages = chat(["Be brief.", "Hi there", f"Hello {FAMILY}", "And then?"])
     counted = count_message_tokens(tokens, messages)
     grown = len(tokens.encode(messages)) - len(tokens.encode(messages[:2]))
-    assert abs(sum(counted[2:]) - grown) <= 1  # tokens join over borders without control tokens
+    assert (
+        abs(sum(counted[2:]) - grown) <= 1
+    )  # tokens merge across boundaries without control tokens
     opening = len(tokens.encode(messages)) - sum(counted) - len(tokens.prefix_ids)
     assert 0 < opening < 12
 
 
 def small_tokenizer(**parts: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes, or of what `parts` say."""
+    """Return a tokenizer of single bytes, or with the given parts."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -153,7 +156,7 @@ def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:
 
 @pytest.fixture
 def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The ids that are given to the model, in order."""
+    """Record the ids that the model gets, in order."""
     engine._prompt_cache.clear()
     seen: list[int] = []
     whole = NativeCache.prefill
@@ -167,7 +170,7 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     engine._prompt_cache.clear()
 
 
-def test_it_is_what_the_model_reads(engine: LocalEngine, model_reads: list[int]) -> None:
+def test_the_preview_is_what_the_model_reads(engine: LocalEngine, model_reads: list[int]) -> None:
     request = Request(tuple(chat(TEXTS)), Sampling(max_tokens=1))
     prompt = engine.preview(request)
     events = list(engine.stream(request))
@@ -189,7 +192,7 @@ def words(prompt: Prompt, index: int) -> str:
     return "".join(token.text for token in prompt.tokens if token.message_index == index)
 
 
-def test_left_out_messages_keep_their_cost_and_the_others_their_index(
+def test_omitted_messages_keep_their_tokens_and_others_their_index(
     narrow: LocalEngine, model_reads: list[int]
 ) -> None:
     messages = (
@@ -213,14 +216,14 @@ def test_left_out_messages_keep_their_cost_and_the_others_their_index(
     assert [token.id for token in prompt.tokens] == model_reads
 
 
-def test_too_much_pinned(narrow: LocalEngine) -> None:
+def test_too_many_pinned_turns_are_refused(narrow: LocalEngine) -> None:
     messages = (Message("user", "Old words. " * 60, pinned=True), Message("user", "Hi"))
     with pytest.raises(ContextTooLong, match="pinned turn") as error:
         narrow.preview(Request(messages))
     assert "unpin" in error.value.hint
 
 
-def test_it_waits_for_no_stream_and_disturbs_none(engine: LocalEngine) -> None:
+def test_a_preview_runs_beside_a_stream(engine: LocalEngine) -> None:
     request = Request((Message("user", "Count to a hundred."),), Sampling(0.0, max_tokens=80))
     expected = "".join(e.text for e in engine.stream(request) if isinstance(e, Delta))
     hashes: list[str] = []

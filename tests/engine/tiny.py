@@ -1,4 +1,4 @@
-"""Tiny random models of every architecture that is run the fast way, with awkward sizes."""
+"""Tiny random models of every architecture with a native decoder, with awkward sizes."""
 
 from __future__ import annotations
 

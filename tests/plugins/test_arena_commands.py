@@ -38,7 +38,7 @@ def test_golden_scores_on_the_command_line(home: Path, shared_data: Path) -> Non
 
 def test_contestants(chat_home: Path) -> None:
     models.lend(chat_home, models.embedder_model())
-    assert "none yet" in chatlm("arena", "contestants", "list").stdout
+    assert "No contestants yet" in chatlm("arena", "contestants", "list").stdout
     added = chatlm(
         "arena", "contestants", "add", "mine", "--adapter", "pirate", "--template", "translate",
         "-v", "language=French", "--index", "manual", "-s", "temperature=0.2", "--system", "Hi.",

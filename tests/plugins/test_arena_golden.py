@@ -40,7 +40,7 @@ def test_a_turn_with_what_was_said_before() -> None:
 @pytest.mark.parametrize("reason", [None, StopReason.CANCELLED, StopReason.ERROR])
 def test_only_a_whole_reply_is_golden(reason: StopReason | None) -> None:
     half = chat(("One?", "1"), reason=reason)
-    with pytest.raises(UsageError, match="no whole reply"):
+    with pytest.raises(UsageError, match="no complete reply"):
         golden.golden_from_turn("x", half, half.turns[0])
 
 
@@ -65,7 +65,7 @@ async def test_marked_in_the_chat(home: Path) -> None:
         await shown.submit("/arena golden capital")
         await shown.submit("/arena golden capital")
         assert any("There is no reply yet" in notice for notice in shown.notifications)
-        assert any("capital already" in notice for notice in shown.notifications)
+        assert any("already a golden chat capital" in notice for notice in shown.notifications)
         assert shown.faults == []
     with store_module.open_arena_store() as store:
         (kept,) = store.goldens()
@@ -79,10 +79,13 @@ async def test_marked_in_the_chat(home: Path) -> None:
     ("content", "what"),
     [
         ("{", "is not JSON"),
-        ("{}", "no list of golden chats"),
-        ('[{"name": "x", "messages": ["a", "b"], "expected": "c"}]', "entry 1: it has no odd"),
-        ('[{"name": "x", "messages": ["a"], "expected": "c", "seed": "1"}]', "seed is no whole"),
-        ('[{"name": "", "messages": ["a"], "expected": "c"}]', "cannot be called"),
+        ("{}", "not a list of golden chats"),
+        ('[{"name": "x", "messages": ["a", "b"], "expected": "c"}]', "entry 1: it needs an odd"),
+        (
+            '[{"name": "x", "messages": ["a"], "expected": "c", "seed": "1"}]',
+            "seed is not an integer",
+        ),
+        ('[{"name": "", "messages": ["a"], "expected": "c"}]', "Invalid contestant name"),
     ],
 )
 def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
@@ -111,8 +114,8 @@ def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None
     path = tmp_path / "golden.json"
     path.write_text(json.dumps([right.to_dict()]))
     again = chatlm("arena", "check", "cold", "--file", str(path), OMP_NUM_THREADS="1")
-    assert (again.returncode, again.stdout) == (0, "1 of 1 are as they should be.\n")
+    assert (again.returncode, again.stdout) == (0, "1 of 1 replies are as expected.\n")
     assert "colours: Name three colours. → ?" in chatlm("arena", "golden", "list").stdout
     wrong = chatlm("arena", "check", "cold", OMP_NUM_THREADS="1")
     assert "[-?-]" in wrong.stdout
-    assert "0 of 1 are as they should be." in wrong.stdout
+    assert "0 of 1 replies are as expected." in wrong.stdout

@@ -58,20 +58,20 @@ def test_both_answer_and_a_vote_reveals_them(store: ArenaStore) -> None:
     engine = ScriptedEngine("One two.", "Three.")
     match = play(store, engine)
     assert not match.can_vote
-    with pytest.raises(UsageError, match="Both have to answer"):
+    with pytest.raises(UsageError, match="Both sides must answer"):
         match.vote(Verdict.LEFT, EloRules())
     said = run(match.send("Count."))
     assert sorted(said.values()) == ["One two.", "Three."]
     left, right = match.vote(Verdict.LEFT, EloRules())
     assert (left.name, left.rating_before, left.rating_after) == ("hot", 1500, 1516)
     assert (right.name, right.rating_before, right.rating_after) == ("cold", 1500, 1484)
-    assert left.description == "the model in use, temperature 1.3, max_tokens 24"
+    assert left.description == "default model, temperature 1.3, max_tokens 24"
     kept = store.match(1)
     assert {reply.text for reply in (*kept.left_replies, *kept.right_replies)} == set(said.values())
     made_by = kept.right_replies[0].provenance
     assert made_by["model"] == "scripted"
     assert made_by["sampling"]["temperature"] == 0.0
-    with pytest.raises(UsageError, match="a vote already"):
+    with pytest.raises(UsageError, match="already has a vote"):
         match.vote(Verdict.LEFT, EloRules())
 
 

@@ -200,6 +200,7 @@ def test_informative_pairs_are_near_and_rare() -> None:
     assert gained == pytest.approx(gained.T)
 
 
+@pytest.mark.slow
 def test_informative_pairs_save_votes() -> None:
     truth = simulation.normally(8, 300, 2)
     random, informative = (
@@ -223,6 +224,7 @@ def test_ratings_of_shares() -> None:
     assert to_elo_scale(np.array([10 / 11, 1 / 11])).tolist() == pytest.approx([1700, 1300])
 
 
+@pytest.mark.slow
 def test_a_million_votes_are_rated_in_seconds() -> None:
     votes = simulation.random_votes(simulation.normally(100, 200, 0), 1_000_000, 0)
     begun = time.process_time()

@@ -45,7 +45,7 @@ def test_hostile_names_are_only_drawn() -> None:
 
 def test_an_empty_arena_has_a_page_too() -> None:
     text = html_page(build_leaderboard(votes_from_rows([])), [], [])
-    assert "0 votes among 0 contestants" in text
+    assert "0 votes, 0 contestants" in text
     assert "<svg" not in text
 
 
@@ -57,7 +57,7 @@ def test_on_the_command_line(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.html"
     done = chatlm("arena", "report", "--to", str(path))
     assert (done.returncode, done.stdout) == (0, f"Wrote {path}.\n")
-    assert "30 votes among 2 contestants" in path.read_text()
+    assert "30 votes, 2 contestants" in path.read_text()
     assert "cannot be written" in chatlm("arena", "report", "--to", "/nowhere/x.html").stderr
 
 
@@ -68,7 +68,7 @@ def test_a_real_browser_draws_it(tmp_path: Path) -> None:
     shown = subprocess.run(
         [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
     )
-    assert re.search(r"<h2>Over the matches</h2>", shown.stdout)
+    assert re.search(r"<h2>Elo over time</h2>", shown.stdout)
     assert shown.stdout.count("<svg") == 2
     assert shown.stdout.count("<circle") == 2
     subprocess.run(

@@ -35,15 +35,15 @@ def test_contestants_come_back_as_they_were(store: ArenaStore, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 61, "\x1b[31m"])
 def test_a_name_is_one_line(store: ArenaStore, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be called"):
+    with pytest.raises(UsageError, match="Invalid contestant name"):
         store.add_contestant(name, HOT)
 
 
 def test_names_are_taken_once(store: ArenaStore) -> None:
     two(store)
-    with pytest.raises(UsageError, match="hot already"):
+    with pytest.raises(UsageError, match="already a contestant hot"):
         store.add_contestant("hot", COLD)
-    with pytest.raises(UsageError, match="cold already"):
+    with pytest.raises(UsageError, match="already a contestant cold"):
         store.rename_contestant("hot", "cold")
     with pytest.raises(UsageError, match="no contestant 'warm'"):
         store.contestant("warm")
@@ -52,13 +52,13 @@ def test_names_are_taken_once(store: ArenaStore) -> None:
 def test_a_set_up_is_taken_once(store: ArenaStore) -> None:
     two(store)
     with pytest.raises(
-        UsageError, match=r"hot is that already: the model in use, temperature 1\.3"
+        UsageError, match=r"hot already has this set-up: default model, temperature 1\.3"
     ):
         store.add_contestant("warm", HOT)
     named = dataclasses.replace(HOT, model=load_config().model)
-    with pytest.raises(UsageError, match="hot is that already"):
+    with pytest.raises(UsageError, match="hot already has this set-up"):
         store.add_contestant("warm", named)
-    with pytest.raises(UsageError, match="hot is that already"):
+    with pytest.raises(UsageError, match="hot already has this set-up"):
         store.edit_contestant("cold", HOT)
     store.edit_contestant("hot", Setup())
     store.add_contestant("warm", HOT)
@@ -126,7 +126,7 @@ def test_votes_and_undo(store: ArenaStore, tmp_path: Path) -> None:
         ("hot", "cold", "left"),
         ("cold", "hot", "tie"),
     ]
-    with pytest.raises(UsageError, match="a vote already"):
+    with pytest.raises(UsageError, match="already has a vote"):
         store.add_vote(first, R)
     store.add_vote(first, R, judge="model")
     assert len(store.votes("model")) == 1
@@ -164,10 +164,10 @@ def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> No
     digest = vote_files.file_sha256(path)
     assert store.import_votes(vote_files.read_votes(path), path.name, digest) == 2
     assert store.votes().names == ("a", "b", "c")
-    with pytest.raises(UsageError, match="in the arena already"):
+    with pytest.raises(UsageError, match="already imported"):
         store.import_votes(vote_files.read_votes(path), path.name, digest)
     path.write_text("left,right,winner\na,d,left\na,b,who\n")
-    with pytest.raises(UsageError, match=r"line 3: it has the winner 'who'"):
+    with pytest.raises(UsageError, match=r"line 3: it has an unknown winner: 'who'"):
         store.import_votes(vote_files.read_votes(path), path.name, vote_files.file_sha256(path))
     assert store.votes().names == ("a", "b", "c")
     assert store.add_contestant("a", HOT).setup == HOT
@@ -180,14 +180,22 @@ def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> No
         ("v.csv", "left,right\na,b\n", "no column winner"),
         ("v.csv", "", "no column left, right, winner"),
         ("v.csv", "left,right,winner\na,b\n", "line 2: it has 2 values"),
-        ("v.csv", "left,right,winner\na,a,left\n", "play against itself"),
-        ("v.csv", "left,right,winner\n,a,left\n", "line 2: it names nobody as left"),
-        ("v.csv", "left,right,winner\n\x1b[31m,a,left\n", "a name as left that is no line"),
+        ("v.csv", "left,right,winner\na,a,left\n", "it has a on both sides"),
+        ("v.csv", "left,right,winner\n,a,left\n", "line 2: it has no name in left"),
+        (
+            "v.csv",
+            "left,right,winner\n\x1b[31m,a,left\n",
+            "a name in left that is not a single line",
+        ),
         ("v.csv", 'left,right,winner\n"a,b,left\n', "line 2: it is not CSV"),
         ("v.jsonl", "{", "line 1: not JSON"),
         ("v.jsonl", "[]", "line 1: it is not a JSON object"),
-        ("v.jsonl", '{"model_a": 1, "model_b": "b", "winner": "tie"}', "names nobody as model_a"),
-        ("v.jsonl", '{"model_a": "a", "model_b": "b", "winner": null}', "has the winner None"),
+        ("v.jsonl", '{"model_a": 1, "model_b": "b", "winner": "tie"}', "has no name in model_a"),
+        (
+            "v.jsonl",
+            '{"model_a": "a", "model_b": "b", "winner": null}',
+            "has an unknown winner: None",
+        ),
     ],
 )
 def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: str, what: str) -> None:

@@ -227,6 +227,27 @@ def test_a_judge_that_goes_by_the_order_makes_ties(store: ArenaStore) -> None:
     assert run.counts.disagreements == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "better"),
+    [("hot says", "cold says", "first"), ("cold says", "hot says", "second")],
+)
+def test_the_service_judge_compares_two_answers(first: str, second: str, better: str) -> None:
+    chats = InMemorySideChats(
+        Config(), PluginHost(), lambda m, r: Speaking(answering), lambda w: None
+    )
+    chat = chats.begin(Setup())
+    assert judging.PairwiseJudge().compare(chat, "Hello?", first, second) == better
+
+
+@pytest.mark.parametrize(("answer", "verdict"), [("A]]", "tie"), ("no idea", None)])
+def test_the_service_judge_has_no_winner_where_the_orders_disagree(
+    answer: str, verdict: str | None
+) -> None:
+    engine = Speaking(lambda request: answer)
+    chats = InMemorySideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
+    assert judging.PairwiseJudge().compare(chats.begin(Setup()), "?", "x", "y") == verdict
+
+
 def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
     engine = Speaking(lambda request: "I would say A")
     run, _ = tournament(store, engine, most=1)
@@ -443,9 +464,9 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
     ("arguments", "what"),
     [
         (("run", "--prompts", "nowhere", "--judge", "x"), "nowhere cannot be read"),
-        (("run", "--prompts", "P", "--judge", "human", "--judge", "x"), "You judge alone"),
+        (("run", "--prompts", "P", "--judge", "human", "--judge", "x"), "human cannot be combined"),
         (("run", "--prompts", "P", "--judge", "x", "--contestants", "who"), "no contestant 'who'"),
-        (("run", "--prompts", "P", "--judge", "x"), "It takes 2 or more contestants"),
+        (("run", "--prompts", "P", "--judge", "x"), "At least 2 contestants are needed"),
         (("perplexity", "nowhere"), "nowhere cannot be read"),
     ],
 )

@@ -126,7 +126,7 @@ async def test_undo(pair: None) -> None:
         await pilot.press("t")
         await ready(pilot, shown, ArenaState.REVEALED)
         await pilot.press("u")
-        await settled(pilot, lambda: "Taken back" in told(shown))
+        await settled(pilot, lambda: "Undone" in told(shown))
         assert shown.state is ArenaState.FIRST_MESSAGE
     with store_module.open_arena_store() as store:
         assert store.ballots() == []
@@ -272,11 +272,11 @@ async def test_hostile_names_are_only_drawn(home: Path) -> None:
 async def test_in_the_chat(home: Path) -> None:
     async with scripted_screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
         await shown.submit("/arena add one")
-        assert any("One more, and /arena can begin" in notice for notice in shown.notifications)
+        assert any("Add one more to start a match" in notice for notice in shown.notifications)
         await shown.submit("/arena add one")
-        assert any("one already" in notice for notice in shown.notifications)
+        assert any("already a contestant one" in notice for notice in shown.notifications)
         await shown.submit("/arena add two")
-        assert any("one is that already" in notice for notice in shown.notifications)
+        assert any("one already has this set-up" in notice for notice in shown.notifications)
         with store_module.open_arena_store() as store:
             store.add_contestant("two", HOT)
         await shown.submit("/arena fly")
@@ -329,7 +329,7 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
             sampling=Sampling(temperature=0.2),
             plugin_data={"rag": {"index": "notes"}},
         )
-    with pytest.raises(UsageError, match="no model yet"):
+    with pytest.raises(UsageError, match="not loaded yet"):
         actions.arena(RememberingUi("arena"), "add other")
 
 

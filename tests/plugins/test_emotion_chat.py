@@ -29,12 +29,12 @@ from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_emotion import actions, classifier, examples, train_pipeline
 from chatlm_emotion.recipe import Recipe
 from chatlm_emotion.screens.mood_panel import MoodPanel
-from chatlm_emotion.watching import ProgressListener
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import everything_visible, settled
 from tests.tui.support import StillEngine, chat_of, idle, newest, opens, plain, say, until
@@ -182,7 +182,7 @@ def test_the_slash_command(moods: Path) -> None:
         assert ui.state["label"] == choice
     actions.emotion(ui, "")
     assert "No message of this chat" in ui.called("notify")[-1]["text"]
-    with pytest.raises(UsageError, match="no 'maybe'"):
+    with pytest.raises(UsageError, match="no setting 'maybe'"):
         actions.emotion(ui, "maybe")
 
 

@@ -87,7 +87,7 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
     assert found["accuracy"] > 0.95
     assert picture.read_bytes().startswith(b"\x89PNG")
     told = right("eval", str(data)).stdout
-    for part in ("accuracy", "macro-F1", "calibration error", "precision", "ms a text"):
+    for part in ("accuracy", "macro-F1", "calibration error", "precision", "ms per text"):
         assert part in told
     shown = right("show", "topics").stdout
     assert "--method baseline" in shown
@@ -99,14 +99,16 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
 def test_texts_of_a_file(topics: Path, data: Path) -> None:
     rows = table("classify", str(data), "--with", "topics")
     assert len(rows) == 72
-    assert "There is no text" in refused("classify", "--with", "topics", stdin="\n").message
+    assert (
+        "Standard input has no text" in refused("classify", "--with", "topics", stdin="\n").message
+    )
 
 
 def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_path: Path) -> None:
     with_data = ("--data", str(data), "--method", "baseline")
     assert "is already a classifier topics" in refused("train", "topics", *with_data).message
     assert "cannot be called" in refused("train", "A/b", *with_data).message
-    assert "no word for" in refused("train", "x", *with_data, "--tells", "two words").message
+    assert "--tells cannot be" in refused("train", "x", *with_data, "--tells", "two words").message
     assert "threshold must be" in refused("train", "x", *with_data, "--threshold", "2").message
     baseline = refused("train", "x", *with_data, "--method", "baseline", "--teacher", "topics")
     assert "baseline cannot learn from a teacher" in baseline.message
@@ -117,9 +119,9 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
     assert "comes with chatlm" in refused("remove", card_module.DEFAULT_CLASSIFIER).message
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a", "label": "weather"}\n')
-    assert "knows no label 'weather'" in refused("eval", str(other), "--with", "topics").message
+    assert "has no label 'weather'" in refused("eval", str(other), "--with", "topics").message
     no_picture = refused("eval", str(data), "--with", "topics", "--picture", "a.txt")
-    assert "no picture's name" in no_picture.message
+    assert "not an image file" in no_picture.message
     assert sorted(path.name for path in topics.parent.iterdir()) == ["topics"]
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,8 +15,6 @@ from chatlm_lora import library as library_module
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.commands import adapters
 from chatlm_lora.options import complete_adapter
-from chatlm_lora.terminal import describe_progress, render_progress
-from chatlm_lora.watching import TrainingProgress, braille_curve
 from tests.plugins.lora import adapter, matrices, tiny_base
 
 DEEP = "[" * 900 + "]" * 900
@@ -45,7 +42,7 @@ def table(*words: str) -> Any:
 def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "saved")
     told = right("add", "mine", str(folder), "-m", base.name).stdout
-    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 numbers")
+    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 parameters")
     assert "mine" in right("list").stdout
     row = next(row for row in table("list") if row["name"] == "mine")
     assert row["own"]
@@ -168,31 +165,3 @@ def test_the_shipped_ones_stay(home: Path) -> None:
         refused = run("remove", shipped.name, "--yes").exception
         assert isinstance(refused, UsageError)
         assert "comes with chatlm" in refused.message
-
-
-def test_the_curve_goes_down() -> None:
-    falling = [(step, 3 - step / 50) for step in range(1, 101)]
-    lines = braille_curve(falling, 100, 1.0, 3.0, (20, 4))
-    assert [len(line) for line in lines] == [20] * 4
-    left, right_end = [line[0] for line in lines], [line[-1] for line in lines]
-    assert left[0] != "\u2800" == right_end[0]
-    assert left[-1] == "\u2800" != right_end[-1]
-    assert braille_curve([(1, 5.0)], 0, 5.0, 5.0, (2, 2))  # one loss, no steps known
-
-
-def test_how_far_it_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(np.arange(100.0, 1000.0, 10.0).tolist())
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    progress = TrainingProgress(activity="loading the model")
-    assert describe_progress(progress) == "loading the model …"
-    progress.start(0, 40)
-    progress.activity = ""
-    progress.step, progress.tokens, progress.base_loss = 10, 500, 3.2
-    progress.train_losses, progress.eval_losses = [(10, 2.5)], [(10, 2.75)]
-    assert describe_progress(progress) == (
-        "step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s"
-    )
-    drawn = render_progress(progress, 60).plain.splitlines()
-    assert drawn[0].startswith("  3.200")
-    assert drawn[7].startswith("  2.500")
-    assert len(drawn) == 9

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError, fast_dtype
+from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, TrainingStopped
 from chatlm_lora import card, dataset
 from chatlm_lora import recipe as recipe_module
 from chatlm_lora.adapter_files import WEIGHTS_FILE
 from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.recipe import Recipe, TrainingJob
-from chatlm_lora.trainer import TrainingStopped, train_adapter
-from chatlm_lora.watching import ProgressListener, TrainingProgress
+from chatlm_lora.trainer import train_adapter
 from tests.plugins.lora import tiny_base
 
 RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
@@ -148,7 +148,7 @@ import sys
 from pathlib import Path
 from chatlm import ModelLocation
 from chatlm_lora.trainer import train_adapter
-from chatlm_lora.watching import ProgressListener
+from chatlm.plugin_kit.training import ProgressListener
 from tests.plugins.test_lora_training import LONG, order
 base, data = map(Path, sys.argv[1:])
 train_adapter(order(ModelLocation(str(base), base, "chat"), data, LONG), ProgressListener())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from chatlm import (
+    ChatlmError,
     ContextTooLong,
     Delta,
     EngineError,
@@ -29,6 +30,7 @@ from chatlm import (
     side_chats,
     stream_many,
 )
+from chatlm.types.parts import Image, Reasoning, Text
 from chatlm.types.setups import Setup
 from chatlm_openai.engine import OpenAIEngine, open_engine
 from tests.plugins.openai_server import (
@@ -92,12 +94,12 @@ def test_a_reply_is_streamed_with_what_it_cost() -> None:
     assert end.usage.first_token_seconds > 0
 
 
-def test_tokens_are_counted_where_the_server_does_not_say() -> None:
+def test_chunks_are_counted_if_the_server_reports_no_usage() -> None:
     with serving(streams(piece("a"), piece("b"), piece("", "stop"))) as script:
         assert ending(asked(script, request("Hi"))).usage.completion_tokens == 2
 
 
-def test_how_fast_a_reply_was_made_is_not_said_where_it_came_at_once() -> None:
+def test_a_buffered_reply_has_no_speed() -> None:
     pieces = [f"data: {json.dumps(piece(text))}\n\n".encode() for text in ("a", "b", "c")]
 
     def in_one(handler: Handler, asked: Asked) -> None:
@@ -148,7 +150,7 @@ def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
     }  # fmt: skip
 
 
-def test_a_reply_is_gone_on_with() -> None:
+def test_a_reply_is_continued() -> None:
     with serving(says(" lamb.")) as script:
         events = asked(script, request("Mary had", "a little"))
     assert text_of(events) == " lamb."
@@ -158,7 +160,7 @@ def test_a_reply_is_gone_on_with() -> None:
 
 
 @pytest.mark.parametrize("pieces", [("one tw", "o thr", "ee"), tuple("one two three")])
-def test_a_stop_string_that_the_server_does_not_see_ends_the_reply(pieces: tuple[str, ...]) -> None:
+def test_a_stop_string_that_the_server_ignores_ends_the_reply(pieces: tuple[str, ...]) -> None:
     with serving(hangs(*map(piece, pieces))) as script:
         events = asked(script, request("Hi", stop=("two",)))
         assert script.gone.wait(PATIENCE)
@@ -169,7 +171,7 @@ def test_a_stop_string_that_the_server_does_not_see_ends_the_reply(pieces: tuple
     )
 
 
-def test_what_may_become_a_stop_string_is_not_lost() -> None:
+def test_withheld_text_is_not_lost() -> None:
     with serving(says("one tw")) as script:
         events = asked(script, request("Hi", stop=("two",)))
     assert text_of(events) == "one tw"
@@ -177,7 +179,7 @@ def test_what_may_become_a_stop_string_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])
-def test_a_stop_string_that_the_server_names(field: str) -> None:
+def test_a_stop_string_that_the_server_reports(field: str) -> None:
     with serving(says("one ", **{field: "two"})) as script:
         end = ending(asked(script, request("Hi", stop=("two",))))
     assert (end.stop_reason, end.matched_stop) == (StopReason.STOP_STRING, "two")
@@ -199,7 +201,7 @@ def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: s
     assert script.asked[0].body["max_tokens"] <= 4096
 
 
-def test_the_oldest_turns_leave_when_the_context_is_full() -> None:
+def test_the_oldest_turns_are_dropped_when_the_context_is_full() -> None:
     words = "word " * 100
     with serving(models=[{"id": "m", "max_model_len": 256}]) as script:
         events = asked(script, request(words, "So?", words, "So?", "Last words?"))
@@ -215,11 +217,11 @@ def test_a_message_that_cannot_fit_is_not_sent() -> None:
         with pytest.raises(ContextTooLong, match="the context holds 128") as raised:
             asked(script, request("word " * 500))
         assert script.asked == []
-    assert "start the server with a longer context" in raised.value.hint
+    assert "start the server with a larger context window" in raised.value.hint
     assert "config set" not in raised.value.hint  # no setting gives the server more than it has
 
 
-def test_a_limit_that_the_person_set_can_be_raised(
+def test_a_limit_that_the_user_set_can_be_raised(
     monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     monkeypatch.setenv("CHATLM_OPENAI_CONTEXT", "128")
@@ -258,13 +260,13 @@ def test_an_adapter_has_the_context_of_its_model() -> None:
         assert (engine.info.context_length, engine.info.notes) == (2048, ())
 
 
-def test_a_model_that_the_server_does_not_list_may_be_another() -> None:
+def test_an_unlisted_model_is_noted() -> None:
     with serving(models=[{"id": "other"}]) as script, engine_of(script) as engine:
         assert f"{script.url} does not list m;" in engine.info.notes[0]
         assert text_of(list(engine.stream(request("Hi")))) == "Hello there."
 
 
-def test_the_person_may_say_the_context(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def test_the_user_may_set_the_context(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("CHATLM_OPENAI_CONTEXT", "2048")
     with serving(models=[]) as script, engine_of(script) as engine:
         assert (engine.info.context_length, engine.info.notes) == (2048, ())
@@ -325,7 +327,7 @@ def test_events_come_while_the_server_is_silent_within_a_reply() -> None:
         events.close()
 
 
-def test_closing_the_engine_ends_what_goes_on() -> None:
+def test_closing_the_engine_cancels_its_requests() -> None:
     with serving(hangs(piece("one"))) as script:
         with engine_of(script) as engine:
             events = engine.stream(request("Hi"))
@@ -335,7 +337,7 @@ def test_closing_the_engine_ends_what_goes_on() -> None:
             list(events)
 
 
-def test_a_length_that_the_server_does_not_heed_ends_the_reply() -> None:
+def test_a_maximum_length_that_the_server_ignores_ends_the_reply() -> None:
     with serving(hangs(*map(piece, "abcdef"))) as script:
         events = asked(script, request("Hi", max_tokens=4))
         assert script.gone.wait(PATIENCE)
@@ -394,7 +396,7 @@ def test_many_requests_are_in_flight_and_their_order_does_not_count(
     assert replies[1] == replies[4] == {n: f"question {n} #{n}" for n in range(12)}
 
 
-def test_when_one_of_many_fails_those_on_their_way_are_finished(
+def test_when_one_of_many_fails_the_others_are_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CHATLM_OPENAI_IN_FLIGHT", "3")
@@ -449,20 +451,63 @@ def test_an_adapter_or_a_processor_is_refused() -> None:
     with serving() as script, engine_of(script) as engine:
         for asking, what in (
             (Request((Message("user", "Hi"),), adapter="pirate"), "adapter pirate"),
-            (Request((Message("user", "Hi"),), logits_processors=(shout,)), "shout of a plugin"),
-            (Request((Message("user", "Hi"),), stopping_criteria=(shout,)), "shout of a plugin"),
+            (Request((Message("user", "Hi"),), logits_processors=(shout,)), "A plugin uses shout"),
+            (Request((Message("user", "Hi"),), stopping_criteria=(shout,)), "A plugin uses shout"),
         ):
             with pytest.raises(EngineError, match=what):
                 list(engine.stream(asking))
     assert script.asked == []
 
 
-def test_thoughts_are_not_shown() -> None:
-    thought = {"choices": [{"index": 0, "delta": {"reasoning_content": "Hmm."}}]}
-    with serving(streams(thought, piece("Yes."), piece("", "stop"), cost(3, 9))) as script:
+def reasoning(text: str, field: str = "reasoning_content") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {field: text}}]}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_is_streamed_as_its_own_part(field: str) -> None:
+    chunks = (reasoning("Hm", field), reasoning("m.", field), piece("Yes."), piece("", "stop"))
+    with serving(streams(*chunks, cost(3, 9))) as script:
         events = asked(script, request("Hi"))
-    assert text_of(events) == "Yes."
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert "".join(delta.text for delta in deltas if delta.part == "reasoning") == "Hmm."
+    assert "".join(delta.text for delta in deltas if delta.part == "text") == "Yes."
     assert ending(events).usage.completion_tokens == 9
+
+
+def test_a_chunk_may_contain_reasoning_and_text() -> None:
+    both = {"choices": [{"index": 0, "delta": {"reasoning_content": "Hm.", "content": "Yes."}}]}
+    with serving(streams(both, piece("", "stop"))) as script:
+        deltas = [event for event in asked(script, request("Hi")) if isinstance(event, Delta)]
+    assert [(delta.part, delta.text) for delta in deltas if delta.text] == [
+        ("reasoning", "Hm."),
+        ("text", "Yes."),
+    ]
+
+
+def test_reasoning_counts_as_tokens_but_not_as_a_stop_string() -> None:
+    chunks = (reasoning("STOP"), piece("a"), piece("STOP"), piece("b"), piece("", "stop"))
+    with serving(streams(*chunks)) as script:
+        events = asked(script, request("Hi", stop=("STOP",)))
+        cut = asked(script, request("Hi", max_tokens=1))
+    assert text_of(events) == "STOPa"
+    assert ending(events).stop_reason is StopReason.STOP_STRING
+    assert ending(events).usage.completion_tokens == 3
+    assert (text_of(cut), ending(cut).stop_reason) == ("STOP", StopReason.LENGTH)
+
+
+def test_reasoning_is_not_sent_back_and_other_parts_are_refused() -> None:
+    picture = Image("image/png", 1, 1, "0" * 64)
+    answer = Message("assistant", (Reasoning("Hm."), Text("Yes.")))
+    with serving() as script, engine_of(script) as engine:
+        list(engine.stream(Request((Message("user", "Hi"), answer, Message("user", "Why?")))))
+        with pytest.raises(ChatlmError, match="image"):
+            list(engine.stream(Request((Message("user", (picture, Text("What is it?"))),))))
+    assert [message["content"] for message in script.asked[0].body["messages"]] == [
+        "Hi",
+        "Yes.",
+        "Why?",
+    ]
+    assert len(script.asked) == 1
 
 
 def test_a_side_chat_talks_to_it() -> None:

@@ -37,7 +37,7 @@ def model_on(script: Script) -> str:
     return f"openai:{BASE}@{script.url}"
 
 
-def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
+def test_a_request_can_name_an_adapter_of_the_server() -> None:
     more = {"id": "other", "parent": "another-base"}
     with vllm(Vllm(), pirate=FOLDER, terse="/srv/terse") as script:
         script.models.append(more)
@@ -50,7 +50,7 @@ def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
     assert [asked.body["model"] for asked in script.asked] == ["big", "pirate"]
 
 
-def test_an_adapter_that_is_loaded_later_is_found_and_one_that_is_gone_is_told() -> None:
+def test_an_adapter_loaded_later_is_found_and_a_missing_one_is_reported() -> None:
     server = Vllm(FOLDER)
     with vllm(server) as script, closing(open_engine(f"{BASE}@{script.url}")) as engine:
         with pytest.raises(EngineError, match="no adapter pirate") as none:
@@ -139,7 +139,7 @@ def test_adapters_are_loaded_and_unloaded_while_the_server_runs(flat: bool) -> N
 
         nowhere = chatlm("openai", "load-adapter", script.url, "terse", "/nowhere")
         assert nowhere.returncode == 1
-        assert "finds no adapter there" in nowhere.stderr
+        assert "finds no adapter at this path" in nowhere.stderr
         assert "No adapter found for /nowhere" in nowhere.stderr
         assert "on the server's machine" in nowhere.stderr
 
@@ -158,7 +158,7 @@ def test_an_adapter_that_the_engine_cannot_load() -> None:
     with vllm(Vllm(FOLDER, broken=broken)) as script:
         failed = chatlm("openai", "load-adapter", script.url, "pirate", FOLDER)
     assert failed.returncode == 1
-    assert f"failed (500). It says: {broken}" in failed.stderr
+    assert f"failed (500). Server message: {broken}" in failed.stderr
 
 
 @pytest.mark.parametrize("arguments", [("load-adapter", "pirate", FOLDER), ("unload-adapter", "x")])
@@ -170,12 +170,12 @@ def test_a_server_that_does_not_allow_it(arguments: tuple[str, ...]) -> None:
         refused.append(chatlm("openai", command, script.url, *rest))
     for done in refused:
         assert done.returncode == 1
-        assert "neither loads nor unloads adapters while it runs" in done.stderr
+        assert "cannot load or unload adapters while it is running" in done.stderr
         assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in done.stderr
         assert "Traceback" not in done.stderr
     with serving() as script:
         script.other = refuses(401)
         locked = chatlm("openai", command, script.url, *rest)
-    assert (locked.returncode, "wants a key (401)" in locked.stderr) == (1, True)
+    assert (locked.returncode, "requires a key (401)" in locked.stderr) == (1, True)
     gone = chatlm("openai", command, script.url, *rest)
     assert (gone.returncode, "cannot be reached" in gone.stderr) == (1, True)

@@ -34,12 +34,25 @@ from tests.plugins.openai_server import (
 )
 from tests.tui.support import plain, until
 
+UNREACHABLE = "http://127.0.0.1:9/v1"
 KEY = "sk-very-secret-0123456789"
 MODELS = [
     {"id": "big", "max_model_len": 4096},
     {"id": "pirate\x1b[31m", "parent": "big"},
     {"id": "big"},
 ]
+
+
+def test_models_of_all_endpoints_are_listed_with_the_local_ones(home: Path) -> None:
+    with serving(models=MODELS) as script:
+        endpoints = f'["gpu {script.url}", "off {UNREACHABLE}"]'
+        listed = chatlm("models", "list", "--json", CHATLM_OPENAI_ENDPOINTS=endpoints)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
+    assert "smollm2-135m-instruct" in rows
+    assert rows["openai:big@gpu"]["context_length"] == 4096
+    assert rows["openai:pirate\x1b[31m@gpu"]["description"] == "adapter of big"
+    assert [name for name in rows if name.endswith("@off")] == []
 
 
 def test_models_are_listed(home: Path) -> None:
@@ -73,11 +86,11 @@ def test_a_server_is_checked(home: Path) -> None:
         ).stdout  # fmt: skip
     gone = chatlm("openai", "check", script.url)
     assert gone.returncode == 1
-    assert "nothing listens there" in gone.stderr
+    assert "connection refused" in gone.stderr
     assert "Traceback" not in gone.stderr
 
 
-def test_one_question_with_a_key_that_nobody_sees(home: Path) -> None:
+def test_one_question_with_a_key_that_is_never_shown(home: Path) -> None:
     hostile = "\x1b]0;owned\x07Fine \x1b[2Jthanks\u202e."
 
     def shows_the_key(handler: Handler, asked: Asked) -> None:
@@ -97,7 +110,7 @@ def test_one_question_with_a_key_that_nobody_sees(home: Path) -> None:
         assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout)
         failed = chatlm("ask", "-m", "openai:big@gpu", "And you?", **more)
         assert failed.returncode == 1
-        assert "does not take the key" in failed.stderr
+        assert "rejects the key" in failed.stderr
         assert "Traceback" not in failed.stderr
     with Store(home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
@@ -109,19 +122,19 @@ def test_one_question_with_a_key_that_nobody_sees(home: Path) -> None:
     assert KEY not in done.stdout + failed.stdout + failed.stderr
 
 
-def test_half_a_reply_is_stored(home: Path) -> None:
+def test_an_incomplete_reply_is_stored(home: Path) -> None:
     with serving(breaks_off(piece("Half a")), says(" loaf.")) as script:
         done = chatlm("ask", "--json", "-m", script.model, "Bread?")
     assert done.returncode == 1
-    assert "broke the reply off" in done.stderr
+    assert "ended the reply early" in done.stderr
     with Store(home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
     assert reply is not None
     assert (reply.text, reply.stop_reason) == ("Half a", StopReason.ERROR)
-    assert "broke the reply off" in (reply.error or "")
+    assert "ended the reply early" in (reply.error or "")
 
 
-def test_ctrl_c_closes_the_connection_and_keeps_what_was_said(home: Path) -> None:
+def test_ctrl_c_closes_the_connection_and_saves_the_partial_reply(home: Path) -> None:
     with serving(hangs(piece("Half a"))) as script:
         child = subprocess.Popen(
             [sys.executable, "-m", "chatlm", "ask", "-m", script.model, "Bread?"],
@@ -197,7 +210,7 @@ async def test_the_screen_talks_to_it(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["openai:m@http://127.0.0.1:9/v1", "openai:m"])
-def test_mistakes_are_told_in_two_lines(home: Path, name: str) -> None:
+def test_errors_have_two_lines(home: Path, name: str) -> None:
     done = chatlm("ask", "-m", name, "Hi")
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("Error: ")

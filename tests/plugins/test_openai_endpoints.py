@@ -35,25 +35,25 @@ HOME = Endpoint("http://127.0.0.1:1234/v1", "home")
         ("claude@2@home", "claude@2", HOME),
     ],
 )
-def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> None:
+def test_a_model_name_is_split(name: str, model: str, endpoint: Endpoint) -> None:
     assert split_model_name(name, [WORK, HOME]) == (model, endpoint)
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("", "No model is named"),
-        ("@http://gpu/v1", "No model is named"),
-        ("http://gpu/v1", "No model is named"),
+        ("", "does not name a model"),
+        ("@http://gpu/v1", "does not name a model"),
+        ("http://gpu/v1", "does not name a model"),
         ("m@hom", "no endpoint 'hom'"),
-        ("m@http://", "begins with http"),
-        ("m@http://gpu:port/v1", "begins with http"),
-        ("m@http://person:secret@gpu/v1", "has no password"),
-        ("m@http://gpu/v1?api-key=secret", "has no password"),
-        ("m@http://gpu/v1 \x1b[31m", "begins with http"),
+        ("m@http://", "starts with http"),
+        ("m@http://gpu:port/v1", "starts with http"),
+        ("m@http://person:secret@gpu/v1", "cannot contain a password"),
+        ("m@http://gpu/v1?api-key=secret", "cannot contain a password"),
+        ("m@http://gpu/v1 \x1b[31m", "starts with http"),
     ],
 )
-def test_a_name_that_names_nothing(name: str, what: str) -> None:
+def test_an_invalid_model_name_is_refused(name: str, what: str) -> None:
     with pytest.raises(UsageError, match=what) as raised:
         split_model_name(name, [WORK, HOME])
     assert raised.value.hint
@@ -65,7 +65,7 @@ def test_the_nearest_endpoint_is_suggested() -> None:
     with pytest.raises(UsageError) as raised:
         find_endpoint("wrok", [WORK, HOME])
     assert raised.value.hint == "Did you mean work?"
-    with pytest.raises(UsageError, match="no endpoint yet"):
+    with pytest.raises(UsageError, match="No endpoint is configured"):
         find_endpoint("", [])
 
 
@@ -79,7 +79,7 @@ def test_endpoints_in_the_settings() -> None:
     [
         ({"endpoints": ("work",)}, "is written"),
         ({"endpoints": ("a b c d",)}, "is written"),
-        ({"endpoints": ("work ftp://gpu",)}, "begins with http"),
+        ({"endpoints": ("work ftp://gpu",)}, "starts with http"),
         ({"endpoints": ("a@b http://gpu",)}, "letters, digits"),
         ({"endpoints": ("work http://gpu sk-secret",)}, "not the key"),
         ({"endpoints": ("a http://gpu", "a http://cpu")}, "two endpoints are called a"),
@@ -89,7 +89,7 @@ def test_endpoints_in_the_settings() -> None:
         ({"patience_seconds": -1.0}, "0 or more"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], what: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], what: str) -> None:
     with pytest.raises(ValueError, match=what) as raised:
         Settings(**settings)
     assert "secret" not in str(raised.value)
@@ -131,7 +131,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -> None:
+def test_parsed_values_are_valid_whatever_a_server_sends(said: Any) -> None:
     text = json.dumps(said)
     try:
         chunk = protocol.parse_chunk(text)

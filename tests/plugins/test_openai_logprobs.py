@@ -31,7 +31,7 @@ SAMPLING: dict[str, Any] = {"temperature": 0.8, "seed": 4, "max_tokens": 24}
 @pytest.fixture(scope="module")
 def local(default_model: Path) -> Iterator[LocalEngine]:
     with closing(
-        LocalEngine("default", default_model, resolve_placement("cpu", "auto", "none"))
+        LocalEngine.from_folder("default", default_model, resolve_placement("cpu", "auto", "none"))
     ) as engine:
         yield engine
 
@@ -67,7 +67,9 @@ def ask(client: OpenAI, **more: Any) -> Any:
     )
 
 
-def test_openais_client_reads_them_whole_and_streamed(client: OpenAI, local: LocalEngine) -> None:
+def test_openais_client_reads_logprobs_whole_and_streamed(
+    client: OpenAI, local: LocalEngine
+) -> None:
     expected = tokens_of(list(local.stream(request())))
     choice = ask(client, top_logprobs=2).choices[0]
     told = choice.logprobs.content
@@ -88,7 +90,7 @@ def test_openais_client_reads_them_whole_and_streamed(client: OpenAI, local: Loc
     assert text == choice.message.content
 
 
-def test_alternatives_and_all_of_it_come_only_where_they_are_asked_for(client: OpenAI) -> None:
+def test_logprobs_and_alternatives_are_sent_only_if_requested(client: OpenAI) -> None:
     assert all(not each.top_logprobs for each in ask(client).choices[0].logprobs.content)
     assert ask(client, logprobs=False).choices[0].logprobs is None
     chunks = list(ask(client, logprobs=False, stream=True))
@@ -96,7 +98,7 @@ def test_alternatives_and_all_of_it_come_only_where_they_are_asked_for(client: O
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_string_does_not_show_in_them(client: OpenAI, stream: bool) -> None:
+def test_logprobs_do_not_include_a_stop_string(client: OpenAI, stream: bool) -> None:
     whole = ask(client, temperature=0).choices[0]
     tokens = [each.token for each in whole.logprobs.content]
     stop = whole.message.content[len(tokens[0] + tokens[1]) + 1 :][:7]  # begins within a token
@@ -133,7 +135,7 @@ def asked_of(*events: Any, **sampling: Any) -> list[EngineEvent]:
         return list(engine.stream(request(**sampling)))
 
 
-def test_a_server_is_asked_for_them_only_where_they_are_wanted() -> None:
+def test_logprobs_are_requested_only_if_wanted() -> None:
     with serving() as script, closing(open_engine(f"m@{script.url}")) as engine:
         for number in (None, 0, 5):
             list(engine.stream(request(number)))
@@ -146,7 +148,7 @@ def test_a_server_is_asked_for_them_only_where_they_are_wanted() -> None:
     ]  # fmt: skip
 
 
-def test_what_is_held_back_for_a_stop_string_is_not_told_before_its_text() -> None:
+def test_logprobs_of_withheld_text_come_with_the_text() -> None:
     """The server does not know stop strings, and gives a token that ends the reply as well."""
     pieces = [piece(text, **told(row(text))) for text in ("one", " tw", "o", " three")]
     end = piece("", "stop", **told(row("<|im_end|>")))
@@ -158,7 +160,7 @@ def test_what_is_held_back_for_a_stop_string_is_not_told_before_its_text() -> No
     assert [token.text for token in tokens_of(events)] == ["one", " tw", "o", " three"]
 
 
-def test_bytes_go_before_text_and_parts_of_a_character_wait() -> None:
+def test_bytes_take_precedence_and_partial_characters_wait() -> None:
     first, second = row("\\xc3", bytes=[0xC3]), row("\\xa9", -1, bytes=[0xA9])
     top = [row("x", -3.0), row("y", -4.0, bytes=None)]
     events = asked_of(
@@ -188,14 +190,14 @@ def test_thoughts_are_not_told() -> None:
         told(row("a", -(10**400)), row("a", 0.7), row("a", -1e9)),
     ],
 )
-def test_nonsense_is_none(nonsense: dict[str, Any]) -> None:
+def test_invalid_logprobs_are_ignored(nonsense: dict[str, Any]) -> None:
     events = asked_of(piece("a", **nonsense), piece("", "stop"))
     assert (text_of(events), tokens_of(events)) == ("a", [])
 
 
 @pytest.mark.parametrize("wrong", [[256], ["a"], [1.5], [None]])
-def test_bytes_that_are_none_are_told(wrong: list[Any]) -> None:
-    with pytest.raises(EngineError, match="the bytes of a token are none"):
+def test_invalid_token_bytes_are_refused(wrong: list[Any]) -> None:
+    with pytest.raises(EngineError, match="the bytes of a token are invalid"):
         asked_of(piece("a", **told(row("a", bytes=wrong))), piece("", "stop"))
 
 
@@ -212,16 +214,16 @@ def test_a_server_that_refuses_is_quoted(status: int, error: dict[str, Any]) -> 
     with serving(refuses(status, {"error": error})) as script:
         failed = chatlm("ask", "--json", "--logprobs", "20", "-m", script.model, "Hi")
     assert failed.returncode == 1
-    assert "does not tell how likely the tokens were" in failed.stderr
+    assert "does not support the requested logprobs" in failed.stderr
     assert error["message"] in failed.stderr
-    assert "Ask without logprobs" in failed.stderr
+    assert "without logprobs" in failed.stderr
     assert "Traceback" not in failed.stderr
     with serving(refuses(status, {"error": error})) as script:
         plain = chatlm("ask", "-m", script.model, "Hi")
     assert "how likely" not in plain.stderr  # nobody asked for it
 
 
-def test_a_server_that_leaves_them_aside_is_told_of() -> None:
+def test_a_server_that_ignores_logprobs_is_reported() -> None:
     with serving(says("Hello", " there.")) as script:
         done = chatlm("ask", "--json", "--logprobs", "0", "-m", script.model, "Hi")
         assert script.asked[0].body["logprobs"] is True

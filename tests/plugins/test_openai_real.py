@@ -99,7 +99,7 @@ def test_after_a_cancelled_reply_the_next_one_comes(
     assert events[-1].usage.first_token_seconds < 20
 
 
-def test_what_it_refuses_is_told(home: Path, url: str, default_model: Path) -> None:
+def test_refusals_are_quoted(home: Path, url: str, default_model: Path) -> None:
     with closing(open_engine(f"{default_model}@{url}")) as engine:
         with pytest.raises(EngineError, match="does not take top_k as set"):
             list(engine.stream(request("Hi", top_k=4)))

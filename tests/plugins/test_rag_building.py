@@ -85,7 +85,7 @@ def sources(name: str = "pets") -> list[str]:
     return [piece.source for piece in ChunkReader(current(name))]
 
 
-def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
+def test_an_index_contains_what_was_read(rag_home: Path, docs: Path) -> None:
     work = Watched()
     done = builder.build("pets", (Source(str(docs)),), work)
     assert (done.changed, done.files_read, done.embedded, done.manifest.chunk_count) == (
@@ -134,7 +134,7 @@ def test_an_update_touches_only_what_changed(rag_home: Path, docs: Path) -> None
     assert [path.name for path in current().parent.glob("*/")] == ["2"]
 
 
-def test_nothing_changed_is_nothing_done(rag_home: Path, docs: Path) -> None:
+def test_an_update_without_changes_does_nothing(rag_home: Path, docs: Path) -> None:
     build(docs)
     assert not builder.update("pets", Watched()).changed
     os.utime(docs / "moon.txt", (LONG_AGO + 9, LONG_AGO + 9))
@@ -145,7 +145,7 @@ def test_nothing_changed_is_nothing_done(rag_home: Path, docs: Path) -> None:
     assert current().name == "1"
 
 
-def test_a_change_within_the_tick_of_the_clock_is_seen(rag_home: Path, docs: Path) -> None:
+def test_a_change_within_the_resolution_of_file_times_is_seen(rag_home: Path, docs: Path) -> None:
     path = docs / "moon.txt"
     path.write_text("aaaa")
     stamp = path.stat()
@@ -164,14 +164,14 @@ def test_a_moved_file_is_not_embedded_again(rag_home: Path, docs: Path) -> None:
     assert sources()[0] == "docs/a-moon.txt"
 
 
-def test_like_passages_are_embedded_once(rag_home: Path, tmp_path: Path) -> None:
+def test_equal_passages_are_embedded_once(rag_home: Path, tmp_path: Path) -> None:
     root = write(tmp_path / "same", {f"{number}.txt": "All the same." for number in range(5)})
     assert build(root).embedded == 1
     assert len(sources()) == 5
     assert np.allclose(embeddings() - embeddings()[0], 0)
 
 
-def test_what_could_not_be_read_is_tried_again(rag_home: Path, docs: Path) -> None:
+def test_an_unreadable_file_is_tried_again(rag_home: Path, docs: Path) -> None:
     (docs / "lost.txt").symlink_to(docs / "later")
     first = build(docs).manifest
     assert [problem.reason for _, problem in first.problems] == ["is a broken link"]
@@ -182,9 +182,7 @@ def test_what_could_not_be_read_is_tried_again(rag_home: Path, docs: Path) -> No
     assert sources().count("docs/lost.txt") == 1
 
 
-def test_a_source_that_is_away_keeps_its_passages(
-    rag_home: Path, docs: Path, tmp_path: Path
-) -> None:
+def test_a_missing_source_keeps_its_passages(rag_home: Path, docs: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "disk", {"far.txt": "Far away."})
     builder.build("pets", (Source(str(docs)), Source(str(other))), Watched())
     other.rename(tmp_path / "unmounted")
@@ -196,7 +194,7 @@ def test_a_source_that_is_away_keeps_its_passages(
     assert not builder.update("pets", Watched()).changed
 
 
-def test_add_takes_more_and_other_patterns(rag_home: Path, docs: Path, tmp_path: Path) -> None:
+def test_add_adds_sources_and_replaces_patterns(rag_home: Path, docs: Path, tmp_path: Path) -> None:
     build(docs)
     other = write(tmp_path / "more", {"a.txt": "Something more."})
     assert builder.add("pets", (Source(str(other)),), Watched()).embedded == 1
@@ -214,7 +212,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path / "many", texts)
 
 
-def test_a_stopped_build_goes_on(rag_home: Path, many: Path) -> None:
+def test_a_stopped_build_is_continued(rag_home: Path, many: Path) -> None:
     with pytest.raises(BuildStopped) as stopped:
         builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
     assert stopped.value.hint == "Continue: chatlm rag update many"
@@ -273,7 +271,7 @@ def test_a_full_disk_leaves_the_old_index(
     assert "docs/new.txt" in sources()
 
 
-def test_an_index_that_was_cut_short_never_counts(
+def test_a_truncated_index_never_becomes_current(
     rag_home: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(docs)
@@ -291,7 +289,7 @@ def test_an_index_that_was_cut_short_never_counts(
     assert "docs/new.txt" not in sources()
 
 
-def test_a_file_that_takes_no_more_says_why(rag_home: Path, docs: Path) -> None:
+def test_a_file_that_cannot_grow_says_why(rag_home: Path, docs: Path) -> None:
     resource = pytest.importorskip("resource")
     build(docs)
     write(docs, {"new.txt": "New."})
@@ -333,7 +331,7 @@ def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
     assert fingerprint_weights(one) != fingerprint_weights(two)
 
 
-def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> None:
+def test_file_names_need_not_be_utf8(rag_home: Path, docs: Path) -> None:
     path = os.fsencode(docs) + b"/caf\xe9.txt"
     Path(os.fsdecode(path)).write_text("The café opens at nine.\n", encoding="utf-8")
     done = build(docs)
@@ -344,7 +342,7 @@ def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> Non
     assert not builder.update("pets", Watched()).changed
 
 
-def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -> None:
+def test_invalid_names_are_refused(rag_home: Path, docs: Path, tmp_path: Path) -> None:
     for name in ("", "A", "../x", "a/b", "-x", "x" * 65):
         with pytest.raises(UsageError, match="is not a valid name"):
             build(docs, name)
@@ -363,7 +361,7 @@ def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -
     assert [index.name for index in folder.all_indices()] == ["manual", "pets"]
 
 
-def test_only_one_writes(rag_home: Path, docs: Path) -> None:
+def test_only_one_process_changes_an_index(rag_home: Path, docs: Path) -> None:
     build(docs)
     with (
         FileLock(folder.user_indices_dir() / ".pets.lock", is_singleton=False),
@@ -372,7 +370,7 @@ def test_only_one_writes(rag_home: Path, docs: Path) -> None:
         builder.update("pets", Watched())
 
 
-def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
+def test_leftovers_of_a_dead_process_are_deleted(rag_home: Path, docs: Path) -> None:
     build(docs)
     place = folder.find_index("pets").path
     write(place / "new", {"passages.jsonl": "half"})
@@ -383,7 +381,7 @@ def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
     assert sorted(path.name for path in place.iterdir()) == ["2", "CURRENT"]
 
 
-def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
+def test_a_damaged_index_is_reported(rag_home: Path, docs: Path) -> None:
     build(docs)
     (current() / manifest.FILE).write_text('{"format": 99}')
     with pytest.raises(ChatlmError, match="format 99"):
@@ -393,7 +391,7 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
         builder.update("pets", Watched())
 
 
-def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: Path) -> None:
+def test_a_damaged_block_of_a_stopped_build_is_embedded_again(rag_home: Path, many: Path) -> None:
     with pytest.raises(BuildStopped):
         builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
     blocks = sorted(folder.user_index("many").partial.glob("*.npy"))

@@ -143,7 +143,7 @@ def test_a_question_about_something_else_is_refused_once() -> None:
     with chat("2.5 million light years.") as (session, engine):
         with pytest.raises(UsageError, match="Nothing relevant in house; nothing was sent") as told:
             say(session, SPACE)
-        assert told.value.hint.startswith("Send it again to ask the model alone.")
+        assert told.value.hint.startswith("Send it again to ask the model without documents.")
         assert session.conversation is None, "nothing is stored"
         turn = say(session, SPACE)
         assert engine.requests[-1].messages[-1].text == SPACE
@@ -161,7 +161,7 @@ def test_a_setting_lets_the_model_answer_anyway(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("index", ["gone", "../../etc", "[b]x\x1b[2J", ""])
 @pytest.mark.usefixtures("documents")
-def test_an_index_that_cannot_be_asked_stops_the_message(index: str) -> None:
+def test_an_index_that_cannot_be_used_stops_the_message(index: str) -> None:
     with chat("Fine.", index=index) as (session, _):
         if not index:
             assert say(session, "Hi").annotations == ()
@@ -172,7 +172,7 @@ def test_an_index_that_cannot_be_asked_stops_the_message(index: str) -> None:
 
 
 @pytest.mark.parametrize("kept", [{"index": 5}, {"index": None}, {"other": "x"}])
-def test_what_somebody_else_kept_is_passed_over(kept: dict[str, object]) -> None:
+def test_invalid_plugin_data_is_ignored(kept: dict[str, object]) -> None:
     host = PluginHost([("rag", chatlm_rag.plugin)])
     with Store(None) as store:
         session = ChatSession(
@@ -183,7 +183,7 @@ def test_what_somebody_else_kept_is_passed_over(kept: dict[str, object]) -> None
 
 
 @pytest.mark.usefixtures("documents")
-def test_chats_that_choose_none_ask_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chats_without_an_index_use_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_RAG_INDEX", NAME)
     ui = remembering(Conversation(1))
     assert index_from_plugin_data(ui.state) == NAME
@@ -226,7 +226,7 @@ def test_planted_attacks_are_only_quoted(
 
 
 @pytest.mark.usefixtures("documents")
-def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
+def test_a_chat_starts_and_stops_using_an_index() -> None:
     ui = remembering(Conversation(1))
     actions.rag_command(ui, " house ")
     assert ui.state == {"index": "house"}
@@ -246,7 +246,7 @@ def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     assert ui.called("open_screen") == [{"name": actions.PICKER, "argument": ""}]
 
 
-def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
+def test_an_index_is_built_used_and_updated(documents: Path) -> None:
     mine = documents.parent / "My Notes"
     mine.mkdir()
     (mine / "one.md").write_text("Apples are red.")
@@ -261,7 +261,7 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     shutil.rmtree(find_index("my-notes").path)
 
 
-def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
+def test_a_cancelled_build_says_how_to_continue(documents: Path) -> None:
     ui = remembering(Conversation(1), cancelled=True)
     with pytest.raises(BuildStopped):
         actions.rag_command(ui, f"build {documents} later")
@@ -287,7 +287,7 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("documents")
-def test_what_cannot_be_built_is_told(argument: str, says: str) -> None:
+def test_a_build_that_is_impossible_is_refused(argument: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         actions.build_index(remembering(Conversation(1)), argument)
 
@@ -302,7 +302,7 @@ class Another(RememberingUi):
             yield work
 
 
-def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
+def test_a_chat_that_was_left_during_the_build_is_not_changed(documents: Path) -> None:
     ui = Another("rag", Conversation(1))
     actions.build_index(ui, f"{documents} elsewhere")
     assert ui.called("set_state") == []
@@ -311,7 +311,7 @@ def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
 
 
 @pytest.mark.usefixtures("documents")
-def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
+def test_why_shows_ranks_scores_and_runners_up() -> None:
     with chat(REPLY) as (session, _):
         turn = say(session, CATS)
         ui = remembering(session.conversation)
@@ -327,13 +327,13 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
     assert max(map(len, lines)) <= 76
 
 
-def test_why_says_when_no_index_was_asked() -> None:
+def test_why_says_when_no_index_was_searched() -> None:
     with pytest.raises(UsageError, match="No index was searched for this turn"):
         explain.explain_turn(remembering(answered("Hi?", "Hi.")))
 
 
 @pytest.mark.usefixtures("documents")
-def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_writes_questions_that_test_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "_MIN_CHUNK_CHARS", 20)
     made = {
         "Cats": "Are cats allowed?",
@@ -356,7 +356,7 @@ def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("documents")
-def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
+def test_a_test_can_be_stopped_and_needs_an_index_and_a_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(self_test, "_MIN_CHUNK_CHARS", 20)
@@ -368,7 +368,7 @@ def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
         self_test.run(remembering(Conversation(1)))
 
 
-def test_a_source_is_jumped_to_by_its_number() -> None:
+def test_a_source_is_shown_by_its_number() -> None:
     ui = remembering(answered("Hi?", "Hi."))
     with pytest.raises(UsageError, match="Nothing was found"):
         actions.source_command(ui, "1")
@@ -382,7 +382,7 @@ def test_a_source_is_jumped_to_by_its_number() -> None:
 
 
 @pytest.mark.usefixtures("documents")
-def test_an_index_is_opened_once_and_anew_when_it_was_replaced(documents: Path) -> None:
+def test_an_index_is_opened_once_and_again_when_it_is_replaced(documents: Path) -> None:
     first = search.get_open_index(NAME)
     assert search.get_open_index(NAME) is first
     (documents / "new.txt").write_text("Snow is white.")

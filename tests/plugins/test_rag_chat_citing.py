@@ -62,21 +62,21 @@ def test_each_citation_is_checked_against_its_passage(
         "[1](u)",
     ],
 )
-def test_where_nothing_is_cited_or_said_that_is_told(reply: str) -> None:
+def test_a_reply_without_support_says_so(reply: str) -> None:
     assert said(reply) == [("sources", NO_SUPPORT)]
 
 
-def test_a_number_in_inline_code_is_no_citation() -> None:
+def test_a_number_in_inline_code_is_not_a_citation() -> None:
     assert said("`rows[1]` the boiler is serviced each October")[0][0] == "[2]"
 
 
-def test_a_label_names_file_and_heading_and_how_much_is_there() -> None:
+def test_an_annotation_names_file_heading_and_score() -> None:
     (label,) = reply_annotations("Cats are allowed in gardens [1].", BOTH)
     assert label.value == "house.md, Pets: supported"
     assert label.score == pytest.approx(2 / 3)
 
 
-def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
+def test_omitted_passages_are_reported_and_cannot_be_cited() -> None:
     found = reply_annotations("The boiler is serviced each October [2].", BOTH, omitted=1)
     assert [(label.name, label.value) for label in found] == [
         ("[2]", "there is no such passage"),
@@ -84,11 +84,13 @@ def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
     ]
 
 
-def test_a_long_reply_is_no_trouble() -> None:
+def test_a_long_reply_is_checked_quickly() -> None:
     assert len(check_citations("[1] " * 5000 + "x " * 5000, BOTH)) == 1
 
 
-def test_the_rule_holds_for_statements_made_of_questions_and_answers(shared_data: Path) -> None:
+def test_support_is_right_for_statements_built_from_questions_and_answers(
+    shared_data: Path,
+) -> None:
     folder = shared_data / "retrieval" / "xquad_en"
     rows = [json.loads(line) for line in (folder / "corpus.jsonl").open(encoding="utf-8")]
     texts = {row["_id"]: row["text"] for row in rows}

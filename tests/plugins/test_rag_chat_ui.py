@@ -18,15 +18,17 @@ import chatlm_rag.plugin
 from chatlm import Annotation, Conversation, UsageError
 from chatlm.config.config import Config
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_kit.artifacts import CURRENT_FILE
+from chatlm.plugin_kit.screens import TextCard
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_rag import actions, formatting
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import bm25, builder
-from chatlm_rag.index.folder import CURRENT, find_index
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval import grounding
 from chatlm_rag.screens import sources
-from chatlm_rag.screens.picker import RagPicker, RagSheet
+from chatlm_rag.screens.picker import RagPicker
 from chatlm_rag.screens.sources import RagSources
 from tests.plugins.rag_chats import CATS, NAME, answered, house, passage
 from tests.plugins.ui import RememberingUi, RememberingWork
@@ -107,7 +109,7 @@ def marked(pilot: Pilot[None]) -> int | None:
 async def test_the_panel_shows_each_passage_and_the_marked_one_in_full() -> None:
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
         await settled(pilot, lambda: rows(pilot))
-        assert "2 passages of house for “Are cats allowed in the flat?”" in everything_visible(
+        assert "2 passages from house for “Are cats allowed in the flat?”" in everything_visible(
             pilot
         )
         first, second = rows(pilot)
@@ -171,13 +173,13 @@ async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
 @pytest.mark.parametrize(
     ("conversation", "says"),
     [
-        (Conversation(1), "There are: house, manual. /rag NAME asks one."),
-        (Conversation(1), "/rag build PATH makes an index of a file or folder."),
+        (Conversation(1), "Indices: house, manual. /rag NAME uses one."),
+        (Conversation(1), "/rag build PATH builds an index of a file or folder."),
         (
             Conversation(1, plugin_data={"rag": {"index": NAME}}),
-            "This chat asks house. Send a question.",
+            "This chat uses the index house. Send a question.",
         ),
-        (answered("Moon?", "Far."), "Nothing of house was read for this message."),
+        (answered("Moon?", "Far."), "No passages from house were used for this message."),
     ],
 )
 @pytest.mark.usefixtures("documents")
@@ -225,7 +227,7 @@ def test_picture_of_the_panel(snap_compare: SnapCompare, size: tuple[int, int], 
         ("ed", ["ed", "{}"]),
     ],
 )
-def test_an_editor_is_told_the_line_in_its_own_way(
+def test_an_editor_gets_the_line_in_its_own_syntax(
     editor: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a $(touch x) 'b'.md"
@@ -237,7 +239,7 @@ def test_an_editor_is_told_the_line_in_its_own_way(
     assert sources.editor_command(str(file), 0)[-1] == str(file)
 
 
-def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
+def test_visual_precedes_editor_and_only_text_files_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.md"
@@ -257,7 +259,7 @@ def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
         sources.editor_command(str(file), 1)
 
 
-async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_enter_says_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     ui = remembering()
     gone = passage("x", "gone.md", path="/nowhere/gone.md")
     here = passage("x", "here.py", path=__file__)
@@ -278,7 +280,7 @@ async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("documents")
-async def test_enter_chooses_an_index_and_then_none() -> None:
+async def test_enter_selects_an_index_and_then_none() -> None:
     ui = remembering(Conversation(1))
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
         await settled(pilot, lambda: rows(pilot))
@@ -297,7 +299,7 @@ async def test_enter_chooses_an_index_and_then_none() -> None:
     assert ui.state == {"index": ""}
 
 
-async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
+async def test_damaged_and_unfinished_indices_say_so_and_are_not_selected(
     documents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("bad", "half"):
@@ -306,7 +308,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     manifest.write_text('{"format": 1, "embedder": "\\u001b[2J[b]"}')
     half = find_index("half").path
     (half / "partial").mkdir()
-    (half / CURRENT).unlink()
+    (half / CURRENT_FILE).unlink()
     evil = half.parent / "[b]evil[\x1b"
     evil.mkdir()
     ui = remembering(Conversation(1))
@@ -349,11 +351,13 @@ def test_picture_of_the_list(
 
 
 async def test_a_sheet_draws_hostile_text_and_closes() -> None:
-    async with CardApp(RagSheet("one\n\x1b[2J [b]two[/b]")).run_test(size=(80, 24)) as pilot:
+    async with CardApp(TextCard("Your documents", "one\n\x1b[2J [b]two[/b]")).run_test(
+        size=(80, 24)
+    ) as pilot:
         await settled(pilot, lambda: "␛[2J [b]two[/b]" in everything_visible(pilot))
         await pilot.press("escape")
         await pilot.pause()
-        assert not isinstance(pilot.app.screen, RagSheet)
+        assert not isinstance(pilot.app.screen, TextCard)
 
 
 # --- the whole screen ----------------------------------------------------------------------------
@@ -397,6 +401,6 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await pilot.pause()
             assert not app.screen.query(RagSources)
             await say(pilot, "/rag why")
-            await until(pilot, lambda: isinstance(app_of(pilot).screen, RagSheet))
+            await until(pilot, lambda: isinstance(app_of(pilot).screen, TextCard))
             await until(pilot, lambda: "confidence 0." in everything_visible(pilot))
         assert app.services.plugins.all_faults == []

@@ -85,8 +85,8 @@ def test_no_texts_have_no_vectors() -> None:
     assert Embedder(models.embedder_model()).embed([]).shape == (0, 384)
 
 
-def test_a_folder_without_an_embedder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ChatlmError, match="is no embedder"):
+def test_a_folder_without_an_embedder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ChatlmError, match="is not an embedder"):
         Embedder(tmp_path).embed_query("x")
 
 
@@ -221,7 +221,7 @@ def test_eval_draws_the_scorecard(index: Index, tmp_path: Path) -> None:
     files = judged(tmp_path, "1\theating\t1\n2\tnowhere\t1\n")
     done = chatlm_rag("eval", "flat", *files)
     assert "2 questions, 8 documents" in done.stdout
-    assert "Not in the index, of the documents that answer: 1" in done.stdout
+    assert "Relevant documents missing from the index: 1" in done.stdout
     assert "●" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
@@ -239,7 +239,7 @@ def test_a_plot_that_cannot_be_is_told_first(index: Index, tmp_path: Path, name:
         chatlm_rag("eval", "flat", *judged(tmp_path, ""), "--plot", str(tmp_path / name))
 
 
-def test_a_damaged_index_is_told(index_home: Path) -> None:
+def test_a_damaged_index_is_reported(index_home: Path) -> None:
     path = index_home / "d.md"
     path.write_text("Some words.", encoding="utf-8")
     builder.build("damaged", (Source(str(path)),), Silent())

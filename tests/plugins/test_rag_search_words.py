@@ -154,11 +154,11 @@ def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.Mon
     reranker = configured_reranker()
     assert reranker is configured_reranker()
     assert reranker
-    with pytest.raises(UsageError, match="holds no cross-encoder"):
+    with pytest.raises(UsageError, match="does not contain a cross-encoder"):
         reranker.scores("a", ["b"])
 
 
-def test_a_damaged_cross_encoder_is_told(cross_encoder: Path, tmp_path: Path) -> None:
+def test_a_damaged_cross_encoder_is_reported(cross_encoder: Path, tmp_path: Path) -> None:
     for path in cross_encoder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"x")

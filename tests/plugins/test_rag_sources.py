@@ -57,18 +57,18 @@ def test_markdown_keeps_its_headings_and_its_text(tmp_path: Path) -> None:
     assert [document.line_at(section.start) for section in document.sections] == [1, 6, 15]
 
 
-def test_a_heading_with_nothing_below_it_is_not_lost(tmp_path: Path) -> None:
+def test_a_heading_without_text_is_not_lost(tmp_path: Path) -> None:
     document = read(written(tmp_path / "a.md", "# One\n\n## Two\n\n# Three\n"))
     assert parts(document) == [("Three", "# One ## Two # Three")]
 
 
-def test_many_headings_take_no_long(tmp_path: Path) -> None:
+def test_many_headings_are_read_quickly(tmp_path: Path) -> None:
     begun = time.process_time()
     read(written(tmp_path / "a.md", "# a\n" * 60_000))
     assert time.process_time() - begun < 5
 
 
-def test_html_is_its_main_text(tmp_path: Path) -> None:
+def test_html_is_reduced_to_its_main_text(tmp_path: Path) -> None:
     page = """<html><head><title>T</title><script>var a = 1;</script></head><body>
     <nav>Home</nav><main><h1>Cats &amp; dogs</h1><p>They <b>sl</b>eep.<br>Much.</p>
     <h2>Food</h2><ul><li>fish</li><li>meat</li></ul><pre>a
@@ -82,17 +82,17 @@ def test_html_is_its_main_text(tmp_path: Path) -> None:
     assert "a\n      b" in document.text
 
 
-def test_html_says_its_encoding(tmp_path: Path) -> None:
+def test_html_may_declare_its_encoding(tmp_path: Path) -> None:
     page = '<html><head><meta charset="iso-8859-2"></head><body>Dvořák</body></html>'
     assert parts(read(written(tmp_path / "a.htm", page.encode("iso-8859-2"))))[0][1] == "Dvořák"
 
 
-def test_pdf_has_its_pages(tmp_path: Path) -> None:
+def test_a_pdf_has_a_section_for_each_page(tmp_path: Path) -> None:
     document = read(rag_files.pdf(tmp_path / "a.pdf", "First things.", "", "Third things."))
     assert parts(document) == [("page 1", "First things."), ("page 3", "Third things.")]
 
 
-def test_docx_has_its_headings_and_tables(tmp_path: Path) -> None:
+def test_a_docx_has_headings_and_tables(tmp_path: Path) -> None:
     assert parts(read(rag_files.docx(tmp_path / "a.docx"))) == [
         ("Garden", "Garden Roses like sun."),
         ("Garden > Water", "Water Twice a week. May | often"),
@@ -130,7 +130,7 @@ def test_a_corpus_is_a_document_for_each_line(tmp_path: Path) -> None:
         ("Привет, как дела? Сегодня хорошая погода, и мы идём гулять.".encode("cp1251"), None),
     ],
 )
-def test_encodings_are_found(tmp_path: Path, content: bytes, text: str | None) -> None:
+def test_encodings_are_detected(tmp_path: Path, content: bytes, text: str | None) -> None:
     document = read(written(tmp_path / "a.txt", content))
     assert document.text == (
         text or content.decode("cp1252" if b"K\xf6ln" in content else "cp1251")
@@ -138,12 +138,12 @@ def test_encodings_are_found(tmp_path: Path, content: bytes, text: str | None) -
 
 
 @pytest.mark.parametrize("declared", ["undefined", "idna", "no-such"])
-def test_an_encoding_that_cannot_be_is_passed_by(tmp_path: Path, declared: str) -> None:
+def test_an_invalid_declared_encoding_is_ignored(tmp_path: Path, declared: str) -> None:
     page = f'<meta charset="{declared}"><p>'.encode() + "Grüße aus Köln, bis bald.".encode("cp1252")
     assert "bis bald" in read(written(tmp_path / "a.html", page)).text
 
 
-def test_no_encoding_makes_lone_surrogates(tmp_path: Path) -> None:
+def test_no_encoding_produces_lone_surrogates(tmp_path: Path) -> None:
     page = b'<meta charset="unicode_escape"><p>caf\xe9 \\ud800'
     assert read(written(tmp_path / "a.html", page)).text.strip() == "café ?"
 
@@ -163,20 +163,20 @@ def test_no_encoding_makes_lone_surrogates(tmp_path: Path) -> None:
         ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "password-protected"),
     ],
 )
-def test_what_cannot_be_read_has_a_reason(
+def test_an_unreadable_file_has_a_reason(
     tmp_path: Path, name: str, content: bytes, why: str
 ) -> None:
     assert why in reason(written(tmp_path / name, content))
 
 
-def test_locked_scanned_and_bombs(tmp_path: Path) -> None:
+def test_locked_files_scans_and_zip_bombs_are_refused(tmp_path: Path) -> None:
     locked = rag_files.pdf(tmp_path / "locked.pdf", "Secret.", password="x")
     assert reason(locked) == "is password-protected"
-    assert "pictures" in reason(rag_files.pdf(tmp_path / "scan.pdf", ""))
+    assert "scanned images" in reason(rag_files.pdf(tmp_path / "scan.pdf", ""))
     assert "unpacks to more than" in reason(rag_files.zip_bomb(tmp_path / "bomb.docx"))
 
 
-def test_a_pdf_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pdf_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = rag_files.pdf(tmp_path / "endless.pdf", *["Page after page."] * 5_000)
     run = subprocess.run
 
@@ -188,7 +188,7 @@ def test_a_pdf_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert reason(path) == "takes too long or too much memory to read"
 
 
-def test_a_huge_file_is_left_out(tmp_path: Path) -> None:
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.log", "x")
     os.truncate(path, 60_000_000)
     assert reason(path) == "is larger than 50 MB"
@@ -217,7 +217,7 @@ def names(source: Source) -> list[str]:
     return [file.source for file in find_files(source)]
 
 
-def test_ignored_hidden_and_linked(tmp_path: Path) -> None:
+def test_ignored_hidden_and_linked_files_are_skipped(tmp_path: Path) -> None:
     top = tmp_path / "top"
     root = top / "root"
     for name in ("a.md", "b.log", "keep.log", "build/x.md", "sub/c.md", "sub/d.tmp", "sub/e.log",
@@ -243,7 +243,7 @@ def test_ignored_hidden_and_linked(tmp_path: Path) -> None:
     }
 
 
-def test_what_git_ignores_is_what_we_ignore(tmp_path: Path) -> None:
+def test_git_and_chatlm_ignore_the_same_files(tmp_path: Path) -> None:
     root = tmp_path / "repo"
     for folder in ("", "x/", "x/y/", "z/"):
         for name in ("a.md", "b.txt", "c.log", "d.tmp"):
@@ -259,7 +259,7 @@ def test_what_git_ignores_is_what_we_ignore(tmp_path: Path) -> None:
     assert sorted(names(Source(str(root)))) == wanted
 
 
-def test_a_gitignore_that_never_ends_is_passed_by(tmp_path: Path) -> None:
+def test_a_gitignore_that_never_ends_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").symlink_to("/dev/zero")
     os.mkfifo(written(tmp_path / "sub" / "a.md", "text").parent / ".gitignore")
     assert names(Source(str(tmp_path))) == [f"{tmp_path.name}/sub/a.md"]

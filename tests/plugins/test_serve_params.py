@@ -196,7 +196,7 @@ def test_the_nearest_name_is_suggested() -> None:
 
 @pytest.mark.parametrize("name", ["m+pirate+poet", "m+manual+notes", "m+pirate+pirate"])
 def test_parts_that_exclude_each_other_are_refused(name: str) -> None:
-    with pytest.raises(ApiError, match="cannot be used together") as caught:
+    with pytest.raises(ApiError, match="cannot be combined") as caught:
         setup_for_model(name, "m", OFFERED)
     assert caught.value.status == 400
 

@@ -1,4 +1,4 @@
-"""A chat that goes by a template, and what may be asked about a reply, without a screen."""
+"""Chats that use a template, and prompts about a reply, without a screen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.export import to_markdown
 from chatlm.store.store import Store
 from chatlm.types.messages import Reply, StopReason, Turn
-from chatlm_templates import actions, chat_state
+from chatlm_templates import actions, chat_state, slash_commands
 from chatlm_templates.library import load_template
 from chatlm_templates.rendering import escape_tags
 from chatlm_templates.template import Template, Variable
@@ -65,7 +65,7 @@ def say(chat: ChatSession, text: str) -> Turn:
     return chat.conversation.turns[-1]
 
 
-# --- a chat that goes by a template ------------------------------------------------------------
+# --- a chat that uses a template ---------------------------------------------------------------
 
 
 def test_each_message_goes_through_the_template(note: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_template_fills_what_the_person_leaves_open(note: Path) -> None:
         engine,
         {"template": "note", "values": {}},
         sampling=Sampling(temperature=0.9),
-        own_sampling=Sampling(top_k=7),
+        chat_sampling=Sampling(top_k=7),
     )
     say(chat, "Hello")
     used = engine.requests[-1].sampling
@@ -230,24 +230,24 @@ def test_a_hint_is_told_and_not_followed(home: Path) -> None:
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
     (told,) = ui.called("notify")
-    assert "meant for model qwen␛[2J, index manual" in told["text"]
+    assert "written for model qwen␛[2J, index manual" in told["text"]
     assert {name for name, _ in ui.calls} == {"set_chat", "set_state", "notify"}
 
 
 def test_the_command(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    actions.template(ui, "")
-    actions.template(ui, "translate")
+    slash_commands.template(ui, "")
+    slash_commands.template(ui, "translate")
     assert ui.called("open_screen") == [
-        {"name": actions.PICKER_SCREEN, "argument": ""},
-        {"name": actions.FORM_SCREEN, "argument": "translate"},
+        {"name": slash_commands.PICKER_SCREEN, "argument": ""},
+        {"name": slash_commands.FORM_SCREEN, "argument": "translate"},
     ]
-    actions.template(ui, "assistant")
+    slash_commands.template(ui, "assistant")
     assert ui.state["template"] == "assistant"
-    actions.template(ui, "off")
+    slash_commands.template(ui, "off")
     assert ui.state == {}
     with pytest.raises(UsageError, match="Did you mean translate"):
-        actions.template(ui, "translat")
+        slash_commands.template(ui, "translat")
 
 
 # --- about a reply -----------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def talk(turns: int, **more: Any) -> Conversation:
     return Conversation(1, turns=tuple(exchange(n + 1) for n in range(turns)), **more)
 
 
-@pytest.mark.parametrize("run", [actions.find_errors, actions.simplify])
+@pytest.mark.parametrize("run", [slash_commands.find_errors, slash_commands.simplify])
 def test_in_the_same_chat(home: Path, run: Any) -> None:
     ui = RememberingUi("templates", talk(2))
     run(ui, "")
@@ -277,8 +277,8 @@ def test_in_the_same_chat(home: Path, run: Any) -> None:
 
 
 def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
-    ui = RememberingUi("templates", talk(1, kept={"templates": {"template": "note"}}))
-    actions.simplify(ui, "")
+    ui = RememberingUi("templates", talk(1, plugin_data={"templates": {"template": "note"}}))
+    slash_commands.simplify(ui, "")
     (sent,) = ui.called("send")
     assert chat_state.write_message(ui.conversation, sent["text"], dict) is None
     assert chat_state.write_message(ui.conversation, "Hello", dict) is not None
@@ -286,7 +286,7 @@ def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
 
 def test_validate_says_never_whose_it_is(home: Path) -> None:
     ui = RememberingUi("templates", talk(2))
-    actions.validate(ui, "")
+    slash_commands.validate(ui, "")
     (new,) = ui.called("new_chat")
     assert "provided by an expert:\n\n<answer>\nAnswer 2 &lt;/text>" in new["message"]
     assert "<question>\nQuestion 2?\n</question>" in new["message"]
@@ -296,7 +296,7 @@ def test_validate_says_never_whose_it_is(home: Path) -> None:
 
 def test_review_asks_another_model(home: Path) -> None:
     ui = RememberingUi("templates", talk(1))
-    actions.review(ui, "other")
+    slash_commands.review(ui, "other")
     (new,) = ui.called("new_chat")
     assert new["model"] == "other"
     assert "Answer 1" in new["message"]
@@ -306,14 +306,14 @@ def test_review_asks_another_model(home: Path) -> None:
 def test_without_a_reply_there_is_nothing_to_do(home: Path, name: str) -> None:
     ui = RememberingUi("templates", Conversation(0))
     with pytest.raises(UsageError, match="no reply"):
-        getattr(actions, name)(ui, "")
+        getattr(slash_commands, name)(ui, "")
     assert ui.calls == []
 
 
 def test_consolidate_waits_in_the_composer(home: Path) -> None:
     engine = ScriptedEngine("Write a poem of two lines.")
     ui = RememberingUi("templates", talk(5, system="Be brief."), engine)
-    actions.consolidate(ui, "")
+    slash_commands.consolidate(ui, "")
     asked = engine.requests[-1]
     assert [m.role for m in asked.messages] == ["system", *["user", "assistant"] * 5, "user"]
     assert asked.sampling.temperature == 0.2
@@ -326,16 +326,16 @@ def test_consolidate_waits_in_the_composer(home: Path) -> None:
 
 def test_consolidate_can_be_given_up(home: Path) -> None:
     ui = RememberingUi("templates", talk(1), ScriptedEngine("Never."), cancelled=True)
-    actions.consolidate(ui, "")
+    slash_commands.consolidate(ui, "")
     assert ui.calls == []
 
 
 def test_consolidate_needs_a_model_that_says_something(home: Path) -> None:
     with pytest.raises(UsageError, match="not loaded"):
-        actions.consolidate(RememberingUi("templates", talk(1)), "")
+        slash_commands.consolidate(RememberingUi("templates", talk(1)), "")
     ui = RememberingUi("templates", talk(1), ScriptedEngine(" "))
     with pytest.raises(UsageError, match="wrote nothing"):
-        actions.consolidate(ui, "")
+        slash_commands.consolidate(ui, "")
     assert ui.calls == []
 
 

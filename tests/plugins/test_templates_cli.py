@@ -32,7 +32,7 @@ def test_a_broken_one_is_told_and_the_others_are_listed(home: Path) -> None:
     listed = chatlm("templates", "list")
     assert listed.returncode == 0
     assert "translate" in listed.stdout
-    assert "bad.yaml, line 2: there is no 'usr' here; did you mean user?" in listed.stderr
+    assert "bad.yaml, line 2: unknown key 'usr'; did you mean user?" in listed.stderr
     checked = chatlm("templates", "check")
     assert checked.returncode == 1
     assert "line 2" in checked.stderr
@@ -45,7 +45,7 @@ def test_new_edit_show_and_render(home: Path) -> None:
     assert Path(made.stdout.strip()) == home / "prompts" / "mine.yaml"
     again = chatlm("templates", "new", "mine")
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     shown = json.loads(chatlm("templates", "show", "mine", "--json").stdout)
     assert shown["own"]
     assert shown["input"] == "text"

@@ -1,4 +1,4 @@
-"""The list of templates, the form of one, and a chat on the screen that goes by one."""
+"""The list of templates, a template's form, and a chat on the screen that uses one."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_typing_narrows_the_list_and_enter_opens_the_form(prompts: Path) -
         await pilot.press(*"every kind")
         assert rows(pilot) == ["kinds"]
         assert "Yours." in text_of(pilot, "#marked")
-        assert "what you type in the chat" in text_of(pilot, "#marked").replace("\n", " ")
+        assert "your text in the chat" in text_of(pilot, "#marked").replace("\n", " ")
         await pilot.press("enter")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, TemplatePicker)
@@ -104,7 +104,7 @@ async def test_a_faulty_one_says_line_and_reason_and_is_not_used(prompts: Path) 
     ui = remembering()
     async with CardApp(TemplatePicker(ui, "broken")).run_test() as pilot:
         assert f"{prompts / 'broken.yaml'}, line 2" in text_of(pilot, "#marked").replace("\n", "")
-        assert "there is no 'usr' here" in text_of(pilot, "#marked")
+        assert "unknown key 'usr'" in text_of(pilot, "#marked")
         await pilot.press("enter")
         assert "chatlm templates edit broken" in text_of(pilot, "#problem")
         assert isinstance(pilot.app.screen, TemplatePicker)
@@ -166,7 +166,7 @@ async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
     [
         ("count", "many", "count must be a whole number"),
         ("share", "1.2.3", "share must be a number"),
-        ("topic", "", "Fill this in."),
+        ("topic", "", "Required."),
     ],
 )
 async def test_a_wrong_value_is_told_beside_its_field(
@@ -201,7 +201,7 @@ async def test_what_is_filled_in_is_kept_with_the_chat(prompts: Path) -> None:
 async def test_back_from_the_form_is_the_list(prompts: Path) -> None:
     ui = remembering()
     async with CardApp(TemplateForm(ui, load_template("assistant"))).run_test() as pilot:
-        assert "asks for nothing" in everything_visible(pilot)
+        assert "has no variables" in everything_visible(pilot)
         await pilot.press("escape")
         await pilot.pause()
     assert ui.called("open_screen") == [{"name": "templates", "argument": "assistant"}]

@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from chatlm.config.config import Config
+from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.scripted import WORD_TOKENS, ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
@@ -71,6 +72,9 @@ class StillEngine:
             while made == self._stand_after and not self.go.wait(0.02):
                 yield Delta("", usage=usage)
         yield Finished(self._reason, usage)
+
+    def batch(self) -> SequentialBatch:
+        return SequentialBatch(self)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         yield from ()

@@ -15,6 +15,7 @@ from textual.message import Message
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
 from chatlm.store import database
 from chatlm.store.queries import ChatListEntry
@@ -27,7 +28,18 @@ from chatlm.tui.widgets.hints import Hints
 from chatlm.tui.workers import WriteQueue
 from chatlm.types.messages import StopReason, Usage
 from tests.costs import processor_seconds
-from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
+from tests.tui.support import (
+    app_of,
+    chat_of,
+    drawn,
+    everything_drawn,
+    hostile_texts,
+    idle,
+    make_app,
+    plain,
+    say,
+    until,
+)
 from tests.waiting import PATIENCE
 
 NOON = datetime(
@@ -487,3 +499,29 @@ async def test_hostile_titles_are_drawn_safely(shared_data: Path) -> None:
 def assert_safe(text: str) -> None:
     assert not [c for c in text if (ord(c) < 0x20 and c != "\n") or 0x7F <= ord(c) < 0xA0]
     assert not set(text) & set("\u202e\u2066\u200f\ufeff")
+
+
+async def test_ctrl_l_leaves_an_old_search() -> None:
+    async with make_app(ScriptedEngine("Yes.")).run_test(size=(120, 30)) as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await say(pilot, "/search hello")
+        panel = app_of(pilot).chat_screen.chats_panel
+        await until(pilot, lambda: panel.has_class("-searching"))
+        chat_of(pilot).composer.focus()
+        await pilot.press("ctrl+l")
+        await pilot.pause()
+        assert not panel.has_class("-searching")
+        assert panel.chat_list.has_focus
+
+
+async def test_a_chat_and_its_forks_look_different_in_the_list() -> None:
+    store = Store(None)
+    chat = store.create_conversation("A title that is much too long for the list of chats")
+    store.fork(chat.id)
+    store.fork(chat.id)
+    async with make_app(store=store).run_test(size=(120, 30)) as pilot:
+        await pilot.pause()
+        shown = plain(app_of(pilot).chat_screen.chats_panel)
+        assert "fork · A title" in shown
+        assert "fork 2 · A title" in shown

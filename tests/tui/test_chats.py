@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.pilot import Pilot
 
@@ -28,6 +30,7 @@ from tests.tui.support import (
     plain,
     rows,
     say,
+    toasts,
     until,
 )
 
@@ -302,3 +305,32 @@ async def test_small_and_odd_terminals(size: tuple[int, int]) -> None:
         await pilot.resize_terminal(size[0] // 2 + 10, size[1] // 2 + 3)
         await pilot.press("pageup", "pagedown")
         assert "Hi." in plain(newest(pilot))
+
+
+@pytest.mark.parametrize("file", ["x.m", "~nobody/x.md", "n" * 300 + ".md", "no/folder/x.md"])
+@pytest.mark.parametrize("asked", [False, True], ids=["typed", "asked"])
+async def test_a_file_that_cannot_be_written(
+    file: str, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        app_of(pilot).clear_notifications()
+        if asked:
+            await say(pilot, "/export")
+            await pilot.press(*file, "enter")
+        else:
+            await say(pilot, f"/export {file}")
+        await until(pilot, lambda: toasts(pilot))
+        assert not list(tmp_path.rglob("*"))
+
+
+async def test_deleting_the_chat_on_the_screen_is_told_once() -> None:
+    async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await say(pilot, "/delete")
+        await until(pilot, lambda: chat_of(pilot).view.newest_view is None)
+        await pilot.pause(0.1)
+        assert len(toasts(pilot)) == 1

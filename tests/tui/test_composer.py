@@ -15,11 +15,19 @@ from textual.widgets import Button
 
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
+from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.composer.completion import CompletionList
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.composer.drafts import for_display
 from tests.tui.composing import COMMANDS, ComposerApp, burst, type_keys, whole
-from tests.tui.support import hostile_texts, toasts, until
+from tests.tui.support import (
+    chat_of,
+    hostile_texts,
+    make_app,
+    plain,
+    toasts,
+    until,
+)
 
 LINES = "".join(f"line {number}\n" for number in range(120))
 MORE = "x\n" * 20
@@ -638,3 +646,24 @@ async def test_typing_in_a_long_message_costs_no_more_than_in_a_short_one(
 
         short = await cost(40)
         assert await cost(2000) < 4 * short
+
+
+async def test_undo_in_a_tall_composer() -> None:
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        for _ in range(12):
+            await pilot.press(*"line", "ctrl+j")
+        whole = chat_of(pilot).composer.text
+        await pilot.press(*["ctrl+z"] * 14)
+        assert len(chat_of(pilot).composer.text) < len(whole)
+        await pilot.press(*["ctrl+y"] * 14)
+        assert chat_of(pilot).composer.text == whole
+
+
+async def test_tab_reaches_the_suggestions() -> None:
+    async with make_app().run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        await pilot.press("tab", "down", "enter")
+        await until(pilot, lambda: chat_of(pilot).composer.text)
+        second = chat_of(pilot).view.query(Suggestion)[1]
+        assert chat_of(pilot).composer.text in plain(second)

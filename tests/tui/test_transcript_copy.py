@@ -200,7 +200,7 @@ PROVENANCE = Provenance(
 async def test_the_details_say_what_made_the_reply() -> None:
     when = datetime(2026, 10, 5, 12, 30, 1, tzinfo=UTC)
     one = turn(1, "First.", "Second.")
-    reply = dataclasses.replace(one.replies[0], created=when, stop_reason=StopReason.LENGTH)
+    reply = dataclasses.replace(one.replies[0], created=when).with_stop_reason(StopReason.LENGTH)
     one = dataclasses.replace(one, replies=(reply, one.replies[1]))
     app = BoardApp([one])
     async with app.run_test(size=(80, 60)) as pilot:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
 from chatlm.store.store import Store
-from chatlm.tui.chat.status import EngineBanner
+from chatlm.tui.chat.status import EngineBanner, StatusBar
 from chatlm.tui.engine_loader import Failed
-from chatlm.types.messages import Message, StopReason, Turn
+from chatlm.types.messages import ContextPolicy, Message, StopReason, Turn
+from chatlm.types.parts import Part
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -144,7 +146,9 @@ async def test_an_unexpected_error_is_told_too() -> None:
 class FullStore(Store):
     """A store whose disk is full."""
 
-    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
+    def add_turn(
+        self, conversation_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
         raise StoreError("The disk is full", hint="Free some space.")
 
 
@@ -314,3 +318,24 @@ async def test_what_could_not_be_stored_stays_on_the_screen() -> None:
         await idle(pilot)
         assert "Precious words." in plain(newest(pilot))
         assert "not being saved" in " ".join(notices(pilot))
+
+
+async def test_the_keys_of_a_selected_turn_are_always_in_sight() -> None:
+    async with make_app(ScriptedEngine("word\n\n" * 60)).run_test(size=(80, 24)) as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await pilot.press("tab")
+        await pilot.pause()
+        assert "c copy" in plain(pilot.app.screen.query_one(StatusBar))
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "c copy" not in plain(pilot.app.screen.query_one(StatusBar))
+
+
+async def test_what_a_letter_did_to_a_turn_is_told() -> None:
+    async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await pilot.press("tab", "d")
+        await until(pilot, lambda: newest(pilot).turn.context_policy is ContextPolicy.DROPPED)
+        assert "Message 1: left out of the context." in toasts(pilot)

@@ -23,9 +23,7 @@ def make(recipes: Artifacts, name: str) -> None:
         (folder / "text").write_text(name)
 
 
-def test_user_owned_artifacts_hide_shipped_ones(
-    recipes: Artifacts, home: Path
-) -> None:
+def test_user_owned_artifacts_hide_shipped_ones(recipes: Artifacts, home: Path) -> None:
     make(recipes, "soup")
     make(recipes, "cake")
     assert [(artifact.name, artifact.user_owned) for artifact in recipes.all()] == [

@@ -266,7 +266,7 @@ def test_a_write_that_fails_leaves_the_file(file: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match="No space left on device") as caught:
         config.set_value("model", "m")
-    assert "It is as it was" in caught.value.message
+    assert "It is unchanged" in caught.value.message
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     assert file.read_text() == "# here\n"
 
@@ -318,3 +318,12 @@ def test_reduced_motion_is_true_or_false(home: Path) -> None:
     assert config.load().reduced_motion is True
     with pytest.raises(ConfigError, match="reduced_motion must be true or false"):
         config.set_value("reduced_motion", "maybe")
+
+
+def test_each_key_of_the_core_is_a_field_with_a_valid_default() -> None:
+    defaults = config.Config()
+    for key in schema.CORE_KEYS:
+        value = getattr(defaults, key)
+        if value is not None:
+            value = list(value) if isinstance(value, tuple) else value
+            assert schema.check_value(key, value, "default") == value

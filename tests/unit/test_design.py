@@ -51,7 +51,7 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 def words() -> set[str]:
     """Every identifier in the sources of chatlm, its plugins and its tests' helpers."""
     found: set[str] = set()
-    for folder in ("chatlm", "plugins"):
+    for folder in ("chatlm", "plugins", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             found |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
     return found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
+from chatlm.chat.deletion import empty_trash
+from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.cli.main import main
 from chatlm.config.config import Config
@@ -18,8 +23,9 @@ from chatlm.plugin_host.hook_table import HOOKS, CallStyle, sample_arguments
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
+from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
-from chatlm.types.messages import Annotation, Message, Passage
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
@@ -106,10 +112,112 @@ def test_register_commands(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "HELLO\n"
 
 
+@pytest.fixture
+def no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+
+ADDS_OPTIONS = """
+import chatlm
+from chatlm.testing import ScriptedEngine
+
+@chatlm.hookimpl
+def register_engines(register):
+    register("parrot", lambda name: ScriptedEngine("Yes."))
+
+@chatlm.hookimpl
+def register_ask_options(register):
+    register(chatlm.AskOption("--language", "Answer in this language.", answer_in))
+    register(chatlm.AskOption(OTHER, "Answer calmly.", lambda _: calm))
+
+calm = chatlm.Setup(sampling=chatlm.Sampling(temperature=0.25))
+
+def answer_in(language):
+    return chatlm.Setup(system=f"Answer in {language}.")
+"""
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_register_ask_options(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(ADDS_OPTIONS.replace("OTHER", '"--calm"'))
+    ask = ["ask", "-m", "parrot:any", "--dry-run", "--json", "Hello"]
+    assert main([*ask, "--language", "French", "--calm=very"]) == 0
+    request = json.loads(capsys.readouterr().out)
+    assert [m["content"] for m in request["messages"]] == ["Answer in French.", "Hello"]
+    assert request["sampling"]["temperature"] == 0.25
+    assert main([*ask, "--language", "French", "--system", "", "--temperature", "1"]) == 0
+    request = json.loads(capsys.readouterr().out)
+    assert [m["content"] for m in request["messages"]] == ["Hello"]
+    assert request["sampling"]["temperature"] == 1
+    assert main([*ask, "--chat", "1", "--language", "French"]) == 2
+    assert "A saved chat has its own system prompt" in capsys.readouterr().err
+    assert main([*ask, "--unknown", "x"]) == 2
+    assert main(["ask", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Answer in this language." in shown
+    assert "--index NAME" in shown
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_an_option_of_ask_itself_cannot_be_replaced(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(ADDS_OPTIONS.replace("OTHER", '"--system"'))
+    assert main(["ask", "--help"]) == 0
+    printed = capsys.readouterr()
+    assert "the option --system exists already, from chatlm" in printed.err
+    assert "Answer in this language." not in printed.out
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_the_option_index_of_the_rag_plugin_chooses_the_index(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "-m", "parrot:any", "--dry-run", "--index", "no-such", "Hello"]) != 0
+    assert "no-such" in capsys.readouterr().err
+    setups = import_module("chatlm_rag.plugin")
+    assert setups._setup_with_index("manual").plugin_data == {"rag": {"index": "manual"}}
+
+
 def test_register_engines() -> None:
     engine = ScriptedEngine("Hello.")
     host = host_of(register_engines=lambda register: register("parrot", lambda name: engine))
     assert open_engine(Config(model="parrot:any"), host, lambda *_: None) is engine
+
+
+LISTS_MODELS = """
+import chatlm
+
+@chatlm.hookimpl
+def list_models():
+    return [chatlm.ModelListing("parrot:grey", "repeats", 4096, ("tools",))]
+"""
+
+
+def test_list_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(LISTS_MODELS)
+    assert main(["models", "list", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    grey = models["parrot:grey"]
+    assert (grey["source"], grey["installed"], grey["bytes"]) == ("parrot", True, 0)
+    assert (grey["context_length"], grey["abilities"]) == (4096, ["tools"])
+    assert "smollm2-135m-instruct" in models
+    assert main(["models", "list"]) == 0
+    assert "repeats, tools" in capsys.readouterr().out
+
+
+def test_models_are_listed_without_plugins_when_the_config_is_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text("model = 3\n")
+    assert main(["models", "list"]) == 0
+    printed = capsys.readouterr()
+    assert "smollm2-135m-instruct" in printed.out
+    assert "Models of plugins are left out" in printed.err
 
 
 def test_register_templates() -> None:
@@ -250,6 +358,121 @@ async def test_chat_shown() -> None:
         await screen.submit("Hello")
         await screen.submit("/new")
         assert shown == [0, 0]
+
+
+DELETES_NOTES = """
+import chatlm
+
+@chatlm.hookimpl
+def chat_deleted(conversation_id):
+    (chatlm.data_dir() / f"{conversation_id}.txt").unlink()
+"""
+
+
+def test_chat_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "notes.py").write_text(DELETES_NOTES)
+    with Store(home / "chats.db") as store:
+        gone, here = (store.create_conversation().id for _ in range(2))
+    for chat in (gone, here):
+        (home / f"{chat}.txt").write_text("a note")
+    assert main(["chats", "delete", str(gone), "--yes"]) == 0
+    assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
+    (home / "config.toml").write_text("model = 3\n")
+    assert main(["chats", "delete", str(here), "--yes"]) == 0
+    assert "Plugins are not told" in capsys.readouterr().err
+    assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
+
+
+def test_chats_that_leave_the_trash_are_announced() -> None:
+    deleted: list[int] = []
+
+    def chat_deleted(conversation_id: int) -> None:
+        deleted.append(conversation_id)
+
+    host = host_of(chat_deleted=chat_deleted)
+    with Store(None) as store:
+        old, new = (store.create_conversation().id for _ in range(2))
+        store.trash(old)
+        between = utc_now()
+        store.trash(new)
+        empty_trash(store, between, host)
+        assert deleted == [old]
+        assert [entry.id for entry in store.list_trash()] == [new]
+
+
+def test_the_emotion_plugin_forgets_the_texts_of_deleted_chats() -> None:
+    actions = import_module("chatlm_emotion.actions")
+    labeller = actions.get_labeller()
+    try:
+        first = labeller.submit("I am so happy.")
+        assert labeller.submit("I am so happy.") is first
+        host = PluginHost([("emotion", import_module("chatlm_emotion.plugin"))])
+        host.call_hook("chat_deleted", conversation_id=1)
+        assert labeller.submit("I am so happy.") is not first
+    finally:
+        actions.close_labeller()
+
+
+def test_suggest_text() -> None:
+    def suggest(text: str) -> Any:
+        return {"hel": "lo", "blank": " "}.get(text)
+
+    host = host_of(suggest_text=suggest)
+    assert suggest_text(Conversation(0), "hel", host) == "lo"
+    assert suggest_text(Conversation(0), "x", host) == ""
+    off = Conversation(1, disabled_plugins=frozenset({"plugin"}))
+    assert suggest_text(off, "hel", host) == ""
+    assert suggest_text(Conversation(0), "blank", host) == ""
+    assert "suggest_text" in str(host.take_faults()[0])
+
+
+def test_read_attachment(tmp_path: Path) -> None:
+    results: list[Any] = ["from the plugin", ChatlmError("it is locked"), None, ""]
+    calls: list[Path] = []
+
+    def read(path: Path) -> Any:
+        calls.append(path)
+        return results[int(path.stem)]
+
+    files = [tmp_path / f"{number}.pdf" for number in range(4)]
+    for file in files:
+        file.write_text("plain text")
+    host = host_of(read_attachment=read)
+    reader = AttachmentReader(host)
+    assert [reader(files[0], "0.pdf") for _ in range(2)] == ["from the plugin"] * 2
+    assert calls == [files[0]]
+    with pytest.raises(UsageError, match=r"1\.pdf: it is locked"):
+        reader(files[1], "1.pdf")
+    assert reader(files[2], "2.pdf") == "plain text"
+    assert host.take_faults() == []
+    assert reader(files[3], "3.pdf") == "plain text"
+    assert "returned an empty text" in host.take_faults()[0].error
+
+
+async def test_a_plugin_reads_what_is_attached_on_the_screen(tmp_path: Path) -> None:
+    book = tmp_path / "book.pdf"
+    book.write_bytes(b"\0")
+    reads = plugin(read_attachment=lambda: "Call me Ishmael.")
+    async with scripted_screen(reads, replies=["Yes."]) as screen:
+        await screen.submit(f"What is @{book} about?")
+        assert "Call me Ishmael." in screen.requests[0].messages[-1].text
+
+
+def test_an_attachment_is_read_again_when_its_file_changed(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    reader = AttachmentReader(PluginHost())
+    for text in ("short", "longer than before"):
+        file.write_text(text)
+        assert reader(file, "notes.txt") == text
+
+
+def test_the_text_that_a_plugin_reads_is_limited(tmp_path: Path) -> None:
+    file = tmp_path / "book.pdf"
+    file.write_text("x")
+    reader = AttachmentReader(host_of(read_attachment=lambda: "x" * (MAX_FILE_BYTES + 1)))
+    with pytest.raises(UsageError, match="larger than 1 MB"):
+        reader(file, "book.pdf")
 
 
 def test_describe_text() -> None:

@@ -19,10 +19,21 @@ from chatlm.store.importing import json_stream
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.fields import ParsedChat
 from chatlm.store.importing.importer import ImportFormat, UnreadableChat, _parse_item, read_chats
-from chatlm.types.messages import ContextPolicy, StopReason, utc_now
+from chatlm.types.messages import (
+    ContextPolicy,
+    Conversation,
+    Message,
+    Reply,
+    ReplyStep,
+    StopReason,
+    Turn,
+    utc_now,
+)
+from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
 from tests.chats import CHATGPT, conversations
 
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+IMAGE = Image("image/png", 3, 2, "a" * 64).to_dict()
 TIME = "2026-01-02T03:04:05+00:00"
 OWN: dict[str, Any] = {
     "id": 1,
@@ -163,7 +174,23 @@ def test_what_is_wrong_with_a_turn_is_named(path: Path, change: dict[str, Any], 
         ({"settings": 5}, "turn 1, reply 1, settings: must be an object, not 5"),
         ({"provenance": {"model": 5}}, "turn 1, reply 1, provenance: model must be text"),
         (
-            {"provenance": {"model": "m", "messages": [{"role": "tool"}]}},
+            {"steps": [{"usage": {"prompt_tokens": 2**62}}] * 2},
+            "turn 1, reply 1: the usage of its steps is too large",
+        ),
+        (
+            {"steps": [{"parts": [{"type": "song"}]}]},
+            "turn 1, reply 1, step 1, part 1: type 'song' is unknown",
+        ),
+        (
+            {"steps": [{"parts": [{"type": "reasoning"}]}]},
+            "turn 1, reply 1, step 1, part 1: text is missing",
+        ),
+        (
+            {"steps": [{"parts": [IMAGE | {"width": 0}]}]},
+            "turn 1, reply 1, step 1, part 1: invalid image",
+        ),
+        (
+            {"provenance": {"model": "m", "messages": [{"role": "robot"}]}},
             "turn 1, reply 1, provenance, message 1: role must be one of system, user, assistant",
         ),
     ],
@@ -209,11 +236,77 @@ def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
     assert len({turn.id for turn in conversation.turns}) == 3
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+
+
+def test_reasoning_tool_calls_and_results_are_steps_of_one_reply(path: Path) -> None:
+    other = {"id": "c2", "type": "function", "function": {"name": "now", "arguments": {"zone": 1}}}
+    chat = one(
+        path,
+        {
+            "messages": [
+                {"role": "user", "content": "How many?"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "reasoning_content": "Hm.",
+                    "tool_calls": [CALL, other, {"id": "c3", "type": "custom"}],
+                },
+                {"role": "tool", "tool_call_id": "c1", "content": "2"},
+                {"role": "tool", "tool_call_id": "c9", "content": "?"},
+                {"role": "assistant", "content": "It is 2."},
+            ]
+        },
+    )
+    (turn,) = chat.conversation.turns
+    assert turn.reply is not None
+    assert [(step.parts, step.stop_reason) for step in turn.reply.steps] == [
+        (
+            (
+                Reasoning("Hm."),
+                ToolCall("c1", "add", '{"a": 1}'),
+                ToolCall("c2", "now", '{"zone": 1}'),
+                ToolResult("c1", "add", "2"),
+            ),
+            StopReason.TOOL_CALLS,
+        ),
+        ((Text("It is 2."),), StopReason.END),
+    ]
+    assert chat.left_out == {"tool messages": 1, "tool calls of type custom": 1}
+
+
+def test_messages_that_chatlm_exports_are_read_again_with_all_their_parts(path: Path) -> None:
+    image = Image("image/png", 3, 2, "a" * 64, "cat.png")
+    user = Message("user", (Text("What is this?"), image, File("a.txt", "été")))
+    steps = (
+        ReplyStep(
+            (Reasoning("Hm."), ToolCall("c1", "see", "{}"), ToolResult("c1", "see", "fur")),
+            StopReason.TOOL_CALLS,
+        ),
+        ReplyStep((Text("A cat."),), StopReason.END),
+    )
+    turn = Turn(0, 0, user, (Reply(0, 1, steps=steps),))
+    (line,) = export.to_messages([Conversation(1, turns=(turn,))])
+    chat = one(path, json.loads(line))
+    (again,) = chat.conversation.turns
+    assert again.user == user
+    assert again.reply is not None
+    assert again.reply.steps == steps
+    assert chat.left_out == {}
+
+
 def test_content_in_parts(path: Path) -> None:
-    parts = [{"type": "text", "text": "look"}, {"type": "image_url"}, "here"]
+    binary = {"file_data": "data:application/pdf;base64,/w=="}
+    parts = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url"},
+        {"type": "file", "file": binary},
+        {"type": "file", "file": {"file_id": "f1"}},
+        "here",
+    ]
     chat = one(path, {"messages": [{"role": "user", "content": parts}]})
     assert chat.conversation.turns[0].user.text == "look\n\nhere"
-    assert chat.left_out == {"parts of type image_url": 1}
+    assert chat.left_out == {"parts of type image_url": 1, "parts of type file": 2}
 
 
 @pytest.mark.parametrize(

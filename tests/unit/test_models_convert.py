@@ -160,7 +160,7 @@ def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
     folder = write_folder(home / "models" / "gone-12345678", tiny_model())
     write_manifest(folder, "gone-12345678", "chat", ModelOrigin("gguf", "/nowhere/gone.gguf", "12"))
     (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="cannot be fetched again") as caught:
+    with pytest.raises(ModelError, match="cannot be downloaded again") as caught:
         pull.pull_model("gone-12345678")
     assert caught.value.hint == "Remove it with: chatlm models remove gone-12345678"
     assert installed.remove_model("gone-12345678")

@@ -46,7 +46,7 @@ def test_the_catalogue_has_the_two_default_models_with_hub_first() -> None:
 def test_a_model_not_pulled_names_the_command(home: Path) -> None:
     with pytest.raises(ModelError) as caught:
         installed.find_model(DEFAULT)
-    assert caught.value.hint == f"Fetch it with: chatlm models pull {DEFAULT}"
+    assert caught.value.hint == f"Download it: chatlm models pull {DEFAULT}"
 
 
 @pytest.mark.parametrize(

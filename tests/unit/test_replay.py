@@ -93,7 +93,7 @@ def test_what_differs_is_said(store: Store) -> None:
         "number format: int8 then, none now",
         "context: 4096 then, 100 now",
         "torch: none then, 9 now",
-        "prompt: the model reads other tokens than then",
+        "prompt: different tokens",
         "louder: a plugin added it then; a replay goes without",
     )
     assert engine.requests[0].adapter == "poet"

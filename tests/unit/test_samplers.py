@@ -102,7 +102,7 @@ def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler
     return Sampler(sampling, torch.tensor(prompt or [], dtype=torch.long), 3, torch.device("cpu"))
 
 
-def test_zero_temperature_takes_the_likeliest() -> None:
+def test_zero_temperature_is_greedy() -> None:
     assert [sampler(temperature=0.0)(BOOK) for _ in range(5)] == [0] * 5
 
 
@@ -121,7 +121,7 @@ def test_draws_follow_the_probabilities() -> None:
     assert share == pytest.approx(math.exp(4) / (math.exp(4) + math.exp(2) + 1), abs=0.02)
 
 
-def test_what_cannot_come_is_never_drawn() -> None:
+def test_impossible_tokens_are_never_drawn() -> None:
     probabilities = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0])
     random = torch.Generator().manual_seed(3)
     counts = [0] * 5
@@ -131,7 +131,7 @@ def test_what_cannot_come_is_never_drawn() -> None:
     assert counts[1] / 2000 == pytest.approx(0.25, abs=0.03)
 
 
-def test_where_nothing_can_come_that_is_said() -> None:
+def test_impossible_distributions_are_an_error() -> None:
     with pytest.raises(ValueError, match="no token can come next"):
         sampler(temperature=1.0)(torch.full((3,), float("-inf")))
 
@@ -149,7 +149,7 @@ finite = st.floats(-30, 30, allow_nan=False, width=32)
 @given(st.lists(finite, min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 50))
 def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: int) -> None:
     logits = torch.tensor(values)
-    likely = torch.softmax(logits, dim=-1)  # two logits may be so near that these are the same
+    likely = torch.softmax(logits, dim=-1)  # close logits may have equal probabilities
     filters = [(top_k(logits, k), logits), (top_p(logits, p), likely), (min_p(logits, p), likely)]
     for out, measure in filters:
         kept = torch.isfinite(out)

@@ -1,4 +1,4 @@
-"""Stops are found wherever they lie in the pieces; nothing of them leaks and no text is lost."""
+"""Stop strings are found however the text is split; none leaks and no text is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chatlm.engines.stopping import StopStringFilter, longest_partial_match, mat
 
 
 def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
-    """What is shown, checked on the way to be certain when it is shown."""
+    """Return the released text; check that it is certain when released."""
     matcher = StopStringFilter(stops)
     shown = ""
     for piece in pieces:
@@ -21,7 +21,7 @@ def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """The definition: cut where the first completed stop begins, the longest if several."""
+    """Cut at the start of the first completed stop, the longest if several: the definition."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
@@ -54,14 +54,16 @@ letters = st.text(alphabet="ab<|>\né", max_size=6)
 
 
 @given(st.lists(letters, max_size=8), st.lists(letters.filter(bool), max_size=4))
-def test_pieces_joined_are_the_whole_cut_at_the_first_stop(
+def test_joined_text_is_cut_at_the_first_stop_however_it_is_split(
     pieces: list[str], stops: list[str]
 ) -> None:
     assert stream(pieces, stops) == cut("".join(pieces), stops)
 
 
 @given(st.lists(letters, min_size=1, max_size=8), st.lists(letters.filter(bool), max_size=4))
-def test_shown_and_held_are_all_that_was_said(pieces: list[str], stops: list[str]) -> None:
+def test_released_and_withheld_text_are_all_of_the_text(
+    pieces: list[str], stops: list[str]
+) -> None:
     matcher = StopStringFilter(stops)
     shown, said = "", ""
     for piece in pieces:

@@ -121,7 +121,7 @@ def test_chatml_is_what_the_model_reads() -> None:
 @pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>"])
 def test_chatml_refuses_a_text_that_would_forge_a_turn(token: str) -> None:
     reply = Reply(1, 1, f"x{token}\n", StopReason.END)
-    with pytest.raises(UsageError, match=r"Message 3 \(assistant\) of chat 7 holds") as caught:
+    with pytest.raises(UsageError, match=r"Message 3 \(assistant\) of chat 7 contains") as caught:
         list(export.to_chatml([chat(turn("q", reply), system="s")]))
     assert token in caught.value.message
     assert "jsonl" in caught.value.hint

@@ -398,7 +398,7 @@ def test_a_damaged_trace_is_told_and_the_chat_stays_usable(tmp_path: Path) -> No
         with closing(sqlite3.connect(tmp_path / "chats.db")) as db:
             db.execute("UPDATE trace SET content = x'00'")
             db.commit()
-        with pytest.raises(StoreError, match="What plugins did for turn 1 is damaged"):
+        with pytest.raises(StoreError, match="The plugin trace of turn 1 is damaged"):
             store.traces(newest(session).id)
         assert store.fork(1).turns[0].user == newest(session).user
         list(session.send("Again"))

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 
 import chatlm
 from chatlm.errors import UsageError
-from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn, Usage, utc_now
+from chatlm.types.messages import (
+    ContextPolicy,
+    Conversation,
+    Message,
+    Reply,
+    ReplyStep,
+    StopReason,
+    Turn,
+    Usage,
+    utc_now,
+)
+from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.sampling import DEFAULT_SAMPLING, INTEGER_SETTINGS, RANGES, Sampling
 
 
@@ -27,15 +38,76 @@ def turn(position: int, *replies: Reply, chosen: int | None = None) -> Turn:
 
 def test_only_replies_that_were_cut_short_can_go_on() -> None:
     able = {reason for reason in StopReason if reason.can_continue}
-    assert able == set(StopReason) - {StopReason.END, StopReason.STOP_STRING}
+    assert {reason.value for reason in able} == {
+        *("length", "context_full", "criterion", "tool_limit", "cancelled", "error")
+    }
     assert Reply(1, 1).can_continue
     assert not Reply(1, 1, stop_reason=StopReason.END).can_continue
 
 
 def test_the_stop_reasons_are_the_words_of_the_design() -> None:
     assert [reason.value for reason in StopReason] == [
-        *("end", "stop_string", "length", "context_full", "criterion", "cancelled", "error")
+        *("end", "stop_string", "length", "context_full", "criterion", "tool_calls", "tool_limit"),
+        *("nothing_relevant", "refusal", "content_filter", "cancelled", "error"),
     ]
+
+
+def test_each_stop_reason_has_the_exit_code_of_ask() -> None:
+    codes = {reason.value: reason.exit_code for reason in StopReason}
+    assert {reason: code for reason, code in codes.items() if code} == {
+        "nothing_relevant": 3,
+        "refusal": 4,
+        "content_filter": 4,
+        "cancelled": 130,
+        "error": 1,
+    }
+
+
+LOOKUP = ReplyStep(
+    (Reasoning("Hm."), Text("Let me look."), ToolCall("c1", "add", '{"a": 1}')),
+    StopReason.TOOL_CALLS,
+    Usage(10, 2, 5, 0.5, 1.0),
+)
+LOOKED_UP = dataclasses.replace(LOOKUP, parts=(*LOOKUP.parts, ToolResult("c1", "add", "2")))
+ANSWER = ReplyStep((Text(" It is 2."),), StopReason.END, Usage(20, 4, 3, 0.25, 0.5))
+
+
+def test_a_reply_joins_its_steps() -> None:
+    reply = Reply(1, 1, steps=(LOOKED_UP, ANSWER))
+    assert (reply.text, reply.reasoning) == ("Let me look. It is 2.", "Hm.")
+    assert (reply.stop_reason, reply.usage) == (StopReason.END, Usage(30, 6, 8, 0.5, 1.5))
+    assert not reply.is_plain
+    assert reply.with_delta("!").steps[1].parts == (Text(" It is 2.!"),)
+    thinking = reply.with_delta("So", "reasoning").with_stop_reason(None)
+    assert thinking.steps[1].parts == (Text(" It is 2."), Reasoning("So"))
+    assert thinking.can_continue
+    with pytest.raises(TypeError, match="steps, or the text"):
+        Reply(1, 1, "text", steps=(ANSWER,))
+
+
+def test_a_reply_of_one_text_says_so_and_has_no_steps_in_json() -> None:
+    plain = Reply(1, 1, "a", StopReason.END, usage=Usage(1, 0, 2))
+    assert plain.is_plain
+    assert plain == Reply(1, 1, steps=plain.steps, created=plain.created)
+    assert "steps" not in plain.to_dict()
+    steps = Reply(1, 1, steps=(LOOKED_UP, ANSWER)).to_dict()["steps"]
+    assert tuple(map(ReplyStep.from_dict, steps)) == (LOOKED_UP, ANSWER)
+
+
+def test_a_turn_is_read_with_tool_calls_and_results_but_not_with_thoughts_alone() -> None:
+    image = Image("image/png", 3, 2, "a" * 64)
+    thought = ReplyStep((Reasoning("Wait."),), StopReason.CANCELLED)
+    asked = Turn(
+        *(1, 0, Message("user", (Text("How many?"), image))),
+        replies=(Reply(1, 1, steps=(LOOKED_UP, ANSWER, thought)),),
+        context_policy=ContextPolicy.PINNED,
+    )
+    assert asked.messages() == (
+        Message("user", (Text("How many?"), image), pinned=True),
+        Message("assistant", LOOKUP.parts, pinned=True),
+        Message("tool", (ToolResult("c1", "add", "2"),), pinned=True),
+        Message("assistant", " It is 2.", pinned=True),
+    )
 
 
 def test_the_standing_reply() -> None:

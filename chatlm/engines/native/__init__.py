@@ -1,1 +1,1 @@
-"""Decoders of our own, without transformers."""
+"""chatlm's own decoders, in C and torch, for the model families in `architectures`."""

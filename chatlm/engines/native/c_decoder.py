@@ -1,4 +1,4 @@
-"""The C kernel by ctypes: packed weights and adapter, decode."""
+"""Decode tokens with the compiled C kernel, called by ctypes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FORMAT_CODES = {"bf16": 0, "int8": 1, "int4": 2}
 
 
 _ROW_MULTIPLE = 64
-"""A packed row's numbers are followed by zeros up to a multiple of it."""
+"""A packed row is padded with zeros to a multiple of it."""
 
 
 class _PackedMatrixStruct(ctypes.Structure):
@@ -80,21 +80,22 @@ class _SequenceInputStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A matrix as the kernel reads it."""
+    """A matrix in the kernel's layout."""
 
     panels: Tensor
     """Bytes."""
     scales: Tensor
-    """(bands, width / 64, 16), bfloat16; of use with int8 only."""
+    """(panels, width / 64, 16), bfloat16; used by int8 only."""
     bias: Tensor | None
-    """(bands · 16,), float32"""
+    """(panels * 16,), float32"""
     rows: int
-    """Rows; 16 are a band."""
+    """16 rows are a panel."""
     width: int
+    """Padded columns."""
     format: WeightFormat
 
     def as_struct(self) -> Any:
-        """What the kernel takes; of use while this object lives."""
+        """Return the kernel's struct, valid while this object lives."""
         return _PackedMatrixStruct(
             self.panels.data_ptr(),
             self.scales.data_ptr(),
@@ -109,11 +110,11 @@ class Kernel:
     """The functions of one compiled kernel.
 
     Args:
-        library: what `kernel_library` gives.
-        dtype: the number format it was compiled for.
+        library: as returned by `kernel_library`.
+        dtype: for which it was compiled.
 
     Raises:
-        NoKernel: the system refuses to load it.
+        KernelUnavailable: the system cannot load it.
     """
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
@@ -138,11 +139,11 @@ class Kernel:
         self.dtype = dtype
 
     def pack(self, matrices: Sequence[Linear], weight_format: WeightFormat) -> PackedMatrix:
-        """Matrices of the same width, one below the other, as one packed matrix.
+        """Pack matrices of the same width, one below the other, as one.
 
         Raises:
-            ValueError: a matrix has another width or number format.
-            MemoryError: there is no room for it.
+            ValueError: a matrix has another width or dtype.
+            MemoryError: there is not enough memory.
         """
         columns = matrices[0].weight.shape[1]
         count = sum(part.weight.shape[0] for part in matrices)
@@ -156,7 +157,7 @@ class Kernel:
         for part in matrices:
             weight = part.weight
             if weight.shape[1] != columns or weight.dtype != self.dtype:
-                raise ValueError("a matrix of another width or number format")
+                raise ValueError("a matrix has another width or dtype")
             weight = weight.contiguous()
             if self.functions.pack_rows(
                 weight.data_ptr(),
@@ -178,14 +179,14 @@ class Kernel:
 
 
 class CDecoder:
-    """A model's packed weights and the threads that read them.
+    """A decoder with packed weights and the kernel's threads.
 
     Args:
-        kernel: compiled for the weights' number format.
+        kernel: compiled for the dtype of the weights.
         config: of the model.
         weights: of the model.
-        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the
-            output matrix is int8.
+        weight_format: of the packed matrices, None for `choose_format`; with int4 the output
+            matrix is int8.
         threads: at least one.
 
     Raises:
@@ -220,16 +221,16 @@ class CDecoder:
     ) -> None:
         self.check_supported(config)
         if weights.embed_tokens.dtype != kernel.dtype or threads < 1:
-            raise ValueError("a kernel for another number format, or no thread")
+            raise ValueError("a kernel for another dtype, or no thread")
         self._config, self._kernel = config, kernel
         self._embedding = weights.embed_tokens.contiguous()
         self._keepalive: list[Any] = []
-        """What the kernel points to."""
+        """Memory that the kernel points to."""
         self.formats: set[WeightFormat] = set()
-        """Of the layers' matrices."""
+        """Formats of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            head_form: WeightFormat = "bf16" if weight_format == "bf16" else "int8"
-            head = pool.submit(self._pack, head_form, weights.lm_head)
+            head_format: WeightFormat = "bf16" if weight_format == "bf16" else "int8"
+            head = pool.submit(self._pack, head_format, weights.lm_head)
             layers = list(
                 pool.map(lambda layer: self._pack_layer(layer, weight_format), weights.layers)
             )
@@ -258,22 +259,24 @@ class CDecoder:
     def _float_pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._keepalive.append(kept := tensor.float().contiguous())
-        return kept.data_ptr()
+        floats = tensor.float().contiguous()
+        self._keepalive.append(floats)
+        return floats.data_ptr()
 
     def _pack_layer(self, layer: LayerWeights[Linear], weight_format: WeightFormat | None) -> Any:
-        def chosen(*parts: Linear) -> WeightFormat:
-            self.formats.add(found := weight_format or choose_format(parts))
-            return found
+        def format_of(*matrices: Linear) -> WeightFormat:
+            matrix_format = weight_format or choose_format(matrices)
+            self.formats.add(matrix_format)
+            return matrix_format
 
-        inner = chosen(layer.gate_proj, layer.up_proj)  # the kernel takes pieces of both at once
-        projected = (layer.q_proj, layer.k_proj, layer.v_proj)
+        mlp_format = format_of(layer.gate_proj, layer.up_proj)  # one task reads rows of both
+        qkv = (layer.q_proj, layer.k_proj, layer.v_proj)
         return _LayerStruct(
-            self._pack(chosen(*projected), *projected),
-            self._pack(chosen(layer.o_proj), layer.o_proj),
-            self._pack(inner, layer.gate_proj),
-            self._pack(inner, layer.up_proj),
-            self._pack(chosen(layer.down_proj), layer.down_proj),
+            self._pack(format_of(*qkv), *qkv),
+            self._pack(format_of(layer.o_proj), layer.o_proj),
+            self._pack(mlp_format, layer.gate_proj),
+            self._pack(mlp_format, layer.up_proj),
+            self._pack(format_of(layer.down_proj), layer.down_proj),
             self._float_pointer(layer.pre_attention_norm),
             self._float_pointer(layer.pre_mlp_norm),
             self._float_pointer(layer.q_norm),
@@ -281,37 +284,37 @@ class CDecoder:
         )
 
     def pack_adapter(self, lora: LoraWeights) -> PackedAdapter:
-        """See `TokenDecoder.packed`."""
+        """Pack a LoRA adapter for the kernel."""
         return PackedAdapter(self._config, lora, self._kernel.dtype)
 
     @property
     def max_step_tokens(self) -> int:
-        """See `TokenDecoder.at_once`."""
+        """Limit of tokens per decode step."""
         return int(self._kernel.functions.max_step_tokens())
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
-        """See `TokenDecoder.decode`; every number is what a single token would give.
+        """Decode tokens of several sequences, bit for bit as one token per call.
 
         Raises:
-            ValueError: something is of another model, or there are too many tokens.
-            MemoryError: there is no room.
+            ValueError: a cache or table is of another model, or there are too many tokens.
+            MemoryError: there is not enough memory.
         """
         tokens = [token for sequence in sequences for token in sequence.tokens]
         if not 0 < len(tokens) <= self.max_step_tokens or not all(
-            each.tokens for each in sequences
+            sequence.tokens for sequence in sequences
         ):
-            raise ValueError(f"{len(tokens)} tokens at once")
-        if wrong := [token for token in tokens if not 0 <= token < self._config.vocab_size]:
-            raise ValueError(f"there is no token {wrong[0]}")
-        if len({id(each.kv_cache) for each in sequences}) < len(sequences):
-            raise ValueError("one memory twice")
-        structures = (_SequenceInputStruct * len(sequences))(
+            raise ValueError(f"cannot decode {len(tokens)} tokens at once")
+        if unknown := [token for token in tokens if not 0 <= token < self._config.vocab_size]:
+            raise ValueError(f"there is no token {unknown[0]}")
+        if len({id(sequence.kv_cache) for sequence in sequences}) < len(sequences):
+            raise ValueError("the same KV cache occurs twice")
+        structs = (_SequenceInputStruct * len(sequences))(
             *(self._sequence_struct(sequence, rope) for sequence in sequences)
         )
         logits = torch.empty(len(tokens), self._config.vocab_size)
         if self._kernel.functions.decode(
             self._handle,
-            structures,
+            structs,
             len(sequences),
             (c_int64 * len(tokens))(*tokens),
             rope.data_ptr(),
@@ -323,26 +326,26 @@ class CDecoder:
         return logits
 
     def _sequence_struct(self, sequence: SequenceInput, rope: Tensor) -> Any:
-        shape, memory = self._config, sequence.kv_cache
-        length, count = memory.length, len(sequence.tokens)
-        memory.reserve(length + count)
-        sides = memory.kv
-        row = -(-shape.head_dim // LANES) * LANES
-        if sides.shape != (
+        config, kv_cache = self._config, sequence.kv_cache
+        length, count = kv_cache.length, len(sequence.tokens)
+        kv_cache.reserve(length + count)
+        kv = kv_cache.kv
+        padded_head_dim = -(-config.head_dim // LANES) * LANES
+        if kv.shape != (
             2,
-            shape.num_hidden_layers,
-            shape.num_key_value_heads,
-            memory.capacity,
-            row,
-        ) or (sides.dtype != self._kernel.dtype or not sides.is_contiguous()):
-            raise ValueError("a memory of another model")
-        if rope.shape[0] < length + count or rope.shape[1] != shape.head_dim:
-            raise ValueError("angles of another model")
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            kv_cache.capacity,
+            padded_head_dim,
+        ) or (kv.dtype != self._kernel.dtype or not kv.is_contiguous()):
+            raise ValueError("the KV cache is of another model")
+        if rope.shape[0] < length + count or rope.shape[1] != config.head_dim:
+            raise ValueError("the RoPE table is of another model")
         adapter = sequence.adapter
         return _SequenceInputStruct(
-            sides[0].data_ptr(),
-            sides[1].data_ptr(),
-            *sides.stride()[1:4],
+            kv[0].data_ptr(),
+            kv[1].data_ptr(),
+            *kv.stride()[1:4],
             length,
             count,
             None if adapter is None else ctypes.addressof(adapter.structs),
@@ -350,11 +353,11 @@ class CDecoder:
 
 
 _LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""In the kernel's order."""
+"""In the order of the kernel."""
 
 
 class _LoraPairStruct(ctypes.Structure):
-    """What is added to some rows of a packed matrix."""
+    """A LoRA pair and the rows of the packed matrix that it changes."""
 
     _fields_ = (
         ("lora_a", c_void_p),
@@ -365,43 +368,41 @@ class _LoraPairStruct(ctypes.Structure):
 
 
 class PackedAdapter:
-    """See the module's sentence.
+    """A LoRA adapter in the kernel's layout.
 
     Args:
         config: of the model.
-        lora: the adapter, which fits the model.
-        dtype: the kernel's number format.
+        lora: the adapter, of the same model.
+        dtype: of the kernel.
     """
 
     def __init__(self, config: ModelConfig, lora: LoraWeights, dtype: torch.dtype) -> None:
         self._keepalive: list[Tensor] = []
-        """What the kernel points to."""
-        queries, keys = (
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        )
-        first = {"k_proj": queries, "v_proj": queries + keys}
+        """Memory that the kernel points to."""
+        q_rows = config.num_attention_heads * config.head_dim
+        kv_rows = config.num_key_value_heads * config.head_dim
+        first_rows = {"k_proj": q_rows, "v_proj": q_rows + kv_rows}
         packed = [
-            self._pack(layer.get(name), first.get(name, 0), dtype)
+            self._pack(layer.get(name), first_rows.get(name, 0), dtype)
             for layer in lora
             for name in _LORA_TARGETS
         ]
         self.structs = (_LoraPairStruct * len(packed))(*packed)
-        """(layers, targets); of use while this object lives."""
+        """(layers, targets), valid while this object lives."""
 
     def _pack(self, pair: LoraPair | None, first_row: int, dtype: torch.dtype) -> _LoraPairStruct:
         if pair is None:
             return _LoraPairStruct()
         rows, rank = pair.lora_b.shape
-        down = pad(pair.lora_a.to(dtype), (0, -pair.lora_a.shape[1] % LANES))
-        up = pad(pair.lora_b.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
-        self._keepalive += [down, up]
+        lora_a = pad(pair.lora_a.to(dtype), (0, -pair.lora_a.shape[1] % LANES))
+        lora_b = pad(pair.lora_b.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
+        self._keepalive += [lora_a, lora_b]
         return _LoraPairStruct(
-            down.data_ptr(),
-            up.data_ptr(),
+            lora_a.data_ptr(),
+            lora_b.data_ptr(),
             rank,
-            down.shape[1],
-            up.shape[1],
+            lora_a.shape[1],
+            lora_b.shape[1],
             first_row,
             rows,
             pair.scale,

@@ -1,4 +1,4 @@
-"""Compiles the decode kernel with the machine's C compiler, once, and keeps what comes out."""
+"""Compile the C kernel with the system's compiler, once, and cache the library."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 
 
 X86_FLAGS = ("-mprefer-vector-width=512", "-mtune=generic")
-"""Else GCC halves vectors of 16 floats, and on some processors multiplies and adds in two steps."""
+"""Without them GCC splits vectors of 16 floats, and on some CPUs does not fuse multiply and add."""
 
 
 COMPILE_TIMEOUT = 60
-"""Seconds that a compilation may take; it takes one or two."""
+"""Limit in seconds; a compilation takes one or two."""
 
 
 class KernelUnavailable(Unsupported):
@@ -40,13 +40,13 @@ class KernelUnavailable(Unsupported):
 
 
 def kernel_library(*, float32: bool) -> Path:
-    """The compiled kernel, from the cache where it is there.
+    """Return the compiled kernel, from the cache if possible.
 
     Args:
-        float32: whether the model's numbers are float32 rather than bfloat16.
+        float32: whether the model's dtype is float32 rather than bfloat16.
 
     Raises:
-        NoKernel: there is no C compiler, or it failed.
+        KernelUnavailable: there is no C compiler, or it failed.
     """
     command = [*_find_compiler(), *FLAGS]
     if platform.machine() == "x86_64":
@@ -67,38 +67,38 @@ def kernel_library(*, float32: bool) -> Path:
 
 
 def _find_compiler() -> list[str]:
-    wanted = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    program = shutil.which(wanted[0])
+    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    program = shutil.which(command[0])
     if program is None:
-        raise KernelUnavailable(f"there is no C compiler ({wanted[0]})")
-    return [program, *wanted[1:]]
+        raise KernelUnavailable(f"there is no C compiler ({command[0]})")
+    return [program, *command[1:]]
 
 
 def _build_hash(command: list[str]) -> str:
-    """A hash of all that the machine code depends on: source, command, compiler and processor."""
+    """Hash all that the machine code depends on: sources, command, compiler and CPU."""
     compiler = Path(command[0]).resolve().stat()
     sources = [source.read_bytes() for source in SOURCES]
-    made_of = (sources, command, compiler.st_size, compiler.st_mtime_ns, _describe_cpu())
-    return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+    inputs = (sources, command, compiler.st_size, compiler.st_mtime_ns, _describe_cpu())
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
 def _describe_cpu() -> str:
-    """The processor's name and what it can do, as far as the system tells."""
+    """Return the CPU's name and features, as far as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    telling = ("model name", "flags", "Features", "CPU part")
-    found = {name: line for line in reversed(lines) for name in telling if line.startswith(name)}
-    return repr((platform.machine(), platform.processor(), sorted(found.values())))
+    fields = ("model name", "flags", "Features", "CPU part")
+    facts = {name: line for line in reversed(lines) for name in fields if line.startswith(name)}
+    return repr((platform.machine(), platform.processor(), sorted(facts.values())))
 
 
 def _compile(command: list[str], library: Path) -> None:
     descriptor, name = tempfile.mkstemp(dir=library.parent, suffix=".so.part")
     os.close(descriptor)
-    made = Path(name)
+    temporary = Path(name)
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, str(SOURCES[0]), "-o", name, "-lm"],
             capture_output=True,
             text=True,
@@ -107,16 +107,16 @@ def _compile(command: list[str], library: Path) -> None:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        if done.returncode:
-            log.warning("the C compiler failed: %s", done.stderr[-2000:])
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "")
+        if result.returncode:
+            log.warning("the C compiler failed: %s", result.stderr[-2000:])
+            first = next((line for line in result.stderr.splitlines() if "error" in line), "")
             raise KernelUnavailable(
-                f"the C compiler failed: {first or f'status {done.returncode}'}"
+                f"the C compiler failed: {first or f'status {result.returncode}'}"
             )
-        made.replace(library)
+        temporary.replace(library)
     except subprocess.TimeoutExpired as error:
         raise KernelUnavailable(
             f"the C compiler took more than {COMPILE_TIMEOUT} seconds"
         ) from error
     finally:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
-"""Reads single tokens on CUDA. Starting the many small computations of a token one by one takes
-longer than they do, so they are recorded once for each memory, as a CUDA graph, and replayed.
+"""Decode tokens on CUDA by replaying a CUDA graph.
+
+Launching the many small kernels of a token one by one takes longer than running them, so they are
+captured once per KV cache and replayed.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
 
 _LOGITS_TOLERANCE = 0.05
-"""Of the logits' length; what the order of sums changes in 16-bit numbers is smaller."""
+"""Relative to the norm of the logits; another order of summation in 16 bits changes less."""
 
 
 _WARMUP_RUNS = 3
-"""Before a recording, as torch's documentation asks for."""
+"""Before a capture, as torch's documentation requires."""
 
 
 class CudaGraphDecoder:
-    """A model whose weights stay as they are.
+    """A decoder for every architecture with unpacked weights.
 
-    On other devices than CUDA the same steps are taken without a recording.
+    On devices other than CUDA it runs the same steps without a graph.
 
     Args:
         config: of the model.
@@ -45,33 +47,37 @@ class CudaGraphDecoder:
         self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
     def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
-        """See `TokenDecoder.packed`."""
+        """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
-        """See `TokenDecoder.decode`."""
+        """Decode the tokens one by one."""
         return torch.stack(
-            [self._decode_token(each, token, rope) for each in sequences for token in each.tokens]
+            [
+                self._decode_token(sequence, token, rope)
+                for sequence in sequences
+                for token in sequence.tokens
+            ]
         )
 
     def _decode_token(self, sequence: SequenceInput, token: int, rope: Tensor) -> Tensor:
-        memory, weights = sequence.kv_cache, sequence.adapter or self._weights
-        memory.reserve(memory.length + 1)
-        step = self._steps.get(memory)
-        if step is None or step.kv is not memory.kv or step.weights is not weights:
-            step = self._steps[memory] = _DecodeStep(self._config, weights, memory.kv)
-        logits = step.run(token, memory.length, rope)
-        memory.length += 1
+        kv_cache, weights = sequence.kv_cache, sequence.adapter or self._weights
+        kv_cache.reserve(kv_cache.length + 1)
+        step = self._steps.get(kv_cache)
+        if step is None or step.kv is not kv_cache.kv or step.weights is not weights:
+            step = self._steps[kv_cache] = _DecodeStep(self._config, weights, kv_cache.kv)
+        logits = step.run(token, kv_cache.length, rope)
+        kv_cache.length += 1
         return logits
 
 
 class _DecodeStep:
-    """What is computed for one more token of one memory, all of it at fixed addresses.
+    """The decode step of one KV cache, with all inputs and outputs at fixed addresses.
 
     Args:
         config: of the model.
         weights: of the model, with an adapter or without.
-        kv: see `Memory.sides`; they hold room for the token.
+        kv: `KVCache.kv`, with capacity for the token.
     """
 
     def __init__(self, config: ModelConfig, weights: ModelWeights[MatMul], kv: Tensor) -> None:
@@ -86,27 +92,27 @@ class _DecodeStep:
         self._replay: Callable[[], object] | None = None
 
     def run(self, token: int, position: int, rope: Tensor) -> Tensor:
-        """The logits after a token at a position: (vocabulary,), float32."""
+        """Return the logits after a token at a position: (vocab_size,), float32."""
         self._token.fill_(token)
         self._position.fill_(position)
         self._rope.copy_(rope[position : position + 1])
         if self._replay is None and self.kv.is_cuda:
             self._replay = self._capture()
         (self._replay or self._forward)()
-        return self._logits.clone()  # the next replay writes into the same place
+        return self._logits.clone()  # the next replay overwrites them
 
     def _capture(self) -> Callable[[], object]:
         device = self.kv.device
         with torch.cuda.device(device):
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 for _ in range(_WARMUP_RUNS):
                     self._forward()
-            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # other threads may be loading or embedding something meanwhile
-            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+            # other threads may use CUDA meanwhile
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._forward()
 
         def replay() -> None:
@@ -116,34 +122,34 @@ class _DecodeStep:
         return replay
 
     def _forward(self) -> None:
-        """Doing it again for the same token changes nothing."""
-        seen = (self._cache_positions <= self._position)[None, None, None]
+        """Compute the logits; repeating it for the same token changes nothing."""
+        mask = (self._cache_positions <= self._position)[None, None, None]
         self._logits = forward(
-            self._config, self.weights, self._token, self._rope, self._update_cache, seen
+            self._config, self.weights, self._token, self._rope, self._update_cache, mask
         )
 
     def _update_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        whole = self.kv[:, layer, :, :, : self._config.head_dim]
-        whole[0].index_copy_(1, self._position, keys)
-        whole[1].index_copy_(1, self._position, values)
-        return whole[0], whole[1]
+        kv = self.kv[:, layer, :, :, : self._config.head_dim]
+        kv[0].index_copy_(1, self._position, keys)
+        kv[1].index_copy_(1, self._position, values)
+        return kv[0], kv[1]
 
 
 def check_against_prefill(model: NativeModel) -> None:
-    """Take a step, so that a device or driver on which that goes wrong is known before a reply.
+    """Compare decoded tokens with a prefill, to find a broken device or driver before a reply.
 
     Raises:
-        Unsuitable: it fails, or says something else than reading the same tokens at once.
+        Unsupported: decoding fails, or gives other logits than a prefill of the same tokens.
     """
     ids = [token % model.config.vocab_size for token in range(1, 9)]
-    whole, grown = model.new_cache(), model.new_cache()
     try:
-        true = whole.prefill(ids)
-        grown.prefill(ids[:-2])
-        made = [grown.decode([token])[0] for token in ids[-2:]][-1]
+        expected = model.new_cache().prefill(ids)
+        cache = model.new_cache()
+        cache.prefill(ids[:-2])
+        decoded = [cache.decode([token])[0] for token in ids[-2:]][-1]
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise Unsupported(f"a step failed on {model.info.device}: {error}") from error
-    if not float((made - true).norm()) <= _LOGITS_TOLERANCE * float(true.norm()):
-        raise Unsupported(f"its steps give other numbers on {model.info.device}")
+        raise Unsupported(f"decoding failed on {model.info.device}: {error}") from error
+    if not float((decoded - expected).norm()) <= _LOGITS_TOLERANCE * float(expected.norm()):
+        raise Unsupported(f"decoding gives wrong logits on {model.info.device}")

@@ -1,5 +1,4 @@
-"""The keys and values of one token sequence, where torch writes whole blocks and the kernel one
-token at a time, without a copy between them."""
+"""The KV cache of one token sequence, shared by torch and the C kernel without a copy."""
 
 from __future__ import annotations
 
@@ -15,18 +14,17 @@ from torch import Tensor
 from chatlm.engines.native.model_config import ModelConfig
 
 LANES = 16
-"""A head's numbers are followed by zeros up to a multiple of it."""
-
+"""A head's row is padded with zeros to a multiple of it."""
 
 CAPACITY_STEP = 512
-"""The room grows by at least so many tokens."""
+"""The capacity grows by at least this many tokens."""
 
 
 def allocate_huge_pages(byte_count: int) -> Tensor:
-    """Zeroed bytes in large pages where the system has them: walking small ones costs time.
+    """Allocate zeroed bytes in huge pages where available, which saves TLB misses.
 
     Raises:
-        MemoryError: there are not so many.
+        MemoryError: there is not enough memory.
     """
     try:
         area = mmap.mmap(-1, max(byte_count, 1))
@@ -38,12 +36,12 @@ def allocate_huge_pages(byte_count: int) -> Tensor:
 
 
 class KVCache:
-    """Room for keys and values that grows as tokens come.
+    """Keys and values of all layers, with a capacity that grows.
 
     Args:
         config: of the model.
-        dtype: number format of keys and values.
-        device: where they are.
+        dtype: of keys and values.
+        device: of keys and values.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> None:
@@ -52,20 +50,20 @@ class KVCache:
         size = (2, config.num_hidden_layers, config.num_key_value_heads, 0, row)
         self._kv = torch.zeros(size, dtype=dtype, device=device)
         self.length = 0
-        """Tokens that are in it."""
+        """Tokens in the cache."""
 
     @property
     def kv(self) -> Tensor:
-        """Keys, then values: (2, layers, key heads, room, row)."""
+        """Keys, then values: (2, layers, KV heads, capacity, padded head_dim)."""
         return self._kv
 
     @property
     def capacity(self) -> int:
-        """Tokens it holds before it has to grow."""
+        """Tokens that fit before it has to grow."""
         return self._kv.shape[3]
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many tokens in all."""
+        """Grow to a capacity of at least `tokens`."""
         if tokens <= self.capacity:
             return
         old = self._kv
@@ -83,27 +81,28 @@ class KVCache:
         self._kv[:, :, :, : self.length] = old[:, :, :, : self.length]
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a block behind the tokens that are there; `length` is the caller's to move.
+        """Append a block to one layer; the caller advances `length` after the last layer.
 
         Args:
-            layer: from 0.
-            keys: (key heads, tokens, head size), as `values`; there must be room for it.
+            layer: index from 0.
+            keys: (KV heads, tokens, head_dim), as `values`; the capacity must suffice.
+            values: of the same tokens.
 
         Returns:
-            All keys and all values of the layer, the block's included, in the same form.
+            All keys and values of the layer with the block, in the same layout.
         """
         end = self.length + keys.shape[1]
-        whole = self._kv[:, layer, :, :end, : self._head_dim]
-        whole[0, :, self.length :] = keys
-        whole[1, :, self.length :] = values
-        return whole[0], whole[1]
+        kv = self._kv[:, layer, :, :end, : self._head_dim]
+        kv[0, :, self.length :] = keys
+        kv[1, :, self.length :] = values
+        return kv[0], kv[1]
 
 
 @dataclass(frozen=True)
 class SequenceInput:
-    """Tokens to be added to a memory."""
+    """New tokens of one sequence, and its KV cache."""
 
     kv_cache: KVCache
     tokens: Sequence[int]
     adapter: Any = None
-    """That acts, as the decoder packed it; None for none."""
+    """As the decoder's `pack_adapter` returned it; None for no adapter."""

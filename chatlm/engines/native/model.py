@@ -1,4 +1,4 @@
-"""A Llama-type model: whole blocks are read by torch, single tokens by a decoder."""
+"""A model of chatlm's own: torch prefills blocks, and a `TokenDecoder` decodes tokens."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
 
 
 class TokenDecoder(Protocol):
-    """Reads single tokens, and some at once as if they came singly."""
+    """What decodes tokens: the C kernel, a CUDA graph or torch."""
 
     @property
     def max_step_tokens(self) -> int:
-        """So many tokens are read at once for little more than one costs; at least 1."""
+        """Limit of tokens per decode step, at least 1."""
         ...
 
     def pack_adapter(self, lora: LoraWeights) -> Any:
-        """An adapter as `decode` takes it."""
+        """Convert an adapter to what `decode` takes as `SequenceInput.adapter`."""
         ...
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
-        """Add tokens to memories; returns the logits after each: (tokens, vocabulary), float32.
+        """Add tokens to KV caches; return the logits after each: (tokens, vocab_size), float32.
+
+        Several tokens in one step give the same results as one at a time.
 
         Args:
-            sequences: of different memories, of this model's shape and number format; at most
-                `at_once` tokens in all.
-            rope: what `angles` gives, for at least as many positions as each memory holds then.
+            sequences: with distinct caches of this model; at most `max_step_tokens` in total.
+            rope: see `rope_table`, for all positions of the caches with the new tokens.
         """
         ...
 
 
 class NativeModel:
-    """See the module's sentence.
+    """A `chatlm.Model` with chatlm's own forward pass.
 
     Args:
         config: of the model.
         weights: of the model.
-        decoder: for the same model.
-        info: what there is to know of it.
+        decoder: of the same model.
+        info: facts about it.
     """
 
     def __init__(
@@ -68,37 +69,37 @@ class NativeModel:
         self._rope = torch.empty(0, config.head_dim, device=self.device)
 
     def new_cache(self) -> NativeCache:
-        """See `Reader.new_cache`."""
+        """Return an empty KV cache."""
         return NativeCache(self, self.weights)
 
     def load_adapter(self, folder: Path) -> NativeAdaptedModel:
-        """See `Model.adapted`."""
+        """Load a LoRA adapter in peft's format."""
         return NativeAdaptedModel(self, read_lora(folder, self.config, self.weights))
 
     @property
     def max_step_tokens(self) -> int:
-        """See `Reader.at_once`."""
+        """Limit of tokens per decode step."""
         return self.decoder.max_step_tokens
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
-        """See `Model.extend`."""
-        sequences = [cache.sequence_input(own) for cache, own in zip(caches, ids, strict=True)]
+        """Decode new tokens of several caches in one step."""
+        sequences = [cache.sequence_input(new) for cache, new in zip(caches, ids, strict=True)]
         with torch.inference_mode():
             rope = self.rope(max(each.kv_cache.length + len(each.tokens) for each in sequences))
             return self.decoder.decode(sequences, rope)
 
     def rope(self, positions: int) -> Tensor:
-        """What `angles` gives for at least so many positions."""
+        """Return the RoPE table of at least `positions` positions."""
         if positions > len(self._rope):
             self._rope = rope_table(self.config, positions + CAPACITY_STEP).to(self.device)
         return self._rope
 
 
 class NativeAdaptedModel:
-    """A model with an adapter beside its weights, which stay as they are.
+    """A model with a LoRA adapter, which is not merged into the weights.
 
     Args:
-        model: without it.
+        model: without the adapter.
         lora: the adapter.
     """
 
@@ -110,20 +111,20 @@ class NativeAdaptedModel:
         self._packed_adapter = model.decoder.pack_adapter(lora)
 
     def new_cache(self) -> NativeCache:
-        """See `Reader.new_cache`."""
+        """Return an empty KV cache."""
         return NativeCache(self._model, self._weights, self._packed_adapter)
 
     def close(self) -> None:
-        """See `Adapted.close`."""
+        """Do nothing: the adapter is freed with its last cache."""
 
 
 class NativeCache:
-    """See `Cache`.
+    """The KV cache of one token sequence of a `NativeModel`.
 
     Args:
-        model: whose tokens it reads.
+        model: the model.
         weights: of the model, with an adapter or without.
-        packed_adapter: the adapter as the model's decoder takes it.
+        packed_adapter: as the decoder's `pack_adapter` returned it.
     """
 
     def __init__(
@@ -135,37 +136,37 @@ class NativeCache:
         self._kv_cache = KVCache(model.config, model.weights.embed_tokens.dtype, str(model.device))
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """See `Cache.read`."""
+        """Add a block of a prompt in torch; return the last logits."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         with torch.inference_mode():
-            turns = model.rope(self._kv_cache.capacity)
-            return prefill(model.config, self._weights, self._kv_cache, ids, turns)
+            rope = model.rope(self._kv_cache.capacity)
+            return prefill(model.config, self._weights, self._kv_cache, ids, rope)
 
     def decode(self, ids: Sequence[int]) -> Tensor:
-        """See `Cache.extend`."""
+        """Add generated tokens by the decoder; return the logits after each."""
         return self._model.decode([self], [ids])
 
     def sequence_input(self, ids: Sequence[int]) -> SequenceInput:
-        """Tokens to be added, as a `TokenDecoder` takes them."""
+        """Return new tokens as a `TokenDecoder` takes them."""
         return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
     def truncate(self, length: int) -> bool:
-        """See `Cache.cut`."""
+        """Drop all tokens after the first `length`."""
         self._kv_cache.length = length
         return True
 
 
 def read_generation_config(folder: Path) -> Mapping[str, Any]:
-    """The model's generation config, or the part of its config that stands for it.
+    """Read generation_config.json, or config.json in its place.
 
     Raises:
-        ValueError: a file cannot be read.
+        OSError, ValueError: a file cannot be read.
     """
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             values = json.loads((folder / name).read_bytes())
             if not isinstance(values, dict):
-                raise ValueError(f"{name} holds no table")
+                raise ValueError(f"{name} is not a JSON object")
             return values
     return {}

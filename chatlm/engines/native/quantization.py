@@ -1,6 +1,6 @@
-"""Int8 and int4 formats, when int4 loses nothing.
+"""Quantize weights to int8 or int4, and choose int4 where it loses no more than int8.
 
-In each group of 32 columns a number is `low + step * level`, with a level from 0 to 15.
+Int4 has groups of 32 columns; a weight is `minimum + scale * code`, with codes from 0 to 15.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ INT4_GROUP_SIZE = 32
 
 
 _INT8_GROUP_SIZE = 64
-"""Columns that share a scale when 8 bits are kept."""
+"""Columns that share a scale in int8."""
 
 
 _SAMPLED_ROWS = 16
-"""Rows of a matrix that are looked at."""
+"""Rows of a matrix on which the format is chosen."""
 
 
 _ROUNDING_TOLERANCE = 1e-4
-"""Of a group's squared span; a smaller squared error comes from rounding to bfloat16."""
+"""Part of a group's squared span; smaller squared errors come from rounding to bfloat16."""
 
 
 @dataclass(frozen=True)
 class QuantizedGroups:
-    """Groups of numbers in 4 bits; each tensor begins with (rows, groups)."""
+    """Groups of 4-bit codes; each tensor starts with the dimensions (rows, groups)."""
 
     codes: Tensor
     """(…, 32), float32"""
     scales: Tensor
     minimums: Tensor
     errors: Tensor
-    """Sums of squares."""
+    """Sums of squared rounding errors."""
 
 
 def quantize_int4(weight: Tensor) -> QuantizedGroups:
-    """Round a matrix, whose columns are a multiple of 32, as the kernel's INT4 does.
+    """Quantize a matrix, whose columns are a multiple of 32, as the C kernel does for INT4.
 
-    A step is the fifteenth part of what the group spans, but for numbers that had 4 bits before
-    and do not span all of them.
+    The scale is a fifteenth of the group's span, except for values that were quantized to 4 bits
+    before and use fewer than 16 levels: the scale that reproduces them is searched for.
     """
     groups = weight.float().unflatten(-1, (-1, INT4_GROUP_SIZE))
-    lows = _round_to_bf16(groups.amin(-1))
-    spans = groups.amax(-1) - lows
-    found = _quantize_groups(groups, lows, spans, 15)
-    for parts in range(14, 7, -1):
-        left = found.errors > _ROUNDING_TOLERANCE * spans.square()
-        other = _quantize_groups(groups[left], lows[left], spans[left], parts)
-        better = 8 * other.errors < found.errors[left]
-        left[left.clone()] = better
+    minimums = _round_to_bf16(groups.amin(-1))
+    spans = groups.amax(-1) - minimums
+    best = _quantize_groups(groups, minimums, spans, 15)
+    for divisions in range(14, 7, -1):
+        inexact = best.errors > _ROUNDING_TOLERANCE * spans.square()
+        other = _quantize_groups(groups[inexact], minimums[inexact], spans[inexact], divisions)
+        better = 8 * other.errors < best.errors[inexact]
+        inexact[inexact.clone()] = better
         for name in ("codes", "scales", "errors"):
-            getattr(found, name)[left] = getattr(other, name)[better]
-    return found
+            getattr(best, name)[inexact] = getattr(other, name)[better]
+    return best
 
 
 def _quantize_groups(
-    groups: Tensor, minimums: Tensor, spans: Tensor, parts: int
+    groups: Tensor, minimums: Tensor, spans: Tensor, divisions: int
 ) -> QuantizedGroups:
-    steps = _round_to_bf16(spans / parts)
-    above = groups - minimums[..., None]
-    levels = (above / steps[..., None].clamp(min=1e-30)).round().clamp(0, 15)
-    errors = (above - steps[..., None] * levels).square().sum(-1)
-    return QuantizedGroups(levels, steps, minimums, errors)
+    scales = _round_to_bf16(spans / divisions)
+    offsets = groups - minimums[..., None]
+    codes = (offsets / scales[..., None].clamp(min=1e-30)).round().clamp(0, 15)
+    errors = (offsets - scales[..., None] * codes).square().sum(-1)
+    return QuantizedGroups(codes, scales, minimums, errors)
 
 
 def _round_to_bf16(values: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ def _round_to_bf16(values: Tensor) -> Tensor:
 
 
 def choose_format(matrices: Sequence[Linear]) -> WeightFormat:
-    """int4 for matrices that it keeps at least as exactly as int8 does, else int8.
+    """Return int4 for matrices that it represents at least as exactly as int8, else int8.
 
-    Some rows of each tell; what stands behind the last whole 64 columns is not looked at.
+    A sample of rows decides; columns after the last multiple of 64 are ignored.
     """
     return "int4" if all(_int4_suffices(matrix.weight) for matrix in matrices) else "int8"
 
@@ -87,32 +87,32 @@ def _int4_suffices(weight: Tensor) -> bool:
     columns = weight.shape[1] // _INT8_GROUP_SIZE * _INT8_GROUP_SIZE
     rows = weight[:: -(-len(weight) // _SAMPLED_ROWS), :columns].float()
     groups = rows.unflatten(-1, (-1, _INT8_GROUP_SIZE))
-    steps = _round_to_bf16(groups.abs().amax(-1, keepdim=True) / 127)
-    levels = (groups / steps.clamp(min=1e-30)).round()
-    error = (groups - steps * levels).square().sum()
+    scales = _round_to_bf16(groups.abs().amax(-1, keepdim=True) / 127)
+    codes = (groups / scales.clamp(min=1e-30)).round()
+    error = (groups - scales * codes).square().sum()
     return columns > 0 and bool(quantize_int4(rows).errors.sum() <= error)
 
 
 WeightFormat = Literal["bf16", "int8", "int4"]
-"""How a model's matrices can be kept to write replies with."""
+"""Formats of the matrices that decode tokens."""
 
 
 @dataclass(frozen=True)
 class Int8Linear:
-    """A matrix of 8-bit numbers, each row with a scale of its own."""
+    """A matrix in int8 with one scale per row."""
 
     packed: Tensor
     scales: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
+        """Multiply, see `MatMul`."""
         out: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.packed, self.scales)
         return out if self.bias is None else out + self.bias
 
 
 def pack_int8(matrix: Linear) -> Int8Linear:
-    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
+    """Pack a matrix for torch; rows must be a multiple of 16, columns of 32."""
     scales = (matrix.weight.float().abs().amax(-1) / 127).clamp(min=1e-12).to(matrix.weight.dtype)
     packed = (matrix.weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
     return Int8Linear(packed.to(torch.int8), scales, matrix.bias)
@@ -120,15 +120,15 @@ def pack_int8(matrix: Linear) -> Int8Linear:
 
 @dataclass(frozen=True)
 class Int4Linear:
-    """A matrix of 4-bit numbers."""
+    """A matrix in int4."""
 
     packed: Tensor
     scales: Tensor
-    """(groups, rows, 2): steps, and what level 8 stands for."""
+    """(groups, rows, 2): scale, and the value of code 8."""
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
+        """Multiply, see `MatMul`."""
         out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.packed, INT4_GROUP_SIZE, self.scales
         )
@@ -136,8 +136,8 @@ class Int4Linear:
 
 
 def pack_int4(matrix: Linear) -> Int4Linear:
-    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
-    found = quantize_int4(matrix.weight)
-    scales = torch.stack((found.scales, found.minimums + 8 * found.scales), -1).transpose(0, 1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.codes.flatten(1).int(), 1)
+    """Pack a matrix for torch; rows must be a multiple of 16, columns of 32."""
+    groups = quantize_int4(matrix.weight)
+    scales = torch.stack((groups.scales, groups.minimums + 8 * groups.scales), -1).transpose(0, 1)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(groups.codes.flatten(1).int(), 1)
     return Int4Linear(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)

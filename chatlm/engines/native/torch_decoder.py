@@ -1,4 +1,4 @@
-"""Decode with torch's packed matrix products."""
+"""Decode tokens in torch with packed int8 and int4 matrices."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWei
 
 
 class TorchDecoder:
-    """A model whose matrices are packed, but for those whose sizes do not suit torch.
+    """A decoder for every architecture, which packs the matrices whose sizes torch supports.
 
     Args:
         config: of the model.
         weights: of the model.
-        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the
-            output matrix is int8.
+        weight_format: of the packed matrices, None for `choose_format`; with int4 the output
+            matrix is int8.
     """
 
     max_step_tokens = 1
@@ -33,7 +33,7 @@ class TorchDecoder:
     ) -> None:
         self._config = config
         self.formats: set[WeightFormat] = set()
-        """Of the layers' matrices."""
+        """Formats of the layers' matrices."""
         self._weights: ModelWeights[MatMul] = ModelWeights(
             embed_tokens=weights.embed_tokens,
             layers=tuple(self._pack_layer(layer, weight_format) for layer in weights.layers),
@@ -47,21 +47,28 @@ class TorchDecoder:
         packed = {}
         for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
             matrix = getattr(layer, name)
-            self.formats.add(chosen := weight_format or choose_format([matrix]))
-            packed[name] = _pack(matrix, chosen)
+            matrix_format = weight_format or choose_format([matrix])
+            self.formats.add(matrix_format)
+            packed[name] = _pack(matrix, matrix_format)
         return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
 
     def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
-        """See `TokenDecoder.packed`."""
+        """Return the packed weights with an adapter."""
         return with_lora(self._weights, lora)
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
-        """See `TokenDecoder.decode`."""
+        """Decode the tokens one by one."""
         return torch.stack(
             [
-                prefill(self._config, each.adapter or self._weights, each.kv_cache, [token], rope)
-                for each in sequences
-                for token in each.tokens
+                prefill(
+                    self._config,
+                    sequence.adapter or self._weights,
+                    sequence.kv_cache,
+                    [token],
+                    rope,
+                )
+                for sequence in sequences
+                for token in sequence.tokens
             ]
         )
 

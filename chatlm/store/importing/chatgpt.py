@@ -1,4 +1,4 @@
-"""Reads chats as ChatGPT exports them: each a tree of messages, with the way that was taken."""
+"""Parser for ChatGPT's export, in which each chat is a tree of messages."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from typing import Any
 from chatlm.store.importing.fields import JsonObject, ParsedChat, check_time_range
 from chatlm.store.rows import short_title
 from chatlm.store.writes import fork_title
-from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
+from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
+from chatlm.types.parts import Part, Reasoning, Text
 
 MAX_FORKS = 20
 """Further branches of one chat are left out."""
 
 
 def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
-    """A chat along the way to its current message.
+    """Parse a chat along the path to its current message.
 
-    Other answers to a message become versions of the reply, other ways the chat went become
-    forks. Left out and counted: system and tool messages, calls of tools, thoughts, hidden
+    Other answers to a message become versions of the reply, other branches become forks. Thoughts
+    become reasoning. Left out and counted: system and tool messages, calls of tools, hidden
     messages, images and files.
 
     Args:
         value: the object.
-        default_time: when it counts as begun where the file does not say it.
+        default_time: the chat's time where the file has none.
 
     Raises:
-        BadChat: it is not built as ChatGPT builds it, or no user says anything.
+        InvalidChat: its structure is not ChatGPT's, or there is no user message.
     """
     chat = JsonObject(value)
     tree = _MessageTree(chat)
@@ -63,14 +64,16 @@ def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
         turns = _build_turns(parts, ids, created)
-        forks.append(Conversation(0, name, "", turns, created=parted, updated=max(parted, latest)))
+        forks.append(
+            Conversation(0, name, created=parted, updated=max(parted, latest), turns=turns)
+        )
     return ParsedChat(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
 
 
 @dataclass(eq=False)
 class _AssistantReply:
     node_ids: tuple[str, ...]
-    text: str
+    parts: tuple[Part, ...]
     model: str
     created: datetime | None
 
@@ -145,8 +148,8 @@ class _MessageTree:
             return user_message, reply_parts
         message = self._nodes[node_id].nested("message")
         role = message.nested("author").text("role")
-        text = self._message_text(message, role)
-        if text is None:
+        part = self._message_part(message, role)
+        if part is None:
             return user_message, reply_parts
         created = _parse_time(message, "create_time")
         if role == "user":
@@ -154,7 +157,7 @@ class _MessageTree:
             if user_message is not None:
                 user_message.has_follow_up = True
             self.user_messages.append(
-                _UserMessage(user_message, text, created, node_id in self._current_path)
+                _UserMessage(user_message, part.text, created, node_id in self._current_path)
             )
             return self.user_messages[-1], ()
         if user_message is None:
@@ -162,26 +165,26 @@ class _MessageTree:
             return user_message, reply_parts
         metadata = message.value.get("metadata") or {}
         model = JsonObject(metadata, message.location).optional_text("model_slug") or ""
-        return user_message, (*reply_parts, _AssistantReply((node_id,), text, model, created))
+        return user_message, (*reply_parts, _AssistantReply((node_id,), (part,), model, created))
 
     def _add_reply(
         self, user_message: _UserMessage | None, reply_parts: tuple[_AssistantReply, ...]
     ) -> None:
-        """Keep what was said to `user_message` on one way through the tree as one answer."""
-        if user_message is None or not reply_parts:
+        """Add the messages that follow `user_message` on one path through the tree as a reply."""
+        parts = _join_texts(part for answer in reply_parts for part in answer.parts)
+        if user_message is None or not any(isinstance(part, Text) for part in parts):
             return
         nodes = tuple(part.node_ids[0] for part in reply_parts)
         if any(answer.node_ids == nodes for answer in user_message.replies):
             return
-        text = "\n\n".join(part.text for part in reply_parts)
-        answer = _AssistantReply(nodes, text, reply_parts[-1].model, reply_parts[0].created)
+        answer = _AssistantReply(nodes, parts, reply_parts[-1].model, reply_parts[0].created)
         user_message.replies.append(answer)
         longest = user_message.chosen is None or len(nodes) > len(user_message.chosen.node_ids)
         if longest and self._current_path.issuperset(nodes):
             user_message.chosen = answer
 
-    def _message_text(self, message: JsonObject, role: str) -> str | None:
-        """The words of a user or the assistant to each other; None for anything else."""
+    def _message_part(self, message: JsonObject, role: str) -> Text | Reasoning | None:
+        """Return what the user or the assistant wrote, or the assistant's thoughts; else None."""
         content = message.nested("content")
         kind = content.text("content_type", "text")
         metadata = message.value.get("metadata")
@@ -191,12 +194,14 @@ class _MessageTree:
         if role not in ("user", "assistant"):
             if texts or not spoken:
                 self.left_out[f"{role[:40]} messages"] += 1
+        elif role == "assistant" and not hidden and (thoughts := _thoughts(content, kind)):
+            return Reasoning(thoughts)
         elif hidden or not spoken:
             self.left_out["hidden messages" if hidden else kind[:40].replace("_", " ")] += 1
         elif role == "assistant" and message.text("recipient", "all") != "all":
             self.left_out["calls of tools"] += 1
         elif texts or role == "user":
-            return "\n\n".join(texts)
+            return Text("\n\n".join(texts))
         return None
 
     def _text_parts(self, content: JsonObject) -> Iterator[str]:
@@ -210,6 +215,27 @@ class _MessageTree:
                 self.left_out["images and files"] += 1
 
 
+def _thoughts(content: JsonObject, kind: str) -> str:
+    """Join the summaries and texts of the thoughts; empty for content of another type."""
+    if kind != "thoughts":
+        return ""
+    thoughts = content.object_array("thoughts")
+    texts = [thought.text(name, "") for thought in thoughts for name in ("summary", "content")]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Join adjacent text parts, an empty line between them."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(last, Text) and isinstance(part, Text):
+            joined[-1] = Text(f"{last.text}\n\n{part.text}")
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
 def _build_turns(
     path: Iterable[_UserMessage], ids: Iterator[int], default_time: datetime
 ) -> tuple[Turn, ...]:
@@ -221,10 +247,9 @@ def _build_turns(
             reply = Reply(
                 id=next(ids),
                 version=version,
-                text=answer.text,
-                stop_reason=StopReason.END,
                 model=answer.model,
                 created=answer.created or created,
+                steps=(ReplyStep(answer.parts, StopReason.END),),
             )
             replies.append(reply)
             chosen = reply.id if answer is ask.chosen else chosen

@@ -1,13 +1,13 @@
-"""Reads chats as chatlm itself exports them, one JSON object each."""
+"""Parser for chats in chatlm's own JSON lines."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from chatlm.errors import UsageError
-from chatlm.store.importing.fields import JsonObject, ParsedChat
+from chatlm.store.importing.fields import MAX_INTEGER, InvalidChat, JsonObject, ParsedChat
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
@@ -16,11 +16,13 @@ from chatlm.types.messages import (
     Passage,
     PluginData,
     Reply,
+    ReplyStep,
     Role,
     StopReason,
     Turn,
     Usage,
 )
+from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Call, Change, Provenance, Trace
 from chatlm.types.sampling import Sampling
 
@@ -28,10 +30,10 @@ EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def parse_chatlm(value: Any) -> ParsedChat:
-    """A chat with all that was kept of it; `forked_from` names a chat elsewhere and is dropped.
+    """Parse a chat with everything stored with it; `forked_from` is an id elsewhere and is dropped.
 
     Raises:
-        BadChat: something in it is not as chatlm writes it.
+        InvalidChat: a field is missing or invalid.
     """
     return _ChatlmParser(JsonObject(value)).parse()
 
@@ -102,7 +104,7 @@ class _ChatlmParser:
         return Turn(
             id=number,
             position=number,
-            user=Message("user", turn.text("content")),
+            user=Message("user", _parse_parts(turn) or turn.text("content")),
             replies=tuple(replies),
             active_reply_id=_parse_reply_id(turn, "chosen", ids),
             created=turn.time("created"),
@@ -112,32 +114,96 @@ class _ChatlmParser:
         )
 
     def _parse_reply(self, reply: JsonObject, version: int) -> Reply:
-        usage = reply.nested("usage")
         made = reply.value.get("provenance")
         if made is not None:
             self._provenance[self._reply_count] = _parse_provenance(reply.nested("provenance"))
         settings = reply.value.get("settings")
         if not isinstance(settings, str):
             settings = json.dumps(reply.nested("settings").value)
-        unfinished = reply.value.get("stop_reason") is None
-        return Reply(
+        text = reply.text("text")
+        plain = ReplyStep(
+            (Text(text),) if text else (), _parse_stop_reason(reply), _parse_usage(reply)
+        )
+        parsed = Reply(
             id=self._reply_count,
             version=version,
-            text=reply.text("text"),
-            stop_reason=None if unfinished else _parse_enum(StopReason, reply, "stop_reason"),
             error=reply.optional_text("error"),
             model=reply.text("model"),
             adapter=reply.optional_text("adapter"),
             settings=settings,
-            usage=Usage(
-                prompt_tokens=usage.non_negative_int("prompt_tokens"),
-                cached_tokens=usage.non_negative_int("cached_tokens"),
-                completion_tokens=usage.non_negative_int("completion_tokens"),
-                first_token_seconds=usage.number("first_token_seconds"),
-                decode_seconds=usage.number("decode_seconds") or 0.0,
-            ),
             created=reply.time("created"),
+            steps=tuple(map(_parse_step, reply.object_array("steps"))) or (plain,),
         )
+        usage = parsed.usage
+        if max(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) > MAX_INTEGER:
+            raise reply.error("the usage of its steps is too large")
+        return parsed
+
+
+def _parse_step(step: JsonObject) -> ReplyStep:
+    return ReplyStep(tuple(_parse_parts(step)), _parse_stop_reason(step), _parse_usage(step))
+
+
+def _parse_stop_reason(fields: JsonObject) -> StopReason | None:
+    """Parse a stop reason; null is None."""
+    if fields.value.get("stop_reason") is None:
+        return None
+    return _parse_enum(StopReason, fields, "stop_reason")
+
+
+def _parse_usage(fields: JsonObject) -> Usage:
+    usage = fields.nested("usage")
+    return Usage(
+        prompt_tokens=usage.non_negative_int("prompt_tokens"),
+        cached_tokens=usage.non_negative_int("cached_tokens"),
+        completion_tokens=usage.non_negative_int("completion_tokens"),
+        first_token_seconds=usage.number("first_token_seconds"),
+        decode_seconds=usage.number("decode_seconds") or 0.0,
+    )
+
+
+def _parse_parts(fields: JsonObject) -> list[Part]:
+    return [parse_part(part) for part in fields.object_array("parts")]
+
+
+def parse_part(part: JsonObject) -> Part:
+    """Parse a message part as `to_dict` writes it.
+
+    Raises:
+        InvalidChat: its type is unknown, or a field is missing or invalid.
+    """
+    kind = part.text("type")
+    match kind:
+        case "text":
+            return Text(part.text("text"))
+        case "reasoning":
+            return Reasoning(part.text("text"))
+        case "tool_call":
+            return ToolCall(part.text("id"), part.text("name"), part.text("arguments"))
+        case "tool_result":
+            return ToolResult(
+                part.text("call_id"),
+                part.text("name"),
+                part.text("text"),
+                part.boolean("is_error"),
+            )
+        case "file":
+            return File(part.text("name"), part.text("text"), part.text("media_type"))
+        case "image":
+            try:
+                return Image(
+                    part.text("media_type"),
+                    part.non_negative_int("width"),
+                    part.non_negative_int("height"),
+                    part.text("sha256"),
+                    part.text("name", ""),
+                )
+            except ValueError as error:
+                if isinstance(error, InvalidChat):
+                    raise
+                raise part.error(str(error)) from error
+        case _:
+            raise part.error(f"type {kind[:40]!r} is unknown")
 
 
 def _parse_annotation(label: JsonObject) -> Annotation:
@@ -156,7 +222,7 @@ def _parse_call(call: JsonObject) -> Call:
 
 
 def _parse_reply_id(fields: JsonObject, name: str, ids: dict[int, int]) -> int | None:
-    """The reply that a field names; None for null or nothing."""
+    """Return the reply that a field refers to; None for null or a missing field."""
     if fields.value.get(name) is None:
         return None
     number = fields.non_negative_int(name)
@@ -183,11 +249,13 @@ def _parse_provenance(fields: JsonObject) -> Provenance:
 
 
 def _parse_message(message: JsonObject) -> Message:
-    roles: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-    role = message.text("role")
-    if role not in roles:
+    roles: tuple[Role, ...] = get_args(Role)
+    name = message.text("role")
+    role = next((role for role in roles if role == name), None)
+    if role is None:
         raise message.error(f"role must be one of {', '.join(roles)}")
-    return Message(roles[role], message.text("content"), message.boolean("pinned"))
+    parts = _parse_parts(message) or message.text("content")
+    return Message(role, parts, message.boolean("pinned"))
 
 
 def _parse_plugin_data(chat: JsonObject) -> PluginData:
@@ -196,7 +264,7 @@ def _parse_plugin_data(chat: JsonObject) -> PluginData:
 
 
 def _parse_json_values(fields: JsonObject, name: str) -> dict[str, Any]:
-    """An object of values that the database can hold as JSON."""
+    """Return a nested object that can be stored as JSON."""
     inner = fields.nested(name)
     try:
         json.dumps(inner.value, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What importing makes of a chat, and JSON whose types are checked as it is taken apart."""
+"""Parsed chats, and JSON objects with type-checked access to their fields."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from chatlm.types.messages import Annotation, Conversation, Passage
 from chatlm.types.provenance import Provenance, Trace
 
 MAX_INTEGER = 2**63 - 1
-"""What the database holds in a whole number."""
+"""Maximum of an SQLite integer."""
 
 
 class InvalidChat(ValueError):
-    """What is wrong with a chat, in a sentence without a full stop."""
+    """A chat in a file is invalid; the message has no full stop."""
 
 
 @dataclass(frozen=True)
 class ParsedChat:
-    """One chat of a file; the ids in it are only there to tell its parts apart."""
+    """One chat of a file; its ids are unique within it only."""
 
     conversation: Conversation
     created_known: bool
-    """Whether the file says when the chat began."""
+    """Whether the file says when the chat was created."""
     forks: tuple[Conversation, ...] = ()
-    """Other ways the chat went, each whole; their ids are not those of `conversation`."""
+    """Its other branches, each complete, with ids of their own."""
     passages: Mapping[int, Sequence[Passage]] = field(default_factory=dict)
-    """By turn."""
+    """By turn id."""
     annotations: Mapping[int, Sequence[tuple[int | None, Annotation]]] = field(default_factory=dict)
-    """By turn, each with the reply it is on."""
+    """By turn id, each with its reply's id."""
     provenance: Mapping[int, Provenance] = field(default_factory=dict)
-    """By reply."""
+    """By reply id."""
     traces: Mapping[int, Sequence[Trace]] = field(default_factory=dict)
-    """What plugins did, by turn, each with the reply it is of."""
+    """By turn id."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """What a chat of chatlm has no place for, in the plural, and how many there were."""
+    """What chatlm cannot represent, in the plural -> how many."""
 
 
 def check_time_range(time: datetime) -> datetime:
-    """The time itself.
+    """Return the time if every time zone can show it.
 
     Raises:
-        ValueError: it is so near an end of the calendar that some clocks on earth cannot show it.
+        ValueError: it is too near an end of the calendar.
     """
     if not 1 < time.year < 9999:
         raise ValueError("out of range")
@@ -52,14 +52,15 @@ def check_time_range(time: datetime) -> datetime:
 
 
 class JsonObject:
-    """A JSON object.
+    """A JSON object whose fields are checked when they are read.
 
     Args:
-        value: what was read.
-        location: which object it is, for messages; empty for the chat itself.
+        value: any JSON value.
+        location: names the object in messages; empty for the chat itself.
 
     Raises:
-        BadChat: it is no object; from any method: the field is not there or has another type.
+        InvalidChat: it is not an object; from any method: the field is missing or has another
+            type.
     """
 
     def __init__(self, value: Any, location: str = "") -> None:
@@ -69,36 +70,36 @@ class JsonObject:
         self.value: dict[str, Any] = value
 
     def error(self, problem: str) -> InvalidChat:
-        """The error that says so about this object."""
+        """Return an error about this object."""
         return InvalidChat(f"{self.location or 'the chat'}: {problem}")
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A text; None for `default` says that it must be there."""
+        """Return a string; it is required if `default` is None."""
         value = self.value.get(name, default)
         if not isinstance(value, str):
             raise self._type_error(name, "text")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A text, or None for null or nothing."""
+        """Return a string; None for null or a missing field."""
         return None if self.value.get(name) is None else self.text(name)
 
     def boolean(self, name: str) -> bool:
-        """True or false; false where it is not there."""
+        """Return a boolean; false if missing."""
         value = self.value.get(name, False)
         if not isinstance(value, bool):
             raise self._type_error(name, "true or false")
         return value
 
     def non_negative_int(self, name: str) -> int:
-        """A whole number from 0; 0 where it is not there."""
+        """Return an integer of at least 0; 0 if missing."""
         value = self.value.get(name, 0)
         if type(value) is not int or not 0 <= value <= MAX_INTEGER:
             raise self._type_error(name, "a whole number from 0")
         return value
 
     def number(self, name: str) -> float | None:
-        """A finite number, or None for null or nothing."""
+        """Return a finite number; None for null or a missing field."""
         value = self.value.get(name)
         if value is None:
             return None
@@ -110,7 +111,7 @@ class JsonObject:
         raise self._type_error(name, "a number")
 
     def time(self, name: str) -> datetime:
-        """A time in ISO 8601; in UTC where it names no zone."""
+        """Return a time in ISO 8601; UTC if it has no zone."""
         text = self.text(name)
         try:
             time = datetime.fromisoformat(text)
@@ -121,7 +122,7 @@ class JsonObject:
             raise self._type_error(name, "a time such as 2026-01-31T12:00:00+00:00") from None
 
     def object_array(self, name: str) -> list[JsonObject]:
-        """A list of objects; empty where it is not there."""
+        """Return a list of objects; empty if missing."""
         one = name.removesuffix("s").replace("replie", "reply")
         before = f"{self.location}, " if self.location else ""
         return [
@@ -130,21 +131,21 @@ class JsonObject:
         ]
 
     def array(self, name: str) -> list[Any]:
-        """A list of whatever; empty where it is not there."""
+        """Return a list; empty if missing."""
         value = self.value.get(name, [])
         if not isinstance(value, list):
             raise self._type_error(name, "a list")
         return value
 
     def text_array(self, name: str) -> tuple[str, ...]:
-        """A list of texts; empty where it is not there."""
+        """Return a list of strings; empty if missing."""
         values = self.array(name)
         if not all(isinstance(value, str) for value in values):
             raise self._type_error(name, "a list of texts")
         return tuple(values)
 
     def nested(self, name: str) -> JsonObject:
-        """An object in this one; an empty one where it is not there."""
+        """Return a nested object; an empty one if missing."""
         return JsonObject(
             self.value.get(name, {}), f"{self.location}, {name}" if self.location else name
         )

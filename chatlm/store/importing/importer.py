@@ -1,4 +1,4 @@
-"""Detect the format, read chats one by one, add once."""
+"""Import of chats from files: detect the format, parse each chat, store it once."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _PARSERS: dict[str, _ChatParser] = {
 
 
 _FORMAT_BY_KEY = {"turns": "chatlm", "messages": "messages", "mapping": "chatgpt"}
-"""The key that only a chat of this format has -> the format."""
+"""A key that only one format has -> the format."""
 
 
 EXPORT_ONLY_SUFFIXES = (".md", ".chatml")
-"""Endings of exports from which no chat can be made again."""
+"""Suffixes of exports that cannot be imported."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class UnreadableChat:
     """A chat that cannot be read."""
 
     location: str
-    """Where in the file it stands, such as `line 3`."""
+    """Where it is in the file, such as `line 3`."""
     problem: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "place": self.location,
             "problem": self.problem,
@@ -62,14 +62,14 @@ class UnreadableChat:
 def read_chats(
     path: Path, import_format: ImportFormat = "auto"
 ) -> Iterator[tuple[ParsedChat | UnreadableChat, int, int]]:
-    """The chats of a file, in its order: each with the bytes read so far, and those in all.
+    """Parse the chats of a file in order; yields each with the bytes read so far and in all.
 
     Args:
-        path: JSON lines, a JSON list, or the ZIP file that ChatGPT sends.
-        import_format: what the chats are; auto looks at each one.
+        path: JSON lines, a JSON list, or the ZIP file of ChatGPT's export.
+        import_format: the format of the chats; `auto` detects it for each one.
 
     Raises:
-        UsageError: the file cannot be read at all.
+        UsageError: the file cannot be read.
     """
     if path.suffix.lower() in EXPORT_ONLY_SUFFIXES:
         raise UsageError(
@@ -110,33 +110,33 @@ def _detect_format(value: Any) -> str:
 
 
 MAX_UNREADABLE_LISTED = 20
-"""Bad chats that are named; further ones are only counted."""
+"""Maximum number of unreadable chats that are listed; more are only counted."""
 
 
 @dataclass
 class ImportProgress:
-    """How far an import is."""
+    """State of an import."""
 
     bytes_read: int = 0
-    """Bytes read so far, of `total`."""
+    """Of `total_bytes`."""
     total_bytes: int = 0
     checking: bool = False
-    """Whether the file is still looked through, before anything is stored."""
+    """Whether the file is still being checked, before anything is stored."""
     added: list[int] = field(default_factory=list)
-    """Ids of the new chats, forks among them."""
+    """Ids of the new chats, including forks."""
     already_stored: int = 0
-    """Chats that were stored already."""
+    """Number of chats that were already in the store."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """What a chat of chatlm has no place for, in the plural, and how many there were."""
+    """What chatlm cannot represent, in the plural -> how many."""
     unreadable: list[UnreadableChat] = field(default_factory=list)
-    """The first chats that cannot be read."""
+    """The first unreadable chats."""
     unreadable_count: int = 0
-    """How many there are in all; where it is not 0 and none may be left out, nothing is added."""
+    """Number of all unreadable chats; if not 0, nothing is added without `skip_bad`."""
     readable_count: int = 0
-    """How many chats the file was found to hold when it was looked through."""
+    """Number of readable chats found while checking."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What came of it, as plain values, ready for JSON."""
+        """Convert the result to JSON values."""
         return {
             "added": list(self.added),
             "there": self.already_stored,
@@ -149,22 +149,21 @@ class ImportProgress:
 def import_file(
     store: Store, path: Path, import_format: ImportFormat = "auto", *, skip_bad: bool = False
 ) -> Iterator[ImportProgress]:
-    """Read the chats of a file into the store; yields how far it is after each chat.
+    """Import the chats of a file; yields the progress after each chat.
 
-    Pulled by the consumer, who may stop at any time: the chats stored by then stay, whole, and
-    the same import goes on from there. The same object comes each time and is complete when
-    nothing more comes.
+    The consumer may stop pulling at any time: the chats stored by then stay, and the same import
+    continues from there. The same object is yielded each time, complete at the end.
 
     Args:
-        store: gets the chats.
+        store: where the chats are added.
         path: the file.
-        import_format: what its chats are; auto looks at each one.
-        skip_bad: import the others although some are bad; else the file is read twice, and one
-            bad chat keeps all out.
+        import_format: the format of its chats; `auto` detects it for each one.
+        skip_bad: import the readable chats even if some are not; otherwise the file is read twice
+            and one unreadable chat prevents the import.
 
     Raises:
-        UsageError: the file cannot be read at all.
-        StoreError: the chats cannot be written.
+        UsageError: the file cannot be read.
+        StoreError: the chats cannot be stored.
     """
     state = ImportProgress()
     if not skip_bad:

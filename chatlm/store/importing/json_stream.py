@@ -1,4 +1,4 @@
-"""Cuts a file into JSON values, each with its place; it does not know what they mean."""
+"""Streaming reader of the JSON values in a file, each with its location."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import IO, Any
 from chatlm.errors import UsageError
 
 MAX_CHAT_BYTES = 256 * 2**20
-"""Bytes of one chat; a longer one is not read into memory."""
+"""Maximum size of one chat; a larger one is not read into memory."""
 
 
 CHUNK_BYTES = 2**16
 
 
 _CHATGPT_MEMBER = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
-"""The chats in the ZIP file that ChatGPT sends, in one part or several."""
+"""Files with chats in the ZIP file of ChatGPT's export."""
 
 
 _WHITESPACE = re.compile(r"\s*")
@@ -37,19 +37,19 @@ _ZIP_ERRORS = (
     RuntimeError,
     NotImplementedError,
 )
-"""What reading a ZIP file raises that is cut short, changed, encrypted or packed in another way."""
+"""Errors for a ZIP file that is truncated, damaged, encrypted or of an unsupported method."""
 
 
 @dataclass(frozen=True)
 class ParsedJson:
-    """A JSON value that was read."""
+    """A JSON value."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class InvalidJson:
-    """What could not be read as JSON, and why."""
+    """Input that is not valid JSON, and why."""
 
     problem: str
 
@@ -64,11 +64,11 @@ class JsonItem:
     bytes_read: int
     """Bytes read so far."""
     total_bytes: int
-    """Bytes to read in all."""
+    """Size of the input in bytes."""
 
 
 def iter_json_items(path: Path) -> Iterator[JsonItem]:
-    """The lines of a file of JSON lines, the elements of a JSON list, or those in a ZIP file.
+    """Yield the lines of JSON lines, the elements of a JSON list, or those of files in a ZIP file.
 
     Raises:
         OSError, UsageError: the file cannot be read.
@@ -104,7 +104,7 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
 def _iter_file(
     file: IO[bytes], bytes_before: int, total_bytes: int, location_prefix: str
 ) -> Iterator[JsonItem]:
-    """The pieces of one file: a list or an object over many lines, else one object a line."""
+    """Yield the values of one file: a list or object over many lines, else one object a line."""
     first = file.readline(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf").strip()
     file.seek(0)
     if first.startswith(b"[") or first == b"{":
@@ -143,7 +143,7 @@ def _parse_line(line: bytes) -> ParsedJson | InvalidJson:
 
 
 class _JsonArrayReader:
-    """The elements of a JSON list, or one value alone, read no further ahead than needed."""
+    """Yield the elements of a JSON list, or a single value, reading ahead as little as needed."""
 
     def __init__(self, file: io.TextIOWrapper) -> None:
         self._file = file
@@ -191,7 +191,7 @@ class _JsonArrayReader:
                 return value
 
     def _peek(self) -> str:
-        """The next character that is not blank; empty at the end."""
+        """Return the next non-blank character; empty at the end."""
         while True:
             blank = _WHITESPACE.match(self._buffer, self._position)
             self._position = blank.end() if blank else self._position
@@ -199,7 +199,7 @@ class _JsonArrayReader:
                 return self._buffer[self._position : self._position + 1]
 
     def _read_more(self) -> bool:
-        """Read as much again as there is, so that a long value is not tried too often."""
+        """Double the buffer, so that a long value is parsed a few times only."""
         left = self._buffer[self._position :]
         more = self._file.read(max(CHUNK_BYTES, len(left)))
         self._buffer, self._position = left + more, 0

@@ -1,86 +1,179 @@
-"""Reads chats as trainers take them: `{"messages": [{"role": …, "content": …}, …]}`."""
+"""Parser for chats in OpenAI's format: `{"messages": [{"role": …, "content": …}, …]}`."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from chatlm.store.importing.chatlm_jsonl import parse_part
 from chatlm.store.importing.fields import JsonObject, ParsedChat
-from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
+from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
+from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+
+
+@dataclass
+class _Exchange:
+    """A user message and the steps of the reply to it."""
+
+    question: list[Part]
+    steps: list[list[Part]] = field(default_factory=list)
+
+    def add_output(self, parts: list[Part]) -> None:
+        """Add an assistant message; after tool calls it is another step, else it is joined."""
+        if not self.steps or any(isinstance(p, ToolCall | ToolResult) for p in self.steps[-1]):
+            self.steps.append([])
+        step = self.steps[-1]
+        last, first = step[-1] if step else None, parts[0]
+        if isinstance(last, Text) and isinstance(first, Text):
+            step[-1] = Text(f"{last.text}\n\n{first.text}")
+            parts = parts[1:]
+        step += parts
+
+    def add_result(self, call_id: str, text: str) -> bool:
+        """Add a tool result; returns whether the last step has a call with this id."""
+        for part in self.steps[-1] if self.steps else ():
+            if isinstance(part, ToolCall) and part.id == call_id:
+                self.steps[-1].append(ToolResult(call_id, part.name, text))
+                return True
+        return False
 
 
 def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
-    """A chat, with its first system messages as the system prompt.
+    """Parse a chat; its first system messages are the system prompt.
 
-    Left out and counted: what tools said, parts that are no text, later system messages, and what
-    the assistant said before any user message. Neighbouring messages of the assistant are one
-    reply.
+    Left out and counted: results of unknown tool calls, content parts of other types, later system
+    messages, and assistant messages before any user message. Adjacent assistant messages are one
+    reply; tool calls and their results are steps of it.
 
     Args:
         value: the object.
-        default_time: when it counts as begun, since the file does not say it.
+        default_time: the chat's time, since the format has none.
 
     Raises:
-        BadChat: a role is not known, a content is of no known kind, or no user says anything.
+        InvalidChat: a role or the type of a content is unknown, or there is no user message.
     """
     chat = JsonObject(value)
     system: list[str] = []
-    said: list[tuple[str, list[str]]] = []
+    exchanges: list[_Exchange] = []
     left_out: Counter[str] = Counter()
     for message in chat.object_array("messages"):
-        role, text = message.text("role"), _message_text(message, left_out)
+        role = message.text("role")
+        parts = _parse_content(message, left_out)
         match role:
-            case "system" | "developer" if not said:
-                system.append(text)
+            case "system" | "developer" if not exchanges:
+                system.append(Message("system", parts).text)
             case "user":
-                said.append((text, []))
-            case "assistant" if not said:
+                exchanges.append(_Exchange(parts))
+            case "assistant" if not exchanges:
                 left_out["assistant messages before the first question"] += 1
-            case "assistant" if text:
-                said[-1][1].append(text)
             case "assistant":
-                left_out["assistant messages without text"] += 1
+                output = [*_parse_reasoning(message), *parts, *_parse_calls(message, left_out)]
+                if output:
+                    exchanges[-1].add_output(output)
+                else:
+                    left_out["assistant messages without text"] += 1
             case "system" | "developer":
                 left_out["later system messages"] += 1
-            case "tool" | "function":
-                left_out[f"{role} messages"] += 1
+            case "tool":
+                call_id = message.optional_text("tool_call_id") or ""
+                text = Message("tool", parts).text
+                if not exchanges or not exchanges[-1].add_result(call_id, text):
+                    left_out["tool messages"] += 1
+            case "function":
+                left_out["function messages"] += 1
             case _:
                 raise message.error("role must be system, user, assistant or tool")
-    if not said:
+    if not exchanges:
         raise chat.error("no user message")
-    turns = tuple(
-        _build_turn(n, question, answers, default_time)
-        for n, (question, answers) in enumerate(said)
-    )
+    turns = tuple(_build_turn(n, exchange, default_time) for n, exchange in enumerate(exchanges))
     conversation = Conversation(
         id=0, system="\n\n".join(system), turns=turns, created=default_time, updated=default_time
     )
     return ParsedChat(conversation, created_known=False, left_out=left_out)
 
 
-def _build_turn(number: int, question: str, answers: list[str], time: datetime) -> Turn:
-    text = "\n\n".join(answers)
-    reply = Reply(id=number, version=1, text=text, stop_reason=StopReason.END, created=time)
-    replies = (reply,) if answers else ()
-    return Turn(number, number, Message("user", question), replies, created=time)
+def _build_turn(number: int, exchange: _Exchange, time: datetime) -> Turn:
+    steps = [ReplyStep(tuple(parts), _stop_reason(parts)) for parts in exchange.steps]
+    replies = (Reply(number, 1, created=time, steps=steps),) if steps else ()
+    return Turn(number, number, Message("user", exchange.question), replies, created=time)
 
 
-def _message_text(message: JsonObject, left_out: Counter[str]) -> str:
+def _stop_reason(parts: list[Part]) -> StopReason:
+    called = any(isinstance(part, ToolCall) for part in parts)
+    return StopReason.TOOL_CALLS if called else StopReason.END
+
+
+def _parse_reasoning(message: JsonObject) -> Iterator[Reasoning]:
+    if text := message.optional_text("reasoning_content"):
+        yield Reasoning(text)
+
+
+def _parse_calls(message: JsonObject, left_out: Counter[str]) -> Iterator[ToolCall]:
+    if message.value.get("tool_calls") is None:
+        return
+    for call in message.object_array("tool_calls"):
+        kind = call.text("type", "function")
+        if kind != "function":
+            left_out[f"tool calls of type {kind[:40]}"] += 1
+            continue
+        function = call.nested("function")
+        arguments = function.value.get("arguments", "{}")
+        if not isinstance(arguments, str):  # some trainers' files have the object itself
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        yield ToolCall(call.text("id", ""), function.text("name"), arguments)
+
+
+def _parse_content(message: JsonObject, left_out: Counter[str]) -> list[Part]:
     content = message.value.get("content")
     if content is None:
-        return ""
+        return []
     if isinstance(content, str):
-        return content
-    texts = []
-    for part in message.array("content"):
-        if isinstance(part, str):
-            texts.append(part)
+        return [Text(content)] if content else []
+    parts: list[Part] = []
+    for item in message.array("content"):
+        if isinstance(item, str):
+            parts.append(Text(item))
             continue
-        fields = JsonObject(part, f"{message.location}, part")
+        fields = JsonObject(item, f"{message.location}, part")
         kind = fields.text("type")
-        if kind in ("text", "input_text", "output_text"):
-            texts.append(fields.text("text"))
+        part = _parse_content_part(kind, fields)
+        if part is not None:
+            parts.append(part)
         else:
             left_out[f"parts of type {kind[:40]}"] += 1
-    return "\n\n".join(texts)
+    if all(isinstance(part, Text) for part in parts):
+        text = "\n\n".join(part.text for part in parts if isinstance(part, Text))
+        return [Text(text)] if text else []
+    return parts
+
+
+def _parse_content_part(kind: str, fields: JsonObject) -> Part | None:
+    """Parse a text, a text file, or an image that chatlm exported; None for anything else."""
+    match kind:
+        case "text" | "input_text" | "output_text":
+            return Text(fields.text("text"))
+        case "file":
+            return _parse_file(fields.nested("file"))
+        case "image_url" if "image" in fields.value:
+            image = parse_part(fields.nested("image"))
+            return image if isinstance(image, Image) else None
+        case _:
+            return None
+
+
+def _parse_file(fields: JsonObject) -> File | None:
+    """Parse a file whose data URL is base64 of UTF-8 text; None for any other."""
+    header, _, data = (fields.optional_text("file_data") or "").partition(";base64,")
+    if not header.startswith("data:"):
+        return None
+    try:
+        text = base64.b64decode(data, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return File(fields.text("filename", ""), text, header.removeprefix("data:"))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
+from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
@@ -56,6 +57,7 @@ class ChatController:
             history=self._sent_messages,
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
+            read_file=AttachmentReader(services.plugins),
         )
         self.view = ChatView(
             services.clock,

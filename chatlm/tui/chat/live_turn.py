@@ -85,7 +85,7 @@ class LiveTurn:
     async def append_text(self, streamed: TextStreamed) -> None:
         """Append streamed text."""
         if self.reply is not None:
-            self.reply = dataclasses.replace(self.reply, text=self.reply.text + streamed.text)
+            self.reply = self.reply.with_delta(streamed.text)
         if self.view is not None:
             await self.view.append_text(streamed.text)
         usage = streamed.usage
@@ -97,7 +97,7 @@ class LiveTurn:
         """Return the stored turn, with the streamed text where only its start was stored."""
         seen = self.reply
         replies = tuple(
-            dataclasses.replace(reply, text=seen.text)
+            dataclasses.replace(reply, steps=seen.with_stop_reason(reply.stop_reason).steps)
             if seen
             and reply.id == seen.id
             and len(reply.text) < len(seen.text)
@@ -111,7 +111,7 @@ class LiveTurn:
         """Return the turn as streamed, for when it cannot be read from the store."""
         if self.reply is None:
             return turn
-        reply = dataclasses.replace(self.reply, stop_reason=StopReason.ERROR)
+        reply = self.reply.with_stop_reason(StopReason.ERROR)
         others = tuple(other for other in turn.replies if other.id != reply.id)
         return dataclasses.replace(turn, replies=(*others, reply), active_reply_id=reply.id)
 

@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 
-MAX_FILE_BYTES = 1_000_000
-"""Maximum size of a file in bytes."""
-
-
-MAX_NAME_WIDTH = 200
-"""Maximum characters of a file's name in the message."""
+FileReader = Callable[[Path, str], str]
+"""Returns the text of a file, from its path and the name for messages; raises UsageError."""
 
 
 TokenCounter = Callable[[str], int | None]
@@ -114,40 +111,6 @@ def resolve_path(raw_path: str, folder: Path) -> Path | None:
         return None
 
 
-def read_text_file(path: Path, name: str) -> str:
-    """Return the text of a file without a byte order mark and with `\n` line ends.
-
-    Raises:
-        UsageError: it is missing, unreadable, not text, or too large.
-    """
-    shown = one_line(name, MAX_NAME_WIDTH)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UsageError(f"{shown} does not exist", hint="Check the path.") from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{shown} cannot be read: {why}") from error
-    if len(data) > MAX_FILE_BYTES:
-        limit = f"{MAX_FILE_BYTES // 1_000_000} MB"
-        raise UsageError(f"{shown} is larger than {limit}", hint="Paste the relevant part instead.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown} is not UTF-8 text") from error
-    if "\0" in text:
-        raise UsageError(f"{shown} is not a text file")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def format_block(name: str, text: str) -> str:
-    """Return the block of a file in the message: its name, and its text in an unused fence."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(longest + 1, 3)
-    return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
-
-
 def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     """Return the text with plain file names instead of mentions."""
     for file in sorted(attachments, key=lambda file: file.start, reverse=True):
@@ -156,7 +119,7 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     return text
 
 
-def format_blocks(attachments: Iterable[Attachment]) -> list[str]:
+def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> list[str]:
     """Return the block of each file, once.
 
     Raises:
@@ -165,17 +128,15 @@ def format_blocks(attachments: Iterable[Attachment]) -> list[str]:
     once: dict[Path, str] = {}
     for file in attachments:
         once.setdefault(file.path, file.raw_path)
-    return [format_block(name, read_text_file(path, name)) for path, name in once.items()]
+    return [format_block(name, read_file(path, name)) for path, name in once.items()]
 
 
 def attachment_cost(
-    attachment: Attachment, count_tokens: TokenCounter
+    attachment: Attachment, count_tokens: TokenCounter, read_file: FileReader
 ) -> AttachmentCost | UsageError:
     """Return the size of a file, or the error that prevents attaching it."""
     try:
-        text = format_block(
-            attachment.raw_path, read_text_file(attachment.path, attachment.raw_path)
-        )
+        text = format_block(attachment.raw_path, read_file(attachment.path, attachment.raw_path))
     except UsageError as error:
         return error
     return AttachmentCost(one_line(attachment.path.name, 40), count_tokens(text), len(text))

@@ -14,13 +14,14 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import TextArea
 
+from chatlm.chat.attachments import MAX_NAME_WIDTH, read_text_file
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui import commands as commands_module
 from chatlm.tui.commands import Command
 from chatlm.tui.composer import attachments
-from chatlm.tui.composer.attachments import Attachment, AttachmentCost, TokenCounter
+from chatlm.tui.composer.attachments import Attachment, AttachmentCost, FileReader, TokenCounter
 from chatlm.tui.composer.completion import Candidate, Completer, CompletingArea
 from chatlm.tui.composer.drafts import Draft, MessageHistory, sanitise
 
@@ -37,6 +38,7 @@ class AttachingArea(CompletingArea):
     Args:
         typed, values, folder: see `CompletingArea`.
         count_tokens: returns the tokens of a text; called in a thread.
+        read_file: reads attached files; called in a thread too.
     """
 
     @dataclass
@@ -52,12 +54,14 @@ class AttachingArea(CompletingArea):
         completers: Mapping[str, Completer],
         folder: Path,
         count_tokens: TokenCounter,
+        read_file: FileReader,
         *,
         id: str,
         placeholder: str,
     ) -> None:
         super().__init__(slash_commands, completers, folder, id=id, placeholder=placeholder)
         self._count_tokens = count_tokens
+        self._read_file = read_file
         self._costs: AttachmentCosts = {}
         self._scan_timer: Timer | None = None
 
@@ -67,13 +71,13 @@ class AttachingArea(CompletingArea):
         Raises:
             UsageError: it is missing, unreadable, not text, or too large.
         """
-        name = one_line(path, attachments.MAX_NAME_WIDTH)
+        name = one_line(path, MAX_NAME_WIDTH)
         found = attachments.resolve_path(path, self._folder)
         if found is None:
             raise UsageError(f"{name} does not exist", hint="Check the path.")
         if not found.is_file():
             raise UsageError(f"{name} is not a file", hint="Give the path of a text file.")
-        attachments.read_text_file(found, path)
+        self._read_file(found, path)
         row, column = self.cursor_location
         blank = " " if column and not self.document[row][column - 1].isspace() else ""
         words = sanitise(attachments.format_mention(path))
@@ -93,7 +97,7 @@ class AttachingArea(CompletingArea):
         files = attachments.find_attachments(text, self._folder)
         words = {file.mention for file in files}
         gone = [file for file in self._costs if file.mention in text and file.mention not in words]
-        blocks = attachments.format_blocks([*gone, *files])
+        blocks = attachments.format_blocks([*gone, *files], self._read_file)
         whole = self.unfold(attachments.replace_mentions(text, files))
         return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
 
@@ -136,7 +140,7 @@ class AttachingArea(CompletingArea):
         for file in attachments.find_attachments(text, self._folder):
             cost = before.get(file.mention)
             if not isinstance(cost, AttachmentCost) or cost.tokens is None:
-                cost = attachments.attachment_cost(file, self._count_tokens)
+                cost = attachments.attachment_cost(file, self._count_tokens, self._read_file)
             costs[file] = cost
         self.post_message(self.FilesCounted(text, costs))
 
@@ -168,6 +172,7 @@ class Composer(AttachingArea):
         completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start; None for the working directory.
+        read_file: reads attached files; called in a thread too.
     """
 
     DEFAULT_CSS = """
@@ -223,6 +228,7 @@ class Composer(AttachingArea):
         count_tokens: TokenCounter = lambda text: None,
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
+        read_file: FileReader = read_text_file,
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
         super().__init__(
@@ -230,6 +236,7 @@ class Composer(AttachingArea):
             completers or {},
             folder or Path.cwd(),
             count_tokens,
+            read_file,
             id="composer",
             placeholder="Write a message, / for commands, @ for files",
         )

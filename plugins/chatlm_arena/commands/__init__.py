@@ -1,1 +1,1 @@
-"""`chatlm arena ...`."""
+"""The commands `chatlm arena …`."""

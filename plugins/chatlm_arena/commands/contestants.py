@@ -1,4 +1,4 @@
-"""The commands `chatlm arena contestants …`: what is asked and printed."""
+"""The commands `chatlm arena contestants …`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from chatlm import (
     load_config,
     one_line,
 )
-from chatlm_arena.commands.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_arena.commands.options import name_argument as _name
 from chatlm_arena.contestants import Contestant, index_of, with_index
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 _SETUP_OPTIONS = (
-    click.option("--model", metavar="NAME", help="As chatlm --model takes it."),
-    click.option("--adapter", metavar="NAME", help="A LoRA adapter; see: chatlm adapters list"),
-    click.option("--template", metavar="NAME", help="See: chatlm templates list"),
+    click.option("--model", metavar="NAME", help="Model name, as for chatlm --model."),
+    click.option("--adapter", metavar="NAME", help="LoRA adapter; list them: chatlm adapters list"),
+    click.option("--template", metavar="NAME", help="Template; list them: chatlm templates list"),
     click.option("-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT",
-                 help="Fill a gap of the template; can be repeated."),
-    click.option("--index", metavar="NAME", help="Answer from it; see: chatlm rag list"),
+                 help="Set a variable of the template; repeatable."),
+    click.option("--index", metavar="NAME", help="Document index; list them: chatlm rag list"),
     click.option("--system", metavar="TEXT", help="System prompt."),
     click.option("-s", "--sampling", "settings", multiple=True, metavar="NAME=VALUE",
-                 help="Such as temperature=0.2; can be repeated."),
+                 help="Sampling setting, such as temperature=0.2; repeatable."),
 )  # fmt: skip
 
 
@@ -48,7 +47,7 @@ def _setup_options(command: F) -> F:
 
 @click.group()
 def contestants() -> None:
-    """Add, list, change and remove what is compared: named set-ups.
+    """Add, list, edit and remove contestants: named set-ups to compare.
 
     Example: chatlm arena contestants add cold --model smollm2-135m-instruct -s temperature=0.2
     """
@@ -58,10 +57,9 @@ def contestants() -> None:
 @click.argument("name")
 @_setup_options
 def add(name: str, **setup_options: Any) -> None:
-    """Add a contestant: a model with what goes with it.
+    """Add a contestant: a model, optionally with an adapter, template, index and so on.
 
-    Without --model it is the model in use. An adapter, template, index, system prompt and sampling
-    are all optional.
+    Without --model, the contestant uses the default model.
 
     Example: chatlm arena contestants add pirate --adapter pirate
     """
@@ -75,7 +73,7 @@ def add(name: str, **setup_options: Any) -> None:
 
 
 @contestants.command("list")
-@_json
+@json_option
 def list_contestants(as_json: bool) -> None:
     """List the contestants with their set-ups.
 
@@ -84,25 +82,25 @@ def list_contestants(as_json: bool) -> None:
     from chatlm_arena.store import store as store_module
 
     with store_module.open_arena_store() as store:
-        there = store.contestants()
+        all_contestants = store.contestants()
     if as_json:
-        click.echo(dump_json([_contestant_dict(contestant) for contestant in there]))
+        click.echo(dump_json([_contestant_dict(contestant) for contestant in all_contestants]))
         return
-    if not there:
-        click.echo("There are none yet. Add two: chatlm arena contestants add NAME --model …")
-    width = max((len(contestant.name) for contestant in there), default=0)
-    for contestant in there:
+    if not all_contestants:
+        click.echo("No contestants yet. Add two: chatlm arena contestants add NAME --model …")
+    width = max((len(contestant.name) for contestant in all_contestants), default=0)
+    for contestant in all_contestants:
         click.echo(escape_controls(f"{contestant.name:<{width}}  {contestant.description}"))
 
 
 @contestants.command()
 @_name
-@click.option("--rename", metavar="NAME", help="Call it so; its votes stay.")
+@click.option("--rename", metavar="NAME", help="New name; the votes are kept.")
 @_setup_options
 def edit(name: str, rename: str | None, **setup_options: Any) -> None:
-    """Change a contestant; what is not named stays as it is, and '' takes something away.
+    """Change a contestant. Options left out keep their value; '' removes one.
 
-    Votes were for what it was before: after another set-up they count no longer.
+    If the set-up changes, earlier votes no longer count, since they were for the old one.
 
     Example: chatlm arena contestants edit cold -s temperature=0.1
     """
@@ -115,7 +113,7 @@ def edit(name: str, rename: str | None, **setup_options: Any) -> None:
             _check_setup(name, setup)
             lost = store.edit_contestant(name, setup)
             if lost:
-                click.echo(f"Its {lost:,} votes were for what it was; they count no longer.")
+                click.echo(f"Its {lost:,} earlier votes no longer count, since the set-up changed.")
         if rename is not None:
             store.rename_contestant(name, rename)
         now = store.contestant(name if rename is None else rename.strip())
@@ -124,9 +122,9 @@ def edit(name: str, rename: str | None, **setup_options: Any) -> None:
 
 @contestants.command()
 @_name
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
-    """Take a contestant out; its votes count no longer.
+    """Remove a contestant; its votes no longer count.
 
     Example: chatlm arena contestants remove cold --yes
     """
@@ -135,7 +133,7 @@ def remove(name: str, yes: bool) -> None:
     with store_module.open_arena_store() as store:
         store.contestant(name)
         if not yes:
-            click.confirm(f"Take {one_line(name, 60)} and its votes out?", abort=True, err=True)
+            click.confirm(f"Remove {one_line(name, 60)} and its votes?", abort=True, err=True)
         lost = store.remove_contestant(name)
     click.echo(escape_controls(f"Removed {name}" + (f" and its {lost:,} votes." if lost else ".")))
 
@@ -151,13 +149,12 @@ def _apply_options(
     system: str | None,
     settings: Sequence[str],
 ) -> Setup:
-    """The set-up with what was given in place of what it had."""
+    """Return the set-up with the given options changed."""
     values = dict(setup.values) | dict(_split_assignment(pair, "-v NAME=TEXT") for pair in pairs)
     sampling = setup.sampling.to_dict()
     for setting in settings:
         key, text = _split_assignment(setting, "-s temperature=0.2")
         sampling[key] = _parse_value(key, text)
-    kept = {key: value for key, value in sampling.items() if value is not None}
     setup = dataclasses.replace(
         setup,
         model=setup.model if model is None else model,
@@ -165,7 +162,9 @@ def _apply_options(
         template=setup.template if template is None else template,
         system=setup.system if system is None else system,
         values={key: value for key, value in values.items() if value},
-        sampling=Sampling.from_dict(kept),
+        sampling=Sampling.from_dict(
+            {key: value for key, value in sampling.items() if value is not None}
+        ),
     )
     return setup if index is None else with_index(setup, index)
 
@@ -173,12 +172,12 @@ def _apply_options(
 def _split_assignment(text: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"{one_line(text, 60)!r} has no =.", hint=f"Write it so: {example}")
+        raise UsageError(f"{one_line(text, 60)!r} has no =.", hint=f"Example: {example}")
     return name.strip(), value
 
 
 def _parse_value(name: str, text: str) -> Any:
-    """A setting's value as its type; None takes it away."""
+    """Parse the value of a sampling setting; None removes the setting."""
     if name == "stop" or not text:
         return (text,) if text else None
     try:
@@ -186,12 +185,12 @@ def _parse_value(name: str, text: str) -> Any:
     except ValueError:
         raise UsageError(
             f"{one_line(name, 40)} must be a number, not {one_line(text, 40)!r}.",
-            hint="For example: -s temperature=0.2",
+            hint="Example: -s temperature=0.2",
         ) from None
 
 
 def _check_setup(name: str, setup: Setup) -> None:
-    """See that a set-up can answer; a model that is not here may still come, which is noted."""
+    """Check that a set-up can answer; a model that is not installed yet is only noted."""
     from chatlm import side_chats
 
     try:
@@ -200,7 +199,7 @@ def _check_setup(name: str, setup: Setup) -> None:
     except ModelError as error:
         click.echo(escape_controls(f"Note: {error.message} {error.hint}"), err=True)
     except ChatlmError as error:
-        next_step, _, _ = error.hint.partition("\n")  # the others are for a chat
+        next_step, _, _ = error.hint.partition("\n")  # the other lines apply to a chat only
         raise UsageError(
             f"{one_line(name, 60)} could not answer. {error.message}", hint=next_step
         ) from error

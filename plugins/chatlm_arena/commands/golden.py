@@ -1,4 +1,4 @@
-"""The commands `chatlm arena golden …` and `check`: what is asked and printed."""
+"""The commands `chatlm arena golden …` and `chatlm arena check`."""
 
 from __future__ import annotations
 
@@ -7,47 +7,48 @@ from pathlib import Path
 import click
 
 from chatlm import UsageError, diff_words, dump_json, escape_controls, load_config, one_line
-from chatlm_arena.commands.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_arena.commands.options import name_argument as _name
 
 EXIT_CHANGED = 1
-"""The exit code when a reply is not as it should be."""
+"""Exit code if a reply differs from the expected one."""
 
 
 @click.group()
 def golden() -> None:
-    """List and remove golden chats: replies that are right.
+    """List and remove golden chats: chats with an expected reply.
 
-    In the chat, /arena golden NAME makes the selected turn one.
+    In the chat, /arena golden NAME saves the selected turn as one.
 
     Example: chatlm arena golden list
     """
 
 
 @golden.command("list")
-@_json
+@json_option
 def list_goldens(as_json: bool) -> None:
-    """List the golden chats; JSON can be read by chatlm arena check --file.
+    """List the golden chats; chatlm arena check --file reads the JSON.
 
     Example: chatlm arena golden list --json > golden.json
     """
     from chatlm_arena.store import store as store_module
 
     with store_module.open_arena_store() as store:
-        there = store.goldens()
+        goldens = store.goldens()
     if as_json:
-        click.echo(dump_json([one.to_dict() for one in there]))
+        click.echo(dump_json([golden.to_dict() for golden in goldens]))
         return
-    if not there:
-        click.echo("There are none yet. Mark one in the chat: /arena golden NAME")
-    for one in there:
-        click.echo(f"{one.name}: {one_line(one.prompt, 60)} → {one_line(one.expected, 60)}")
+    if not goldens:
+        click.echo("No golden chats yet. Save one in the chat: /arena golden NAME")
+    for golden in goldens:
+        prompt, expected = one_line(golden.prompt, 60), one_line(golden.expected, 60)
+        click.echo(f"{golden.name}: {prompt} → {expected}")
 
 
 @golden.command()
 @click.argument("name")
 def remove(name: str) -> None:
-    """Forget a golden chat.
+    """Delete a golden chat.
 
     Example: chatlm arena golden remove greeting
     """
@@ -60,56 +61,62 @@ def remove(name: str) -> None:
 
 @click.command()
 @_name
-@click.option("--file", "path", type=click.Path(path_type=Path), help="Golden chats from a file.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path), help="Read golden chats from a file."
+)
 @click.option(
     "--similar",
     type=click.FloatRange(0, 1),
     default=1.0,
-    help="Pass replies whose ROUGE-L with the right one is at least this. Default: 1, the same",
+    help="Accept replies with at least this ROUGE-L against the expected one. Default: 1, the same",
 )
-@_json
+@json_option
 def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
-    """Ask a contestant all golden chats again, and show what changed.
+    """Send all golden chats to a contestant again, and show which replies changed.
 
-    The exit code is 0 when all replies are as they should be, 1 when one is not, 2 when it could
-    not be found out.
+    The exit code is 0 if all replies are as expected, 1 if one is not, and 2 on an error.
 
     Example: chatlm arena check cold --similar 0.8
     """
     from chatlm import side_chats
-    from chatlm_arena import golden as goldens
+    from chatlm_arena.golden import check_goldens, read_goldens
     from chatlm_arena.store import store as store_module
 
     with store_module.open_arena_store() as store:
         contestant = store.contestant(name)
-        asked = goldens.read_goldens(path.expanduser()) if path else store.goldens()
-    if not asked:
+        goldens = read_goldens(path.expanduser()) if path else store.goldens()
+    if not goldens:
         raise UsageError(
-            "There is nothing to check.", hint="Mark a turn in the chat: /arena golden NAME"
+            "There are no golden chats to check.",
+            hint="Save a turn in the chat: /arena golden NAME",
         )
-    with side_chats(load_config(), lambda words: click.echo(one_line(words, 120), err=True)) as s:
-        found = list(goldens.check_goldens(s, contestant, asked))
-    failed = [one for one in found if not one.passes(similar)]
+    with side_chats(load_config(), _print_status) as chats:
+        results = list(check_goldens(chats, contestant, goldens))
+    failed = [result for result in results if not result.passes(similar)]
     if as_json:
         rows = [
             {
-                "name": one.golden.name,
-                "passes": one.passes(similar),
-                "similarity": one.similarity,
-                "expected": one.golden.expected,
-                "said": one.reply,
+                "name": result.golden.name,
+                "passes": result.passes(similar),
+                "similarity": result.similarity,
+                "expected": result.golden.expected,
+                "said": result.reply,
             }
-            for one in found
+            for result in results
         ]
         click.echo(dump_json(rows))
     else:
-        for one in failed:
-            pieces = diff_words(one.golden.expected, one.reply)
+        for result in failed:
+            changes = diff_words(result.golden.expected, result.reply)
             marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-            told = "".join(
-                marks[piece.kind].format(escape_controls(piece.text)) for piece in pieces
+            diff = "".join(
+                marks[change.kind].format(escape_controls(change.text)) for change in changes
             )
-            click.echo(f"{one.golden.name}, similarity {one.similarity:.2f}:\n{told}\n")
-        click.echo(f"{len(found) - len(failed)} of {len(found)} are as they should be.")
+            click.echo(f"{result.golden.name}, similarity {result.similarity:.2f}:\n{diff}\n")
+        click.echo(f"{len(results) - len(failed)} of {len(results)} replies are as expected.")
     if failed:
         raise click.exceptions.Exit(EXIT_CHANGED)
+
+
+def _print_status(text: str) -> None:
+    click.echo(one_line(text, 120), err=True)

@@ -1,4 +1,4 @@
-"""The commands `chatlm arena run` and `perplexity`: what is asked, shown and printed."""
+"""The commands `chatlm arena run` and `chatlm arena perplexity`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chatlm import UsageError, dump_json, escape_controls, load_config, one_line
-from chatlm_arena.commands.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_arena.commands.options import complete_contestant
 
 if TYPE_CHECKING:
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 
 VERDICT_KEYS = {"l": "left", "r": "right", "t": "tie", "b": "both_bad"}
-"""What a person presses for a verdict; s skips, q ends."""
-
+"""Keys for the verdicts of a human judge; s skips a match, q quits."""
 
 _contestants_option = click.option(
     "--contestants",
     "names",
     metavar="NAME,NAME,…",
     shell_complete=complete_contestant,
-    help="Who takes part; all that can play without it.",
+    help="The contestants that play. Default: all that have a set-up",
 )
 
 
@@ -41,7 +40,7 @@ _contestants_option = click.option(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='JSON lines with "turns" or "prompt", and perhaps "reference".',
+    help='JSON lines with "turns" or "prompt", and optionally "reference".',
 )
 @_contestants_option
 @click.option(
@@ -50,14 +49,18 @@ _contestants_option = click.option(
     multiple=True,
     required=True,
     metavar="human|MODEL|panel",
-    help="Who compares the answers: you; a model; several, of which the majority decides;"
+    help="Who compares the answers: human; a model; several models, which decide by majority;"
     " or panel, all models of the contestants.",
 )
-@click.option("--likert", is_flag=True, help="Have each answer rated too, from -2 to 2.")
-@click.option("--most", type=click.IntRange(1), metavar="N", help="Take the first N prompts only.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Of a reply, unless a contestant says.")
-@click.option("--seed", type=int, default=0, help="Of all that is left to chance. Default: 0")
-@_json
+@click.option("--likert", is_flag=True, help="Also rate each answer from -2 to 2.")
+@click.option("--most", type=click.IntRange(1), metavar="N", help="Use only the first N prompts.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Maximum tokens of a reply, unless the contestant sets it.",
+)
+@click.option("--seed", type=int, default=0, help="Random seed. Default: 0")
+@json_option
 def run(
     path: Path,
     names: str | None,
@@ -70,8 +73,8 @@ def run(
 ) -> None:
     """Let contestants answer prompts, and compare their answers in pairs.
 
-    Every answer and verdict is stored at once: the same command goes on where it was stopped. A
-    model judges in both orders; if its verdict changes with the order, it is a tie.
+    Every answer and verdict is saved at once: run the same command again to resume. A model judges
+    both orders of the answers; if its verdict depends on the order, the match is a tie.
 
     Example: chatlm arena run --prompts questions.jsonl --judge smollm2-360m-instruct
     """
@@ -81,26 +84,29 @@ def run(
     from chatlm_arena.tournament import Tournament, TournamentPlan, resolve_judges
 
     if "human" in judges and len(judges) > 1:
-        raise UsageError("You judge alone.", hint="Run it once more with the models as judges.")
+        raise UsageError(
+            "human cannot be combined with other judges.",
+            hint="Run the command again with the models as judges.",
+        )
     by_models = judges != ("human",)
-    asked = tournament_module.read_prompts(path.expanduser(), most)
+    prompts = tournament_module.read_prompts(path.expanduser(), most)
     with store_module.open_arena_store() as store:
-        playing = resolve_contestants(store, names)
-        plan = TournamentPlan(asked, playing, max_tokens, seed)
+        contestants = resolve_contestants(store, names)
+        plan = TournamentPlan(prompts, contestants, max_tokens, seed)
         with _explain_resuming(), side_chats(load_config(), _print_status) as chats:
             tournament = Tournament(store, chats, plan)
             _show_progress("Answers", tournament.answer(), plan.reply_count)
             if by_models:
-                models = resolve_judges(judges, playing)
-                pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
+                models = resolve_judges(judges, contestants)
+                pairs = len(prompts) * len(contestants) * (len(contestants) - 1) // 2
                 _show_progress("Verdicts", tournament.judge(models), pairs * len(models))
                 if likert:
-                    total = len(asked) * len(playing) * len(models) * 3
+                    total = len(prompts) * len(contestants) * len(models) * 3
                     _show_progress("Ratings", tournament.rate(models), total)
             else:
                 _judge_by_hand(tournament, likert)
-        told = tournament_result(tournament)
-    click.echo(dump_json(told) if as_json else _format_result(told, by_models=by_models))
+        result = tournament_result(tournament)
+    click.echo(dump_json(result) if as_json else _format_result(result, by_models=by_models))
 
 
 @click.command()
@@ -112,11 +118,11 @@ def run(
     help="The message that the text answers. Default: Go on.",
 )
 @_contestants_option
-@_json
+@json_option
 def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> None:
-    """How little each contestant expects the text of a file; low is good.
+    """Measure each contestant's perplexity on the text of a file; lower is better.
 
-    Contestants can be compared only where their models cut text into the same tokens.
+    Only contestants whose models have the same tokenizer can be compared.
 
     Example: chatlm arena perplexity answer.txt --prompt "What is a mutex?"
     """
@@ -130,19 +136,20 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
     with store_module.open_arena_store() as store:
-        playing = resolve_contestants(store, names, minimum=1)
+        contestants = resolve_contestants(store, names, minimum=1)
     rows = []
     with side_chats(load_config(), _print_status) as chats:
-        for contestant in playing:
+        for contestant in contestants:
             if contestant.setup is not None:
                 with name_contestant_in_errors(contestant):
-                    found = metrics.measure_perplexity(chats.begin(contestant.setup), prompt, text)
+                    chat = chats.begin(contestant.setup)
+                    measured = metrics.measure_perplexity(chat, prompt, text)
                 rows.append(
                     {
                         "name": contestant.name,
-                        "perplexity": found.perplexity,
-                        "loss": found.loss,
-                        "tokens": found.tokens,
+                        "perplexity": measured.perplexity,
+                        "loss": measured.loss,
+                        "tokens": measured.tokens,
                     }
                 )
     if as_json:
@@ -157,42 +164,46 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
 def resolve_contestants(
     store: ArenaStore, names: str | None, minimum: int = 2
 ) -> tuple[Contestant, ...]:
-    """Those that take part, in the order in which they were named.
+    """Return the named contestants, or all that can play.
+
+    Args:
+        store: the arena's database.
+        names: comma-separated names; None for all that have a set-up.
+        minimum: the number of contestants that are needed.
 
     Raises:
-        UsageError: there are not so many, one of them cannot play, or fewer than `minimum` are
-            left.
+        UsageError: one does not exist or cannot play, or there are fewer than `minimum`.
     """
     if names is None:
-        found = [c for c in store.contestants() if c.setup is not None]
+        contestants = [c for c in store.contestants() if c.setup is not None]
     else:
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        found = [store.contestant(name) for name in dict.fromkeys(wanted)]
-    for contestant in found:
+        stripped = [name.strip() for name in names.split(",") if name.strip()]
+        contestants = [store.contestant(name) for name in dict.fromkeys(stripped)]
+    for contestant in contestants:
         if contestant.setup is None:
             raise UsageError(
-                f"{contestant.name} cannot play: only its votes are known.",
-                hint=f"Say what it is: chatlm arena contestants edit {contestant.name} --model …",
+                f"{contestant.name} cannot play: it has no set-up.",
+                hint=f"Set it: chatlm arena contestants edit {contestant.name} --model …",
             )
-    if len(found) < minimum:
+    if len(contestants) < minimum:
         raise UsageError(
-            f"It takes {minimum} or more contestants.",
+            f"At least {minimum} contestants are needed.",
             hint="Add one: chatlm arena contestants add NAME --model …",
         )
-    return tuple(found)
+    return tuple(contestants)
 
 
 def tournament_result(tournament: Tournament) -> dict[str, object]:
-    """What came of a tournament, as plain values."""
+    """Return the result of a tournament, ready for JSON."""
     from chatlm_arena import report
 
-    verdicts = tournament.counts
+    counts = tournament.counts
     return {
         "run": tournament.plan.name,
-        "votes": verdicts.votes,
-        "undecided": verdicts.undecided,
-        "disagreements": verdicts.disagreements,
-        "retries": verdicts.retries,
+        "votes": counts.votes,
+        "undecided": counts.undecided,
+        "disagreements": counts.disagreements,
+        "retries": counts.retries,
         "contestants": report.run_table(tournament.store, tournament.run_id, tournament.plan),
     }
 
@@ -201,8 +212,8 @@ def _format_result(result: dict[str, object], *, by_models: bool) -> str:
     lines = [f"Matches with a verdict: {result['votes']}, without: {result['undecided']}."]
     if by_models:
         lines.append(
-            f"Verdicts that changed with the order, and so are ties: {result['disagreements']}. "
-            f"Times that a judge was asked again: {result['retries']}."
+            f"Ties because the verdict depended on the order: {result['disagreements']}. "
+            f"Judge retries: {result['retries']}."
         )
     table = result["contestants"]
     if isinstance(table, list):
@@ -210,7 +221,7 @@ def _format_result(result: dict[str, object], *, by_models: bool) -> str:
             facts = [f"{name} {value:.2f}" for name, value in row.items() if name != "name"]
             if facts:
                 lines.append(f"{row['name']}: {', '.join(facts)}")
-    lines.append("See the ratings: chatlm arena leaderboard")
+    lines.append("Show the ratings: chatlm arena leaderboard")
     return escape_controls("\n".join(lines))
 
 
@@ -219,12 +230,14 @@ def _explain_resuming() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, click.Abort):
-        _print_status("Stopped. What is done is stored; the same command goes on from there.")
+        _print_status(
+            "Stopped. Everything done so far is saved; run the same command again to resume."
+        )
         raise
 
 
 def _show_progress(label: str, steps: Iterator[int], total: int) -> None:
-    """Pull all steps, with a bar on a terminal and a line for each tenth elsewhere."""
+    """Run all steps, with a progress bar on a terminal or else a line for each tenth."""
     if sys.stderr.isatty():
         with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
             for done in steps:
@@ -265,20 +278,20 @@ def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
 
 
 def _rate_by_hand(tournament: Tournament, match: Match) -> None:
-    """Ask for the ratings of both sides, except those that were given in another match."""
+    """Ask for the ratings of both sides, except those given in another match."""
     from chatlm_arena.judging import CRITERIA
     from chatlm_arena.records import HUMAN
 
-    given = tournament.store.ratings(tournament.run_id)
+    ratings = tournament.store.ratings(tournament.run_id)
     for side, replies in (("left", match.left_replies), ("right", match.right_replies)):
         for criterion in CRITERIA:
-            if (replies[-1].id, HUMAN, criterion) not in given:
+            if (replies[-1].id, HUMAN, criterion) not in ratings:
                 value = click.prompt(f"{side}: {criterion}, -2 to 2", type=click.IntRange(-2, 2))
                 tournament.store.add_rating(replies[-1], HUMAN, criterion, value, str(value))
 
 
 def format_blind_match(match: Match, title: str) -> str:
-    """A match as a person judges it in the terminal: without names, ready to be printed."""
+    """Format a match for a human judge: without names, control characters escaped."""
     from chatlm_arena.contestants import identifying_words, mask_words
 
     words = identifying_words((match.left, match.right))
@@ -291,6 +304,6 @@ def format_blind_match(match: Match, title: str) -> str:
 
 
 def _print_status(text: str) -> None:
-    """Say a line, on a terminal in place of a bar, which is drawn again below."""
-    over = "\r\x1b[K" if sys.stderr.isatty() else ""
-    click.echo(over + one_line(text, 120), err=True)
+    """Print a line to stderr, on a terminal over the progress bar, which is redrawn below."""
+    overwrite = "\r\x1b[K" if sys.stderr.isatty() else ""
+    click.echo(overwrite + one_line(text, 120), err=True)

@@ -1,1 +1,1 @@
-"""What the arena shows: the match, and the ratings."""
+"""The arena's screens; only they import Textual."""

@@ -1,4 +1,4 @@
-"""The ratings with their intervals, over the chat."""
+"""The screen with the ratings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatlm_arena.store import store as store_module
 
 
 class LeaderboardScreen(PluginCard):
-    """Computed in a thread: many votes take seconds."""
+    """The ratings, computed in a thread, since many votes take seconds."""
 
     DEFAULT_CSS = """
     LeaderboardScreen {
@@ -35,7 +35,7 @@ class LeaderboardScreen(PluginCard):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close")]
 
     class Rated(Message):
-        """The ratings are there."""
+        """The ratings have been computed."""
 
         def __init__(self, text: str, error: ChatlmError | None = None) -> None:
             super().__init__()
@@ -46,12 +46,12 @@ class LeaderboardScreen(PluginCard):
         super().__init__("Ratings")
 
     def body(self) -> Iterable[Widget]:
-        """One scrolling text."""
+        """Yield one scrolling text."""
         with VerticalScroll():
-            yield Static("Counting the votes …", id="ratings")
+            yield Static("Counting votes …", id="ratings")
 
     def on_mount(self) -> None:
-        """Begin to count."""
+        """Start computing."""
         self._compute_ratings(min(self.app.size.width, 120) - 6)
 
     @work(thread=True, exclusive=True, exit_on_error=False)
@@ -61,8 +61,8 @@ class LeaderboardScreen(PluginCard):
         except ChatlmError as error:
             self.post_message(self.Rated("", error))
 
-    def on_board_screen_rated(self, event: Rated) -> None:
-        """Show them."""
+    def on_leaderboard_screen_rated(self, event: Rated) -> None:
+        """Show the ratings."""
         event.stop()
         self.query_one("#ratings", Static).update(Content(escape_controls(event.text)))
         self.show_error(event.error)
@@ -73,20 +73,20 @@ def _ratings_text(width: int) -> str:
     with store_module.open_arena_store() as store:
         votes, lengths = store.votes(), store.reply_lengths()
     if not len(votes):
-        return "There are no votes yet."
-    found = build_leaderboard(votes, rules)
-    said = leaderboard_module.describe_findings(
-        found,
+        return "No votes yet."
+    board = build_leaderboard(votes, rules)
+    findings = leaderboard_module.describe_findings(
+        board,
         leaderboard_module.measure_side_bias(votes.score),
         leaderboard_module.measure_length_bias(*lengths),
     )
-    parts = [
-        *charts.leaderboard_table(found.rows, width),
+    lines = [
+        *charts.leaderboard_table(board.rows, width),
         "",
-        *charts.matrix_table(found),
+        *charts.matrix_table(board),
         "",
-        *charts.elo_sparklines(found, width),
+        *charts.elo_sparklines(board, width),
         "",
-        *said,
+        *findings,
     ]
-    return "\n".join(parts)
+    return "\n".join(lines)

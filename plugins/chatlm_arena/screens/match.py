@@ -1,4 +1,4 @@
-"""The match: two panes, vote, reveal."""
+"""The arena screen: two answers side by side, the vote, and who was who."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from chatlm_arena.store import store
 from chatlm_arena.votes import Verdict
 
 WIDE_COLUMNS = 100
-"""Columns from which on the sides stand beside each other."""
+"""Minimum columns for showing the sides next to each other."""
 
 
 class MessageInput(Input):
-    """Enter sends at once, so that a key after it finds them answering already."""
+    """Message input that sends on Enter itself, so that the next key is handled after sending."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "screen.send", "send", key_display="⏎"),
@@ -41,11 +41,11 @@ class MessageInput(Input):
 
 
 class ArenaScreen(Screen[None]):
-    """Keys vote; typing is for messages alone.
+    """The arena: type a message, read two answers, and vote with single keys.
 
     Args:
-        ui: the chat's screen.
-        rng: chance; None takes the system's.
+        ui: the chat screen's API.
+        rng: random numbers; None uses the system's.
     """
 
     DEFAULT_CSS = """
@@ -92,7 +92,7 @@ class ArenaScreen(Screen[None]):
         )
         self.state = ArenaState.FIRST_MESSAGE
         self.keys_armed = False
-        """Whether the state has been on the screen long enough for a key to mean it."""
+        """Whether the state has been visible long enough for delayed keys."""
         self._prompt = ""
         """The newest message."""
 
@@ -104,29 +104,29 @@ class ArenaScreen(Screen[None]):
             self.text = text
 
     def compose(self) -> ComposeResult:
-        """What to do, both sides, the message, the keys."""
+        """Yield the status line, both sides, the input and the footer."""
         yield Static(id="told")
         with Container(id="sides"):
             yield ArenaPane("Left", id="left")
             yield ArenaPane("Right", id="right")
-        yield MessageInput(placeholder="A message to both", id="message")
+        yield MessageInput(placeholder="Message to both sides", id="message")
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Wait for a message."""
+        """Wait for the first message."""
         self._enter_state(ArenaState.FIRST_MESSAGE)
 
     def on_screen_resume(self) -> None:
-        """What is shown again has to be seen again."""
+        """Disarm the keys, since the screen has just become visible again."""
         self._disarm_keys()
 
     def on_unmount(self) -> None:
-        """Free the models that are not the chat's."""
+        """Stop the worker and unload the contestants' models."""
         self._match_worker.stop_event.set()
         self._close_in_background()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Show the keys that do something now."""
+        """Enable only the keys that work in the current state."""
         play = self._match_worker.live_match
         if action in ACTIONS_NEEDING_ANSWERS and play is not None and not play.can_vote:
             return False
@@ -137,33 +137,33 @@ class ArenaScreen(Screen[None]):
         )
 
     def action_vote(self, verdict: str) -> None:
-        """Keep the verdict and tell who was who."""
+        """Save the verdict and reveal the contestants."""
         self._enter_state(ArenaState.COUNTING)
         self._run_vote(Verdict(verdict))
 
     def action_skip(self) -> None:
-        """Begin another match without a vote."""
+        """Start another match without a vote."""
         self.action_next()
 
     def action_again(self) -> None:
-        """Let both answer once more."""
+        """Let both sides answer again."""
         for side in SIDES:
             self._pane(side).show_waiting()
         self._start_answers(None)
 
     def action_more(self) -> None:
-        """Type another message to the same two."""
+        """Enter another message to the same contestants."""
         self._enter_state(ArenaState.NEXT_MESSAGE)
 
     def action_next(self) -> None:
-        """Begin another match."""
+        """Start another match."""
         self._match_worker.live_match = None
         for side in SIDES:
             self._pane(side).clear()
         self._enter_state(ArenaState.FIRST_MESSAGE)
 
     def action_undo(self) -> None:
-        """Take the newest vote back."""
+        """Undo the newest vote."""
         try:
             ballot = self._store.undo_vote()
         except ChatlmError as error:
@@ -172,8 +172,7 @@ class ArenaScreen(Screen[None]):
         if self.state is ArenaState.REVEALED:
             self.action_next()
         self._show_status(
-            f"Taken back: {ballot.left} against {ballot.right}, "
-            f"{_describe_verdict(ballot.verdict)}."
+            f"Undone: {ballot.left} against {ballot.right}, {_describe_verdict(ballot.verdict)}."
         )
 
     def action_ratings(self) -> None:
@@ -181,7 +180,7 @@ class ArenaScreen(Screen[None]):
         self._ui.open_screen(LEADERBOARD_SCREEN)
 
     def action_stop(self) -> None:
-        """Stop both."""
+        """Stop both sides."""
         self._match_worker.stop_event.set()
 
     def action_back(self) -> None:
@@ -193,7 +192,7 @@ class ArenaScreen(Screen[None]):
         self.dismiss()
 
     def action_send(self) -> None:
-        """Send what is typed to both."""
+        """Send the message to both sides."""
         field = self.query_one(Input)
         text = field.value.strip()
         if not text:
@@ -207,10 +206,10 @@ class ArenaScreen(Screen[None]):
     @on(SideUpdated)
     def _handle_side_updated(self, event: SideUpdated) -> None:
         event.stop()
-        spoke = event.side_update
-        pane, other = self._pane(spoke.side), self._pane(_other_side(spoke.side))
-        pane.show_reply(spoke.text, ended=spoke.ended)
-        if not spoke.text and not spoke.ended:
+        update = event.side_update
+        pane, other = self._pane(update.side), self._pane(_other_side(update.side))
+        pane.show_reply(update.text, ended=update.ended)
+        if not update.text and not update.ended:
             self._show_status(STATE_HINTS[ArenaState.ANSWERING])
             if not other.has_reply:
                 other.show_waiting()
@@ -229,7 +228,7 @@ class ArenaScreen(Screen[None]):
         else:
             self._enter_state(ArenaState.VOTING)
             self._show_status(
-                "Stopped before both had answered: a lets both answer again, s skips."
+                "Stopped before both had answered. Press a to let both answer again, s to skip."
             )
         if event.error is not None:
             self._show_error(event.error)
@@ -251,7 +250,7 @@ class ArenaScreen(Screen[None]):
         self._show_status(event.text)
 
     def _start_answers(self, text: str | None) -> None:
-        """Let both answer, from here on as long as nobody stops them."""
+        """Let both sides answer."""
         self._match_worker.stop_event.clear()
         self._enter_state(ArenaState.ANSWERING)
         self._run_answers(text)
@@ -271,7 +270,7 @@ class ArenaScreen(Screen[None]):
         self.post_message(self.Loading(text))
 
     def _close_in_background(self) -> None:
-        """In a thread, since a reply that is being written ends first."""
+        """Close the chats and the database in a thread, since a running reply has to end first."""
 
         def close() -> None:
             self._chats.__exit__(None, None, None)
@@ -323,27 +322,27 @@ def _describe_verdict(verdict: str) -> str:
 
 
 class ArenaState(Enum):
-    """What the person can do now."""
+    """What the user can do now."""
 
     FIRST_MESSAGE = "ask"
-    """Type the message of a new match."""
+    """Type the first message of a match."""
     ANSWERING = "answers"
-    """Read along, or stop both."""
+    """Wait for the answers, or stop them."""
     VOTING = "vote"
     COUNTING = "count"
-    """Wait a moment for what the vote changes."""
+    """Wait while the vote is saved and the ratings are computed."""
     NEXT_MESSAGE = "more"
-    """Type another message to the same two."""
+    """Type another message to the same contestants."""
     REVEALED = "revealed"
 
 
 STATE_HINTS = {
-    ArenaState.FIRST_MESSAGE: "Type a message that both shall answer.",
-    ArenaState.ANSWERING: "They answer; chance decides who begins.",
-    ArenaState.VOTING: "Which answer is better? The names come after your vote.",
-    ArenaState.COUNTING: "Counting …",
-    ArenaState.NEXT_MESSAGE: "Type what both shall answer next.",
-    ArenaState.REVEALED: "Enter begins the next match.",
+    ArenaState.FIRST_MESSAGE: "Type a message for both sides.",
+    ArenaState.ANSWERING: "Both sides answer; which one starts is random.",
+    ArenaState.VOTING: "Which answer is better? Names are shown after your vote.",
+    ArenaState.COUNTING: "Saving the vote …",
+    ArenaState.NEXT_MESSAGE: "Type the next message for both sides.",
+    ArenaState.REVEALED: "Press Enter for the next match.",
 }
 
 
@@ -351,7 +350,7 @@ IMMEDIATE_ACTIONS = {
     "send": (ArenaState.FIRST_MESSAGE, ArenaState.NEXT_MESSAGE),
     "stop": (ArenaState.ANSWERING,),
 }
-"""The actions that a key does at any time, each with the states that have it."""
+"""Actions whose keys work at once, with the states in which they are available."""
 
 
 DELAYED_ACTIONS = {
@@ -370,23 +369,23 @@ DELAYED_ACTIONS = {
         ArenaState.REVEALED,
     ),
 }
-"""The actions that a key does only once the state was seen, each with the states that have it."""
+"""Actions whose keys work only after `KEY_DELAY`, with the states in which they are available."""
 
 
 KEY_DELAY = 0.4
-"""Seconds for which a state has been on the screen before a key that belongs to it acts: what was
-pressed twice, or meant for the state before, changes nothing unseen."""
+"""Seconds before the keys of a new state work, so that a key pressed twice or meant for the
+previous state does nothing unseen."""
 
 
 ACTIONS_NEEDING_ANSWERS = ("vote", "more")
-"""The actions for which both must have answered."""
+"""Actions that need both answers."""
 
 
 MUTED = "$foreground 60%"
 
 
 class ArenaPane(VerticalScroll):
-    """A frame with a title; it follows its text while that grows.
+    """One side of the match, in a frame that scrolls with the growing text.
 
     Args:
         title: Left or Right.
@@ -421,30 +420,30 @@ class ArenaPane(VerticalScroll):
         self._text = ""
 
     def compose(self) -> ComposeResult:
-        """One text."""
+        """Yield the text."""
         yield Static(id="said")
 
     def on_mount(self) -> None:
-        """Be empty."""
+        """Start empty."""
         self.clear()
 
     @property
     def has_reply(self) -> bool:
-        """Whether it answered the newest message already, or begins to."""
+        """Whether the newest message has a reply or the start of one."""
         return bool(self._text)
 
     def clear(self) -> None:
-        """Begin a new match."""
+        """Clear the pane for a new match."""
         self._history, self._text = Content(), ""
         self.border_title, self.border_subtitle = self._title, ""
         self.remove_class("-won")
         self._redraw()
 
     def show_prompt(self, prompt: str) -> None:
-        """Show the next message, below all that was said before."""
-        said = f"{escape_controls(self._text)}\n\n" if self._text else ""
-        asked = Content.styled(f"{escape_controls(prompt)}\n\n", MUTED)
-        self._history = Content.assemble(self._history, said, asked)
+        """Show the next message below the earlier turns."""
+        reply = f"{escape_controls(self._text)}\n\n" if self._text else ""
+        message = Content.styled(f"{escape_controls(prompt)}\n\n", MUTED)
+        self._history = Content.assemble(self._history, reply, message)
         self.show_reply("", ended=False)
 
     def show_reply(self, text: str, *, ended: bool) -> None:
@@ -454,17 +453,17 @@ class ArenaPane(VerticalScroll):
         self._redraw()
 
     def show_waiting(self) -> None:
-        """Say that the other side is first."""
+        """Show that the other side answers first."""
         self._text = ""
-        self.border_subtitle = "has its turn after the other side"
+        self.border_subtitle = "waiting for the other side"
         self._redraw()
 
     def show_ended(self) -> None:
-        """Nothing more comes."""
+        """Remove the progress note."""
         self.border_subtitle = ""
 
     def reveal(self, revealed: RevealedSide, *, won: bool) -> None:
-        """Tell who it was, and what the vote did."""
+        """Show the contestant, and how the vote changed its rating."""
         self.set_class(won, "-won")
         change = revealed.rating_after - revealed.rating_before
         self.border_title = Content(one_line(revealed.name, 40))

@@ -1,4 +1,4 @@
-"""The arena's work beside the screen: it plays in a thread and reports; knows no widget."""
+"""The arena's worker: plays matches in a thread and posts messages to the screen."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
 
 UPDATE_INTERVAL = 1 / 30
-"""Between two reports of a growing reply."""
+"""Seconds between two updates of a growing reply."""
 
 
 @dataclass
 class SideUpdated(Message):
-    """A side said something."""
+    """A side's reply has grown or ended."""
 
     side_update: SideUpdate
 
 
 @dataclass
 class AnswersEnded(Message):
-    """Nobody says anything more."""
+    """Both sides have ended or were stopped."""
 
     error: ChatlmError | None = None
-    """What went wrong."""
+    """The error that ended them, if any."""
 
 
 @dataclass
 class Voted(Message):
-    """A vote is kept, or could not be."""
+    """A vote was saved, or failed."""
 
     verdict: Verdict
     revealed: tuple[RevealedSide, ...] = ()
@@ -52,14 +52,14 @@ PostMessage = Callable[[Message], object]
 
 
 class MatchWorker:
-    """Chooses who plays and lets them answer; one call at a time, in a thread.
+    """Chooses contestants and lets them answer; one call at a time, in a thread.
 
     Args:
-        store: the arena.
-        chats: in which the contestants answer.
-        settings: the person's.
-        post_message: takes each message.
-        rng: chance.
+        store: the arena's database.
+        chats: creates the chats in which the contestants answer.
+        settings: the plugin's settings.
+        post_message: called with each message for the screen.
+        rng: draws contestants, sides and seeds.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class MatchWorker:
         self._post_message = post_message
         self._rng = rng
         self.live_match: LiveMatch | None = None
-        """The match; None before its first message."""
+        """The current match; None before its first message."""
         self.stop_event = Event()
-        """Set to end what is going on or about to begin; cleared by who begins the next."""
+        """Set to stop the current or the next call; cleared by the caller before it starts one."""
 
     def send(self, text: str) -> None:
-        """Let both answer; the first message of a match decides who plays."""
+        """Send a message to both sides; the first one starts a match."""
         self._run_stream(lambda: self._current_match().send(text))
 
     def regenerate(self) -> None:
-        """Let both answer once more."""
+        """Let both sides answer again."""
         self._run_stream(lambda: self._current_match().regenerate())
 
     def vote(self, verdict: Verdict, elo_rules: EloRules) -> None:
-        """Keep a verdict on the match."""
+        """Save a verdict on the match."""
         try:
             if self.live_match is not None:
                 self._post_message(Voted(verdict, self.live_match.vote(verdict, elo_rules)))

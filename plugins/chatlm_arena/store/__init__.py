@@ -1,1 +1,1 @@
-"""The arena's database."""
+"""The arena's SQLite database."""

@@ -1,4 +1,4 @@
-"""The shape of the arena's database, as numbered steps that are only ever added to."""
+"""Schema of the arena's database as numbered, append-only migrations."""
 
 from __future__ import annotations
 

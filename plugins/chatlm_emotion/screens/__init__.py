@@ -1,1 +1,1 @@
-"""What the plugin draws; the only part of it that imports Textual."""
+"""The plugin's widgets; the only package of it that imports Textual."""

@@ -1,4 +1,4 @@
-"""The panel of the moods of a chat: how often each label, and where."""
+"""Panel with the labels of a chat: how often each one, and on which messages."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ from textual.content import Content
 from textual.widgets import Static
 
 from chatlm import Annotation, Turn, Ui, one_line
+from chatlm.plugin_kit.screens import MUTED_STYLE
 from chatlm_emotion import PLUGIN
 from chatlm_emotion.actions import OFF
 from chatlm_emotion.settings import label_scope
 
-MUTED = "$foreground 60%"
-
-
 BARS = "▁▂▃▄▅▆▇█"
-"""The higher, the likelier the label."""
-
+"""Bars for probabilities from 0 to 1."""
 
 MAX_RECENT = 16
-"""Messages that have room side by side."""
-
+"""Maximum messages in a chart."""
 
 MAX_LABELS = 12
-"""Labels that are shown, the most frequent ones."""
+"""Maximum labels in a chart, the most frequent ones."""
 
 
 class MoodPanel(Vertical):
-    """A line for each label that messages of the chat have, with a bar where they have it.
+    """A line for each label in the chat, with a bar for each message that has it.
 
     Args:
         ui: the chat's screen.
@@ -51,11 +47,11 @@ class MoodPanel(Vertical):
         self._ui = ui
 
     def compose(self) -> ComposeResult:
-        """One text."""
+        """Compose a single text."""
         yield Static()
 
     def show(self, ui: Ui) -> None:
-        """Show the moods of the chat as they are now."""
+        """Show the current labels of the chat."""
         turns = ui.conversation.turns
         asked, replied = (
             message_labels(turns, of_replies=False),
@@ -70,7 +66,7 @@ class MoodPanel(Vertical):
             blocks = [self._empty_content()]
         elif (turn := ui.turn) and (label := user_message_label(turn)):
             words = f"Selected: {_format_label(label)} ({label.score or 0:.2f})"
-            blocks.append(Content.styled(words, MUTED))
+            blocks.append(Content.styled(words, MUTED_STYLE))
         self.query_one(Static).update(Content("\n\n").join(blocks))
 
     def _empty_content(self) -> Content:
@@ -80,7 +76,7 @@ class MoodPanel(Vertical):
 
 
 def message_labels(turns: Sequence[Turn], *, of_replies: bool) -> list[Annotation]:
-    """The labels of the person's messages, or of the replies that stand in the history."""
+    """Return the labels of the user's messages, or of the selected replies."""
     found = []
     for turn in turns:
         of = turn.reply.id if of_replies and turn.reply else None
@@ -91,12 +87,12 @@ def message_labels(turns: Sequence[Turn], *, of_replies: bool) -> list[Annotatio
 
 
 def user_message_label(turn: Turn) -> Annotation | None:
-    """The label of the turn's user message."""
+    """Return the label of the turn's user message."""
     return next(iter(message_labels([turn], of_replies=False)), None)
 
 
 def _label_chart(title: str, labels: Sequence[Annotation]) -> Content | None:
-    """A title, and below it a line for each label."""
+    """Return a title and a line for each label; None without labels."""
     if not labels:
         return None
     counts = Counter(label.value for label in labels)
@@ -111,7 +107,7 @@ def _label_chart(title: str, labels: Sequence[Annotation]) -> Content | None:
         name = _pad_to_width(named[value], width)
         lines.append(Content.assemble(f"{name} ", (strip, "$text-primary"), (f" {often}", "bold")))
     if len(labels) > MAX_RECENT:
-        lines.append(Content.styled(f"The strips show the newest {MAX_RECENT}.", MUTED))
+        lines.append(Content.styled(f"The strips show the newest {MAX_RECENT}.", MUTED_STYLE))
     return Content("\n").join(lines)
 
 
@@ -126,5 +122,5 @@ def _format_label(label: Annotation) -> str:
 
 
 def _pad_to_width(text: str, width: int) -> str:
-    """The text with spaces up to a width in cells, of which an emoji takes two."""
+    """Pad a text to a width in cells; an emoji takes two."""
     return text + " " * (width - cell_len(text))

@@ -1,1 +1,1 @@
-"""What this plugin draws; the only part of it that knows Textual."""
+"""The plugin's screens; the only package of it that imports Textual."""

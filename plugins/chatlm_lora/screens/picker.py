@@ -1,12 +1,11 @@
-"""The list of adapters: what there is, and what the marked one changes."""
+"""List of adapters, with the answers of the highlighted one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import ClassVar
 
-from rich.cells import set_cell_size
-from textual import on, work
+from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
@@ -14,24 +13,20 @@ from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import Artifact, ChatlmError, PluginCard, Ui, UsageError, human_bytes, one_line
+from chatlm import Artifact, ChatlmError, Ui, UsageError, human_bytes, one_line
+from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard
 from chatlm_lora import actions, card
 from chatlm_lora.library import ADAPTERS
 
-MUTED = "$foreground 60%"
-
 BASE_ID = ""
-"""The id of the row that ends the use of an adapter."""
-
-NAME_WIDTH = 20
-"""Width of the names, in cells."""
+"""Id of the row for the base model alone."""
 
 MAX_ANSWERS = 3
-"""So many of the card's answers are shown."""
+"""Sample answers shown of an adapter's card."""
 
 
-class AdapterPicker(PluginCard):
-    """Enter lets the chat use the marked adapter.
+class AdapterPicker(PickerCard):
+    """A card to choose the chat's adapter, and to verify that an adapter has an effect.
 
     Args:
         ui: the chat's screen.
@@ -40,7 +35,6 @@ class AdapterPicker(PluginCard):
     DEFAULT_CSS = """
     AdapterPicker {
         & OptionList { height: auto; max-height: 40%; }
-        & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
         & #about {
             height: 1fr;
             margin: 1 0 0 0;
@@ -50,16 +44,15 @@ class AdapterPicker(PluginCard):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "verify", "verify that it acts"),
+        Binding("v", "verify", "verify effect"),
         Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
-        Binding("pagedown", "turn_page(1)", "read on", priority=True),
+        Binding("pagedown", "turn_page(1)", "scroll", priority=True),
         Binding("escape", "dismiss", "close"),
     ]
 
     def __init__(self, ui: Ui) -> None:
-        super().__init__("Adapters")
+        super().__init__("Adapters", actions.active_adapter(ui))
         self._ui = ui
-        self._active_adapter = actions.active_adapter(ui)
         self._engine_adapters = actions.engine_adapters(ui)
         self._adapters = {
             adapter.name: adapter
@@ -69,31 +62,26 @@ class AdapterPicker(PluginCard):
         self._verdicts: dict[str, Content] = {}
 
     def body(self) -> Iterable[Widget]:
-        """How it works, the list, the marked one."""
+        """Return the help text, the list and the details."""
         yield Static(
-            "An adapter changes how the model answers. Enter lets this chat use the marked one "
-            "from the next reply on; F5 in the chat switches between it and the base.",
-            classes="how",
+            "An adapter changes how the model answers. Enter uses it in this chat from the next "
+            "reply on; F5 in the chat switches between it and the base model.",
+            classes="help",
         )
         yield OptionList(*self._options(), markup=False)
         with VerticalScroll(id="about", can_focus=False):
             yield Static()
 
-    def on_mount(self) -> None:
-        """Mark the one in use."""
-        rows = self.query_one(OptionList)
-        ids = [option.id for option in rows.options]
-        rows.highlighted = ids.index(self._active_adapter) if self._active_adapter in ids else 0
-        rows.focus()
-
     def action_verify(self) -> None:
-        """Compare what the model says with the marked adapter and without it."""
+        """Compare the model's output with and without the highlighted adapter."""
         if marked := self._highlighted_adapter():
-            self._show_verdict(marked.name, Content.styled("Verifying: loading the model …", MUTED))
+            self._show_verdict(
+                marked.name, Content.styled("Verifying: loading the model …", MUTED_STYLE)
+            )
             self._verify(marked)
 
     def action_turn_page(self, pages: int) -> None:
-        """Turn the pages of what is told of the marked one."""
+        """Scroll the details."""
         about = self.query_one("#about", VerticalScroll)
         (about.scroll_page_down if pages > 0 else about.scroll_page_up)(animate=False)
 
@@ -104,7 +92,7 @@ class AdapterPicker(PluginCard):
         try:
             base = actions.loaded_model(self._ui)
             if base is None:
-                raise UsageError("There is no model to verify it with.")
+                raise UsageError("No model is loaded to verify it with.")
             effect = effect_module.measure_effect(adapter, base)
             said = effect.describe() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
@@ -118,61 +106,44 @@ class AdapterPicker(PluginCard):
         self._verdicts[name] = verdict
         self._show_details()
 
-    @on(OptionList.OptionHighlighted)
-    def _handle_highlight(self, event: OptionList.OptionHighlighted) -> None:
-        event.stop()
-        self.show_error(None)
+    def highlight_changed(self, name: str | None) -> None:
+        """Show the card of the highlighted adapter."""
         self._show_details()
         self.query_one("#about").scroll_home(animate=False)
 
-    @on(OptionList.OptionSelected)
-    def _handle_selection(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        name = event.option_id or BASE_ID
-        try:
-            if name != BASE_ID:
-                actions.use_adapter(self._ui, name)
-            elif self._active_adapter:
-                actions.use_base_model(self._ui)
-        except ChatlmError as error:
-            self.show_error(error)
-        else:
-            self.dismiss()
+    def choose(self, name: str) -> None:
+        """Use the adapter, or the base model alone, from the next reply on.
+
+        Raises:
+            ChatlmError: the adapter cannot be used.
+        """
+        if name != BASE_ID:
+            actions.use_adapter(self._ui, name)
+        elif self.selected:
+            actions.use_base_model(self._ui)
 
     def _options(self) -> Iterable[Option]:
-        yield Option(self._row("no adapter", BASE_ID, "the base model alone"), id=BASE_ID)
+        yield self._option(BASE_ID, "no adapter", "the base model alone")
         for name in self._engine_adapters:
-            yield Option(
-                self._row(one_line(name, NAME_WIDTH - 1), name, "comes with the model"), id=name
-            )
+            yield self._option(name, name, "comes with the model")
         for name, adapter in self._adapters.items():
             known = card.read_card(adapter.path)
-            told = card.summarize_card(known) if known else "no card"
+            summary = card.summarize_card(known) if known else "no card"
             own = " (yours)" if adapter.user_owned else ""
-            about = f"{told}, {human_bytes(adapter.size_bytes)}{own}"
-            yield Option(self._row(one_line(name, NAME_WIDTH - 1), name, about), id=name)
+            yield self._option(name, name, f"{summary}, {human_bytes(adapter.size_bytes)}{own}")
 
-    def _row(self, label: str, name: str, description: str) -> Content:
-        in_use = name == self._active_adapter
-        return Content.assemble(
-            (set_cell_size(label, NAME_WIDTH), "bold" if in_use else ""),
-            ("in use · " if in_use else "", MUTED),
-            (description, MUTED),
-        )
-
-    def _highlighted_name(self) -> str:
-        option = self.query_one(OptionList).highlighted_option
-        return (option.id if option else None) or BASE_ID
+    def _option(self, name: str, label: str, description: str) -> Option:
+        return Option(self.row(label, description, in_use=name == self.selected), id=name)
 
     def _highlighted_adapter(self) -> Artifact | None:
-        return self._adapters.get(self._highlighted_name())
+        return self._adapters.get(self.highlighted or BASE_ID)
 
     def _show_details(self) -> None:
         marked = self._highlighted_adapter()
         if marked:
             told = _adapter_details(marked)
-        elif self._highlighted_name() in self._engine_adapters:
-            told = Content.styled("It comes with the model, and no more is known of it.", MUTED)
+        elif self.highlighted in self._engine_adapters:
+            told = Content.styled("It comes with the model; it has no card.", MUTED_STYLE)
         else:
             told = _empty_details(bool(self._adapters or self._engine_adapters))
         if marked and (verdict := self._verdicts.get(marked.name)):
@@ -183,27 +154,27 @@ class AdapterPicker(PluginCard):
 def _empty_details(has_adapters: bool) -> Content:
     more = "" if has_adapters else "There are no adapters yet. "
     return Content.assemble(
-        (more, MUTED),
+        (more, MUTED_STYLE),
         ("chatlm adapters train NAME --data FILE", "bold"),
-        (" trains one from examples, ", MUTED),
+        (" trains one from examples, ", MUTED_STYLE),
         ("chatlm adapters add NAME FOLDER", "bold"),
-        (" takes one that peft saved.", MUTED),
+        (" adds one that peft saved.", MUTED_STYLE),
     )
 
 
 def _adapter_details(adapter: Artifact) -> Content:
-    """What its card says: answers first, since they are what a person looks for."""
+    """Return the adapter's card, sample answers first."""
     known = card.read_card(adapter.path)
     if known is None:
-        return Content.styled("Nothing is known of how it came to be: it has no card.", MUTED)
+        return Content.styled("It has no card, so its history is unknown.", MUTED_STYLE)
     parts: list[tuple[str, str]] = []
     for answer in known.answers[:MAX_ANSWERS]:
         parts += [
             (f"{one_line(answer.prompt, 200)}\n", "bold"),
-            ("base     ", MUTED),
+            ("base     ", MUTED_STYLE),
             (f"{one_line(answer.before, 300)}\n", ""),
-            ("adapter  ", MUTED),
+            ("adapter  ", MUTED_STYLE),
             (f"{one_line(answer.after, 300)}\n\n", ""),
         ]
-    parts.append(("\n".join(card.card_lines(known)), MUTED))
+    parts.append(("\n".join(card.card_lines(known)), MUTED_STYLE))
     return Content.assemble(*parts)

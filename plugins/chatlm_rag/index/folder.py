@@ -1,37 +1,25 @@
-"""Find index folders, lock them, and replace their current version atomically.
+"""Find index folders, lock them, and open their current version.
 
-Each build writes a new numbered folder, a version of the index; `CURRENT` names the one in use.
-`partial` is the checkpoint of an unfinished build. A process that dies leaves the old version
-intact.
+Each build writes a new version into a numbered subfolder, which then replaces the current one; see
+`chatlm.plugin_kit.artifacts.VersionedFolder`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from chatlm import ChatlmError, UsageError, bundled_dir, data_dir, fsync_tree, write_atomically
+from chatlm import ChatlmError, UsageError, bundled_dir, data_dir
+from chatlm.plugin_kit.artifacts import CURRENT_FILE, VersionedFolder
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-CURRENT = "CURRENT"
-
-
-PARTIAL = "partial"
-
-
-NEW = "new"
 
 
 NAME_RULE = "A name has lower-case letters, digits, hyphens and underscores, at most 64."
@@ -49,37 +37,18 @@ def user_indices_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class IndexFolder:
+class IndexFolder(VersionedFolder):
     """The folder of one index, which may not exist yet."""
 
-    name: str
-    path: Path
+    @property
+    def name(self) -> str:
+        """The name of the index, which is that of its folder."""
+        return self.path.name
 
     @property
     def is_user_index(self) -> bool:
         """Whether it is the user's own and can be changed; the others come with chatlm."""
         return self.path.parent == user_indices_dir()
-
-    @property
-    def partial(self) -> Path:
-        """The checkpoint folder of an unfinished build."""
-        return self.path / PARTIAL
-
-    def current(self) -> Path | None:
-        """Return the folder of the current version; None before the first build is complete."""
-        try:
-            number = int((self.path / CURRENT).read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return None
-        return self.path / str(number)
-
-    def built_at(self) -> datetime:
-        """Return when the current version was built.
-
-        Raises:
-            OSError: there is none.
-        """
-        return datetime.fromtimestamp((self.path / CURRENT).stat().st_mtime, UTC)
 
     def open(self, opener: Callable[[Path], T]) -> T:
         """Open the current version, even while another process replaces it.
@@ -95,21 +64,15 @@ class IndexFolder:
             UsageError: the first build of the index is not complete.
             ChatlmError: a file is missing.
         """
-        while True:
-            folder = self.current()
-            if folder is None:
+        try:
+            return super().open(opener)
+        except FileNotFoundError as error:
+            if self.current() is None:
                 raise UsageError(
                     f"The index {self.name} is not finished.",
                     hint=f"Continue the build: chatlm rag update {self.name}",
-                )
-            try:
-                return opener(folder)
-            except Exception as error:
-                if self.current() != folder:
-                    continue
-                if isinstance(error, FileNotFoundError):
-                    raise damaged_error(self.name, f"{error.filename} is missing") from error
-                raise
+                ) from error
+            raise damaged_error(self.name, f"{error.filename} is missing") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -119,60 +82,20 @@ class IndexFolder:
             UsageError: another process is changing the index, or it is not the user's own.
             OSError: the folder cannot be written.
         """
-        from filelock import FileLock, Timeout
-
         if not self.is_user_index:
             raise UsageError(
                 f"The index {self.name} comes with chatlm and cannot be changed.",
                 hint="Build your own: chatlm rag build NAME PATH",
             )
-        try:
-            user_indices_dir().mkdir(parents=True, exist_ok=True)
-            with FileLock(user_indices_dir() / f".{self.name}.lock", timeout=0, is_singleton=False):
-                self._delete_stale()
-                yield
-        except Timeout as error:
-            raise UsageError(
-                f"Another chatlm is changing the index {self.name}.",
-                hint="Wait until it is done, then try again.",
-            ) from error
-
-    def create_new(self) -> Path:
-        """Create the folder for a new version. The index must be locked."""
-        folder = self.path / NEW
-        folder.mkdir(parents=True)
-        return folder
-
-    def commit(self) -> Path:
-        """Make the folder from `create_new` the current version and return its new path."""
-        before = self.current()
-        number = int(before.name) + 1 if before else 1
-        folder = self.path / str(number)
-        fsync_tree(self.path / NEW)
-        (self.path / NEW).replace(folder)
-        write_atomically(self.path / CURRENT, [f"{number}\n"])
-        self.delete_partial()
-        self._delete_stale()
-        return folder
-
-    def delete_partial(self) -> None:
-        """Delete the checkpoint of an unfinished build. The index must be locked."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-
-    def remove(self) -> None:
-        """Delete the index with its checkpoint. The index must be locked."""
-        removed = user_indices_dir() / f".removed-{self.name}-{os.getpid()}"
-        self.path.replace(removed)
-        shutil.rmtree(removed, ignore_errors=True)
-
-    def _delete_stale(self) -> None:
-        """Delete old versions; on Windows, files in use are left for the next time."""
-        current = self.current()
-        in_use = {PARTIAL, CURRENT, current.name if current else ""}
-        with suppress(OSError):
-            for entry in self.path.iterdir():
-                if entry.name not in in_use:
-                    shutil.rmtree(entry, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(super().lock())
+            except TimeoutError as error:
+                raise UsageError(
+                    f"Another chatlm is changing the index {self.name}.",
+                    hint="Wait until it is done, then try again.",
+                ) from error
+            yield
 
 
 def user_index(name: str) -> IndexFolder:
@@ -183,7 +106,7 @@ def user_index(name: str) -> IndexFolder:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a valid name for an index.", hint=NAME_RULE)
-    return IndexFolder(name, user_indices_dir() / name)
+    return IndexFolder(user_indices_dir() / name)
 
 
 def all_indices() -> list[IndexFolder]:
@@ -192,12 +115,16 @@ def all_indices() -> list[IndexFolder]:
     An index of the user hides one of the same name that comes with chatlm.
     """
     indices = {
-        path.name: IndexFolder(path.name, path)
+        path.name: IndexFolder(path)
         for root in (bundled_dir("indices"), user_indices_dir())
         for path in sorted(root.glob("*/"))
-        if _NAME.fullmatch(path.name) and ((path / CURRENT).is_file() or (path / PARTIAL).is_dir())
+        if _NAME.fullmatch(path.name) and _is_index(IndexFolder(path))
     }
     return [indices[name] for name in sorted(indices)]
+
+
+def _is_index(folder: IndexFolder) -> bool:
+    return (folder.path / CURRENT_FILE).is_file() or folder.partial.is_dir()
 
 
 def find_index(name: str) -> IndexFolder:

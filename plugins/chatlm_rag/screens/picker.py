@@ -1,4 +1,4 @@
-"""The index picker, and a card that shows a longer text."""
+"""A card to select the index that a chat uses."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import ClassVar
 
-from rich.cells import set_cell_size
-from textual import on
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, PluginCard, Ui, escape_controls, human_bytes, one_line
+from chatlm import ChatlmError, Ui, human_bytes, one_line
+from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard
 from chatlm_rag import actions, formatting
 from chatlm_rag.index import folder
 from chatlm_rag.index.folder import IndexFolder
-from chatlm_rag.screens import MUTED_STYLE
 from chatlm_rag.settings import index_from_plugin_data
 
 OFF_ID = ""
@@ -29,68 +26,45 @@ OFF_ID = ""
 BUILD_HELP = " builds or updates an index of a file or folder."
 
 
-NAME_WIDTH = 22
-"""Width of the name column in cells."""
-
-
-class RagPicker(PluginCard):
+class RagPicker(PickerCard):
     """The list of indices; Enter uses the highlighted one in the chat.
 
     Args:
         ui: the chat's screen.
     """
 
-    DEFAULT_CSS = """
-    RagPicker {
-        & OptionList { height: 1fr; }
-        & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
-    }
-    """
-
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close")]
+    NAME_WIDTH = 22
 
     def __init__(self, ui: Ui) -> None:
-        super().__init__("Ask your documents")
+        super().__init__("Ask your documents", index_from_plugin_data(ui.state))
         self._ui = ui
-        self._selected_index = index_from_plugin_data(ui.state)
 
     def body(self) -> Iterable[Widget]:
-        """Build the explanation, the list, and the hint on how to build an index."""
+        """Return the explanation, the list, and the hint on how to build an index."""
         yield Static(
             "The model answers each message from the passages of the index that match it best.",
-            classes="how",
+            classes="help",
         )
         yield OptionList(*self._options(), markup=False)
         yield Static(
             Content.assemble(("/rag build PATH", "bold $text"), BUILD_HELP),
-            classes="how",
+            classes="help",
         )
 
-    def on_mount(self) -> None:
-        """Highlight the index in use."""
-        rows = self.query_one(OptionList)
-        ids = [option.id for option in rows.options]
-        rows.highlighted = (
-            ids.index(self._selected_index) if self._selected_index in ids else 0 if ids else None
-        )
-        rows.focus()
+    def choose(self, name: str) -> None:
+        """Use an index in the chat, complete its build, or turn the index off.
 
-    @on(OptionList.OptionSelected)
-    def _choose(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        name = event.option_id or OFF_ID
-        try:
-            if name == OFF_ID:
-                actions.leave_index(self._ui)
-            elif folder.find_index(name).current() is None:
-                self._start_thread(actions.resume_build, name)
-            else:
-                actions.use_index(self._ui, name)
-                self._start_thread(actions.load_index, name)
-        except ChatlmError as error:
-            self.show_error(error)
+        Raises:
+            ChatlmError: the index is damaged.
+        """
+        if name == OFF_ID:
+            actions.leave_index(self._ui)
+        elif folder.find_index(name).current() is None:
+            self._start_thread(actions.resume_build, name)
         else:
-            self.dismiss()
+            actions.use_index(self._ui, name)
+            self._start_thread(actions.load_index, name)
 
     def _start_thread(self, work: Callable[[Ui, str], None], name: str) -> None:
         Thread(target=self._run_in_thread, args=(work, name), daemon=True).start()
@@ -102,51 +76,24 @@ class RagPicker(PluginCard):
             self._ui.notify(str(error), warning=True)
 
     def _options(self) -> Iterable[Option]:
-        if self._selected_index:
-            off = f"No index: turn off {one_line(self._selected_index, 30)}"
+        if self.selected:
+            off = f"No index: turn off {one_line(self.selected, 30)}"
             yield Option(Content.styled(off, MUTED_STYLE), id=OFF_ID)
         for index in folder.all_indices():
-            yield Option(self._row(index), id=index.name)
+            yield Option(self._index_row(index), id=index.name)
 
-    def _row(self, index: IndexFolder) -> Content:
-        in_use = index.name == self._selected_index
+    def _index_row(self, index: IndexFolder) -> Content:
+        in_use = index.name == self.selected
         try:
             manifest = formatting.read_manifest(index)
             size = human_bytes(formatting.disk_usage(index))
-            summary = (
-                formatting.summarize_index(index, manifest)
-                if manifest
-                else "not finished; Enter continues the build"
-            )
-            details = (f"{summary}, {size}", MUTED_STYLE)
         except ChatlmError as error:
-            details = (one_line(error.message, 200), "$text-error")
-        mark = "in use · " if in_use else ""
-        name = set_cell_size(index.name, NAME_WIDTH)
-        return Content.assemble((name, "bold" if in_use else ""), (mark, MUTED_STYLE), details)
-
-
-class RagSheet(PluginCard):
-    """A card with a scrollable text.
-
-    Args:
-        text: plain text; control characters are escaped.
-    """
-
-    DEFAULT_CSS = """
-    RagSheet VerticalScroll { height: 1fr; }
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,enter", "dismiss", "close", show=False),
-        Binding("escape", "dismiss", "close"),
-    ]
-
-    def __init__(self, text: str) -> None:
-        super().__init__("Your documents")
-        self._text = text
-
-    def body(self) -> Iterable[Widget]:
-        """Build the scrollable text."""
-        with VerticalScroll():
-            yield Static(Content(escape_controls(self._text)))
+            return self.row(
+                index.name, one_line(error.message, 200), in_use=in_use, style="$text-error"
+            )
+        summary = (
+            formatting.summarize_index(index, manifest)
+            if manifest
+            else "not finished; Enter continues the build"
+        )
+        return self.row(index.name, f"{summary}, {size}", in_use=in_use)

@@ -17,12 +17,12 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Passage, Ui, UsageError, escape_controls, one_line
+from chatlm.plugin_kit.screens import MUTED_STYLE
 from chatlm_rag import actions
 from chatlm_rag.actions import HOW_TO_BUILD
 from chatlm_rag.index import bm25, folder
 from chatlm_rag.retrieval.explain import passage_outcomes
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.screens import MUTED_STYLE
 from chatlm_rag.settings import index_from_plugin_data
 
 

@@ -1,1 +1,1 @@
-"""The plugin's screens; only they import textual."""
+"""The screens of templates; only they import Textual."""

@@ -1,4 +1,4 @@
-"""The fields in which a person fills a template's variables, each checked as it is typed."""
+"""Form fields for a template's variables, checked while typing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatlm_templates.template import Template, Variable
 
 
 class SafeInput(Input):
-    """One line that shows every control character: what is seen is what is kept."""
+    """Single-line input in which control characters are escaped, so that all text is visible."""
 
     DEFAULT_CSS = """
     SafeInput {
@@ -35,18 +35,18 @@ class SafeInput(Input):
     """
 
     def validate_value(self, value: str) -> str:
-        """Whatever way the text came."""
+        """Escape control characters however the text was entered."""
         return escape_controls(value).replace("\n", " ").replace("\t", " ")
 
 
 class FieldInput(SafeInput):
-    """One of the form's lines; Enter there is as good as the key that uses the template."""
+    """Single-line field; Enter uses the template."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use", show=False)]
 
 
 class FieldTextArea(TextArea):
-    """The same on several lines; Tab goes on to the next field."""
+    """Multi-line field with escaped control characters; Tab moves to the next field."""
 
     DEFAULT_CSS = """
     FieldTextArea {
@@ -59,21 +59,21 @@ class FieldTextArea(TextArea):
     """
 
     def load_text(self, text: str) -> None:
-        """Put a text in place of what stands here."""
+        """Replace the text."""
         super().load_text(_clean_lines(text))
 
     def edit(self, edit: Edit) -> EditResult:
-        """Whatever way the text came."""
+        """Escape control characters however the text was entered."""
         return super().edit(dataclasses.replace(edit, text=_clean_lines(edit.text)))
 
 
 class VariableField(Vertical):
-    """A variable: what it is, where its value is typed or chosen, and what is wrong with that.
+    """A variable of the form: its description, the control for its value, and an error line.
 
     Args:
-        variable: whose value it is.
-        template: has the variable.
-        value: to begin with; None for none.
+        variable: the variable.
+        template: its template.
+        value: the initial value; None for the default.
     """
 
     DEFAULT_CSS = """
@@ -99,14 +99,14 @@ class VariableField(Vertical):
         self._control = _build_control(variable, value)
 
     def compose(self) -> Iterable[Widget]:
-        """From top to bottom."""
+        """Yield description, control and error line."""
         yield Static(preview.variable_content(self.variable, self._template), classes="name")
         yield self._control
         yield Static(classes="wrong")
 
     @property
     def text(self) -> str:
-        """The value as text; empty where none is given."""
+        """The value as text; empty if none is given."""
         match self._control:
             case Checkbox(value=checked):
                 return "true" if checked else "false"
@@ -117,22 +117,22 @@ class VariableField(Vertical):
         return ""
 
     def focus_control(self) -> None:
-        """Go to where the value is typed."""
+        """Focus the control."""
         self._control.focus()
 
     def check(self) -> bool:
-        """Whether what is given can be used; what is wrong with it is said."""
-        wrong = ""
+        """Return whether the value is valid, and show the error if not."""
+        message = ""
         if self.text:
             try:
                 self.variable.parse(self.text)
             except UsageError as error:
-                wrong = error.message
-        self.show_error(wrong)
-        return not wrong
+                message = error.message
+        self.show_error(message)
+        return not message
 
     def show_error(self, message: str) -> None:
-        """Say what is wrong; an empty text takes it away."""
+        """Show an error; an empty text removes it."""
         line = self.query_one(".wrong", Static)
         line.set_class(bool(message), "-shown")
         line.update(Content(escape_controls(message)))
@@ -144,10 +144,10 @@ def _build_control(variable: Variable, value: str | None) -> Widget:
         return Checkbox(Content("yes"), (value or default) == "true")
     if variable.type == "choice":
         options = [(Content(escape_controls(choice)), choice) for choice in variable.choices]
-        chosen = value if value in variable.choices else variable.default
-        if chosen is None:
+        selected = value if value in variable.choices else variable.default
+        if selected is None:
             return Select(options, prompt="choose one")
-        return Select(options, value=str(chosen), allow_blank=False)
+        return Select(options, value=str(selected), allow_blank=False)
     if variable.type == "multiline":
         area = FieldTextArea(
             value or "", placeholder=Content(escape_controls(str(variable.default or "")))

@@ -1,4 +1,4 @@
-"""A template's variables to fill in, with the prompt that comes of them and what it costs."""
+"""The form of a template, with a preview of the prompt and its token count."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from textual.widgets import Checkbox, Input, Select, Static, TextArea
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm import Message as ChatMessage
 from chatlm_templates import actions
-from chatlm_templates.actions import PICKER_SCREEN
 from chatlm_templates.chat_state import selected_template
 from chatlm_templates.rendering import FilledTemplate
 from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import VariableField
 from chatlm_templates.screens.preview import TemplateCard
+from chatlm_templates.slash_commands import PICKER_SCREEN
 from chatlm_templates.template import Template, Variable
 
 
 class TemplateForm(TemplateCard):
-    """Uses the template in the chat that is shown, or in a new one.
+    """The form of a template, which is then used in the current chat or a new one.
 
     Args:
-        ui: the chat's screen.
-        template: the one to fill in.
+        ui: the chat screen's API.
+        template: the template to fill in.
     """
 
     DEFAULT_CSS = """
@@ -50,7 +50,7 @@ class TemplateForm(TemplateCard):
 
     @dataclass
     class TokensCounted(Message):
-        """What a preview costs is known, or that it is not."""
+        """The tokens of a preview were counted; None without a loaded model."""
 
         tokens: int | None
         filled: FilledTemplate
@@ -63,38 +63,39 @@ class TemplateForm(TemplateCard):
         self._filled = FilledTemplate("", ())
 
     def body(self) -> Iterable[Widget]:
-        """The fields, with what the chat has for them already, and the prompt beside them."""
-        choice = selected_template(self._ui.state)
-        given = choice.values if choice and choice.name == self._template.name else {}
+        """Yield the fields with their current values, and the preview next to them."""
+        selected = selected_template(self._ui.state)
+        in_use = selected is not None and selected.name == self._template.name
+        values = selected.values if selected and in_use else {}
         self._fields = [
-            VariableField(variable, self._template, given.get(variable.name))
+            VariableField(variable, self._template, values.get(variable.name))
             for variable in sorted(self._template.form_variables, key=self._is_input)
         ]
         with Container(classes="sides"):
             with VerticalScroll(classes="left fields", can_focus=False):
                 yield from self._fields
                 if not self._fields:
-                    yield Static("This template asks for nothing.")
+                    yield Static("This template has no variables.")
             with Vertical(classes="right"):
                 yield Static(id="cost")
                 with VerticalScroll(id="preview", can_focus=False):
                     yield Static(id="made")
 
     def on_mount(self) -> None:
-        """Begin in the first field."""
+        """Focus the first field."""
         self._update_preview()
         if self._fields:
             self._fields[0].focus_control()
 
     def action_use(self, in_new_chat: bool) -> None:
-        """Let a chat go by the template, unless something is missing or wrong."""
-        wrong = [field for field in self._fields if not field.check()]
+        """Use the template in a chat, unless a value is missing or invalid."""
+        invalid = [field for field in self._fields if not field.check()]
         for field in self._fields:
             if not field.text and field.variable.required and not self._is_input(field.variable):
-                field.show_error("Fill this in.")
-                wrong.append(field)
-        if wrong:
-            wrong[0].focus_control()
+                field.show_error("Required.")
+                invalid.append(field)
+        if invalid:
+            invalid[0].focus_control()
             return
         try:
             actions.use_template(self._ui, self._template, self._values(), in_new_chat=in_new_chat)
@@ -129,28 +130,32 @@ class TemplateForm(TemplateCard):
             self.query_one("#cost", Static).update(Content(describe_cost(event.tokens)))
 
     def _is_input(self, variable: Variable) -> bool:
-        """Whether it takes what is typed in the chat, so that nothing need be typed here."""
+        """Return whether a variable takes what is typed in the chat, and may be empty here."""
         return self._template.takes_input and variable.name == self._template.input
 
     def _values(self) -> dict[str, str]:
         return {field.variable.name: field.text for field in self._fields if field.text}
 
     def _update_preview(self) -> None:
-        """Draw the prompt as far as it is filled in, and have its tokens counted."""
-        right = {field.variable.name: field.text for field in self._fields if field.check()}
+        """Show the prompt as far as it is filled in, and count its tokens."""
+        values = {
+            field.variable.name: field.text
+            for field in self._fields
+            if field.check() and field.text
+        }
         try:
-            made = actions.preview_prompt(
-                self._template, {k: text for k, text in right.items() if text}
-            )
+            filled = actions.preview_prompt(self._template, values)
         except UsageError as error:
             self.show_error(error)
             return
-        self._filled = made
-        self.query_one("#made", Static).update(preview.prompt_content(made))
-        self.run_worker(lambda: self._count_tokens(made), thread=True, exclusive=True, group="cost")
+        self._filled = filled
+        self.query_one("#made", Static).update(preview.prompt_content(filled))
+        self.run_worker(
+            lambda: self._count_tokens(filled), thread=True, exclusive=True, group="cost"
+        )
 
     def _count_tokens(self, filled: FilledTemplate) -> None:
-        """In a thread: counting may take its time with a long text."""
+        """Count the tokens of the preview; runs in a thread, since long texts take a while."""
         engine, messages = self._ui.engine, []
         if filled.system:
             messages.append(ChatMessage("system", filled.system))
@@ -161,7 +166,7 @@ class TemplateForm(TemplateCard):
 
 
 def describe_cost(tokens: int | None) -> str:
-    """What the prompt takes of the context."""
+    """Describe the token count of the prompt."""
     if tokens is None:
-        return "What it costs is known once the model is loaded."
-    return f"{tokens:,} {'token' if tokens == 1 else 'tokens'} with what is filled in here"
+        return "The token count is shown once the model is loaded."
+    return f"{tokens:,} {'token' if tokens == 1 else 'tokens'} with the values filled in here"

@@ -1,4 +1,4 @@
-"""The list of templates: narrowed by typing, with a look at the one that is marked."""
+"""The list of templates, filtered by typing, with a preview of the highlighted one."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm_templates import actions, library
-from chatlm_templates.actions import FORM_SCREEN
 from chatlm_templates.chat_state import selected_template
 from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import SafeInput
 from chatlm_templates.screens.preview import TemplateCard
+from chatlm_templates.slash_commands import FORM_SCREEN
 
 OFF_ID = ""
-"""The id of the row that ends the use of a template."""
+"""The id of the row that stops using a template."""
 
 NAME_WIDTH = 21
 """Width of the names, in cells."""
 
 
 class TemplatePicker(TemplateCard):
-    """Enter opens the form of a template.
+    """The list of templates; Enter opens a template's form.
 
     Args:
-        ui: the chat's screen.
-        name: the template to mark at first; empty for the one in use.
+        ui: the chat screen's API.
+        name: the template to highlight first; empty for the one in use.
     """
 
     DEFAULT_CSS = """
@@ -63,18 +63,18 @@ class TemplatePicker(TemplateCard):
     def __init__(self, ui: Ui, name: str = "") -> None:
         super().__init__("Templates")
         self._ui = ui
-        choice = selected_template(ui.state)
-        self._active_template = choice.name if choice else ""
+        selected = selected_template(ui.state)
+        self._active_template = selected.name if selected else ""
         self._initial_template = name or self._active_template
         self._library = library.load_library()
         self._own_names = {
             name for name, path in library.template_files().items() if library.is_own(path)
         }
-        self._errors_by_name = {fault.path.stem: fault for fault in self._library.errors}
+        self._errors_by_name = {error.path.stem: error for error in self._library.errors}
 
     def body(self) -> Iterable[Widget]:
-        """The filter, the list, the marked template."""
-        yield TemplateFilter(placeholder="Type to narrow the list")
+        """Yield the filter, the list and the preview."""
+        yield TemplateFilter(placeholder="Type to filter")
         with Container(classes="sides"):
             with Vertical(classes="left"):
                 rows = OptionList(markup=False)
@@ -84,11 +84,11 @@ class TemplatePicker(TemplateCard):
                 yield Static(id="marked")
 
     def on_mount(self) -> None:
-        """Show all."""
+        """Show all templates."""
         self._update_list("")
 
     def action_move(self, step: int) -> None:
-        """Move over the list while typing."""
+        """Move the highlight while the filter keeps the focus."""
         rows = self.query_one(OptionList)
         if step > 0:
             rows.action_cursor_down()
@@ -122,9 +122,7 @@ class TemplatePicker(TemplateCard):
 
     def _open_template(self, name: str) -> None:
         if name in self._errors_by_name:
-            raise UsageError(
-                f"{name} cannot be used.", hint=f"Mend it: chatlm templates edit {name}"
-            )
+            raise UsageError(f"{name} is invalid.", hint=f"Fix it: chatlm templates edit {name}")
         if name == OFF_ID:
             actions.stop_using_template(self._ui)
         else:
@@ -135,7 +133,7 @@ class TemplatePicker(TemplateCard):
         names = sorted([*self._library.templates, *self._errors_by_name])
         options = []
         if self._active_template and not words:
-            off = f"No template: end {one_line(self._active_template, 30)} in this chat"
+            off = f"No template: stop using {one_line(self._active_template, 30)} in this chat"
             options.append(Option(Content.styled(off, preview.MUTED), id=OFF_ID))
         for name in names:
             row = self._row(name)
@@ -156,36 +154,36 @@ class TemplatePicker(TemplateCard):
 
     def _row(self, name: str) -> Content:
         style = "bold" if name == self._active_template else ""
-        if fault := self._errors_by_name.get(name):
-            said = f"line {fault.line}: {fault.problem}" if fault.line else fault.problem
-            about = (one_line(said, 200), "$text-error")
+        if error := self._errors_by_name.get(name):
+            problem = f"line {error.line}: {error.problem}" if error.line else error.problem
+            description = (one_line(problem, 200), "$text-error")
         else:
             marks = [self._library.templates[name].description]
             if name == self._active_template:
                 marks.insert(0, "in use ·")
             if name in self._own_names:
                 marks.append("(yours)")
-            about = (one_line(" ".join(marks), 200), preview.MUTED)
+            description = (one_line(" ".join(marks), 200), preview.MUTED)
         return Content.assemble(
-            (set_cell_size(one_line(name, NAME_WIDTH - 1), NAME_WIDTH), style), about
+            (set_cell_size(one_line(name, NAME_WIDTH - 1), NAME_WIDTH), style), description
         )
 
     def _show_details(self, name: str | None) -> None:
         if name is None:
-            told = Content("No template has these words. `chatlm templates new NAME` makes one.")
+            details = Content("No template found. Create one: `chatlm templates new NAME`")
         elif name == OFF_ID:
-            told = Content("From the next message on, what you type is sent as it is.")
+            details = Content("From the next message on, your text is sent as typed.")
         elif name in self._errors_by_name:
-            told = preview.error_content(self._errors_by_name[name])
+            details = preview.error_content(self._errors_by_name[name])
         else:
-            told = preview.template_content(
+            details = preview.template_content(
                 self._library.templates[name], own=name in self._own_names
             )
-        self.query_one("#marked", Static).update(told)
+        self.query_one("#marked", Static).update(details)
         self.query_one("#preview").scroll_home(animate=False)
 
 
 class TemplateFilter(SafeInput):
-    """Enter takes the template that is marked in the list."""
+    """The filter; Enter selects the highlighted template."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "choose")]

@@ -1,4 +1,4 @@
-"""Two-sided card; templates drawn."""
+"""Previews of templates and prompts, and the card with two sides that shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chatlm_templates.template_file import TemplateFileError
 
 
 class TemplateCard(PluginCard):
-    """Two sides beside each other, one above the other where it is narrow."""
+    """A card with two sides, next to each other or, if narrow, one above the other."""
 
     DEFAULT_CSS = """
     TemplateCard {
@@ -42,8 +42,8 @@ class TemplateCard(PluginCard):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
-        Binding("pagedown", "turn_page(1)", "read on", priority=True),
+        Binding("pageup", "turn_page(-1)", "page up", show=False, priority=True),
+        Binding("pagedown", "turn_page(1)", "page down", priority=True),
     ]
 
     def __init__(self, title: str) -> None:
@@ -51,7 +51,7 @@ class TemplateCard(PluginCard):
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
 
     def action_turn_page(self, pages: int) -> None:
-        """Turn the pages of what is looked at, while the keys go elsewhere."""
+        """Scroll the preview by a page, whatever has the focus."""
         preview = self.query_one("#preview")
         if pages > 0:
             preview.scroll_page_down(animate=False)
@@ -60,52 +60,50 @@ class TemplateCard(PluginCard):
 
 
 MUTED = "$foreground 60%"
-
-
 HEADING_STYLE = "bold $text-accent"
-
-
 PART_STYLE = "bold $text-primary"
 
 
 def prompt_content(filled: FilledTemplate) -> Content:
-    """System prompt and message, each part under its name."""
+    """Show the system prompt and the message, each part under its heading."""
     blocks = []
     if filled.system:
         blocks.append(
             Content.assemble(("System prompt\n", HEADING_STYLE), escape_controls(filled.system))
         )
-    head = Content.styled("Message", HEADING_STYLE)
+    heading = Content.styled("Message", HEADING_STYLE)
     for name, text in filled.parts:
         part = (
             Content.assemble((f"{name}:\n", PART_STYLE), escape_controls(text))
             if name
             else escape_controls(text)
         )
-        blocks.append(Content.assemble(head, "\n", part) if head else Content.assemble(part))
-        head = Content()
+        blocks.append(Content.assemble(heading, "\n", part) if heading else Content.assemble(part))
+        heading = Content()
     if not filled.parts:
-        blocks.append(Content.assemble(head, ("\nWhat you type, as it is.", MUTED)))
+        blocks.append(Content.assemble(heading, ("\nYour text, as typed.", MUTED)))
     return Content("\n\n").join(blocks)
 
 
 def template_content(template: Template, *, own: bool) -> Content:
-    """A template as it is written, with its gaps."""
+    """Show a template as written, with its variables."""
     facts = [one_line(template.description, 300)] if template.description else []
     facts.append("Yours." if own else "Comes with chatlm.")
     blocks = [Content(" ".join(facts))]
     if template.variables:
-        asked = [variable_content(each, template) for each in template.variables.values()]
-        blocks.append(Content("\n").join([Content.styled("Asks for", HEADING_STYLE), *asked]))
+        variables = [
+            variable_content(variable, template) for variable in template.variables.values()
+        ]
+        blocks.append(Content("\n").join([Content.styled("Variables", HEADING_STYLE), *variables]))
     settings = [f"{name} {value}" for name, value in template.sampling.to_dict().items()]
     settings += [
-        f"meant for {hint} {one_line(value, 60)}"
+        f"written for {hint} {one_line(value, 60)}"
         for hint in ("model", "adapter", "index")
         if (value := getattr(template, hint))
     ]
     if settings:
         blocks.append(
-            Content.assemble(("Sets\n", HEADING_STYLE), escape_controls(", ".join(settings)))
+            Content.assemble(("Settings\n", HEADING_STYLE), escape_controls(", ".join(settings)))
         )
     texts = [
         (part_heading(part), getattr(template, part)) for part in PROMPT_PARTS if part != "examples"
@@ -117,38 +115,40 @@ def template_content(template: Template, *, own: bool) -> Content:
 
 
 def variable_content(template_variable: Variable, template: Template) -> Content:
-    """One variable on a line: its name, what it is, what it may be."""
-    kind = (
+    """Show a variable on one line: name, description, and valid values."""
+    expected = (
         " or ".join(template_variable.choices)
         if template_variable.choices
         else template_variable.type
     )
-    notes = [kind]
+    notes = [expected]
     if template_variable.default is not None:
         notes.append(f"default {format_default(template_variable.default)}")
     elif not template_variable.required:
-        notes.append("may be left out")
+        notes.append("optional")
     if template.takes_input and template_variable.name == template.input:
-        notes.append("what you type in the chat")
-    about = (
+        notes.append("your text in the chat")
+    description = (
         f"  {one_line(template_variable.description, 120)}" if template_variable.description else ""
     )
     return Content.assemble(
-        (template_variable.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", MUTED)
+        (template_variable.name, "bold"),
+        description,
+        (f"  ({one_line('; '.join(notes), 160)})", MUTED),
     )
 
 
 def format_default(value: object) -> str:
-    """A default as it is typed."""
+    """Format a default value as it would be typed."""
     return str(value).lower() if isinstance(value, bool) else one_line(str(value), 60)
 
 
 def error_content(error: TemplateFileError) -> Content:
-    """What is wrong with a template's file, and how it is mended."""
-    where = f"{error.path}, line {error.line}" if error.line else str(error.path)
-    mend = f"Mend it: chatlm templates edit {error.path.stem}"
+    """Show the error of a template file, and how to fix it."""
+    location = f"{error.path}, line {error.line}" if error.line else str(error.path)
+    hint = f"Fix it: chatlm templates edit {error.path.stem}"
     return Content.assemble(
-        ("This template cannot be used\n\n", "bold $text-error"),
-        (escape_controls(where), MUTED),
-        f"\n{escape_controls(error.problem)}\n\n{escape_controls(mend)}",
+        ("This template is invalid\n\n", "bold $text-error"),
+        (escape_controls(location), MUTED),
+        f"\n{escape_controls(error.problem)}\n\n{escape_controls(hint)}",
     )

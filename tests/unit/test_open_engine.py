@@ -1,4 +1,4 @@
-"""Which engine a model's name opens, and whether it would have to be fetched first."""
+"""Which engine opens a model's name, and whether the model would have to be downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatlm.types.requests import Request
 
 
 class Far:
-    """A plugin with an engine of its own."""
+    """A plugin with its own engine."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -56,7 +56,7 @@ def test_a_scheme_opens_the_plugins_engine() -> None:
 
 
 class Greedy:
-    """Wants the schemes of others."""
+    """A plugin that claims the schemes of others."""
 
     def __init__(self, *schemes: Any) -> None:
         self.schemes = schemes
@@ -76,7 +76,7 @@ class Greedy:
         (7, "register takes a scheme"),
     ],
 )
-def test_a_scheme_that_cannot_be_had_is_the_plugins_fault(
+def test_an_invalid_scheme_is_reported_as_the_plugins_fault(
     home: Path, scheme: Any, said: str
 ) -> None:
     far = Far()
@@ -91,7 +91,7 @@ def test_a_scheme_that_cannot_be_had_is_the_plugins_fault(
 
 
 class Odd:
-    """Opens no engine."""
+    """A plugin whose opener returns no engine."""
 
     @hookimpl
     def register_engines(self, register: Callable[[str, Any], None]) -> None:
@@ -100,7 +100,7 @@ class Odd:
 
 
 @pytest.mark.parametrize("model", ["none:x", "exits:x"])
-def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model: str) -> None:
+def test_an_opener_without_an_engine_is_an_error_that_names_the_plugin(model: str) -> None:
     plugins = PluginHost([("odd", Odd())])
     with pytest.raises(ModelError, match=f"The plugin odd failed to open {model}: "):
         open_engine(Config(model=model), plugins, ignore_progress)
@@ -108,7 +108,7 @@ def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model:
 
 
 class Finder:
-    """Knows adapters by what it was told to answer."""
+    """A plugin with scripted answers to find_adapter."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -133,7 +133,7 @@ def test_find_adapter_is_asked_until_a_plugin_knows_it(chat_home: Path) -> None:
     engine.close()
 
 
-def test_find_adapter_may_say_why_not_and_may_be_wrong(chat_home: Path) -> None:
+def test_find_adapter_may_refuse_and_may_fail(chat_home: Path) -> None:
     finder = Finder(odd=UsageError("It is for another model"), text="a text", gone=Path("nowhere"))
     plugins = PluginHost([("finder", finder)])
     engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, ignore_progress)
@@ -149,11 +149,11 @@ def test_find_adapter_may_say_why_not_and_may_be_wrong(chat_home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "local:smollm2-135m-instruct"])
-def test_a_local_model_that_is_not_here(home: Path, name: str) -> None:
+def test_a_local_model_that_is_not_installed(home: Path, name: str) -> None:
     assert not is_available(name, PluginHost())
 
 
-def test_a_plugins_model_is_here_and_an_unknown_scheme_is_none(home: Path) -> None:
+def test_a_plugins_model_is_available_and_an_unknown_scheme_is_not(home: Path) -> None:
     far = Far()
     assert is_available("far:a", PluginHost([("far", far)]))
     assert far.opened == []

@@ -1,4 +1,4 @@
-"""Steps at fixed addresses, and on CUDA their recordings."""
+"""The CUDA graph decoder, whose steps also run on the CPU without a graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of, written
+from tests.engine.test_native import decoded_logits, native_model, random_ids
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -32,10 +32,10 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-def steps_of(folder: Path, device: str) -> NativeModel:
-    """A model that is run by steps, in float32."""
+def graph_model(folder: Path, device: str) -> NativeModel:
+    """Return a model in float32 with the CUDA graph decoder."""
     if device == "cpu":
-        return fast_model(folder, torch.float32, "steps")
+        return native_model(folder, torch.float32, "steps")
     model = load("tiny", folder, resolve_placement(device, "float32", "none"), "auto")
     assert isinstance(model, NativeModel)
     return model
@@ -46,10 +46,10 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: str) -> None:
+def test_a_cache_that_grows_or_is_truncated_gives_the_same(tmp_path: Path, device: str) -> None:
     folder = tiny.save(tmp_path, "llama grouped")
-    ids, model = ids_of(folder), steps_of(folder, device)
-    once = written(model, ids)
+    ids, model = random_ids(folder), graph_model(folder, device)
+    once = decoded_logits(model, ids)
     cache = model.new_cache()
     cache.prefill(ids[:64])
     cache.prefill(ids[64:100])
@@ -61,10 +61,10 @@ def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: st
     torch.testing.assert_close(cache.decode(ids[100:]), once, rtol=1e-4, atol=1e-4)
 
 
-def test_memories_and_adapters_take_turns(tmp_path: Path, device: str) -> None:
+def test_caches_and_adapters_alternate(tmp_path: Path, device: str) -> None:
     folder = tiny.save(tmp_path / "model", "qwen3")
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
-    ids, model = ids_of(folder), steps_of(folder, device)
+    ids, model = random_ids(folder), graph_model(folder, device)
     readers = (model, model.load_adapter(saved))
     alone = [read_alone(reader, ids) for reader in readers]
     assert not torch.equal(*alone)
@@ -83,19 +83,19 @@ def read_alone(reader: object, ids: list[int]) -> torch.Tensor:
     return torch.cat([cache.decode([token]) for token in ids[100:]])
 
 
-def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:
+def test_a_dropped_model_leaves_no_decode_step(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
-    model = steps_of(folder, "cpu")
-    written(model, ids_of(folder))
+    model = graph_model(folder, "cpu")
+    decoded_logits(model, random_ids(folder))
     assert isinstance(model.decoder, CudaGraphDecoder)
     assert len(model.decoder._steps) == 0
 
 
 @pytest.mark.parametrize("broken", ["numbers", "failure"])
-def test_steps_that_go_wrong_are_not_used(
+def test_a_decoder_that_computes_wrongly_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    model = steps_of(tiny.save(tmp_path, "llama"), "cpu")
+    model = graph_model(tiny.save(tmp_path, "llama"), "cpu")
     check_against_prefill(model)
     right = CudaGraphDecoder._decode_token
 
@@ -107,7 +107,7 @@ def test_steps_that_go_wrong_are_not_used(
         return right(self, sequence, 5, turns)
 
     monkeypatch.setattr(CudaGraphDecoder, "_decode_token", wrong)
-    with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "other numbers"):
+    with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "wrong logits"):
         check_against_prefill(model)
 
 
@@ -118,7 +118,7 @@ def test_on_cuda_it_computes_what_transformers_computes(
     tmp_path: Path, variant: str, dtype: str
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids, placement = ids_of(folder), resolve_placement("cuda", dtype, "none")
+    ids, placement = random_ids(folder), resolve_placement("cuda", dtype, "none")
     fast, plain = (load("tiny", folder, placement, way) for way in ("auto", "off"))
     assert isinstance(fast, NativeModel)
     assert isinstance(plain, TransformersModel)
@@ -130,7 +130,9 @@ def test_on_cuda_it_computes_what_transformers_computes(
 
 @on_cuda
 def test_on_cuda_the_real_model_answers(default_model: Path) -> None:
-    engine = LocalEngine("default", default_model, resolve_placement("cuda", "auto", "none"))
+    engine = LocalEngine.from_folder(
+        "default", default_model, resolve_placement("cuda", "auto", "none")
+    )
     assert engine.info.dtype.endswith("(fast)")
     greedy = Sampling(temperature=0.0, max_tokens=20)
     request = Request((Message("user", "What is the capital of France?"),), greedy)

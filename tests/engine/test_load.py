@@ -1,4 +1,4 @@
-"""Which way a model is run, what is said of it, and that no way loads what it does not need."""
+"""Which decoder a model is loaded with, what the user is told, and the kernel's compilation."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ CPU = Placement({"": "cpu"}, torch.bfloat16)
         ("off", "bfloat16"),
     ],
 )
-def test_the_way_is_named(tmp_path: Path, fast: str, label: str) -> None:
+def test_the_decoder_is_named(tmp_path: Path, fast: str, label: str) -> None:
     model = load("tiny", tiny.save(tmp_path, "llama"), CPU, fast)
     assert model.info.dtype == label
     assert isinstance(model, TransformersModel if fast == "off" else NativeModel)
     assert (model.info.device, model.info.context_length, model.info.notes) == ("cpu", 512, ())
 
 
-def test_numbers_that_the_person_chose_are_taken_at_their_word(tmp_path: Path) -> None:
+def test_an_explicit_dtype_is_respected(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
     asked = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
     assert load("tiny", folder, asked, "auto").info.dtype == "float32"
@@ -61,7 +61,7 @@ def test_numbers_that_the_person_chose_are_taken_at_their_word(tmp_path: Path) -
     )
 
 
-def test_what_cannot_be_run_fast_is_run_all_the_same(tmp_path: Path) -> None:
+def test_a_model_without_native_decoder_is_run_by_transformers(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "mistral")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
@@ -76,10 +76,10 @@ def no_compiler(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "/nowhere/cc")
 
 
-def test_without_a_compiler_torch_writes_and_the_person_is_told(
+def test_without_a_compiler_torch_decodes_and_a_note_says_so(
     default_model: Path, no_compiler: None
 ) -> None:
-    engine = LocalEngine("default", default_model, CPU)
+    engine = LocalEngine.from_folder("default", default_model, CPU)
     assert engine.info.dtype == "int4 (torch)"
     assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
     greedy = Sampling(temperature=0.0, max_tokens=20)
@@ -91,7 +91,7 @@ def test_without_a_compiler_torch_writes_and_the_person_is_told(
     engine.close()
 
 
-def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
+def test_a_failing_compiler_is_quoted_and_leaves_no_files(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "cc"
@@ -108,7 +108,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     assert list((home / "kernels").iterdir()) == []
 
 
-def test_a_library_that_cannot_be_loaded_is_no_kernel(home: Path, tmp_path: Path) -> None:
+def test_a_damaged_library_is_reported(home: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "decode.so"
     damaged.write_bytes(b"not machine code")
     with pytest.raises(KernelUnavailable, match="cannot be loaded"):
@@ -205,7 +205,7 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     before = len(list(tasks.iterdir()))
     for _ in range(10):
         CDecoder(kernel, model.config, model.weights, "int8", 4).close()
-    assert len(list(tasks.iterdir())) < before + 10  # others than the 30 helpers come and go
+    assert len(list(tasks.iterdir())) < before + 10  # threads other than the 30 workers come and go
 
 
 CHATS = [
@@ -220,7 +220,7 @@ CHATS = [
 ]
 
 
-def test_the_plain_tokenizer_writes_what_transformers_writes(default_model: Path) -> None:
+def test_the_json_tokenizer_equals_that_of_transformers(default_model: Path) -> None:
     plain, theirs = JsonTokenizer(default_model), AutoTokenizer.from_pretrained(default_model)
     assert (plain.eos_token, plain.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
     for text in (
@@ -257,7 +257,7 @@ def test_the_plain_tokenizer_writes_what_transformers_writes(default_model: Path
         ("tokenizer.json", "{}", "cannot be read"),
     ],
 )
-def test_a_tokenizer_that_asks_for_more_is_left_to_transformers(
+def test_an_unsupported_tokenizer_is_left_to_transformers(
     default_model: Path, tmp_path: Path, file: str, changes: object, reason: str
 ) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

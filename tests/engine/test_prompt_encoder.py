@@ -1,4 +1,4 @@
-"""No text of a person becomes a control token, and harmless prompts are what transformers makes."""
+"""No text becomes a control token, and harmless prompts equal those of transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hostile(shared_data: Path) -> list[str]:
 
 
 def conversation(role: Role, content: str) -> list[Message]:
-    """A conversation in which `content` stands in the given place, history included."""
+    """Return a conversation with `content` at the given position."""
     messages = [
         Message("system", "Be brief."),
         Message("user", "Hi"),
@@ -86,7 +86,7 @@ def test_any_text_round_trips_without_control_ids(tokens: PromptEncoder, text: s
     assert tokens.decode(ids) == text
 
 
-def test_harmless_prompts_are_what_transformers_makes(
+def test_harmless_prompts_equal_those_of_transformers(
     tokens: PromptEncoder, default_model: Path
 ) -> None:
     theirs = AutoTokenizer.from_pretrained(default_model)
@@ -97,14 +97,14 @@ def test_harmless_prompts_are_what_transformers_makes(
         assert tokens.encode(messages[:upto]) == expected
 
 
-def test_going_on_with_a_reply_leaves_it_open(tokens: PromptEncoder) -> None:
+def test_a_continued_reply_is_left_open(tokens: PromptEncoder) -> None:
     messages = [Message("user", "Hi"), Message("assistant", "Hello there")]
     ids = tokens.encode(messages)
     assert tokens.decode(ids).endswith("<|im_start|>assistant\nHello there")
 
 
 def word_tokenizer(*added: AddedToken, template: str | None = None) -> PreTrainedTokenizerFast:
-    """A small tokenizer of single bytes, with the given added tokens."""
+    """Return a tokenizer of single bytes with the given added tokens."""
     from tokenizers import decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -130,14 +130,14 @@ def test_a_role_token_that_is_not_marked_special_cannot_be_forged_either() -> No
     assert tokens.decode(ids[1:]) == "a<|user|>b"
 
 
-def test_a_line_end_that_is_an_added_token_stays_text() -> None:
+def test_a_newline_that_is_an_added_token_stays_text() -> None:
     line_end = AddedToken("\n", special=False, normalized=False)
     tokens = PromptEncoder(word_tokenizer(line_end, PLAIN, template=f"{TEMPLATE}\n"), "auto", [])
     text = "line 1\nline 2\n\nline 3"
     assert tokens.decode(tokens.encode_text(text)) == text
 
 
-def test_a_model_without_template_is_spoken_to_in_chatml_and_says_so() -> None:
+def test_a_model_without_template_uses_chatml_with_a_note() -> None:
     tokens = PromptEncoder(word_tokenizer(), "auto", [])
     assert tokens.format == "chatml"
     assert any("no chat template" in note for note in tokens.notes)
@@ -164,7 +164,7 @@ def test_a_template_that_refuses_system_prompts_gets_them_in_the_first_message()
     assert tokens.decode(prompt) == "[user]Be brief.\n\nHi"
 
 
-def test_a_template_that_refuses_everything_is_an_error_with_a_next_step() -> None:
+def test_a_template_that_refuses_everything_is_an_error_with_a_hint() -> None:
     tokens = PromptEncoder(word_tokenizer(template="{{ raise_exception('never') }}"), "auto", [])
     with pytest.raises(ModelError, match="refuses") as error:
         tokens.encode([Message("user", "Hi")])
@@ -181,22 +181,22 @@ CHARACTERS = [
 
 
 @pytest.mark.parametrize("text", CHARACTERS)
-def test_streamed_text_never_shows_half_a_character(tokens: PromptEncoder, text: str) -> None:
+def test_streamed_text_has_whole_characters_only(tokens: PromptEncoder, text: str) -> None:
     stream = tokens.detokenizer()
     shown = [stream.feed(token) for token in tokens.encode_text(text)]
     assert not any("\ufffd" in piece for piece in shown)
     assert "".join(shown) + stream.flush() == text
 
 
-def test_an_unfinished_character_is_dropped_at_the_end(tokens: PromptEncoder) -> None:
+def test_an_incomplete_character_is_dropped_at_the_end(tokens: PromptEncoder) -> None:
     ids = tokens.encode_text("ok 🦙")
     stream = tokens.detokenizer()
     text = "".join(stream.feed(token) for token in ids[:-1]) + stream.flush()
     assert text.rstrip() == "ok"
 
 
-def test_two_threads_may_import_what_reads_tokens() -> None:
-    """A plugin may load a tokenizer of its own while the model is loaded."""
+def test_two_threads_may_import_tokenizers_at_once() -> None:
+    """A plugin may load its own tokenizer while the model is loading."""
     code = """
 import sys, threading
 barrier, wrong = threading.Barrier(2), []

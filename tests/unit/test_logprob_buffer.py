@@ -1,4 +1,4 @@
-"""Log-probabilities as values: none is told before its text, or for text that is cut off."""
+"""Log-probabilities come with their text: never before it, and not for text that is cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def token(text: str) -> TokenLogprob:
     pieces=st.lists(st.text(alphabet="ab.", max_size=3), max_size=12),
     stops=st.lists(st.text(alphabet="ab.", min_size=1, max_size=3), max_size=2),
 )
-def test_tokens_come_with_their_text_and_never_before(pieces: list[str], stops: list[str]) -> None:
+def test_logprobs_come_with_their_text_and_never_before(
+    pieces: list[str], stops: list[str]
+) -> None:
     text, shown = StopStringFilter(stops), LogprobBuffer()
     said, told = "", list[TokenLogprob]()
     for piece in pieces:
@@ -32,7 +34,7 @@ def test_tokens_come_with_their_text_and_never_before(pieces: list[str], stops: 
         said += (rest := text.flush())
         told += shown.release(rest)
         assert "".join(each.text for each in told) == said == "".join(pieces)
-    else:  # all but those of the stop string, and the one that it begins in
+    else:  # all but those of the stop string and of its start
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
         whole = [p for p, end in zip(pieces, ends, strict=True) if p and end <= len(said)]
         assert [each.text for each in told if each.text] == whole
@@ -45,11 +47,11 @@ def test_a_part_of_a_character_belongs_to_the_text_that_follows() -> None:
     assert shown.release("") == ()
     shown.feed(parts[1:], "é")
     assert shown.release("é") == tuple(parts)
-    shown.feed(parts[:1], "")  # the reply ends here, and shows nothing of it
+    shown.feed(parts[:1], "")  # the reply ends here without its text
     assert shown.release("") == ()
 
 
-def test_it_is_written_as_openais_api_has_it() -> None:
+def test_logprobs_are_serialized_as_in_openais_api() -> None:
     top = (token("Hé"), TokenLogprob(b"\xf0\x9f", -2.0))
     assert TokenLogprob("Hé".encode(), -0.5, top).to_dict() == {
         "token": "Hé",
@@ -63,7 +65,7 @@ def test_it_is_written_as_openais_api_has_it() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 21, True, 1.0, "3"])
-def test_another_number_than_0_to_20_is_refused(number: Any) -> None:
+def test_logprobs_outside_0_to_20_are_refused(number: Any) -> None:
     with pytest.raises(UsageError, match="logprobs must be 0 to 20"):
         Request((), logprobs=number)
     assert Request(()).logprobs is None

@@ -1,4 +1,4 @@
-"""What leaves a context that is too small, and the words an engine of words says it would read."""
+"""Fitting a small context, and the prompts of engines without a tokenizer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ chats = st.tuples(
     st.integers(min_value=0, max_value=15),
     st.sampled_from([0, 1, 3]),
 )
-def test_only_what_must_leaves_oldest_first(
+def test_the_oldest_turns_are_dropped_first(
     messages: tuple[Message, ...], limit: int, reserve: int, wrong: int
 ) -> None:
     def size(turns: Sequence[Sequence[int]]) -> int:
@@ -79,12 +79,12 @@ def test_only_what_must_leaves_oldest_first(
 
 
 def chat(*sizes: int, pinned: int | None = None) -> tuple[Message, ...]:
-    """A system prompt and turns of one message with so many words each."""
+    """Return a system prompt and turns of one message with `sizes` words each."""
     turns = [Message("user", "word " * size, index == pinned) for index, size in enumerate(sizes)]
     return (SYSTEM, *turns)
 
 
-def test_words_and_frames_are_the_prompt() -> None:
+def test_words_and_control_tokens_are_the_prompt() -> None:
     engine = ScriptedEngine()
     request = Request((SYSTEM, Message("user", "  Hi there,\n friend ")))
     prompt = engine.preview(request)
@@ -100,7 +100,7 @@ def test_words_and_frames_are_the_prompt() -> None:
     assert (fitted.prompt_tokens, fitted.prompt_hash) == (len(prompt.tokens), prompt.hash)
 
 
-def test_a_pinned_turn_stays_where_others_leave() -> None:
+def test_a_pinned_turn_stays_where_others_are_dropped() -> None:
     engine = ScriptedEngine(context=40)
     request = Request(chat(10, 10, 10, pinned=0), Sampling(max_tokens=5))
     prompt = engine.preview(request)
@@ -113,7 +113,7 @@ def test_a_pinned_turn_stays_where_others_leave() -> None:
     assert {token.message_index for token in prompt.tokens} == {None, 0, 1, 3}
 
 
-def test_too_much_pinned_says_how_to_unpin() -> None:
+def test_too_many_pinned_turns_have_a_hint_to_unpin() -> None:
     engine = ScriptedEngine(context=30)
     with pytest.raises(
         ContextTooLong, match="the pinned turn take 33 tokens; the context holds 30"

@@ -1,4 +1,4 @@
-"""Several tokens at once: every number, and so every reply, is what one at a time gives."""
+"""Batching and speculation: several tokens at once give what one at a time gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.engines.batching import open_batch, stream_many
+from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
@@ -28,7 +28,7 @@ from chatlm.types.messages import Message, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of
+from tests.engine.test_native import native_model, random_ids
 
 PASSAGE = (
     "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
@@ -49,19 +49,19 @@ def no_gradients() -> Iterator[None]:
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_no_number_depends_on_what_else_is_decoded(
+def test_results_do_not_depend_on_the_rest_of_the_batch(
     tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path / "model", variant)
-    model = fast_model(folder, torch.bfloat16, form)
+    model = native_model(folder, torch.bfloat16, form)
     decoder = model.decoder
     assert isinstance(decoder, CDecoder)
     adapted = model.load_adapter(
         adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
     )
-    ids, turns = ids_of(folder), model.rope(512)
-    # how much each memory holds, how many tokens are added, and whether an adapter acts; the
-    # first three cross the border of a chunk
+    ids, rope = random_ids(folder), model.rope(512)
+    # tokens in the cache, tokens to add, and whether with an adapter; the first three cross the
+    # boundary of a chunk
     cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]
 
     def begun(length: int, lora: bool) -> SequenceInput:
@@ -73,7 +73,7 @@ def test_no_number_depends_on_what_else_is_decoded(
     def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, KVCache]:
         growth = begun(length, lora)
         rows = [
-            decoder.decode([dataclasses.replace(growth, tokens=[token])], turns)
+            decoder.decode([dataclasses.replace(growth, tokens=[token])], rope)
             for token in ids[length : length + count]
         ]
         return torch.cat(rows), growth.kv_cache
@@ -82,7 +82,7 @@ def test_no_number_depends_on_what_else_is_decoded(
         dataclasses.replace(begun(length, lora), tokens=ids[length : length + count])
         for length, count, lora in cases
     ]
-    rows = decoder.decode(growths, turns).split([count for _, count, _ in cases])
+    rows = decoder.decode(growths, rope).split([count for _, count, _ in cases])
     for made, growth, case in zip(rows, growths, cases, strict=True):
         expected, memory = alone(*case)
         assert torch.equal(made, expected), case
@@ -91,7 +91,7 @@ def test_no_number_depends_on_what_else_is_decoded(
         assert torch.equal(growth.kv_cache.kv[:, :, :, used], memory.kv[:, :, :, used])
 
 
-def test_a_guess_is_what_followed_the_longest_same_text() -> None:
+def test_a_draft_is_what_followed_the_longest_match() -> None:
     assert NGRAM_SIZE == 3
     lookup = PromptLookup([9, 1, 2, 3, 50, 51, 8, 1, 2, 3, 60, 61, 62])
     assert lookup.draft(5) == []
@@ -115,7 +115,7 @@ def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets how many tokens each call added, from now on."""
+    """Record the number of tokens of each decode call from now on."""
     counts: list[int] = []
     extend = NativeModel.decode
 
@@ -138,7 +138,7 @@ SAMPLINGS = [
 
 
 @pytest.mark.parametrize("message", [COPY, STORY, LIST], ids=["copy", "story", "list"])
-def test_guessing_changes_no_reply(
+def test_speculation_changes_no_reply(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, message: Message
 ) -> None:
     for sampling in SAMPLINGS:
@@ -164,7 +164,7 @@ def test_processors_and_criteria_are_called_for_each_token_in_order(engine: Loca
     assert all(after[:-1] == before for before, after in pairwise(seen))
 
 
-def test_copied_text_takes_fewer_calls_and_new_text_few_vain_ones(
+def test_copied_text_takes_fewer_steps_and_new_text_few_drafts(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = calls_of(monkeypatch)
@@ -173,11 +173,11 @@ def test_copied_text_takes_fewer_calls_and_new_text_few_vain_ones(
     assert max(calls) <= MAX_DRAFT_TOKENS + 1
     calls.clear()
     _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
-    cost = sum(1 + 0.4 * (count - 1) for count in calls)  # of a call, beside one of one token
+    cost = sum(1 + 0.4 * (count - 1) for count in calls)  # relative to a call with one token
     assert cost < 1.03 * end.usage.completion_tokens
 
 
-def test_a_reply_that_was_stopped_among_guesses_leaves_a_sound_cache(engine: LocalEngine) -> None:
+def test_a_reply_stopped_within_a_draft_leaves_a_valid_cache(engine: LocalEngine) -> None:
     whole, _ = written(engine, Request((COPY,), GREEDY))
     for stop in (5, 12, 25):
         with closing(engine.stream(Request((COPY,), GREEDY))) as events:
@@ -192,7 +192,7 @@ def test_a_reply_that_was_stopped_among_guesses_leaves_a_sound_cache(engine: Loc
 
 
 def requests() -> list[Request]:
-    """Of different lengths, samplings and ends."""
+    """Return requests of different lengths, samplings and stop reasons."""
     short = dataclasses.replace(GREEDY, max_tokens=12)
     return [
         Request((STORY,), short),
@@ -215,11 +215,11 @@ def text_of(events: list[EngineEvent]) -> str:
 
 
 @pytest.mark.parametrize("fast", ["auto", "off"])
-def test_many_replies_at_once_are_those_that_come_one_by_one(
+def test_batched_replies_are_those_of_single_requests(
     default_model: Path, tmp_path: Path, fast: str
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
-    engine = LocalEngine(
+    engine = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
@@ -239,7 +239,7 @@ def test_many_replies_at_once_are_those_that_come_one_by_one(
     engine.close()
 
 
-def test_more_than_fit_at_once_take_their_turns(engine: LocalEngine) -> None:
+def test_requests_beyond_the_batch_size_wait(engine: LocalEngine) -> None:
     words = ["sea", "wind", "rock", "lamp"] * 5
     many = [
         Request((Message("user", f"Say {word}."),), dataclasses.replace(GREEDY, max_tokens=3 + n))
@@ -249,7 +249,7 @@ def test_more_than_fit_at_once_take_their_turns(engine: LocalEngine) -> None:
     assert [text_of(found[n]) for n in range(20)] == [written(engine, one)[0] for one in many]
 
 
-def test_closing_ends_all_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
+def test_closing_a_batch_leaves_the_engine_usable(engine: LocalEngine) -> None:
     with closing(stream_many(engine, requests())) as events:
         for _, event in events:
             if isinstance(event, Delta) and event.usage.completion_tokens == 3:
@@ -258,7 +258,7 @@ def test_closing_ends_all_and_leaves_the_engine_usable(engine: LocalEngine) -> N
     assert written(engine, requests()[2])[1].stop_reason is StopReason.END
 
 
-def test_an_engine_without_a_way_of_its_own_makes_them_one_by_one() -> None:
+def test_a_sequential_batch_answers_one_by_one() -> None:
     engine = ScriptedEngine("One.", "Two.")
     found = list(stream_many(engine, [Request((STORY,)), Request((COPY,))]))
     assert [number for number, _ in found] == sorted(number for number, _ in found)
@@ -267,15 +267,15 @@ def test_an_engine_without_a_way_of_its_own_makes_them_one_by_one() -> None:
 
 
 def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]) -> None:
-    """Go on until something holds, or all have ended."""
+    """Step until a condition holds or all requests have ended."""
     while len(batch) and not until():
         for number, event in batch.step():
             found.setdefault(number, []).append(event)
 
 
 @pytest.mark.parametrize("fast", ["auto", "off"])
-def test_requests_come_and_go_while_others_are_answered(default_model: Path, fast: str) -> None:
-    engine = LocalEngine(
+def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, fast: str) -> None:
+    engine = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast
     )
     first, second, third = (
@@ -286,7 +286,7 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
     alone = [written(engine, request) for request in (first, second, third)]
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         assert batch.max_concurrency == (16 if fast == "auto" else 1)
         assert batch.add(first) == 0
         if batch.max_concurrency == 1:
@@ -310,11 +310,11 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
     engine.close()
 
 
-def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
+def test_a_prompt_prefilled_by_a_batch_is_reused(engine: LocalEngine) -> None:
     engine._prompt_cache.clear()
     short = dataclasses.replace(GREEDY, max_tokens=4)
     chats = [(Message("user", f"{word} {PASSAGE * 8}"),) for word in ("One.", "Two.", "Three.")]
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         for messages in chats:
             batch.add(Request(messages, short))
         found: dict[int, list[Any]] = {}
@@ -328,7 +328,7 @@ def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
         assert fitted.cached_tokens >= 256
 
 
-def test_what_fails_for_one_reply_ends_that_one(
+def test_a_failing_request_ends_only_itself(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(ids: Any, logits: Any) -> Any:
@@ -337,7 +337,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     short = dataclasses.replace(GREEDY, max_tokens=8)
     both = [Request((LIST,), short, logits_processors=(broken,)), Request((STORY,), short)]
     found: dict[int, list[Any]] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         for request in both:
             batch.add(request)
         stepped(batch, found, lambda: False)
@@ -352,7 +352,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
-    with monkeypatch.context() as patch, closing(open_batch(engine)) as batch:
+    with monkeypatch.context() as patch, closing(engine.batch()) as batch:
         batch.add(both[1])
         batch.add(both[1])
         patch.setattr(NativeModel, "decode", full)

@@ -1,4 +1,4 @@
-"""The fast way gives what transformers gives, for every architecture, format and size it takes."""
+"""The native decoders give the logits of transformers, for every architecture, format and size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 
 PROMPT, REPLY = 100, 70
-"""Tokens; together they cross the borders of the kernel's chunks."""
+"""Tokens; together they cross the boundaries of the kernel's chunks."""
 
 ABOUT = ModelInfo(
     device="cpu", dtype="", context_length=512, eos_token_ids=(), recommended_sampling=Sampling()
@@ -54,75 +54,77 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-def fast_model(
+def native_model(
     folder: Path,
     dtype: torch.dtype,
     form: WeightFormat | Literal["auto", "steps"] | None,
     threads: int = 2,
 ) -> NativeModel:
-    """A model with a compiled decoder; with torch's where no format is named, and with CUDA's
-    for its steps."""
-    shape = read_config(folder)
-    weights = read_weights(folder, shape, dtype)
+    """Return a model with the C decoder; with torch's for None, and CUDA's for "steps"."""
+    config = read_config(folder)
+    weights = read_weights(folder, config, dtype)
     if form == "steps":
-        return NativeModel(shape, weights, CudaGraphDecoder(shape, weights), ABOUT)
+        return NativeModel(config, weights, CudaGraphDecoder(config, weights), ABOUT)
     if form is None:
-        return NativeModel(shape, weights, TorchDecoder(shape, weights, None), ABOUT)
+        return NativeModel(config, weights, TorchDecoder(config, weights, None), ABOUT)
     if shutil.which(shlex.split(os.environ.get("CC", "cc"))[0]) is None:
         pytest.skip("there is no C compiler to make the kernel with")
     kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
     chosen = None if form == "auto" else form
-    return NativeModel(shape, weights, CDecoder(kernel, shape, weights, chosen, threads), ABOUT)
+    return NativeModel(config, weights, CDecoder(kernel, config, weights, chosen, threads), ABOUT)
 
 
-def ids_of(folder: Path) -> list[int]:
+def random_ids(folder: Path) -> list[int]:
     generator = torch.Generator().manual_seed(2)
     words = read_config(folder).vocab_size
     return torch.randint(words, (PROMPT + REPLY,), generator=generator).tolist()
 
 
-def written(model: NativeModel, ids: list[int]) -> torch.Tensor:
-    """Logits after each token behind the prompt: (REPLY, vocabulary)."""
+def decoded_logits(model: NativeModel, ids: list[int]) -> torch.Tensor:
+    """Return the logits after each token after the prompt: (REPLY, vocab_size)."""
     cache = model.new_cache()
     cache.prefill(ids[:64])
     cache.prefill(ids[64:PROMPT])
     return torch.cat([cache.decode([token]) for token in ids[PROMPT:]])
 
 
-def true_logits(folder: Path, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
+def reference_logits(folder: Path, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
     logits: torch.Tensor = tiny.reference(folder, dtype)(torch.tensor([ids])).logits
     return logits[0, PROMPT:].float()
 
 
 def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean KL divergence over the rows."""
+    """Return the mean KL divergence over the rows."""
     left, right = true.log_softmax(-1), other.log_softmax(-1)
     return float((left.exp() * (left - right)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["bf16", "steps"], ids=["kernel", "steps"])
-def test_tokens_are_read_as_transformers_reads_them(
+def test_decoded_tokens_give_the_logits_of_transformers(
     tmp_path: Path, variant: str, form: Any
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
-    true = true_logits(folder, ids, torch.float32)
-    exact = written(fast_model(folder, torch.float32, form), ids)
+    ids = random_ids(folder)
+    true = reference_logits(folder, ids, torch.float32)
+    exact = decoded_logits(native_model(folder, torch.float32, form), ids)
     torch.testing.assert_close(exact, true, rtol=1e-3, atol=1e-3 * float(true.std()))
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-def test_in_bfloat16_it_is_at_least_as_near_as_transformers(tmp_path: Path, variant: str) -> None:
+def test_bfloat16_is_at_least_as_accurate_as_transformers(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
-    true = true_logits(folder, ids, torch.float32)
-    theirs = divergence(true, true_logits(folder, ids, torch.bfloat16))
-    assert divergence(true, written(fast_model(folder, torch.bfloat16, "bf16"), ids)) <= theirs
+    ids = random_ids(folder)
+    true = reference_logits(folder, ids, torch.float32)
+    theirs = divergence(true, reference_logits(folder, ids, torch.bfloat16))
+    assert (
+        divergence(true, decoded_logits(native_model(folder, torch.bfloat16, "bf16"), ids))
+        <= theirs
+    )
 
 
 def rounded(matrix: Linear, form: str) -> Linear:
-    """The matrix as a format keeps it, computed by torch."""
+    """Return the matrix rounded to a format, computed by torch."""
     weight = matrix.weight.float()
     rows, columns = weight.shape
     padded = torch.nn.functional.pad(weight, (0, -columns % 64))
@@ -149,12 +151,12 @@ def rounded(matrix: Linear, form: str) -> Linear:
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_small_formats_round_the_weights_and_nothing_else(
+def test_quantized_formats_round_only_the_weights(
     tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
-    model = fast_model(folder, torch.float32, form)
+    ids = random_ids(folder)
+    model = native_model(folder, torch.float32, form)
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def matrices(layer: LayerWeights[Linear]) -> Any:
@@ -167,8 +169,8 @@ def test_small_formats_round_the_weights_and_nothing_else(
             dataclasses.replace(layer, **matrices(layer)) for layer in model.weights.layers
         ),
     )
-    memory, turns = KVCache(model.config, torch.float32), model.rope(512)
-    expected = [prefill(model.config, weights, memory, [token], turns) for token in ids[:80]]
+    kv_cache, rope = KVCache(model.config, torch.float32), model.rope(512)
+    expected = [prefill(model.config, weights, kv_cache, [token], rope) for token in ids[:80]]
     cache = model.new_cache()
     made = [cache.decode([token]) for token in ids[:80]]
     spread = float(torch.stack(expected).std())
@@ -176,7 +178,7 @@ def test_small_formats_round_the_weights_and_nothing_else(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) -> None:
+def test_int4_is_chosen_for_weights_that_had_four_bits(dtype: torch.dtype) -> None:
     plain = torch.randn(48, 192, generator=torch.Generator().manual_seed(1))
 
     def stored(kind: GGMLQuantizationType) -> Linear:
@@ -203,43 +205,45 @@ def test_each_matrix_has_the_format_that_fits_it(tmp_path: Path, quantized: str)
             tensors[name] = torch.from_numpy(quants.dequantize(data, kind)).to(tensor.dtype)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     model, eight, plain = (
-        fast_model(folder, torch.bfloat16, form) for form in ("auto", "int8", "bf16")
+        native_model(folder, torch.bfloat16, form) for form in ("auto", "int8", "bf16")
     )
     assert isinstance(model.decoder, CDecoder)
     assert model.decoder.formats == ({"int8"} if quantized == "up_proj" else {"int4", "int8"})
-    ids = ids_of(folder)
-    true = written(plain, ids)
-    assert divergence(true, written(model, ids)) < 1.5 * divergence(true, written(eight, ids))
+    ids = random_ids(folder)
+    true = decoded_logits(plain, ids)
+    assert divergence(true, decoded_logits(model, ids)) < 1.5 * divergence(
+        true, decoded_logits(eight, ids)
+    )
 
 
 def accepts(compiler: str, flag: str) -> bool:
-    """Whether the compiler knows the flag; an older one that does not makes no such code."""
+    """Tell whether the compiler knows the flag; one that does not never emits such code."""
     command = [*shlex.split(compiler), flag, "-x", "c", "-E", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_processors_that_can_less_compute_the_same(
+def test_older_processors_compute_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     made = []
     compiler = os.environ.get("CC", "cc")
     no_vnni = "-mno-avxvnni" if accepts(compiler, "-mno-avxvnni") else ""
     for flags in ("", "-mno-avx512f", f"-mno-avx512vnni {no_vnni}", f"-mno-avx512f {no_vnni}"):
         monkeypatch.setenv("CC", f"{compiler} {flags}")
-        made.append(written(fast_model(folder, torch.bfloat16, form), ids))
+        made.append(decoded_logits(native_model(folder, torch.bfloat16, form), ids))
     first, *others = made
     assert max(divergence(first, other) for other in others) < 2e-4
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> None:
-    """A step of which one number is broken gives no row that looks right."""
+def test_nan_and_infinity_are_not_hidden(tmp_path: Path, form: WeightFormat) -> None:
+    """A token with one broken number gives only NaN."""
     folder = tiny.save(tmp_path, "llama")
-    model = fast_model(folder, torch.bfloat16, form)
+    model = native_model(folder, torch.bfloat16, form)
     model.weights.embed_tokens[7, 3] = float("nan")
     model.weights.embed_tokens[8, 3] = float("inf")
     for token in (7, 8):
@@ -248,31 +252,32 @@ def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-def test_blocks_are_read_as_transformers_reads_them(
+def test_prefilled_blocks_give_the_logits_of_transformers(
     tmp_path: Path, variant: str, dtype: torch.dtype
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     whole = tiny.reference(folder, dtype)(torch.tensor([ids])).logits[0, -1].float()
-    cache = fast_model(folder, dtype, "bf16").new_cache()
+    cache = native_model(folder, dtype, "bf16").new_cache()
     for start in range(0, len(ids), 64):
         logits = cache.prefill(ids[start : start + 64])
     near = 1e-4 if dtype is torch.float32 else 0.05
     assert float((logits - whole).abs().max()) < near * float(whole.abs().max())
 
 
-def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     first, *others = (
-        written(fast_model(folder, torch.bfloat16, "int8", threads), ids) for threads in (1, 2, 5)
+        decoded_logits(native_model(folder, torch.bfloat16, "int8", threads), ids)
+        for threads in (1, 2, 5)
     )
     assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtype) -> None:
+def test_packed_matrices_of_torch_are_within_half_a_step(form: str, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
     packed = (pack_int8 if form == "int8" else pack_int4)(Linear(weight, bias))
     made = dataclasses.replace(packed, bias=None)(torch.eye(96, dtype=dtype)).float().T
@@ -282,14 +287,14 @@ def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtyp
         groups = weight.float().view(48, 3, 32)
         spans = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
         steps = (spans / 15).expand(-1, -1, 32).reshape(48, 96)
-    slack = 1.1 if dtype is torch.float32 else 2.0  # the products are rounded too
+    slack = 1.1 if dtype is torch.float32 else 2.0  # products are rounded too
     assert ((made - weight.float()).abs() <= slack * steps / 2).all()
     x = torch.randn(1, 96).to(dtype)
     torch.testing.assert_close(packed(x), dataclasses.replace(packed, bias=None)(x) + bias)
 
 
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1])
-def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType) -> None:
+def test_weights_that_had_four_bits_keep_their_values(kind: GGMLQuantizationType) -> None:
     data = quants.quantize(torch.randn(64, 128).numpy(), kind)
     weight = torch.from_numpy(quants.dequantize(data, kind)).bfloat16()
     made = pack_int4(Linear(weight))(torch.eye(128).bfloat16()).float().T
@@ -298,12 +303,12 @@ def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType)
 
 
 @pytest.mark.parametrize("form", [None, "bf16", "int8", "int4"])
-def test_without_a_compiler_the_same_formats_are_kept(
+def test_without_a_compiler_the_same_formats_are_used(
     default_model: Path, form: WeightFormat | None
 ) -> None:
-    shape = read_config(default_model)
-    weights = read_weights(default_model, shape, torch.bfloat16)
-    decoder = TorchDecoder(shape, weights, form)
+    config = read_config(default_model)
+    weights = read_weights(default_model, config, torch.bfloat16)
+    decoder = TorchDecoder(config, weights, form)
     assert decoder.formats == {form or "int4"}
     kind = {"bf16": Linear, "int8": Int8Linear, "int4": Int4Linear}[form or "int4"]
     assert isinstance(decoder._weights.layers[0].up_proj, kind)
@@ -317,16 +322,16 @@ def test_without_a_compiler_odd_sizes_are_computed_as_they_are(
     folder = tiny.save(tmp_path, variant, vocab_size=205, intermediate_size=81)
     if read_config(folder).hidden_size % 32 == 0:
         pytest.skip("its sizes suit the packed form")
-    ids = ids_of(folder)
-    made = written(fast_model(folder, torch.float32, None), ids)
-    true = true_logits(folder, ids, torch.float32)
+    ids = random_ids(folder)
+    made = decoded_logits(native_model(folder, torch.float32, None), ids)
+    true = reference_logits(folder, ids, torch.float32)
     torch.testing.assert_close(made, true, rtol=1e-3, atol=1e-3 * float(true.std()))
 
 
-def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> None:
+def test_a_truncated_cache_continues_as_if_never_longer(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen3")
-    ids = ids_of(folder)
-    model = fast_model(folder, torch.bfloat16, "int8")
+    ids = random_ids(folder)
+    model = native_model(folder, torch.bfloat16, "int8")
     cache = model.new_cache()
     cache.prefill(ids[:64])
     first = cache.decode(ids[64:80])
@@ -335,47 +340,50 @@ def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> N
     assert torch.equal(cache.decode(ids[64:80]), first)
 
 
-def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
+def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
-    shape = read_config(folder)
-    memory = KVCache(shape, torch.bfloat16)
+    config = read_config(folder)
+    kv_cache = KVCache(config, torch.bfloat16)
     keys = torch.randn(3, 5, 14).bfloat16()
-    memory.reserve(5)
-    for layer in range(shape.num_hidden_layers):
-        memory.update(layer, keys + layer, keys - layer)
-    memory.length = 5
-    room = memory.capacity
-    memory.reserve(room + 1)
-    assert memory.capacity > room
-    assert torch.equal(memory.kv[0, 2, :, :5, :14], keys + 2)
-    assert torch.equal(memory.kv[1, 1, :, :5, :14], keys - 1)
-    assert not memory.kv[..., 14:].any()
-    assert not memory.kv[:, :, :, 5:].any()
+    kv_cache.reserve(5)
+    for layer in range(config.num_hidden_layers):
+        kv_cache.update(layer, keys + layer, keys - layer)
+    kv_cache.length = 5
+    room = kv_cache.capacity
+    kv_cache.reserve(room + 1)
+    assert kv_cache.capacity > room
+    assert torch.equal(kv_cache.kv[0, 2, :, :5, :14], keys + 2)
+    assert torch.equal(kv_cache.kv[1, 1, :, :5, :14], keys - 1)
+    assert not kv_cache.kv[..., 14:].any()
+    assert not kv_cache.kv[:, :, :, 5:].any()
 
 
-def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_path: Path) -> None:
-    model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
+def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Path) -> None:
+    model = native_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
-    memory, turns = KVCache(model.config, torch.bfloat16), model.rope(600)
+    kv_cache, rope = KVCache(model.config, torch.bfloat16), model.rope(600)
     other = KVCache(read_config(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
     for sequences, reason in (
-        ([SequenceInput(memory, [-1])], "no token"),
-        ([SequenceInput(memory, [1, 203])], "no token"),
+        ([SequenceInput(kv_cache, [-1])], "no token"),
+        ([SequenceInput(kv_cache, [1, 203])], "no token"),
         ([SequenceInput(KVCache(model.config, torch.float32), [1])], "another model"),
-        ([SequenceInput(memory, [1]), SequenceInput(other, [1])], "another model"),
-        ([SequenceInput(memory, [1]), SequenceInput(memory, [2])], "one memory twice"),
-        ([SequenceInput(memory, [1] * 17)], "17 tokens"),
+        ([SequenceInput(kv_cache, [1]), SequenceInput(other, [1])], "another model"),
+        ([SequenceInput(kv_cache, [1]), SequenceInput(kv_cache, [2])], "occurs twice"),
+        ([SequenceInput(kv_cache, [1] * 17)], "17 tokens"),
         (
-            [SequenceInput(memory, [1]), SequenceInput(KVCache(model.config, torch.bfloat16), [])],
+            [
+                SequenceInput(kv_cache, [1]),
+                SequenceInput(KVCache(model.config, torch.bfloat16), []),
+            ],
             "at once",
         ),
         ([], "0 tokens"),
     ):
         with pytest.raises(ValueError, match=reason):
-            decoder.decode(sequences, turns)
-    with pytest.raises(ValueError, match="angles"):
-        decoder.decode([SequenceInput(memory, [1, 2])], turns[:1])
-    assert memory.length == 0
+            decoder.decode(sequences, rope)
+    with pytest.raises(ValueError, match="RoPE table"):
+        decoder.decode([SequenceInput(kv_cache, [1, 2])], rope[:1])
+    assert kv_cache.length == 0
 
 
 @pytest.mark.parametrize(
@@ -400,7 +408,7 @@ def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_pat
         ({"tie_word_embeddings": None, "vocab_size": None}, "TypeError"),
     ],
 )
-def test_what_it_does_not_know_is_left_to_transformers(
+def test_unsupported_models_are_left_to_transformers(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     folder = tiny.save(tmp_path, "llama")
@@ -410,20 +418,20 @@ def test_what_it_does_not_know_is_left_to_transformers(
         read_weights(folder, read_config(folder), torch.bfloat16)
 
 
-def test_prefill_says_the_same_token_by_token(tmp_path: Path) -> None:
+def test_prefill_gives_the_same_token_by_token(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen2")
-    shape = read_config(folder)
-    weights = read_weights(folder, shape, torch.float32)
-    ids, turns = ids_of(folder), rope_table(shape, 512)
-    at_once, singly = KVCache(shape, torch.float32), KVCache(shape, torch.float32)
-    logits = prefill(shape, weights, at_once, ids, turns)
+    config = read_config(folder)
+    weights = read_weights(folder, config, torch.float32)
+    ids, rope = random_ids(folder), rope_table(config, 512)
+    block, single = KVCache(config, torch.float32), KVCache(config, torch.float32)
+    logits = prefill(config, weights, block, ids, rope)
     for token in ids:
-        last = prefill(shape, weights, singly, [token], turns)
+        last = prefill(config, weights, single, [token], rope)
     torch.testing.assert_close(last, logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_cache_is_the_models_own(tmp_path: Path) -> None:
-    model = fast_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
+    model = native_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
     first, second = model.new_cache(), model.new_cache()
     assert isinstance(first, NativeCache)
     one = first.prefill([1, 2, 3])

@@ -1,0 +1,271 @@
+"""Progress of a training run: a loss curve on a terminal, plain lines elsewhere; Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+from chatlm.errors import ChatlmError
+from chatlm.plugin_kit.progress import graceful_interrupt
+from chatlm.text import one_line
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+CHART_LINES = 8
+"""Height of the loss curve."""
+
+LossPoint = tuple[int, float]
+"""A step and its loss."""
+
+
+class TrainingStopped(ChatlmError):
+    """The user stopped a training run before there was anything to save."""
+
+    exit_code = 130
+
+
+@dataclass
+class TrainingProgress:
+    """How far a training run is; the trainer updates it and passes it to a listener.
+
+    progress = TrainingProgress(activity="loading the model")
+    progress.start(0, total_steps=100)
+    """
+
+    total_steps: int = 0
+    """0 until it is known."""
+    step: int = 0
+    tokens: int = 0
+    """Trained on since `start`."""
+    train_losses: list[LossPoint] = field(default_factory=list)
+    eval_losses: list[LossPoint] = field(default_factory=list)
+    """Losses on the held-out examples."""
+    base_loss: float | None = None
+    """Held-out loss before training; None if it was not measured."""
+    accuracy: float | None = None
+    """Held-out accuracy at the last evaluation, 0 to 1; None if it was not measured."""
+    activity: str = ""
+    """What is being done other than training steps."""
+    start_step: int = 0
+    """The step that this process started after; above 0 when a run is resumed."""
+    _started_at: float | None = None
+
+    def start(self, step: int, total_steps: int) -> None:
+        """Start the clock.
+
+        Args:
+            step: steps already done; above 0 when a run is resumed.
+            total_steps: steps of the whole run.
+        """
+        self.step = self.start_step = step
+        self.total_steps = total_steps
+        self._started_at = time.monotonic()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed so far; None before the first step."""
+        if self._started_at is None or not self.tokens:
+            return None
+        elapsed = time.monotonic() - self._started_at
+        return self.tokens / elapsed if elapsed > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time left, early stopping aside; None before the first step."""
+        done = self.step - self.start_step
+        if self._started_at is None or not done:
+            return None
+        return (time.monotonic() - self._started_at) / done * (self.total_steps - self.step)
+
+
+class ProgressListener:
+    """Called whenever a training run's progress changes; this one ignores it."""
+
+    def update(self, progress: TrainingProgress) -> None:
+        """Show the progress."""
+
+
+@contextmanager
+def stop_on_interrupt(hint: str, *, after_step: bool = True) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C stop training after the current step, and the second one at once.
+
+        with stop_on_interrupt("Nothing was saved.") as should_stop:
+            for step in range(total_steps):
+                train_step()
+                if should_stop():
+                    break
+            save_best()
+
+    Args:
+        hint: what to do after a training run that was stopped before anything was saved.
+        after_step: False if the first Ctrl-C must stop at once, since other processes would stop
+            at another step.
+
+    Yields:
+        A function that returns whether Ctrl-C was pressed; call it after each step.
+
+    Raises:
+        TrainingStopped: training was stopped at once.
+    """
+    interrupt = graceful_interrupt() if after_step else nullcontext(lambda: False)
+    with interrupt as should_stop:
+        try:
+            yield should_stop
+        except KeyboardInterrupt:
+            raise TrainingStopped("Stopped.", hint=hint) from None
+
+
+@contextmanager
+def training_display() -> Iterator[ProgressListener]:
+    """Show a training run on stderr: its loss curve on a terminal, plain lines elsewhere.
+
+        with training_display() as listener:
+            listener.update(progress)
+
+    Yields:
+        The listener that draws; call its `update` after each step.
+    """
+    if not sys.stderr.isatty():
+        yield _PlainLines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        yield _LiveDisplay(live)
+
+
+class _LiveDisplay(ProgressListener):
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def update(self, progress: TrainingProgress) -> None:
+        self._live.update(render_progress(progress, self._live.console.width))
+
+
+class _PlainLines(ProgressListener):
+    """Prints a line for each new activity, tenth of the steps and evaluation."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int, int] | None = None
+
+    def update(self, progress: TrainingProgress) -> None:
+        tenth = progress.step * 10 // progress.total_steps if progress.total_steps else 0
+        state = (progress.activity, tenth, len(progress.eval_losses))
+        if state != self._last:
+            self._last = state
+            click.echo(one_line(describe_progress(progress), 200), err=True)
+
+
+def describe_progress(progress: TrainingProgress) -> str:
+    """Return the progress as one line of text.
+
+    step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s
+    """
+    if not progress.total_steps:
+        return f"{progress.activity} …"
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if (left := progress.seconds_left) is not None and progress.step < progress.total_steps:
+        parts.append(f"{_format_duration(left)} left")
+    if progress.train_losses:
+        parts.append(f"loss {progress.train_losses[-1][1]:.3f}")
+    if progress.eval_losses:
+        base = f" (base {progress.base_loss:.3f})" if progress.base_loss is not None else ""
+        parts.append(f"held-out {progress.eval_losses[-1][1]:.3f}{base}")
+    if progress.accuracy is not None:
+        parts.append(f"accuracy {progress.accuracy:.3f}")
+    if speed := progress.tokens_per_second:
+        parts.append(f"{speed:,.0f} tokens/s")
+    return " · ".join([*parts, progress.activity] if progress.activity else parts)
+
+
+def render_progress(progress: TrainingProgress, width: int) -> Text:
+    """Draw the loss curve with its scale, and the progress as text below it.
+
+    Args:
+        progress: the progress to draw.
+        width: columns of the terminal.
+    """
+    from rich.text import Text
+
+    text = Text()
+    losses = [loss for _, loss in [*progress.train_losses, *progress.eval_losses]]
+    if progress.base_loss is not None:
+        losses.append(progress.base_loss)
+    if progress.train_losses:
+        low, high = min(losses), max(losses)
+        size = (max(min(width - 9, 100), 10), CHART_LINES)
+        for number, line in enumerate(_overlay_curves(progress, low, high, size)):
+            label = {0: f"{high:.3f}", CHART_LINES - 1: f"{low:.3f}"}.get(number, "")
+            text.append(f"{label:>7} ", style="dim")
+            text.append(line)
+            text.append("\n")
+    text.append(one_line(describe_progress(progress), 200))
+    return text
+
+
+_BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Bits of a Braille character's dots: four rows, left and right."""
+
+_EMPTY_BRAILLE = "\u2800"
+
+
+def braille_curve(
+    points: Sequence[LossPoint], total_steps: int, low: float, high: float, size: tuple[int, int]
+) -> list[str]:
+    """Plot losses in Braille characters.
+
+    Args:
+        points: the losses.
+        total_steps: the step at the right edge.
+        low: the loss at the lower edge.
+        high: the loss at the upper edge.
+        size: columns and lines.
+
+    Returns:
+        The lines of the plot, from the top.
+    """
+    columns, lines = size
+    cells = [[0] * columns for _ in range(lines)]
+    for step, loss in points:
+        x = min(int(step / max(total_steps, 1) * columns * 2), columns * 2 - 1)
+        depth = (high - loss) / (high - low) if high > low else 0.5
+        y = min(max(int(depth * lines * 4), 0), lines * 4 - 1)
+        cells[y // 4][x // 2] |= _BRAILLE_DOTS[y % 4][x % 2]
+    return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
+
+
+def _overlay_curves(
+    progress: TrainingProgress, low: float, high: float, size: tuple[int, int]
+) -> Iterator[Text]:
+    """Yield the lines of both curves; cells with a held-out loss have their own colour."""
+    from rich.text import Text
+
+    held_out: list[LossPoint] = list(progress.eval_losses)
+    if progress.base_loss is not None:
+        held_out.insert(0, (0, progress.base_loss))
+    curves = (
+        braille_curve(points, progress.total_steps, low, high, size)
+        for points in (progress.train_losses, held_out)
+    )
+    for train_line, held_out_line in zip(*curves, strict=True):
+        line = Text()
+        for train_cell, held_out_cell in zip(train_line, held_out_line, strict=True):
+            style = "cyan" if held_out_cell == _EMPTY_BRAILLE else "bold bright_yellow"
+            line.append(chr(ord(train_cell) | ord(held_out_cell)), style=style)
+        yield line
+
+
+def _format_duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{rest:02}"
