@@ -242,7 +242,7 @@ class Progress:
 
 
 class UiProgressReporter:
-    """The `chatlm.Progress` of a plugin's task.
+    """Progress of a plugin's task; a `chatlm.ProgressReporter`.
 
     Args:
         title: short description of the task.

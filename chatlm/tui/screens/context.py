@@ -242,11 +242,7 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
     if not breakdown.system and breakdown.fill.system_tokens:
         words = "System prompt: the default of the model's template"
     drawn = [
-        Option(
-            _turn_row(
-                "", words, breakdown.fill.system_tokens, most, ("always in the context", ""), width
-            )
-        )
+        Option(_turn_row("", words, breakdown.fill.system_tokens, most, ("always read", ""), width))
     ]
     for index, turn in enumerate(breakdown.turns):
         number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
