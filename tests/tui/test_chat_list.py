@@ -370,7 +370,7 @@ async def test_delete_and_undo_several_times() -> None:
         await pilot.press("delete")
         assert (rows(app), highlighted(app)) == (["Today", "A"], "A")
         await until(pilot, lambda: len(toasts(app)) == 2)
-        assert toasts(app)[0] == "Deleted “B”. u brings it back."
+        assert toasts(app)[0] == "Deleted “B”. u restores it."
         await pilot.press("u")
         await shows(pilot, app, "Today", "A", "C")
         assert highlighted(app) == "C"
@@ -438,7 +438,7 @@ async def test_a_chat_that_is_being_answered_cannot_be_deleted() -> None:
         app.panel.reload(1, 1)
         await pilot.press("d")
         assert rows(app) == ["Today", f"{ANSWERING} A"]
-        assert "is being answered" in toasts(app)[0]
+        assert "with a running reply" in toasts(app)[0]
         assert "esc" in toasts(app)[0]
 
 
@@ -457,7 +457,7 @@ async def test_slash_commands_do_the_same() -> None:
         await shows(pilot, app, "Pinned", f"{PINNED} Z", "Today", "A")
         await until(pilot, lambda: len(toasts(app)) == 4)
         assert toasts(app)[0] == "There is no deleted chat to restore."
-        assert "Deleted “Z”. /undo brings it back." in toasts(app)
+        assert "Deleted “Z”. /undo restores it." in toasts(app)
         app.panel.rename_chat(2)
         await until(pilot, lambda: isinstance(app.screen, PromptScreen))
         assert toasts(app) == [], "nothing covers what is asked"

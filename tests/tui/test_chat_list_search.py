@@ -145,7 +145,7 @@ async def test_the_box_says_where_down_leads() -> None:
         await until(pilot, lambda: "↓ back to the chats" in plain(keys))
         assert "enter" not in plain(keys)
         await pilot.press(*"water")
-        await until(pilot, lambda: "↓ to the hits" in plain(keys))
+        await until(pilot, lambda: "↓ to the results" in plain(keys))
         assert "back to the chats" not in plain(keys)
         assert "enter open first result" in plain(keys)
         await pilot.press(*["backspace"] * 5, "enter")

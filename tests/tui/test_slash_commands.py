@@ -62,7 +62,7 @@ def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
             "Unknown command /usr/bin\nStart with two slashes to send it as a message.",
         ),
         ("/", "Unknown command /\nStart with two slashes to send it as a message."),
-        ("/attach ", "/attach needs FILE\nWrite /attach FILE."),
+        ("/attach ", "/attach needs FILE\nType /attach FILE."),
         (
             "/new chat please",
             "/new takes no argument\nStart with two slashes to send it as a message.",

@@ -341,7 +341,7 @@ async def test_changes_and_marks_reach_turns_that_are_not_drawn() -> None:
         await app.transcript.reveal_turn(1)
         await pilot.pause()
         by_id = {view.turn.id: view for view in app.views}
-        assert line_of(by_id[1]).startswith("not read")
+        assert line_of(by_id[1]).startswith("outside the context")
         assert "Changed." in plain(by_id[2])
 
 
