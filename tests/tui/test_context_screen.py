@@ -290,7 +290,7 @@ def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize(
-    "tokens, told", [(21, "none of yours; the model's own template"), (0, "No system prompt")]
+    "tokens, told", [(21, "the default of the model's template"), (0, "No system prompt")]
 )
 def test_no_system_prompt_of_the_persons_own(tokens: int, told: str) -> None:
     ledger = ContextBreakdown("", (), {}, frozenset(), ContextFill(tokens, 0, 50, 8192))

@@ -77,7 +77,7 @@ async def test_one_may_stay_in_an_incognito_chat() -> None:
             assert "Secret." in plain(newest(pilot))
         await pilot.press("ctrl+l", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, LeaveIncognitoScreen))
-        assert "in memory only" in plain(pilot.app.screen)
+        assert "only in memory" in plain(pilot.app.screen)
         await pilot.press("a", "k", "escape")
         chat_of(pilot).composer.focus()
         await say(pilot, "Go on")

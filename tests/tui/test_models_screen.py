@@ -62,7 +62,7 @@ async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
         assert "Small and quick" in small
         assert big.split()[:5] == ["qwen3-0.6b", "1.2", "GB", "not", "here"]
         assert tuned.split() == ["tuned", "200.0", "kB", "here"]
-        assert hint(pilot) == "enter talk to it · esc close"
+        assert hint(pilot) == "enter use model · esc close"
 
 
 async def test_what_cannot_chat_is_no_choice() -> None:

@@ -16,7 +16,7 @@ from chatlm import Annotation, hookimpl
 from chatlm.config import config, paths
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugin_host import discovery
+from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, load_plugins, start_plugins
@@ -138,7 +138,7 @@ async def test_each_plugin_says_how_it_does() -> None:
     async with app.run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
         assert row(pilot, "good").startswith("good ● on -")
-        assert "takes part in this chat" in about(pilot)
+        assert "Enabled in this chat" in about(pilot)
         assert hint(pilot).startswith("enter settings · space toggle in this chat · d disable")
         await at(pilot, "moody")
         assert "failing" in row(pilot, "moody")
@@ -154,7 +154,7 @@ async def test_each_plugin_says_how_it_does() -> None:
         assert "Failed in import: ModuleNotFoundError" in about(pilot)
         await at(pilot, "sleeping")
         assert row(pilot, "sleeping").startswith("sleeping ● off -")
-        assert "e on for all" in hint(pilot) and "d off" not in hint(pilot)
+        assert "e enable for all" in hint(pilot) and "d disable" not in hint(pilot)
         assert row(pilot, "newer").startswith("newer ● on at next start")
 
 
@@ -169,7 +169,7 @@ async def test_a_plugin_is_switched_for_all_chats_in_the_config() -> None:
         await at(pilot, "good")
         await pilot.press("d")
         await settled(pilot, lambda: "off at next start" in row(pilot, "good"))
-        assert "From the next start on" in about(pilot)
+        assert "from the next start" in about(pilot)
         await at(pilot, "sleeping")
         await pilot.press("e")
         await settled(pilot, lambda: "on at next start" in row(pilot, "sleeping"))
@@ -203,7 +203,7 @@ async def test_one_that_ended_chatlm_gets_another_try() -> None:
     async with CardApp(screen_of(host, Config())).run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
         assert "crashed" in row(pilot, "good")
-        assert "e tries it at the next start" in about(pilot)
+        assert "e tries it again at the next start" in about(pilot)
         await pilot.press("e")
         await settled(pilot, lambda: "crashed" not in row(pilot, "good"))
         assert not mark.exists()
@@ -224,7 +224,7 @@ async def test_in_safe_mode_nothing_is_loaded() -> None:
 async def test_without_plugins_it_says_how_to_begin(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "find_plugins", list)
+    monkeypatch.setattr(lifecycle, "find_plugins", list)
     app = CardApp(screen_of(PluginHost(), Config()))
     async with app.run_test(size=(160, 40)) as pilot:
         await settled(pilot, lambda: "chatlm plugins new NAME" in plain(app.screen))

@@ -104,7 +104,7 @@ class RulerApp(App[None]):
             each.styles.width = width
             yield each
 
-    def on_ruler_clicked(self) -> None:
+    def on_context_gauge_clicked(self) -> None:
         self.clicks += 1
 
 

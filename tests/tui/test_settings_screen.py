@@ -56,9 +56,9 @@ class SettingsApp(CardApp):
 
     on_settings_screen_sampling_changed = _hear
     on_settings_screen_system_changed = _hear
-    on_settings_screen_sampling_kept = _hear
-    on_settings_screen_system_kept = _hear
-    on_settings_screen_model_wanted = _hear
+    on_settings_screen_default_sampling_saved = _hear
+    on_settings_screen_default_system_saved = _hear
+    on_settings_screen_model_requested = _hear
     on_theme_picker_theme_chosen = _hear
     on_theme_picker_motion_chosen = _hear
 
@@ -260,9 +260,9 @@ async def test_a_config_that_cannot_be_written_says_so(
 async def test_system_prompt_is_taken_after_typing_with_its_cost() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "6 tokens, read before" in plain(host.screen))
+        await settled(pilot, lambda: "6 tokens, sent with" in plain(host.screen))
         await pilot.press("end", *" Be kind.")
-        await settled(pilot, lambda: "8 tokens, read before" in plain(host.screen))
+        await settled(pilot, lambda: "8 tokens, sent with" in plain(host.screen))
         assert host.heard == [SettingsScreen.SystemChanged("Be brief. Be kind.")]
 
 
@@ -300,7 +300,7 @@ async def test_no_system_prompt_of_the_persons_own(own: int, told: str) -> None:
 
 async def test_no_model_no_cost() -> None:
     async with app(section="system", info=None).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "known once the model is loaded" in plain(pilot.app.screen))
+        await settled(pilot, lambda: "shown once the model is loaded" in plain(pilot.app.screen))
 
 
 async def test_a_theme_is_tried_and_put_back() -> None:

@@ -200,7 +200,7 @@ async def test_nothing_is_proven_of_what_only_a_server_writes() -> None:
     guessed = dataclasses.replace(seen, prompt=dataclasses.replace(seen.prompt, estimated=True))
     async with app(guessed).run_test(size=(120, 40)) as pilot:
         await shown(pilot)
-        assert "cut by an estimate" in " ".join(whole(pilot).split())
+        assert "split into estimated tokens" in " ".join(whole(pilot).split())
         assert "✓" not in whole(pilot)
 
 
