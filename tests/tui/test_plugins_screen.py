@@ -16,7 +16,7 @@ from chatlm import Annotation, hookimpl
 from chatlm.config import config, paths
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugin_host import discovery
+from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, load_plugins, start_plugins
@@ -224,7 +224,7 @@ async def test_in_safe_mode_nothing_is_loaded() -> None:
 async def test_without_plugins_it_says_how_to_begin(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "find_plugins", list)
+    monkeypatch.setattr(lifecycle, "find_plugins", list)
     app = CardApp(screen_of(PluginHost(), Config()))
     async with app.run_test(size=(160, 40)) as pilot:
         await settled(pilot, lambda: "plugins new NAME" in " ".join(about(pilot).split()))

@@ -203,7 +203,7 @@ def plugin_rows(entries: Sequence[PluginEntry], disabled_plugins: Collection[str
 
 def no_plugins_hint() -> str:
     """Return advice for when there is no plugin."""
-    return f"Put one into {paths.user_plugins_dir()} or create one: chatlm plugins new NAME"
+    return f"Put one into {paths.user_plugins_dir()}\nor create one: chatlm plugins new NAME"
 
 
 def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
