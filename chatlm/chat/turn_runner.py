@@ -279,6 +279,4 @@ def events_without_engine(request: Request, *, continued: bool = False) -> Itera
 def _describe_omission(event: PromptReady) -> str:
     count = sum(message.role == "user" for message in event.omitted_messages)
     turns = "the oldest turn" if count == 1 else f"the {count} oldest turns"
-    return (
-        f"The context window has {event.context_length} tokens: {turns} of this chat did not fit."
-    )
+    return f"Context full ({event.context_length} tokens): {turns} of this chat did not fit."

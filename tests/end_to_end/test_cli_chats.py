@@ -286,7 +286,7 @@ def test_export_of_chatml_and_what_it_refuses(tmp_path: Path) -> None:
     file = tmp_path / "out.txt"
     refused = chats("export", "--all", "--format", "chatml", "-o", str(file))
     assert refused.returncode == 2
-    assert f"Message 1 (user) of chat {bad} holds <|im_end|>" in refused.stderr
+    assert f"Message 1 (user) of chat {bad} contains <|im_end|>" in refused.stderr
     assert not file.exists()
     escapes = save((ESCAPES, "a"))
     drawn = on_a_terminal("export", str(escapes), "--format", "chatml").replace("\r\n", "\n")
