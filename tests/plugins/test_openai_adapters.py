@@ -108,7 +108,7 @@ async def test_the_list_of_adapters_has_them_in_the_chat(home: Path) -> None:
                 await say(pilot, "Who are you?")
                 await idle(pilot)
                 await pilot.press("f5")
-                await until(pilot, lambda: "the base alone" in "".join(toasts(pilot)))
+                await until(pilot, lambda: "the base model" in "".join(toasts(pilot)))
                 await say(pilot, "And now?")
                 await idle(pilot)
                 await say(pilot, "/lora terse")
