@@ -216,7 +216,7 @@ def verify_model(
     """Compare every file of a model with its checksum.
 
     Returns:
-        One line for each file that is wrong. A folder of the person's own has no record to compare
+        One line for each file that is wrong. A folder of the user's own has no record to compare
         with: there its completeness is checked.
 
     Raises:
@@ -241,7 +241,7 @@ def remove_model(name: str) -> int:
         The bytes that are free again.
 
     Raises:
-        UsageError: the name is a folder of the person's own, which chatlm never deletes.
+        UsageError: the name is a folder of the user's own, which chatlm never deletes.
         ModelError: unknown name, or the model is not on this machine.
     """
     target = resolve_name(name)
@@ -326,7 +326,7 @@ def fits_in_memory(model: str) -> bool:
     """Tell whether a model's weights fit into free memory; True if that is unknown.
 
     Args:
-        model: its name, as a person gives it.
+        model: its name, as the user gives it.
     """
     try:
         weights = sum(

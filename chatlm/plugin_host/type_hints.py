@@ -57,7 +57,7 @@ def matches_hint(value: Any, hint: Any) -> bool:
 
 
 def describe_hint(hint: Any) -> str:
-    """The type in a person's words, such as `a whole number`."""
+    """Describe the type in words, such as `a whole number`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return _join_with_or([str(choice) for choice in arguments])

@@ -82,7 +82,7 @@ def fit_network(
                 if ends or progress.evals_since_best >= recipe.patience:
                     _restore_parameters(learnt, best)
                     progress.end_reason = (
-                        "stopped by the person" if should_stop() else progress.end_reason
+                        "stopped by the user" if should_stop() else progress.end_reason
                     )
                     return progress
     return progress

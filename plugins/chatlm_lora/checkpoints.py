@@ -139,5 +139,5 @@ def _prepare_folder(run: UnfinishedRun, name: str, plan: Mapping[str, Any]) -> N
     elif path.read_text(encoding="utf-8") != written:
         raise UsageError(
             f"A training of {name} with other data or settings was stopped before.",
-            hint="Start afresh with --restart, or give the same ones to go on with it.",
+            hint="Start over with --restart, or give the same ones to continue it.",
         )

@@ -268,7 +268,7 @@ class _TrainingProcess:
 def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:
     """Return why training ended, for the card."""
     if should_stop():
-        return "stopped by the person"
+        return "stopped by the user"
     early = trainer.state.global_step < trainer.state.max_steps
     return "early, as the held-out loss fell no more" if early else "after all epochs"
 

@@ -184,7 +184,7 @@ def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) 
         order("early", data, "encoder"), ProgressListener(), lambda: True
     )
     assert made.cost["steps"] == 1
-    assert made.cost["ended"] == "stopped by the person"
+    assert made.cost["ended"] == "stopped by the user"
     assert CLASSIFIERS.get("early").path.is_dir()
 
 

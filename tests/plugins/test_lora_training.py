@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Pat
     long = dataclasses.replace(RECIPE, epochs=100, patience=1000)
     made = train_adapter(order(base, data, long), Remembering(press_after=7))
     assert made is not None
-    assert made.cost["ended"] == "stopped by the person"
+    assert made.cost["ended"] == "stopped by the user"
     assert made.cost["steps"] in (7, 8)
     assert made.scores["fall"] > 0
     assert ADAPTERS.get("mine").user_owned
@@ -193,7 +193,7 @@ def test_restart_forgets_what_was_stopped(home: Path, base: ModelLocation, data:
     short = dataclasses.replace(RECIPE, epochs=0.2)
     with pytest.raises(UsageError, match="--restart") as refused:
         train_adapter(order(base, data, short), ProgressListener())
-    assert "Start afresh" in refused.value.hint
+    assert "Start over" in refused.value.hint
     assert train_adapter(order(base, data, short), ProgressListener(), restart=True) is not None
 
 

@@ -159,7 +159,7 @@ class ChatController:
 
     async def open_chat(self, conversation_id: int, turn_id: int | None = None) -> bool:
         """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
-        person is told."""
+        user is told."""
         async with self._draw_lock:
             if not await self._load_chat(self.saved_store, conversation_id):
                 return False

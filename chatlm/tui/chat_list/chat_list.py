@@ -245,7 +245,7 @@ class ChatList(RowList):
 
         Args:
             highlight_id: the chat to highlight; None stays with what was highlighted while the
-                person is in the list, and else takes the one on the screen.
+                user is in the list, and else takes the one on the screen.
             keep_scroll: leave what is seen where it is.
         """
         if highlight_id is None:
