@@ -192,7 +192,7 @@ def parts(widget: Widget) -> list[Widget]:
 
 def drawn(widget: Widget) -> list[str]:
     """The lines a widget draws, as text."""
-    region = Region(0, 0, widget.size.width, widget.size.height)
+    region = Region(0, 0, *widget.outer_size)  # with its border, or the ends of lines are cut off
     return [strip.text for strip in widget.render_lines(region)]
 
 
