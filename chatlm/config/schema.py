@@ -82,7 +82,7 @@ _KEY_SPECS: dict[str, _KeySpec] = {
     ),
     "prompt_format": _KeySpec(
         "how the chat is written for the model; auto takes the model's own way",
-        *_one_of("auto", "chatml", "template", "alpaca", "vicuna"),
+        *_one_of("auto", "chatml", "template", "alpaca", "vicuna", "raw"),
     ),
     "theme": _KeySpec("the screen's colours, a Textual theme", "a name", _is_name),
     "reduced_motion": _KeySpec("no blinking and no smooth scrolling", "true or false", _is_bool),
