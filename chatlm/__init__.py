@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
     from chatlm.plugin_kit.artifacts import Artifact, Artifacts
@@ -205,6 +206,7 @@ _MODULE_OF = {
     "one_line": "chatlm.text",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
+    "service": "chatlm.plugin_host.lifecycle",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
     "write_atomically": "chatlm.config.paths",
@@ -318,6 +320,7 @@ __all__ = [
     "one_line",
     "run_ui",
     "save_setting",
+    "service",
     "side_chats",
     "stream_many",
     "write_atomically",
