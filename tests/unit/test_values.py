@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import chatlm
 from chatlm.errors import UsageError
 from chatlm.types.messages import (
     ContextPolicy,
@@ -204,15 +203,3 @@ def test_json_gives_sampling_back(sampling: Sampling) -> None:
 @given(SAMPLINGS, SAMPLINGS, SAMPLINGS)
 def test_over_is_associative(a: Sampling, b: Sampling, c: Sampling) -> None:
     assert a.with_fallback(b).with_fallback(c) == a.with_fallback(b.with_fallback(c))
-
-
-@pytest.mark.parametrize("name", chatlm.__all__)
-def test_each_public_name_is_there(name: str) -> None:
-    assert getattr(chatlm, name)
-    assert name in dir(chatlm)
-
-
-def test_no_other_name_is_there() -> None:
-    name = "nonsense"
-    with pytest.raises(AttributeError, match=name):
-        getattr(chatlm, name)
