@@ -61,7 +61,9 @@ def open_engine(default_model: Path, tmp_path: Path) -> Iterator[Callable[..., L
             (folder / name).unlink()
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        engines.append(LocalEngine.from_folder("thinker", folder, resolve_placement("cpu", "auto", "none")))
+        engines.append(
+            LocalEngine.from_folder("thinker", folder, resolve_placement("cpu", "auto", "none"))
+        )
         return engines[-1]
 
     yield open_it
