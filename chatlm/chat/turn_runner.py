@@ -21,13 +21,13 @@ from chatlm.types.events import (
     EngineEvent,
     Finished,
     MessageAnnotated,
+    MessageRewritten,
     Notice,
     PassagesFound,
     PromptReady,
     ReplyStarted,
     SessionEvent,
     TurnFinished,
-    TurnStarted,
 )
 from chatlm.types.messages import (
     Annotation,
@@ -68,14 +68,15 @@ class TurnRunner:
     """As `Request.logprobs`."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
-        """Report a stored message, label it, retrieve passages for it and answer it.
+        """Label a stored message, retrieve passages for it and answer it.
 
         Args:
             conversation: the chat, with the turn.
             turn: the turn without a reply.
         """
-        yield TurnStarted(conversation.id, turn)
         try:
+            if turn.is_rewritten:
+                yield MessageRewritten(turn)
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
                 turn = self.store.turn(turn.id)

@@ -122,6 +122,12 @@ class ChatView(Vertical):
             self.show_title(turn.display_text)
         return await self.transcript.add_turn(turn)
 
+    async def remove_newest(self) -> None:
+        """Remove the newest turn, which is not stored any longer."""
+        await self.transcript.remove_newest()
+        if self.newest_view is None:
+            self.show_title(NEW_CHAT)
+
     async def show_notice(self, message: ChatlmError | str) -> None:
         """Show a notice in the transcript and in a toast."""
         error = isinstance(message, ChatlmError)

@@ -24,11 +24,13 @@ from chatlm.types.events import (
     Delta,
     Finished,
     MessageAnnotated,
+    MessageRewritten,
     Notice,
     Prefill,
     PromptReady,
     ReplyStarted,
     TurnStarted,
+    TurnWithdrawn,
 )
 from chatlm.types.messages import Reply, StopReason, Turn, Usage
 
@@ -39,7 +41,7 @@ class LiveTurn:
 
     chat: OpenChat
     unsaved_message: str = ""
-    """The message until it is stored; returned to the composer if storing fails."""
+    """The message while it is not stored; returned to the composer if it stays so."""
     turn: Turn | None = None
     reply: Reply | None = None
     """The streaming reply with its text so far."""
@@ -65,10 +67,14 @@ class LiveTurn:
             self.view.show_activity(activity)
 
     async def apply_event(
-        self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
+        self, event: MessageRewritten | MessageAnnotated | ReplyStarted | PromptReady | Prefill
     ) -> None:
         """Apply an event other than new text."""
         match event:
+            case MessageRewritten(turn=turn):
+                self.turn = turn
+                if self.view is not None:
+                    self.view.show_rewritten(turn)
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
                     self.view.show_annotations(labels)
@@ -119,7 +125,16 @@ class LiveTurn:
 log = logging.getLogger(__name__)
 
 
-PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
+PROGRESS_EVENTS = (
+    TurnStarted
+    | MessageRewritten
+    | TurnWithdrawn
+    | MessageAnnotated
+    | ReplyStarted
+    | PromptReady
+    | Prefill
+    | Notice
+)
 """Events that are shown at once."""
 
 
@@ -223,7 +238,7 @@ class _DeltaBatcher:
 class TurnProgressed:
     """A step of the running turn other than new text."""
 
-    event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
+    event: PROGRESS_EVENTS
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class Transcript(VerticalScroll, can_focus=False):
         self.anchor()
         return view
 
+    async def remove_newest(self) -> None:
+        """Remove the newest turn and follow the end of those before it."""
+        await self._column.remove_newest()
+        self.anchor(self.newest_view is not None)
+
     async def update_turn(self, turn: Turn) -> None:
         """Update a turn, mounted or not, and keep the scroll position."""
         drawn = any(view.turn.id == turn.id for view in self._column.views)

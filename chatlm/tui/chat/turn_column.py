@@ -84,6 +84,11 @@ class TurnColumn(Vertical):
         await self.mount(view)
         return view
 
+    async def remove_newest(self) -> None:
+        """Remove the newest turn."""
+        if self.newest_view is not None:
+            await self.show_turns(self._all_but_newest())
+
     async def add_notice(self, text: str, *, error: bool = False) -> None:
         """Append a notice line, which is not stored."""
         await self.mount(NoticeLine(text, error=error))

@@ -105,6 +105,11 @@ class TurnView(Vertical, can_focus=True):
         super().watch_has_focus(has_focus)
         self._update_footer()
 
+    def show_rewritten(self, turn: Turn) -> None:
+        """Show the user's message of `turn`, which a plugin rewrote."""
+        self.turn = dataclasses.replace(self.turn, user=turn.user, raw_input=turn.raw_input)
+        self._update_message()
+
     def show_annotations(self, labels: Iterable[Annotation]) -> None:
         """Show labels of the user's message."""
         annotations = tuple((None, label) for label in labels)
@@ -202,7 +207,7 @@ class TurnView(Vertical, can_focus=True):
     def _message_content(self) -> Content:
         """The user's text, a note if a plugin rewrote it, and labels."""
         lines = [Content(escape_controls(self.turn.display_text))]
-        if self.turn.raw_input:
+        if self.turn.is_rewritten:
             how = f"rewritten by a plugin · {commands.key_of('xray')} shows the full prompt"
             lines.append(Content.styled(how, MUTED_STYLE))
         if badges := self._annotation_badges(None):
