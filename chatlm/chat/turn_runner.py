@@ -48,6 +48,10 @@ from chatlm.types.sampling import Sampling
 log = logging.getLogger(__name__)
 
 
+CONTEXT_FULL = "context full"
+"""Topic of the notice that turns do not fit."""
+
+
 SessionEvents = Generator[SessionEvent, None, None]
 
 
@@ -152,7 +156,7 @@ class TurnRunner:
                     if isinstance(event, PromptReady):
                         growing.provenance = request_builder.provenance(request, engine.info, event)
                         if event.omitted_messages:
-                            yield Notice(_describe_omission(event))
+                            yield Notice(_describe_omission(event), CONTEXT_FULL)
                     yield from self._fault_notices()
                     yield event
         except ChatlmError as error:

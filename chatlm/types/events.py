@@ -195,6 +195,8 @@ class Notice:
     """A message for the user: what failed or was done differently, and what to do."""
 
     text: str
+    topic: str = ""
+    """What it is about, if it comes again in later turns: it replaces an earlier one then."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -347,7 +348,8 @@ class ChatController:
         if isinstance(self._services.engine_state, Failed):
             self._services.load_engine()
         self._read_ahead.stop()
-        live = self._live_turn = LiveTurn(self._chat, unsaved_message=message)
+        start = dataclasses.replace(self._chat)
+        live = self._live_turn = LiveTurn(self._chat, start, unsaved_message=message)
         if not message and (view := self.view.newest_view):
             live.view, live.turn = view, view.turn
         loading = isinstance(self._services.engine_state, Loading)
@@ -404,13 +406,15 @@ class ChatController:
                     await self._switch_live_chat(live, conversation.id)
                 elif live.chat is self._chat:
                     await live.attach(await self.view.add_turn(turn))
-                live.chat.conversation_id = conversation.id
+                if live.chat.conversation_id is None:
+                    live.chat.conversation_id = conversation.id
+                    self.edits.store_changes(live.chat, live.chat_at_start)
                 self.save_draft()
                 self.notify_changed()
             case TurnWithdrawn():
                 await self._withdraw_turn(live, message.event)
-            case Notice(text=text):
-                await self.view.show_notice(text)
+            case Notice(text=text, topic=topic):
+                await self.view.show_notice(text, topic)
             case step:
                 await live.apply_event(step)
         self._sync_status(live)

@@ -40,6 +40,8 @@ class LiveTurn:
     """A running turn and where it is drawn; its worker thread uses only `stop` and `done`."""
 
     chat: OpenChat
+    chat_at_start: OpenChat
+    """A copy of `chat`, whose settings a new conversation is created with."""
     unsaved_message: str = ""
     """The message while it is not stored; returned to the composer if it stays so."""
     turn: Turn | None = None

@@ -102,9 +102,10 @@ class Transcript(VerticalScroll, can_focus=False):
         """Mark the turns that no longer fit the context, by their ids."""
         self._column.mark_omitted(turn_ids)
 
-    async def add_notice(self, text: str, *, error: bool = False) -> None:
-        """Append a notice line, which is not stored."""
-        await self._column.add_notice(text, error=error)
+    async def add_notice(self, text: str, *, error: bool = False, topic: str = "") -> bool:
+        """Append a notice line, which is not stored; return whether it replaced an earlier one of
+        its topic."""
+        return await self._column.add_notice(text, error=error, topic=topic)
 
     async def reveal_turn(self, turn_id: int) -> TurnView | None:
         """Mount and select a turn; return None if the chat has no such turn."""
