@@ -157,10 +157,27 @@ EngineEvent = PromptReady | Prefill | Delta | Finished
 
 @dataclass(frozen=True)
 class TurnStarted:
-    """The user's message is stored."""
+    """The user's message is stored as it was typed; plugins may rewrite it next."""
 
-    conversation_id: int
+    conversation: Conversation
+    """The chat, which ends with the turn; for an edited message, the fork."""
     turn: Turn
+
+
+@dataclass(frozen=True)
+class MessageRewritten:
+    """A plugin rewrote the user's message; the turn has both."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True)
+class TurnWithdrawn:
+    """A plugin refused the message, which is no longer stored; the error follows."""
+
+    turn: Turn
+    conversation_id: int | None
+    """The chat in which the session continues: the original of a fork, None for a new chat."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +208,8 @@ class Notice:
     """A message for the user: what failed or was done differently, and what to do."""
 
     text: str
+    topic: str = ""
+    """What it is about, if it comes again in later turns: it replaces an earlier one then."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +223,8 @@ class TurnFinished:
 
 SessionEvent = (
     TurnStarted
+    | MessageRewritten
+    | TurnWithdrawn
     | MessageAnnotated
     | PassagesFound
     | ReplyStarted
