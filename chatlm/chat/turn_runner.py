@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat.reply_writer import ReplyWriter
-from chatlm.errors import ChatlmError, EngineError, StoreError
+from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine, check_parts
@@ -154,6 +154,14 @@ class TurnRunner:
                             yield Notice(_describe_omission(event))
                     yield from self._fault_notices()
                     yield event
+        except ContextTooLong as error:
+            calls = (call for trace in self.store.traces(turn.id) for call in trace.calls)
+            passages = self.store.passages(turn.id)
+            explained = request_builder.explain_overflow(
+                error, request, conversation, turn, passages, calls, engine
+            )
+            growing.fail(explained)
+            raise explained from error
         except ChatlmError as error:
             growing.fail(error)
             raise
