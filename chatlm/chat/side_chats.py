@@ -171,7 +171,7 @@ class InMemorySideChat:
 
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the events that need no engine."""
-        return list(events_without_engine(request))
+        return list(events_without_engine(request, self.engine))
 
     def add(self, text: str, reply: str) -> None:
         """Add a message and its reply to the chat."""
