@@ -12,7 +12,7 @@ from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
-from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
@@ -232,7 +232,12 @@ class ChatSession:
             sampling=self._effective_sampling(chat),
             adapter=self.adapter,
         )
-        return Preview(request, engine.preview(request), tuple(passages))
+        try:
+            return Preview(request, engine.preview(request), tuple(passages))
+        except ContextTooLong as error:
+            raise request_builder.explain_overflow(
+                error, request, chat, turn, passages, plugins.take_calls(), engine
+            ) from error
 
     def draft(self, text: str) -> Request:
         """Build the request for `text` as far as possible without the model; nothing is stored.

@@ -203,7 +203,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     if usage.first_token_seconds is not None:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     by_plugin = provenance is not None and not provenance.model
-    yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
+    author = f"the plugin {reply.plugin}" if reply.plugin else "a plugin"
+    yield "model", f"none, {author} gave the reply" if by_plugin else reply.model or "not known"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
     yield "seed", str(settings.pop("seed", "not known"))

@@ -103,9 +103,14 @@ class GenerationState:
     def _input_ids(self) -> Tensor:
         return torch.tensor([self.prompt_ids + self.tokens])
 
+    def _plugin_arguments(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies as arguments of a processor or criterion, since many of those written for
+        transformers change the scores in place."""
+        return self._input_ids().to(logits.device), logits[None].clone()
+
     def _process_logits(self, logits: Tensor) -> Tensor:
         for processor in self.request.logits_processors:
-            logits = processor(self._input_ids().to(logits.device), logits[None])[0]
+            logits = processor(*self._plugin_arguments(logits))[0]
         return logits
 
     def _check_stop(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
@@ -113,7 +118,7 @@ class GenerationState:
         if self.eos_criteria.match(self.tokens) is not None:
             return StopReason.END, None
         for criterion in self.request.stopping_criteria:
-            if torch.as_tensor(criterion(self._input_ids().to(logits.device), logits[None])).any():
+            if torch.as_tensor(criterion(*self._plugin_arguments(logits))).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
         return (None if self.remaining_tokens else self.limit_reason), None
