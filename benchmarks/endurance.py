@@ -69,7 +69,6 @@ def stored_turns(home: Path) -> list[Turn]:
 def kill(terminal: Terminal) -> None:
     """Kill the program with SIGKILL and wait for its end."""
     terminal.process.kill(signal.SIGKILL)
-    terminal.wait_to_end()
     terminal.process.close(force=True)
 
 
