@@ -21,13 +21,13 @@ from chatlm.types.events import (
     EngineEvent,
     Finished,
     MessageAnnotated,
+    MessageRewritten,
     Notice,
     PassagesFound,
     PromptReady,
     ReplyStarted,
     SessionEvent,
     TurnFinished,
-    TurnStarted,
 )
 from chatlm.types.messages import (
     PLUGIN_MODEL_PREFIX,
@@ -47,6 +47,10 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
+
+
+CONTEXT_FULL = "context full"
+"""Topic of the notice that turns do not fit."""
 
 
 SessionEvents = Generator[SessionEvent, None, None]
@@ -69,14 +73,15 @@ class TurnRunner:
     """As `Request.logprobs`."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
-        """Report a stored message, label it, retrieve passages for it and answer it.
+        """Label a stored message, retrieve passages for it and answer it.
 
         Args:
             conversation: the chat, with the turn.
             turn: the turn without a reply.
         """
-        yield TurnStarted(conversation.id, turn)
         try:
+            if turn.is_rewritten:
+                yield MessageRewritten(turn)
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
                 turn = self.store.turn(turn.id)
@@ -154,7 +159,7 @@ class TurnRunner:
                     if isinstance(event, PromptReady):
                         growing.provenance = request_builder.provenance(request, engine.info, event)
                         if event.omitted_messages:
-                            yield Notice(_describe_omission(event))
+                            yield Notice(_describe_omission(event), CONTEXT_FULL)
                     yield from self._fault_notices()
                     yield event
         except ContextTooLong as error:

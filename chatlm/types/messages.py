@@ -505,7 +505,8 @@ class Turn:
     summary: str = ""
     """Kept whether or not it replaces the turn."""
     raw_input: str = ""
-    """What the user typed, where a plugin rewrote it into the message; else empty."""
+    """What the user typed, where a plugin rewrote it into the message; the message itself while
+    plugins have not seen it; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
     """Labels, each with the id of its reply; None for the user's message."""
 
@@ -521,6 +522,17 @@ class Turn:
     def display_text(self) -> str:
         """What the user typed."""
         return self.raw_input or self.user.text
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether plugins have not had the chance to rewrite the message; so it stays where the
+        program ended first."""
+        return bool(self.raw_input) and self.raw_input == self.user.text
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether the model reads something else than the user typed."""
+        return bool(self.raw_input) and self.raw_input != self.user.text
 
     def messages(self) -> tuple[Message, ...]:
         """Return the turn's messages in the prompt; none for a dropped turn."""

@@ -183,7 +183,7 @@ def consolidate_chat(ui: Ui) -> None:
         for tokens, event in enumerate(events):
             if progress.cancelled:
                 return
-            prompt += event.text if isinstance(event, Delta) else ""
+            prompt += event.answer if isinstance(event, Delta) else ""
             progress.update(tokens, sampling.max_tokens)
     if not prompt.strip():
         raise UsageError("The model wrote nothing.", hint="Try again, or with another model.")
