@@ -71,9 +71,12 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
         top_k=0,
         top_p=1.0,
         min_p=0.0,
+        top_n_sigma=0.0,
+        xtc_probability=0.0,
         frequency_penalty=0.0,
         presence_penalty=0.0,
         repetition_penalty=1.0,
+        dry_multiplier=0.0,
         max_tokens=len(token_ids),
         seed=0,
     )
