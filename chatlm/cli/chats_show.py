@@ -87,7 +87,7 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
             for line in detail_lines(chat, store.provenance):
                 click.echo(escape_controls(line))
             return
-    text = escape_controls(export.to_markdown(chat))
+        text = escape_controls(export.to_markdown(chat, export.missing_images(store, chat)))
     if not sys.stdout.isatty():
         click.echo(text, nl=False)
         return
