@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from chatlm.errors import StoreError, UsageError
 from chatlm.hub.disk import human_bytes
@@ -44,6 +44,13 @@ def display_title(conversation: Conversation) -> str:
     return short_title(conversation.title, first)
 
 
+class MarkdownBlock(NamedTuple):
+    """A piece of a chat as Markdown."""
+
+    text: str
+    is_reasoning: bool = False
+
+
 def to_markdown(conversation: Conversation, missing_images: Collection[str] = ()) -> str:
     """Format a chat for reading: active replies only, each with model and stop reason.
 
@@ -51,25 +58,35 @@ def to_markdown(conversation: Conversation, missing_images: Collection[str] = ()
         conversation: the chat.
         missing_images: hashes of the images whose bytes are missing, which is said beside them.
     """
+    blocks = markdown_blocks(conversation, missing_images)
+    return "\n\n".join(block.text for block in blocks) + "\n"
+
+
+def markdown_blocks(
+    conversation: Conversation, missing_images: Collection[str] = ()
+) -> Iterator[MarkdownBlock]:
+    """Yield the blocks of `to_markdown`, which empty lines separate."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
-    parts = [f"# {title}"]
+    yield MarkdownBlock(f"# {title}")
     if conversation.system:
-        parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
+        quoted = (f"> {line}".rstrip() for line in conversation.system.split("\n"))
+        yield MarkdownBlock("\n".join(quoted))
     for turn in conversation.turns:
-        parts += ["## You", _close_fences(turn.display_text)]
-        parts += [
-            text
-            for part in turn.user.parts
-            if part.type != "text"
-            for text in _markdown_of(part, missing_images)
-        ]
+        yield MarkdownBlock("## You")
+        if message := _close_fences(turn.display_text):
+            yield MarkdownBlock(message)
+        others = (part for part in turn.user.parts if not isinstance(part, Text))
+        yield from _blocks_of(others, missing_images)
         if turn.reply is not None:
-            parts.append("## Assistant")
-            parts += [
-                text for part in turn.reply.parts for text in _markdown_of(part, missing_images)
-            ]
-            parts.append(f"*{_reply_caption(turn.reply)}*")
-    return "\n\n".join(part for part in parts if part) + "\n"
+            yield MarkdownBlock("## Assistant")
+            yield from _blocks_of(turn.reply.parts, missing_images)
+            yield MarkdownBlock(f"*{_reply_caption(turn.reply)}*")
+
+
+def _blocks_of(parts: Iterable[Part], missing_images: Collection[str]) -> Iterator[MarkdownBlock]:
+    for part in parts:
+        for text in filter(None, _markdown_of(part, missing_images)):
+            yield MarkdownBlock(text, isinstance(part, Reasoning))
 
 
 def to_jsonl(

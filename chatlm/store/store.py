@@ -370,7 +370,7 @@ class Store:
         Args:
             conversation_id: the chat.
             content: the message's parts; a string stands for one text part.
-            raw_input: what the user typed, where a plugin rewrote it.
+            raw_input: what the user typed, as `Turn.raw_input`.
             blobs: the bytes of the message's images.
         """
         message = Message("user", content)
@@ -380,6 +380,22 @@ class Store:
                 self._blobs.add(image)
             turn_id = writes.append_turn(db, conversation_id, message, raw_input)
             return queries.load_turn(db, turn_id)
+
+    def rewrite_message(
+        self, turn_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
+        """Replace the user's message of a turn; the arguments are those of `add_turn`."""
+        message = Message("user", content)
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.rewrite_message(db, turn_id, message, raw_input)
+            return queries.load_turn(db, turn_id)
+
+    def remove_turn(self, turn_id: int) -> None:
+        """Remove the last turn of a chat, with everything that belongs to it."""
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.delete_turn(db, turn_id)
 
     def turn(self, turn_id: int) -> Turn:
         """Load a turn with its replies."""

@@ -347,6 +347,17 @@ def test_the_images_of_chatgpts_archive_are_imported(other: Store, tmp_path: Pat
     ]
 
 
+def test_an_archive_with_a_damaged_image_is_imported_without_it(
+    other: Store, tmp_path: Path
+) -> None:
+    file = chatgpt_archive(
+        tmp_path / "export.zip", {"file-Abc.png": CAT}, ["file-service://file-Abc"]
+    )
+    file.write_bytes(file.read_bytes().replace(CAT, CAT[::-1]))
+    assert import_into(other, file).left_out == {"images and files": 1}
+    assert other.conversation(1).turns[0].user.text == "What are these?"
+
+
 @pytest.mark.parametrize("moment", ["before the chat is stored", "before the import goes on"])
 def test_a_killed_import_is_repeated_and_leaves_no_lone_image(
     path: Path, folder: Path, tmp_path: Path, moment: str
