@@ -87,8 +87,8 @@ class ComposerApp(App[None]):
     @property
     def offered(self) -> list[str]:
         """The labels in the list; empty while it is closed."""
-        completion = self.query_one(CompletionList).completion
-        return [candidate.label for candidate in completion.candidates] if completion else []
+        matches = self.query_one(CompletionList).matches
+        return [candidate.label for candidate in matches.candidates] if matches else []
 
     @property
     def subtitle(self) -> str:
