@@ -157,7 +157,8 @@ class ScriptedScreen:
         still = 0
         while still < 3:
             await asyncio.sleep(0.01)
-            still = 0 if shown.chat.busy or shown.plugin_actions.busy else still + 1
+            busy = shown.chat.busy or shown.chat.composer.busy or shown.plugin_actions.busy
+            still = 0 if busy else still + 1
             if time.monotonic() > deadline:
                 raise TimeoutError(f"something still runs after {TIMEOUT_SECONDS:g} seconds")
         await self.pilot.pause()

@@ -93,6 +93,8 @@ class ChatActions:
             return
         if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
             return
+        if composer.cancel_sending():
+            return
         if composer.has_focus and composer.editing:
             composer.end_edit()
         elif not (self._close_panel() or self._chat.stop() or self._cancel_work()):

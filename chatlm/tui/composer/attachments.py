@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block, read_text_file
 from chatlm.errors import ChatlmError, UsageError
@@ -17,6 +18,9 @@ from chatlm.tui.workers import to_user_error
 
 FileReader = Callable[[Path, str], str]
 """Returns the text of a file, from its path and the name for messages; raises UsageError."""
+
+
+T = TypeVar("T")
 
 
 TokenCounter = Callable[[str], int | None]
@@ -203,8 +207,10 @@ class Attachments:
         """The files found by the last scan, by mention."""
         self._costs: dict[str, AttachmentCost | ChatlmError] = {}
         """The cost of each file, or why it cannot be read."""
-        self._reading: dict[str, object] = {}
-        """A token for each file that is being read; a result with another token is outdated."""
+        self._counting: dict[str, object] = {}
+        """A token for each file that is being counted; a cost with another token is outdated."""
+        self._message: OutgoingMessage | None = None
+        """The message whose files are being read."""
 
     def find_mention(self, path: str) -> str:
         """Return the mention of an existing file.
@@ -234,7 +240,7 @@ class Attachments:
         for mention, file in self._files.items():
             cost = self._costs.get(mention)
             is_known = isinstance(cost, AttachmentCost) and cost.tokens is not None
-            if recount or mention == attached or not (is_known or mention in self._reading):
+            if recount or mention == attached or not (is_known or mention in self._counting):
                 self._start_counting(file, tell=mention == attached)
         self._on_changed()
 
@@ -242,8 +248,13 @@ class Attachments:
         """Return short texts about the files that a text still mentions."""
         mentions = [mention for mention in self._files if mention in text]
         costs = [self._costs[mention] for mention in mentions if mention in self._costs]
-        reading = [mention for mention in mentions if mention not in self._costs]
-        return summarise_costs(costs) + reading_notes(self._files[name] for name in reading)
+        names = [
+            one_line(self._files[mention].path.name, MAX_NOTE_WIDTH)
+            for mention in mentions
+            if mention not in self._costs
+        ]
+        reading = names if len(names) < 2 else [f"{len(names)} files"]
+        return summarise_costs(costs) + [f"reading {what}…" for what in reading]
 
     def outgoing_message(self, text: str, unfold: Callable[[str], str]) -> OutgoingMessage:
         """Return the message that a text stands for.
@@ -262,42 +273,79 @@ class Attachments:
         whole = unfold(replace_mentions(text, files))
         return OutgoingMessage(whole, (*gone, *files), self._read_file)
 
-    def _start_counting(self, file: Attachment, *, tell: bool) -> None:
-        token = self._reading[file.mention] = object()
-        work = partial(self._count, file, partial(self._show_cost, file.mention, token, tell))
-        Thread(target=work, name="chatlm-attachment", daemon=True).start()
+    @property
+    def is_reading_message(self) -> bool:
+        """Whether the files of a message are being read."""
+        return self._message is not None
 
-    def _count(
-        self, file: Attachment, show: Callable[[AttachmentCost | ChatlmError], None]
+    def read_message(
+        self, message: OutgoingMessage, on_read: Callable[[str | ChatlmError], None]
     ) -> None:
-        """Read a file and count its tokens, in a thread of its own."""
-        name = one_line(file.path.name, MAX_NOTE_WIDTH)
-        cost: AttachmentCost | ChatlmError
-        try:
+        """Read the files of a message in a thread, in place of any other message.
+
+        Args:
+            message: the message.
+            on_read: called with the whole message, or why it cannot be read; not called after
+                `cancel_message`.
+        """
+
+        def finish(result: str | ChatlmError) -> None:
+            if self._message is message:
+                self._message = None
+                self._on_changed()
+                on_read(result)
+
+        def work() -> None:
+            result = _result_of(message.read, "reading attached files")
+            self._call_in_ui_thread(partial(finish, result))
+
+        self._message = message
+        self._on_changed()
+        Thread(target=work, name="chatlm-attachments", daemon=True).start()
+
+    def cancel_message(self) -> bool:
+        """Give up the message whose files are being read; return False if there is none."""
+        was_reading, self._message = self._message is not None, None
+        if was_reading:
+            self._on_changed()
+        return was_reading
+
+    def _start_counting(self, file: Attachment, *, tell: bool) -> None:
+        token = self._counting[file.mention] = object()
+
+        def count() -> AttachmentCost:
             text = format_block(file.raw_path, self._read_file(file.path, file.raw_path))
-            cost = AttachmentCost(name, self._count_tokens(text), len(text))
-        except UsageError as error:
-            cost = error
-        except Exception as problem:
-            error_shown = to_user_error(problem, "counting an attached file")
-            cost = error_shown or UsageError(f"{name} was not read")
-        self._call_in_ui_thread(partial(show, cost))
+            name = one_line(file.path.name, MAX_NOTE_WIDTH)
+            return AttachmentCost(name, self._count_tokens(text), len(text))
+
+        def work() -> None:
+            cost = _result_of(count, "counting an attached file")
+            self._call_in_ui_thread(partial(self._show_cost, file.mention, token, tell, cost))
+
+        Thread(target=work, name="chatlm-attachment", daemon=True).start()
 
     def _show_cost(
         self, mention: str, token: object, tell: bool, cost: AttachmentCost | ChatlmError
     ) -> None:
-        if self._reading.get(mention) is not token:
+        if self._counting.get(mention) is not token:
             return
-        del self._reading[mention]
+        del self._counting[mention]
         self._costs[mention] = cost
         self._on_changed()
         if tell and isinstance(cost, ChatlmError):
             self._on_failed(cost)
 
 
-def reading_notes(files: Iterable[Attachment]) -> list[str]:
-    """Return a short text about files that are being read; an empty list for no file."""
-    names = [one_line(file.path.name, MAX_NOTE_WIDTH) for file in files]
-    if len(names) > 1:
-        return [f"reading {len(names)} files…"]
-    return [f"reading {name}…" for name in names]
+def _result_of(work: Callable[[], T], description: str) -> T | ChatlmError:
+    """Return what work returns, or its error for the user.
+
+    Args:
+        work: reads files.
+        description: names the work in the log.
+    """
+    try:
+        return work()
+    except UsageError as error:  # of a file that the user named: not for the log
+        return error
+    except Exception as problem:
+        return to_user_error(problem, description) or UsageError("The file was not read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -176,6 +177,8 @@ class Composer(TextArea):
 
     def set_draft(self, draft: Draft) -> None:
         """Replace the text by a draft, with the cursor at its end."""
+        if self.cancel_sending():
+            self._warn(UsageError("The message was not sent: its files were still being read"))
         self._folds.load(draft)
         super().load_text(draft.text)
         self.move_cursor(self.document.end)
@@ -365,6 +368,8 @@ class Composer(TextArea):
         if self.editing:
             does = "runs" if self.accepts_commands else "resends in a fork"
             notes.append(f"{keys('send')} {does} · {keys('stop')} cancels")
+        if self.busy:
+            notes.append(f"sending… · {keys('stop')} cancels")
         notes += self._attachments.notes(text)
         if any(find_placeholders(text)):
             notes.append(f"{keys('unfold')} unfolds")
@@ -397,9 +402,13 @@ class Composer(TextArea):
         return self._attachments.outgoing_message(meaning, self._folds.unfold)
 
     def action_send(self) -> None:
-        """Post the message or the command, unless it is blank."""
+        """Post the message, after reading its files, or the command; ignore a blank text."""
         self.close_completion()
         if not self.text.strip():
+            return
+        if self.busy:
+            hint = f"Wait, or cancel it with {commands.key_of('stop')}."
+            self._warn(UsageError("The files of this message are still being read", hint))
             return
         try:
             meaning = self._parse_input()
@@ -437,12 +446,39 @@ class Composer(TextArea):
             return self.text
         return commands.parse_slash_command(self.text, self._completion.commands)
 
+    @property
+    def busy(self) -> bool:
+        """Whether the files of a message are being read before it is sent."""
+        return self._attachments.is_reading_message
+
+    def cancel_sending(self) -> bool:
+        """Do not send the message whose files are being read; return False if there is none."""
+        return self._attachments.cancel_message()
+
     def _submit_text(self, text: str) -> None:
-        """Hold back text typed while the message is checked."""
-        whole = self._attachments.outgoing_message(text, self._folds.unfold).read()
-        message = self.Submitted(whole, self.draft, self._temporary_edit)
+        """Post a message, after its files are read; hold back text typed meanwhile."""
+        message = self._attachments.outgoing_message(text, self._folds.unfold)
+        submit = partial(self._post_submitted, self.draft, self._temporary_edit)
         self.move_cursor(self.document.end)
-        self.post_message(message)
+        if message.files:
+            self._attachments.read_message(message, submit)
+        else:
+            submit(message.text)
+
+    def _post_submitted(
+        self, draft: Draft, temporary_edit: TemporaryEdit | None, result: str | ChatlmError
+    ) -> None:
+        if isinstance(result, ChatlmError):
+            self._warn(result)
+        elif not self.text.startswith(draft.text):
+            hint = f"{commands.key_of('send').capitalize()} sends it as it is now."
+            self._warn(
+                UsageError(
+                    "The message was not sent: it was changed while its files were read", hint
+                )
+            )
+        else:
+            self.post_message(self.Submitted(result, draft, temporary_edit))
 
     def _enter_command(self, command: Command, argument: str) -> None:
         argument = self._folds.unfold(argument)
