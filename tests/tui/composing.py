@@ -48,6 +48,7 @@ class ComposerApp(App[None]):
         count_tokens: Callable[[str], int | None] = lambda text: len(text.split()),
         values: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
         read_file: FileReader = read_text_file,
+        suggest: Callable[[str], str] = lambda text: "",
     ) -> None:
         super().__init__()
         self.posted: list[Composer.Submitted | Composer.CommandEntered] = []
@@ -59,6 +60,7 @@ class ComposerApp(App[None]):
             completers=values or {"theme": lambda typed: ["dracula", "nord", "textual-dark"]},
             folder=folder,
             read_file=read_file,
+            suggest=suggest,
         )
         self.composer.cursor_blink = False
 

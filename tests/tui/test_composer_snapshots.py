@@ -74,3 +74,16 @@ def test_the_composer_while_a_file_is_read(
 
     assert snap_compare(app, terminal_size=size, run_before=before)
     reader.release()
+
+
+@SIZES
+def test_the_composer_with_a_suggestion(
+    snap_compare: SnapCompare, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = ComposerApp(tmp_path, suggest=lambda text: "ards, Ada Lovelace")
+
+    async def before(pilot: Pilot[None]) -> None:
+        await type_keys(pilot, "Kind reg")
+        await until(pilot, lambda: app.composer.suggestion)
+
+    assert snap_compare(app, terminal_size=size, run_before=before)

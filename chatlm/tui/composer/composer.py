@@ -40,9 +40,13 @@ from chatlm.tui.composer.drafts import (
     sanitise,
 )
 from chatlm.tui.composer.folds import Folds
+from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
+
+SUGGEST_DELAY_SECONDS = 0.2
+"""Seconds without a change after which a suggestion is asked for."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Composer(TextArea):
             without it.
         folder: where paths start; None for the working directory.
         read_file: reads attached files; called in a thread too.
+        suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
@@ -130,6 +135,7 @@ class Composer(TextArea):
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
+        suggest: Callable[[str], str] = lambda text: "",
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
         folder = folder or Path.cwd()
@@ -152,6 +158,9 @@ class Composer(TextArea):
             on_changed=self.update_border,
             on_failed=self._warn,
         )
+        self._suggestions = Suggestions(
+            suggest, call_in_ui_thread=self.call_later, on_suggested=self._show_suggestion
+        )
         self._message_history = MessageHistory(history)
         self._last_recall: tuple[str, Location] | None = None
         """Text and cursor after the last history step."""
@@ -161,6 +170,7 @@ class Composer(TextArea):
         self._last_state = ""
         """The last announced draft."""
         self._scan_timer: Timer | None = None
+        self._suggest_timer: Timer | None = None
         super().__init__(
             id="composer",
             placeholder="Write a message, / for commands, @ for files",
@@ -282,18 +292,25 @@ class Composer(TextArea):
 
     def close_completion(self) -> bool:
         """Close the list of candidates; return False if it was closed."""
-        return self._completion.close()
+        was_open = self._completion.close()
+        self._show_suggestion()
+        return was_open
 
     def watch_selection(self) -> None:
-        """Update the candidates when the cursor moves."""
+        """Update the candidates and the suggestion when the cursor moves."""
         if self._completion.is_open:
             self._completion.update()
+        self._show_suggestion()
 
     async def _on_key(self, event: events.Key) -> None:
         """Handle keys at once; a binding that bubbles up would run after later keys."""
         event.prevent_default()
         action = self._key_actions.get(event.key, "")
         if self._completion.handle_key(event.key, action):
+            event.stop()
+            self._show_suggestion()
+            return
+        if event.key == "tab" and self._accept_suggestion():
             event.stop()
             return
         if action and await self.app.run_action(action, self):
@@ -302,6 +319,7 @@ class Composer(TextArea):
             await super()._on_key(event)
         if event.is_printable or action.startswith("delete"):
             self._completion.update()
+            self._show_suggestion()
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Move up, or from the first line to the previous message."""
@@ -328,6 +346,65 @@ class Composer(TextArea):
         self.set_draft(draft)
         self._last_recall = (self.text, self.cursor_location)
         return True
+
+    # --- suggestions ----------------------------------------------------------------------
+
+    def update_suggestion(self) -> None:
+        """Keep the suggestion only while the text follows it; called after each change."""
+        self._suggestions.follow(self.text)
+        self._show_suggestion()
+
+    def action_cursor_right(self, select: bool = False) -> None:
+        """Move right, or accept the suggestion."""
+        if select or not self._accept_suggestion():
+            self.suggestion = ""  # which TextArea would insert
+            super().action_cursor_right(select)
+            self._show_suggestion()
+
+    def on_resize(self) -> None:
+        """Fit the suggestion into the new width."""
+        self._show_suggestion()
+
+    @property
+    def suggesting(self) -> bool:
+        """Whether a suggestion is asked for, or soon will be."""
+        return self._suggest_timer is not None or self._suggestions.busy
+
+    @property
+    def _can_suggest(self) -> bool:
+        at_end = self.cursor_location == self.document.end and self.selection.is_empty
+        return at_end and not (self._completion.is_open or self.busy)
+
+    def _show_suggestion(self) -> None:
+        rest = self._suggestions.rest if self._can_suggest else ""
+        if rest:
+            column, _ = self.wrapped_document.location_to_offset(self.cursor_location)
+            rest = fit_suggestion(rest, self.wrap_width + 1 - column)  # the cursor is on it
+        if rest != self.suggestion:
+            self.suggestion = rest
+            self.update_border()
+
+    def _accept_suggestion(self) -> bool:
+        """Insert the whole suggestion; return False if none is shown."""
+        if not self.suggestion:
+            return False
+        self.history.checkpoint()  # undo removes it alone
+        self.insert(self._suggestions.rest, maintain_selection_offset=False)
+        self.history.checkpoint()
+        return True
+
+    @on(TextArea.Changed)
+    def _schedule_suggestion(self) -> None:
+        if self._suggest_timer is not None:
+            self._suggest_timer.stop()
+            self._suggest_timer = None
+        if self.text.strip():
+            self._suggest_timer = self.set_timer(SUGGEST_DELAY_SECONDS, self._request_suggestion)
+
+    def _request_suggestion(self) -> None:
+        self._suggest_timer = None
+        if self._can_suggest and not self._suggestions.rest:
+            self._suggestions.request(self._folds.unfold(self.text))
 
     # --- attached files and the border ----------------------------------------------------
 
@@ -371,6 +448,8 @@ class Composer(TextArea):
         if self.busy:
             notes.append(f"sending… · {keys('stop')} cancels")
         notes += self._attachments.notes(text)
+        if self.suggestion:
+            notes.append("tab accepts")
         if any(find_placeholders(text)):
             notes.append(f"{keys('unfold')} unfolds")
         return notes
@@ -448,7 +527,7 @@ class Composer(TextArea):
 
     @property
     def busy(self) -> bool:
-        """Whether the files of a message are being read before it is sent."""
+        """Whether a message waits for its files."""
         return self._attachments.is_reading_message
 
     def cancel_sending(self) -> bool:
