@@ -62,7 +62,7 @@ class CoreSettings:
         minimum=64,
         maximum=100_000_000,
     )
-    prompt_format: Literal["auto", "chatml", "template", "alpaca", "vicuna"] = setting(
+    prompt_format: Literal["auto", "chatml", "template", "alpaca", "vicuna", "raw"] = setting(
         "auto", "how the chat is written for the model; auto takes the model's own way"
     )
     theme: str = setting(
