@@ -27,9 +27,9 @@ from chatlm_serve.completions import (
     SETUP_SEPARATOR,
     CompletionResponse,
     EngineEvents,
-    generate_reply,
     model_names,
     parse_params,
+    prepare_reply,
     setup_for_model,
 )
 from chatlm_serve.documents import parse_search_request, search_response
@@ -132,7 +132,7 @@ class Api:
         if params.model != self.model:
             setup = setup_for_model(params.model, self.model, await self._available_setups())
         reply = CompletionResponse(params)
-        factory = partial(generate_reply, self._chats, self._batch, setup, params)
+        factory = partial(prepare_reply, self._chats, self._batch, setup, params)
         events: EngineEvents = self._reply_queue.stream(factory)
         if not params.stream:
             return JSONResponse(await _while_connected(request, reply.collect(events)))
