@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm.engines import local_engine
 from chatlm.engines.batching import stream_many
 from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
@@ -365,9 +366,33 @@ def test_a_failing_request_ends_only_itself(
     assert text_of(list(engine.stream(both[1])))
 
 
-LONG = Message("user", "A word. " * 3_000)
+LONG = Message("user", "Write a word. " * 20)
 
 
+@pytest.fixture
+def long_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts as long as `LONG` count as long, so that no test has to prefill thousands of tokens."""
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", len(LONG.text) - 1)
+
+
+def written_in_batch(engine: LocalEngine, request: Request) -> str:
+    with closing(engine.batch()) as batch:
+        index, found = batch.add(request), dict[int, list[Any]]()
+        while len(batch):
+            for number, event in batch.step():
+                found.setdefault(number, []).append(event)
+    return text_of(found[index])
+
+
+def test_a_prompt_encoded_in_another_thread_gets_the_same_reply(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = written_in_batch(engine, Request((LONG,), GREEDY))
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", 0)
+    assert written_in_batch(engine, Request((LONG,), GREEDY)) == inline != ""
+
+
+@pytest.mark.usefixtures("long_prompts")
 def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +416,7 @@ def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
     assert log == ["short", "encoded", "long"]
 
 
+@pytest.mark.usefixtures("long_prompts")
 def test_a_long_prompt_can_be_left_while_it_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
