@@ -371,7 +371,7 @@ LONG = Message("user", "Write a word. " * 20)
 
 @pytest.fixture
 def long_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts as long as `LONG` count as long, so that no test has to prefill thousands of tokens."""
+    """`LONG` counts as a long prompt, so that no test has to prefill thousands of tokens."""
     monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", len(LONG.text) - 1)
 
 
