@@ -25,6 +25,7 @@ class Config:
     quantize: str = "none"
     fast: str = "auto"
     context: int | None = None
+    auto_compact: bool = False
     prompt_format: str = "auto"
     theme: str = "textual-dark"
     reduced_motion: bool = False

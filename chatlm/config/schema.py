@@ -80,6 +80,11 @@ _KEY_SPECS: dict[str, _KeySpec] = {
         "a whole number from 64 to 100000000",
         _is_context,
     ),
+    "auto_compact": _KeySpec(
+        "let the model summarise old turns that no longer fit the context",
+        "true or false",
+        _is_bool,
+    ),
     "prompt_format": _KeySpec(
         "how the chat is written for the model; auto takes the model's own way",
         *_one_of("auto", "chatml", "template", "alpaca", "vicuna"),
@@ -145,7 +150,7 @@ def check_value(key: str, value: Any, source: str) -> Any:
 
 def parse_value(key: str, text: str) -> Any:
     """Parse a typed value: as TOML, or as it is if the key expects text."""
-    as_toml = key in ("context", "reduced_motion", *_LIST_KEYS)
+    as_toml = key in ("context", "auto_compact", "reduced_motion", *_LIST_KEYS)
     if key.startswith("keys.") or (key in _KEY_SPECS and not as_toml):
         return text
     try:

@@ -51,6 +51,7 @@ def fit_prompt(
     *,
     context_length: int,
     reply_reserve: int,
+    message_reserve: int = 0,
 ) -> FittedPrompt:
     """Return a prompt with enough turns left out to leave `reply_reserve` tokens for the reply.
 
@@ -68,6 +69,7 @@ def fit_prompt(
         message_tokens: returns the approximate tokens of each message; called when not all fit.
         context_length: limit of prompt and reply together, in tokens.
         reply_reserve: tokens to reserve for the reply; fewer remain where no turn can be dropped.
+        message_reserve: tokens to reserve for a next message; the groups are the same with it.
 
     Raises:
         ContextTooLong: the messages that must stay leave not a single token for the reply.
@@ -82,14 +84,14 @@ def fit_prompt(
 
     limit = context_length - max(reply_reserve, 1)  # the reply has at least one token
     kept, ids = without(0)
-    if len(ids) > limit and droppable:
+    if len(ids) > limit - message_reserve and droppable:
         tokens = message_tokens()
         costs = [sum(tokens[index] for index in turn) for turn in droppable]
         newest = sum(tokens[index] for index in turns[-1])
         room = limit - (sum(tokens) - sum(costs) - newest)
         counts = _drop_counts(costs, room // 2)
-        freed = list(accumulate(costs))
-        excess = len(ids) - limit
+        limit -= message_reserve
+        freed, excess = list(accumulate(costs)), len(ids) - limit
         enough = (at for at, count in enumerate(counts) if freed[count - 1] >= excess)
         choice = next(enough, len(counts) - 1)
         kept, ids = without(counts[choice])

@@ -186,7 +186,10 @@ class LocalEngine:
         """Prefill the request's prompt, so that a later one with the same start comes sooner."""
         check_parts(request, self.info)
         prompt = self._fit_prompt(
-            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+            request,
+            lambda: count_message_tokens(self.prompt_encoder, request.messages),
+            # so that turns which the next message pushes out are dropped now, while nobody waits
+            message_reserve=self.info.context_length // 16,
         )
         try:
             with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
@@ -213,7 +216,10 @@ class LocalEngine:
         return user_error
 
     def _fit_prompt(
-        self, request: Request, message_tokens: Callable[[], Sequence[int]]
+        self,
+        request: Request,
+        message_tokens: Callable[[], Sequence[int]],
+        message_reserve: int = 0,
     ) -> FittedPrompt:
         messages = request.messages
         return fit_prompt(
@@ -222,6 +228,7 @@ class LocalEngine:
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
+            message_reserve=message_reserve,
         )
 
     @contextmanager
