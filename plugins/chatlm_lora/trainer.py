@@ -332,8 +332,8 @@ class ReportingCallback(TrainerCallback):
         progress: updated by the callback.
         listener: receives `progress`.
         should_stop: called after each step; when it is true, a checkpoint is saved. It is not
-            evaluated, so that a run that continues has the same evaluations as one that was not
-            stopped.
+            evaluated, so that a run that continues is evaluated at the same steps as one that was
+            not stopped.
     """
 
     def __init__(
