@@ -2,8 +2,8 @@
 
 A flipped byte in a file of weights changes replies without an error. Reading gigabytes at every
 start would take seconds, so a file is divided into stripes: each is every n-th block of the file,
-about 2 MB in all. A quick check reads the first block, which has the header, and one stripe that is
-chosen at random; files up to 2 MB are one stripe and are checked in full.
+about 1 MB in all. A quick check reads the first block, which has the header, and one stripe that is
+chosen at random; files up to 1 MB are one stripe and are checked in full.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 BLOCK_BYTES = 1 << 16
 
-STRIPE_BYTES = 2 << 20
+STRIPE_BYTES = 1 << 20
 """Limit of a stripe in bytes."""
 
 _DIGEST_LENGTH = 16

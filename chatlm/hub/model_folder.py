@@ -306,7 +306,8 @@ def read_manifest(folder: Path) -> ModelManifest | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"The record {folder / MANIFEST_FILE} is damaged: {error}.",
-            f"Download the model again: chatlm models pull --force {folder.name}",
+            "Download the model again: chatlm models pull --force "
+            + folder.name.replace("--", "/", 1),
         ) from error
 
 

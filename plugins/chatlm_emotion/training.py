@@ -62,11 +62,12 @@ def fit_network(
     learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     best = checkpoint.load(learnt, optimizer, progress) or {}
-    for group in optimizer.param_groups:
-        group["initial_lr"] = recipe.rate  # the scheduler needs it to start at a later step
     schedule = get_cosine_schedule_with_warmup(
-        optimizer, round(recipe.warmup * total_steps), total_steps, progress.step - 1
+        optimizer, round(recipe.warmup * total_steps), total_steps
     )
+    schedule.last_epoch = progress.step  # which counts steps
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate * schedule.lr_lambdas[0](progress.step)
     every = max(per_epoch // recipe.checks, 1)
     progress.start(progress.step, total_steps)
     batches = _epochs_of_batches([len(each) for each in ids], recipe)
