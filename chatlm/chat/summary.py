@@ -52,7 +52,7 @@ def write_summary(engine: Engine, question: str, answer: str) -> Generator[str, 
     messages = _fit_excerpts(engine, question, answer)
     with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
         for event in events:
-            yield event.text if isinstance(event, Delta) and event.part == "text" else ""
+            yield event.answer if isinstance(event, Delta) else ""
 
 
 def _fit_excerpts(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
