@@ -191,7 +191,12 @@ class LocalEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """Prefill the request's prompt, so that a later one with the same start comes sooner."""
         check_parts(request, self.info)
-        prompt = self._fit_whole_request(request)
+        prompt = self._fit_prompt(
+            request,
+            lambda: count_message_tokens(self.prompt_encoder, request.messages),
+            # so that turns which the next message pushes out are dropped now, while nobody waits
+            message_reserve=self.info.context_length // 16,
+        )
         try:
             with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
                 cached.reuse_prefix(prompt.ids)
@@ -217,7 +222,10 @@ class LocalEngine:
         return user_error
 
     def _fit_prompt(
-        self, request: Request, message_tokens: Callable[[], Sequence[int]]
+        self,
+        request: Request,
+        message_tokens: Callable[[], Sequence[int]],
+        message_reserve: int = 0,
     ) -> FittedPrompt:
         messages = request.messages
         return fit_prompt(
@@ -226,6 +234,7 @@ class LocalEngine:
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
+            message_reserve=message_reserve,
         )
 
     def _fit_whole_request(self, request: Request) -> FittedPrompt:
