@@ -114,7 +114,7 @@ def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> 
     assert open_arena().wait_for(ASK)
 
 
-def test_a_tournament_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_tournament_says_how_to_resume(
     open_arena: Callable[[], Terminal], chat_home: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "prompts.jsonl"
@@ -134,7 +134,7 @@ def replies(home: Path) -> list[tuple[int, str]]:
         return db.execute("SELECT id, text FROM reply WHERE run_id IS NOT NULL").fetchall()
 
 
-def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
+def test_a_tournament_resumes_after_kill_9_and_a_human_judges(
     open_arena: Callable[[], Terminal], chat_home: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "prompts.jsonl"

@@ -57,7 +57,7 @@ def test_a_seed_gives_the_same_text_in_another_process(chat_home: Path) -> None:
     assert not (chat_home / "chats.db").exists()
 
 
-def test_how_likely_the_tokens_were(chat_home: Path) -> None:
+def test_json_has_logprobs_and_perplexity(chat_home: Path) -> None:
     arguments = ("--json", "--temperature", "0", "What is the capital of France?")
     answer, bare = (
         json.loads(ask(*extra, *arguments).stdout) for extra in (("--logprobs", "2"), ())
@@ -125,7 +125,7 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
         (("--model", "smollm2-135m-instrukt", "Hi"), "smollm2-135m-instruct"),
     ],
 )
-def test_a_mistake_is_told_without_traceback(
+def test_a_mistake_is_reported_without_a_traceback(
     home: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     done = ask(*arguments)
@@ -135,7 +135,7 @@ def test_a_mistake_is_told_without_traceback(
     assert done.stdout == ""
 
 
-def test_ctrl_c_keeps_what_was_said(endless_home: Path) -> None:
+def test_ctrl_c_keeps_the_partial_reply(endless_home: Path) -> None:
     process = start(STORY)
     assert process.stdout is not None
     said = process.stdout.read(40)
@@ -151,7 +151,7 @@ def test_ctrl_c_keeps_what_was_said(endless_home: Path) -> None:
     assert reply.text.startswith((said + rest).strip())
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(endless_home: Path) -> None:
+def test_a_closed_pipe_ends_it_quietly(endless_home: Path) -> None:
     process = start(STORY)
     assert process.stdout is not None
     assert process.stderr is not None

@@ -437,7 +437,7 @@ def test_hostile_strings_come_back_and_are_never_obeyed(shared_data: Path) -> No
         assert turn["replies"][0]["text"] == text
 
 
-def test_a_broken_database_is_said_with_what_to_do(home: Path) -> None:
+def test_a_broken_database_is_reported_with_a_hint(home: Path) -> None:
     home.mkdir()
     (home / "chats.db").write_bytes(b"not a database" * 100)
     done = chats("list")

@@ -142,7 +142,7 @@ def test_errors_have_a_message_a_hint_and_an_exit_code(home: Path) -> None:
     assert chatlm("chats", "show", "x").returncode == 2
 
 
-def test_an_unforeseen_error_goes_to_the_log_and_a_sentence_to_the_person(home: Path) -> None:
+def test_an_unexpected_error_is_logged_and_the_user_gets_a_sentence(home: Path) -> None:
     code = (
         "import sys; from chatlm.config import config\n"
         "def broken(): raise RuntimeError('boom \\x1b[31m')\n"
@@ -229,7 +229,7 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
         assert len(store.list_conversations()) == 1
 
 
-def test_a_reader_that_went_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     from chatlm.config import paths
     from chatlm.store.store import Store
 

@@ -128,7 +128,7 @@ def test_a_command_in_a_group_that_is_not_valid_is_refused(
     assert error in chatlm("--help").stderr
 
 
-def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> None:
+def test_a_closed_pipe_is_no_failure_of_the_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("hello", "hello " * 100_000))
     reading, writing = os.pipe()
     os.close(reading)
@@ -174,7 +174,7 @@ def test_list_enable_disable(folder: Path) -> None:
     assert "mine" in chatlm("plugins", "list").stdout
 
 
-def test_a_crash_is_told_and_forgiven(folder: Path) -> None:
+def test_a_crash_is_reported_and_forgiven(folder: Path) -> None:
     (folder / "bomb.py").write_text("import os\nos._exit(9)\n")
     assert chatlm("--help").returncode == 9
     shown = chatlm("--help")

@@ -97,7 +97,7 @@ def test_another_format_is_noted(store: Store) -> None:
         (("1", "--model", "no/such-model"), "HF_HUB_OFFLINE is set"),
     ],
 )
-def test_what_cannot_be_replayed_is_trouble(
+def test_a_replay_that_is_impossible_is_an_error(
     home: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -133,7 +133,7 @@ def stored_draft(home: Path) -> str:
         return store.draft(2)
 
 
-def test_a_sudden_end_loses_a_second_at_most(
+def test_a_kill_loses_a_second_at_most(
     open_chatlm: Callable[[], Recorded], chat_home: Path
 ) -> None:
     endless.install(chat_home)

@@ -73,7 +73,7 @@ def test_a_question_is_answered_by_an_adapter_and_by_an_exported_model(
     assert "arr" in asked("--adapter", "off", "--model", str(folder), question).lower()
 
 
-def test_refusals_are_told_in_two_lines(chat_home: Path, tmp_path: Path) -> None:
+def test_refusals_take_two_lines(chat_home: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "adapter_model.bin").write_bytes(b"pickle")
     done = chatlm("adapters", "add", "bad", str(tmp_path / "bad"), code=1)
@@ -116,6 +116,7 @@ def launched(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plan_for_several_processes(home: Path, tmp_path: Path, data: Path) -> None:
     base = tiny_base(tmp_path / "base")
     words = ("yes", "--data", str(data), "-m", base.name, "--batch", "4", "--epochs", "2")

@@ -19,12 +19,6 @@ COMMAND = [sys.executable, "-m", "chatlm", "rag"]
 
 
 @pytest.fixture
-def rag_home(home: Path) -> Path:
-    models.lend(home, models.embedder_model())
-    return home
-
-
-@pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """So many short documents that they are embedded in several goes."""
     path = tmp_path / "corpus.jsonl"

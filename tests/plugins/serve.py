@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -19,10 +18,9 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta
 from chatlm_serve.api import Api, ApiServer
 from chatlm_serve.http_guard import bind_socket
+from tests.waiting import PATIENCE, wait_until
 
 MODEL = "scripted"
-
-PATIENCE = 20.0
 
 
 class Echo(ScriptedEngine):
@@ -81,13 +79,6 @@ def serving(
             server.should_exit = True
             thread.join(PATIENCE)
         assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "this never came"
-        time.sleep(0.005)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     assert store.match(1).left.setup == HOT  # what was played stays as it was
 
 
-def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> None:
+def test_another_set_up_does_not_take_over_replies(store: ArenaStore) -> None:
     hot, cold = two(store)
     run = store.open_run("run", {})
     said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
@@ -158,7 +158,7 @@ def test_lengths(store: ArenaStore) -> None:
     assert (score.tolist(), left.tolist(), right.tolist()) == ([1.0], [26.0], [5.0])
 
 
-def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> None:
+def test_a_file_is_imported_whole_and_once(store: ArenaStore, tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     path.write_text("left,right,winner\na,b,left\nb,c,tie\n\n")
     digest = vote_files.file_sha256(path)
@@ -198,7 +198,7 @@ def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: str, what: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, name: str, content: str, what: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UsageError, match=what):

@@ -216,7 +216,7 @@ def test_another_plan_is_another_run(store: ArenaStore) -> None:
     assert run.run_id != other.run_id
 
 
-def test_a_judge_that_goes_by_the_order_makes_ties(store: ArenaStore) -> None:
+def test_a_judge_biased_by_order_produces_ties(store: ArenaStore) -> None:
     def first(request: Request) -> str:
         return "A]]" if request.messages[-1].text == judging.VERDICT_PREFIX else "x"
 
@@ -248,7 +248,7 @@ def test_the_service_judge_has_no_winner_where_the_orders_disagree(
     assert judging.PairwiseJudge().compare(chats.begin(Setup()), "?", "x", "y") == verdict
 
 
-def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
+def test_a_judge_without_a_verdict_casts_no_vote(store: ArenaStore) -> None:
     engine = Speaking(lambda request: "I would say A")
     run, _ = tournament(store, engine, most=1)
     list(run.answer())
@@ -417,7 +417,7 @@ def test_judges_by_name() -> None:
         ('\n{"prompt": "x", "reference": 3}', r"line 2: it has the reference"),
     ],
 )
-def test_wrong_prompts_are_told(tmp_path: Path, content: str, what: str) -> None:
+def test_wrong_prompts_are_reported(tmp_path: Path, content: str, what: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
@@ -470,7 +470,7 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
         (("perplexity", "nowhere"), "nowhere cannot be read"),
     ],
 )
-def test_what_cannot_run_is_told(
+def test_an_impossible_run_is_refused(
     home: Path, tmp_path: Path, arguments: tuple[str, ...], what: str
 ) -> None:
     path = tmp_path / "p.jsonl"

@@ -299,7 +299,7 @@ async def on_top(shown: ScriptedScreen, kind: type[Any]) -> None:
     await settled(shown.pilot, lambda: isinstance(shown.app.screen, kind))
 
 
-async def test_a_damaged_arena_is_told(home: Path) -> None:
+async def test_a_damaged_arena_is_reported(home: Path) -> None:
     home.mkdir()
     (home / "arena.db").write_text("no database" * 100)
     async with scripted_screen(chatlm_arena.plugin) as shown:

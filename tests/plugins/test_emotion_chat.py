@@ -81,7 +81,7 @@ def labels(turn: Turn) -> list[tuple[bool, str]]:
     return [(on is not None, label.value) for on, label in turn.annotations]
 
 
-def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
+def test_the_users_messages_are_labelled_and_found(moods: Path) -> None:
     actions.get_labeller().wait_until_loaded()
     with Store(None) as store:
         session = chat(store)
@@ -113,7 +113,7 @@ def test_all_or_none_in_one_chat(moods: Path) -> None:
         assert labels(turn) == [(False, "fear")], "the usual choice holds"
 
 
-def test_the_usual_choice_is_a_setting(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_choice_is_a_setting(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_EMOTION_LABEL", "off")
     with Store(None) as store:
         assert labels(sent(chat(store), "I am scared")) == []
@@ -146,7 +146,7 @@ def test_a_slow_classifier_holds_nothing_up_and_labels_at_the_end(
         assert labels(session.conversation.turns[-1]) == [(False, "fear")]
 
 
-def test_without_the_base_nothing_is_labelled_and_nobody_is_bothered(home: Path) -> None:
+def test_without_the_base_nothing_is_labelled_and_nothing_is_shown(home: Path) -> None:
     try:
         with Store(None) as store:
             session = chat(store)

@@ -104,7 +104,9 @@ def test_texts_of_a_file(topics: Path, data: Path) -> None:
     )
 
 
-def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_any_work(
+    topics: Path, data: Path, tmp_path: Path
+) -> None:
     with_data = ("--data", str(data), "--method", "baseline")
     assert "is already a classifier topics" in refused("train", "topics", *with_data).message
     assert "cannot be called" in refused("train", "A/b", *with_data).message
@@ -125,7 +127,7 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
     assert sorted(path.name for path in topics.parent.iterdir()) == ["topics"]
 
 
-def test_a_damaged_classifier_is_told(topics: Path) -> None:
+def test_a_damaged_classifier_is_reported(topics: Path) -> None:
     (topics / card.WEIGHTS_FILE).write_bytes(b"no")
     assert "is damaged" in refused("classify", "a", "--with", "topics").message
     (topics / card.CARD_FILE).write_text('{"name": 3}')

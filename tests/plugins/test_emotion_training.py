@@ -179,7 +179,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
     assert found[2].label == "pets"
 
 
-def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) -> None:
+def test_a_stopped_training_is_kept(trained_home: Path, data: Path) -> None:
     made = train_pipeline.train_classifier(
         order("early", data, "encoder"), ProgressListener(), lambda: True
     )
@@ -203,7 +203,7 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
         train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
 
 
-def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
+def test_teachers_count_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
     swapped = data.with_name("swapped.jsonl")
     names = {"pets": "tools", "tools": "pets"}
     rows = [json.loads(line) for line in data.read_text().splitlines()]

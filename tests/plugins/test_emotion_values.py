@@ -62,7 +62,7 @@ def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
         ('\n{"text": "a\udcff", "label": "x"}', "line 2: not UTF-8"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, content: str, told: str) -> None:
+def test_a_wrong_file_is_reported_with_its_line(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError) as refused:

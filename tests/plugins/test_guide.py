@@ -108,6 +108,6 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
     assert check.returncode == 0, check.stdout
 
 
-def test_what_the_guide_says_of_time_is_so() -> None:
+def test_the_guides_statements_about_time_hold() -> None:
     slow = inspect.signature(PluginHost).parameters["slow_after"].default
     assert f"a hook takes over {slow:g} seconds" in GUIDE

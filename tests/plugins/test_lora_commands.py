@@ -15,14 +15,9 @@ from chatlm_lora import library as library_module
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.commands import adapters
 from chatlm_lora.options import complete_adapter
-from tests.plugins.lora import adapter, matrices, tiny_base
+from tests.plugins.lora import adapter, matrices
 
 DEEP = "[" * 900 + "]" * 900
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def run(*words: str, stdin: str = "") -> Result:
@@ -152,7 +147,9 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
              '{"name": "a", "way": "b", "base": "c", "answers": '
              '[{"prompt": 1, "wanted": 2, "before": 3, "after": 4}]}'],
 )  # fmt: skip
-def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
+def test_an_invalid_card_is_ignored(
+    text: str, home: Path, tmp_path: Path, base: ModelLocation
+) -> None:
     library_module.add_adapter("odd", adapter(tmp_path / "a"), base)
     (library.ADAPTERS.get("odd").path / "card.json").write_text(text)
     assert card.read_card(library.ADAPTERS.get("odd").path) is None

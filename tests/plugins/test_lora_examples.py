@@ -133,7 +133,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         read(written(tmp_path, {"prompt": "a", "completion": "b"}))
 
 
-def test_only_what_the_assistant_says_is_counted(encoder: ChatEncoder) -> None:
+def test_only_assistant_tokens_count_in_the_loss(encoder: ChatEncoder) -> None:
     """As in the book's table 5.3.2: −100 everywhere else, also on the opening of the answer."""
     chat = (
         Message("system", "Be brief."),
@@ -158,7 +158,7 @@ def test_only_what_the_assistant_says_is_counted(encoder: ChatEncoder) -> None:
     )
 
 
-def test_the_table_of_the_book_with_the_real_model(default_model: Path) -> None:
+def test_the_table_of_the_textbook_with_the_real_model(default_model: Path) -> None:
     encoder = ChatEncoder(ModelLocation("default", default_model, "chat"))
     chat = (user("What is 2 + 2?"), assistant("It is 4."))
     item = EncodedChats([chat], encoder, 1000)[0]

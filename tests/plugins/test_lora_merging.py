@@ -18,14 +18,9 @@ from chatlm_lora import library
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.merging import MergeSettings, export_merged, merge_adapters
 from chatlm_lora.validation import AdapterRefused
-from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices, tiny_base
+from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices
 
 Merge = Callable[[MergeSettings], dict[str, Tensor]]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -120,7 +115,7 @@ def test_ties_has_the_rank_that_is_wanted(
     assert values["base_model_name_or_path"] == base.name
 
 
-def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+def test_adapters_that_cannot_be_mixed(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     kept = {
         "one": config(base_model_name_or_path="org/one"),
         "two": config(base_model_name_or_path="org/two"),
@@ -165,7 +160,7 @@ def test_another_base_is_refused(two: list[dict[str, Tensor]], default_model: Pa
         lambda: MergeSettings("ties", (0.5, 0.5), rank=0),
     ],
 )
-def test_mixes_that_cannot_be(wrong: Callable[[], MergeSettings]) -> None:
+def test_impossible_mixes_are_refused(wrong: Callable[[], MergeSettings]) -> None:
     with pytest.raises(UsageError):
         wrong()
 

@@ -145,7 +145,7 @@ async def test_a_new_chat_has_the_one_of_the_settings(monkeypatch: pytest.Monkey
             assert adapters_asked(engine) == ["terse", None]
 
 
-async def test_what_cannot_be_used_is_told_and_changes_nothing(shelf: Path) -> None:
+async def test_an_unusable_adapter_is_reported_and_changes_nothing(shelf: Path) -> None:
     (shelf / "broken").mkdir()
     (shelf / "broken" / "adapter_model.bin").write_bytes(b"pickle")
     with Store(None) as store:
@@ -197,7 +197,7 @@ def session_with(store: Store, engine: ScriptedEngine, adapter: str | None = Non
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, "pirate"), ("terse", "terse"), ("", None)])
-def test_what_is_asked_for_goes_before_the_chats_own(asked: str | None, used: str | None) -> None:
+def test_an_explicit_adapter_overrides_the_chats_own(asked: str | None, used: str | None) -> None:
     engine = ScriptedEngine("one", "two")
     with Store(None) as store:
         session = session_with(store, engine, asked)
@@ -210,7 +210,7 @@ def test_what_is_asked_for_goes_before_the_chats_own(asked: str | None, used: st
         )
 
 
-def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
+def test_a_reply_is_continued_by_the_adapter_that_began_it() -> None:
     engine = ScriptedEngine("one two three", " four", "five")
     with Store(None) as store:
         session = session_with(store, engine)

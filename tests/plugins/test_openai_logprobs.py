@@ -173,7 +173,7 @@ def test_bytes_take_precedence_and_partial_characters_wait() -> None:
     ]  # fmt: skip
 
 
-def test_thoughts_are_not_told() -> None:
+def test_reasoning_has_no_logprobs() -> None:
     delta = {"reasoning_content": "Hmm"}
     thought = {"choices": [{"index": 0, "delta": delta, **told(row("Hmm"))}]}
     events = asked_of(thought, piece("Yes", **told(row("Yes"))), piece("", "stop"))

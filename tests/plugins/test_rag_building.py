@@ -47,12 +47,6 @@ class Watched:
 
 
 @pytest.fixture
-def rag_home(home: Path) -> Path:
-    models.lend(home, models.embedder_model())
-    return home
-
-
-@pytest.fixture
 def docs(tmp_path: Path) -> Path:
     return write(tmp_path / "docs", TEXTS)
 

@@ -98,7 +98,9 @@ def test_a_search_stays_right_while_the_files_are_replaced(
 
 
 @pytest.mark.parametrize("name", [EMBEDDINGS_FILE, vectors.CELLS_FILE])
-def test_a_damaged_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_damaged_file_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     written(tmp_path, around_centres(2000))
     (tmp_path / name).write_bytes(b"not what it was")

@@ -137,7 +137,7 @@ def test_logprobs_are_asked_for_as_in_openais_api(fields: Any, wanted: int | Non
 
 
 @pytest.mark.parametrize("number", [-1, 21, True, "3", 1.0])
-def test_a_wrong_number_of_top_logprobs_is_told(number: Any) -> None:
+def test_an_invalid_number_of_top_logprobs_is_refused(number: Any) -> None:
     error = refused(logprobs=True, top_logprobs=number)
     assert error.param == "top_logprobs"
     assert "must be" in error.message

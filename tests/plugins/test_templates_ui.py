@@ -169,7 +169,7 @@ async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
         ("topic", "", "Required."),
     ],
 )
-async def test_a_wrong_value_is_told_beside_its_field(
+async def test_a_wrong_value_is_shown_next_to_its_field(
     prompts: Path, name: str, typed: str, said: str
 ) -> None:
     ui = remembering()
@@ -245,7 +245,7 @@ async def choose_translate(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: chat_of(pilot).conversation.plugin_data.get("templates"))
 
 
-async def test_a_chat_goes_by_a_template(home: Path) -> None:
+async def test_a_chat_uses_a_template(home: Path) -> None:
     engine = ScriptedEngine("Eins.", "Zwei.", "Drei.")
     async with program(engine).run_test(size=(120, 40)) as pilot:
         await choose_translate(pilot)
@@ -294,7 +294,7 @@ async def test_the_xray_shows_the_whole(home: Path) -> None:
         assert "added by chatlm or a plugin" in everything_visible(pilot)
 
 
-async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> None:
+async def test_a_missing_template_puts_the_message_back(prompts: Path) -> None:
     engine = ScriptedEngine("So.")
     async with program(engine).run_test(size=(120, 40)) as pilot:
         await say(pilot, "/template kinds")

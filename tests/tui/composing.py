@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Static
 
 from chatlm.tui.commands import Command
-from chatlm.tui.composer.completion import CompletionList
+from chatlm.tui.composer.completion import Completion, CompletionList, complete
 from chatlm.tui.composer.composer import Composer
 
 COMMANDS = (
@@ -93,6 +93,16 @@ class ComposerApp(App[None]):
     @property
     def subtitle(self) -> str:
         return self.composer.border_subtitle or ""
+
+
+def offer(before: str, folder: Path, *, only: bool = True) -> Completion | None:
+    """The completion of a text that ends at the cursor."""
+    values = {"theme": lambda typed: ["dracula", "nord"]}
+    return complete(before, COMMANDS, values, folder, is_whole_message=only)
+
+
+def labels(completion: Completion | None) -> list[str]:
+    return [candidate.label for candidate in completion.candidates] if completion else []
 
 
 def whole(app: ComposerApp) -> str:

@@ -136,6 +136,22 @@ async def idle(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: not chat_of(pilot).busy)
 
 
+async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
+    """Run a command of the chat screen, as its key or slash command does."""
+    await app_of(pilot).chat_screen.action_command(command, argument)
+    await pilot.pause()
+
+
+async def leave(pilot: Pilot[None]) -> None:
+    """Close every card over the chat."""
+    for _ in range(4):
+        if pilot.app.screen is app_of(pilot).chat_screen:
+            return
+        await pilot.press("escape")
+        await pilot.pause()
+    raise AssertionError(f"{pilot.app.screen} does not close")
+
+
 def app_of(pilot: Pilot[None]) -> ChatApp:
     app = pilot.app
     assert isinstance(app, ChatApp)

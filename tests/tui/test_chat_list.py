@@ -422,7 +422,7 @@ async def test_a_chat_that_cannot_be_deleted_comes_back(monkeypatch: pytest.Monk
         assert toasts(app)[1] == "There is no deleted chat to restore."
 
 
-async def test_deleting_the_chat_on_the_screen_is_told() -> None:
+async def test_deleting_the_chat_on_the_screen_is_reported() -> None:
     app = PanelApp(store_with("A", "B"))
     async with app.run_test(size=SIZE) as pilot:
         app.panel.reload(1, None)
@@ -463,7 +463,7 @@ async def test_slash_commands_do_the_same() -> None:
         assert toasts(app) == [], "nothing covers what is asked"
 
 
-async def test_a_chat_that_is_gone_is_told() -> None:
+async def test_a_chat_that_is_gone_is_reported() -> None:
     store = store_with("A", "B")
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:

@@ -44,7 +44,7 @@ def showing_hits(app: PanelApp) -> bool:
     return app.query_one(HitList).display and bool(found(app))
 
 
-async def test_hits_have_titles_first_then_who_said_it() -> None:
+async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash", *"water")
@@ -175,7 +175,7 @@ async def test_search_without_words_waits_for_them() -> None:
         assert app.panel.chat_list.display
 
 
-async def test_nothing_found_is_told_and_enter_stays() -> None:
+async def test_no_hits_are_reported_and_enter_stays() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash", *"xylo [b]", "enter")
@@ -251,7 +251,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
         assert app.focused is app.panel.chat_list
 
 
-async def test_a_search_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_search_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     store = garden()
 
     def broken(words: str) -> list[ChatSearchHit]:

@@ -190,7 +190,7 @@ async def test_escape_stops_the_summary_and_stays() -> None:
 
 
 @pytest.mark.parametrize("key", ["p", "s"])
-async def test_what_fails_is_said_and_nothing_changes(key: str) -> None:
+async def test_what_fails_is_reported_and_nothing_changes(key: str) -> None:
     chat = trip()
     chat.pieces = ()
     chat.broken = StoreError("The disk is full.", hint="Free some space.")
@@ -292,7 +292,7 @@ def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) 
 @pytest.mark.parametrize(
     "tokens, told", [(21, "the default of the model's template"), (0, "No system prompt")]
 )
-def test_no_system_prompt_of_the_persons_own(tokens: int, told: str) -> None:
+def test_no_system_prompt_of_the_users_own(tokens: int, told: str) -> None:
     ledger = ContextBreakdown("", (), {}, frozenset(), ContextFill(tokens, 0, 50, 8192))
     first = str(turn_rows(ledger, 120)[0].prompt)
     assert told in first and f"{tokens}  always read" in first

@@ -13,7 +13,7 @@ from chatlm.errors import Cancelled, ModelError
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
 
 
-def test_the_loader_opens_once_and_all_wait_for_it() -> None:
+def test_the_engine_is_opened_once_for_all_that_wait() -> None:
     states: list[EngineState] = []
     engine = ScriptedEngine()
 
@@ -32,7 +32,7 @@ def test_the_loader_opens_once_and_all_wait_for_it() -> None:
     assert engine.closed
 
 
-def test_waiting_for_the_engine_can_be_given_up() -> None:
+def test_waiting_for_the_engine_can_be_cancelled() -> None:
     loader = EngineLoader(lambda model, report: ScriptedEngine(), lambda state: None)
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

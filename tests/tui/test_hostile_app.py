@@ -291,6 +291,6 @@ async def test_as_what_a_failure_says(texts: list[str]) -> None:
             pilot.app.clear_notifications()
 
 
-def test_every_click_that_is_drawn_is_one_of_ours(texts: Iterable[str]) -> None:
+def test_every_drawn_click_action_is_chatlms_own(texts: Iterable[str]) -> None:
     assert all(OUR_ACTION.fullmatch(f"screen.command('{name}')") for name in commands.ALL)
     assert not any(OUR_ACTION.search(action) for action in ("app.quit", "link('file:///x')"))

@@ -100,7 +100,7 @@ async def test_hostile_labels_are_only_drawn(shared_data: Path) -> None:
             assert drawn.count("assistant ") >= len(texts)
 
 
-async def test_plugins_are_told_of_each_chat_that_is_shown() -> None:
+async def test_plugins_are_notified_of_each_chat_that_is_shown() -> None:
     labels = Labels()
     with Store(None) as store:
         saved = store.create_conversation("Saved").id

@@ -93,7 +93,7 @@ def page(name: str = "page") -> PluginScreen:
 # Commands
 
 
-async def test_a_command_runs_in_a_thread_and_speaks_to_the_person() -> None:
+async def test_a_command_runs_in_a_thread_and_notifies_the_user() -> None:
     where: list[threading.Thread] = []
 
     def hello(ui: Ui, text: str) -> None:
@@ -132,7 +132,7 @@ async def test_without_plugins_the_help_says_nothing_of_them() -> None:
         assert "From plugins" not in shown.text()
 
 
-async def test_the_person_can_choose_the_key() -> None:
+async def test_the_user_can_choose_the_key() -> None:
     said = threading.Event()
     plugin = Plugin(command(lambda ui, text: said.set(), key="ctrl+b"))
     async with scripted_screen(plugin, keys={"try": "f9"}) as shown:
@@ -143,7 +143,7 @@ async def test_the_person_can_choose_the_key() -> None:
         assert shown.notifications == []
 
 
-async def test_a_persons_mistake_is_told_and_is_no_fault() -> None:
+async def test_a_users_mistake_is_reported_and_is_no_fault() -> None:
     error = UsageError("There is no such bird", hint="Try a duck.")
     async with scripted_screen(Plugin(command(raises(error)))) as shown:
         for _ in range(4):
@@ -180,7 +180,7 @@ def make_app(host: PluginHost, keys: Mapping[str, str] | None = None) -> ChatApp
     )
 
 
-def test_the_first_of_two_with_one_name_has_it_and_the_other_is_told() -> None:
+def test_the_first_of_two_with_one_name_has_it_and_the_other_is_reported() -> None:
     run = raises(UsageError("no"))
     host = host_of(
         one=Plugin(command(run, "same", help="of one"), seen("both")),
@@ -221,7 +221,7 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     assert "[keys]" in host.all_faults[0].hint
 
 
-def test_a_persons_choice_goes_before_a_plugins_wish() -> None:
+def test_a_users_choice_overrides_a_plugins_default() -> None:
     host = host_of(one=Plugin(command(raises(UsageError("no")), "first", key="f8")))
     app = make_app(host, keys={"regenerate": "f8"})
     assert app._startup_notices == []
@@ -356,7 +356,7 @@ async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None
         assert fault.hook == "/try"
 
 
-async def test_many_threads_may_speak_at_once() -> None:
+async def test_many_threads_may_notify_at_once() -> None:
     def run(ui: Ui, text: str) -> None:
         def speak(number: int) -> None:
             ui.set_state(**{f"n{number}": number})
@@ -377,7 +377,7 @@ async def test_many_threads_may_speak_at_once() -> None:
         assert len(shown.notifications) == 20
 
 
-async def test_an_unknown_panel_or_screen_is_told() -> None:
+async def test_an_unknown_panel_or_screen_is_reported() -> None:
     plugin = Plugin()
     async with scripted_screen(plugin) as shown:
         plugin.ui.open_panel("none")
@@ -386,7 +386,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         assert shown.notifications == ["Unknown panel none", "Unknown screen none"]
 
 
-async def test_a_plugin_says_something_in_the_status_bar() -> None:
+async def test_a_plugin_writes_to_the_status_bar() -> None:
     plugin = Plugin()
     async with scripted_screen(plugin, size=(80, 24)) as shown:
         plugin.ui.show_status("mood calm\x1b[2J")
@@ -406,7 +406,7 @@ async def test_a_plugin_says_something_in_the_status_bar() -> None:
 # Long works
 
 
-async def test_a_work_is_shown_and_can_be_cancelled() -> None:
+async def test_progress_is_shown_and_can_be_cancelled() -> None:
     steps: list[int] = []
 
     def run(ui: Ui, text: str) -> None:
@@ -434,7 +434,7 @@ async def test_a_work_is_shown_and_can_be_cancelled() -> None:
         assert shown.faults == []
 
 
-async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
+async def test_progress_of_unknown_length_and_failing_work() -> None:
     going = threading.Event()
 
     def run(ui: Ui, text: str) -> None:
@@ -453,7 +453,7 @@ async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
         assert [fault.hook for fault in shown.faults] == ["/try"]
 
 
-async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
+async def test_quitting_cancels_running_work_and_waits_for_it() -> None:
     ended = threading.Event()
 
     def run(ui: Ui, text: str) -> None:

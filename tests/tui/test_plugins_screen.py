@@ -121,7 +121,7 @@ async def at(pilot: Pilot[None], name: str) -> None:
 
 
 @pytest.mark.usefixtures("home")
-async def test_each_plugin_says_how_it_does() -> None:
+async def test_each_plugin_shows_its_state() -> None:
     plugin("good", GOOD)
     plugin("moody", MOODY)
     plugin("worse", MOODY)
@@ -181,7 +181,7 @@ async def test_a_plugin_is_switched_for_all_chats_in_the_config() -> None:
 
 
 @pytest.mark.usefixtures("home")
-async def test_a_config_that_cannot_be_read_is_told() -> None:
+async def test_a_config_that_cannot_be_read_is_reported() -> None:
     plugin("good", GOOD)
     host = loaded(Config())
     app = CardApp(screen_of(host, Config()))
@@ -397,7 +397,7 @@ async def test_a_wrong_value_is_marked_as_it_is_typed_and_not_saved(typed: str, 
 
 
 @pytest.mark.usefixtures("home")
-async def test_checks_of_the_plugin_that_fail_oddly_are_told() -> None:
+async def test_checks_of_the_plugin_that_fail_oddly_are_reported() -> None:
     @dataclass(frozen=True)
     class Odd:
         name: str = ""

@@ -60,7 +60,7 @@ def seen(pilot: Pilot[None]) -> str:
     return plain(pilot.app.screen)
 
 
-async def test_the_same_is_said_in_words() -> None:
+async def test_an_equal_replay_says_so() -> None:
     async with CardApp(ReplayScreen(THEN, Again(THEN))).run_test() as pilot:
         await settled(pilot, lambda: "✓ The same, 24 tokens." in seen(pilot))
         assert "[-" not in seen(pilot) and "{+" not in seen(pilot)
@@ -131,7 +131,7 @@ async def test_copies_the_difference_as_text() -> None:
         assert pilot.app.clipboard == diff_text(diff_words(THEN, "a c"))
 
 
-async def test_what_was_not_kept_cannot_be_made_again() -> None:
+async def test_a_reply_without_provenance_cannot_be_replayed() -> None:
     def broken() -> Generator[object, None, None]:
         raise UsageError("What made this reply was not kept", hint="Regenerate it.")
         yield

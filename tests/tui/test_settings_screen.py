@@ -103,7 +103,7 @@ async def test_each_value_says_where_it_comes_from() -> None:
         assert '"###", "\\n\\nUser:"' in row(pilot, "stop")
 
 
-async def test_what_nobody_says_is_left_to_the_server() -> None:
+async def test_unset_values_are_left_to_the_server() -> None:
     layers = [(CONFIG_LAYER, Sampling(top_p=0.5)), ("default", Sampling(max_tokens=1024))]
     host = SettingsApp(SettingsScreen(Sampling(), layers, ""))
     async with host.run_test(size=(110, 40)) as pilot:
@@ -158,7 +158,7 @@ async def test_a_wrong_value_is_marked_and_not_taken(
         await settled(pilot, lambda: "✗" not in plain(host.screen))
 
 
-async def test_a_wrong_value_is_told_on_the_way_out() -> None:
+async def test_a_wrong_value_is_reported_on_leaving() -> None:
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
@@ -266,7 +266,7 @@ async def test_system_prompt_is_taken_after_typing_with_its_cost() -> None:
         assert host.heard == [SettingsScreen.SystemChanged("Be brief. Be kind.")]
 
 
-async def test_what_was_typed_last_counts_on_the_way_out() -> None:
+async def test_what_was_typed_last_counts_on_leaving() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
         await settled(pilot, lambda: isinstance(host.focused, TextArea))
@@ -292,7 +292,7 @@ async def test_system_prompt_can_be_my_default(
     "own, told",
     [(21, "The default of the model's template (21 tokens)"), (0, "None: the")],
 )
-async def test_no_system_prompt_of_the_persons_own(own: int, told: str) -> None:
+async def test_no_system_prompt_of_the_users_own(own: int, told: str) -> None:
     card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
     async with SettingsApp(card).run_test(size=(110, 40)) as pilot:
         await settled(pilot, lambda: told in plain(pilot.app.screen))
@@ -327,7 +327,7 @@ async def test_a_theme_is_chosen() -> None:
         assert host.heard == [ThemePicker.ThemeChosen("textual-light")]
 
 
-async def test_reduced_motion_is_told_in_words() -> None:
+async def test_reduced_motion_is_described() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
         await settled(pilot, lambda: "Reduced motion: off" in plain(host.screen))
@@ -336,7 +336,7 @@ async def test_reduced_motion_is_told_in_words() -> None:
         assert host.heard == [ThemePicker.MotionChosen(True)]
 
 
-async def test_model_section_tells_and_leads_on() -> None:
+async def test_the_model_section_describes_the_model_and_links_to_more() -> None:
     host = app(section="model")
     async with host.run_test(size=(110, 40)) as pilot:
         await settled(pilot, lambda: isinstance(host.focused, Button))

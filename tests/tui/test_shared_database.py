@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
@@ -16,13 +15,14 @@ from chatlm.store.store import Store
 from chatlm.types.messages import ContextPolicy
 from tests.tui.support import (
     StillEngine,
-    app_of,
     chat_of,
     idle,
+    leave,
     line,
     make_app,
     newest,
     plain,
+    run,
     say,
     toasts,
     until,
@@ -30,21 +30,6 @@ from tests.tui.support import (
 from tests.waiting import PATIENCE
 
 DELETED = "chat 1 was deleted\nBring it back: chatlm chats restore 1"
-
-
-async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
-    await app_of(pilot).chat_screen.action_command(command, argument)
-    await pilot.pause()
-
-
-async def leave(pilot: Pilot[None]) -> None:
-    """Close whatever is over the chat."""
-    for _ in range(4):
-        if pilot.app.screen is app_of(pilot).chat_screen:
-            return
-        await pilot.press("escape")
-        await pilot.pause()
-    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 async def test_a_chat_that_another_chatlm_deletes() -> None:
@@ -152,7 +137,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
     store.close()
 
 
-async def test_what_cannot_be_stored_of_a_turn_is_taken_back(
+async def test_a_turn_that_cannot_be_stored_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = Store(None)

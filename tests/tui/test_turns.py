@@ -121,7 +121,7 @@ async def test_a_complete_reply_is_not_continued_and_an_empty_chat_not_answered(
         assert line(pilot).startswith("1 token")
 
 
-async def test_a_failed_generation_is_told_and_leaves_the_chat_usable() -> None:
+async def test_a_failed_generation_is_reported_and_leaves_the_chat_usable() -> None:
     broken = EngineError("The model broke.", hint="Try a smaller one.")
     async with make_app(ScriptedEngine(broken, "Better.")).run_test() as pilot:
         await say(pilot, "Hello")
@@ -135,7 +135,7 @@ async def test_a_failed_generation_is_told_and_leaves_the_chat_usable() -> None:
         assert "Better." in plain(newest(pilot))
 
 
-async def test_an_unexpected_error_is_told_too() -> None:
+async def test_an_unexpected_error_is_reported_too() -> None:
     async with make_app(ScriptedEngine(ValueError("odd"))).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)
@@ -233,7 +233,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
         assert "Now." in plain(newest(pilot))
 
 
-async def test_a_model_that_is_missing_is_told_and_can_be_tried_again() -> None:
+async def test_a_missing_model_is_reported_and_can_be_tried_again() -> None:
     attempts: list[int] = []
     missing = EngineError("There is no model here.", hint="chatlm models pull smollm2")
 
@@ -262,7 +262,7 @@ async def test_notes_of_the_engine_are_shown() -> None:
         assert "ChatML is used." in notices(pilot)[0]
 
 
-async def test_quitting_stores_what_was_said() -> None:
+async def test_quitting_stores_the_partial_reply() -> None:
     store, engine = Store(None), StillEngine("Half ", "of it", stand_after=1)
     async with make_app(engine, store).run_test() as pilot:
         await say(pilot, "Hello")
@@ -273,7 +273,7 @@ async def test_quitting_stores_what_was_said() -> None:
     assert (reply.text, reply.stop_reason) == ("Half ", StopReason.CANCELLED)
 
 
-async def test_the_model_reads_the_chat_while_the_person_reads_the_reply() -> None:
+async def test_the_model_reads_ahead_while_the_user_reads_the_reply() -> None:
     engine = ScriptedEngine("Hello.", "Again.")
     async with make_app(engine).run_test() as pilot:
         await say(pilot, "Hi")
@@ -332,7 +332,7 @@ async def test_the_keys_of_a_selected_turn_are_always_in_sight() -> None:
         assert "c copy" not in plain(pilot.app.screen.query_one(StatusBar))
 
 
-async def test_what_a_letter_did_to_a_turn_is_told() -> None:
+async def test_what_a_letter_did_to_a_turn_is_shown() -> None:
     async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)

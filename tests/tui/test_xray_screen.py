@@ -62,7 +62,7 @@ def text_of(kind: TokenKind, seen: PromptXray) -> str:
     return "".join(token.text for token, its in pairs if its is kind)
 
 
-def test_whose_each_token_is() -> None:
+def test_each_token_belongs_to_a_message() -> None:
     seen = xray()
     assert text_of(TokenKind.SYSTEM, seen) == "You answer in one sentence."
     assert text_of(TokenKind.USER, seen) == f"What is the capital of France?{QUESTION}"
@@ -83,7 +83,7 @@ def test_a_passage_that_quotes_the_question_stays_a_passage() -> None:
     assert text_of(TokenKind.PASSAGE, seen) == quoting.text * 2
 
 
-def test_words_that_are_not_in_the_prompt_are_nobodys() -> None:
+def test_words_that_are_not_in_the_prompt_belong_to_no_one() -> None:
     """A template that rewrites the message adds all of it."""
     request = request_of(("user", "Translate: bonjour"))
     seen = PromptXray(prompt_of(request.messages), request, "Bonjour!")
@@ -120,7 +120,7 @@ def test_pieces_of_one_character_are_of_one_kind() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.text(max_size=12), max_size=3), st.text(min_size=1, max_size=20))
-def test_any_text_is_told_from_the_frame(passages: list[str], question: str) -> None:
+def test_any_text_is_distinguished_from_the_format(passages: list[str], question: str) -> None:
     """With the core's own prompt, whatever the texts are, each token has a kind."""
     found = [Passage(text, "a.md", 1.0) for text in passages]
     frame = "\n\n".join(passage.text for passage in found)

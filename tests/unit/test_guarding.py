@@ -105,14 +105,14 @@ def test_a_broken_criterion_stops_nothing(criterion: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize("stop", [True, torch.tensor([True]), torch.tensor(True)])
-def test_a_good_criterion_is_heard(stop: Any) -> None:
+def test_a_working_criterion_stops_the_reply(stop: Any) -> None:
     host = PluginHost([("adds", Nothing())])
     _, call = guarded(host, criterion=lambda ids, scores: stop)
     assert call() is True
     assert host.all_faults == []
 
 
-def test_a_good_processor_is_heard_and_told_as_one_call() -> None:
+def test_a_working_processor_is_applied_and_traced_as_one_call() -> None:
     def ban(ids: Tensor, scores: Tensor) -> Tensor:
         scores[:, 1] = -torch.inf
         return scores
@@ -151,7 +151,7 @@ def test_one_reply_after_the_other_that_fails_leaves_the_plugin_out() -> None:
     assert host.is_dropped("adds")
 
 
-def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
+def test_a_slow_processor_is_reported_when_the_reply_has_ended() -> None:
     host = PluginHost([("adds", Nothing())], slow_after=0.0)
     turn, call = guarded(host, processor=lambda ids, scores: scores)
     call()
@@ -161,7 +161,7 @@ def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
     assert "it took" in fault.error
 
 
-def test_what_has_a_guard_gets_no_second_one() -> None:
+def test_a_guarded_processor_is_not_guarded_twice() -> None:
     turn = TurnPlugins(PluginHost())
     once = turn.guard("a", Request((), logits_processors=(raises,), stopping_criteria=(exits,)))
     assert turn.guard("b", once) == once

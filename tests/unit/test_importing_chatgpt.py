@@ -33,7 +33,7 @@ def with_nodes(*nodes: tuple[str, dict[str, Any]], current: str | None = None) -
     return {"title": None, "mapping": dict(nodes), "current_node": current}
 
 
-def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> None:
+def test_the_current_branch_with_its_versions_and_the_other_as_a_fork() -> None:
     read = parse_chatgpt(CHATGPT, NOW)
     chat = read.conversation
     assert (chat.title, chat.system) == ("Cities", "")
@@ -52,7 +52,7 @@ def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> N
     assert len(ids) == len(set(ids))
 
 
-def test_the_current_message_decides_which_way_is_the_chat() -> None:
+def test_the_current_message_decides_which_branch_is_the_chat() -> None:
     other = CHATGPT | {"current_node": "a2b"}
     read = parse_chatgpt(other, NOW)
     assert said(read.conversation)[1][0] == "And of Spain?"
@@ -66,7 +66,7 @@ def test_the_current_message_decides_which_way_is_the_chat() -> None:
     assert said(lost.conversation)[1][0] == "And of Spain?"
 
 
-def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None:
+def test_neighbouring_answers_are_joined_and_hidden_messages_left_out() -> None:
     read = parse_chatgpt(
         with_nodes(
             node("hi", None, ["u"], "assistant", "Hello!"),
@@ -116,7 +116,7 @@ def test_forks_of_an_untitled_chat_have_names_and_there_is_a_limit() -> None:
     assert read.left_out == {"branches": 9}
 
 
-def test_a_tree_that_goes_in_a_circle_is_not_followed() -> None:
+def test_a_cyclic_tree_is_not_followed() -> None:
     nodes = [
         node("u", None, ["a"], "user", "q"),
         node("a", "b", ["b"], "assistant", "x"),

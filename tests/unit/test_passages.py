@@ -124,7 +124,7 @@ def test_details_that_json_does_not_have_fail_where_they_are_made(details: Any) 
         Passage("x", "y", 1.0, details)
 
 
-def test_a_damaged_passage_is_told_and_the_chat_is_whole(tmp_path: Path) -> None:
+def test_a_damaged_passage_is_reported_and_the_chat_is_whole(tmp_path: Path) -> None:
     with Store(tmp_path / "chats.db") as store:
         asked(store, Finder())
         with store._database.write_transaction() as db:

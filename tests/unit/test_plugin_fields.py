@@ -88,7 +88,7 @@ def test_what_is_written_is_read_back(key: str, value: Any) -> None:
     assert getattr(read, key) == value
 
 
-def test_an_empty_text_leaves_it_to_the_default() -> None:
+def test_an_empty_text_means_the_default() -> None:
     configure("# mine\n[plugins.demo]\nmost = 5 # enough\nstrict = true\n")
     FIELDS.check("most", "")
     assert FIELDS.save("most", "").source == "default"
@@ -119,7 +119,7 @@ def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, told: str) ->
     assert not paths.config_file().exists()
 
 
-def test_two_mistakes_in_the_file_are_mended_one_after_the_other() -> None:
+def test_two_mistakes_in_the_file_are_corrected_one_by_one() -> None:
     configure('[plugins.demo]\nmost = "x"\nstrict = 3\nunknown = 1\n')
     assert [field.configured for field in FIELDS.fields()[:2]] == ["x", "3"]
     FIELDS.save("most", "4")

@@ -56,7 +56,7 @@ def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> ReplayFini
     return last
 
 
-def test_the_kept_request_gives_the_same(store: Store) -> None:
+def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
     reply, engine = said(store, "Hello you."), ScriptedEngine("Hello you.")
     again = replayed(store, engine, reply)
     assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
@@ -74,7 +74,7 @@ def test_another_text_is_not_the_same(store: Store) -> None:
     assert again.text == "Hello they."
 
 
-def test_what_differs_is_said(store: Store) -> None:
+def test_changed_facts_are_named(store: Store) -> None:
     reply = said(store, "Hello.")
     made_by = store.provenance(reply.id)
     assert made_by is not None
@@ -142,7 +142,7 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
     assert replayed(store, Holding(), reply).same_text
 
 
-def test_a_continued_reply_goes_on_from_where_it_did(store: Store) -> None:
+def test_a_continued_reply_is_replayed_from_where_it_was_continued(store: Store) -> None:
     stopped(store, "one two three", words=2)
     list(ChatSession(store, lambda: ScriptedEngine(" four"), conversation_id=1).continue_reply())
     engine = ScriptedEngine(" four")
@@ -164,7 +164,7 @@ def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
         list(replay(store, ScriptedEngine(EngineError("broken")), newest(store).id))
 
 
-def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
+def test_a_reply_without_provenance_cannot_be_replayed(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "Hi")
     reply = store.start_reply(turn.id, model="old")
     with pytest.raises(UsageError, match="not kept") as error:
@@ -174,7 +174,7 @@ def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
         list(replay(store, ScriptedEngine(), 99))
 
 
-def test_differences_are_told_word_by_word() -> None:
+def test_differences_are_found_word_by_word() -> None:
     assert diff_words("The cat sat.\nIt slept.", "The dog sat.\nIt slept well.") == [
         DiffSegment("same", "The "),
         DiffSegment("removed", "cat "),
