@@ -32,7 +32,7 @@ CLEAR = "\x15"  # ctrl+u
 SETTLE_SECONDS = 2.0
 
 Measures = dict[str, list[float]]
-"""Values of all rounds, by what was measured."""
+"""Values of all rounds, by measurement."""
 
 
 def type_for(terminal: Terminal, seconds: float, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Run the command line in forks of a process that has imported what is slow to import.
+"""Run the command line in forks of a process in which slow imports are done.
 
 Started by `tests.program`; reads one JSON object per line and answers each with one.
 """

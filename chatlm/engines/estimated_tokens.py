@@ -19,7 +19,7 @@ class EstimatedTokens:
     split: Callable[[str], Sequence[str]]
     """Splits a text into tokens; joined, they are the text again."""
     estimated: bool = True
-    """See `Prompt.estimated`."""
+    """Estimates, as in `Prompt.estimated`."""
 
     def preview(self, request: Request, info: EngineInfo) -> Prompt:
         """Return what `Engine.preview` returns.

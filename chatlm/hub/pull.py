@@ -77,7 +77,7 @@ def pull_model(
 ) -> ModelLocation:
     """Download or convert a model; a complete one is kept unless `force`.
 
-    `cancelled` is asked and `progress` told about ten times a second. Ctrl-C or a raise from either
+    `cancelled` and `progress` are called about ten times a second. Ctrl-C or a raise from either
     stops the pull as well; helper processes are ended and half-made files deleted. Only an
     interrupted hub download stays, apart, and the next pull goes on with it.
 

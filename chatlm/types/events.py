@@ -26,7 +26,7 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token with the probability that the model gave it at its position."""
+    """A token with its probability at its position."""
 
     bytes: bytes
     """Its UTF-8 bytes, which may be part of a character; of a control token, its name."""

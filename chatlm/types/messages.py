@@ -120,7 +120,7 @@ class Message:
 
     Args:
         role: who speaks.
-        parts: the content; a plain string stands for one `Text` part.
+        parts: the content; a plain string means one `Text` part.
         pinned: keep it in the prompt when others are dropped.
     """
 
@@ -150,7 +150,7 @@ class Message:
         return Message(self.role, with_text(self.parts, text), self.pinned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values: `content` for plain text, else `parts` beside it."""
+        """Convert to JSON values: `content` for plain text, else also `parts`."""
         values: dict[str, Any] = {"role": self.role, "content": self.text, "pinned": self.pinned}
         if not self.is_plain:
             values["parts"] = [part.to_dict() for part in self.parts]
@@ -203,7 +203,7 @@ class Annotation:
     value: str
     score: float | None = None
     icon: str = ""
-    """An emoji or another symbol shown beside the label; empty for none."""
+    """An emoji or another symbol shown with the label; empty for none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -357,7 +357,7 @@ class Reply:
         settings: JSON of the sampling settings that were used, with the seed.
         usage: the cost of the one step.
         created: None for now.
-        steps: the steps, at least one; empty for one step made of `text`, `stop_reason` and
+        steps: the steps, at least one; empty for one step with `text`, `stop_reason` and
             `usage`.
     """
 

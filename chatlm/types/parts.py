@@ -74,7 +74,7 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture. Its bytes are stored once by hash beside the database.
+    """A picture. Its bytes are stored once, by hash, next to the database.
 
     Raises:
         ValueError: a size is not positive, or `sha256` is not a SHA-256 in lower-case hex.

@@ -19,7 +19,7 @@ class Provenance:
     sampling: Sampling
     """Every setting that was in effect, and the seed."""
     model: str
-    """Empty if plugins gave the reply; the rest is then what a model would have been sent."""
+    """Empty if plugins provided the reply; the rest then describes the request to a model."""
     adapter: str | None = None
     prompt_format: str = ""
     device: str = ""

@@ -35,7 +35,7 @@ def format_number(value: object) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one generation; None stands for the model's default, else chatlm's.
+    """Settings of one generation; None means the model's default, else chatlm's.
 
     Raises:
         UsageError: a value is outside its range in `RANGES`.

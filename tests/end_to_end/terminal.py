@@ -1,4 +1,4 @@
-"""The whole program in a real terminal: what is typed goes in, what is drawn is read back."""
+"""The whole program in a real terminal: keys are typed, and the screen is read back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 
 
 class Terminal:
-    """chatlm in a pseudo-terminal, and what its screen shows."""
+    """chatlm in a pseudo-terminal, and its screen."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait_for(self, condition: Callable[[str], object]) -> str:
-        """Read what the program draws until `condition` holds for the screen's text."""
+        """Read the program's output until `condition` holds for the screen's text."""
         deadline = time.monotonic() + PATIENCE
         while not condition(self.shown()):
             assert time.monotonic() < deadline, f"this never came; the screen:\n{self.shown()}"
@@ -83,6 +83,6 @@ def has(*texts: str) -> Callable[[str], bool]:
 
 
 def tokens(shown: str) -> int:
-    """How many tokens the line below the reply says were made."""
+    """Return the number of tokens from the line below the reply."""
     found = re.search(r"(\d+) tokens?\b", shown)
     return int(found.group(1)) if found else 0

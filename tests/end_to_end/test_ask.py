@@ -1,4 +1,4 @@
-"""`chatlm ask` as a person and a script use it, with the real default model."""
+"""`chatlm ask` for users and scripts, with the real default model."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_json_has_logprobs_and_perplexity(chat_home: Path) -> None:
         json.loads(ask(*extra, *arguments).stdout) for extra in (("--logprobs", "2"), ())
     )
     assert (bare["text"], bare["logprobs"]) == (answer["text"], None)
-    told = answer["logprobs"]
-    tokens = told["tokens"]
+    logprobs = answer["logprobs"]
+    tokens = logprobs["tokens"]
     assert "".join(token["token"] for token in tokens) == answer["text"]
     assert all(len(token["top_logprobs"]) == 2 for token in tokens)
     mean = sum(token["logprob"] for token in tokens) / len(tokens)
-    assert told["mean"] == pytest.approx(mean)
-    assert told["perplexity"] == pytest.approx(math.exp(-mean))
+    assert logprobs["mean"] == pytest.approx(mean)
+    assert logprobs["perplexity"] == pytest.approx(math.exp(-mean))
     assert answer["notices"] == []
 
 

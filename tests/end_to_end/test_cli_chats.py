@@ -1,4 +1,4 @@
-"""`chatlm chats`, as a person runs it, with hostile titles and messages."""
+"""`chatlm chats` on the command line, with hostile titles and messages."""
 
 from __future__ import annotations
 
@@ -374,11 +374,11 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
                 if store.list_conversations(limit=5):
                     break
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()
-    match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", told)
+    match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", errors)
     assert match is not None
     count = int(match[1])
     assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet

@@ -1,4 +1,4 @@
-"""`chatlm config`, as a person runs it."""
+"""`chatlm config` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`chatlm plugins` and the commands of plugins, as a person runs them."""
+"""`chatlm plugins` and the commands of plugins on the command line."""
 
 from __future__ import annotations
 

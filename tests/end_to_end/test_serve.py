@@ -319,7 +319,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Drawn:
-    """What a browser's page was given to draw."""
+    """The screen that a browser's page received."""
 
     def __init__(self, shown: Page) -> None:
         self._page = shown
@@ -358,7 +358,7 @@ async def test_the_limit_of_open_pages_is_reported(home: Path) -> None:
 
 
 class Shown:
-    """What a page draws."""
+    """The screen of a page."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket

@@ -1,4 +1,4 @@
-"""Batching and speculation: several tokens at once give what one at a time gives."""
+"""Batching and speculation: several tokens at once yield the same as one at a time."""
 
 from __future__ import annotations
 

@@ -180,9 +180,9 @@ def test_tokens_cut_by_a_stop_string_have_no_logprobs(engine: LocalEngine) -> No
     assert len(second) > 2
     for stop in (second, second[1:], second[1:] + tokens[3].text[:1]):
         cut = dataclasses.replace(PLAIN, sampling=dataclasses.replace(GREEDY, stop=(stop,)))
-        short, told = made(engine, cut)
+        short, reported = made(engine, cut)
         assert short == text.partition(stop)[0]
-        assert told == tokens[:2]
+        assert reported == tokens[:2]
 
 
 def test_the_end_token_has_no_logprob(engine: LocalEngine) -> None:

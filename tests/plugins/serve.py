@@ -1,4 +1,4 @@
-"""The endpoint over an engine that says each client's own words, on a port of this machine."""
+"""The API server on a local port, over an engine that echoes each client's message."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MODEL = "scripted"
 
 
 class Echo(ScriptedEngine):
-    """Says the last message in capitals, a word a token."""
+    """Replies with the last message in capitals, a word per token."""
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__(delay=delay)
         self.made = 0
         """Tokens so far."""
         self.may_speak = threading.Event()
-        """Cleared, it waits before its next word."""
+        """While cleared, the engine waits before its next word."""
         self.may_speak.set()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
@@ -100,7 +100,7 @@ def send(
     method: str = "GET",
     headers: Mapping[str, str | bytes] | None = None,
 ) -> Answer:
-    """A request of plain HTTP."""
+    """Send an HTTP request."""
     host = address.removeprefix("http://")
     with closing(HTTPConnection(host, timeout=PATIENCE)) as connection:
         connection.request(method, path, content, headers or {})

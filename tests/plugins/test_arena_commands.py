@@ -1,4 +1,4 @@
-"""`chatlm arena …` as a person and a script use it."""
+"""`chatlm arena …` for users and scripts."""
 
 from __future__ import annotations
 

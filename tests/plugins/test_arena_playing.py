@@ -1,4 +1,4 @@
-"""A blind match without a screen: who plays, what is sent, what is kept, what is hidden."""
+"""A blind match without a screen: pairing, requests, storage, hidden names."""
 
 from __future__ import annotations
 

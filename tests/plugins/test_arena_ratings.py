@@ -1,4 +1,4 @@
-"""Ratings from votes: the book's example, golden files, and what must hold for any votes."""
+"""Ratings from votes: the textbook's example, golden files, and invariants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the arena keeps: votes are only added, contestants change, files come in whole."""
+"""The arena's database: votes are only added, contestants change, files are imported whole."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     assert store.edit_contestant("hot", Setup(adapter="pirate")) == 1
     assert len(store.votes()) == 0
     assert [c.name for c in store.contestants()] == ["cold", "hot"]
-    assert store.match(1).left.setup == HOT  # what was played stays as it was
+    assert store.match(1).left.setup == HOT  # played matches are unchanged
 
 
 def test_another_set_up_does_not_take_over_replies(store: ArenaStore) -> None:
@@ -81,7 +81,7 @@ def test_another_set_up_does_not_take_over_replies(store: ArenaStore) -> None:
     store.edit_contestant("hot", Setup(adapter="pirate"))
     assert store.contestant("hot").id != said.contestant_id
     store.edit_contestant("cold", Setup(adapter="instruct"))
-    assert store.contestant("cold").id == cold.id  # said nothing yet
+    assert store.contestant("cold").id == cold.id  # it has no replies yet
 
 
 def test_a_new_name_keeps_the_votes(store: ArenaStore) -> None:

@@ -54,7 +54,7 @@ async def ask(
 
 
 async def ready(pilot: Pilot[None], shown: ArenaScreen, state: ArenaState) -> None:
-    """Wait until keys do what they do in this state."""
+    """Wait until the keys of this state work."""
     await settled(pilot, lambda: shown.state is state and shown.keys_armed)
 
 
@@ -62,7 +62,7 @@ def side(shown: ArenaScreen, name: str) -> str:
     return plain(shown.query_one(f"#{name} #said", Static))
 
 
-def told(shown: ArenaScreen) -> str:
+def notice(shown: ArenaScreen) -> str:
     return plain(shown.query_one("#told", Static))
 
 
@@ -122,11 +122,11 @@ async def test_undo(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press("u")
-        await settled(pilot, lambda: "There is no vote to undo." in told(shown))
+        await settled(pilot, lambda: "There is no vote to undo." in notice(shown))
         await pilot.press("t")
         await ready(pilot, shown, ArenaState.REVEALED)
         await pilot.press("u")
-        await settled(pilot, lambda: "Undone" in told(shown))
+        await settled(pilot, lambda: "Undone" in notice(shown))
         assert shown.state is ArenaState.FIRST_MESSAGE
     with store_module.open_arena_store() as store:
         assert store.ballots() == []
@@ -176,7 +176,7 @@ async def test_escape_stops_both(pair: None) -> None:
         await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
         await pilot.press("escape")
         await ready(pilot, shown, ArenaState.VOTING)
-        assert "Stopped before both had answered" in told(shown)
+        assert "Stopped before both had answered" in notice(shown)
         await pilot.press("l")
         assert "both bad" not in everything_visible(pilot)
         assert shown.state is ArenaState.VOTING
@@ -230,7 +230,7 @@ async def test_escape_right_after_enter_stops_both(pair: None) -> None:
         await settled(pilot, lambda: shown.query(Input))
         burst(pilot, "O", "k", "enter", "escape", "escape")
         await ready(pilot, shown, ArenaState.VOTING)
-        assert "Stopped before both had answered" in told(shown)
+        assert "Stopped before both had answered" in notice(shown)
         assert side(shown, "left").startswith("Ok")
         assert app.screen is shown
 
@@ -241,7 +241,7 @@ async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
         await settled(pilot, lambda: shown.query(Input))
         shown.query_one(Input).value = "Hello?"
         await pilot.press("enter")
-        await settled(pilot, lambda: "/arena add NAME" in told(shown))
+        await settled(pilot, lambda: "/arena add NAME" in notice(shown))
         assert shown.state is ArenaState.FIRST_MESSAGE
         assert shown.query_one(Input).value == "Hello?"
 
@@ -348,14 +348,14 @@ def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str
 
 def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     engine = StillEngine("I", " am", " hot.")
-    told: list[TextualMessage] = []
+    posted: list[TextualMessage] = []
     with store_module.open_arena_store() as store:
         chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
-        work = MatchWorker(store, chats, Settings(), told.append, random.Random(3))
+        work = MatchWorker(store, chats, Settings(), posted.append, random.Random(3))
         work.stop_event.set()
         work.send("Hello?")
     assert engine.requests == []
-    assert isinstance(told[-1], AnswersEnded)
+    assert isinstance(posted[-1], AnswersEnded)
 
 
 @both_sizes

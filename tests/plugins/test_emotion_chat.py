@@ -1,4 +1,4 @@
-"""Messages are labelled beside the chat, found by their labels, and never hold up the answer."""
+"""Messages are labelled in the background, found by their labels, and never delay the answer."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ def test_without_the_base_nothing_is_labelled_and_nothing_is_shown(home: Path) -
             session = chat(store)
             assert labels(sent(session, "I am scared")) == []
         ui = RememberingUi("emotion")
-        with pytest.raises(ChatlmError, match="Nothing is labelled yet") as told:
+        with pytest.raises(ChatlmError, match="Nothing is labelled yet") as caught:
             actions.emotion(ui, "")
-        assert told.value.hint == "/emotion user fetches what is missing."
+        assert caught.value.hint == "/emotion user fetches what is missing."
     finally:
         actions.close_labeller()
 

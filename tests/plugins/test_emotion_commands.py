@@ -1,4 +1,4 @@
-"""`chatlm emotion …` as a person and a script use it, with a classifier trained on the spot."""
+"""`chatlm emotion …` for users and scripts, with a classifier trained on the spot."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
     assert {"accuracy", "macro_f1", "ece"} <= found.keys()
     assert found["accuracy"] > 0.95
     assert picture.read_bytes().startswith(b"\x89PNG")
-    told = right("eval", str(data)).stdout
+    output = right("eval", str(data)).stdout
     for part in ("accuracy", "macro-F1", "calibration error", "precision", "ms per text"):
-        assert part in told
+        assert part in output
     shown = right("show", "topics").stdout
     assert "--method baseline" in shown
     assert str(data.parent) not in (topics / "card.json").read_text(), "no folder of this machine"
@@ -177,13 +177,13 @@ def test_the_majority_labels_and_a_fourth_decides(
     scripted(" joy", " fear", " joy.", " anger", " anger", " I cannot say", " fear.")
     out = tmp_path / "out.jsonl"
     words = ("label", str(texts), "--out", str(out), "--labels", "joy,anger,fear")
-    told = table(*words, "--tie", "judge")
+    result = table(*words, "--tie", "judge")
     assert rows_of(out) == [
         {"text": "one", "label": "joy", "votes": ["joy", "joy", "anger"], "decided": False},
         {"text": "two", "label": "fear", "votes": ["fear", "anger", None], "decided": True},
     ]
-    assert (told["texts"], told["decided"], told["open"]) == (2, 1, 0)
-    assert told["majority"] == 0.5
+    assert (result["texts"], result["decided"], result["open"]) == (2, 1, 0)
+    assert result["majority"] == 0.5
 
 
 def test_a_panel_goes_on_where_it_was_stopped(
@@ -207,7 +207,7 @@ def test_a_panel_goes_on_where_it_was_stopped(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--labels", "joy"), "At least two labels"),
         (("--labels", "a,b", "--ask", "which?"), "needs {text} and {labels}"),
@@ -217,9 +217,9 @@ def test_a_panel_goes_on_where_it_was_stopped(
         (("--labels", "a,b", "--tie", "me"), "needs a terminal"),
     ],
 )  # fmt: skip
-def test_wrong_panels(home: Path, tmp_path: Path, words: Sequence[str], told: str) -> None:
+def test_wrong_panels(home: Path, tmp_path: Path, words: Sequence[str], message: str) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("one\n")
     error = refused("label", str(texts), "--out", str(tmp_path / "o"), *words)
     assert isinstance(error, UsageError)
-    assert told in error.message
+    assert message in error.message

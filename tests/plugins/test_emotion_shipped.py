@@ -1,4 +1,4 @@
-"""The classifier that comes with chatlm does what its card says."""
+"""The shipped classifier performs as its card says."""
 
 from __future__ import annotations
 

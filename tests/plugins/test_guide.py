@@ -1,4 +1,4 @@
-"""The plugin guide is true: every hook stands in it as it is, and all of its code runs."""
+"""The plugin guide is correct: it has every hook with its signature, and all of its code runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ON_SCREEN = [code for code in EXAMPLES if "(ui" in code]
 
 
 def hooks() -> dict[str, str]:
-    """Every hook with its signature as it is written."""
+    """Return every hook with its signature as written."""
     return {
         name: f"{name}{inspect.signature(getattr(hookspecs, name))}".replace("'", "")
         for name in HOOKS

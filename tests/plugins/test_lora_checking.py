@@ -93,7 +93,7 @@ def test_unknown_target_modules(good: Path, base: ModelLocation) -> None:
     (good / CONFIG_FILE).write_text(json.dumps(config(target_modules=["q_proj", "query"])))
     reason = why(good, base)
     assert "target modules query are not in" in reason
-    assert "q_proj" in reason.splitlines()[1]  # what there is instead
+    assert "q_proj" in reason.splitlines()[1]  # the existing modules
 
 
 def test_another_architecture_by_name(good: Path, base: ModelLocation) -> None:

@@ -1,4 +1,4 @@
-"""`chatlm adapters …` as a person and a script use it."""
+"""`chatlm adapters …` for users and scripts."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def table(*words: str) -> Any:
 
 def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "saved")
-    told = right("add", "mine", str(folder), "-m", base.name).stdout
-    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 parameters")
+    output = right("add", "mine", str(folder), "-m", base.name).stdout
+    assert output.startswith("Added mine: rank 4, 4 modules, 1,024 parameters")
     assert "mine" in right("list").stdout
     row = next(row for row in table("list") if row["name"] == "mine")
     assert row["own"]
@@ -98,9 +98,9 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     plan = table("train", "joy", *words, "--dry-run")
     assert (plan["train"], plan["held_out"], plan["steps"]) == (14, 2, 8)
     assert not (home / "adapters").exists()
-    told = right("train", "joy", *words)
-    assert "held-out loss" in told.stdout
-    assert "step 8/8" in told.stderr
+    done = right("train", "joy", *words)
+    assert "held-out loss" in done.stdout
+    assert "step 8/8" in done.stderr
     made = table("train", "joy2", *words, "--seed", "5")
     assert made["settings"]["seed"] == 5
     assert made["command"] == (
@@ -110,8 +110,8 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     assert right("merge", "both", "joy", "joy2", "-m", base.name).stdout.startswith("Merged joy")
     assert table("show", "both")["rank"] == 16
     whole = tmp_path / "whole"
-    told = right("export", "both", "--merged", "--to", str(whole), "-m", base.name)
-    assert f"chatlm --model {whole}" in told.stdout
+    done = right("export", "both", "--merged", "--to", str(whole), "-m", base.name)
+    assert f"chatlm --model {whole}" in done.stdout
     assert (whole / "model.safetensors").is_file()
     assert run("merge", "x", "joy", "joy2", "-w", "1").exit_code == 1
 

@@ -163,7 +163,7 @@ def test_the_table_of_the_textbook_with_the_real_model(default_model: Path) -> N
     chat = (user("What is 2 + 2?"), assistant("It is 4."))
     item = EncodedChats([chat], encoder, 1000)[0]
     prompt = encoder.encode_prompt(chat[:1])
-    assert item["input_ids"][: len(prompt)] == prompt  # what the engine reads before it answers
+    assert item["input_ids"][: len(prompt)] == prompt  # the prompt that the engine reads
     assert item["labels"][: len(prompt)] == [IGNORE_INDEX] * len(prompt)
     assert IGNORE_INDEX not in item["labels"][len(prompt) :]
     assert encoder.decode(item["labels"][len(prompt) :]) == "It is 4.<|im_end|>"

@@ -1,4 +1,4 @@
-"""Merged adapters are what the methods say, an exported model is the base with the adapter."""
+"""Merging follows the published methods; an exported model equals the base with the adapter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from peft.utils.merge_utils import ties
 from torch import Tensor
 
 from chatlm import ChatEncoder, Message, ModelLocation, UsageError, find_model, load_pretrained
@@ -25,7 +23,7 @@ Merge = Callable[[MergeSettings], dict[str, Tensor]]
 
 @pytest.fixture
 def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tensor]]:
-    """Two kept adapters, `a` and `b`, as what each adds."""
+    """Store two adapters, `a` and `b`; return their weight deltas."""
     for number, name in enumerate("ab"):
         folder = adapter(tmp_path / name, matrices(number + 1), config(lora_alpha=8 * (number + 1)))
         library.add_adapter(name, folder, base)
@@ -33,7 +31,9 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
 
 
 def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
-    """What an adapter adds to each module."""
+    """Return an adapter's weight delta for each module."""
+    from peft import PeftModel
+
     plain = load_pretrained(base, device="cpu", dtype="float32")
     model: Any = PeftModel.from_pretrained(plain, str(ADAPTERS.get(name).path))
     return {
@@ -86,6 +86,8 @@ def test_slerp_between_the_same_is_the_same(
 
 
 def test_ties_keeps_what_agrees_in_sign(two: list[dict[str, Tensor]], base: ModelLocation) -> None:
+    from peft.utils.merge_utils import ties
+
     found = merged(base, MergeSettings("ties", (0.5, 0.5), density=0.4, rank=HIDDEN))
     for module in MODULES:
         deltas = [each[module] for each in two]
@@ -168,6 +170,8 @@ def test_impossible_mixes_are_refused(wrong: Callable[[], MergeSettings]) -> Non
 def test_an_exported_model_is_the_base_with_the_adapter(
     two: list[dict[str, Tensor]], base: ModelLocation, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
     folder = tmp_path / "whole"
     assert export_merged(ADAPTERS.get("a"), base, folder) == ()
     whole = find_model(str(folder))

@@ -1,4 +1,4 @@
-"""A training gets better, keeps the best, ends when it is told to, and goes on after a kill."""
+"""Training lowers the loss, keeps the best adapter, stops on Ctrl-C and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Remembering(ProgressListener):
-    """Keeps what it was told; Ctrl-C is pressed after a step."""
+    """Records progress; presses Ctrl-C after a step."""
 
     def __init__(self, press_after: int = 0) -> None:
         self.seen: list[TrainingProgress] = []

@@ -1,4 +1,4 @@
-"""Adapters on the screen: chosen, switched in one key, kept with the chat and each reply."""
+"""Adapters on the screen: chosen, switched by one key, stored with the chat and each reply."""
 
 from __future__ import annotations
 
@@ -150,13 +150,13 @@ async def test_an_unusable_adapter_is_reported_and_changes_nothing(shelf: Path) 
     (shelf / "broken" / "adapter_model.bin").write_bytes(b"pickle")
     with Store(None) as store:
         async with app_with(StillEngine("one"), store).run_test(size=(110, 30)) as pilot:
-            for words, told in (
+            for words, message in (
                 ("pirat", "There is no adapter 'pirat'"),
                 ("broken", "its weights are a pickle file"),
                 ("off", "This chat uses no adapter"),
             ):
                 await say(pilot, f"/lora {words}")
-                await until(pilot, partial(is_told, pilot, told))
+                await until(pilot, partial(is_told, pilot, message))
             assert "adapter" not in bar(pilot)
             assert chat_of(pilot).conversation.plugin_data == {}
 
@@ -281,7 +281,7 @@ async def test_the_list_verifies_what_is_marked(
 def test_picture_of_the_adapters(
     snap_compare: SnapCompare, size: tuple[int, int], theme: str
 ) -> None:
-    """The one in use is marked and named; below it what the model says with and without it."""
+    """The one in use is marked and named; below it replies with and without it."""
     ui = RememberingUi("lora")
     ui.set_state(adapter="pirate")
 

@@ -218,7 +218,7 @@ def test_a_message_that_cannot_fit_is_not_sent() -> None:
             asked(script, request("word " * 500))
         assert script.asked == []
     assert "start the server with a larger context window" in raised.value.hint
-    assert "config set" not in raised.value.hint  # no setting gives the server more than it has
+    assert "config set" not in raised.value.hint  # no setting can extend the server's context
 
 
 def test_a_limit_that_the_user_set_can_be_raised(
@@ -312,7 +312,7 @@ def test_cancelling_before_the_first_word_closes_the_connection() -> None:
     with serving(keeps_silent) as script, engine_of(script) as engine:
         events = engine.stream(request("Hi"))
         assert isinstance(next(events), PromptReady)
-        assert isinstance(next(events), Prefill)  # comes although the server says nothing
+        assert isinstance(next(events), Prefill)  # comes although the server sends nothing
         events.close()
         assert script.gone.wait(PATIENCE)
 

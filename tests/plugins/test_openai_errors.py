@@ -1,4 +1,4 @@
-"""All that may go wrong with a server: told in words, with a next step, and tried again or not."""
+"""Failures of servers: reported with a next step, and retried where that can help."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KEY = "sk-very-secret-0123456789"
 
 
 def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple[str, ChatlmError]:
-    """What was said, and how it ended; it must fail."""
+    """Return the text and the error; the stream must fail."""
     said = ""
     with closing(open_engine(f"m@{script.url}")) as engine, pytest.raises(ChatlmError) as raised:
         for event in engine.stream(asking or request("Hi")):
@@ -241,7 +241,7 @@ def test_a_chat_that_is_too_long(body: Any) -> None:
     assert isinstance(error, ContextTooLong)
     assert "too long for m" in error.message
     assert "/context" in error.hint
-    assert "chatlm config set context N" in error.hint  # holds also where the server says more
+    assert "chatlm config set context N" in error.hint  # applies even where the server reports more
 
 
 def test_a_chat_that_is_too_long_within_the_stream() -> None:
@@ -422,7 +422,7 @@ def test_half_a_character_can_be_stored() -> None:
 
 @contextmanager
 def with_tls(folder: Path) -> Iterator[str]:
-    """A server with a certificate that nobody signed; gives its base URL."""
+    """Run a server with a self-signed certificate; yield its base URL."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
          "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem",

@@ -32,7 +32,7 @@ TEXTS = {
 
 
 class Watched:
-    """A work that notes what it is told, and may be cancelled at one of its steps."""
+    """Records the progress of work, and may cancel it at one of its steps."""
 
     def __init__(self, cancel_at: int = 0) -> None:
         self.seen: list[tuple[int, int | None, str]] = []

@@ -1,4 +1,4 @@
-"""Which passages a reply names, and whether they say what it says."""
+"""Citations of a reply, and whether the passages support it."""
 
 from __future__ import annotations
 

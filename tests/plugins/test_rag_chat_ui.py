@@ -270,10 +270,10 @@ async def test_enter_says_why_a_file_cannot_be_opened(monkeypatch: pytest.Monkey
         pilot.app.screen.query_one(OptionList).focus()
         await pilot.press("enter", "down", "enter", "down", "enter")
         await pilot.pause()
-    told = [call["text"] for call in ui.called("notify")]
-    assert told[0].startswith("/nowhere/gone.md does not exist.")
-    assert told[1] == "This terminal cannot open an editor.", "a test has no terminal"
-    assert told[2] == "The file of this passage is unknown."
+    notices = [call["text"] for call in ui.called("notify")]
+    assert notices[0].startswith("/nowhere/gone.md does not exist.")
+    assert notices[1] == "This terminal cannot open an editor.", "a test has no terminal"
+    assert notices[2] == "The file of this passage is unknown."
 
 
 # --- the list of indices -------------------------------------------------------------------------
@@ -387,7 +387,7 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await idle(pilot)
             assert chat_of(pilot).composer.text == "How far away is the Andromeda galaxy?"
             assert any(
-                "Nothing relevant in house; nothing was sent." in told for told in toasts(pilot)
+                "Nothing relevant in house; nothing was sent." in toast for toast in toasts(pilot)
             )
             await say(pilot, CATS)
             await idle(pilot)

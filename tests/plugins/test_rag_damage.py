@@ -1,4 +1,4 @@
-"""An index whose files are not what they were: an error that says so, whatever it is."""
+"""An index with damaged files: an error that says so, whatever the damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def npy(array: NDArray[Any], *, pickled: bool = False) -> bytes:
 
 
 def spoiled(path: Path) -> Iterator[bytes]:
-    """What a disk, a half copy or somebody with bad intent may make of a file."""
+    """Return damaged versions of a file: by a disk, a partial copy or an attacker."""
     content = path.read_bytes()
     yield from (b"", content[: len(content) // 2], bytes(len(content)), b"\xff" * len(content))
     if path.suffix == ".npy":

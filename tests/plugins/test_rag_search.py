@@ -1,4 +1,4 @@
-"""Searching an index that the real embedder made: what is found, in which order, and why."""
+"""Searching an index built with the real embedder: hits, their order and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the endpoint makes of a request's body, and of a model's name."""
+"""Parsing a request's body and a model's name."""
 
 from __future__ import annotations
 

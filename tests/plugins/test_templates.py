@@ -33,7 +33,7 @@ def write(folder: Path, text: str, name: str = "try.yaml") -> Path:
 
 
 def back(text: str) -> str:
-    """What `as_data` was given."""
+    """The argument of `as_data`."""
     return text.replace("&lt;", "<").replace("&amp;", "&")
 
 

@@ -110,7 +110,7 @@ def test_other_chats_are_left_alone(note: Path) -> None:
 def test_an_unusable_template_stops_the_message(note: Path, spoil: str | None, said: str) -> None:
     chat = session(ScriptedEngine("One."), {"template": "note", "values": {"tone": "kind"}})
     note.write_text(spoil) if spoil else note.unlink()
-    for _ in range(4):  # as often as the person tries: it is no failure of the plugin
+    for _ in range(4):  # however often the user tries: it is no failure of the plugin
         with pytest.raises(UsageError, match="Nothing was sent") as caught:
             say(chat, "Hello")
         assert said in caught.value.message
@@ -229,8 +229,8 @@ def test_a_recommendation_is_shown_and_not_applied(home: Path) -> None:
     actions.use_template(
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
-    (told,) = ui.called("notify")
-    assert "written for model qwen␛[2J, index manual" in told["text"]
+    (notice,) = ui.called("notify")
+    assert "written for model qwen␛[2J, index manual" in notice["text"]
     assert {name for name, _ in ui.calls} == {"set_chat", "set_state", "notify"}
 
 
@@ -350,8 +350,8 @@ def test_a_new_start_is_suggested_once(home: Path) -> None:
     assert ui.calls == []
     for _ in range(3):
         actions.suggest_consolidating(ui, ui.conversation)
-    (told,) = ui.called("notify")
-    assert "/consolidate" in told["text"]
+    (notice,) = ui.called("notify")
+    assert "/consolidate" in notice["text"]
 
 
 def test_hooks_suggest_it(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""`chatlm templates …` and `chatlm ask -t` as a person and a script use them."""
+"""`chatlm templates …` and `chatlm ask -t` for users and scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the cards share: an app that shows one, and prompts to look at."""
+"""Shared by tests of cards: an app that shows one, and prompts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ both_sizes = pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24"
 
 
 class CardApp(App[None]):
-    """Shows one card, and remembers what it gave."""
+    """Shows one card, and records its results."""
 
     ENABLE_COMMAND_PALETTE = False
 

@@ -1,4 +1,4 @@
-"""An app that has a composer and nothing else, and notes what comes out of it."""
+"""An app with only a composer, which records the messages posted by it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS = (
 
 
 class ComposerApp(App[None]):
-    """Keeps what the composer posts."""
+    """Records what the composer posts."""
 
     CSS = "Static { height: 1fr; } Composer { margin: 0 1; } Button { height: 1; }"
     ENABLE_COMMAND_PALETTE = False
@@ -106,7 +106,7 @@ def labels(completion: Completion | None) -> list[str]:
 
 
 def whole(app: ComposerApp) -> str:
-    """What composer and list draw, borders too."""
+    """Return the drawn text of composer and completion list, with borders."""
     drawn = []
     for widget in (app.composer, app.query_one(CompletionList)):
         region = Region(0, 0, *widget.outer_size)
@@ -123,6 +123,6 @@ async def type_keys(pilot: Pilot[None], text: str, *more: str) -> None:
 
 
 def burst(pilot: Pilot[None], *keys: str) -> None:
-    """Many keys at once, as after a moment in which the screen was busy."""
+    """Post many keys at once, as after a moment in which the screen was busy."""
     for key in keys:
         pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))

@@ -1,4 +1,4 @@
-"""The panel's search box and what it finds: debounced, newest words win, hits open their turn."""
+"""The search box of the chat list: debounced, the newest query wins, hits open their turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import PATIENCE
 
 
 def garden() -> Store:
-    """Three chats; the first says `water` twice, the second has it in its title."""
+    """Three chats; the first has `water` in two messages, the second in its title."""
     store = Store(None)
     chat(store, "Plants", said="What do tomatoes need?", reply="Sun, and water every day.")
     store.add_turn(1, "How much water?")

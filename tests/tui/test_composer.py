@@ -1,4 +1,4 @@
-"""The composer by itself: what is typed, pasted, completed and recalled, and what is posted."""
+"""The composer alone: typing, pasting, completion, history, and the messages it posts."""
 
 from __future__ import annotations
 

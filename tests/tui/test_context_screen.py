@@ -1,4 +1,4 @@
-"""The context screen says of each turn whether it is read, and changes that."""
+"""The context screen shows which turns the model reads, and changes that."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ async def test_summary_is_shown_while_it_is_written_and_then_stands() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        told = "Summarising turn 3, esc stops: They spoke"
-        await settled(pilot, lambda: told in plain(pilot.app.screen))
+        note = "Summarising turn 3, esc stops: They spoke"
+        await settled(pilot, lambda: note in plain(pilot.app.screen))
         assert "esc stop the summary" in hint(pilot) and "p pin" not in hint(pilot)
         chat.go.set()
         await settled(pilot, lambda: lines(pilot)[3].endswith("summarised"))
@@ -235,7 +235,7 @@ async def test_no_model_says_why() -> None:
 
 
 async def test_five_hundred_turns_open_at_once() -> None:
-    """Within half a second of the screen's own work, whatever the machine does beside it."""
+    """Within half a second of CPU time, whatever else the machine does."""
     chat = Chat(*(f"What is the capital of country {n}?" for n in range(500)), limit=9000)
     async with CardApp(chat.screen()).run_test(size=(160, 48)) as pilot:
         started = time.thread_time()
@@ -277,7 +277,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -
 
 @both_sizes
 def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """What the model writes stands above the totals."""
+    """The growing summary is above the totals."""
     chat = crowd()
     chat.go.clear()
 
@@ -290,17 +290,17 @@ def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize(
-    "tokens, told", [(21, "the default of the model's template"), (0, "No system prompt")]
+    "tokens, note", [(21, "the default of the model's template"), (0, "No system prompt")]
 )
-def test_no_system_prompt_of_the_users_own(tokens: int, told: str) -> None:
+def test_no_system_prompt_of_the_users_own(tokens: int, note: str) -> None:
     ledger = ContextBreakdown("", (), {}, frozenset(), ContextFill(tokens, 0, 50, 8192))
     first = str(turn_rows(ledger, 120)[0].prompt)
-    assert told in first and f"{tokens}  always read" in first
+    assert note in first and f"{tokens}  always read" in first
 
 
 @both_sizes
 def test_picture_of_an_empty_chat(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """It says what will stand there."""
+    """It says what will be listed there."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "No turns yet" in plain(pilot.app.screen))

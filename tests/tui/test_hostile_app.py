@@ -1,4 +1,4 @@
-"""Texts made to break programs, through the whole program: drawn harmlessly, kept as they were."""
+"""Texts made to break programs, through the whole program: drawn harmlessly, stored unchanged."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def some(texts: list[str]) -> list[str]:
 
 
 async def check(pilot: Pilot[None]) -> str:
-    """What is on the screen; no character of it acts on a terminal, and no text on chatlm."""
+    """Return the screen's text; no character of it controls a terminal, and no text chatlm."""
     await pilot.pause()
     screen = pilot.app.screen
     strips = screen._compositor.render_strips(screen.size)
@@ -93,7 +93,7 @@ async def check(pilot: Pilot[None]) -> str:
 
 
 def joined(text: str) -> str:
-    """Without blanks and the bar beside a message: lines are broken, tabs are drawn as spaces."""
+    """Drop blanks and the bar at a message: lines are wrapped, tabs drawn as spaces."""
     return re.sub(r"[\s▌]+", "", text)
 
 
@@ -119,7 +119,7 @@ async def test_as_messages_and_replies_of_real_turns(
             assert view.turn.reply is not None, toasts(pilot)
             asked, said = view.turn.user.text, view.turn.reply.text
             assert asked == engine.requests[-1].messages[-1].text
-            assert asked.startswith(f" {sanitise(kept(text))}")  # files it names stand behind it
+            assert asked.startswith(f" {sanitise(kept(text))}")  # files it names follow it
             assert said == kept(text)
             if len(escape_controls(asked)) < 300 and size == (80, 24):
                 assert joined(escape_controls(asked)) in joined(shown)

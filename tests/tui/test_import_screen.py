@@ -1,4 +1,4 @@
-"""The import card says how far it is, how it went, and which key there is for that."""
+"""The import card shows its progress, its result and the key for each."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_escape_stops_and_closes() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, text, told, never",
+    "name, text, reason, never",
     [
         ("diary.txt", "Dear diary\n", "line 1: this is not JSON", "--skip-bad"),
         ("chats.jsonl", f"{GOOD}\n{{\n", "--skip-bad", "Chats are read from"),
@@ -76,12 +76,12 @@ async def test_escape_stops_and_closes() -> None:
     ],
 )
 async def test_a_file_that_cannot_be_read_leaves_the_reason_alone(
-    tmp_path: Path, name: str, text: str, told: str, never: str
+    tmp_path: Path, name: str, text: str, reason: str, never: str
 ) -> None:
     (tmp_path / name).write_text(text)
     app = importing(tmp_path / name)
     async with app.run_test(size=(120, 24)) as pilot:
-        await settled(pilot, lambda: letters(told) in letters(everything_visible(pilot)))
+        await settled(pilot, lambda: letters(reason) in letters(everything_visible(pilot)))
         drawn = everything_visible(pilot)
         assert letters(never) not in letters(drawn) and "Looking through" not in drawn
         assert not app.screen.query_one(ProgressBar).display

@@ -1,4 +1,4 @@
-"""A chat that is in memory only: what is left of it, and what is asked before it is left."""
+"""A chat that is in memory only: it leaves no trace, and leaving it asks first."""
 
 from __future__ import annotations
 
@@ -165,5 +165,5 @@ async def test_an_empty_incognito_chat_is_left_without_a_question() -> None:
 
 @both_sizes
 def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """What is lost, and the three ways."""
+    """It says what would be lost and offers three choices."""
     assert snap_compare(CardApp(LeaveIncognitoScreen(can_save=True)), terminal_size=size)

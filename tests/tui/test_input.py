@@ -1,4 +1,4 @@
-"""Typing, pasting and keys: what terminals send must arrive, in order, and collide with nothing."""
+"""Typing, pasting and keys: input of terminals arrives, in order, and collides with nothing."""
 
 from __future__ import annotations
 

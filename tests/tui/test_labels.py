@@ -1,4 +1,4 @@
-"""Labels of plugins under the messages they are on, and what plugins are told of chats."""
+"""Labels of plugins under their messages, and the chats that plugins are notified of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.tui.support import (
 
 
 class Labels:
-    """Labels every message, and notes which chats it was told of."""
+    """Labels every message, and records the chats it was notified of."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts or ("calm",)

@@ -1,4 +1,4 @@
-"""The model screen gives a name, and says the size before anything is fetched."""
+"""The model screen returns a name, and shows the size before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODELS = (
 
 
 class Asked:
-    """Says which names are here, and remembers what it was asked."""
+    """Says which names are installed, and records the names it was asked for."""
 
     def __init__(self, *here: str) -> None:
         self.here = here
@@ -149,7 +149,7 @@ async def test_hostile_names_are_drawn_on_one_line(shared_data: Path) -> None:
 @both_sizes
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
-    """Name, size, here or not, what it is."""
+    """Name, size, whether it is installed, description."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: len(rows(pilot)) == 3)

@@ -1,4 +1,4 @@
-"""What plugins add to the screen: commands, panels, screens, works, and the chat as they see it."""
+"""Plugins on the screen: commands, panels, screens, progress, and their view of the chat."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.tui.support import StillEngine, app_of, opens, until
 
 
 class Plugin:
-    """Offers what it is given, and keeps the `ui` of `screen_opened`."""
+    """Offers the given extensions, and stores the `ui` of `screen_opened`."""
 
     def __init__(self, *things: SlashCommand | Panel | PluginScreen) -> None:
         self.things = things
@@ -191,8 +191,8 @@ def test_the_first_of_two_with_one_name_has_it_and_the_other_is_reported() -> No
     assert {c.name: c.help for c in commands.plugin_commands()} == {
         "same": "of one · one", "both": "try something · two", "three": "try something · three",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
-    assert told == {
+    errors = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
+    assert errors == {
         ("one", "register_panels"): "these names are taken: both (of two)",
         ("two", "register_slash_commands"): "these names are taken: same (of one), new (of chatlm)",
         ("three", "register_panels"): "these names are taken: three (of three)",
@@ -212,8 +212,8 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     assert keys == {
         "first": "f8", "copies": "", "second": "", "typing": "", "kills": "", "mine": "f11",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
-    assert told == {
+    errors = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
+    assert errors == {
         ("one", "register_slash_commands"): "these keys are taken: ctrl+r (for /copies)",
         ("two", "register_slash_commands"): "these keys are taken: f8 (for /second)",
         ("three", "register_panels"): "these keys are taken: ctrl+k (for /kills)",

@@ -1,4 +1,4 @@
-"""The plugins screen says how each plugin does, switches it, and saves its settings."""
+"""The plugins screen shows the state of each plugin, switches it, and saves its settings."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def with_labels(home: Path) -> ChatApp:
 
 
 async def toggled(pilot: Pilot[None], word: str) -> None:
-    """Switch the plugin in the chat, and see what the line says then."""
+    """Switch the plugin in the chat, and wait for the line to show it."""
     await say(pilot, "/plugins")
     await until(pilot, lambda: isinstance(pilot.app.screen, PluginsScreen))
     await at(pilot, "labels")
@@ -375,24 +375,24 @@ async def test_a_setting_goes_back_to_its_default() -> None:
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
-    "typed, told",
+    "typed, error",
     [
         ("many", "most must be a whole number, not 'many'."),
         ("0", "most must be 1 or more."),
     ],
 )
-async def test_a_wrong_value_is_marked_as_it_is_typed_and_not_saved(typed: str, told: str) -> None:
+async def test_a_wrong_value_is_marked_as_it_is_typed_and_not_saved(typed: str, error: str) -> None:
     app = form()
     async with app.run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press(*typed)
-        await settled(pilot, lambda: told in plain(app.screen))
+        await settled(pilot, lambda: error in plain(app.screen))
         assert "✗ a whole number" in plain(field_row(pilot, "most"))
         await pilot.press("tab", "shift+tab")
-        await settled(pilot, lambda: told in plain(app.screen))
+        await settled(pilot, lambda: error in plain(app.screen))
         await pilot.press("escape")
         await settled(pilot, lambda: app.given == [None])
-        assert toasts(pilot) == [f"most stays 3: {told}"]
+        assert toasts(pilot) == [f"most stays 3: {error}"]
     assert not paths.config_file().exists()
 
 

@@ -20,7 +20,7 @@ SIZE = (80, 24)
 
 
 class Asking(App[None]):
-    """An app that has asked; `answers` is what came back."""
+    """An app that has opened the screen; `answers` has the results."""
 
     def __init__(self, prompt: PromptScreen) -> None:
         super().__init__()

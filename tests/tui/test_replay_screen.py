@@ -1,4 +1,4 @@
-"""The replay screen makes a reply again, says whether it is the same, and shows what is not."""
+"""The replay screen generates a reply again, compares it, and shows the differences."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_two_empty_replies_are_the_same() -> None:
 def test_picture_of_a_difference(
     snap_compare: SnapCompare, size: tuple[int, int], theme: str
 ) -> None:
-    """Removed and added apart in colour and in marks; above them what is not as it was."""
+    """Removed and added words differ in colour and marks; changed facts are above them."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "✗ Different" in seen(pilot))
@@ -172,7 +172,7 @@ def test_picture_of_a_difference(
 
 @both_sizes
 def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """The original and what there is of the replay."""
+    """The original and the replay so far."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
@@ -183,7 +183,7 @@ def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int
 
 @both_sizes
 def test_picture_of_the_same(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """One line says it."""
+    """One line says so."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "✓ The same" in seen(pilot))

@@ -1,4 +1,4 @@
-"""The ruler says how full the context is, in any width, with and without colour."""
+"""The context gauge shows how full the context is, in any width, with and without colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings screen says what holds and why, takes what is right at once, and nothing else."""
+"""The settings screen shows each value with its source, and applies only valid ones, at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LAYERS = [
 
 
 class SettingsApp(CardApp):
-    """Remembers what the screen posted."""
+    """Records what the screen posted."""
 
     def __init__(self, card: SettingsScreen, theme: str = "textual-dark") -> None:
         super().__init__(card, theme)
@@ -82,7 +82,7 @@ def app(
 
 
 def row(pilot: Pilot[None], name: str) -> str:
-    """The row as words; the field's placeholder counts, since it is what holds."""
+    """Return the row's text; the field's placeholder counts, since it is the effective value."""
     return " ".join(plain(pilot.app.screen.query_one(f"#row-{name}", SettingRow)).split())
 
 
@@ -130,7 +130,7 @@ async def test_a_right_value_counts_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, text, told, counted",
+    "name, text, note, counted",
     [
         ("temperature", "9", "temperature must be a number from 0 to 5, not 9", None),
         ("temperature", "warm", "temperature must be a number from 0 to 5, not 'warm'", None),
@@ -143,14 +143,14 @@ async def test_a_right_value_counts_at_once() -> None:
     ],
 )
 async def test_a_wrong_value_is_marked_and_not_taken(
-    name: str, text: str, told: str, counted: Any
+    name: str, text: str, note: str, counted: Any
 ) -> None:
-    """What counts is the last value that was right while typing, if there was one."""
+    """The last value that was valid while typing applies, if there was one."""
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await type_into(pilot, name, text)
-        await settled(pilot, lambda: told in plain(host.screen))
+        await settled(pilot, lambda: note in plain(host.screen))
         assert "✗" in row(pilot, name)
         assert getattr(host.card.query_one(SamplingForm).sampling, name) == counted
         assert len(host.heard) == (counted not in (None, ()))
@@ -182,7 +182,7 @@ async def test_in_a_small_terminal_every_part_is_there() -> None:
 
 
 async def test_a_right_value_that_becomes_wrong_stays_what_it_was() -> None:
-    """`2`, then `25`: what counts is 2, and the mark says that 25 does not."""
+    """`2`, then `25`: 2 applies, and the mark says that 25 does not."""
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
@@ -289,13 +289,13 @@ async def test_system_prompt_can_be_my_default(
 
 
 @pytest.mark.parametrize(
-    "own, told",
+    "own, note",
     [(21, "The default of the model's template (21 tokens)"), (0, "None: the")],
 )
-async def test_no_system_prompt_of_the_users_own(own: int, told: str) -> None:
+async def test_no_system_prompt_of_the_users_own(own: int, note: str) -> None:
     card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
     async with SettingsApp(card).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: told in plain(pilot.app.screen))
+        await settled(pilot, lambda: note in plain(pilot.app.screen))
 
 
 async def test_no_model_no_cost() -> None:
@@ -389,7 +389,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], section: Sect
 
 @both_sizes
 def test_picture_of_a_wrong_value(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """Marked beside the field, explained below."""
+    """Marked next to the field, explained below."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)

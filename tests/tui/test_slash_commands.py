@@ -1,4 +1,4 @@
-"""What is a message, and what is a slash command."""
+"""Which input is a message, and which a slash command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selecting turns, flipping versions, marks of what is read, and long chats."""
+"""Selecting turns, flipping versions, marks of context policies, and long chats."""
 
 from __future__ import annotations
 

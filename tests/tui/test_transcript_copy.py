@@ -1,4 +1,4 @@
-"""What is copied is what the model wrote; and the details of a reply."""
+"""Copying yields the model's own text; and the details of a reply."""
 
 from __future__ import annotations
 

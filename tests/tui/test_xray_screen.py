@@ -74,7 +74,7 @@ def test_each_token_belongs_to_a_message() -> None:
 
 
 def test_a_passage_that_quotes_the_question_stays_a_passage() -> None:
-    """The person's own words are the last ones that are in no passage."""
+    """The user's own words are the last ones that are in no passage."""
     quoting = Passage(f"Someone asked: {QUESTION} Nobody knew.", "faq.md", 0.5)
     content = f"{quoting.text}\n\n{QUESTION}\n\nAnswer from:\n{quoting.text}"
     request = request_of(("user", content))
@@ -142,7 +142,7 @@ def test_proof_counts_your_tokens() -> None:
 
 @pytest.mark.parametrize("message", [0, 2, 4])
 def test_proof_finds_a_forged_control_token(message: int) -> None:
-    """Whoever's text it stands in."""
+    """Whichever message it is in."""
     prompt = prompt_of(REQUEST.messages, forged=message)
     kinds = classify_tokens(prompt, REQUEST, QUESTION, [PARIS])
     assert check_forgery(prompt, kinds).forged_tokens == 1
@@ -227,7 +227,7 @@ async def test_borders_and_ids_come_and_go() -> None:
 
 
 async def test_copies_the_original_text_and_the_ids() -> None:
-    """What is copied has its escape characters, unlike what is drawn."""
+    """The copied text has its escape characters, unlike the drawn one."""
     request = request_of(("system", "\x1b[31mred"), ("user", QUESTION))
     seen = PromptXray(prompt_of(request.messages), request, QUESTION)
     async with app(seen).run_test(size=(120, 40)) as pilot:

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named with its place, and writing loses nothing."""
+"""Settings: errors are located, and writing loses nothing."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def guarded(
     processor: Callable[..., Any] | None = None,
     criterion: Callable[..., Any] | None = None,
 ) -> tuple[TurnPlugins, Callable[[], Any]]:
-    """The plugins of a turn, and a call of what the plugin `adds` added."""
+    """Return a turn's plugins, and a function that calls what the plugin `adds` added."""
     turn = TurnPlugins(host)
     request = Request((Message("user", "Hi"),))
     if processor is not None:
@@ -80,9 +80,9 @@ def test_a_broken_processor_is_a_fault_and_is_left_out_for_the_rest_of_the_reply
     (fault,) = host.take_faults()
     assert (fault.plugin, fault.hook) == ("adds", "a logits processor")
     assert said in fault.error
-    (told,) = turn.take_calls()
-    assert said in told.error
-    assert told.result_summary.endswith(", 1 token")
+    (record,) = turn.take_calls()
+    assert said in record.error
+    assert record.result_summary.endswith(", 1 token")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_a_working_processor_is_applied_and_traced_as_one_call() -> None:
     for _ in range(1200):
         assert call().tolist() == [[0.5, -torch.inf, -1.0]]
     assert SCORES[0, 1] == 2.0
-    (told,) = turn.take_calls()
-    assert (told.plugin, told.hook, told.result_summary) == (
+    (record,) = turn.take_calls()
+    assert (record.plugin, record.hook, record.result_summary) == (
         "adds",
         "a logits processor",
         "ban, 1,200 tokens",

@@ -1,4 +1,4 @@
-"""Files of chats are read, or it is told where they are wrong; nothing breaks the reader."""
+"""Files of chats are read, or their errors located; no file breaks the reader."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_export_that_is_read_and_exported_again_is_the_same(made: ParsedChat)
 
 
 def without_ids(chat: dict[str, Any]) -> dict[str, Any]:
-    """The chat with each id as the place of what it names."""
+    """Return the chat with each id replaced by the position of its object."""
     chat = json.loads(json.dumps(chat))
     chat["id"] = chat["forked_from"] = None
     for number, turn in enumerate(chat["turns"]):

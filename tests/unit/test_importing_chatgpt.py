@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def said(chat: Conversation) -> list[tuple[str, list[str], str | None]]:
-    """Each turn's message, the versions of its reply, and the one that stands."""
+    """Return each turn's message, the versions of its reply, and the active one."""
     return [
         (
             turn.user.text,

@@ -1,4 +1,4 @@
-"""The chats of a file come into a store once, whole, and in spite of what goes wrong."""
+"""The chats of a file are imported once and whole, in spite of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`chatlm models …`: what it prints, asks and returns."""
+"""`chatlm models …`: output, questions and exit codes."""
 
 from __future__ import annotations
 

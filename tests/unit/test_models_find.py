@@ -1,4 +1,4 @@
-"""What a name means and which folders are refused; nothing is fetched."""
+"""Resolving model names and refusing folders, without downloads."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """One repository `org/tiny` and what was asked of the server."""
+    """One repository `org/tiny`, and the requests for it."""
 
     files: dict[str, bytes]
     status: int = 200

@@ -1,4 +1,4 @@
-"""What plugins find for a turn: which hooks get it, and what is kept of it and of labels."""
+"""Passages for a turn: the hooks that receive them, and how they and labels are stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SKY = Passage("The sky is blue.", "sky.md", 0.9, {"line": 3, "ranks": [1, 2.5], 
 
 
 class Finder:
-    """Finds one passage and remembers which hook got what."""
+    """Finds one passage and records the passages that each hook received."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, Sequence[Passage]]] = []

@@ -102,7 +102,7 @@ def test_comments_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "key, text, told",
+    "key, text, message",
     [
         ("most", "x", "most must be a whole number, not 'x'."),
         ("most", "0", "most must be 1 or more."),
@@ -111,11 +111,11 @@ def test_comments_stay() -> None:
         ("terms", "[1]", "terms must be a list of texts, not [1]."),
     ],
 )
-def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, told: str) -> None:
+def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, message: str) -> None:
     for act in (FIELDS.check, FIELDS.save):
         with pytest.raises(ConfigError) as caught:
             act(key, text)
-        assert caught.value.message == told
+        assert caught.value.message == message
     assert not paths.config_file().exists()
 
 

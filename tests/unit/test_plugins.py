@@ -1,4 +1,4 @@
-"""Plugins are called alone: what one does wrong is named, and nothing else notices."""
+"""Plugins are called in isolation: a fault is reported and affects nothing else."""
 
 from __future__ import annotations
 

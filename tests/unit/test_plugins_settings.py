@@ -1,4 +1,4 @@
-"""A plugin's settings: a dataclass gives defaults and checks, file and environment values."""
+"""A plugin's settings: a dataclass has defaults and checks, file and environment the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay carries out what was kept, goes as far as the reply did, and says what differs."""
+"""A replay repeats the stored request, ends where the reply ended, and reports differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chat(store: Store, engine: Any) -> ChatSession:
 
 
 def said(store: Store, *replies: str | StopReason | Exception) -> Reply:
-    """The reply of a chat with an engine that says these."""
+    """Return the reply of a chat whose engine has this script."""
     session = chat(store, ScriptedEngine(*replies))
     list(session.send("Hi"))
     return newest(store)
@@ -137,7 +137,7 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
     reply = newest(store)
     assert reply.text == "sure EN"
     with pytest.raises(UsageError, match="not kept"):
-        list(replay(store, Holding(), reply.id))  # it never said that the prompt fits
+        list(replay(store, Holding(), reply.id))  # it never yields `PromptReady`
     store.save_provenance(reply.id, again.provenance)
     assert replayed(store, Holding(), reply).same_text
 

@@ -1,4 +1,4 @@
-"""A turn from start to end over a real store, with an engine that says what it was told to."""
+"""A turn from start to end over a real store, with a scripted engine."""
 
 from __future__ import annotations
 
@@ -435,10 +435,10 @@ def test_a_broken_plugin_breaks_nothing_else(store: Store) -> None:
     assert isinstance(events[0], TurnStarted)
     assert isinstance(events[-1], TurnFinished)
     assert reply_text(session) == "Still here."
-    told = " ".join(event.text for event in events if isinstance(event, Notice))
+    notices = " ".join(event.text for event in events if isinstance(event, Notice))
     for hook in ("annotate_message", "retrieve_passages", "build_messages", "adjust_request"):
-        assert f"broken failed in {hook}" in told
-    assert "turn_finished: SystemError: late" in told
+        assert f"broken failed in {hook}" in notices
+    assert "turn_finished: SystemError: late" in notices
     assert any(isinstance(e, PassagesFound) for e in events)
 
 
@@ -568,10 +568,10 @@ def test_a_reply_whose_provenance_cannot_be_stored_continues(
 
     monkeypatch.setattr(store, "save_provenance", full)
     session = chat(store, ScriptedEngine("Still here."))
-    told = [event.text for event in session.send("Hi") if isinstance(event, Notice)]
-    assert len(told) == 1
-    assert "cannot be replayed" in told[0]
-    assert "disk is full" in told[0]
+    notices = [event.text for event in session.send("Hi") if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert "cannot be replayed" in notices[0]
+    assert "disk is full" in notices[0]
     assert reply_text(session) == "Still here."
 
 
@@ -634,7 +634,7 @@ def test_an_edit_that_cannot_be_stored_leaves_no_fork(
 
 
 class Writes:
-    """A plugin that makes the message of what was typed."""
+    """A plugin that rewrites the typed text."""
 
     @hookimpl
     def write_message(self, text: str) -> str:

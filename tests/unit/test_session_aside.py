@@ -1,4 +1,4 @@
-"""What a session tells of a chat beside its turns: previews, measures, summaries."""
+"""Side operations of a session: previews, context usage, summaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reply that a plugin begins, or gives as a whole."""
+"""A reply that a plugin begins, or provides as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats beside the person's own: what is sent in them, and which models they load."""
+"""Side chats: their requests, and the models they load."""
 
 from __future__ import annotations
 
@@ -173,11 +173,11 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
 ) -> None:
     engines = [ScriptedEngine(), ScriptedEngine()]
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    told = tmp_path / "meminfo"
-    monkeypatch.setattr(installed, "MEMINFO", told)
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(installed, "MEMINFO", meminfo)
     with chats(*engines) as side:
         assert side.begin(Setup(model=str(folder))).engine is engines[0]
-        told.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
+        meminfo.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
         assert not installed.fits_in_memory(str(folder))
         again = tmp_path / "again"
         folder.rename(again)

@@ -1,4 +1,4 @@
-"""What goes wrong with the disk is said in words, with a next step, and loses nothing."""
+"""Disk failures are reported in words with a next step, and lose nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flight recorder: what each plugin did for a turn is kept with it, whatever happens."""
+"""Traces: each plugin call of a turn is recorded and stored with it, whatever happens."""
 
 from __future__ import annotations
 

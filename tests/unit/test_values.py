@@ -1,4 +1,4 @@
-"""The values a chat is made of keep their promises."""
+"""Invariants of the value types of a chat."""
 
 from __future__ import annotations
 
