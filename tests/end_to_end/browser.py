@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-PATIENCE = 60.0
+from tests.waiting import PATIENCE
 
 
 def chromium(profile: Path, width: int, height: int) -> list[str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pexpect
 import pyte
 
+from tests.waiting import PATIENCE
+
 CTRL_C, CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x03", "\x07", "\x0c", "\x11", "\x1b", "\r"
 CTRL_R, CTRL_S, CTRL_T, CTRL_N, TAB = "\x12", "\x13", "\x14", "\x0e", "\t"
 LEFT, RIGHT, UP = "\x1b[D", "\x1b[C", "\x1b[A"
-PATIENCE = 120.0
 
 KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 """Private sequences that pyte would print as text."""
@@ -69,7 +70,7 @@ class Terminal:
 
     def wait_to_end(self) -> int | None:
         """Read to the end of the program; its exit code, None if a signal ended it."""
-        self.process.expect(pexpect.EOF, timeout=30)
+        self.process.expect(pexpect.EOF, timeout=PATIENCE)
         self.process.wait()
         code = self.process.exitstatus
         if code is None:  # shown by a test that fails

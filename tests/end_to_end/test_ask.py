@@ -17,7 +17,7 @@ from chatlm.types.messages import StopReason
 from tests.endless import text_on_disk
 from tests.plugins.rag_files import pdf
 from tests.program import run_chatlm
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 STORY = "Write a long story about a lighthouse."
 
@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_the_partial_reply(endless_home: Path) -> None:
     assert process.stdout is not None
     said = process.stdout.read(40)
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "kept in chat 1" in errors
     assert "Traceback" not in errors
@@ -158,7 +158,7 @@ def test_a_closed_pipe_ends_it_quietly(endless_home: Path) -> None:
     process.stdout.read(10)
     process.stdout.close()
     errors = process.stderr.read()
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     assert "Traceback" not in errors
     with Store(endless_home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
@@ -173,7 +173,7 @@ def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
     database = endless_home / "chats.db"
     wait_until(lambda: text_on_disk(database, 1).startswith(said))
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     with Store(database) as store:
         turn = store.conversation(1).turns[0]
@@ -203,7 +203,7 @@ def test_a_local_model_needs_no_network(chat_home: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "NETWORK" not in done.stderr

@@ -27,6 +27,7 @@ from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -366,7 +367,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         time.sleep(0.05)
         if paths.database_file().exists():
@@ -374,7 +375,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
                 if store.list_conversations(limit=5):
                     break
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()

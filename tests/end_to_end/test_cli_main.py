@@ -16,6 +16,7 @@ import pytest
 
 from chatlm import __version__
 from chatlm.cli.main import COMMANDS, cli
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -30,12 +31,14 @@ def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         text=True,
         stdin=subprocess.DEVNULL,
         env=os.environ | environment,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def imported_by(code: str) -> set[str]:
@@ -208,7 +211,7 @@ def test_logs_follow_until_ctrl_c(home: Path) -> None:
     log.write_text("new\n")
     assert process.stdout.readline() == "new\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
 
 
@@ -243,7 +246,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     process.stderr.close()
 
 

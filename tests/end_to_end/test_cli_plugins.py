@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 PLUGIN = '''\
 from dataclasses import dataclass
@@ -245,16 +246,16 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
     lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
     (Path(purelib) / "host.pth").write_text("".join(lines))
     install = [python, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."]
-    subprocess.run(install, cwd=project, check=True, timeout=120)
+    subprocess.run(install, cwd=project, check=True, timeout=PATIENCE)
     tests = [python, "-m", "pytest", "-q"]
-    done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
     assert "5 passed" in done.stdout
 
     def run(*arguments: str) -> str:
         return subprocess.run(
             [python, "-m", "chatlm", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
+            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=PATIENCE,
         ).stdout  # fmt: skip
 
     assert "BAD" not in run("plugins", "check", "demo")

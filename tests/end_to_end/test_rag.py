@@ -14,6 +14,7 @@ import pytest
 
 from tests import models
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 COMMAND = [sys.executable, "-m", "chatlm", "rag"]
 
@@ -37,7 +38,7 @@ def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
         [*COMMAND, "build", name, str(path)], stderr=subprocess.PIPE, text=True
     )
     partial = home / "indices" / name / "partial"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not list(partial.glob("*.npy")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -79,7 +80,7 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
 def test_ctrl_c_says_how_to_continue(rag_home: Path, corpus: Path) -> None:
     process = begun("facts", corpus, rag_home)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.endswith(
         "Error: Stopped; the vectors computed so far are saved.\n"

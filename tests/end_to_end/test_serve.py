@@ -27,11 +27,11 @@ from openai import OpenAI
 from tests import models
 from tests.end_to_end.browser import Page, chromium, page
 from tests.end_to_end.terminal import KEYBOARD_MODES
+from tests.waiting import PATIENCE
 
 CHATLM = [sys.executable, "-m", "chatlm"]
 MODEL = models.DEFAULT
 TOKEN = "a-token-that-nobody-may-read"
-PATIENCE = 120.0
 
 
 class Running:

@@ -19,6 +19,7 @@ from chatlm.plugin_host.hook_table import HOOKS
 from chatlm.plugin_host.host import PluginHost
 from chatlm.testing import scripted_chat, scripted_screen
 from chatlm.tui import commands
+from tests.waiting import PATIENCE
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -107,7 +108,7 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "CHATLM_HOME": str(tmp_path / "home")},
     )
     assert "3 passed" in done.stdout, done.stdout
@@ -115,7 +116,7 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
         [sys.executable, "-m", "chatlm", "plugins", "check", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert check.returncode == 0, check.stdout
 

@@ -34,7 +34,6 @@ from chatlm.types.parts import Image, Reasoning, Text
 from chatlm.types.setups import Setup
 from chatlm_openai.engine import OpenAIEngine, open_engine
 from tests.plugins.openai_server import (
-    PATIENCE,
     Asked,
     Handler,
     Script,
@@ -47,6 +46,7 @@ from tests.plugins.openai_server import (
     serving,
     streams,
 )
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 

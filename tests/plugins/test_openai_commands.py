@@ -21,7 +21,6 @@ from chatlm.tui.engine_loader import Ready
 from chatlm.types.messages import StopReason
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import (
-    PATIENCE,
     Asked,
     Handler,
     breaks_off,
@@ -33,6 +32,7 @@ from tests.plugins.openai_server import (
     serving,
 )
 from tests.tui.support import plain, until
+from tests.waiting import PATIENCE
 
 UNREACHABLE = "http://127.0.0.1:9/v1"
 KEY = "sk-very-secret-0123456789"

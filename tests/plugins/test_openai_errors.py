@@ -24,7 +24,6 @@ from chatlm import (
 )
 from chatlm_openai.engine import open_engine
 from tests.plugins.openai_server import (
-    PATIENCE,
     Act,
     Asked,
     Handler,
@@ -40,6 +39,7 @@ from tests.plugins.openai_server import (
     streams,
 )
 from tests.plugins.test_openai import request
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 

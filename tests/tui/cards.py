@@ -18,7 +18,8 @@ from textual.widgets._footer import FooterKey
 from chatlm.tui.widgets.hints import Hints
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
-from tests.tui.support import PATIENCE, plain
+from tests.tui.support import plain
+from tests.waiting import PATIENCE
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]

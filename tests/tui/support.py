@@ -28,8 +28,7 @@ from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptRea
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import DEFAULT_SAMPLING
-
-PATIENCE = 20.0
+from tests.waiting import PATIENCE
 
 
 class StillEngine:

@@ -212,7 +212,7 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
     def slow(words: str) -> list[ChatSearchHit]:
         running.append(words)
         if words == "water":
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
         return whole(words)
 
     monkeypatch.setattr(store, "search", slow)
@@ -236,7 +236,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
 
     def slow(words: str) -> list[ChatSearchHit]:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return whole(words)
 
     monkeypatch.setattr(store, "search", slow)

@@ -11,6 +11,7 @@ import pytest
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, ModelError
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
+from tests.waiting import PATIENCE
 
 
 def test_the_engine_is_opened_once_for_all_that_wait() -> None:
@@ -24,7 +25,7 @@ def test_the_engine_is_opened_once_for_all_that_wait() -> None:
     loader = EngineLoader(open_engine, states.append)
     threading.Timer(0.1, lambda: loader.start("m")).start()
     assert loader.wait(threading.Event()) is engine
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while len(states) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert states == [Loading("m", "reading"), Ready(engine.info)]

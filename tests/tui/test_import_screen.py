@@ -17,6 +17,7 @@ from chatlm.tui.screens import transfer
 from chatlm.tui.screens.transfer import ImportScreen
 from tests.tui.cards import CardApp, everything_visible, hint, settled
 from tests.tui.support import letters
+from tests.waiting import PATIENCE
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "q"}]})
 
@@ -62,7 +63,7 @@ async def test_escape_stops_and_closes() -> None:
         await settled(pilot, lambda: hint(pilot) == "esc stop")
         await pilot.press("escape")
         await settled(pilot, lambda: app.given == [None])
-        assert ended.wait(10)
+        assert ended.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from chatlm.testing import scripted_screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp
 from tests.tui.support import StillEngine, app_of, opens, until
+from tests.waiting import PATIENCE
 
 
 class Plugin:
@@ -440,7 +441,7 @@ async def test_progress_of_unknown_length_and_failing_work() -> None:
     def run(ui: Ui, text: str) -> None:
         with ui.progress("Counting") as work:
             work.update(1234, note="stars")
-            going.wait(20)
+            going.wait(PATIENCE)
             raise RuntimeError("lost count")
 
     async with scripted_screen(Plugin(command(run))) as shown:
@@ -623,7 +624,7 @@ async def test_style_files_of_a_screen_are_its_own(tmp_path: Any) -> None:
 
 
 async def wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -26,6 +26,7 @@ from tests.tui.support import (
     toasts,
     until,
 )
+from tests.waiting import PATIENCE
 
 
 async def test_a_typed_message_is_answered_and_stored() -> None:
@@ -192,7 +193,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
     engine = ScriptedEngine("Here I am.")
 
     def slow(model: str, report: object) -> ScriptedEngine:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         return engine
 
     app = make_app(store=store, open_engine=slow)
@@ -217,7 +218,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
     ready, engine = threading.Event(), ScriptedEngine("Now.")
 
     def slow(model: str, report: object) -> ScriptedEngine:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         return engine
 
     async with make_app(open_engine=slow).run_test() as pilot:
