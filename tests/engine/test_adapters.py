@@ -215,7 +215,7 @@ def resident() -> int:
     return pages * 4096
 
 
-def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
+def test_many_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is counted in /proc")
     sampling = dataclasses.replace(GREEDY, max_tokens=1)
@@ -227,12 +227,12 @@ def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) 
         return time.process_time() - started
 
     ring = (None, "poet", "pirate")
-    for number in range(30):
+    for number in range(12):
         switch(ring[number % 3])
     before = resident()
-    switching = statistics.median(switch(ring[number % 3]) for number in range(200))
+    switching = statistics.median(switch(ring[number % 3]) for number in range(60))
     assert resident() - before < 20e6
-    staying = statistics.median(switch("poet") for _ in range(30))
+    staying = statistics.median(switch("poet") for _ in range(12))
     assert switching < 4 * staying
 
 
