@@ -162,9 +162,3 @@ def test_a_kill_loses_a_second_at_most(
         assert fork.turns[0].reply is not None
         assert fork.turns[0].reply.text == original.turns[0].reply.text != ""
         assert fork.forked_from == original.id
-    again = open_chatlm()
-    again.wait_for(has("Today", "fork"))
-    again.type(CTRL_L + ENTER)
-    again.wait_for(has("half a thought", "continue with ctrl+g"))
-    again.type(CTRL_Q)
-    assert again.wait_to_end() == 0
