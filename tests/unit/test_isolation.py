@@ -40,13 +40,10 @@ def test_every_place_is_temporary_here_and_in_programs_started_here(
 def test_the_users_settings_and_terminal_do_not_reach_the_tests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CHATLM_TEST_HOME", "/models")
-    for name in ("TERM", "NO_COLOR", "COLUMNS", "CHATLM_THEME"):
-        monkeypatch.setenv(name, "dumb")
+    theirs = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20", "CHATLM_THEME": "nord"}
+    monkeypatch.setattr(os, "environ", {**theirs, "CHATLM_TEST_HOME": "/models"})
     isolation.forget_preferences()
-    assert os.environ["TERM"] == "xterm"
-    assert os.environ["CHATLM_TEST_HOME"] == "/models"
-    assert not {"NO_COLOR", "COLUMNS", "CHATLM_THEME"} & set(os.environ)
+    assert os.environ == {"TERM": "xterm", "CHATLM_TEST_HOME": "/models"}
 
 
 def test_a_test_run_writes_nothing_into_the_users_folders(tmp_path: Path) -> None:
