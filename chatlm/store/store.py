@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from chatlm.errors import StoreError
 from chatlm.store import queries, writes
 from chatlm.store.database import Database
 from chatlm.store.queries import ChatListEntry, TrashEntry
@@ -62,6 +63,16 @@ class Store:
         self.on_disk = path is not None
         """Whether the chats outlive the program."""
         self._database = Database(path)
+
+    @property
+    def unwritable(self) -> StoreError | None:
+        """Why the chats can only be read; None if they can be written."""
+        return self._database.unwritable
+
+    @property
+    def can_save(self) -> bool:
+        """Whether chats can be saved on disk."""
+        return self.on_disk and self.unwritable is None
 
     def __enter__(self) -> Self:
         return self
@@ -324,13 +335,29 @@ class Store:
         Args:
             conversation_id: the chat.
             content: the message's parts; a string stands for one text part.
-            raw_input: what the user typed, where a plugin rewrote it.
+            raw_input: what the user typed, as `Turn.raw_input`.
         """
         message = Message("user", content)
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
             turn_id = writes.append_turn(db, conversation_id, message, raw_input)
             return queries.load_turn(db, turn_id)
+
+    def rewrite_message(
+        self, turn_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
+        """Replace the user's message of a turn; the arguments are those of `add_turn`."""
+        message = Message("user", content)
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.rewrite_message(db, turn_id, message, raw_input)
+            return queries.load_turn(db, turn_id)
+
+    def remove_turn(self, turn_id: int) -> None:
+        """Remove the last turn of a chat, with everything that belongs to it."""
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.delete_turn(db, turn_id)
 
     def turn(self, turn_id: int) -> Turn:
         """Load a turn with its replies."""

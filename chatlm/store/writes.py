@@ -172,6 +172,19 @@ def append_turn(
     return turn_id
 
 
+def rewrite_message(db: sqlite3.Connection, turn_id: int, message: Message, raw_input: str) -> None:
+    """Update the user's message of a turn."""
+    db.execute(
+        "UPDATE turn SET content = ?, parts = ?, typed = ? WHERE id = ?",
+        (utf8_safe(message.text), dump_message_parts(message), utf8_safe(raw_input), turn_id),
+    )
+
+
+def delete_turn(db: sqlite3.Connection, turn_id: int) -> None:
+    """Delete a turn; all that belongs to it is deleted with it."""
+    db.execute("DELETE FROM turn WHERE id = ?", (turn_id,))
+
+
 def append_reply(
     db: sqlite3.Connection, turn_id: int, model: str, adapter: str | None, settings: str
 ) -> int:

@@ -29,6 +29,7 @@ from chatlm.errors import EngineError, ModelError, OutOfMemoryError
 from chatlm.hub import installed
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta, Finished
+from chatlm.types.messages import Usage
 from chatlm.types.setups import TemplateRenderer
 from tests.models import tiny_model, write_folder
 
@@ -222,6 +223,7 @@ def test_a_reply_completed_by_a_plugin_needs_no_model() -> None:
         events = list(chat.stream(chat.request("Hello")))
         assert "".join(e.text for e in events if isinstance(e, Delta)) == "> Word for word."
         assert isinstance(events[-1], Finished)
+        assert events[-1].usage == Usage(completion_tokens=4)
         assert engine.requests == []
 
 
