@@ -27,6 +27,7 @@ from openai import OpenAI
 from tests import models
 from tests.end_to_end.browser import Page, chromium, page
 from tests.end_to_end.terminal import KEYBOARD_MODES
+from tests.program import run_chatlm
 from tests.waiting import PATIENCE
 
 CHATLM = [sys.executable, "-m", "chatlm"]
@@ -228,13 +229,7 @@ def test_a_stream_ends_with_the_server(home: Path) -> None:
 
 
 def refused(home: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [*CHATLM, *arguments],
-        env={**os.environ, "CHATLM_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    done = run_chatlm(*arguments, environment={"CHATLM_HOME": str(home)})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr
