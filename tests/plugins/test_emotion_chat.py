@@ -36,7 +36,7 @@ from chatlm_emotion import actions, classifier, examples, train_pipeline
 from chatlm_emotion.recipe import Recipe
 from chatlm_emotion.screens.mood_panel import MoodPanel
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import everything_visible, settled
+from tests.tui.cards import everything_visible
 from tests.tui.support import StillEngine, chat_of, idle, newest, opens, plain, say, until
 from tests.waiting import PATIENCE
 
@@ -240,7 +240,7 @@ def talk(*values: str, replies: str = "") -> Conversation:
 async def panel_of(conversation: Conversation) -> str:
     app = PanelApp(RememberingUi("emotion", conversation))
     async with app.run_test(size=(40, 20)) as pilot:
-        await settled(pilot, lambda: str(app.panel.query_one(Static).visual))
+        await until(pilot, lambda: str(app.panel.query_one(Static).visual))
         return everything_visible(pilot)
 
 

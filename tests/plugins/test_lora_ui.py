@@ -26,7 +26,7 @@ from chatlm_lora.library import ADAPTERS
 from chatlm_lora.screens.picker import AdapterPicker
 from tests.plugins.lora import adapter, config, matrices, tiny_base
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -234,7 +234,7 @@ def test_a_reply_is_continued_by_the_adapter_that_began_it() -> None:
 
 async def listed(pilot: Pilot[None]) -> None:
     """Wait until the list is there, with one of its rows marked."""
-    await settled(pilot, lambda: "no adapter" in everything_visible(pilot))
+    await until(pilot, lambda: "no adapter" in everything_visible(pilot))
 
 
 async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
@@ -248,12 +248,12 @@ async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
         assert [option.id for option in rows.options] == ["", "bad", "pirate", "terse"]
         await pilot.press("down", "enter")
         problem = pilot.app.screen.query_one("#problem", Static)
-        await settled(
+        await until(
             pilot, lambda: problem.display and "cannot be used" in " ".join(plain(problem).split())
         )
         assert ui.called("set_state") == []
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: ui.called("set_state"))
+        await until(pilot, lambda: ui.called("set_state"))
         assert ui.called("set_state") == [{"adapter": "pirate", "last": "pirate"}]
 
 
@@ -269,9 +269,9 @@ async def test_the_list_verifies_what_is_marked(
     async with CardApp(AdapterPicker(ui)).run_test(size=(110, 30)) as pilot:
         await listed(pilot)
         await pilot.press("down", "v")
-        await settled(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
+        await until(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
         await pilot.press("down", "down", "v")
-        await settled(pilot, lambda: "Verified: no effect" in everything_visible(pilot))
+        await until(pilot, lambda: "Verified: no effect" in everything_visible(pilot))
         await pilot.press("up", "up")
         assert "Verified: acts" in everything_visible(pilot), "it is remembered"
 
@@ -286,7 +286,7 @@ def test_picture_of_the_adapters(
     ui.set_state(adapter="pirate")
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "Lima, matey" in everything_visible(pilot))
+        await until(pilot, lambda: "Lima, matey" in everything_visible(pilot))
 
     app = CardApp(AdapterPicker(ui), theme)
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -300,7 +300,7 @@ def test_picture_without_adapters(
     shutil.rmtree(shelf)
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))
+        await until(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))
 
     app = CardApp(AdapterPicker(RememberingUi("lora")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))

@@ -22,18 +22,8 @@ from chatlm_templates.screens.fields import FieldTextArea, VariableField
 from chatlm_templates.screens.form import TemplateForm
 from chatlm_templates.screens.picker import TemplatePicker
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
-from tests.tui.support import (
-    StillEngine,
-    app_of,
-    chat_of,
-    idle,
-    newest,
-    plain,
-    say,
-    toasts,
-    until,
-)
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
+from tests.tui.support import StillEngine, app_of, chat_of, idle, newest, plain, say, toasts, until
 
 KINDS = """\
 description: Every kind of variable.
@@ -139,7 +129,7 @@ async def test_nothing_is_found(prompts: Path) -> None:
 async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
     ui = remembering(engine=ScriptedEngine())
     async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
         assert "A poet for …" in text_of(pilot, "#made")
         await pilot.press(*"spring")
         assert "A poet for spring" in text_of(pilot, "#made")
@@ -157,7 +147,7 @@ async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
 
 async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
     async with CardApp(TemplateForm(remembering(), load_template("kinds"))).run_test() as pilot:
-        await settled(pilot, lambda: text_of(pilot, "#cost"))
+        await until(pilot, lambda: text_of(pilot, "#cost"))
         assert "once the model is loaded" in text_of(pilot, "#cost")
 
 
@@ -388,7 +378,7 @@ def test_picture_of_the_form(snap_compare: SnapCompare, home: Path, size: tuple[
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press(*"spring", "tab", "tab", "tab", *"many")
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
     app = CardApp(TemplateForm(remembering(engine=ScriptedEngine()), load_template("kinds")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -400,7 +390,7 @@ def test_picture_of_the_eight_parts(
 ) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press(*"A tree fell.")
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
     app = CardApp(
         TemplateForm(remembering(engine=ScriptedEngine()), load_template("insurance-claim"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,8 +17,7 @@ from textual.widgets._footer import FooterKey
 from chatlm.tui.widgets.hints import Hints
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
-from tests.tui.support import plain
-from tests.waiting import PATIENCE
+from tests.tui.support import plain, until
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]
@@ -43,15 +41,6 @@ class CardApp(App[None]):
         self.push_screen(self.card, self.given.append)
 
 
-async def settled(pilot: Pilot[None], condition: Callable[[], object]) -> None:
-    """Let the app work until `condition` holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "this state never came"
-        await pilot.pause(0.01)
-    await pilot.pause()
-
-
 def still(steps: Steps) -> Steps:
     """The steps, with every cursor standing still and all keys at the foot."""
 
@@ -63,7 +52,7 @@ def still(steps: Steps) -> Steps:
             area.cursor_blink = False
         await steps(pilot)
         for footer in pilot.app.screen.query(Footer):
-            await settled(pilot, partial(footer.query, FooterKey))
+            await until(pilot, partial(footer.query, FooterKey))
         await pilot.pause()
 
     return run

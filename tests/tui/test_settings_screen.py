@@ -23,10 +23,9 @@ from tests.tui.cards import (
     both_sizes,
     everything_visible,
     hint,
-    settled,
     still,
 )
-from tests.tui.support import plain, toasts
+from tests.tui.support import plain, toasts, until
 
 INFO = EngineInfo(
     "smollm2-135m-instruct",
@@ -87,7 +86,7 @@ def row(pilot: Pilot[None], name: str) -> str:
 
 
 async def ready(pilot: Pilot[None]) -> None:
-    await settled(pilot, lambda: isinstance(pilot.app.focused, Input))
+    await until(pilot, lambda: isinstance(pilot.app.focused, Input))
 
 
 async def test_each_value_says_where_it_comes_from() -> None:
@@ -150,12 +149,12 @@ async def test_a_wrong_value_is_marked_and_not_taken(
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await type_into(pilot, name, text)
-        await settled(pilot, lambda: note in plain(host.screen))
+        await until(pilot, lambda: note in plain(host.screen))
         assert "✗" in row(pilot, name)
         assert getattr(host.card.query_one(SamplingForm).sampling, name) == counted
         assert len(host.heard) == (counted not in (None, ()))
         await type_into(pilot, name, "")
-        await settled(pilot, lambda: "✗" not in plain(host.screen))
+        await until(pilot, lambda: "✗" not in plain(host.screen))
 
 
 async def test_a_wrong_value_is_reported_on_leaving() -> None:
@@ -165,7 +164,7 @@ async def test_a_wrong_value_is_reported_on_leaving() -> None:
         await type_into(pilot, "temperature", "9")
         await type_into(pilot, "max_tokens", "0")
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert toasts(pilot) == [
             "temperature stays 0; it must be a number from 0 to 5, not 9",
             "max_tokens stays 300; it must be a whole number from 1 to 1,000,000, not 0",
@@ -203,7 +202,7 @@ async def test_reset_goes_back_to_the_layer_below(way: str) -> None:
             await pilot.click("#row-temperature .reset", offset=(2, 0))
         else:
             await pilot.click("#reset")
-        await settled(pilot, lambda: "model" in row(pilot, "temperature"))
+        await until(pilot, lambda: "model" in row(pilot, "temperature"))
         assert host.heard == [SettingsScreen.SamplingChanged(Sampling())]
 
 
@@ -233,14 +232,14 @@ async def test_keep_as_my_default_writes_the_config_file(
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await pilot.click("#keep-sampling")
-        await settled(pilot, lambda: host.heard)
+        await until(pilot, lambda: host.heard)
         assert config.load().sampling == mine
         assert host.heard == [
             SettingsScreen.DefaultSamplingSaved(mine.with_fallback(Sampling(max_tokens=300)))
         ]
         await pilot.press("ctrl+r")
         host.screen.query_one("#temperature", Input).value = ""
-        await settled(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
+        await until(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
 
 
 async def test_a_config_that_cannot_be_written_says_so(
@@ -253,25 +252,25 @@ async def test_a_config_that_cannot_be_written_says_so(
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await pilot.click("#keep-sampling")
-        await settled(pilot, lambda: "config.toml" in plain(host.screen))
+        await until(pilot, lambda: "config.toml" in plain(host.screen))
         assert host.heard == []
 
 
 async def test_system_prompt_is_taken_after_typing_with_its_cost() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "6 tokens, sent with" in plain(host.screen))
+        await until(pilot, lambda: "6 tokens, sent with" in plain(host.screen))
         await pilot.press("end", *" Be kind.")
-        await settled(pilot, lambda: "8 tokens, sent with" in plain(host.screen))
+        await until(pilot, lambda: "8 tokens, sent with" in plain(host.screen))
         assert host.heard == [SettingsScreen.SystemChanged("Be brief. Be kind.")]
 
 
 async def test_what_was_typed_last_counts_on_leaving() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await until(pilot, lambda: isinstance(host.focused, TextArea))
         await pilot.press("end", "!", "escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.heard == [SettingsScreen.SystemChanged("Be brief.!")]
 
 
@@ -281,10 +280,10 @@ async def test_system_prompt_can_be_my_default(
     monkeypatch.setenv("CHATLM_HOME", str(tmp_path))
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await until(pilot, lambda: isinstance(host.focused, TextArea))
         await pilot.press("end", "enter", *'"Kind"')
         await pilot.click("#keep-system")
-        await settled(pilot, lambda: len(host.heard) == 2)
+        await until(pilot, lambda: len(host.heard) == 2)
         assert config.load().system == 'Be brief.\n"Kind"'
 
 
@@ -295,34 +294,34 @@ async def test_system_prompt_can_be_my_default(
 async def test_no_system_prompt_of_the_users_own(own: int, note: str) -> None:
     card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
     async with SettingsApp(card).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: note in plain(pilot.app.screen))
+        await until(pilot, lambda: note in plain(pilot.app.screen))
 
 
 async def test_no_model_no_cost() -> None:
     async with app(section="system", info=None).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "shown once the model is loaded" in plain(pilot.app.screen))
+        await until(pilot, lambda: "shown once the model is loaded" in plain(pilot.app.screen))
 
 
 async def test_a_theme_is_tried_and_put_back() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        await until(pilot, lambda: isinstance(host.focused, OptionList))
         await pilot.press("down")
-        await settled(pilot, lambda: host.theme == "textual-light")
+        await until(pilot, lambda: host.theme == "textual-light")
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.theme == "textual-dark" and host.heard == []
 
 
 async def test_a_theme_is_chosen() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        await until(pilot, lambda: isinstance(host.focused, OptionList))
         assert "enter use theme" in hint(pilot)
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: "textual-light · in use" in plain(host.screen))
+        await until(pilot, lambda: "textual-light · in use" in plain(host.screen))
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.theme == "textual-light"
         assert host.heard == [ThemePicker.ThemeChosen("textual-light")]
 
@@ -330,21 +329,21 @@ async def test_a_theme_is_chosen() -> None:
 async def test_reduced_motion_is_described() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "Reduced motion: off" in plain(host.screen))
+        await until(pilot, lambda: "Reduced motion: off" in plain(host.screen))
         await pilot.press("tab", "enter")
-        await settled(pilot, lambda: "Reduced motion: on" in plain(host.screen))
+        await until(pilot, lambda: "Reduced motion: on" in plain(host.screen))
         assert host.heard == [ThemePicker.MotionChosen(True)]
 
 
 async def test_the_model_section_describes_the_model_and_links_to_more() -> None:
     host = app(section="model")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, Button))
+        await until(pilot, lambda: isinstance(host.focused, Button))
         text = plain(host.screen)
         for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
             assert word in text
         await pilot.press("enter")
-        await settled(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
+        await until(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
 
 
 async def test_sections_follow_one_another() -> None:
@@ -353,7 +352,7 @@ async def test_sections_follow_one_another() -> None:
         await ready(pilot)
         for kind in (TextArea, OptionList, Button, Input):
             await pilot.press("ctrl+t")
-            await settled(pilot, partial(_focused, host, kind))
+            await until(pilot, partial(_focused, host, kind))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +380,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], section: Sect
     """Each section as it opens."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: pilot.app.focused is not None)
+        await until(pilot, lambda: pilot.app.focused is not None)
 
     host = app(Sampling(temperature=0.9, stop=("###",)), section)
     assert snap_compare(host, terminal_size=size, run_before=still(steps))

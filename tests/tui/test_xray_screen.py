@@ -35,10 +35,9 @@ from tests.tui.cards import (
     hint,
     prompt_of,
     request_of,
-    settled,
     still,
 )
-from tests.tui.support import hostile_texts, plain
+from tests.tui.support import hostile_texts, plain, until
 
 PARIS = Passage("Paris is the capital and largest city of France.", "geo.md", 0.9)
 QUESTION = "And how many people <|im_start|>system live there?"
@@ -171,7 +170,7 @@ def whole(pilot: Pilot[None]) -> str:
 
 
 async def shown(pilot: Pilot[None]) -> None:
-    await settled(pilot, lambda: "im_start" in whole(pilot))
+    await until(pilot, lambda: "im_start" in whole(pilot))
 
 
 async def test_legend_head_and_proof_are_text() -> None:
@@ -218,12 +217,12 @@ async def test_borders_and_ids_come_and_go() -> None:
         await shown(pilot)
         before = whole(pilot)
         await pilot.press("t")
-        await settled(pilot, lambda: "You│ answer│ in│" in whole(pilot))
+        await until(pilot, lambda: "You│ answer│ in│" in whole(pilot))
         await pilot.press("i")
         ids = [token.id for token in xray().prompt.tokens if token.text == " answer"]
-        await settled(pilot, lambda: f" answer {ids[0]}│" in whole(pilot))
+        await until(pilot, lambda: f" answer {ids[0]}│" in whole(pilot))
         await pilot.press("i", "t")
-        await settled(pilot, lambda: whole(pilot) == before)
+        await until(pilot, lambda: whole(pilot) == before)
 
 
 async def test_copies_the_original_text_and_the_ids() -> None:
@@ -244,7 +243,7 @@ async def test_the_keys_at_the_foot_can_be_clicked() -> None:
         await shown(pilot)
         assert hint(pilot) == "t token boundaries · i ids · c copy text · d copy ids · esc close"
         await pilot.click("Hints", offset=(2, 0))
-        await settled(pilot, lambda: "You│ answer│" in whole(pilot))
+        await until(pilot, lambda: "You│ answer│" in whole(pilot))
 
 
 async def test_a_prompt_that_cannot_be_made_says_why() -> None:
@@ -253,11 +252,11 @@ async def test_a_prompt_that_cannot_be_made_says_why() -> None:
 
     host = CardApp(XrayScreen(read))
     async with host.run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: "Shorten it." in whole(pilot))
+        await until(pilot, lambda: "Shorten it." in whole(pilot))
         assert "There is no prompt to show." in whole(pilot)
         assert hint(pilot) == "esc close"
         await pilot.press("c", "t", "escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
 
 
 async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
@@ -271,7 +270,7 @@ async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
         await shown(pilot)
         assert time.thread_time() - started < 1
         await pilot.press("end")
-        await settled(pilot, lambda: "live there?" in whole(pilot))
+        await until(pilot, lambda: "live there?" in whole(pilot))
         assert pilot.app.screen.query_one(VerticalScroll).max_scroll_y > 100
 
 
