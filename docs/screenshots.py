@@ -91,7 +91,7 @@ def fill(store: Store, engine: Engine, small: Engine) -> dict[str, int]:
         The chats' ids by the names of their pictures.
     """
     ids = {}
-    with opened(EXACT) as exact:
+    with default_engine(EXACT) as exact:
         varied = Sampling(temperature=0.9, seed=1, max_tokens=60)
         ids["replay"] = ask(store, exact, POEM, sampling=varied)
     ids["xray"] = ask(store, engine, FORGERY, system="Answer in one sentence.")
@@ -356,7 +356,7 @@ async def arena(size: tuple[int, int]) -> None:
 
 
 @contextmanager
-def opened(settings: config.Config) -> Iterator[Engine]:
+def default_engine(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
     plugins = PluginHost([("lora", lora_plugin)])
     with closing(open_engine(settings, plugins, ignore_progress)) as engine:
@@ -366,7 +366,7 @@ def opened(settings: config.Config) -> Iterator[Engine]:
 def main() -> None:
     """Make every picture."""
     IMAGES.mkdir(exist_ok=True)
-    with opened(SETTINGS) as engine, opened(SMALL) as small, Store(None) as store:
+    with default_engine(SETTINGS) as engine, default_engine(SMALL) as small, Store(None) as store:
         ids = fill(store, engine, small)
         for size in SIZES:
             asyncio.run(newcomer(engine, size))

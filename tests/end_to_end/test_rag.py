@@ -32,7 +32,7 @@ def rag(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return run_chatlm("rag", *arguments, stdin=stdin)
 
 
-def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
+def start_build(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
     """A build that has made its first vectors."""
     process = subprocess.Popen(
         [*COMMAND, "build", name, str(path)], stderr=subprocess.PIPE, text=True
@@ -47,7 +47,7 @@ def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
 
 
 def test_a_killed_build_is_continued(rag_home: Path, corpus: Path) -> None:
-    process = begun("facts", corpus, rag_home)
+    process = start_build("facts", corpus, rag_home)
     process.kill()
     process.communicate()
     listed = rag("list")
@@ -78,7 +78,7 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
 
 
 def test_ctrl_c_says_how_to_continue(rag_home: Path, corpus: Path) -> None:
-    process = begun("facts", corpus, rag_home)
+    process = start_build("facts", corpus, rag_home)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130

@@ -32,7 +32,7 @@ def garden() -> Store:
     return store
 
 
-def found(app: PanelApp) -> list[str]:
+def hits_of(app: PanelApp) -> list[str]:
     return [str(option.prompt).strip() for option in app.query_one(HitList).options]
 
 
@@ -41,7 +41,7 @@ def focused(app: PanelApp) -> Widget | None:
 
 
 def showing_hits(app: PanelApp) -> bool:
-    return app.query_one(HitList).display and bool(found(app))
+    return app.query_one(HitList).display and bool(hits_of(app))
 
 
 async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
@@ -49,7 +49,7 @@ async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash", *"water")
         await until(pilot, lambda: showing_hits(app))
-        assert found(app) == [
+        assert hits_of(app) == [
             "Titles",
             "Watering [b]cans",
             "Messages",
@@ -180,7 +180,7 @@ async def test_no_hits_are_reported_and_enter_stays() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("slash", *"xylo [b]", "enter")
         await until(pilot, lambda: showing_hits(app))
-        assert "No results for “xylo [b]”." in found(app)[0]
+        assert "No results for “xylo [b]”." in hits_of(app)[0]
         await pilot.press("enter", "down")
         await pilot.pause()
         assert app.focused is app.query_one(SearchBox)
@@ -226,7 +226,7 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
         go.set()
         await until(pilot, lambda: showing_hits(app))
         assert running == ["water", "prune"]
-        assert found(app) == ["Messages", "Roses\nyou When to prune?"]
+        assert hits_of(app) == ["Messages", "Roses\nyou When to prune?"]
 
 
 async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ async def test_hits_follow_what_changes_in_the_chats() -> None:
         assert app.query_one(HitList).highlighted == before
         store.rename(1, "Vegetables")
         app.panel.reload(None, None)
-        await until(pilot, lambda: "Vegetables\nyou How much water?" in found(app))
+        await until(pilot, lambda: "Vegetables\nyou How much water?" in hits_of(app))
 
 
 async def test_a_long_message_shows_the_words_that_were_found() -> None:
@@ -289,7 +289,7 @@ async def test_a_long_message_shows_the_words_that_were_found() -> None:
         app.panel.search("needle")
         await until(pilot, lambda: showing_hits(app))
         assert "needle" in plain(app.query_one(HitList))
-        said = found(app)[1].split("\n")[1]
+        said = hits_of(app)[1].split("\n")[1]
         assert said.startswith("you …")
         assert said.endswith("…")
         assert len(said) < 80
@@ -357,5 +357,5 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
         await pilot.press("down")
         may_begin.set()
         await until(pilot, lambda: showing_hits(app))
-        assert "number 77" in "".join(found(app))
+        assert "number 77" in "".join(hits_of(app))
     store.close()

@@ -74,7 +74,7 @@ class Seen(Static):
         self.update(f"chat {ui.conversation.id}, turn {turn.position + 1 if turn else 'none'}")
 
 
-def seen(name: str = "seen", **more: Any) -> Panel:
+def make_panel(name: str = "seen", **more: Any) -> Panel:
     return Panel(name, "What is seen", lambda ui: Seen(**more))
 
 
@@ -184,9 +184,9 @@ def make_app(host: PluginHost, keys: Mapping[str, str] | None = None) -> ChatApp
 def test_the_first_of_two_with_one_name_has_it_and_the_other_is_reported() -> None:
     run = raises(UsageError("no"))
     host = host_of(
-        one=Plugin(command(run, "same", help="of one"), seen("both")),
+        one=Plugin(command(run, "same", help="of one"), make_panel("both")),
         two=Plugin(command(run, "same", help="of two"), command(run, "both"), command(run, "new")),
-        three=Plugin(command(run, "three"), page("same"), seen("three")),
+        three=Plugin(command(run, "three"), page("same"), make_panel("three")),
     )
     make_app(host)
     assert {c.name: c.help for c in commands.plugin_commands()} == {
@@ -204,7 +204,7 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     run = raises(UsageError("no"))
     host = host_of(
         one=Plugin(command(run, "first", key="f8"), command(run, "copies", key="ctrl+r")),
-        two=Plugin(command(run, "second", key="f8"), seen("typing")),
+        two=Plugin(command(run, "second", key="f8"), make_panel("typing")),
         three=Plugin(Panel("kills", "Kills", lambda ui: Static(), key="ctrl+k")),
         four=Plugin(command(run, "mine", key="f7")),
     )
@@ -276,7 +276,7 @@ async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -
 # The chat as a plugin sees it
 
 
-def asked(ui: Ui) -> str:
+def selected_text(ui: Ui) -> str:
     """The message of the turn that the plugin sees."""
     return ui.turn.user.text if ui.turn else ""
 
@@ -286,14 +286,14 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
     async with scripted_screen(plugin, replies=["One.", "Two.", "Three."]) as shown:
         ui, chat = plugin.ui, shown.app.chat_screen.chat
         assert ui.conversation.id == 0
-        assert asked(ui) == ""
+        assert selected_text(ui) == ""
         ui.set_state(colour="green", size=3)
         ui.set_chat(system="Be kind.", sampling=Sampling(temperature=0.5))
         await shown.settle()
         await shown.submit("First")
         assert ui.engine is shown.engine
         assert ui.state == {"colour": "green", "size": 3}
-        assert asked(ui) == "First"
+        assert selected_text(ui) == "First"
         assert shown.requests[-1].messages[0].text == "Be kind."
         assert shown.requests[-1].sampling.temperature == 0.5
         ui.set_state(size=None)
@@ -301,10 +301,10 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         ui.send("Second")
         await shown.settle()
         await until(shown.pilot, lambda: ui.state == {"colour": "green"})
-        assert asked(ui) == "Second"
+        assert selected_text(ui) == "Second"
         assert chat.composer.text == "typed "
         await shown.press("tab", "up")
-        assert asked(ui) == "First"
+        assert selected_text(ui) == "First"
         first = ui.conversation.id
         ui.new_chat(system="Be brief.", state={"a": [1]}, message="Third")
         await shown.settle()
@@ -475,7 +475,7 @@ async def test_quitting_cancels_running_work_and_waits_for_it() -> None:
 
 
 async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
-    async with scripted_screen(Plugin(seen()), replies=["One.", "Two."]) as shown:
+    async with scripted_screen(Plugin(make_panel()), replies=["One.", "Two."]) as shown:
         await shown.submit("/seen")
         assert "What is seen" in shown.text()
         assert "chat 0, turn none" in shown.text()
@@ -494,7 +494,7 @@ async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
 
 async def test_one_panel_at_a_time_by_key_too() -> None:
     other = Panel("other", "Another", lambda ui: Static("other text"), key="f9")
-    async with scripted_screen(Plugin(seen(), other)) as shown:
+    async with scripted_screen(Plugin(make_panel(), other)) as shown:
         await shown.submit("/seen")
         await shown.press("f9")
         assert "other text" in shown.text()
@@ -534,7 +534,7 @@ async def test_tab_goes_round_through_the_panel() -> None:
 
 
 async def test_on_a_small_screen_a_panel_stands_over_the_transcript_and_escape_closes_it() -> None:
-    async with scripted_screen(Plugin(seen()), replies=["One."], size=(80, 24)) as shown:
+    async with scripted_screen(Plugin(make_panel()), replies=["One."], size=(80, 24)) as shown:
         await shown.submit("Hello")
         await shown.submit("/seen")
         assert "chat 1, turn 1" in shown.text()

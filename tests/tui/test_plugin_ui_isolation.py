@@ -212,7 +212,7 @@ class Plugin:
     @hookimpl
     def register_panels(self, register: Any) -> None:
         for kind in self.kinds:
-            register(Panel(kind.__name__.lower(), kind.__name__, partial(opened, kind)))
+            register(Panel(kind.__name__.lower(), kind.__name__, partial(open_widget, kind)))
 
     @hookimpl
     def register_screens(self, register: Any) -> None:
@@ -220,7 +220,7 @@ class Plugin:
             register(PluginScreen(kind.__name__.lower(), partial(Shown, kind)))
 
 
-def opened(kind: type[Widget], ui: Ui) -> Widget:
+def open_widget(kind: type[Widget], ui: Ui) -> Widget:
     return kind()
 
 

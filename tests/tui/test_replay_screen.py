@@ -56,32 +56,33 @@ class Again:
         yield replayed(self.text, notes=NOTES)
 
 
-def seen(pilot: Pilot[None]) -> str:
+def screen_text(pilot: Pilot[None]) -> str:
     return plain(pilot.app.screen)
 
 
 async def test_an_equal_replay_says_so() -> None:
     async with CardApp(ReplayScreen(THEN, Again(THEN))).run_test() as pilot:
-        await until(pilot, lambda: "✓ The same, 24 tokens." in seen(pilot))
-        assert "[-" not in seen(pilot) and "{+" not in seen(pilot)
-        assert "It stands on the Seine." in seen(pilot)
+        await until(pilot, lambda: "✓ The same, 24 tokens." in screen_text(pilot))
+        assert "[-" not in screen_text(pilot) and "{+" not in screen_text(pilot)
+        assert "It stands on the Seine." in screen_text(pilot)
 
 
 async def test_the_difference_has_marks_and_notes() -> None:
     async with CardApp(ReplayScreen(THEN, Again(NOW))).run_test(size=(120, 24)) as pilot:
         await until(
-            pilot, lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in seen(pilot)
+            pilot,
+            lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in screen_text(pilot),
         )
-        assert "It [-stands-] {+lies+} on the {+river+} Seine." in seen(pilot)
+        assert "It [-stands-] {+lies+} on the {+river+} Seine." in screen_text(pilot)
         for note in NOTES:
-            assert note in seen(pilot)
+            assert note in screen_text(pilot)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 async def test_both_are_shown_while_it_writes(width: int) -> None:
     again = Again(NOW, stands=True)
     async with CardApp(ReplayScreen(THEN, again)).run_test(size=(width, 24)) as pilot:
-        await until(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
         then, now = (plain(pilot.app.screen.query_one(name)) for name in ("#then", "#now"))
         assert " ".join(then.split()).startswith("Then The capital of France is Paris. It stands")
         assert " ".join(now.split()) == "Now The capital of France is Paris."
@@ -89,14 +90,14 @@ async def test_both_are_shown_while_it_writes(width: int) -> None:
         assert side_by_side is (width == 120)
         assert hint(pilot) == "esc stop"
         again.go.set()
-        await until(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         assert hint(pilot) == "r again · c copy the difference · esc close"
 
 
 async def test_a_continued_reply_begins_with_what_it_had() -> None:
     again = Again(NOW, stands=True, so_far="The capital of France ")
     async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
-        await until(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
         now = plain(pilot.app.screen.query_one("#now"))
         assert " ".join(now.split()) == "Now The capital of France is Paris. It lies on the"
 
@@ -104,9 +105,9 @@ async def test_a_continued_reply_begins_with_what_it_had() -> None:
 async def test_escape_stops_then_closes() -> None:
     app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "Writing: 6" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6" in screen_text(pilot))
         await pilot.press("escape")
-        await until(pilot, lambda: "Not finished: nothing to compare." in seen(pilot))
+        await until(pilot, lambda: "Not finished: nothing to compare." in screen_text(pilot))
         assert hint(pilot) == "r again · esc close"
         assert app.given == []
         await pilot.press("escape")
@@ -116,17 +117,17 @@ async def test_escape_stops_then_closes() -> None:
 async def test_again_runs_once_more() -> None:
     again = Again(NOW)
     async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
-        await until(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         again.text = THEN
         await pilot.press("r")
-        await until(pilot, lambda: "✓ The same" in seen(pilot))
+        await until(pilot, lambda: "✓ The same" in screen_text(pilot))
         assert again.runs == 2
 
 
 async def test_copies_the_difference_as_text() -> None:
     """With the original characters, whatever is drawn of them."""
     async with CardApp(ReplayScreen("a \x1b[2Jb", Again("a c"))).run_test() as pilot:
-        await until(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         await pilot.press("c")
         assert pilot.app.clipboard == diff_text(diff_words(THEN, "a c"))
 
@@ -137,8 +138,8 @@ async def test_a_reply_without_provenance_cannot_be_replayed() -> None:
         yield
 
     async with CardApp(ReplayScreen(THEN, broken)).run_test() as pilot:
-        await until(pilot, lambda: "Regenerate it." in seen(pilot))
-        assert "Not finished: nothing to compare." in seen(pilot)
+        await until(pilot, lambda: "Regenerate it." in screen_text(pilot))
+        assert "Not finished: nothing to compare." in screen_text(pilot)
 
 
 def test_marks_leave_blanks_outside_and_controls_drawn_harmless() -> None:
@@ -164,7 +165,7 @@ def test_picture_of_a_difference(
     """Removed and added words differ in colour and marks; changed facts are above them."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
 
     app = CardApp(ReplayScreen(THEN, Again(NOW)), theme)
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -175,7 +176,7 @@ def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int
     """The original and the replay so far."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
 
     app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -186,7 +187,7 @@ def test_picture_of_the_same(snap_compare: SnapCompare, size: tuple[int, int]) -
     """One line says so."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: "✓ The same" in seen(pilot))
+        await until(pilot, lambda: "✓ The same" in screen_text(pilot))
 
     assert snap_compare(
         CardApp(ReplayScreen(THEN, Again(THEN))), terminal_size=size, run_before=still(steps)

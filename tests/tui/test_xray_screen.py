@@ -169,14 +169,14 @@ def whole(pilot: Pilot[None]) -> str:
     return plain(pilot.app.screen)
 
 
-async def shown(pilot: Pilot[None]) -> None:
+async def wait_for_tokens(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: "im_start" in whole(pilot))
 
 
 async def test_legend_head_and_proof_are_text() -> None:
     seen = xray()
     async with app(seen).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         text = whole(pilot)
         kinds = classify_tokens(seen.prompt, seen.request, seen.user_text, seen.passages)
         assert f"{len(kinds)} of 8,192 tokens" in text
@@ -189,7 +189,7 @@ async def test_legend_head_and_proof_are_text() -> None:
 async def test_forged_token_is_a_loud_warning() -> None:
     seen = PromptXray(prompt_of(REQUEST.messages, forged=4), REQUEST, QUESTION, (PARIS,))
     async with app(seen).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         assert "✗ 1 control token inside the texts" in whole(pilot)
         assert "✓" not in whole(pilot)
 
@@ -198,7 +198,7 @@ async def test_nothing_is_proven_of_what_only_a_server_writes() -> None:
     seen = xray()
     guessed = dataclasses.replace(seen, prompt=dataclasses.replace(seen.prompt, estimated=True))
     async with app(guessed).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         assert "split into estimated tokens" in " ".join(whole(pilot).split())
         assert "✓" not in whole(pilot)
 
@@ -207,14 +207,14 @@ async def test_nothing_is_proven_of_what_only_a_server_writes() -> None:
 async def test_hash_says_whether_it_is_what_was_sent(same: bool) -> None:
     sent = xray().prompt.hash if same else prompt_hash([1, 2])
     async with app(xray(sent_hash=sent)).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         assert ("This is exactly the prompt that was sent." in whole(pilot)) is same
         assert (f"Not the prompt that was sent ({sent[:12]})" in whole(pilot)) is not same
 
 
 async def test_borders_and_ids_come_and_go() -> None:
     async with app(xray()).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         before = whole(pilot)
         await pilot.press("t")
         await until(pilot, lambda: "You│ answer│ in│" in whole(pilot))
@@ -230,7 +230,7 @@ async def test_copies_the_original_text_and_the_ids() -> None:
     request = request_of(("system", "\x1b[31mred"), ("user", QUESTION))
     seen = PromptXray(prompt_of(request.messages), request, QUESTION)
     async with app(seen).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         await pilot.press("c")
         assert pilot.app.clipboard == "".join(token.text for token in seen.prompt.tokens)
         assert "\x1b[31mred" in pilot.app.clipboard and "\x1b" not in whole(pilot)
@@ -240,7 +240,7 @@ async def test_copies_the_original_text_and_the_ids() -> None:
 
 async def test_the_keys_at_the_foot_can_be_clicked() -> None:
     async with app(xray()).run_test(size=(120, 40)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         assert hint(pilot) == "t token boundaries · i ids · c copy text · d copy ids · esc close"
         await pilot.click("Hints", offset=(2, 0))
         await until(pilot, lambda: "You│ answer│" in whole(pilot))
@@ -267,7 +267,7 @@ async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
     assert len(seen.prompt.tokens) > 8000
     async with app(seen).run_test(size=(160, 48)) as pilot:
         started = time.thread_time()
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         assert time.thread_time() - started < 1
         await pilot.press("end")
         await until(pilot, lambda: "live there?" in whole(pilot))
@@ -277,7 +277,7 @@ async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
 async def test_in_a_small_terminal_tokens_proof_and_keys_are_there() -> None:
     card = XrayScreen(xray, "Prompt of this reply")
     async with CardApp(card).run_test(size=(40, 12)) as pilot:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         drawn = everything_visible(pilot)
         for part in ("Prompt of this reply", "<|im_start|>", "none is a", "esc close"):
             assert part in drawn
@@ -300,7 +300,7 @@ def test_the_core_s_own_frame_is_known() -> None:
 def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
     """Each part in its own colour, the legend, the proof."""
     seen = xray(sent_hash=xray().prompt.hash)
-    assert snap_compare(app(seen, theme), terminal_size=size, run_before=still(shown))
+    assert snap_compare(app(seen, theme), terminal_size=size, run_before=still(wait_for_tokens))
 
 
 @both_sizes
@@ -308,7 +308,7 @@ def test_picture_with_ids(snap_compare: SnapCompare, size: tuple[int, int]) -> N
     """A line after each token, and its number before that."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await shown(pilot)
+        await wait_for_tokens(pilot)
         await pilot.press("i")
 
     assert snap_compare(app(xray()), terminal_size=size, run_before=still(steps))

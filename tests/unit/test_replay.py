@@ -32,7 +32,7 @@ def chat(store: Store, engine: Any) -> ChatSession:
     return ChatSession(store, lambda: engine, system="Be kind.", sampling=Sampling(seed=3))
 
 
-def said(store: Store, *replies: str | StopReason | Exception) -> Reply:
+def store_reply(store: Store, *replies: str | StopReason | Exception) -> Reply:
     """Return the reply of a chat whose engine has this script."""
     session = chat(store, ScriptedEngine(*replies))
     list(session.send("Hi"))
@@ -57,7 +57,7 @@ def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> ReplayFini
 
 
 def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
-    reply, engine = said(store, "Hello you."), ScriptedEngine("Hello you.")
+    reply, engine = store_reply(store, "Hello you."), ScriptedEngine("Hello you.")
     again = replayed(store, engine, reply)
     assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
     assert (again.text, again.stop_reason) == ("Hello you.", StopReason.END)
@@ -69,13 +69,13 @@ def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
 
 
 def test_another_text_is_not_the_same(store: Store) -> None:
-    again = replayed(store, ScriptedEngine("Hello they."), said(store, "Hello you."))
+    again = replayed(store, ScriptedEngine("Hello they."), store_reply(store, "Hello you."))
     assert (again.same_text, again.same_prompt) == (False, True)
     assert again.text == "Hello they."
 
 
 def test_changed_facts_are_named(store: Store) -> None:
-    reply = said(store, "Hello.")
+    reply = store_reply(store, "Hello.")
     made_by = store.provenance(reply.id)
     assert made_by is not None
     store.save_provenance(
@@ -130,7 +130,7 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
             yield Delta(" END of it")
             yield Finished(StopReason.END, again.usage)
 
-    again = replayed(store, ScriptedEngine("x"), said(store, "x"))
+    again = replayed(store, ScriptedEngine("x"), store_reply(store, "x"))
     session = ChatSession(store, Holding, conversation_id=1)
     with closing(session.send("Hi")) as events:
         next(event for event in events if isinstance(event, Delta))
