@@ -173,10 +173,10 @@ class FileRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             bytes=values["bytes"],
@@ -217,10 +217,10 @@ class ModelOrigin:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelOrigin:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             type=values["type"],
@@ -259,10 +259,10 @@ class ModelManifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelManifest:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is something else.
+            KeyError, TypeError, AttributeError: the values are invalid.
         """
         return cls(
             name=values["name"],

@@ -209,7 +209,7 @@ class Notice:
 
     text: str
     topic: str = ""
-    """What it is about, if it comes again in later turns: it replaces an earlier one then."""
+    """Its subject, if it may recur in later turns; it then replaces the earlier notice."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class TurnFinished:
 
     turn: Turn
     conversation: Conversation | None = None
-    """The chat with this turn, so that nobody needs to load it again."""
+    """The chat with this turn, which saves loading it again."""
 
 
 SessionEvent = (

@@ -162,7 +162,7 @@ class Message:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Message:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -264,7 +264,7 @@ class Usage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError: a key is missing.
@@ -333,7 +333,7 @@ class ReplyStep:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReplyStep:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -456,8 +456,8 @@ class Reply:
     def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
         """Return the reply with more text at the end of its last step."""
         *earlier, last = self.steps
-        grown = dataclasses.replace(last, parts=append_text(last.parts, text, part))
-        return dataclasses.replace(self, steps=(*earlier, grown))
+        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        return dataclasses.replace(self, steps=(*earlier, longer))
 
     def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
         """Return the reply with another stop reason of its last step."""
@@ -467,7 +467,7 @@ class Reply:
         )
 
     def messages(self, pinned: bool = False) -> tuple[Message, ...]:
-        """The reply in a prompt; empty where the model has said nothing yet."""
+        """The reply in a prompt; empty if the model has not replied yet."""
         return tuple(message for step in self.steps for message in step.messages(pinned))
 
     def to_dict(self) -> dict[str, Any]:
