@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from textual.content import Content
+from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
 from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
+from chatlm.tui.chat_list import panel
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import MATCH_STYLE, HitList
 from chatlm.tui.chat_list.rows import SearchBox
@@ -36,6 +38,13 @@ def hits_of(app: PanelApp) -> list[str]:
     return [str(option.prompt).strip() for option in app.query_one(HitList).options]
 
 
+async def enter_words(pilot: Pilot[None], app: PanelApp, words: str) -> None:
+    """Put all words into the search box at once: typed one by one, slowly, each begins a search."""
+    await pilot.press("slash")
+    app.query_one(SearchBox).value = words
+    app.query_one(SearchBox).cursor_position = len(words)
+
+
 def focused(app: PanelApp) -> Widget | None:
     return app.focused
 
@@ -47,7 +56,7 @@ def showing_hits(app: PanelApp) -> bool:
 async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: showing_hits(app))
         assert hits_of(app) == [
             "Titles",
@@ -64,7 +73,7 @@ async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
 async def test_the_words_are_marked_where_they_are() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"mUch wat")
+        await enter_words(pilot, app, "mUch wat")
         await until(pilot, lambda: showing_hits(app))
         prompt = app.query_one(HitList).options[1].prompt
         assert isinstance(prompt, Content)
@@ -77,7 +86,8 @@ async def test_the_words_are_marked_where_they_are() -> None:
 async def test_a_hit_opens_its_chat_at_its_turn() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "down")
+        await enter_words(pilot, app, "water")
+        await pilot.press("down")
         await until(pilot, lambda: app.focused is app.query_one(HitList))
         await pilot.press("enter", "down", "enter", "down", "enter")
         await until(pilot, lambda: len(app.posted) == 3)
@@ -94,7 +104,8 @@ async def test_a_hit_opens_its_chat_at_its_turn() -> None:
 async def test_enter_in_the_box_opens_the_first_hit_once_it_is_there() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"much water", "enter")
+        await enter_words(pilot, app, "much water")
+        await pilot.press("enter")
         await until(pilot, lambda: app.posted)
         assert app.posted == [ChatList.ChatOpened(1, 2)]
         await pilot.press("enter")
@@ -106,7 +117,8 @@ async def test_enter_in_the_box_opens_the_first_hit_once_it_is_there() -> None:
 async def test_enter_opens_nothing_when_the_words_changed_meanwhile() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "enter", "s", "backspace")
+        await enter_words(pilot, app, "water")
+        await pilot.press("enter", "s", "backspace")
         await until(pilot, lambda: showing_hits(app))
         await pilot.pause(0.3)
         assert app.posted == []
@@ -120,7 +132,7 @@ async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None
         assert focused(app) is box
         await pilot.press("down")
         assert focused(app) is app.panel.chat_list
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: showing_hits(app))
         await pilot.press("down")
         await until(pilot, lambda: focused(app) is hits)
@@ -178,7 +190,8 @@ async def test_search_without_words_waits_for_them() -> None:
 async def test_no_hits_are_reported_and_enter_stays() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"xylo [b]", "enter")
+        await enter_words(pilot, app, "xylo [b]")
+        await pilot.press("enter")
         await until(pilot, lambda: showing_hits(app))
         assert "No results for “xylo [b]”." in hits_of(app)[0]
         await pilot.press("enter", "down")
@@ -196,9 +209,12 @@ async def test_one_search_for_what_is_typed_in_one_go(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr(store, "search", search)
+    monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", PATIENCE)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"tomato")
+        await pilot.press("slash", *"tomat")
+        monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", 0.01)
+        await pilot.press("o")
         await until(pilot, lambda: showing_hits(app))
         assert asked == ["tomato"]
 
@@ -218,7 +234,7 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: running)
         app.query_one(SearchBox).value = "prune"
         await pilot.pause(0.4)
@@ -242,7 +258,8 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "enter")
+        await enter_words(pilot, app, "water")
+        await pilot.press("enter")
         await until(pilot, begun.is_set)
         await pilot.press("escape")
         go.set()

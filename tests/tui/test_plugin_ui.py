@@ -357,7 +357,9 @@ async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None
         assert fault.hook == "/try"
 
 
-async def test_many_threads_may_notify_at_once() -> None:
+async def test_many_threads_may_notify_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatApp, "NOTIFICATION_TIMEOUT", PATIENCE)
+
     def run(ui: Ui, text: str) -> None:
         def speak(number: int) -> None:
             ui.set_state(**{f"n{number}": number})
