@@ -625,7 +625,7 @@ class ChatController:
         deleted chat keeps its old title on the screen."""
         self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
         if self.conversation_id is not None:
-            self.view.run_worker(self._refresh_header, exclusive=True, group="header")
+            self.view.run_worker(self._refresh_header(), exit_on_error=False)
 
     async def _refresh_header(self) -> None:
         chat, edits = self._chat, self.edits.count
