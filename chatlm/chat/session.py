@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
 from chatlm.chat.context_usage import ContextUsage, measure_context
+from chatlm.chat.deletion import delete_chats
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -363,7 +364,7 @@ class ChatSession:
 
     def _discard(self, conversation_id: int) -> None:
         """Delete a chat that was created for a message which is not stored."""
-        self.store.delete(conversation_id)
+        delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(

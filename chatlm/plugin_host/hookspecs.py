@@ -203,7 +203,10 @@ def chat_shown(ui: Ui) -> None:
 
 @hookspec
 def chat_deleted(conversation_id: int) -> None:
-    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+    """A chat was deleted for good; delete everything that the plugin keeps about it.
+
+    The id is 0 for an incognito chat, whose own id a saved chat may have too.
+    """
 
 
 @hookspec

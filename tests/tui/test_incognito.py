@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from chatlm import hookimpl
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.types.messages import StopReason
@@ -53,6 +55,23 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
         assert not chat_of(pilot).composer.has_class("-incognito")
     assert [chat.title for chat in store.list_conversations()] == ["Saved"]
     assert store.search("Psst") == []
+
+
+async def test_an_incognito_chat_that_is_left_is_announced_as_deleted() -> None:
+    class Forgets:
+        @hookimpl
+        def chat_deleted(self, conversation_id: int) -> None:
+            deleted.append(conversation_id)
+
+    deleted: list[int] = []
+    store, host = store_with("Saved"), PluginHost([("forgets", Forgets())])
+    app = make_app(ScriptedEngine("Secret."), store, incognito=True, plugins=host)
+    async with app.run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        await leaves(pilot, "ctrl+n", "enter")
+        await until(pilot, lambda: deleted)
+    assert deleted == [0], "chat 1 is a saved one"
 
 
 async def test_leaving_an_incognito_chat_stops_its_reply() -> None:

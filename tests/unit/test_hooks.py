@@ -14,6 +14,7 @@ import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
 from chatlm.chat.deletion import empty_trash
+from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.cli.main import main
@@ -401,6 +402,25 @@ def test_chats_that_leave_the_trash_are_announced() -> None:
         empty_trash(store, between, host)
         assert deleted == [old]
         assert [entry.id for entry in store.list_trash()] == [new]
+
+
+def test_a_chat_whose_only_message_is_refused_is_announced_as_deleted(tmp_path: Path) -> None:
+    deleted: list[int] = []
+
+    def chat_deleted(conversation_id: int) -> None:
+        deleted.append(conversation_id)
+
+    def write_message() -> UsageError:
+        return UsageError("Not that")
+
+    host = host_of(chat_deleted=chat_deleted, write_message=write_message)
+    with Store(tmp_path / "chats.db") as saved, Store(None) as incognito:
+        saved.create_conversation()
+        for store in (saved, incognito):
+            session = ChatSession(store, ScriptedEngine, plugins=host)
+            with pytest.raises(UsageError):
+                list(session.send("Hello"))
+    assert deleted == [2, 0], "a saved chat may have the id of an incognito one"
 
 
 def test_the_emotion_plugin_forgets_the_texts_of_deleted_chats() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from chatlm.chat.attachments import AttachmentReader
+from chatlm.chat.deletion import drop_incognito
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
@@ -18,6 +19,7 @@ from chatlm.store import export
 from chatlm.store.store import Store
 from chatlm.tui import commands
 from chatlm.tui.chat.chat_drafts import ChatDrafts
+from chatlm.tui.chat.chat_loader import ChatLoader
 from chatlm.tui.chat.chat_view import NEW_CHAT, ChatView
 from chatlm.tui.chat.edits import ChatEdits
 from chatlm.tui.chat.incognito import copy_incognito_chats
@@ -59,7 +61,7 @@ class ChatController:
         self._services = services
         self.saved_store = services.store
         self.composer = Composer(
-            history=self._sent_messages,
+            history=lambda: self._loader.sent_messages(self.store),
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
@@ -85,13 +87,11 @@ class ChatController:
         )
         self.drafts = ChatDrafts(self.view)
         self.reads = ReadQueue(self.edits.write_queue)
+        self._loader = ChatLoader(self.reads, self.drafts)
         self._opening: object | None = None
         """Identifies the chat that is being loaded, the last one that was asked for."""
         self._submitted_early: Composer.Submitted | None = None
         """A message for the chat that is being loaded."""
-        self._history: dict[Store, list[str]] = {}
-        """The messages that were sent, newest first, as far as they are read."""
-        self._ended_turns = 0
         self._read_ahead = ReadAhead(self.view)
         self.switch_count = 0
         """How often another chat was opened."""
@@ -169,11 +169,10 @@ class ChatController:
         """Load what a new chat shows of earlier runs, then the chat to open."""
         store = self.saved_store
         if first.store is store:
-            with suppress(StoreError):  # the chat list tells it
-                draft = await self.reads.submit(partial(self.drafts.read, store, None))
-                if self._chat is first and first.conversation_id is None and not self._opening:
-                    self.drafts.add_saved(store, draft)
-        await self._read_history(store)
+            draft = await self._loader.load_new_draft(store)
+            if self._chat is first and first.conversation_id is None and not self._opening:
+                self.drafts.add_saved(store, draft)
+        await self._loader.load_history(store)
         if conversation_id is not None and first.store is store:
             await self.open_chat(conversation_id)
 
@@ -199,7 +198,7 @@ class ChatController:
         self.drafts.leave()
         store = self.saved_store
         try:
-            loaded, draft = await self._load(store, conversation_id)
+            loaded, draft = await self._loader.load(store, conversation_id)
         except StoreError as error:
             if self._opening is opening:
                 self._opening = self._submitted_early = None
@@ -218,22 +217,6 @@ class ChatController:
             self._submit(submitted)
         return True
 
-    async def _load(self, store: Store, conversation_id: int) -> tuple[Conversation, str]:
-        """Load a chat and its draft; again if a turn has ended meanwhile, which may be its.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-
-        def read() -> tuple[Conversation, str]:
-            return store.conversation(conversation_id), self.drafts.read(store, conversation_id)
-
-        while True:
-            ended = self._ended_turns
-            loaded = await self.reads.submit(read)
-            if ended == self._ended_turns:
-                return loaded
-
     def _chat_of(self, store: Store, loaded: Conversation) -> OpenChat:
         """Return the chat of the running turn if it is this one, else a newly opened chat."""
         live = self._live_turn
@@ -243,12 +226,6 @@ class ChatController:
         if live.turn is not None:
             live.chat.update_turn(live.turn)
         return live.chat
-
-    async def _read_history(self, store: Store) -> None:
-        """Read the messages that were sent, for the composer."""
-        with suppress(StoreError):  # without a history one can still write
-            sent = await self.reads.submit(store.recent_inputs)
-            self._history[store] = list(dict.fromkeys([*self._history.get(store, ()), *sent]))
 
     def read_then(self, read: Callable[[], T], show: Callable[[T], object], what: str) -> None:
         """Read something of the store in a thread, then show it; errors are shown in a toast.
@@ -349,7 +326,8 @@ class ChatController:
         if self._live_turn is not None and self._live_turn.chat is chat:
             self._live_turn.stop.set()
         else:
-            self.edits.write_queue.submit(chat.store.close)
+            drop = partial(drop_incognito, chat.store, self._services.plugins)
+            self.edits.write_queue.submit(drop)
 
     def _sync_status(self, live: LiveTurn) -> None:
         if live.chat is self._chat:
@@ -500,8 +478,7 @@ class ChatController:
     async def _show_started(self, live: LiveTurn, conversation: Conversation, turn: Turn) -> None:
         """Show a message that was just stored, in the fork if it is an edited one."""
         live.turn, live.unsaved_message = turn, ""
-        sent = self._history.setdefault(live.chat.store, [])
-        self._history[live.chat.store] = list(dict.fromkeys([turn.display_text, *sent]))
+        self._loader.add_sent(live.chat.store, turn.display_text)
         if live.chat.conversation_id not in (None, conversation.id):
             live.draft_at_start = self.composer.dump_draft()
             chat = OpenChat(live.chat.store, conversation.id, loaded=conversation)
@@ -548,7 +525,7 @@ class ChatController:
             self.composer.restore_unsent(live.unsaved_message)
             live.unsaved_message = ""
             self.save_draft()
-        self._ended_turns += 1
+        self._loader.ended_turns += 1
         await self._show_stored_turn(live, message)
         if message.error is not None:
             await self._report_error(message.error, live)
@@ -604,7 +581,7 @@ class ChatController:
         chat = self._chat
         if chat.conversation_id is not None:
             try:
-                loaded, _ = await self._load(chat.store, chat.conversation_id)
+                loaded, _ = await self._loader.load(chat.store, chat.conversation_id)
             except StoreError as error:
                 self.view.toast(error)
                 self.resume_read_ahead()
@@ -641,6 +618,3 @@ class ChatController:
 
     def _saved_id(self, chat: OpenChat) -> int | None:
         return chat.conversation_id if chat.store is self.saved_store else None
-
-    def _sent_messages(self) -> list[str]:
-        return self._history.get(self.store, [])

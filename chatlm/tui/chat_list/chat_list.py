@@ -88,6 +88,8 @@ class ChatList(RowList):
         """The loaded chats, in order."""
         self._reload_count = 0
         """Identifies the newest reading of the chats."""
+        self._shown_count = 0
+        """The reading that is shown."""
         self._loading_more = False
         self._loaded_ids: set[int] = set()
         self._has_more = False
@@ -106,6 +108,11 @@ class ChatList(RowList):
         keep = self.is_focused_widget or current_id == self._current_id
         self._current_id, self._answering_id = current_id, answering_id
         self._reload_rows(keep_scroll=keep)
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether it shows what was read last, and nothing is being read."""
+        return self._shown_count == self._reload_count and not self._loading_more
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
         """Rename a chat; None asks for the title, an empty one removes it."""
@@ -255,6 +262,7 @@ class ChatList(RowList):
 
         def show(chats: list[ChatListEntry]) -> None:
             if count == self._reload_count:  # else a newer reading shows more
+                self._shown_count = count
                 self._chats, self._has_more = chats, len(chats) == limit
                 self._show_rows(highlight_id, keep_scroll=keep_scroll)
 
