@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.config.config import Config, load_config
-    from chatlm.config.paths import bundled_dir, data_dir, expand_path, write_atomically
+    from chatlm.config.paths import (
+        bundled_dir,
+        check_regular_file,
+        data_dir,
+        expand_path,
+        write_atomically,
+    )
     from chatlm.engines.batching import SequentialBatch, stream_many
     from chatlm.engines.estimated_tokens import EstimatedTokens
     from chatlm.engines.local_engine import LocalEngine
@@ -85,6 +91,7 @@ if TYPE_CHECKING:
     from chatlm.types.sampling import Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
+        OfferedTemplate,
         RenderedTemplate,
         Setup,
         SideChat,
@@ -144,6 +151,7 @@ _MODULE_OF = {
     "ModelInfo": "chatlm.engines.model",
     "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
+    "OfferedTemplate": "chatlm.types.setups",
     "Panel": "chatlm.plugin_host.ui_api",
     "Part": "chatlm.types.parts",
     "Passage": "chatlm.types.messages",
@@ -186,6 +194,7 @@ _MODULE_OF = {
     "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
     "bundled_dir": "chatlm.config.paths",
+    "check_regular_file": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.replay",
     "dump_json": "chatlm.text",
@@ -257,6 +266,7 @@ __all__ = [
     "ModelInfo",
     "ModelListing",
     "ModelLocation",
+    "OfferedTemplate",
     "Panel",
     "Part",
     "Passage",
@@ -300,6 +310,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "bundled_dir",
+    "check_regular_file",
     "data_dir",
     "diff_words",
     "dump_json",

@@ -13,7 +13,7 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
-from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
@@ -233,7 +233,12 @@ class ChatSession:
             sampling=self._effective_sampling(chat),
             adapter=self.adapter,
         )
-        return Preview(request, engine.preview(request), tuple(passages))
+        try:
+            return Preview(request, engine.preview(request), tuple(passages))
+        except ContextTooLong as error:
+            raise request_builder.explain_overflow(
+                error, request, chat, turn, passages, plugins.take_calls(), engine
+            ) from error
 
     def draft(self, text: str) -> Request:
         """Build the request for `text` as far as possible without the model; nothing is stored.
@@ -368,7 +373,7 @@ class ChatSession:
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(
-            0,
+            self.store.first_id,
             system=self.system,
             sampling=self.chat_sampling,
             plugin_data=self.plugin_data,
@@ -385,7 +390,9 @@ class ChatSession:
         plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
-        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=raw_input)
+        number = len(chat.turns)
+        turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
+        turn = Turn(turn_id, number, Message("user", message), raw_input=raw_input)
         chat = chat.with_turn(turn)
         return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 

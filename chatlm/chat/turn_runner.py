@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat.reply_writer import ReplyWriter
-from chatlm.errors import ChatlmError, EngineError, StoreError
+from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine, check_parts
@@ -30,6 +30,7 @@ from chatlm.types.events import (
     TurnFinished,
 )
 from chatlm.types.messages import (
+    PLUGIN_MODEL_PREFIX,
     Annotation,
     Conversation,
     ConversationHeader,
@@ -137,7 +138,9 @@ class TurnRunner:
         if reply is None:
             reply = self.store.start_reply(
                 turn.id,
-                model="" if request.reply_complete else engine.info.model,
+                model=PLUGIN_MODEL_PREFIX + self.plugins.completed_by
+                if request.reply_complete
+                else engine.info.model,
                 adapter=None if request.reply_complete else request.adapter,
                 settings=settings,
             )
@@ -159,6 +162,14 @@ class TurnRunner:
                             yield Notice(_describe_omission(event), CONTEXT_FULL)
                     yield from self._fault_notices()
                     yield event
+        except ContextTooLong as error:
+            calls = (call for trace in self.store.traces(turn.id) for call in trace.calls)
+            passages = self.store.passages(turn.id)
+            explained = request_builder.explain_overflow(
+                error, request, conversation, turn, passages, calls, engine
+            )
+            growing.fail(explained)
+            raise explained from error
         except ChatlmError as error:
             growing.fail(error)
             raise
@@ -261,24 +272,39 @@ def reply_events(
         request: with the plugins' adjustments.
         continued: whether an earlier reply is continued.
     """
-    yield from events_without_engine(request, continued=continued)
+    yield from events_without_engine(request, engine, continued=continued)
     if not request.reply_complete:
         check_parts(request, engine.info)
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def events_without_engine(request: Request, *, continued: bool = False) -> Iterator[EngineEvent]:
+def events_without_engine(
+    request: Request, engine: Engine, *, continued: bool = False
+) -> Iterator[EngineEvent]:
     """Yield the beginning that plugins gave a new reply, and `Finished` if that is all of it.
 
     Args:
         request: with the plugins' adjustments.
+        engine: counts the tokens of a complete reply; it does not generate.
         continued: whether an earlier reply is continued.
     """
+    usage = _count_reply(request, engine) if request.reply_complete else Usage()
     if not continued and (beginning := request_builder.reply_prefix(request)):
-        yield Delta(beginning, "", Usage())
+        yield Delta(beginning, "", usage)
     if request.reply_complete:
-        yield Finished(StopReason.END, Usage())
+        yield Finished(StopReason.END, usage)
+
+
+def _count_reply(request: Request, engine: Engine) -> Usage:
+    """Return the usage of a complete reply: its tokens, and none of a prompt that nobody read."""
+    last = len(request.messages) - 1
+    try:
+        tokens = engine.preview(request).tokens
+    except Exception as error:  # it may not fit the context, which need not fail the reply
+        log.info("the tokens of a plugin's reply are not known: %s", error)
+        return Usage()
+    return Usage(completion_tokens=sum(t.message_index == last and not t.control for t in tokens))
 
 
 def _describe_omission(event: PromptReady) -> str:

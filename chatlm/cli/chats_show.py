@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from chatlm.chat.replay import diff_words
-from chatlm.cli.chats import complete_chat, format_title, open_store
+from chatlm.cli.chats import complete_chat, format_title, open_to_read
 from chatlm.cli.chats_replay import format_diff_part
 from chatlm.store import export
 from chatlm.store.export import display_title
@@ -34,7 +34,7 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
 
     Example: chatlm chats list --limit 20
     """
-    with open_store() as store:
+    with open_to_read() as store:
         chats = store.list_trash(limit) if deleted else store.list_conversations(limit)
     if as_json:
         click.echo(dump_json([chat.to_dict() for chat in chats]))
@@ -75,7 +75,7 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
 
     Example: chatlm chats show 12 --details
     """
-    with open_store() as store:
+    with open_to_read() as store:
         chat = store.conversation(chat_id)
         if traced:
             _print_trace(chat, store, as_json)
@@ -90,20 +90,21 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
             for line in detail_lines(chat, store.provenance):
                 click.echo(escape_controls(line))
             return
+        missing = export.missing_images(store, chat)
     if sys.stdout.isatty():
-        _print_markdown(chat)
+        _print_markdown(chat, missing)
     else:
-        click.echo(escape_controls(export.to_markdown(chat)), nl=False)
+        click.echo(escape_controls(export.to_markdown(chat, missing)), nl=False)
 
 
-def _print_markdown(chat: Conversation) -> None:
+def _print_markdown(chat: Conversation, missing_images: Collection[str]) -> None:
     """Print a chat on a terminal, its reasoning dimmed."""
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.styled import Styled
 
     console = Console()
-    blocks = export.markdown_blocks(chat)
+    blocks = export.markdown_blocks(chat, missing_images)
     for place, (is_reasoning, group) in enumerate(groupby(blocks, attrgetter("is_reasoning"))):
         text = escape_controls("\n\n".join(block.text for block in group))
         markdown = Markdown(text, hyperlinks=False)
@@ -140,7 +141,7 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
     Example: chatlm chats search capital of fra
     """
     query = " ".join(words)
-    with open_store() as store:
+    with open_to_read() as store:
         hits = store.search(query, limit, part="reasoning" if reasoning else "text")
     if as_json:
         click.echo(dump_json([hit.to_dict() for hit in hits]))
@@ -203,7 +204,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     if usage.first_token_seconds is not None:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     by_plugin = provenance is not None and not provenance.model
-    yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
+    author = f"the plugin {reply.plugin}" if reply.plugin else "a plugin"
+    yield "model", f"none, {author} gave the reply" if by_plugin else reply.model or "not known"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
     yield "seed", str(settings.pop("seed", "not known"))

@@ -126,7 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's own.
     """
+    from chatlm.config.privacy import restrict_files
+
     _configure_streams()
+    restrict_files()
     try:
         code = cli.main(arguments, prog_name="chatlm", standalone_mode=False)
     except ChatlmError as error:

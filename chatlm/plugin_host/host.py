@@ -132,23 +132,21 @@ class HookCaller(ABC):
             what it had registered before.
         """
         check = HOOKS[hook].registers
-        offered: dict[str, list[tuple[Any, ...]]] = {}
+        offered: list[tuple[str, tuple[Any, ...]]] = []
 
         def make_arguments(plugin: str) -> Mapping[str, Any]:
-            offers = offered.setdefault(plugin, [])
-
             def register(*values: Any) -> None:
                 if check is not None:
                     check(*values)
                 if accept is not None:
                     accept(plugin, *values)
-                offers.append(values)
+                offered.append((plugin, values))
 
             return {"register": register}
 
         for _ in self.call_each(hook, make_arguments):
             pass
-        return [(plugin, values) for plugin, calls in offered.items() for values in calls]
+        return offered
 
     def _results(
         self, row: Hook, arguments: Mapping[str, Any], default: Any = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from chatlm.types.parts import (
+    Image,
     Part,
     Text,
     ToolResult,
@@ -30,6 +31,10 @@ StreamedPart = Literal["text", "reasoning"]
 
 PluginData = Mapping[str, Mapping[str, Any]]
 """Plugin name -> JSON values by name."""
+
+
+PLUGIN_MODEL_PREFIX = "plugin:"
+"""Begins `Reply.model` where a plugin gave the whole reply."""
 
 
 SUMMARY_PREFIX = "Earlier in this chat, in short: "
@@ -352,7 +357,8 @@ class Reply:
         text: the text of a reply with one step; `steps` replaces it.
         stop_reason: why that step stopped, likewise.
         error: what failed; None for nothing.
-        model: empty where no model generated it, or where that is unknown.
+        model: what generated it; `plugin:NAME` where a plugin gave the whole reply without a model,
+            empty where it is unknown.
         adapter: name of the LoRA adapter, None for none.
         settings: JSON of the sampling settings that were used, with the seed.
         usage: the cost of the one step.
@@ -406,6 +412,12 @@ class Reply:
     def reasoning(self) -> str:
         """The reasoning parts of all steps, joined."""
         return "".join(step.reasoning for step in self.steps)
+
+    @property
+    def plugin(self) -> str:
+        """The plugin that gave the whole reply without a model; empty for none."""
+        name = self.model.removeprefix(PLUGIN_MODEL_PREFIX)
+        return name if name != self.model else ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -572,6 +584,12 @@ class Conversation(ConversationHeader):
         if turn not in turns:
             turns += (turn,)
         return dataclasses.replace(self, turns=turns)
+
+    def images(self) -> Iterator[Image]:
+        """Yield the images of all messages and of all versions of replies."""
+        for turn in self.turns:
+            for parts in (turn.user.parts, *(reply.parts for reply in turn.replies)):
+                yield from (part for part in parts if isinstance(part, Image))
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
         """Return the prompt's messages: the system prompt, then those of each turn.

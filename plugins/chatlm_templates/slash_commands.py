@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from chatlm import SlashCommand, Ui
+from chatlm import SlashCommand, Ui, UsageError
 
 PICKER_SCREEN, FORM_SCREEN = "templates", "template"
 """The names of the plugin's screens; the form's argument is a template's name."""
@@ -39,10 +40,29 @@ def template(ui: Ui, argument: str) -> None:
         actions.stop_using_template(ui)
     elif not argument:
         ui.open_screen(PICKER_SCREEN)
+    elif plugin := actions.plugin_of_template(ui, argument):
+        raise UsageError(
+            f"The template {argument} comes from the plugin {plugin}; it can only start a chat.",
+            hint=f"In the shell: chatlm ask -t {argument} TEXT",
+        )
     elif library.load_template(argument).needs_form:
         ui.open_screen(FORM_SCREEN, argument)
     else:
         actions.use_template(ui, library.load_template(argument), {}, in_new_chat=False)
+
+
+def suggest_name(text: str) -> str | None:
+    """Return the rest of the first template's name that starts as typed after `/template`."""
+    match = re.fullmatch(r"/template\s+(\S+)", text)
+    if match is None:
+        return None
+    from chatlm_templates.library import template_files
+
+    names = (OFF, *template_files())
+    typed = match[1]
+    if typed in names:
+        return None
+    return next((name.removeprefix(typed) for name in names if name.startswith(typed)), None)
 
 
 def find_errors(ui: Ui, _: str) -> None:

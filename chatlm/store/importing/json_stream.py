@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from chatlm.config.paths import check_regular_file
 from chatlm.errors import UsageError
+from chatlm.store.blobs import MAX_IMAGE_BYTES
 
 MAX_CHAT_BYTES = 256 * 2**20
 """Maximum size of one chat; a larger one is not read into memory."""
+
+
+MAX_ZIP_RATIO = 100
+"""Maximum size of unpacked chats, as a multiple of their size in the ZIP file; text reaches 20."""
+
+
+MIN_CHECKED_BYTES = 16 * 2**20
+"""Chats that unpack to less than this are read whatever their ratio."""
 
 
 CHUNK_BYTES = 2**16
@@ -54,6 +68,15 @@ class InvalidJson:
     problem: str
 
 
+FindFile = Callable[[str], tuple[str, bytes] | None]
+"""Beginning of a file's name -> name and content of the file with it in the same archive; None if
+there is none, or if it is too large or damaged."""
+
+
+def _find_no_file(beginning: str) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class JsonItem:
     """One value of a file."""
@@ -65,6 +88,8 @@ class JsonItem:
     """Bytes read so far."""
     total_bytes: int
     """Size of the input in bytes."""
+    find_file: FindFile = _find_no_file
+    """Finds a file beside the JSON; valid until the next item is read."""
 
 
 def iter_json_items(path: Path) -> Iterator[JsonItem]:
@@ -73,6 +98,7 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
     Raises:
         OSError, UsageError: the file cannot be read.
     """
+    check_regular_file(path)
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             yield from _iter_file(file, 0, path.stat().st_size, "")
@@ -83,11 +109,20 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
                 info for info in archive.infolist() if _CHATGPT_MEMBER.fullmatch(info.filename)
             ]
             total = sum(info.file_size for info in members)
+            packed = sum(info.compress_size for info in members)
+            if total > max(MIN_CHECKED_BYTES, MAX_ZIP_RATIO * packed):
+                raise UsageError(
+                    f"{path} is not read: its chats would unpack to {total // 2**20:,} MiB, "
+                    f"more than {MAX_ZIP_RATIO} times their size in the ZIP file.",
+                    hint="If you trust it, unpack it, then import the conversations.json in it.",
+                )
+            find_file = _ArchiveFiles(archive).find
             done = 0
             for info in sorted(members, key=lambda info: info.filename):
                 before = f"{info.filename}, " if len(members) > 1 else ""
                 with archive.open(info) as member:
-                    yield from _iter_file(member, done, total, before)
+                    for item in _iter_file(member, done, total, before):
+                        yield dataclasses.replace(item, find_file=find_file)
                 done += info.file_size
     except _ZIP_ERRORS as error:
         raise UsageError(
@@ -99,6 +134,30 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
             f"{path} is a ZIP file without chats.",
             hint="The ZIP file that ChatGPT sends holds conversations.json.",
         )
+
+
+class _ArchiveFiles:
+    """The files of an archive by the beginning of their names."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._by_name = sorted(
+            ((PurePosixPath(info.filename).name, info) for info in archive.infolist()),
+            key=itemgetter(0),
+        )
+
+    def find(self, beginning: str) -> tuple[str, bytes] | None:
+        start = bisect_left(self._by_name, beginning, key=itemgetter(0))
+        for name, info in islice(self._by_name, start, None):
+            if not name.startswith(beginning):
+                return None
+            rest = name[len(beginning) :]
+            if rest[:1] in ("", "-", ".") and info.file_size <= MAX_IMAGE_BYTES:
+                try:
+                    return name, self._archive.read(info)
+                except _ZIP_ERRORS:
+                    return None
+        return None
 
 
 def _iter_file(

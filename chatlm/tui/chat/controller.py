@@ -13,6 +13,7 @@ from typing import TypeVar
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.deletion import drop_incognito
 from chatlm.chat.session import ChatSession
+from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store import export
@@ -65,6 +66,7 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            suggest=self._suggest_text,
         )
         self.view = ChatView(
             services.clock,
@@ -163,7 +165,8 @@ class ChatController:
     async def start(self, conversation_id: int | None = None, *, incognito: bool = False) -> None:
         """Open the first chat, a new one until a saved one is loaded."""
         await self.new_chat(incognito=incognito)
-        self.view.run_worker(self._load_first(self._chat, conversation_id), exit_on_error=False)
+        first = self._load_first(self._chat, None if incognito else conversation_id)
+        self.view.run_worker(first, exit_on_error=False)
 
     async def _load_first(self, first: OpenChat, conversation_id: int | None) -> None:
         """Load what a new chat shows of earlier runs, then the chat to open."""
@@ -173,13 +176,17 @@ class ChatController:
             if self._chat is first and first.conversation_id is None and not self._opening:
                 self.drafts.add_saved(store, draft)
         await self._loader.load_history(store)
-        if conversation_id is not None and first.store is store:
+        if conversation_id is not None:
             await self.open_chat(conversation_id)
 
     async def new_chat(self, *, incognito: bool = False) -> None:
-        """Open a new chat, stored with its first message; an incognito one in memory only."""
+        """Open a new chat, stored with its first message; an incognito one in memory only.
+
+        It is incognito too where the saved chats cannot be written.
+        """
         self._opening = None
-        store = Store(None) if incognito else self.saved_store
+        in_memory = incognito or self.saved_store.unwritable is not None
+        store = Store(None) if in_memory else self.saved_store
         async with self._draw_lock:
             chat = OpenChat(store, system=self._services.config.system)
             await self._switch_chat(chat, self.drafts.of_new_chat(store))
@@ -272,7 +279,7 @@ class ChatController:
     async def _confirm_and_leave(self, proceed: Callable[[], Awaitable[object]]) -> None:
         try:
             saves = await self.view.app.push_screen_wait(
-                LeaveIncognitoScreen(can_save=self.saved_store.on_disk)
+                LeaveIncognitoScreen(can_save=self.saved_store.can_save)
             )
             if saves:
                 await self._save_incognito()
@@ -618,3 +625,10 @@ class ChatController:
 
     def _saved_id(self, chat: OpenChat) -> int | None:
         return chat.conversation_id if chat.store is self.saved_store else None
+
+    def _suggest_text(self, text: str) -> str:
+        """Ask plugins for a suggestion, in a thread."""
+        plugins = self._services.plugins
+        if not plugins.implementations("suggest_text"):
+            return ""
+        return suggest_text(self.conversation, text, plugins)

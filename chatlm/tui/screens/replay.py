@@ -101,8 +101,8 @@ class ReplayScreen(Card[None]):
                 self._text = text
             case Prefill(done, total):
                 self._show_progress(f"Reading the prompt: {done:,} of {count(total, 'token')}")
-            case Delta(text, usage=usage, part=part):
-                self._text += text if part == "text" else ""
+            case Delta(answer=text, usage=usage):
+                self._text += text
                 self._tokens = usage.completion_tokens
                 self.query_one("#growing", Static).update(Content(escape_controls(self._text)))
                 self._show_progress(f"Writing: {count(self._tokens, 'token')}")
