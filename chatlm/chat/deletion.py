@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import count
 
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 
-INCOGNITO_ID = 0
-"""Stands for a chat in memory, whose own id a saved chat may have too."""
+_first_ids = count(2**40, 2**20)
+
+
+def open_memory_store() -> Store:
+    """Open a store in memory, whose ids no saved chat and no other such store has, so that a plugin
+    never takes one of its chats for another."""
+    return Store(None, first_id=next(_first_ids))
 
 
 def delete_chats(store: Store, chat_ids: Iterable[int], plugins: PluginHost) -> None:
@@ -20,14 +26,15 @@ def delete_chats(store: Store, chat_ids: Iterable[int], plugins: PluginHost) -> 
     """
     for chat_id in chat_ids:
         store.delete(chat_id)
-        announced = chat_id if store.on_disk else INCOGNITO_ID
-        plugins.call_hook("chat_deleted", conversation_id=announced)
+        plugins.call_hook("chat_deleted", conversation_id=chat_id)
 
 
 def drop_incognito(store: Store, plugins: PluginHost) -> None:
-    """Close the store of incognito chats, with which they are gone."""
+    """Close a store of incognito chats, with which they are gone."""
+    chat_ids = [chat.id for chat in store.list_conversations()]
     store.close()
-    plugins.call_hook("chat_deleted", conversation_id=INCOGNITO_ID)
+    for chat_id in chat_ids:
+        plugins.call_hook("chat_deleted", conversation_id=chat_id)
 
 
 def empty_trash(store: Store, before: datetime, plugins: PluginHost) -> None:

@@ -203,10 +203,7 @@ def chat_shown(ui: Ui) -> None:
 
 @hookspec
 def chat_deleted(conversation_id: int) -> None:
-    """A chat was deleted for good; delete everything that the plugin keeps about it.
-
-    The id is 0 for an incognito chat, whose own id a saved chat may have too.
-    """
+    """A chat was deleted for good, or an incognito one left; delete all that is kept about it."""
 
 
 @hookspec

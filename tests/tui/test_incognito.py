@@ -69,9 +69,11 @@ async def test_an_incognito_chat_that_is_left_is_announced_as_deleted() -> None:
     async with app.run_test() as pilot:
         await say(pilot, "Psst")
         await idle(pilot)
+        chat = chat_of(pilot).conversation_id
+        assert chat is not None and chat > 1, "chat 1 is a saved one"
         await leaves(pilot, "ctrl+n", "enter")
         await until(pilot, lambda: deleted)
-    assert deleted == [0], "chat 1 is a saved one"
+    assert deleted == [chat]
 
 
 async def test_leaving_an_incognito_chat_stops_its_reply() -> None:

@@ -22,6 +22,8 @@ from tests.tui.support import (
     idle,
     line,
     make_app,
+    newest,
+    plain,
     say,
     until,
 )
@@ -117,6 +119,7 @@ def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
         await ready(pilot)
         await say(pilot, "Tell me a story")
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
+        await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
 
     assert compare(make_app(engine), steps)
 

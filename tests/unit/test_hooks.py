@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
-from chatlm.chat.deletion import empty_trash
+from chatlm.chat.deletion import empty_trash, open_memory_store
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
@@ -414,13 +414,13 @@ def test_a_chat_whose_only_message_is_refused_is_announced_as_deleted(tmp_path: 
         return UsageError("Not that")
 
     host = host_of(chat_deleted=chat_deleted, write_message=write_message)
-    with Store(tmp_path / "chats.db") as saved, Store(None) as incognito:
+    with Store(tmp_path / "chats.db") as saved, open_memory_store() as incognito:
         saved.create_conversation()
         for store in (saved, incognito):
             session = ChatSession(store, ScriptedEngine, plugins=host)
             with pytest.raises(UsageError):
                 list(session.send("Hello"))
-    assert deleted == [2, 0], "a saved chat may have the id of an incognito one"
+        assert deleted == [2, incognito.first_id]
 
 
 def test_the_emotion_plugin_forgets_the_texts_of_deleted_chats() -> None:

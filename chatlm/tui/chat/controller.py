@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from chatlm.chat.attachments import AttachmentReader
-from chatlm.chat.deletion import drop_incognito
+from chatlm.chat.deletion import drop_incognito, open_memory_store
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.turn_runner import SessionEvents
@@ -186,7 +186,7 @@ class ChatController:
         """
         self._opening = None
         in_memory = incognito or self.saved_store.unwritable is not None
-        store = Store(None) if in_memory else self.saved_store
+        store = open_memory_store() if in_memory else self.saved_store
         async with self._draw_lock:
             chat = OpenChat(store, system=self._services.config.system)
             await self._switch_chat(chat, self.drafts.of_new_chat(store))
