@@ -13,10 +13,12 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
+from chatlm.store import queries
 from chatlm.store.store import Store
 from chatlm.tui.screens.context import ContextScreen
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.trace import TraceScreen
+from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.messages import Conversation, StopReason
 from tests.tui.support import (
     app_of,
@@ -147,6 +149,29 @@ async def test_no_step_of_a_chat_reads_or_writes_in_the_ui_thread(store: Store) 
         watch.check("changing the list")
     watch.check("quitting")
     assert watch.elsewhere > 100
+
+
+async def test_a_turn_loads_its_chat_once_with_all_that_the_screen_does_about_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[int] = []
+    load = queries.load_conversation
+
+    def counted(db: Any, conversation_id: int) -> Conversation:
+        loaded.append(conversation_id)
+        return load(db, conversation_id)
+
+    engine = ScriptedEngine("Yes.", "No.")
+    async with make_app(engine, store, conversation_id=1).run_test() as pilot:
+        await until(pilot, lambda: message_shown(pilot) == "Tell me about birds.")
+        await until(pilot, lambda: engine.read_ahead_requests)
+        monkeypatch.setattr(queries, "load_conversation", counted)
+        gauge = chat_of(pilot).view.query_one(ContextGauge)
+        await say(pilot, "Do they sing?")
+        await idle(pilot)
+        await until(pilot, lambda: len(engine.read_ahead_requests[-1].messages) == 4)
+        await until(pilot, lambda: gauge.fill is not None)
+        assert loaded == [1]
 
 
 class SlowStore(Store):
