@@ -209,7 +209,7 @@ def test_list_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (grey["context_length"], grey["abilities"]) == (4096, ["tools"])
     assert "smollm2-135m-instruct" in models
     assert main(["models", "list"]) == 0
-    assert "repeats, tools" in capsys.readouterr().out
+    assert "tools · repeats" in capsys.readouterr().out
 
 
 def test_models_are_listed_without_plugins_when_the_config_is_wrong(
