@@ -70,6 +70,7 @@ def test_how_likely_the_tokens_were(chat_home: Path) -> None:
     mean = sum(token["logprob"] for token in tokens) / len(tokens)
     assert told["mean"] == pytest.approx(mean)
     assert told["perplexity"] == pytest.approx(math.exp(-mean))
+    assert told["dtype"]
     assert answer["notices"] == []
 
 
