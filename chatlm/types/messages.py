@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from chatlm.types.parts import (
+    Image,
     Part,
     Text,
     ToolResult,
@@ -584,6 +585,12 @@ class Conversation(ConversationHeader):
         if turn not in turns:
             turns += (turn,)
         return dataclasses.replace(self, turns=turns)
+
+    def images(self) -> Iterator[Image]:
+        """Yield the images of all messages and of all versions of replies."""
+        for turn in self.turns:
+            for parts in (turn.user.parts, *(reply.parts for reply in turn.replies)):
+                yield from (part for part in parts if isinstance(part, Image))
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
         """Return the prompt's messages: the system prompt, then those of each turn.

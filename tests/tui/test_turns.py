@@ -147,7 +147,11 @@ class FullStore(Store):
     """A store whose disk is full."""
 
     def add_turn(
-        self, conversation_id: int, content: str | Iterable[Part], raw_input: str = ""
+        self,
+        conversation_id: int,
+        content: str | Iterable[Part],
+        raw_input: str = "",
+        blobs: Iterable[bytes] = (),
     ) -> Turn:
         raise StoreError("The disk is full", hint="Free some space.")
 
