@@ -35,7 +35,7 @@ PAUSE = 0.1
 
 @dataclass
 class Load:
-    """What came of it."""
+    """The result."""
 
     answered: int = 0
     turned_away: int = 0

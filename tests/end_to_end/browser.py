@@ -1,4 +1,4 @@
-"""Chromium without a window, told what to do by its DevTools protocol."""
+"""Headless Chromium, driven by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-PATIENCE = 60.0
+from tests.waiting import PATIENCE
 
 
 def chromium(profile: Path, width: int, height: int) -> list[str]:
-    """The command without what to do; the test is skipped where there is none.
+    """Return the command without an address; skip the test where there is no Chromium.
 
     Args:
         profile: an empty folder for what it keeps.
@@ -58,12 +58,12 @@ class Page:
         self.sockets: list[str] = []
         """The addresses of its own web sockets."""
         self.frames: list[bytes] = []
-        """What came to the page by them."""
+        """The data that the page received through them."""
         self.wrong: list[str] = []
         """Errors of its scripts, and what its security policy forbade."""
 
     async def listen(self) -> None:
-        """Take what Chromium says, until it ends."""
+        """Handle Chromium's messages until it ends."""
         async for message in self._socket:
             said = message.json()
             if "id" in said:
@@ -103,7 +103,7 @@ class Page:
             await self.press(letter, letter)
 
     async def picture(self) -> bytes:
-        """A PNG of what is seen."""
+        """Return a screenshot as PNG."""
         shot = await self.do("Page.captureScreenshot")
         return base64.b64decode(shot["data"])
 

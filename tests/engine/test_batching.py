@@ -1,4 +1,4 @@
-"""Batching and speculation: several tokens at once give what one at a time gives."""
+"""Batching and speculation: several tokens at once yield the same as one at a time."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_draft_is_what_followed_the_longest_match() -> None:
     assert lookup.draft(3) == [60, 61, 62]
 
 
-def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
+def generate(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
     events = list(engine.stream(request))
     assert isinstance(events[-1], Finished)
     return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
@@ -147,10 +147,10 @@ def test_speculation_changes_no_reply(
 ) -> None:
     for sampling in SAMPLINGS:
         request = Request((message,), sampling)
-        guessed = written(engine, request)
+        guessed = generate(engine, request)
         with monkeypatch.context() as patch:
             patch.setattr(PromptLookup, "draft", lambda self, max_tokens: [])
-            text, end = written(engine, request)
+            text, end = generate(engine, request)
         assert guessed[0] == text, sampling
         assert guessed[1].stop_reason is end.stop_reason
         assert guessed[1].usage.completion_tokens == end.usage.completion_tokens
@@ -163,7 +163,7 @@ def test_processors_and_criteria_are_called_for_each_token_in_order(engine: Loca
         seen.append(tuple(input_ids[0].tolist()))
         return scores
 
-    _, end = written(engine, Request((COPY,), GREEDY, logits_processors=(look,)))
+    _, end = generate(engine, Request((COPY,), GREEDY, logits_processors=(look,)))
     assert len(seen) == end.usage.completion_tokens
     assert all(after[:-1] == before for before, after in pairwise(seen))
 
@@ -172,27 +172,27 @@ def test_copied_text_takes_fewer_steps_and_new_text_few_drafts(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = calls_of(monkeypatch)
-    _, end = written(engine, Request((COPY,), GREEDY))
+    _, end = generate(engine, Request((COPY,), GREEDY))
     assert len(calls) < end.usage.completion_tokens / 2
     assert max(calls) <= MAX_DRAFT_TOKENS + 1
     calls.clear()
-    _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
+    _, end = generate(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
     cost = sum(1 + 0.4 * (count - 1) for count in calls)  # relative to a call with one token
     assert cost < 1.03 * end.usage.completion_tokens
 
 
 def test_a_reply_stopped_within_a_draft_leaves_a_valid_cache(engine: LocalEngine) -> None:
-    whole, _ = written(engine, Request((COPY,), GREEDY))
+    whole, _ = generate(engine, Request((COPY,), GREEDY))
     for stop in (5, 12, 25):
         with closing(engine.stream(Request((COPY,), GREEDY))) as events:
             for event in events:
                 if isinstance(event, Delta) and event.usage.completion_tokens == stop:
                     break
-        assert written(engine, Request((COPY,), GREEDY))[0] == whole
+        assert generate(engine, Request((COPY,), GREEDY))[0] == whole
     longer = (COPY, Message("assistant", whole), Message("user", "And now shorter, please."))
-    warm, _ = written(engine, Request(longer, GREEDY))
+    warm, _ = generate(engine, Request(longer, GREEDY))
     engine._prompt_cache.clear()
-    assert written(engine, Request(longer, GREEDY))[0] == warm
+    assert generate(engine, Request(longer, GREEDY))[0] == warm
 
 
 def requests() -> list[Request]:
@@ -237,7 +237,7 @@ def test_batched_replies_are_those_of_single_requests(
         events = found[number]
         assert isinstance(events[0], PromptReady)
         assert isinstance(events[-1], Finished)
-        text, end = written(engine, request)
+        text, end = generate(engine, request)
         assert text_of(events) == text
         assert events[-1].stop_reason is end.stop_reason
     engine.close()
@@ -250,7 +250,7 @@ def test_requests_beyond_the_batch_size_wait(engine: LocalEngine) -> None:
         for n, word in enumerate(words)
     ]
     found = gathered(stream_many(engine, many))
-    assert [text_of(found[n]) for n in range(20)] == [written(engine, one)[0] for one in many]
+    assert [text_of(found[n]) for n in range(20)] == [generate(engine, one)[0] for one in many]
 
 
 def test_closing_a_batch_leaves_the_engine_usable(engine: LocalEngine) -> None:
@@ -259,7 +259,7 @@ def test_closing_a_batch_leaves_the_engine_usable(engine: LocalEngine) -> None:
             if isinstance(event, Delta) and event.usage.completion_tokens == 3:
                 break
     assert not engine._lock.locked()
-    assert written(engine, requests()[2])[1].stop_reason is StopReason.END
+    assert generate(engine, requests()[2])[1].stop_reason is StopReason.END
 
 
 def test_a_sequential_batch_answers_one_by_one() -> None:
@@ -287,7 +287,7 @@ def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, 
         for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
     )
     long = Request((Message("user", "word " * 9000),), GREEDY)
-    alone = [written(engine, request) for request in (first, second, third)]
+    alone = [generate(engine, request) for request in (first, second, third)]
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
     with closing(engine.batch()) as batch:
@@ -346,7 +346,7 @@ def test_a_failing_request_ends_only_itself(
             batch.add(request)
         stepped(batch, found, lambda: False)
     assert isinstance(found[0][-1], ZeroDivisionError)
-    assert text_of(found[1]) == written(engine, both[1])[0]
+    assert text_of(found[1]) == generate(engine, both[1])[0]
     events: list[Any] = []
     with pytest.raises(ZeroDivisionError):
         events.extend(stream_many(engine, both))
@@ -433,7 +433,7 @@ def test_a_long_prompt_can_be_left_while_it_is_encoded(
             batch.cancel(number)
         assert not len(batch)
         may_end.set()
-    assert written(engine, Request((STORY,), GREEDY))[0]
+    assert generate(engine, Request((STORY,), GREEDY))[0]
 
 
 def test_a_long_prompt_that_does_not_fit_is_an_error(engine: LocalEngine) -> None:
@@ -490,4 +490,4 @@ def test_a_processor_that_fails_ends_its_own_reply_alone(engine: LocalEngine) ->
         batch.add(Request((LIST,), few))
         stepped(batch, found, lambda: False)
     assert str(found[0][-1]) == "not today"
-    assert text_of(found[1]) == written(engine, Request((LIST,), few))[0]
+    assert text_of(found[1]) == generate(engine, Request((LIST,), few))[0]

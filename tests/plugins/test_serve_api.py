@@ -27,7 +27,8 @@ from chatlm import (
 from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
 from chatlm_serve.completions import MAX_CHARACTERS_PER_TOKEN
-from tests.plugins.serve import MODEL, PATIENCE, Echo, send, serving, wait_until
+from tests.plugins.serve import MODEL, Echo, send, serving
+from tests.waiting import PATIENCE, wait_until
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -156,7 +157,7 @@ def test_too_long_a_prompt_is_refused_as_a_whole(client: OpenAI, stream: bool) -
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_no_message_is_left_out_in_silence(client: OpenAI, engine: Echo) -> None:
+def test_no_message_is_dropped_silently(client: OpenAI, engine: Echo) -> None:
     messages: Any = [
         {"role": role, "content": "long " * 1000} for role in ("user", "assistant") * 2
     ]
@@ -182,7 +183,7 @@ def test_a_refused_message_is_answered_by_the_reason(client: OpenAI, engine: Ech
     assert [message.text for message in engine.requests[-1].messages] == ["more"]
 
 
-def test_a_set_up_that_does_not_work_is_told(client: OpenAI) -> None:
+def test_a_set_up_that_does_not_work_is_reported(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="The index is gone"):
         ask(client, "break")
     with pytest.raises(openai.BadRequestError, match="a user message is empty"):
@@ -209,7 +210,7 @@ class Breaking(Echo):
         (ZeroDivisionError("secret"), "Internal server error"),
     ],
 )
-def test_an_engine_that_fails_is_told(error: Exception, said: str) -> None:
+def test_an_engine_that_fails_is_reported(error: Exception, said: str) -> None:
     with serving(Breaking(error)) as address:
         client = client_of(address)
         with pytest.raises(openai.InternalServerError, match=said) as caught:
@@ -246,7 +247,7 @@ def test_a_client_that_goes_away_stops_a_reply_that_comes_whole() -> None:
         assert engine.made - 1 <= made + 2
 
 
-def test_one_who_waits_and_goes_away_is_never_answered() -> None:
+def test_a_client_that_leaves_the_queue_is_never_answered() -> None:
     engine = Echo(delay=0.1)
     with serving(engine) as address:
         first = ask(client_of(address), WORDS[:150], stream=True)

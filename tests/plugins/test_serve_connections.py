@@ -18,7 +18,8 @@ import pytest
 from chatlm_serve import connections
 from chatlm_serve.connections import BACKLOG, RESERVED_DESCRIPTORS, quiet_accept_errors
 from chatlm_serve.plugin import Settings
-from tests.plugins.serve import MODEL, PATIENCE, Echo, send, serving
+from tests.plugins.serve import MODEL, Echo, send, serving
+from tests.waiting import PATIENCE
 
 BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
 HEAD = (
