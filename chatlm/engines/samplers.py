@@ -11,10 +11,6 @@ from torch import Tensor
 from chatlm.engines.detokenizer import TokenBytes
 from chatlm.types.sampling import Sampling
 
-DEFAULT_DRY_BASE, DEFAULT_DRY_ALLOWED_LENGTH = 1.75, 2
-
-DEFAULT_XTC_THRESHOLD = 0.1
-
 DRY_BREAKERS = frozenset(b'\n:"*')
 """Bytes that break sequences, as in the programs that introduced DRY."""
 
@@ -252,12 +248,10 @@ class Sampler:
         self._repetition_penalty = sampling.repetition_penalty or 1.0
         self._top_n_sigma = sampling.top_n_sigma or 0.0
         self._xtc_probability = sampling.xtc_probability or 0.0
-        self._xtc_threshold = DEFAULT_XTC_THRESHOLD
-        if sampling.xtc_threshold is not None:
-            self._xtc_threshold = sampling.xtc_threshold
+        self._xtc_threshold = 1.0 if sampling.xtc_threshold is None else sampling.xtc_threshold
         self._dry_multiplier = sampling.dry_multiplier or 0.0
-        self._dry_base = sampling.dry_base or DEFAULT_DRY_BASE
-        self._dry_allowed_length = sampling.dry_allowed_length or DEFAULT_DRY_ALLOWED_LENGTH
+        self._dry_base = sampling.dry_base or 1.0
+        self._dry_allowed_length = sampling.dry_allowed_length or 1
         self._repetitions = (
             RepetitionTracker(
                 prompt_ids.tolist(), lambda token: not DRY_BREAKERS.isdisjoint(token_bytes(token))

@@ -150,7 +150,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
     """
     with _quiet_transformers():
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # to be refused by name
@@ -168,6 +168,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                     hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
                 ) from error
             raise _load_error(name, folder, error) from error
+    model, report = loaded
     _check_tensors(name, report)
     return model.eval()
 

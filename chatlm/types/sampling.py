@@ -40,15 +40,6 @@ class Sampling:
     min_p: float | None = _number(
         0.0, 1.0, "drop tokens below this share of the likeliest token's probability"
     )
-    top_n_sigma: float | None = _number(
-        0.0, 100.0, "drop tokens over this many standard deviations below the likeliest; 0 is off"
-    )
-    xtc_probability: float | None = _number(
-        0.0, 1.0, "how often all top choices but the last are dropped (XTC); 0 is off"
-    )
-    xtc_threshold: float | None = _number(
-        0.0, 1.0, "probability from which a token is a top choice for XTC; 0.1 if not set"
-    )
     frequency_penalty: float | None = _number(
         -2.0, 2.0, "subtracted for each time a token was already made"
     )
@@ -58,15 +49,6 @@ class Sampling:
     repetition_penalty: float | None = _number(
         0.1, 10.0, "divides the score of tokens already seen; 1 is off"
     )
-    dry_multiplier: float | None = _number(
-        0.0, 100.0, "how strongly repeated sequences are penalised (DRY); 0 is off"
-    )
-    dry_base: float | None = _number(
-        1.0, 10.0, "how fast DRY's penalty grows with the length; 1.75 if not set"
-    )
-    dry_allowed_length: int | None = _number(
-        1, 1000, "length from which DRY penalises a repetition; 2 if not set"
-    )
     max_tokens: int | None = _number(1, 1_000_000, "at most this many new tokens")
     seed: int | None = _number(0, 2**63 - 1, "same seed and request, same reply")
     stop: tuple[str, ...] = setting(
@@ -75,6 +57,22 @@ class Sampling:
         accepts=all,
         convert=_stop_strings,
         expected="texts that are not empty",
+    )
+    top_n_sigma: float | None = _number(
+        0.0, 100.0, "drop tokens over this many standard deviations below the likeliest; 0 is off"
+    )
+    xtc_probability: float | None = _number(
+        0.0, 1.0, "how often all top choices but the last are dropped (XTC); 0 is off"
+    )
+    xtc_threshold: float | None = _number(
+        0.0, 1.0, "probability from which a token is a top choice for XTC"
+    )
+    dry_multiplier: float | None = _number(
+        0.0, 100.0, "how strongly repeated sequences are penalised (DRY); 0 is off"
+    )
+    dry_base: float | None = _number(1.0, 10.0, "how fast DRY's penalty grows with the length")
+    dry_allowed_length: int | None = _number(
+        1, 1000, "length from which DRY penalises a repetition"
     )
 
     def __post_init__(self) -> None:
@@ -155,13 +153,16 @@ DEFAULT_SAMPLING = Sampling(
     top_k=0,
     top_p=0.95,
     min_p=0.0,
-    top_n_sigma=0.0,
-    xtc_probability=0.0,
     frequency_penalty=0.0,
     presence_penalty=0.0,
     repetition_penalty=1.0,
-    dry_multiplier=0.0,
     max_tokens=1024,
+    top_n_sigma=0.0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
 )
 """Defaults for settings that neither the user, a template nor the model sets."""
 

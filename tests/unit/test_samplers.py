@@ -102,7 +102,7 @@ def test_min_p_is_relative_to_the_likeliest() -> None:
 
 
 def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler:
-    sampling = Sampling.from_dict(settings)
+    sampling = Sampling.from_dict(settings).with_fallback(Sampling(dry_base=1.75))
     return Sampler(
         sampling,
         torch.tensor(prompt or [], dtype=torch.long),
