@@ -30,7 +30,6 @@ from textual.widget import Widget
 from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
 
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host.faults import reraise_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,6 @@ class GuardedApp(App[None]):
             return False
         if isinstance(error, WorkerFailed):
             error = error.error
-        reraise_interrupt(error)
         if region.broken:
             log.info("once more in the %s of %s: %r", region.description, region.plugin, error)
             return True
