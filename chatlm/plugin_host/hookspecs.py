@@ -178,17 +178,17 @@ def register_services(register: Callable[[str, Any], None]) -> None:
 
 @hookspec
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Offer commands on the screen; called when the screen starts, in its thread."""
+    """Offer commands on the screen; called before the screen starts."""
 
 
 @hookspec
 def register_panels(register: Callable[[Panel], None]) -> None:
-    """Offer panels beside the transcript; called when the screen starts, in its thread."""
+    """Offer panels beside the transcript; called before the screen starts."""
 
 
 @hookspec
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Offer whole screens; called when the screen starts, in its thread."""
+    """Offer whole screens; called before the screen starts."""
 
 
 @hookspec
@@ -198,7 +198,7 @@ def screen_opened(ui: Ui) -> None:
 
 @hookspec
 def chat_shown(ui: Ui) -> None:
-    """Another chat is on the screen, or a new one; called in the screen's thread."""
+    """Another chat is on the screen, or a new one."""
 
 
 @hookspec
@@ -292,4 +292,5 @@ def turn_finished(conversation: Conversation, turn: Turn) -> Sequence[Annotation
     """The reply is complete, or was cancelled, and is stored.
 
     What is returned labels the user's message: labels that the answer should not wait for.
+    `chatlm ask` waits a second for them.
     """

@@ -176,7 +176,7 @@ def test_list_enable_disable(folder: Path) -> None:
 
 def test_a_crash_is_told_and_forgiven(folder: Path) -> None:
     (folder / "bomb.py").write_text("import os\nos._exit(9)\n")
-    assert chatlm("--help").returncode == 9
+    assert [chatlm("--help").returncode for _ in range(2)] == [9, 9]
     shown = chatlm("--help")
     assert shown.returncode == 0
     assert "Try it again: chatlm plugins enable bomb" in shown.stderr

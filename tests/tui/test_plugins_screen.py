@@ -194,11 +194,11 @@ async def test_a_config_that_cannot_be_read_is_told() -> None:
 
 
 @pytest.mark.usefixtures("home")
-async def test_one_that_ended_chatlm_gets_another_try() -> None:
+async def test_one_that_crashed_chatlm_gets_another_try() -> None:
     plugin("good", GOOD)
     mark = paths.data_dir() / "loading" / "good"
     mark.parent.mkdir(parents=True)
-    mark.touch()
+    mark.write_text("Fatal Python error: Segmentation fault\n" * 2)
     host = loaded(Config())
     async with CardApp(screen_of(host, Config())).run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
