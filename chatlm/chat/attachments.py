@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 
+from chatlm.config.paths import check_regular_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
@@ -44,6 +45,7 @@ class AttachmentReader:
             UsageError: it is missing, unreadable, too large, or in a format that nobody reads.
         """
         try:
+            check_regular_file(path)
             stat = path.stat()
         except (OSError, ValueError):
             return read_text_file(path, name)  # raises with the reason
@@ -78,6 +80,7 @@ def read_text_file(path: Path, name: str) -> str:
     """
     shown = one_line(name, MAX_NAME_WIDTH)
     try:
+        check_regular_file(path)
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:

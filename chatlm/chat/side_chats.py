@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from chatlm.chat.session import ChatSession
 from chatlm.chat.templates import available_setups, render_chat_start
@@ -19,7 +19,10 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.requests import Request
+from chatlm.types.services import require_service
 from chatlm.types.setups import Setup
+
+T = TypeVar("T")
 
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """`(name, report) -> engine`: opens a model, calling `report` with its progress in a few words."""
@@ -65,6 +68,10 @@ class InMemorySideChats:
     def available_setups(self) -> dict[str, Setup]:
         """Return the setups that plugins offer, by name."""
         return available_setups(self.plugins)
+
+    def service(self, name: str, protocol: Callable[..., T]) -> T:
+        """Return a service that a plugin offers."""
+        return require_service(name, self.plugins.service(name), protocol)
 
     def model_name(self, model: str) -> str:
         """Return the name of a setup's model."""

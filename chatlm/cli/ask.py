@@ -34,7 +34,7 @@ from chatlm.types.events import (
 )
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.requests import Request
-from chatlm.types.sampling import INTEGER_SETTINGS, RANGES, Sampling
+from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -144,11 +144,11 @@ STOP_REASON_LABELS = {
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """One option for each sampling number, with its range in the help."""
-    for name, (low, high, meaning) in reversed(RANGES.items()):
-        kind = int if name in INTEGER_SETTINGS else float
-        span = f" [{low:g} to {high:g}]" if high < 1e6 else ""
+    for name, spec in reversed(NUMERIC_SAMPLING.items()):
+        kind = int if spec.is_integer else float
+        span = f" [{spec.minimum:g} to {spec.maximum:g}]" if spec.maximum < 1e6 else ""
         option = "--" + name.replace("_", "-")
-        command = click.option(option, type=kind, help=meaning.capitalize() + "." + span)(command)
+        command = click.option(option, type=kind, help=spec.help.capitalize() + "." + span)(command)
     return command
 
 

@@ -9,7 +9,7 @@ from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.store.store import Store
-from chatlm.text import one_line
+from chatlm.text import escape_controls, one_line
 
 COMMANDS = {
     "list": (
@@ -62,8 +62,17 @@ def complete_chat(
 
 
 def open_store() -> Store:
-    """The saved chats."""
+    """Open the saved chats."""
     return Store(paths.database_file())
+
+
+def open_to_read() -> Store:
+    """Open the saved chats for a command that changes none; tell whether they can be changed."""
+    store = open_store()
+    if store.unwritable is not None:
+        told = f"The chats can be read, but not changed. {store.unwritable.message}"
+        click.echo(escape_controls(told), err=True)
+    return store
 
 
 def format_chat_count(count: int) -> str:

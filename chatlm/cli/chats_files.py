@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from chatlm.cli.chats import complete_chat, format_chat_count, open_store
+from chatlm.cli.chats import complete_chat, format_chat_count, open_store, open_to_read
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store.export import EXPORT_FORMATS, ExportFormat, stream_export
@@ -58,7 +58,7 @@ def export_chats(
             f"{output} exists already." if output.is_file() else f"{output} is not a plain file.",
             hint="Give another name, or replace a file with --force.",
         )
-    with open_store() as store:
+    with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
         pieces = stream_export(store, ids, form)
         if output is None:

@@ -18,7 +18,7 @@ from chatlm.chat.replay import (
     require_provenance,
 )
 from chatlm.cli.ask import load_engine
-from chatlm.cli.chats import complete_chat, open_store
+from chatlm.cli.chats import complete_chat, open_to_read
 from chatlm.cli.models import complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config
@@ -83,7 +83,7 @@ def replay_reply(
 
     Example: chatlm chats replay 12 --turn 3
     """
-    with _distinct_exit_codes(), open_store() as store:
+    with _distinct_exit_codes(), open_to_read() as store:
         turn, reply = _select_reply(store.conversation(chat_id), turn_number, version_number)
         settings = config.load(model=model or require_provenance(store, reply.id).model or None)
         settings = apply_plugin_options(settings, safe_mode=safe_mode, without=without)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from chatlm.chat.replay import diff_words
-from chatlm.cli.chats import complete_chat, format_title, open_store
+from chatlm.cli.chats import complete_chat, format_title, open_to_read
 from chatlm.cli.chats_replay import format_diff_part
 from chatlm.store import export
 from chatlm.store.export import display_title
@@ -31,7 +31,7 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
 
     Example: chatlm chats list --limit 20
     """
-    with open_store() as store:
+    with open_to_read() as store:
         chats = store.list_trash(limit) if deleted else store.list_conversations(limit)
     if as_json:
         click.echo(dump_json([chat.to_dict() for chat in chats]))
@@ -72,7 +72,7 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
 
     Example: chatlm chats show 12 --details
     """
-    with open_store() as store:
+    with open_to_read() as store:
         chat = store.conversation(chat_id)
         if traced:
             _print_trace(chat, store, as_json)
@@ -126,7 +126,7 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
     Example: chatlm chats search capital of fra
     """
     query = " ".join(words)
-    with open_store() as store:
+    with open_to_read() as store:
         hits = store.search(query, limit, part="reasoning" if reasoning else "text")
     if as_json:
         click.echo(dump_json([hit.to_dict() for hit in hits]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import click
@@ -12,9 +11,8 @@ from click.shell_completion import CompletionItem
 from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.options import check_plugin_name
 from chatlm.config import config, paths
-from chatlm.config.config import Setting
 from chatlm.config.paths import write_atomically
-from chatlm.config.schema import KEY_HELP
+from chatlm.config.schema import Section, Setting
 from chatlm.errors import ConfigError
 from chatlm.plugin_host import settings
 from chatlm.plugin_host.host import PluginHost
@@ -29,7 +27,7 @@ def _complete_key(
 ) -> list[CompletionItem]:
     return [
         CompletionItem(key, help=meaning)
-        for key, meaning in KEY_HELP.items()
+        for key, meaning in config.key_help().items()
         if key.startswith(start)
     ]
 
@@ -118,7 +116,7 @@ def edit() -> None:
     config.load()
 
 
-def _to_dict(setting: config.Setting) -> dict[str, Any]:
+def _to_dict(setting: Setting) -> dict[str, Any]:
     return setting.to_dict() | {"value": _to_json_value(setting.value)}
 
 
@@ -147,7 +145,8 @@ def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
         if (kind := host.settings_class(name)) is None:
             continue
         try:
-            rows = settings.list_settings(name, kind, now.plugins.get(name, {}))
+            section: Section[Any] = settings.plugin_section(name, kind)
+            rows = section.effective(now.plugins.get(name, {}), str(paths.config_file()))
         except ConfigError as error:
             click.echo(escape_controls(f"{error.message} {error.hint}"), err=True)
             continue
@@ -170,9 +169,9 @@ def set_plugin_setting(name: str, key: str, text: str) -> None:
     if kind is None:
         config.set_value(f"plugins.{name}.{key}", text)
         return
-    settings.save_setting(name, kind, key, text)
-    variable = settings.environment_variable(name, key)
-    if os.environ.get(variable):
+    section: Section[Any] = settings.plugin_section(name, kind)
+    section.save(paths.config_file(), key, text)
+    if variable := section.set_variable(key):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
 
 

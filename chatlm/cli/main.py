@@ -174,7 +174,10 @@ def _end_process_soon(code: int) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    from chatlm.config.privacy import restrict_files
+
     _configure_streams()
+    restrict_files()
     try:
         _ask_about_crashed_plugins()
         code = cli.main(arguments, prog_name="chatlm", standalone_mode=False)

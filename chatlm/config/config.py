@@ -2,65 +2,102 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from chatlm.config import paths, toml_file
-from chatlm.config.schema import CORE_KEYS, ENV_VARS, KEY_HELP, check_value, parse_value
+from chatlm.config.schema import Section, Setting, parse_toml, unknown_setting
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import Sampling
+from chatlm.types.settings import setting
+
+
+def _is_name(value: str) -> bool:
+    return bool(value.strip())
+
+
+def _is_device(value: str) -> bool:
+    return bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value))
+
+
+def _are_names(value: tuple[str, ...]) -> bool:
+    return all(map(_is_name, value))
 
 
 @dataclass(frozen=True)
-class Config:
+class CoreSettings:
+    """The settings at the top of the config file."""
+
+    model: str = setting(
+        "smollm2-135m-instruct",
+        "the model to chat with: a name from `chatlm models list`, a hub id or a path",
+        accepts=_is_name,
+        expected="a name",
+        variable="CHATLM_MODEL",
+    )
+    system: str = setting("", "the system prompt of a new chat")
+    device: str = setting(
+        "auto",
+        "where the model runs",
+        accepts=_is_device,
+        expected="auto, cpu, mps, cuda or cuda:N",
+        variable="CHATLM_DEVICE",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "the numbers the model computes with", variable="CHATLM_DTYPE"
+    )
+    quantize: Literal["none", "8bit", "4bit"] = setting(
+        "none", "load the model's weights smaller, a little less exact"
+    )
+    fast: Literal["auto", "bf16", "int8", "int4", "off"] = setting(
+        "auto",
+        "how replies are computed on the CPU: the format of the weights, or the plain way (off)",
+    )
+    context: int | None = setting(
+        None,
+        "use at most this many tokens of the model's context",
+        minimum=64,
+        maximum=100_000_000,
+    )
+    prompt_format: Literal["auto", "chatml", "template", "alpaca", "vicuna", "raw"] = setting(
+        "auto", "how the chat is written for the model; auto takes the model's own way"
+    )
+    theme: str = setting(
+        "textual-dark", "the screen's colours, a Textual theme", accepts=_is_name, expected="a name"
+    )
+    reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
+    disabled_plugins: tuple[str, ...] = setting(
+        (), "plugins to leave out", accepts=_are_names, expected="a list of names"
+    )
+
+
+@dataclass(frozen=True)
+class Config(CoreSettings):
     """All settings, each checked."""
 
-    model: str = "smollm2-135m-instruct"
-    system: str = ""
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str = "none"
-    fast: str = "auto"
-    context: int | None = None
-    prompt_format: str = "auto"
-    theme: str = "textual-dark"
-    reduced_motion: bool = False
     keys: Mapping[str, str] = field(default_factory=dict)
     """The user's key bindings, by command name."""
     sampling: Sampling = field(default_factory=Sampling)
-    disabled_plugins: tuple[str, ...] = ()
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Each plugin's section `[plugins.NAME]`, unchecked."""
     safe_mode: bool = False
     """Load no plugins; set for one run, never in the file."""
 
-    def settings(self) -> dict[str, Any]:
-        """Return the value of each of `KEY_HELP`."""
-        own = {key: getattr(self, key) for key in CORE_KEYS}
-        return own | {f"sampling.{key}": value for key, value in self.sampling.settings().items()}
+
+CORE = Section(CoreSettings)
+SAMPLING = Section(Sampling, ("sampling",))
+SECTIONS: tuple[Section[Any], ...] = (CORE, SAMPLING)
+"""The sections of the core; those of plugins are checked when a plugin is loaded."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The effective value of one setting."""
-
-    key: str
-    value: Any
-    source: str
-    """`default`, `config.toml`, or `environment` and the variable's name."""
-    help: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to a dictionary; `value` is not converted."""
-        return {
-            "key": self.key,
-            "value": self.value,
-            "source": self.source,
-            "help": self.help,
-        }
+def key_help() -> dict[str, str]:
+    """Return every key of the core with its help."""
+    return {
+        section.key(name): spec.help for section in SECTIONS for name, spec in section.specs.items()
+    }
 
 
 def load(path: Path | None = None, *, model: str | None = None) -> Config:
@@ -76,17 +113,17 @@ def load(path: Path | None = None, *, model: str | None = None) -> Config:
     """
     path = path or paths.config_file()
     document = toml_file.read(path)
-    values = _flatten_document(document, path) | _environment_values()
+    core, sections = _split(document, path)
+    own = CORE.values(core, str(path))
     if model is not None:
-        values["model"] = check_value("model", model, "--model")
-    own = {key: values[key] for key in CORE_KEYS if key in values}
-    if "disabled_plugins" in own:
-        own["disabled_plugins"] = tuple(own["disabled_plugins"])
+        own["model"] = CORE.check("model", model, "--model")
+    for name, value in sections["keys"].items():
+        _check_binding(f"keys.{name}", value, str(path))
     return Config(
         **own,
-        keys=_section(values, "keys."),
-        sampling=Sampling.from_dict(_section(values, "sampling.")),
-        plugins=document.get("plugins", {}),
+        keys=sections["keys"],
+        sampling=SAMPLING.read(sections["sampling"], str(path)),
+        plugins=sections["plugins"],
     )
 
 
@@ -98,25 +135,17 @@ def effective_settings(path: Path | None = None) -> list[Setting]:
     """List every setting with its value and source; raises like `load`."""
     path = path or paths.config_file()
     config = load(path)
-    in_file = _flatten_document(toml_file.read(path), path)
-    in_environment = _environment_values()
-    values = config.settings()
-    settings = []
-    for key, meaning in KEY_HELP.items():
-        source = "default"
-        if key in in_environment:
-            source = f"environment {ENV_VARS[key]}"
-        elif key in in_file:
-            source = "config.toml"
-        settings.append(Setting(key, values[key], source, meaning))
+    core, sections = _split(toml_file.read(path), path)
+    settings = CORE.effective(core, str(path))
+    settings += SAMPLING.effective(sections["sampling"], str(path))
     settings += [
         Setting(f"keys.{name}", value, "config.toml", "the key for it")
         for name, value in config.keys.items()
     ]
-    for name, section in config.plugins.items():
+    for name, values in config.plugins.items():
         settings += [
             Setting(f"plugins.{name}.{key}", value, "config.toml", f"of the plugin {name}")
-            for key, value in section.items()
+            for key, value in values.items()
         ]
     return settings
 
@@ -125,15 +154,22 @@ def set_value(key: str, text: str, path: Path | None = None) -> None:
     """Write one setting to the file; everything else in it stays, comments included.
 
     Args:
-        key: one of `KEY_HELP`, `keys.COMMAND` or `plugins.NAME.KEY`.
+        key: one of `key_help`, `keys.COMMAND` or `plugins.NAME.KEY`, which is not checked.
         text: the value as typed; numbers and lists as in TOML.
         path: the file; None for the user's own.
 
     Raises:
         ConfigError: the key or value is invalid, or the file is not TOML or cannot be written.
     """
-    value = check_value(key, parse_value(key, text), "chatlm config set")
-    toml_file.set_key(path or paths.config_file(), key.split(".", 2), value)
+    file = path or paths.config_file()
+    if re.fullmatch(r"plugins\.[^.]+\..+", key, re.DOTALL):
+        toml_file.set_key(file, key.split(".", 2), parse_toml(text))
+    elif re.fullmatch(r"keys\.[^.]+", key):
+        _check_binding(key, text, "chatlm config set")
+        toml_file.set_key(file, key.split("."), text)
+    else:
+        section, name = _find_section(key, "chatlm config set")
+        section.save(file, name, text)
 
 
 def unset(key: str, path: Path | None = None) -> bool:
@@ -147,39 +183,44 @@ def unset(key: str, path: Path | None = None) -> bool:
 
 def overriding_env_var(key: str) -> str:
     """Return the environment variable that overrides the file for this key; empty if none."""
-    variable = ENV_VARS.get(key, "")
-    return variable if os.environ.get(variable) else ""
+    if key not in key_help():
+        return ""
+    section, name = _find_section(key, "")
+    return section.set_variable(name)
 
 
-def _flatten_document(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the document's settings by full key, checked, without plugins' sections."""
-    values: dict[str, Any] = {}
+def _find_section(key: str, source: str) -> tuple[Section[Any], str]:
+    for section in SECTIONS:
+        for name in section.specs:
+            if section.key(name) == key:
+                return section, name
+    raise unknown_setting(key, key_help(), source)
+
+
+def _split(document: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the document into the settings of the core and the sections by name."""
+    core: dict[str, Any] = {}
+    sections: dict[str, Any] = {"sampling": {}, "keys": {}, "plugins": {}}
     for key, value in document.items():
-        if key in ("sampling", "keys") and isinstance(value, dict):
-            values |= {f"{key}.{name}": setting for name, setting in value.items()}
-        elif key == "plugins" and isinstance(value, dict):
-            for name, section in value.items():
-                if not isinstance(section, dict):
-                    raise ConfigError(
-                        f"{path}: plugins.{name} must be a section, not {section!r}.",
-                        hint=f"Write [plugins.{name}] and the plugin's settings below it.",
-                    )
-        elif key in ("sampling", "keys", "plugins"):
-            raise ConfigError(f"{path}: {key} must be a section, not {value!r}.")
+        if key not in sections:
+            _find_section(key, str(path))
+            core[key] = value
+        elif isinstance(value, dict):
+            sections[key] = value
         else:
-            values[key] = value
-    return {key: check_value(key, value, str(path)) for key, value in values.items()}
+            raise ConfigError(f"{path}: {key} must be a section, not {value!r}.")
+    for name, section in sections["plugins"].items():
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{path}: plugins.{name} must be a section, not {section!r}.",
+                hint=f"Write [plugins.{name}] and the plugin's settings below it.",
+            )
+    return core, sections
 
 
-def _section(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {
-        key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
-    }
-
-
-def _environment_values() -> dict[str, Any]:
-    return {
-        key: check_value(key, os.environ[variable], f"environment {variable}")
-        for key, variable in ENV_VARS.items()
-        if os.environ.get(variable)
-    }
+def _check_binding(key: str, value: Any, source: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(
+            f"{source}: {key} must be a key, not {value!r}.",
+            hint="Write it as in the help screen, such as ctrl+r; several with commas between.",
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,6 +65,21 @@ def expand_path(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def check_regular_file(path: Path) -> None:
+    """Check that a path is a file, before it is opened.
+
+    Opening a named pipe can wait forever, and a device such as /dev/zero has no end.
+
+    Raises:
+        OSError: it is missing, or a folder, a pipe or a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
 
 
 def write_atomically(path: Path, chunks: Iterable[str]) -> None:

@@ -1,170 +1,284 @@
-"""Every key of config.toml, with its help and its valid values."""
+"""Sections of config.toml, each declared by a dataclass: the core's and the plugins'."""
 
 from __future__ import annotations
 
-import re
+import enum
+import json
+import os
 import tomllib
-from collections.abc import Callable
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
-from chatlm.errors import ConfigError, UsageError
-from chatlm.types.sampling import RANGES, Sampling
+from chatlm.config import toml_file
+from chatlm.config.paths import expand_path
+from chatlm.errors import ConfigError
+from chatlm.types.settings import SettingSpec, setting_specs
+from chatlm.types.type_hints import matches_hint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _KeySpec:
+class Setting:
+    """The effective value of one setting."""
+
+    key: str
+    value: Any
+    source: str
+    """`default`, `config.toml`, or `environment` and the variable's name."""
     help: str
-    expected: str
-    accepts: Callable[[Any], bool]
-    env_var: str = ""
-    """The environment variable that overrides the file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to a dictionary; `value` is not converted."""
+        return {
+            "key": self.key,
+            "value": self.value,
+            "source": self.source,
+            "help": self.help,
+        }
 
 
-def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
-    return ", ".join(choices[:-1]) + " or " + choices[-1], lambda value: value in choices
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value))
-
-
-def _is_context(value: Any) -> bool:
-    return type(value) is int and 64 <= value <= 100_000_000
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_name, value))
-
-
-_KEY_SPECS: dict[str, _KeySpec] = {
-    "model": _KeySpec(
-        "the model to chat with: a name from `chatlm models list`, a hub id or a path",
-        "a name",
-        _is_name,
-        "CHATLM_MODEL",
-    ),
-    "system": _KeySpec("the system prompt of a new chat", "a text", _is_text),
-    "device": _KeySpec(
-        "where the model runs",
-        "auto, cpu, mps, cuda or cuda:N",
-        _is_device,
-        "CHATLM_DEVICE",
-    ),
-    "dtype": _KeySpec(
-        "the numbers the model computes with",
-        *_one_of("auto", "float32", "bfloat16", "float16"),
-        "CHATLM_DTYPE",
-    ),
-    "quantize": _KeySpec(
-        "load the model's weights smaller, a little less exact", *_one_of("none", "8bit", "4bit")
-    ),
-    "fast": _KeySpec(
-        "how replies are computed on the CPU: the format of the weights, or the plain way (off)",
-        *_one_of("auto", "bf16", "int8", "int4", "off"),
-    ),
-    "context": _KeySpec(
-        "use at most this many tokens of the model's context",
-        "a whole number from 64 to 100000000",
-        _is_context,
-    ),
-    "prompt_format": _KeySpec(
-        "how the chat is written for the model; auto takes the model's own way",
-        *_one_of("auto", "chatml", "template", "alpaca", "vicuna"),
-    ),
-    "theme": _KeySpec("the screen's colours, a Textual theme", "a name", _is_name),
-    "reduced_motion": _KeySpec("no blinking and no smooth scrolling", "true or false", _is_bool),
-    "disabled_plugins": _KeySpec("plugins to leave out", "a list of names", _are_names),
-}
-
-
-CORE_KEYS = tuple(_KEY_SPECS)
-"""Keys that are fields of `Config`."""
-
-
-KEY_HELP: dict[str, str] = {
-    **{key: rule.help for key, rule in _KEY_SPECS.items()},
-    **{f"sampling.{name}": meaning for name, (_, _, meaning) in RANGES.items()},
-    "sampling.stop": "texts that end a reply and are cut from it",
-}
-"""Every key of config.toml with a one-line help."""
-
-
-ENV_VARS: dict[str, str] = {key: rule.env_var for key, rule in _KEY_SPECS.items() if rule.env_var}
-"""The environment variables that override the file, by key."""
-
-
-_LIST_KEYS = ("disabled_plugins", "sampling.stop")
-
-
-def check_value(key: str, value: Any, source: str) -> Any:
-    """Validate a value and return it.
+class Section(Generic[T]):
+    """The settings in one section of the config file.
 
     Args:
-        source: the file or variable it comes from, for the error message.
-
-    Raises:
-        ConfigError: the key is unknown, or the value has the wrong type or range.
+        kind: the dataclass that declares them; see `setting_specs`.
+        path: the section's place in the file, such as `("plugins", "rag")`; empty for the top.
+        variable_prefix: prefix of the environment variables of settings that name none; empty
+            for no such variables.
     """
-    if re.fullmatch(r"plugins\.[^.]+\..+", key, re.DOTALL):
-        return value
-    if re.fullmatch(r"keys\.[^.]+", key):
-        if not _is_name(value):
-            raise ConfigError(
-                f"{source}: {key} must be a key, not {value!r}.",
-                hint="Write it as in the help screen, such as ctrl+r; several with commas between.",
+
+    def __init__(self, kind: type[T], path: Sequence[str] = (), variable_prefix: str = "") -> None:
+        self.kind = kind
+        self.path = tuple(path)
+        self.specs = setting_specs(kind)
+        self._variable_prefix = variable_prefix
+
+    def key(self, name: str) -> str:
+        """Return a setting's full key, such as `plugins.rag.index`."""
+        return ".".join((*self.path, name))
+
+    def keys(self) -> list[str]:
+        """Return the full keys of all settings."""
+        return [self.key(name) for name in self.specs]
+
+    def variable(self, name: str) -> str:
+        """Return the environment variable that overrides a setting; empty if there is none."""
+        if (spec := self.specs.get(name)) and spec.variable:
+            return spec.variable
+        if not self._variable_prefix:
+            return ""
+        return f"{self._variable_prefix}_{name}".upper().replace("-", "_")
+
+    def set_variable(self, name: str) -> str:
+        """Return the variable that overrides a setting now; empty if it is not set."""
+        variable = self.variable(name)
+        return variable if variable and os.environ.get(variable) else ""
+
+    def check(self, name: str, value: Any, source: str) -> Any:
+        """Validate a value of TOML and convert it to the setting's type.
+
+        Args:
+            name: the setting.
+            value: the value.
+            source: the file or variable it comes from, for the error message.
+
+        Raises:
+            ConfigError: the section has no such setting, or the value is invalid.
+        """
+        spec = self._spec(name, source)
+        converted = from_toml(spec, value)
+        if problem := spec.problem(converted):
+            key = self.key(name)
+            hints = [f"{key}: {spec.help.rstrip('.')}."] if spec.help else []
+            if source.endswith(".toml"):
+                hints.append(f"Change it: chatlm config set {key} VALUE")
+            raise ConfigError(f"{source}: {key} {problem}.", hint=" ".join(hints))
+        return converted
+
+    def values(self, section: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """Return the settings that are set, the environment over the section; raises like
+        `check`.
+        """
+        values = {name: self.check(name, value, source) for name, value in section.items()}
+        return values | self.environment()
+
+    def environment(self) -> dict[str, Any]:
+        """Return the settings that are set by environment variables; raises like `check`."""
+        return {
+            name: self.check(
+                name, parse_text(spec, os.environ[variable]), f"environment {variable}"
             )
-        return value
-    if key not in KEY_HELP:
-        raise ConfigError(f"{source}: there is no setting {key!r}.", hint=_suggest_key(key))
-    if key.startswith("sampling."):
+            for name, spec in self.specs.items()
+            if (variable := self.set_variable(name))
+        }
+
+    def read(self, section: Mapping[str, Any], source: str) -> T:
+        """Return all settings: the environment over the section over the defaults.
+
+        Raises:
+            ConfigError: a key is unknown or a value is invalid.
+        """
         try:
-            Sampling.from_dict({key.removeprefix("sampling."): value})
-        except UsageError as error:
-            raise ConfigError(f"{source}: sampling.{error.message}.", hint=error.hint) from error
+            return self.kind(**self.values(section, source))
+        except ConfigError:
+            raise
+        except Exception as error:  # the class's own checks
+            raise self._rule_error(str(error), source) from error
+
+    def effective(self, section: Mapping[str, Any], source: str) -> list[Setting]:
+        """Return every setting with its value and where that comes from; raises like `read`."""
+        now = self.read(section, source)
+        listed = []
+        for name, spec in self.specs.items():
+            origin = "config.toml" if name in section else "default"
+            if variable := self.set_variable(name):
+                origin = f"environment {variable}"
+            meaning = spec.help or f"of the plugin {self.path[-1]}"
+            listed.append(Setting(self.key(name), getattr(now, name), origin, meaning))
+        return listed
+
+    def parse(
+        self, name: str, text: str, section: Mapping[str, Any], source: str = "chatlm config set"
+    ) -> Any:
+        """Parse a typed value, validate it and return it as the file has it.
+
+        Args:
+            name: the setting.
+            text: the value as typed; see `parse_text`.
+            section: the other settings. Invalid ones are ignored, so that one mistake does not
+                keep another from being corrected.
+            source: where the text was typed, for the error message.
+
+        Raises:
+            ConfigError: the section has no such setting, the value is invalid, or it contradicts
+                another setting.
+        """
+        value = parse_text(self._spec(name, source), text)
+        self.check(name, value, source)
+        if broken := self.broken_rule(name, value, section):
+            raise self._rule_error(broken, source)
         return value
-    rule = _KEY_SPECS[key]
-    if not rule.accepts(value):
-        raise ConfigError(
-            f"{source}: {key} must be {rule.expected}, not {value!r}.", hint=f"{key}: {rule.help}."
+
+    def broken_rule(self, name: str, value: Any, section: Mapping[str, Any]) -> str:
+        """Return why the dataclass refuses a valid value beside the other settings, or ""."""
+        values: dict[str, Any] = {}
+        for other, configured in section.items():
+            with suppress(ConfigError):
+                values[other] = self.check(other, configured, "")
+        values |= self.environment() | {name: from_toml(self.specs[name], value)}
+        try:
+            self.kind(**values)
+        except Exception as error:  # the class's own checks
+            return str(error) or type(error).__name__
+        return ""
+
+    def save(self, file: Path, name: str, text: str) -> None:
+        """Write one setting to the file; everything else in it stays, comments included.
+
+        Raises:
+            ConfigError: as `parse`, or the file cannot be read or written.
+        """
+        value = self.parse(name, text, self.stored(file))
+        toml_file.set_key(file, (*self.path, name), value)
+
+    def stored(self, file: Path) -> Mapping[str, Any]:
+        """Return the section as it is in the file, unchecked.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        section: Any = toml_file.read(file)
+        for part in self.path:
+            section = section.get(part, {}) if isinstance(section, dict) else {}
+        return section if isinstance(section, dict) else {}
+
+    def _rule_error(self, broken: str, source: str) -> ConfigError:
+        return ConfigError(
+            f"{source}: {'.'.join(self.path)}: {broken}.",
+            hint="See what is set: chatlm config edit",
         )
-    return value
+
+    def _spec(self, name: str, source: str) -> SettingSpec:
+        if name not in self.specs:
+            raise unknown_setting(self.key(name), self.keys(), source)
+        return self.specs[name]
 
 
-def parse_value(key: str, text: str) -> Any:
-    """Parse a typed value: as TOML, or as it is if the key expects text."""
-    as_toml = key in ("context", "reduced_motion", *_LIST_KEYS)
-    if key.startswith("keys.") or (key in _KEY_SPECS and not as_toml):
-        return text
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        document = {}
-    value = document["value"] if document.keys() == {"value"} else text
-    if key in _LIST_KEYS and not isinstance(value, list):
-        return [text]
-    return value
-
-
-def _suggest_key(key: str) -> str:
-    from difflib import get_close_matches
-
+def unknown_setting(key: str, known: Iterable[str], source: str) -> ConfigError:
+    """Return the error for a key that does not exist, which suggests the nearest known one."""
     typed = key.rpartition(".")[2]
-    names = {name.rpartition(".")[2]: name for name in KEY_HELP}
+    names = {each.rpartition(".")[2]: each for each in known}
     near = [name for name in names if typed and name.startswith(typed)]
     near += get_close_matches(typed, names, 1)
-    if near:
-        return f"Did you mean {names[near[0]]}?"
-    return "See all settings: chatlm config show"
+    hint = f"Did you mean {names[near[0]]}?" if near else "See all settings: chatlm config show"
+    return ConfigError(f"{source}: there is no setting {key!r}.", hint=hint)
+
+
+def from_toml(spec: SettingSpec, value: Any) -> Any:
+    """Convert a TOML value to types that TOML lacks: tuples, paths, members of an Enum."""
+    hint = spec.hint
+    if spec.convert is not None:
+        return spec.convert(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
+        return expand_path(value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return next((member for member in hint if member.value == value), value)
+    return value
+
+
+def parse_text(spec: SettingSpec, text: str) -> Any:
+    """Parse a typed value: as it is where the setting may be a text, else as TOML.
+
+    A single item stands for a list of one. The value may be invalid.
+    """
+    is_list = typing.get_origin(spec.hint) in (list, tuple)
+    if not is_list and matches_hint(from_toml(spec, text), spec.hint):
+        return text
+    value = parse_toml(text)
+    if is_list and not isinstance(value, list):
+        return [text if typing.get_args(spec.hint)[0] is str else value]
+    return value
+
+
+def parse_toml(text: str) -> Any:
+    """Parse a typed value as TOML; what is not TOML is a text."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return document["value"] if document.keys() == {"value"} else text
+
+
+def allowed_values(spec: SettingSpec) -> tuple[str, ...]:
+    """Return all values of a bool, a Literal or an Enum as they are typed; else none."""
+    return tuple(_allowed(spec.hint))
+
+
+def _allowed(hint: Any) -> Iterator[str]:
+    if hint is bool:
+        yield from ("true", "false")
+    elif typing.get_origin(hint) is Literal:
+        yield from map(format_setting, typing.get_args(hint))
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+        yield from map(format_setting, hint)
+
+
+def format_setting(value: Any) -> str:
+    """Format a value as it is typed."""
+    if value is None:
+        return ""
+    if isinstance(value, enum.Enum):
+        return format_setting(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

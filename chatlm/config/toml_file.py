@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm.config.paths import write_atomically
+from chatlm.config.paths import check_regular_file, write_atomically
 from chatlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def remove_key(path: Path, key: Sequence[str]) -> bool:
 
 def _read_text(path: Path) -> str:
     try:
+        check_regular_file(path)
         content = path.read_bytes()
     except FileNotFoundError:
         return ""

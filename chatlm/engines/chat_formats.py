@@ -1,18 +1,77 @@
-"""Render messages in a chat format: a model's own template, ChatML, Alpaca or Vicuna.
+"""Chat formats that chatlm knows, and the spans of a rendered prompt.
 
-A prompt is a list of spans. A control span is one control token, named by its text and later
-inserted by id; every other span is plain text, whatever it looks like, so no message can forge a
-turn.
+A prompt is a list of spans. A control span is one control token, later inserted by id; every other
+span is plain text, whatever it looks like, so no message can forge a turn.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
+
+from chatlm.engines.tracked_text import TEMPLATE, TrackedText, origins_of
 from chatlm.types.messages import Message
+from chatlm.types.parts import reasoning_of
+
+CHATML = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+ALPACA_STOP = "### Instruction:"
+
+
+ALPACA = (
+    "{% if not messages or messages[0].role != 'system' %}"
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'user' +%}\n\n### Instruction:\n"
+    "{% elif message.role == 'assistant' +%}\n\n### Response:\n{% endif %}"
+    "{{ message.content }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt +%}\n\n### Response:\n{% endif %}"
+)
+
+
+VICUNA_STOP = "USER:"
+
+
+VICUNA = (
+    "{% if not messages or messages[0].role != 'system' %}"
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %} USER: "
+    "{% elif message.role == 'assistant' %} ASSISTANT: {% endif %}"
+    "{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+RAW = (
+    "{% for message in messages %}"
+    "{% if not loop.first and message.role != 'assistant' +%}\n\n{% endif %}"
+    "{{ message.content }}"
+    "{% endfor %}"
+)
+"""For base models, which continue a text: a reply follows its message without any words between."""
+
+
+TEMPLATES = {"chatml": CHATML, "alpaca": ALPACA, "vicuna": VICUNA, "raw": RAW}
+"""Jinja templates of the formats that need none of the model's."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +82,8 @@ class Span:
     control: bool = False
     message_index: int | None = None
     """Index of the message whose content this is; None for the format's text."""
-
-
-Renderer = Callable[[Sequence[Message]], list[Span]]
-"""Renders messages; a last message of the assistant is left open, otherwise a reply is started."""
+    token: str = ""
+    """Of a control span: text of its token; `text` may add white space that the token absorbs."""
 
 
 MessageGroup = tuple[int, ...]
@@ -54,27 +111,102 @@ def merge_system_into_user(
     return [groups[0] + groups[1], *groups[2:]]
 
 
-def render_groups(
-    render: Renderer, messages: Sequence[Message], groups: Sequence[MessageGroup]
-) -> list[Span]:
-    """Render each group as one message, its contents separated by blank lines.
+def template_messages(
+    messages: Sequence[Message], groups: Sequence[MessageGroup]
+) -> list[dict[str, Any]]:
+    """Return each group as one message of a template, its contents separated by blank lines.
 
-    The spans of contents have the indices of `messages`.
+    The origin of a character is the index of its message. Reasoning is passed under the names that
+    templates read; they decide what of it a model sees again.
     """
-    merged = [
-        Message(messages[group[-1]].role, "\n\n".join(messages[i].text for i in group))
-        for group in groups
-    ]
+    chat: list[dict[str, Any]] = []
+    for group in groups:
+        values = {
+            "role": TrackedText(messages[group[-1]].role, TEMPLATE),
+            "content": _join(group, [messages[index].text for index in group]),
+        }
+        thoughts = [reasoning_of(messages[index].parts) for index in group]
+        if any(thoughts):
+            values["reasoning_content"] = values["thinking"] = _join(group, thoughts)
+        chat.append(values)
+    return chat
+
+
+def _join(group: MessageGroup, texts: Sequence[str]) -> TrackedText:
+    tracked = [TrackedText(text, index) for index, text in zip(group, texts, strict=True)]
+    return TrackedText("\n\n").join(tracked)
+
+
+def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
+    """Split a rendered prompt into spans.
+
+    Args:
+        text: as the template wrote it.
+        tokens: matches the text of any token that is a control token where the template wrote all
+            of it.
+    """
     spans: list[Span] = []
-    for span in render(merged):
-        if span.message_index is None:
-            spans.append(span)
-            continue
-        for position, index in enumerate(groups[span.message_index]):
-            if position:
-                spans.append(Span("\n\n"))
-            spans.append(Span(messages[index].text, message_index=index))
+    characters = str.__str__(text)
+    origins = origins_of(text)
+    edges = [0, *(np.flatnonzero(np.diff(np.asarray(origins))) + 1).tolist(), len(characters)]
+    for start, end in pairwise(edges):
+        piece = characters[start:end]
+        origin = origins[start] if piece else TEMPLATE
+        if origin == TEMPLATE:
+            spans += _split_control_tokens(piece, tokens)
+        else:
+            spans.append(Span(piece, message_index=origin if origin >= 0 else None))
     return spans
+
+
+def _split_control_tokens(text: str, tokens: re.Pattern[str]) -> Iterable[Span]:
+    start = 0
+    for match in tokens.finditer(text):
+        if match.start() > start:
+            yield Span(text[start : match.start()])
+        yield Span(match[0], control=True, token=match[0])
+        start = match.end()
+    if start < len(text):
+        yield Span(text[start:])
+
+
+_WHITE_SPACE = "[^\\S\x1c-\x1f]*"
+"""White space as Rust's tokenizers see it."""
+
+
+def absorb_white_space(
+    spans: Sequence[Span], left: frozenset[str], right: frozenset[str]
+) -> list[Span]:
+    """Move white space around control tokens into those that take it.
+
+    Args:
+        spans: of a prompt.
+        left: tokens that take the white space before them (`lstrip`).
+        right: tokens that take the white space after them (`rstrip`).
+    """
+    out: list[Span] = []
+    taking = False
+    for span in spans:
+        if span.control:
+            taking = span.token in right
+            taken = ""
+            while span.token in left and out and not out[-1].control:
+                kept = re.sub(f"{_WHITE_SPACE}\\Z", "", out[-1].text)
+                taken = out[-1].text[len(kept) :] + taken
+                out[-1] = replace(out[-1], text=kept)
+                if kept:
+                    break
+                out.pop()
+            out.append(replace(span, text=taken + span.text))
+            continue
+        match = re.match(_WHITE_SPACE, span.text) if taking else None
+        if match:
+            out[-1] = replace(out[-1], text=out[-1].text + match[0])
+        kept = span.text[match.end() if match else 0 :]
+        if kept:
+            taking = False
+            out.append(replace(span, text=kept))
+    return out
 
 
 def span_owners(spans: Sequence[Span]) -> list[int | None]:
@@ -105,116 +237,6 @@ def _count_closing_spans(spans: Sequence[Span]) -> int:
             blank = any(not span.control and span.text.isspace() for span in following)
             return index + 1 + blank
     return 0
-
-
-def render_chatml(messages: Sequence[Message]) -> list[Span]:
-    """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline."""
-    spans: list[Span] = []
-    for number, message in enumerate(messages):
-        spans += [
-            Span("<|im_start|>", control=True),
-            Span(f"{message.role}\n"),
-            Span(message.text, message_index=number),
-        ]
-        if message.role == "assistant" and number == len(messages) - 1:
-            return spans
-        spans += [Span("<|im_end|>", control=True), Span("\n")]
-    return [*spans, Span("<|im_start|>", control=True), Span("assistant\n")]
-
-
-_ALPACA_INTRO = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
-)
-
-
-ALPACA_STOP = "### Instruction:"
-
-
-def render_alpaca(messages: Sequence[Message]) -> list[Span]:
-    """Alpaca: an introduction or the system prompt, `### Instruction:`, `### Response:`."""
-    spans: list[Span] = []
-    if not messages or messages[0].role != "system":
-        spans.append(Span(_ALPACA_INTRO))
-    heads = {"user": f"\n\n{ALPACA_STOP}\n", "assistant": "\n\n### Response:\n", "system": ""}
-    for number, message in enumerate(messages):
-        spans += [Span(heads[message.role]), Span(message.text, message_index=number)]
-    if not messages or messages[-1].role != "assistant":
-        spans.append(Span(heads["assistant"]))
-    return spans
-
-
-_VICUNA_INTRO = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-
-
-VICUNA_STOP = "USER:"
-
-
-def vicuna_renderer(eos_token: str) -> Renderer:
-    """Return the renderer of Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
-
-    Args:
-        eos_token: text of the model's end-of-sequence token.
-    """
-
-    def render(messages: Sequence[Message]) -> list[Span]:
-        spans: list[Span] = []
-        if not messages or messages[0].role != "system":
-            spans.append(Span(_VICUNA_INTRO))
-        for number, message in enumerate(messages):
-            if message.role == "user":
-                spans.append(Span(f" {VICUNA_STOP} "))
-            elif message.role == "assistant":
-                spans.append(Span(" ASSISTANT: "))
-            spans.append(Span(message.text, message_index=number))
-            if message.role == "assistant" and number < len(messages) - 1:
-                spans.append(Span(eos_token, control=True))
-        if not messages or messages[-1].role != "assistant":
-            spans.append(Span(" ASSISTANT:"))
-        return spans
-
-    return render
-
-
-def template_renderer(
-    apply: Callable[[list[dict[str, str]], bool], str], control_tokens: Iterable[str]
-) -> Renderer:
-    """Return the renderer of a model's own chat template, which never sees the contents.
-
-    The template gets an unguessable placeholder for each content. Its output is split at the
-    placeholders and at the texts of control tokens, so that only what the template itself wrote
-    can become a control token.
-
-    Args:
-        apply: `(messages as dicts, whether to continue the last one) -> text`.
-        control_tokens: texts of all control tokens that the template may write.
-    """
-    patterns = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
-    tokens = re.compile(f"({'|'.join(patterns)})") if patterns else None
-
-    def render(messages: Sequence[Message]) -> list[Span]:
-        nonce = secrets.token_hex(8)
-        dicts = [
-            {"role": message.role, "content": f"\ue000{nonce}:{number}\ue001"}
-            for number, message in enumerate(messages)
-        ]
-        continues = bool(messages) and messages[-1].role == "assistant"
-        text = apply(dicts, continues)
-        spans: list[Span] = []
-        for index, part in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
-            if index % 2:
-                spans.append(Span(messages[int(part)].text, message_index=int(part)))
-            elif tokens is None:
-                spans.append(Span(part))
-            else:
-                texts = tokens.split(part)
-                spans += [Span(text, control=bool(n % 2)) for n, text in enumerate(texts)]
-        return [span for span in spans if span.text or span.message_index is not None]
-
-    return render
 
 
 def span_runs(spans: Iterable[Span]) -> list[list[Span]]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
 import jinja2
+from tokenizers import pre_tokenizers
 
 from chatlm.engines import chat_formats
-from chatlm.engines.chat_formats import Span
+from chatlm.engines.chat_formats import MessageGroup, Span
+from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
+from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import PromptToken
 
-PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna")
+PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna", "raw")
 
 
 MAX_CACHED_TEXTS = 2048
@@ -31,7 +37,7 @@ MAX_CACHED_TEXT_LENGTH = 8_000
 
 
 class ChatTokenizer(Protocol):
-    """A fast tokenizer with an optional chat template, as transformers has them."""
+    """A fast tokenizer with optional chat templates, as transformers has them."""
 
     @property
     def is_fast(self) -> bool:
@@ -44,13 +50,13 @@ class ChatTokenizer(Protocol):
         ...
 
     @property
-    def chat_template(self) -> str | None:
-        """The model's own Jinja template."""
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The model's own Jinja template, or several by name."""
         ...
 
     @property
-    def eos_token(self) -> str | None:
-        """Text of the end-of-sequence token."""
+    def special_tokens_map(self) -> Mapping[str, Any]:
+        """Texts of the special tokens by name, such as `bos_token`."""
         ...
 
     @property
@@ -60,18 +66,6 @@ class ChatTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text with the special tokens that the tokenizer adds."""
-        ...
-
-    def apply_chat_template(
-        self,
-        messages: list[dict[str, str]],
-        /,
-        *,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-    ) -> Any:
-        """Render the template as text; `tokenize` is False."""
         ...
 
 
@@ -107,73 +101,101 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self.notes: list[str] = []
-        added = self._backend.get_added_tokens_decoder()
+        added = self._backend.get_added_tokens_decoder().values()
         self._added_token_ids: dict[str, int] = {
-            token.content: number for number, token in added.items()
+            token.content: self._backend.token_to_id(token.content) for token in added
         }
+        self._model_templates = self._compile_model_templates()
         self.format = self._resolve_format(prompt_format)
-        template = tokenizer.chat_template or "" if self.format == "template" else ""
-        specials = {token.content for token in added.values() if token.special}
-        in_template = {text for text in self._added_token_ids if text in template}
-        end_texts = {
+        self._template = self._choose_template()
+        # a newline is text even as an added token
+        possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
+        self._token_pattern = _any_of(possible)
+        self._takes_left = frozenset(token.content for token in added if token.lstrip)
+        self._takes_right = frozenset(token.content for token in added if token.rstrip)
+        ends = {
             text for text, number in self._added_token_ids.items() if number in set(eos_token_ids)
         }
-        self.control_tokens: dict[str, int] = {
-            text: self._added_token_ids[text]
-            for text in specials | in_template | end_texts
-            if len(text.strip()) > 1  # a newline is text even as an added token
-        }
+        specials = {token.content for token in added if token.special}
+        self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
-        self._control_pattern = re.compile(
-            "|".join(re.escape(text) for text in sorted(self.control_tokens, key=len, reverse=True))
-            or r"(?!)"
-        )
-        self._render = self._make_renderer()
+        self._guard((specials | ends | self._find_written_tokens()) & possible)
         self.prefix_ids = self._find_prefix_ids()
         """Ids before the format's own text."""
         # set once, since a tokenizer in use by other threads cannot be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may trim spaces from the offsets
-        self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
+        self._middle_backend = _without_prefix_space(self._backend)
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
 
+    def _compile_model_templates(self) -> dict[str, ChatTemplate]:
+        sources = self._tokenizer.chat_template or {}
+        if isinstance(sources, str):
+            sources = {"default": sources}
+        return {name: self._compile(source) for name, source in sources.items()}
+
+    def _compile(self, source: str) -> ChatTemplate:
+        specials = self._tokenizer.special_tokens_map.items()
+        return ChatTemplate(source, {name: str(t) for name, t in specials if isinstance(t, str)})
+
     def _resolve_format(self, requested: str) -> str:
-        has_template = bool(self._tokenizer.chat_template)
+        has_template = bool(self._model_templates)
+        has_chatml = "<|im_start|>" in self._added_token_ids
         if requested == "auto":
-            requested = "template" if has_template else "chatml"
-            if not has_template:
+            if has_template:
+                return "template"
+            if has_chatml:
                 self.notes.append(
-                    "This model has no chat template; prompts are in ChatML, "
-                    "which it may not have learned. `chatlm config set prompt_format` changes it."
+                    "This model has no chat template; prompts are in ChatML, since it has its "
+                    "tokens. `chatlm config set prompt_format` changes it."
                 )
+                return "chatml"
+            self.notes.append(
+                "This is a base model: it has no chat template, so it continues your text instead "
+                "of answering. `chatlm config set prompt_format chatml` (or alpaca, or vicuna) "
+                "formats messages as a chat."
+            )
+            return "raw"
         if requested == "template" and not has_template:
             raise ModelError(
                 "This model has no chat template of its own",
-                hint="Use `chatlm config set prompt_format chatml` (or alpaca, or vicuna).",
+                hint="Use `chatlm config set prompt_format chatml` (or alpaca, vicuna or raw).",
             )
-        if requested == "chatml" and "<|im_start|>" not in self._added_token_ids:
+        if requested == "chatml" and not has_chatml:
             self.notes.append("This model has no ChatML control tokens; they are sent as text.")
         return requested
 
-    def _make_renderer(self) -> chat_formats.Renderer:
-        if self.format == "template":
-            return chat_formats.template_renderer(self._apply_template, self.control_tokens)
-        if self.format == "vicuna":
-            return chat_formats.vicuna_renderer(self._tokenizer.eos_token or "")
-        return {"chatml": chat_formats.render_chatml, "alpaca": chat_formats.render_alpaca}[
-            self.format
-        ]
-
-    def _apply_template(self, messages: list[dict[str, str]], continue_final_message: bool) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=not continue_final_message,
-                continue_final_message=continue_final_message,
-            )
+    def _choose_template(self) -> ChatTemplate:
+        if self.format != "template":
+            return self._compile(chat_formats.TEMPLATES[self.format])
+        templates = self._model_templates
+        if "default" in templates or len(templates) == 1:
+            return templates.get("default") or next(iter(templates.values()))
+        raise ModelError(
+            f"This model has several chat templates and no default: {', '.join(sorted(templates))}",
+            hint="Use `chatlm config set prompt_format chatml` (or alpaca, vicuna or raw).",
         )
+
+    def _find_written_tokens(self) -> set[str]:
+        """Return the added tokens that a template writes, whole or built from pieces."""
+        found: set[str] = set()
+        for template in {*self._model_templates.values(), self._template}:
+            found.update(self._token_pattern.findall("\0".join(template.literals)))
+            for messages in _PROBES:
+                with suppress(jinja2.TemplateError, ModelError):
+                    groups = chat_formats.group_by_role(messages)
+                    text = template.render(chat_formats.template_messages(messages, groups))
+                    spans = chat_formats.to_spans(text, self._token_pattern)
+                    found |= {span.token for span in spans}
+        return found - {""}
+
+    def _guard(self, texts: Iterable[str]) -> None:
+        """Treat these added tokens as control tokens from now on."""
+        new = {text: self._added_token_ids[text] for text in texts}
+        self.control_tokens = {**self.control_tokens, **new}
+        self._control_pattern = _any_of(self.control_tokens)
+        self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
 
     def _find_prefix_ids(self) -> list[int]:
         """Return the ids that the tokenizer puts before a text; a template has its own."""
@@ -208,64 +230,88 @@ class PromptEncoder:
         ]
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
-        """Render the messages as spans of control tokens, format text and content."""
+        """Render the messages as spans of control tokens, format text and content.
+
+        Raises:
+            ModelError: the template refuses the messages.
+        """
         groups = chat_formats.group_by_role(messages)
         try:
-            return chat_formats.render_groups(self._render, messages, groups)
+            text = self._render(messages, groups)
         except jinja2.TemplateError:
             try:  # some templates refuse a system role
                 groups = chat_formats.merge_system_into_user(groups, messages)
-                return chat_formats.render_groups(self._render, messages, groups)
+                text = self._render(messages, groups)
             except jinja2.TemplateError as error:
                 raise ModelError(
                     f"The model's chat template refuses this conversation: {error}",
                     hint="Try `chatlm config set prompt_format chatml`.",
                 ) from error
+        spans = chat_formats.to_spans(text, self._token_pattern)
+        unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
+        if unguarded:
+            self._guard(unguarded)
+        return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
+
+    def _render(self, messages: Sequence[Message], groups: Sequence[MessageGroup]) -> TrackedText:
+        return self._template.render(
+            chat_formats.template_messages(messages, groups),
+            continue_final_message=bool(messages) and messages[-1].role == "assistant",
+        )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt; control ids occur only where the format has them."""
         ids = list(self.prefix_ids)
-        for run in chat_formats.span_runs(self.spans(messages)):
-            ids += self.encode_run(run).ids
+        for index, run in enumerate(chat_formats.span_runs(self.spans(messages))):
+            ids += self.encode_run(run, is_first=index == 0).ids
         return ids
 
-    def encode_run(self, run: Sequence[Span]) -> EncodedText:
-        """Encode one run of `chat_formats.span_runs`."""
-        text = "".join(span.text for span in run)
-        if self.is_control(run[0]):
-            return EncodedText(array("I", [self._added_token_ids[text]]), array("I", [len(text)]))
-        return self.encode_with_offsets(text)
+    def encode_run(self, run: Sequence[Span], is_first: bool = False) -> EncodedText:
+        """Encode one run of `chat_formats.span_runs`.
 
-    def is_control(self, span: Span) -> bool:
-        """Tell whether the span is a control token that the model has."""
-        return span.control and span.text in self._added_token_ids
+        Args:
+            run: a control span, or plain ones.
+            is_first: whether the prompt's text starts with it.
+        """
+        text = "".join(span.text for span in run)
+        if run[0].control:
+            token = self._added_token_ids[run[0].token]
+            return EncodedText(array("I", [token]), array("I", [len(text)]))
+        return self.encode_with_offsets(text, is_first)
 
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of plain text, which never contain a control token."""
         return list(self.encode_with_offsets(text).ids)
 
-    def encode_with_offsets(self, text: str) -> EncodedText:
-        """Encode plain text, see `encode_text`, with the end of each token."""
-        if len(text) > MAX_CACHED_TEXT_LENGTH:
-            return self._encode_with_offsets(text)
-        return self._cached_encode(text)
+    def encode_with_offsets(self, text: str, is_first: bool = False) -> EncodedText:
+        """Encode plain text, see `encode_text`, with the end of each token.
 
-    def _encode_with_offsets(self, text: str) -> EncodedText:
+        Args:
+            text: the characters.
+            is_first: whether a prompt starts with them; some tokenizers put a blank before it.
+        """
+        if len(text) > MAX_CACHED_TEXT_LENGTH:
+            return self._encode_with_offsets(text, is_first)
+        return self._cached_encode(text, is_first)
+
+    def _encode_with_offsets(self, text: str, is_first: bool) -> EncodedText:
         forbidden = set(self.control_tokens.values())
+        backend = self._backend if is_first else self._middle_backend
         text = text.encode("utf-8", "replace").decode()  # tokenizers refuse lone surrogates
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = backend.encode(text, add_special_tokens=False)
         if forbidden.isdisjoint(encoding.ids):
             ends = (end for _, end in encoding.offsets)
             return _to_encoded_text(zip(encoding.ids, ends, strict=True))
         tokens, start = [], 0
         for part in self._split_control_tokens(text):  # added tokens that are not marked special
-            encoding = self._backend.encode(part, add_special_tokens=False)
+            encoding = backend.encode(part, add_special_tokens=False)
             tokens += [
                 (number, start + end)
                 for number, (_, end) in zip(encoding.ids, encoding.offsets, strict=True)
                 if number not in forbidden
             ]
             start += len(part)
+            backend = self._middle_backend
         return _to_encoded_text(tokens)
 
     def _split_control_tokens(self, text: str) -> Iterator[str]:
@@ -283,6 +329,54 @@ class PromptEncoder:
     def detokenizer(self, context: Sequence[int] = ()) -> Detokenizer:
         """Return a new streaming decoder; `context` are the ids before its first."""
         return Detokenizer(self._backend, list(context))
+
+
+_PROBES = [
+    [Message("system", "x"), Message("user", "x")],
+    [
+        Message("user", "x"),
+        Message("assistant", (Reasoning("x"), Text("x"))),
+        Message("user", "x"),
+    ],
+    [Message("user", "x"), Message("assistant", "x"), Message("tool", "x")],
+]
+"""Chats that show which role tokens a template builds from pieces."""
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern of any of the texts, the longest first; of nothing if there are none."""
+    patterns = [re.escape(text) for text in sorted(texts, key=len, reverse=True)]
+    return re.compile("|".join(patterns) or r"(?!)")
+
+
+def _without_prefix_space(backend: Any) -> Any:
+    """Return a tokenizer for text that does not start a prompt.
+
+    With Metaspace's `prepend_scheme: first` only the start of the whole prompt gets a blank.
+    """
+    splitter = _never_prepend(backend.pre_tokenizer)
+    if splitter is None:
+        return backend
+    middle = copy.deepcopy(backend)
+    middle.encode_special_tokens = True
+    middle.pre_tokenizer = splitter
+    return middle
+
+
+def _never_prepend(splitter: Any) -> Any:
+    """Return a pre-tokenizer without the blank at the start; None if it adds none there only."""
+    if isinstance(splitter, pre_tokenizers.Metaspace):
+        if splitter.prepend_scheme != "first":
+            return None
+        return pre_tokenizers.Metaspace(splitter.replacement, "never", splitter.split)
+    if isinstance(splitter, pre_tokenizers.Sequence):
+        parts = list(splitter)  # type: ignore[call-overload]  # by index, as of tokenizers 0.22
+        changed = [_never_prepend(part) for part in parts]
+        if any(part is not None for part in changed):
+            return pre_tokenizers.Sequence(
+                [new if new is not None else old for new, old in zip(changed, parts, strict=True)]
+            )
+    return None
 
 
 def _to_encoded_text(tokens: Iterable[tuple[int, int]]) -> EncodedText:
@@ -311,8 +405,9 @@ def prompt_tokens(
     for number in encoder.prefix_ids:
         yield PromptToken(number, encoder.decode([number]), control=True)
     controls = set(encoder.control_tokens.values())
-    for run in chat_formats.span_runs(encoder.spans([messages[index] for index in included])):
-        encoded = encoder.encode_run(run)
+    runs = chat_formats.span_runs(encoder.spans([messages[index] for index in included]))
+    for number, run in enumerate(runs):
+        encoded = encoder.encode_run(run, is_first=number == 0)
         text = "".join(span.text for span in run)
         start = 0
         for span, positions in zip(run, _token_ranges(run, encoded), strict=True):
@@ -329,8 +424,9 @@ def count_message_tokens(encoder: PromptEncoder, messages: Sequence[Message]) ->
     spans = encoder.spans(messages)
     owners = iter(chat_formats.span_owners(spans))
     counts = [0] * len(messages)
-    for run in chat_formats.span_runs(spans):
-        for positions in _token_ranges(run, encoder.encode_run(run)):
+    for number, run in enumerate(chat_formats.span_runs(spans)):
+        encoded = encoder.encode_run(run, is_first=number == 0)
+        for positions in _token_ranges(run, encoded):
             owner = next(owners)
             if owner is not None:
                 counts[owner] += len(positions)

@@ -6,9 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from chatlm.engines.load import log
@@ -27,9 +24,6 @@ _IGNORED_SETTINGS = {
 
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token")
-
-
-_CONTINUATION_MARKER = "\ue002"
 
 
 class JsonTokenizer:
@@ -52,7 +46,7 @@ class JsonTokenizer:
             raise Unsupported(f"its tokenizer cannot be read: {error}") from error
         if settings.get("tokenizer_class") not in _SUPPORTED_CLASSES:
             raise Unsupported("its tokenizer is of another class")
-        self._special_tokens = {
+        self.special_tokens_map = {
             name: settings[name] for name in _SPECIAL_TOKEN_KEYS if settings.get(name) is not None
         }
         added = self.backend_tokenizer.get_added_tokens_decoder().values()
@@ -60,67 +54,31 @@ class JsonTokenizer:
         if not set(settings) <= {
             *_IGNORED_SETTINGS,
             *_SPECIAL_TOKEN_KEYS,
-        } or not special.issuperset(self._special_tokens.values()):
+        } or not special.issuperset(self.special_tokens_map.values()):
             raise Unsupported("its tokenizer has unsupported settings")
-        if (folder / "additional_chat_templates").exists():
-            raise Unsupported("it has several chat templates")
-        self.eos_token: str | None = self._special_tokens.get("eos_token")
-        self.eos_token_id: int | None = (
-            self.backend_tokenizer.token_to_id(self.eos_token) if self.eos_token else None
-        )
-        self.chat_template = _read_template(folder, settings)
-        self._template = _compile_template(self.chat_template)
+        end = self.special_tokens_map.get("eos_token")
+        self.eos_token_id: int | None = self.backend_tokenizer.token_to_id(end) if end else None
+        self.chat_template = _read_templates(folder, settings)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text with the special tokens that the tokenizer adds."""
         return list(self.backend_tokenizer.encode(text).ids)
 
-    def apply_chat_template(
-        self,
-        messages: list[dict[str, str]],
-        *,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-    ) -> str:
-        """Render the chat as transformers does; `tokenize` must be False."""
-        if tokenize:
-            raise ValueError("this tokenizer only renders text")
-        if continue_final_message:
-            last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUATION_MARKER}
-            messages = [*messages[:-1], last]
-        text = self._template.render(
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **self._special_tokens,
-        )
-        return text[: text.rindex(_CONTINUATION_MARKER)] if continue_final_message else text
 
-
-def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    text = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
-    if text is not None and not isinstance(text, str):
-        raise Unsupported("it has several chat templates")
-    return text
-
-
-def _compile_template(text: str | None) -> jinja2.Template:
-    """Compile the template in a sandbox without functions; refuse one that calls any."""
-    sandbox = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    sandbox.globals.clear()
-    variables = {"messages", "tools", "documents", "add_generation_prompt", *_SPECIAL_TOKEN_KEYS}
-    try:
-        used = jinja2.meta.find_undeclared_variables(sandbox.parse(text or ""))
-        if used - variables or "tojson" in (text or ""):
-            raise Unsupported("its chat template calls functions")
-        return sandbox.from_string(text or "")
-    except jinja2.TemplateError as error:
-        raise Unsupported(f"its chat template: {error}") from error
+def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | None:
+    """Read the chat templates by name; a file goes before the settings, as in transformers."""
+    templates: dict[str, str] = {}
+    configured = settings.get("chat_template")
+    if isinstance(configured, str):
+        templates["default"] = configured
+    elif isinstance(configured, list):
+        templates |= {entry["name"]: entry["template"] for entry in configured}
+    files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
+    if (folder / "chat_template.jinja").is_file():
+        files["default"] = folder / "chat_template.jinja"
+    if files:
+        templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+    return templates or None
 
 
 def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:

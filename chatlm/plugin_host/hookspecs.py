@@ -15,6 +15,7 @@ from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
+from chatlm.types.services import as_service
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class PluginContext:
     find_service: Callable[[str], Any] = _no_service
     """Used by `service`."""
 
-    def service(self, name: str, protocol: type[T]) -> T | None:
+    def service(self, name: str, protocol: Callable[..., T]) -> T | None:
         """Return a service that another plugin offers; None if no plugin does.
 
         Look it up when it is needed, not in `startup`: a plugin may be disabled or fail later.
@@ -86,8 +87,7 @@ class PluginContext:
             name: such as `documents`; see `chatlm.types.services`.
             protocol: what the service must be an instance of, such as `chatlm.Documents`.
         """
-        service = self.find_service(name)
-        return service if isinstance(service, protocol) else None
+        return as_service(self.find_service(name), protocol)
 
     def settings(self, kind: type[T]) -> T:
         """Return the plugin's validated settings.

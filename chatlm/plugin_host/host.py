@@ -14,6 +14,7 @@ from typing import Any
 
 import pluggy
 
+from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs, settings
 from chatlm.plugin_host.discovery import PluginSource
@@ -291,7 +292,9 @@ class PluginHost(HookCaller):
         """
         kind = settings.settings_class(self._manager.get_plugin(name))
         try:
-            return settings.read_settings(name, kind, section) if kind else None
+            if kind is None:
+                return None
+            return settings.plugin_section(name, kind).read(section, str(paths.config_file()))
         except ChatlmError as error:
             self.drop(name, "settings", error)
             return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from chatlm.config import config, paths, toml_file
 from chatlm.config.config import Config
@@ -18,6 +18,9 @@ from chatlm.plugin_host.crash_records import clear_crashes, crashes_in_a_row, re
 from chatlm.plugin_host.discovery import ENTRY_POINT_GROUP, PluginSource, find_plugins
 from chatlm.plugin_host.faults import LOADING_STEPS, Fault
 from chatlm.plugin_host.host import PluginHost
+from chatlm.types.services import require_service
+
+T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 0.7
 """How long all `shutdown` hooks together may take, since the user waits for the shell."""
@@ -34,6 +37,24 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     finally:
         host.shut_down(SHUTDOWN_SECONDS)
         save_faults(host)
+
+
+@contextmanager
+def service(name: str, protocol: Callable[..., T]) -> Iterator[T]:
+    """Provide a service of another plugin to a command, for which the plugins are loaded.
+
+        with chatlm.service("adapters", chatlm.Adapters) as adapters:
+            print(adapters.names())
+
+    Args:
+        name: such as `adapters`.
+        protocol: what the service must be an instance of, such as `chatlm.Adapters`.
+
+    Raises:
+        UsageError: no plugin offers it.
+    """
+    with loaded_plugins(config.load()) as host:
+        yield require_service(name, host.service(name), protocol)
 
 
 def load_plugins(host: PluginHost, config: Config, only: Iterable[str] | None = None) -> None:

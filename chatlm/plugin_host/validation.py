@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.plugin_host.type_hints import describe_hint, field_hints, matches_hint
 from chatlm.text import one_line
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
+from chatlm.types.type_hints import describe_hint, field_hints, matches_hint
 
 
 def instance_of(kind: type, original: Any = None) -> Callable[[Any], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sqlite3
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from chatlm.errors import StoreError
 from chatlm.store import migrations as chats
-from chatlm.store.migrations import Migrations, check_version, migrate
+from chatlm.store.migrations import Migrations, check_version, migrate, needs_migration
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long to wait for a lock held by another process."""
@@ -22,6 +23,8 @@ _OTHER_FOLDER_HINT = "set CHATLM_HOME to another folder, or chat without saving:
 
 class Database:
     """A thread-safe database in WAL mode, whose readers never wait for the writer.
+
+    Where a database exists but cannot be written, it is opened to be read.
 
     Args:
         path: the file, created with its folder if missing; None keeps everything in memory.
@@ -34,26 +37,76 @@ class Database:
     def __init__(self, path: Path | None, migrations: Migrations | None = None) -> None:
         migrations = chats.MIGRATIONS if migrations is None else migrations
         self._display_name = "the chat in memory" if path is None else str(path)
+        self.unwritable: StoreError | None = None
+        """Why the database can only be read; None if it can be written."""
         if path is not None:
             _create_file(path)
         self._write_lock = threading.RLock()
         with translate_sqlite_errors(self._display_name):
-            self._writer = self._connect(path)
             try:
-                check_version(self._writer, migrations, self._display_name)
-                _enable_wal(self._writer)
-                migrate(self._writer, migrations)
-                self._reader, self._read_lock = self._writer, self._write_lock
-                if path is not None:
-                    self._reader, self._read_lock = self._connect(path), threading.RLock()
-                    self._reader.execute("PRAGMA query_only = ON")
-            except BaseException:
-                self._writer.close()
-                raise
+                self._open(path, migrations)
+            except sqlite3.Error as error:
+                if path is None or not _means_unwritable(error):
+                    raise
+                self._open_to_read(path, migrations, error)
 
-    def _connect(self, path: Path | None) -> sqlite3.Connection:
+    def _open(self, path: Path | None, migrations: Migrations) -> None:
+        if path is not None and not _is_writable(path):
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+            raise error
+        self._writer = self._connect(":memory:" if path is None else path)
+        try:
+            check_version(self._writer, migrations, self._display_name)
+            _enable_wal(self._writer)
+            migrate(self._writer, migrations)
+            self._reader, self._read_lock = self._writer, self._write_lock
+            if path is not None:
+                self._reader, self._read_lock = self._connect(path), threading.RLock()
+                self._reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _open_to_read(self, path: Path, migrations: Migrations, reason: sqlite3.Error) -> None:
+        connection = self._connect_to_read(path, reason)
+        try:
+            check_version(connection, migrations, self._display_name)
+            if needs_migration(connection, migrations):
+                copy = self._connect(":memory:")
+                connection.backup(copy)
+                connection.close()
+                connection = copy
+                migrate(connection, migrations)
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = self._reader = connection
+        self._read_lock = self._write_lock
+        self.unwritable = _unwritable_error(reason, self._display_name)
+
+    def _connect_to_read(self, path: Path, reason: sqlite3.Error) -> sqlite3.Connection:
+        """Connect read-only; raise `reason` if that fails too."""
+        # Even a reader of a database in WAL mode has to write, to an index of the log, unless
+        # SQLite is told that nobody else writes. That skips the log, so it must be empty.
+        file = path.resolve()
+        log = file.with_name(f"{file.name}-wal")
+        options = ["mode=ro"]
+        if not (log.exists() and log.stat().st_size):
+            options.append("mode=ro&immutable=1")
+        for option in options:
+            try:
+                connection = self._connect(f"{file.as_uri()}?{option}")
+            except sqlite3.Error:
+                continue
+            return connection
+        raise reason
+
+    def _connect(self, database: Path | str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            ":memory:" if path is None else path,
+            database,
+            uri=isinstance(database, str),
             timeout=BUSY_TIMEOUT_SECONDS,
             isolation_level=None,  # transactions are managed below
             check_same_thread=False,  # guarded by the locks below
@@ -63,6 +116,7 @@ class Database:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA secure_delete = ON")  # overwrite the text of deleted chats
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except BaseException:
             connection.close()
             raise
@@ -83,8 +137,10 @@ class Database:
         """Run the block in a write transaction, rolled back if it raises.
 
         Raises:
-            StoreError: SQLite failed.
+            StoreError: SQLite failed, or the database can only be read.
         """
+        if self.unwritable is not None:
+            raise self.unwritable
         with self._write_lock, self._transaction(self._writer, "BEGIN IMMEDIATE") as connection:
             yield connection
 
@@ -103,6 +159,8 @@ class Database:
 
     def truncate_wal(self) -> None:
         """Copy the write-ahead log into the database and truncate it."""
+        if self.unwritable is not None:
+            return
         with self._write_lock, translate_sqlite_errors(self._display_name):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
@@ -157,6 +215,34 @@ def translate_sqlite_errors(database_name: str) -> Iterator[None]:
         raise StoreError(
             "There is no chat with so large a number.", "See the saved chats: chatlm chats list"
         ) from error
+
+
+def _is_writable(path: Path) -> bool:
+    file = path.resolve()
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in (file, file.parent))
+
+
+def _means_unwritable(error: sqlite3.Error) -> bool:
+    return _primary_error_code(error) in (
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    )
+
+
+def _unwritable_error(reason: sqlite3.Error, database_name: str) -> StoreError:
+    if _primary_error_code(reason) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return StoreError(
+            f"The disk is full: {database_name} cannot be written.",
+            hint="Free some space, then start chatlm again.",
+        )
+    return StoreError(
+        f"{database_name} cannot be written: the file or its folder is read-only.",
+        hint=f"Make both writable, {_OTHER_FOLDER_HINT}.",
+    )
 
 
 def _primary_error_code(error: sqlite3.Error) -> int:

@@ -266,6 +266,11 @@ def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
                 connection.execute("ROLLBACK")
 
 
+def needs_migration(connection: sqlite3.Connection, migrations: Migrations) -> bool:
+    """Return whether `migrate` would change the database."""
+    return _user_version(connection) < len(migrations)
+
+
 def _user_version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from chatlm.errors import StoreError
 from chatlm.store import queries, writes
 from chatlm.store.database import Database
 from chatlm.store.queries import ChatListEntry, TrashEntry
@@ -62,6 +63,16 @@ class Store:
         self.on_disk = path is not None
         """Whether the chats outlive the program."""
         self._database = Database(path)
+
+    @property
+    def unwritable(self) -> StoreError | None:
+        """Why the chats can only be read; None if they can be written."""
+        return self._database.unwritable
+
+    @property
+    def can_save(self) -> bool:
+        """Whether chats can be saved on disk."""
+        return self.on_disk and self.unwritable is None
 
     def __enter__(self) -> Self:
         return self

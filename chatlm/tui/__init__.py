@@ -94,8 +94,11 @@ def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
     from chatlm.store.store import Store
 
     try:
-        return Store(paths.database_file()), ()
+        store = Store(paths.database_file())
     except StoreError as error:
         if not incognito:
             raise
         return Store(None), (f"Nothing of this run is saved. {error}",)
+    if store.unwritable is None:
+        return store, ()
+    return store, (f"Saved chats can be read, but nothing is saved. {store.unwritable}",)

@@ -26,7 +26,7 @@ class EngineInfo:
     context_length: int
     """Maximum number of tokens of prompt and reply together."""
     prompt_format: str
-    """`template` (the model's own), `chatml`, `alpaca` or `vicuna`."""
+    """`template` (the model's own), `chatml`, `alpaca`, `vicuna` or `raw`."""
     default_sampling: Sampling
     """Defaults for settings that a request leaves open; what is open here too is decided by the
     model's server."""

@@ -8,29 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatlm.errors import UsageError
-
-RANGES: dict[str, tuple[float, float, str]] = {
-    "temperature": (0.0, 5.0, "0 always takes the likeliest token; higher is more varied"),
-    "top_k": (0, 1_000_000, "keep the k likeliest tokens; 0 keeps all"),
-    "top_p": (0.0, 1.0, "keep the likeliest tokens that together reach this probability"),
-    "min_p": (0.0, 1.0, "drop tokens below this share of the likeliest token's probability"),
-    "frequency_penalty": (-2.0, 2.0, "subtracted for each time a token was already made"),
-    "presence_penalty": (-2.0, 2.0, "subtracted once for a token that was already made"),
-    "repetition_penalty": (0.1, 10.0, "divides the score of tokens already seen; 1 is off"),
-    "max_tokens": (1, 1_000_000, "at most this many new tokens"),
-    "seed": (0, 2**63 - 1, "same seed and request, same reply"),
-}
-"""Setting -> minimum, maximum, and what it does in one line."""
+from chatlm.types.settings import setting, setting_specs
 
 
-INTEGER_SETTINGS = frozenset({"top_k", "max_tokens", "seed"})
+def _number(low: float, high: float, help: str) -> Any:
+    return setting(None, help, minimum=low, maximum=high)
 
 
-def format_number(value: object) -> str:
-    """Format a number, such as 0.5, 9 or 1,000,000; anything else by `repr`."""
-    if type(value) is float:
-        return f"{value:.15g}"
-    return f"{value:,}" if type(value) is int else repr(value)
+def _stop_strings(value: Any) -> Any:
+    """Convert stop strings from JSON or TOML: one text, or a list of texts."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -38,41 +27,42 @@ class Sampling:
     """Settings of one generation; None stands for the model's default, else chatlm's.
 
     Raises:
-        UsageError: a value is outside its range in `RANGES`.
+        UsageError: a value is outside its range.
     """
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    """Stop strings, which end the reply and are cut from it."""
+    temperature: float | None = _number(
+        0.0, 5.0, "0 always takes the likeliest token; higher is more varied"
+    )
+    top_k: int | None = _number(0, 1_000_000, "keep the k likeliest tokens; 0 keeps all")
+    top_p: float | None = _number(
+        0.0, 1.0, "keep the likeliest tokens that together reach this probability"
+    )
+    min_p: float | None = _number(
+        0.0, 1.0, "drop tokens below this share of the likeliest token's probability"
+    )
+    frequency_penalty: float | None = _number(
+        -2.0, 2.0, "subtracted for each time a token was already made"
+    )
+    presence_penalty: float | None = _number(
+        -2.0, 2.0, "subtracted once for a token that was already made"
+    )
+    repetition_penalty: float | None = _number(
+        0.1, 10.0, "divides the score of tokens already seen; 1 is off"
+    )
+    max_tokens: int | None = _number(1, 1_000_000, "at most this many new tokens")
+    seed: int | None = _number(0, 2**63 - 1, "same seed and request, same reply")
+    stop: tuple[str, ...] = setting(
+        (),
+        "texts that end a reply and are cut from it",
+        accepts=all,
+        convert=_stop_strings,
+        expected="texts that are not empty",
+    )
 
     def __post_init__(self) -> None:
-        said = self.settings()
-        for name, (low, high, meaning) in RANGES.items():
-            value = said[name]
-            if value is None:
-                continue
-            wanted = "a whole number" if name in INTEGER_SETTINGS else "a number"
-            right_type = type(value) is int or (
-                name not in INTEGER_SETTINGS and type(value) is float
-            )
-            if not right_type or not low <= value <= high:
-                raise UsageError(
-                    f"{name} must be {wanted} from {format_number(low)} to "
-                    f"{format_number(high)}, not {format_number(value)}",
-                    hint=f"{name}: {meaning}.",
-                )
-        if not isinstance(self.stop, tuple) or not all(
-            isinstance(text, str) and text for text in self.stop
-        ):
-            raise UsageError(f"stop must be texts that are not empty, not {self.stop!r}")
+        for name, spec in setting_specs(Sampling).items():
+            if problem := spec.problem(getattr(self, name)):
+                raise UsageError(f"{name} {problem}", hint=f"{name}: {spec.help}.")
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
         """Return these settings, with `fallback`'s where one is not set."""
@@ -106,17 +96,12 @@ class Sampling:
         Raises:
             UsageError: an unknown name or a value out of range.
         """
-        known = {*RANGES, "stop"}
-        if unknown := sorted(set(values) - known):
+        known = setting_specs(cls)
+        if unknown := sorted(set(values) - known.keys()):
             raise UsageError(
                 f"unknown sampling setting {', '.join(unknown)}",
                 hint=f"Known: {', '.join(sorted(known))}.",
             )
-        stop = values.get("stop", ())
-        if isinstance(stop, str):
-            stop = (stop,)
-        elif isinstance(stop, list):
-            stop = tuple(stop)
         return cls(
             temperature=values.get("temperature"),
             top_k=values.get("top_k"),
@@ -127,8 +112,12 @@ class Sampling:
             repetition_penalty=values.get("repetition_penalty"),
             max_tokens=values.get("max_tokens"),
             seed=values.get("seed"),
-            stop=stop,
+            stop=_stop_strings(values.get("stop", ())),
         )
+
+
+NUMERIC_SAMPLING = {name: spec for name, spec in setting_specs(Sampling).items() if name != "stop"}
+"""The settings that are numbers, by name."""
 
 
 DEFAULT_SAMPLING = Sampling(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
+from chatlm.errors import UsageError
 from chatlm.types.messages import Annotation, Passage
 from chatlm.types.setups import SideChat
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -86,3 +89,33 @@ SERVICES: Mapping[str, type] = {
     "judge": Judge,
 }
 """The names of these services, each with its protocol. Plugins may offer others."""
+
+
+def as_service(service: Any, protocol: Callable[..., T]) -> T | None:
+    """Return the service, typed; None if it is not an instance of the protocol.
+
+    Args:
+        service: what a plugin offers; None for nothing.
+        protocol: a class. Not typed as `type[T]`, which type checkers refuse for protocols.
+    """
+    return cast(T, service) if isinstance(service, cast(type, protocol)) else None
+
+
+def require_service(name: str, service: Any, protocol: Callable[..., T]) -> T:
+    """Return the service, typed.
+
+    Args:
+        name: as it was looked up.
+        service: what a plugin offers under this name; None for nothing.
+        protocol: as for `as_service`.
+
+    Raises:
+        UsageError: no plugin offers it.
+    """
+    found = as_service(service, protocol)
+    if found is None:
+        raise UsageError(
+            f"No plugin offers the service {name}.",
+            hint="It may be disabled or have failed: chatlm plugins list",
+        )
+    return found

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.messages import PluginData
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,14 @@ class SideChats(Protocol):
 
         A template is one too if it needs nothing but the user's input. A name that two plugins use
         becomes PLUGIN.NAME.
+        """
+        ...
+
+    def service(self, name: str, protocol: Callable[..., T]) -> T:
+        """Return a service that a plugin offers; see `chatlm.service`.
+
+        Raises:
+            UsageError: no plugin offers it.
         """
         ...
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatlm import Conversation, SideChats, StopReason, Turn, UsageError, one_line
+from chatlm import (
+    Conversation,
+    SideChats,
+    StopReason,
+    Turn,
+    UsageError,
+    check_regular_file,
+    one_line,
+)
 from chatlm_arena import metrics
 from chatlm_arena.answers import AnswerRequest, Seat, generate_answers
 from chatlm_arena.contestants import Contestant, validate_name
@@ -101,6 +109,7 @@ def read_goldens(path: Path) -> list[GoldenChat]:
         UsageError: the file cannot be read or is invalid.
     """
     try:
+        check_regular_file(path)
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

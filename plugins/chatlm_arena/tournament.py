@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from chatlm import Sampling, Setup, SideChats, StopReason, UsageError, one_line
+from chatlm import Sampling, Setup, SideChats, StopReason, UsageError, check_regular_file, one_line
 from chatlm_arena import judging
 from chatlm_arena.answers import AnswerRequest, Seat, generate_answers, run_jobs
 from chatlm_arena.contestants import Contestant
@@ -69,6 +69,7 @@ def read_prompts(path: Path, limit: int | None = None) -> tuple[TournamentPrompt
             is invalid.
     """
     try:
+        check_regular_file(path)
         lines = path.read_text(encoding="utf-8-sig").split(
             "\n"
         )  # unlike splitlines(), which splits inside JSON strings

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from chatlm import UsageError, one_line
+from chatlm import UsageError, check_regular_file, one_line
 from chatlm_arena.contestants import MAX_NAME_CHARACTERS
 from chatlm_arena.records import Ballot, Exchanges, ImportedVote, Match, MatchReply
 from chatlm_arena.votes import Verdict
@@ -42,6 +42,7 @@ def file_sha256(path: Path) -> str:
         UsageError: the file cannot be read.
     """
     try:
+        check_regular_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -55,6 +56,7 @@ def read_votes(path: Path) -> Iterator[ImportedVote]:
         UsageError: the file cannot be read, or a line, which is named, is invalid.
     """
     try:
+        check_regular_file(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from (
                 _read_csv(file, path) if path.suffix.lower() == ".csv" else _read_jsonl(file, path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatlm import UsageError, one_line
+from chatlm import UsageError, check_regular_file, one_line
 
 MAX_TEXT_CHARACTERS = 10_000
 """Longer texts are cut off; no classifier reads more."""
@@ -132,6 +132,7 @@ def _parse_rows(path: Path, digest: Any) -> Iterator[LabelledExample]:
 def _numbered_lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers."""
     try:
+        check_regular_file(path)
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import dump_json, escape_controls, one_line
+from chatlm import check_regular_file, dump_json, escape_controls, one_line
 from chatlm.plugin_kit.options import json_option
 from chatlm.plugin_kit.progress import step_bar
 
@@ -134,6 +134,7 @@ def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
         return {}
     found = {}
     try:
+        check_regular_file(path)
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read.", hint="Name another --out.") from error

@@ -17,6 +17,7 @@ from chatlm_lora.train_command import train
 if TYPE_CHECKING:
     from chatlm import Artifact
     from chatlm_lora.card import AdapterCard
+    from chatlm_lora.comparison import Comparison
 
 
 METHODS = ("linear", "slerp", "ties", "dare")
@@ -185,22 +186,34 @@ def show(name: str, as_json: bool) -> None:
 @adapters.command()
 @_name
 @_model
+@click.option(
+    "--judge",
+    metavar="MODEL",
+    help="Also let this model judge whether answers with the adapter are better.",
+)
 @json_option
-def verify(name: str, model: str | None, as_json: bool) -> None:
+def verify(name: str, model: str | None, judge: str | None, as_json: bool) -> None:
     """Validate an adapter's files, and measure whether it changes the model's output.
 
-    The exit code is 1 if it has no effect.
+    The exit code is 1 if it has no effect. An effect need not be an improvement: --judge compares
+    the answers to a few prompts in both orders, as chatlm arena run does for a file of prompts.
 
     Example: chatlm adapters verify instruct
     """
     from chatlm_lora import effect as effect_module
     from chatlm_lora.library import ADAPTERS
 
-    effect = effect_module.measure_effect(ADAPTERS.get(name), resolve_base_model(model))
+    base = resolve_base_model(model)
+    effect = effect_module.measure_effect(ADAPTERS.get(name), base)
+    comparison = _compare_with_base(name, base.name, judge) if judge else None
     if as_json:
-        click.echo(dump_json({"name": name, "acts": effect.has_effect} | effect.to_dict()))
+        row = {"name": name, "acts": effect.has_effect} | effect.to_dict()
+        judged = {"comparison": comparison.to_dict()} if comparison else {}
+        click.echo(dump_json(row | judged))
     else:
         click.echo(f"{name}: {effect.describe()}")
+        if comparison:
+            click.echo(escape_controls(f"{name}: {comparison.describe()}"))
         _print_warnings(effect.warnings)
     if not effect.has_effect:
         raise click.exceptions.Exit(1)
@@ -250,6 +263,18 @@ def remove(name: str, yes: bool) -> None:
         click.confirm(f"Delete the adapter {name}?", abort=True, err=True)
     adapter.remove()
     click.echo(f"Removed {name}; freed {human_bytes(size)}.")
+
+
+def _compare_with_base(name: str, base: str, judge: str) -> Comparison:
+    from chatlm import load_config, side_chats
+    from chatlm.plugin_kit.progress import progress_bar
+    from chatlm_lora.comparison import compare_with_base
+
+    with (
+        progress_bar() as progress,
+        side_chats(load_config(), lambda text: progress.update(0, None, text)) as chats,
+    ):
+        return compare_with_base(chats, name, base, judge, progress.update)
 
 
 def _print_warnings(warnings: tuple[str, ...]) -> None:

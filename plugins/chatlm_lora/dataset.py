@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch.utils.data import Dataset
 
-from chatlm import ChatEncoder, Message, UsageError, one_line
+from chatlm import ChatEncoder, Message, UsageError, check_regular_file, one_line
 
 MAX_BYTES = 2_000_000_000
 
@@ -92,6 +92,7 @@ def read_dataset(
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        check_regular_file(path)
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path} is too large.", hint="Split it; the maximum is 2 GB.")
         return path.read_bytes()

@@ -186,6 +186,11 @@ def _finish_build(ui: Ui, name: str, chat_id: int) -> None:
         load_index(ui, name)
     else:
         ui.notify(f"The index {name} is ready. Use it: /rag {name}")
+    index_manifest = folder.find_index(name).open(manifest.read)
+    if left_out := formatting.describe_links_left_out(index_manifest):
+        ui.notify(
+            f"{left_out} To index them too: chatlm rag add {name} PATH --follow-links", warning=True
+        )
 
 
 def _parse_build_argument(argument: str) -> tuple[Path, str]:

@@ -127,6 +127,11 @@ _exclude = click.option(
 )
 
 
+_follow_links = click.option(
+    "--follow-links", is_flag=True, help="Index what links that lead out of a folder point to."
+)
+
+
 _embedder = click.option("--embedder", metavar="MODEL", help="Embedding model to use.")
 
 
@@ -155,6 +160,7 @@ rag.add_command(evaluate)
 @_paths
 @_include
 @_exclude
+@_follow_links
 @_embedder
 @_tokens
 @_overlap
@@ -164,6 +170,7 @@ def build(
     paths: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    follow_links: bool,
     embedder: str | None,
     tokens: int | None,
     overlap: int | None,
@@ -185,7 +192,7 @@ def build(
     with progress_bar() as work:
         result = builder.build(
             name,
-            _sources(paths, include, exclude),
+            _sources(paths, include, exclude, follow_links),
             work,
             embedder=embedder or DEFAULT_EMBEDDER,
             chunking=chunking,
@@ -198,12 +205,14 @@ def build(
 @_paths
 @_include
 @_exclude
+@_follow_links
 @json_option
 def add(
     name: str,
     paths: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    follow_links: bool,
     as_json: bool,
 ) -> None:
     """Add files and folders to an index, and update it.
@@ -215,7 +224,7 @@ def add(
     from chatlm_rag.index.folder import find_index
 
     with progress_bar() as work:
-        result = builder.add(name, _sources(paths, include, exclude), work)
+        result = builder.add(name, _sources(paths, include, exclude, follow_links), work)
     formatting.print_build_result(find_index(name), result, as_json)
 
 
@@ -324,13 +333,24 @@ def remove(name: str, yes: bool) -> None:
 
 
 def _sources(
-    paths: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]
+    paths: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], follow_links: bool
 ) -> tuple[Source, ...]:
     from chatlm_rag.documents.files import Source
+    from chatlm_rag.documents.ignore_patterns import InvalidPattern, parse_pattern
 
     if not all(paths):
         raise UsageError("A path is empty.", hint="For the current folder, use a dot: .")
-    return tuple(Source(str(expand_path(path).absolute()), include, exclude) for path in paths)
+    for pattern in (*include, *exclude):
+        try:
+            parse_pattern(pattern)
+        except InvalidPattern as error:
+            raise UsageError(
+                f"{pattern!r} is not a valid pattern.",
+                hint="A bracket is not closed, or a backslash is at its end.",
+            ) from error
+    return tuple(
+        Source(str(expand_path(path).absolute()), include, exclude, follow_links) for path in paths
+    )
 
 
 def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatlm import UsageError
+from chatlm import UsageError, check_regular_file
 from chatlm_rag.index.chunks import Chunk
 from chatlm_rag.retrieval.search import Index
 
@@ -257,6 +257,7 @@ def read_judgements(path: Path) -> Judgements:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the non-empty lines of a file with their numbers."""
     try:
+        check_regular_file(path)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

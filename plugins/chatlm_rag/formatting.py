@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm import dump_json, escape_controls, human_bytes, one_line
+from chatlm_rag.documents.files import LEADS_OUT
 from chatlm_rag.index import manifest
 from chatlm_rag.index.builder import BuildResult
 from chatlm_rag.index.folder import IndexFolder
@@ -49,7 +50,8 @@ def print_details(index: IndexFolder, index_manifest: Manifest) -> None:
     for source in index_manifest.sources:
         include = "".join(f"  only {one_line(glob, 40)}" for glob in source.include)
         exclude = "".join(f"  without {one_line(glob, 40)}" for glob in source.exclude)
-        click.echo(f"Source    {one_line(source.path, 300)}{include}{exclude}")
+        links = "  following links" if source.follow_links else ""
+        click.echo(f"Source    {one_line(source.path, 300)}{include}{exclude}{links}")
     _print_problems(index_manifest)
 
 
@@ -115,6 +117,8 @@ def _print_problems(index_manifest: Manifest) -> None:
     """Print the files that could not be indexed on stderr, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for file, problem in index_manifest.problems:
+        if problem.reason == LEADS_OUT:
+            continue
         place = f"{file.source}, {problem.place}" if problem.place else file.source
         by_reason.setdefault(problem.reason, []).append(one_line(place, 100))
     if by_reason:
@@ -128,6 +132,16 @@ def _print_problems(index_manifest: Manifest) -> None:
         click.echo(
             f"  {one_line(reason, 200)}: {', '.join(places[:_MAX_NAMED_FILES])}{more}", err=True
         )
+    if left_out := describe_links_left_out(index_manifest):
+        click.echo(f"{left_out} To index them too: --follow-links", err=True)
+
+
+def describe_links_left_out(index_manifest: Manifest) -> str:
+    """Say in a sentence how many links were not followed; empty for none."""
+    count = sum(problem.reason == LEADS_OUT for _, problem in index_manifest.problems)
+    lead, were = ("leads", "was") if count == 1 else ("lead", "were")
+    links = _pluralize(count, "link")
+    return f"{links} that {lead} out of the folder {were} left out." if count else ""
 
 
 def describe_size(index_manifest: Manifest) -> str:

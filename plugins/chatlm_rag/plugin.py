@@ -134,9 +134,10 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
         return None
     from chatlm import UsageError
     from chatlm_rag.documents.document import Problem
-    from chatlm_rag.documents.reader import read_documents
+    from chatlm_rag.documents.reader_process import DocumentReader
 
-    (document,) = read_documents(path, path.name)
+    with DocumentReader() as reader:
+        (document,) = reader.read(path, path.name)
     if isinstance(document, Problem):
         return UsageError(f"it {document.reason}")
     return document.text

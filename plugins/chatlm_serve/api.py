@@ -21,8 +21,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
-from chatlm import Setup, SideChats
-from chatlm_serve import embeddings
+from chatlm import Documents, Setup, SideChats, UsageError
+from chatlm_serve import documents, embeddings
 from chatlm_serve.completions import (
     SETUP_SEPARATOR,
     CompletionResponse,
@@ -32,6 +32,7 @@ from chatlm_serve.completions import (
     parse_params,
     setup_for_model,
 )
+from chatlm_serve.documents import parse_search_request, search_response
 from chatlm_serve.embeddings import Embedder, embedding_response, parse_embedding_request
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, GuardMiddleware, error_response, read_json_body
@@ -81,6 +82,8 @@ class Api:
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
                 Route("/v1/embeddings", self._embed, methods=["POST"]),
+                Route("/v1/vector_stores", self._vector_stores),
+                Route("/v1/vector_stores/{name}/search", self._search, methods=["POST"]),
             ],
             middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token)],
             exception_handlers={
@@ -144,6 +147,23 @@ class Api:
         return JSONResponse(
             embedding_response(await _while_connected(request, _collect(batches)), parsed)
         )
+
+    async def _vector_stores(self, request: Request) -> Response:
+        service = self._documents()
+        return JSONResponse(await asyncio.to_thread(documents.list_response, service))
+
+    async def _search(self, request: Request) -> Response:
+        parsed = parse_search_request(await read_json_body(request))
+        factory = partial(documents.search, self._documents(), request.path_params["name"], parsed)
+        results = self._embedding_queue.stream(factory)  # it embeds the query
+        (passages,) = await _while_connected(request, _collect(results))
+        return JSONResponse(search_response(passages, parsed))
+
+    def _documents(self) -> Documents:
+        try:
+            return self._chats.service(documents.SERVICE, Documents)
+        except UsageError as error:
+            raise as_api_error(error) from error
 
     async def _available_setups(self) -> dict[str, Setup]:
         """Return the set-ups that can be combined with the served model.

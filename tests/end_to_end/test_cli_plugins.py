@@ -196,7 +196,7 @@ def test_settings_of_a_plugin_are_shown_and_checked(home: Path, folder: Path) ->
     wrong = chatlm("config", "set", "plugins.mine.k", "many")
     assert wrong.returncode == 2
     assert "plugins.mine.k must be a whole number, not 'many'" in wrong.stderr
-    assert "has no setting 'kk'" in chatlm("config", "set", "plugins.mine.kk", "1").stderr
+    assert "no setting 'plugins.mine.kk'" in chatlm("config", "set", "plugins.mine.kk", "1").stderr
     assert "Did you mean mine?" in chatlm("config", "set", "plugins.mien.k", "1").stderr
     assert "CHATLM_MINE_K" in chatlm("config", "show", CHATLM_MINE_K="3").stdout
     (home / "config.toml").write_text("[plugins.mine]\nk = 'x'\n")

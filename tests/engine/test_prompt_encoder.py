@@ -137,10 +137,22 @@ def test_a_newline_that_is_an_added_token_stays_text() -> None:
     assert tokens.decode(tokens.encode_text(text)) == text
 
 
-def test_a_model_without_template_uses_chatml_with_a_note() -> None:
-    tokens = PromptEncoder(word_tokenizer(), "auto", [])
+def test_a_model_without_template_uses_chatml_if_it_has_its_tokens() -> None:
+    chatml = [AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")]
+    tokens = PromptEncoder(word_tokenizer(*chatml), "auto", [])
     assert tokens.format == "chatml"
     assert any("no chat template" in note for note in tokens.notes)
+
+
+def test_a_base_model_continues_the_text_and_says_so() -> None:
+    tokens = PromptEncoder(word_tokenizer(), "auto", [])
+    assert tokens.format == "raw"
+    assert any("base model" in note for note in tokens.notes)
+    assert tokens.decode(tokens.encode([Message("user", "Once upon")])) == "Once upon"
+
+
+def test_chatml_without_its_tokens_is_sent_as_text_with_a_note() -> None:
+    tokens = PromptEncoder(word_tokenizer(), "chatml", [])
     assert any("no ChatML control tokens" in note for note in tokens.notes)
     assert tokens.decode(tokens.encode([Message("user", "Hi")])) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

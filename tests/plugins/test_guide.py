@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.hook_table import HOOKS
@@ -76,6 +78,16 @@ async def test_each_example_with_a_screen_works_there(code: str) -> None:
             assert seen[command.name] in f"{shown.text()} {shown.notifications}"
         if "screen.tell" in code:
             assert shown.notifications == ["That was a long reply."]
+
+
+def test_each_command_of_an_example_works(home: Path) -> None:
+    said = {"shout": (["hello"], "HELLO"), "cook": (["soup"], "1 dishes"), "styles": ([], "pirate")}
+    for code in EXAMPLES:
+        for command in vars(run(code)).values():
+            if isinstance(command, click.Command):
+                arguments, answer = said.pop(command.name or "")
+                assert answer in CliRunner().invoke(command, arguments).output
+    assert said == {}
 
 
 @pytest.mark.parametrize("code", TESTS)

@@ -14,8 +14,24 @@ from chatlm_lora import adapter_files, card, library
 from chatlm_lora import library as library_module
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.commands import adapters
+from chatlm_lora.effect import PROBE_PROMPTS
 from chatlm_lora.options import complete_adapter
 from tests.plugins.lora import adapter, matrices, tiny_base
+
+PREFERS_THE_SECOND = """
+from chatlm import hookimpl
+
+
+class Judge:
+    def compare(self, chat, prompt, first, second, seed=0):
+        assert first != second
+        return "second"
+
+
+@hookimpl
+def register_services(register):
+    register("judge", Judge())
+"""
 
 DEEP = "[" * 900 + "]" * 900
 
@@ -81,6 +97,17 @@ def test_verify_says_whether_it_acts(home: Path, tmp_path: Path, base: ModelLoca
     assert nothing.exit_code == 1
     assert nothing.stdout.startswith("zero: no effect (mean KL 0)")
     assert "All its B matrices are zero" in nothing.stderr
+
+
+def test_verify_can_let_a_model_judge(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    library_module.add_adapter("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
+    (home / "plugins").mkdir()
+    (home / "plugins" / "mine.py").write_text(PREFERS_THE_SECOND)
+    words = ("verify", "strong", "-m", base.name, "--judge", base.name)
+    assert "prefers the adapter's answer 6 times" in right(*words).stdout
+    assert table(*words)["comparison"] == {
+        **{"judge": base.name, "adapter": len(PROBE_PROMPTS), "base": 0, "tie": 0, "undecided": 0}
+    }
 
 
 def test_the_real_adapter_of_another_base_acts_and_warns(

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from chatlm import ChatlmError, UsageError, fingerprint_weights
+from chatlm_rag import formatting
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import bm25, builder, folder, manifest, vectors, writer
 from chatlm_rag.index.builder import BuildResult
@@ -470,3 +471,30 @@ def test_a_million_passages_open_at_once(tmp_path: Path) -> None:
     (tmp_path / CHUNKS_FILE).write_bytes(line)
     with pytest.raises(ValueError, match="does not have the size"):
         ChunkReader(tmp_path)
+
+
+def test_a_build_says_how_many_links_were_left_out(
+    rag_home: Path, docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = write(tmp_path / "outside", {"secret.txt": "The code is 1234.\n"}) / "secret.txt"
+    for name in ("one.txt", "two.txt"):
+        (docs / name).symlink_to(secret)
+    done = build(docs)
+    formatting.print_build_result(folder.find_index("pets"), done, as_json=False)
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "2 links that lead out of the folder were left out. To index them too: --follow-links\n"
+    )
+    assert "docs/one.txt" not in sources()
+    done = builder.add("pets", (Source(str(docs), follow_links=True),), Watched())
+    formatting.print_build_result(folder.find_index("pets"), done, as_json=False)
+    assert capsys.readouterr().err == ""
+    assert {"docs/one.txt", "docs/two.txt"} < set(sources())
+
+
+def test_looking_for_changes_stops_when_asked(rag_home: Path, docs: Path) -> None:
+    """The second look is at the first entry of the folder; nothing has been read yet."""
+    with pytest.raises(BuildStopped):
+        builder.build("pets", (Source(str(docs)),), Watched(cancel_at=1))
+    assert not folder.user_index("pets").partial.exists()

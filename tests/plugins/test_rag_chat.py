@@ -261,8 +261,21 @@ def test_an_index_is_built_used_and_updated(documents: Path) -> None:
     shutil.rmtree(find_index("my-notes").path)
 
 
+class CancelledWhileEmbedding(RememberingUi):
+    """A screen on which every work is cancelled as soon as the embedder is loaded."""
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[RememberingWork]:
+        class Work(RememberingWork):
+            def update(self, done: int, total: int | None = None, note: str = "") -> None:
+                self.cancelled = note == "loading the embedder"
+
+        with super().progress(title):
+            yield Work(cancelled=False)
+
+
 def test_a_cancelled_build_says_how_to_continue(documents: Path) -> None:
-    ui = remembering(Conversation(1), cancelled=True)
+    ui = CancelledWhileEmbedding("rag", Conversation(1))
     with pytest.raises(BuildStopped):
         actions.rag_command(ui, f"build {documents} later")
     with pytest.raises(BuildStopped, match="/rag later"):

@@ -13,6 +13,7 @@ from chatlm_rag.index.embedding import EmbedderRecord
 from chatlm_rag.index.manifest import BuildPlan, FileRecord, Manifest
 
 SOURCE = Source("/docs", ("*.md",), ("old",))
+SOURCE_DICT = {"path": "/docs", "include": ["*.md"], "exclude": ["old"], "follow_links": False}
 FILE = FileRecord(
     "/docs/cats.md", "docs/cats.md", Stamp(12, 34), "ab", 5, 2, (Problem("page 3", "is empty"),)
 )
@@ -25,7 +26,7 @@ def test_a_manifest_is_stored_under_fixed_keys() -> None:
         "embedder": {"name": "mini", "fingerprint": "f00"},
         "dimension": 384,
         "chunking": {"tokens": 100, "overlap": 20},
-        "sources": [{"path": "/docs", "include": ["*.md"], "exclude": ["old"]}],
+        "sources": [SOURCE_DICT],
         "files": [
             {
                 "path": "/docs/cats.md",
@@ -45,7 +46,7 @@ def test_a_manifest_is_stored_under_fixed_keys() -> None:
 
 def test_a_plan_is_stored_under_fixed_keys() -> None:
     stored = {
-        "sources": [{"path": "/docs", "include": ["*.md"], "exclude": ["old"]}],
+        "sources": [SOURCE_DICT],
         "embedder": "mini",
         "chunking": {"tokens": 100, "overlap": 20},
         "anew": True,
@@ -67,6 +68,8 @@ def test_a_missing_value_is_refused_unless_it_has_a_default() -> None:
     values = FILE.to_dict()
     del values["first"], values["count"]
     assert FileRecord.from_dict(values).chunk_count == 0
+    earlier = {key: value for key, value in SOURCE_DICT.items() if key != "follow_links"}
+    assert Source.from_dict(earlier) == SOURCE
     del values["sha256"]
     with pytest.raises(KeyError):
         FileRecord.from_dict(values)

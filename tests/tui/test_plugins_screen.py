@@ -15,12 +15,13 @@ from textual.widgets import Input, OptionList, Select, Switch
 from chatlm import Annotation, hookimpl
 from chatlm.config import config, paths
 from chatlm.config.config import Config
+from chatlm.config.form import SettingsForm
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, load_plugins, start_plugins
-from chatlm.plugin_host.settings import SettingsForm
+from chatlm.plugin_host.settings import plugin_section
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.screens.plugin_settings import FieldRow, PluginSettingsScreen
@@ -295,7 +296,7 @@ async def test_what_else_is_off_in_the_chat_stays_so() -> None:
 
 
 def form() -> CardApp:
-    return CardApp(PluginSettingsScreen(SettingsForm("demo", Settings)))
+    return CardApp(PluginSettingsScreen(SettingsForm(plugin_section("demo", Settings))))
 
 
 def field_row(pilot: Pilot[None], key: str) -> FieldRow:
@@ -406,7 +407,7 @@ async def test_checks_of_the_plugin_that_fail_oddly_are_told() -> None:
             if self.name:
                 raise RuntimeError("odd [b]x[/b] \x1b[2J")
 
-    app = CardApp(PluginSettingsScreen(SettingsForm("odd", Odd)))
+    app = CardApp(PluginSettingsScreen(SettingsForm(plugin_section("odd", Odd))))
     async with app.run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("a")
@@ -451,7 +452,7 @@ def pictured() -> list[PluginEntry]:
         fault = Fault(name, hook, error) if error else None
         row = PluginInfo(name, version, source, status, f"{hook}: {error}" if error else None)
         has = status not in ("failed", "off")
-        fields = SettingsForm(name, Settings) if has else None
+        fields = SettingsForm(plugin_section(name, Settings)) if has else None
         shown.append(PluginEntry(row, has, status != "off", fault, fields))
     return shown
 

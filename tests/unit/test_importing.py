@@ -463,6 +463,24 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         found(empty)
 
 
+def test_a_zip_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("conversations.json", "[" + "[]," * 10_000_000 + "[]]")
+    with pytest.raises(UsageError, match="unpack to 28 MiB, more than 100 times"):
+        next(read_chats(path))
+
+
+def test_a_file_of_other_things_is_given_up(path: Path) -> None:
+    path.write_text("[" + "[]," * 100_000 + "[]]")
+    read = 0
+    with pytest.raises(UsageError, match="more than 10,000 of its entries are no chats"):
+        for item, _, _ in read_chats(path):
+            assert isinstance(item, UnreadableChat)
+            read += 1
+    assert read == 10_000
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import pytest
 
 from chatlm.config import config, paths
+from chatlm.config.form import SettingsForm
+from chatlm.config.schema import format_setting
 from chatlm.errors import ConfigError
-from chatlm.plugin_host import settings
-from chatlm.plugin_host.settings import SettingsForm, format_setting
+from chatlm.plugin_host.settings import plugin_section
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -37,7 +38,8 @@ class Settings:
             raise ValueError("most must be 1 or more")
 
 
-FIELDS = SettingsForm("demo", Settings)
+SECTION = plugin_section("demo", Settings)
+FIELDS = SettingsForm(SECTION)
 
 
 def configure(text: str) -> None:
@@ -84,7 +86,7 @@ def test_every_setting_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_written_is_read_back(key: str, value: Any) -> None:
     saved = FIELDS.save(key, format_setting(value))
     assert (saved.configured, saved.source) == (format_setting(value), "config.toml")
-    read = settings.read_settings("demo", Settings, config.load().plugins["demo"])
+    read = SECTION.read(config.load().plugins["demo"], "config.toml")
     assert getattr(read, key) == value
 
 

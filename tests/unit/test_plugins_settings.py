@@ -36,8 +36,11 @@ class Settings:
             raise ValueError("k must be 1 or more")
 
 
+SECTION = settings.plugin_section("my-rag", Settings)
+
+
 def read(section: dict[str, Any]) -> Settings:
-    return settings.read_settings("my-rag", Settings, section)
+    return SECTION.read(section, "config.toml")
 
 
 def test_defaults_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +54,7 @@ def test_defaults_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_MY_RAG_FOLDERS", "only one")
     now = read(section)
     assert (now.k, now.loud, now.model, now.folders) == (9, True, "12", ("only one",))
-    sources = {row.key: row.source for row in settings.list_settings("my-rag", Settings, section)}
+    sources = {row.key: row.source for row in SECTION.effective(section, "config.toml")}
     assert sources["plugins.my-rag.k"] == "environment CHATLM_MY_RAG_K"
     assert sources["plugins.my-rag.share"] == "config.toml"
     assert sources["plugins.my-rag.mode"] == "default"
@@ -69,7 +72,7 @@ def test_defaults_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"colour": "green"}, "colour must be red or blue", ""),
         ({"folders": ["a", 1]}, "folders must be a list of texts", ""),
         ({"place": 3}, "place must be a path or nothing", ""),
-        ({"modle": "x"}, "the plugin my-rag has no setting 'modle'", "Did you mean mode"),
+        ({"modle": "x"}, "no setting 'plugins.my-rag.modle'", "Did you mean plugins.my-rag.mode"),
     ],
 )
 def test_a_wrong_setting_names_key_and_type(section: dict[str, Any], said: str, hint: str) -> None:
@@ -98,12 +101,56 @@ def test_a_wrong_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_typed_text_becomes_what_the_file_holds(key: str, text: str, value: Any) -> None:
-    assert settings.parse_setting("my-rag", Settings, key, text, {}) == value
+    assert SECTION.parse(key, text, {}) == value
 
 
 def test_a_rule_over_several_settings_sees_the_others() -> None:
     with pytest.raises(ConfigError, match="k must be 1 or more"):
-        settings.parse_setting("my-rag", Settings, "k", "-1", {"model": "x"})
+        SECTION.parse("k", "-1", {"model": "x"})
+
+
+@dataclass(frozen=True)
+class Ranged:
+    count: int = field(default=4, metadata={"minimum": 1, "maximum": 2000})
+    share: float | None = field(default=None, metadata={"minimum": 0})
+    word: str = field(default="a", metadata={"accepts": str.isalpha, "expected": "a word"})
+
+
+RANGED = settings.plugin_section("ranged", Ranged)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("count", "0", "must be a whole number from 1 to 2,000, not 0"),
+        ("count", "2001", "must be a whole number from 1 to 2,000, not 2,001"),
+        ("share", "-0.5", "must be a number of at least 0, not -0.5"),
+        ("word", "a b", "must be a word, not 'a b'"),
+    ],
+)
+def test_a_field_may_declare_a_range_or_a_check(key: str, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RANGED.parse(key, text, {})
+    assert caught.value.message == f"chatlm config set: plugins.ranged.{key} {problem}."
+    assert RANGED.read({"count": 2000, "share": 0}, "config.toml") == Ranged(2000, 0)
+
+
+def test_a_default_outside_its_range_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        count: int = field(default=0, metadata={"minimum": 1})
+
+    with pytest.raises(TypeError, match=r"Settings\.count must be a whole number of at least 1"):
+        settings.check_settings_class(SimpleNamespace(Settings=Settings))
+
+
+def test_an_invalid_setting_names_the_file(home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text("[plugins.my-rag]\nk = 0\nmode = 'fast'\n")
+    with pytest.raises(ConfigError) as caught:
+        settings.load_plugin_settings("my-rag", Settings)
+    file = home / "config.toml"
+    assert caught.value.message == f"{file}: plugins.my-rag: k must be 1 or more."
 
 
 @dataclass

@@ -59,6 +59,10 @@ class UnreadableChat:
         }
 
 
+MAX_UNREADABLE = 10_000
+"""Chats of one file that may be unreadable; a file with more of them is something else."""
+
+
 def read_chats(
     path: Path, import_format: ImportFormat = "auto"
 ) -> Iterator[tuple[ParsedChat | UnreadableChat, int, int]]:
@@ -69,7 +73,7 @@ def read_chats(
         import_format: the format of the chats; `auto` detects it for each one.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the file cannot be read, or is not made of chats.
     """
     if path.suffix.lower() in EXPORT_ONLY_SUFFIXES:
         raise UsageError(
@@ -77,9 +81,18 @@ def read_chats(
             hint="Export the chats as .jsonl, which keeps all there is.",
         )
     time = utc_now()
+    unreadable = 0
     try:
         for piece in iter_json_items(path):
-            yield _parse_item(piece, import_format, time), piece.bytes_read, piece.total_bytes
+            chat = _parse_item(piece, import_format, time)
+            unreadable += isinstance(chat, UnreadableChat)
+            if unreadable > MAX_UNREADABLE:
+                raise UsageError(
+                    f"{path} cannot be imported: more than {MAX_UNREADABLE:,} of its entries are "
+                    "no chats.",
+                    hint="Check that it is an export of chats.",
+                )
+            yield chat, piece.bytes_read, piece.total_bytes
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}.",

@@ -13,10 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from chatlm.config.paths import check_regular_file
 from chatlm.errors import UsageError
 
 MAX_CHAT_BYTES = 256 * 2**20
 """Maximum size of one chat; a larger one is not read into memory."""
+
+
+MAX_ZIP_RATIO = 100
+"""Maximum size of unpacked chats, as a multiple of their size in the ZIP file; text reaches 20."""
+
+
+MIN_CHECKED_BYTES = 16 * 2**20
+"""Chats that unpack to less than this are read whatever their ratio."""
 
 
 CHUNK_BYTES = 2**16
@@ -73,6 +82,7 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
     Raises:
         OSError, UsageError: the file cannot be read.
     """
+    check_regular_file(path)
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             yield from _iter_file(file, 0, path.stat().st_size, "")
@@ -83,6 +93,13 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
                 info for info in archive.infolist() if _CHATGPT_MEMBER.fullmatch(info.filename)
             ]
             total = sum(info.file_size for info in members)
+            packed = sum(info.compress_size for info in members)
+            if total > max(MIN_CHECKED_BYTES, MAX_ZIP_RATIO * packed):
+                raise UsageError(
+                    f"{path} is not read: its chats would unpack to {total // 2**20:,} MiB, "
+                    f"more than {MAX_ZIP_RATIO} times their size in the ZIP file.",
+                    hint="If you trust it, unpack it, then import the conversations.json in it.",
+                )
             done = 0
             for info in sorted(members, key=lambda info: info.filename):
                 before = f"{info.filename}, " if len(members) > 1 else ""

@@ -152,8 +152,12 @@ class ChatController:
         return self.drafts.saving or self.edits.write_queue.pending
 
     async def new_chat(self, *, incognito: bool = False) -> None:
-        """Open a new chat, stored with its first message; an incognito one in memory only."""
-        store = Store(None) if incognito else self.saved_store
+        """Open a new chat, stored with its first message; an incognito one in memory only.
+
+        It is incognito too where the saved chats cannot be written.
+        """
+        in_memory = incognito or self.saved_store.unwritable is not None
+        store = Store(None) if in_memory else self.saved_store
         async with self._draw_lock:
             await self._switch_chat(OpenChat(store, system=self._services.config.system))
 
@@ -198,7 +202,7 @@ class ChatController:
     async def _confirm_and_leave(self, proceed: Callable[[], Awaitable[object]]) -> None:
         try:
             saves = await self.view.app.push_screen_wait(
-                LeaveIncognitoScreen(can_save=self.saved_store.on_disk)
+                LeaveIncognitoScreen(can_save=self.saved_store.can_save)
             )
             if saves:
                 await self._save_incognito()

@@ -16,8 +16,8 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Select, Static, Switch
 
+from chatlm.config.form import SettingField, SettingsForm
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host.settings import SettingField, SettingsForm
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput, single_line
@@ -209,7 +209,7 @@ class PluginSettingsScreen(Card[None]):
 
     def __init__(self, fields: SettingsForm) -> None:
         super().__init__()
-        self.CARD_TITLE = f"Settings of {one_line(fields.plugin, 40)}"
+        self.CARD_TITLE = f"Settings of {one_line(fields.section.path[-1], 40)}"
         self._fields = fields
         self._write_queue = WriteQueue()
 

@@ -17,17 +17,18 @@ from textual.widgets.option_list import Option
 
 from chatlm.config import config, paths
 from chatlm.config.config import Config
+from chatlm.config.form import SettingsForm
 from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, describe_plugins, load_faults
-from chatlm.plugin_host.settings import SettingsForm
-from chatlm.plugin_host.type_hints import field_hints
+from chatlm.plugin_host.settings import plugin_section
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.screens.plugin_settings import PluginSettingsScreen
 from chatlm.tui.workers import single_value
+from chatlm.types.type_hints import field_hints
 
 NAME_WIDTH, STATE_WIDTH, VERSION_WIDTH = 22, 19, 10
 """Widths of the columns before the source, in cells."""
@@ -344,7 +345,7 @@ def _plugin_entry(
 ) -> PluginEntry:
     loaded = row.name in host.names
     kind = host.settings_class(row.name) if loaded else None
-    fields = SettingsForm(row.name, kind) if kind and field_hints(kind) else None
+    fields = SettingsForm(plugin_section(row.name, kind)) if kind and field_hints(kind) else None
     return PluginEntry(row, loaded, row.name not in disabled, fault, fields)
 
 

@@ -20,9 +20,10 @@ from textual.widgets import Input, Static
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.widgets.inputs import VisibleInput
-from chatlm.types.sampling import INTEGER_SETTINGS, RANGES, Sampling, effective_sampling
+from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling, effective_sampling
+from chatlm.types.settings import setting_specs
 
-SETTING_NAMES = (*RANGES, "stop")
+SPECS = setting_specs(Sampling)
 
 
 THIS_CHAT = "this chat"
@@ -141,7 +142,7 @@ class SamplingForm(VerticalScroll):
 
     def compose(self) -> ComposeResult:
         """Yield one row per setting."""
-        for name in SETTING_NAMES:
+        for name in SPECS:
             yield SettingRow(name, getattr(self.sampling, name))
 
     def on_mount(self) -> None:
@@ -170,7 +171,7 @@ class SamplingForm(VerticalScroll):
                 )
         return told
 
-    def reset(self, names: Iterable[str] = SETTING_NAMES) -> None:
+    def reset(self, names: Iterable[str] = SPECS) -> None:
         """Clear these fields."""
         for name in names:
             self.query_one(f"#{name}", Input).value = ""
@@ -203,7 +204,7 @@ class SamplingForm(VerticalScroll):
         except UsageError as error:
             self.post_message(self.HelpChanged(error.message, True))
         else:
-            meaning = RANGES[row.setting][2] if row.setting in RANGES else STOP_HELP
+            meaning = STOP_HELP if row.setting == "stop" else SPECS[row.setting].help
             self.post_message(self.HelpChanged(f"{row.setting}: {meaning}", False))
 
 
@@ -221,7 +222,7 @@ def parse_value(name: str, text: str) -> Any:
         return None
     else:
         try:
-            value = int(text) if name in INTEGER_SETTINGS else float(text)
+            value = int(text) if SPECS[name].is_integer else float(text)
         except ValueError:
             value = one_line(text, 30)
     Sampling(**{name: value})
@@ -234,14 +235,14 @@ def format_value(name: str, value: Any) -> str:
         return ""
     if name == "stop":
         return ", ".join(dump_json(text) for text in value)
-    return f"{value:d}" if name in INTEGER_SETTINGS else f"{value:g}"
+    return f"{value:d}" if SPECS[name].is_integer else f"{value:g}"
 
 
 def format_range(name: str) -> str:
     """Format a range."""
-    if name not in RANGES:
+    if name not in NUMERIC_SAMPLING:
         return "texts"
-    low, high, _ = RANGES[name]
+    low, high = SPECS[name].minimum, SPECS[name].maximum
     return f"{low:g} or more" if high >= UNLIMITED_FROM else f"{low:g} to {high:g}"
 
 

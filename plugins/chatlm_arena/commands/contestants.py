@@ -21,6 +21,7 @@ from chatlm import (
     one_line,
 )
 from chatlm.plugin_kit.options import json_option
+from chatlm_arena.commands.options import complete_adapter, complete_index
 from chatlm_arena.commands.options import name_argument as _name
 from chatlm_arena.contestants import Contestant, index_of, with_index
 
@@ -28,11 +29,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SETUP_OPTIONS = (
     click.option("--model", metavar="NAME", help="Model name, as for chatlm --model."),
-    click.option("--adapter", metavar="NAME", help="LoRA adapter; list them: chatlm adapters list"),
+    click.option("--adapter", metavar="NAME", shell_complete=complete_adapter,
+                 help="LoRA adapter; list them: chatlm adapters list"),
     click.option("--template", metavar="NAME", help="Template; list them: chatlm templates list"),
     click.option("-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT",
                  help="Set a variable of the template; repeatable."),
-    click.option("--index", metavar="NAME", help="Document index; list them: chatlm rag list"),
+    click.option("--index", metavar="NAME", shell_complete=complete_index,
+                 help="Document index; list them: chatlm rag list"),
     click.option("--system", metavar="TEXT", help="System prompt."),
     click.option("-s", "--sampling", "settings", multiple=True, metavar="NAME=VALUE",
                  help="Sampling setting, such as temperature=0.2; repeatable."),

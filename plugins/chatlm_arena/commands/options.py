@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -19,6 +19,22 @@ def _contestant_names() -> list[str]:
         return [contestant.name for contestant in store.contestants()]
 
 
+def _adapter_names() -> Sequence[str]:
+    from chatlm import Adapters, service
+
+    with service("adapters", Adapters) as adapters:
+        return adapters.names()
+
+
+def _index_names() -> Sequence[str]:
+    from chatlm import Documents, service
+
+    with service("documents", Documents) as documents:
+        return documents.collections()
+
+
+complete_adapter = complete_names(_adapter_names)
+complete_index = complete_names(_index_names)
 complete_contestant = complete_names(_contestant_names)
 name_argument = click.argument("name", shell_complete=complete_contestant)
 judge_option = click.option(

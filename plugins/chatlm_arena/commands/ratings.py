@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from chatlm_arena.commands.golden import check, golden
 from chatlm_arena.commands.options import elo_options as _elo
 from chatlm_arena.commands.options import judge_option as _judge
 from chatlm_arena.commands.tournament import perplexity, run
+
+if TYPE_CHECKING:
+    from chatlm_arena.store.store import ArenaStore
 
 NO_VOTES = "No votes yet. Vote: chatlm arena"
 
@@ -46,15 +50,29 @@ for _command in (contestants, run, golden, check, perplexity):
     "--matrix", is_flag=True, help="Also show how often each contestant beats each other one."
 )
 @click.option("--history", is_flag=True, help="Also show the Elo ratings over time.")
+@click.option(
+    "--label",
+    metavar="LABEL",
+    help="Count only matches whose first message has this label of the classifier, such as anger.",
+)
 @json_option
 def leaderboard(
-    k: float, start: float, judge: str, matrix: bool, history: bool, as_json: bool
+    k: float,
+    start: float,
+    judge: str,
+    matrix: bool,
+    history: bool,
+    label: str | None,
+    as_json: bool,
 ) -> None:
     """Show the ratings, strongest first.
 
     The rating is a Bradley-Terry rating on the Elo scale, with its 95 % interval. The Elo rating
     next to it depends on the order of the votes. JSON has the Bradley-Terry strengths, which sum
     to 1.
+
+    --label ranks the contestants on one kind of message, as plugins.emotion.classifier labels it.
+    That can be a classifier of your own: chatlm emotion train
 
     Example: chatlm arena leaderboard --matrix
     """
@@ -65,8 +83,9 @@ def leaderboard(
 
     rules = EloRules(k=k, initial_rating=start)
     with store_module.open_arena_store() as store:
-        votes = store.votes(judge)
-        lengths = store.reply_lengths(judge)
+        matches = None if label is None else _matches_with_label(store, label)
+        votes = store.votes(judge, matches)
+        lengths = store.reply_lengths(judge, matches)
     board = leaderboard_module.build_leaderboard(votes, rules)
     if as_json:
         click.echo(dump_json([row.to_dict() for row in board.rows]))
@@ -175,6 +194,15 @@ def report(k: float, start: float, judge: str, path: Path) -> None:
     )
     _write_file(path, [html_page(board, findings, tables)])
     click.echo(escape_controls(f"Wrote {path}."))
+
+
+def _matches_with_label(store: ArenaStore, label: str) -> list[int]:
+    from chatlm import Classifier, service
+    from chatlm.plugin_kit.progress import progress_bar
+    from chatlm_arena.labels import matches_with_label
+
+    with service("classifier", Classifier) as classifier, progress_bar() as progress:
+        return matches_with_label(store.first_prompts(), label, classifier, progress.update)
 
 
 def _write_file(path: Path, chunks: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import UsageError, dump_json, escape_controls, load_config, one_line
+from chatlm import UsageError, check_regular_file, dump_json, escape_controls, load_config, one_line
 from chatlm.plugin_kit.options import json_option
 from chatlm_arena.commands.options import complete_contestant
 
@@ -132,6 +132,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     from chatlm_arena.store import store as store_module
 
     try:
+        check_regular_file(path.expanduser())
         text = path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error

@@ -37,6 +37,10 @@ FROM_COUNTED_VOTES = """
 """The votes that count: neither undone nor for a removed contestant. Parameter 1 is the judge, or
 empty for all."""
 
+IN_MATCHES = "AND (?2 IS NULL OR match_id IN (SELECT value FROM json_each(?2)))"
+"""Limits the votes that count to some matches. Parameter 2 is a JSON list of ids, or NULL for no
+limit."""
+
 
 # Contestants
 

@@ -145,6 +145,18 @@ class ArenaStore:
         with self._database.read_transaction() as db:
             return rows.get_match(db, match_id)
 
+    def first_prompts(self) -> dict[int, str]:
+        """Return the first message of each match that has a reply, by the match's id."""
+        with self._database.read_transaction() as db:
+            cursor = db.execute(
+                """
+                SELECT seat.match_id, min(reply.prompt) FROM seat
+                JOIN reply ON reply.id = seat.reply_id
+                WHERE seat.turn = 0 GROUP BY seat.match_id
+                """
+            )
+            return dict(cursor.fetchall())
+
     def add_match(
         self,
         left: Contestant,
@@ -221,20 +233,21 @@ class ArenaStore:
             db.execute("INSERT INTO vote_undone VALUES (?, ?)", (row["id"], rows.utc_now()))
             return rows.to_ballot(row)
 
-    def votes(self, judge: str = "") -> Votes:
+    def votes(self, judge: str = "", matches: Sequence[int] | None = None) -> Votes:
         """Return the votes that count as arrays, oldest first.
 
         Args:
             judge: return only this judge's votes; empty for all.
+            matches: return only votes on the matches with these ids; None for all.
         """
         with self._database.read_transaction() as db:
             contestants = rows.select_contestants(db)
             cursor = db.execute(
                 f"""
                 SELECT left_id, right_id, {rows.LEFT_SCORE_HALVES} {rows.FROM_COUNTED_VOTES}
-                ORDER BY vote.id
+                {rows.IN_MATCHES} ORDER BY vote.id
                 """,
-                (judge,),
+                (judge, _dump_ids(matches)),
             )
             values = np.fromiter(itertools.chain.from_iterable(cursor), dtype=np.int64)
         table = values.reshape(-1, 3)
@@ -260,11 +273,14 @@ class ArenaStore:
             )
             return [rows.to_ballot(row) for row in cursor]
 
-    def reply_lengths(self, judge: str = "") -> tuple[FloatArray, FloatArray, FloatArray]:
+    def reply_lengths(
+        self, judge: str = "", matches: Sequence[int] | None = None
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the scores and reply lengths of the votes that count and have a match.
 
         Args:
             judge: return only this judge's votes; empty for all.
+            matches: as for `votes`.
 
         Returns:
             Three arrays of shape (votes,): the left side's score, and the number of characters in
@@ -274,9 +290,9 @@ class ArenaStore:
             cursor = db.execute(
                 f"""
                 SELECT {rows.LEFT_SCORE_HALVES} / 2.0, {rows.REPLY_LENGTHS}
-                {rows.FROM_COUNTED_VOTES} AND match_id IS NOT NULL
+                {rows.FROM_COUNTED_VOTES} {rows.IN_MATCHES} AND match_id IS NOT NULL
                 """,
-                (judge,),
+                (judge, _dump_ids(matches)),
             )
             table = np.array([tuple(row) for row in cursor], dtype=np.float64).reshape(-1, 3)
         return table[:, 0], table[:, 1], table[:, 2]
@@ -462,6 +478,10 @@ class ArenaStore:
                     f"There is no golden chat {name!r}.",
                     hint="List them: chatlm arena golden list",
                 )
+
+
+def _dump_ids(matches: Sequence[int] | None) -> str | None:
+    return None if matches is None else json.dumps(list(matches))
 
 
 def open_arena_store() -> ArenaStore:

@@ -1,4 +1,4 @@
-"""Read the documents of a file with the reader for its type; BEIR corpora are read line by line."""
+"""Read a file with the reader for its type; BEIR corpora are read line by line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from chatlm import check_regular_file
 from chatlm_rag.documents.document import (
     Document,
     Problem,
@@ -26,44 +27,35 @@ _MARKDOWN_SUFFIXES = (".md", ".markdown", ".mdown", ".mkd")
 _HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 
 
-def read_documents(path: Path, source: str) -> Iterator[Document | Problem]:
-    """Yield the documents of a file, and a `Problem` for each part that cannot be read.
-
-    Nothing in the file is executed, and nothing it links to is fetched.
+def read_whole(path: Path, source: str) -> Document:
+    """Read a file that is no corpus.
 
     Args:
-        path: a regular file.
+        path: a file.
         source: the name of its document.
+
+    Raises:
+        UnreadableFile: its text cannot be extracted.
+        OSError: it cannot be read.
+        Exception: anything, for a damaged file.
     """
-    try:
-        yield from _read_by_suffix(path, source)
-    except UnreadableFile as error:
-        yield Problem("", str(error))
-    except OSError as error:
-        yield Problem("", f"cannot be read: {error.strerror}")
-
-
-def _read_by_suffix(path: Path, source: str) -> Iterator[Document | Problem]:
     from chatlm_rag.documents import docx, html, pdf, text_files
 
+    check_regular_file(path)
     suffix = path.suffix.lower()
-    if suffix == ".jsonl" and is_corpus(path):
-        yield from read_corpus(path)
-        return
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UnreadableFile(f"is larger than {MAX_FILE_BYTES // 1_000_000} MB")
     if suffix == ".svg":
         raise UnreadableFile("is an image")
     if suffix == ".pdf":
-        yield pdf.read(path, source)
-    elif suffix == ".docx":
-        yield docx.read(path, source)
-    elif suffix in _MARKDOWN_SUFFIXES:
-        yield text_files.read_markdown(path.read_bytes(), source)
-    elif suffix in _HTML_SUFFIXES:
-        yield html.read(path.read_bytes(), source)
-    else:
-        yield text_files.read_plain(path.read_bytes(), source)
+        return pdf.read(path, source)
+    if suffix == ".docx":
+        return docx.read(path, source)
+    if suffix in _MARKDOWN_SUFFIXES:
+        return text_files.read_markdown(path.read_bytes(), source)
+    if suffix in _HTML_SUFFIXES:
+        return html.read(path.read_bytes(), source)
+    return text_files.read_plain(path.read_bytes(), source)
 
 
 MAX_LINE_BYTES = 10_000_000
@@ -71,11 +63,14 @@ MAX_LINE_BYTES = 10_000_000
 
 
 def is_corpus(path: Path) -> bool:
-    """Return whether a `.jsonl` file is a BEIR corpus, judging by its first line.
+    """Return whether a file is a BEIR corpus, judging by its suffix and its first line.
 
     Raises:
         OSError: it cannot be read.
     """
+    if path.suffix.lower() != ".jsonl":
+        return False
+    check_regular_file(path)
     with path.open("rb") as file:
         return _parse_corpus_line(file.readline(MAX_LINE_BYTES)) is not None
 

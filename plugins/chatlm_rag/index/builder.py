@@ -18,7 +18,7 @@ from chatlm_rag.index.chunks import Chunking
 from chatlm_rag.index.embedding import DEFAULT_EMBEDDER, fetch_embedder, find_index_embedder
 from chatlm_rag.index.folder import IndexFolder
 from chatlm_rag.index.manifest import BuildPlan, Manifest
-from chatlm_rag.index.writer import BuildStopped, write_index
+from chatlm_rag.index.writer import BuildStopped, check_cancelled, write_index
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> Build
     scanned_ns = time.time_ns()
     old = _reusable_manifest(index, plan)
     work.update(0, None, "looking for changes")
-    changes = manifest.diff_sources(plan.sources, old)
+    changes = manifest.diff_sources(plan.sources, old, lambda: check_cancelled(work))
     if old and changes.is_empty and plan == old.plan:
         index.delete_partial()
         if changes.stamps_changed:

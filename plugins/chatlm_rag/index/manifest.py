@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -254,12 +254,17 @@ class SourceChanges:
         return sum(sizes)
 
 
-def diff_sources(sources: tuple[Source, ...], old: Manifest | None) -> SourceChanges:
+def diff_sources(
+    sources: tuple[Source, ...],
+    old: Manifest | None,
+    check_cancelled: Callable[[], None] = lambda: None,
+) -> SourceChanges:
     """Compare the sources with an index.
 
     Args:
         sources: to index.
         old: the index; None if there is none to reuse.
+        check_cancelled: called often; may raise.
 
     Raises:
         UsageError: a source does not exist, and the index has no files of it.
@@ -270,10 +275,11 @@ def diff_sources(sources: tuple[Source, ...], old: Manifest | None) -> SourceCha
     stamps_changed = False
     for source in sources:
         try:
-            for file in find_files(source):
+            for file in find_files(source, check_cancelled):
                 if file.path not in planned:
                     record = old_records.get(file.path)
-                    planned[file.path] = _plan_file(file, record, old.scanned_ns if old else 0)
+                    scanned_ns = old.scanned_ns if old else 0
+                    planned[file.path] = _plan_file(file, record, scanned_ns, check_cancelled)
                     stamps_changed |= planned[file.path].record != record
         except (OSError, ValueError) as error:  # ValueError: the path has invalid characters
             old_files = dict(_old_files_below(source, old_records))
@@ -298,7 +304,12 @@ def _old_files_below(
             yield path, PlannedFile(file_record, unchanged=True)
 
 
-def _plan_file(source_file: SourceFile, record: FileRecord | None, scanned_ns: int) -> PlannedFile:
+def _plan_file(
+    source_file: SourceFile,
+    record: FileRecord | None,
+    scanned_ns: int,
+    check_cancelled: Callable[[], None],
+) -> PlannedFile:
     if source_file.stamp is None:
         problems = (Problem("", source_file.problem),)
         new = FileRecord(source_file.path, source_file.source, None, "", problems=problems)
@@ -307,8 +318,7 @@ def _plan_file(source_file: SourceFile, record: FileRecord | None, scanned_ns: i
     if record and record.sha256 and record.stamp == source_file.stamp and settled:
         return PlannedFile(record, unchanged=True)
     try:
-        with Path(source_file.path).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = _hash_file(Path(source_file.path), check_cancelled)
     except OSError as error:
         problems = (Problem("", f"cannot be read: {error.strerror}"),)
         new = FileRecord(
@@ -320,3 +330,16 @@ def _plan_file(source_file: SourceFile, record: FileRecord | None, scanned_ns: i
     return PlannedFile(
         FileRecord(source_file.path, source_file.source, source_file.stamp, sha256), unchanged=False
     )
+
+
+_HASH_BLOCK_BYTES = 2**20
+
+
+def _hash_file(path: Path, check_cancelled: Callable[[], None]) -> str:
+    """Return the SHA-256 hash of a file, in hex."""
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            check_cancelled()
+            hashed.update(block)
+    return hashed.hexdigest()

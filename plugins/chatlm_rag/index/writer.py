@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from chatlm import ChatlmError, ProgressReporter, UsageError, one_line
 from chatlm_rag.documents.document import Problem
-from chatlm_rag.documents.reader import read_documents
+from chatlm_rag.documents.reader_process import DocumentReader
 from chatlm_rag.index.checkpoint import VectorCache, digest
 from chatlm_rag.index.chunks import Chunk, Chunker, Chunking, ChunkReader, ChunkWriter
 from chatlm_rag.index.embedding import LocalEmbedder
@@ -29,6 +29,16 @@ class BuildStopped(ChatlmError):
     """The user stopped a build, which can be continued."""
 
     exit_code = 130
+
+
+def check_cancelled(work: ProgressReporter) -> None:
+    """Do nothing unless the user stopped the build.
+
+    Raises:
+        BuildStopped: the user stopped it.
+    """
+    if work.cancelled:
+        raise BuildStopped("Stopped.")
 
 
 @dataclass(frozen=True)
@@ -124,13 +134,14 @@ class IndexWriter:
         self.rows = array("q")
         """The row of each chunk's vector in `vector_cache`."""
         self.embedded = 0
+        self._reader = DocumentReader(lambda: check_cancelled(work))
         self._chunker = Chunker(embedder.tokenizer, chunking)
         self._queue = _EmbeddingQueue(self.vector_cache, embedder.folder, work)
 
     def write_chunks(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
         """Write the chunks of all files and yield the record of each file."""
         self._queue.total_bytes = sum(_bytes_to_read(file) for file in files)
-        with ChunkWriter(folder) as writer:
+        with ChunkWriter(folder) as writer, self._reader:
             for file in files:
                 first = len(writer)
                 if file.unchanged:
@@ -160,7 +171,7 @@ class IndexWriter:
             yield from record.problems
             return
         document_start = 0
-        for document in read_documents(Path(record.path), record.source):
+        for document in self._reader.read(Path(record.path), record.source):
             if isinstance(document, Problem):
                 yield document
                 continue
@@ -219,8 +230,8 @@ class _EmbeddingQueue:
         if not self._pending:
             self._reported_bytes = self._position
             self._report(self._reported_bytes)
-        elif self._work.cancelled:
-            raise BuildStopped("Stopped.")
+        else:
+            check_cancelled(self._work)
 
     def finish_file(self, size: int) -> None:
         """Count a file as read."""
@@ -246,8 +257,7 @@ class _EmbeddingQueue:
         self._report(self._reported_bytes + (self._position - self._reported_bytes) * done // count)
 
     def _report(self, position: int) -> None:
-        if self._work.cancelled:
-            raise BuildStopped("Stopped.")
+        check_cancelled(self._work)
         self._work.update(position, self.total_bytes, self._note)
 
 

@@ -1,0 +1,242 @@
+"""Run a model's Jinja chat template, as transformers does, and track what it writes.
+
+The template sees the real messages, so it can trim them or look for `</think>`. What it writes is a
+`TrackedText`: characters of the template's own text, of its constants and of the special tokens
+have the origin `TEMPLATE`, those of a message the message's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
+from chatlm.errors import ModelError
+
+CONTINUATION = -3
+"""Origin of the marker after a message that is to be continued."""
+
+
+_CONTINUATION_MARKER = "\ue000CONTINUE\ue001 "
+"""Ends with a blank, which tells whether the template trims messages."""
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: the Jinja template.
+        special_tokens: the tokenizer's special tokens by their names, such as `bos_token`.
+
+    Raises:
+        ModelError: it is not a valid template.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        self.source = source
+        self._special_tokens = {
+            name: TrackedText(text, TEMPLATE) for name, text in special_tokens.items()
+        }
+        self._environment = _TrackingEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        try:
+            self._template = self._environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise ModelError(
+                f"The model's chat template is invalid: {error}",
+                hint="Try `chatlm config set prompt_format chatml`.",
+            ) from error
+
+    @property
+    def literals(self) -> list[str]:
+        """The texts and string constants of the template."""
+        tree = self._environment.parse(self.source)
+        texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+        constants = [node.value for node in tree.find_all(nodes.Const)]
+        return texts + [value for value in constants if isinstance(value, str)]
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> TrackedText:
+        """Render a chat.
+
+        Args:
+            messages: with `role`, `content` and what else the template reads. Texts that are
+                `TrackedText` keep their origins.
+            continue_final_message: end the text inside the last message, whose content is a
+                string, instead of starting a reply.
+            variables: further variables of the template, such as `tools`.
+
+        Raises:
+            jinja2.TemplateError: the template refuses the chat.
+            ModelError: the template fails.
+        """
+        chat = [dict(message) for message in messages]
+        if continue_final_message:
+            marker = TrackedText(_CONTINUATION_MARKER, CONTINUATION)
+            chat[-1]["content"] = TrackedText("") + chat[-1]["content"] + marker
+        values = {
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": not continue_final_message,
+            **self._special_tokens,
+            **variables,
+            "messages": chat,
+        }
+        try:
+            context = self._template.new_context(values)
+            text = concat(self._template.root_render_func(context))
+        except jinja2.TemplateError:
+            raise
+        except Exception as error:  # a template is a program of someone else's
+            raise ModelError(
+                f"The model's chat template fails on this conversation: "
+                f"{type(error).__name__}: {error}",
+                hint="Try `chatlm config set prompt_format chatml`.",
+            ) from error
+        return _cut_at_marker(text) if continue_final_message else text
+
+
+def _cut_at_marker(text: TrackedText) -> TrackedText:
+    marker = _CONTINUATION_MARKER
+    place = text.rfind(marker.rstrip())
+    if place < 0 or origins_of(text)[place] != CONTINUATION:
+        raise ModelError(
+            "The model's chat template leaves out the reply that is to be continued",
+            hint="Try `chatlm config set prompt_format chatml`, or ask again instead.",
+        )
+    trims = not text.startswith(marker, place)
+    return text[:place].rstrip() if trims else text[:place]
+
+
+class _TrackingCodeGenerator(CodeGenerator):
+    """Compiles constants and text of a template to `TrackedText`, and joins with origins."""
+
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
+        if isinstance(node.value, str):
+            self.write(f"environment.literal({node.value!r})")
+        else:
+            super().visit_Const(node, frame)
+
+    def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:
+        self.write(f"environment.literal({node.data!r})")
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concat(map(str, (")
+        for argument in node.nodes:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(")))")
+
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        return f"environment.literal({''.join(map(str, group))!r})"
+
+
+class _TrackingEnvironment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers' chat templates, with origins."""
+
+    code_generator_class = _TrackingCodeGenerator
+    concat = staticmethod(concat)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.filters["tojson"] = _to_json
+        self.filters["join"] = _join
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = _strftime_now
+        self.globals["dict"] = _make_dict
+        self.globals["namespace"] = _Namespace
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def literal(text: str) -> TrackedText:
+        """Return a text of the template's own."""
+        return TrackedText(text, TEMPLATE)
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's text for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # as in the base class
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """Return the statements between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """A namespace without underscored names, which could reach Python's internals."""
+
+    def __init__(*args: Any, **values: Any) -> None:
+        instance, *rest = args  # `namespace(self=…)` is valid
+        attributes = dict(*rest, **values)
+        for name in attributes:
+            _refuse_underscore(name)
+        jinja2.utils.Namespace.__init__(instance, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_underscore(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a chat template may not set {name!r}")
+
+
+def _make_dict(*args: Any, **values: Any) -> dict[Any, Any]:
+    return dict(*args, **values)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+_read_attribute: Callable[..., Callable[[Any], Any]] = jinja2.filters.make_attrgetter
+
+
+@jinja2.pass_environment
+def _join(
+    environment: jinja2.Environment, values: Iterable[Any], d: str = "", attribute: Any = None
+) -> TrackedText:
+    if attribute is not None:
+        values = map(_read_attribute(environment, attribute), values)
+    return TrackedText(d, origins_of(d) if isinstance(d, TrackedText) else TEMPLATE).join(
+        map(str, values)
+    )
