@@ -29,11 +29,7 @@ _OPTION_PATTERN = re.compile("--[a-z][a-z0-9-]{1,29}")
 
 @dataclass(frozen=True)
 class AskOption:
-    """An option that a plugin adds to `chatlm ask`.
-
-    Raises:
-        ValueError: a field is not valid.
-    """
+    """An option that a plugin adds to `chatlm ask`."""
 
     name: str
     """Such as `--index`: two hyphens, then lowercase letters, digits and hyphens."""
@@ -45,7 +41,12 @@ class AskOption:
     metavar: str = "TEXT"
     """Stands for the value in the help."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the fields, when it is registered.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
         if not isinstance(self.name, str) or not _OPTION_PATTERN.fullmatch(self.name):
             raise ValueError(f"the option {self.name!r} must be -- and lowercase letters")
         if not isinstance(self.help, str) or not self.help.strip():

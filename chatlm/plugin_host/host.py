@@ -120,39 +120,6 @@ class HookCaller(ABC):
             if self.call(impl, hook, arguments, row.validate).succeeded:
                 yield impl.plugin_name
 
-    def collect(
-        self, hook: str, accept: Callable[..., None] | None = None
-    ) -> list[tuple[str, tuple[Any, ...]]]:
-        """Call a `REGISTER` hook and return what the plugins register.
-
-        Args:
-            hook: the hook's name.
-            accept: called with the plugin's name and the arguments of `register`; what it raises is
-                that plugin's fault.
-
-        Returns:
-            `(plugin, arguments of register)` in the order of the calls; of a plugin that failed,
-            what it had registered before.
-        """
-        check = HOOKS[hook].registers
-        offered: dict[str, list[tuple[Any, ...]]] = {}
-
-        def make_arguments(plugin: str) -> Mapping[str, Any]:
-            offers = offered.setdefault(plugin, [])
-
-            def register(*values: Any) -> None:
-                if check is not None:
-                    check(*values)
-                if accept is not None:
-                    accept(plugin, *values)
-                offers.append(values)
-
-            return {"register": register}
-
-        for _ in self.call_each(hook, make_arguments):
-            pass
-        return [(plugin, values) for plugin, calls in offered.items() for values in calls]
-
     def _results(
         self, row: Hook, arguments: Mapping[str, Any], default: Any = None
     ) -> Iterator[Any]:
@@ -239,6 +206,10 @@ class PluginHost(HookCaller):
     def names(self) -> list[str]:
         """The registered plugins, in the order they were loaded."""
         return [name for name, _ in self._manager.list_name_plugin()]
+
+    def plugin(self, name: str) -> Any:
+        """Return the module or object of a plugin; None if it is not registered."""
+        return self._manager.get_plugin(name)
 
     def hooks_of(self, name: str) -> list[str]:
         """The hooks that the plugin implements."""
@@ -448,6 +419,43 @@ class PluginHost(HookCaller):
 
         return call.abandon(record)
 
+    def collect(
+        self, hook: str, accept: Callable[..., None] | None = None
+    ) -> list[tuple[str, tuple[Any, ...]]]:
+        """Call a `REGISTER` hook and return what the plugins register.
+
+        Args:
+            hook: the hook's name.
+            accept: called with the plugin's name and the arguments of `register`; what it raises is
+                that plugin's fault.
+
+        Returns:
+            `(plugin, arguments of register)` in the order of the calls, without those that are not
+            valid; of a plugin that failed, what it had registered before.
+        """
+        check = HOOKS[hook].registers
+        offered: dict[str, list[tuple[Any, ...]]] = {}
+
+        def make_arguments(plugin: str) -> Mapping[str, Any]:
+            offers = offered.setdefault(plugin, [])
+
+            def register(*values: Any) -> None:
+                try:
+                    if check is not None:
+                        check(*values)
+                    if accept is not None:
+                        accept(plugin, *values)
+                except Exception as error:  # the plugin's next calls of `register` may be valid
+                    self._record_rejection(plugin, hook, error)
+                else:
+                    offers.append(values)
+
+            return {"register": register}
+
+        for _ in self.call_each(hook, make_arguments):
+            pass
+        return [(plugin, values) for plugin, calls in offered.items() for values in calls]
+
     def record_failure(self, name: str, where: str, error: BaseException) -> Fault:
         """Note that a plugin failed; after `MAX_FAILURES` in a row it is left out.
 
@@ -467,6 +475,12 @@ class PluginHost(HookCaller):
         self.succeeded_calls.add((name, where))
         if seconds > self._slow_after:
             self._record_fault(name, where, ChatlmError(f"it took {seconds:.1f} s"), kind="slow")
+
+    def _record_rejection(self, plugin: str, hook: str, error: Exception) -> None:
+        """Record once what a plugin registered wrongly, however often it is asked."""
+        known = {(fault.plugin, fault.hook, fault.error) for fault in self.all_faults}
+        if (plugin, hook, describe_error(error)) not in known:
+            self._record_fault(plugin, hook, error)
 
     def _record_fault(
         self,

@@ -67,7 +67,7 @@ def has_sane_end(output: bytes) -> bool:
 
 
 def test_quitting_does_not_wait_for_a_hook_that_hangs(terminal: Terminal, home: Path) -> None:
-    terminal.wait_for(has("parrot"))
+    terminal.wait_for(has("scripted"))
     terminal.type("Hello" + ENTER)
     terminal.wait_for(has("waiting for the plugin odd in write_message"))
     terminal.type(CTRL_Q)
@@ -79,7 +79,7 @@ def test_quitting_does_not_wait_for_a_hook_that_hangs(terminal: Terminal, home: 
 
 
 def test_escape_goes_on_without_it(terminal: Terminal) -> None:
-    terminal.wait_for(has("parrot"))
+    terminal.wait_for(has("scripted"))
     terminal.type("Hello" + ENTER)
     terminal.wait_for(has("waiting for the plugin odd in write_message"))
     terminal.type(ESCAPE)
@@ -200,7 +200,7 @@ def test_a_signal_that_a_hook_raises_does_not_end_the_chat(parrot_home: Path) ->
     )
     terminal = Terminal(parrot_home)
     try:
-        terminal.wait_for(has("parrot"))
+        terminal.wait_for(has("scripted"))
         terminal.type("Hello" + ENTER)
         terminal.wait_for(has("SIGINT came while the plugin odd ran write_message", "Here I am."))
         terminal.type(CTRL_Q)

@@ -203,10 +203,10 @@ async def test_one_that_crashed_chatlm_gets_another_try() -> None:
     host = loaded(Config())
     async with CardApp(screen_of(host, Config())).run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
-        assert "crashed" in row(pilot, "good")
+        assert row(pilot, "good").startswith("good ● crashed")
         assert "e tries it again at the next start" in about(pilot)
         await pilot.press("e")
-        await settled(pilot, lambda: "crashed" not in row(pilot, "good"))
+        await settled(pilot, lambda: not row(pilot, "good").startswith("good ● crashed"))
         assert not mark.exists()
 
 

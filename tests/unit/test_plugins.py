@@ -238,8 +238,9 @@ class Sleeps:
 
 
 def test_a_slow_hook_is_called_slow_with_its_time_and_its_result_is_used(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("chatlm"), "propagate", True)
     host = PluginHost([("sleeps", Sleeps())], slow_after=0.01)
     assert [labels(host) for _ in range(MAX_FAILURES + 1)] == [["late"]] * (MAX_FAILURES + 1)
     fault = host.take_faults()[-1]
