@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from chatlm.types.sampling import Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
+        OfferedTemplate,
         RenderedTemplate,
         Setup,
         SideChat,
@@ -150,6 +151,7 @@ _MODULE_OF = {
     "ModelInfo": "chatlm.engines.model",
     "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
+    "OfferedTemplate": "chatlm.types.setups",
     "Panel": "chatlm.plugin_host.ui_api",
     "Part": "chatlm.types.parts",
     "Passage": "chatlm.types.messages",
@@ -264,6 +266,7 @@ __all__ = [
     "ModelInfo",
     "ModelListing",
     "ModelLocation",
+    "OfferedTemplate",
     "Panel",
     "Part",
     "Passage",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from chatlm.errors import UsageError
+from chatlm.errors import ChatlmError, ContextTooLong, UsageError
 from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
-from chatlm.types.provenance import Provenance
+from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 from chatlm.version import version
@@ -40,7 +40,8 @@ def build_request(
         engine: the engine that will run it.
         plugins: the plugins whose hooks are called.
         sampling: the user's settings for the chat.
-        adapter: overrides the plugins' choice; "" for none, None leaves the choice to plugins.
+        adapter: the user's choice, "" for none, which plugins cannot change; None leaves it to
+            plugins.
         logprobs: as `Request.logprobs`.
         continue_from: the reply to continue; None for a new one.
         regenerate: whether the turn has another reply; a model that is greedy by default would
@@ -53,7 +54,11 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_reply(messages, continue_from)), sampling, adapter, logprobs=logprobs
+            tuple(_with_reply(messages, continue_from)),
+            sampling,
+            adapter or None,
+            adapter_fixed=adapter is not None,
+            logprobs=logprobs,
         ),
         conversation=conversation,
         turn=turn,
@@ -64,7 +69,9 @@ def build_request(
     if regenerate and defaults.temperature == 0:
         settings = settings.with_fallback(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(
-        request, sampling=settings.with_fallback(defaults), adapter=request.adapter or None
+        request,
+        sampling=settings.with_fallback(defaults),
+        adapter=(request.adapter if adapter is None else adapter) or None,
     )
 
 
@@ -120,6 +127,49 @@ def default_messages(
     )
     grounded = turn.user.with_text(f"Sources:\n\n{numbered}\n\n{turn.user.text}")
     return [*history, grounded]
+
+
+def explain_overflow(
+    error: ContextTooLong,
+    request: Request,
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    calls: Iterable[Call],
+    engine: Engine,
+) -> ContextTooLong:
+    """Return the error to report for a prompt that does not fit; it names the plugins to blame.
+
+    Args:
+        error: raised by the engine.
+        request: what did not fit.
+        conversation: the chat, with the turn.
+        turn: the turn to answer.
+        passages: the passages retrieved for it.
+        calls: the plugins' calls for the turn.
+        engine: the engine that refused the request.
+
+    Returns:
+        `error`, unless the prompt fits without the passages.
+    """
+    if not passages:
+        return error
+    plain = (*conversation.messages(before=turn.position), turn.user)
+    try:
+        engine.preview(dataclasses.replace(request, messages=plain))
+    except ChatlmError:
+        return error
+    found = [call for call in calls if call.hook == "retrieve_passages" and call.result_summary]
+    names = list(dict.fromkeys(call.plugin for call in found))
+    tokens = engine.count_tokens(Message("user", passage.text) for passage in passages)
+    who = f" of {' and '.join(names)}" if names else ""
+    return ContextTooLong(
+        f"The passages{who} take about {tokens:,} tokens, and the context holds "
+        f"{engine.info.context_length:,}; without them the message fits",
+        hint="Ask for less at once"
+        + (f", or leave {names[0]} out of this chat: /plugins." if names else ".")
+        + " A larger context: `chatlm config set context`.",
+    )
 
 
 def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:

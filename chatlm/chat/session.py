@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -10,12 +12,12 @@ from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
-from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine
-from chatlm.types.events import Prefill
+from chatlm.types.events import Prefill, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import (
     ContextPolicy,
     Conversation,
@@ -29,6 +31,8 @@ from chatlm.types.messages import (
 )
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,16 +109,16 @@ class ChatSession:
         return self.store.conversation(self.conversation_id)
 
     def send(self, text: str) -> SessionEvents:
-        """Store the user's message, then answer it.
+        """Store the user's message as it was typed, let plugins rewrite it, then answer it.
 
         Raises:
-            UsageError: the text is blank, or a plugin refuses it.
+            UsageError: the text is blank, or a plugin refuses it; it is not stored any longer.
             StoreError: the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and the reply so far are stored.
         """
         _check_not_blank(text)
-        chat, plugins = self._store_message(text)
-        yield from self._runner(plugins).run(chat, chat.turns[-1])
+        previous = self.conversation_id
+        yield from self._answer_new_turn(self._store_message(text), previous)
 
     def edit(self, position: int, text: str) -> SessionEvents:
         """Replace an earlier message and answer it, in a fork of the chat.
@@ -126,7 +130,8 @@ class ChatSession:
             text: the new message.
 
         Raises:
-            UsageError: the text is blank, a plugin refuses it, or the turn does not exist.
+            UsageError: the text is blank, a plugin refuses it, or the turn does not exist; the
+                session stays in the original.
             StoreError: the fork or the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and the reply so far are stored.
         """
@@ -138,36 +143,38 @@ class ChatSession:
                 f"There is no message {position + 1} in this chat", hint=f"It has {turns}."
             )
         fork = self.store.fork(original.id, position)
-        try:
-            chat, plugins = self._add_turn(fork, text)
-        except ChatlmError:
-            self._discard(fork.id)
-            raise
-        self.conversation_id = fork.id
-        yield from self._runner(plugins).run(chat, chat.turns[-1])
+        yield from self._answer_new_turn(self._add_first_turn(fork, text), original.id)
 
     def regenerate(self) -> SessionEvents:
         """Answer the newest turn again; earlier replies stay as its versions.
 
         A model that is greedy by default would repeat itself, so it samples here, unless the user
         set the temperature.
+
+        Raises:
+            UsageError: the turn has no reply yet, and a plugin refuses its message.
         """
         chat = self._stored()
-        return self._runner(self._turn_plugins(chat)).answer(chat, chat.turns[-1], regenerate=True)
+        turn, plugins = chat.turns[-1], self._turn_plugins(chat)
+        if not turn.replies:
+            return self._answer_unanswered(chat, plugins)
+        return self._runner(plugins).answer(chat, turn, regenerate=True)
 
     def continue_reply(self) -> SessionEvents:
         """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply is complete.
+            UsageError: the reply is complete; or there is none, and a plugin refuses the message.
         """
         chat = self._stored()
-        turn = chat.turns[-1]
-        if turn.reply is not None and not turn.reply.can_continue:
+        turn, plugins = chat.turns[-1], self._turn_plugins(chat)
+        if turn.reply is None:
+            return self._answer_unanswered(chat, plugins)
+        if not turn.reply.can_continue:
             raise UsageError(
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
-        return self._runner(self._turn_plugins(chat)).answer(chat, turn, turn.reply)
+        return self._runner(plugins).answer(chat, turn, turn.reply)
 
     def add(self, text: str, reply: str) -> None:
         """Store a message with a reply that was generated elsewhere.
@@ -177,8 +184,14 @@ class ChatSession:
             StoreError: they could not be stored.
         """
         _check_not_blank(text)
-        chat, _ = self._store_message(text)
-        started = self.store.start_reply(chat.turns[-1].id, model="")
+        previous = self.conversation_id
+        stored = self._store_message(text)
+        try:
+            turn = self._rewrite_message(stored, self._turn_plugins(stored))
+        except UsageError:
+            self._withdraw(stored, previous)
+            raise
+        started = self.store.start_reply(turn.id, model="")
         self.store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
 
     def read_ahead(
@@ -222,7 +235,12 @@ class ChatSession:
             sampling=self._effective_sampling(chat),
             adapter=self.adapter,
         )
-        return Preview(request, engine.preview(request), tuple(passages))
+        try:
+            return Preview(request, engine.preview(request), tuple(passages))
+        except ContextTooLong as error:
+            raise request_builder.explain_overflow(
+                error, request, chat, turn, passages, plugins.take_calls(), engine
+            ) from error
 
     def draft(self, text: str) -> Request:
         """Build the request for `text` as far as possible without the model; nothing is stored.
@@ -264,14 +282,37 @@ class ChatSession:
                 yield piece
         self.store.set_context_policy(turn_id, ContextPolicy.SUMMARISED, summary.strip())
 
-    def _store_message(self, text: str) -> tuple[Conversation, TurnPlugins]:
-        """Store the message as a turn; a new chat is stored with it, or not at all.
+    def _answer_new_turn(self, chat: Conversation, previous_id: int | None) -> SessionEvents:
+        """Answer a message that was just stored as it was typed.
+
+        Args:
+            chat: the chat, which ends with the turn.
+            previous_id: the chat to go back to if a plugin refuses the message.
+        """
+        turn, plugins = chat.turns[-1], self._turn_plugins(chat)
+        yield TurnStarted(chat, turn)
+        try:
+            written = self._rewrite_message(chat, plugins)
+        except UsageError:
+            if self._withdraw(chat, previous_id):
+                yield TurnWithdrawn(turn, previous_id)
+            raise
+        yield from self._runner(plugins).run(chat.with_turn(written), written)
+
+    def _answer_unanswered(self, chat: Conversation, plugins: TurnPlugins) -> SessionEvents:
+        """Answer a turn without replies, whose preparation may have been interrupted."""
+        turn = self._rewrite_message(chat, plugins)
+        yield from self._runner(plugins).run(chat.with_turn(turn), turn)
+
+    def _store_message(self, text: str) -> Conversation:
+        """Store the message as it was typed; a new chat is stored with it, or not at all.
 
         Returns:
-            the chat, which ends with the turn, and the plugins for it.
+            the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
-            return self._add_turn(self.store.conversation(self.conversation_id), text)
+            chat = self.store.conversation(self.conversation_id)
+            return chat.with_turn(self._add_turn(chat, text))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
             system=new.system,
@@ -279,29 +320,62 @@ class ChatSession:
             plugin_data=new.plugin_data,
             disabled_plugins=new.disabled_plugins,
         )
+        return self._add_first_turn(fresh, text)
+
+    def _add_first_turn(self, fresh: Conversation, text: str) -> Conversation:
+        """Store the message in a chat created for it, in which the session continues."""
         try:
-            started = self._add_turn(fresh, text)
+            turn = self._add_turn(fresh, text)
         except ChatlmError:
-            self._discard(fresh.id)
+            with suppress(StoreError):
+                self._discard(fresh.id)
             raise
         self.conversation_id = fresh.id
-        return started
+        return fresh.with_turn(turn)
 
-    def _add_turn(self, chat: Conversation, text: str) -> tuple[Conversation, TurnPlugins]:
-        plugins = self._turn_plugins(chat)
-        message = request_builder.message_from_input(chat, text, plugins)
-        raw_input = text if message != text else ""
-        turn = self.store.add_turn(chat.id, message, raw_input)
-        return chat.with_turn(turn), plugins
+    def _add_turn(self, chat: Conversation, text: str) -> Turn:
+        # what is marked as raw is written once more, so not without need
+        raw = bool(self._turn_plugins(chat).implementations("write_message"))
+        return self.store.add_turn(chat.id, text, text if raw else "")
+
+    def _rewrite_message(self, chat: Conversation, plugins: TurnPlugins) -> Turn:
+        """Let plugins rewrite the message of the last turn if they have not, and store it.
+
+        Raises:
+            UsageError: a plugin refuses the message.
+        """
+        turn = chat.turns[-1]
+        if not turn.is_raw:
+            return turn
+        before = dataclasses.replace(chat, turns=chat.turns[:-1])
+        message = request_builder.message_from_input(before, turn.raw_input, plugins)
+        raw_input = turn.raw_input if message != turn.raw_input else ""
+        return self.store.rewrite_message(turn.id, message, raw_input)
+
+    def _withdraw(self, chat: Conversation, previous_id: int | None) -> bool:
+        """Remove a refused message, and the chat that was created for it.
+
+        Returns:
+            whether it could be removed; otherwise it stays, without a reply.
+        """
+        try:
+            if chat.id == previous_id:
+                self.store.remove_turn(chat.turns[-1].id)
+            else:
+                self._discard(chat.id)
+        except StoreError as error:
+            log.error("refused message not removed: %s", error)
+            return False
+        self.conversation_id = previous_id
+        return True
 
     def _discard(self, conversation_id: int) -> None:
-        """Delete a chat that was created for a message which could not be stored."""
-        with suppress(StoreError):
-            self.store.delete(conversation_id)
+        """Delete a chat that was created for a message which is not stored."""
+        self.store.delete(conversation_id)
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(
-            0,
+            self.store.first_id,
             system=self.system,
             sampling=self.chat_sampling,
             plugin_data=self.plugin_data,
@@ -318,7 +392,9 @@ class ChatSession:
         plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
-        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=raw_input)
+        number = len(chat.turns)
+        turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
+        turn = Turn(turn_id, number, Message("user", message), raw_input=raw_input)
         chat = chat.with_turn(turn)
         return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
 from chatlm.chat.session import ChatSession
-from chatlm.chat.templates import available_setups, render_chat_start
+from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.chat.turn_runner import events_without_engine, reply_events
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
@@ -20,13 +21,16 @@ from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
-from chatlm.types.setups import Setup
+from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
 
 T = TypeVar("T")
 
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """`(name, report) -> engine`: opens a model, calling `report` with its progress in a few words."""
 
+
+_first_ids = count(2**40, 2**20)
+"""The first id of each side chat, so that a plugin never takes one for a saved chat or another."""
 
 TRIAL_MESSAGE = "Hello."
 """The message that `check` tries a setup with."""
@@ -68,6 +72,16 @@ class InMemorySideChats:
     def available_setups(self) -> dict[str, Setup]:
         """Return the setups that plugins offer, by name."""
         return available_setups(self.plugins)
+
+    def available_templates(self) -> dict[str, OfferedTemplate]:
+        """Return the templates that plugins offer, by name."""
+        return available_templates(self.plugins)
+
+    def render_template(
+        self, name: str, values: Mapping[str, str], raw_input: str
+    ) -> RenderedTemplate:
+        """Render a template as for a new chat."""
+        return render_chat_start(name, values, raw_input, self.plugins).rendered
 
     def service(self, name: str, protocol: Callable[..., T]) -> T:
         """Return a service that a plugin offers."""
@@ -131,7 +145,7 @@ class InMemorySideChat:
     def __init__(self, chats: InMemorySideChats, setup: Setup) -> None:
         self.setup = setup
         self._chats = chats
-        self._store = Store(None)
+        self._store = Store(None, first_id=next(_first_ids))
         self._session: ChatSession | None = None
 
     @property
@@ -161,7 +175,7 @@ class InMemorySideChat:
 
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the events that need no engine."""
-        return list(events_without_engine(request))
+        return list(events_without_engine(request, self.engine))
 
     def add(self, text: str, reply: str) -> None:
         """Add a message and its reply to the chat."""

@@ -42,7 +42,7 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     said = False
     with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
         for event in events:
-            piece = event.text if isinstance(event, Delta) and event.part == "text" else ""
+            piece = event.answer if isinstance(event, Delta) else ""
             said = said or bool(piece.strip())
             yield piece
     if not said:

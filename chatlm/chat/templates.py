@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.messages import Conversation, PluginData
-from chatlm.types.setups import RenderedTemplate, Setup, TemplateRenderer
+from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup, TemplateRenderer
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class ChatStart:
         return self.rendered.raw_input or self.rendered.user
 
 
-def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
-    """Return the templates of all plugins by name, each with its plugin."""
-    return {
-        name: (plugin, render) for plugin, (name, render) in plugins.collect("register_templates")
-    }
+def available_templates(plugins: PluginHost) -> dict[str, OfferedTemplate]:
+    """Return the templates of all plugins by name; of two, that of the plugin called first."""
+    found: dict[str, OfferedTemplate] = {}
+    for plugin, (name, render) in plugins.collect("register_templates"):
+        first = found.setdefault(name, OfferedTemplate(name, plugin, render))
+        if first.plugin != plugin:
+            found[name] = dataclasses.replace(first, overridden=(*first.overridden, plugin))
+    return found
 
 
 def available_setups(plugins: PluginHost) -> dict[str, Setup]:
@@ -42,9 +46,9 @@ def available_setups(plugins: PluginHost) -> dict[str, Setup]:
         (plugin, name, setup) for plugin, (name, setup) in plugins.collect("register_setups")
     ]
     found += [
-        (plugin, name, Setup(template=name))
-        for name, (plugin, render) in available_templates(plugins).items()
-        if _needs_no_values(render)
+        (template.plugin, name, Setup(template=name))
+        for name, template in available_templates(plugins).items()
+        if _needs_no_values(template.render)
     ]
     times = Counter(name for _, name, _ in found)
     return {
@@ -84,11 +88,11 @@ def render_chat_start(
             f"There is no template {template!r}.",
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
-    plugin, render = there[template]
+    offered = there[template]
     asked: dict[str, Any] = {"conversation": Conversation(0), "text": raw_input}
     facts = partial(plugins.call_hook, "describe_text", **asked)
     try:
-        rendered = render(values, raw_input, facts)
+        rendered = offered.render(values, raw_input, facts)
     except ChatlmError:
         raise
     except Exception as error:  # a plugin may fail in any way
@@ -96,4 +100,5 @@ def render_chat_start(
             f"The template {template} failed: {type(error).__name__}: {error}",
             hint="`chatlm logs` may have more.",
         ) from error
-    return ChatStart(rendered, {plugin: rendered.plugin_state} if rendered.plugin_state else {})
+    plugin_data = {offered.plugin: rendered.plugin_state} if rendered.plugin_state else {}
+    return ChatStart(rendered, plugin_data)

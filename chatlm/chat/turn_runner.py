@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat.reply_writer import ReplyWriter
-from chatlm.errors import ChatlmError, EngineError, StoreError
+from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine, check_parts
@@ -21,15 +21,16 @@ from chatlm.types.events import (
     EngineEvent,
     Finished,
     MessageAnnotated,
+    MessageRewritten,
     Notice,
     PassagesFound,
     PromptReady,
     ReplyStarted,
     SessionEvent,
     TurnFinished,
-    TurnStarted,
 )
 from chatlm.types.messages import (
+    PLUGIN_MODEL_PREFIX,
     Annotation,
     Conversation,
     ConversationHeader,
@@ -46,6 +47,10 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
+
+
+CONTEXT_FULL = "context full"
+"""Topic of the notice that turns do not fit."""
 
 
 SessionEvents = Generator[SessionEvent, None, None]
@@ -70,14 +75,15 @@ class TurnRunner:
     """How long plugins may take after the reply; None waits for them."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
-        """Report a stored message, label it, retrieve passages for it and answer it.
+        """Label a stored message, retrieve passages for it and answer it.
 
         Args:
             conversation: the chat, with the turn.
             turn: the turn without a reply.
         """
-        yield TurnStarted(conversation.id, turn)
         try:
+            if turn.is_rewritten:
+                yield MessageRewritten(turn)
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
                 turn = self.store.turn(turn.id)
@@ -134,7 +140,9 @@ class TurnRunner:
         if reply is None:
             reply = self.store.start_reply(
                 turn.id,
-                model="" if request.reply_complete else engine.info.model,
+                model=PLUGIN_MODEL_PREFIX + self.plugins.completed_by
+                if request.reply_complete
+                else engine.info.model,
                 adapter=None if request.reply_complete else request.adapter,
                 settings=settings,
             )
@@ -153,9 +161,17 @@ class TurnRunner:
                     if isinstance(event, PromptReady):
                         growing.provenance = request_builder.provenance(request, engine.info, event)
                         if event.omitted_messages:
-                            yield Notice(_describe_omission(event))
+                            yield Notice(_describe_omission(event), CONTEXT_FULL)
                     yield from self._fault_notices()
                     yield event
+        except ContextTooLong as error:
+            calls = (call for trace in self.store.traces(turn.id) for call in trace.calls)
+            passages = self.store.passages(turn.id)
+            explained = request_builder.explain_overflow(
+                error, request, conversation, turn, passages, calls, engine
+            )
+            growing.fail(explained)
+            raise explained from error
         except ChatlmError as error:
             growing.fail(error)
             raise
@@ -259,24 +275,39 @@ def reply_events(
         request: with the plugins' adjustments.
         continued: whether an earlier reply is continued.
     """
-    yield from events_without_engine(request, continued=continued)
+    yield from events_without_engine(request, engine, continued=continued)
     if not request.reply_complete:
         check_parts(request, engine.info)
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def events_without_engine(request: Request, *, continued: bool = False) -> Iterator[EngineEvent]:
+def events_without_engine(
+    request: Request, engine: Engine, *, continued: bool = False
+) -> Iterator[EngineEvent]:
     """Yield the beginning that plugins gave a new reply, and `Finished` if that is all of it.
 
     Args:
         request: with the plugins' adjustments.
+        engine: counts the tokens of a complete reply; it does not generate.
         continued: whether an earlier reply is continued.
     """
+    usage = _count_reply(request, engine) if request.reply_complete else Usage()
     if not continued and (beginning := request_builder.reply_prefix(request)):
-        yield Delta(beginning, "", Usage())
+        yield Delta(beginning, "", usage)
     if request.reply_complete:
-        yield Finished(StopReason.END, Usage())
+        yield Finished(StopReason.END, usage)
+
+
+def _count_reply(request: Request, engine: Engine) -> Usage:
+    """Return the usage of a complete reply: its tokens, and none of a prompt that nobody read."""
+    last = len(request.messages) - 1
+    try:
+        tokens = engine.preview(request).tokens
+    except Exception as error:  # it may not fit the context, which need not fail the reply
+        log.info("the tokens of a plugin's reply are not known: %s", error)
+        return Usage()
+    return Usage(completion_tokens=sum(t.message_index == last and not t.control for t in tokens))
 
 
 def _describe_omission(event: PromptReady) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.messages import ContextPolicy, Conversation, Reply, Turn
+from chatlm.types.parts import summarise_parts
 from chatlm.types.provenance import Call, Change, Provenance, Trace, format_duration
 
 
@@ -87,20 +90,31 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
             for line in detail_lines(chat, store.provenance):
                 click.echo(escape_controls(line))
             return
-    text = escape_controls(export.to_markdown(chat))
-    if not sys.stdout.isatty():
-        click.echo(text, nl=False)
-        return
+    if sys.stdout.isatty():
+        _print_markdown(chat)
+    else:
+        click.echo(escape_controls(export.to_markdown(chat)), nl=False)
+
+
+def _print_markdown(chat: Conversation) -> None:
+    """Print a chat on a terminal, its reasoning dimmed."""
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.styled import Styled
 
-    markdown = Markdown(text, hyperlinks=False)
-    for token in markdown.parsed:
-        for child in token.children or ():
-            child.content = escape_controls(
-                child.content
-            )  # Markdown reads &#x202e; as the character
-    Console().print(markdown)
+    console = Console()
+    blocks = export.markdown_blocks(chat)
+    for place, (is_reasoning, group) in enumerate(groupby(blocks, attrgetter("is_reasoning"))):
+        text = escape_controls("\n\n".join(block.text for block in group))
+        markdown = Markdown(text, hyperlinks=False)
+        for token in markdown.parsed:
+            for child in token.children or ():
+                child.content = escape_controls(
+                    child.content
+                )  # Markdown reads &#x202e; as the character
+        if place:
+            console.print()
+        console.print(Styled(markdown, "dim") if is_reasoning else markdown)
 
 
 def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
@@ -141,7 +155,8 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
             )
             click.echo(click.style(f"{hit.conversation_id}  ", bold=True) + title)
         if hit.role:
-            click.echo(f"    {hit.role}: {_highlight_hit(hit)}")
+            where = f"{hit.role}, reasoning" if reasoning else hit.role
+            click.echo(f"    {where}: {_highlight_hit(hit)}")
         shown = hit.conversation_id
 
 
@@ -168,13 +183,15 @@ def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> It
             yield "  no reply"
         for reply in turn.replies:
             shown = ", shown" if reply is turn.reply and len(turn.replies) > 1 else ""
-            yield f"  Version {reply.version}{shown}: {one_line(reply.text, _TEXT_WIDTH)}"
+            yield f"  Version {reply.version}{shown}: {one_line(reply.text, _TEXT_WIDTH)}".rstrip()
             for name, value in _reply_facts(reply, provenance(reply.id)):
                 yield f"    {name:<15} {one_line(value, 300)}"
 
 
 def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[str, str]]:
     usage = reply.usage
+    if not reply.is_plain:
+        yield "parts", summarise_parts(reply.parts)
     yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
     if reply.error:
         yield "error", reply.error
@@ -186,7 +203,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     if usage.first_token_seconds is not None:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     by_plugin = provenance is not None and not provenance.model
-    yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
+    author = f"the plugin {reply.plugin}" if reply.plugin else "a plugin"
+    yield "model", f"none, {author} gave the reply" if by_plugin else reply.model or "not known"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
     yield "seed", str(settings.pop("seed", "not known"))

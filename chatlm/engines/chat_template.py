@@ -31,6 +31,10 @@ _CONTINUATION_MARKER = "\ue000CONTINUE\ue001 "
 """Ends with a blank, which tells whether the template trims messages."""
 
 
+_ALIASES = {"reasoning_content": ["reasoning_content", "thinking"]}
+"""Names under which templates read reasoning, as transformers passes it."""
+
+
 class ChatTemplate:
     """A compiled chat template.
 
@@ -70,7 +74,7 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        continue_final_message: bool = False,
+        continued_field: str = "",
         **variables: Any,
     ) -> TrackedText:
         """Render a chat.
@@ -78,8 +82,8 @@ class ChatTemplate:
         Args:
             messages: with `role`, `content` and what else the template reads. Texts that are
                 `TrackedText` keep their origins.
-            continue_final_message: end the text inside the last message, whose content is a
-                string, instead of starting a reply.
+            continued_field: end the text after this text of the last message, `content` or
+                `reasoning_content`, instead of starting a reply.
             variables: further variables of the template, such as `tools`.
 
         Raises:
@@ -87,20 +91,22 @@ class ChatTemplate:
             ModelError: the template fails.
         """
         chat = [dict(message) for message in messages]
-        if continue_final_message:
+        if continued_field:
             marker = TrackedText(_CONTINUATION_MARKER, CONTINUATION)
-            chat[-1]["content"] = TrackedText("") + chat[-1]["content"] + marker
+            text = TrackedText("") + chat[-1][continued_field] + marker
+            for name in _ALIASES.get(continued_field, [continued_field]):
+                chat[-1][name] = text
         values = {
             "tools": None,
             "documents": None,
-            "add_generation_prompt": not continue_final_message,
+            "add_generation_prompt": not continued_field,
             **self._special_tokens,
             **variables,
             "messages": chat,
         }
         try:
             context = self._template.new_context(values)
-            text = concat(self._template.root_render_func(context))
+            rendered = concat(self._template.root_render_func(context))
         except jinja2.TemplateError:
             raise
         except Exception as error:  # a template is a program of someone else's
@@ -109,7 +115,7 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}",
                 hint="Try `chatlm config set prompt_format chatml`.",
             ) from error
-        return _cut_at_marker(text) if continue_final_message else text
+        return _cut_at_marker(rendered) if continued_field else rendered
 
 
 def _cut_at_marker(text: TrackedText) -> TrackedText:

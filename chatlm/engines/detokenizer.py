@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import decoders
@@ -22,15 +23,24 @@ class Detokenizer:
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
         context_ids: ids before the first token, so that its text continues theirs.
+        named_tokens: control tokens that give their name as text.
     """
 
-    def __init__(self, tokenizer: Any, context_ids: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context_ids: list[int] | None = None,
+        named_tokens: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._named_tokens = named_tokens
         self._stream = decoders.DecodeStream(ids=context_ids or [], skip_special_tokens=True)
         self._pending: list[int] = []
 
     def feed(self, token: int) -> str:
         """Add a token; return the text that is now complete, possibly none."""
+        if token in self._named_tokens:
+            return self.flush() + self._named_tokens[token]
         self._pending.append(token)
         text = self._stream.step(self._tokenizer, token)
         if text is None:

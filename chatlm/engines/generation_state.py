@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
+from chatlm.engines.reasoning import ReasoningParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
@@ -39,6 +40,7 @@ class GenerationState:
     sampler: Sampler
     token_bytes: TokenBytes
     detokenizer: Detokenizer
+    reasoning: ReasoningParser
     stop_filter: StopStringFilter
     format_stop_strings: frozenset[str]
     """Stop strings of the prompt format rather than of the user."""
@@ -62,11 +64,14 @@ class GenerationState:
         """How many more tokens are allowed."""
         return self.max_new_tokens - len(self.tokens)
 
-    def sample(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
+    def sample(self, logits: Tensor) -> list[Delta | Finished]:
         """Sample a token, check whether it ends the reply, and release the text that is certain.
 
         Args:
             logits: (vocab_size,), after the previous token.
+
+        Returns:
+            `Delta`s, at least one, and `Finished` if it was the last token.
         """
         with single_torch_thread():
             self.tokens.append(self.sampler(self._process_logits(logits)))
@@ -76,19 +81,36 @@ class GenerationState:
                 )
         self._update_usage()
         reason, stop = self._check_stop(logits)
-        text = self._release_text(last=reason is not None)
+        pieces = self._release_text(last=reason is not None)
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
             reason = StopReason.END if stop in self.format_stop_strings else StopReason.STOP_STRING
-        delta = Delta(text, self._withheld_text(), self.usage, self._logprob_buffer.release(text))
-        return (delta,) if reason is None else (delta, Finished(reason, self.usage, stop))
+        deltas = [
+            Delta(
+                piece.text,
+                usage=self.usage,
+                logprobs=self._logprob_buffer.release(piece.text, piece.dropped),
+                part=piece.part,
+            )
+            for piece in pieces
+        ]
+        withheld = self._withheld_text()
+        if not deltas or (withheld and deltas[-1].part != self.reasoning.part):
+            deltas.append(Delta("", usage=self.usage, part=self.reasoning.part))
+        deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld)
+        return [*deltas, *([] if reason is None else [Finished(reason, self.usage, stop)])]
 
     def _input_ids(self) -> Tensor:
         return torch.tensor([self.prompt_ids + self.tokens])
 
+    def _plugin_arguments(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return copies as arguments of a processor or criterion, since many of those written for
+        transformers change the scores in place."""
+        return self._input_ids().to(logits.device), logits[None].clone()
+
     def _process_logits(self, logits: Tensor) -> Tensor:
         for processor in self.request.logits_processors:
-            logits = processor(self._input_ids().to(logits.device), logits[None])[0]
+            logits = processor(*self._plugin_arguments(logits))[0]
         return logits
 
     def _check_stop(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
@@ -96,12 +118,12 @@ class GenerationState:
         if self.eos_criteria.match(self.tokens) is not None:
             return StopReason.END, None
         for criterion in self.request.stopping_criteria:
-            if torch.as_tensor(criterion(self._input_ids().to(logits.device), logits[None])).any():
+            if torch.as_tensor(criterion(*self._plugin_arguments(logits))).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
         return (None if self.remaining_tokens else self.limit_reason), None
 
-    def _release_text(self, *, last: bool) -> str:
+    def _release_text(self, *, last: bool) -> list[StreamedText]:
         """Return the text that became certain; after the last token, all that remains."""
         ending = self.eos_criteria.match(self.tokens)
         certain = len(self.tokens) - (len(ending) if ending else 0)
@@ -115,8 +137,17 @@ class GenerationState:
             rest = self.detokenizer.flush()
             self._logprob_buffer.feed((), rest)
             text += rest
-        text = self.stop_filter.feed(text)
-        return text + self.stop_filter.flush() if last else text
+        pieces = self.reasoning.feed(text) + (self.reasoning.flush() if last else [])
+        released = [self._filter_stops(piece) for piece in pieces]
+        if last and (held := self.stop_filter.flush()):
+            released.append(StreamedText("text", held))
+        return released
+
+    def _filter_stops(self, piece: StreamedText) -> StreamedText:
+        """Let stop strings end the answer; a thought may contain them."""
+        if piece.part == "reasoning":
+            return piece
+        return dataclasses.replace(piece, text=self.stop_filter.feed(piece.text))
 
     def _detokenize(self, position: int) -> str:
         """Return the text that a token adds."""
@@ -129,7 +160,8 @@ class GenerationState:
             self.tokens[self._num_detokenized :] if self.stop_filter.matched_stop is None else []
         )
         pending = waiting[: self.eos_criteria.partial_match_length(self.tokens)]
-        return self.stop_filter.withheld + (self.detokenizer.peek(pending) if pending else "")
+        held = self.stop_filter.withheld + self.reasoning.withheld
+        return held + (self.detokenizer.peek(pending) if pending else "")
 
     def _update_usage(self) -> None:
         now = time.perf_counter()

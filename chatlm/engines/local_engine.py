@@ -261,6 +261,9 @@ class LocalEngine:
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
+                reasoning=self.prompt_encoder.reasoning_parser(
+                    [request.messages[index] for index in prompt.included]
+                ),
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),

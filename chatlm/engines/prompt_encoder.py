@@ -19,10 +19,11 @@ from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
+from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format
 from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text
+from chatlm.types.parts import Reasoning, Text, reasoning_of
 from chatlm.types.requests import PromptToken
 
 PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna", "raw")
@@ -120,6 +121,11 @@ class PromptEncoder:
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
         self._guard((specials | ends | self._find_written_tokens()) & possible)
+        self.reasoning_format = find_reasoning_format(
+            (text for template in self._model_templates.values() for text in template.literals),
+            self._added_token_ids,
+        )
+        """How the model marks its thoughts; None if it does not think."""
         self.prefix_ids = self._find_prefix_ids()
         """Ids before the format's own text."""
         # set once, since a tokenizer in use by other threads cannot be changed
@@ -254,9 +260,13 @@ class PromptEncoder:
         return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
 
     def _render(self, messages: Sequence[Message], groups: Sequence[MessageGroup]) -> TrackedText:
+        last = messages[-1] if messages else None
+        continued = ""
+        if last is not None and last.role == "assistant":
+            is_thinking = reasoning_of(last.parts) and not last.text
+            continued = "reasoning_content" if is_thinking else "content"
         return self._template.render(
-            chat_formats.template_messages(messages, groups),
-            continue_final_message=bool(messages) and messages[-1].role == "assistant",
+            chat_formats.template_messages(messages, groups), continued_field=continued
         )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -327,8 +337,32 @@ class PromptEncoder:
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def detokenizer(self, context: Sequence[int] = ()) -> Detokenizer:
-        """Return a new streaming decoder; `context` are the ids before its first."""
-        return Detokenizer(self._backend, list(context))
+        """Return a new streaming decoder; `context` are the ids before its first.
+
+        Control tokens give no text, except for those that mark thoughts.
+        """
+        markers = "\0".join(self.reasoning_format.markers) if self.reasoning_format else ""
+        named = {
+            number: text for text, number in self.control_tokens.items() if text and text in markers
+        }
+        return Detokenizer(self._backend, list(context), named)
+
+    def reasoning_parser(self, messages: Sequence[Message]) -> ReasoningParser:
+        """Return the parser of a reply to these messages."""
+        form = self.reasoning_format
+        if form is None:
+            return ReasoningParser(None)
+        written = ""
+        for span in reversed(self.spans(messages)):
+            index = span.message_index
+            if index is not None and messages[index].role != "assistant":
+                break
+            written = (span.text if index is None else "") + written
+        opened = max((written.rfind(marker.strip()) for marker in form.starts), default=-1)
+        closed = max((written.rfind(marker.strip()) for marker in form.ends), default=-1)
+        last = messages[-1] if messages else None
+        continues = last is not None and last.role == "assistant"
+        return ReasoningParser(form, is_open=opened > closed, continues=continues)
 
 
 _PROBES = [

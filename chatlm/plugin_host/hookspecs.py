@@ -236,9 +236,10 @@ def write_message(
 
     `facts()` gives what plugins say of the words in `describe_text`.
 
-    The input is stored beside it, shown, searched for passages and offered to edit. A
-    `UsageError` that is returned refuses it: nothing is sent, and the user sees why. Make it
-    a `MessageRefused` where other words would be answered.
+    The input is stored before the call, shown, searched for passages and offered to edit; the
+    conversation ends before it. A `UsageError` that is returned refuses it: nothing is sent or
+    stays in the chat, and the user sees why. Make it a `MessageRefused` where other words would
+    be answered.
     """
 
 

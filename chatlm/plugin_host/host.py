@@ -434,11 +434,9 @@ class PluginHost(HookCaller):
             valid; of a plugin that failed, what it had registered before.
         """
         check = HOOKS[hook].registers
-        offered: dict[str, list[tuple[Any, ...]]] = {}
+        offered: list[tuple[str, tuple[Any, ...]]] = []
 
         def make_arguments(plugin: str) -> Mapping[str, Any]:
-            offers = offered.setdefault(plugin, [])
-
             def register(*values: Any) -> None:
                 try:
                     if check is not None:
@@ -448,13 +446,13 @@ class PluginHost(HookCaller):
                 except Exception as error:  # the plugin's next calls of `register` may be valid
                     self._record_rejection(plugin, hook, error)
                 else:
-                    offers.append(values)
+                    offered.append((plugin, values))
 
             return {"register": register}
 
         for _ in self.call_each(hook, make_arguments):
             pass
-        return [(plugin, values) for plugin, calls in offered.items() for values in calls]
+        return offered
 
     def record_failure(self, name: str, where: str, error: BaseException) -> Fault:
         """Note that a plugin failed; after `MAX_FAILURES` in a row it is left out.

@@ -35,6 +35,8 @@ class TurnPlugins(HookCaller):
         self._calls: list[Call] = []
         self._deadline: float | None = None
         self._guards: list[GuardedCallable] = []
+        self.completed_by = ""
+        """The plugin that gave the whole reply in `adjust_request`; empty for none."""
 
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Those of the host, but for the plugins that are switched off."""
@@ -58,6 +60,8 @@ class TurnPlugins(HookCaller):
             nonlocal said, changed
             accepted = validate(result)
             if isinstance(accepted, Request):
+                if accepted.reply_complete and not original.reply_complete:
+                    self.completed_by = impl.plugin_name
                 accepted = self.guard(impl.plugin_name, accepted)
             said, changed = summarise_result(accepted), find_changes(original, accepted)
             return accepted

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from chatlm.errors import UsageError
 from chatlm.store.rows import (
@@ -41,22 +41,40 @@ def display_title(conversation: Conversation) -> str:
     return short_title(conversation.title, first)
 
 
+class MarkdownBlock(NamedTuple):
+    """A piece of a chat as Markdown."""
+
+    text: str
+    is_reasoning: bool = False
+
+
 def to_markdown(conversation: Conversation) -> str:
     """Format a chat for reading: active replies only, each with model and stop reason."""
+    return "\n\n".join(block.text for block in markdown_blocks(conversation)) + "\n"
+
+
+def markdown_blocks(conversation: Conversation) -> Iterator[MarkdownBlock]:
+    """Yield the blocks of `to_markdown`, which empty lines separate."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
-    parts = [f"# {title}"]
+    yield MarkdownBlock(f"# {title}")
     if conversation.system:
-        parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
+        quoted = (f"> {line}".rstrip() for line in conversation.system.split("\n"))
+        yield MarkdownBlock("\n".join(quoted))
     for turn in conversation.turns:
-        parts += ["## You", _close_fences(turn.display_text)]
-        parts += [
-            text for part in turn.user.parts if part.type != "text" for text in _markdown_of(part)
-        ]
+        yield MarkdownBlock("## You")
+        if message := _close_fences(turn.display_text):
+            yield MarkdownBlock(message)
+        yield from _blocks_of(part for part in turn.user.parts if not isinstance(part, Text))
         if turn.reply is not None:
-            parts.append("## Assistant")
-            parts += [text for part in turn.reply.parts for text in _markdown_of(part)]
-            parts.append(f"*{_reply_caption(turn.reply)}*")
-    return "\n\n".join(part for part in parts if part) + "\n"
+            yield MarkdownBlock("## Assistant")
+            yield from _blocks_of(turn.reply.parts)
+            yield MarkdownBlock(f"*{_reply_caption(turn.reply)}*")
+
+
+def _blocks_of(parts: Iterable[Part]) -> Iterator[MarkdownBlock]:
+    for part in parts:
+        for text in filter(None, _markdown_of(part)):
+            yield MarkdownBlock(text, isinstance(part, Reasoning))
 
 
 def to_jsonl(

@@ -53,16 +53,21 @@ class Store:
 
     Args:
         path: the database, created if missing; None keeps everything in memory (incognito).
+        first_id: the first id of chats, turns and replies in memory; 0 counts from 1.
 
     Raises:
         StoreError: from any method: SQLite failed, an id was not found, or the chat is in the
             trash.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, first_id: int = 0) -> None:
         self.on_disk = path is not None
         """Whether the chats outlive the program."""
+        self.first_id = first_id
         self._database = Database(path)
+        if first_id:
+            with self._database.write_transaction() as db:
+                writes.start_ids(db, first_id)
 
     @property
     def unwritable(self) -> StoreError | None:
@@ -335,13 +340,29 @@ class Store:
         Args:
             conversation_id: the chat.
             content: the message's parts; a string stands for one text part.
-            raw_input: what the user typed, where a plugin rewrote it.
+            raw_input: what the user typed, as `Turn.raw_input`.
         """
         message = Message("user", content)
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
             turn_id = writes.append_turn(db, conversation_id, message, raw_input)
             return queries.load_turn(db, turn_id)
+
+    def rewrite_message(
+        self, turn_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
+        """Replace the user's message of a turn; the arguments are those of `add_turn`."""
+        message = Message("user", content)
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.rewrite_message(db, turn_id, message, raw_input)
+            return queries.load_turn(db, turn_id)
+
+    def remove_turn(self, turn_id: int) -> None:
+        """Remove the last turn of a chat, with everything that belongs to it."""
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id)
+            writes.delete_turn(db, turn_id)
 
     def turn(self, turn_id: int) -> Turn:
         """Load a turn with its replies."""

@@ -76,6 +76,14 @@ class IdMap:
         ]
 
 
+def start_ids(db: sqlite3.Connection, first_id: int) -> None:
+    """Let the ids of chats, turns and replies in an empty database begin at `first_id`."""
+    db.executemany(
+        "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)",
+        [(table, first_id - 1) for table in ("conversation", "turn", "reply")],
+    )
+
+
 def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> IdMap:
     """Insert a chat with its turns and replies; all get new ids."""
     row = db.execute(
@@ -170,6 +178,19 @@ def append_turn(
     turn_id = row.lastrowid or 0
     touch_conversation(db, turn_id)
     return turn_id
+
+
+def rewrite_message(db: sqlite3.Connection, turn_id: int, message: Message, raw_input: str) -> None:
+    """Update the user's message of a turn."""
+    db.execute(
+        "UPDATE turn SET content = ?, parts = ?, typed = ? WHERE id = ?",
+        (utf8_safe(message.text), dump_message_parts(message), utf8_safe(raw_input), turn_id),
+    )
+
+
+def delete_turn(db: sqlite3.Connection, turn_id: int) -> None:
+    """Delete a turn; all that belongs to it is deleted with it."""
+    db.execute("DELETE FROM turn WHERE id = ?", (turn_id,))
 
 
 def append_reply(

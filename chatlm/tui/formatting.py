@@ -1,11 +1,20 @@
-"""Format replies, labels and numbers as plain text."""
+"""Format replies, parts, labels and numbers as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from chatlm.text import one_line
+from chatlm.text import escape_controls, one_line
 from chatlm.types.messages import Annotation, ContextPolicy, Reply, StopReason, Turn, Usage
+from chatlm.types.parts import File, Image, Part, ToolCall, ToolResult
+
+MAX_ARGUMENTS = 400
+"""Characters shown of a tool call's arguments."""
+
+
+MAX_RESULT_LINES, MAX_LINE = 8, 300
+"""Lines shown of a tool's result, and characters of each."""
 
 STOP_LABELS: dict[StopReason | None, str] = {
     StopReason.END: "complete",
@@ -93,6 +102,46 @@ def _badge(annotation: Annotation) -> str:
     score = "" if annotation.score is None else f" ({annotation.score:.2f})"
     icon = f"{one_line(annotation.icon, 8)} " if annotation.icon else ""
     return f"{icon}{one_line(annotation.name, 40)} {one_line(annotation.value, 100)}{score}"
+
+
+class PartText(NamedTuple):
+    """A part as text that is safe on a terminal."""
+
+    label: str
+    """What kind of part it is."""
+    title: str
+    """Its name and facts on one line."""
+    body: str = ""
+    """Its content, shortened."""
+    is_error: bool = False
+
+
+def describe_part(part: Part) -> PartText:
+    """Describe a part for the screen; long contents are shortened."""
+    match part:
+        case ToolCall(name=name, arguments=arguments):
+            return PartText("Tool call", one_line(name, 60), one_line(arguments, MAX_ARGUMENTS))
+        case ToolResult(name=name, text=text, is_error=failed):
+            label = "Tool error" if failed else "Tool result"
+            return PartText(label, one_line(name, 60), shorten(text), failed)
+        case Image():
+            size = f"{part.width}×{part.height}"
+            facts = (one_line(part.name, 60), one_line(part.media_type, 40), size)
+            return PartText("Image", join_parts(*facts))
+        case File(name=name, text=text, media_type=media_type):
+            size = count(len(text), "character")
+            return PartText("File", join_parts(one_line(name, 60), one_line(media_type, 40), size))
+    return PartText(part.type.capitalize(), "", escape_controls(part.text))
+
+
+def shorten(text: str) -> str:
+    """Return the first lines of a text, each cut if it is long, and how many more there are."""
+    lines = text.rstrip("\n").split("\n")
+    safe = map(escape_controls, lines[:MAX_RESULT_LINES])
+    shown = [line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in safe]
+    if more := len(lines) - len(shown):
+        shown.append(f"… {count(more, 'more line')}")
+    return "\n".join(shown)
 
 
 def join_parts(*parts: str) -> str:

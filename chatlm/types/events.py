@@ -73,9 +73,14 @@ class LogprobBuffer:
             self._pending += ((self._generated_length, token) for token in self._textless)
             self._textless.clear()
 
-    def release(self, text: str) -> tuple[TokenLogprob, ...]:
-        """Return the tokens whose text is complete once this text is shown."""
-        self._released_length += len(text)
+    def release(self, text: str, dropped: int = 0) -> tuple[TokenLogprob, ...]:
+        """Return the tokens whose text is complete once this text is shown.
+
+        Args:
+            text: the text.
+            dropped: characters before it that are never shown, such as a marker.
+        """
+        self._released_length += dropped + len(text)
         taken = []
         while self._pending and self._pending[0][0] <= self._released_length:
             taken.append(self._pending.popleft()[1])
@@ -110,7 +115,10 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Delta:
-    """One more token was generated; `text` is what can be shown of it, perhaps nothing yet."""
+    """One more token was generated; `text` is what can be shown of it, perhaps nothing yet.
+
+    A token that ends a thought may give two: the thought's last text, then the answer's first.
+    """
 
     text: str
     withheld: str = ""
@@ -122,6 +130,11 @@ class Delta:
     ends a reply and one that a stop string cuts into are never among them."""
     part: StreamedPart = "text"
     """The part that `text` and `withheld` belong to: the answer, or the reasoning before it."""
+
+    @property
+    def answer(self) -> str:
+        """The text if it belongs to the answer, else none."""
+        return self.text if self.part == "text" else ""
 
 
 @dataclass(frozen=True)
@@ -144,10 +157,27 @@ EngineEvent = PromptReady | Prefill | Delta | Finished
 
 @dataclass(frozen=True)
 class TurnStarted:
-    """The user's message is stored."""
+    """The user's message is stored as it was typed; plugins may rewrite it next."""
 
-    conversation_id: int
+    conversation: Conversation
+    """The chat, which ends with the turn; for an edited message, the fork."""
     turn: Turn
+
+
+@dataclass(frozen=True)
+class MessageRewritten:
+    """A plugin rewrote the user's message; the turn has both."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True)
+class TurnWithdrawn:
+    """A plugin refused the message, which is no longer stored; the error follows."""
+
+    turn: Turn
+    conversation_id: int | None
+    """The chat in which the session continues: the original of a fork, None for a new chat."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +208,8 @@ class Notice:
     """A message for the user: what failed or was done differently, and what to do."""
 
     text: str
+    topic: str = ""
+    """What it is about, if it comes again in later turns: it replaces an earlier one then."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +223,8 @@ class TurnFinished:
 
 SessionEvent = (
     TurnStarted
+    | MessageRewritten
+    | TurnWithdrawn
     | MessageAnnotated
     | PassagesFound
     | ReplyStarted

@@ -32,6 +32,10 @@ PluginData = Mapping[str, Mapping[str, Any]]
 """Plugin name -> JSON values by name."""
 
 
+PLUGIN_MODEL_PREFIX = "plugin:"
+"""Begins `Reply.model` where a plugin gave the whole reply."""
+
+
 SUMMARY_PREFIX = "Earlier in this chat, in short: "
 """Precedes the summary of a turn in the prompt."""
 
@@ -352,7 +356,8 @@ class Reply:
         text: the text of a reply with one step; `steps` replaces it.
         stop_reason: why that step stopped, likewise.
         error: what failed; None for nothing.
-        model: empty where no model generated it, or where that is unknown.
+        model: what generated it; `plugin:NAME` where a plugin gave the whole reply without a model,
+            empty where it is unknown.
         adapter: name of the LoRA adapter, None for none.
         settings: JSON of the sampling settings that were used, with the seed.
         usage: the cost of the one step.
@@ -406,6 +411,12 @@ class Reply:
     def reasoning(self) -> str:
         """The reasoning parts of all steps, joined."""
         return "".join(step.reasoning for step in self.steps)
+
+    @property
+    def plugin(self) -> str:
+        """The plugin that gave the whole reply without a model; empty for none."""
+        name = self.model.removeprefix(PLUGIN_MODEL_PREFIX)
+        return name if name != self.model else ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -494,7 +505,8 @@ class Turn:
     summary: str = ""
     """Kept whether or not it replaces the turn."""
     raw_input: str = ""
-    """What the user typed, where a plugin rewrote it into the message; else empty."""
+    """What the user typed, where a plugin rewrote it into the message; the message itself while
+    plugins have not seen it; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
     """Labels, each with the id of its reply; None for the user's message."""
 
@@ -510,6 +522,17 @@ class Turn:
     def display_text(self) -> str:
         """What the user typed."""
         return self.raw_input or self.user.text
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether plugins have not had the chance to rewrite the message; so it stays where the
+        program ended first."""
+        return bool(self.raw_input) and self.raw_input == self.user.text
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether the model reads something else than the user typed."""
+        return bool(self.raw_input) and self.raw_input != self.user.text
 
     def messages(self) -> tuple[Message, ...]:
         """Return the turn's messages in the prompt; none for a dropped turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -154,6 +155,12 @@ def text_of(parts: Iterable[Part]) -> str:
 def reasoning_of(parts: Iterable[Part]) -> str:
     """Join the `Reasoning` parts."""
     return "".join(part.text for part in parts if isinstance(part, Reasoning))
+
+
+def summarise_parts(parts: Iterable[Part]) -> str:
+    """Return how much there is of each type, such as `reasoning, text, 2 × tool call`."""
+    counts = Counter(part.type.replace("_", " ") for part in parts)
+    return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in counts.items())
 
 
 def append_text(parts: tuple[Part, ...], text: str, part_type: str = "text") -> tuple[Part, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -41,6 +42,24 @@ TemplateRenderer = Callable[[Mapping[str, str], str, TextFacts], RenderedTemplat
 """`(values, raw_input, facts) -> rendered`: the variables' values by name, what the user typed or
 piped in, and what plugins know about that. Raises UsageError for an unknown name or a missing or
 invalid value."""
+
+
+@dataclass(frozen=True)
+class OfferedTemplate:
+    """A template as a plugin offers it."""
+
+    name: str
+    plugin: str
+    render: TemplateRenderer
+    overridden: tuple[str, ...] = ()
+    """Plugins that offer another template of this name, which is not used."""
+
+    @property
+    def description(self) -> str:
+        """The first line of the renderer's docstring; empty for none."""
+        is_function = inspect.isfunction(self.render) or inspect.ismethod(self.render)
+        lines = (inspect.getdoc(self.render) or "").splitlines() if is_function else []
+        return lines[0] if lines else ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +176,28 @@ class SideChats(Protocol):
 
         A template is one too if it needs nothing but the user's input. A name that two plugins use
         becomes PLUGIN.NAME.
+        """
+        ...
+
+    def available_templates(self) -> dict[str, OfferedTemplate]:
+        """Return the templates that plugins offer, by name.
+
+        If several plugins offer the same name, the one called first wins.
+        """
+        ...
+
+    def render_template(
+        self, name: str, values: Mapping[str, str], raw_input: str
+    ) -> RenderedTemplate:
+        """Render a template as for a new chat.
+
+        Args:
+            name: the template.
+            values: values of its variables by name.
+            raw_input: what the user typed.
+
+        Raises:
+            UsageError: the template was not found, or a value is missing or invalid.
         """
         ...
 

@@ -118,7 +118,7 @@ class AnswerWriter:
             case PromptReady():
                 self._prompt_hash = event.prompt_hash
             case Delta():
-                self._text, self._usage = self._text + event.text, event.usage
+                self._text, self._usage = self._text + event.answer, event.usage
             case Finished():
                 self._stop_reason, self._usage = event.stop_reason, event.usage
 
@@ -316,7 +316,7 @@ def run_jobs(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T],
             for number, event in batch.step():
                 job = running[number]
                 if isinstance(event, Delta):
-                    job.text += event.text
+                    job.text += event.answer
                 elif isinstance(event, Finished):
                     yield from advance(running.pop(number), partial(job.generator.send, job.text))
                 elif isinstance(event, Exception):

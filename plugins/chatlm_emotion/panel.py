@@ -114,7 +114,7 @@ class RaterPanel:
         with closing(stream_many(chats[0].engine, requests)) as events:
             for number, event in events:
                 if isinstance(event, Delta):
-                    said[number] += event.text
+                    said[number] += event.answer
         return [find_label(reply, self._labels) for reply in said]
 
     def _build_request(self, chat: SideChat, rater: Rater, text: str) -> Request:

@@ -79,4 +79,4 @@ def compare_with_base(
 def _answer(chats: SideChats, setup: Setup, prompt: str) -> str:
     chat = chats.begin(setup)
     with closing(chat.stream(chat.request(prompt))) as events:
-        return "".join(event.text for event in events if isinstance(event, Delta))
+        return "".join(event.answer for event in events if isinstance(event, Delta))

@@ -86,7 +86,7 @@ def check(endpoint: str, model: str | None) -> None:
         with closing(engine.stream(request)) as events:
             for event in events:
                 if isinstance(event, Delta):
-                    reply += event.text
+                    reply += event.answer
                 elif isinstance(event, Finished):
                     usage = event.usage
     seconds = time.monotonic() - started

@@ -166,7 +166,7 @@ def annotate_message(
         turn = conversation.turns[-1]
         omitted = _omitted_passages.pop(turn.id, 0)
         annotations = citations.reply_annotations(message.text, passages, omitted)
-        is_quoted = turn.reply is not None and not turn.reply.model
+        is_quoted = turn.reply is not None and turn.reply.plugin == PLUGIN
         return [citations.QUOTED_ANSWER, *annotations] if is_quoted else annotations
     if message.role == "user" and (name := index_from_conversation(conversation)):
         from chatlm_rag.retrieval.grounding import question_annotation

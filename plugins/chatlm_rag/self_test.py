@@ -110,7 +110,7 @@ def generate_questions(
         with closing(engine.stream(request)) as events:
             for event in events:
                 _report(work, done, MAX_QUESTIONS, "generating questions")
-                reply += event.text if isinstance(event, Delta) else ""
+                reply += event.answer if isinstance(event, Delta) else ""
         question = _extract_question(reply)
         if support_score(question, chunk.indexed_text) >= SUPPORT_THRESHOLD:
             questions[question] = str(chunk.id)

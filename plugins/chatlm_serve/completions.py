@@ -102,13 +102,16 @@ class CompletionResponse:
 
     async def collect(self, events: EngineEvents) -> dict[str, Any]:
         """Collect the events and return the complete response body."""
-        text, tokens = "", list[TokenLogprob]()
+        text, reasoning, tokens = "", "", list[TokenLogprob]()
         async with aclosing(events):
             while not isinstance(event := await anext(events), Finished):
                 if isinstance(event, Delta):
-                    text += event.text
-                    tokens += event.logprobs
+                    text += event.answer
+                    reasoning += event.text if event.part == "reasoning" else ""
+                    tokens += event.logprobs if event.part == "text" else ()
         message = {"role": "assistant", "content": text, "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
         choice = {
             "message": message,
             "finish_reason": openai_finish_reason(event),
@@ -124,7 +127,10 @@ class CompletionResponse:
             try:
                 while not isinstance(event, Finished):
                     if isinstance(event, Delta) and event.text:
-                        yield self._chunk({"content": event.text}, tokens=event.logprobs)
+                        if event.part == "reasoning":
+                            yield self._chunk({"reasoning_content": event.text})
+                        else:
+                            yield self._chunk({"content": event.text}, tokens=event.logprobs)
                     event = await anext(rest)
             except Exception as error:
                 yield sse_event(as_api_error(error).body)

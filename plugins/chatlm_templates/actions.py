@@ -17,6 +17,7 @@ from chatlm import (
     UsageError,
     one_line,
 )
+from chatlm_templates import PLUGIN
 from chatlm_templates.chat_state import SelectedTemplate, selected_template
 from chatlm_templates.library import load_template
 from chatlm_templates.rendering import FilledTemplate, fill_template, render_template
@@ -79,6 +80,13 @@ def stop_using_template(ui: Ui) -> None:
     if selected.system and not system:
         notice += " The chat has no system prompt now; set one with /system."
     ui.notify(notice)
+
+
+def plugin_of_template(ui: Ui, name: str) -> str:
+    """Return the other plugin that the template comes from; empty for a file or no template."""
+    with ui.side_chats(lambda _: None) as chats:
+        offered = chats.available_templates().get(name)
+    return offered.plugin if offered and offered.plugin != PLUGIN else ""
 
 
 def preview_prompt(template: Template, values: Mapping[str, str]) -> FilledTemplate:
@@ -175,7 +183,7 @@ def consolidate_chat(ui: Ui) -> None:
         for tokens, event in enumerate(events):
             if progress.cancelled:
                 return
-            prompt += event.text if isinstance(event, Delta) else ""
+            prompt += event.answer if isinstance(event, Delta) else ""
             progress.update(tokens, sampling.max_tokens)
     if not prompt.strip():
         raise UsageError("The model wrote nothing.", hint="Try again, or with another model.")

@@ -9,9 +9,12 @@ import click
 
 from chatlm import UsageError, dump_json, escape_controls, one_line, write_atomically
 from chatlm.plugin_kit.options import complete_names, json_option
+from chatlm_templates import PLUGIN
 
 if TYPE_CHECKING:
-    from chatlm import RenderedTemplate
+    from collections.abc import Mapping
+
+    from chatlm import OfferedTemplate, RenderedTemplate
     from chatlm_templates.template import Template, Variable
     from chatlm_templates.template_file import TemplateFileError
 
@@ -21,9 +24,7 @@ STARTER_FILE = Path(__file__).with_name("starter.yaml")
 
 
 def _template_names() -> list[str]:
-    from chatlm_templates.library import template_files
-
-    return list(template_files())
+    return list(_offered_templates())
 
 
 _complete_template = complete_names(_template_names)
@@ -41,20 +42,30 @@ def templates() -> None:
 @templates.command("list")
 @json_option
 def list_templates(as_json: bool) -> None:
-    """List the templates.
+    """List the templates: your own, those of plugins, and those that come with chatlm.
+
+    Of two with the same name, the first in this order is used.
 
     Example: chatlm templates list
     """
     from chatlm_templates import library
 
-    loaded = library.load_library()
+    loaded, offered = library.load_library(), _offered_templates()
+    rows = {
+        name: _template_dict(loaded.templates[name], each)
+        if _is_file(each)
+        else _plugin_template_dict(each)
+        for name, each in sorted(offered.items())
+        if not _is_file(each) or name in loaded.templates  # the others are invalid files
+    }
     if as_json:
-        click.echo(dump_json([_template_dict(template) for template in loaded.templates.values()]))
+        click.echo(dump_json(list(rows.values())))
     else:
-        width = max((len(name) for name in loaded.templates), default=0)
-        for name, template in loaded.templates.items():
-            own = "  (yours)" if library.is_own(library.template_path(name)) else ""
-            click.echo(f"{name:<{width}}  {one_line(template.description, 90)}{own}".rstrip())
+        width = max(map(len, rows), default=0)
+        for name, row in rows.items():
+            origin = f"  ({note})" if (note := _describe_origin(row)) else ""
+            description = one_line(row["description"], 90)
+            click.echo(f"{one_line(name, 80):<{width}}  {description}{origin}".rstrip())
     for error in loaded.errors:
         _print_error(error)
 
@@ -63,18 +74,25 @@ def list_templates(as_json: bool) -> None:
 @_name_argument
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show a template: its purpose, variables and file.
+    """Show a template: its purpose, origin, variables and file.
 
     Example: chatlm templates show insurance-claim
     """
     from chatlm_templates import library
 
+    offered = _offered_templates()
+    if name in offered and not _is_file(offered[name]):
+        _show_plugin_template(offered[name], as_json)
+        return
     template = library.load_template(name)
+    row = _template_dict(template, offered[name])
     if as_json:
-        click.echo(dump_json(_template_dict(template)))
+        click.echo(dump_json(row))
         return
     path = library.template_path(name)
     click.echo(f"{name}: {one_line(template.description, 200)}")
+    if origin := _describe_origin(row):
+        click.echo(origin[0].upper() + origin[1:])
     for variable in template.variables.values():
         click.echo(f"  -v {_describe_variable(variable, template)}")
     if sampling := template.sampling.to_dict():
@@ -109,7 +127,7 @@ def new(name: str, other: str | None) -> None:
     path = library.own_folder() / f"{name}.yaml"
     if path.exists():
         raise UsageError(f"{path} already exists.", hint=f"Edit it: chatlm templates edit {name}")
-    _copy_template(library.template_path(other) if other else STARTER_FILE, path)
+    _copy_template(_template_file(other) if other else STARTER_FILE, path)
     click.echo(escape_controls(str(path)))
 
 
@@ -125,7 +143,7 @@ def edit(name: str) -> None:
     from chatlm_templates import library
     from chatlm_templates.template_file import read_template
 
-    path = library.template_path(name)
+    path = _template_file(name)
     if not library.is_own(path):
         path, original = library.own_folder() / path.name, path
         _copy_template(original, path)
@@ -145,7 +163,7 @@ def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: b
 
     Example: chatlm templates render translate -v language=French "Good morning"
     """
-    from chatlm_templates import library, rendering
+    from chatlm import load_config, side_chats
 
     values = {}
     for pair in pairs:
@@ -153,7 +171,8 @@ def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: b
         if not equals:
             raise UsageError(f"-v {pair!r} has no =.", hint="Example: -v NAME=TEXT")
         values[key.strip()] = value
-    rendered = rendering.render_template(library.load_template(name), values, " ".join(words))
+    with side_chats(load_config(), lambda _: None) as chats:
+        rendered = chats.render_template(name, values, " ".join(words))
     if as_json:
         click.echo(dump_json(_message_dicts(rendered)))
         return
@@ -224,14 +243,76 @@ def _describe_variable(variable: Variable, template: Template) -> str:
     return one_line(f"{variable.name}=<{kind}>  {variable.description}{end}", 200)
 
 
-def _template_dict(template: Template) -> dict[str, Any]:
+def _offered_templates() -> dict[str, OfferedTemplate]:
+    """Return the templates of all plugins by name, those in files included."""
+    from chatlm import load_config, side_chats
+
+    with side_chats(load_config(), lambda _: None) as chats:
+        return chats.available_templates()
+
+
+def _is_file(offered: OfferedTemplate) -> bool:
+    """Return whether a template is a file, of the user or of chatlm, rather than a plugin's."""
+    return offered.plugin == PLUGIN
+
+
+def _template_file(name: str) -> Path:
+    """Return the file of a template.
+
+    Raises:
+        UsageError: there is none; the message says so of a plugin's template.
+    """
+    from chatlm_templates import library
+
+    if name not in library.template_files():
+        offered = _offered_templates().get(name)
+        if offered is not None:
+            raise UsageError(
+                f"The template {name} comes from the plugin {offered.plugin} and has no file.",
+                hint=f"Write your own in its place: chatlm templates new {name}",
+            )
+    return library.template_path(name)
+
+
+def _template_dict(template: Template, offered: OfferedTemplate) -> dict[str, Any]:
     from chatlm_templates import library
 
     path = library.template_path(template.name)
     return template.to_dict() | {
         "own": library.is_own(path),
         "path": str(path),
+        "plugin": None,
+        "replaces": list(offered.overridden),
     }
+
+
+def _plugin_template_dict(offered: OfferedTemplate) -> dict[str, Any]:
+    return {
+        "name": offered.name,
+        "description": offered.description,
+        "own": False,
+        "path": None,
+        "plugin": offered.plugin,
+        "replaces": list(offered.overridden),
+    }
+
+
+def _describe_origin(row: Mapping[str, Any]) -> str:
+    """Describe whose template it is, and which it replaces; empty for one of chatlm's."""
+    origin = "yours" if row["own"] else f"from {row['plugin']}" if row["plugin"] else ""
+    replaced = ["chatlm" if name == PLUGIN else name for name in row["replaces"]]
+    return f"{origin}, replaces that of {', '.join(replaced)}" if replaced else origin
+
+
+def _show_plugin_template(offered: OfferedTemplate, as_json: bool) -> None:
+    row = _plugin_template_dict(offered)
+    if as_json:
+        click.echo(dump_json(row))
+        return
+    click.echo(f"{one_line(offered.name, 80)}: {one_line(offered.description, 200)}".rstrip())
+    origin = _describe_origin(row)
+    click.echo(origin[0].upper() + origin[1:])
+    click.echo(f"Try it: chatlm templates render {one_line(offered.name, 80)} TEXT")
 
 
 def _message_dicts(rendered: RenderedTemplate) -> list[dict[str, str]]:

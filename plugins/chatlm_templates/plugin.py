@@ -38,13 +38,24 @@ def register_commands(cli: Commands) -> None:
     )
 
 
-@hookimpl
-def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
-    """Register every template by its name."""
-    from chatlm_templates.library import template_files
+@hookimpl(specname="register_templates", tryfirst=True)
+def register_own_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
+    """Register the user's own templates, which override those of all plugins."""
+    _register(register, own=True)
 
-    for name in template_files():
-        register(name, partial(_render_template, name))
+
+@hookimpl(trylast=True)
+def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
+    """Register the templates that come with chatlm, which all others override."""
+    _register(register, own=False)
+
+
+def _register(register: Callable[[str, TemplateRenderer], None], *, own: bool) -> None:
+    from chatlm_templates.library import is_own, template_files
+
+    for name, path in template_files().items():
+        if is_own(path) == own:
+            register(name, partial(_render_template, name))
 
 
 @hookimpl

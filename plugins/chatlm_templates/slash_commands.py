@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chatlm import SlashCommand, Ui
+from chatlm import SlashCommand, Ui, UsageError
 
 PICKER_SCREEN, FORM_SCREEN = "templates", "template"
 """The names of the plugin's screens; the form's argument is a template's name."""
@@ -39,6 +39,11 @@ def template(ui: Ui, argument: str) -> None:
         actions.stop_using_template(ui)
     elif not argument:
         ui.open_screen(PICKER_SCREEN)
+    elif plugin := actions.plugin_of_template(ui, argument):
+        raise UsageError(
+            f"The template {argument} comes from the plugin {plugin}; it can only start a chat.",
+            hint=f"In the shell: chatlm ask -t {argument} TEXT",
+        )
     elif library.load_template(argument).needs_form:
         ui.open_screen(FORM_SCREEN, argument)
     else:

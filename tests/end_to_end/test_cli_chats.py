@@ -22,7 +22,8 @@ from chatlm.cli.chats import COMMANDS
 from chatlm.cli.chats import chats as group
 from chatlm.config import paths
 from chatlm.store.store import Store
-from chatlm.types.messages import ContextPolicy, StopReason, Usage
+from chatlm.types.messages import ContextPolicy, ReplyStep, StopReason, Usage
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
@@ -141,6 +142,40 @@ def test_show_is_markdown_in_a_pipe_and_drawn_on_a_terminal() -> None:
     assert "http://x.y" in drawn
     everything = json.loads(chats("show", str(chat), "--json").stdout)
     assert everything["turns"][0]["replies"][0]["settings"] == {"seed": 1}
+
+
+def test_reasoning_is_dimmed_on_a_terminal_and_marked_everywhere() -> None:
+    steps = (
+        ReplyStep(
+            (Reasoning("Whiskers, *hence* a cat."), ToolCall("c", "classify", '{"image": 1}')),
+            StopReason.TOOL_CALLS,
+        ),
+        ReplyStep((ToolResult("c", "classify", "feline"), Text("A cat.")), StopReason.END),
+    )
+    with Store(paths.database_file()) as store:
+        chat = store.create_conversation("Animals").id
+        reply = store.start_reply(store.add_turn(chat, "Which animal?").id, model="m")
+        store.finish_reply(reply.id, steps=steps)
+    piped = chats("show", str(chat)).stdout
+    assert "\n\n> *Reasoning*\n>\n> Whiskers, *hence* a cat.\n\nTool call: classify\n" in piped
+    assert piped.endswith(
+        "Tool result: classify\n\n```\nfeline\n```\n\nA cat.\n\n*m · stopped: end*\n"
+    )
+    drawn = on_a_terminal("show", str(chat))
+    lines = {click.unstyle(line).strip(" ▌\r"): line for line in drawn.split("\n")}
+    assert is_dim(lines["Reasoning"]) and is_dim(lines["Whiskers, hence a cat."])
+    assert not is_dim(lines["A cat."]) and not is_dim(lines["Tool call: classify"])
+    details = chats("show", str(chat), "--details").stdout
+    assert "parts           reasoning, tool call, tool result, text" in details
+    assert chats("search", "whiskers").stdout == ""
+    found = chats("search", "--reasoning", "whiskers").stdout
+    assert found == f"{chat}  Animals\n    assistant, reasoning: Whiskers, *hence* a cat.\n"
+
+
+def is_dim(line: str) -> bool:
+    """Whether a terminal draws the first word of a line dimmed."""
+    before_text = re.match(r"(?:\x1b\[[0-9;]*m|[ ▌])*", line)
+    return before_text is not None and bool(re.search(r"\x1b\[(?:\d+;)*2(?:;|m)", before_text[0]))
 
 
 def test_search_shows_chat_role_and_hit() -> None:

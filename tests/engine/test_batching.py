@@ -360,3 +360,54 @@ def test_a_failing_request_ends_only_itself(
         stepped(batch, found, lambda: False)
     assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2
     assert text_of(list(engine.stream(both[1])))
+
+
+def test_a_processor_that_writes_in_place_changes_its_own_reply_alone(engine: LocalEngine) -> None:
+    def ban_new(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        banned = scores.clone()
+        banned[:, ::2] = -torch.inf
+        return banned
+
+    def ban_in_place(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, ::2] = -torch.inf
+        return scores
+
+    def spoil(input_ids: torch.Tensor, scores: torch.Tensor) -> bool:
+        scores.fill_(torch.nan)
+        return False
+
+    few = dataclasses.replace(GREEDY, max_tokens=12)
+    requests = [
+        Request((STORY,), few, logprobs=0),
+        Request((STORY,), few, logits_processors=(ban_in_place,), logprobs=0),
+        Request((LIST,), few, stopping_criteria=(spoil,), logprobs=0),
+    ]
+    asked = [
+        requests[0],
+        dataclasses.replace(requests[1], logits_processors=(ban_new,)),
+        dataclasses.replace(requests[2], stopping_criteria=()),
+    ]
+
+    def seen(events: list[EngineEvent]) -> list[tuple[str, list[float]]]:
+        deltas = [event for event in events if isinstance(event, Delta)]
+        return [(d.text, [token.logprob for token in d.logprobs]) for d in deltas]
+
+    found: dict[int, list[EngineEvent]] = {}
+    for number, event in stream_many(engine, requests):
+        found.setdefault(number, []).append(event)
+    for number, request in enumerate(asked):
+        assert seen(found[number]) == seen(list(engine.stream(request)))
+
+
+def test_a_processor_that_fails_ends_its_own_reply_alone(engine: LocalEngine) -> None:
+    def fail(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not today")
+
+    few = dataclasses.replace(GREEDY, max_tokens=6)
+    found: dict[int, list[Any]] = {}
+    with closing(engine.batch()) as batch:
+        batch.add(Request((LIST,), few, logits_processors=(fail,)))
+        batch.add(Request((LIST,), few))
+        stepped(batch, found, lambda: False)
+    assert str(found[0][-1]) == "not today"
+    assert text_of(found[1]) == written(engine, Request((LIST,), few))[0]

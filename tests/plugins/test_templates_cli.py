@@ -156,3 +156,83 @@ def test_a_template_with_only_a_system_prompt_leaves_the_message(chat_home: Path
     assert chat.system.startswith("You are a helpful assistant. Answer the question directly")
     assert chat.turns[0].user.text == "What is the capital of France?"
     assert chat.turns[0].raw_input == ""
+
+
+HAIKUS = '''
+from chatlm import RenderedTemplate, hookimpl
+
+
+def haiku(values, raw_input, facts):
+    """Writes a haiku.
+
+    About anything.
+    """
+    return RenderedTemplate(user=f"A haiku about {raw_input}, {facts()['tone']}.")
+
+
+def translate(values, raw_input, facts):
+    return RenderedTemplate(user=f"Say {raw_input} in Latin.")
+
+
+@hookimpl
+def register_templates(register):
+    register("haiku", haiku)
+    register("translate", translate)
+
+
+@hookimpl
+def describe_text(text):
+    return {"tone": "calm"}
+'''
+
+
+@pytest.fixture
+def haikus(home: Path) -> Path:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "haikus.py").write_text(HAIKUS)
+    return home
+
+
+def test_the_templates_of_plugins_are_listed_with_their_origin(haikus: Path) -> None:
+    lines = chatlm("templates", "list").stdout.splitlines()
+    (haiku,) = (line for line in lines if line.startswith("haiku "))
+    assert haiku.split(maxsplit=1)[1] == "Writes a haiku.  (from haikus)"
+    (translate,) = (line for line in lines if line.startswith("translate "))
+    assert translate.endswith("(from haikus, replaces that of chatlm)")
+    rows = {row["name"]: row for row in json.loads(chatlm("templates", "list", "--json").stdout)}
+    assert rows["haiku"] == {
+        "name": "haiku",
+        "description": "Writes a haiku.",
+        "own": False,
+        "path": None,
+        "plugin": "haikus",
+        "replaces": [],
+    }
+    assert rows["explain"]["plugin"] is None
+
+
+def test_a_template_of_a_plugin_is_shown_and_rendered_with_what_plugins_know(haikus: Path) -> None:
+    shown = chatlm("templates", "show", "haiku").stdout
+    assert shown.startswith("haiku: Writes a haiku.\nFrom haikus\n")
+    rendered = chatlm("templates", "render", "haiku", "the", "sea")
+    assert rendered.stdout == "[user]\nA haiku about the sea, calm.\n\n"
+    edited = chatlm("templates", "edit", "haiku", EDITOR="true", VISUAL="")
+    assert edited.returncode == 2
+    assert "comes from the plugin haikus and has no file" in edited.stderr
+
+
+def test_a_template_of_a_plugin_overrides_chatlms_and_ones_own_overrides_both(haikus: Path) -> None:
+    def asked() -> str:
+        done = chatlm("ask", "-t", "translate", "--dry-run", "Hello")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert asked() == "[user]\nSay Hello in Latin.\n\n"
+    (haikus / "prompts").mkdir()
+    mine = haikus / "prompts" / "translate.yaml"
+    mine.write_text("user: 'Mine: {{ words }}'\nvariables: {words: {}}\ninput: words\n")
+    assert asked() == "[user]\nMine: Hello\n\n"
+    assert chatlm("templates", "render", "translate", "Hello").stdout == asked()
+    assert "Yours, replaces that of haikus\n" in chatlm("templates", "show", "translate").stdout
+    listed = chatlm("templates", "list").stdout
+    assert "(yours, replaces that of haikus)" in listed

@@ -15,6 +15,7 @@ from textual.widget import Widget
 from chatlm.config.config import Config
 from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.scripted import WORD_TOKENS, ScriptedEngine
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.controller import ChatController
@@ -103,11 +104,13 @@ def make_app(
     conversation_id: int | None = None,
     theme: str = "textual-dark",
     keys: Mapping[str, str] | None = None,
+    plugins: PluginHost | None = None,
 ) -> ChatApp:
     """The app with a store in memory and a clock that stands still."""
     return ChatApp(
         store or Store(None),
         open_engine or opens(engine or ScriptedEngine()),
+        plugins=plugins,
         config=Config(theme=theme, keys=keys or {}),
         incognito=incognito,
         conversation_id=conversation_id,

@@ -34,8 +34,8 @@ def render(
     chat = chat_formats.template_messages(
         messages, chat_formats.group_by_role(messages) if groups is None else groups
     )
-    continues = bool(messages) and messages[-1].role == "assistant"
-    return chat_formats.to_spans(template.render(chat, continue_final_message=continues), TOKENS)
+    continued = "content" if messages and messages[-1].role == "assistant" else ""
+    return chat_formats.to_spans(template.render(chat, continued_field=continued), TOKENS)
 
 
 def test_chatml_starts_a_reply() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from chatlm import Annotation, Message, Passage, Request, Turn, hookimpl
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import StoreError
+from chatlm.errors import ContextTooLong, StoreError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store import export
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
@@ -131,3 +131,41 @@ def test_a_damaged_passage_is_told_and_the_chat_is_whole(tmp_path: Path) -> None
             db.execute("UPDATE passage SET details = '{'")
         with pytest.raises(StoreError, match="is damaged and cannot be read"):
             store.passages(store.conversation(1).turns[0].id)
+
+
+class Flood:
+    """Finds a passage that is too long for any context here."""
+
+    @hookimpl
+    def retrieve_passages(self) -> list[Passage]:
+        return [Passage("word " * 900, "flood.md", 0.9)]
+
+
+@pytest.fixture
+def flooded() -> Iterator[ChatSession]:
+    host = PluginHost([("finder", Finder()), ("flood", Flood())])
+    with Store(None) as store:
+        yield ChatSession(store, lambda: ScriptedEngine("Blue.", context=200), plugins=host)
+
+
+def test_passages_that_do_not_fit_are_blamed_on_their_plugins(flooded: ChatSession) -> None:
+    with pytest.raises(ContextTooLong) as caught:
+        list(flooded.send("Which colour?"))
+    said = str(caught.value)
+    assert "The passages of flood and finder take about 9" in said
+    assert "the context holds 200; without them the message fits" in said
+    assert "leave flood out of this chat: /plugins" in said
+    chat = flooded.conversation
+    assert chat is not None
+    reply = chat.turns[-1].reply
+    assert reply is not None
+    assert (reply.error or "").startswith("The passages of flood and finder")
+    with pytest.raises(ContextTooLong, match="The passages of flood and finder"):
+        list(flooded.regenerate())
+    with pytest.raises(ContextTooLong, match="The passages of flood and finder"):
+        flooded.preview("Which colour now?")
+
+
+def test_a_message_that_is_too_long_itself_is_not_blamed_on_plugins(flooded: ChatSession) -> None:
+    with pytest.raises(ContextTooLong, match="Your message and the system prompt take"):
+        list(flooded.send("word " * 300))

@@ -588,7 +588,7 @@ def test_editing_goes_on_in_a_fork(store: Store) -> None:
     fork = session.conversation
     assert isinstance(events[0], TurnStarted)
     assert fork is not None
-    assert events[0].conversation_id == fork.id != original.id
+    assert events[0].conversation.id == fork.id != original.id
     assert fork.forked_from == original.id
     assert [turn.user.text for turn in fork.turns] == ["First", "Another"]
     assert [m.text for m in engine.requests[2].messages] == ["First", "One.", "Another"]

@@ -16,7 +16,7 @@ from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import Delta
-from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.messages import Message, Reply, StopReason, Usage
 from chatlm.types.requests import Request
 
 
@@ -77,7 +77,9 @@ def test_a_complete_reply_asks_no_engine(store: Store) -> None:
     session = chat(store, engine, Beginning("All of it.", complete=True))
     list(session.send("Well?"))
     reply = newest(store)
-    assert (reply.text, reply.stop_reason, reply.model) == ("All of it.", StopReason.END, "")
+    assert (reply.text, reply.stop_reason) == ("All of it.", StopReason.END)
+    assert (reply.model, reply.plugin) == ("plugin:b", "b")
+    assert reply.usage == Usage(completion_tokens=3)
     assert engine.requests == []
     with pytest.raises(UsageError, match="complete"):
         list(session.continue_reply())

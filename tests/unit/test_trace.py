@@ -294,7 +294,7 @@ def test_a_trace_that_cannot_be_stored_loses_no_reply(
 def test_a_turn_that_is_stopped_before_its_reply_keeps_what_was_done_by_then(store: Store) -> None:
     session, _ = chat(store, ("busy", Busy()))
     with closing(session.send("Hi")) as events:
-        next(events), next(events)
+        next(events), next(events), next(events)
     (trace,) = store.traces(newest(session).id)
     assert [call.hook for call in trace.calls] == ["write_message", "annotate_message"]
 

@@ -358,6 +358,6 @@ class TurnActions:
 
     def _selected_reply(self) -> Reply:
         reply = self._selected_view().turn.reply
-        if reply is None or not reply.text:
+        if reply is None or not reply.parts:
             raise UsageError("This message has no reply yet")
         return reply

@@ -122,11 +122,22 @@ class ChatView(Vertical):
             self.show_title(turn.display_text)
         return await self.transcript.add_turn(turn)
 
-    async def show_notice(self, message: ChatlmError | str) -> None:
-        """Show a notice in the transcript and in a toast."""
+    async def remove_newest(self) -> None:
+        """Remove the newest turn, which is not stored any longer."""
+        await self.transcript.remove_newest()
+        if self.newest_view is None:
+            self.show_title(NEW_CHAT)
+
+    async def show_notice(self, message: ChatlmError | str, topic: str = "") -> None:
+        """Show a notice in the transcript and in a toast.
+
+        Args:
+            message: what to show.
+            topic: replaces the last notice of the same topic, without another toast.
+        """
         error = isinstance(message, ChatlmError)
-        await self.transcript.add_notice(str(message), error=error)
-        self.toast(message)
+        if not await self.transcript.add_notice(str(message), error=error, topic=topic):
+            self.toast(message)
 
     def toast(self, message: ChatlmError | str) -> None:
         """Show a toast."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -34,7 +35,7 @@ from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.workers import to_user_error
-from chatlm.types.events import Notice, TurnStarted
+from chatlm.types.events import Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
 
 SAVE_SECONDS = 5.0
@@ -88,8 +89,13 @@ class ChatController:
         return self._services.create_session(self._chat, stop)
 
     def save_draft(self) -> None:
-        """Save the draft of the open chat, if it has changed."""
-        self.drafts.save(self._chat)
+        """Save the draft of the open chat, if it has changed.
+
+        While a message is being stored, its draft stays as it is, so that one of both is on disk.
+        """
+        live = self._live_turn
+        if live is None or live.chat is not self._chat or not live.unsaved_message:
+            self.drafts.save(self._chat)
 
     @property
     def store(self) -> Store:
@@ -306,6 +312,7 @@ class ChatController:
         if self._live_turn is not None:
             self._live_turn.stop.set()
             self._live_turn.done.wait(seconds)
+            self.drafts.save(self._chat)  # the message is stored now, or it never will be
         self.drafts.wait(seconds)
         self.edits.write_queue.wait(seconds)
 
@@ -332,7 +339,6 @@ class ChatController:
             sent = self._start_turn(lambda session: session.edit(position, text), message=text)
         if sent:
             self.composer.confirm_submitted(event)
-            self.save_draft()
 
     def _start_turn(
         self, open_events: Callable[[ChatSession], SessionEvents], message: str = ""
@@ -346,7 +352,8 @@ class ChatController:
         if isinstance(self._services.engine_state, Failed):
             self._services.load_engine()
         self._read_ahead.stop()
-        live = self._live_turn = LiveTurn(self._chat, unsaved_message=message)
+        start = dataclasses.replace(self._chat)
+        live = self._live_turn = LiveTurn(self._chat, start, unsaved_message=message)
         if not message and (view := self.view.newest_view):
             live.view, live.turn = view, view.turn
         loading = isinstance(self._services.engine_state, Loading)
@@ -397,22 +404,39 @@ class ChatController:
 
     async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
-            case TurnStarted(conversation_id=conversation_id, turn=turn):
+            case TurnStarted(conversation=conversation, turn=turn):
                 live.turn, live.unsaved_message = turn, ""
-                if live.chat.conversation_id not in (None, conversation_id):
-                    await self._switch_to_fork(live, conversation_id)
+                if live.chat.conversation_id not in (None, conversation.id):
+                    await self._switch_live_chat(live, conversation.id)
                 elif live.chat is self._chat:
                     await live.attach(await self.view.add_turn(turn))
-                live.chat.conversation_id = conversation_id
+                if live.chat.conversation_id is None:
+                    live.chat.conversation_id = conversation.id
+                    self.edits.store_changes(live.chat, live.chat_at_start)
+                self.save_draft()
                 self.notify_changed()
-            case Notice(text=text):
-                await self.view.show_notice(text)
+            case TurnWithdrawn():
+                await self._withdraw_turn(live, message.event)
+            case Notice(text=text, topic=topic):
+                await self.view.show_notice(text, topic)
             case step:
                 await live.apply_event(step)
         self._sync_status(live)
 
-    async def _switch_to_fork(self, live: LiveTurn, conversation_id: int) -> None:
-        """Follow an edited message to its fork; open the fork if the original chat is open."""
+    async def _withdraw_turn(self, live: LiveTurn, event: TurnWithdrawn) -> None:
+        """Remove a turn whose message a plugin refused, and go back to the chat before it."""
+        live.unsaved_message = event.turn.display_text
+        live.turn = live.view = None
+        if event.conversation_id not in (None, live.chat.conversation_id):
+            await self._switch_live_chat(live, event.conversation_id)
+            return
+        live.chat.conversation_id = event.conversation_id
+        if live.chat is self._chat:
+            await self.view.remove_newest()
+        self.notify_changed()
+
+    async def _switch_live_chat(self, live: LiveTurn, conversation_id: int) -> None:
+        """Follow an edited message to its fork, or back; open that chat if the other is open."""
         shown = live.chat is self._chat
         live.chat = OpenChat(live.chat.store, conversation_id)
         if shown:
@@ -421,6 +445,8 @@ class ChatController:
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
         if live.unsaved_message:
             self.composer.restore_unsent(live.unsaved_message)
+            live.unsaved_message = ""
+            self.save_draft()
         if live.chat is self._chat:
             await self._show_stored_turn(live)
         if message.error is not None:

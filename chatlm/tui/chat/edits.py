@@ -49,6 +49,27 @@ class ChatEdits:
         self._redraw = redraw
         self._notify_changed = notify_changed
 
+    def store_changes(self, chat: OpenChat, before: OpenChat) -> None:
+        """Store what was changed in a new chat while its first message was being stored.
+
+        Args:
+            chat: the chat, which is stored now.
+            before: the settings that it was stored with.
+        """
+        store, chat_id = chat.store, chat.conversation_id
+        if chat_id is None:
+            return
+        if chat.system != before.system:
+            self._submit_write(partial(store.set_system, chat_id, chat.system))
+        if chat.sampling != before.sampling:
+            self._submit_write(partial(store.set_sampling, chat_id, chat.sampling))
+        if chat.disabled_plugins != before.disabled_plugins:
+            names = chat.disabled_plugins
+            self._submit_write(partial(store.set_disabled_plugins, chat_id, names))
+        for plugin, values in chat.plugin_data.items():
+            if values != before.plugin_data.get(plugin):
+                self._submit_write(partial(store.set_plugin_data, chat_id, plugin, values))
+
     def set_system(self, system: str) -> None:
         """Set the system prompt of the chat."""
         chat = self._chat()

@@ -24,13 +24,15 @@ from chatlm.types.events import (
     Delta,
     Finished,
     MessageAnnotated,
+    MessageRewritten,
     Notice,
     Prefill,
     PromptReady,
     ReplyStarted,
     TurnStarted,
+    TurnWithdrawn,
 )
-from chatlm.types.messages import Reply, StopReason, Turn, Usage
+from chatlm.types.messages import Reply, StopReason, StreamedPart, Turn, Usage
 
 
 @dataclass
@@ -38,8 +40,10 @@ class LiveTurn:
     """A running turn and where it is drawn; its worker thread uses only `stop` and `done`."""
 
     chat: OpenChat
+    chat_at_start: OpenChat
+    """A copy of `chat`, whose settings a new conversation is created with."""
     unsaved_message: str = ""
-    """The message until it is stored; returned to the composer if storing fails."""
+    """The message while it is not stored; returned to the composer if it stays so."""
     turn: Turn | None = None
     reply: Reply | None = None
     """The streaming reply with its text so far."""
@@ -65,10 +69,14 @@ class LiveTurn:
             self.view.show_activity(activity)
 
     async def apply_event(
-        self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
+        self, event: MessageRewritten | MessageAnnotated | ReplyStarted | PromptReady | Prefill
     ) -> None:
         """Apply an event other than new text."""
         match event:
+            case MessageRewritten(turn=turn):
+                self.turn = turn
+                if self.view is not None:
+                    self.view.show_rewritten(turn)
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
                     self.view.show_annotations(labels)
@@ -85,9 +93,9 @@ class LiveTurn:
     async def append_text(self, streamed: TextStreamed) -> None:
         """Append streamed text."""
         if self.reply is not None:
-            self.reply = self.reply.with_delta(streamed.text)
+            self.reply = self.reply.with_delta(streamed.text, streamed.part)
         if self.view is not None:
-            await self.view.append_text(streamed.text)
+            await self.view.append_text(streamed.text, streamed.part)
         usage = streamed.usage
         self.show_activity(f"{formatting.writing_status(usage)} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
@@ -98,10 +106,7 @@ class LiveTurn:
         seen = self.reply
         replies = tuple(
             dataclasses.replace(reply, steps=seen.with_stop_reason(reply.stop_reason).steps)
-            if seen
-            and reply.id == seen.id
-            and len(reply.text) < len(seen.text)
-            and seen.text.startswith(reply.text)
+            if seen and reply.id == seen.id and _continues(reply, seen)
             else reply
             for reply in stored.replies
         )
@@ -116,10 +121,28 @@ class LiveTurn:
         return dataclasses.replace(turn, replies=(*others, reply), active_reply_id=reply.id)
 
 
+def _continues(stored: Reply, streamed: Reply) -> bool:
+    """Whether the streamed reply is the stored one with more text or reasoning."""
+    return (
+        (stored.text, stored.reasoning) != (streamed.text, streamed.reasoning)
+        and streamed.text.startswith(stored.text)
+        and streamed.reasoning.startswith(stored.reasoning)
+    )
+
+
 log = logging.getLogger(__name__)
 
 
-PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
+PROGRESS_EVENTS = (
+    TurnStarted
+    | MessageRewritten
+    | TurnWithdrawn
+    | MessageAnnotated
+    | ReplyStarted
+    | PromptReady
+    | Prefill
+    | Notice
+)
 """Events that are shown at once."""
 
 
@@ -197,15 +220,19 @@ def read_ahead(session: ChatSession, stop: threading.Event) -> None:
 
 
 class _DeltaBatcher:
-    """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
+    """Joins deltas of one part, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
 
     def __init__(self, post: Callable[[TurnMessage], object]) -> None:
         self._post = post
         self._texts: list[str] = []
+        self._part: StreamedPart = "text"
         self._usage = Usage()
         self._posted_at = 0.0
 
     def add(self, delta: Delta) -> None:
+        if delta.part != self._part:
+            self.flush()
+            self._part = delta.part
         self._texts.append(delta.text)
         self._usage = delta.usage
         if time.monotonic() - self._posted_at >= 1 / UPDATES_PER_SECOND:
@@ -214,7 +241,7 @@ class _DeltaBatcher:
     def flush(self) -> None:
         if not self._texts:
             return
-        self._post(TextStreamed("".join(self._texts), self._usage))
+        self._post(TextStreamed("".join(self._texts), self._usage, self._part))
         self._texts.clear()
         self._posted_at = time.monotonic()
 
@@ -223,7 +250,7 @@ class _DeltaBatcher:
 class TurnProgressed:
     """A step of the running turn other than new text."""
 
-    event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
+    event: PROGRESS_EVENTS
 
 
 @dataclass(frozen=True)
@@ -233,6 +260,8 @@ class TextStreamed:
     text: str
     usage: Usage
     """Usage up to the end of `text`."""
+    part: StreamedPart = "text"
+    """The part of the reply that it belongs to."""
 
 
 @dataclass(frozen=True)

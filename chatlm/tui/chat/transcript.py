@@ -85,6 +85,11 @@ class Transcript(VerticalScroll, can_focus=False):
         self.anchor()
         return view
 
+    async def remove_newest(self) -> None:
+        """Remove the newest turn and follow the end of those before it."""
+        await self._column.remove_newest()
+        self.anchor(self.newest_view is not None)
+
     async def update_turn(self, turn: Turn) -> None:
         """Update a turn, mounted or not, and keep the scroll position."""
         drawn = any(view.turn.id == turn.id for view in self._column.views)
@@ -97,9 +102,10 @@ class Transcript(VerticalScroll, can_focus=False):
         """Mark the turns that no longer fit the context, by their ids."""
         self._column.mark_omitted(turn_ids)
 
-    async def add_notice(self, text: str, *, error: bool = False) -> None:
-        """Append a notice line, which is not stored."""
-        await self._column.add_notice(text, error=error)
+    async def add_notice(self, text: str, *, error: bool = False, topic: str = "") -> bool:
+        """Append a notice line, which is not stored; return whether it replaced an earlier one of
+        its topic."""
+        return await self._column.add_notice(text, error=error, topic=topic)
 
     async def reveal_turn(self, turn_id: int) -> TurnView | None:
         """Mount and select a turn; return None if the chat has no such turn."""

@@ -84,9 +84,21 @@ class TurnColumn(Vertical):
         await self.mount(view)
         return view
 
-    async def add_notice(self, text: str, *, error: bool = False) -> None:
-        """Append a notice line, which is not stored."""
-        await self.mount(NoticeLine(text, error=error))
+    async def remove_newest(self) -> None:
+        """Remove the newest turn."""
+        if self.newest_view is not None:
+            await self.show_turns(self._all_but_newest())
+
+    async def add_notice(self, text: str, *, error: bool = False, topic: str = "") -> bool:
+        """Append a notice line, which is not stored; return whether it replaced an earlier one of
+        its topic."""
+        notices = self.query_children(NoticeLine)
+        earlier = [notice for notice in notices if topic and notice.topic == topic]
+        with self.app.batch_update():
+            for notice in earlier:
+                await notice.remove()
+            await self.mount(NoticeLine(text, error=error, topic=topic))
+        return bool(earlier)
 
     async def update_turn(self, turn: Turn) -> None:
         """Update a turn, mounted or not."""
@@ -127,10 +139,14 @@ class TurnColumn(Vertical):
         await self._mount_turns(page, before=self.between_marker)
 
     async def unmount_views(self, views: Sequence[TurnView]) -> None:
-        """Unmount these views: the first ones, or the last ones before the newest, in order."""
+        """Unmount these views: the first ones, with the notices among them, or the last ones before
+        the newest, in order."""
         turns = [view.turn for view in views]
         if views and views[0] is self.views[0]:
             self._turns_above += turns
+            above = self.children[: self.children.index(views[-1])]
+            for notice in [child for child in above if isinstance(child, NoticeLine)]:
+                await notice.remove()
         else:
             self._turns_between[:0] = turns
         for view in views:
@@ -175,6 +191,7 @@ class NoticeLine(Static):
     Args:
         text: the notice.
         error: whether something failed.
+        topic: names what it is about, if a later notice may replace it.
     """
 
     DEFAULT_CSS = """
@@ -183,8 +200,9 @@ class NoticeLine(Static):
     NoticeLine.-error { color: $text-error; border-left: outer $error; }
     """
 
-    def __init__(self, text: str, *, error: bool = False) -> None:
+    def __init__(self, text: str, *, error: bool = False, topic: str = "") -> None:
         super().__init__(Content(escape_controls(text)), classes="-error" if error else "")
+        self.topic = topic
 
 
 class UndrawnMarker(Static):

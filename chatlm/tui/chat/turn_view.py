@@ -16,8 +16,9 @@ from textual.widgets import Static
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
 from chatlm.tui.chat.markdown import code_blocks
-from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.types.messages import Annotation, ContextPolicy, Reply, Turn
+from chatlm.tui.chat.reply_view import ReplyView
+from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
+from chatlm.types.parts import Text
 
 KEY_HINTS = (
     (("copy",), "copy"),
@@ -72,7 +73,7 @@ class TurnView(Vertical, can_focus=True):
             border-left: outer $accent;
             background: $foreground 4%;
         }
-        &.-outside > .user, &.-outside > ReplyText { opacity: 60%; }
+        &.-outside > .user, &.-outside > ReplyView { opacity: 60%; }
     }
     """
 
@@ -81,8 +82,8 @@ class TurnView(Vertical, can_focus=True):
     def __init__(self, turn: Turn, *, newest: bool = False) -> None:
         super().__init__()
         self.turn = turn
-        self.reply_text = turn.reply.text if turn.reply else ""
-        """The reply's text so far."""
+        self.reply_text = _joined_text(turn.reply)
+        """The reply's text so far, without its other parts."""
         self._is_newest = newest
         self._omitted = False
         self._activity: str | None = None
@@ -93,8 +94,8 @@ class TurnView(Vertical, can_focus=True):
     def compose(self) -> ComposeResult:
         """Yield the message, the reply and the status line."""
         yield Static(self._message_content(), classes="user")
-        if self.reply_text:
-            yield ReplyText(self.reply_text)
+        if self.turn.reply and self.turn.reply.parts:
+            yield ReplyView(self.turn.reply.parts)
         if self._active_summary:
             yield self._summary_block()
         yield Static(self._footer_content(), classes="line")
@@ -105,6 +106,11 @@ class TurnView(Vertical, can_focus=True):
         super().watch_has_focus(has_focus)
         self._update_footer()
 
+    def show_rewritten(self, turn: Turn) -> None:
+        """Show the user's message of `turn`, which a plugin rewrote."""
+        self.turn = dataclasses.replace(self.turn, user=turn.user, raw_input=turn.raw_input)
+        self._update_message()
+
     def show_annotations(self, labels: Iterable[Annotation]) -> None:
         """Show labels of the user's message."""
         annotations = tuple((None, label) for label in labels)
@@ -114,30 +120,30 @@ class TurnView(Vertical, can_focus=True):
     async def begin_reply(self, reply: Reply) -> None:
         """Show a reply that is about to stream."""
         self._activity = ""
-        self.reply_text = reply.text
+        self.reply_text = _joined_text(reply)
         await self._remove_reply()
-        view = ReplyText()
-        await self.mount(view, before=self.query_one(".line"))
-        await view.start_stream(reply.text)
+        await self.mount(ReplyView(reply.parts), before=self.query_one(".line"))
 
-    async def append_text(self, text: str) -> None:
-        """Append streamed text to the reply."""
-        self.reply_text += text
-        for view in self.query(ReplyText):
-            await view.append_text(text)
+    async def append_text(self, text: str, part: StreamedPart = "text") -> None:
+        """Append streamed text to a part of the reply."""
+        if part == "text":
+            self.reply_text += text
+        for view in self.query(ReplyView):
+            await view.append_text(text, part)
 
     async def show_turn(self, turn: Turn) -> None:
         """Show the turn as stored."""
         streamed, self._activity = self._activity is not None, None
-        shown, self.reply_text = self.reply_text, turn.reply.text if turn.reply else ""
+        self.reply_text = _joined_text(turn.reply)
         self.turn = turn
-        views = self.query(ReplyText)
-        if not self.reply_text:
+        parts = turn.reply.parts if turn.reply else ()
+        views = self.query(ReplyView)
+        if not parts:
             await self._remove_reply()
         elif not views:
-            await self.mount(ReplyText(self.reply_text), before=self.query_one(".line"))
-        elif streamed or shown != self.reply_text:
-            await views.first().set_text(self.reply_text)
+            await self.mount(ReplyView(parts), before=self.query_one(".line"))
+        else:
+            await views.first().show_parts(parts, streamed=streamed)
         await self.query(".summary").remove()
         if self._active_summary:
             await self.mount(self._summary_block(), before=self.query_one(".line"))
@@ -146,7 +152,7 @@ class TurnView(Vertical, can_focus=True):
 
     async def stop_streaming(self) -> None:
         """Stop drawing a streaming reply when its chat leaves the screen."""
-        for view in self.query(ReplyText):
+        for view in self.query(ReplyView):
             await view.end_stream()
 
     def show_activity(self, activity: str) -> None:
@@ -200,9 +206,13 @@ class TurnView(Vertical, can_focus=True):
         return self.turn.summary if self.turn.context_policy is ContextPolicy.SUMMARISED else ""
 
     def _message_content(self) -> Content:
-        """The user's text, a note if a plugin rewrote it, and labels."""
+        """The user's text, attached parts, a note if a plugin rewrote it, and labels."""
         lines = [Content(escape_controls(self.turn.display_text))]
-        if self.turn.raw_input:
+        for part in self.turn.user.parts:
+            if not isinstance(part, Text):
+                shown = formatting.describe_part(part)
+                lines.append(Content.assemble((shown.label, "bold"), f"  {shown.title}"))
+        if self.turn.is_rewritten:
             how = f"rewritten by a plugin · {commands.key_of('xray')} shows the full prompt"
             lines.append(Content.styled(how, MUTED_STYLE))
         if badges := self._annotation_badges(None):
@@ -287,9 +297,14 @@ class TurnView(Vertical, can_focus=True):
         return Content(" · ").join(hints)
 
     async def _remove_reply(self) -> None:
-        for view in self.query(ReplyText):
+        for view in self.query(ReplyView):
             await view.end_stream()
             await view.remove()
+
+
+def _joined_text(reply: Reply | None) -> str:
+    """Return the texts of a reply's steps as paragraphs."""
+    return "\n\n".join(step.text for step in reply.steps if step.text) if reply else ""
 
 
 def _command_link(text: str, command: str) -> Content:

@@ -182,10 +182,9 @@ class PluginActions:
 
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Run a callback in the UI thread; callable from any thread."""
+        view = self.chat.view  # in order with the events of the running turn, which it gets too
         with suppress(RuntimeError):  # chatlm has ended
-            self._app.call_later(
-                self.chat.view.run_reporting_errors, callback, "what a plugin asked for"
-            )
+            view.call_later(view.run_reporting_errors, callback, "what a plugin asked for")
 
     def _create_ui(self, plugin: str) -> PluginUi:
         return PluginUi(plugin, self)

@@ -19,6 +19,7 @@ from chatlm.tui import clipboard
 from chatlm.tui.formatting import STOP_LABELS, count, speed, version_text
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Reply, Turn, Usage
+from chatlm.types.parts import summarise_parts
 from chatlm.types.provenance import Provenance
 
 NAME_WIDTH = 20
@@ -97,7 +98,9 @@ class DetailsScreen(Card[None]):
             ("ended", STOP_LABELS[reply.stop_reason]),
             ("error", reply.error or ""),
             ("version", version_text(self._turn).removeprefix("version ")),
+            ("parts", "" if reply.is_plain else summarise_parts(reply.parts)),
             ("length", count(len(reply.text), "character")),
+            ("reasoning", count(len(reply.reasoning), "character") if reply.reasoning else ""),
             ("made", format_local_time(reply.created)),
             ("forked from", fork),
         )
@@ -112,7 +115,7 @@ class DetailsScreen(Card[None]):
             "tokens_per_second": reply.usage.tokens_per_second,
             "provenance": provenance and _without_key(provenance.to_dict(), "messages"),
         }
-        return _without_key(values, "text")
+        return _without_key(_without_key(values, "text"), "steps")
 
 
 def usage_rows(usage: Usage) -> DetailRows:

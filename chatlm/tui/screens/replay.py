@@ -101,7 +101,7 @@ class ReplayScreen(Card[None]):
                 self._text = text
             case Prefill(done, total):
                 self._show_progress(f"Reading the prompt: {done:,} of {count(total, 'token')}")
-            case Delta(text, usage=usage):
+            case Delta(answer=text, usage=usage):
                 self._text += text
                 self._tokens = usage.completion_tokens
                 self.query_one("#growing", Static).update(Content(escape_controls(self._text)))

@@ -1,0 +1,187 @@
+"""A model that thinks: its thoughts stream as a part of their own and are not sent back as text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatlm.engines.devices import resolve_placement
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.types.events import Delta, Finished
+from chatlm.types.messages import Message, StopReason
+from chatlm.types.parts import Reasoning, Text
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
+
+THINK_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and m.reasoning_content is defined and loop.last %}"
+    "<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+HARMONY_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+HARMONY_TOKENS = {
+    "<repo_name>": "<|channel|>",
+    "<reponame>": "<|message|>",
+    "<file_sep>": "<|start|>",
+    "<filename>": "<|end|>",
+}
+"""Special tokens that the default model has but never uses."""
+
+
+@pytest.fixture
+def open_engine(default_model: Path, tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
+    """Open the default model with another template and other names of special tokens."""
+    engines: list[LocalEngine] = []
+
+    def open_it(template: str, renamed: dict[str, str] | None = None) -> LocalEngine:
+        folder = tmp_path / "model"
+        shutil.copytree(
+            default_model, folder, copy_function=lambda a, b: Path(b).symlink_to(Path(a))
+        )
+        for name in ("chat_template.jinja", "tokenizer.json"):
+            text = (default_model / name).read_text(encoding="utf-8")
+            for old, new in (renamed or {}).items():
+                text = text.replace(json.dumps(old), json.dumps(new))
+            (folder / name).unlink()
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        engines.append(
+            LocalEngine.from_folder("thinker", folder, resolve_placement("cpu", "auto", "none"))
+        )
+        return engines[-1]
+
+    yield open_it
+    for engine in engines:
+        engine.close()
+
+
+def writes(engine: LocalEngine, *pieces: str) -> Callable[[Any, Any], Any]:
+    """Return a logits processor that makes the model write these pieces, then end.
+
+    A piece that is a control token's name is that token.
+    """
+    encoder = engine.prompt_encoder
+    ids = [
+        number
+        for piece in pieces
+        for number in (
+            [encoder.control_tokens[piece]]
+            if piece in encoder.control_tokens
+            else encoder.encode_text(piece)
+        )
+    ]
+    ids.append(encoder.control_tokens["<|im_end|>"])
+    start: list[int] = []
+
+    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        start[:] = start or [input_ids.shape[-1]]
+        forced = torch.full_like(scores, float("-inf"))
+        forced[0, ids[input_ids.shape[-1] - start[0]]] = 0
+        return forced
+
+    return process
+
+
+def answer(
+    engine: LocalEngine, messages: Sequence[Message], *pieces: str, **settings: Any
+) -> tuple[dict[str, str], Finished]:
+    """Return the text of each part, and the end."""
+    request = Request(
+        tuple(messages),
+        Sampling(**settings),
+        logits_processors=(writes(engine, *pieces),),
+    )
+    texts = {"reasoning": "", "text": ""}
+    with closing(engine.stream(request)) as events:
+        for event in events:
+            if isinstance(event, Delta):
+                texts[event.part] += event.text
+            if isinstance(event, Finished):
+                return texts, event
+    raise AssertionError("the stream ended without Finished")
+
+
+QUESTION = Message("user", "2+2?")
+
+
+def test_a_thought_that_the_prompt_opens(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    texts, end = answer(engine, [QUESTION], "Easy.\n\nSTOP\n</think>\n\nIt is 4.", stop=("STOP",))
+    assert texts == {"reasoning": "Easy.\n\nSTOP", "text": "It is 4."}
+    assert end.stop_reason is StopReason.END
+
+
+def test_a_stop_string_ends_the_answer(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    texts, end = answer(engine, [QUESTION], "a STOP\n</think>\nb STOP c", stop=("STOP",))
+    assert texts == {"reasoning": "a STOP", "text": "b "}
+    assert end.matched_stop == "STOP"
+
+
+def test_the_next_prompt_holds_no_thought(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    reply = Message("assistant", (Reasoning("Secret."), Text("4")))
+    prompt = engine.prompt_encoder.decode(
+        engine.prompt_encoder.encode([QUESTION, reply, Message("user", "3+3?")])
+    )
+    assert "Secret" not in prompt
+    assert "<|im_start|>assistant\n4<|im_end|>" in prompt
+
+
+def test_a_reply_cut_in_its_thought_goes_on_thinking(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    cut = Message("assistant", (Reasoning("Two and two"),))
+    prompt = engine.prompt_encoder.decode(engine.prompt_encoder.encode([QUESTION, cut]))
+    assert prompt.endswith("<think>\nTwo and two")
+    texts, _ = answer(engine, [QUESTION, cut], " is four.\n</think>\n\n4")
+    assert texts == {"reasoning": " is four.", "text": "4"}
+
+
+def test_an_answer_goes_on_as_an_answer(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    cut = Message("assistant", (Reasoning("Easy."), Text("It is")))
+    texts, _ = answer(engine, [QUESTION, cut], " 4, not <think>5</think>.")
+    assert texts == {"reasoning": "", "text": " 4, not <think>5</think>."}
+
+
+def test_channels_of_control_tokens(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(HARMONY_TEMPLATE, HARMONY_TOKENS)
+    texts, _ = answer(
+        engine,
+        [QUESTION],
+        *("<|channel|>", "analysis", "<|message|>", "User asks 2+2. Simple.", "<|end|>"),
+        *("<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "It is 4."),
+    )
+    assert texts == {"reasoning": "User asks 2+2. Simple.", "text": "It is 4."}
+
+
+def test_logprobs_come_with_their_text(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    process = writes(engine, "So easy.\n</think>\n\nIt is 4.")
+    request = Request((QUESTION,), Sampling(), logits_processors=(process,), logprobs=0)
+    tokens: dict[str, bytes] = {"reasoning": b"", "text": b""}
+    with closing(engine.stream(request)) as events:
+        for event in events:
+            if isinstance(event, Delta):
+                tokens[event.part] += b"".join(token.bytes for token in event.logprobs)
+    assert tokens["reasoning"].startswith(b"So easy.")
+    assert tokens["text"].endswith(b"It is 4.")
+    assert b"It" not in tokens["reasoning"]
