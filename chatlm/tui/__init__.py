@@ -76,8 +76,14 @@ def _run_app(app: ChatApp) -> None:
     import asyncio
 
     loop = asyncio.new_event_loop()
+    running = loop.create_task(app.run_async())
     try:
-        app.run(loop=loop)
+        while not running.done():
+            try:
+                loop.run_until_complete(running)
+            except (SystemExit, KeyboardInterrupt) as error:  # which leave the loop from any task
+                if running.done() or not app.catch_plugin_error(error):
+                    raise
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

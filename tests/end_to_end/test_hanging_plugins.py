@@ -207,3 +207,47 @@ def test_a_signal_that_a_hook_raises_does_not_end_the_chat(parrot_home: Path) ->
         assert terminal.wait_to_end() == 0
     finally:
         terminal.process.close(force=True)
+
+
+ENDS_IN_WIDGETS = """
+def open_panel(where):
+    from textual.widgets import Static
+
+    class Ends(Static):
+        def on_mount(self):
+            if where == "worker":
+                self.run_worker(self.work())
+            else:
+                getattr(self, where)(self.end)
+
+        async def work(self):
+            self.end()
+
+        def end(self):
+            raise ERROR
+
+    return Ends("a panel")
+
+@chatlm.hookimpl
+def register_panels(register):
+    for name in ("worker", "call_next", "call_later"):
+        panel = name.replace("_", "-")
+        register(chatlm.Panel(panel, panel, lambda ui, name=name: open_panel(name)))
+"""
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit(3)"])
+def test_a_widget_that_ends_the_program_is_closed(parrot_home: Path, error: str) -> None:
+    add_plugin(parrot_home, ENDS_IN_WIDGETS.replace("ERROR", error))
+    terminal = Terminal(parrot_home, columns=160)
+    try:
+        terminal.wait_for(has("scripted"))
+        for name in ("worker", "call-next", "call-later"):
+            terminal.type(f"/{name}{ENTER}")
+            terminal.wait_for(has(f"failed in panel {name}"))
+        terminal.type("Hello" + ENTER)
+        terminal.wait_for(has("Here I am."))
+        terminal.type(CTRL_Q)
+        assert terminal.wait_to_end() == 0
+    finally:
+        terminal.process.close(force=True)
