@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -133,8 +135,9 @@ class HookCaller(ABC):
         value = arguments[row.folded]
         for impl in self.implementations(row.name):
             validate = partial(row.validate, original=value)
+            copied = dataclasses.replace(value)  # what a plugin does to it by force changes nothing
             result = self.call(
-                impl, row.name, {**arguments, row.folded: value}, validate, value
+                impl, row.name, {**arguments, row.folded: copied}, validate, value
             ).value
             value = value if result is None else result
         return value
@@ -342,7 +345,11 @@ class PluginHost(HookCaller):
         values = [arguments[argument] for argument in impl.argnames]
 
         def function() -> Any:
-            result = impl.function(*values)
+            environment = dict(os.environ)
+            try:
+                result = impl.function(*values)
+            finally:
+                _restore_environment(environment)
             return None if result is None or call.abandoned else validate(result)
 
         started = time.perf_counter()
@@ -498,6 +505,18 @@ class PluginHost(HookCaller):
         self._faults.append(fault)
         self.all_faults.append(fault)
         return fault
+
+
+def _restore_environment(before: Mapping[str, str]) -> None:
+    """Set the variables that a plugin removed, such as the one that says where chats are stored.
+
+    Raises:
+        RuntimeError: it removed one; the message names it.
+    """
+    removed = sorted(before.keys() - os.environ.keys())
+    if removed:
+        os.environ.update({name: before[name] for name in removed})
+        raise RuntimeError(f"it removed environment variables: {', '.join(removed)}")
 
 
 def _has_passed(deadline: float | None) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from chatlm.plugin_host import hook_threads
+from chatlm.plugin_host.hook_table import sample_arguments
 from chatlm.plugin_host.hook_threads import HookCall, hooks_running
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.messages import Annotation, Conversation, Message
+from chatlm.types.requests import Request
 from tests.waiting import PATIENCE, wait_until
 
 CALL: dict[str, Any] = {
@@ -249,3 +251,38 @@ def test_the_hook_table_is_called_as_it_says_among_hanging_plugins(hangs: Hangs)
     host.finish_within(0.0)
     assert host.call_hook("annotate_message", **CALL) == []
     assert host.call_hook("describe_text", **TYPED) == {}
+
+
+def test_environment_variables_that_a_hook_removes_are_set_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Clears:
+        @hookimpl
+        def annotate_message(self) -> None:
+            os.environ.clear()
+
+    monkeypatch.setenv("CHATLM_TEST_VARIABLE", "here")
+    before = dict(os.environ)
+    host = PluginHost([("quick", Labels()), ("clears", Clears())])
+    assert labels(host) == ["quick"]
+    assert dict(os.environ) == before
+    assert "it removed environment variables: " in host.take_faults()[0].error
+
+
+def test_a_request_that_a_hook_changes_by_force_stays_as_it_was() -> None:
+    class Mutates:
+        @hookimpl
+        def adjust_request(self, request: Request) -> Request | None:
+            object.__setattr__(request, "messages", ())
+            return request if self.returns else None
+
+        returns = False
+
+    plugin = Mutates()
+    host = PluginHost([("mutates", plugin)])
+    arguments = sample_arguments("adjust_request", engine=None)
+    for plugin.returns in (False, True):
+        request = host.call_hook("adjust_request", **arguments)
+        assert request == arguments["request"]
+        assert request.messages
+    assert "returned no message of the user" in host.take_faults()[0].error
