@@ -13,7 +13,8 @@ import pexpect
 import pytest
 
 from chatlm.store.store import Store
-from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, PATIENCE, Terminal, has
+from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has
+from tests.waiting import PATIENCE
 
 PARROT = """
 import os, signal, sys, threading, time
@@ -251,3 +252,14 @@ def test_a_widget_that_ends_the_program_is_closed(parrot_home: Path, error: str)
         assert terminal.wait_to_end() == 0
     finally:
         terminal.process.close(force=True)
+
+
+def test_a_plugin_that_closes_all_files_loses_no_message(parrot_home: Path) -> None:
+    closes = "@chatlm.hookimpl\ndef retrieve_passages():\n    os.closerange(3, 1024)\n"
+    add_plugin(parrot_home, closes)
+    done = run_chatlm("ask", "Hello")
+    assert done.returncode == 1
+    assert "chats.db could not be read or written" in done.stderr
+    assert "Traceback" not in done.stderr
+    with Store(parrot_home / "chats.db") as store:
+        assert store.conversation(1).turns[0].user.text == "Hello"
