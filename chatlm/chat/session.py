@@ -69,6 +69,7 @@ class ChatSession:
         plugin_data: what plugins store with a new conversation.
         disabled_plugins: plugins that are disabled in a new conversation.
         conversation_id: the conversation to continue; None starts one with the first message.
+        label_seconds: how long plugins may take after a reply; None waits for them.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ChatSession:
         plugin_data: PluginData | None = None,
         disabled_plugins: Iterable[str] = (),
         conversation_id: int | None = None,
+        label_seconds: float | None = None,
     ) -> None:
         self.store = store
         self.get_engine = get_engine
@@ -99,6 +101,7 @@ class ChatSession:
         self.plugin_data = plugin_data or {}
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
+        self.label_seconds = label_seconds
 
     @property
     def conversation(self) -> Conversation | None:
@@ -431,6 +434,7 @@ class ChatSession:
             self._effective_sampling,
             self.adapter,
             self.logprobs,
+            self.label_seconds,
         )
 
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:

@@ -38,6 +38,7 @@ from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
+    from chatlm.plugin_host.hook_threads import HookCall
     from chatlm.plugin_host.host import PluginHost
 
 
@@ -117,6 +118,10 @@ def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
 
 
 EXIT_INTERRUPTED = 130
+
+
+LABEL_SECONDS = 1.0
+"""How long the command waits for plugins when the answer is printed, such as for labels of it."""
 
 
 MAX_EXPONENT = 700.0
@@ -238,6 +243,7 @@ def ask(
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
+        plugins.on_hang = _print_hang
         read_file = AttachmentReader(plugins)
         blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
         typed = "\n\n".join(filter(None, (typed, *blocks)))
@@ -258,11 +264,43 @@ def ask(
                 logprobs=logprobs,
                 plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
+                label_seconds=LABEL_SECONDS,
             )
+            _require_plugins_in_use(session, settings)
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
                 _print_answer(session, opening.first_message, saved, as_json)
+
+
+def _print_hang(call: HookCall) -> None:
+    text = f"Waiting for the plugin {call.plugin} in {call.hook}. Ctrl-C ends chatlm."
+    click.echo(escape_controls(text), err=True)
+
+
+def _require_plugins_in_use(session: ChatSession, settings: config.Config) -> None:
+    """Check that each plugin with data in the chat or settings in the config could be loaded.
+
+    Without it the answer would be another one, such as one made up instead of found.
+
+    Raises:
+        ChatlmError: one could not.
+    """
+    chat = session.conversation
+    data, unused = session.plugin_data, session.disabled_plugins
+    if chat is not None:
+        data, unused = chat.plugin_data, chat.disabled_plugins
+    in_use = {
+        name for source in (data, settings.plugins) for name, values in source.items() if values
+    }
+    for fault in session.plugins.all_faults:
+        if fault.plugin in in_use - unused and session.plugins.is_unavailable(fault.plugin):
+            raise ChatlmError(
+                f"This chat uses the plugin {fault.plugin}, which failed in {fault.hook}: "
+                f"{fault.error}.",
+                hint=f"{fault.hint or 'More: chatlm logs.'} "
+                f"Answer without it: --without {fault.plugin}",
+            )
 
 
 def _first_system_prompt(option: str | None, *others: str) -> str:

@@ -31,12 +31,15 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
 from chatlm.tui.plugin_ui.isolation import GuardedApp
-from chatlm.tui.plugin_ui.offers import Registrations
+from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
 
 MIN_WIDTH_FOR_LIST = 100
 """Columns below which the list is hidden."""
+
+HANG_CHECK_SECONDS = 0.25
+"""How often the status bar looks for a hook that does not return."""
 
 FIRST_PAINT_SECONDS = 0.05
 """Seconds for the first paint to reach the terminal before background work starts."""
@@ -99,6 +102,7 @@ class ChatScreen(Screen[None]):
             self.inspect_actions,
             close_panel=self.plugin_actions.regions.close_covering_panel,
             cancel_work=self.plugin_actions.cancel_latest,
+            abandon_hook=self.plugin_actions.abandon_hook,
             show_chat_list=self.show_chat_list,
             toggle_chat_list=self.toggle_chat_list,
         )
@@ -122,6 +126,7 @@ class ChatScreen(Screen[None]):
         self.watch(self.app, "engine_state", self._show_engine_state)
         self.watch(self.chat.view, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
+        self.set_interval(HANG_CHECK_SECONDS, self.plugin_actions.show_hanging_hook)
         await self.chat.start(self._conversation_id, incognito=self._incognito)
         for fault in self._services.plugins.take_faults():
             await self.chat.view.show_notice(str(fault))

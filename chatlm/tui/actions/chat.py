@@ -38,6 +38,7 @@ class ChatActions:
         inspect_actions: open the screens about the context.
         close_panel: closes a panel over the transcript; False when there is none.
         cancel_work: cancels the newest work of a plugin; False when there is none.
+        abandon_hook: goes on without the plugin whose hook hangs; False when none does.
         show_chat_list: shows the list.
         toggle_chat_list: shows and focuses the list, or hides it.
     """
@@ -50,6 +51,7 @@ class ChatActions:
         *,
         close_panel: Callable[[], bool],
         cancel_work: Callable[[], bool],
+        abandon_hook: Callable[[], bool],
         show_chat_list: Callable[[], None],
         toggle_chat_list: Callable[[], None],
     ) -> None:
@@ -58,6 +60,7 @@ class ChatActions:
         self._inspect_actions = inspect_actions
         self._close_panel = close_panel
         self._cancel_work = cancel_work
+        self._abandon_hook = abandon_hook
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
 
@@ -89,7 +92,7 @@ class ChatActions:
     def do_stop(self, _: str) -> None:
         """Close what is open, or else stop the reply, or else focus the composer."""
         composer = self._chat.composer
-        if composer.close_completion():
+        if composer.close_completion() or self._abandon_hook():
             return
         if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
             return
