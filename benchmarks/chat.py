@@ -1,4 +1,4 @@
-"""Time to first token and tokens per second of a chat, beside transformers with the same weights.
+"""Time to first token and tokens per second of a chat, next to transformers with the same weights.
 
 Run it with `python -m benchmarks.chat`. Both sides take turns in one process, on one loaded model
 each, greedy, the same prompts; cold starts are whole processes. Nothing here is a pass or a fail.
@@ -56,7 +56,7 @@ class Timing:
 
 
 def ours(engine: LocalEngine, messages: list[Message]) -> tuple[Timing, list[Any]]:
-    """Time one reply of chatlm's engine, with what its prefix cache holds now."""
+    """Time one reply of chatlm's engine, with the current prompt cache."""
     wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=NEW_TOKENS)
     start = time.perf_counter()
     first = 0.0
@@ -249,7 +249,7 @@ def main() -> None:
     chat = conversation(engine, turns=8, tokens=options.tokens)
 
     def read_the_chat_before() -> None:
-        """What the screen does while the person reads the reply."""
+        """Read ahead, as the UI does while the user reads the reply."""
         engine.stream(Request(tuple(chat[:-2]), Sampling(max_tokens=1))).close()
         for _ in engine.read_ahead(Request(tuple(chat[:-1]))):
             pass

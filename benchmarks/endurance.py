@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 
 from chatlm.hub import pull
@@ -202,12 +204,14 @@ def serve(home: Path) -> Iterator[int]:
 
 def models_are_listed(port: int) -> bool:
     """Tell whether the server answers."""
-    import httpx
-
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).is_success
-    except httpx.HTTPError:
+        connection.request("GET", "/v1/models")
+        return connection.getresponse().status == HTTPStatus.OK
+    except OSError:
         return False
+    finally:
+        connection.close()
 
 
 def talk_past_a_full_context(turns: int) -> Result:
@@ -276,7 +280,7 @@ def main() -> None:
     chance = random.Random(7)  # noqa: S311  # moments to kill at
 
     def number(full: int) -> int:
-        return max(1, round(full * options.share))
+        return max(1, int(full * options.share))
 
     attempts: list[Callable[[], Result]] = [
         lambda: kill_during_replies(number(100), chance),

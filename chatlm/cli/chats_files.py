@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import click
 
 from chatlm.cli.chats import complete_chat, format_chat_count, open_store, open_to_read
 from chatlm.config.paths import write_atomically
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store.export import EXPORT_FORMATS, ExportFormat, stream_export
 from chatlm.store.importing.importer import (
     IMPORT_FORMATS,
@@ -60,11 +60,13 @@ def export_chats(
         )
     with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
-        pieces = stream_export(store, ids, form)
+        missing: list[StoreError] = []
+        pieces = stream_export(store, ids, form, missing.append)
         if output is None:
             safe = escape_controls if sys.stdout.isatty() else str
             for piece in pieces:
                 click.echo(safe(piece), nl=False)
+            _report_missing_images(missing)
             return
         try:
             write_atomically(output, pieces)
@@ -74,6 +76,12 @@ def export_chats(
                 hint="Check the folder, its permissions and the free space.",
             ) from error
     click.echo(f"{format_chat_count(len(ids))} written to {output}", err=True)
+    _report_missing_images(missing)
+
+
+def _report_missing_images(errors: Sequence[StoreError]) -> None:
+    for error in errors:
+        click.echo(escape_controls(f"Exported without an image. {error.message}"), err=True)
 
 
 @click.command("import")

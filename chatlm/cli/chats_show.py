@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -90,20 +90,21 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
             for line in detail_lines(chat, store.provenance):
                 click.echo(escape_controls(line))
             return
+        missing = export.missing_images(store, chat)
     if sys.stdout.isatty():
-        _print_markdown(chat)
+        _print_markdown(chat, missing)
     else:
-        click.echo(escape_controls(export.to_markdown(chat)), nl=False)
+        click.echo(escape_controls(export.to_markdown(chat, missing)), nl=False)
 
 
-def _print_markdown(chat: Conversation) -> None:
+def _print_markdown(chat: Conversation, missing_images: Collection[str]) -> None:
     """Print a chat on a terminal, its reasoning dimmed."""
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.styled import Styled
 
     console = Console()
-    blocks = export.markdown_blocks(chat)
+    blocks = export.markdown_blocks(chat, missing_images)
     for place, (is_reasoning, group) in enumerate(groupby(blocks, attrgetter("is_reasoning"))):
         text = escape_controls("\n\n".join(block.text for block in group))
         markdown = Markdown(text, hyperlinks=False)

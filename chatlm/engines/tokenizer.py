@@ -67,7 +67,7 @@ class JsonTokenizer:
 
 
 def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | None:
-    """Read the chat templates by name; a file goes before the settings, as in transformers."""
+    """Read the chat templates by name; files win over settings, as in transformers."""
     templates: dict[str, str] = {}
     configured = settings.get("chat_template")
     if isinstance(configured, str):

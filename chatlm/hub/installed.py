@@ -63,7 +63,7 @@ class ModelDetails:
     dtypes: tuple[str, ...]
     """Number formats of the weights, most frequent first."""
     abilities: tuple[str, ...] = ()
-    """See `ModelListing.abilities`."""
+    """Abilities as in `ModelListing`."""
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:
@@ -350,13 +350,13 @@ def fits_in_memory(model: str) -> bool:
     """Tell whether a model's weights fit into free memory; True if that is unknown.
 
     Args:
-        model: its name, as the user gives it.
+        model: its name, as the user wrote it.
     """
     try:
         weights = sum(
             path.stat().st_size for path in find_model(model).folder.glob("*.safetensors")
         )
-        told = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
     except (ModelError, OSError, ValueError):
         return True
-    return told is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(told.group(1))
+    return match is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(match.group(1))

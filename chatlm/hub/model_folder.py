@@ -197,10 +197,10 @@ class ModelOrigin:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelOrigin:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             type=values["type"],
@@ -239,10 +239,10 @@ class ModelManifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelManifest:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is something else.
+            KeyError, TypeError, AttributeError: the values are invalid.
         """
         return cls(
             name=values["name"],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from chatlm.errors import UsageError
+from chatlm.errors import StoreError, UsageError
+from chatlm.hub.disk import human_bytes
+from chatlm.store.importing.json_stream import MAX_CHAT_BYTES
 from chatlm.store.rows import (
     AnnotationLookup,
+    BlobLookup,
     PassageLookup,
     ProvenanceLookup,
     TraceLookup,
@@ -48,12 +51,20 @@ class MarkdownBlock(NamedTuple):
     is_reasoning: bool = False
 
 
-def to_markdown(conversation: Conversation) -> str:
-    """Format a chat for reading: active replies only, each with model and stop reason."""
-    return "\n\n".join(block.text for block in markdown_blocks(conversation)) + "\n"
+def to_markdown(conversation: Conversation, missing_images: Collection[str] = ()) -> str:
+    """Format a chat for reading: active replies only, each with model and stop reason.
+
+    Args:
+        conversation: the chat.
+        missing_images: hashes of the images whose bytes are missing, which is said beside them.
+    """
+    blocks = markdown_blocks(conversation, missing_images)
+    return "\n\n".join(block.text for block in blocks) + "\n"
 
 
-def markdown_blocks(conversation: Conversation) -> Iterator[MarkdownBlock]:
+def markdown_blocks(
+    conversation: Conversation, missing_images: Collection[str] = ()
+) -> Iterator[MarkdownBlock]:
     """Yield the blocks of `to_markdown`, which empty lines separate."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
     yield MarkdownBlock(f"# {title}")
@@ -64,16 +75,17 @@ def markdown_blocks(conversation: Conversation) -> Iterator[MarkdownBlock]:
         yield MarkdownBlock("## You")
         if message := _close_fences(turn.display_text):
             yield MarkdownBlock(message)
-        yield from _blocks_of(part for part in turn.user.parts if not isinstance(part, Text))
+        others = (part for part in turn.user.parts if not isinstance(part, Text))
+        yield from _blocks_of(others, missing_images)
         if turn.reply is not None:
             yield MarkdownBlock("## Assistant")
-            yield from _blocks_of(turn.reply.parts)
+            yield from _blocks_of(turn.reply.parts, missing_images)
             yield MarkdownBlock(f"*{_reply_caption(turn.reply)}*")
 
 
-def _blocks_of(parts: Iterable[Part]) -> Iterator[MarkdownBlock]:
+def _blocks_of(parts: Iterable[Part], missing_images: Collection[str]) -> Iterator[MarkdownBlock]:
     for part in parts:
-        for text in filter(None, _markdown_of(part)):
+        for text in filter(None, _markdown_of(part, missing_images)):
             yield MarkdownBlock(text, isinstance(part, Reasoning))
 
 
@@ -83,22 +95,47 @@ def to_jsonl(
     annotations: AnnotationLookup = lambda _: (),
     provenance: ProvenanceLookup = lambda _: None,
     traces: TraceLookup = lambda _: (),
+    blobs: BlobLookup = lambda _: None,
 ) -> Iterator[str]:
-    """Export chats with everything that is stored with them, one JSON object a line."""
+    """Export chats with everything that is stored with them, one JSON object a line.
+
+    The bytes of images are in `blobs` by hash, as base64.
+    """
     for conversation in conversations:
-        yield _json_line(
-            conversation_to_dict(conversation, passages, annotations, provenance, traces)
-        )
+        values = conversation_to_dict(conversation, passages, annotations, provenance, traces)
+        images = {sha256: blobs(sha256) for sha256 in _image_hashes(conversation)}
+        found = {sha256: _base64(content) for sha256, content in images.items() if content}
+        line = _json_line(values | ({"blobs": found} if found else {}))
+        if found and len(line) > MAX_CHAT_BYTES:
+            raise UsageError(
+                f"Chat {conversation.id} takes {human_bytes(len(line))} with its images, more than "
+                f"the {human_bytes(MAX_CHAT_BYTES)} that can be imported again.",
+                hint="Export the others without it, and this one as messages.",
+            )
+        yield line
 
 
-def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
+def _image_hashes(conversation: Conversation) -> list[str]:
+    return sorted({image.sha256 for image in conversation.images()})
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def to_messages(
+    conversations: Iterable[Conversation], blobs: BlobLookup = lambda _: None
+) -> Iterator[str]:
     """Export chats as the model reads them, in the format of trainers, one JSON object a line:
     `{"messages": [{"role": …, "content": …}, …]}`.
 
-    Reasoning, tool calls and their results are in the fields that OpenAI-compatible servers use.
+    Reasoning, tool calls and their results are in the fields that OpenAI-compatible servers use,
+    images in data URLs.
     """
     for conversation in conversations:
-        messages = [openai for message in conversation.messages() for openai in to_openai(message)]
+        messages = [
+            openai for message in conversation.messages() for openai in to_openai(message, blobs)
+        ]
         yield _json_line({"messages": messages})
 
 
@@ -193,7 +230,7 @@ def _parse_settings(text: str) -> dict[str, Any] | str:
     return values if isinstance(values, dict) else text
 
 
-def to_openai(message: Message) -> list[dict[str, Any]]:
+def to_openai(message: Message, blobs: BlobLookup = lambda _: None) -> list[dict[str, Any]]:
     """Convert a message to OpenAI's chat format; each tool result is a message of its own."""
     results = [part for part in message.parts if isinstance(part, ToolResult)]
     if message.role == "tool":
@@ -203,7 +240,7 @@ def to_openai(message: Message) -> list[dict[str, Any]]:
         ]
     content: str | list[dict[str, Any]] = message.text
     if any(isinstance(part, Image | File) for part in message.parts):
-        content = [item for part in message.parts for item in _content_parts(part)]
+        content = [item for part in message.parts for item in _content_parts(part, blobs)]
     values: dict[str, Any] = {"role": message.role, "content": content}
     if reasoning := reasoning_of(message.parts):
         values["reasoning_content"] = reasoning
@@ -220,16 +257,18 @@ def to_openai(message: Message) -> list[dict[str, Any]]:
     return [values]
 
 
-def _content_parts(part: Part) -> Iterator[dict[str, Any]]:
+def _content_parts(part: Part, blobs: BlobLookup) -> Iterator[dict[str, Any]]:
     match part:
         case Text(text):
             yield {"type": "text", "text": text}
         case Image():
-            # the bytes are not in the database; the URL names them by their hash
-            url = f"sha256:{part.sha256}"
+            content = blobs(part.sha256)
+            url = f"sha256:{part.sha256}"  # only names the bytes, where they are missing
+            if content is not None:
+                url = f"data:{part.media_type};base64,{_base64(content)}"
             yield {"type": "image_url", "image_url": {"url": url}, "image": part.to_dict()}
         case File():
-            data = base64.b64encode(part.text.encode()).decode()
+            data = _base64(part.text.encode())
             yield {
                 "type": "file",
                 "file": {
@@ -252,7 +291,7 @@ def _reply_caption(reply: Reply) -> str:
     return " · ".join(re.sub(r"([\\`*_\[\]<>])", r"\\\1", fact) for fact in facts if fact)
 
 
-def _markdown_of(part: Part) -> Iterator[str]:
+def _markdown_of(part: Part, missing_images: Collection[str]) -> Iterator[str]:
     match part:
         case Text(text):
             yield _close_fences(text)
@@ -265,8 +304,8 @@ def _markdown_of(part: Part) -> Iterator[str]:
             yield f"Tool {'error' if failed else 'result'}: {name}"
             yield _code_block(text)
         case Image():
-            size = f"{part.width}×{part.height}"
-            yield f"[Image: {part.name or part.media_type}, {size}]"
+            facts = f"{part.name or part.media_type}, {part.width}×{part.height}"
+            yield f"[Image: {facts}{', missing' * (part.sha256 in missing_images)}]"
         case File(name=name, text=text):
             yield f"[File: {name}]"
             yield _code_block(text)
@@ -309,22 +348,53 @@ FORMAT_BY_SUFFIX: dict[str, ExportFormat] = {
 """File suffix -> format."""
 
 
-def stream_export(store: Store, ids: Iterable[int], export_format: ExportFormat) -> Iterator[str]:
+def stream_export(
+    store: Store,
+    ids: Iterable[int],
+    export_format: ExportFormat,
+    on_missing_image: Callable[[StoreError], None] = lambda _: None,
+) -> Iterator[str]:
     """Export chats as pieces of text.
+
+    Args:
+        store: the chats.
+        ids: those to export, in order.
+        export_format: how they are written.
+        on_missing_image: gets the error for each image that is missing or damaged; the chat is
+            exported without its bytes.
 
     Raises:
         StoreError: one of them cannot be read.
         UsageError: the format cannot represent one of them.
     """
+
+    def find_blob(sha256: str) -> bytes | None:
+        try:
+            return store.blob(sha256)
+        except StoreError as error:
+            on_missing_image(error)
+            return None
+
     conversations = (store.conversation(chat_id) for chat_id in ids)
     if export_format == "jsonl":
         yield from to_jsonl(
-            conversations, store.passages, store.annotations, store.provenance, store.traces
+            conversations,
+            store.passages,
+            store.annotations,
+            store.provenance,
+            store.traces,
+            find_blob,
         )
     elif export_format == "messages":
-        yield from to_messages(conversations)
+        yield from to_messages(conversations, find_blob)
     elif export_format == "chatml":
         yield from to_chatml(conversations)
     else:
         for number, conversation in enumerate(conversations):
-            yield ("\n---\n\n" if number else "") + escape_controls(to_markdown(conversation))
+            text = to_markdown(conversation, missing_images(store, conversation))
+            yield ("\n---\n\n" if number else "") + escape_controls(text)
+
+
+def missing_images(store: Store, conversation: Conversation) -> set[str]:
+    """Return the hashes of a chat's images whose bytes are not in the store."""
+    return {sha256 for sha256 in _image_hashes(conversation) if not store.has_blob(sha256)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from chatlm.errors import StoreError
 from chatlm.store import rows
+from chatlm.store.blobs import hashes_in
 from chatlm.store.rows import (
     format_timestamp,
     header_from_row,
@@ -272,6 +273,15 @@ def turn_id_of_reply(db: sqlite3.Connection, reply_id: int) -> int:
     if row is None:
         raise _not_found("reply", reply_id)
     return int(row["turn_id"])
+
+
+def referenced_blobs(db: sqlite3.Connection) -> set[str]:
+    """Return the hashes of the images in all chats, those in the trash included."""
+    found = db.execute(
+        "SELECT parts FROM turn WHERE parts IS NOT NULL"
+        " UNION ALL SELECT steps FROM reply WHERE steps IS NOT NULL"
+    )
+    return {sha256 for row in found for sha256 in hashes_in(row[0])}
 
 
 def list_fork_titles(db: sqlite3.Connection) -> set[str]:

@@ -267,6 +267,10 @@ def short_title(title: str, first_message: str | None) -> str:
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
 
 
+BlobLookup = Callable[[str], bytes | None]
+"""SHA-256 of an image -> its bytes, None where they are missing."""
+
+
 PassageLookup = Callable[[int], Sequence[Passage]]
 """Turn id -> passages, such as `Store.passages`."""
 

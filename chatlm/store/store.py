@@ -11,10 +11,12 @@ from typing import Any, Self
 
 from chatlm.errors import StoreError
 from chatlm.store import queries, writes
+from chatlm.store.blobs import Blobs
 from chatlm.store.database import Database
 from chatlm.store.queries import ChatListEntry, TrashEntry
 from chatlm.store.rows import (
     AnnotationLookup,
+    BlobLookup,
     PassageLookup,
     ProvenanceLookup,
     TraceLookup,
@@ -65,6 +67,7 @@ class Store:
         """Whether the chats outlive the program."""
         self.first_id = first_id
         self._database = Database(path)
+        self._blobs = Blobs(None if path is None else path.resolve().parent / "blobs")
         if first_id:
             with self._database.write_transaction() as db:
                 writes.start_ids(db, first_id)
@@ -127,6 +130,7 @@ class Store:
         annotations: AnnotationLookup = lambda _: (),
         provenance: ProvenanceLookup = lambda _: None,
         traces: TraceLookup = lambda _: (),
+        blobs: BlobLookup = lambda _: None,
     ) -> Conversation:
         """Store an imported chat; it keeps its times and gets new ids.
 
@@ -137,6 +141,7 @@ class Store:
             annotations: looks up a turn's labels likewise.
             provenance: looks up a reply's provenance likewise.
             traces: looks up a turn's plugin traces likewise.
+            blobs: looks up the bytes of an image by its hash; those that it lacks stay missing.
         """
         related = [
             (turn.id, passages(turn.id), annotations(turn.id), traces(turn.id))
@@ -145,6 +150,9 @@ class Store:
         reply_ids = [reply.id for turn in conversation.turns for reply in turn.replies]
         sources = [(reply_id, provenance(reply_id)) for reply_id in reply_ids]
         with self._database.write_transaction() as db:
+            for sha256 in sorted({image.sha256 for image in conversation.images()}):
+                if (content := blobs(sha256)) is not None:
+                    self._blobs.add(content)
             ids = writes.insert_conversation(db, conversation)
             for turn_id, turn_passages, labels, turn_traces in related:
                 stored_id = ids.turn_ids[turn_id]
@@ -293,6 +301,7 @@ class Store:
             deleted = writes.delete_trashed(db, before)
         if deleted:
             self._database.truncate_wal()  # the log may still hold the deleted text
+        self._remove_unused_blobs()
         return deleted
 
     def delete(self, conversation_id: int) -> None:
@@ -301,6 +310,28 @@ class Store:
             queries.check_chat(db, conversation_id, allow_trashed=True)
             writes.delete_conversation(db, conversation_id)
         self._database.truncate_wal()  # the log may still hold the deleted text
+        self._remove_unused_blobs()
+
+    def _remove_unused_blobs(self) -> None:
+        """Remove images that no chat refers to, those of an interrupted import included.
+
+        This comes after the deletion is on disk: if it were undone, its images would be gone.
+        """
+        if not self._blobs.is_empty():
+            with self._database.write_transaction() as db:
+                self._blobs.remove_all_but(queries.referenced_blobs(db))
+
+    def blob(self, sha256: str) -> bytes:
+        """Return the bytes of an image; a StoreError if they are missing or damaged."""
+        return self._blobs.read(sha256)
+
+    def has_blob(self, sha256: str) -> bool:
+        """Return whether the bytes of an image are there, without reading them."""
+        return sha256 in self._blobs
+
+    def find_blob(self, sha256: str) -> bytes | None:
+        """Return the bytes of an image; None if they are missing."""
+        return self.blob(sha256) if self.has_blob(sha256) else None
 
     def draft(self, conversation_id: int | None) -> str:
         """Return the unsent text of a chat; None stands for the new chat."""
@@ -333,7 +364,11 @@ class Store:
     # --- turns and replies --------------------------------------------------------------------
 
     def add_turn(
-        self, conversation_id: int, content: str | Iterable[Part], raw_input: str = ""
+        self,
+        conversation_id: int,
+        content: str | Iterable[Part],
+        raw_input: str = "",
+        blobs: Iterable[bytes] = (),
     ) -> Turn:
         """Append the user's next message.
 
@@ -341,10 +376,13 @@ class Store:
             conversation_id: the chat.
             content: the message's parts; a string stands for one text part.
             raw_input: what the user typed, as `Turn.raw_input`.
+            blobs: the bytes of the message's images.
         """
         message = Message("user", content)
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
+            for image in blobs:
+                self._blobs.add(image)
             turn_id = writes.append_turn(db, conversation_id, message, raw_input)
             return queries.load_turn(db, turn_id)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 from chatlm.types.parts import (
+    Image,
     Part,
     Text,
     ToolResult,
@@ -124,7 +125,7 @@ class Message:
 
     Args:
         role: who speaks.
-        parts: the content; a plain string stands for one `Text` part.
+        parts: the content; a plain string means one `Text` part.
         pinned: keep it in the prompt when others are dropped.
     """
 
@@ -154,7 +155,7 @@ class Message:
         return Message(self.role, with_text(self.parts, text), self.pinned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values: `content` for plain text, else `parts` beside it."""
+        """Convert to JSON values: `content` for plain text, else also `parts`."""
         values: dict[str, Any] = {"role": self.role, "content": self.text, "pinned": self.pinned}
         if not self.is_plain:
             values["parts"] = [part.to_dict() for part in self.parts]
@@ -162,7 +163,7 @@ class Message:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Message:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -207,7 +208,7 @@ class Annotation:
     value: str
     score: float | None = None
     icon: str = ""
-    """An emoji or another symbol shown beside the label; empty for none."""
+    """An emoji or another symbol shown with the label; empty for none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -264,7 +265,7 @@ class Usage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError: a key is missing.
@@ -333,7 +334,7 @@ class ReplyStep:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReplyStep:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -362,7 +363,7 @@ class Reply:
         settings: JSON of the sampling settings that were used, with the seed.
         usage: the cost of the one step.
         created: None for now.
-        steps: the steps, at least one; empty for one step made of `text`, `stop_reason` and
+        steps: the steps, at least one; empty for one step with `text`, `stop_reason` and
             `usage`.
     """
 
@@ -456,8 +457,8 @@ class Reply:
     def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
         """Return the reply with more text at the end of its last step."""
         *earlier, last = self.steps
-        grown = dataclasses.replace(last, parts=append_text(last.parts, text, part))
-        return dataclasses.replace(self, steps=(*earlier, grown))
+        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        return dataclasses.replace(self, steps=(*earlier, longer))
 
     def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
         """Return the reply with another stop reason of its last step."""
@@ -467,7 +468,7 @@ class Reply:
         )
 
     def messages(self, pinned: bool = False) -> tuple[Message, ...]:
-        """The reply in a prompt; empty where the model has said nothing yet."""
+        """The reply in a prompt; empty if the model has not replied yet."""
         return tuple(message for step in self.steps for message in step.messages(pinned))
 
     def to_dict(self) -> dict[str, Any]:
@@ -583,6 +584,12 @@ class Conversation(ConversationHeader):
         if turn not in turns:
             turns += (turn,)
         return dataclasses.replace(self, turns=turns)
+
+    def images(self) -> Iterator[Image]:
+        """Yield the images of all messages and of all versions of replies."""
+        for turn in self.turns:
+            for parts in (turn.user.parts, *(reply.parts for reply in turn.replies)):
+                yield from (part for part in parts if isinstance(part, Image))
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
         """Return the prompt's messages: the system prompt, then those of each turn.

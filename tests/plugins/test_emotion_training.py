@@ -1,4 +1,4 @@
-"""Networks are trained for real: they learn, and what is kept is what was measured."""
+"""Networks are trained for real: they learn, and the stored one is the measured one."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ from tests import models
 PETS = "cat dog hamster parrot goldfish pony"
 TOOLS = "hammer saw drill wrench chisel pliers"
 SAID = ("I bought a {} today", "where is my {}?", "the {} is in the kitchen", "show me your {}")
+ABOUT_PETS = ("A parrot sings.", "My dog sleeps.", "A pony eats.")
+ABOUT_TOOLS = ("The saw cuts.", "A hammer for nails", "Drill holes.")
 
 
 @pytest.fixture
@@ -64,9 +66,9 @@ def order(name: str, data: Path, method: Method, **settings: float) -> train_pip
     )
 
 
-def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
-    loaded = classifier.load_classifier(CLASSIFIERS.get(place))
-    return [verdict.label == label for verdict in loaded.classify(texts)]
+def labels_of(name: str, texts: Sequence[str]) -> list[str]:
+    loaded = classifier.load_classifier(CLASSIFIERS.get(name))
+    return [verdict.label for verdict in loaded.classify(texts)]
 
 
 @pytest.fixture
@@ -100,8 +102,8 @@ def writes_labels_of_its_own_accord(network: GenerateNetwork, texts: Sequence[st
     ("method", "settings"),
     [
         ("encoder", {"epochs": 4, "rate": 2e-3}),
-        ("head", {"epochs": 3, "rate": 1e-3}),
-        ("generate", {"epochs": 3, "rate": 1e-3}),
+        ("head", {"epochs": 2, "rate": 2e-3}),
+        ("generate", {"epochs": 2, "rate": 2e-3}),
     ],
 )
 def test_each_method_learns_and_is_kept(
@@ -118,16 +120,9 @@ def test_each_method_learns_and_is_kept(
     assert made.base == DEFAULT_BASES[method]
     folder = CLASSIFIERS.get("things").path
     assert card.read_card(folder) == made
-    assert (
-        right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
-        >= 2
-    )
-    assert (
-        right("things", ["The saw cuts.", "A hammer for nails", "Drill holes."], "tools").count(
-            True
-        )
-        >= 2
-    )
+    labels = labels_of("things", [*ABOUT_PETS, *ABOUT_TOOLS])
+    assert labels[:3].count("pets") >= 2
+    assert labels[3:].count("tools") >= 2
     if method == "encoder":
         assert (folder / card.WEIGHTS_FILE).stat().st_size < 2_000_000
     if method == "generate":
@@ -294,7 +289,7 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
         train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
 
 
-def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
+def test_teachers_count_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
     swapped = data.with_name("swapped.jsonl")
     names = {"pets": "tools", "tools": "pets"}
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -328,7 +323,7 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
 
 
 class Said(ProgressListener):
-    """Remembers the steps and notes it was told."""
+    """Records steps and notes."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, str]] = set()

@@ -17,8 +17,9 @@ import pytest
 
 from chatlm.plugin_host.hook_table import HOOKS, Surface
 from chatlm.testing import scripted_screen
-from tests.plugins.serve import PATIENCE, send
+from tests.plugins.serve import send
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
 

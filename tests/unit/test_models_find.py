@@ -1,4 +1,4 @@
-"""What a name means and which folders are refused; nothing is fetched."""
+"""Resolving model names and refusing folders, without downloads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_typo_gets_a_suggestion(home: Path, typo: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "zzzz", "/nowhere/at/all", "./nowhere", "a/b/c"])
-def test_a_name_without_meaning(home: Path, name: str) -> None:
+def test_a_meaningless_name_is_refused(home: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         installed.find_model(name)
     assert caught.value.hint
@@ -119,7 +119,7 @@ def test_verify_sees_a_changed_byte(home: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
-def test_a_damaged_record_hurts_only_its_own_model(home: Path, record: str) -> None:
+def test_a_damaged_manifest_affects_only_its_own_model(home: Path, record: str) -> None:
     put(home, "org--name", "org/name")
     (put(home, DEFAULT, DEFAULT) / MANIFEST_FILE).write_text(record)
     with pytest.raises(ModelError, match=f"{MANIFEST_FILE} is damaged") as caught:
@@ -145,7 +145,9 @@ def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(home: Path) -> Non
     assert told > 1.5 * len(good)
 
 
-def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_folder_is_a_model(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
     found = installed.find_model(str(folder))
     assert found == installed.ModelLocation(str(folder), folder, "chat")
@@ -194,7 +196,7 @@ def test_a_folder_is_refused_with_the_reason(
     assert installed.verify_model(str(folder))
 
 
-def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_gguf_file(home: Path, tmp_path: Path) -> None:
     fake = tmp_path / "fake.gguf"
     with pytest.raises(ModelError, match="no GGUF file"):
         installed.find_model(str(fake))

@@ -9,32 +9,37 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+from chatlm.store.blobs import describe_image
 from chatlm.store.importing.fields import JsonObject, ParsedChat, check_time_range
+from chatlm.store.importing.json_stream import FindFile
 from chatlm.store.rows import short_title
 from chatlm.store.writes import fork_title
 from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
-from chatlm.types.parts import Part, Reasoning, Text
+from chatlm.types.parts import Image, Part, Reasoning, Text, text_of
 
 MAX_FORKS = 20
 """Further branches of one chat are left out."""
 
 
-def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
+def parse_chatgpt(
+    value: Any, default_time: datetime, find_file: FindFile = lambda _: None
+) -> ParsedChat:
     """Parse a chat along the path to its current message.
 
     Other answers to a message become versions of the reply, other branches become forks. Thoughts
     become reasoning. Left out and counted: system and tool messages, calls of tools, hidden
-    messages, images and files.
+    messages, files, and images other than those of the user whose files are in the archive.
 
     Args:
         value: the object.
         default_time: the chat's time where the file has none.
+        find_file: finds the files of images.
 
     Raises:
         InvalidChat: its structure is not ChatGPT's, or there is no user message.
     """
     chat = JsonObject(value)
-    tree = _MessageTree(chat)
+    tree = _MessageTree(chat, find_file)
     if not tree.user_messages:
         raise chat.error("no user message")
     begun = _parse_time(chat, "create_time")
@@ -67,7 +72,13 @@ def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
         forks.append(
             Conversation(0, name, created=parted, updated=max(parted, latest), turns=turns)
         )
-    return ParsedChat(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
+    return ParsedChat(
+        conversation,
+        begun is not None,
+        tuple(forks),
+        blobs=tree.read_image,
+        left_out=tree.left_out,
+    )
 
 
 @dataclass(eq=False)
@@ -83,12 +94,16 @@ class _UserMessage:
     """A user message, and all that was said to it before the next."""
 
     previous: _UserMessage | None
-    text: str
+    parts: tuple[Part, ...]
     created: datetime | None
     on_current_path: bool
     has_follow_up: bool = False
     replies: list[_AssistantReply] = field(default_factory=list)
     chosen: _AssistantReply | None = None
+
+    @property
+    def text(self) -> str:
+        return text_of(self.parts)
 
     def path_from_root(self) -> list[_UserMessage]:
         """The user messages from the first to this one."""
@@ -101,7 +116,10 @@ class _UserMessage:
 class _MessageTree:
     """The messages of a chat, gathered into what was asked and answered, oldest first."""
 
-    def __init__(self, chat: JsonObject) -> None:
+    def __init__(self, chat: JsonObject, find_file: FindFile) -> None:
+        self._find_file = find_file
+        self._image_files: dict[str, str] = {}
+        """SHA-256 of each image -> how its file's name begins."""
         nodes = chat.nested("mapping").value
         self._nodes = {
             name: JsonObject(node, f"message {name[:40]}") for name, node in nodes.items()
@@ -148,8 +166,8 @@ class _MessageTree:
             return user_message, reply_parts
         message = self._nodes[node_id].nested("message")
         role = message.nested("author").text("role")
-        part = self._message_part(message, role)
-        if part is None:
+        parts = self._message_parts(message, role)
+        if parts is None:
             return user_message, reply_parts
         created = _parse_time(message, "create_time")
         if role == "user":
@@ -157,7 +175,7 @@ class _MessageTree:
             if user_message is not None:
                 user_message.has_follow_up = True
             self.user_messages.append(
-                _UserMessage(user_message, part.text, created, node_id in self._current_path)
+                _UserMessage(user_message, parts, created, node_id in self._current_path)
             )
             return self.user_messages[-1], ()
         if user_message is None:
@@ -165,7 +183,7 @@ class _MessageTree:
             return user_message, reply_parts
         metadata = message.value.get("metadata") or {}
         model = JsonObject(metadata, message.location).optional_text("model_slug") or ""
-        return user_message, (*reply_parts, _AssistantReply((node_id,), (part,), model, created))
+        return user_message, (*reply_parts, _AssistantReply((node_id,), parts, model, created))
 
     def _add_reply(
         self, user_message: _UserMessage | None, reply_parts: tuple[_AssistantReply, ...]
@@ -183,36 +201,60 @@ class _MessageTree:
         if longest and self._current_path.issuperset(nodes):
             user_message.chosen = answer
 
-    def _message_part(self, message: JsonObject, role: str) -> Text | Reasoning | None:
+    def _message_parts(self, message: JsonObject, role: str) -> tuple[Part, ...] | None:
         """Return what the user or the assistant wrote, or the assistant's thoughts; else None."""
         content = message.nested("content")
         kind = content.text("content_type", "text")
         metadata = message.value.get("metadata")
         hidden = isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation")
         spoken = kind in ("text", "multimodal_text")
-        texts = list(self._text_parts(content)) if spoken else []
+        parts = list(self._content_parts(content, role)) if spoken else []
         if role not in ("user", "assistant"):
-            if texts or not spoken:
+            if parts or not spoken:
                 self.left_out[f"{role[:40]} messages"] += 1
         elif role == "assistant" and not hidden and (thoughts := _thoughts(content, kind)):
-            return Reasoning(thoughts)
+            return (Reasoning(thoughts),)
         elif hidden or not spoken:
             self.left_out["hidden messages" if hidden else kind[:40].replace("_", " ")] += 1
         elif role == "assistant" and message.text("recipient", "all") != "all":
             self.left_out["calls of tools"] += 1
-        elif texts or role == "user":
-            return Text("\n\n".join(texts))
+        elif parts or role == "user":
+            return _join_texts(parts)
         return None
 
-    def _text_parts(self, content: JsonObject) -> Iterator[str]:
+    def _content_parts(self, content: JsonObject, role: str) -> Iterator[Text | Image]:
         for part in content.array("parts"):
             if isinstance(part, str):
                 if part:
-                    yield part
+                    yield Text(part)
             elif isinstance(part, dict) and part.get("content_type") == "audio_transcription":
-                yield JsonObject(part, content.location).text("text")
+                yield Text(JsonObject(part, content.location).text("text"))
+            elif role == "user" and (image := self._find_image(part)):
+                yield image
             elif part is not None:
                 self.left_out["images and files"] += 1
+
+    def _find_image(self, part: Any) -> Image | None:
+        """Return the image that a part points to, if its file is in the archive."""
+        pointer = part.get("asset_pointer") if isinstance(part, dict) else None
+        if not isinstance(pointer, str):
+            return None
+        # such as file-service://file-abc or sediment://file_abc#page
+        beginning = pointer.rpartition("://")[2].partition("#")[0]
+        found = self._find_file(beginning) if beginning else None
+        if found is None:
+            return None
+        name, content = found
+        image = describe_image(content, name.removeprefix(f"{beginning}-"))
+        if image is not None:
+            self._image_files[image.sha256] = beginning
+        return image
+
+    def read_image(self, sha256: str) -> bytes | None:
+        """Read an image again, so that those of a long chat are never in memory together."""
+        beginning = self._image_files.get(sha256)
+        found = None if beginning is None else self._find_file(beginning)
+        return found[1] if found else None
 
 
 def _thoughts(content: JsonObject, kind: str) -> str:
@@ -253,7 +295,7 @@ def _build_turns(
             )
             replies.append(reply)
             chosen = reply.id if answer is ask.chosen else chosen
-        user = Message("user", ask.text)
+        user = Message("user", ask.parts)
         turns.append(Turn(next(ids), position, user, tuple(replies), chosen, created))
     return tuple(turns)
 

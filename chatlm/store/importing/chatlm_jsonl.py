@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
 from enum import StrEnum
 from typing import Any, TypeVar, get_args
@@ -70,6 +73,7 @@ class _ChatlmParser:
             annotations=self._annotations,
             provenance=self._provenance,
             traces=self._traces,
+            blobs=_parse_blobs(chat.nested("blobs")).get,
         )
 
     def _parse_turn(self, number: int, turn: JsonObject) -> Turn:
@@ -138,6 +142,19 @@ class _ChatlmParser:
         if max(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) > MAX_INTEGER:
             raise reply.error("the usage of its steps is too large")
         return parsed
+
+
+def _parse_blobs(fields: JsonObject) -> dict[str, bytes]:
+    blobs = {}
+    for sha256 in fields.value:
+        try:
+            content = base64.b64decode(fields.text(sha256), validate=True)
+        except binascii.Error as error:
+            raise fields.error(f"{sha256[:12]}… is not base64") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise fields.error(f"{sha256[:12]}… is not the hash of its content")
+        blobs[sha256] = content
+    return blobs
 
 
 def _parse_step(step: JsonObject) -> ReplyStep:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from chatlm.store.rows import BlobLookup
 from chatlm.types.messages import Annotation, Conversation, Passage
 from chatlm.types.provenance import Provenance, Trace
 
@@ -17,6 +18,10 @@ MAX_INTEGER = 2**63 - 1
 
 class InvalidChat(ValueError):
     """A chat in a file is invalid; the message has no full stop."""
+
+
+def _no_blob(sha256: str) -> bytes | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class ParsedChat:
     """By reply id."""
     traces: Mapping[int, Sequence[Trace]] = field(default_factory=dict)
     """By turn id."""
+    blobs: BlobLookup = _no_blob
+    """The images' bytes by hash."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """What chatlm cannot represent, in the plural -> how many."""
 

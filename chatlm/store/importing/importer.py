@@ -14,10 +14,10 @@ from chatlm.errors import UsageError
 from chatlm.store.importing.chatgpt import parse_chatgpt
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.fields import InvalidChat, ParsedChat
-from chatlm.store.importing.json_stream import InvalidJson, JsonItem, iter_json_items
+from chatlm.store.importing.json_stream import FindFile, InvalidJson, JsonItem, iter_json_items
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.store.store import Store
-from chatlm.types.messages import utc_now
+from chatlm.types.messages import Conversation, utc_now
 
 ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt"]
 
@@ -25,12 +25,12 @@ ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt"]
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 
 
-_ChatParser = Callable[[Any, datetime], ParsedChat]
+_ChatParser = Callable[[Any, datetime, FindFile], ParsedChat]
 
 
 _PARSERS: dict[str, _ChatParser] = {
-    "chatlm": lambda value, _: parse_chatlm(value),
-    "messages": parse_openai_messages,
+    "chatlm": lambda value, _time, _files: parse_chatlm(value),
+    "messages": lambda value, time, _files: parse_openai_messages(value, time),
     "chatgpt": parse_chatgpt,
 }
 
@@ -108,7 +108,7 @@ def _parse_item(
             raise InvalidChat(item.content.problem)
         value = item.content.value
         return _PARSERS[_detect_format(value) if import_format == "auto" else import_format](
-            value, default_time
+            value, default_time, item.find_file
         )
     except InvalidChat as error:
         return UnreadableChat(item.location, str(error))
@@ -204,6 +204,11 @@ def _record_unreadable(progress: ImportProgress, chat: ParsedChat | UnreadableCh
 
 
 def _store_chat(store: Store, chat: ParsedChat, progress: ImportProgress) -> None:
+    def count_missing_images(conversation: Conversation) -> None:
+        hashes = {image.sha256 for image in conversation.images()}
+        if missing := sum(not store.has_blob(sha256) for sha256 in hashes):
+            progress.left_out["bytes of images"] += missing
+
     original = store.find_duplicate(chat.conversation, created_known=chat.created_known)
     if original is None:
         original = store.add_conversation(
@@ -212,14 +217,17 @@ def _store_chat(store: Store, chat: ParsedChat, progress: ImportProgress) -> Non
             lambda turn: chat.annotations.get(turn, ()),
             chat.provenance.get,
             lambda turn: chat.traces.get(turn, ()),
+            chat.blobs,
         ).id
         progress.added.append(original)
         progress.left_out.update(chat.left_out)
+        count_missing_images(chat.conversation)
     else:
         progress.already_stored += 1
     for fork in chat.forks:
         if store.find_duplicate(fork, created_known=chat.created_known) is None:
-            kept = store.add_conversation(dataclasses.replace(fork, forked_from=original))
+            copy = dataclasses.replace(fork, forked_from=original)
+            kept = store.add_conversation(copy, blobs=chat.blobs)
             progress.added.append(kept.id)
         else:
             progress.already_stored += 1

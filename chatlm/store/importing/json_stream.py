@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from chatlm.config.paths import check_regular_file
 from chatlm.errors import UsageError
+from chatlm.store.blobs import MAX_IMAGE_BYTES
 
 MAX_CHAT_BYTES = 256 * 2**20
 """Maximum size of one chat; a larger one is not read into memory."""
@@ -63,6 +68,15 @@ class InvalidJson:
     problem: str
 
 
+FindFile = Callable[[str], tuple[str, bytes] | None]
+"""Beginning of a file's name -> name and content of the file with it in the same archive; None if
+there is none, or if it is too large or damaged."""
+
+
+def _find_no_file(beginning: str) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class JsonItem:
     """One value of a file."""
@@ -74,6 +88,8 @@ class JsonItem:
     """Bytes read so far."""
     total_bytes: int
     """Size of the input in bytes."""
+    find_file: FindFile = _find_no_file
+    """Finds a file beside the JSON; valid until the next item is read."""
 
 
 def iter_json_items(path: Path) -> Iterator[JsonItem]:
@@ -100,11 +116,13 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
                     f"more than {MAX_ZIP_RATIO} times their size in the ZIP file.",
                     hint="If you trust it, unpack it, then import the conversations.json in it.",
                 )
+            find_file = _ArchiveFiles(archive).find
             done = 0
             for info in sorted(members, key=lambda info: info.filename):
                 before = f"{info.filename}, " if len(members) > 1 else ""
                 with archive.open(info) as member:
-                    yield from _iter_file(member, done, total, before)
+                    for item in _iter_file(member, done, total, before):
+                        yield dataclasses.replace(item, find_file=find_file)
                 done += info.file_size
     except _ZIP_ERRORS as error:
         raise UsageError(
@@ -116,6 +134,30 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
             f"{path} is a ZIP file without chats.",
             hint="The ZIP file that ChatGPT sends holds conversations.json.",
         )
+
+
+class _ArchiveFiles:
+    """The files of an archive by the beginning of their names."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._by_name = sorted(
+            ((PurePosixPath(info.filename).name, info) for info in archive.infolist()),
+            key=itemgetter(0),
+        )
+
+    def find(self, beginning: str) -> tuple[str, bytes] | None:
+        start = bisect_left(self._by_name, beginning, key=itemgetter(0))
+        for name, info in islice(self._by_name, start, None):
+            if not name.startswith(beginning):
+                return None
+            rest = name[len(beginning) :]
+            if rest[:1] in ("", "-", ".") and info.file_size <= MAX_IMAGE_BYTES:
+                try:
+                    return name, self._archive.read(info)
+                except _ZIP_ERRORS:
+                    return None
+        return None
 
 
 def _iter_file(

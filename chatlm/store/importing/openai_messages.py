@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from chatlm.store.blobs import describe_image
 from chatlm.store.importing.chatlm_jsonl import parse_part
 from chatlm.store.importing.fields import JsonObject, ParsedChat
 from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
@@ -62,9 +63,10 @@ def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
     system: list[str] = []
     exchanges: list[_Exchange] = []
     left_out: Counter[str] = Counter()
+    blobs: dict[str, bytes] = {}
     for message in chat.object_array("messages"):
         role = message.text("role")
-        parts = _parse_content(message, left_out)
+        parts = _parse_content(message, blobs, left_out)
         match role:
             case "system" | "developer" if not exchanges:
                 system.append(Message("system", parts).text)
@@ -95,7 +97,7 @@ def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
     conversation = Conversation(
         id=0, system="\n\n".join(system), turns=turns, created=default_time, updated=default_time
     )
-    return ParsedChat(conversation, created_known=False, left_out=left_out)
+    return ParsedChat(conversation, created_known=False, blobs=blobs.get, left_out=left_out)
 
 
 def _build_turn(number: int, exchange: _Exchange, time: datetime) -> Turn:
@@ -129,7 +131,9 @@ def _parse_calls(message: JsonObject, left_out: Counter[str]) -> Iterator[ToolCa
         yield ToolCall(call.text("id", ""), function.text("name"), arguments)
 
 
-def _parse_content(message: JsonObject, left_out: Counter[str]) -> list[Part]:
+def _parse_content(
+    message: JsonObject, blobs: dict[str, bytes], left_out: Counter[str]
+) -> list[Part]:
     content = message.value.get("content")
     if content is None:
         return []
@@ -142,7 +146,7 @@ def _parse_content(message: JsonObject, left_out: Counter[str]) -> list[Part]:
             continue
         fields = JsonObject(item, f"{message.location}, part")
         kind = fields.text("type")
-        part = _parse_content_part(kind, fields)
+        part = _parse_content_part(kind, fields, blobs)
         if part is not None:
             parts.append(part)
         else:
@@ -153,27 +157,53 @@ def _parse_content(message: JsonObject, left_out: Counter[str]) -> list[Part]:
     return parts
 
 
-def _parse_content_part(kind: str, fields: JsonObject) -> Part | None:
-    """Parse a text, a text file, or an image that chatlm exported; None for anything else."""
+def _parse_content_part(kind: str, fields: JsonObject, blobs: dict[str, bytes]) -> Part | None:
+    """Parse a text, a text file or an image, whose bytes are added to `blobs`; None for anything
+    else.
+    """
     match kind:
         case "text" | "input_text" | "output_text":
             return Text(fields.text("text"))
         case "file":
             return _parse_file(fields.nested("file"))
-        case "image_url" if "image" in fields.value:
-            image = parse_part(fields.nested("image"))
-            return image if isinstance(image, Image) else None
+        case "image_url":
+            return _parse_image(fields, blobs)
         case _:
             return None
 
 
+def _parse_image(fields: JsonObject, blobs: dict[str, bytes]) -> Image | None:
+    """Parse an image in a data URL, or one of which chatlm exported all but the bytes."""
+    exported = parse_part(fields.nested("image")) if "image" in fields.value else None
+    exported = exported if isinstance(exported, Image) else None
+    link = fields.value.get("image_url")
+    url = link.get("url") if isinstance(link, dict) else link
+    _, content = _parse_data_url(url if isinstance(url, str) else "")
+    if content is None:
+        return exported
+    image = describe_image(content, exported.name if exported else "")
+    if image is not None:
+        blobs[image.sha256] = content
+    return image
+
+
 def _parse_file(fields: JsonObject) -> File | None:
     """Parse a file whose data URL is base64 of UTF-8 text; None for any other."""
-    header, _, data = (fields.optional_text("file_data") or "").partition(";base64,")
-    if not header.startswith("data:"):
+    media_type, content = _parse_data_url(fields.optional_text("file_data") or "")
+    if content is None:
         return None
     try:
-        text = base64.b64decode(data, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        return File(fields.text("filename", ""), content.decode(), media_type)
+    except UnicodeDecodeError:
         return None
-    return File(fields.text("filename", ""), text, header.removeprefix("data:"))
+
+
+def _parse_data_url(url: str) -> tuple[str, bytes | None]:
+    """Return the media type and the bytes of a data URL in base64; None for any other URL."""
+    header, _, data = url.partition(";base64,")
+    if not header.startswith("data:"):
+        return "", None
+    try:
+        return header.removeprefix("data:"), base64.b64decode(data, validate=True)
+    except binascii.Error:
+        return "", None

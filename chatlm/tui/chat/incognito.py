@@ -29,6 +29,7 @@ def copy_incognito_chats(source: Store, target: Store, conversation_id: int, dra
             source.annotations,
             source.provenance,
             source.traces,
+            source.find_blob,
         )
         copies[each] = copy.id
     target.save_draft(copies[conversation_id], draft)
