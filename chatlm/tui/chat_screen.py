@@ -250,6 +250,8 @@ class ChatScreen(Screen[None]):
             self.chat.view.show_context_fill(None)
         else:
             self.chat.view.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
+            if self.chat.busy:  # the running turn has used more since it was measured
+                self._show_status(self.chat.view.status)
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
