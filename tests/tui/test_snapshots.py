@@ -13,6 +13,7 @@ from chatlm.errors import ModelError
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Failed, Ready
+from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
@@ -120,6 +121,7 @@ def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
         await say(pilot, "Tell me a story")
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
         await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
+        await until(pilot, lambda: chat_of(pilot).view.query_one(ContextGauge).fill is not None)
 
     assert compare(make_app(engine), steps)
 
