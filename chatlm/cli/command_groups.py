@@ -356,10 +356,10 @@ class PluginCommand:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PluginCommand:
-        """Read back what `to_dict` made.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             plugin=values["plugin"],

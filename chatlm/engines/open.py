@@ -111,7 +111,7 @@ class _RegisteredEngine:
 
 
 def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
-    """Return what opens a model, None for a local one, and its name without the scheme."""
+    """Return the opener of a model, None for a local one, and its name without the scheme."""
     engines: dict[str, _RegisteredEngine] = {}
     plugins.collect("register_engines", partial(_register_engine, engines))
     scheme, colon, name = model.partition(":")

@@ -24,7 +24,7 @@ def _stop_strings(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one generation; None stands for the model's default, else chatlm's.
+    """Settings of one generation; None means the model's default, else chatlm's.
 
     Raises:
         UsageError: a value is outside its range.
@@ -66,9 +66,9 @@ class Sampling:
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
         """Return these settings, with `fallback`'s where one is not set."""
-        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        said = {name: value for name, value in mine.items() if value not in (None, ())}
-        return dataclasses.replace(fallback, **said)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {name: value for name, value in values.items() if value not in (None, ())}
+        return dataclasses.replace(fallback, **own)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting by its key in files; None or () for one that is not set."""
@@ -91,7 +91,7 @@ class Sampling:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
-        """Read back what `to_dict` returned, or a section of the config file.
+        """Restore from the values of `to_dict`, or a section of the config file.
 
         Raises:
             UsageError: an unknown name or a value out of range.
@@ -130,7 +130,7 @@ DEFAULT_SAMPLING = Sampling(
     repetition_penalty=1.0,
     max_tokens=1024,
 )
-"""Defaults for what neither the user, a template nor the model sets."""
+"""Defaults for settings that neither the user, a template nor the model sets."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,10 @@ def effective_sampling(layers: Sequence[tuple[str, Sampling]]) -> list[Effective
     """
     out = []
     for field in dataclasses.fields(Sampling):
-        said = [
+        settings = [
             EffectiveSetting(field.name, value, source)
             for source, sampling in layers
             if (value := getattr(sampling, field.name)) not in (None, ())
         ]
-        out.append(said[0] if said else EffectiveSetting(field.name, field.default, ""))
+        out.append(settings[0] if settings else EffectiveSetting(field.name, field.default, ""))
     return out

@@ -1,4 +1,4 @@
-"""`chatlm plugins` and the commands of plugins, as a person runs them."""
+"""`chatlm plugins` and the commands of plugins on the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 PLUGIN = '''\
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def test_a_command_in_a_group_that_is_not_valid_is_refused(
     assert error in chatlm("--help").stderr
 
 
-def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> None:
+def test_a_closed_pipe_is_no_failure_of_the_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("hello", "hello " * 100_000))
     reading, writing = os.pipe()
     os.close(reading)
@@ -174,7 +175,7 @@ def test_list_enable_disable(folder: Path) -> None:
     assert "mine" in chatlm("plugins", "list").stdout
 
 
-def test_a_crash_is_told_and_forgiven(folder: Path) -> None:
+def test_a_crash_is_reported_and_forgiven(folder: Path) -> None:
     (folder / "bomb.py").write_text("import os\nos._exit(9)\n")
     assert chatlm("--help").returncode == 9
     shown = chatlm("--help")
@@ -245,16 +246,16 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
     lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
     (Path(purelib) / "host.pth").write_text("".join(lines))
     install = [python, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."]
-    subprocess.run(install, cwd=project, check=True, timeout=120)
+    subprocess.run(install, cwd=project, check=True, timeout=PATIENCE)
     tests = [python, "-m", "pytest", "-q"]
-    done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout
     assert "5 passed" in done.stdout
 
     def run(*arguments: str) -> str:
         return subprocess.run(
             [python, "-m", "chatlm", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
+            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=PATIENCE,
         ).stdout  # fmt: skip
 
     assert "BAD" not in run("plugins", "check", "demo")

@@ -1,4 +1,4 @@
-"""Which decoder a model is loaded with, what the user is told, and the kernel's compilation."""
+"""The decoder that is chosen for a model, the notes for the user, and the kernel's compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin guide is true: every hook stands in it as it is, and all of its code runs."""
+"""The plugin guide is correct: it has every hook with its signature, and all of its code runs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from chatlm.store.store import Store
 from chatlm.testing import scripted_chat, scripted_screen
 from chatlm.tui import commands
 from chatlm.types.events import TurnFinished
+from tests.waiting import PATIENCE
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -45,7 +46,7 @@ ON_SCREEN = [code for code in EXAMPLES if "(ui" in code]
 
 
 def hooks() -> dict[str, str]:
-    """Every hook with its signature as it is written."""
+    """Return every hook with its signature as written."""
     return {
         name: f"{name}{inspect.signature(getattr(hookspecs, name))}".replace("'", "")
         for name in HOOKS
@@ -186,7 +187,7 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "CHATLM_HOME": str(tmp_path / "home")},
     )
     assert "3 passed" in done.stdout, done.stdout
@@ -194,11 +195,11 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
         [sys.executable, "-m", "chatlm", "plugins", "check", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert check.returncode == 0, check.stdout
 
 
-def test_what_the_guide_says_of_time_is_so() -> None:
+def test_the_guides_statements_about_time_hold() -> None:
     slow = inspect.signature(PluginHost).parameters["slow_after"].default
     assert f"a hook takes over {slow:g} seconds" in GUIDE

@@ -1,4 +1,4 @@
-"""An index whose files are not what they were: an error that says so, whatever it is."""
+"""An index with damaged files: an error that says so, whatever the damage."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def npy(array: NDArray[Any], *, pickled: bool = False) -> bytes:
     return file.getvalue()
 
 
-def spoiled(path: Path) -> Iterator[bytes]:
-    """What a disk, a half copy or somebody with bad intent may make of a file."""
+def damaged_versions(path: Path) -> Iterator[bytes]:
+    """Return damaged versions of a file: by a disk, a partial copy or an attacker."""
     content = path.read_bytes()
     yield from (b"", content[: len(content) // 2], bytes(len(content)), b"\xff" * len(content))
     if path.suffix == ".npy":
@@ -65,7 +65,7 @@ def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     shutil.copytree(place, whole)
     said = []
     for path in sorted(path for path in whole.rglob("*") if path.is_file()):
-        for number, content in enumerate(spoiled(path)):
+        for number, content in enumerate(damaged_versions(path)):
             for step in (ask,) if path.parent.name == "lexical" else (ask, change):
                 shutil.rmtree(place, ignore_errors=True)
                 shutil.copytree(whole, place)

@@ -84,7 +84,7 @@ async def test_a_wrong_setting_or_plugin_is_refused() -> None:
             pass
 
 
-async def test_what_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_wait_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_screen(Plugin()) as shown:
         monkeypatch.setattr(testing, "TIMEOUT_SECONDS", 0.3)
         with pytest.raises(TimeoutError, match="still runs"):

@@ -1,4 +1,4 @@
-"""The panel of saved chats by itself: groups, pages, what is done with a chat, hostile titles."""
+"""The chat list alone: groups, pages, actions on a chat, hostile titles."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from tests.waiting import PATIENCE
 
 NOON = datetime(
     2020, 10, 15, 12, tzinfo=UTC
-)  # a Thursday; what the tests make is of today at least
+)  # a Thursday; chats made by the tests are from today or later
 SIZE = (80, 24)
 
 
 class PanelApp(App[None]):
-    """Nothing but the panel, and what it posts."""
+    """Only the chat list; records what it posts."""
 
     ENABLE_COMMAND_PALETTE = False
 
@@ -106,7 +106,7 @@ def toasts(app: PanelApp) -> list[str]:
 
 
 async def shows(pilot: Pilot[None], app: PanelApp, *expected: str) -> None:
-    """Wait until the list has these rows; what is changed is stored in a thread."""
+    """Wait until the list has these rows; changes are stored in a thread."""
     await until(pilot, lambda: rows(app) == list(expected))
 
 
@@ -422,7 +422,7 @@ async def test_a_chat_that_cannot_be_deleted_comes_back(monkeypatch: pytest.Monk
         assert toasts(app)[1] == "There is no deleted chat to restore."
 
 
-async def test_deleting_the_chat_on_the_screen_is_told() -> None:
+async def test_deleting_the_chat_on_the_screen_is_reported() -> None:
     app = PanelApp(store_with("A", "B"))
     async with app.run_test(size=SIZE) as pilot:
         app.panel.reload(1, None)
@@ -463,7 +463,7 @@ async def test_slash_commands_do_the_same() -> None:
         assert toasts(app) == [], "nothing covers what is asked"
 
 
-async def test_a_chat_that_is_gone_is_told() -> None:
+async def test_a_chat_that_is_gone_is_reported() -> None:
     store = store_with("A", "B")
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:

@@ -1,4 +1,4 @@
-"""A chat that is in memory only: what is left of it, and what is asked before it is left."""
+"""A chat that is in memory only: it leaves no trace, and leaving it asks first."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
         assert notices(pilot) == []
 
 
-async def test_one_may_stay_in_an_incognito_chat() -> None:
+async def test_the_user_can_stay_in_an_incognito_chat() -> None:
     store = store_with("Saved")
     app = make_app(ScriptedEngine("Secret.", "More."), store, incognito=True)
     async with app.run_test(size=WIDE) as pilot:
@@ -157,7 +157,7 @@ async def test_quitting_twice_leaves_an_incognito_chat() -> None:
         await until(pilot, lambda: app._exit)
 
 
-async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
+async def test_an_empty_incognito_chat_is_left_without_a_question() -> None:
     async with make_app(incognito=True).run_test() as pilot:
         await pilot.press("ctrl+n")
         await until(pilot, lambda: not chat_of(pilot).incognito)
@@ -165,5 +165,5 @@ async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
 
 @both_sizes
 def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """What is lost, and the three ways."""
+    """It says what would be lost and offers three choices."""
     assert snap_compare(CardApp(LeaveIncognitoScreen(can_save=True)), terminal_size=size)

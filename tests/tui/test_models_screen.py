@@ -1,4 +1,4 @@
-"""The model screen gives a name, and says the size before anything is fetched."""
+"""The model screen returns a name, and shows the size before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from textual.widgets import OptionList
 from chatlm.errors import ModelError
 from chatlm.hub.installed import ModelDetails
 from chatlm.tui.screens.models import ModelScreen
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
-from tests.tui.support import hostile_texts, plain
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
+from tests.tui.support import hostile_texts, plain, until
 
 
 def details(name: str, about: str, size: int, *, here: bool) -> ModelDetails:
@@ -33,7 +33,7 @@ MODELS = (
 
 
 class Asked:
-    """Says which names are here, and remembers what it was asked."""
+    """Says which names are installed, and records the names it was asked for."""
 
     def __init__(self, *here: str) -> None:
         self.here = here
@@ -56,7 +56,7 @@ def rows(pilot: Pilot[None]) -> list[str]:
 
 async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
     async with app().run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         small, big, tuned = rows(pilot)
         assert small.split()[:5] == ["smollm2-135m-instruct", "274.0", "MB", "in", "use"]
         assert "Small and quick" in small
@@ -68,30 +68,30 @@ async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
 async def test_what_cannot_chat_is_no_choice() -> None:
     embedder = dataclasses.replace(details("minilm", "", 90, here=True), kind="embedder")
     async with CardApp(ModelScreen((embedder, *MODELS), "tuned", Asked())).run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         assert "minilm" not in "".join(rows(pilot))
 
 
 async def test_typing_filters_name_and_description() -> None:
     async with app().run_test() as pilot:
         await pilot.press(*"languages")
-        await settled(pilot, lambda: len(rows(pilot)) == 2)
+        await until(pilot, lambda: len(rows(pilot)) == 2)
         assert rows(pilot)[0].startswith("qwen3-0.6b")
         assert rows(pilot)[1] == "Use “languages”"
         await pilot.press(*["backspace"] * 9, *"tun")
-        await settled(pilot, lambda: rows(pilot)[0].startswith("tuned"))
+        await until(pilot, lambda: rows(pilot)[0].startswith("tuned"))
 
 
 @pytest.mark.parametrize("way", ["enter", "click"])
 async def test_a_model_that_is_here_is_taken_at_once(way: str) -> None:
     host = app()
     async with host.run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         if way == "enter":
             await pilot.press("down", "down", "enter")
         else:
             await pilot.click(OptionList, offset=(3, 2))
-        await settled(pilot, lambda: host.given == ["tuned"])
+        await until(pilot, lambda: host.given == ["tuned"])
 
 
 async def test_one_that_is_not_here_says_its_size_first() -> None:
@@ -99,10 +99,10 @@ async def test_one_that_is_not_here_says_its_size_first() -> None:
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
         asked = "qwen3-0.6b is not on this machine. About 1.2 GB to download."
-        await settled(pilot, lambda: asked in plain(host.screen))
+        await until(pilot, lambda: asked in plain(host.screen))
         assert host.given == []
         await pilot.press("enter")
-        await settled(pilot, lambda: host.given == ["qwen3-0.6b"])
+        await until(pilot, lambda: host.given == ["qwen3-0.6b"])
 
 
 @pytest.mark.parametrize("key", ["escape", "down", "x"])
@@ -110,9 +110,9 @@ async def test_the_question_can_be_taken_back(key: str) -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: "to download" in plain(host.screen))
+        await until(pilot, lambda: "to download" in plain(host.screen))
         await pilot.press(key)
-        await settled(pilot, lambda: "to download" not in plain(host.screen))
+        await until(pilot, lambda: "to download" not in plain(host.screen))
         assert host.given == []
 
 
@@ -121,27 +121,27 @@ async def test_any_other_model_can_be_typed() -> None:
     host = app("org/here")
     async with host.run_test() as pilot:
         await pilot.press(*"org/there", "enter")
-        await settled(pilot, lambda: "org/there is not on this machine." in plain(host.screen))
+        await until(pilot, lambda: "org/there is not on this machine." in plain(host.screen))
         await pilot.press("escape", *["backspace"] * 5, *"here", "enter")
-        await settled(pilot, lambda: host.given == ["org/here"])
+        await until(pilot, lambda: host.given == ["org/here"])
 
 
 async def test_a_model_that_does_not_exist_says_so() -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press(*"nosuch", "enter")
-        await settled(pilot, lambda: "Did you mean tuned?" in plain(host.screen))
+        await until(pilot, lambda: "Did you mean tuned?" in plain(host.screen))
         await pilot.press("backspace")
-        await settled(pilot, lambda: "Did you mean" not in plain(host.screen))
+        await until(pilot, lambda: "Did you mean" not in plain(host.screen))
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
 
 
 async def test_hostile_names_are_drawn_on_one_line(shared_data: Path) -> None:
     texts = dict.fromkeys(text for text in hostile_texts(shared_data) if text.strip())
     models = [details(text, text, 1, here=True) for text in texts]
     async with CardApp(ModelScreen(models, "", Asked())).run_test(size=(120, 40)) as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == len(models))
+        await until(pilot, lambda: len(rows(pilot)) == len(models))
         for line in rows(pilot):
             assert not any(ord(c) < 32 or c in "\u202e\x9b" for c in line)
 
@@ -149,10 +149,10 @@ async def test_hostile_names_are_drawn_on_one_line(shared_data: Path) -> None:
 @both_sizes
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
-    """Name, size, here or not, what it is."""
+    """Name, size, whether it is installed, description."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
 
     assert snap_compare(app(theme=theme), terminal_size=size, run_before=still(steps))
 

@@ -10,6 +10,7 @@ from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, TurnMessage, run_
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.events import Delta, Finished, SessionEvent
 from chatlm.types.messages import StopReason, Usage
+from tests.waiting import PATIENCE
 
 
 def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[SessionEvent]:
@@ -49,7 +50,7 @@ def test_stopping_closes_the_turn_in_its_own_thread() -> None:
     worker = threading.Thread(target=run_turn, args=(endless, stop, posted.append))
     worker.start()
     stop.set()
-    worker.join(5)
+    worker.join(PATIENCE)
     assert not worker.is_alive()
     assert closed_in == [worker]
     assert isinstance(posted[-1], TurnEnded)

@@ -110,7 +110,13 @@ def test_register_commands(home: Path) -> None:
         "def shout(text):\n    click.echo(text.upper())\n"
         "@chatlm.hookimpl\ndef register_commands(cli):\n    cli.add_command(shout)\n"
     )
-    command = [sys.executable, "-m", "chatlm", "shout", "hello"]  # a process that knows no commands
+    command = [
+        sys.executable,
+        "-m",
+        "chatlm",
+        "shout",
+        "hello",
+    ]  # a process without stored commands
     assert subprocess.run(command, capture_output=True, text=True).stdout == "HELLO\n"
 
 

@@ -1,4 +1,4 @@
-"""Plugins are called alone: what one does wrong is named, and nothing else notices."""
+"""Plugins are called in isolation: a fault is reported and affects nothing else."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class Nothing:
         (None, "implements no hook"),
     ],
 )
-def test_what_is_refused_is_said_with_the_way_out(plugin: Any, said: str) -> None:
+def test_a_refusal_says_what_to_do(plugin: Any, said: str) -> None:
     host = PluginHost([("bad", plugin)])
     (fault,) = host.take_faults()
     assert said in fault.error
@@ -289,7 +289,7 @@ class Early:
         return [Annotation("early", "label", "early")]
 
 
-def test_declared_order_goes_before_the_order_of_loading() -> None:
+def test_declared_order_overrides_the_order_of_loading() -> None:
     host = PluginHost([("early", Early()), ("a", Labels("a")), ("b", Labels("b"))])
     assert labels(host) == ["early", "b", "a"]
 

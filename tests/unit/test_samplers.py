@@ -29,7 +29,7 @@ INF = float("inf")
     ("temperature", "probabilities"),
     [(0.5, [0.982, 0.018, 0.000]), (1.0, [0.867, 0.117, 0.016]), (2.0, [0.665, 0.245, 0.090])],
 )
-def test_temperature_as_in_the_book(temperature: float, probabilities: list[float]) -> None:
+def test_temperature_as_in_the_textbook(temperature: float, probabilities: list[float]) -> None:
     got = torch.softmax(apply_temperature(BOOK, temperature), dim=-1)
     assert got.tolist() == pytest.approx(probabilities, abs=0.0006)
 
