@@ -231,6 +231,7 @@ def ask(
         raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
     wanted = Sampling.from_dict({**numbers, "stop": stop})
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
+    from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.store.store import Store
@@ -243,7 +244,7 @@ def ask(
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
-        with Store(paths.database_file() if saved else None) as store:
+        with Store(paths.database_file()) if saved else open_memory_store() as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
