@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,12 +61,14 @@ def export_chats(
     with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
         missing: list[StoreError] = []
-        pieces = stream_export(store, ids, form, missing.append)
+        unreadable: dict[int, StoreError] = {}
+        skip = unreadable.__setitem__ if everything else None
+        pieces = stream_export(store, ids, form, missing.append, skip)
         if output is None:
             safe = escape_controls if sys.stdout.isatty() else str
             for piece in pieces:
                 click.echo(safe(piece), nl=False)
-            _report_missing_images(missing)
+            _report_problems(missing, unreadable)
             return
         try:
             write_atomically(output, pieces)
@@ -75,13 +77,20 @@ def export_chats(
                 f"{output} cannot be written: {error.strerror}.",
                 hint="Check the folder, its permissions and the free space.",
             ) from error
-    click.echo(f"{format_chat_count(len(ids))} written to {output}", err=True)
-    _report_missing_images(missing)
+    click.echo(f"{format_chat_count(len(ids) - len(unreadable))} written to {output}", err=True)
+    _report_problems(missing, unreadable)
 
 
-def _report_missing_images(errors: Sequence[StoreError]) -> None:
-    for error in errors:
+def _report_problems(
+    missing_images: Sequence[StoreError], unreadable: Mapping[int, StoreError]
+) -> None:
+    """Say what was not exported; a chat that was not is a failure."""
+    for error in missing_images:
         click.echo(escape_controls(f"Exported without an image. {error.message}"), err=True)
+    for chat_id, error in unreadable.items():
+        click.echo(escape_controls(f"Chat {chat_id} is not exported. {error}"), err=True)
+    if unreadable:
+        sys.exit(1)
 
 
 @click.command("import")

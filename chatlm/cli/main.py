@@ -6,7 +6,9 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -146,8 +148,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and _is_output_error(error):
+            _print_to_stderr(
+                f"Error: the output cannot be written: {error.strerror}.",
+                "Check the free space and the permissions where it goes.",
+            )
+            return 1
         return _report_unexpected_error(error)
+    finally:
+        _drop_unwritable_output()
     return code if isinstance(code, int) else 0
+
+
+def _is_output_error(error: OSError) -> bool:
+    """Return whether an error was raised while something was printed."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == click.echo.__module__ for frame, _ in frames)
+
+
+def _drop_unwritable_output() -> None:
+    """Drop output that cannot be written; Python would complain about it when it ends."""
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_unexpected_error(error: Exception) -> int:
@@ -156,8 +182,6 @@ def _report_unexpected_error(error: Exception) -> int:
     logs.setup_logging()
     log.error("unforeseen", exc_info=error)
     if os.environ.get("CHATLM_DEBUG"):
-        import traceback
-
         traceback.print_exception(error)
     _print_to_stderr(
         f"Error: chatlm failed ({type(error).__name__}); the details are in {paths.log_file()}.",
@@ -167,8 +191,8 @@ def _report_unexpected_error(error: Exception) -> int:
 
 
 def _print_to_stderr(*lines: str) -> None:
-    for line in lines:
-        if line:
+    with suppress(OSError):  # nobody can be told that this fails
+        for line in filter(None, lines):
             click.echo(escape_controls(line), err=True)
 
 
