@@ -147,7 +147,7 @@ class ScriptedScreen:
         await self.settle()
 
     async def settle(self) -> None:
-        """Wait until no reply is written, no command of a plugin runs, and all is drawn.
+        """Wait until no reply is written, nothing of a plugin runs, and all is drawn.
 
         Raises:
             TimeoutError: it did not end.
@@ -157,7 +157,9 @@ class ScriptedScreen:
         still = 0
         while still < 3:
             await asyncio.sleep(0.01)
-            still = 0 if shown.chat.busy or shown.plugin_actions.busy else still + 1
+            composer = shown.chat.composer
+            writing = shown.chat.busy or composer.busy or composer.suggesting
+            still = 0 if writing or shown.plugin_actions.busy else still + 1
             if time.monotonic() > deadline:
                 raise TimeoutError(f"something still runs after {TIMEOUT_SECONDS:g} seconds")
         await self.pilot.pause()

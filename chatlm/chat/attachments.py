@@ -1,9 +1,10 @@
-"""Reads the files that are attached to a message: plain text itself, other formats by plugins."""
+"""Read files that are attached to a message: plain text, and other formats through plugins."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
 
@@ -13,17 +14,23 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
 
 MAX_FILE_BYTES = 1_000_000
-"""Bytes that a file, or the text that a plugin reads from one, may have."""
+"""Maximum size of a text file, or of the text that a plugin reads from a file."""
 
 MAX_NAME_WIDTH = 200
-"""Characters of a file's name in the message."""
+"""Maximum characters of a file's name in a message."""
 
 CACHED_FILES = 8
 """Files whose text is kept, so that sending need not read again what was just counted."""
 
 
+FileVersion = tuple[Path, int, int]
+"""Path, modification time in nanoseconds and size of a file."""
+
+
 class AttachmentReader:
-    """Reads attached files; its methods may be called in any thread.
+    """Reads attached files, in any thread; a file that is being read is not read twice.
+
+    Reading may take long, or never end: a plugin may do it.
 
     Args:
         plugins: may read formats other than plain text.
@@ -32,7 +39,8 @@ class AttachmentReader:
     def __init__(self, plugins: PluginHost) -> None:
         self._plugins = plugins
         self._lock = Lock()
-        self._cache: OrderedDict[tuple[Path, int, int], str] = OrderedDict()
+        self._reads: OrderedDict[FileVersion, Future[str]] = OrderedDict()
+        """Files that are being read or were read lately."""
 
     def __call__(self, path: Path, name: str) -> str:
         """Return the text of a file.
@@ -42,24 +50,37 @@ class AttachmentReader:
             name: how the user named it, for messages.
 
         Raises:
-            UsageError: it is missing, unreadable, too large, or in a format that nobody reads.
+            UsageError: it is missing, unreadable, too large, or in a format that nothing reads.
         """
         try:
             check_regular_file(path)
             stat = path.stat()
         except (OSError, ValueError):
             return read_text_file(path, name)  # raises with the reason
-        key = (path, stat.st_mtime_ns, stat.st_size)
+        version = (path, stat.st_mtime_ns, stat.st_size)
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        text = self._read(path, name)
+            read = self._reads.get(version)
+            is_new = read is None
+            if read is None:
+                read = self._reads[version] = Future()
+            self._reads.move_to_end(version)
+        if is_new:
+            self._fill(read, version, name)
+        return read.result()
+
+    def _fill(self, read: Future[str], version: FileVersion, name: str) -> None:
+        """Read a file for all who wait for it; forget a failure, so that it can be read again."""
+        try:
+            read.set_result(self._read(version[0], name))
+        except BaseException as error:
+            with self._lock:
+                del self._reads[version]
+            read.set_exception(error)
+            return
         with self._lock:
-            self._cache[key] = text
-            while len(self._cache) > CACHED_FILES:
-                self._cache.popitem(last=False)
-        return text
+            done = [version for version, other in self._reads.items() if other.done()]
+            for version in done[:-CACHED_FILES]:
+                del self._reads[version]
 
     def _read(self, path: Path, name: str) -> str:
         result: str | ChatlmError | None = self._plugins.call_hook("read_attachment", path=path)

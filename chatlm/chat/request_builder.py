@@ -40,7 +40,8 @@ def build_request(
         engine: the engine that will run it.
         plugins: the plugins whose hooks are called.
         sampling: the user's settings for the chat.
-        adapter: overrides the plugins' choice; "" for none, None leaves the choice to plugins.
+        adapter: the user's choice, "" for none, which plugins cannot change; None leaves it to
+            plugins.
         logprobs: as `Request.logprobs`.
         continue_from: the reply to continue; None for a new one.
         regenerate: whether the turn has another reply; a model that is greedy by default would
@@ -53,7 +54,11 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_reply(messages, continue_from)), sampling, adapter, logprobs=logprobs
+            tuple(_with_reply(messages, continue_from)),
+            sampling,
+            adapter or None,
+            adapter_fixed=adapter is not None,
+            logprobs=logprobs,
         ),
         conversation=conversation,
         turn=turn,
@@ -64,7 +69,9 @@ def build_request(
     if regenerate and defaults.temperature == 0:
         settings = settings.with_fallback(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(
-        request, sampling=settings.with_fallback(defaults), adapter=request.adapter or None
+        request,
+        sampling=settings.with_fallback(defaults),
+        adapter=(request.adapter if adapter is None else adapter) or None,
     )
 
 

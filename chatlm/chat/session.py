@@ -372,7 +372,7 @@ class ChatSession:
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(
-            0,
+            self.store.first_id,
             system=self.system,
             sampling=self.chat_sampling,
             plugin_data=self.plugin_data,
@@ -389,7 +389,9 @@ class ChatSession:
         plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
-        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=raw_input)
+        number = len(chat.turns)
+        turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
+        turn = Turn(turn_id, number, Message("user", message), raw_input=raw_input)
         chat = chat.with_turn(turn)
         return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -27,6 +28,9 @@ T = TypeVar("T")
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """`(name, report) -> engine`: opens a model, calling `report` with its progress in a few words."""
 
+
+_first_ids = count(2**40, 2**20)
+"""The first id of each side chat, so that a plugin never takes one for a saved chat or another."""
 
 TRIAL_MESSAGE = "Hello."
 """The message that `check` tries a setup with."""
@@ -141,7 +145,7 @@ class InMemorySideChat:
     def __init__(self, chats: InMemorySideChats, setup: Setup) -> None:
         self.setup = setup
         self._chats = chats
-        self._store = Store(None)
+        self._store = Store(None, first_id=next(_first_ids))
         self._session: ChatSession | None = None
 
     @property

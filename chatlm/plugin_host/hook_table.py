@@ -49,6 +49,25 @@ class CallStyle(StrEnum):
     """All are called, each with the result of the one before."""
 
 
+class Surface(StrEnum):
+    """Where a hook may be called, and what of the program runs there."""
+
+    SCREEN = "screen"
+    """The terminal UI."""
+    ASK = "ask"
+    """`chatlm ask`."""
+    SERVE = "serve"
+    """`chatlm serve`."""
+    SIDE_CHAT = "side chats"
+    """Side chats of a plugin, in a command or in the UI."""
+
+
+EVERYWHERE = frozenset(Surface)
+SCREEN_ONLY = frozenset({Surface.SCREEN})
+STORED_CHATS = frozenset({Surface.SCREEN, Surface.ASK})
+"""Where messages and replies are stored as the user's chats."""
+
+
 @dataclass(frozen=True)
 class Hook:
     """One row of the table."""
@@ -61,6 +80,8 @@ class Hook:
     """With `REGISTER`: raises TypeError for arguments of `register` that are not valid."""
     folded: str = ""
     """With `FOLD`: the argument that is passed on."""
+    surfaces: frozenset[Surface] = EVERYWHERE
+    """Where it is called when it is needed."""
     samples: Mapping[str, Any] = field(default_factory=dict)
     """Sample arguments that differ from `SAMPLES`."""
     name: str = ""
@@ -107,31 +128,45 @@ def _registers(kind: type) -> Callable[..., None]:
 _ROWS = {
     "startup": Hook(CallStyle.NOTIFY),
     "shutdown": Hook(CallStyle.NOTIFY),
-    "register_commands": Hook(CallStyle.NOTIFY),
-    "register_ask_options": Hook(CallStyle.REGISTER, registers=_registers(hookspecs.AskOption)),
+    "register_commands": Hook(CallStyle.NOTIFY, surfaces=frozenset({Surface.SERVE})),
+    "register_ask_options": Hook(
+        CallStyle.REGISTER,
+        registers=_registers(hookspecs.AskOption),
+        surfaces=frozenset({Surface.ASK}),
+    ),
     "register_engines": Hook(CallStyle.REGISTER, registers=_registers_engine),
-    "list_models": Hook(CallStyle.GATHER, list_of(ModelListing)),
-    "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "list_models": Hook(CallStyle.GATHER, list_of(ModelListing), surfaces=SCREEN_ONLY),
+    "register_templates": Hook(
+        CallStyle.REGISTER,
+        registers=_registers_named(None, "a function"),
+        surfaces=EVERYWHERE - SCREEN_ONLY,
+    ),
     "register_setups": Hook(
-        CallStyle.REGISTER, registers=_registers_named(Setup, "a chatlm.Setup")
+        CallStyle.REGISTER,
+        registers=_registers_named(Setup, "a chatlm.Setup"),
+        surfaces=EVERYWHERE - STORED_CHATS,
     ),
     "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
-    "register_slash_commands": Hook(CallStyle.REGISTER, registers=_registers(SlashCommand)),
-    "register_panels": Hook(CallStyle.REGISTER, registers=_registers(Panel)),
-    "register_screens": Hook(CallStyle.REGISTER, registers=_registers(PluginScreen)),
-    "screen_opened": Hook(CallStyle.NOTIFY),
-    "chat_shown": Hook(CallStyle.NOTIFY),
-    "chat_deleted": Hook(CallStyle.NOTIFY),
-    "suggest_text": Hook(CallStyle.FIRST, nonempty_text),
-    "read_attachment": Hook(CallStyle.FIRST, text_or_error),
+    "register_slash_commands": Hook(
+        CallStyle.REGISTER, registers=_registers(SlashCommand), surfaces=SCREEN_ONLY
+    ),
+    "register_panels": Hook(CallStyle.REGISTER, registers=_registers(Panel), surfaces=SCREEN_ONLY),
+    "register_screens": Hook(
+        CallStyle.REGISTER, registers=_registers(PluginScreen), surfaces=SCREEN_ONLY
+    ),
+    "screen_opened": Hook(CallStyle.NOTIFY, surfaces=SCREEN_ONLY),
+    "chat_shown": Hook(CallStyle.NOTIFY, surfaces=SCREEN_ONLY),
+    "chat_deleted": Hook(CallStyle.NOTIFY, surfaces=SCREEN_ONLY),
+    "suggest_text": Hook(CallStyle.FIRST, nonempty_text, surfaces=SCREEN_ONLY),
+    "read_attachment": Hook(CallStyle.FIRST, text_or_error, surfaces=STORED_CHATS),
     "describe_text": Hook(CallStyle.MERGE, text_mapping),
     "write_message": Hook(CallStyle.FIRST, text_or_refusal),
-    "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation)),
+    "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation), surfaces=STORED_CHATS),
     "retrieve_passages": Hook(CallStyle.GATHER, list_of(Passage)),
     "build_messages": Hook(CallStyle.FIRST, valid_messages),
     "adjust_request": Hook(CallStyle.FOLD, adjusted_request, folded="request"),
     "find_adapter": Hook(CallStyle.FIRST, folder_or_error),
-    "turn_finished": Hook(CallStyle.GATHER, list_of(Annotation)),
+    "turn_finished": Hook(CallStyle.GATHER, list_of(Annotation), surfaces=STORED_CHATS),
 }
 
 

@@ -55,17 +55,22 @@ class Store:
 
     Args:
         path: the database, created if missing; None keeps everything in memory (incognito).
+        first_id: the first id of chats, turns and replies in memory; 0 counts from 1.
 
     Raises:
         StoreError: from any method: SQLite failed, an id was not found, or the chat is in the
             trash.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, first_id: int = 0) -> None:
         self.on_disk = path is not None
         """Whether the chats outlive the program."""
+        self.first_id = first_id
         self._database = Database(path)
         self._blobs = Blobs(None if path is None else path.resolve().parent / "blobs")
+        if first_id:
+            with self._database.write_transaction() as db:
+                writes.start_ids(db, first_id)
 
     @property
     def unwritable(self) -> StoreError | None:

@@ -76,6 +76,14 @@ class IdMap:
         ]
 
 
+def start_ids(db: sqlite3.Connection, first_id: int) -> None:
+    """Let the ids of chats, turns and replies in an empty database begin at `first_id`."""
+    db.executemany(
+        "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)",
+        [(table, first_id - 1) for table in ("conversation", "turn", "reply")],
+    )
+
+
 def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> IdMap:
     """Insert a chat with its turns and replies; all get new ids."""
     row = db.execute(

@@ -34,6 +34,7 @@ class Request:
     assistant's, it is continued from its end."""
     sampling: Sampling = field(default_factory=Sampling)
     adapter: str | None = None
+    """Name of the LoRA adapter; None for the model alone."""
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     reply_complete: bool = False
@@ -41,6 +42,8 @@ class Request:
     logprobs: int | None = None
     """Number of likeliest alternatives to report for each sampled token in `Delta.logprobs`, 0 to
     20; None reports none. Sampling is not affected, and an engine may not support it."""
+    adapter_fixed: bool = False
+    """Whether the user chose `adapter`, or none, for this request, so that plugins cannot."""
 
     def __post_init__(self) -> None:
         wanted = self.logprobs

@@ -83,8 +83,8 @@ def chat_shown(ui: Ui) -> None:
 
 @hookimpl
 def adjust_request(request: Request, conversation: Conversation) -> Request | None:
-    """Set the chat's adapter, unless the request already has one."""
-    if request.adapter is not None:
+    """Set the chat's adapter, unless the user or another plugin has chosen for this request."""
+    if request.adapter_fixed or request.adapter is not None:
         return None
     name = selected_adapter(
         plugin_state(conversation, PLUGIN), load_plugin_settings(PLUGIN, Settings).adapter

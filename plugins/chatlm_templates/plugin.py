@@ -78,6 +78,12 @@ def screen_opened(ui: Ui) -> None:
 
 
 @hookimpl
+def suggest_text(text: str) -> str | None:
+    """Suggest the rest of the name after `/template`."""
+    return slash_commands.suggest_name(text)
+
+
+@hookimpl
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:

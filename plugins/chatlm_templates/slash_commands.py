@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from chatlm import SlashCommand, Ui, UsageError
@@ -48,6 +49,20 @@ def template(ui: Ui, argument: str) -> None:
         ui.open_screen(FORM_SCREEN, argument)
     else:
         actions.use_template(ui, library.load_template(argument), {}, in_new_chat=False)
+
+
+def suggest_name(text: str) -> str | None:
+    """Return the rest of the first template's name that starts as typed after `/template`."""
+    match = re.fullmatch(r"/template\s+(\S+)", text)
+    if match is None:
+        return None
+    from chatlm_templates.library import template_files
+
+    names = (OFF, *template_files())
+    typed = match[1]
+    if typed in names:
+        return None
+    return next((name.removeprefix(typed) for name in names if name.startswith(typed)), None)
 
 
 def find_errors(ui: Ui, _: str) -> None:

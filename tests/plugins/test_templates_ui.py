@@ -294,6 +294,32 @@ async def test_the_xray_shows_the_whole(home: Path) -> None:
         assert "added by chatlm or a plugin" in everything_visible(pilot)
 
 
+async def test_the_rest_of_a_name_is_suggested_after_the_command(prompts: Path) -> None:
+    (prompts / "off-topic.yaml").write_text("user: Hi\n")
+    async with program(ScriptedEngine()).run_test() as pilot:
+        composer = chat_of(pilot).composer
+        for typed, suggestion in (
+            ("/template tr", "anslate"),
+            ("/template  sum", "marise"),
+            ("/template o", "ff"),
+            ("/template off-", "topic"),
+            ("/template off", ""),
+            ("/template nothing-like-it", ""),
+            ("/template ", ""),
+            ("a /template tr", ""),
+        ):
+            composer.text = typed
+            composer.move_cursor(composer.document.end)
+            await pilot.pause()
+            await until(pilot, lambda: not composer.suggesting)
+            assert composer.suggestion == suggestion, typed
+        composer.load_draft("")
+        await pilot.press(*"/template tr")
+        await until(pilot, lambda: composer.suggestion)
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
+
+
 async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> None:
     engine = ScriptedEngine("So.")
     async with program(engine).run_test(size=(120, 40)) as pilot:

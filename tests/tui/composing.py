@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +15,14 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Button, Static
 
+from chatlm import ChatlmError, hookimpl
+from chatlm.chat.attachments import read_text_file
+from chatlm.errors import UsageError
 from chatlm.tui.commands import Command
+from chatlm.tui.composer.attachments import FileReader
 from chatlm.tui.composer.completion import CompletionList
 from chatlm.tui.composer.composer import Composer
+from tests.waiting import PATIENCE
 
 COMMANDS = (
     Command("new", "new chat", "ctrl+n"),
@@ -41,6 +47,8 @@ class ComposerApp(App[None]):
         history: Callable[[], Sequence[str]] = tuple,
         count_tokens: Callable[[str], int | None] = lambda text: len(text.split()),
         values: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
+        read_file: FileReader = read_text_file,
+        suggest: Callable[[str], str] = lambda text: "",
     ) -> None:
         super().__init__()
         self.posted: list[Composer.Submitted | Composer.CommandEntered] = []
@@ -51,6 +59,8 @@ class ComposerApp(App[None]):
             count_tokens=count_tokens,
             completers=values or {"theme": lambda typed: ["dracula", "nord", "textual-dark"]},
             folder=folder,
+            read_file=read_file,
+            suggest=suggest,
         )
         self.composer.cursor_blink = False
 
@@ -77,6 +87,12 @@ class ComposerApp(App[None]):
         return [event.text for event in self.posted if isinstance(event, Composer.Submitted)]
 
     @property
+    def last_sent(self) -> Composer.Submitted:
+        message = self.posted[-1]
+        assert isinstance(message, Composer.Submitted)
+        return message
+
+    @property
     def commanded(self) -> list[tuple[str, str]]:
         return [
             (event.name, event.argument)
@@ -87,12 +103,42 @@ class ComposerApp(App[None]):
     @property
     def offered(self) -> list[str]:
         """The labels in the list; empty while it is closed."""
-        completion = self.query_one(CompletionList).completion
-        return [candidate.label for candidate in completion.candidates] if completion else []
+        matches = self.query_one(CompletionList).matches
+        return [candidate.label for candidate in matches.candidates] if matches else []
 
     @property
     def subtitle(self) -> str:
         return self.composer.border_subtitle or ""
+
+
+class SlowReader:
+    """Reads any file, but returns only when `release` is called; a plugin and a `FileReader`.
+
+    Args:
+        result: what it reads, or raises.
+    """
+
+    def __init__(self, result: str | UsageError = "Call me Ishmael.") -> None:
+        self.result = result
+        self.threads: list[threading.Thread] = []
+        self._released = threading.Event()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def __call__(self, path: Path, name: str) -> str:
+        self.threads.append(threading.current_thread())
+        assert self._released.wait(PATIENCE)
+        if isinstance(self.result, UsageError):
+            raise self.result
+        return self.result
+
+    @hookimpl
+    def read_attachment(self, path: Path) -> str | ChatlmError:
+        try:
+            return self(path, path.name)
+        except UsageError as error:
+            return error
 
 
 def whole(app: ComposerApp) -> str:

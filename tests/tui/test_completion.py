@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.tui.composer.completion import Completion, complete, complete_path, rank_names
+from chatlm.tui.composer.completion import Matches, complete, complete_path, rank_names
 from tests.tui.composing import COMMANDS
 
 
@@ -21,12 +21,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def offer(before: str, folder: Path, *, only: bool = True) -> Completion | None:
+def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:
     values = {"theme": lambda typed: ["dracula", "nord"]}
     return complete(before, COMMANDS, values, folder, is_whole_message=only)
 
 
-def labels(completion: Completion | None) -> list[str]:
+def labels(completion: Matches | None) -> list[str]:
     return [candidate.label for candidate in completion.candidates] if completion else []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui.composing import ComposerApp, type_keys
+from tests.tui.composing import ComposerApp, SlowReader, type_keys
 from tests.tui.support import until
 
 SnapCompare = Callable[..., bool]
@@ -56,5 +56,34 @@ def test_the_composer(
     async def before(pilot: Pilot[None]) -> None:
         await steps(app, pilot)
         await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=before)
+
+
+@SIZES
+def test_the_composer_while_a_file_is_read(
+    snap_compare: SnapCompare, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    (tmp_path / "book.pdf").write_bytes(b"%PDF")
+    reader = SlowReader()
+    app = ComposerApp(tmp_path, read_file=reader)
+
+    async def before(pilot: Pilot[None]) -> None:
+        app.composer.attach_file("book.pdf")
+        await type_keys(pilot, "What is it about?", "enter")
+
+    assert snap_compare(app, terminal_size=size, run_before=before)
+    reader.release()
+
+
+@SIZES
+def test_the_composer_with_a_suggestion(
+    snap_compare: SnapCompare, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    app = ComposerApp(tmp_path, suggest=lambda text: "ards, Ada Lovelace")
+
+    async def before(pilot: Pilot[None]) -> None:
+        await type_keys(pilot, "Kind reg")
+        await until(pilot, lambda: app.composer.suggestion)
 
     assert snap_compare(app, terminal_size=size, run_before=before)

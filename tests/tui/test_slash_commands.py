@@ -9,7 +9,7 @@ import pytest
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
 from chatlm.tui import commands
-from chatlm.tui.composer.completion import Completion, complete
+from chatlm.tui.composer.completion import Matches, complete
 from chatlm.tui.composer.drafts import (
     sanitise,
 )
@@ -85,12 +85,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def offer(before: str, folder: Path, *, only: bool = True) -> Completion | None:
+def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:
     values = {"theme": lambda typed: ["dracula", "nord"]}
     return complete(before, COMMANDS, values, folder, is_whole_message=only)
 
 
-def labels(completion: Completion | None) -> list[str]:
+def labels(completion: Matches | None) -> list[str]:
     return [candidate.label for candidate in completion.candidates] if completion else []
 
 

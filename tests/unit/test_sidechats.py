@@ -14,11 +14,13 @@ from chatlm import (
     Engine,
     Message,
     MessageRefused,
+    Prompt,
     RenderedTemplate,
     Request,
     Sampling,
     Setup,
     TextFacts,
+    Turn,
     UsageError,
     hookimpl,
 )
@@ -266,3 +268,56 @@ def test_register_setups_takes_nothing_else(wrong: tuple[object, object]) -> Non
     side = InMemorySideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
     assert set(side.available_setups()) == {"good", "loud"}
     assert (host.all_faults[0].plugin, host.all_faults[0].hook) == ("first", "register_setups")
+
+
+class Watching:
+    """Remembers the adapter and the ids that hooks get, and wants the adapter pirate."""
+
+    def __init__(self) -> None:
+        self.adapters: list[tuple[str | None, bool]] = []
+        self.ids: list[tuple[int, int]] = []
+
+    @hookimpl
+    def adjust_request(
+        self, request: Request, conversation: Conversation, turn: Turn, engine: Engine
+    ) -> Request | None:
+        engine.preview(request)  # as a plugin does that measures what fits
+        self.adapters.append((request.adapter, request.adapter_fixed))
+        self.ids.append((conversation.id, turn.id))
+        return dataclasses.replace(request, adapter="pirate")
+
+
+class StrictEngine(ScriptedEngine):
+    """Refuses a name that no adapter has, as a local engine does."""
+
+    def preview(self, request: Request) -> Prompt:
+        if request.adapter is not None and request.adapter not in ("pirate", "poet"):
+            raise EngineError(f"There is no adapter {request.adapter!r}.")
+        return super().preview(request)
+
+
+@pytest.mark.parametrize(("chosen", "seen"), [("", None), ("poet", "poet")])
+def test_hooks_get_a_request_that_the_engine_takes_and_cannot_change_its_adapter(
+    chosen: str, seen: str | None
+) -> None:
+    plugin = Watching()
+    with chats(StrictEngine(), plugin=plugin) as side:
+        request = side.begin(Setup(adapter=chosen)).request("hello")
+        assert side.plugins.all_faults == []
+    assert plugin.adapters == [(seen, True)]
+    assert request.adapter == seen
+
+
+def test_ids_in_a_side_chat_are_its_own_and_stay_the_same() -> None:
+    plugin = Watching()
+    with chats(ScriptedEngine(), plugin=plugin) as side:
+        for chat in (side.begin(Setup()), side.begin(Setup())):
+            chat.request("first")
+            chat.request("first, in other words")
+            chat.add("first", "One.")
+            chat.request("second")
+    one, other = plugin.ids[:3], plugin.ids[3:]
+    assert one[0] == one[1]
+    assert one[2] == (one[0][0], one[0][1] + 1)
+    assert min(*one[0], *one[2]) > 2**32, "saved chats have small ids"
+    assert {id for pair in one for id in pair}.isdisjoint(id for pair in other for id in pair)

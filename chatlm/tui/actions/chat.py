@@ -18,6 +18,7 @@ from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.commands import CommandHandler
+from chatlm.tui.composer.attachments import OutgoingMessage
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
@@ -91,6 +92,8 @@ class ChatActions:
         if composer.close_completion():
             return
         if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
+            return
+        if composer.cancel_sending():
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()
@@ -188,7 +191,8 @@ class ChatActions:
 
     def do_preview(self, text: str) -> None:
         """Show the prompt that would be sent."""
-        self._inspect_actions.preview_prompt(text or self._chat.composer.outgoing_message())
+        message = OutgoingMessage(text) if text else self._chat.composer.outgoing_message()
+        self._inspect_actions.preview_prompt(message)
 
     def do_help(self, _: str) -> None:
         """Show every key and command."""

@@ -16,6 +16,7 @@ from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.composer.attachments import OutgoingMessage
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, SummaryScreen
 from chatlm.tui.screens.replay import ReplayScreen
@@ -105,16 +106,17 @@ class InspectActions:
         title = "Prompt of this reply" if made.model else "Prompt a model would have read"
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
-    def preview_prompt(self, text: str) -> None:
-        """Open the x-ray of the prompt for `text`, or of the newest message if it is blank."""
+    def preview_prompt(self, message: OutgoingMessage) -> None:
+        """Open the x-ray of the prompt for a message, or for the newest one if it is blank."""
         session = self._create_session()
         turns = self._chat.conversation.turns
-        again = bool(turns) and not text.strip()
-        words = turns[-1].display_text if again else text
+        again = bool(turns) and not message.text.strip()
         title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
+            text = message.read()
             seen = session.preview(text)
+            words = turns[-1].display_text if again else text
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
         self._chat.view.app.push_screen(XrayScreen(read, title))

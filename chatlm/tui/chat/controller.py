@@ -11,6 +11,7 @@ from functools import partial
 
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.session import ChatSession
+from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store import export
@@ -59,6 +60,7 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            suggest=self._suggest_text,
         )
         self.view = ChatView(
             services.clock,
@@ -81,6 +83,9 @@ class ChatController:
         )
         self.drafts = ChatDrafts(self.view)
         self._read_ahead = ReadAhead(self.view)
+        self._change_count = 0
+        self._suggested_for: tuple[OpenChat, int, Conversation] | None = None
+        """The chat of the last suggestion, the number of changes until then, and what was read."""
         self.switch_count = 0
         """How often another chat was opened."""
 
@@ -115,16 +120,7 @@ class ChatController:
     @property
     def conversation(self) -> Conversation:
         """The open chat as stored; before its first message, an empty one with its settings."""
-        chat = self._chat
-        if chat.conversation_id is None:
-            return Conversation(
-                0,
-                system=chat.system,
-                sampling=chat.sampling,
-                plugin_data=chat.plugin_data,
-                disabled_plugins=chat.disabled_plugins,
-            )
-        return chat.store.conversation(chat.conversation_id)
+        return _read_chat(self._chat)
 
     @property
     def busy(self) -> bool:
@@ -492,6 +488,7 @@ class ChatController:
 
     def notify_changed(self) -> None:
         """Announce a change of the chats."""
+        self._change_count += 1
         self.view.post_message(ChatView.Changed())
 
     async def redraw(self, turn_id: int | None = None) -> None:
@@ -519,8 +516,31 @@ class ChatController:
     def _saved_id(self, chat: OpenChat) -> int | None:
         return chat.conversation_id if chat.store is self.saved_store else None
 
+    def _suggest_text(self, text: str) -> str:
+        """Ask plugins for a suggestion, in a thread; read the chat only if it has changed."""
+        plugins, chat, changes = self._services.plugins, self._chat, self._change_count
+        if not plugins.implementations("suggest_text"):
+            return ""
+        last = self._suggested_for
+        if last is None or last[0] is not chat or last[1] != changes:
+            last = self._suggested_for = chat, changes, _read_chat(chat)
+        return suggest_text(last[2], text, plugins)
+
     def _sent_messages(self) -> list[str]:
         try:
             return self.store.recent_inputs()
         except StoreError:  # without a history one can still write
             return []
+
+
+def _read_chat(chat: OpenChat) -> Conversation:
+    """Return a chat as stored; before its first message, an empty one with its settings."""
+    if chat.conversation_id is None:
+        return Conversation(
+            0,
+            system=chat.system,
+            sampling=chat.sampling,
+            plugin_data=chat.plugin_data,
+            disabled_plugins=chat.disabled_plugins,
+        )
+    return chat.store.conversation(chat.conversation_id)

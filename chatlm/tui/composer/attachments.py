@@ -6,14 +6,21 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
-from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block
-from chatlm.errors import UsageError
+from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block, read_text_file
+from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.tui.workers import to_user_error
 
 FileReader = Callable[[Path, str], str]
 """Returns the text of a file, from its path and the name for messages; raises UsageError."""
+
+
+T = TypeVar("T")
 
 
 TokenCounter = Callable[[str], int | None]
@@ -24,6 +31,10 @@ _MENTION = re.compile(r"""(?<![^\s(\["'])@(?:("(?:[^"\\\n]|\\.)*")|([^\s"]\S*))"
 
 
 _BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
+
+
+MAX_NOTE_WIDTH = 40
+"""Characters of a file's name in the border of the composer."""
 
 
 _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
@@ -131,22 +142,11 @@ def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> l
     return [format_block(name, read_file(path, name)) for path, name in once.items()]
 
 
-def attachment_cost(
-    attachment: Attachment, count_tokens: TokenCounter, read_file: FileReader
-) -> AttachmentCost | UsageError:
-    """Return the size of a file, or the error that prevents attaching it."""
-    try:
-        text = format_block(attachment.raw_path, read_file(attachment.path, attachment.raw_path))
-    except UsageError as error:
-        return error
-    return AttachmentCost(one_line(attachment.path.name, 40), count_tokens(text), len(text))
-
-
-def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:
+def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
     """Return short texts of the costs; more than two are summed up."""
     costs = list(costs)
     known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
-    failed = [cost.message for cost in costs if isinstance(cost, UsageError)]
+    failed = [cost.message for cost in costs if isinstance(cost, ChatlmError)]
     if len(known) > 2:
         tokens = [cost.tokens for cost in known if cost.tokens is not None]
         whole = sum(tokens) if len(tokens) == len(known) else None
@@ -154,3 +154,198 @@ def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:
             AttachmentCost(f"{len(known)} files", whole, sum(cost.characters for cost in known))
         ]
     return failed[:1] + [str(cost) for cost in known]
+
+
+@dataclass(frozen=True)
+class OutgoingMessage:
+    """A message, and the files that are attached to it."""
+
+    text: str
+    """The text with its pastes, and with plain file names instead of mentions."""
+    files: tuple[Attachment, ...] = ()
+    read_file: FileReader = read_text_file
+
+    def read(self) -> str:
+        """Return the text followed by the files; call it in a thread if there are files.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
+        blocks = format_blocks(self.files, self.read_file)
+        return "\n\n".join([self.text.rstrip(), *blocks]) if blocks else self.text
+
+
+class Attachments:
+    """The files that a text mentions, read and counted in threads.
+
+    Args:
+        folder: where paths start.
+        count_tokens: returns the tokens of a text; called in a thread.
+        read_file: reads an attached file; called in a thread.
+        call_in_ui_thread: calls a function in the UI thread, from any thread.
+        on_changed: called when `notes` has changed.
+        on_failed: called when a file of `attach` cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        count_tokens: TokenCounter,
+        read_file: FileReader,
+        *,
+        call_in_ui_thread: Callable[[Callable[[], None]], object],
+        on_changed: Callable[[], None],
+        on_failed: Callable[[ChatlmError], None],
+    ) -> None:
+        self._folder = folder
+        self._count_tokens = count_tokens
+        self._read_file = read_file
+        self._call_in_ui_thread = call_in_ui_thread
+        self._on_changed = on_changed
+        self._on_failed = on_failed
+        self._files: dict[str, Attachment] = {}
+        """The files found by the last scan, by mention."""
+        self._costs: dict[str, AttachmentCost | ChatlmError] = {}
+        """The cost of each file, or why it cannot be read."""
+        self._counting: dict[str, object] = {}
+        """A token for each file that is being counted; a cost with another token is outdated."""
+        self._message: OutgoingMessage | None = None
+        """The message whose files are being read."""
+
+    def find_mention(self, path: str) -> str:
+        """Return the mention of an existing file.
+
+        Raises:
+            UsageError: there is no such file.
+        """
+        name = one_line(path, MAX_NAME_WIDTH)
+        found = resolve_path(path, self._folder)
+        if found is None:
+            raise UsageError(f"{name} does not exist", hint="Check the path.")
+        if not found.is_file():
+            raise UsageError(f"{name} is not a file", hint="Give the path of a file.")
+        return format_mention(path)
+
+    def scan(self, text: str, *, attached: str = "", recount: bool = False) -> None:
+        """Find the files that a text mentions, and count those whose cost is not known.
+
+        Args:
+            text: the text.
+            attached: a mention that the user has added with a command, and hears of if its file
+                cannot be read.
+            recount: also count files that were counted before.
+        """
+        self._files = {file.mention: file for file in find_attachments(text, self._folder)}
+        self._costs = {name: cost for name, cost in self._costs.items() if name in self._files}
+        for mention, file in self._files.items():
+            cost = self._costs.get(mention)
+            is_known = isinstance(cost, AttachmentCost) and cost.tokens is not None
+            if recount or mention == attached or not (is_known or mention in self._counting):
+                self._start_counting(file, tell=mention == attached)
+        self._on_changed()
+
+    def notes(self, text: str) -> list[str]:
+        """Return short texts about the files that a text still mentions."""
+        mentions = [mention for mention in self._files if mention in text]
+        costs = [self._costs[mention] for mention in mentions if mention in self._costs]
+        names = [
+            one_line(self._files[mention].path.name, MAX_NOTE_WIDTH)
+            for mention in mentions
+            if mention not in self._costs
+        ]
+        reading = names if len(names) < 2 else [f"{len(names)} files"]
+        return summarise_costs(costs) + [f"reading {what}…" for what in reading]
+
+    def outgoing_message(self, text: str, unfold: Callable[[str], str]) -> OutgoingMessage:
+        """Return the message that a text stands for.
+
+        Args:
+            text: the text as typed.
+            unfold: inserts the pastes of a text.
+        """
+        files = find_attachments(text, self._folder)
+        mentions = {file.mention for file in files}
+        gone = [
+            file
+            for mention, file in self._files.items()
+            if mention in text and mention not in mentions
+        ]
+        whole = unfold(replace_mentions(text, files))
+        return OutgoingMessage(whole, (*gone, *files), self._read_file)
+
+    @property
+    def is_reading_message(self) -> bool:
+        """Whether the files of a message are being read."""
+        return self._message is not None
+
+    def read_message(
+        self, message: OutgoingMessage, on_read: Callable[[str | ChatlmError], None]
+    ) -> None:
+        """Read the files of a message in a thread, in place of any other message.
+
+        Args:
+            message: the message.
+            on_read: called with the whole message, or why it cannot be read; not called after
+                `cancel_message`.
+        """
+
+        def finish(result: str | ChatlmError) -> None:
+            if self._message is message:
+                self._message = None
+                self._on_changed()
+                on_read(result)
+
+        def work() -> None:
+            result = _result_of(message.read, "reading attached files")
+            self._call_in_ui_thread(partial(finish, result))
+
+        self._message = message
+        self._on_changed()
+        Thread(target=work, name="chatlm-attachments", daemon=True).start()
+
+    def cancel_message(self) -> bool:
+        """Give up the message whose files are being read; return False if there is none."""
+        was_reading, self._message = self._message is not None, None
+        if was_reading:
+            self._on_changed()
+        return was_reading
+
+    def _start_counting(self, file: Attachment, *, tell: bool) -> None:
+        token = self._counting[file.mention] = object()
+
+        def count() -> AttachmentCost:
+            text = format_block(file.raw_path, self._read_file(file.path, file.raw_path))
+            name = one_line(file.path.name, MAX_NOTE_WIDTH)
+            return AttachmentCost(name, self._count_tokens(text), len(text))
+
+        def work() -> None:
+            cost = _result_of(count, "counting an attached file")
+            self._call_in_ui_thread(partial(self._show_cost, file.mention, token, tell, cost))
+
+        Thread(target=work, name="chatlm-attachment", daemon=True).start()
+
+    def _show_cost(
+        self, mention: str, token: object, tell: bool, cost: AttachmentCost | ChatlmError
+    ) -> None:
+        if self._counting.get(mention) is not token:
+            return
+        del self._counting[mention]
+        self._costs[mention] = cost
+        self._on_changed()
+        if tell and isinstance(cost, ChatlmError):
+            self._on_failed(cost)
+
+
+def _result_of(work: Callable[[], T], description: str) -> T | ChatlmError:
+    """Return what work returns, or its error for the user.
+
+    Args:
+        work: reads files.
+        description: names the work in the log.
+    """
+    try:
+        return work()
+    except UsageError as error:  # of a file that the user named: not for the log
+        return error
+    except Exception as problem:
+        return to_user_error(problem, description) or UsageError("The file was not read")

@@ -1,4 +1,4 @@
-"""Completion of commands, arguments and file mentions, and its popup."""
+"""Complete commands, arguments and file mentions, with a list of candidates."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
-from textual import events, on
-from textual.binding import Binding, BindingType
+from textual import on
 from textual.content import Content
-from textual.widget import Widget
 from textual.widgets import OptionList, TextArea
 from textual.widgets.option_list import Option
 
 from chatlm.text import escape_controls, one_line
-from chatlm.tui import commands
 from chatlm.tui.commands import Command
 from chatlm.tui.composer.attachments import format_mention, resolve_path
 from chatlm.tui.composer.drafts import sanitise
-from chatlm.tui.composer.folds import FoldingArea
 
 MAX_FOLDER_ENTRIES = 5000
 """Maximum number of files read from one folder."""
@@ -51,7 +46,7 @@ Completer = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A completion candidate."""
+    """One way to complete what was typed."""
 
     insert: str
     """Replaces the typed text."""
@@ -64,16 +59,16 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Completion:
+class Matches:
     """The candidates for the text from column `start` to the cursor."""
 
     start: int
     prefix: str
     candidates: tuple[Candidate, ...]
     preselects: bool
-    """Whether Enter takes the first candidate: something was typed of a name, which begins with it.
+    """Whether Enter takes the first candidate: its name starts with what was typed.
 
-    Never so for an argument, which may be a new name."""
+    Never for an argument, which may be a new name."""
 
 
 def complete(
@@ -83,8 +78,8 @@ def complete(
     folder: Path,
     *,
     is_whole_message: bool,
-) -> Completion | None:
-    """Return the completion at the cursor; None for none.
+) -> Matches | None:
+    """Return the candidates for the text before the cursor; None if there are none.
 
     Args:
         line_before_cursor: the line up to the cursor.
@@ -104,9 +99,9 @@ def complete(
 
 
 def rank_names(query: str, names: Iterable[str]) -> list[str]:
-    """Return matching names: equal, by prefix, by substring, or by subsequence, in this order.
+    """Return the names that match a query, best first: equal, prefix, substring, subsequence.
 
-    The sort is stable.
+    Names that match equally well keep their order.
     """
     wanted = query.casefold()
 
@@ -124,9 +119,9 @@ def rank_names(query: str, names: Iterable[str]) -> list[str]:
 
 
 def complete_path(raw_path: str, folder: Path) -> list[str]:
-    """Return matching files and folders; folders end in a slash.
+    """Return the files and folders that match a path; folders end in a slash.
 
-    Only one level, and hidden ones only if the name starts with a dot.
+    Only one folder is searched, and hidden files match only a name that starts with a dot.
     """
     head, slash, last = raw_path.rpartition("/")
     place = resolve_path(head + slash or ".", folder)
@@ -159,7 +154,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _complete_command(prefix: str, commands: Iterable[Command]) -> Completion | None:
+def _complete_command(prefix: str, commands: Iterable[Command]) -> Matches | None:
     known = {command.name: command for command in commands}
     candidates = []
     for name in rank_names(prefix, known):
@@ -178,7 +173,7 @@ def _complete_command(prefix: str, commands: Iterable[Command]) -> Completion | 
 
 def _complete_argument(
     match: re.Match[str], command: Command, completers: Mapping[str, Completer], folder: Path
-) -> Completion | None:
+) -> Matches | None:
     typed = match[2]
     if command.name in completers:
         found = rank_names(typed, completers[command.name](typed))[:MAX_CANDIDATES]
@@ -195,7 +190,7 @@ def _complete_argument(
     return _make_completion(match.start(2), typed, "", candidates)
 
 
-def _complete_mention(match: re.Match[str], folder: Path) -> Completion | None:
+def _complete_mention(match: re.Match[str], folder: Path) -> Matches | None:
     quoted, bare = match.groups()
     written = bare if quoted is None else _unquote_partial(quoted)
     candidates = []
@@ -216,158 +211,134 @@ def _unquote_partial(partial: str) -> str:
 
 def _make_completion(
     start: int, prefix: str, query: str, candidates: list[Candidate]
-) -> Completion | None:
+) -> Matches | None:
     if not candidates:
         return None
     begun = bool(query) and not query.endswith("/")
     first = candidates[0].label.casefold()
-    return Completion(
-        start, prefix, tuple(candidates), begun and first.startswith(query.casefold())
-    )
+    return Matches(start, prefix, tuple(candidates), begun and first.startswith(query.casefold()))
 
 
-class CompletingArea(FoldingArea):
-    """A text area with a completion list above it.
+class Completion:
+    """Completes what is typed in a text area, with a list of candidates above it.
 
     Args:
+        area: the text area.
         slash_commands: the slash commands.
-        completers: completes the arguments of commands, by the command's name. Paths are completed
+        completers: completes a command's argument, by the command's name. Paths are completed
             without it.
         folder: where paths start.
+        accepts_commands: returns whether a slash at the start of the text begins a command.
+        send: sends the message, after a candidate that completes it.
+        on_accepted: called after a candidate was inserted.
     """
-
-    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
 
     def __init__(
         self,
+        area: TextArea,
         slash_commands: Iterable[Command],
         completers: Mapping[str, Completer],
         folder: Path,
         *,
-        id: str,
-        placeholder: str,
+        accepts_commands: Callable[[], bool],
+        send: Callable[[], None],
+        on_accepted: Callable[[], None],
     ) -> None:
-        self._popup = CompletionList(self._accept)
-        self._last_lookup: tuple[str, bool] = ("", False)
-        """Input of the current completion."""
-        super().__init__(id=id, placeholder=placeholder)
-        self._commands = {command.name: command for command in slash_commands}
+        self.commands = {command.name: command for command in slash_commands}
+        """The slash commands by name."""
+        self.popup = CompletionList(self.accept)
+        """The list; the composer mounts it."""
+        self._area = area
         self._completers = completers
         self._folder = folder
-        self._key_actions = _editing_actions()
-
-    def on_mount(self) -> None:
-        """Mount the list above."""
-        if isinstance(self.parent, Widget):
-            self.parent.mount(self._popup, before=self)
-
-    def on_blur(self) -> None:
-        """Close the list."""
-        self.close_completion()
+        self._accepts_commands = accepts_commands
+        self._send = send
+        self._on_accepted = on_accepted
+        self._last_lookup: tuple[str, bool] = ("", False)
+        """What the candidates in the list were looked up for."""
 
     @property
-    def accepts_commands(self) -> bool:
-        """Whether a slash begins a command."""
-        return True
+    def is_open(self) -> bool:
+        """Whether the list is open."""
+        return self.popup.matches is not None
 
-    def action_send(self) -> None:
-        """Send the message; also run by a completion that completes the message."""
-        raise NotImplementedError
-
-    def close_completion(self) -> bool:
+    def close(self) -> bool:
         """Close the list; return False if it was closed."""
-        was_open = self._popup.completion is not None
-        self._popup.show_completion(None)
+        was_open = self.is_open
+        self.popup.show_matches(None)
         return was_open
 
-    def watch_selection(self) -> None:
-        """Update the completion when the cursor moves."""
-        if self._popup.completion is not None:
-            self.update_completion()
-
-    async def _on_key(self, event: events.Key) -> None:
-        """Handle keys at once; a binding that bubbles up would run after later keys."""
-        event.prevent_default()
-        action = self._key_actions.get(event.key, "")
-        if self._popup.completion is not None and self._handle_popup_key(event.key, action):
-            event.stop()
+    def update(self) -> None:
+        """Show the candidates for the text before the cursor."""
+        row, column = self._area.cursor_location
+        line = self._area.document[row]
+        whole = self._area.document.line_count == 1 and column == len(line)
+        lookup = line[:column], whole and self._accepts_commands()
+        if self.is_open and lookup == self._last_lookup:
             return
-        if action and await self.app.run_action(action, self):
-            event.stop()
-        else:
-            await super()._on_key(event)
-        if event.is_printable or action.startswith("delete"):
-            self.update_completion()
+        self._last_lookup = lookup
+        self.popup.show_matches(self._find(*lookup) if self._area.selection.is_empty else None)
 
-    def _handle_popup_key(self, key: str, action: str) -> bool:
-        """Handle a key of the open list; return False for other keys."""
-        completion, candidate = self._popup.completion, self._popup.highlighted_candidate
-        assert completion is not None  # noqa: S101
+    def handle_key(self, key: str, action: str) -> bool:
+        """Handle a key while the list is open; return False if the text area should handle it.
+
+        Args:
+            key: the key's name.
+            action: what the key does in the text area; empty for nothing.
+        """
+        matches, candidate = self.popup.matches, self.popup.highlighted_candidate
+        if matches is None:
+            return False
         if key == "tab":
-            self._accept(candidate or completion.candidates[0])
+            self.accept(candidate or matches.candidates[0])
         elif key == "escape":
-            self.close_completion()
+            self.close()
         elif action == "cursor_up":
-            self._popup.action_cursor_up()
+            self.popup.action_cursor_up()
         elif action == "cursor_down":
-            self._popup.action_cursor_down()
-        elif action == "send" and candidate and not _is_fully_typed(candidate, completion):
-            self._accept(candidate, send=True)
+            self.popup.action_cursor_down()
+        elif action == "send" and candidate and not _is_fully_typed(candidate, matches):
+            self.accept(candidate, send=True)
         else:
             return False
         return True
 
-    def _accept(self, candidate: Candidate, *, send: bool = False) -> None:
-        """Insert a candidate in place of the typed text."""
-        completion = self._popup.completion
-        self.close_completion()
-        if completion is None:
+    def accept(self, candidate: Candidate, *, send: bool = False) -> None:
+        """Insert a candidate in place of the typed text.
+
+        Args:
+            candidate: the candidate.
+            send: also send the message, if the candidate completes it.
+        """
+        matches = self.popup.matches
+        self.close()
+        if matches is None:
             return
-        row, column = self.cursor_location
-        start = (row, completion.start)
+        row, column = self._area.cursor_location
         insert = sanitise(candidate.insert)
-        self.replace(insert, start, (row, column), maintain_selection_offset=False)
+        self._area.replace(
+            insert, (row, matches.start), (row, column), maintain_selection_offset=False
+        )
         if candidate.continues:
-            self.update_completion()
+            self.update()
         elif send and candidate.completes_message:
-            self.action_send()
+            self._send()
+        self._on_accepted()
 
-    def update_completion(self) -> None:
-        """Show the completion at the cursor."""
-        row, column = self.cursor_location
-        line = self.document[row]
-        whole = self.document.line_count == 1 and column == len(line)
-        looked = line[:column], whole and self.accepts_commands
-        if self._popup.completion is None or looked != self._last_lookup:
-            self._last_lookup = looked
-            self._popup.show_completion(
-                self._complete(*looked) if self.selection.is_empty else None
-            )
-
-    def _complete(self, line_before_cursor: str, is_whole_message: bool) -> Completion | None:
+    def _find(self, line_before_cursor: str, is_whole_message: bool) -> Matches | None:
         return complete(
             line_before_cursor,
-            self._commands.values(),
+            self.commands.values(),
             self._completers,
             self._folder,
             is_whole_message=is_whole_message,
         )
 
 
-def _is_fully_typed(candidate: Candidate, completion: Completion) -> bool:
+def _is_fully_typed(candidate: Candidate, matches: Matches) -> bool:
     """Whether the candidate is already typed in full."""
-    typed = candidate.insert.strip() == completion.prefix.strip()
+    typed = candidate.insert.strip() == matches.prefix.strip()
     return typed and (candidate.completes_message or not candidate.continues)
-
-
-def _editing_actions() -> dict[str, str]:
-    """Return the actions of the text area by key; those of the composer take precedence."""
-    theirs = [binding for binding in TextArea.BINDINGS if isinstance(binding, Binding)]
-    keys = [(binding.key, binding.action) for binding in theirs]
-    keys += [
-        (command.key, command.action) for command in commands.with_current_keys(commands.COMPOSER)
-    ]
-    return {key: action for joined, action in keys for key in joined.split(",")}
 
 
 VISIBLE_ROWS = 8
@@ -379,7 +350,7 @@ LABEL_WIDTH = 19
 
 
 class CompletionList(OptionList, can_focus=False):
-    """The completion popup, an overlay that never takes the focus.
+    """The list of candidates, an overlay that never takes the focus.
 
     Args:
         accept: called with the candidate that was clicked.
@@ -420,38 +391,36 @@ class CompletionList(OptionList, can_focus=False):
     def __init__(self, accept: Callable[[Candidate], None]) -> None:
         super().__init__(markup=False)
         self._accept = accept
-        self._completion: Completion | None = None
+        self._matches: Matches | None = None
 
     @property
-    def completion(self) -> Completion | None:
-        """The current completion; None while the list is closed."""
-        return self._completion
+    def matches(self) -> Matches | None:
+        """The candidates in the list; None while it is closed."""
+        return self._matches
 
     @property
     def highlighted_candidate(self) -> Candidate | None:
-        """The highlighted one."""
-        if self._completion is None or self.highlighted is None:
+        """The highlighted candidate; None if there is none."""
+        if self._matches is None or self.highlighted is None:
             return None
-        return self._completion.candidates[self.highlighted]
+        return self._matches.candidates[self.highlighted]
 
-    def show_completion(self, completion: Completion | None) -> None:
+    def show_matches(self, matches: Matches | None) -> None:
         """Show the candidates, or close the list if there are none."""
-        if completion == self._completion:
+        if matches == self._matches:
             return
-        self._completion = completion
-        self.set_class(completion is not None, "-open")
-        if completion is not None:
-            self.set_options(
-                Option(_candidate_row(candidate)) for candidate in completion.candidates
-            )
-            self.highlighted = 0 if completion.preselects else None
-            self.styles.offset = (0, -min(len(completion.candidates), VISIBLE_ROWS))
+        self._matches = matches
+        self.set_class(matches is not None, "-open")
+        if matches is not None:
+            self.set_options(Option(_candidate_row(candidate)) for candidate in matches.candidates)
+            self.highlighted = 0 if matches.preselects else None
+            self.styles.offset = (0, -min(len(matches.candidates), VISIBLE_ROWS))
 
     @on(OptionList.OptionSelected)
     def _accept_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        if self._completion is not None:
-            self._accept(self._completion.candidates[event.option_index])
+        if self._matches is not None:
+            self._accept(self._matches.candidates[event.option_index])
 
     @on(OptionList.OptionHighlighted)
     def _swallow_highlight(self, event: OptionList.OptionHighlighted) -> None:

@@ -1,155 +1,52 @@
-"""The composer: sending, slash commands, history, edits and attachment costs."""
+"""The composer: where the user writes messages and commands."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-from textual import on, work
+from rich.text import Text
+from textual import events, on
+from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.document._document import Location
+from textual.document._document import EditResult, Location, Selection
+from textual.document._edit import Edit
 from textual.message import Message
 from textual.timer import Timer
+from textual.widget import Widget
 from textual.widgets import TextArea
 
-from chatlm.chat.attachments import MAX_NAME_WIDTH, read_text_file
-from chatlm.errors import UsageError
+from chatlm.chat.attachments import read_text_file
+from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
-from chatlm.tui import commands as commands_module
 from chatlm.tui.commands import Command
-from chatlm.tui.composer import attachments
-from chatlm.tui.composer.attachments import Attachment, AttachmentCost, FileReader, TokenCounter
-from chatlm.tui.composer.completion import Candidate, Completer, CompletingArea
-from chatlm.tui.composer.drafts import Draft, MessageHistory, sanitise
+from chatlm.tui.composer.attachments import (
+    Attachments,
+    FileReader,
+    OutgoingMessage,
+    TokenCounter,
+)
+from chatlm.tui.composer.completion import Completer, Completion
+from chatlm.tui.composer.drafts import (
+    Draft,
+    MessageHistory,
+    find_placeholders,
+    for_display,
+    sanitise,
+)
+from chatlm.tui.composer.folds import Folds
+from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
 
-
-AttachmentCosts = Mapping[Attachment, AttachmentCost | UsageError]
-
-
-class AttachingArea(CompletingArea):
-    """A text area that finds attachments and counts their tokens in a thread.
-
-    Args:
-        typed, values, folder: see `CompletingArea`.
-        count_tokens: returns the tokens of a text; called in a thread.
-        read_file: reads attached files; called in a thread too.
-    """
-
-    @dataclass
-    class FilesCounted(Message):
-        """Costs of the files that `text` mentions."""
-
-        text: str
-        costs: AttachmentCosts
-
-    def __init__(
-        self,
-        slash_commands: Iterable[Command],
-        completers: Mapping[str, Completer],
-        folder: Path,
-        count_tokens: TokenCounter,
-        read_file: FileReader,
-        *,
-        id: str,
-        placeholder: str,
-    ) -> None:
-        super().__init__(slash_commands, completers, folder, id=id, placeholder=placeholder)
-        self._count_tokens = count_tokens
-        self._read_file = read_file
-        self._costs: AttachmentCosts = {}
-        self._scan_timer: Timer | None = None
-
-    def attach_file(self, path: str) -> None:
-        """Insert a file mention at the cursor.
-
-        Raises:
-            UsageError: it is missing, unreadable, not text, or too large.
-        """
-        name = one_line(path, MAX_NAME_WIDTH)
-        found = attachments.resolve_path(path, self._folder)
-        if found is None:
-            raise UsageError(f"{name} does not exist", hint="Check the path.")
-        if not found.is_file():
-            raise UsageError(f"{name} is not a file", hint="Give the path of a text file.")
-        self._read_file(found, path)
-        row, column = self.cursor_location
-        blank = " " if column and not self.document[row][column - 1].isspace() else ""
-        words = sanitise(attachments.format_mention(path))
-        self.insert(f"{blank}{words} ", maintain_selection_offset=False)
-        self.recount_files()
-
-    def recount_files(self) -> None:
-        """Count the files now, for example after a model was loaded."""
-        self._count_files(self.text, {})
-
-    def with_attachments(self, text: str) -> str:
-        """Return the unfolded text followed by the blocks of the attached files.
-
-        Raises:
-            UsageError: a file cannot be read.
-        """
-        files = attachments.find_attachments(text, self._folder)
-        words = {file.mention for file in files}
-        gone = [file for file in self._costs if file.mention in text and file.mention not in words]
-        blocks = attachments.format_blocks([*gone, *files], self._read_file)
-        whole = self.unfold(attachments.replace_mentions(text, files))
-        return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
-
-    def scan_text(self) -> None:
-        """Scan the whole text."""
-        if "@" in self.text:
-            self._count_files(self.text, self._costs)
-
-    def border_notes(self) -> list[str]:
-        """Return the notes of the bottom border: the cost of each file."""
-        text = self.text
-        return attachments.summarise_costs(
-            cost for file, cost in self._costs.items() if file.mention in text
-        )
-
-    def update_border(self) -> None:
-        """Update the border."""
-        notes = Content(" │ ".join(self.border_notes()))
-        if notes.markup != (self.border_subtitle or ""):
-            self.border_subtitle = notes
-
-    def _accept(self, candidate: Candidate, *, send: bool = False) -> None:
-        super()._accept(candidate, send=send)
-        self.scan_text()
-
-    @on(TextArea.Changed)
-    def _schedule_scan(self) -> None:
-        self.update_border()
-        if self._scan_timer is None:
-            self._scan_timer = self.set_timer(SCAN_DELAY_SECONDS, self._run_scan)
-
-    def _run_scan(self) -> None:
-        self._scan_timer = None
-        self.scan_text()
-
-    @work(thread=True, exclusive=True, group="files", exit_on_error=False)
-    def _count_files(self, text: str, known_costs: AttachmentCosts) -> None:
-        costs: dict[Attachment, AttachmentCost | UsageError] = {}
-        before = {file.mention: cost for file, cost in known_costs.items()}
-        for file in attachments.find_attachments(text, self._folder):
-            cost = before.get(file.mention)
-            if not isinstance(cost, AttachmentCost) or cost.tokens is None:
-                cost = attachments.attachment_cost(file, self._count_tokens, self._read_file)
-            costs[file] = cost
-        self.post_message(self.FilesCounted(text, costs))
-
-    @on(FilesCounted)
-    def _show_costs(self, event: FilesCounted) -> None:
-        event.stop()
-        if event.text == self.text:
-            self._costs = event.costs
-            self.update_border()
+SUGGEST_DELAY_SECONDS = 0.2
+"""Seconds without a change after which a suggestion is asked for."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +59,11 @@ class TemporaryEdit:
     """Position of the edited message; None for a command."""
 
 
-class Composer(AttachingArea):
+class Composer(TextArea):
     """The text area for messages and commands; a sent text stays until it is confirmed.
+
+    A placeholder of a folded paste is atomic: the cursor steps over it, and a deletion that touches
+    it removes all of it. What it stands for comes back with it on undo.
 
     Args:
         slash_commands: the slash commands; None for all.
@@ -173,7 +73,10 @@ class Composer(AttachingArea):
             without it.
         folder: where paths start; None for the working directory.
         read_file: reads attached files; called in a thread too.
+        suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
 
     DEFAULT_CSS = """
     Composer {
@@ -192,8 +95,11 @@ class Composer(AttachingArea):
         &.-incognito:focus { border: round $warning; }
         &.-editing, &.-editing:focus { border: round $accent; border-title-color: $text-accent; }
         & .text-area--placeholder { color: $text-muted; }
+        & .composer--paste { color: $text-accent; text-style: bold; }
     }
     """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"composer--paste"}
 
     @dataclass
     class Submitted(Message):
@@ -229,16 +135,31 @@ class Composer(AttachingArea):
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
+        suggest: Callable[[str], str] = lambda text: "",
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
-        super().__init__(
+        folder = folder or Path.cwd()
+        # The collaborators come first: TextArea's own __init__ calls methods that use them.
+        self._folds = Folds(self._line_at)
+        self._completion = Completion(
+            self,
             every if slash_commands is None else slash_commands,
             completers or {},
-            folder or Path.cwd(),
+            folder,
+            accepts_commands=lambda: self.accepts_commands,
+            send=self.action_send,
+            on_accepted=self.scan_text,
+        )
+        self._attachments = Attachments(
+            folder,
             count_tokens,
             read_file,
-            id="composer",
-            placeholder="Write a message, / for commands, @ for files",
+            call_in_ui_thread=self.call_later,
+            on_changed=self.update_border,
+            on_failed=self._warn,
+        )
+        self._suggestions = Suggestions(
+            suggest, call_in_ui_thread=self.call_later, on_suggested=self._show_suggestion
         )
         self._message_history = MessageHistory(history)
         self._last_recall: tuple[str, Location] | None = None
@@ -248,31 +169,334 @@ class Composer(AttachingArea):
         """The last submitted message."""
         self._last_state = ""
         """The last announced draft."""
+        self._scan_timer: Timer | None = None
+        self._suggest_timer: Timer | None = None
+        super().__init__(
+            id="composer",
+            placeholder="Write a message, / for commands, @ for files",
+            highlight_cursor_line=False,
+        )
+        self._key_actions = _editing_actions()
 
-    def outgoing_message(self) -> str:
-        """Return what Enter would send: pastes unfolded, files inserted.
+    # --- the text and its folded pastes ---------------------------------------------------
+
+    @property
+    def draft(self) -> Draft:
+        """The text with its pastes."""
+        return self._folds.to_draft(self.text)
+
+    def set_draft(self, draft: Draft) -> None:
+        """Replace the text by a draft, with the cursor at its end."""
+        if self.cancel_sending():
+            self._warn(UsageError("The message was not sent: its files were still being read"))
+        self._folds.load(draft)
+        super().load_text(draft.text)
+        self.move_cursor(self.document.end)
+        self.close_completion()
+        self.update_border()
+
+    def load_text(self, text: str) -> None:
+        """Replace the text by an external one."""
+        super().load_text(sanitise(text))
+
+    def paste(self, text: str) -> None:
+        """Replace the selection by a text, folded if it is long."""
+        self.replace(self._folds.fold(text), *self.selection, maintain_selection_offset=False)
+        self.scroll_cursor_visible()
+
+    def action_unfold(self) -> None:
+        """Unfold the paste at the cursor, or else the first."""
+        fold = self._folds.find_fold(self.cursor_location, self.document.line_count)
+        if fold is not None:
+            self.replace(fold.paste, fold.start, fold.end, maintain_selection_offset=False)
+
+    def action_newline(self) -> None:
+        """Insert a newline at the cursor."""
+        self.insert("\n")
+        self.scroll_cursor_visible()
+
+    def edit(self, edit: Edit) -> EditResult:
+        """Perform an edit on whole placeholders."""
+        top, bottom = self._folds.start_of(edit.top), self._folds.end_of(edit.bottom)
+        if (top, bottom) != (edit.top, edit.bottom):
+            edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
+        return super().edit(edit)
+
+    def validate_selection(self, selection: Selection) -> Selection:
+        """Move both ends of the selection out of placeholders."""
+        return Selection(
+            self._folds.skip(self.selection.start, selection.start),
+            self._folds.skip(self.selection.end, selection.end),
+        )
+
+    def get_line(self, line_index: int) -> Text:
+        """Return a line as drawn."""
+        line = super().get_line(line_index)
+        style = self.get_component_rich_style("composer--paste", partial=True)
+        for start, end, _ in find_placeholders(line.plain):
+            line.stylize(style, start, end)
+        line.plain = for_display(line.plain)
+        return line
+
+    def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
+        """Match no brackets: the search through a long text would delay each key."""
+        return None
+
+    @property
+    def selected_text(self) -> str:
+        """Return the selection, unfolded."""
+        return self._folds.unfold(super().selected_text)
+
+    def action_cut(self) -> None:
+        """Cut the selection or the line, unfolded, to the clipboard."""
+        super().action_cut()
+        cut = self.app.clipboard
+        if any(find_placeholders(cut)):
+            self.app.copy_to_clipboard(self._folds.unfold(cut))
+
+    def action_paste(self) -> None:
+        """Paste text cut or copied in the composer."""
+        self.paste(self.app.clipboard)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        """Paste text from the terminal."""
+        event.prevent_default()
+        event.stop()
+        self.paste(event.text)
+
+    def _line_at(self, row: int) -> str:
+        return self.document[row] if 0 <= row < self.document.line_count else ""
+
+    def _refresh_size(self) -> None:
+        """Clamp the cursor first: undo removes lines before it moves the cursor."""
+        here = self.clamp_visitable(self.cursor_location)
+        if here != self.cursor_location:
+            self.selection = Selection.cursor(here)
+        super()._refresh_size()
+
+    # --- keys and completion --------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Mount the list of candidates above the composer."""
+        if isinstance(self.parent, Widget):
+            self.parent.mount(self._completion.popup, before=self)
+
+    def on_blur(self) -> None:
+        """Close the list of candidates."""
+        self.close_completion()
+
+    @property
+    def accepts_commands(self) -> bool:
+        """Whether a slash begins a command: not in an edited message."""
+        return self._temporary_edit is None or self._temporary_edit.message_position is None
+
+    def close_completion(self) -> bool:
+        """Close the list of candidates; return False if it was closed."""
+        was_open = self._completion.close()
+        self._show_suggestion()
+        return was_open
+
+    def watch_selection(self) -> None:
+        """Update the candidates and the suggestion when the cursor moves."""
+        if self._completion.is_open:
+            self._completion.update()
+        self._show_suggestion()
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Handle keys at once; a binding that bubbles up would run after later keys."""
+        event.prevent_default()
+        action = self._key_actions.get(event.key, "")
+        if self._completion.handle_key(event.key, action):
+            event.stop()
+            self._show_suggestion()
+            return
+        if event.key == "tab" and self._accept_suggestion():
+            event.stop()
+            return
+        if action and await self.app.run_action(action, self):
+            event.stop()
+        else:
+            await super()._on_key(event)
+        if event.is_printable or action.startswith("delete"):
+            self._completion.update()
+            self._show_suggestion()
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Move up, or from the first line to the previous message."""
+        first = self.navigator.is_first_wrapped_line(self.cursor_location)
+        if select or not self._recall_message(1, at_edge=first):
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """Move down, or from the last line to the next message."""
+        last = self.navigator.is_last_wrapped_line(self.cursor_location)
+        if select or not self._recall_message(-1, at_edge=last):
+            super().action_cursor_down(select)
+
+    def _recall_message(self, steps: int, *, at_edge: bool) -> bool:
+        """Step through the history if the cursor is at the edge; return False if not."""
+        stands = (self.text, self.cursor_location)
+        if self.editing or not (
+            at_edge or (self._message_history.browsing and stands == self._last_recall)
+        ):
+            return False
+        draft = self._message_history.step(self.draft, steps)
+        if draft is None:
+            return False
+        self.set_draft(draft)
+        self._last_recall = (self.text, self.cursor_location)
+        return True
+
+    # --- suggestions ----------------------------------------------------------------------
+
+    def update_suggestion(self) -> None:
+        """Keep the suggestion only while the text follows it; called after each change."""
+        self._suggestions.follow(self.text)
+        self._show_suggestion()
+
+    def action_cursor_right(self, select: bool = False) -> None:
+        """Move right, or accept the suggestion."""
+        if select or not self._accept_suggestion():
+            self.suggestion = ""  # which TextArea would insert
+            super().action_cursor_right(select)
+            self._show_suggestion()
+
+    def on_resize(self) -> None:
+        """Fit the suggestion into the new width."""
+        self._show_suggestion()
+
+    @property
+    def suggesting(self) -> bool:
+        """Whether a suggestion is asked for, or soon will be."""
+        return self._suggest_timer is not None or self._suggestions.busy
+
+    @property
+    def _can_suggest(self) -> bool:
+        at_end = self.cursor_location == self.document.end and self.selection.is_empty
+        return at_end and not (self._completion.is_open or self.busy)
+
+    def _show_suggestion(self) -> None:
+        rest = self._suggestions.rest if self._can_suggest else ""
+        if rest:
+            column, _ = self.wrapped_document.location_to_offset(self.cursor_location)
+            rest = fit_suggestion(rest, self.wrap_width + 1 - column)  # the cursor is on it
+        if rest != self.suggestion:
+            self.suggestion = rest
+            self.update_border()
+
+    def _accept_suggestion(self) -> bool:
+        """Insert the whole suggestion; return False if none is shown."""
+        if not self.suggestion:
+            return False
+        self.history.checkpoint()  # undo removes it alone
+        self.insert(self._suggestions.rest, maintain_selection_offset=False)
+        self.history.checkpoint()
+        return True
+
+    @on(TextArea.Changed)
+    def _schedule_suggestion(self) -> None:
+        if self._suggest_timer is not None:
+            self._suggest_timer.stop()
+            self._suggest_timer = None
+        if self.text.strip():
+            self._suggest_timer = self.set_timer(SUGGEST_DELAY_SECONDS, self._request_suggestion)
+
+    def _request_suggestion(self) -> None:
+        self._suggest_timer = None
+        if self._can_suggest and not self._suggestions.rest:
+            self._suggestions.request(self._folds.unfold(self.text))
+
+    # --- attached files and the border ----------------------------------------------------
+
+    def attach_file(self, path: str) -> None:
+        """Insert a file mention at the cursor.
 
         Raises:
-            UsageError: a file cannot be attached, or the text is a command.
+            UsageError: there is no such file.
+        """
+        mention = sanitise(self._attachments.find_mention(path))
+        row, column = self.cursor_location
+        blank = " " if column and not self.document[row][column - 1].isspace() else ""
+        self.insert(f"{blank}{mention} ", maintain_selection_offset=False)
+        self._attachments.scan(self.text, attached=mention)
+
+    def recount_files(self) -> None:
+        """Count the files again, for example after a model was loaded."""
+        self._attachments.scan(self.text, recount=True)
+
+    def scan_text(self) -> None:
+        """Find the attached files, and announce a changed draft."""
+        if "@" in self.text:
+            self._attachments.scan(self.text)
+        state = self.dump_draft()
+        if state != self._last_state:
+            self._last_state = state
+            self.post_message(self.DraftChanged())
+
+    def update_border(self) -> None:
+        """Show keys and the cost of attached files in the bottom border."""
+        notes = Content(" │ ".join(self._border_notes()))
+        if notes.markup != (self.border_subtitle or ""):
+            self.border_subtitle = notes
+
+    def _border_notes(self) -> list[str]:
+        keys, text = commands.key_of, self.text
+        notes = []
+        if self.editing:
+            does = "runs" if self.accepts_commands else "resends in a fork"
+            notes.append(f"{keys('send')} {does} · {keys('stop')} cancels")
+        if self.busy:
+            notes.append(f"sending… · {keys('stop')} cancels")
+        notes += self._attachments.notes(text)
+        if self.suggestion:
+            notes.append("tab accepts")
+        if any(find_placeholders(text)):
+            notes.append(f"{keys('unfold')} unfolds")
+        return notes
+
+    @on(TextArea.Changed)
+    def _schedule_scan(self) -> None:
+        self.update_border()
+        if self._scan_timer is None:
+            self._scan_timer = self.set_timer(SCAN_DELAY_SECONDS, self._run_scan)
+
+    def _run_scan(self) -> None:
+        self._scan_timer = None
+        self.scan_text()
+
+    def _warn(self, error: ChatlmError) -> None:
+        self.notify(escape_controls(str(error)), severity="warning", markup=False)
+
+    # --- sending --------------------------------------------------------------------------
+
+    def outgoing_message(self) -> OutgoingMessage:
+        """Return what Enter would send.
+
+        Raises:
+            UsageError: the text is a command.
         """
         meaning = self._parse_input()
         if not isinstance(meaning, str):
-            raise UsageError("This is a command", hint=commands_module.DOUBLE_SLASH_HINT)
-        return self.with_attachments(meaning)
+            raise UsageError("This is a command", hint=commands.DOUBLE_SLASH_HINT)
+        return self._attachments.outgoing_message(meaning, self._folds.unfold)
 
     def action_send(self) -> None:
-        """Post the message or the command, unless it is blank."""
+        """Post the message, after reading its files, or the command; ignore a blank text."""
         self.close_completion()
         if not self.text.strip():
+            return
+        if self.busy:
+            hint = f"Wait, or cancel it with {commands.key_of('stop')}."
+            self._warn(UsageError("The files of this message are still being read", hint))
             return
         try:
             meaning = self._parse_input()
             if isinstance(meaning, str):
-                self._submit_text(self.with_attachments(meaning))
+                self._submit_text(meaning)
             else:
                 self._enter_command(*meaning)
         except UsageError as error:
-            self.notify(escape_controls(str(error)), severity="warning", markup=False)
+            self._warn(error)
 
     def confirm_submitted(self, message: Submitted) -> None:
         """Remove a sent message, and keep text typed since."""
@@ -295,6 +519,53 @@ class Composer(AttachingArea):
                 )
                 typed = Draft()
         self.set_draft(back + Draft("\n") + typed if typed.text else back)
+
+    def _parse_input(self) -> tuple[Command, str] | str:
+        if not self.accepts_commands:
+            return self.text
+        return commands.parse_slash_command(self.text, self._completion.commands)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message waits for its files."""
+        return self._attachments.is_reading_message
+
+    def cancel_sending(self) -> bool:
+        """Do not send the message whose files are being read; return False if there is none."""
+        return self._attachments.cancel_message()
+
+    def _submit_text(self, text: str) -> None:
+        """Post a message, after its files are read; hold back text typed meanwhile."""
+        message = self._attachments.outgoing_message(text, self._folds.unfold)
+        submit = partial(self._post_submitted, self.draft, self._temporary_edit)
+        self.move_cursor(self.document.end)
+        if message.files:
+            self._attachments.read_message(message, submit)
+        else:
+            submit(message.text)
+
+    def _post_submitted(
+        self, draft: Draft, temporary_edit: TemporaryEdit | None, result: str | ChatlmError
+    ) -> None:
+        if isinstance(result, ChatlmError):
+            self._warn(result)
+        elif not self.text.startswith(draft.text):
+            hint = f"{commands.key_of('send').capitalize()} sends it as it is now."
+            self._warn(
+                UsageError(
+                    "The message was not sent: it was changed while its files were read", hint
+                )
+            )
+        else:
+            self.post_message(self.Submitted(result, draft, temporary_edit))
+
+    def _enter_command(self, command: Command, argument: str) -> None:
+        argument = self._folds.unfold(argument)
+        if not self.end_edit():
+            self.set_draft(Draft())
+        self.post_message(self.CommandEntered(command.name, argument))
+
+    # --- drafts and temporary edits -------------------------------------------------------
 
     def dump_draft(self) -> str:
         """Serialise the draft; empty if there is none."""
@@ -330,7 +601,7 @@ class Composer(AttachingArea):
             TemporaryEdit(f"/{command.name} {command.argument}", self._main_draft)
         )
         self.set_draft(Draft(f"/{command.name} "))
-        self.update_completion()
+        self._completion.update()
 
     def end_edit(self) -> bool:
         """End the temporary edit and restore the draft; return False if there is none."""
@@ -339,69 +610,6 @@ class Composer(AttachingArea):
             self._set_temporary_edit(None)
             self.set_draft(aside.saved_draft)
         return aside is not None
-
-    @property
-    def accepts_commands(self) -> bool:
-        """An edited message is never a command."""
-        return self._temporary_edit is None or self._temporary_edit.message_position is None
-
-    def action_newline(self) -> None:
-        """Insert a newline at the cursor."""
-        self.insert("\n")
-        self.scroll_cursor_visible()
-
-    def action_cursor_up(self, select: bool = False) -> None:
-        """Move up, or from the first line to the previous message."""
-        first = self.navigator.is_first_wrapped_line(self.cursor_location)
-        if select or not self._recall_message(1, at_edge=first):
-            super().action_cursor_up(select)
-
-    def action_cursor_down(self, select: bool = False) -> None:
-        """Move down, or from the last line to the next message."""
-        last = self.navigator.is_last_wrapped_line(self.cursor_location)
-        if select or not self._recall_message(-1, at_edge=last):
-            super().action_cursor_down(select)
-
-    def set_draft(self, draft: Draft) -> None:
-        """Replace the text by a draft."""
-        super().set_draft(draft)
-        self.close_completion()
-        self.update_border()
-
-    def border_notes(self) -> list[str]:
-        """Return the notes of the bottom border: keys and attachment costs."""
-        keys = commands.key_of
-        does = "runs" if self.accepts_commands else "resends in a fork"
-        aside = f"{keys('send')} {does} · {keys('stop')} cancels"
-        unfold = f"{keys('unfold')} unfolds"
-        return [aside] * self.editing + super().border_notes() + [unfold] * self.has_folds
-
-    def scan_text(self) -> None:
-        """Announce a changed draft."""
-        super().scan_text()
-        state = self.dump_draft()
-        if state != self._last_state:
-            self._last_state = state
-            self.post_message(self.DraftChanged())
-
-    def _parse_input(self) -> tuple[Command, str] | str:
-        return (
-            commands_module.parse_slash_command(self.text, self._commands)
-            if self.accepts_commands
-            else self.text
-        )
-
-    def _submit_text(self, text: str) -> None:
-        """Hold back text typed while the message is checked."""
-        message = self.Submitted(text, self.draft, self._temporary_edit)
-        self.move_cursor(self.document.end)
-        self.post_message(message)
-
-    def _enter_command(self, command: Command, argument: str) -> None:
-        argument = self.unfold(argument)
-        if not self.end_edit():
-            self.set_draft(Draft())
-        self.post_message(self.CommandEntered(command.name, argument))
 
     @property
     def _main_draft(self) -> Draft:
@@ -413,16 +621,12 @@ class Composer(AttachingArea):
         self.set_class(temporary_edit is not None, "-editing")
         self.border_title = Content(one_line(temporary_edit.title, 60)) if temporary_edit else None
 
-    def _recall_message(self, steps: int, *, at_edge: bool) -> bool:
-        """Step through the history if the cursor is at the edge; return False if not."""
-        stands = (self.text, self.cursor_location)
-        if self.editing or not (
-            at_edge or (self._message_history.browsing and stands == self._last_recall)
-        ):
-            return False
-        draft = self._message_history.step(self.draft, steps)
-        if draft is None:
-            return False
-        self.set_draft(draft)
-        self._last_recall = (self.text, self.cursor_location)
-        return True
+
+def _editing_actions() -> dict[str, str]:
+    """Return the actions of the text area by key; those of the composer take precedence."""
+    theirs = [binding for binding in TextArea.BINDINGS if isinstance(binding, Binding)]
+    keys = [(binding.key, binding.action) for binding in theirs]
+    keys += [
+        (command.key, command.action) for command in commands.with_current_keys(commands.COMPOSER)
+    ]
+    return {key: action for joined, action in keys for key in joined.split(",")}
