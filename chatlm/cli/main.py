@@ -24,11 +24,11 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = {
     "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),
-    "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
+    "chats": ("chatlm.cli.chats:chats", "List, search, edit, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
     "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
-    "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),
+    "logs": ("chatlm.cli.logs:logs", "Show the log: failures and where they happened."),
     "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
 }
 """Name -> where the command is, and its help in one line."""
