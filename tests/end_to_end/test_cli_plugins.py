@@ -340,8 +340,8 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
     assert run("demo", "one two three") == "3\n"
     assert chatlm("plugins", "check", str(project)).returncode == 0
     again = chatlm("plugins", "new", "demo", "--into", str(tmp_path))
-    assert (again.returncode, "cannot be made" in again.stderr) == (2, True)
-    assert "cannot be a plugin's name" in chatlm("plugins", "new", "1x").stderr
+    assert (again.returncode, "cannot be created" in again.stderr) == (2, True)
+    assert "not a valid name for a plugin" in chatlm("plugins", "new", "1x").stderr
 
 
 def test_help_with_plugins_is_as_fast_as_without(
