@@ -12,6 +12,7 @@ from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
+from chatlm.chat.deletion import delete_chats
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -212,12 +213,17 @@ class ChatSession:
         with closing(engine.read_ahead(request)) as events:
             yield from events
 
-    def compact(self) -> Generator[Turn | None, None, None]:
+    def compact(
+        self, conversation: Conversation | None = None
+    ) -> Generator[Turn | None, None, None]:
         """Let the model summarise the turns that are left out of the prompt, see `compact_turns`.
 
         Pull it while idle and close it otherwise.
+
+        Args:
+            conversation: the chat, such as `TurnFinished` gives it; None loads it.
         """
-        chat = self.conversation
+        chat = conversation or self.conversation
         if chat is not None and chat.turns:
             usage = self.context_usage(chat)
             with closing(compact_turns(chat, usage, self.get_engine(), self.store)) as steps:
@@ -380,7 +386,7 @@ class ChatSession:
 
     def _discard(self, conversation_id: int) -> None:
         """Delete a chat that was created for a message which is not stored."""
-        self.store.delete(conversation_id)
+        delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(

@@ -58,6 +58,8 @@ hookspec = pluggy.HookspecMarker("chatlm")
 
 
 hookimpl = pluggy.HookimplMarker("chatlm")
+"""Decorator of a function or method that implements the hook of its name; with `tryfirst=True` it
+is called before all others, with `trylast=True` after them."""
 
 
 T = TypeVar("T")
@@ -203,7 +205,7 @@ def chat_shown(ui: Ui) -> None:
 
 @hookspec
 def chat_deleted(conversation_id: int) -> None:
-    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+    """A chat was deleted for good, or an incognito one left; delete all that is kept about it."""
 
 
 @hookspec

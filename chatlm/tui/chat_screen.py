@@ -14,7 +14,6 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widget import Widget
 
-from chatlm.errors import ChatlmError
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
@@ -123,9 +122,7 @@ class ChatScreen(Screen[None]):
         self.watch(self.app, "engine_state", self._show_engine_state)
         self.watch(self.chat.view, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
-        await self.chat.new_chat(incognito=self._incognito)
-        if self._conversation_id is not None and not self._incognito:
-            await self.chat.open_chat(self._conversation_id)
+        await self.chat.start(self._conversation_id, incognito=self._incognito)
         for fault in self._services.plugins.take_faults():
             await self.chat.view.show_notice(str(fault))
         self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
@@ -216,6 +213,9 @@ class ChatScreen(Screen[None]):
         """Open the chat; hide the list on a narrow screen."""
         if event.turn_id is None:
             self.chat.view.focus_composer()  # first: letters that follow are no keys of the list
+        self.run_worker(self._open_and_hide_list(event), exit_on_error=False)
+
+    async def _open_and_hide_list(self, event: ChatList.ChatOpened) -> None:
         opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
@@ -230,12 +230,9 @@ class ChatScreen(Screen[None]):
     @on(ChatView.Changed)
     def _refresh_after_change(self) -> None:
         self.plugin_actions.regions.refresh_panel()
-        try:
-            self.chats_panel.reload(
-                self.chat.saved_conversation_id, self.chat.answering_conversation_id
-            )
-        except ChatlmError as error:
-            self.chat.view.toast(error)
+        self.chats_panel.reload(
+            self.chat.saved_conversation_id, self.chat.answering_conversation_id
+        )
         self.chat.refresh_title()
         self.plugin_actions.refresh_status()
         self._update_hint()
@@ -253,6 +250,8 @@ class ChatScreen(Screen[None]):
             self.chat.view.show_context_fill(None)
         else:
             self.chat.view.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
+        if event.conversation_id == self.chat.answering_conversation_id:
+            self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:

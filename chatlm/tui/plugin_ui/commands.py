@@ -11,7 +11,7 @@ from functools import partial
 from textual.content import Content
 from textual.widget import Widget
 
-from chatlm.errors import Cancelled, ChatlmError, StoreError
+from chatlm.errors import Cancelled, ChatlmError
 from chatlm.plugin_host.ui_api import SlashCommand
 from chatlm.text import escape_controls
 from chatlm.tui import commands
@@ -141,9 +141,8 @@ class PluginActions:
         """Show the status texts of the plugins that are enabled in the chat."""
         said = {name: text for name, text in self._statuses.items() if text}
         if said:
-            with suppress(StoreError):  # what cannot be read is told where it is needed
-                for name in self.chat.conversation.disabled_plugins:
-                    said.pop(name, None)
+            for name in self.chat.conversation.disabled_plugins:
+                said.pop(name, None)
         self._status_bar.plugin_statuses = tuple(said.values())
 
     def show_faults(self) -> None:
