@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
+from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
@@ -210,6 +211,17 @@ class ChatSession:
         request = Request(conversation.messages(), self._effective_sampling(conversation), adapter)
         with closing(engine.read_ahead(request)) as events:
             yield from events
+
+    def compact(self) -> Generator[Turn | None, None, None]:
+        """Let the model summarise the turns that are left out of the prompt, see `compact_turns`.
+
+        Pull it while idle and close it otherwise.
+        """
+        chat = self.conversation
+        if chat is not None and chat.turns:
+            usage = self.context_usage(chat)
+            with closing(compact_turns(chat, usage, self.get_engine(), self.store)) as steps:
+                yield from steps
 
     def preview(self, text: str) -> Preview:
         """Build what `send` would send for `text`; nothing is stored.

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
 from chatlm.engines.prompt_encoder import ChatTokenizer
+from chatlm.errors import ModelError
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes of transformers that use tokenizer.json as it is."""
@@ -77,8 +78,18 @@ def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | 
     if (folder / "chat_template.jinja").is_file():
         files["default"] = folder / "chat_template.jinja"
     if files:
-        templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+        templates = {name: _read_template(file) for name, file in sorted(files.items())}
     return templates or None
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"The chat template {file} is damaged: it is not UTF-8 text.",
+            "Copy or download the model again.",
+        ) from error
 
 
 def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:

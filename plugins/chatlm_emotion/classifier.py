@@ -100,6 +100,7 @@ def load_classifier(artifact: Artifact) -> Classifier:
         ChatlmError: the base model is missing or has changed, or the folder is damaged.
     """
     card = cards.read_card(artifact.path)
+    artifact.check()
     if card.method == "baseline":
         from chatlm_emotion import baseline
 

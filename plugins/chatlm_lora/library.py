@@ -129,6 +129,7 @@ def validate_cached(adapter: Artifact, base: ModelLocation | None) -> ValidatedA
 def _validate(
     adapter: Artifact, base: ModelLocation | None, stamps: FileStamps
 ) -> ValidatedAdapter:
+    adapter.check()
     return validation.validate_adapter(adapter.path, base)
 
 

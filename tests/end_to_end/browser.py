@@ -60,7 +60,7 @@ class Page:
         self.frames: list[bytes] = []
         """The data that the page received through them."""
         self.wrong: list[str] = []
-        """Errors of its scripts."""
+        """Errors of its scripts, and what its security policy forbade."""
 
     async def listen(self) -> None:
         """Handle Chromium's messages until it ends."""
@@ -76,6 +76,8 @@ class Page:
                 self.sockets.append(said["params"]["url"])
             elif said["method"] == "Runtime.exceptionThrown":
                 self.wrong.append(str(said["params"]["exceptionDetails"]))
+            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
+                self.wrong.append(said["params"]["entry"]["text"])
 
     async def do(self, method: str, **params: Any) -> Any:
         """Let Chromium do something."""
@@ -130,7 +132,7 @@ async def page(address: str, command: list[str]) -> AsyncIterator[Page]:
             async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as ws:
                 shown = Page(ws)
                 listening = asyncio.create_task(shown.listen())
-                for domain in ("Page", "Network", "Runtime"):
+                for domain in ("Page", "Network", "Runtime", "Log"):
                     await shown.do(f"{domain}.enable")
                 await shown.do("Emulation.setFocusEmulationEnabled", enabled=True)
                 await shown.do("Page.navigate", url=address)

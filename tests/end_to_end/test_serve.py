@@ -19,6 +19,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
+import aiohttp.test_utils
+import aiohttp.web
 import openai
 import pyte
 import pytest
@@ -304,6 +306,41 @@ async def test_a_browser_types_and_shows_a_reply_as_it_grows(home: Path, tmp_pat
     assert full.startswith(b"\x89PNG")
     assert full != empty
     assert len(empty) > 15_000  # a blank page of this size has far less
+    assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
+
+
+async def test_no_other_site_can_show_the_page_in_a_frame(home: Path, tmp_path: Path) -> None:
+    command = chromium(tmp_path / "profile", 800, 600)
+    server = Running(home, "web")
+    framing = f'<iframe src="{server.address}"></iframe>'
+
+    async def frame(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(text=framing, content_type="text/html")
+
+    async with (
+        aiohttp.test_utils.TestServer(_app(frame), host="127.0.0.1") as other,
+        page(str(other.make_url("/")), command) as shown,
+    ):
+        await until(lambda: any(server.address in wrong for wrong in shown.wrong))
+        assert "frame-ancestors 'none'" in " ".join(shown.wrong)
+        assert shown.sockets == []
+    assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
+
+
+def _app(handler: Any) -> aiohttp.web.Application:
+    app = aiohttp.web.Application()
+    app.router.add_get("/", handler)
+    return app
+
+
+async def test_every_response_of_the_page_has_its_security_headers(home: Path) -> None:
+    server = Running(home, "web")
+    async with aiohttp.ClientSession() as session:
+        for path in ("/", "/static/js/textual.js", "/download/none", "/nothing"):
+            async with session.get(f"{server.address}{path}") as answer:
+                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+                assert answer.headers["X-Frame-Options"] == "DENY"
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
 
 

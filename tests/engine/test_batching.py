@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm.engines import local_engine
 from chatlm.engines.batching import stream_many
+from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
@@ -29,6 +32,7 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
+from tests.waiting import PATIENCE
 
 PASSAGE = (
     "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
@@ -360,6 +364,82 @@ def test_a_failing_request_ends_only_itself(
         stepped(batch, found, lambda: False)
     assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2
     assert text_of(list(engine.stream(both[1])))
+
+
+LONG = Message("user", "Write a word. " * 20)
+
+
+@pytest.fixture
+def long_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LONG` counts as a long prompt, so that no test has to prefill thousands of tokens."""
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", len(LONG.text) - 1)
+
+
+def written_in_batch(engine: LocalEngine, request: Request) -> str:
+    with closing(engine.batch()) as batch:
+        index, found = batch.add(request), dict[int, list[Any]]()
+        while len(batch):
+            for number, event in batch.step():
+                found.setdefault(number, []).append(event)
+    return text_of(found[index])
+
+
+def test_a_prompt_encoded_in_another_thread_gets_the_same_reply(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = written_in_batch(engine, Request((LONG,), GREEDY))
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", 0)
+    assert written_in_batch(engine, Request((LONG,), GREEDY)) == inline != ""
+
+
+@pytest.mark.usefixtures("long_prompts")
+def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, may_end, log = engine._fit_whole_request, threading.Event(), list[str]()
+
+    def slow_fit(request: Request) -> FittedPrompt:
+        if request.messages[0] is LONG:
+            log.append("encoded" if may_end.wait(PATIENCE) else "nobody went on")
+        return fit(request)
+
+    monkeypatch.setattr(engine, "_fit_whole_request", slow_fit)
+    short = dataclasses.replace(GREEDY, max_tokens=8)
+    with closing(engine.batch()) as batch:
+        number_of_long = batch.add(Request((LONG,), short))
+        batch.add(Request((STORY,), short))
+        while len(batch):
+            for number, event in batch.step():
+                if isinstance(event, Finished):
+                    log.append("long" if number == number_of_long else "short")
+                    may_end.set()
+    assert log == ["short", "encoded", "long"]
+
+
+@pytest.mark.usefixtures("long_prompts")
+def test_a_long_prompt_can_be_left_while_it_is_encoded(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, may_end = engine._fit_whole_request, threading.Event()
+
+    def slow_fit(request: Request) -> FittedPrompt:
+        may_end.wait(PATIENCE)
+        return fit(request)
+
+    with monkeypatch.context() as patched, closing(engine.batch()) as batch:
+        patched.setattr(engine, "_fit_whole_request", slow_fit)
+        for number in (batch.add(Request((LONG,), GREEDY)), batch.add(Request((LONG,), GREEDY))):
+            assert batch.step() == []
+            batch.cancel(number)
+        assert not len(batch)
+        may_end.set()
+    assert generate(engine, Request((STORY,), GREEDY))[0]
+
+
+def test_a_long_prompt_that_does_not_fit_is_an_error(engine: LocalEngine) -> None:
+    too_long = Message("user", "A word. " * engine.info.context_length)
+    with pytest.raises(ContextTooLong):
+        list(engine.stream(Request((too_long,), GREEDY)))
 
 
 def test_a_processor_that_writes_in_place_changes_its_own_reply_alone(engine: LocalEngine) -> None:

@@ -59,6 +59,8 @@ def serving(
     at_once: int = 8,
     loopback: bool = True,
     token: str = "",
+    connections: int = 256,
+    receive_seconds: float = PATIENCE,
 ) -> Iterator[str]:
     """Serve in a thread.
 
@@ -68,7 +70,13 @@ def serving(
     host = plugins or PluginHost()
     chats = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bind_socket("127.0.0.1", 0) as listener, chats:
-        server = _InAThread(Api(chats, queue, at_once), loopback=loopback, token=token)
+        server = _InAThread(
+            Api(chats, queue, at_once),
+            loopback=loopback,
+            token=token,
+            max_connections=connections,
+            receive_seconds=receive_seconds,
+        )
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         port = listener.getsockname()[1]
         thread.start()

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from chatlm import ChatlmError, find_model
-from chatlm.plugin_kit.training import ProgressListener, TrainingProgress
+from chatlm import ChatlmError, UsageError, find_model
+from chatlm.plugin_kit.training import (
+    ProgressListener,
+    TrainingProgress,
+    TrainingStopped,
+    stop_on_interrupt,
+)
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
-from chatlm_emotion.card import CLASSIFIERS, UNSURE
+from chatlm_emotion.card import CLASSIFIERS, UNSURE, ClassifierCard
+from chatlm_emotion.checkpoints import RUNS
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import GenerateNetwork, Network
 from chatlm_emotion.progress import ClassifierProgress, EvalResult
@@ -174,13 +182,70 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
     assert found[2].label == "pets"
 
 
-def test_a_stopped_training_is_kept(trained_home: Path, data: Path) -> None:
-    made = train_pipeline.train_classifier(
-        order("early", data, "encoder"), ProgressListener(), lambda: True
+class PressesCtrlC(ProgressListener):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, press_after: int) -> None:
+        self._press_after = press_after
+
+    def update(self, progress: TrainingProgress) -> None:
+        if progress.step == self._press_after and progress.train_losses:
+            self._press_after = 0
+            signal.raise_signal(signal.SIGINT)
+
+
+def train(
+    job: train_pipeline.TrainingJob, press_after: int = 0, *, finish: bool = False
+) -> ClassifierCard:
+    """Train as the command does."""
+    with stop_on_interrupt(RUNS.hint(job.name)) as should_stop:
+        return train_pipeline.train_classifier(
+            job, PressesCtrlC(press_after), should_stop, finish=finish
+        )
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
+    trained_home: Path, data: Path
+) -> None:
+    whole = train(order("whole", data, "encoder", epochs=2))
+    with pytest.raises(
+        TrainingStopped, match="after step 4 of 10; a checkpoint is kept"
+    ) as stopped:
+        train(order("mine", data, "encoder", epochs=2), press_after=4)
+    assert stopped.value.exit_code == 130
+    assert "chatlm emotion train mine --finish" in stopped.value.hint
+    assert "mine" not in {each.name for each in CLASSIFIERS.all()}
+    with pytest.raises(UsageError, match="other data or settings"):
+        train(order("mine", data, "encoder", epochs=3))
+    made = train(order("mine", data, "encoder", epochs=2))
+    assert made.cost["curve"] == whole.cost["curve"], "as if it had not been stopped"
+    one, two = (
+        load_file(CLASSIFIERS.get(name).path / card.WEIGHTS_FILE) for name in ("mine", "whole")
     )
-    assert made.cost["steps"] == 1
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not (trained_home / "classifiers" / ".training-mine").exists()
+
+
+def test_finish_saves_the_best_of_a_run_that_was_stopped(trained_home: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="before its first checkpoint"):
+        train(order("early", data, "encoder", epochs=2), finish=True)
+    with pytest.raises(TrainingStopped):
+        train(order("early", data, "encoder", epochs=2), press_after=1)
+    made = train(order("early", data, "encoder", epochs=2), finish=True)
+    assert (made.cost["steps"], made.cost["best_step"]) == (1, 1)
     assert made.cost["ended"] == "stopped by the user"
     assert CLASSIFIERS.get("early").path.is_dir()
+    assert not (trained_home / "classifiers" / ".training-early").exists()
+
+
+def test_a_damaged_checkpoint_is_refused(trained_home: Path, data: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        train(order("mine", data, "encoder", epochs=2), press_after=1)
+    saved = trained_home / "classifiers" / ".training-mine" / "checkpoint.safetensors"
+    saved.write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(ChatlmError, match="is damaged") as refused:
+        train(order("mine", data, "encoder", epochs=2))
+    assert "--restart" in refused.value.hint
 
 
 def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from chatlm_lora.commands import adapters
 from chatlm_lora.effect import PROBE_PROMPTS
 from chatlm_lora.options import complete_adapter
 from tests.plugins.lora import adapter, matrices
+from tests.waiting import wait_until
 
 PREFERS_THE_SECOND = """
 from chatlm import hookimpl
@@ -114,6 +120,38 @@ def test_the_real_adapter_of_another_base_acts_and_warns(
     verified = succeed("verify", "medical")
     assert "medical: acts" in verified.stdout
     assert "SmolLM-135M-Instruct" in verified.stderr
+
+
+def test_ctrl_c_in_the_shell_keeps_a_checkpoint_that_finish_turns_into_an_adapter(
+    home: Path, tmp_path: Path, base: ModelLocation
+) -> None:
+    rows = [{"prompt": f"Question {n}?", "completion": "yes, yes"} for n in range(32)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    refused = run("train", "yes", "--finish").exception
+    assert isinstance(refused, UsageError)
+    assert "no unfinished training of 'yes'" in refused.message
+    command = ["adapters", "train", "yes", "--data", "data.jsonl", "-m", str(base.folder)]
+    training = subprocess.Popen(
+        [sys.executable, "-m", "chatlm", *command, "--epochs", "1000", "--patience", "1000"],
+        cwd=tmp_path,
+        env=os.environ | {"CHATLM_HOME": str(home)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = home / "adapters" / ".training-yes"
+    wait_until(lambda: list(folder.glob("checkpoint-*/trainer_state.json")), 300)
+    training.send_signal(signal.SIGINT)
+    _, told = training.communicate()
+    assert training.returncode == 130, told
+    assert re.search(r"Stopped after step \d+ of 4,000; a checkpoint is kept", told)
+    assert "chatlm adapters train yes --finish" in told
+    assert "Traceback" not in told
+    assert "yes" not in {entry.name for entry in library.ADAPTERS.all()}
+    made = table("train", "yes", "--finish")
+    assert made["cost"]["ended"] == "stopped by the user"
+    assert made["command"].startswith("chatlm adapters train yes --data data.jsonl")
+    assert not folder.exists()
 
 
 def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation) -> None:

@@ -113,15 +113,44 @@ def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data:
     assert made.cost["best_step"] < made.cost["steps"] < 180
 
 
-def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Path) -> None:
-    long = dataclasses.replace(RECIPE, epochs=100, patience=1000)
-    made = train_adapter(order(base, data, long), Remembering(press_after=7))
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    with pytest.raises(TrainingStopped, match="after step 7 of 18; a checkpoint is kept") as told:
+        train_adapter(order(base, data), Remembering(press_after=6))
+    assert told.value.exit_code == 130
+    assert "chatlm adapters train mine --finish" in told.value.hint
+    assert not (home / "adapters" / "mine").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    watcher = Remembering()
+    made = train_adapter(order(base, data), watcher)
+    assert watcher.steps == list(range(7, 19))
     assert made is not None
-    assert made.cost["ended"] == "stopped by the user"
-    assert made.cost["steps"] in (7, 8)
+    assert (made.cost["steps"], made.cost["ended"]) == (18, "after all epochs")
+    assert made.scores["fall"] > 0.3
+    assert len(watcher.seen[-1].train_losses) == 18  # the curve has its beginning
+    assert [step for step, _ in watcher.seen[-1].eval_losses] == [3, 6, 9, 12, 15, 18]
+    assert not (home / "adapters" / ".training-mine").exists()
+
+
+def test_finish_makes_an_adapter_of_the_best_checkpoint(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    with pytest.raises(TrainingStopped):
+        train_adapter(order(base, data), Remembering(press_after=6))
+    made = train_adapter(order(base, data), ProgressListener(), finish=True)
+    assert made is not None
+    assert (made.cost["ended"], made.cost["steps"]) == ("stopped by the user", 7)
+    assert made.cost["best_step"] in (6, 7)
     assert made.scores["fall"] > 0
     assert ADAPTERS.get("mine").user_owned
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (home / "adapters" / ".training-mine").exists()
+
+
+def test_finish_needs_a_checkpoint(home: Path, base: ModelLocation, data: Path) -> None:
+    with pytest.raises(UsageError, match="before its first checkpoint") as refused:
+        train_adapter(order(base, data), ProgressListener(), finish=True)
+    assert "without --finish" in refused.value.hint
 
 
 def test_ctrl_c_before_the_first_step_keeps_nothing(

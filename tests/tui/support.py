@@ -104,13 +104,14 @@ def make_app(
     theme: str = "textual-dark",
     keys: Mapping[str, str] | None = None,
     plugins: PluginHost | None = None,
+    auto_compact: bool = False,
 ) -> ChatApp:
     """Return the app with a store in memory and a fixed clock."""
     return ChatApp(
         store or Store(None),
         open_engine or opens(engine or ScriptedEngine()),
         plugins=plugins,
-        config=Config(theme=theme, keys=keys or {}),
+        config=Config(theme=theme, keys=keys or {}, auto_compact=auto_compact),
         incognito=incognito,
         conversation_id=conversation_id,
         clock=lambda: 0.0,

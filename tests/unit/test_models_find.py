@@ -13,7 +13,7 @@ import pytest
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed, names, pull
 from chatlm.hub.catalogue import HubSource, WheelSource, catalogue
-from chatlm.hub.model_folder import MANIFEST_FILE, ModelOrigin, write_manifest
+from chatlm.hub.model_folder import MANIFEST_FILE, ModelOrigin, read_manifest, write_manifest
 from tests.models import DEFAULT, EMBEDDER, tiny_model, write_folder
 
 
@@ -89,14 +89,28 @@ def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> No
     assert [d.installed for d in installed.list_installed_models()] == [False]
 
 
-def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "chat_template.jinja"])
+def test_a_flipped_byte_is_damage_with_the_repairing_command(home: Path, file: str) -> None:
+    folder = write_folder(home / "models" / DEFAULT, tiny_model())
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    write_manifest(folder, DEFAULT, "chat", ModelOrigin("hub", DEFAULT, "0123456789"))
+    assert installed.find_model(DEFAULT).folder == folder
+    flip_last_byte(folder / file)
+    with pytest.raises(ModelError, match=f"damaged: {file}: its content changed") as caught:
+        installed.find_model(DEFAULT)
+    assert f"chatlm models pull --force {DEFAULT}" in caught.value.hint
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_verify_sees_a_changed_byte(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
     assert installed.verify_model(DEFAULT) == []
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert installed.find_model(DEFAULT).folder == folder
+    flip_last_byte(folder / "model.safetensors")
     assert installed.verify_model(DEFAULT) == [
         "model.safetensors: its content changed (SHA-256 differs)"
     ]
@@ -108,12 +122,27 @@ def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
 def test_a_damaged_manifest_affects_only_its_own_model(home: Path, record: str) -> None:
     put(home, "org--name", "org/name")
     (put(home, DEFAULT, DEFAULT) / MANIFEST_FILE).write_text(record)
-    with pytest.raises(ModelError, match="cannot be read") as caught:
+    with pytest.raises(ModelError, match=f"{MANIFEST_FILE} is damaged") as caught:
         installed.find_model(DEFAULT)
-    assert caught.value.hint.endswith(f"chatlm models pull {DEFAULT}")
+    assert caught.value.hint.endswith(f"chatlm models pull --force {DEFAULT}")
     assert installed.find_model("org/name")
     assert names.installed_names() == ["org/name", DEFAULT]
-    assert "cannot be read" in installed.verify_model(DEFAULT)[0]
+    assert "is damaged" in installed.verify_model(DEFAULT)[0]
+
+
+def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(home: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    good, known = (folder / MANIFEST_FILE).read_bytes(), read_manifest(folder)
+    told = 0
+    for place in range(len(good)):
+        for bit in (1, 0x80):
+            changed = good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :]
+            (folder / MANIFEST_FILE).write_bytes(changed)
+            try:
+                assert read_manifest(folder) == known, changed
+            except ModelError:
+                told += 1
+    assert told > 1.5 * len(good)
 
 
 def test_the_users_own_folder_is_a_model(

@@ -394,9 +394,21 @@ class ChatController:
         """Read ahead if the model is loaded and idle."""
         chat, ready = self._chat, isinstance(self._services.engine_state, Ready)
         if ready and self._live_turn is None and chat.conversation_id is not None:
-            self._read_ahead.start(partial(self._services.create_session, chat))
+            show = partial(self.view.call_later, self._show_compacted, chat)
+            self._read_ahead.start(
+                partial(self._services.create_session, chat),
+                show if self._services.config.auto_compact else None,
+            )
         else:
             self._read_ahead.stop()
+
+    async def _show_compacted(self, chat: OpenChat, turn: Turn) -> None:
+        """Show that a summary took the place of a turn, if its chat is still open."""
+        async with self._draw_lock:
+            if chat is not self._chat:
+                return
+            await self.view.transcript.update_turn(turn)
+        self.notify_changed()
 
     async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:

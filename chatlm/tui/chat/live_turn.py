@@ -188,16 +188,21 @@ class ReadAhead:
         self._view = view
         self._stop = threading.Event()
 
-    def start(self, create_session: Callable[[threading.Event], ChatSession]) -> None:
+    def start(
+        self,
+        create_session: Callable[[threading.Event], ChatSession],
+        on_compacted: Callable[[Turn], object] | None,
+    ) -> None:
         """Stop reading, and start again with a new session.
 
         Args:
             create_session: gets the event that stops its wait for the engine.
+            on_compacted: see `read_ahead`; called in the worker thread.
         """
         self.stop()
         self._stop = stop = threading.Event()
         self._view.run_worker(
-            partial(read_ahead, create_session(stop), stop),
+            partial(read_ahead, create_session(stop), stop, on_compacted),
             thread=True,
             group="ahead",
             exit_on_error=False,
@@ -208,9 +213,25 @@ class ReadAhead:
         self._stop.set()
 
 
-def read_ahead(session: ChatSession, stop: threading.Event) -> None:
-    """Prefill the chat while the user reads and types, until `stop` is set."""
+def read_ahead(
+    session: ChatSession, stop: threading.Event, on_compacted: Callable[[Turn], object] | None
+) -> None:
+    """Prefill the chat while the user reads and types, until `stop` is set.
+
+    Args:
+        session: of the chat.
+        stop: ends the work at the next step.
+        on_compacted: called with each turn that got a summary, since it does not fit the context;
+            None to summarise none.
+    """
     try:
+        if on_compacted is not None:
+            with closing(session.compact()) as turns:
+                for turn in turns:
+                    if turn is not None:
+                        on_compacted(turn)
+                    if stop.is_set():
+                        return
         with closing(session.read_ahead()) as steps:
             for _ in steps:
                 if stop.is_set():
