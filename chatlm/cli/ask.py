@@ -284,7 +284,8 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
         answer.on_event(Notice("Nothing is known of how likely the tokens were."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
-        click.echo(dump_json(_to_dict(turn, answer, session if saved else None)))
+        dtype = _number_format(session, turn)
+        click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
     else:
         _print_stop_reason(turn.reply if turn else None, session if saved else None)
     if answer.interrupted:
@@ -375,7 +376,13 @@ class _AnswerPrinter:
             self._line_open = False
 
 
-def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any) -> dict[str, Any]:
+def _number_format(session: ChatSession, turn: Turn) -> str:
+    """Return the number format of the weights that gave the reply; empty where none did."""
+    provenance = session.store.provenance(turn.reply.id) if turn.reply else None
+    return provenance.dtype if provenance else ""
+
+
+def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
     usage = reply.usage.to_dict() if reply else {}
@@ -390,13 +397,13 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any) -> dict[str, Any]
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
-        "logprobs": _logprobs_to_dict(answer.tokens),
+        "logprobs": _logprobs_to_dict(answer.tokens, dtype),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
 
 
-def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, Any] | None:
     """How likely the reply was to the model; None where that was not asked for, or is not told."""
     if not tokens:
         return None
@@ -404,6 +411,7 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {
         "mean": mean,
         "perplexity": math.exp(min(-mean, MAX_EXPONENT)),
+        "dtype": dtype,  # rounded weights change the perplexity by 1 to 2 %
         "tokens": [token.to_dict() for token in tokens],
     }
 

@@ -58,6 +58,8 @@ hookspec = pluggy.HookspecMarker("chatlm")
 
 
 hookimpl = pluggy.HookimplMarker("chatlm")
+"""Decorator of a function or method that implements the hook of its name; with `tryfirst=True` it
+is called before all others, with `trylast=True` after them."""
 
 
 T = TypeVar("T")
