@@ -263,3 +263,18 @@ def test_a_plugin_that_closes_all_files_loses_no_message(parrot_home: Path) -> N
     assert "Traceback" not in done.stderr
     with Store(parrot_home / "chats.db") as store:
         assert store.conversation(1).turns[0].user.text == "Hello"
+
+
+def test_ask_refuses_to_answer_without_a_plugin_that_the_chat_uses(parrot_home: Path) -> None:
+    (parrot_home / "plugins" / "good.py").write_text(PARROT)
+    add_plugin(parrot_home, "raise LookupError('no such file')\n")
+    assert "Here I am." in run_chatlm("ask", "Hello").stdout, "nothing uses it"
+    with (parrot_home / "config.toml").open("a") as file:
+        file.write('[plugins.odd]\nindex = "notes"\n')
+    refused = run_chatlm("ask", "Hello")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "This chat uses the plugin odd, which failed in import: LookupError: no such file." in (
+        refused.stderr
+    )
+    assert "Answer without it: --without odd" in refused.stderr
+    assert "Here I am." in run_chatlm("ask", "--without", "odd", "Hello").stdout
