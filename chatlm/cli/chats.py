@@ -19,34 +19,34 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Find titles, messages and replies that hold all the words.",
+        "Find titles, messages and replies with all the words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",
-        "Make a reply again, from all that made it, and compare.",
+        "Generate a reply again from its provenance, and compare.",
     ),
-    "rename": ("chatlm.cli.chats_edit:rename", "Give a chat a title."),
-    "pin": ("chatlm.cli.chats_edit:pin", "List chats first."),
-    "unpin": ("chatlm.cli.chats_edit:unpin", "List chats in their own place again."),
+    "rename": ("chatlm.cli.chats_edit:rename", "Rename a chat."),
+    "pin": ("chatlm.cli.chats_edit:pin", "Pin chats to the top of the list."),
+    "unpin": ("chatlm.cli.chats_edit:unpin", "Unpin chats."),
     "fork": (
         "chatlm.cli.chats_edit:fork",
-        "Create a new chat as a copy of another.",
+        "Copy a chat, or its first turns, into a new one.",
     ),
-    "export": ("chatlm.cli.chats_files:export_chats", "Write chats to a file, or to the output."),
-    "import": ("chatlm.cli.chats_files:import_chats", "Read chats from a file."),
+    "export": ("chatlm.cli.chats_files:export_chats", "Export chats to a file or to stdout."),
+    "import": ("chatlm.cli.chats_files:import_chats", "Import chats from a file."),
     "restore": (
         "chatlm.cli.chats_edit:restore",
-        "Bring back a chat that was deleted on the screen.",
+        "Restore a chat from the trash.",
     ),
-    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats for good."),
+    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats permanently."),
 }
-"""Name -> where the command is, and its help in one line."""
+"""Command name -> `module:attribute` and help in one line."""
 
 
 def complete_chat(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The ids of saved chats that begin so, with their titles; none when they cannot be read."""
+    """Complete the ids of saved chats, with their titles; none if they cannot be read."""
     if not paths.database_file().exists():
         return []
     try:
@@ -76,18 +76,18 @@ def open_to_read() -> Store:
 
 
 def format_chat_count(count: int) -> str:
-    """So many chats, in words."""
+    """Format a number of chats."""
     return "1 chat" if count == 1 else f"{count} chats"
 
 
 def format_title(title: str) -> str:
-    """A title on one line; something to see where there is none."""
+    """Format a title on one line; a placeholder for an empty one."""
     return one_line(title, 60) or "(empty)"
 
 
 @click.group(cls=ExtensibleGroup, lazy=COMMANDS)
 def chats() -> None:
-    """List, search, change, export and import saved chats.
+    """List, search, edit, export and import saved chats.
 
     Example: chatlm chats search capital of france
     """

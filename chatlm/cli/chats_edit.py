@@ -24,22 +24,22 @@ _chat_ids_argument = click.argument(
 @_chat_id_argument
 @click.argument("title")
 def rename(chat_id: int, title: str) -> None:
-    """Give a chat a title.
+    """Rename a chat.
 
-    An empty one brings back the beginning of its first message.
+    With an empty title, lists show the beginning of the first message.
 
     Example: chatlm chats rename 12 "Holiday plans"
     """
     with open_store() as store:
         store.rename(chat_id, title)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is called: {format_title(name)}", err=True)
+    click.echo(f"Chat {chat_id} is now called: {format_title(name)}", err=True)
 
 
 @click.command()
 @_chat_ids_argument
 def pin(chat_ids: tuple[int, ...]) -> None:
-    """List chats first.
+    """Pin chats to the top of the list.
 
     Example: chatlm chats pin 12
     """
@@ -50,7 +50,7 @@ def pin(chat_ids: tuple[int, ...]) -> None:
 @click.command()
 @_chat_ids_argument
 def unpin(chat_ids: tuple[int, ...]) -> None:
-    """List chats in their own place again.
+    """Unpin chats.
 
     Example: chatlm chats unpin 12
     """
@@ -68,9 +68,9 @@ def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
 @_chat_id_argument
 @click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
 def fork(chat_id: int, turns: int | None) -> None:
-    """Create a new chat as a copy of another.
+    """Copy a chat, or its first turns, into a new one.
 
-    Prints the new ID and title.
+    Prints the id and title of the copy.
 
     Example: chatlm chats fork 12 --turns 3
     """
@@ -78,7 +78,7 @@ def fork(chat_id: int, turns: int | None) -> None:
         there = len(store.conversation(chat_id).turns)
         if turns is not None and turns > there:
             raise UsageError(
-                f"Chat {chat_id} has no {turns} turns, only {there}.",
+                f"Chat {chat_id} has only {there} turns, not {turns}.",
                 hint=f"See them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
@@ -88,23 +88,21 @@ def fork(chat_id: int, turns: int | None) -> None:
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int)
 def restore(chat_id: int) -> None:
-    """Bring back a chat that was deleted on the screen.
+    """Restore a chat from the trash, where the UI puts deleted chats.
 
     Example: chatlm chats restore 12
     """
     with open_store() as store:
         store.restore(chat_id)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is there: {format_title(name)}", err=True)
+    click.echo(f"Chat {chat_id} is restored: {format_title(name)}", err=True)
 
 
 @click.command()
 @_chat_ids_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
-    """Delete chats for good.
-
-    Those too that were deleted on the screen, and could still be restored.
+    """Delete chats permanently, also those in the trash.
 
     Example: chatlm chats delete 12 13
     """
@@ -117,13 +115,13 @@ def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
                 what = format_chat_count(len(ids))
                 for chat_id, title in titles.items():
                     click.echo(f"{chat_id}  {format_title(title)}", err=True)
-            click.confirm(f"Delete {what} for good?", abort=True, err=True)
+            click.confirm(f"Delete {what} permanently?", abort=True, err=True)
         _delete(store, ids)
     click.echo(f"{format_chat_count(len(ids))} deleted", err=True)
 
 
 def _delete(store: Store, chat_ids: Sequence[int]) -> None:
-    """Delete chats and tell the plugins; a config that cannot be read leaves these out."""
+    """Delete chats and call the plugins' `chat_deleted`; not if the config file is invalid."""
     from chatlm.chat.deletion import delete_chats
     from chatlm.config import config
     from chatlm.plugin_host.host import PluginHost
@@ -132,7 +130,7 @@ def _delete(store: Store, chat_ids: Sequence[int]) -> None:
     try:
         settings = config.load()
     except ConfigError as error:
-        click.echo(escape_controls(f"Plugins are not told. {error}"), err=True)
+        click.echo(escape_controls(f"Plugins do not learn of the deletion. {error}"), err=True)
         delete_chats(store, chat_ids, PluginHost())
         return
     with loaded_plugins(settings) as plugins:

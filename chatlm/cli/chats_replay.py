@@ -1,4 +1,4 @@
-"""`chatlm chats replay`: makes a reply again and shows what differs; changes nothing."""
+"""`chatlm chats replay`: generate a reply again and show the differences; nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from chatlm.types.events import Delta, Prefill
 from chatlm.types.messages import Conversation, Reply, Turn
 
 EXIT_DIFFERENT = 1
-"""The exit code when the reply came out otherwise, as diff has it."""
+"""The exit code if the replies differ, as that of diff."""
 
 
 EXIT_TROUBLE = 2
-"""The exit code when it could not be made again, as diff has it."""
+"""The exit code for an error, as that of diff."""
 
 
 @click.command("replay")
@@ -44,25 +44,25 @@ EXIT_TROUBLE = 2
     "turn_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="The reply of turn N; the newest without it.",
+    help="Replay the reply of turn N; by default the newest.",
 )
 @click.option(
     "--version",
     "version_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Version N of the reply; the shown one without it.",
+    help="Replay version N of the reply; by default the shown one.",
 )
 @click.option(
     "--model",
     metavar="NAME",
     shell_complete=complete_model,
-    help="Make it with this model, and see how that differs.",
+    help="Generate it with another model.",
 )
 @click.option(
     "--adapter",
     metavar="NAME|off",
-    help="Make it with this adapter, or with none; the reply's own without it.",
+    help="Generate it with this adapter, or with none; by default with the reply's own.",
 )
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
@@ -76,10 +76,10 @@ def replay_reply(
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make a reply again, from all that made it, and compare.
+    """Generate a reply again from its provenance, and compare.
 
-    Prints what differs as [-before-]{+after+}. The exit code is 0 when the reply came out the same,
-    1 when it differs, 2 when it could not be made.
+    Prints differences as [-before-]{+after+}. The exit code is 0 if the replies are equal, 1 if
+    they differ, 2 for an error.
 
     Example: chatlm chats replay 12 --turn 3
     """
@@ -98,7 +98,7 @@ def replay_reply(
 
 @contextmanager
 def _distinct_exit_codes() -> Iterator[None]:
-    """Let no error have the exit code that says that the replies differ."""
+    """Give errors another exit code than differing replies."""
     try:
         yield
     except ChatlmError as error:
@@ -142,7 +142,7 @@ def _run_replay(
 
 
 def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
-    """The events, with a line on a terminal's stderr that says how far they are."""
+    """Yield the events, with a status line on a terminal."""
     try:
         for event in events:
             match event:
@@ -150,7 +150,7 @@ def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
                     _draw_status(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
                     _draw_status(
-                        f"Making the reply again: {_format_token_count(usage.completion_tokens)}"
+                        f"Generating the reply: {_format_token_count(usage.completion_tokens)}"
                     )
             yield event
     finally:
@@ -177,7 +177,7 @@ def _format_token_count(count: int) -> str:
 
 
 def format_diff_part(part: DiffSegment) -> str:
-    """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
+    """Format a part of a comparison with the marks of wdiff and in colour, safe for a terminal."""
     text = escape_controls(part.text)
     match part.kind:
         case "removed":

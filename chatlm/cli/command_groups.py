@@ -15,6 +15,7 @@ import click
 
 from chatlm.config import paths
 from chatlm.errors import ChatlmError, ConfigError
+from chatlm.plugin_host.faults import CtrlC, marked_ctrl_c
 from chatlm.text import escape_controls, one_line
 
 
@@ -242,13 +243,15 @@ class RootGroup(LazyGroup):
             BrokenPipeError,
         ):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             name = ctx.meta.get(_INVOKED_KEY)
             if name is None:
                 raise
-            raise _command_error(
-                self._list_plugin_commands(ctx)[name].plugin, name, error
-            ) from error
+            plugin = self._list_plugin_commands(ctx)[name].plugin
+            if isinstance(error, KeyboardInterrupt):  # by the user, or raised by the plugin
+                _warn(ctx, f"The command {name} of the plugin {plugin} was interrupted.")
+                raise
+            raise _command_error(plugin, name, error) from error
 
     def _list_plugin_commands(self, ctx: click.Context) -> dict[str, PluginCommand]:
         if self._plugin_commands is None:
@@ -271,8 +274,11 @@ class RootGroup(LazyGroup):
         if plugin not in groups:
             return None
         try:
-            return groups[plugin].find(ctx, name)
-        except Exception as error:
+            with marked_ctrl_c():
+                return groups[plugin].find(ctx, name)
+        except CtrlC:
+            raise
+        except BaseException as error:  # an import may fail in any way
             raise _command_error(plugin, name, error) from error
 
     def _collect_commands(
@@ -323,7 +329,7 @@ class RootGroup(LazyGroup):
         return added, not faults
 
 
-def _command_error(plugin: str, command: str, error: Exception) -> ChatlmError:
+def _command_error(plugin: str, command: str, error: BaseException) -> ChatlmError:
     import logging
 
     logging.getLogger(__name__).error("plugin %s failed in %s", plugin, command, exc_info=error)

@@ -21,7 +21,10 @@ IMPORT_SECONDS = 0.5
 CALL_SECONDS = 5.0
 """How long one hook may take with a short message."""
 
-TOTAL_SECONDS = 60.0
+VALUE_SECONDS = 20.0
+"""How long an engine may take to open, or a panel to be shown, with all that it imports."""
+
+TOTAL_SECONDS = 90.0
 """After this the plugin's process is ended."""
 
 

@@ -300,7 +300,11 @@ class LocalEngine:
                 prompt_ids=prompt.ids,
                 request=request,
                 sampler=Sampler(
-                    sampling, torch.tensor(prompt.ids), logits.shape[-1], logits.device
+                    sampling,
+                    torch.tensor(prompt.ids),
+                    logits.shape[-1],
+                    logits.device,
+                    self.prompt_encoder.token_bytes,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),

@@ -74,22 +74,16 @@ def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | 
         templates["default"] = configured
     elif isinstance(configured, list):
         templates |= {entry["name"]: entry["template"] for entry in configured}
-    files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
-    if (folder / "chat_template.jinja").is_file():
-        files["default"] = folder / "chat_template.jinja"
-    if files:
-        templates = {name: _read_template(file) for name, file in sorted(files.items())}
+    if files := _template_files(folder):
+        templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
     return templates or None
 
 
-def _read_template(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError(
-            f"The chat template {file} is damaged: it is not UTF-8 text.",
-            "Copy or download the model again.",
-        ) from error
+def _template_files(folder: Path) -> dict[str, Path]:
+    files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
+    if (folder / "chat_template.jinja").is_file():
+        files["default"] = folder / "chat_template.jinja"
+    return files
 
 
 def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
@@ -98,6 +92,14 @@ def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
     Raises:
         ModelError: it cannot be loaded.
     """
+    for file in _template_files(folder).values():
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"The chat template {file} is damaged: it is not UTF-8 text.",
+                "Copy or download the model again.",
+            ) from error
     try:
         return JsonTokenizer(folder)
     except Unsupported as reason:

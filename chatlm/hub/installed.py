@@ -65,6 +65,11 @@ class ModelDetails:
     abilities: tuple[str, ...] = ()
     """Abilities as in `ModelListing`."""
 
+    @property
+    def summary(self) -> str:
+        """The abilities, then the description, which may be cut off."""
+        return " · ".join(filter(None, (", ".join(self.abilities), self.description)))
+
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:
         """Return the details of a model that a plugin's engine can open."""

@@ -1,14 +1,16 @@
-"""Begins a plugin: a project that can be installed, tested and checked as it is."""
+"""Create a plugin project that can be installed, tested and checked as it is."""
 
 from __future__ import annotations
 
 import keyword
+import re
 import sys
 from pathlib import Path
 from string import Template
 
 from chatlm.errors import UsageError
 from chatlm.plugin_host.discovery import NAME_PATTERN, find_plugins
+from chatlm.version import version
 
 _PYPROJECT = """\
 [build-system]
@@ -21,7 +23,7 @@ version = "0.1.0"
 description = "A plugin for chatlm"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["chatlm"]
+dependencies = ["chatlm$versions"]
 
 [project.optional-dependencies]
 test = ["pytest"]
@@ -39,7 +41,7 @@ testpaths = ["tests"]
 
 
 _PLUGIN = '''\
-"""The hooks of the plugin $name; import what is heavy inside them, not here."""
+"""The hooks of the plugin $name; import slow libraries inside the hooks, not here."""
 
 from dataclasses import dataclass, field
 
@@ -50,9 +52,9 @@ from chatlm import Annotation, Message, SlashCommand, hookimpl
 
 @dataclass(frozen=True)
 class Settings:
-    """What `[plugins.$name]` in config.toml may say."""
+    """The section `[plugins.$name]` of config.toml."""
 
-    at_least: int = field(default=1, metadata={"help": "count words from this number on"})
+    at_least: int = field(default=1, metadata={"help": "least number of words to label"})
 
     def __post_init__(self):
         if self.at_least < 0:
@@ -64,7 +66,7 @@ settings = Settings()
 
 @hookimpl
 def startup(context):
-    """Keep the settings that hold."""
+    """Read the settings."""
     global settings
     settings = context.settings(Settings)
 
@@ -78,15 +80,15 @@ def annotate_message(message: Message):
     return [Annotation("$name", "words", str(words))]
 
 
-def say(ui, text):
-    """Count the words of a text, on the screen."""
+def count_words(ui, text):
+    """Show the number of words of a text."""
     ui.notify(f"{len(text.split())} words")
 
 
 @hookimpl
 def register_slash_commands(register):
     """Add `/$slash`."""
-    register(SlashCommand("$slash", "count the words of a text", say, argument="TEXT"))
+    register(SlashCommand("$slash", "count the words of a text", count_words, argument="TEXT"))
 
 
 @click.command("$name")
@@ -107,7 +109,7 @@ def register_commands(cli):
 
 
 _TEST = '''\
-"""The plugin in a chat with a scripted model: no weights are needed."""
+"""Run the plugin in a chat with a scripted model; no weights are needed."""
 
 import asyncio
 
@@ -118,7 +120,7 @@ from chatlm.testing import scripted_chat, scripted_screen
 from $package import plugin
 
 
-def test_messages_are_counted():
+def test_messages_get_their_number_of_words():
     with scripted_chat(plugin, "Two words.") as chat:
         turn = chat.say("How many is this?")
         labels = {(label.name, label.value) for label in chat.annotations(turn)}
@@ -126,13 +128,13 @@ def test_messages_are_counted():
         assert chat.faults == []
 
 
-def test_a_setting_is_heard():
+def test_a_setting_is_applied():
     with scripted_chat(plugin, "Yes.", settings={"at_least": 3}) as chat:
         turn = chat.say("Is this long enough?")
         assert [label.value for label in chat.annotations(turn)] == ["4"]
 
 
-def test_a_wrong_setting_is_refused():
+def test_an_invalid_setting_is_rejected():
     with pytest.raises(ValueError, match="at_least"):
         with scripted_chat(plugin, settings={"at_least": "many"}):
             pass
@@ -156,28 +158,42 @@ def test_the_command_counts():
 _README = """\
 # chatlm-$name
 
-A plugin for chatlm: it labels each message with its number of words, and adds the command
-`chatlm $name` and, in the chat, `/$slash`.
+A plugin for chatlm that labels each message with its number of words and adds the command
+`chatlm $name` and the slash command `/$slash`.
 
     pip install -e ".[test]"
     pytest
     chatlm plugins check $name
     chatlm $name "one two"
 
-`$package/plugin.py` has the hooks and the settings, `tests/` a chat and a screen without a model.
-A setting: `chatlm config set plugins.$name.at_least 3`
+`$package/plugin.py` has the hooks and the settings; `tests/` runs them in a chat and in the UI
+without a model.
+Change a setting: `chatlm config set plugins.$name.at_least 3`
 """
 
 
+def compatible_versions(version: str) -> str:
+    """Return the range of chatlm's versions for a plugin that is begun with this one.
+
+    Until 1.0 a new minor version may break plugins, afterwards a new major one; empty for a
+    checkout without a version.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        return ""
+    major, minor = map(int, numbers.groups())
+    return f">={major}.{minor},<{f'{major}.{minor + 1}' if major == 0 else major + 1}"
+
+
 def create_project(name: str, parent: Path) -> Path:
-    """Write the project into a new folder `chatlm-NAME` and return that.
+    """Write a project into a new folder `chatlm-NAME` and return the folder.
 
     Args:
-        name: of the plugin; letters, digits, `-` and `_`.
-        parent: the folder that gets the new one.
+        name: the plugin's name: letters, digits, `-` and `_`.
+        parent: where the folder is created.
 
     Raises:
-        UsageError: the name cannot be one or is taken, or the folder is there or cannot be made.
+        UsageError: the name is invalid or taken, or the folder exists or cannot be created.
     """
     package = f"chatlm_{name.replace('-', '_')}".lower()
     if (
@@ -186,12 +202,12 @@ def create_project(name: str, parent: Path) -> Path:
         or package in sys.stdlib_module_names
     ):
         raise UsageError(
-            f"{name!r} cannot be a plugin's name.",
-            hint="It begins with a letter and has letters, digits, - and _ only.",
+            f"{name!r} is not a valid name for a plugin.",
+            hint="A name begins with a letter and has only letters, digits, - and _.",
         )
     if taken := next((found for found in find_plugins() if found.name == name), None):
         raise UsageError(
-            f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
+            f"There already is a plugin {name}, from {taken.source}.", hint="Choose another name."
         )
     folder, slash = parent / f"chatlm-{name}", name.replace("_", "-").lower()
     pieces = {
@@ -205,11 +221,13 @@ def create_project(name: str, parent: Path) -> Path:
         folder.mkdir(parents=True)
         for path, text in pieces.items():
             (folder / path).parent.mkdir(exist_ok=True)
-            written = Template(text).substitute(name=name, package=package, slash=slash)
+            written = Template(text).substitute(
+                name=name, package=package, slash=slash, versions=compatible_versions(version())
+            )
             (folder / path).write_text(written, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"{folder} cannot be made: {error.strerror}.",
-            hint="Take another name, or another folder: --into FOLDER",
+            f"{folder} cannot be created: {error.strerror}.",
+            hint="Choose another name, or another folder: --into FOLDER",
         ) from error
     return folder

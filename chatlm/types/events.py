@@ -150,6 +150,7 @@ class Finished:
 
 
 EngineEvent = PromptReady | Prefill | Delta | Finished
+"""One event of `Engine.stream`."""
 
 
 # --- from a session -----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from chatlm.types.parts import (
 from chatlm.types.sampling import Sampling
 
 Role = Literal["system", "user", "assistant", "tool"]
+"""Who speaks in a message; `tool` gives the results of tool calls."""
 
 StreamedPart = Literal["text", "reasoning"]
 """The parts that arrive token by token; tool calls arrive whole."""

@@ -129,6 +129,7 @@ class File:
 
 
 Part = Text | Reasoning | ToolCall | ToolResult | Image | File
+"""One piece of content of a message."""
 
 _TYPES: dict[str, type[Part]] = {
     kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolResult, Image, File)

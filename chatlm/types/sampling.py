@@ -58,6 +58,22 @@ class Sampling:
         convert=_stop_strings,
         expected="texts that are not empty",
     )
+    top_n_sigma: float | None = _number(
+        0.0, 100.0, "drop tokens over this many standard deviations below the likeliest; 0 is off"
+    )
+    xtc_probability: float | None = _number(
+        0.0, 1.0, "how often all top choices but the last are dropped (XTC); 0 is off"
+    )
+    xtc_threshold: float | None = _number(
+        0.0, 1.0, "probability from which a token is a top choice for XTC"
+    )
+    dry_multiplier: float | None = _number(
+        0.0, 100.0, "how strongly repeated sequences are penalised (DRY); 0 is off"
+    )
+    dry_base: float | None = _number(1.0, 10.0, "how fast DRY's penalty grows with the length")
+    dry_allowed_length: int | None = _number(
+        1, 1000, "length from which DRY penalises a repetition"
+    )
 
     def __post_init__(self) -> None:
         for name, spec in setting_specs(Sampling).items():
@@ -77,9 +93,15 @@ class Sampling:
             "top_k": self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
+            "top_n_sigma": self.top_n_sigma,
+            "xtc_probability": self.xtc_probability,
+            "xtc_threshold": self.xtc_threshold,
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
             "repetition_penalty": self.repetition_penalty,
+            "dry_multiplier": self.dry_multiplier,
+            "dry_base": self.dry_base,
+            "dry_allowed_length": self.dry_allowed_length,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "stop": self.stop,
@@ -107,9 +129,15 @@ class Sampling:
             top_k=values.get("top_k"),
             top_p=values.get("top_p"),
             min_p=values.get("min_p"),
+            top_n_sigma=values.get("top_n_sigma"),
+            xtc_probability=values.get("xtc_probability"),
+            xtc_threshold=values.get("xtc_threshold"),
             frequency_penalty=values.get("frequency_penalty"),
             presence_penalty=values.get("presence_penalty"),
             repetition_penalty=values.get("repetition_penalty"),
+            dry_multiplier=values.get("dry_multiplier"),
+            dry_base=values.get("dry_base"),
+            dry_allowed_length=values.get("dry_allowed_length"),
             max_tokens=values.get("max_tokens"),
             seed=values.get("seed"),
             stop=_stop_strings(values.get("stop", ())),
@@ -129,6 +157,12 @@ DEFAULT_SAMPLING = Sampling(
     presence_penalty=0.0,
     repetition_penalty=1.0,
     max_tokens=1024,
+    top_n_sigma=0.0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
 )
 """Defaults for settings that neither the user, a template nor the model sets."""
 

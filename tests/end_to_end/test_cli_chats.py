@@ -86,7 +86,7 @@ def test_the_short_help_is_that_of_the_commands() -> None:
 def test_an_empty_list_says_how_to_begin() -> None:
     done = chats("list")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "No chats are saved yet. Begin one: chatlm\n"
+    assert done.stderr == "There are no saved chats yet. Start one: chatlm\n"
     assert json.loads(chats("list", "--json").stdout) == []
 
 
@@ -109,7 +109,7 @@ def test_list() -> None:
 
 def test_list_of_what_was_deleted() -> None:
     kept, first, second = save(("q", "a")), save(("What?", "a")), save(title=f"T {ESCAPES}")
-    assert chats("list", "--deleted").stderr == "No deleted chat can be restored.\n"
+    assert chats("list", "--deleted").stderr == "The trash is empty.\n"
     with Store(paths.database_file()) as store:
         store.trash(first)
         store.trash(second)
@@ -119,7 +119,7 @@ def test_list_of_what_was_deleted() -> None:
     assert lines[0].split() == ["ID", "DELETED", "TURNS", "TITLE"]
     assert re.fullmatch(rf" *{second}  \d{{4}}-\d\d-\d\d \d\d:\d\d +0  T .*", lines[1])
     assert re.fullmatch(rf" *{first}  .* 1  What\?", lines[2])
-    assert done.stderr == "Bring one back: chatlm chats restore ID\n"
+    assert done.stderr == "Restore one: chatlm chats restore ID\n"
     listed = json.loads(chats("list", "--deleted", "--limit", "1", "--json").stdout)
     assert [(chat["id"], chat["turns"]) for chat in listed] == [(second, 0)]
     assert datetime.fromisoformat(listed[0]["deleted"]).tzinfo is not None
@@ -193,7 +193,7 @@ def test_search_shows_chat_role_and_hit() -> None:
     assert chats("search", "geo").stdout == f"{chat}  Geo\n"
     assert "\x1b[33m\x1b[1mGeo\x1b[0m" in on_a_terminal("search", "geo")
     nothing = chats("search", "nowhere")
-    assert (nothing.stdout, nothing.stderr) == ("", "Nothing holds all of: nowhere\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "Nothing found with all of: nowhere\n")
     for hostile in ('"', "*", "NEAR(", "a" * 10_000, ESCAPES.replace("\0", "")):
         assert chats("search", "--", hostile).returncode == 0
 
@@ -203,7 +203,7 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     for answer in ("n\n", ""):
         refused = chats("delete", ids[0], ids[1], answer=answer)
         assert refused.returncode == 1
-        assert "T0" in refused.stderr and "Delete 2 chats for good?" in refused.stderr
+        assert "T0" in refused.stderr and "Delete 2 chats permanently?" in refused.stderr
         assert "Nothing was changed." in refused.stderr
     assert chats("delete", ids[0], "99", "--yes").returncode == 1
     assert len(json.loads(chats("list", "--json").stdout)) == 3
@@ -211,7 +211,7 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     assert [chat["title"] for chat in json.loads(chats("list", "--json").stdout)] == ["T2"]
     with Store(paths.database_file()) as store:
         store.trash(int(ids[2]))
-    assert "Delete “T2” for good?" in chats("delete", ids[2], answer="y\n").stderr
+    assert "Delete “T2” permanently?" in chats("delete", ids[2], answer="y\n").stderr
     assert chats("restore", ids[2]).stderr.startswith(f"Error: no chat {ids[2]}\n")
 
 
@@ -224,7 +224,7 @@ def test_export_to_a_file_never_overwrites_unasked(tmp_path: Path) -> None:
     file.write_text("mine")
     refused = chats("export", chat, "-o", str(file))
     assert refused.returncode == 2
-    assert "exists already" in refused.stderr and "--force" in refused.stderr
+    assert "already exists" in refused.stderr and "--force" in refused.stderr
     assert file.read_text() == "mine"
     assert chats("export", "99", "-o", str(file), "--force").returncode == 1
     assert file.read_text() == "mine"
@@ -241,13 +241,13 @@ def test_export_needs_to_know_which_chats() -> None:
     for arguments in ((), ("--all", "1")):
         done = chats("export", *arguments)
         assert done.returncode == 2
-        assert "Say which chats" in done.stderr
+        assert "Name the chats by id" in done.stderr
 
 
 def test_rename_pin_fork_and_restore() -> None:
     first, second = str(save(("q", "a"), ("r", "b"), title="One")), str(save(("x", "y")))
     assert chats("rename", first, ESCAPES.replace("\0", "")).returncode == 0
-    assert chats("rename", first, "First").stderr == f"Chat {first} is called: First\n"
+    assert chats("rename", first, "First").stderr == f"Chat {first} is now called: First\n"
     assert chats("pin", first, first).stderr == "1 chat pinned\n"
     lines = chats("list").stdout.splitlines()
     assert re.fullmatch(rf" *{first}  .* 2  First  \[pinned\]", lines[1])
@@ -265,13 +265,13 @@ def test_rename_pin_fork_and_restore() -> None:
     assert (len(made["turns"]), made["forked_from"]) == (1, int(first))
     too_many = chats("fork", first, "--turns", "3")
     assert too_many.returncode == 2
-    assert f"Chat {first} has no 3 turns, only 2." in too_many.stderr
+    assert f"Chat {first} has only 2 turns, not 3." in too_many.stderr
     with Store(paths.database_file()) as store:
         store.trash(int(second))
     gone = chats("show", second)
     assert gone.returncode == 1
     assert f"chatlm chats restore {second}" in gone.stderr
-    assert chats("restore", second).stderr == f"Chat {second} is there: x\n"
+    assert chats("restore", second).stderr == f"Chat {second} is restored: x\n"
     assert chats("show", second).returncode == 0
     for command in (("rename", "99", "x"), ("pin", "99"), ("fork", "99"), ("restore", "99")):
         assert chats(*command).stderr.startswith("Error: no chat 99\n")
@@ -334,7 +334,7 @@ def test_import_of_an_export_gives_everything_back_once(tmp_path: Path) -> None:
     save(("q", "a"))
     file = tmp_path / "chats.jsonl"
     assert chats("export", "--all", "--format", "jsonl", "-o", str(file)).returncode == 0
-    assert chats("import", str(file)).stderr == "0 chats imported, 2 there already\n"
+    assert chats("import", str(file)).stderr == "0 chats imported, 2 already stored\n"
     ids = [str(chat["id"]) for chat in json.loads(chats("list", "--json").stdout)]
     before = chats("show", ids[1], "--json").stdout
     assert chats("delete", *ids, "--yes").returncode == 0
@@ -372,16 +372,16 @@ def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
     skipped = chats("import", str(file), "--skip-bad")
     assert skipped.returncode == 0
     assert skipped.stderr.endswith("1 chat imported, 2 not readable\n")
-    assert on_a_terminal("import", str(file), "--skip-bad").count("1 there already") == 1
+    assert on_a_terminal("import", str(file), "--skip-bad").count("1 already stored") == 1
     for name, says in (("none", "No such file"), (".", "Is a directory")):
         wrong = chats("import", str(tmp_path / name))
         assert wrong.returncode == 2
         assert says in wrong.stderr
     file.write_text("")
-    assert "holds no chats" in chats("import", str(file)).stderr
+    assert "has no chats" in chats("import", str(file)).stderr
     file.write_text("Dear diary,\nnothing happened.\n")
     diary = chats("import", str(file))
-    assert "holds no chats" in diary.stderr and "--skip-bad" not in diary.stderr
+    assert "has no chats" in diary.stderr and "--skip-bad" not in diary.stderr
 
 
 @pytest.mark.parametrize("name", ["out.md", "OUT.CHATML"])
@@ -414,7 +414,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()
-    match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", errors)
+    match = re.fullmatch(r"Stopped after (\d+) chats? had been imported\.\s*", errors)
     assert match is not None
     count = int(match[1])
     assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet

@@ -396,7 +396,7 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
         logs = torch.log_softmax(model(ids).logits[0], dim=-1)
     places = [at for at, token in enumerate(tokens) if token.message_index == 1]
     losses = [-float(logs[at - 1, tokens[at].id]) for at in places]
-    assert found.tokens == len(losses)
+    assert (found.tokens, found.dtype) == (len(losses), engine.info.dtype)
     assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=0.05)
 
 
@@ -458,6 +458,20 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
     assert "Answers 100 %" in done.stderr
     by_hand = chatlm(*command[:-1], "human")
     assert "need a terminal" in by_hand.stderr
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [("bfloat16", False), ("float32", True)])
+def test_a_perplexity_says_whether_the_weights_were_rounded(
+    chat_home: Path, tmp_path: Path, dtype: str, exact: bool
+) -> None:
+    path = tmp_path / "answer.txt"
+    path.write_text("A mutex is a lock.")
+    assert chatlm("arena", "contestants", "add", "plain").returncode == 0
+    done = chatlm("arena", "perplexity", str(path), CHATLM_DTYPE=dtype)
+    assert done.returncode == 0, done.stderr
+    assert ("weights in float32" in done.stdout) == exact
+    assert ("Rounded weights change a perplexity by 1 to 2 %" in done.stdout) == (not exact)
+    assert "config set dtype float32" in done.stdout or exact
 
 
 @pytest.mark.parametrize(

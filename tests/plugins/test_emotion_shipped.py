@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.emotion import EVERYDAY
+from chatlm.plugin_kit.artifacts import CHECKSUMS_FILE
 from chatlm_emotion import card, classifier, examples
 from chatlm_emotion import card as card_module
 from chatlm_emotion.card import UNSURE, WEIGHTS_FILE
@@ -32,6 +33,12 @@ def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
     assert known.labels == ("anger", "fear", "joy", "love", "sadness", "surprise")
     assert {*known.labels, UNSURE} == set(ICONS)
     assert "Licence" in (place.path / "README.md").read_text()
+
+
+def test_its_weights_have_checksums(home: Path) -> None:
+    place = card_module.CLASSIFIERS.get(card_module.DEFAULT_CLASSIFIER)
+    assert (place.path / CHECKSUMS_FILE).is_file()
+    place.verify()
 
 
 @pytest.mark.parametrize("texts", [200, pytest.param(2000, marks=pytest.mark.slow)])

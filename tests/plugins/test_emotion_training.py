@@ -6,11 +6,13 @@ import dataclasses
 import json
 import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from chatlm import ChatlmError, UsageError, find_model
@@ -23,6 +25,7 @@ from chatlm.plugin_kit.training import (
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
 from chatlm_emotion.card import CLASSIFIERS, UNSURE, ClassifierCard
 from chatlm_emotion.checkpoints import RUNS
+from chatlm_emotion.commands import emotion
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import GenerateNetwork, Network
 from chatlm_emotion.progress import ClassifierProgress, EvalResult
@@ -236,6 +239,29 @@ def test_finish_saves_the_best_of_a_run_that_was_stopped(trained_home: Path, dat
     assert made.cost["ended"] == "stopped by the user"
     assert CLASSIFIERS.get("early").path.is_dir()
     assert not (trained_home / "classifiers" / ".training-early").exists()
+
+
+def test_the_command_finishes_with_the_options_it_was_started_with(
+    trained_home: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "chatlm.plugin_kit.training.training_display", lambda: nullcontext(PressesCtrlC(1))
+    )
+    monkeypatch.chdir(data.parent)
+    run = CliRunner().invoke
+    words = ["train", "mine", "--data", data.name, "--tells", "thing", "--batch", "8"]
+    stopped = run(emotion, [*words, "--held-out", "0.25", "--rank", "4", "--threshold", "0.4"])
+    assert isinstance(stopped.exception, TrainingStopped)
+    monkeypatch.chdir(trained_home)
+    made = run(emotion, ["train", "mine", "--finish", "--json"])
+    assert made.exit_code == 0, (made.output, made.exception)
+    values = json.loads(made.stdout)
+    assert (values["tells"], values["threshold"], values["settings"]["rank"]) == ("thing", 0.4, 4)
+    assert values["command"].startswith("chatlm emotion train mine --data things.jsonl")
+    unknown = run(emotion, ["train", "other", "--finish"]).exception
+    assert isinstance(unknown, UsageError)
+    assert "no unfinished training of 'other'" in unknown.message
+    assert run(emotion, ["train", "other"]).exit_code == 2
 
 
 def test_a_damaged_checkpoint_is_refused(trained_home: Path, data: Path) -> None:

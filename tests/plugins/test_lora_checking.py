@@ -284,7 +284,7 @@ def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation
     (good / "training_args.bin").write_bytes(b"pickle")
     library.add_adapter("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
-    assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "README.md"}
+    assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "checksums.json", "README.md"}
     assert [entry.name for entry in ADAPTERS.all() if entry.user_owned] == ["mine"]
     with pytest.raises(UsageError, match="already"):
         library.add_adapter("mine", good, base)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import chatlm_templates.plugin
-from chatlm import Conversation, Message, Sampling, UsageError
+from chatlm import (
+    Conversation,
+    Message,
+    RenderedTemplate,
+    Sampling,
+    SideChats,
+    TemplateRenderer,
+    Ui,
+    UsageError,
+    hookimpl,
+)
 from chatlm.chat.session import ChatSession
+from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.config.config import Config
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
@@ -385,3 +398,19 @@ def test_the_typed_words_are_found_listed_and_brought_back(note: Path) -> None:
     assert "Tone" not in to_markdown(chat.conversation)
     store.delete(chat.conversation.id)
     assert store.search("lighthouse") == []
+
+
+def test_a_template_of_another_plugin_only_starts_chats() -> None:
+    class Haikus:
+        @hookimpl
+        def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
+            register("haiku", lambda values, text, facts: RenderedTemplate(user=text))
+
+    class Screen:
+        def side_chats(self, report: Callable[[str], None]) -> SideChats:
+            host = PluginHost([("haikus", Haikus())])
+            return InMemorySideChats(Config(), host, lambda m, _: ScriptedEngine(), report)
+
+    with pytest.raises(UsageError, match="comes from the plugin haikus") as caught:
+        slash_commands.template(cast(Ui, Screen()), "haiku")
+    assert "chatlm ask -t haiku" in caught.value.hint

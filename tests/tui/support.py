@@ -135,8 +135,8 @@ async def say(pilot: Pilot[None], text: str) -> None:
 
 
 async def idle(pilot: Pilot[None]) -> None:
-    """Wait for the running turn to end."""
-    await until(pilot, lambda: not chat_of(pilot).busy)
+    """Wait for the running turn to end and the chat list to show it."""
+    await until(pilot, lambda: not chat_of(pilot).busy and chats_of(pilot).up_to_date)
 
 
 async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:

@@ -59,7 +59,7 @@ def test_list(compare: Callable[[PanelApp, Steps], bool], store: Store, theme: s
 
     async def steps(pilot: Pilot[None]) -> None:
         app.theme = theme
-        app.panel.reload(4, 6)
+        await app.reload(4, 6)
         await pilot.press("down")
 
     app = PanelApp(store)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from chatlm import hookimpl
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.types.messages import StopReason
@@ -55,6 +57,25 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
     assert store.search("Psst") == []
 
 
+async def test_an_incognito_chat_that_is_left_is_announced_as_deleted() -> None:
+    class Forgets:
+        @hookimpl
+        def chat_deleted(self, conversation_id: int) -> None:
+            deleted.append(conversation_id)
+
+    deleted: list[int] = []
+    store, host = store_with("Saved"), PluginHost([("forgets", Forgets())])
+    app = make_app(ScriptedEngine("Secret."), store, incognito=True, plugins=host)
+    async with app.run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        chat = chat_of(pilot).conversation_id
+        assert chat is not None and chat > 1, "chat 1 is a saved one"
+        await leaves(pilot, "ctrl+n", "enter")
+        await until(pilot, lambda: deleted)
+    assert deleted == [chat]
+
+
 async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
     engine = StillEngine("One ", "two ", "three", stand_after=1)
     async with make_app(engine, incognito=True).run_test() as pilot:
@@ -94,8 +115,9 @@ async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) ->
         engine.go.set()
         await say(pilot, "Psst")
         await idle(pilot)
+        original = chat_of(pilot).conversation_id
         await pilot.press("tab", "f")
-        await until(pilot, lambda: chat_of(pilot).conversation_id == 2)
+        await until(pilot, lambda: chat_of(pilot).conversation_id != original)
         engine.go.clear()
         await say(pilot, "More")
         await until(pilot, lambda: line(pilot).startswith("writing"))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
+from chatlm import hookimpl
+from chatlm.chat.model_list import PluginModels, list_plugin_models
 from chatlm.errors import ModelError
 from chatlm.hub.installed import ModelDetails
+from chatlm.plugin_host.host import PluginHost
 from chatlm.tui.screens.models import ModelScreen
+from chatlm.types.engine import ModelListing
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
-from tests.tui.support import hostile_texts, plain, until
+from tests.tui.support import hostile_texts, make_app, plain, until
 
 
 def details(name: str, about: str, size: int, *, here: bool) -> ModelDetails:
@@ -153,6 +159,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -
 
     async def steps(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: not pilot.app.screen.query_one("#plugins").display)
 
     assert snap_compare(app(theme=theme), terminal_size=size, run_before=still(steps))
 
@@ -163,5 +170,98 @@ def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press("down", "enter")
+        await until(pilot, lambda: not pilot.app.screen.query_one("#plugins").display)
 
     assert snap_compare(app(), terminal_size=size, run_before=still(steps))
+
+
+class Lists:
+    """Lists models of its own, or fails."""
+
+    def __init__(self, *models: ModelListing, error: str = "") -> None:
+        self.models = models
+        self.error = error
+        self.threads: list[threading.Thread] = []
+
+    @hookimpl
+    def list_models(self) -> list[ModelListing]:
+        self.threads.append(threading.current_thread())
+        if self.error:
+            raise OSError(self.error)
+        return list(self.models)
+
+
+PARROTS = (
+    ModelListing("parrot:green", "Repeats what it hears.", 8192, ("tools", "thinking")),
+    ModelListing("parrot:grey", "Understands what it hears.", 32768, ("images",)),
+)
+
+
+def plugins() -> PluginHost:
+    return PluginHost(
+        [
+            ("parrot", Lists(*PARROTS)),
+            ("cuckoo", Lists(error="no nest\x1b[31m at 10.0.0.1")),
+            ("magpie", Lists(error="it took something else")),
+        ]
+    )
+
+
+def with_plugins(host: PluginHost) -> CardApp:
+    ask = partial(list_plugin_models, host)
+    return CardApp(ModelScreen(MODELS, "smollm2-135m-instruct", Asked(), ask))
+
+
+async def test_models_of_plugins_are_listed_with_their_abilities_and_failures_are_named() -> None:
+    host = with_plugins(plugins())
+    async with host.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+        green = rows(pilot)[3]
+        assert green.split()[:3] == ["parrot:green", "-", "here"]
+        assert green.endswith("tools, thinking · Repeats what it hears.")
+        said = plain(host.screen.query_one("#plugins")).replace("\n", " ")
+        assert "The plugin cuckoo failed in list_models: OSError: no nest␛[31m at 10.0.0.1." in said
+        assert "The plugin magpie failed in list_models: OSError: it took something else." in said
+        await pilot.press(*"images")
+        await until(pilot, lambda: [row.split()[0] for row in rows(pilot)][:1] == ["parrot:grey"])
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["parrot:grey"])
+
+
+async def test_the_highlight_stays_when_plugins_answer() -> None:
+    go = threading.Event()
+
+    def ask() -> PluginModels:
+        assert go.wait(20)
+        return list_plugin_models(PluginHost([("parrot", Lists(*PARROTS))]))
+
+    host = CardApp(ModelScreen(MODELS, "smollm2-135m-instruct", Asked(), ask))
+    async with host.run_test() as pilot:
+        await until(pilot, lambda: len(rows(pilot)) == 3)
+        assert "Asking plugins" in plain(host.screen)
+        await pilot.press("down", "down")
+        go.set()
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["tuned"])
+
+
+async def test_the_command_asks_plugins_in_a_thread() -> None:
+    parrot = Lists(*PARROTS)
+    chat = make_app(plugins=PluginHost([("parrot", parrot)]))
+    async with chat.run_test() as pilot:
+        await chat.chat_screen.action_command("model")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelScreen))
+        await until(pilot, lambda: any("parrot:green" in row for row in rows(pilot)))
+    assert parrot.threads
+    assert threading.main_thread() not in parrot.threads
+
+
+@both_sizes
+def test_picture_with_models_of_plugins(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """Abilities behind the description, and which plugins failed."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+
+    assert snap_compare(with_plugins(plugins()), terminal_size=size, run_before=still(steps))

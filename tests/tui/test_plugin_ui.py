@@ -21,6 +21,7 @@ from chatlm.store.store import Store
 from chatlm.testing import scripted_screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp
+from chatlm.tui.plugin_ui.registrations import Registrations
 from tests.tui.support import StillEngine, app_of, opens, until
 from tests.waiting import PATIENCE
 
@@ -247,9 +248,20 @@ async def nothing(ui: Ui, text: str) -> None: ...
         (lambda: PluginScreen("a", 3), "plain function"),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_offered_is_checked_where_it_is_made(make: Callable[[], Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make()
+def test_what_is_not_valid_is_a_fault_and_costs_nothing_else(
+    make: Callable[[], Any], said: str
+) -> None:
+    good, also = command(raises(UsageError("")), "good"), command(raises(UsageError("")), "also")
+    host = host_of(one=Plugin(good, make(), also))
+    registrations = Registrations(host)
+    assert list(registrations.commands) == ["good", "also"]
+    assert not registrations.panels
+    assert not registrations.screens
+    (fault,) = host.all_faults
+    assert said in fault.error
+    assert not fault.dropped
+    Registrations(host)
+    assert len(host.all_faults) == 1
 
 
 async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -> None:

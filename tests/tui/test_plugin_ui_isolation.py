@@ -255,7 +255,7 @@ async def test_what_breaks_is_closed_and_the_chat_goes_on(where: str) -> None:
             assert app.chat_screen.plugin_actions.regions.panel is None, name
             assert f"failed in {where} {name}" in shown.notifications[-1]
             app.clear_notifications()
-        app.theme = "nord"  # which reads all styles again
+        app.call_later(setattr, app, "theme", "nord")  # which reads all styles again
         await shown.press("tab", "shift+tab")
         await shown.submit("Are you there?")
         assert "Here I am." in shown.text()

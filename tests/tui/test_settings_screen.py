@@ -16,7 +16,8 @@ from chatlm.config import config, paths
 from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, format_value, parse_value
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.types.engine import EngineInfo
-from chatlm.types.sampling import DEFAULT_SAMPLING, NUMERIC_SAMPLING, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+from chatlm.types.settings import setting_specs
 from tests.tui.cards import (
     CardApp,
     SnapCompare,
@@ -210,11 +211,11 @@ async def test_arrows_and_tab_reach_every_field() -> None:
     async with app().run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         met = []
-        for _ in (*NUMERIC_SAMPLING, "stop"):
+        for _ in Sampling().settings():
             assert pilot.app.focused is not None
             met.append(pilot.app.focused.id)
             await pilot.press("down")
-        assert met == [*NUMERIC_SAMPLING, "stop"]
+        assert met == list(setting_specs(Sampling))
         met = []
         for _ in range(2):
             assert pilot.app.focused is not None

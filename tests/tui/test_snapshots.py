@@ -13,8 +13,21 @@ from chatlm.errors import ModelError
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Failed, Ready
+from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.messages import StopReason, Usage
-from tests.tui.support import StillEngine, app_of, chat_of, idle, line, make_app, say, until
+from tests.tui.support import (
+    StillEngine,
+    app_of,
+    chat_of,
+    chats_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    plain,
+    say,
+    until,
+)
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]
@@ -40,7 +53,7 @@ def compare(snap_compare: SnapCompare, size: tuple[int, int]) -> Callable[[ChatA
         async def before(pilot: Pilot[None]) -> None:
             chat_of(pilot).composer.cursor_blink = False
             await steps(pilot)
-            await pilot.pause()
+            await until(pilot, lambda: chats_of(pilot).up_to_date)
 
         return snap_compare(app, terminal_size=size, run_before=before)
 
@@ -107,6 +120,8 @@ def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
         await ready(pilot)
         await say(pilot, "Tell me a story")
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
+        await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
+        await until(pilot, lambda: chat_of(pilot).view.query_one(ContextGauge).fill is not None)
 
     assert compare(make_app(engine), steps)
 
