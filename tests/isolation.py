@@ -50,6 +50,7 @@ def forget_preferences() -> None:
 def _keep_caches(real: Path) -> None:
     """Let downloads still use the user's caches and package index; chatlm writes to neither."""
     os.environ.setdefault("XDG_CACHE_HOME", str(real / ".cache"))
+    os.environ.setdefault("MPLCONFIGDIR", str(models.shared_home() / "matplotlib"))  # a font cache
     config = Path(os.environ.get("XDG_CONFIG_HOME", real / ".config"), "pip", "pip.conf")
     for path in (config, *(real / name for name in PIP_CONFIGS)):
         if path.is_file():
