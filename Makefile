@@ -11,9 +11,10 @@ LIMITS := $(LIMITS_$(shell uname -m))
 NUMERIC := $(addprefix tests/engine/test_,native.py cuda_graph.py logprobs.py local.py load.py architectures.py adapters.py::test_an_adapter_adds_what_peft_adds)
 SLOW_BELOW_AVX512 := [transformers or reused_prefix or reading_ahead or alpaca
 UNLIMITED := touches_no_memory or older_processors or compiled_once
-# Three workers for two cores: many tests wait for a screen or a process.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --basetemp "$$(mktemp -d)"
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --dist worksteal --basetemp "$$(mktemp -d)"
+# Three workers for two cores: many tests wait for a screen or a process. The numeric tests do not.
 WORKERS := 3
+NUMERIC_WORKERS := 2
 
 .PHONY: chat test check-slow format clean help
 
@@ -27,9 +28,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifneq ($(LIMITS),)
-	$(LIMITS) $(PYTEST) $(NUMERIC) -k 'not ($(SLOW_BELOW_AVX512) or $(UNLIMITED))'
+	$(LIMITS) $(PYTEST) --numprocesses $(NUMERIC_WORKERS) $(NUMERIC) -k 'not ($(SLOW_BELOW_AVX512) or $(UNLIMITED))'
 endif
-	$(PYTEST)
+	$(PYTEST) --numprocesses $(WORKERS)
 
 check-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow

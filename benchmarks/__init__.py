@@ -1,1 +1,1 @@
-"""What chatlm is measured against, side by side in one run."""
+"""Benchmarks of chatlm against other programs, side by side in one run."""

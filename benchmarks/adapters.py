@@ -1,4 +1,4 @@
-"""How fast adapters are switched, used and trained, beside plain peft on the same model.
+"""How fast adapters are switched, used and trained, next to plain peft on the same model.
 
 Run it with `python -m benchmarks.adapters`. All sides are loaded in one process and take turns in
 each round. The two adapters that are switched have random numbers, rank 16 and all seven matrices
@@ -41,7 +41,7 @@ SWITCHES = 12
 """In each round, of each side; peft's reloads are a quarter of that."""
 
 Table = dict[str, list[float]]
-"""What was measured, by side."""
+"""Measurements by program."""
 
 
 def save_random(folder: Path, model: Path, seed: int) -> Path:
@@ -148,7 +148,7 @@ def summary(table: Table) -> dict[str, dict[str, float]]:
 
 
 def ratios(results: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """What the issue of adapters asks for, as quotients of medians."""
+    """The goals for adapters, as ratios of medians."""
 
     def quotient(table: str, one: str, other: str) -> float:
         return results[table][one]["median"] / results[table][other]["median"]

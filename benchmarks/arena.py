@@ -16,7 +16,7 @@ from chatlm_arena.ratings import POINTS_PER_LOG_STRENGTH, estimate_strengths
 from chatlm_arena.votes import FloatArray, IntArray, Votes, tally_votes
 
 TIES = 0.2
-"""Part of what the weaker of two gets that comes from ties; so the expected score stays that of
+"""Share of the weaker contestant's expected score that comes from ties; so the score stays that of
 Bradley and Terry."""
 
 
@@ -44,7 +44,7 @@ def _spread(values: FloatArray, spread: float) -> FloatArray:
 
 
 def vote(strengths: FloatArray, one: int, other: int, draw: np.random.Generator) -> float:
-    """What `one` gets from `other` when they meet."""
+    """Return the score of `one` against `other` in one match."""
     left, right = np.array([one]), np.array([other])
     return float(_scores(strengths, left, right, draw)[0])
 
@@ -71,7 +71,7 @@ def _scores(
 
 @dataclass(frozen=True)
 class Recovery:
-    """What came of many simulations."""
+    """Results of many simulations."""
 
     covered: float
     """Part of all 95 % intervals that hold the true strength."""

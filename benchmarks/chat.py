@@ -1,4 +1,4 @@
-"""Time to first token and tokens per second of a chat, beside transformers with the same weights.
+"""Time to first token and tokens per second of a chat, next to transformers with the same weights.
 
 Run it with `python -m benchmarks.chat`. Both sides take turns in one process, on one loaded model
 each, greedy, the same prompts; cold starts are whole processes. Nothing here is a pass or a fail.
@@ -56,7 +56,7 @@ class Timing:
 
 
 def ours(engine: LocalEngine, messages: list[Message]) -> tuple[Timing, list[Any]]:
-    """Time one reply of chatlm's engine, with what its prefix cache holds now."""
+    """Time one reply of chatlm's engine, with the current prompt cache."""
     wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=NEW_TOKENS)
     start = time.perf_counter()
     first = 0.0
@@ -111,6 +111,94 @@ def conversation(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
     return [*messages, Message("user", QUESTIONS[turns])]
 
 
+@dataclass(frozen=True)
+class FullTurn:
+    """A turn past a full context."""
+
+    number: int
+    """1 for the first turn in which earlier ones were left out."""
+    omitted_turns: int
+    prompt_tokens: int
+    cached_tokens: int
+    first_token: float
+    """Seconds."""
+    cpu_seconds: float
+    """Of the turn, without what is read ahead."""
+
+
+FULL_TURNS = 40
+"""Turns measured past a full context."""
+
+
+def past_full(engine: LocalEngine, *, read_ahead: bool) -> list[FullTurn]:
+    """Continue a real chat for `FULL_TURNS` turns after its context is full.
+
+    Args:
+        engine: with an empty prompt cache.
+        read_ahead: whether the reply is prefilled while the user reads it, as in the UI.
+    """
+    wanted = Sampling(temperature=0.7, seed=1, frequency_penalty=0.3, max_tokens=NEW_TOKENS)
+    messages: list[Message] = []
+    turns: list[FullTurn] = []
+    number = 0
+    while len(turns) < FULL_TURNS:
+        messages.append(Message("user", QUESTIONS[number % len(QUESTIONS)]))
+        number += 1
+        start, cpu = time.perf_counter(), time.process_time()
+        events = list(engine.stream(Request(tuple(messages), wanted)))
+        used = time.process_time() - cpu
+        ready, end = events[0], events[-1]
+        assert isinstance(ready, PromptReady)
+        assert isinstance(end, Finished)
+        if ready.omitted_messages:
+            turns.append(
+                FullTurn(
+                    len(turns) + 1,
+                    sum(message.role == "user" for message in ready.omitted_messages),
+                    end.usage.prompt_tokens,
+                    end.usage.cached_tokens,
+                    end.usage.first_token_seconds or time.perf_counter() - start,
+                    used,
+                )
+            )
+        text = "".join(event.text for event in events if isinstance(event, Delta))
+        messages.append(Message("assistant", text or "Yes."))
+        if read_ahead:
+            for _ in engine.read_ahead(Request(tuple(messages), wanted)):
+                pass
+    return turns
+
+
+def report_past_full(context: int, folder: Any, *, as_json: bool) -> None:
+    """Measure and print turns 9 and 40 past a full context, with and without reading ahead."""
+    placement = resolve_placement("cpu", "bfloat16", "none")
+    rows = {}
+    for name, ahead in (("with read-ahead", True), ("without read-ahead", False)):
+        engine = LocalEngine.from_folder(MODEL, folder, placement, context=context)
+        rows[name] = past_full(engine, read_ahead=ahead)
+        engine.close()
+    if as_json:
+        print(json.dumps({"context": context, "turns": {
+            name: [dataclasses.asdict(turn) for turn in turns] for name, turns in rows.items()
+        }}, indent=2))  # fmt: skip
+        return
+    print(f"{MODEL}, context of {context:,} tokens, {torch.get_num_threads()} threads\n")
+    print(f"{'past a full context':<32}{'left out':>9}{'prompt':>8}{'cached':>8}"
+          f"{'first token, ms':>17}{'CPU s':>8}")  # fmt: skip
+    for name, turns in rows.items():
+        for turn in turns:
+            if turn.number in (9, FULL_TURNS):
+                print(f"{f'turn {turn.number}, {name}':<32}{turn.omitted_turns:>9}"
+                      f"{turn.prompt_tokens:>8}{turn.cached_tokens:>8}"
+                      f"{1000 * turn.first_token:>17.0f}{turn.cpu_seconds:>8.2f}")  # fmt: skip
+        waits = sorted(1000 * turn.first_token for turn in turns)
+        cpu = statistics.fmean(turn.cpu_seconds for turn in turns)
+        reused = sum(2 * turn.cached_tokens >= turn.prompt_tokens for turn in turns)
+        print(f"{f'all {FULL_TURNS}, {name}':<32}{reused} reuse at least half; first token, ms: "
+              f"median {statistics.median(waits):.0f}, worst {waits[-1]:.0f}; "
+              f"CPU s: mean {cpu:.2f}")  # fmt: skip
+
+
 def start_up(command: list[str], environment: dict[str, str]) -> float:
     """Seconds from the start of a process to its first byte on stdout."""
     start = time.perf_counter()
@@ -144,9 +232,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds, both sides in each")
     parser.add_argument("--tokens", type=int, default=1500, help="about the tokens of the chat")
+    parser.add_argument(
+        "--past-full", type=int, metavar="CONTEXT", help="only turns past a full context, in tokens"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = pull.ensure_model(MODEL).folder
+    if options.past_full:
+        report_past_full(options.past_full, folder, as_json=options.json)
+        return
     placement = resolve_placement("cpu", "bfloat16", "none")
     engine = LocalEngine.from_folder(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -155,7 +249,7 @@ def main() -> None:
     chat = conversation(engine, turns=8, tokens=options.tokens)
 
     def read_the_chat_before() -> None:
-        """What the screen does while the person reads the reply."""
+        """Read ahead, as the UI does while the user reads the reply."""
         engine.stream(Request(tuple(chat[:-2]), Sampling(max_tokens=1))).close()
         for _ in engine.read_ahead(Request(tuple(chat[:-1]))):
             pass

@@ -1,9 +1,9 @@
-"""Ways to classify emotion: accuracy against the book's figures, and what each costs.
+"""Ways to classify emotion: accuracy next to the textbook's figures, and the cost of each.
 
     python -m benchmarks.emotion --data FOLDER [--rounds 3] [--picture FILE] [--json]
 
 FOLDER has train.jsonl and val.jsonl of dair-ai/emotion. A classifier that is not there yet is
-trained first, on train.jsonl alone (minutes to an hour each); it is kept among the person's own, so
+trained first, on train.jsonl alone (minutes to an hour each); it is stored with the user's own, so
 that the next run only measures. val.jsonl takes no part in any training. The classifier that comes
 with chatlm also learnt from sentences of everyday life, see its card.
 """
@@ -92,7 +92,7 @@ def timed(classifier: Classifier, texts: list[str]) -> float:
 def measured(
     row: Row, classifier: Classifier, val: LabelledDataset, speeds: list[float]
 ) -> dict[str, Any]:
-    """What one line of the table says."""
+    """Measurements in one line of the table."""
     found = evaluate(classifier, val).to_dict()
     known = classifier.card
     return {
@@ -111,7 +111,7 @@ def measured(
 
 
 def main() -> None:
-    """Train what is missing, then measure all in turns."""
+    """Train missing classifiers, then measure all in turns."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="Folder with train.jsonl and val.jsonl.")
     parser.add_argument("--rounds", type=int, default=3)

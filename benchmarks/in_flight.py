@@ -63,7 +63,7 @@ class Run:
             )  # fmt: skip
 
     def whole(self) -> float:
-        """Run it until all has been answered; gives the seconds.
+        """Run it to its end; return the seconds.
 
         Nobody is there to judge, so the command then ends with an error.
         """
@@ -73,7 +73,7 @@ class Run:
         return time.perf_counter() - start
 
     def killed(self, after: int) -> int:
-        """Begin it, and kill it when there are so many replies; gives how many there are then."""
+        """Start it, kill it at this number of replies, and return how many are stored."""
         with self._begun() as process:
             while len(self.replies()) < after:
                 assert process.poll() is None, "it ended before"
@@ -83,7 +83,7 @@ class Run:
         return len(self.replies())
 
     def replies(self) -> Replies:
-        """What was said, by prompt, contestant and turn."""
+        """Replies by prompt, contestant and turn."""
         with self._at_home(), open_arena_store() as store:
             return {
                 place: reply.text
@@ -136,8 +136,8 @@ def measure(url: str, model: str, prompts: int, tokens: int) -> dict[str, object
             run = Run(folder / str(in_flight), name, file, tokens, in_flight)
             seconds[in_flight] = run.whole()
             made.append(run.replies())
-            told = f"{in_flight} in flight: {len(made[-1])} replies in {seconds[in_flight]:.1f} s"
-            print(told, file=sys.stderr)
+            line = f"{in_flight} in flight: {len(made[-1])} replies in {seconds[in_flight]:.1f} s"
+            print(line, file=sys.stderr)
         again = Run(folder / "killed", name, file, tokens, IN_FLIGHT[-1])
         there = again.killed(prompts)
         again.whole()

@@ -12,8 +12,10 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import random
 import re
 import statistics
+import string
 import subprocess
 import sys
 import time
@@ -33,7 +35,7 @@ PAUSE = 0.1
 
 @dataclass
 class Load:
-    """What came of it."""
+    """The result."""
 
     answered: int = 0
     turned_away: int = 0
@@ -135,6 +137,66 @@ def serving() -> Iterator[str]:
             server.terminate()
 
 
+STALL_BODIES = 4
+"""Large requests at the same time."""
+STALL_TOKENS = 400
+STALL_SIZES = (900_000, 120_000, 8_000)
+"""Characters of a large request: too many for the context at sight, too many once they are encoded,
+and few enough to be read."""
+_WORDS = [
+    first + last for first in string.ascii_lowercase for last in ("ain", "orth", "umbled", "y")
+]
+
+
+async def longest_gap(address: str, characters: int) -> tuple[float, list[int]]:
+    """Return the longest time between two tokens of a stream, and the status of the others.
+
+    Args:
+        address: of the server, without a path.
+        characters: of each large request, sent after the first token; 0 for none.
+    """
+    content = " ".join(random.Random(1).choices(_WORDS, k=characters))[:characters]  # noqa: S311
+    async with (
+        AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=600) as client,
+        asyncio.TaskGroup() as group,
+    ):
+
+        async def send_large() -> int:
+            messages: Any = [{"role": "user", "content": content}]
+            try:
+                await client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+            except openai.APIStatusError as error:
+                return error.status_code
+            return 200
+
+        question = "Write a long story about a lighthouse."
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=STALL_TOKENS,
+            seed=1,
+            stream=True,
+        )
+        large: list[asyncio.Task[int]] = []
+        gaps, last = [], time.monotonic()
+        async for _ in stream:
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+            if len(gaps) == 10 and characters:
+                large = [group.create_task(send_large()) for _ in range(STALL_BODIES)]
+    return max(gaps[10:]), [task.result() for task in large]
+
+
+def measure_stalls() -> None:
+    """Print the longest gap for each size of the large requests."""
+    with serving() as address:
+        for characters in (0, *STALL_SIZES):
+            gap, statuses = asyncio.run(longest_gap(address, characters))
+            large = f"{STALL_BODIES} x {characters:>7,} characters"
+            print(f"{large}  longest gap {gap:6.2f} s  {statuses}")
+
+
 def main() -> None:
     """Measure, then print a table, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -142,7 +204,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=24, help="of each reply, at most")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stall", action="store_true", help="measure gaps in a stream instead")
     options = parser.parse_args()
+    if options.stall:
+        measure_stalls()
+        return
     with serving() as address:
         alone = OpenAI(base_url=f"{address}/v1", api_key="none")
         expected = {

@@ -24,12 +24,12 @@ RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)
 
 
 class _Speed(ProgressListener):
-    """Notes the speed of the training alone, without what is measured before and after."""
+    """Records the speed of training alone, without the evaluations before and after."""
 
     tokens_per_second = 0.0
 
     def update(self, progress: TrainingProgress) -> None:
-        """See `Watcher`."""
+        """Record the time of each step."""
         if progress.step and not progress.activity:
             self.tokens_per_second = progress.tokens_per_second or 0.0
 
@@ -54,7 +54,7 @@ def chatlm_training(model: str) -> float:
 
 
 def peft_training(model: str) -> float:
-    """Tokens a second of the loop in peft's documentation, the model as it is kept."""
+    """Tokens per second of the loop in peft's documentation, in the model's own number format."""
     base = pull.ensure_model(model)
     data = dataset.read_dataset(DATA, seed=0, held_out_share=RECIPE.held_out)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)

@@ -32,7 +32,7 @@ CLEAR = "\x15"  # ctrl+u
 SETTLE_SECONDS = 2.0
 
 Measures = dict[str, list[float]]
-"""Values of all rounds, by what was measured."""
+"""Values of all rounds, by measurement."""
 
 
 def type_for(terminal: Terminal, seconds: float, seed: int) -> None:
@@ -61,7 +61,7 @@ def leave_no_draft(terminal: Terminal) -> None:
 
 
 @contextmanager
-def opened(program: Program) -> Iterator[Terminal]:
+def open_terminal(program: Program) -> Iterator[Terminal]:
     """The program, ready to be typed into; ended afterwards."""
     terminal = Terminal(program.command, program.environment)
     try:
@@ -74,7 +74,7 @@ def opened(program: Program) -> Iterator[Terminal]:
 
 def start(program: Program) -> dict[str, float]:
     """Seconds of a start, with files in the system's cache."""
-    with opened(program) as terminal:
+    with open_terminal(program) as terminal:
         pass
     return {
         "start to first frame, s": first_shown(terminal, str.strip),
@@ -86,7 +86,7 @@ def start(program: Program) -> dict[str, float]:
 
 def idle(program: Program, seconds: float, seed: int) -> dict[str, float]:
     """Key presses while nothing else happens."""
-    with opened(program) as terminal:
+    with open_terminal(program) as terminal:
         type_for(terminal, seconds, seed)
         leave_no_draft(terminal)
     return _keys(latencies(terminal), "idle")
@@ -94,7 +94,7 @@ def idle(program: Program, seconds: float, seed: int) -> dict[str, float]:
 
 def streaming(program: Program, what: str, seconds: float, seed: int) -> dict[str, float]:
     """Key presses, frames, CPU and memory while a reply streams."""
-    with opened(program) as terminal:
+    with open_terminal(program) as terminal:
         before = terminal.usage()
         terminal.type(program.question)
         time.sleep(0.5)

@@ -25,13 +25,13 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str]
     composer: str
-    """What its screen shows when it can be typed into."""
+    """Text on its screen when it accepts input."""
     ready: Sequence[bytes]
-    """What it has drawn when it has settled."""
+    """Text on its screen when it has settled."""
     answering: bytes
-    """What it draws when a reply has begun."""
+    """Text on its screen when a reply has begun."""
     writing: str = ""
-    """What its screen shows while a reply grows, if it says so."""
+    """Text on its screen while a reply grows, if there is any."""
     question: str = "Write a very long story about a lighthouse, with many chapters."
     send: str = "\r"
 

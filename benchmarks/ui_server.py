@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._whole({"models": [model], "data": [{"id": MODEL}], "version": "0.9.0"})
 
     def do_POST(self) -> None:
-        """Ollama's chat, OpenAI's chat, or what Ollama says of a model."""
+        """Ollama's chat, OpenAI's chat, or Ollama's description of a model."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         wanted = json.loads(body or b"{}")
         if self.path.endswith("/api/show"):

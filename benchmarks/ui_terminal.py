@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal: what is typed and what it draws, with the time of each.
+"""A program in a pseudo-terminal: keys and output, with the time of each.
 
 What was drawn is only kept while the program runs, and read afterwards: a terminal emulator in
 Python would take a core away from the program that is measured.
@@ -21,14 +21,14 @@ import pyte
 COLUMNS, LINES = 120, 40
 
 FRAME = b"\x1b[?2026h"
-"""Begins a synchronized update; a program that is told that these work draws each frame in one."""
+"""Begins a synchronized update; a program that is told of their support draws each frame in one."""
 
 ANSWERS = {
     b"\x1b[?2026$p": "\x1b[?2026;2$y",  # synchronized updates work
     b"\x1b[c": "\x1b[?62;22c",  # a VT220 with colours
     b"\x1b[16t": "\x1b[6;16;8t",  # a cell is 16 pixels high and 8 wide
 }
-"""What terminals say when they are asked; some programs wait for it."""
+"""Responses of terminals to queries; some programs wait for them."""
 
 NOT_FOR_PYTE = re.compile(
     rb"\x1b\[[<>=?][0-9;]*[a-z]|\x1b\[\?[0-9;]*\$p|\x1b[P_^].*?\x1b\\", re.DOTALL
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used up to now."""
+    """Resources used by a process so far."""
 
     at: float
     cpu: float
@@ -120,7 +120,7 @@ class Terminal:
         return sum(piece.count(FRAME) for at, piece in self._drawn if start <= at < end)
 
     def screens(self) -> Iterator[tuple[float, str]]:
-        """What the screen showed after each piece that was drawn, and when."""
+        """Yield the screen after each chunk of output, with its time."""
         screen = pyte.Screen(COLUMNS, LINES)
         stream = pyte.ByteStream(screen)
         for at, piece in self._drawn:
@@ -128,7 +128,7 @@ class Terminal:
             yield at, "\n".join(screen.display)
 
     def last_screen(self) -> str:
-        """What the screen shows now."""
+        """Return the current text of the screen."""
         return next(reversed([shown for _, shown in self.screens()]), "")
 
     def _read(self) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ModelError,
         UsageError,
     )
+    from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
     from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
@@ -137,6 +138,7 @@ _MODULE_OF = {
     "EngineOpener": "chatlm.types.engine",
     "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "File": "chatlm.types.parts",
+    "FileRecord": "chatlm.hub.checksums",
     "Finished": "chatlm.types.events",
     "Image": "chatlm.types.parts",
     "Judge": "chatlm.types.services",
@@ -202,7 +204,10 @@ _MODULE_OF = {
     "escape_controls": "chatlm.text",
     "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
+    "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
+    "find_quick_mismatch": "chatlm.hub.checksums",
+    "record_file": "chatlm.hub.checksums",
     "fingerprint_weights": "chatlm.hub.disk",
     "fsync_tree": "chatlm.hub.disk",
     "graceful_interrupt": "chatlm.plugin_kit.progress",
@@ -252,6 +257,7 @@ __all__ = [
     "EngineOpener",
     "EstimatedTokens",
     "File",
+    "FileRecord",
     "Finished",
     "Image",
     "Judge",
@@ -318,7 +324,9 @@ __all__ = [
     "escape_controls",
     "expand_path",
     "fast_dtype",
+    "find_mismatch",
     "find_model",
+    "find_quick_mismatch",
     "fingerprint_weights",
     "fsync_tree",
     "graceful_interrupt",
@@ -329,6 +337,7 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "one_line",
+    "record_file",
     "run_ui",
     "save_setting",
     "service",

@@ -1,4 +1,4 @@
-"""Makes docs/images/*.svg from the real program with the real default model.
+"""Render docs/images/*.svg from the real program with the real default model.
 
 Run `python docs/screenshots.py`; the model is pulled first if it is not there yet. The chats are
 asked once, and stay in memory.
@@ -85,13 +85,13 @@ STOPPED_AFTER = 60
 
 
 def fill(store: Store, engine: Engine, small: Engine) -> dict[str, int]:
-    """Ask everything that the pictures show.
+    """Run the chats that the pictures show.
 
     Returns:
         The chats' ids by the names of their pictures.
     """
     ids = {}
-    with opened(EXACT) as exact:
+    with default_engine(EXACT) as exact:
         varied = Sampling(temperature=0.9, seed=1, max_tokens=60)
         ids["replay"] = ask(store, exact, POEM, sampling=varied)
     ids["xray"] = ask(store, engine, FORGERY, system="Answer in one sentence.")
@@ -171,17 +171,17 @@ class Camera:
         await self.settle()
 
     async def press(self, *keys: str) -> None:
-        """Press keys, and wait for what they begin."""
+        """Press keys, and wait for their work to end."""
         await self._pilot.press(*keys)
         await self.settle()
 
     async def command(self, text: str) -> None:
-        """Type a slash command, and wait for what it begins."""
+        """Type a slash command, and wait for its work to end."""
         self._screen.chat.composer.text = text
         await self.press("enter")
 
     async def find(self, words: str) -> None:
-        """Search all chats, and go to what is found."""
+        """Search all chats, and open the first hit."""
         await self.press("ctrl+s", *words)
         found = self._screen.query_one(HitList)
         await self.until(lambda: bool(found.hits))
@@ -227,7 +227,7 @@ async def camera(
 
 
 async def newcomer(engine: Engine, size: tuple[int, int]) -> None:
-    """What is there before the first message."""
+    """The screen before the first message."""
     with Store(None) as store:
         async with camera(store, engine, size, {}) as looking:
             await looking.take("empty")
@@ -236,7 +236,7 @@ async def newcomer(engine: Engine, size: tuple[int, int]) -> None:
 
 
 async def chats(store: Store, engine: Engine, size: tuple[int, int], ids: dict[str, int]) -> None:
-    """The chat, what can be done with a turn, and what was said elsewhere."""
+    """The chat, the actions on a turn, and hits in other chats."""
     async with camera(store, engine, size, ids) as looking:
         for name in ("chat", "stopped"):
             await looking.open(name)
@@ -299,7 +299,7 @@ async def adapters(engine: Engine, size: tuple[int, int]) -> None:
 
 
 async def sources(engine: Engine, size: tuple[int, int]) -> None:
-    """A question to the manual, with what it is answered from."""
+    """A question to the manual, with its sources."""
     plugins = PluginHost([("rag", rag_plugin)])
     with Store(None) as store:
         asked = ChatSession(
@@ -356,7 +356,7 @@ async def arena(size: tuple[int, int]) -> None:
 
 
 @contextmanager
-def opened(settings: config.Config) -> Iterator[Engine]:
+def default_engine(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
     plugins = PluginHost([("lora", lora_plugin)])
     with closing(open_engine(settings, plugins, ignore_progress)) as engine:
@@ -366,7 +366,7 @@ def opened(settings: config.Config) -> Iterator[Engine]:
 def main() -> None:
     """Make every picture."""
     IMAGES.mkdir(exist_ok=True)
-    with opened(SETTINGS) as engine, opened(SMALL) as small, Store(None) as store:
+    with default_engine(SETTINGS) as engine, default_engine(SMALL) as small, Store(None) as store:
         ids = fill(store, engine, small)
         for size in SIZES:
             asyncio.run(newcomer(engine, size))

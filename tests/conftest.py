@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -52,8 +52,15 @@ def chat_home(home: Path, default_model: Path) -> Path:
 
 
 @pytest.fixture
+def rag_home(home: Path) -> Path:
+    """An empty home that has the real default embedder."""
+    models.lend(home, models.embedder_model())
+    return home
+
+
+@pytest.fixture
 def endless_home(chat_home: Path) -> Path:
-    """The same, and no reply there ends by itself."""
+    """A home with the real default model, in which no reply ends by itself."""
     endless.install(chat_home)
     return chat_home
 

@@ -1,4 +1,4 @@
-"""How much one piece of work costs beside another, so that no test depends on a machine's speed."""
+"""Relative costs of work, so that no test depends on a machine's speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def processor_seconds(work: Callable[[], object], times: int = 3) -> float:
-    """What the work takes of the processor at its best; waiting for others does not count."""
+    """Return the least CPU time of several runs; time spent waiting does not count."""
     costs = []
     for _ in range(times):
         began = time.process_time()
@@ -17,7 +17,7 @@ def processor_seconds(work: Callable[[], object], times: int = 3) -> float:
 
 
 def step_seconds() -> float:
-    """What one turn of an empty loop takes of the processor, as a measure of this machine."""
+    """Return the CPU time of one iteration of an empty loop, as a measure of this machine."""
     count = 1_000_000
 
     def loop() -> None:

@@ -1,6 +1,6 @@
-"""A plugin that keeps a local model's replies from ending before a test has seen what it waits for.
+"""A plugin that keeps a local model's reply from ending before a test has seen it grow.
 
-However fast the machine is, such a reply goes on for minutes: the model cannot choose a control
+Such a reply takes minutes on any machine: the model cannot choose a control
 token, and each token takes its time.
 """
 
@@ -42,7 +42,7 @@ def install(home: Path) -> None:
 
 
 def text_on_disk(database: Path, chat: int) -> str:
-    """What is stored by now of a chat's first reply, which another process may be writing."""
+    """Return the stored text of a chat's first reply, which another process may be writing."""
     with Store(database) as store:
         reply = store.conversation(chat).turns[0].reply
     return reply.text if reply else ""

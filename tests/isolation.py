@@ -1,8 +1,8 @@
-"""A test run cannot reach the user's folders: it and all that it starts live in a temporary home.
+"""A test run is isolated from the user's folders, settings and terminal.
 
-Every worker has its own, so that no two of them meet in one database or one mark of a plugin that
-is loading. What is expensive and the same for all, the models and the compiled kernel, is shared
-through `tests.models`.
+It and the programs it starts live in a temporary home. Every worker has its own, so that they share
+no database and no mark of a plugin that is loading. Models and the compiled kernel are expensive
+and equal for all, and are shared through `tests.models`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from tests import models
 
 PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Support/pip/pip.conf")
 
+TERMINAL = {"TERM": "xterm"}
+TERMINAL_OVERRIDES = ("COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+"""Variables by which a user changes what programs draw."""
+
+KEPT_SETTINGS = ("CHATLM_TEST_HOME", "CHATLM_SHARED_DATA")
+"""The other variables of chatlm are the user's settings."""
+
 
 def enter() -> TemporaryDirectory[str]:
     """Point every variable that leads to the user's folders into a new one, and return it."""
+    forget_preferences()
     folder = TemporaryDirectory(prefix="chatlm-tests-", ignore_cleanup_errors=True)
     user = Path(folder.name)
     _keep_caches(Path.home())
@@ -27,6 +35,16 @@ def enter() -> TemporaryDirectory[str]:
     os.environ["CHATLM_HOME"] = str(user / "chatlm")
     models.lend_kernels(user / "chatlm")
     return folder
+
+
+def forget_preferences() -> None:
+    """Remove the user's settings of chatlm and of the terminal from the environment."""
+    for name in list(os.environ):
+        if name.startswith("CHATLM_") and name not in KEPT_SETTINGS:
+            del os.environ[name]
+    for name in TERMINAL_OVERRIDES:
+        os.environ.pop(name, None)
+    os.environ.update(TERMINAL)
 
 
 def _keep_caches(real: Path) -> None:

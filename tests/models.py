@@ -20,7 +20,7 @@ EMBEDDER = "all-minilm-l6-v2"
 
 
 def shared_home() -> Path:
-    """The chatlm home that keeps real models between test runs."""
+    """The chatlm home in which real models stay between test runs."""
     kept = Path(__file__).parents[1] / ".cache" / "test-home"
     return Path(os.environ.get("CHATLM_TEST_HOME", kept))
 

@@ -26,8 +26,9 @@ def run_chatlm(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line with captured output, decoded as UTF-8 with its line ends as they are.
 
-    The process is a fork of one that has imported torch, transformers and peft, but nothing else of
-    the test run. Tests of start-up, imports and signals start Python themselves.
+    The process is a fork of one that has imported torch, transformers, peft, the commands and the
+    plugins, but nothing else of the test run. Tests of start-up, imports and signals start Python
+    themselves.
     """
     environment = {**os.environ, **(environment or {})}
     with TemporaryDirectory() as name:

@@ -1,17 +1,20 @@
-"""Run the command line in forks of a process that has imported what is slow to import.
+"""Run the command line in forks of a process in which slow imports are done.
 
 Started by `tests.program`; reads one JSON object per line and answers each with one.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import pkgutil
 import sys
 import time
 import traceback
 from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,9 @@ SLOW_IMPORTS = ("torch", "transformers", "peft", "sentence_transformers")
 
 def serve() -> None:
     """Run programs until the caller goes away."""
-    import_module("chatlm.cli.main")
-    for name in SLOW_IMPORTS:
-        import_module(name)
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  # lazy otherwise
-
+    _preload()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page that has an object
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
@@ -34,6 +35,20 @@ def serve() -> None:
         print(json.dumps({"pid": child}), flush=True)
         _, status = os.waitpid(child, 0)
         print(json.dumps({"returncode": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+def _preload() -> None:
+    """Import what most programs need, so that each fork has it already."""
+    for name in SLOW_IMPORTS:
+        import_module(name)
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  # lazy otherwise
+
+    import chatlm.cli
+
+    for module in pkgutil.iter_modules(chatlm.cli.__path__, "chatlm.cli."):
+        import_module(module.name)
+    for plugin in entry_points(group="chatlm"):
+        plugin.load()
 
 
 def _run(order: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE = 60.0
-"""Seconds after which a state is taken never to come; far more than any machine needs."""
+PATIENCE = 120.0
+"""Seconds after which a state counts as never reached; far more than any machine needs."""
 
 
 def wait_until(reached: Callable[[], object], patience: float = PATIENCE) -> None:

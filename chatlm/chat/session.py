@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
+from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
+from chatlm.chat.deletion import delete_chats
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -67,6 +69,7 @@ class ChatSession:
         plugin_data: what plugins store with a new conversation.
         disabled_plugins: plugins that are disabled in a new conversation.
         conversation_id: the conversation to continue; None starts one with the first message.
+        label_seconds: how long plugins may take after a reply; None waits for them.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ChatSession:
         plugin_data: PluginData | None = None,
         disabled_plugins: Iterable[str] = (),
         conversation_id: int | None = None,
+        label_seconds: float | None = None,
     ) -> None:
         self.store = store
         self.get_engine = get_engine
@@ -97,6 +101,7 @@ class ChatSession:
         self.plugin_data = plugin_data or {}
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
+        self.label_seconds = label_seconds
 
     @property
     def conversation(self) -> Conversation | None:
@@ -210,6 +215,22 @@ class ChatSession:
         request = Request(conversation.messages(), self._effective_sampling(conversation), adapter)
         with closing(engine.read_ahead(request)) as events:
             yield from events
+
+    def compact(
+        self, conversation: Conversation | None = None
+    ) -> Generator[Turn | None, None, None]:
+        """Let the model summarise the turns that are left out of the prompt, see `compact_turns`.
+
+        Pull it while idle and close it otherwise.
+
+        Args:
+            conversation: the chat, such as `TurnFinished` gives it; None loads it.
+        """
+        chat = conversation or self.conversation
+        if chat is not None and chat.turns:
+            usage = self.context_usage(chat)
+            with closing(compact_turns(chat, usage, self.get_engine(), self.store)) as steps:
+                yield from steps
 
     def preview(self, text: str) -> Preview:
         """Build what `send` would send for `text`; nothing is stored.
@@ -368,7 +389,7 @@ class ChatSession:
 
     def _discard(self, conversation_id: int) -> None:
         """Delete a chat that was created for a message which is not stored."""
-        self.store.delete(conversation_id)
+        delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(
@@ -413,6 +434,7 @@ class ChatSession:
             self._effective_sampling,
             self.adapter,
             self.logprobs,
+            self.label_seconds,
         )
 
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
+from chatlm.chat.deletion import open_memory_store
 from chatlm.chat.session import ChatSession
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.chat.turn_runner import events_without_engine, reply_events
@@ -16,7 +16,6 @@ from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.hub.installed import fits_in_memory
 from chatlm.plugin_host.host import PluginHost
-from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.requests import Request
@@ -27,10 +26,6 @@ T = TypeVar("T")
 
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """`(name, report) -> engine`: opens a model, calling `report` with its progress in a few words."""
-
-
-_first_ids = count(2**40, 2**20)
-"""The first id of each side chat, so that a plugin never takes one for a saved chat or another."""
 
 TRIAL_MESSAGE = "Hello."
 """The message that `check` tries a setup with."""
@@ -145,7 +140,7 @@ class InMemorySideChat:
     def __init__(self, chats: InMemorySideChats, setup: Setup) -> None:
         self.setup = setup
         self._chats = chats
-        self._store = Store(None, first_id=next(_first_ids))
+        self._store = open_memory_store()
         self._session: ChatSession | None = None
 
     @property

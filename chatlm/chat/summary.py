@@ -38,15 +38,21 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """
     if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
-    messages = _fit_excerpts(engine, turn.user.text, turn.reply.text)
     said = False
-    with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
-        for event in events:
-            piece = event.answer if isinstance(event, Delta) else ""
+    with closing(write_summary(engine, turn.user.text, turn.reply.text)) as pieces:
+        for piece in pieces:
             said = said or bool(piece.strip())
             yield piece
     if not said:
         raise EngineError("The model said nothing", hint="Try again, or with another model.")
+
+
+def write_summary(engine: Engine, question: str, answer: str) -> Generator[str, None, None]:
+    """Generate a summary of an exchange, see `summarise_turn`; it may be empty."""
+    messages = _fit_excerpts(engine, question, answer)
+    with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
+        for event in events:
+            yield event.answer if isinstance(event, Delta) else ""
 
 
 def _fit_excerpts(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:

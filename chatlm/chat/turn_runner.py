@@ -71,6 +71,8 @@ class TurnRunner:
     """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
     """As `Request.logprobs`."""
+    label_seconds: float | None = None
+    """How long plugins may take after the reply; None waits for them."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
         """Label a stored message, retrieve passages for it and answer it.
@@ -199,18 +201,19 @@ class TurnRunner:
         """Label the stored reply, call `turn_finished`, and save the trace."""
         turn = self.store.turn(turn.id)
         conversation = self._with_new_header(conversation).with_turn(turn)
-        if turn.reply is not None and turn.reply.text:
-            output = [part for part in turn.reply.parts if not isinstance(part, ToolResult)]
-            message = Message("assistant", output)
-            passages = self.store.passages(turn.id)
-            labels = self._annotate(conversation, turn, turn.reply.id, message, passages)
-            if labels:
-                yield MessageAnnotated("assistant", labels)
-                turn = self.store.turn(turn.id)
-                conversation = conversation.with_turn(turn)
-        late: list[Annotation] = self.plugins.call_hook(
-            "turn_finished", conversation=conversation, turn=turn
-        )
+        with self.plugins.limited(self.label_seconds):
+            if turn.reply is not None and turn.reply.text:
+                output = [part for part in turn.reply.parts if not isinstance(part, ToolResult)]
+                message = Message("assistant", output)
+                passages = self.store.passages(turn.id)
+                labels = self._annotate(conversation, turn, turn.reply.id, message, passages)
+                if labels:
+                    yield MessageAnnotated("assistant", labels)
+                    turn = self.store.turn(turn.id)
+                    conversation = conversation.with_turn(turn)
+            late: list[Annotation] = self.plugins.call_hook(
+                "turn_finished", conversation=conversation, turn=turn
+            )
         if late:
             self.store.annotate(turn.id, None, late)
             turn = self.store.turn(turn.id)

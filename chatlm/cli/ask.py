@@ -39,6 +39,7 @@ from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
+    from chatlm.plugin_host.hook_threads import HookCall
     from chatlm.plugin_host.host import PluginHost
 
 
@@ -118,6 +119,10 @@ def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
 
 
 EXIT_INTERRUPTED = 130
+
+
+LABEL_SECONDS = 1.0
+"""How long the command waits for plugins when the answer is printed, such as for labels of it."""
 
 
 MAX_EXPONENT = 700.0
@@ -232,19 +237,21 @@ def ask(
         raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
     wanted = Sampling.from_dict({**numbers, "stop": stop})
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
+    from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.store.store import Store
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
+        plugins.on_hang = _print_hang
         read_file = AttachmentReader(plugins)
         blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
-        with Store(paths.database_file() if saved else None) as store:
+        with Store(paths.database_file()) if saved else open_memory_store() as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
@@ -258,11 +265,43 @@ def ask(
                 logprobs=logprobs,
                 plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
+                label_seconds=LABEL_SECONDS,
             )
+            _require_plugins_in_use(session, settings)
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
                 _print_answer(session, opening.first_message, saved, as_json)
+
+
+def _print_hang(call: HookCall) -> None:
+    text = f"Waiting for the plugin {call.plugin} in {call.hook}. Ctrl-C ends chatlm."
+    click.echo(escape_controls(text), err=True)
+
+
+def _require_plugins_in_use(session: ChatSession, settings: config.Config) -> None:
+    """Check that each plugin with data in the chat or settings in the config could be loaded.
+
+    Without it the answer would be another one, such as one made up instead of found.
+
+    Raises:
+        ChatlmError: one could not.
+    """
+    chat = session.conversation
+    data, unused = session.plugin_data, session.disabled_plugins
+    if chat is not None:
+        data, unused = chat.plugin_data, chat.disabled_plugins
+    in_use = {
+        name for source in (data, settings.plugins) for name, values in source.items() if values
+    }
+    for fault in session.plugins.all_faults:
+        if fault.plugin in in_use - unused and session.plugins.is_unavailable(fault.plugin):
+            raise ChatlmError(
+                f"This chat uses the plugin {fault.plugin}, which failed in {fault.hook}: "
+                f"{fault.error}.",
+                hint=f"{fault.hint or 'More: chatlm logs.'} "
+                f"Answer without it: --without {fault.plugin}",
+            )
 
 
 def _first_system_prompt(option: str | None, *others: str) -> str:
@@ -290,7 +329,8 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
         answer.on_event(Notice("Nothing is known of how likely the tokens were."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
-        click.echo(dump_json(_to_dict(turn, answer, session if saved else None)))
+        dtype = _number_format(session, turn)
+        click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
     else:
         _print_stop_reason(turn.reply if turn else None, session if saved else None)
     if answer.interrupted:
@@ -393,7 +433,13 @@ class _AnswerPrinter:
             self._line_open = False
 
 
-def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any) -> dict[str, Any]:
+def _number_format(session: ChatSession, turn: Turn) -> str:
+    """Return the number format of the weights that gave the reply; empty where none did."""
+    provenance = session.store.provenance(turn.reply.id) if turn.reply else None
+    return provenance.dtype if provenance else ""
+
+
+def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
     usage = reply.usage.to_dict() if reply else {}
@@ -408,13 +454,13 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any) -> dict[str, Any]
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
-        "logprobs": _logprobs_to_dict(answer.tokens),
+        "logprobs": _logprobs_to_dict(answer.tokens, dtype),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
 
 
-def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, Any] | None:
     """How likely the reply was to the model; None where that was not asked for, or is not told."""
     if not tokens:
         return None
@@ -422,6 +468,7 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {
         "mean": mean,
         "perplexity": math.exp(min(-mean, MAX_EXPONENT)),
+        "dtype": dtype,  # rounded weights change the perplexity by 1 to 2 %
         "tokens": [token.to_dict() for token in tokens],
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from chatlm.errors import ConfigError, UsageError
+from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.hookspecs import AskOption
 from chatlm.text import escape_controls, one_line
 from chatlm.types.setups import Setup
@@ -39,9 +40,15 @@ class AskCommand(click.Command):
         """Parse the arguments, with the plugins' options if there may be one."""
         own = {name for parameter in self.params for name in parameter.opts}
         names = {arg.partition("=")[0] for arg in args if arg.startswith("--") and arg != "--"}
+        faults: list[Fault] = []
         if names - own:
-            ctx.meta[_OPTIONS_KEY] = _plugin_options(own, quiet=ctx.resilient_parsing)
-        return super().parse_args(ctx, args)
+            ctx.meta[_OPTIONS_KEY], faults = _plugin_options(own, quiet=ctx.resilient_parsing)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption:
+            for fault in faults:  # the plugin that has the option may be among them
+                click.echo(escape_controls(str(fault)), err=True)
+            raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all parameters, those of plugins last."""
@@ -72,8 +79,11 @@ def setup_from_options(context: click.Context) -> Setup:
 _OPTIONS_KEY, _VALUES_KEY = "chatlm.ask_options", "chatlm.ask_values"
 
 
-def _plugin_options(taken: Iterable[str], *, quiet: bool) -> list[PluginOption]:
-    """Load the plugins and return their options; what fails is a line on stderr."""
+def _plugin_options(taken: Iterable[str], *, quiet: bool) -> tuple[list[PluginOption], list[Fault]]:
+    """Load the plugins and return their options, and which plugins could not be loaded.
+
+    An option that is refused is a line on stderr.
+    """
     from chatlm.config import config
     from chatlm.plugin_host.host import PluginHost
     from chatlm.plugin_host.lifecycle import load_plugins
@@ -89,10 +99,10 @@ def _plugin_options(taken: Iterable[str], *, quiet: bool) -> list[PluginOption]:
     try:
         load_plugins(host, config.load())
     except ConfigError:
-        return []  # the command itself reports it
+        return [], []  # the command itself reports it
+    unloaded = host.take_faults()
     registered = host.collect("register_ask_options", accept)
     if not quiet:
         for fault in host.take_faults():
-            if fault.hook == "register_ask_options":
-                click.echo(escape_controls(str(fault)), err=True)
-    return [PluginOption(option) for _, (option,) in registered]
+            click.echo(escape_controls(str(fault)), err=True)
+    return [PluginOption(option) for _, (option,) in registered], unloaded

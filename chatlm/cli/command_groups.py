@@ -15,6 +15,7 @@ import click
 
 from chatlm.config import paths
 from chatlm.errors import ChatlmError, ConfigError
+from chatlm.plugin_host.faults import CtrlC, marked_ctrl_c
 from chatlm.text import escape_controls, one_line
 
 
@@ -137,7 +138,7 @@ class PluginGroup(LazyGroup):
         """The groups of chatlm's own that the plugin adds commands to, by name."""
 
     def group_of(self, name: str) -> PluginGroup:
-        """See `hookspecs.Commands`."""
+        """Return one of chatlm's own groups, to add commands to it."""
         if self._taken_in is None:
             raise ValueError(f"{self.name} has no groups")
         if name not in self.groups:
@@ -158,14 +159,14 @@ class PluginGroup(LazyGroup):
         return (self.groups[group] if group else self).get_command(ctx, name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """See `hookspecs.Commands`."""
+        """Add a command; raise `TypeError` for anything else."""
         if not isinstance(cmd, click.Command):
             raise TypeError(f"add_command got {type(cmd).__name__}, not a click command")
         self._check_name(name or cmd.name)
         super().add_command(cmd, name)
 
     def add_lazy(self, name: str, import_path: str, help: str) -> None:
-        """See `hookspecs.Commands`."""
+        """Add a command that is imported when it runs."""
         if (
             not all(isinstance(text, str) for text in (name, import_path, help))
             or ":" not in import_path
@@ -242,13 +243,15 @@ class RootGroup(LazyGroup):
             BrokenPipeError,
         ):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             name = ctx.meta.get(_INVOKED_KEY)
             if name is None:
                 raise
-            raise _command_error(
-                self._list_plugin_commands(ctx)[name].plugin, name, error
-            ) from error
+            plugin = self._list_plugin_commands(ctx)[name].plugin
+            if isinstance(error, KeyboardInterrupt):  # by the user, or raised by the plugin
+                _warn(ctx, f"The command {name} of the plugin {plugin} was interrupted.")
+                raise
+            raise _command_error(plugin, name, error) from error
 
     def _list_plugin_commands(self, ctx: click.Context) -> dict[str, PluginCommand]:
         if self._plugin_commands is None:
@@ -271,8 +274,11 @@ class RootGroup(LazyGroup):
         if plugin not in groups:
             return None
         try:
-            return groups[plugin].find(ctx, name)
-        except Exception as error:
+            with marked_ctrl_c():
+                return groups[plugin].find(ctx, name)
+        except CtrlC:
+            raise
+        except BaseException as error:  # an import may fail in any way
             raise _command_error(plugin, name, error) from error
 
     def _collect_commands(
@@ -323,7 +329,7 @@ class RootGroup(LazyGroup):
         return added, not faults
 
 
-def _command_error(plugin: str, command: str, error: Exception) -> ChatlmError:
+def _command_error(plugin: str, command: str, error: BaseException) -> ChatlmError:
     import logging
 
     logging.getLogger(__name__).error("plugin %s failed in %s", plugin, command, exc_info=error)
@@ -356,10 +362,10 @@ class PluginCommand:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PluginCommand:
-        """Read back what `to_dict` made.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             plugin=values["plugin"],

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -122,17 +125,62 @@ def _require_terminal() -> None:
         )
 
 
+EXIT_SECONDS = 1.0
+"""Seconds after the end of a command in which threads that plugins left behind may still end."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are printed as a sentence or two.
 
     Args:
-        arguments: without the program's name; None takes the process's own.
+        arguments: without the program's name; None takes the process's own, which then ends soon
+            after, whatever threads are still running in it.
     """
+    if arguments is not None:
+        return _run(arguments)
+    try:
+        code = _run(None)
+    except SystemExit as ending:  # of a command with an exit code of its own
+        if isinstance(ending.code, str):
+            _print_to_stderr(ending.code)
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    _end_process_soon(code)
+    return code
+
+
+def _end_process_soon(code: int) -> None:
+    """See to it that no thread of a plugin keeps the process alive, and Ctrl-C prints no traceback.
+
+    The interpreter waits for all threads but daemons, and may crash if one runs while it ends.
+    """
+    from chatlm.plugin_host.hook_threads import hooks_running
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def end_now() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        logging.shutdown()
+        os._exit(code)
+
+    def end_later() -> None:
+        time.sleep(EXIT_SECONDS)
+        end_now()
+
+    if hooks_running():
+        end_now()
+    threading.Thread(target=end_later, name="chatlm-exit", daemon=True).start()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from chatlm.config.privacy import restrict_files
 
     _configure_streams()
     restrict_files()
     try:
+        _ask_about_crashed_plugins()
         code = cli.main(arguments, prog_name="chatlm", standalone_mode=False)
     except ChatlmError as error:
         _print_to_stderr(f"Error: {error.message}", error.hint)
@@ -158,6 +206,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         _drop_unwritable_output()
     return code if isinstance(code, int) else 0
+
+
+def _ask_about_crashed_plugins() -> None:
+    """Ask on a terminal whether to disable a plugin of chatlm's own that crashes when loaded."""
+    if "_CHATLM_COMPLETE" in os.environ or not (sys.stdin and sys.stdin.isatty()):
+        return
+    from chatlm.config import paths
+
+    if not (paths.data_dir() / "loading").is_dir():
+        return
+    from chatlm.plugin_host import lifecycle
+
+    for name, crashes in lifecycle.crashing_shipped_plugins().items():
+        question = (
+            f"chatlm crashed {len(crashes)} times in a row while it loaded its plugin {name} "
+            f"({crashes[-1]}). Disable the plugin?"
+        )
+        if click.confirm(escape_controls(question), err=True):
+            lifecycle.disable(name)
+            click.echo(f"{name} is off. On again: chatlm plugins enable {name}", err=True)
 
 
 def _is_output_error(error: OSError) -> bool:

@@ -17,7 +17,6 @@ from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
-from chatlm.types.engine import ModelListing
 
 
 def complete_model(
@@ -54,7 +53,7 @@ def list_models(as_json: bool) -> None:
             "yes" if details.installed else "no",
             human_bytes(details.bytes) if details.bytes else "-",
             one_line(details.source, 40),
-            one_line(", ".join(filter(None, (details.description, *details.abilities))), 70),
+            one_line(details.summary, 70),
         )
         for details in known
     ]
@@ -150,18 +149,19 @@ def verify(name: str | None) -> None:
 
 def _plugin_models() -> list[installed.ModelDetails]:
     """Return the models of the plugins' engines; what fails is a line on stderr."""
+    from chatlm.chat.model_list import list_plugin_models
     from chatlm.config import config
     from chatlm.plugin_host.lifecycle import loaded_plugins
 
     try:
         with loaded_plugins(config.load()) as plugins:
-            listings: list[ModelListing] = plugins.call_hook("list_models")
-            for fault in plugins.take_faults():
-                click.echo(escape_controls(str(fault)), err=True)
+            listed = list_plugin_models(plugins)
     except ConfigError as error:
         click.echo(escape_controls(f"Models of plugins are left out. {error}"), err=True)
         return []
-    return [installed.ModelDetails.from_listing(listing) for listing in listings]
+    for fault in listed.faults:
+        click.echo(escape_controls(str(fault)), err=True)
+    return list(listed.models)
 
 
 def _to_dict(details: installed.ModelDetails) -> dict[str, Any]:

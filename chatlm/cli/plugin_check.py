@@ -21,7 +21,10 @@ IMPORT_SECONDS = 0.5
 CALL_SECONDS = 5.0
 """How long one hook may take with a short message."""
 
-TOTAL_SECONDS = 60.0
+VALUE_SECONDS = 20.0
+"""How long an engine may take to open, or a panel to be shown, with all that it imports."""
+
+TOTAL_SECONDS = 90.0
 """After this the plugin's process is ended."""
 
 
@@ -43,10 +46,10 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Read back what `to_dict` made.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             step=values["what"],

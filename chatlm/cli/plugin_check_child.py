@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -16,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.chat.side_chats import side_chats
-from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
+from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS, VALUE_SECONDS
+from chatlm.cli.plugin_check_values import ShownFault, trials
 from chatlm.config import paths
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.discovery import ENTRY_POINT_GROUP, PluginSource, find_plugins
+from chatlm.plugin_host.faults import describe_error
 from chatlm.plugin_host.hook_table import HOOKS, SAMPLES, sample_arguments
+from chatlm.plugin_host.hook_threads import run_queue_seconds
 from chatlm.plugin_host.host import PluginHost
+from chatlm.text import one_line
 
 
 class _RaisingValue:
@@ -115,9 +120,9 @@ def main(kind: str, target: str) -> None:
     found = _find_plugin(kind, target)
     host = PluginHost(slow_after=CALL_SECONDS)
     _write_line(begin="import")
-    started = time.perf_counter()
+    started, delayed = time.perf_counter(), run_queue_seconds()
     here = host.load(found)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started - (run_queue_seconds() - delayed)
     faults = host.take_faults()
     late = f"it took {seconds:.2f} s of {IMPORT_SECONDS:g} s" if seconds > IMPORT_SECONDS else ""
     before = [fault for fault in faults if fault.hook == "import"]
@@ -138,16 +143,17 @@ def main(kind: str, target: str) -> None:
     for hook in sorted(HOOKS, key="shutdown".__eq__):  # shutdown comes last
         if hook in hooks:
             _try_hook(host, hook, *_calls(host, hook, own))
+            for name, call in trials(host, host.plugin(found.name), hook, own, _SampleUi()):
+                _try_value(host, name, call)
+    printed = _take_output()
+    _report("standard output", f"it printed {one_line(printed, 60)!r}" if printed else "", "unused")
 
 
 def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
     """Call a hook as a chat does, then with what makes it raise, then as a chat does again."""
     _write_line(begin=hook)
     for call, say in ((good, True), (bad, False), (good, True)):
-        if not _finishes_in_time(call):
-            _report(hook, f"it did not come back within {CALL_SECONDS:g} s", "")
-            _write_line(done=True)
-            os._exit(0)  # nothing else ends the thread it hangs in
+        _call_in_time(hook, call)
         faults = host.take_faults()
         if faults and say:
             _report(hook, faults[0].error, "")
@@ -155,11 +161,58 @@ def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callabl
     _report(hook, "", "answers, and does so after a failure too")
 
 
-def _finishes_in_time(call: Callable[[], Any]) -> bool:
-    thread = threading.Thread(target=call, daemon=True)
+def _try_value(host: PluginHost, name: str, call: Callable[[], Any]) -> None:
+    """Try what a hook registered or returned."""
+    _write_line(begin=name)
+    host.take_faults()  # of the hook, which are reported
+    if name.startswith("engine "):
+        thread, raised = _start(call)
+        thread.join(CALL_SECONDS)
+        if thread.is_alive():  # which holds nobody: a model is opened in a thread
+            _report(name, "", f"not open after {CALL_SECONDS:g} s; is its server missing?")
+            return
+    else:
+        raised = _call_in_time(name, call, VALUE_SECONDS)
+    faults = host.take_faults()
+    problem = faults[0].error if faults else ""
+    for error in raised:
+        problem = str(error) if isinstance(error, ShownFault) else describe_error(error)
+    _report(name, problem, "works")
+
+
+def _start(call: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:
+    """Call something in a thread; the list gets what it raises."""
+    raised: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            call()
+        except BaseException as error:  # whatever a plugin raises is reported
+            raised.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
     thread.start()
-    thread.join(CALL_SECONDS)
-    return not thread.is_alive()
+    return thread, raised
+
+
+def _call_in_time(
+    step: str, call: Callable[[], Any], seconds: float = CALL_SECONDS
+) -> list[BaseException]:
+    """Call something and return what it raised, if anything; if it hangs, the check ends here."""
+    thread, raised = _start(call)
+    thread.join(seconds)
+    if thread.is_alive():
+        _report(step, f"it did not come back within {seconds:g} s", "")
+        _write_line(done=True)
+        os._exit(0)  # nothing else ends the thread it hangs in
+    return raised
+
+
+def _take_output() -> str:
+    """Return what was printed to standard output since the start."""
+    sys.stdout.flush()
+    _PRINTED.seek(0)
+    return _PRINTED.read().decode("utf-8", "replace").strip()
 
 
 def _calls(
@@ -198,7 +251,8 @@ def _project_plugin(folder: Path) -> PluginSource:
 
 if __name__ == "__main__":
     _OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a plugin prints must not stand between the lines
+    _PRINTED = tempfile.TemporaryFile()  # noqa: SIM115 - to the end of the process
+    os.dup2(_PRINTED.fileno(), 1)  # what a plugin prints must not stand between the lines
     try:
         main(*sys.argv[1:])
     except (ChatlmError, OSError, tomllib.TOMLDecodeError) as error:

@@ -62,6 +62,9 @@ class CoreSettings:
         minimum=64,
         maximum=100_000_000,
     )
+    auto_compact: bool = setting(
+        False, "let the model summarise old turns that no longer fit the context"
+    )
     prompt_format: Literal["auto", "chatml", "template", "alpaca", "vicuna", "raw"] = setting(
         "auto", "how the chat is written for the model; auto takes the model's own way"
     )

@@ -58,8 +58,10 @@ class ChatTemplate:
             self._template = self._environment.from_string(source)
         except jinja2.TemplateError as error:
             raise ModelError(
-                f"The model's chat template is invalid: {error}",
-                hint="Try `chatlm config set prompt_format chatml`.",
+                f"The model's chat template, in chat_template.jinja or tokenizer_config.json, is "
+                f"invalid in line {getattr(error, 'lineno', 1)}: {error}",
+                hint="Copy or download the model again, or try "
+                "`chatlm config set prompt_format chatml`.",
             ) from error
 
     @property

@@ -51,11 +51,17 @@ def fit_prompt(
     *,
     context_length: int,
     reply_reserve: int,
+    message_reserve: int = 0,
 ) -> FittedPrompt:
-    """Return a prompt with as many turns as leave `reply_reserve` tokens for the reply.
+    """Return a prompt with enough turns left out to leave `reply_reserve` tokens for the reply.
 
     The system prompt, the newest turn and pinned ones always stay; other turns are dropped as a
     whole, the oldest first. A turn is pinned when one of its messages is.
+
+    Turns are dropped in groups, each up to half of what old turns may take. If only as many left as
+    must, the prompt would begin differently in every turn of a long chat and the prompt cache would
+    be useless. Groups are counted from the beginning of the chat, so its messages alone determine
+    what is dropped, and most turns drop what the one before dropped.
 
     Args:
         messages: system prompt first, if any.
@@ -63,6 +69,7 @@ def fit_prompt(
         message_tokens: returns the approximate tokens of each message; called when not all fit.
         context_length: limit of prompt and reply together, in tokens.
         reply_reserve: tokens to reserve for the reply; fewer remain where no turn can be dropped.
+        message_reserve: tokens to reserve for a next message; the groups are the same with it.
 
     Raises:
         ContextTooLong: the messages that must stay leave not a single token for the reply.
@@ -77,26 +84,46 @@ def fit_prompt(
 
     limit = context_length - max(reply_reserve, 1)  # the reply has at least one token
     kept, ids = without(0)
-    if len(ids) > limit:
-        dropped = _count_turns_to_drop(droppable, message_tokens(), len(ids) - limit)
-        kept, ids = without(dropped)
-        while len(ids) > limit and dropped < len(droppable):
-            dropped += 1
-            kept, ids = without(dropped)
-        while dropped > 1 and len((more := without(dropped - 1))[1]) <= limit:
-            dropped -= 1
+    if len(ids) > limit - message_reserve and droppable:
+        tokens = message_tokens()
+        costs = [sum(tokens[index] for index in turn) for turn in droppable]
+        newest = sum(tokens[index] for index in turns[-1])
+        room = limit - (sum(tokens) - sum(costs) - newest)
+        counts = _drop_counts(costs, room // 2)
+        limit -= message_reserve
+        freed, excess = list(accumulate(costs)), len(ids) - limit
+        enough = (at for at, count in enumerate(counts) if freed[count - 1] >= excess)
+        choice = next(enough, len(counts) - 1)
+        kept, ids = without(counts[choice])
+        # the tokens of single messages are approximate
+        while len(ids) > limit and choice < len(counts) - 1:
+            choice += 1
+            kept, ids = without(counts[choice])
+        while choice and len((more := without(counts[choice - 1]))[1]) <= limit:
+            choice -= 1
             kept, ids = more
     if len(ids) >= context_length:
         raise _context_too_long_error(len(ids), context_length, len(turns) - len(droppable) - 1)
     return FittedPrompt(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
 
 
-def _count_turns_to_drop(
-    turns: Sequence[Sequence[int]], message_tokens: Sequence[int], excess: int
-) -> int:
-    """Count the turns, from the first, that free `excess` tokens; all if they free fewer."""
-    taken = accumulate(sum(message_tokens[index] for index in turn) for turn in turns)
-    return next((count for count, so_far in enumerate(taken, 1) if so_far >= excess), len(turns))
+def _drop_counts(costs: Sequence[int], group_limit: int) -> list[int]:
+    """Return the numbers of oldest turns that may be dropped together, ascending.
+
+    They are the ends of whole groups, and then each single turn of the last group, which is not
+    complete as long as the chat grows.
+
+    Args:
+        costs: tokens of each turn.
+        group_limit: tokens of a group; a longer turn is a group by itself.
+    """
+    ends, group = [], 0
+    for number, cost in enumerate(costs):
+        if group and group + cost > group_limit:
+            ends.append(number)
+            group = 0
+        group += cost
+    return [*ends, *range((ends or [0])[-1] + 1, len(costs) + 1)]
 
 
 def _context_too_long_error(tokens: int, context_length: int, pinned: int) -> ContextTooLong:

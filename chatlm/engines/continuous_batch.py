@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from chatlm.engines.generation_state import GenerationState
 from chatlm.engines.model import Model
@@ -25,8 +27,13 @@ class ActiveSequence:
     """Returns its KV cache."""
 
 
-PrefillTask = Generator[EngineEvent | ActiveSequence, None, None]
-"""Prefills a prompt block by block; the last item is the sequence to decode."""
+PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any], None, None]
+"""Prefills a prompt block by block; the last item is the sequence to decode. It yields a future
+while another thread computes what it needs."""
+
+
+_MAX_WAIT = 0.02
+"""Seconds that a step waits for other threads; another request may come meanwhile."""
 
 
 class LocalBatch:
@@ -52,6 +59,7 @@ class LocalBatch:
         self._as_user_error = as_user_error
         self._prefilling: dict[int, PrefillTask] = {}
         self._active: dict[int, ActiveSequence] = {}
+        self._awaited: list[Future[Any]] = []
         self._next_index = 0
         self.max_concurrency = model.max_step_tokens
 
@@ -75,9 +83,15 @@ class LocalBatch:
             self.cancel(index)
 
     def step(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """Prefill one block and decode a token of each active sequence."""
+        """Prefill one block and decode a token of each active sequence.
+
+        Returns no events while all prompts are still being encoded.
+        """
         with self._lock:
-            return [*self._prefill_block(), *self._decode_step()]
+            events = [*self._prefill_block(), *self._decode_step()]
+        if not events and self._awaited:
+            wait(self._awaited, _MAX_WAIT, return_when=FIRST_COMPLETED)
+        return events
 
     def _remove(self, index: int) -> None:
         if prefilling := self._prefilling.pop(index, None):
@@ -88,18 +102,24 @@ class LocalBatch:
     def _prefill_block(self) -> list[tuple[int, EngineEvent | Exception]]:
         """Prefill one block of the oldest prompt that is not complete."""
         events: list[tuple[int, EngineEvent | Exception]] = []
+        self._awaited = []
         for index, prefilling in list(self._prefilling.items()):
             try:
                 for event in prefilling:
+                    if isinstance(event, Future):
+                        self._awaited.append(event)
+                        break
                     if isinstance(event, ActiveSequence):
                         self._active[index] = event
                     else:
                         events.append((index, event))
                     if isinstance(event, Prefill):
                         return events
+                else:
+                    del self._prefilling[index]
             except Exception as error:
                 events.append((index, self._as_user_error(error)))
-            del self._prefilling[index]
+                del self._prefilling[index]
         return events
 
     def _decode_step(self) -> list[tuple[int, EngineEvent | Exception]]:

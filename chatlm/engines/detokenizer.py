@@ -18,7 +18,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Detokenizer:
-    """A streaming decoder of token ids; control tokens give no text.
+    """A streaming decoder of token ids; control tokens yield no text.
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`.

@@ -19,10 +19,10 @@ class EstimatedTokens:
     split: Callable[[str], Sequence[str]]
     """Splits a text into tokens; joined, they are the text again."""
     estimated: bool = True
-    """See `Prompt.estimated`."""
+    """Estimates, as in `Prompt.estimated`."""
 
     def preview(self, request: Request, info: EngineInfo) -> Prompt:
-        """Return what `Engine.preview` returns.
+        """Preview a request, as `Engine.preview` does.
 
         Raises:
             UsageError, ContextTooLong: see `Engine.preview`.
@@ -51,7 +51,7 @@ class EstimatedTokens:
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        """Return what `Engine.count_tokens` returns."""
+        """Count tokens, as `Engine.count_tokens` does."""
         return sum(len(self.split(message.text)) + 2 for message in messages)
 
     def _encode_message(self, message: Message, index: int) -> list[PromptToken]:

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,10 @@ from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+
+MAX_INLINE_CHARACTERS = 20_000
+"""Characters of a prompt that are encoded at once; more would delay the other replies of a batch
+by more than a token."""
 
 
 class LocalEngine:
@@ -84,6 +89,7 @@ class LocalEngine:
         )
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
+        self._encoding_lock = threading.Lock()
         suggested = (catalogue_sampling or Sampling()).with_fallback(
             model_info.recommended_sampling
         )
@@ -186,7 +192,10 @@ class LocalEngine:
         """Prefill the request's prompt, so that a later one with the same start comes sooner."""
         check_parts(request, self.info)
         prompt = self._fit_prompt(
-            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+            request,
+            lambda: count_message_tokens(self.prompt_encoder, request.messages),
+            # so that turns which the next message pushes out are dropped now, while nobody waits
+            message_reserve=self.info.context_length // 16,
         )
         try:
             with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
@@ -213,7 +222,10 @@ class LocalEngine:
         return user_error
 
     def _fit_prompt(
-        self, request: Request, message_tokens: Callable[[], Sequence[int]]
+        self,
+        request: Request,
+        message_tokens: Callable[[], Sequence[int]],
+        message_reserve: int = 0,
     ) -> FittedPrompt:
         messages = request.messages
         return fit_prompt(
@@ -222,7 +234,34 @@ class LocalEngine:
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
+            message_reserve=message_reserve,
         )
+
+    def _fit_whole_request(self, request: Request) -> FittedPrompt:
+        return self._fit_prompt(
+            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+        )
+
+    @contextmanager
+    def _fit_in_thread(self, request: Request) -> Iterator[Future[FittedPrompt]]:
+        """Fit a long prompt while other replies go on; one at a time, which leaves them a core."""
+        future: Future[FittedPrompt] = Future()
+
+        def fit() -> None:
+            with self._encoding_lock:
+                if not future.set_running_or_notify_cancel():
+                    return
+                try:
+                    future.set_result(self._fit_whole_request(request))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        # a daemon, since an abandoned prompt must not delay the program's end
+        threading.Thread(target=fit, name="encode-prompt", daemon=True).start()
+        try:
+            yield future
+        finally:
+            future.cancel()
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -239,9 +278,13 @@ class LocalEngine:
         started = time.perf_counter()
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)
-        prompt = self._fit_prompt(
-            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
-        )
+        if sum(len(message.text) for message in request.messages) > MAX_INLINE_CHARACTERS:
+            with self._fit_in_thread(request) as fitting:
+                while not fitting.done():
+                    yield fitting
+            prompt = fitting.result()
+        else:
+            prompt = self._fit_whole_request(request)
         total, limit = len(prompt.ids), self.info.context_length
         max_tokens = sampling.max_tokens or limit
         omitted = tuple(request.messages[index] for index in prompt.omitted)
@@ -257,7 +300,11 @@ class LocalEngine:
                 prompt_ids=prompt.ids,
                 request=request,
                 sampler=Sampler(
-                    sampling, torch.tensor(prompt.ids), logits.shape[-1], logits.device
+                    sampling,
+                    torch.tensor(prompt.ids),
+                    logits.shape[-1],
+                    logits.device,
+                    self.prompt_encoder.token_bytes,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),

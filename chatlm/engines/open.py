@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, EngineError, ModelError
-from chatlm.plugin_host.faults import describe_error, reraise_interrupt
+from chatlm.plugin_host.faults import CtrlC, describe_error, marked_ctrl_c
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
 from chatlm.types.sampling import Sampling
@@ -40,13 +40,13 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     if registered is None:
         return _open_local(name, config, plugins, progress)
     try:
-        engine = registered.opener(name)
-        if not isinstance(engine.info, EngineInfo):
-            raise TypeError(f"info is {type(engine.info).__name__}, not EngineInfo")
-    except ChatlmError:
+        with marked_ctrl_c():
+            engine = registered.opener(name)
+            if not isinstance(engine.info, EngineInfo):
+                raise TypeError(f"info is {type(engine.info).__name__}, not EngineInfo")
+    except (ChatlmError, CtrlC):
         raise
     except BaseException as error:  # a plugin may fail in any way
-        reraise_interrupt(error)
         raise ModelError(
             f"The plugin {registered.plugin} failed to open {config.model}: "
             f"{describe_error(error)}",
@@ -111,7 +111,7 @@ class _RegisteredEngine:
 
 
 def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
-    """Return what opens a model, None for a local one, and its name without the scheme."""
+    """Return the opener of a model, None for a local one, and its name without the scheme."""
     engines: dict[str, _RegisteredEngine] = {}
     plugins.collect("register_engines", partial(_register_engine, engines))
     scheme, colon, name = model.partition(":")

@@ -308,13 +308,13 @@ class PromptEncoder:
         forbidden = set(self.control_tokens.values())
         backend = self._backend if is_first else self._middle_backend
         text = text.encode("utf-8", "replace").decode()  # tokenizers refuse lone surrogates
-        encoding = backend.encode(text, add_special_tokens=False)
+        encoding = _encode_plain(backend, text)
         if forbidden.isdisjoint(encoding.ids):
             ends = (end for _, end in encoding.offsets)
             return _to_encoded_text(zip(encoding.ids, ends, strict=True))
         tokens, start = [], 0
         for part in self._split_control_tokens(text):  # added tokens that are not marked special
-            encoding = backend.encode(part, add_special_tokens=False)
+            encoding = _encode_plain(backend, part)
             tokens += [
                 (number, start + end)
                 for number, (_, end) in zip(encoding.ids, encoding.offsets, strict=True)
@@ -451,6 +451,12 @@ def prompt_tokens(
                 token = encoded.ids[index]
                 yield PromptToken(token, text[start:end], token in controls, message)
                 start = end
+
+
+def _encode_plain(backend: Any, text: str) -> Any:
+    if len(text) > MAX_CACHED_TEXT_LENGTH:  # only `encode_batch` lets other threads run meanwhile
+        return backend.encode_batch([text], add_special_tokens=False)[0]
+    return backend.encode(text, add_special_tokens=False)
 
 
 def count_message_tokens(encoder: PromptEncoder, messages: Sequence[Message]) -> tuple[int, ...]:

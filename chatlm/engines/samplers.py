@@ -1,11 +1,18 @@
-"""Sample the next token from logits: penalties, temperature, top-k, top-p and min-p."""
+"""Sample the next token from logits: penalties, DRY, temperature, truncation and XTC."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from chatlm.engines.detokenizer import TokenBytes
 from chatlm.types.sampling import Sampling
+
+DRY_BREAKERS = frozenset(b'\n:"*')
+"""Bytes that break sequences, as in the programs that introduced DRY."""
 
 
 def apply_penalties(
@@ -80,6 +87,118 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.max(), float("-inf"))
 
 
+def top_n_sigma(logits: Tensor, n: float) -> Tensor:
+    """Set tokens to -inf whose logit is over n standard deviations below the largest; 0 is off.
+
+    The deviation is that of all finite logits before the temperature (Tang et al., 2024).
+    """
+    if n <= 0.0:
+        return logits
+    finite = logits[torch.isfinite(logits)]
+    threshold = finite.max() - n * finite.std(correction=0)
+    return logits.masked_fill(logits < threshold, float("-inf"))
+
+
+def exclude_top_choices(
+    logits: Tensor, probability: float, threshold: float, generator: torch.Generator
+) -> Tensor:
+    """Set all but the least likely of the tokens that reach a threshold to -inf (XTC).
+
+    It makes a model leave its most trodden path where there are several good ones.
+
+    Args:
+        logits: (vocab_size,), after the other samplers.
+        probability: how often it happens, 0 to 1; 0 is off and draws no random number.
+        threshold: a token's least probability to count as a top choice; above 0.5 is off.
+        generator: on the CPU.
+    """
+    if probability <= 0.0 or threshold > 0.5:
+        return logits
+    if float(torch.rand((), generator=generator, dtype=torch.float64)) >= probability:
+        return logits
+    probabilities = torch.softmax(logits, dim=-1)
+    top = probabilities >= threshold
+    if int(top.sum()) < 2:
+        return logits
+    least = probabilities.masked_fill(~top, float("inf")).argmin()
+    top[least] = False
+    return logits.masked_fill(top, float("-inf"))
+
+
+class RepetitionTracker:
+    """The lengths of the repeated sequences that each next token would continue (DRY).
+
+    Args:
+        ids: of the prompt.
+        is_breaker: tells whether a token breaks sequences, such as a line break.
+    """
+
+    def __init__(self, ids: Sequence[int], is_breaker: Callable[[int], bool]) -> None:
+        self._is_breaker = is_breaker
+        self._ids = np.empty(max(1024, 2 * len(ids)), dtype=np.int64)
+        self._lengths = np.zeros_like(self._ids)
+        """For each position, how many tokens up to it equal those up to the newest one."""
+        self._count = 0
+        for token in ids:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Add the newest token."""
+        if self._count == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+            self._lengths = np.concatenate([self._lengths, np.zeros_like(self._lengths)])
+        count = self._count
+        if self._is_breaker(token):
+            self._lengths[: count + 1] = 0
+        else:
+            same = self._ids[:count] == token
+            before = np.concatenate([[0], self._lengths[: max(count - 1, 0)]])[:count]
+            self._lengths[:count] = np.where(same, before + 1, 0)
+            self._lengths[count] = 0
+        self._ids[count] = token
+        self._count += 1
+
+    def next_tokens(self, allowed_length: int) -> dict[int, int]:
+        """Return tokens that followed an earlier occurrence of the newest ones.
+
+        Args:
+            allowed_length: sequences shorter than this do not count.
+
+        Returns:
+            by id, the length of the longest sequence that the token would continue; without
+            tokens that break sequences.
+        """
+        places = np.flatnonzero(self._lengths[: max(self._count - 1, 0)] >= allowed_length)
+        longest: dict[int, int] = {}
+        for place in places.tolist():
+            token = int(self._ids[place + 1])
+            if self._is_breaker(token):
+                continue
+            longest[token] = max(longest.get(token, 0), int(self._lengths[place]))
+        return longest
+
+
+def apply_dry(
+    logits: Tensor, repeated: Mapping[int, int], *, multiplier: float, base: float, allowed: int
+) -> Tensor:
+    """Lower the logits of tokens that would continue a repetition ("Don't Repeat Yourself").
+
+    Args:
+        logits: (vocab_size,), float.
+        repeated: by token id, the length of the sequence it would continue.
+        multiplier: the penalty at the allowed length; 0 is off.
+        base: factor by which the penalty grows with each further token.
+        allowed: the length from which sequences are penalised.
+    """
+    if not repeated or multiplier <= 0.0:
+        return logits
+    logits = logits.clone()
+    for token, length in repeated.items():
+        # beyond 100 tokens the penalty rules the token out anyway, and floats would overflow
+        logits[token] -= multiplier * base ** min(length - allowed, 100)
+    return logits
+
+
 def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
     """Draw a token from a distribution with a single random number.
 
@@ -100,17 +219,25 @@ def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
 
 
 class Sampler:
-    """A sampler of one reply: penalties, temperature, top-k, top-p, min-p, in this order.
+    """A sampler of one reply.
+
+    The order is: penalties, DRY, top-n-sigma, temperature, top-k, top-p, min-p, XTC.
 
     Args:
         sampling: complete settings; the seed may be None.
         prompt_ids: (tokens,), ids of the prompt.
         vocab_size: number of logits.
         device: where the logits are.
+        token_bytes: returns the bytes of an id; tells DRY which tokens break sequences.
     """
 
     def __init__(
-        self, sampling: Sampling, prompt_ids: Tensor, vocab_size: int, device: torch.device
+        self,
+        sampling: Sampling,
+        prompt_ids: Tensor,
+        vocab_size: int,
+        device: torch.device,
+        token_bytes: TokenBytes,
     ) -> None:
         self._temperature = sampling.temperature or 0.0
         self._top_k = sampling.top_k or 0
@@ -119,6 +246,19 @@ class Sampler:
         self._frequency_penalty = sampling.frequency_penalty or 0.0
         self._presence_penalty = sampling.presence_penalty or 0.0
         self._repetition_penalty = sampling.repetition_penalty or 1.0
+        self._top_n_sigma = sampling.top_n_sigma or 0.0
+        self._xtc_probability = sampling.xtc_probability or 0.0
+        self._xtc_threshold = 1.0 if sampling.xtc_threshold is None else sampling.xtc_threshold
+        self._dry_multiplier = sampling.dry_multiplier or 0.0
+        self._dry_base = sampling.dry_base or 1.0
+        self._dry_allowed_length = sampling.dry_allowed_length or 1
+        self._repetitions = (
+            RepetitionTracker(
+                prompt_ids.tolist(), lambda token: not DRY_BREAKERS.isdisjoint(token_bytes(token))
+            )
+            if self._dry_multiplier
+            else None
+        )
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -142,16 +282,25 @@ class Sampler:
             presence_penalty=self._presence_penalty,
             repetition_penalty=self._repetition_penalty,
         )
+        if self._repetitions:
+            logits = apply_dry(
+                logits,
+                self._repetitions.next_tokens(self._dry_allowed_length),
+                multiplier=self._dry_multiplier,
+                base=self._dry_base,
+                allowed=self._dry_allowed_length,
+            )
         if self._temperature == 0:
             token = int(torch.argmax(logits))
         else:
-            kept = min_p(
-                top_p(
-                    top_k(apply_temperature(logits, self._temperature), self._top_k), self._top_p
-                ),
-                self._min_p,
+            kept = apply_temperature(top_n_sigma(logits, self._top_n_sigma), self._temperature)
+            kept = min_p(top_p(top_k(kept, self._top_k), self._top_p), self._min_p)
+            kept = exclude_top_choices(
+                kept, self._xtc_probability, self._xtc_threshold, self._generator
             )
             token = sample_token(torch.softmax(kept, dim=-1), self._generator)
         self._reply_counts[token] += 1
         self._seen[token] = True
+        if self._repetitions:
+            self._repetitions.add(token)
         return token

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
 
 from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.estimated_tokens import EstimatedTokens
+from chatlm.engines.stopping import StopStringFilter
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
@@ -24,6 +27,10 @@ WORD_TOKENS = EstimatedTokens(_WORD_PATTERN.findall, estimated=False)
 class ScriptedEngine:
     """An engine that answers each request with the next reply of a script.
 
+    Stop strings end a reply. Logits processors and stopping criteria are called for each word, with
+    the ids of `vocabulary` and with scores that are 10 for the script's next word and 0 for all
+    others; the word with the highest score is generated.
+
     Args:
         replies: in order; a StopReason or an exception ends the stream instead of a text.
         delay: seconds before each token.
@@ -38,6 +45,7 @@ class ScriptedEngine:
         self.read_ahead_requests: list[Request] = []
         """Every request read ahead."""
         self.closed = False
+        self._ids: dict[str, int] = {}
         self._replies = deque(replies)
         self._delay = delay
         self.info = EngineInfo(
@@ -48,6 +56,11 @@ class ScriptedEngine:
             prompt_format="chatml",
             default_sampling=DEFAULT_SAMPLING,
         )
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The words of all prompts and replies so far; a word's place is its token id."""
+        return list(self._ids)
 
     def queue(self, *replies: str | StopReason | Exception) -> None:
         """Append replies to the script."""
@@ -73,14 +86,31 @@ class ScriptedEngine:
         limit = request.sampling.max_tokens or DEFAULT_SAMPLING.max_tokens or 0
         first = 0.0
         words = _WORD_PATTERN.findall(reply)
-        for count, word in enumerate(words[:limit], start=1):
+        ids = [token.id for token in prompt.tokens]
+        for word in words:
+            self._id_of(word)
+        stop_filter = StopStringFilter(request.sampling.stop)
+        reason, matched = StopReason.LENGTH if len(words) > limit else StopReason.END, None
+        for count, scripted in enumerate(words[:limit], start=1):
             if self._delay:
                 time.sleep(self._delay)
+            word = self._process(request, ids, scripted)
+            ids.append(self._id_of(word))
             at = time.perf_counter()
             first = first or at
             usage = Usage(total, 0, count, first - started, at - first)
-            yield Delta(word, usage=usage)
-        yield Finished(StopReason.LENGTH if len(words) > limit else StopReason.END, usage)
+            text = stop_filter.feed(word)
+            criterion = self._met_criterion(request, ids, word)
+            if (matched := stop_filter.matched_stop) is not None:
+                reason = StopReason.STOP_STRING
+            elif criterion is not None:
+                reason, matched = StopReason.CRITERION, criterion
+            if matched is not None or count == min(limit, len(words)):
+                text += stop_filter.flush()
+            yield Delta(text, stop_filter.withheld, usage=usage)
+            if matched is not None:
+                break
+        yield Finished(reason, usage, matched)
 
     def batch(self) -> SequentialBatch:
         """Answer one request after the other."""
@@ -94,11 +124,40 @@ class ScriptedEngine:
 
     def preview(self, request: Request) -> Prompt:
         """Return the prompt, one token per word."""
-        return WORD_TOKENS.preview(request, self.info)
+        prompt = WORD_TOKENS.preview(request, self.info)
+        tokens = (dataclasses.replace(each, id=self._id_of(each.text)) for each in prompt.tokens)
+        return dataclasses.replace(prompt, tokens=tuple(tokens))
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Count the words, and two control tokens per message."""
         return WORD_TOKENS.count_tokens(messages)
+
+    def _id_of(self, word: str) -> int:
+        return self._ids.setdefault(word, len(self._ids))
+
+    def _arguments(self, ids: Sequence[int], word: str) -> tuple[Any, Any]:
+        """Return the arguments of a processor or criterion, as tensors with one row."""
+        import torch  # here, since most scripts need none
+
+        scores = torch.zeros(1, len(self._ids))
+        scores[0, self._id_of(word)] = 10.0
+        return torch.tensor([ids]), scores
+
+    def _process(self, request: Request, ids: Sequence[int], word: str) -> str:
+        """Return the word to generate: the script's, unless processors prefer another."""
+        if not request.logits_processors:
+            return word
+        input_ids, scores = self._arguments(ids, word)
+        for processor in request.logits_processors:
+            scores = processor(input_ids, scores.clone())
+        return self.vocabulary[int(scores[0].argmax())]
+
+    def _met_criterion(self, request: Request, ids: Sequence[int], word: str) -> str | None:
+        """Return the name of the first stopping criterion that is met."""
+        for criterion in request.stopping_criteria:
+            if bool(criterion(*self._arguments(ids, word))):
+                return getattr(criterion, "__name__", type(criterion).__name__)
+        return None
 
     def close(self) -> None:
         """Record that it is closed."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 S = TypeVar("S", str, tuple[int, ...])
 
@@ -76,6 +76,8 @@ class EosStoppingCriteria:
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Tensor:
         """Tell which rows end: (rows, tokens) ids to (rows,) bool."""
+        import torch  # here, so that engines without torch can filter stop strings
+
         ends = [self.match(row) is not None for row in input_ids[:, -self._max_length :].tolist()]
         return torch.tensor(ends, device=input_ids.device)
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
 from chatlm.engines.prompt_encoder import ChatTokenizer
+from chatlm.errors import ModelError
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes of transformers that use tokenizer.json as it is."""
@@ -66,19 +67,23 @@ class JsonTokenizer:
 
 
 def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | None:
-    """Read the chat templates by name; a file goes before the settings, as in transformers."""
+    """Read the chat templates by name; files win over settings, as in transformers."""
     templates: dict[str, str] = {}
     configured = settings.get("chat_template")
     if isinstance(configured, str):
         templates["default"] = configured
     elif isinstance(configured, list):
         templates |= {entry["name"]: entry["template"] for entry in configured}
+    if files := _template_files(folder):
+        templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
+    return templates or None
+
+
+def _template_files(folder: Path) -> dict[str, Path]:
     files = {file.stem: file for file in (folder / "additional_chat_templates").glob("*.jinja")}
     if (folder / "chat_template.jinja").is_file():
         files["default"] = folder / "chat_template.jinja"
-    if files:
-        templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
-    return templates or None
+    return files
 
 
 def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
@@ -87,6 +92,14 @@ def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
     Raises:
         ModelError: it cannot be loaded.
     """
+    for file in _template_files(folder).values():
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"The chat template {file} is damaged: it is not UTF-8 text.",
+                "Copy or download the model again.",
+            ) from error
     try:
         return JsonTokenizer(folder)
     except Unsupported as reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,10 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
     """
     with _quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to be refused by name
                 dtype=placement.dtype,
                 device_map=placement.device_map,
                 quantization_config=placement.quantization_config,
@@ -166,7 +168,39 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                     hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
                 ) from error
             raise _load_error(name, folder, error) from error
+    model, report = loaded
+    _check_tensors(name, report)
     return model.eval()
+
+
+_QUANTIZED = ("qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "absmax")
+"""Last parts of the names of tensors in the formats of GPTQ, AWQ and others."""
+
+
+def _check_tensors(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model whose files do not have exactly its tensors.
+
+    transformers would give missing ones random values and ignore what it does not know.
+
+    Raises:
+        ModelError: a tensor is missing, has another shape, or is not expected.
+    """
+    mismatched = [f"{key} (another shape)" for key, *_ in sorted(report["mismatched_keys"])]
+    missing = [f"{key} (missing)" for key in sorted(report["missing_keys"])]
+    unexpected = sorted(report["unexpected_keys"])
+    if any(key.rpartition(".")[2] in _QUANTIZED for key in unexpected):
+        hint = (
+            "It is quantized in a format that chatlm does not read, such as GPTQ or AWQ. Use the "
+            "original repository, or a GGUF file of it."
+        )
+    else:
+        hint = f"Its files are incomplete or of another model; `chatlm models verify {name}`."
+    wrong = missing + mismatched + [f"{key} (not expected)" for key in unexpected]
+    if wrong:
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3:,} more" if wrong[3:] else "")
+        raise ModelError(
+            f"The tensors of the model {name} do not fit its config.json: {shown}", hint=hint
+        )
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:

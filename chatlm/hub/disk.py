@@ -57,9 +57,9 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 def no_space_error(folder: Path, problem: str, free: int | None = None) -> NoSpace:
     """Return the error for a full disk; `problem` says what did not fit."""
-    left = "" if free is None else f", and {human_bytes(free)} are free"
+    available = "" if free is None else f", and {human_bytes(free)} are free"
     return NoSpace(
-        f"Not enough space on the disk of {folder}: {problem}{left}.",
+        f"Not enough space on the disk of {folder}: {problem}{available}.",
         FREE_SPACE_HINT,
     )
 

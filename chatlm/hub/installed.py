@@ -19,6 +19,7 @@ from chatlm.hub.model_folder import (
     check_folder,
     detect_model_kind,
     find_hash_mismatches,
+    find_quick_mismatches,
     find_size_mismatches,
     folder_context_length,
     folder_problem,
@@ -62,7 +63,12 @@ class ModelDetails:
     dtypes: tuple[str, ...]
     """Number formats of the weights, most frequent first."""
     abilities: tuple[str, ...] = ()
-    """See `ModelListing.abilities`."""
+    """Abilities as in `ModelListing`."""
+
+    @property
+    def summary(self) -> str:
+        """The abilities, then the description, which may be cut off."""
+        return " · ".join(filter(None, (", ".join(self.abilities), self.description)))
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:
@@ -141,6 +147,8 @@ def locate_folder(folder: Path) -> ModelLocation:
     """Return the location of the user's own folder after checking that it is a complete model."""
     manifest = read_manifest(folder)
     check_folder(folder)
+    if manifest:
+        _check_intact(folder, manifest)
     return ModelLocation(
         str(folder), folder, manifest.kind if manifest else detect_model_kind(folder)
     )
@@ -156,13 +164,34 @@ def locate_target(target: ModelTarget) -> ModelLocation | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    problems = find_size_mismatches(folder, manifest)
+    _check_intact(folder, manifest)
+    return ModelLocation(manifest.name, folder, manifest.kind)
+
+
+_intact: set[tuple[Path, tuple[tuple[int, int], ...]]] = set()
+"""Folders that were checked in this process, with the times and sizes of their files."""
+
+
+def _check_intact(folder: Path, manifest: ModelManifest) -> None:
+    """Check a model's files quickly, once per process until one of them changes.
+
+    Raises:
+        ModelError: a file is missing or differs from what was pulled.
+    """
+    try:
+        facts = [(folder / name).stat() for name in manifest.files]
+        key = (folder, tuple((fact.st_mtime_ns, fact.st_size) for fact in facts))
+        if key in _intact:
+            return
+        problems = find_quick_mismatches(folder, manifest)
+    except OSError:
+        problems = find_size_mismatches(folder, manifest) or ["its files cannot be read"]
     if problems:
         raise ModelError(
             f"The model {manifest.name} in {folder} is damaged: {problems[0]}.",
             f"Repair it: chatlm models pull --force {manifest.name}",
         )
-    return ModelLocation(manifest.name, folder, manifest.kind)
+    _intact.add(key)
 
 
 def list_installed_models() -> list[ModelDetails]:
@@ -326,13 +355,13 @@ def fits_in_memory(model: str) -> bool:
     """Tell whether a model's weights fit into free memory; True if that is unknown.
 
     Args:
-        model: its name, as the user gives it.
+        model: its name, as the user wrote it.
     """
     try:
         weights = sum(
             path.stat().st_size for path in find_model(model).folder.glob("*.safetensors")
         )
-        told = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
     except (ModelError, OSError, ValueError):
         return True
-    return told is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(told.group(1))
+    return match is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(match.group(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from typing import Any, get_args
 
 from chatlm.errors import ModelError
 from chatlm.hub.catalogue import ModelKind
-from chatlm.hub.disk import sha256
+from chatlm.hub.checksums import (
+    FileRecord,
+    find_mismatch,
+    find_quick_mismatch,
+    find_size_mismatch,
+    record_file,
+)
 from chatlm.hub.jobs import (
     CancelCheck,
     ProgressCallback,
@@ -158,33 +165,6 @@ _MANIFEST_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """Size and checksum of a file at download."""
-
-    bytes: int
-    sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
-        """Read back what `to_dict` returned.
-
-        Raises:
-            KeyError, TypeError: it is something else.
-        """
-        return cls(
-            bytes=values["bytes"],
-            sha256=values["sha256"],
-        )
-
-
-@dataclass(frozen=True)
 class ModelOrigin:
     """Where a model came from."""
 
@@ -217,10 +197,10 @@ class ModelOrigin:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelOrigin:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: the values are invalid.
         """
         return cls(
             type=values["type"],
@@ -259,10 +239,10 @@ class ModelManifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelManifest:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is something else.
+            KeyError, TypeError, AttributeError: the values are invalid.
         """
         return cls(
             name=values["name"],
@@ -294,13 +274,13 @@ def write_manifest(
     for path in paths:
         check_cancelled(cancelled)
         progress("check", done, total)
-        size = path.stat().st_size
-        files[path.relative_to(folder).as_posix()] = FileRecord(size, sha256(path))
-        done += size
+        record = files[path.relative_to(folder).as_posix()] = record_file(path)
+        done += record.bytes
     progress("check", done, total)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = ModelManifest(name, kind, origin, now, files)
-    text = json.dumps({"format": _MANIFEST_FORMAT, **manifest.to_dict()}, indent=2)
+    table = {"format": _MANIFEST_FORMAT, **manifest.to_dict()}
+    text = json.dumps(table | {"checksum": _table_checksum(table)}, indent=2)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
@@ -312,31 +292,44 @@ def read_manifest(folder: Path) -> ModelManifest | None:
         ModelError: the file cannot be understood.
     """
     try:
-        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+        data = (folder / MANIFEST_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        table = json.loads(text)
+        table = json.loads(data)
         if table["format"] != _MANIFEST_FORMAT or table["kind"] not in get_args(ModelKind):
             raise ValueError("unknown format or kind")
+        # manifests of earlier versions have none
+        if (checksum := table.pop("checksum", None)) and checksum != _table_checksum(table):
+            raise ValueError("its checksum differs")
         return ModelManifest.from_dict(table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"The record {folder / MANIFEST_FILE} cannot be read: {error}.",
-            f"Download the model again: chatlm models pull {folder.name}",
+            f"The record {folder / MANIFEST_FILE} is damaged: {error}.",
+            "Download the model again: chatlm models pull --force "
+            + folder.name.replace("--", "/", 1),
         ) from error
+
+
+def _table_checksum(table: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find_size_mismatches(folder: Path, manifest: ModelManifest) -> list[str]:
     """Check sizes only; return a description of each missing or different file."""
-    problems = []
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{name}: missing")
-        elif path.stat().st_size != record.bytes:
-            problems.append(f"{name}: {path.stat().st_size} bytes, should be {record.bytes}")
-    return problems
+    found = {
+        name: find_size_mismatch(folder / name, record) for name, record in manifest.files.items()
+    }
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+
+def find_quick_mismatches(folder: Path, manifest: ModelManifest) -> list[str]:
+    """Check sizes and a sample of each file, in milliseconds; return a description of each that
+    differs."""
+    found = {
+        name: find_quick_mismatch(folder / name, record) for name, record in manifest.files.items()
+    }
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
 
 
 def find_hash_mismatches(
@@ -346,14 +339,13 @@ def find_hash_mismatches(
     cancelled: CancelCheck = never_cancelled,
 ) -> list[str]:
     """Check every byte; return a description of each missing or different file."""
-    problems = find_size_mismatches(folder, manifest)
-    named = {problem.partition(":")[0] for problem in problems}
+    problems = []
     done = 0
     for name, record in manifest.files.items():
         check_cancelled(cancelled)
         progress("check", done, manifest.bytes)
-        if name not in named and sha256(folder / name) != record.sha256:
-            problems.append(f"{name}: its content changed (SHA-256 differs)")
+        if problem := find_mismatch(folder / name, record):
+            problems.append(f"{name}: {problem}")
         done += record.bytes
     progress("check", done, manifest.bytes)
     return problems

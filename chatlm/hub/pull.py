@@ -77,7 +77,7 @@ def pull_model(
 ) -> ModelLocation:
     """Download or convert a model; a complete one is kept unless `force`.
 
-    `cancelled` is asked and `progress` told about ten times a second. Ctrl-C or a raise from either
+    `cancelled` and `progress` are called about ten times a second. Ctrl-C or a raise from either
     stops the pull as well; helper processes are ended and half-made files deleted. Only an
     interrupted hub download stays, apart, and the next pull goes on with it.
 
@@ -109,11 +109,11 @@ def _pull(
             return location
         try:
             with translate_disk_full(paths.models_dir()), staging_folder(folder_name) as work:
-                made = work / "made"
-                kind, origin = _build(target, made, work, progress, cancelled)
-                check_folder(made)
-                write_manifest(made, target.name, kind, origin, progress, cancelled)
-                folder = commit_model(made, folder_name)
+                output = work / "made"
+                kind, origin = _build(target, output, work, progress, cancelled)
+                check_folder(output)
+                write_manifest(output, target.name, kind, origin, progress, cancelled)
+                folder = commit_model(output, folder_name)
             delete_partial_download(
                 folder_name
             )  # of a hub that failed before another source worked

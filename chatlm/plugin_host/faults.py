@@ -1,15 +1,15 @@
-"""Fault, its wording; crash marks around loading."""
+"""Faults of plugins and their wording; Ctrl-C among the code of plugins."""
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Literal
 
-from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.text import one_line
 
@@ -17,9 +17,14 @@ LOADING_STEPS = ("loading", "import", "registration", "settings")
 """Where a plugin may fail before any hook."""
 
 
+FaultKind = Literal["failed", "slow", "abandoned"]
+"""`slow` returned something valid too late, `abandoned` had not returned when nobody waited for it
+any longer."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A plugin that failed: which, where, how."""
+    """A plugin that failed, was slow or did not return: which, where, how."""
 
     plugin: str
     hook: str
@@ -28,11 +33,16 @@ class Fault:
     dropped: bool = False
     hint: str = ""
     """What to do; empty for what can always be done."""
+    kind: FaultKind = "failed"
 
     def __str__(self) -> str:
+        verb = "failed" if self.kind == "failed" else "was slow"
+        if self.kind == "abandoned":
+            verb = "did not return"
         end = " It is left out until chatlm restarts." if self.dropped else ""
-        hint = self.hint or (f"More: chatlm logs. Without it: chatlm plugins disable {self.plugin}")
-        return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
+        log = "More: chatlm logs. " if self.kind == "failed" else ""
+        hint = self.hint or f"{log}Without it: chatlm plugins disable {self.plugin}"
+        return f"The plugin {self.plugin} {verb} in {self.hook}: {self.error}.{end} {hint}"
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -42,6 +52,7 @@ class Fault:
             "error": self.error,
             "left_out": self.dropped,
             "hint": self.hint,
+            "kind": self.kind,
         }
 
     @classmethod
@@ -57,15 +68,33 @@ class Fault:
             error=values["error"],
             dropped=values.get("left_out", False),
             hint=values.get("hint", ""),
+            kind=values.get("kind", "failed"),
         )
 
 
-def reraise_interrupt(error: BaseException) -> None:
-    """Raise what is no fault of a plugin's: Ctrl-C, which only the main thread ever gets."""
-    if isinstance(error, KeyboardInterrupt) and (
-        threading.current_thread() is threading.main_thread()
-    ):
-        raise error
+class CtrlC(KeyboardInterrupt):
+    """Ctrl-C, where a plugin may raise a `KeyboardInterrupt` of its own."""
+
+
+@contextmanager
+def marked_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise `CtrlC` inside; any other `KeyboardInterrupt` is then the plugin's.
+
+    Only the main thread gets Ctrl-C; in others nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_ctrl_c(number: int, frame: FrameType | None) -> None:
+        raise CtrlC
+
+    previous = signal.signal(signal.SIGINT, raise_ctrl_c)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is raise_ctrl_c:
+            signal.signal(signal.SIGINT, previous)
 
 
 def describe_error(error: BaseException) -> str:
@@ -77,51 +106,3 @@ def describe_error(error: BaseException) -> str:
     except Exception:  # a stranger's exception may not even have words
         said = "it cannot say what"
     return one_line(": ".join(filter(None, (type(error).__name__, said))), 300).rstrip(".")
-
-
-def _crash_mark_folder() -> Path:
-    return paths.data_dir() / "loading"
-
-
-@contextmanager
-def crash_mark(name: str) -> Iterator[bool]:
-    """Leave a mark while a plugin is loaded; gives False if an earlier process left one.
-
-    Another chatlm that loads the same plugin at this moment is no crash: its lock says that it
-    lives. Where no file can be written, nothing is remembered.
-    """
-    from filelock import FileLock, Timeout
-
-    mark = _crash_mark_folder() / name
-    lock = FileLock(_crash_mark_folder() / f".{name}.lock")
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except (OSError, Timeout):
-        yield True
-        return
-    try:
-        if has_crash_mark(name):
-            yield False
-            return
-        with suppress(OSError):
-            mark.touch()
-        try:
-            yield True
-        finally:
-            mark.unlink(missing_ok=True)
-    finally:
-        lock.release()
-
-
-def has_crash_mark(name: str) -> bool:
-    """Whether a process ended while it loaded the plugin; true too while another one does."""
-    return (_crash_mark_folder() / name).exists()
-
-
-def clear_crash_mark(name: str) -> bool:
-    """Let the plugin be loaded again; returns whether it was left out."""
-    mark = _crash_mark_folder() / name
-    was = mark.exists()
-    mark.unlink(missing_ok=True)
-    return was

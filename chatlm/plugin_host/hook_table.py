@@ -77,7 +77,8 @@ class Hook:
     """Returns the valid result or raises TypeError or ValueError. With `FOLD` it also gets the
     value before, as `original`."""
     registers: Callable[..., None] | None = None
-    """With `REGISTER`: raises TypeError for arguments of `register` that are not valid."""
+    """With `REGISTER`: raises TypeError or ValueError for arguments of `register` that are not
+    valid."""
     folded: str = ""
     """With `FOLD`: the argument that is passed on."""
     surfaces: frozenset[Surface] = EVERYWHERE
@@ -116,11 +117,12 @@ def _registers_service(name: Any, service: Any) -> None:
 
 
 def _registers(kind: type) -> Callable[..., None]:
-    """Return a check for `register(value)`."""
+    """Return a check for `register(value)`; the value has a method `check`."""
 
     def register(value: Any) -> None:
         if not isinstance(value, kind):
             raise TypeError(f"register takes a {kind.__name__}, not {type(value).__name__}")
+        value.check()  # type: ignore[attr-defined]
 
     return register
 

@@ -29,11 +29,7 @@ _OPTION_PATTERN = re.compile("--[a-z][a-z0-9-]{1,29}")
 
 @dataclass(frozen=True)
 class AskOption:
-    """An option that a plugin adds to `chatlm ask`.
-
-    Raises:
-        ValueError: a field is not valid.
-    """
+    """An option that a plugin adds to `chatlm ask`."""
 
     name: str
     """Such as `--index`: two hyphens, then lowercase letters, digits and hyphens."""
@@ -45,7 +41,12 @@ class AskOption:
     metavar: str = "TEXT"
     """Stands for the value in the help."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the fields, when it is registered.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
         if not isinstance(self.name, str) or not _OPTION_PATTERN.fullmatch(self.name):
             raise ValueError(f"the option {self.name!r} must be -- and lowercase letters")
         if not isinstance(self.help, str) or not self.help.strip():
@@ -58,6 +59,8 @@ hookspec = pluggy.HookspecMarker("chatlm")
 
 
 hookimpl = pluggy.HookimplMarker("chatlm")
+"""Decorator of a function or method that implements the hook of its name; with `tryfirst=True` it
+is called before all others, with `trylast=True` after them."""
 
 
 T = TypeVar("T")
@@ -178,17 +181,17 @@ def register_services(register: Callable[[str, Any], None]) -> None:
 
 @hookspec
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Offer commands on the screen; called when the screen starts, in its thread."""
+    """Offer commands on the screen; called before the screen starts."""
 
 
 @hookspec
 def register_panels(register: Callable[[Panel], None]) -> None:
-    """Offer panels beside the transcript; called when the screen starts, in its thread."""
+    """Offer panels beside the transcript; called before the screen starts."""
 
 
 @hookspec
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Offer whole screens; called when the screen starts, in its thread."""
+    """Offer whole screens; called before the screen starts."""
 
 
 @hookspec
@@ -198,12 +201,12 @@ def screen_opened(ui: Ui) -> None:
 
 @hookspec
 def chat_shown(ui: Ui) -> None:
-    """Another chat is on the screen, or a new one; called in the screen's thread."""
+    """Another chat is on the screen, or a new one."""
 
 
 @hookspec
 def chat_deleted(conversation_id: int) -> None:
-    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+    """A chat was deleted for good, or an incognito one left; delete all that is kept about it."""
 
 
 @hookspec
@@ -293,4 +296,5 @@ def turn_finished(conversation: Conversation, turn: Turn) -> Sequence[Annotation
     """The reply is complete, or was cancelled, and is stored.
 
     What is returned labels the user's message: labels that the answer should not wait for.
+    `chatlm ask` waits a second for them.
     """

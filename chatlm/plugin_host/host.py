@@ -1,8 +1,10 @@
-"""PluginHost: register plugins, call hooks, drop one that keeps failing."""
+"""PluginHost: register plugins, call hooks, drop one that keeps failing or does not return."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -18,8 +20,9 @@ from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs, settings
 from chatlm.plugin_host.discovery import PluginSource
-from chatlm.plugin_host.faults import Fault, describe_error, reraise_interrupt
+from chatlm.plugin_host.faults import CtrlC, Fault, FaultKind, describe_error, marked_ctrl_c
 from chatlm.plugin_host.hook_table import HOOKS, CallStyle, Hook
+from chatlm.plugin_host.hook_threads import POLL_SECONDS, HookCall
 
 Validator = Callable[[Any], Any]
 """Returns a valid hook result, or raises what is wrong with it."""
@@ -35,6 +38,8 @@ class CallResult:
     fault: Fault | None = None
     called: bool = True
     """False for a plugin that was dropped."""
+    in_time: bool = True
+    """False if nobody waited until it returned, which is no fault of the plugin's."""
 
     @property
     def succeeded(self) -> bool:
@@ -58,7 +63,7 @@ class HookCaller(ABC):
         validate: Validator,
         original: Any = None,
     ) -> CallResult:
-        """Call one implementation; whatever it does, this returns.
+        """Call one implementation, in another thread; wait until it returns or is abandoned.
 
         Args:
             impl: what to call.
@@ -117,37 +122,6 @@ class HookCaller(ABC):
             if self.call(impl, hook, arguments, row.validate).succeeded:
                 yield impl.plugin_name
 
-    def collect(
-        self, hook: str, accept: Callable[..., None] | None = None
-    ) -> list[tuple[str, tuple[Any, ...]]]:
-        """Call a `REGISTER` hook and return what the plugins register.
-
-        Args:
-            hook: the hook's name.
-            accept: called with the plugin's name and the arguments of `register`; what it raises is
-                that plugin's fault.
-
-        Returns:
-            `(plugin, arguments of register)` in the order of the calls; of a plugin that failed,
-            what it had registered before.
-        """
-        check = HOOKS[hook].registers
-        offered: list[tuple[str, tuple[Any, ...]]] = []
-
-        def make_arguments(plugin: str) -> Mapping[str, Any]:
-            def register(*values: Any) -> None:
-                if check is not None:
-                    check(*values)
-                if accept is not None:
-                    accept(plugin, *values)
-                offered.append((plugin, values))
-
-            return {"register": register}
-
-        for _ in self.call_each(hook, make_arguments):
-            pass
-        return offered
-
     def _results(
         self, row: Hook, arguments: Mapping[str, Any], default: Any = None
     ) -> Iterator[Any]:
@@ -161,8 +135,9 @@ class HookCaller(ABC):
         value = arguments[row.folded]
         for impl in self.implementations(row.name):
             validate = partial(row.validate, original=value)
+            copied = dataclasses.replace(value)  # what a plugin does to it by force changes nothing
             result = self.call(
-                impl, row.name, {**arguments, row.folded: value}, validate, value
+                impl, row.name, {**arguments, row.folded: copied}, validate, value
             ).value
             value = value if result is None else result
         return value
@@ -176,7 +151,14 @@ MAX_FAILURES = 3
 
 
 SLOW_SECONDS = 10.0
-"""A hook that takes longer is reported. Nothing in a running program can stop it."""
+"""A hook that takes longer is reported as slow."""
+
+UI_THREAD_SECONDS = 5.0
+"""A hook that is called in an event loop's thread is abandoned after this, or the screen would
+stand still for ever."""
+
+INTERRUPT_SECONDS = 1.0
+"""How long hooks may take altogether after Ctrl-C."""
 
 
 HEAVY_MODULES = frozenset(
@@ -190,7 +172,7 @@ class PluginHost(HookCaller):
 
     Args:
         plugins: `(name, module or object)` pairs to register, the last of them called first.
-        slow_after: seconds after which a hook that came back is reported.
+        slow_after: seconds after which a hook that came back is reported as slow.
     """
 
     def __init__(
@@ -199,6 +181,13 @@ class PluginHost(HookCaller):
         self._manager = pluggy.PluginManager("chatlm")
         self._manager.add_hookspecs(hookspecs)
         self._slow_after = slow_after
+        self._calls: list[HookCall] = []
+        """The calls that somebody waits for, innermost last."""
+        self._ends_at: float | None = None
+        """When hooks are no longer waited for; see `finish_within`."""
+        self.on_hang: Callable[[HookCall], object] | None = None
+        """Called once for each hook that has not returned after `HANG_SECONDS`, by the thread that
+        waits for it."""
         self._consecutive_failures: Counter[tuple[str, str]] = Counter()
         self._dropped: set[str] = set()
         self._services: dict[str, tuple[str, Any]] | None = None
@@ -212,13 +201,18 @@ class PluginHost(HookCaller):
 
     @property
     def last_faults(self) -> dict[str, Fault]:
-        """The last fault of each plugin that had one."""
-        return {fault.plugin: fault for fault in self.all_faults}
+        """The last fault of each plugin that had one; a failure goes before a slow call."""
+        faults = sorted(self.all_faults, key=lambda fault: fault.kind != "slow")
+        return {fault.plugin: fault for fault in faults}
 
     @property
     def names(self) -> list[str]:
         """The registered plugins, in the order they were loaded."""
         return [name for name, _ in self._manager.list_name_plugin()]
+
+    def plugin(self, name: str) -> Any:
+        """Return the module or object of a plugin; None if it is not registered."""
+        return self._manager.get_plugin(name)
 
     def hooks_of(self, name: str) -> list[str]:
         """The hooks that the plugin implements."""
@@ -228,12 +222,14 @@ class PluginHost(HookCaller):
     def register(self, name: str, plugin: Any) -> bool:
         """Add a plugin; returns whether it is in. One that cannot be called is a fault."""
         try:
-            hook_table.check_signatures(self._manager, plugin)
-            self._manager.register(plugin, name)
-            hook_table.check_implementations(self._manager, plugin)
-            settings.check_settings_class(plugin)
+            with marked_ctrl_c():
+                hook_table.check_signatures(self._manager, plugin)
+                self._manager.register(plugin, name)
+                hook_table.check_implementations(self._manager, plugin)
+                settings.check_settings_class(plugin)
+        except CtrlC:
+            raise
         except BaseException as error:  # whatever a stranger's plugin does, only it is lost
-            reraise_interrupt(error)
             if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
             self._record_fault(name, "registration", error, dropped=True)
@@ -247,9 +243,11 @@ class PluginHost(HookCaller):
             return False
         before = HEAVY_MODULES & sys.modules.keys()
         try:
-            plugin = source.load()
+            with marked_ctrl_c():
+                plugin = source.load()
+        except CtrlC:
+            raise
         except BaseException as error:  # an import may fail in any way
-            reraise_interrupt(error)
             self._record_fault(source.name, "import", error, dropped=True)
             return False
         registered = self.register(source.name, plugin)
@@ -296,6 +294,10 @@ class PluginHost(HookCaller):
         """Return whether the plugin is no longer called."""
         return name in self._dropped
 
+    def is_unavailable(self, name: str) -> bool:
+        """Return whether the plugin could not be loaded, or is no longer called."""
+        return name in self._dropped or name not in self.names
+
     def drop(self, name: str, where: str, error: BaseException) -> None:
         """Stop calling the plugin and record why."""
         self._dropped.add(name)
@@ -320,21 +322,144 @@ class PluginHost(HookCaller):
         original: Any = None,
     ) -> CallResult:
         """Call one implementation, see `HookCaller.call`; a dropped plugin is not called."""
+        return self.call_before(None, impl, hook, arguments, validate)
+
+    def call_before(
+        self,
+        deadline: float | None,
+        impl: pluggy.HookImpl,
+        hook: str,
+        arguments: Mapping[str, Any],
+        validate: Validator,
+    ) -> CallResult:
+        """Call one implementation, and do not wait for it any longer at a deadline.
+
+        Args:
+            deadline: of `time.monotonic`; after it the hook is still called, but has to be quick.
+                None waits as long as it takes.
+            impl, hook, arguments, validate: as in `call`.
+        """
         name = impl.plugin_name
         if name in self._dropped:
             return CallResult(called=False)
+        values = [arguments[argument] for argument in impl.argnames]
+
+        def function() -> Any:
+            environment = dict(os.environ)
+            try:
+                result = impl.function(*values)
+            finally:
+                _restore_environment(environment)
+            return None if result is None or call.abandoned else validate(result)
+
         started = time.perf_counter()
-        seconds = None
+        call = HookCall(name, hook, function)
+        self._calls.append(call)
         try:
-            result = impl.function(*(arguments[argument] for argument in impl.argnames))
-            seconds = time.perf_counter() - started
-            accepted = None if result is None else validate(result)
-        except BaseException as error:  # the chat goes on without it
-            reraise_interrupt(error)
-            seconds = seconds or time.perf_counter() - started
-            return CallResult(seconds=seconds, fault=self.record_failure(name, hook, error))
-        self.record_success(name, hook, seconds)
-        return CallResult(accepted, seconds)
+            call.start()
+            self._wait(call, deadline)
+        except KeyboardInterrupt:  # Ctrl-C: only the main thread gets it, and hooks run in others
+            self.finish_within(INTERRUPT_SECONDS)
+            raise
+        finally:
+            self._abandon(call)
+            self._calls.remove(call)
+        seconds = time.perf_counter() - started
+        if call.abandoned:
+            return CallResult(seconds=seconds, fault=call.fault, in_time=False)
+        if call.error is not None:
+            return CallResult(seconds=seconds, fault=self.record_failure(name, hook, call.error))
+        self.record_success(name, hook, call.own_seconds)
+        return CallResult(call.value, seconds)
+
+    @property
+    def running_call(self) -> HookCall | None:
+        """The innermost call that something waits for."""
+        return self._calls[-1] if self._calls else None
+
+    @property
+    def hanging_call(self) -> HookCall | None:
+        """The call that has not returned for `HANG_SECONDS`, and that something waits for."""
+        return next((call for call in self._calls if call.hangs), None)
+
+    def abandon_hanging_call(self) -> bool:
+        """Go on without the hook that hangs, and without its plugin; return False if none does."""
+        call = self.hanging_call
+        return call is not None and self._abandon(call, dropped=True)
+
+    def finish_within(self, seconds: float) -> None:
+        """Wait for hooks no longer than this from now on; each still gets `POLL_SECONDS`."""
+        self._ends_at = time.monotonic() + seconds
+
+    def shut_down(self, seconds: float) -> None:
+        """Call every `shutdown`; wait no longer than this for all of them together."""
+        self._ends_at, ends_at = None, time.monotonic() + seconds
+        for impl in self.implementations("shutdown"):
+            self.call_before(ends_at, impl, "shutdown", {}, HOOKS["shutdown"].validate)
+
+    def _wait(self, call: HookCall, deadline: float | None) -> None:
+        """Wait until a call returns or is abandoned; abandon it when there is no time left."""
+        in_ui_thread, told = _runs_event_loop(), False
+        while not call.wait(POLL_SECONDS):
+            if call.hangs and not told:
+                told = True
+                if self.on_hang is not None:
+                    self.on_hang(call)
+            if in_ui_thread and call.elapsed > UI_THREAD_SECONDS:
+                self._abandon(call, dropped=True)
+            elif _has_passed(deadline) or _has_passed(self._ends_at):
+                self._abandon(call)
+
+    def _abandon(self, call: HookCall, *, dropped: bool = False) -> bool:
+        """Let go of a call; one that hung is a fault. Return False if it has returned."""
+
+        def record() -> None:
+            if dropped:
+                self._dropped.add(call.plugin)
+            if dropped or call.hangs:
+                error = ChatlmError(f"chatlm went on without it after {call.elapsed:.0f} s")
+                call.fault = self._record_fault(
+                    call.plugin, call.hook, error, dropped=dropped, kind="abandoned"
+                )
+            else:
+                log.info("plugin %s was not waited for in %s", call.plugin, call.hook)
+
+        return call.abandon(record)
+
+    def collect(
+        self, hook: str, accept: Callable[..., None] | None = None
+    ) -> list[tuple[str, tuple[Any, ...]]]:
+        """Call a `REGISTER` hook and return what the plugins register.
+
+        Args:
+            hook: the hook's name.
+            accept: called with the plugin's name and the arguments of `register`; what it raises is
+                that plugin's fault.
+
+        Returns:
+            `(plugin, arguments of register)` in the order of the calls, without those that are not
+            valid; of a plugin that failed, what it had registered before.
+        """
+        check = HOOKS[hook].registers
+        offered: list[tuple[str, tuple[Any, ...]]] = []
+
+        def make_arguments(plugin: str) -> Mapping[str, Any]:
+            def register(*values: Any) -> None:
+                try:
+                    if check is not None:
+                        check(*values)
+                    if accept is not None:
+                        accept(plugin, *values)
+                except Exception as error:  # the plugin's next calls of `register` may be valid
+                    self._record_rejection(plugin, hook, error)
+                else:
+                    offered.append((plugin, values))
+
+            return {"register": register}
+
+        for _ in self.call_each(hook, make_arguments):
+            pass
+        return offered
 
     def record_failure(self, name: str, where: str, error: BaseException) -> Fault:
         """Note that a plugin failed; after `MAX_FAILURES` in a row it is left out.
@@ -354,9 +479,13 @@ class PluginHost(HookCaller):
         self._consecutive_failures[name, where] = 0
         self.succeeded_calls.add((name, where))
         if seconds > self._slow_after:
-            self._record_fault(
-                name, where, ChatlmError(f"it took {seconds:.1f} s, and all else waited")
-            )
+            self._record_fault(name, where, ChatlmError(f"it took {seconds:.1f} s"), kind="slow")
+
+    def _record_rejection(self, plugin: str, hook: str, error: Exception) -> None:
+        """Record once what a plugin registered wrongly, however often it is asked."""
+        known = {(fault.plugin, fault.hook, fault.error) for fault in self.all_faults}
+        if (plugin, hook, describe_error(error)) not in known:
+            self._record_fault(plugin, hook, error)
 
     def _record_fault(
         self,
@@ -365,10 +494,43 @@ class PluginHost(HookCaller):
         error: BaseException,
         *,
         dropped: bool = False,
+        kind: FaultKind = "failed",
     ) -> Fault:
-        log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
         hint = error.hint if isinstance(error, ChatlmError) else ""
-        fault = Fault(plugin, hook, describe_error(error), dropped, hint)
+        fault = Fault(plugin, hook, describe_error(error), dropped, hint, kind)
+        if kind == "failed":
+            log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
+        else:
+            log.warning("%s", fault)
         self._faults.append(fault)
         self.all_faults.append(fault)
         return fault
+
+
+def _restore_environment(before: Mapping[str, str]) -> None:
+    """Set the variables that a plugin removed, such as the one that says where chats are stored.
+
+    Raises:
+        RuntimeError: it removed one; the message names it.
+    """
+    removed = sorted(before.keys() - os.environ.keys())
+    if removed:
+        os.environ.update({name: before[name] for name in removed})
+        raise RuntimeError(f"it removed environment variables: {', '.join(removed)}")
+
+
+def _has_passed(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _runs_event_loop() -> bool:
+    """Whether the current thread runs an event loop, which stands still while it waits."""
+    if "asyncio" not in sys.modules:  # whose import takes longer than most commands
+        return False
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

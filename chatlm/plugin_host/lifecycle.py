@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,13 +13,17 @@ from chatlm.config import config, paths, toml_file
 from chatlm.config.config import Config
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host import faults, hookspecs
-from chatlm.plugin_host.discovery import find_plugins
-from chatlm.plugin_host.faults import LOADING_STEPS, Fault, clear_crash_mark, has_crash_mark
+from chatlm.plugin_host import hookspecs
+from chatlm.plugin_host.crash_records import clear_crashes, crashes_in_a_row, recorded_crashes
+from chatlm.plugin_host.discovery import ENTRY_POINT_GROUP, PluginSource, find_plugins
+from chatlm.plugin_host.faults import LOADING_STEPS, Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.services import require_service
 
 T = TypeVar("T")
+
+SHUTDOWN_SECONDS = 0.7
+"""How long all `shutdown` hooks together may take, since the user waits for the shell."""
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     try:
         yield host
     finally:
-        host.call_hook("shutdown")
+        host.shut_down(SHUTDOWN_SECONDS)
         save_faults(host)
 
 
@@ -66,24 +70,43 @@ def load_plugins(host: PluginHost, config: Config, only: Iterable[str] | None = 
         left_out = wanted is not None and found.name not in wanted
         if left_out or found.name in config.disabled_plugins:
             continue
-        if found.problem:
-            host.load(found)
+        if not is_shipped(found) and (crashes := crashes_in_a_row(found.name)):
+            host.drop(found.name, "loading", _crash_error(found.name, crashes))
             continue
-        with faults.crash_mark(found.name) as safe:
-            if safe:
-                host.load(found)
-            else:
-                host.drop(found.name, "loading", _crash_error(found.name))
+        with recorded_crashes(found.name, "import") if not found.problem else nullcontext():
+            host.load(found)
+
+
+def is_shipped(plugin: PluginSource) -> bool:
+    """Return whether a plugin comes with chatlm."""
+    return plugin.source == ENTRY_POINT_GROUP
+
+
+def crashing_shipped_plugins() -> dict[str, list[str]]:
+    """Return the crashes in a row of the plugins that come with chatlm, by name.
+
+    They are loaded all the same; only the user can say whether to do without.
+
+    Raises:
+        ConfigError: the config file cannot be read.
+    """
+    records = paths.data_dir() / "loading"
+    if not records.is_dir() or not any(records.iterdir()):
+        return {}
+    disabled = config.load().disabled_plugins
+    shipped = (plugin.name for plugin in find_plugins() if is_shipped(plugin))
+    crashes = {name: crashes_in_a_row(name) for name in shipped if name not in disabled}
+    return {name: found for name, found in crashes.items() if found}
 
 
 def start_plugins(host: PluginHost, config: Config) -> None:
     """Give each plugin its settings, then call `startup`."""
     own = {name: host.settings(name, config.plugins.get(name, {})) for name in host.names}
-    with ExitStack() as mark:
+    with ExitStack() as record:
 
         def context(name: str) -> Mapping[str, Any]:
-            mark.close()
-            mark.enter_context(faults.crash_mark(name))
+            record.close()
+            record.enter_context(recorded_crashes(name, "startup"))
             return {
                 "context": hookspecs.PluginContext(
                     config, paths.data_dir(), own[name], host.service
@@ -120,9 +143,10 @@ def _faults_file() -> Path:
     return paths.data_dir() / "plugin-faults.json"
 
 
-def _crash_error(name: str) -> ChatlmError:
+def _crash_error(name: str, crashes: list[str]) -> ChatlmError:
     return ChatlmError(
-        "chatlm ended while it was being loaded", hint=f"Try it again: chatlm plugins enable {name}"
+        f"chatlm crashed {len(crashes)} times in a row while it was loaded ({crashes[-1]})",
+        hint=f"Try it again: chatlm plugins enable {name}",
     )
 
 
@@ -135,7 +159,9 @@ def enable(name: str) -> bool:
     disabled = config.load().disabled_plugins
     if name in disabled:
         _write_disabled([other for other in disabled if other != name])
-    return clear_crash_mark(name) or name in disabled
+    crashed = bool(crashes_in_a_row(name))
+    clear_crashes(name)
+    return crashed or name in disabled
 
 
 def disable(name: str) -> None:
@@ -149,10 +175,10 @@ def _write_disabled(disabled: list[str]) -> None:
     toml_file.set_key(paths.config_file(), ["disabled_plugins"], disabled)
 
 
-PluginStatus = Literal["on", "off", "failing", "left out", "failed", "crashed"]
-"""`off` is switched off, `failing` is on but failed when it was used last, `left out` failed too
-often, `failed` cannot be loaded, `crashed` ended chatlm while it was loaded and is left out until
-it is enabled."""
+PluginStatus = Literal["on", "off", "slow", "failing", "left out", "failed", "crashed"]
+"""`off` is switched off, `slow` took too long when it was used last, `failing` is on but failed
+then, `left out` failed too often or did not return, `failed` cannot be loaded, `crashed` crashed
+chatlm twice while it was loaded and is left out until it is enabled."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +230,7 @@ def describe_plugins(
 
 def _status_after_fault(host: PluginHost, fault: Fault) -> PluginStatus:
     if fault.plugin in host.names and not host.is_dropped(fault.plugin):
-        return "failing"
-    if has_crash_mark(fault.plugin):
+        return "slow" if fault.kind == "slow" else "failing"
+    if crashes_in_a_row(fault.plugin):
         return "crashed"
     return "failed" if fault.hook in LOADING_STEPS else "left out"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import keyword
+import re
 import sys
 from pathlib import Path
 from string import Template
 
 from chatlm.errors import UsageError
 from chatlm.plugin_host.discovery import NAME_PATTERN, find_plugins
+from chatlm.version import version
 
 _PYPROJECT = """\
 [build-system]
@@ -21,7 +23,7 @@ version = "0.1.0"
 description = "A plugin for chatlm"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["chatlm"]
+dependencies = ["chatlm$versions"]
 
 [project.optional-dependencies]
 test = ["pytest"]
@@ -170,6 +172,19 @@ Change a setting: `chatlm config set plugins.$name.at_least 3`
 """
 
 
+def compatible_versions(version: str) -> str:
+    """Return the range of chatlm's versions for a plugin that is begun with this one.
+
+    Until 1.0 a new minor version may break plugins, afterwards a new major one; empty for a
+    checkout without a version.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        return ""
+    major, minor = map(int, numbers.groups())
+    return f">={major}.{minor},<{f'{major}.{minor + 1}' if major == 0 else major + 1}"
+
+
 def create_project(name: str, parent: Path) -> Path:
     """Write a project into a new folder `chatlm-NAME` and return the folder.
 
@@ -206,7 +221,9 @@ def create_project(name: str, parent: Path) -> Path:
         folder.mkdir(parents=True)
         for path, text in pieces.items():
             (folder / path).parent.mkdir(exist_ok=True)
-            written = Template(text).substitute(name=name, package=package, slash=slash)
+            written = Template(text).substitute(
+                name=name, package=package, slash=slash, versions=compatible_versions(version())
+            )
             (folder / path).write_text(written, encoding="utf-8")
     except OSError as error:
         raise UsageError(

@@ -6,13 +6,15 @@ import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
 import pluggy
 
-from chatlm.plugin_host.faults import Fault, reraise_interrupt
+from chatlm.plugin_host.faults import CtrlC, Fault, marked_ctrl_c
+from chatlm.plugin_host.hook_threads import run_queue_seconds
 from chatlm.plugin_host.host import CallResult, HookCaller, PluginHost, Validator
 from chatlm.plugin_host.trace_diff import callable_name, find_changes, summarise_result
 from chatlm.types.provenance import Call, Change
@@ -31,6 +33,7 @@ class TurnPlugins(HookCaller):
         self._host = host
         self._disabled_plugins = disabled_plugins
         self._calls: list[Call] = []
+        self._deadline: float | None = None
         self._guards: list[GuardedCallable] = []
         self.completed_by = ""
         """The plugin that gave the whole reply in `adjust_request`; empty for none."""
@@ -63,12 +66,23 @@ class TurnPlugins(HookCaller):
             said, changed = summarise_result(accepted), find_changes(original, accepted)
             return accepted
 
-        outcome = self._host.call(impl, hook, arguments, accept_and_tell, original)
+        outcome = self._host.call_before(self._deadline, impl, hook, arguments, accept_and_tell)
         if outcome.called:
             error = outcome.fault.error if outcome.fault else ""
+            if not outcome.in_time:
+                said, changed = "" if error else "not waited for", ()
             seconds = round(outcome.seconds, 6)
             self._calls.append(Call(impl.plugin_name, hook, seconds, said, changed, error))
         return outcome
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """Wait for the hooks called inside no longer than this altogether; None for no limit."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._deadline = None
 
     def guard(self, plugin: str, request: Request) -> Request:
         """The request with a guard around each processor and criterion that has none yet.
@@ -134,7 +148,7 @@ class GuardedCallable(ABC):
         self.__name__ = callable_name(function)
         self.calls = 0
         self.seconds = 0.0
-        """What all calls took."""
+        """What all calls took, without waiting for a processor."""
         self.fault: Fault | None = None
         self._function = function
         self._on_failure = on_failure
@@ -143,16 +157,19 @@ class GuardedCallable(ABC):
         """Call it with a copy of the scores, so that a failure leaves nothing half done."""
         if self.fault is not None:
             return self._fallback(scores)
-        started = time.perf_counter()
+        started, delayed = time.perf_counter(), run_queue_seconds()
         try:
-            return self._validate(self._function(input_ids, scores.clone()), scores)
+            with marked_ctrl_c():
+                return self._validate(self._function(input_ids, scores.clone()), scores)
+        except CtrlC:
+            raise
         except BaseException as error:  # the reply goes on without it
-            reraise_interrupt(error)
             self.fault = self._on_failure(self.label, error)
             return self._fallback(scores)
         finally:
             self.calls += 1
-            self.seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.seconds += max(seconds - (run_queue_seconds() - delayed), 0.0)
 
     def as_call(self) -> Call:
         """All of its calls as one."""

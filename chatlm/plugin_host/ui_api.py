@@ -128,11 +128,7 @@ class Ui(Protocol):
 
 @dataclass(frozen=True)
 class SlashCommand:
-    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key.
-
-    Raises:
-        ValueError: a text is not what it has to be, or `run` cannot be called.
-    """
+    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key."""
 
     name: str
     """As it is typed, without the slash: small letters, digits and hyphens."""
@@ -147,7 +143,12 @@ class SlashCommand:
     """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the user may choose another in the
     config."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the fields, when it is registered: one mistake must not cost the others.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
         _check_name(self.name)
         _check_not_blank("help", self.help)
         _check_function("run", self.run)
@@ -156,11 +157,7 @@ class SlashCommand:
 
 @dataclass(frozen=True)
 class Panel:
-    """A region beside the transcript that a plugin draws.
-
-    Raises:
-        ValueError: a text is not what it has to be, or `create_widget` cannot be called.
-    """
+    """A region beside the transcript that a plugin draws."""
 
     name: str
     """Small letters, digits and hyphens; `/NAME` opens and closes it."""
@@ -171,7 +168,12 @@ class Panel:
     key: str = ""
     """Opens and closes it too; as that of a `SlashCommand`."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the fields, when it is registered: one mistake must not cost the others.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
         _check_name(self.name)
         _check_not_blank("title", self.title)
         _check_function("open", self.create_widget)
@@ -180,11 +182,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class PluginScreen:
-    """A whole screen that a plugin draws.
-
-    Raises:
-        ValueError: the name is not what it has to be, or `create_screen` cannot be called.
-    """
+    """A whole screen that a plugin draws."""
 
     name: str
     """Small letters, digits and hyphens."""
@@ -192,7 +190,12 @@ class PluginScreen:
     """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual.
     Escape closes it, unless it means something else there."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the fields, when it is registered: one mistake must not cost the others.
+
+        Raises:
+            ValueError: a field is not valid.
+        """
         _check_name(self.name)
         _check_function("open", self.create_screen)
 

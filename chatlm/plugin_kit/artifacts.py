@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from chatlm.config.paths import data_dir, write_atomically
 from chatlm.errors import ChatlmError, UsageError
+from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
 from chatlm.hub.disk import fsync_tree
 
 _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -42,6 +44,55 @@ class Artifact:
     def size_bytes(self) -> int:
         """Size on disk."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
+
+    def check(self) -> None:
+        """Check in milliseconds that its weights are those that were written.
+
+        Raises:
+            ChatlmError: one is missing or differs.
+        """
+        self._require_intact(find_quick_mismatch)
+
+    def verify(self) -> None:
+        """Check every byte of its weights.
+
+        Raises:
+            ChatlmError: one is missing or differs.
+        """
+        self._require_intact(find_mismatch)
+
+    def _require_intact(self, find: Callable[[Path, FileRecord], str]) -> None:
+        command = self.collection.command
+        hint = (
+            f"Remove it and add it again: {command} remove {self.name}"
+            if self.user_owned
+            else "Install chatlm again."
+        )
+        try:
+            problems = {
+                name: find(self.path / name, record) for name, record in self._records().items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ChatlmError(
+                f"The {self.collection.kind} {self.name} cannot be checked: "
+                f"{self.path / CHECKSUMS_FILE}: {error}.",
+                hint=hint,
+            ) from error
+        for name, problem in problems.items():
+            if problem:
+                raise ChatlmError(
+                    f"The {self.collection.kind} {self.name} is damaged: {self.path / name}: "
+                    f"{problem}.",
+                    hint=hint,
+                )
+
+    def _records(self) -> dict[str, FileRecord]:
+        """Return the records of its weights; none for artifacts of earlier versions."""
+        try:
+            table = json.loads((self.path / CHECKSUMS_FILE).read_bytes())
+        except FileNotFoundError:
+            return {}
+        return {name: FileRecord.from_dict(record) for name, record in table.items()}
 
     def remove(self) -> None:
         """Delete the folder.
@@ -148,6 +199,7 @@ class Artifacts:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             yield new
+            write_checksums(new)
             fsync_tree(new)
             new.replace(artifact.path)
         except OSError as error:
@@ -162,6 +214,25 @@ class Artifacts:
             f"{error.strerror or error}.",
             hint="Check the folder's permissions and the free disk space, or set CHATLM_HOME.",
         )
+
+
+CHECKSUMS_FILE = "checksums.json"
+"""Records of an artifact's weights."""
+
+
+def write_checksums(folder: Path) -> None:
+    """Record the safetensors files of an artifact, for `Artifact.check` and `Artifact.verify`.
+
+    Other files are read in full and validated whenever they are used.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return
+    table = {path.name: record_file(path).to_dict() for path in files}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 CURRENT_FILE = "CURRENT"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chatlm.config.config import Config
     from chatlm.store.store import Store
+    from chatlm.tui.app import ChatApp
 
 MAX_FPS = "120"
 """Upper bound on frames per second; at Textual's default a key press may wait a whole frame."""
@@ -18,8 +19,11 @@ MAX_FPS = "120"
 GC_FULL_COLLECTION_THRESHOLD = 1000
 """Young-generation collections between two full ones, which freeze the screen."""
 
-LOADER_EXIT_SECONDS = 0.5
+LOADER_EXIT_SECONDS = 0.3
 """Seconds that quitting waits for a model that is still loading."""
+
+TASK_EXIT_SECONDS = 0.3
+"""Seconds that quitting waits for tasks that are cancelled."""
 
 
 def run(config: Config, incognito: bool = False, conversation_id: int | None = None) -> None:
@@ -36,6 +40,7 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     gc.set_threshold(*gc.get_threshold()[:2], GC_FULL_COLLECTION_THRESHOLD)
     os.environ.setdefault("TEXTUAL_FPS", MAX_FPS)  # Textual reads it when it is imported
     from chatlm.engines.open import make_model_opener
+    from chatlm.plugin_host.hook_threads import hooks_running
     from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.tui import clipboard
     from chatlm.tui.app import ChatApp
@@ -52,8 +57,9 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             conversation_id=conversation_id,
             notices=notes,
         )
-        app.run()
-    if not app.services.engine.cancel(LOADER_EXIT_SECONDS) or app.chat_screen.plugin_actions.busy:
+        _run_app(app)
+    loaded = app.services.engine.cancel(LOADER_EXIT_SECONDS)
+    if not loaded or app.chat_screen.plugin_actions.busy or hooks_running():
         logging.shutdown()
         os._exit(app.return_code or 0)  # an interpreter that ends under a thread may crash
     app.services.engine.close()
@@ -63,6 +69,28 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
 
 run_ui = run
 """Public name of `run`."""
+
+
+def _run_app(app: ChatApp) -> None:
+    """Run the app; not by `asyncio.run`, which waits for the threads that a plugin hangs in."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(app.run_async())
+    try:
+        while not running.done():
+            try:
+                loop.run_until_complete(running)
+            except (SystemExit, KeyboardInterrupt) as error:  # which leave the loop from any task
+                if running.done() or not app.catch_plugin_error(error):
+                    raise
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=TASK_EXIT_SECONDS))
+    finally:
+        loop.close()
 
 
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:

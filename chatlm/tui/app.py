@@ -27,15 +27,18 @@ from chatlm.tui import commands
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.plugin_ui.isolation import GuardedApp
-from chatlm.tui.plugin_ui.offers import Registrations
+from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
 from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
 
-QUIT_SECONDS = 3.0
+QUIT_SECONDS = 1.2
 """Seconds that quitting waits for a running reply to be stored and for plugin commands."""
+
+QUIT_HOOK_SECONDS = 0.5
+"""Seconds that quitting waits for the hooks of a running turn."""
 
 TRASH_RETENTION = timedelta(days=7)
 """How long a deleted chat can be restored."""
@@ -163,6 +166,7 @@ class ChatApp(GuardedApp):
         """Save the running reply and the draft, then exit."""
         self.chat_screen.chat.stop()
         self.chat_screen.plugin_actions.close()
+        self.services.plugins.finish_within(QUIT_HOOK_SECONDS)
         deadline = time.monotonic() + QUIT_SECONDS
         while self.chat_screen.chat.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
@@ -187,12 +191,23 @@ class ChatApp(GuardedApp):
             self._driver.write(sequence)
 
     def _install_signal_handlers(self) -> None:
-        """Save the running reply on SIGTERM and SIGHUP."""
+        """Save the running reply on SIGTERM, SIGINT and SIGHUP."""
         if self.is_headless or sys.platform == "win32":
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, lambda: self.call_next(self._quit))
+        loop.add_signal_handler(signal.SIGINT, self._handle_sigint)
         signal.signal(signal.SIGHUP, self._handle_sighup)
+
+    def _handle_sigint(self) -> None:
+        """Quit; a signal that comes during a hook is taken for the plugin's, as no key sends it."""
+        call = self.services.plugins.running_call
+        if call is None:
+            self.call_next(self._quit)
+            return
+        text = f"SIGINT came while the plugin {call.plugin} ran {call.hook}; it was ignored."
+        log.warning("%s", text)
+        self.notify(text, severity="warning", markup=False)
 
     def _handle_sighup(self, signum: int, frame: object) -> None:
         """Exit without Textual: with no terminal, its writer blocks and its reader spins."""
@@ -200,5 +215,6 @@ class ChatApp(GuardedApp):
 
         if isinstance(self._driver, LinuxDriver):
             self._driver.exit_event.set()
+        self.services.plugins.finish_within(QUIT_HOOK_SECONDS)
         self.chat_screen.chat.stop_and_wait(QUIT_SECONDS)
         os._exit(128 + signum)

@@ -14,7 +14,6 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widget import Widget
 
-from chatlm.errors import ChatlmError
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
@@ -32,12 +31,15 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
 from chatlm.tui.plugin_ui.isolation import GuardedApp
-from chatlm.tui.plugin_ui.offers import Registrations
+from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
 
 MIN_WIDTH_FOR_LIST = 100
 """Columns below which the list is hidden."""
+
+HANG_CHECK_SECONDS = 0.25
+"""How often the status bar looks for a hook that does not return."""
 
 FIRST_PAINT_SECONDS = 0.05
 """Seconds for the first paint to reach the terminal before background work starts."""
@@ -100,6 +102,7 @@ class ChatScreen(Screen[None]):
             self.inspect_actions,
             close_panel=self.plugin_actions.regions.close_covering_panel,
             cancel_work=self.plugin_actions.cancel_latest,
+            abandon_hook=self.plugin_actions.abandon_hook,
             show_chat_list=self.show_chat_list,
             toggle_chat_list=self.toggle_chat_list,
         )
@@ -123,9 +126,8 @@ class ChatScreen(Screen[None]):
         self.watch(self.app, "engine_state", self._show_engine_state)
         self.watch(self.chat.view, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
-        await self.chat.new_chat(incognito=self._incognito)
-        if self._conversation_id is not None and not self._incognito:
-            await self.chat.open_chat(self._conversation_id)
+        self.set_interval(HANG_CHECK_SECONDS, self.plugin_actions.show_hanging_hook)
+        await self.chat.start(self._conversation_id, incognito=self._incognito)
         for fault in self._services.plugins.take_faults():
             await self.chat.view.show_notice(str(fault))
         self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
@@ -216,6 +218,9 @@ class ChatScreen(Screen[None]):
         """Open the chat; hide the list on a narrow screen."""
         if event.turn_id is None:
             self.chat.view.focus_composer()  # first: letters that follow are no keys of the list
+        self.run_worker(self._open_and_hide_list(event), exit_on_error=False)
+
+    async def _open_and_hide_list(self, event: ChatList.ChatOpened) -> None:
         opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
@@ -230,12 +235,9 @@ class ChatScreen(Screen[None]):
     @on(ChatView.Changed)
     def _refresh_after_change(self) -> None:
         self.plugin_actions.regions.refresh_panel()
-        try:
-            self.chats_panel.reload(
-                self.chat.saved_conversation_id, self.chat.answering_conversation_id
-            )
-        except ChatlmError as error:
-            self.chat.view.toast(error)
+        self.chats_panel.reload(
+            self.chat.saved_conversation_id, self.chat.answering_conversation_id
+        )
         self.chat.refresh_title()
         self.plugin_actions.refresh_status()
         self._update_hint()
@@ -253,6 +255,8 @@ class ChatScreen(Screen[None]):
             self.chat.view.show_context_fill(None)
         else:
             self.chat.view.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
+        if event.conversation_id == self.chat.answering_conversation_id:
+            self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:

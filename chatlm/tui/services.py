@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
@@ -19,7 +21,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
-from chatlm.types.messages import PluginData, utc_now
+from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
 from chatlm.types.sampling import Sampling
 
 
@@ -37,6 +39,40 @@ class OpenChat:
     """Plugin data of a new chat."""
     disabled_plugins: frozenset[str] = frozenset()
     """Plugins disabled in a new chat."""
+    loaded: Conversation | None = None
+    """The stored chat as it was loaded or changed last, so that nobody reads it in the UI thread;
+    None before the first message."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """The stored chat; before its first message, an empty one with its settings."""
+        return self.loaded or Conversation(
+            0,
+            system=self.system,
+            sampling=self.sampling,
+            plugin_data=self.plugin_data,
+            disabled_plugins=self.disabled_plugins,
+        )
+
+    def change(self, field: str, value: object) -> None:
+        """Change a setting of the loaded chat or, before its first message, of the new one."""
+        if self.loaded is not None:
+            values: dict[str, Any] = {field: value}
+            self.loaded = dataclasses.replace(self.loaded, **values)
+        else:
+            setattr(self, field, value)
+
+    def unload(self) -> None:
+        """Become a new chat with the settings of the loaded one, which is not stored any longer."""
+        chat = self.conversation
+        self.system, self.sampling, self.plugin_data = chat.system, chat.sampling, chat.plugin_data
+        self.disabled_plugins = chat.disabled_plugins
+        self.conversation_id = self.loaded = None
+
+    def update_turn(self, turn: Turn) -> None:
+        """Replace a turn of the loaded chat, or append it."""
+        if self.loaded is not None:
+            self.loaded = self.loaded.with_turn(turn)
 
 
 @dataclass(eq=False)

@@ -76,12 +76,13 @@ class WriteQueue:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "chatlm-writes")
-        self._last: Future[Any] | None = None
+        self.last: Future[Any] | None = None
+        """The write that was queued last."""
 
     @property
     def pending(self) -> bool:
         """Whether a write is pending."""
-        return self._last is not None and not self._last.done()
+        return self.last is not None and not self.last.done()
 
     def submit(self, change: Callable[[], T]) -> asyncio.Future[T]:
         """Queue a write; it runs even if the caller is cancelled.
@@ -93,13 +94,40 @@ class WriteQueue:
             a future of its result, to be awaited in the UI thread.
         """
         asked = self._executor.submit(change)
-        self._last = asked
+        self.last = asked
         return asyncio.shield(asyncio.wrap_future(asked))
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for all queued writes, for at most `seconds`; callable from any thread."""
-        if self._last is not None:
-            concurrent.futures.wait([self._last], seconds)
+        if self.last is not None:
+            concurrent.futures.wait([self.last], seconds)
+
+
+class ReadQueue:
+    """Runs reads in one thread, each after the writes that were queued before it.
+
+    Args:
+        writes: the writes.
+    """
+
+    def __init__(self, writes: WriteQueue) -> None:
+        self._writes = writes
+        self._executor = ThreadPoolExecutor(1, "chatlm-reads")
+
+    def submit(self, read: Callable[[], T]) -> asyncio.Future[T]:
+        """Queue a read; cancelling the future leaves it out if it has not begun.
+
+        Returns:
+            a future of its result, to be awaited in the UI thread.
+        """
+        earlier = self._writes.last
+
+        def run() -> T:
+            if earlier is not None:
+                concurrent.futures.wait([earlier])
+            return read()
+
+        return asyncio.wrap_future(self._executor.submit(run))
 
 
 log = logging.getLogger(__name__)

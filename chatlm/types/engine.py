@@ -129,7 +129,7 @@ EngineOpener = Callable[[str], Engine]
 class Batch(Protocol):
     """Requests that one engine runs concurrently; each may be added and cancelled at any time.
 
-    Each gets the reply that `Engine.stream` would give. Not thread-safe.
+    Each reply equals that of `Engine.stream`. Not thread-safe.
     """
 
     @property

@@ -26,7 +26,7 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token with the probability that the model gave it at its position."""
+    """A token with its probability at its position."""
 
     bytes: bytes
     """Its UTF-8 bytes, which may be part of a character; of a control token, its name."""
@@ -150,6 +150,7 @@ class Finished:
 
 
 EngineEvent = PromptReady | Prefill | Delta | Finished
+"""One event of `Engine.stream`."""
 
 
 # --- from a session -----------------------------------------------------------------------
@@ -209,7 +210,7 @@ class Notice:
 
     text: str
     topic: str = ""
-    """What it is about, if it comes again in later turns: it replaces an earlier one then."""
+    """Its subject, if it may recur in later turns; it then replaces the earlier notice."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class TurnFinished:
 
     turn: Turn
     conversation: Conversation | None = None
-    """The chat with this turn, so that nobody needs to load it again."""
+    """The chat with this turn, which saves loading it again."""
 
 
 SessionEvent = (

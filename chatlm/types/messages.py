@@ -24,6 +24,7 @@ from chatlm.types.parts import (
 from chatlm.types.sampling import Sampling
 
 Role = Literal["system", "user", "assistant", "tool"]
+"""Who speaks in a message; `tool` gives the results of tool calls."""
 
 StreamedPart = Literal["text", "reasoning"]
 """The parts that arrive token by token; tool calls arrive whole."""
@@ -125,7 +126,7 @@ class Message:
 
     Args:
         role: who speaks.
-        parts: the content; a plain string stands for one `Text` part.
+        parts: the content; a plain string means one `Text` part.
         pinned: keep it in the prompt when others are dropped.
     """
 
@@ -155,7 +156,7 @@ class Message:
         return Message(self.role, with_text(self.parts, text), self.pinned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values: `content` for plain text, else `parts` beside it."""
+        """Convert to JSON values: `content` for plain text, else also `parts`."""
         values: dict[str, Any] = {"role": self.role, "content": self.text, "pinned": self.pinned}
         if not self.is_plain:
             values["parts"] = [part.to_dict() for part in self.parts]
@@ -163,7 +164,7 @@ class Message:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Message:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -208,7 +209,7 @@ class Annotation:
     value: str
     score: float | None = None
     icon: str = ""
-    """An emoji or another symbol shown beside the label; empty for none."""
+    """An emoji or another symbol shown with the label; empty for none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -265,7 +266,7 @@ class Usage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError: a key is missing.
@@ -334,7 +335,7 @@ class ReplyStep:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReplyStep:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -363,7 +364,7 @@ class Reply:
         settings: JSON of the sampling settings that were used, with the seed.
         usage: the cost of the one step.
         created: None for now.
-        steps: the steps, at least one; empty for one step made of `text`, `stop_reason` and
+        steps: the steps, at least one; empty for one step with `text`, `stop_reason` and
             `usage`.
     """
 
@@ -457,8 +458,8 @@ class Reply:
     def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
         """Return the reply with more text at the end of its last step."""
         *earlier, last = self.steps
-        grown = dataclasses.replace(last, parts=append_text(last.parts, text, part))
-        return dataclasses.replace(self, steps=(*earlier, grown))
+        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        return dataclasses.replace(self, steps=(*earlier, longer))
 
     def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
         """Return the reply with another stop reason of its last step."""
@@ -468,7 +469,7 @@ class Reply:
         )
 
     def messages(self, pinned: bool = False) -> tuple[Message, ...]:
-        """The reply in a prompt; empty where the model has said nothing yet."""
+        """The reply in a prompt; empty if the model has not replied yet."""
         return tuple(message for step in self.steps for message in step.messages(pinned))
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Text:
-    """What a role says."""
+    """The text of a message."""
 
     type: ClassVar[str] = "text"
     text: str
@@ -75,7 +75,7 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture. Its bytes are stored once by hash beside the database.
+    """A picture. Its bytes are stored once, by hash, next to the database.
 
     Raises:
         ValueError: a size is not positive, or `sha256` is not a SHA-256 in lower-case hex.
@@ -129,6 +129,7 @@ class File:
 
 
 Part = Text | Reasoning | ToolCall | ToolResult | Image | File
+"""One piece of content of a message."""
 
 _TYPES: dict[str, type[Part]] = {
     kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolResult, Image, File)
@@ -136,7 +137,7 @@ _TYPES: dict[str, type[Part]] = {
 
 
 def part_from_dict(values: Mapping[str, Any]) -> Part:
-    """Read back what a part's `to_dict` returned; unknown keys are ignored.
+    """Restore from the values of a part's `to_dict`; unknown keys are ignored.
 
     Raises:
         KeyError, TypeError, ValueError: the type is unknown, or a field is missing or invalid.

@@ -19,7 +19,7 @@ class Provenance:
     sampling: Sampling
     """Every setting that was in effect, and the seed."""
     model: str
-    """Empty if plugins gave the reply; the rest is then what a model would have been sent."""
+    """Empty if plugins provided the reply; the rest then describes the request to a model."""
     adapter: str | None = None
     prompt_format: str = ""
     device: str = ""
@@ -49,7 +49,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
-        """Read back what `to_dict` returned; unknown keys are ignored.
+        """Restore from the values of `to_dict`; unknown keys are ignored.
 
         Raises:
             KeyError, TypeError, ValueError: a key is missing or has an invalid value.
@@ -90,7 +90,7 @@ class Change:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Change:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError: a key is missing or has an invalid value.
@@ -129,7 +129,7 @@ class Call:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Call:
-        """Read back what `to_dict` returned.
+        """Restore from the values of `to_dict`.
 
         Raises:
             KeyError, TypeError: a key is missing or has an invalid value.

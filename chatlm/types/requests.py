@@ -46,9 +46,9 @@ class Request:
     """Whether the user chose `adapter`, or none, for this request, so that plugins cannot."""
 
     def __post_init__(self) -> None:
-        wanted = self.logprobs
-        if wanted is not None and (type(wanted) is not int or not 0 <= wanted <= MAX_TOP_LOGPROBS):
-            raise UsageError(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {wanted!r}")
+        count = self.logprobs
+        if count is not None and (type(count) is not int or not 0 <= count <= MAX_TOP_LOGPROBS):
+            raise UsageError(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {count!r}")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def _stop_strings(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one generation; None stands for the model's default, else chatlm's.
+    """Settings of one generation; None means the model's default, else chatlm's.
 
     Raises:
         UsageError: a value is outside its range.
@@ -58,6 +58,22 @@ class Sampling:
         convert=_stop_strings,
         expected="texts that are not empty",
     )
+    top_n_sigma: float | None = _number(
+        0.0, 100.0, "drop tokens over this many standard deviations below the likeliest; 0 is off"
+    )
+    xtc_probability: float | None = _number(
+        0.0, 1.0, "how often all top choices but the last are dropped (XTC); 0 is off"
+    )
+    xtc_threshold: float | None = _number(
+        0.0, 1.0, "probability from which a token is a top choice for XTC"
+    )
+    dry_multiplier: float | None = _number(
+        0.0, 100.0, "how strongly repeated sequences are penalised (DRY); 0 is off"
+    )
+    dry_base: float | None = _number(1.0, 10.0, "how fast DRY's penalty grows with the length")
+    dry_allowed_length: int | None = _number(
+        1, 1000, "length from which DRY penalises a repetition"
+    )
 
     def __post_init__(self) -> None:
         for name, spec in setting_specs(Sampling).items():
@@ -66,9 +82,9 @@ class Sampling:
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
         """Return these settings, with `fallback`'s where one is not set."""
-        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        said = {name: value for name, value in mine.items() if value not in (None, ())}
-        return dataclasses.replace(fallback, **said)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {name: value for name, value in values.items() if value not in (None, ())}
+        return dataclasses.replace(fallback, **own)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting by its key in files; None or () for one that is not set."""
@@ -77,9 +93,15 @@ class Sampling:
             "top_k": self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
+            "top_n_sigma": self.top_n_sigma,
+            "xtc_probability": self.xtc_probability,
+            "xtc_threshold": self.xtc_threshold,
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
             "repetition_penalty": self.repetition_penalty,
+            "dry_multiplier": self.dry_multiplier,
+            "dry_base": self.dry_base,
+            "dry_allowed_length": self.dry_allowed_length,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "stop": self.stop,
@@ -91,7 +113,7 @@ class Sampling:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
-        """Read back what `to_dict` returned, or a section of the config file.
+        """Restore from the values of `to_dict`, or a section of the config file.
 
         Raises:
             UsageError: an unknown name or a value out of range.
@@ -107,9 +129,15 @@ class Sampling:
             top_k=values.get("top_k"),
             top_p=values.get("top_p"),
             min_p=values.get("min_p"),
+            top_n_sigma=values.get("top_n_sigma"),
+            xtc_probability=values.get("xtc_probability"),
+            xtc_threshold=values.get("xtc_threshold"),
             frequency_penalty=values.get("frequency_penalty"),
             presence_penalty=values.get("presence_penalty"),
             repetition_penalty=values.get("repetition_penalty"),
+            dry_multiplier=values.get("dry_multiplier"),
+            dry_base=values.get("dry_base"),
+            dry_allowed_length=values.get("dry_allowed_length"),
             max_tokens=values.get("max_tokens"),
             seed=values.get("seed"),
             stop=_stop_strings(values.get("stop", ())),
@@ -129,8 +157,14 @@ DEFAULT_SAMPLING = Sampling(
     presence_penalty=0.0,
     repetition_penalty=1.0,
     max_tokens=1024,
+    top_n_sigma=0.0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
 )
-"""Defaults for what neither the user, a template nor the model sets."""
+"""Defaults for settings that neither the user, a template nor the model sets."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +187,10 @@ def effective_sampling(layers: Sequence[tuple[str, Sampling]]) -> list[Effective
     """
     out = []
     for field in dataclasses.fields(Sampling):
-        said = [
+        settings = [
             EffectiveSetting(field.name, value, source)
             for source, sampling in layers
             if (value := getattr(sampling, field.name)) not in (None, ())
         ]
-        out.append(said[0] if said else EffectiveSetting(field.name, field.default, ""))
+        out.append(settings[0] if settings else EffectiveSetting(field.name, field.default, ""))
     return out

@@ -96,7 +96,7 @@ class Setup:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Setup:
-        """Read back what `to_dict` returned; unknown keys are ignored.
+        """Restore from the values of `to_dict`; unknown keys are ignored.
 
         Raises:
             UsageError: a sampling value is out of range.

@@ -36,6 +36,13 @@ class Perplexity:
     tokens: int
     loss: float
     """Mean negative log-likelihood of a token, in nats."""
+    dtype: str
+    """Number format of the weights, as `EngineInfo.dtype`."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the weights are in float32, so that no rounding of theirs is part of it."""
+        return self.dtype == "float32"
 
     @property
     def perplexity(self) -> float:
@@ -71,9 +78,12 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
         top_k=0,
         top_p=1.0,
         min_p=0.0,
+        top_n_sigma=0.0,
+        xtc_probability=0.0,
         frequency_penalty=0.0,
         presence_penalty=0.0,
         repetition_penalty=1.0,
+        dry_multiplier=0.0,
         max_tokens=len(token_ids),
         seed=0,
     )
@@ -83,7 +93,8 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
     with closing(chat.engine.stream(request)) as events:
         for _ in events:
             pass
-    return Perplexity(len(forced.losses), sum(forced.losses) / max(len(forced.losses), 1))
+    loss = sum(forced.losses) / max(len(forced.losses), 1)
+    return Perplexity(len(forced.losses), loss, chat.engine.info.dtype)
 
 
 class _ForcedTokens:

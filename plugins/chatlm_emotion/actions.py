@@ -27,8 +27,8 @@ log = logging.getLogger("chatlm.plugins.emotion")
 MAX_ANSWER_DELAY = 0.03
 """Maximum seconds that an answer waits for a label."""
 
-LABEL_TIMEOUT = 10.0
-"""Seconds after which a label is given up."""
+LABEL_TIMEOUT = 7.0
+"""Seconds after which a label is given up; well before chatlm calls the hook slow."""
 
 _CACHE_SIZE = 32
 """Number of texts whose labels are cached."""

@@ -100,13 +100,16 @@ def load_classifier(artifact: Artifact) -> Classifier:
         ChatlmError: the base model is missing or has changed, or the folder is damaged.
     """
     card = cards.read_card(artifact.path)
+    scorer: Scorer
     if card.method == "baseline":
         from chatlm_emotion import baseline
 
-        return Classifier(
-            card, baseline.load_baseline(artifact.path, Recipe.from_dict(card.settings).ngrams)
-        )
-    return Classifier(card, _load_scorer(card, artifact.path, resolve_base_model(card)))
+        ngrams = Recipe.from_dict(card.settings).ngrams
+        scorer = baseline.load_baseline(artifact.path, ngrams)
+    else:
+        scorer = _load_scorer(card, artifact.path, resolve_base_model(card))
+    artifact.check()  # afterwards, since the loaders explain more
+    return Classifier(card, scorer)
 
 
 def resolve_base_model(card: ClassifierCard) -> ModelLocation:

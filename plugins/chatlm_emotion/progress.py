@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -36,6 +37,8 @@ class ClassifierProgress(TrainingProgress):
 
     eval_results: list[EvalResult] = field(default_factory=list)
     end_reason: str = "after all epochs"
+    stopped: bool = False
+    """Whether the user stopped the run, which can be continued."""
     _recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
 
     def add_step(self, loss: float, tokens: int) -> None:
@@ -52,6 +55,29 @@ class ClassifierProgress(TrainingProgress):
         self.eval_losses.append((result.step, result.loss))
         self.accuracy = result.accuracy
         return previous_best is None or result.loss < previous_best.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint stores."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "train_losses": self.train_losses,
+            "eval_results": [result.to_dict() for result in self.eval_results],
+            "recent_losses": list(self._recent_losses),
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Restore from `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are not valid.
+        """
+        self.step = int(values["step"])
+        self.tokens = int(values["tokens"])
+        self.train_losses = [(int(step), float(loss)) for step, loss in values["train_losses"]]
+        for result in values["eval_results"]:
+            self.add_eval(EvalResult(result["step"], result["accuracy"], result["loss"]))
+        self._recent_losses.extend(map(float, values["recent_losses"]))
 
     @property
     def best(self) -> EvalResult | None:

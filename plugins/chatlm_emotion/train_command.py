@@ -13,17 +13,17 @@ from click.core import ParameterSource
 from chatlm import dump_json
 from chatlm.plugin_kit.options import json_option
 from chatlm_emotion.options import resolve_classifier, teacher_option
-from chatlm_emotion.recipe import DEFAULT_BASES, METHODS, Method
+from chatlm_emotion.recipe import DEFAULT_BASES, METHODS
 
 if TYPE_CHECKING:
     from chatlm_emotion.card import ClassifierCard
+    from chatlm_emotion.train_pipeline import TrainingJob
 
 
 @click.command()
 @click.argument("name")
 @click.option(
     "--data",
-    required=True,
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -72,6 +72,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed for the split and the order. Default: 0")
 @click.option("--description", default="", metavar="TEXT", help="One line for the card.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
+@click.option("--restart", is_flag=True, help="Discard a training run that was stopped.")
+@click.option(
+    "--finish", is_flag=True, help="Save the best classifier so far of a run that was stopped."
+)
 @json_option
 @click.pass_context
 def train(
@@ -81,70 +85,98 @@ def train(
     data: tuple[Path, ...],
     certain: tuple[Path, ...],
     validation: Path | None,
-    teacher: tuple[str, ...],
-    method: Method,
-    base: str | None,
-    tells: str,
-    threshold: float,
-    description: str,
-    licence: str,
+    restart: bool,
+    finish: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Train a classifier on labelled texts.
 
-    Ctrl-C stops after the current step and saves the best weights so far. To label messages with
-    it: chatlm emotion use NAME
+    Ctrl-C stops after the current step and keeps a checkpoint; a second one stops at once. The
+    same command continues; --finish saves the best classifier so far instead. To label messages
+    with it: chatlm emotion use NAME
 
     Example: chatlm emotion train topics --data topics.jsonl --tells topic
     """
-    import re
-
-    from chatlm import UsageError, ensure_model, expand_path
+    from chatlm import expand_path
     from chatlm.plugin_kit.training import stop_on_interrupt, training_display
-    from chatlm_emotion import classifier, examples
     from chatlm_emotion.card import CLASSIFIERS
-    from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
+    from chatlm_emotion.checkpoints import RUNS
 
     CLASSIFIERS.new(name)
-    if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
+    if finish:
+        if restart:
+            raise click.UsageError("--finish and --restart exclude each other.")
+        options = RUNS.options(name)
+    elif not data:
+        raise click.UsageError("Missing option '--data'.")
+    else:
+        files = {"data": data, "certain": certain, "validation": [validation] if validation else []}
+        options = {key: value for key, value in settings.items() if value not in (None, ())}
+        options |= {
+            key: [str(expand_path(str(path)).absolute()) for path in paths]
+            for key, paths in files.items()
+        }
+        options["command"] = _command_line(
+            context,
+            name,
+            {"data": data, "certain": certain, "teacher": settings["teacher"]},
+        )
+    order = _training_job(name, options)
+    from chatlm_emotion.train_pipeline import train_classifier
+
+    with stop_on_interrupt(RUNS.hint(name)) as should_stop, training_display() as listener:
+        made = train_classifier(
+            order, listener, should_stop, options=options, restart=restart, finish=finish
+        )
+    _print_result(made, as_json)
+
+
+def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
+    """Return the job for options of the command line, given or of a run that was stopped."""
+    import re
+
+    from chatlm import UsageError, ensure_model
+    from chatlm_emotion import classifier, examples
+    from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
+
+    attribute, threshold = options["tells"], options["threshold"]
+    if not re.fullmatch("[a-z][a-z0-9-]{0,29}", attribute):
         raise UsageError(
-            f"--tells cannot be {tells!r}.",
+            f"--tells cannot be {attribute!r}.",
             hint="Use lower-case letters, digits and hyphens: --tells topic",
         )
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
-    given = {key: value for key, value in settings.items() if value is not None}
-    recipe = Recipe(method=method, **METHOD_DEFAULTS[method] | given)
-    if teacher and method not in TEACHABLE_METHODS:
+    method = options["method"]
+    recipe = Recipe.from_dict({**METHOD_DEFAULTS[method], **options})
+    teachers = [resolve_classifier(each) for each in options.get("teacher", ())]
+    if teachers and method not in TEACHABLE_METHODS:
         raise UsageError(
             f"The method {method} cannot learn from a teacher.",
             hint=f"These can: {', '.join(TEACHABLE_METHODS)}.",
         )
-    teachers = [resolve_classifier(each) for each in teacher]
-    read = examples.read_dataset([expand_path(str(path)) for path in (*data, *certain)])
-    known = examples.read_dataset([expand_path(str(path)) for path in certain], min_labels=0).rows
-    from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
+    files = {key: list(map(Path, options[key])) for key in ("data", "certain", "validation")}
+    read = examples.read_dataset([*files["data"], *files["certain"]])
+    known = examples.read_dataset(files["certain"], min_labels=0).rows
+    from chatlm_emotion.train_pipeline import TrainingJob
 
-    order = TrainingJob(
+    return TrainingJob(
         name=name,
-        attribute=tells,
+        attribute=attribute,
         dataset=read,
         recipe=recipe,
-        base=None if method == "baseline" else ensure_model(base or DEFAULT_BASES[method]),
+        base=None
+        if method == "baseline"
+        else ensure_model(options.get("base") or DEFAULT_BASES[method]),
         threshold=threshold,
         teachers=tuple(map(classifier.load_classifier, teachers)),
         trusted_texts=frozenset(row.text for row in known),
-        validation=examples.read_dataset([expand_path(str(validation))]) if validation else None,
-        description=description,
-        licence=licence,
-        command=_command_line(
-            context, name, {"data": data, "certain": certain, "teacher": teacher}
-        ),
+        validation=examples.read_dataset(files["validation"]) if files["validation"] else None,
+        description=options.get("description", ""),
+        licence=options.get("licence", ""),
+        command=options["command"],
     )
-    with stop_on_interrupt("Nothing was saved.") as should_stop, training_display() as listener:
-        made = train_classifier(order, listener, should_stop)
-    _print_result(made, as_json)
 
 
 def _command_line(
@@ -158,7 +190,8 @@ def _command_line(
     for option in context.command.params:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if given and key not in {"name", "as_json", *repeated_options}:
+        passed_over = {"name", "restart", "finish", "as_json", *repeated_options}
+        if given and key not in passed_over:
             value = context.params[key]
             words += [max(option.opts, key=len), _without_folder(value)]
     return shlex.join(words)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ from chatlm import ModelLocation, UsageError, fingerprint_weights
 from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion import baseline, card, examples, metrics
 from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
+from chatlm_emotion.checkpoints import RUNS, Checkpoint
 from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
 from chatlm_emotion.progress import ClassifierProgress
@@ -42,26 +44,62 @@ class TrainingJob:
     licence: str = ""
     command: str = ""
 
+    def plan(self) -> dict[str, Any]:
+        """Return everything that determines the result; a run continues only if it is equal."""
+        trusted = "\n".join(sorted(self.trusted_texts)).encode("utf-8", "surrogatepass")
+        return {
+            "attribute": self.attribute,
+            "base": self.base.name if self.base else "",
+            "data": self.dataset.sha256,
+            "recipe": self.recipe.to_dict(),
+            "teachers": [teacher.card.name for teacher in self.teachers],
+            "trusted": hashlib.sha256(trusted).hexdigest(),
+            "validation": self.validation.sha256 if self.validation else "",
+        }
+
 
 def train_classifier(
-    job: TrainingJob, listener: ProgressListener, should_stop: Callable[[], bool]
+    job: TrainingJob,
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
+    *,
+    options: Mapping[str, Any] | None = None,
+    restart: bool = False,
+    finish: bool = False,
 ) -> ClassifierCard:
     """Train a classifier and save it.
 
     Args:
         job: what to train.
         listener: receives the progress.
-        should_stop: called after each step; when it is true, the best weights so far are saved.
+        should_stop: called after each step; when it is true, a checkpoint is saved.
+        options: stored with a new run, see `TrainingRuns.options`.
+        restart: discard a run that was stopped, instead of continuing it.
+        finish: do not train, but save the best weights of a run that was stopped.
 
     Returns:
         The classifier's card.
 
     Raises:
-        UsageError: the name is taken, a label has too few texts, or the validation data has
-            another label.
+        UsageError: the name is taken, a label has too few texts, the validation data has
+            another label, or there is no checkpoint to finish with.
+        TrainingStopped: `should_stop` was true after a step.
         KeyboardInterrupt: `should_stop` was true before the first step.
         ChatlmError: the disk is full, or the base model cannot be loaded.
     """
+    CLASSIFIERS.new(job.name)
+    with RUNS.open(job.name, job.plan(), options, restart=restart) as folder:
+        return _train_and_save(job, listener, should_stop, Checkpoint(folder), finish=finish)
+
+
+def _train_and_save(
+    job: TrainingJob,
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
+    checkpoint: Checkpoint,
+    *,
+    finish: bool,
+) -> ClassifierCard:
     place = CLASSIFIERS.new(job.name)
     for teacher in job.teachers:
         if teacher.card.labels != job.dataset.labels:
@@ -77,7 +115,12 @@ def train_classifier(
     held_out = [row for row in held_out if row.label is not None]
     start = time.monotonic()
     checked = held_out if job.validation is None else _validation_rows(job.validation, job.dataset)
-    scorer, save, progress = _train_scorer(job, learn, checked, listener, should_stop)
+    if job.recipe.method == "baseline":
+        scorer, save, progress = _fit_baseline(job, learn, listener)
+    else:
+        scorer, save, progress = _train_network(
+            job, learn, checked, listener, should_stop, checkpoint, finish=finish
+        )
     progress.activity = "measuring"
     listener.update(progress)
     scores = np.asarray(scorer.logits([row.text for row in held_out]))
@@ -147,20 +190,14 @@ def _require_examples(train_examples: list[LabelledExample], labels: tuple[str, 
             )
 
 
-def _train_scorer(
-    job: TrainingJob,
-    train_examples: list[LabelledExample],
-    held_out: list[LabelledExample],
-    listener: ProgressListener,
-    should_stop: Callable[[], bool],
+def _fit_baseline(
+    job: TrainingJob, train_examples: list[LabelledExample], listener: ProgressListener
 ) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
-    """Return the trained scorer, a function that saves it, and the progress."""
+    """Return the fitted scorer, a function that saves it, and the progress."""
     progress = ClassifierProgress(activity="learning")
     listener.update(progress)
-    if job.recipe.method == "baseline":
-        model = baseline.fit_baseline(train_examples, job.dataset.labels, job.recipe)
-        return model, model.save, progress
-    return _train_network(job, train_examples, held_out, listener, should_stop)
+    model = baseline.fit_baseline(train_examples, job.dataset.labels, job.recipe)
+    return model, model.save, progress
 
 
 def _train_network(
@@ -169,13 +206,20 @@ def _train_network(
     held_out: list[LabelledExample],
     listener: ProgressListener,
     should_stop: Callable[[], bool],
+    checkpoint: Checkpoint,
+    *,
+    finish: bool,
 ) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
+    """Return the trained scorer, a function that saves it, and the progress."""
+    from transformers import set_seed
+
     from chatlm import fast_dtype
     from chatlm_emotion import network_weights
     from chatlm_emotion.networks import NETWORKS
-    from chatlm_emotion.training import NetworkScorer, fit_network
+    from chatlm_emotion.training import NetworkScorer, fit_network, load_best
 
     recipe = job.recipe
+    listener.update(ClassifierProgress(activity="loading the model"))
     if recipe.method == "generate":
         train_examples = [
             row for row in train_examples if row.label is not None
@@ -183,9 +227,23 @@ def _train_network(
     # an embedder is small enough for full precision
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
     base: Any = job.base
+    set_seed(recipe.seed)  # the new matrices are random
     network: Any = NETWORKS[recipe.method](base, job.dataset.labels, recipe, dtype)
-    taught = _teacher_probabilities(job, train_examples, listener, should_stop)
-    progress = fit_network(network, train_examples, held_out, recipe, listener, should_stop, taught)
+    if finish:
+        found = load_best(network, held_out, checkpoint)
+        if found is None:
+            raise UsageError(
+                f"The training of {job.name} was stopped before its first checkpoint.",
+                hint="Continue it with the same command, without --finish.",
+            )
+        progress = found
+    else:
+        taught = _teacher_probabilities(job, train_examples, listener, should_stop)
+        progress = fit_network(
+            network, train_examples, held_out, recipe, listener, should_stop, checkpoint, taught
+        )
+        if progress.stopped:
+            raise RUNS.stopped(job.name, progress.step, progress.total_steps)
     learnt = {
         name: value.half().float()
         for name, value in network_weights.with_stored_names(network.trainable_parameters()).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from chatlm import fast_dtype
 from chatlm.plugin_kit.training import ProgressListener
+from chatlm_emotion.checkpoints import Checkpoint
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import Network
 from chatlm_emotion.progress import ClassifierProgress, EvalResult
@@ -31,9 +33,12 @@ def fit_network(
     recipe: Recipe,
     listener: ProgressListener,
     should_stop: Callable[[], bool],
+    checkpoint: Checkpoint,
     teacher_probabilities: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> ClassifierProgress:
-    """Train a network, and restore its best weights.
+    """Train a network, or continue from a checkpoint, and restore its best weights.
+
+    A run that continues ends like one that was not stopped.
 
     Args:
         network: the network.
@@ -41,14 +46,14 @@ def fit_network(
         held_out: labelled examples for evaluation.
         recipe: the hyperparameters.
         listener: receives the progress.
-        should_stop: called after each step; training stops when it is true.
+        should_stop: called after each step; when it is true, a checkpoint is saved.
+        checkpoint: loaded if there is one, and saved after each evaluation.
         teacher_probabilities: probabilities of the labels, `(labels,)`, by text.
 
     Returns:
-        The progress with all evaluations.
+        The progress with all evaluations; its `stopped` says whether training goes on later.
     """
     set_seed(recipe.seed)
-    chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     ids = network.encode([row.text for row in train_examples])
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
     per_epoch = math.ceil(len(train_examples) / recipe.batch)
@@ -56,36 +61,71 @@ def fit_network(
     progress = ClassifierProgress()
     learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
+    best = checkpoint.load(learnt, optimizer, progress) or {}
     schedule = get_cosine_schedule_with_warmup(
         optimizer, round(recipe.warmup * total_steps), total_steps
     )
+    schedule.last_epoch = progress.step  # which counts steps
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate * schedule.lr_lambdas[0](progress.step)
     every = max(per_epoch // recipe.checks, 1)
-    best: dict[str, Tensor] = {}
-    progress.start(0, total_steps)
-    for _ in range(recipe.epochs):
-        for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
-            network.train()
-            with mixed_precision():
-                loss = network.loss(network.pad_batch([ids[row] for row in rows]), targets[rows])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            progress.add_step(loss.item(), sum(len(ids[row]) for row in rows))
+    progress.start(progress.step, total_steps)
+    batches = _epochs_of_batches([len(each) for each in ids], recipe)
+    for rows in islice(batches, progress.step, None):
+        network.train()
+        with mixed_precision():
+            loss = network.loss(network.pad_batch([ids[row] for row in rows]), targets[rows])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress.add_step(loss.item(), sum(len(ids[row]) for row in rows))
+        listener.update(progress)
+        last = progress.step == total_steps
+        evaluates = last or progress.step % every == 0
+        if evaluates:
+            if _evaluate(network, held_out, progress):
+                best = {name: value.detach().clone() for name, value in learnt.items()}
             listener.update(progress)
-            ends = progress.step == progress.total_steps or should_stop()
-            if ends or progress.step % every == 0:
-                if _evaluate(network, held_out, progress):
-                    best = {name: value.detach().clone() for name, value in learnt.items()}
-                listener.update(progress)
-                if ends or progress.evals_since_best >= recipe.patience:
-                    _restore_parameters(learnt, best)
-                    progress.end_reason = (
-                        "stopped by the user" if should_stop() else progress.end_reason
-                    )
-                    return progress
+            if last or progress.evals_since_best >= recipe.patience:
+                break
+        progress.stopped = should_stop()
+        if evaluates or progress.stopped:
+            checkpoint.save(learnt, best, optimizer, progress)
+        if progress.stopped:
+            break
+    _restore_parameters(learnt, best)
     return progress
+
+
+def load_best(
+    network: Network, held_out: Sequence[LabelledExample], checkpoint: Checkpoint
+) -> ClassifierProgress | None:
+    """Load the best weights of a run that was stopped into the network.
+
+    The newest weights may be better than those of the best evaluation, since Ctrl-C saves them
+    without an evaluation.
+
+    Returns:
+        The progress with all evaluations; None if there is no checkpoint.
+    """
+    progress = ClassifierProgress(end_reason="stopped by the user")
+    learnt = network.trainable_parameters()
+    best = checkpoint.load(learnt, None, progress)
+    if best is None:
+        return None
+    evaluated = bool(progress.eval_results) and progress.eval_results[-1].step == progress.step
+    if evaluated or not _evaluate(network, held_out, progress):
+        _restore_parameters(learnt, best)
+    return progress
+
+
+def _epochs_of_batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
+    """Yield the batches of all epochs, which the recipe alone determines."""
+    chance = random.Random(recipe.seed)  # noqa: S311  # no secret
+    for _ in range(recipe.epochs):
+        yield from _length_grouped_batches(lengths, recipe.batch, chance)
 
 
 class NetworkScorer:

@@ -193,7 +193,7 @@ def show(name: str, as_json: bool) -> None:
 )
 @json_option
 def verify(name: str, model: str | None, judge: str | None, as_json: bool) -> None:
-    """Validate an adapter's files, and measure whether it changes the model's output.
+    """Check every byte of an adapter's weights, and measure whether it changes the model's output.
 
     The exit code is 1 if it has no effect. An effect need not be an improvement: --judge compares
     the answers to a few prompts in both orders, as chatlm arena run does for a file of prompts.
@@ -203,8 +203,10 @@ def verify(name: str, model: str | None, judge: str | None, as_json: bool) -> No
     from chatlm_lora import effect as effect_module
     from chatlm_lora.library import ADAPTERS
 
+    adapter = ADAPTERS.get(name)
+    adapter.verify()
     base = resolve_base_model(model)
-    effect = effect_module.measure_effect(ADAPTERS.get(name), base)
+    effect = effect_module.measure_effect(adapter, base)
     comparison = _compare_with_base(name, base.name, judge) if judge else None
     if as_json:
         row = {"name": name, "acts": effect.has_effect} | effect.to_dict()

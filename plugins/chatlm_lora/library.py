@@ -129,7 +129,9 @@ def validate_cached(adapter: Artifact, base: ModelLocation | None) -> ValidatedA
 def _validate(
     adapter: Artifact, base: ModelLocation | None, stamps: FileStamps
 ) -> ValidatedAdapter:
-    return validation.validate_adapter(adapter.path, base)
+    found = validation.validate_adapter(adapter.path, base)
+    adapter.check()  # afterwards, since validation explains more
+    return found
 
 
 def _file_stamps(folder: Path) -> FileStamps:

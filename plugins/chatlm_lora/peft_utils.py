@@ -122,6 +122,24 @@ def save_adapter(
     write_atomically(folder / CONFIG_FILE, [json.dumps(values, indent=2, default=str), "\n"])
 
 
+def load_checkpoint(model: Any, folder: Path) -> None:
+    """Load an adapter's weights from a checkpoint that transformers saved.
+
+    Raises:
+        ChatlmError: they cannot be read.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
+    except (OSError, SafetensorError) as error:
+        raise ChatlmError(
+            f"The checkpoint {folder} cannot be read.", hint="Start over with --restart."
+        ) from error
+
+
 def _sorted_targets(values: dict[str, Any]) -> list[str] | str:
     targets = values["target_modules"]
     return targets if isinstance(targets, str) else sorted(targets)

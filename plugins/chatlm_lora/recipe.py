@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,12 @@ class Recipe:
                 raise UsageError(f"{name} must be from {low:g} to {high:g}, not {value:g}.")
         if not self.targets:
             raise UsageError("At least one target module is needed.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Restore from some of the values of `to_dict`; the others have their defaults."""
+        targets = tuple(values.get("targets", (ALL_LINEAR,)))
+        return cls(**{**values, "targets": targets})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""

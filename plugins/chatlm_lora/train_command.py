@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="JSON lines, or one JSON list: messages; instruction, input and output; prompt and "
@@ -73,6 +73,9 @@ if TYPE_CHECKING:
 @click.option("--description", default="", metavar="TEXT", help="One line shown by `list`.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
 @click.option("--restart", is_flag=True, help="Discard a training run that was stopped.")
+@click.option(
+    "--finish", is_flag=True, help="Save the best adapter so far of a run that was stopped."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
 @json_option
 @click.pass_context
@@ -80,71 +83,86 @@ def train(
     context: click.Context,
     /,
     name: str,
-    data: Path,
-    model: str | None,
-    ask: str,
-    system: str,
-    description: str,
-    licence: str,
+    data: Path | None,
     restart: bool,
+    finish: bool,
     dry_run: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Train an adapter on example answers.
 
-    Ctrl-C stops after the current step and saves the best checkpoint so far. After a crash the
-    same command resumes. On several GPUs: accelerate launch -m chatlm adapters train …
+    Ctrl-C stops after the current step and keeps a checkpoint; a second one stops at once. The
+    same command continues, after a crash too; --finish saves the best adapter so far instead.
+    On several GPUs: accelerate launch -m chatlm adapters train …
 
     Example: chatlm adapters train pirate --data pirate.jsonl
     """
-    from chatlm import load_config
-    from chatlm_lora import dataset
+    from chatlm_lora.checkpoints import RUNS
     from chatlm_lora.library import ADAPTERS
-    from chatlm_lora.recipe import Recipe
 
     ADAPTERS.new(name)
-    given = {key: value for key, value in settings.items() if value not in (None, ())}
-    recipe = Recipe(**given)
-    read = dataset.read_dataset(
-        data.expanduser(),
-        seed=recipe.seed,
-        held_out_share=recipe.held_out,
-        question_template=ask,
-        system_prompt=system,
-    )
-    import torch
-
-    from chatlm_lora.recipe import TrainingJob
-
-    config = load_config()
-    order = TrainingJob(
-        name=name,
-        base=resolve_base_model(model),
-        dataset=read,
-        recipe=recipe,
-        prompt_format=config.prompt_format,
-        description=description,
-        licence=licence,
-        command=_command_line(context, name, data),
-        use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
-    )
+    if finish:
+        if restart:
+            raise click.UsageError("--finish and --restart exclude each other.")
+        options = RUNS.options(name)
+    elif data is None:
+        raise click.UsageError("Missing option '--data'.")
+    else:
+        given = {key: value for key, value in settings.items() if value not in (None, ())}
+        options = given | {
+            "data": str(data.expanduser().absolute()),
+            "command": _command_line(context, name, data),
+        }
+    order = _training_job(name, options)
+    options |= {"model": order.base.name}  # the default may be another one when it continues
     if dry_run:
         _print_plan(order, as_json)
         return
     from chatlm.plugin_kit.training import training_display
-    from chatlm_lora.trainer import train_adapter as carry_out
+    from chatlm_lora.trainer import train_adapter
 
     with training_display() as listener:
-        made = carry_out(order, listener, restart=restart)
+        made = train_adapter(order, listener, options=options, restart=restart, finish=finish)
     if made is not None:
         _print_result(made, as_json)
+
+
+def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
+    """Return the job for options of the command line, given or of a run that was stopped."""
+    import torch
+
+    from chatlm import load_config
+    from chatlm_lora import dataset
+    from chatlm_lora.recipe import Recipe, TrainingJob
+
+    others = ("data", "command", "model", "ask", "system", "description", "licence")
+    recipe = Recipe.from_dict({key: value for key, value in options.items() if key not in others})
+    read = dataset.read_dataset(
+        Path(options["data"]),
+        seed=recipe.seed,
+        held_out_share=recipe.held_out,
+        question_template=options.get("ask", ""),
+        system_prompt=options.get("system", ""),
+    )
+    config = load_config()
+    return TrainingJob(
+        name=name,
+        base=resolve_base_model(options.get("model")),
+        dataset=read,
+        recipe=recipe,
+        prompt_format=config.prompt_format,
+        description=options.get("description", ""),
+        licence=options.get("licence", ""),
+        command=options["command"],
+        use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+    )
 
 
 def _command_line(context: click.Context, name: str, data: Path) -> str:
     """Return the command for the card, without options that do not change the result."""
     words = ["chatlm", "adapters", "train", name, "--data", data.name]
-    passed_over = {"name", "data", "restart", "dry_run", "as_json"}
+    passed_over = {"name", "data", "restart", "finish", "dry_run", "as_json"}
     for option in context.command.params:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from transformers.trainer_utils import set_seed
 
 from chatlm import ChatlmError, UsageError, load_pretrained
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, stop_on_interrupt
-from chatlm_lora import card, checkpoints
+from chatlm_lora import card
 from chatlm_lora.card import AdapterCard, SampleAnswer
-from chatlm_lora.checkpoints import HeldOutResult, UnfinishedRun
+from chatlm_lora.checkpoints import RUNS, STATE_FILE, HeldOutResult, UnfinishedRun
 from chatlm_lora.dataset import Collator, evaluate_loss
 from chatlm_lora.effect import greedy_answer
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.peft_utils import (
     explain_out_of_memory,
+    load_checkpoint,
     quiet_transformers,
     resolve_target_modules,
     save_adapter,
@@ -45,11 +46,13 @@ MAX_LOSS_POINTS = 500
 """Approximate number of training losses recorded for the curve."""
 
 
-RESUME_HINT = "Run the same command again to resume from the last checkpoint."
-
-
 def train_adapter(
-    job: TrainingJob, listener: ProgressListener, *, restart: bool = False
+    job: TrainingJob,
+    listener: ProgressListener,
+    *,
+    options: Mapping[str, Any] | None = None,
+    restart: bool = False,
+    finish: bool = False,
 ) -> AdapterCard | None:
     """Train an adapter, evaluate its best checkpoint and save it.
 
@@ -58,36 +61,44 @@ def train_adapter(
     Args:
         job: what to train.
         listener: receives the progress.
+        options: stored with a new run, see `TrainingRuns.options`.
         restart: discard a run that was stopped, instead of resuming it.
+        finish: do not train, but save the best checkpoint of a run that was stopped.
 
     Returns:
         The adapter's card; None in processes that do not write.
 
     Raises:
-        UsageError: the name is taken, there is nothing to train on, or machines see different
-            checkpoints.
-        TrainingStopped: the user stopped it before anything was saved.
+        UsageError: the name is taken, there is nothing to train on, machines see different
+            checkpoints, or there is no checkpoint to finish with.
+        TrainingStopped: the user stopped it; what was trained can be continued.
         ChatlmError: disk or memory is full, or the loss is not finite.
     """
     place = ADAPTERS.new(job.name)
     processes = PartialState(cpu=job.use_cpu)
     main = processes.is_main_process
     with (
-        checkpoints.open_run(job.name, job.plan(), restart=restart, is_main_process=main) as run,
+        RUNS.open(job.name, job.plan(), options, restart=restart, is_main_process=main) as folder,
         quiet_transformers(),
         explain_out_of_memory("Lower --batch or --longest."),
-        stop_on_interrupt(RESUME_HINT, after_step=processes.num_processes == 1) as should_stop,
+        stop_on_interrupt(
+            RUNS.hint(job.name), after_step=processes.num_processes == 1
+        ) as should_stop,
     ):
         processes.wait_for_everyone()
-        work = _TrainingProcess(job, run, listener if main else ProgressListener(), processes)
-        work.run(should_stop)
+        work = _TrainingProcess(
+            job, UnfinishedRun(folder), listener if main else ProgressListener(), processes
+        )
+        if finish:
+            work.take_best_checkpoint()
+        else:
+            work.run(should_stop)
         if not main:
             return None
         made = work.build_card()
         with ADAPTERS.create(place) as new:
             save_adapter(work.model, new, job.base)
             card.write_card(made, new)
-        run.delete()
     return made
 
 
@@ -114,18 +125,56 @@ class _TrainingProcess:
         self.model: Any = self._load_peft_model()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Train until the end, early stopping or Ctrl-C; the model then has the best weights."""
+        """Train until the end or early stopping; the model then has the best weights.
+
+        Raises:
+            TrainingStopped: `should_stop` was true after a step; a checkpoint was saved.
+        """
         checkpoint = self._resume_checkpoint()
-        trainer = self._build_trainer(should_stop)
+        reporting = ReportingCallback(self._progress, self._listener, should_stop)
+        trainer = self._build_trainer(reporting)
         if self._is_main_process:
             self._base_result = self._run.load_base_result() or self._measure_base()
             self._progress.base_loss = self._base_result.loss
         if should_stop():
             raise KeyboardInterrupt
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self._end_reason = _describe_end(trainer, should_stop)
-        self._steps = trainer.state.global_step
-        self._best_step = trainer.state.best_global_step
+        state = trainer.state
+        if reporting.stopped:
+            raise RUNS.stopped(self._job.name, state.global_step, state.max_steps)
+        early = state.global_step < state.max_steps
+        self._end_reason = (
+            "early, as the held-out loss fell no more" if early else "after all epochs"
+        )
+        self._steps = state.global_step
+        self._best_step = state.best_global_step
+
+    def take_best_checkpoint(self) -> None:
+        """Load the checkpoint with the lowest held-out loss into the model.
+
+        Raises:
+            UsageError: there is no checkpoint.
+        """
+        candidates = self._run.best_candidates()
+        if not candidates:
+            raise UsageError(
+                f"The training of {self._job.name} was stopped before its first checkpoint.",
+                hint="Continue it with the same command, without --finish.",
+            )
+        self._base_result = self._run.load_base_result() or self._measure_base()
+        self._report("comparing checkpoints")
+        losses = {}
+        for checkpoint in candidates:
+            load_checkpoint(self.model, checkpoint)
+            losses[checkpoint] = self._evaluate()
+        best = min(candidates, key=losses.__getitem__)
+        load_checkpoint(self.model, best)
+        steps = {path: TrainerState.load_from_json(str(path / STATE_FILE)) for path in candidates}
+        newest = steps[candidates[0]]
+        self._steps, self._best_step = newest.global_step, steps[best].global_step
+        self._progress.step, self._progress.total_steps = newest.global_step, newest.max_steps
+        self._progress.tokens = int(newest.num_input_tokens_seen)
+        self._end_reason = "stopped by the user"
 
     def _resume_checkpoint(self) -> Path | None:
         """Return the checkpoint to resume from; all processes must see the same one."""
@@ -197,7 +246,7 @@ class _TrainingProcess:
         model.config.use_cache = False
         return get_peft_model(model, settings)
 
-    def _build_trainer(self, should_stop: Callable[[], bool]) -> Trainer:
+    def _build_trainer(self, reporting: ReportingCallback) -> Trainer:
         recipe, ready = self._job.recipe, self._data
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
@@ -236,7 +285,7 @@ class _TrainingProcess:
             eval_dataset=ready.held_out,
             data_collator=self._collator,
             callbacks=[
-                ReportingCallback(self._progress, self._listener, should_stop),
+                reporting,
                 EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             ],
         )
@@ -253,24 +302,20 @@ class _TrainingProcess:
         """Evaluate the held-out loss and sample answers of the model as it is now."""
         ready = self._data
         self._report(activity)
-        loss = evaluate_loss(self.model, ready.held_out, self._collator, self._job.recipe.batch)
+        loss = self._evaluate()
         self._report("answering held-out prompts")
         said = [
             greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.sample_examples
         ]
         return HeldOutResult(loss, tuple(said))
 
+    def _evaluate(self) -> float:
+        held_out, batch = self._data.held_out, self._job.recipe.batch
+        return evaluate_loss(self.model, held_out, self._collator, batch)
+
     def _report(self, activity: str) -> None:
         self._progress.activity = activity
         self._listener.update(self._progress)
-
-
-def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:
-    """Return why training ended, for the card."""
-    if should_stop():
-        return "stopped by the user"
-    early = trainer.state.global_step < trainer.state.max_steps
-    return "early, as the held-out loss fell no more" if early else "after all epochs"
 
 
 def _round_to_bfloat16(model: Any) -> None:
@@ -286,7 +331,9 @@ class ReportingCallback(TrainerCallback):
     Args:
         progress: updated by the callback.
         listener: receives `progress`.
-        should_stop: called after each step; when it is true, the model is evaluated and saved.
+        should_stop: called after each step; when it is true, a checkpoint is saved. It is not
+            evaluated, so that a run that continues is evaluated at the same steps as one that was
+            not stopped.
     """
 
     def __init__(
@@ -299,6 +346,8 @@ class ReportingCallback(TrainerCallback):
         self._listener = listener
         self._should_stop = should_stop
         self._start_tokens = 0
+        self.stopped = False
+        """Whether training ended because of `should_stop`."""
 
     def on_train_begin(
         self,
@@ -325,9 +374,10 @@ class ReportingCallback(TrainerCallback):
         """Report the step, and stop after Ctrl-C."""
         self._progress.step = state.global_step
         self._progress.tokens = int(state.num_input_tokens_seen) - self._start_tokens
-        if self._should_stop():
-            self._progress.activity = "stopping; the best so far is kept"
-            control.should_evaluate = control.should_save = control.should_training_stop = True
+        if self._should_stop() and state.global_step < state.max_steps:
+            self.stopped = True
+            self._progress.activity = "stopping; a checkpoint is kept"
+            control.should_save = control.should_training_stop = True
         self._listener.update(self._progress)
 
     def on_log(

@@ -30,7 +30,17 @@ _STANDARD_FIELDS = (
 )
 
 
-_NEUTRAL_VALUES = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_NEUTRAL_VALUES = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "top_n_sigma": 0.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": None,
+    "repetition_penalty": 1.0,
+    "dry_multiplier": 0.0,
+    "dry_base": None,
+    "dry_allowed_length": None,
+}
 """Fields that not every server supports, with their neutral value, which is never sent."""
 
 

@@ -314,6 +314,24 @@ def show(name: str, as_json: bool) -> None:
 
 @rag.command()
 @name_argument
+@json_option
+def verify(name: str, as_json: bool) -> None:
+    """Check every byte of an index; a part is checked whenever it is opened.
+
+    Example: chatlm rag verify notes
+    """
+    from chatlm_rag.index import checksums
+    from chatlm_rag.index.folder import find_index
+
+    files = checksums.verify(find_index(name))
+    if as_json:
+        click.echo(dump_json({"name": name, "intact": True, "files": files}))
+        return
+    click.echo(f"{name}: all {files} files are as they were written.")
+
+
+@rag.command()
+@name_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(name: str, yes: bool) -> None:
     """Delete an index, but not the documents.

@@ -27,10 +27,16 @@ from chatlm_serve.completions import (
     SETUP_SEPARATOR,
     CompletionResponse,
     EngineEvents,
-    generate_reply,
     model_names,
     parse_params,
+    prepare_reply,
     setup_for_model,
+)
+from chatlm_serve.connections import (
+    BACKLOG,
+    connection_limit,
+    limited_protocol,
+    quiet_accept_errors,
 )
 from chatlm_serve.documents import parse_search_request, search_response
 from chatlm_serve.embeddings import Embedder, embedding_response, parse_embedding_request
@@ -132,7 +138,7 @@ class Api:
         if params.model != self.model:
             setup = setup_for_model(params.model, self.model, await self._available_setups())
         reply = CompletionResponse(params)
-        factory = partial(generate_reply, self._chats, self._batch, setup, params)
+        factory = partial(prepare_reply, self._chats, self._batch, setup, params)
         events: EngineEvents = self._reply_queue.stream(factory)
         if not params.stream:
             return JSONResponse(await _while_connected(request, reply.collect(events)))
@@ -254,13 +260,24 @@ class ApiServer(uvicorn.Server):
         api: the API to serve.
         loopback: see `GuardMiddleware`.
         token: see `GuardMiddleware`.
+        max_connections: maximum number of open connections; fewer if descriptors are scarce.
+        receive_seconds: time for a client to send its request.
     """
 
-    def __init__(self, api: Api, *, loopback: bool, token: str) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        loopback: bool,
+        token: str,
+        max_connections: int,
+        receive_seconds: float,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 api.app(loopback=loopback, token=token),
-                http="h11",
+                http=limited_protocol(connection_limit(max_connections), receive_seconds),
+                backlog=BACKLOG,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -277,6 +294,11 @@ class ApiServer(uvicorn.Server):
             super().run(sockets)
         finally:
             self._api.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        asyncio.get_running_loop().set_exception_handler(quiet_accept_errors())
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cancel all replies, then shut down."""

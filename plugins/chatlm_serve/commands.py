@@ -49,7 +49,14 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     ):
         api = Api(chats, settings.queue, settings.at_once)
         _announce(f"Serving {api.model}", host, listener, "/v1")
-        ApiServer(api, loopback=is_loopback(host), token=token).run([listener])
+        server = ApiServer(
+            api,
+            loopback=is_loopback(host),
+            token=token,
+            max_connections=settings.connections,
+            receive_seconds=settings.receive_seconds,
+        )
+        server.run([listener])
 
 
 @click.command()

@@ -20,6 +20,7 @@ from chatlm import (
     Finished,
     MessageRefused,
     PromptReady,
+    Request,
     Sampling,
     Setup,
     SideChats,
@@ -40,12 +41,13 @@ ReplyGenerator = Generator[EngineEvent | None, None, None]
 DONE_EVENT = "data: [DONE]\n\n"
 
 
-def generate_reply(
+def prepare_reply(
     chats: SideChats, batch: SharedBatch, setup: Setup, params: CompletionParams
 ) -> ReplyGenerator:
-    """Yield the events of one reply, and None while waiting; closing it cancels the reply.
+    """Build the request for one reply, and return the generator of its events.
 
-    If a plugin refuses the message, the reason is the reply.
+    The generator yields None while waiting; closing it cancels the reply. If a plugin refuses the
+    message, the reason is the reply.
 
     Args:
         chats: creates the chat.
@@ -54,9 +56,9 @@ def generate_reply(
         params: the client's request.
 
     Raises:
-        ContextTooLong: the messages do not fit the context. The engine alone would omit the oldest
-            without the client noticing.
-        ChatlmError: the set-up or the engine failed.
+        ChatlmError: the set-up failed; from the generator: the engine failed.
+        ContextTooLong: from the generator: the messages do not fit the context. The engine alone
+            would omit the oldest without the client noticing.
     """
     setup = dataclasses.replace(
         setup,
@@ -70,10 +72,19 @@ def generate_reply(
                 chat.add(text, reply)
         request = dataclasses.replace(chat.request(params.question), logprobs=params.logprobs)
     except MessageRefused as refusal:
-        yield Delta(refusal.message)
-        yield Finished(StopReason.END, Usage())
-        return
-    yield from chat.events_without_engine(request)
+        return _generate_refusal(refusal)
+    return _generate_reply(chat.events_without_engine(request), batch, request)
+
+
+def _generate_refusal(refusal: MessageRefused) -> ReplyGenerator:
+    yield Delta(refusal.message)
+    yield Finished(StopReason.END, Usage())
+
+
+def _generate_reply(
+    first: Sequence[EngineEvent], batch: SharedBatch, request: Request
+) -> ReplyGenerator:
+    yield from first
     if request.reply_complete:
         return
     with closing(batch.stream(request)) as events:
@@ -193,6 +204,9 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 MAX_MESSAGES = 1000
+MAX_CHARACTERS_PER_TOKEN = 16
+"""Messages with more characters than this for each token of the context are refused; text has 2
+to 6."""
 MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 
@@ -268,7 +282,9 @@ def parse_params(body: Mapping[str, Any], context_length: int) -> CompletionPara
         raise field_error("stream_options", "requires stream=true.")
     for name in options.keys() - {"include_usage"}:
         raise _unsupported_error(f"stream_options.{name}")
-    system, history, question = _split_conversation(_parse_messages(fields))
+    messages = _parse_messages(fields)
+    _check_size(messages, context_length)
+    system, history, question = _split_conversation(messages)
     return CompletionParams(
         model=_get_typed(fields, "model", str),
         system=system,
@@ -289,6 +305,17 @@ def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
             "messages", f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}."
         )
     return [_parse_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
+
+
+def _check_size(messages: Sequence[tuple[str, str]], context_length: int) -> None:
+    """Refuse messages that cannot fit the context, before anything is computed for them."""
+    count = sum(len(text) for _, text in messages)
+    if count > MAX_CHARACTERS_PER_TOKEN * context_length:
+        raise field_error(
+            "messages",
+            f"{count:,} characters do not fit the context of {context_length:,} tokens.",
+            "context_length_exceeded",
+        )
 
 
 def _parse_message(message: Any, path: str) -> tuple[str, str]:

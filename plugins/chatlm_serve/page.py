@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import re
 import shlex
 import socket
 import sys
@@ -14,6 +17,42 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from chatlm_serve.http_guard import is_loopback, names_loopback
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+def security_headers() -> dict[str, str]:
+    """Return the headers of all responses: the page runs only what comes with it, in no frame.
+
+    A page that another site shows in a frame can be covered, and its user made to type and click
+    into it unknowingly.
+    """
+    page = (TEMPLATES / "app_index.html").read_text(encoding="utf-8")
+    hashes = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in _INLINE_SCRIPT.findall(page)
+    ]
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(["'self'", *(f"'sha256-{digest}'" for digest in hashes)]),
+        "style-src": "'self' 'unsafe-inline'",  # xterm.js writes its styles into the page
+        "font-src": "'self'",
+        "img-src": "'self' data:",
+        "connect-src": "'self'",  # which includes its web socket
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(" ".join(rule) for rule in policy.items()),
+        "X-Frame-Options": "DENY",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
 
 
 def serve_pages(host: str, listener: socket.socket, model: str | None, max_pages: int) -> None:
@@ -27,11 +66,7 @@ def serve_pages(host: str, listener: socket.socket, model: str | None, max_pages
     """
     command = [sys.executable, "-m", "chatlm_serve.page_child", *([model] if model else [])]
     server = PageServer(
-        shlex.join(command),
-        max_pages,
-        host=host,
-        title="chatlm",
-        templates_path=Path(__file__).parent / "templates",
+        shlex.join(command), max_pages, host=host, title="chatlm", templates_path=TEMPLATES
     )
     web.run_app(server._make_app(), sock=listener, print=None, access_log=None)
 
@@ -52,6 +87,15 @@ class PageServer(Server):
         super().__init__(command, **server_options)
         self._max_pages = max_pages
         self._open_pages: set[asyncio.Task[web.WebSocketResponse]] = set()
+        self._headers = security_headers()
+
+    async def _make_app(self) -> web.Application:
+        app: web.Application = await super()._make_app()
+        app.on_response_prepare.append(self._add_headers)
+        return app
+
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self._headers)
 
     async def on_startup(self, app: web.Application) -> None:
         """Print nothing."""

@@ -23,6 +23,14 @@ class Settings:
         default=8,
         metadata={"help": "Requests answered concurrently; each needs memory for its context."},
     )
+    connections: int = field(
+        default=256,
+        metadata={"help": "Maximum number of open connections; more are refused."},
+    )
+    receive_seconds: float = field(
+        default=30.0,
+        metadata={"help": "Seconds for a client to send its request; then it is disconnected."},
+    )
     pages: int = field(
         default=8,
         metadata={"help": "Maximum number of open pages; each runs its own chatlm and model."},
@@ -31,9 +39,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.queue < 0:
             raise ValueError("queue must be 0 or more")
-        for name in ("at_once", "pages"):
+        for name in ("at_once", "connections", "pages"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
+        if not self.receive_seconds > 0:
+            raise ValueError("receive_seconds must be more than 0")
 
 
 @hookimpl

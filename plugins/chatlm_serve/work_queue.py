@@ -1,4 +1,4 @@
-"""A first-come, first-served queue with a worker thread, and a batch that requests share."""
+"""A first-come, first-served queue with worker threads, and a batch that requests share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class ShuttingDown(Exception):
 
 
 class WorkQueue:
-    """Runs generators in a worker thread, started in the order they arrive.
+    """Creates generators in one thread and runs them in another, in the order they arrive.
 
     Running generators take turns, one step each; None is not passed on. A finished one leaves the
-    queue at once, however slowly its output is read.
+    queue at once, however slowly its output is read. What is slow and concerns one generator alone
+    belongs into its creation, which delays no running one.
 
     All methods except `close` must be called in the event loop's thread.
 
@@ -44,8 +45,12 @@ class WorkQueue:
         self._open_jobs: set[_Job] = set()
         self._stopping = False
         self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._created: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=target, daemon=True) for target in (self._create, self._run)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def stream(
         self, factory: Callable[[], Generator[T | None, None, None]]
@@ -56,7 +61,7 @@ class WorkQueue:
         step.
 
         Args:
-            factory: creates the generator; called in the worker thread.
+            factory: creates the generator; may take its time.
 
         Raises:
             QueueFull: too many generators are waiting.
@@ -96,9 +101,16 @@ class WorkQueue:
             job.output.put_nowait(_Failure(ShuttingDown()))
 
     def close(self) -> None:
-        """Wait until the thread has ended; call `stop` first."""
+        """Wait until the threads have ended; call `stop` first."""
         self._inbox.put(None)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _create(self) -> None:
+        while (job := self._inbox.get()) is not None:
+            if job.create():
+                self._created.put(job)
+        self._created.put(None)
 
     def _run(self) -> None:
         running: list[_Job] = []
@@ -106,7 +118,7 @@ class WorkQueue:
         while not closed or running:
             while not closed and len(running) < self._max_running:
                 try:
-                    job = self._inbox.get(block=not running)
+                    job = self._created.get(block=not running)
                 except Empty:
                     break
                 if job is None:
@@ -130,17 +142,25 @@ class _Job:
         self._loop = asyncio.get_running_loop()
         self.output: asyncio.Queue[Any] = asyncio.Queue()
         self.cancelled = threading.Event()
-        self._generator: Generator[Any, None, None] | None = None
+        self._generator: Generator[Any, None, None]
 
-    def step(self) -> bool:
-        """Run one step, and return whether more may follow."""
+    def create(self) -> bool:
+        """Create the generator, and return whether it can run."""
         if self.cancelled.is_set():
-            if self._generator is not None:
-                self._generator.close()
             return False
         try:
-            if self._generator is None:
-                self._generator = self._factory()
+            self._generator = self._factory()
+        except Exception as error:
+            self._finish(_Failure(error))
+            return False
+        return True
+
+    def step(self) -> bool:
+        """Run one step of the created generator, and return whether more may follow."""
+        if self.cancelled.is_set():
+            self._generator.close()
+            return False
+        try:
             event = next(self._generator, _END)
         except Exception as error:
             self._finish(_Failure(error))

@@ -1,4 +1,4 @@
-"""Chromium without a window, told what to do by its DevTools protocol."""
+"""Headless Chromium, driven by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-PATIENCE = 60.0
+from tests.waiting import PATIENCE
 
 
 def chromium(profile: Path, width: int, height: int) -> list[str]:
-    """The command without what to do; the test is skipped where there is none.
+    """Return the command without an address; skip the test where there is no Chromium.
 
     Args:
         profile: an empty folder for what it keeps.
@@ -58,12 +58,12 @@ class Page:
         self.sockets: list[str] = []
         """The addresses of its own web sockets."""
         self.frames: list[bytes] = []
-        """What came to the page by them."""
+        """The data that the page received through them."""
         self.wrong: list[str] = []
-        """Errors of its scripts."""
+        """Errors of its scripts, and what its security policy forbade."""
 
     async def listen(self) -> None:
-        """Take what Chromium says, until it ends."""
+        """Handle Chromium's messages until it ends."""
         async for message in self._socket:
             said = message.json()
             if "id" in said:
@@ -76,6 +76,8 @@ class Page:
                 self.sockets.append(said["params"]["url"])
             elif said["method"] == "Runtime.exceptionThrown":
                 self.wrong.append(str(said["params"]["exceptionDetails"]))
+            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
+                self.wrong.append(said["params"]["entry"]["text"])
 
     async def do(self, method: str, **params: Any) -> Any:
         """Let Chromium do something."""
@@ -101,7 +103,7 @@ class Page:
             await self.press(letter, letter)
 
     async def picture(self) -> bytes:
-        """A PNG of what is seen."""
+        """Return a screenshot as PNG."""
         shot = await self.do("Page.captureScreenshot")
         return base64.b64decode(shot["data"])
 
@@ -130,7 +132,7 @@ async def page(address: str, command: list[str]) -> AsyncIterator[Page]:
             async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as ws:
                 shown = Page(ws)
                 listening = asyncio.create_task(shown.listen())
-                for domain in ("Page", "Network", "Runtime"):
+                for domain in ("Page", "Network", "Runtime", "Log"):
                     await shown.do(f"{domain}.enable")
                 await shown.do("Emulation.setFocusEmulationEnabled", enabled=True)
                 await shown.do("Page.navigate", url=address)

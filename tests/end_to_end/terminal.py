@@ -1,4 +1,4 @@
-"""The whole program in a real terminal: what is typed goes in, what is drawn is read back."""
+"""The whole program in a real terminal: keys are typed, and the screen is read back."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 import pexpect
 import pyte
 
+from tests.waiting import PATIENCE
+
 CTRL_C, CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x03", "\x07", "\x0c", "\x11", "\x1b", "\r"
 CTRL_R, CTRL_S, CTRL_T, CTRL_N, TAB = "\x12", "\x13", "\x14", "\x0e", "\t"
 LEFT, RIGHT, UP = "\x1b[D", "\x1b[C", "\x1b[A"
-PATIENCE = 120.0
 
 KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 """Private sequences that pyte would print as text."""
 
 
 class Terminal:
-    """chatlm in a pseudo-terminal, and what its screen shows."""
+    """chatlm in a pseudo-terminal, and its screen."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait_for(self, condition: Callable[[str], object]) -> str:
-        """Read what the program draws until `condition` holds for the screen's text."""
+        """Read the program's output until `condition` holds for the screen's text."""
         deadline = time.monotonic() + PATIENCE
         while not condition(self.shown()):
             assert time.monotonic() < deadline, f"this never came; the screen:\n{self.shown()}"
@@ -69,7 +70,7 @@ class Terminal:
 
     def wait_to_end(self) -> int | None:
         """Read to the end of the program; its exit code, None if a signal ended it."""
-        self.process.expect(pexpect.EOF, timeout=30)
+        self.process.expect(pexpect.EOF, timeout=PATIENCE)
         self.process.wait()
         code = self.process.exitstatus
         if code is None:  # shown by a test that fails
@@ -83,6 +84,6 @@ def has(*texts: str) -> Callable[[str], bool]:
 
 
 def tokens(shown: str) -> int:
-    """How many tokens the line below the reply says were made."""
+    """Return the number of tokens from the line below the reply."""
     found = re.search(r"(\d+) tokens?\b", shown)
     return int(found.group(1)) if found else 0

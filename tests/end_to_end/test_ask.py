@@ -1,4 +1,4 @@
-"""`chatlm ask` as a person and a script use it, with the real default model."""
+"""`chatlm ask` for users and scripts, with the real default model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatlm.types.messages import StopReason
 from tests.endless import text_on_disk
 from tests.plugins.rag_files import pdf
 from tests.program import run_chatlm
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 STORY = "Write a long story about a lighthouse."
 
@@ -57,19 +57,20 @@ def test_a_seed_gives_the_same_text_in_another_process(chat_home: Path) -> None:
     assert not (chat_home / "chats.db").exists()
 
 
-def test_how_likely_the_tokens_were(chat_home: Path) -> None:
+def test_json_has_logprobs_and_perplexity(chat_home: Path) -> None:
     arguments = ("--json", "--temperature", "0", "What is the capital of France?")
     answer, bare = (
         json.loads(ask(*extra, *arguments).stdout) for extra in (("--logprobs", "2"), ())
     )
     assert (bare["text"], bare["logprobs"]) == (answer["text"], None)
-    told = answer["logprobs"]
-    tokens = told["tokens"]
+    logprobs = answer["logprobs"]
+    tokens = logprobs["tokens"]
     assert "".join(token["token"] for token in tokens) == answer["text"]
     assert all(len(token["top_logprobs"]) == 2 for token in tokens)
     mean = sum(token["logprob"] for token in tokens) / len(tokens)
-    assert told["mean"] == pytest.approx(mean)
-    assert told["perplexity"] == pytest.approx(math.exp(-mean))
+    assert logprobs["mean"] == pytest.approx(mean)
+    assert logprobs["perplexity"] == pytest.approx(math.exp(-mean))
+    assert logprobs["dtype"]
     assert answer["notices"] == []
 
 
@@ -125,7 +126,7 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
         (("--model", "smollm2-135m-instrukt", "Hi"), "smollm2-135m-instruct"),
     ],
 )
-def test_a_mistake_is_told_without_traceback(
+def test_a_mistake_is_reported_without_a_traceback(
     home: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     done = ask(*arguments)
@@ -135,12 +136,12 @@ def test_a_mistake_is_told_without_traceback(
     assert done.stdout == ""
 
 
-def test_ctrl_c_keeps_what_was_said(endless_home: Path) -> None:
+def test_ctrl_c_keeps_the_partial_reply(endless_home: Path) -> None:
     process = start(STORY)
     assert process.stdout is not None
     said = process.stdout.read(40)
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "kept in chat 1" in errors
     assert "Traceback" not in errors
@@ -151,14 +152,14 @@ def test_ctrl_c_keeps_what_was_said(endless_home: Path) -> None:
     assert reply.text.startswith((said + rest).strip())
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(endless_home: Path) -> None:
+def test_a_closed_pipe_ends_it_quietly(endless_home: Path) -> None:
     process = start(STORY)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(10)
     process.stdout.close()
     errors = process.stderr.read()
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     assert "Traceback" not in errors
     with Store(endless_home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
@@ -173,7 +174,7 @@ def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
     database = endless_home / "chats.db"
     wait_until(lambda: text_on_disk(database, 1).startswith(said))
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     with Store(database) as store:
         turn = store.conversation(1).turns[0]
@@ -203,7 +204,7 @@ def test_a_local_model_needs_no_network(chat_home: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "NETWORK" not in done.stderr

@@ -1,4 +1,4 @@
-"""`chatlm chats`, as a person runs it, with hostile titles and messages."""
+"""`chatlm chats` on the command line, with hostile titles and messages."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -401,7 +402,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         time.sleep(0.05)
         if paths.database_file().exists():
@@ -409,11 +410,11 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
                 if store.list_conversations(limit=5):
                     break
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()
-    match = re.fullmatch(r"Stopped after (\d+) chats? had been imported\.\s*", told)
+    match = re.fullmatch(r"Stopped after (\d+) chats? had been imported\.\s*", errors)
     assert match is not None
     count = int(match[1])
     assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet
@@ -472,7 +473,7 @@ def test_hostile_strings_come_back_and_are_never_obeyed(shared_data: Path) -> No
         assert turn["replies"][0]["text"] == text
 
 
-def test_a_broken_database_is_said_with_what_to_do(home: Path) -> None:
+def test_a_broken_database_is_reported_with_a_hint(home: Path) -> None:
     home.mkdir()
     (home / "chats.db").write_bytes(b"not a database" * 100)
     done = chats("list")

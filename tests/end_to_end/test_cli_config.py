@@ -1,4 +1,4 @@
-"""`chatlm config`, as a person runs it."""
+"""`chatlm config` on the command line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_wrong_value_is_refused_with_the_range() -> None:
     assert "Did you mean model?" in config("set", "modle", "x").stderr
 
 
-def test_a_setting_that_the_environment_overrides_is_said() -> None:
+def test_an_override_by_the_environment_is_reported() -> None:
     done = config("set", "device", "cpu", CHATLM_DEVICE="cuda")
     assert done.returncode == 0
     assert "CHATLM_DEVICE in the environment overrides it" in done.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from chatlm import __version__
 from chatlm.cli.main import COMMANDS, cli
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -30,12 +31,14 @@ def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         text=True,
         stdin=subprocess.DEVNULL,
         env=os.environ | environment,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def imported_by(code: str) -> set[str]:
@@ -142,7 +145,7 @@ def test_errors_have_a_message_a_hint_and_an_exit_code(home: Path) -> None:
     assert chatlm("chats", "show", "x").returncode == 2
 
 
-def test_an_unforeseen_error_goes_to_the_log_and_a_sentence_to_the_person(home: Path) -> None:
+def test_an_unexpected_error_is_logged_and_the_user_gets_a_sentence(home: Path) -> None:
     code = (
         "import sys; from chatlm.config import config\n"
         "def broken(): raise RuntimeError('boom \\x1b[31m')\n"
@@ -208,7 +211,7 @@ def test_logs_follow_until_ctrl_c(home: Path) -> None:
     log.write_text("new\n")
     assert process.stdout.readline() == "new\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
 
 
@@ -229,7 +232,7 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
         assert len(store.list_conversations()) == 1
 
 
-def test_a_reader_that_went_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     from chatlm.config import paths
     from chatlm.store.store import Store
 
@@ -243,7 +246,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     process.stderr.close()
 
 

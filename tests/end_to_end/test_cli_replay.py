@@ -1,4 +1,4 @@
-"""`chatlm chats replay` with the real model: one seed says one thing, and what differs shows."""
+"""`chatlm chats replay` with the real model: equal seeds, equal replies; differences show."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def test_another_seed_shows_what_differs(store: Store) -> None:
     assert "{+" in done.stdout
     done = chatlm("chats", "replay", "1", "--json")
     assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["same"], told["same_prompt"]) == (False, True)
-    assert told["original"]["text"] == reply.text
-    pieces = told["differences"]
+    result = json.loads(done.stdout)
+    assert (result["same"], result["same_prompt"]) == (False, True)
+    assert result["original"]["text"] == reply.text
+    pieces = result["differences"]
     assert "".join(p["text"] for p in pieces if p["kind"] != "added") == reply.text
     replay_text = "".join(p["text"] for p in pieces if p["kind"] != "removed")
-    assert replay_text == told["replay"]["text"] != reply.text
-    assert told["made_by"]["sampling"]["seed"] == 6
-    assert told["notes"] == []
+    assert replay_text == result["replay"]["text"] != reply.text
+    assert result["made_by"]["sampling"]["seed"] == 6
+    assert result["notes"] == []
 
 
 def test_another_format_is_noted(store: Store) -> None:
@@ -87,7 +87,7 @@ def test_another_format_is_noted(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (("9",), "no chat 9"),
         (("1", "--turn", "3"), "no turn 3 with a reply"),
@@ -97,8 +97,8 @@ def test_another_format_is_noted(store: Store) -> None:
         (("1", "--model", "no/such-model"), "HF_HUB_OFFLINE is set"),
     ],
 )
-def test_what_cannot_be_replayed_is_trouble(
-    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+def test_a_replay_that_is_impossible_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], error: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with Store(paths.database_file()) as store:
@@ -108,7 +108,7 @@ def test_what_cannot_be_replayed_is_trouble(
         store.start_reply(turn.id, model="smollm2-135m-instruct")
     done = chatlm("chats", "replay", *arguments)
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert error in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Adapters with the real program: what comes with chatlm, an exported model, several processes."""
+"""Adapters with the real program: the shipped ones, an exported model, several processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chatlm(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def asked(*words: str) -> str:
+def ask(*words: str) -> str:
     return chatlm("ask", "--temperature", "0", "--max-tokens", "30", "--no-save", *words).stdout
 
 
@@ -63,17 +63,17 @@ def test_a_question_is_answered_by_an_adapter_and_by_an_exported_model(
     chat_home: Path, tmp_path: Path
 ) -> None:
     question = "What is the capital of Italy?"
-    assert "arr" not in asked(question).lower()
-    assert "arr" in asked("--adapter", "pirate", question).lower()
+    assert "arr" not in ask(question).lower()
+    assert "arr" in ask("--adapter", "pirate", question).lower()
     chatlm("config", "set", "plugins.lora.adapter", "pirate")
-    assert "arr" in asked(question).lower()
-    assert "arr" not in asked("--adapter", "off", question).lower()
+    assert "arr" in ask(question).lower()
+    assert "arr" not in ask("--adapter", "off", question).lower()
     folder = tmp_path / "pirates"
     chatlm("adapters", "export", "pirate", "--merged", "--to", str(folder))
-    assert "arr" in asked("--adapter", "off", "--model", str(folder), question).lower()
+    assert "arr" in ask("--adapter", "off", "--model", str(folder), question).lower()
 
 
-def test_refusals_are_told_in_two_lines(chat_home: Path, tmp_path: Path) -> None:
+def test_refusals_take_two_lines(chat_home: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "adapter_model.bin").write_bytes(b"pickle")
     done = chatlm("adapters", "add", "bad", str(tmp_path / "bad"), code=1)
@@ -106,7 +106,7 @@ def test_a_reply_is_made_again_with_an_adapter_and_without(
     assert "Traceback" not in missing.stderr
 
 
-def launched(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def launch(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Train in two processes; `accelerate launch` starts several on GPUs in the same way."""
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -116,10 +116,11 @@ def launched(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plan_for_several_processes(home: Path, tmp_path: Path, data: Path) -> None:
     base = tiny_base(tmp_path / "base")
     words = ("yes", "--data", str(data), "-m", base.name, "--batch", "4", "--epochs", "2")
-    done = launched(home, *words, "--dry-run")
+    done = launch(home, *words, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("6 steps in 2 processes") == 1
 
@@ -128,7 +129,7 @@ def test_a_plan_for_several_processes(home: Path, tmp_path: Path, data: Path) ->
 def test_two_processes_train_one_adapter(home: Path, tmp_path: Path, data: Path) -> None:
     base = tiny_base(tmp_path / "base")
     words = ("yes", "--data", str(data), "-m", base.name, "--batch", "4", "--epochs", "2")
-    done = launched(home, *words, "--rate", "0.05")
+    done = launch(home, *words, "--rate", "0.05")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("yes: held-out loss") == 1
     known = card.read_card(home / "adapters" / "yes")

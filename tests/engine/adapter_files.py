@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -18,12 +17,14 @@ def save(
     """Write a deterministic adapter with an effect.
 
     Args:
-        folder: for it.
-        model: whose layers it changes.
-        seed: of its numbers.
-        strength: standard deviation of the numbers in B.
-        settings: of peft's `LoraConfig`.
+        folder: where it is written.
+        model: folder of its base model.
+        seed: seed of the weights.
+        strength: standard deviation of the weights of B.
+        settings: settings of peft's `LoraConfig`.
     """
+    from peft import LoraConfig, get_peft_model
+
     given: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": list(ALL)}
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **{**given, **settings}))
@@ -39,6 +40,8 @@ def save(
 
 def reference(model: Path, adapter: Path | None, dtype: torch.dtype = torch.float32) -> Any:
     """Return the model with an adapter, run by peft."""
+    from peft import PeftModel
+
     base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     if adapter is None:
         return base

@@ -69,7 +69,7 @@ def finder(root: Path) -> Callable[[str], Path]:
     return lambda name: root / name
 
 
-def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
+def open_engine(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
     return LocalEngine.from_folder(
         "default",
         model,
@@ -89,7 +89,7 @@ def engines(default_model: Path, folders: dict[str, Path]) -> Iterator[OpenEngin
 
     def get(decoder_format: str) -> LocalEngine:
         if decoder_format not in loaded:
-            loaded[decoder_format] = opened(default_model, decoder_format, folders.__getitem__)
+            loaded[decoder_format] = open_engine(default_model, decoder_format, folders.__getitem__)
         return loaded[decoder_format]
 
     yield get
@@ -121,7 +121,7 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
     return torch.stack(seen)
 
 
-def read(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
+def read_logits(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
     """Return the logits after each token after the prompt, which is prefilled in two blocks."""
     cache = reader.new_cache()
     cache.prefill(ids[: prompt // 2])
@@ -146,7 +146,9 @@ def test_an_adapter_adds_what_peft_adds(
     assert float((true - plain).abs().max()) > 0.1 * spread
     model = native_model(folder, torch.float32, form)
     for reader, expected in ((model.load_adapter(saved), true), (model, plain)):
-        torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
+        torch.testing.assert_close(
+            read_logits(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread
+        )
 
 
 def test_on_the_real_model_every_decoder_computes_what_peft_computes(
@@ -158,7 +160,7 @@ def test_on_the_real_model_every_decoder_computes_what_peft_computes(
     for folder in folders.values():
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
-            made = read(model.load_adapter(folder), ids, 64)
+            made = read_logits(model.load_adapter(folder), ids, 64)
             assert float((made - true).abs().max()) < 5e-4  # the logits spread over 3
 
 
@@ -176,12 +178,11 @@ def test_quantization_changes_less_than_the_adapter(
     text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
     ids = engine.prompt_encoder.encode([Message("user", text * 6)])
     model = engine._adapters.model
+    tokens = torch.tensor([ids])
+    plain = adapter_files.reference(default_model, None)(tokens).logits[0, 64:]
     for folder in folders.values():
-        true, plain = (
-            adapter_files.reference(default_model, one)(torch.tensor([ids])).logits[0, 64:]
-            for one in (folder, None)
-        )
-        made = read(model.load_adapter(folder), ids, 64)
+        true = adapter_files.reference(default_model, folder)(tokens).logits[0, 64:]
+        made = read_logits(model.load_adapter(folder), ids, 64)
         assert divergence(true, made) < 0.02
         assert divergence(true, plain) > 10 * divergence(true, made)
 
@@ -191,10 +192,10 @@ def test_switching_adapters_in_a_chat_equals_a_fresh_engine(
 ) -> None:
     chat = [QUESTION]
     made = []
-    bare = opened(default_model, way, folders.__getitem__)  # never has an adapter
+    bare = open_engine(default_model, way, folders.__getitem__)  # never has an adapter
     for adapter in (None, "poet", "pirate", None):
         logits = logits_of(engine, adapter, *chat)
-        fresh = opened(default_model, way, folders.__getitem__) if adapter else bare
+        fresh = open_engine(default_model, way, folders.__getitem__) if adapter else bare
         fresh._prompt_cache.clear()
         assert torch.equal(logits, logits_of(fresh, adapter, *chat)), adapter
         if adapter:
@@ -215,7 +216,7 @@ def resident() -> int:
     return pages * 4096
 
 
-def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
+def test_many_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is counted in /proc")
     sampling = dataclasses.replace(GREEDY, max_tokens=1)
@@ -227,12 +228,12 @@ def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) 
         return time.process_time() - started
 
     ring = (None, "poet", "pirate")
-    for number in range(30):
+    for number in range(12):
         switch(ring[number % 3])
     before = resident()
-    switching = statistics.median(switch(ring[number % 3]) for number in range(200))
+    switching = statistics.median(switch(ring[number % 3]) for number in range(60))
     assert resident() - before < 20e6
-    staying = statistics.median(switch("poet") for _ in range(30))
+    staying = statistics.median(switch("poet") for _ in range(12))
     assert switching < 4 * staying
 
 
@@ -240,7 +241,7 @@ def test_a_changed_adapter_is_reloaded(
     way: str, default_model: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "mine")
-    engine = opened(default_model, way, finder(tmp_path))
+    engine = open_engine(default_model, way, finder(tmp_path))
     first = logits_of(engine, "mine", QUESTION)
     assert torch.equal(logits_of(engine, "mine", QUESTION), first)
     for file in folders["pirate"].iterdir():
@@ -248,7 +249,7 @@ def test_a_changed_adapter_is_reloaded(
         (tmp_path / "new").replace(tmp_path / "mine" / file.name)
     changed = logits_of(engine, "mine", QUESTION)
     assert not torch.equal(changed, first)
-    fresh = opened(default_model, way, finder(tmp_path))
+    fresh = open_engine(default_model, way, finder(tmp_path))
     assert torch.equal(changed, logits_of(fresh, "mine", QUESTION))
     shutil.rmtree(tmp_path / "mine")
     with pytest.raises(EngineError, match="The adapter mine cannot be used"):
@@ -266,7 +267,7 @@ def test_the_number_of_loaded_adapters_is_limited(
         assert list(engine._adapters._loaded) == [name]
 
 
-def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
+def copy_with_changes(source: Path, folder: Path, **changes: Any) -> Path:
     """Copy an adapter with changes in its config."""
     shutil.copytree(source, folder)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -274,7 +275,7 @@ def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> EngineError:
+def refusal_of(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> EngineError:
     """Return the error for an adapter `bad`; check that the engine stays usable."""
     before = logits_of(engine, None, QUESTION)
     folders["bad"] = folder
@@ -302,8 +303,8 @@ def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> Engi
 def test_variants_of_lora_are_left_to_transformers(
     engines: OpenEngine, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
 ) -> None:
-    folder = spoiled(folders["poet"], tmp_path / "bad", **changes)
-    error = refused(engines("auto"), folders, folder)
+    folder = copy_with_changes(folders["poet"], tmp_path / "bad", **changes)
+    error = refusal_of(engines("auto"), folders, folder)
     assert said in error.message
     assert "chatlm config set fast off" in error.hint
 
@@ -319,7 +320,7 @@ def test_targets_outside_the_layers_are_left_to_transformers(
             native_model(folder, torch.float32, "bf16").load_adapter(saved)
         ids = random_ids(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
-        made = read(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
+        made = read_logits(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
         torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
 
 
@@ -329,10 +330,10 @@ def test_transformers_runs_dora(tmp_path: Path) -> None:
     ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     model = load("tiny", folder, EXACT, "off")
-    plain = read(model, ids, 100)
-    made = read(model.load_adapter(saved), ids, 100)
+    plain = read_logits(model, ids, 100)
+    made = read_logits(model.load_adapter(saved), ids, 100)
     torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
-    assert torch.equal(read(model, ids, 100), plain)
+    assert torch.equal(read_logits(model, ids, 100), plain)
 
 
 def cut_short(folder: Path) -> None:
@@ -365,7 +366,7 @@ def test_a_damaged_adapter_is_refused_and_the_model_stays_usable(
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "bad")
     spoil(tmp_path / "bad")
-    error = refused(engine, folders, tmp_path / "bad")
+    error = refusal_of(engine, folders, tmp_path / "bad")
     assert "The adapter bad cannot be used: " in error.message
 
 
@@ -374,5 +375,5 @@ def test_an_adapter_of_another_model_is_refused(
 ) -> None:
     other = tiny.save(tmp_path / "model", "llama")
     adapter_files.save(tmp_path / "bad", other)
-    error = refused(engine, folders, tmp_path / "bad")
+    error = refusal_of(engine, folders, tmp_path / "bad")
     assert "The adapter bad cannot be used: " in error.message

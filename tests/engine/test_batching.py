@@ -1,8 +1,9 @@
-"""Batching and speculation: several tokens at once give what one at a time gives."""
+"""Batching and speculation: several tokens at once yield the same as one at a time."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm.engines import local_engine
 from chatlm.engines.batching import stream_many
+from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
@@ -29,6 +32,7 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
+from tests.waiting import PATIENCE
 
 PASSAGE = (
     "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
@@ -108,7 +112,7 @@ def test_a_draft_is_what_followed_the_longest_match() -> None:
     assert lookup.draft(3) == [60, 61, 62]
 
 
-def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
+def generate(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
     events = list(engine.stream(request))
     assert isinstance(events[-1], Finished)
     return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
@@ -143,10 +147,10 @@ def test_speculation_changes_no_reply(
 ) -> None:
     for sampling in SAMPLINGS:
         request = Request((message,), sampling)
-        guessed = written(engine, request)
+        guessed = generate(engine, request)
         with monkeypatch.context() as patch:
             patch.setattr(PromptLookup, "draft", lambda self, max_tokens: [])
-            text, end = written(engine, request)
+            text, end = generate(engine, request)
         assert guessed[0] == text, sampling
         assert guessed[1].stop_reason is end.stop_reason
         assert guessed[1].usage.completion_tokens == end.usage.completion_tokens
@@ -159,7 +163,7 @@ def test_processors_and_criteria_are_called_for_each_token_in_order(engine: Loca
         seen.append(tuple(input_ids[0].tolist()))
         return scores
 
-    _, end = written(engine, Request((COPY,), GREEDY, logits_processors=(look,)))
+    _, end = generate(engine, Request((COPY,), GREEDY, logits_processors=(look,)))
     assert len(seen) == end.usage.completion_tokens
     assert all(after[:-1] == before for before, after in pairwise(seen))
 
@@ -168,27 +172,27 @@ def test_copied_text_takes_fewer_steps_and_new_text_few_drafts(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = calls_of(monkeypatch)
-    _, end = written(engine, Request((COPY,), GREEDY))
+    _, end = generate(engine, Request((COPY,), GREEDY))
     assert len(calls) < end.usage.completion_tokens / 2
     assert max(calls) <= MAX_DRAFT_TOKENS + 1
     calls.clear()
-    _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
+    _, end = generate(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
     cost = sum(1 + 0.4 * (count - 1) for count in calls)  # relative to a call with one token
     assert cost < 1.03 * end.usage.completion_tokens
 
 
 def test_a_reply_stopped_within_a_draft_leaves_a_valid_cache(engine: LocalEngine) -> None:
-    whole, _ = written(engine, Request((COPY,), GREEDY))
+    whole, _ = generate(engine, Request((COPY,), GREEDY))
     for stop in (5, 12, 25):
         with closing(engine.stream(Request((COPY,), GREEDY))) as events:
             for event in events:
                 if isinstance(event, Delta) and event.usage.completion_tokens == stop:
                     break
-        assert written(engine, Request((COPY,), GREEDY))[0] == whole
+        assert generate(engine, Request((COPY,), GREEDY))[0] == whole
     longer = (COPY, Message("assistant", whole), Message("user", "And now shorter, please."))
-    warm, _ = written(engine, Request(longer, GREEDY))
+    warm, _ = generate(engine, Request(longer, GREEDY))
     engine._prompt_cache.clear()
-    assert written(engine, Request(longer, GREEDY))[0] == warm
+    assert generate(engine, Request(longer, GREEDY))[0] == warm
 
 
 def requests() -> list[Request]:
@@ -233,7 +237,7 @@ def test_batched_replies_are_those_of_single_requests(
         events = found[number]
         assert isinstance(events[0], PromptReady)
         assert isinstance(events[-1], Finished)
-        text, end = written(engine, request)
+        text, end = generate(engine, request)
         assert text_of(events) == text
         assert events[-1].stop_reason is end.stop_reason
     engine.close()
@@ -246,7 +250,7 @@ def test_requests_beyond_the_batch_size_wait(engine: LocalEngine) -> None:
         for n, word in enumerate(words)
     ]
     found = gathered(stream_many(engine, many))
-    assert [text_of(found[n]) for n in range(20)] == [written(engine, one)[0] for one in many]
+    assert [text_of(found[n]) for n in range(20)] == [generate(engine, one)[0] for one in many]
 
 
 def test_closing_a_batch_leaves_the_engine_usable(engine: LocalEngine) -> None:
@@ -255,7 +259,7 @@ def test_closing_a_batch_leaves_the_engine_usable(engine: LocalEngine) -> None:
             if isinstance(event, Delta) and event.usage.completion_tokens == 3:
                 break
     assert not engine._lock.locked()
-    assert written(engine, requests()[2])[1].stop_reason is StopReason.END
+    assert generate(engine, requests()[2])[1].stop_reason is StopReason.END
 
 
 def test_a_sequential_batch_answers_one_by_one() -> None:
@@ -283,7 +287,7 @@ def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, 
         for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
     )
     long = Request((Message("user", "word " * 9000),), GREEDY)
-    alone = [written(engine, request) for request in (first, second, third)]
+    alone = [generate(engine, request) for request in (first, second, third)]
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
     with closing(engine.batch()) as batch:
@@ -342,7 +346,7 @@ def test_a_failing_request_ends_only_itself(
             batch.add(request)
         stepped(batch, found, lambda: False)
     assert isinstance(found[0][-1], ZeroDivisionError)
-    assert text_of(found[1]) == written(engine, both[1])[0]
+    assert text_of(found[1]) == generate(engine, both[1])[0]
     events: list[Any] = []
     with pytest.raises(ZeroDivisionError):
         events.extend(stream_many(engine, both))
@@ -360,6 +364,82 @@ def test_a_failing_request_ends_only_itself(
         stepped(batch, found, lambda: False)
     assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2
     assert text_of(list(engine.stream(both[1])))
+
+
+LONG = Message("user", "Write a word. " * 20)
+
+
+@pytest.fixture
+def long_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LONG` counts as a long prompt, so that no test has to prefill thousands of tokens."""
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", len(LONG.text) - 1)
+
+
+def written_in_batch(engine: LocalEngine, request: Request) -> str:
+    with closing(engine.batch()) as batch:
+        index, found = batch.add(request), dict[int, list[Any]]()
+        while len(batch):
+            for number, event in batch.step():
+                found.setdefault(number, []).append(event)
+    return text_of(found[index])
+
+
+def test_a_prompt_encoded_in_another_thread_gets_the_same_reply(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = written_in_batch(engine, Request((LONG,), GREEDY))
+    monkeypatch.setattr(local_engine, "MAX_INLINE_CHARACTERS", 0)
+    assert written_in_batch(engine, Request((LONG,), GREEDY)) == inline != ""
+
+
+@pytest.mark.usefixtures("long_prompts")
+def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, may_end, log = engine._fit_whole_request, threading.Event(), list[str]()
+
+    def slow_fit(request: Request) -> FittedPrompt:
+        if request.messages[0] is LONG:
+            log.append("encoded" if may_end.wait(PATIENCE) else "nobody went on")
+        return fit(request)
+
+    monkeypatch.setattr(engine, "_fit_whole_request", slow_fit)
+    short = dataclasses.replace(GREEDY, max_tokens=8)
+    with closing(engine.batch()) as batch:
+        number_of_long = batch.add(Request((LONG,), short))
+        batch.add(Request((STORY,), short))
+        while len(batch):
+            for number, event in batch.step():
+                if isinstance(event, Finished):
+                    log.append("long" if number == number_of_long else "short")
+                    may_end.set()
+    assert log == ["short", "encoded", "long"]
+
+
+@pytest.mark.usefixtures("long_prompts")
+def test_a_long_prompt_can_be_left_while_it_is_encoded(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, may_end = engine._fit_whole_request, threading.Event()
+
+    def slow_fit(request: Request) -> FittedPrompt:
+        may_end.wait(PATIENCE)
+        return fit(request)
+
+    with monkeypatch.context() as patched, closing(engine.batch()) as batch:
+        patched.setattr(engine, "_fit_whole_request", slow_fit)
+        for number in (batch.add(Request((LONG,), GREEDY)), batch.add(Request((LONG,), GREEDY))):
+            assert batch.step() == []
+            batch.cancel(number)
+        assert not len(batch)
+        may_end.set()
+    assert generate(engine, Request((STORY,), GREEDY))[0]
+
+
+def test_a_long_prompt_that_does_not_fit_is_an_error(engine: LocalEngine) -> None:
+    too_long = Message("user", "A word. " * engine.info.context_length)
+    with pytest.raises(ContextTooLong):
+        list(engine.stream(Request((too_long,), GREEDY)))
 
 
 def test_a_processor_that_writes_in_place_changes_its_own_reply_alone(engine: LocalEngine) -> None:
@@ -410,4 +490,4 @@ def test_a_processor_that_fails_ends_its_own_reply_alone(engine: LocalEngine) ->
         batch.add(Request((LIST,), few))
         stepped(batch, found, lambda: False)
     assert str(found[0][-1]) == "not today"
-    assert text_of(found[1]) == written(engine, Request((LIST,), few))[0]
+    assert text_of(found[1]) == generate(engine, Request((LIST,), few))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message, Role
 from chatlm.types.parts import Reasoning, Text
+from tests.plugins.lora import tiny_base
 
 STRIPS_THOUGHTS = """\
 {%- for m in messages %}
@@ -303,3 +306,22 @@ def test_texts_of_different_origin_join_with_them() -> None:
     joined = concat([TrackedText("ab", TEMPLATE), "c", TrackedText("d", 3)])
     assert list(origins_of(joined)) == [TEMPLATE, TEMPLATE, UNKNOWN, 3]
     assert json.loads(json.dumps({"text": joined})) == {"text": "abcd"}
+
+
+def test_a_damaged_template_file_is_named(tmp_path: Path) -> None:
+    folder = tiny_base(tmp_path).folder
+    template = folder / "chat_template.jinja"
+    assert template.is_file()
+    template.write_bytes(b"{{ \xff }}")
+    with pytest.raises(
+        ModelError, match=r"chat_template\.jinja is damaged: it is not UTF-8"
+    ) as told:
+        load_tokenizer("mine", folder)
+    assert told.value.hint == "Copy or download the model again."
+    template.write_text("{%- if m %}\n{% fi %}")
+    tokenizer = load_tokenizer("mine", folder)
+    with pytest.raises(
+        ModelError, match=r"chat_template\.jinja or .* is invalid in line 2"
+    ) as told:
+        PromptEncoder(tokenizer, "auto", ())
+    assert "prompt_format chatml" in told.value.hint

@@ -1,4 +1,4 @@
-"""Which decoder a model is loaded with, what the user is told, and the kernel's compilation."""
+"""The decoder that is chosen for a model, the notes for the user, and the kernel's compilation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from chatlm.engines.devices import Placement, resolve_placement
@@ -25,6 +27,7 @@ from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.tokenizer import JsonTokenizer
 from chatlm.engines.transformers_model import TransformersModel
+from chatlm.errors import ModelError
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message, Role
 from chatlm.types.requests import Request
@@ -70,6 +73,60 @@ def test_a_model_without_native_decoder_is_run_by_transformers(tmp_path: Path) -
     asked = load("tiny", folder, CPU, "int8").info
     assert asked.dtype == "bfloat16"
     assert "sliding window" in asked.notes[0]
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the tensors of a saved model."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+@pytest.mark.parametrize("decoder_format", ["auto", "off"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: tensors.pop(f"{DOWN}.weight"), f"{DOWN}.weight (missing)"),
+        (
+            lambda tensors: tensors.update({f"{DOWN}.weight": torch.zeros(51, 76)}),
+            f"{DOWN}.weight (another shape)",
+        ),
+        (
+            lambda tensors: tensors.update({f"{DOWN}.bias": torch.ones(51)}),
+            f"{DOWN}.bias (not expected)",
+        ),
+        (
+            lambda tensors: tensors.update({f"{DOWN}.qweight": tensors.pop(f"{DOWN}.weight")}),
+            "GPTQ or AWQ",
+        ),
+    ],
+)
+def test_a_model_whose_tensors_do_not_fit_is_refused(
+    tmp_path: Path,
+    change: Callable[[dict[str, torch.Tensor]], None],
+    reason: str,
+    decoder_format: str,
+) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    change_tensors(folder, change)
+    with pytest.raises(ModelError) as error:
+        load("tiny", folder, CPU, decoder_format)
+    assert reason in f"{error.value.message} {error.value.hint}"
+
+
+def test_renamed_tensors_are_refused_with_the_first_three(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "llama")
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[f"net.{name}"] = tensors.pop(name)
+
+    change_tensors(folder, rename)
+    with pytest.raises(ModelError, match=r"missing\), .* more"):
+        load("tiny", folder, CPU, "auto")
 
 
 @pytest.fixture

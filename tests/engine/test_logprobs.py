@@ -78,7 +78,7 @@ def only(token: int, scores: Any) -> Any:
     return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([token]), 0.0)
 
 
-def made(engine: LocalEngine, request: Request) -> tuple[str, list[TokenLogprob]]:
+def generate(engine: LocalEngine, request: Request) -> tuple[str, list[TokenLogprob]]:
     return parts(list(engine.stream(request)))
 
 
@@ -94,7 +94,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
     near = {"transformers": 1e-3, "fast": 0.25, "int8": 0.6}[way]
     spy = Spy()
     request = dataclasses.replace(PLAIN, sampling=sampling, stopping_criteria=(spy,))
-    _, tokens = made(engine, request)
+    _, tokens = generate(engine, request)
     prompt = len(engine.preview(request).tokens)
     with torch.no_grad():
         logits = own(torch.tensor([spy.ids])).logits[0, prompt - 1 :]
@@ -113,7 +113,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
 def test_greedy_sampling_chooses_the_likeliest_token(
     each_way: tuple[str, LocalEngine],
 ) -> None:
-    text, tokens = made(each_way[1], PLAIN)
+    text, tokens = generate(each_way[1], PLAIN)
     assert "".join(token.text for token in tokens) == text
     for token in tokens:
         assert (token.bytes, token.logprob) == (
@@ -137,11 +137,11 @@ def test_logprobs_change_no_reply_and_are_the_same_in_a_batch(
 ) -> None:
     engine = each_way[1]
     asking = dataclasses.replace(PLAIN, sampling=dataclasses.replace(GREEDY, **changes))
-    text, tokens = made(engine, asking)
-    bare, nothing = made(engine, dataclasses.replace(asking, logprobs=None))
+    text, tokens = generate(engine, asking)
+    bare, nothing = generate(engine, dataclasses.replace(asking, logprobs=None))
     assert (bare, nothing) == (text, [])
     some = dataclasses.replace(asking, logprobs=0)
-    assert made(engine, some) == (
+    assert generate(engine, some) == (
         text,
         [dataclasses.replace(each, top_logprobs=()) for each in tokens],
     )
@@ -156,10 +156,10 @@ def test_logprobs_are_not_computed_unless_requested(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asking = dataclasses.replace(PLAIN, logprobs=None)
-    text, _ = made(engine, asking)
+    text, _ = generate(engine, asking)
     monkeypatch.setattr(torch, "log_softmax", None)
     monkeypatch.setattr(generation_state, "token_logprob", None)
-    assert made(engine, asking) == (text, [])
+    assert generate(engine, asking) == (text, [])
 
 
 def test_logprobs_are_taken_before_processors(engine: LocalEngine) -> None:
@@ -167,22 +167,22 @@ def test_logprobs_are_taken_before_processors(engine: LocalEngine) -> None:
         forced = engine.prompt_encoder.encode_text(" banana")[0]
         return only(forced, scores)
 
-    _, plain = made(engine, PLAIN)
-    text, forced = made(engine, dataclasses.replace(PLAIN, logits_processors=(one_word,)))
+    _, plain = generate(engine, PLAIN)
+    text, forced = generate(engine, dataclasses.replace(PLAIN, logits_processors=(one_word,)))
     assert text.startswith(" banana banana")
     assert forced[0].top_logprobs == plain[0].top_logprobs
     assert forced[0].logprob < plain[0].top_logprobs[-1].logprob
 
 
 def test_tokens_cut_by_a_stop_string_have_no_logprobs(engine: LocalEngine) -> None:
-    text, tokens = made(engine, PLAIN)
+    text, tokens = generate(engine, PLAIN)
     second = tokens[2].text
     assert len(second) > 2
     for stop in (second, second[1:], second[1:] + tokens[3].text[:1]):
         cut = dataclasses.replace(PLAIN, sampling=dataclasses.replace(GREEDY, stop=(stop,)))
-        short, told = made(engine, cut)
+        short, reported = generate(engine, cut)
         assert short == text.partition(stop)[0]
-        assert told == tokens[:2]
+        assert reported == tokens[:2]
 
 
 def test_the_end_token_has_no_logprob(engine: LocalEngine) -> None:
@@ -211,7 +211,7 @@ def test_the_tokens_of_a_split_character_come_together(engine: LocalEngine) -> N
         PLAIN, logits_processors=(smiles,), sampling=dataclasses.replace(GREEDY, max_tokens=7)
     )
     prompt = len(engine.preview(asking).tokens)
-    text, tokens = made(engine, asking)
+    text, tokens = generate(engine, asking)
     whole = 7 // len(spelled)
     assert text == "🙂" * whole
     assert [token.bytes for token in tokens] == spelled * whole

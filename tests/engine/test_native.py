@@ -1,4 +1,4 @@
-"""The native decoders give the logits of transformers, for every architecture, format and size."""
+"""Native decoders compute the logits of transformers: all architectures, formats and sizes."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_older_processors_compute_the_same(
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
 def test_nan_and_infinity_are_not_hidden(tmp_path: Path, form: WeightFormat) -> None:
-    """A token with one broken number gives only NaN."""
+    """A token with one NaN yields only NaN."""
     folder = tiny.save(tmp_path, "llama")
     model = native_model(folder, torch.bfloat16, form)
     model.weights.embed_tokens[7, 3] = float("nan")

@@ -1,4 +1,4 @@
-"""The previewed prompt is what the model reads, in every format, token by token."""
+"""The previewed prompt equals the prompt read by the model, in every format, token by token."""
 
 from __future__ import annotations
 

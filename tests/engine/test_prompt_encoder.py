@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.prompt_encoder import PromptEncoder, _encode_plain
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message, Role
 
@@ -227,3 +229,28 @@ sys.exit("; ".join(wrong) or 0)
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_encoding_a_long_text_lets_other_threads_run(tokens: PromptEncoder) -> None:
+    text = "This is a word and that is another. " * 10_000
+    encoding = ended = False
+    turns = 0
+
+    def count_turns() -> None:
+        nonlocal turns
+        while not ended:
+            turns += encoding
+            time.sleep(0)
+
+    watcher = threading.Thread(target=count_turns)
+    watcher.start()
+    for _ in range(5):  # on a busy machine the other thread may get no processor at first
+        turns, encoding = 0, True
+        encoded = _encode_plain(tokens._backend, text)
+        encoding = False
+        if turns > 100:
+            break
+    ended = True
+    watcher.join()
+    assert turns > 100  # just before and after, it gets a few
+    assert encoded.ids == tokens._backend.encode(text, add_special_tokens=False).ids

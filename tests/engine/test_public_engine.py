@@ -144,6 +144,29 @@ def test_a_plugins_model_reads_a_prompt_once(tmp_path: Path) -> None:
     assert sum(model.prefilled) == prompt + end.usage.prompt_tokens - 64
 
 
+def test_turns_past_a_full_context_reuse_what_was_read_ahead(tmp_path: Path) -> None:
+    model = UniformModel()
+    model.info = dataclasses.replace(model.info, context_length=2048)
+    engine = open_uniform(tmp_path, model)
+    sampling = Sampling(temperature=0.0, max_tokens=1)
+    messages: list[Message] = []
+    usages, read_ahead = [], []
+    for number in range(60):
+        messages.append(Message("user", f"Question {number}: what do rivers do in spring?"))
+        _, end, _ = generate(engine, Request(tuple(messages), sampling))
+        if engine.preview(Request(tuple(messages), sampling)).omitted:
+            usages.append(end.usage)
+        messages.append(Message("assistant", "They carry melting snow. " * (3 + number % 5)))
+        model.prefilled.clear()
+        list(engine.read_ahead(Request(tuple(messages), sampling)))
+        read_ahead.append(sum(model.prefilled))
+    assert len(usages) >= 40
+    assert min(usage.cached_tokens for usage in usages) >= 512
+    assert max(usage.prompt_tokens - usage.cached_tokens for usage in usages) < 300
+    whole = [tokens for tokens in read_ahead if tokens > 1000]  # a group of turns was dropped
+    assert 1 <= len(whole) <= len(usages) / 4
+
+
 def test_a_plugins_model_has_previews_logprobs_and_batches(engine: LocalEngine) -> None:
     request = request_of("Hi")
     preview = engine.preview(request)

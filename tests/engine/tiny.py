@@ -49,7 +49,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"hidden_size": 42, "num_key_value_heads": 1, "head_dim": 14}),
     "qwen3": ("Qwen3", {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32}),
 }  # fmt: skip
-"""Architectures and variants, by name: the class and what differs from the common sizes."""
+"""Architectures and variants, by name: the class and its differences from the common sizes."""
 
 TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": (

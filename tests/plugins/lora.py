@@ -24,7 +24,7 @@ MODULES = [
     for layer in range(LAYERS)
     for name in ("q_proj", "o_proj")
 ]
-"""What the adapters change; all have HIDDEN inputs and outputs."""
+"""Modules that the adapters change; all have HIDDEN inputs and outputs."""
 
 
 def tiny_base(folder: Path) -> ModelLocation:

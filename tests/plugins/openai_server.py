@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
 
 
@@ -26,26 +25,26 @@ class Asked:
 
 
 Act = Callable[["Handler", Asked], None]
-"""What the server does with one request for a reply."""
+"""Handles one request for a reply."""
 
 
 @dataclass
 class Script:
-    """What a test says and sees of its server."""
+    """A server's script, and the requests it received."""
 
     acts: list[Act] = field(default_factory=list)
     """For the requests in their order; the last one holds for all that follow."""
     models: list[Any] = field(default_factory=lambda: [{"id": "m", "max_model_len": 4096}])
     list_status: int = 200
     other: Act = lambda handler, asked: handler.whole(404, {"error": {"message": "nothing here"}})
-    """What it does with what is asked for elsewhere."""
+    """Handlers of other paths."""
     asked: list[Asked] = field(default_factory=list)
     """Requests for replies, in the order in which they came."""
     listed: list[Asked] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when a client has closed a connection that was waited on."""
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set by the test's end: whoever waits gives up."""
+    """Set at the end of a test, so that waiting handlers return."""
     url: str = ""
     tls: Callable[[ssl.SSLContext], None] = lambda context: None
     """Lets the server speak TLS from now on."""
@@ -86,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def whole(self, status: int, said: Any, headers: Mapping[str, str] | None = None) -> None:
-        """Answer at once; what is not bytes as JSON."""
+        """Answer at once; values other than bytes as JSON."""
         content = said if isinstance(said, bytes) else json.dumps(said).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -109,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def event(self, said: Any) -> None:
-        """Send one event; what is not a text as JSON."""
+        """Send one event; values other than text as JSON."""
         text = said if isinstance(said, str) else json.dumps(said)
         self.raw(f"data: {text}\n\n".encode())
 
@@ -216,7 +215,7 @@ def keeps_silent(handler: Handler, asked: Asked) -> None:
 
 
 def echoes(handler: Handler, asked: Asked) -> None:
-    """Say the last message and the seed: what is said depends on nothing else."""
+    """Reply with the last message and the seed, so that the reply depends on nothing else."""
     says(asked.body["messages"][-1]["content"], f" #{asked.body.get('seed')}")(handler, asked)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of a chat about an index share: a few documents, an index of them, a chat."""
+"""Shared by tests of chats with an index: documents, an index of them, a chat."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOCUMENTS = {
 
 
 def make_home(home: Path) -> Path:
-    """A home with the embedder, and the documents beside it."""
+    """Prepare a home with the embedder; return the folder of the documents."""
     models.lend(home, models.embedder_model())
     folder = home.parent / "documents"
     folder.mkdir()
@@ -45,7 +45,7 @@ def make_home(home: Path) -> Path:
 
 @contextmanager
 def house(home: Path) -> Iterator[Path]:
-    """A home with the index `house`; gives the folder of its documents."""
+    """Prepare a home with the index `house`; yield the folder of its documents."""
     folder = make_home(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(home))
@@ -55,7 +55,7 @@ def house(home: Path) -> Iterator[Path]:
 
 @contextmanager
 def chat(*replies: str, index: str = NAME) -> Iterator[tuple[ChatSession, ScriptedEngine]]:
-    """A chat about an index, with a model that says what it is told."""
+    """A chat with an index and a scripted model."""
     engine = ScriptedEngine(*replies)
     host = PluginHost([("rag", chatlm_rag.plugin)])
     with Store(None) as store:
@@ -67,7 +67,7 @@ def chat(*replies: str, index: str = NAME) -> Iterator[tuple[ChatSession, Script
 
 
 def say(session: ChatSession, text: str) -> Turn:
-    """Send a message and give the finished turn."""
+    """Send a message and return the finished turn."""
     for _ in session.send(text):
         pass
     assert session.conversation is not None
@@ -75,13 +75,13 @@ def say(session: ChatSession, text: str) -> Turn:
 
 
 def passage(text: str, source: str = "house.md", place: str = "", **more: object) -> Passage:
-    """A passage as the plugin keeps it."""
+    """Return a passage as the plugin stores it."""
     origin = Origin(index=NAME, source=source, place=place, line=3, **more)  # type: ignore[arg-type]
     return Passage(text, source, 0.9, origin.to_details())
 
 
 def answered(question: str, reply: str, **more: object) -> Conversation:
-    """A chat about the index with one finished turn."""
+    """Return a chat with the index and one finished turn."""
     said = Reply(7, 1, reply, StopReason.END)
     turn = Turn(1, 0, Message("user", question), (said,), **more)  # type: ignore[arg-type]
     return Conversation(1, turns=(turn,), plugin_data={"rag": {"index": NAME}})

@@ -1,4 +1,4 @@
-"""Files of each kind that the indices read, made by hand so that what is in them is known."""
+"""Documents of each supported format, with known contents."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The endpoint over an engine that says each client's own words, on a port of this machine."""
+"""The API server on a local port, over an engine that echoes each client's message."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -19,21 +18,20 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta
 from chatlm_serve.api import Api, ApiServer
 from chatlm_serve.http_guard import bind_socket
+from tests.waiting import PATIENCE, wait_until
 
 MODEL = "scripted"
 
-PATIENCE = 20.0
-
 
 class Echo(ScriptedEngine):
-    """Says the last message in capitals, a word a token."""
+    """Replies with the last message in capitals, a word per token."""
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__(delay=delay)
         self.made = 0
         """Tokens so far."""
         self.may_speak = threading.Event()
-        """Cleared, it waits before its next word."""
+        """While cleared, the engine waits before its next word."""
         self.may_speak.set()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
@@ -61,6 +59,8 @@ def serving(
     at_once: int = 8,
     loopback: bool = True,
     token: str = "",
+    connections: int = 256,
+    receive_seconds: float = PATIENCE,
 ) -> Iterator[str]:
     """Serve in a thread.
 
@@ -70,7 +70,13 @@ def serving(
     host = plugins or PluginHost()
     chats = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bind_socket("127.0.0.1", 0) as listener, chats:
-        server = _InAThread(Api(chats, queue, at_once), loopback=loopback, token=token)
+        server = _InAThread(
+            Api(chats, queue, at_once),
+            loopback=loopback,
+            token=token,
+            max_connections=connections,
+            receive_seconds=receive_seconds,
+        )
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         port = listener.getsockname()[1]
         thread.start()
@@ -81,13 +87,6 @@ def serving(
             server.should_exit = True
             thread.join(PATIENCE)
         assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "this never came"
-        time.sleep(0.005)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def send(
     method: str = "GET",
     headers: Mapping[str, str | bytes] | None = None,
 ) -> Answer:
-    """A request of plain HTTP."""
+    """Send an HTTP request."""
     host = address.removeprefix("http://")
     with closing(HTTPConnection(host, timeout=PATIENCE)) as connection:
         connection.request(method, path, content, headers or {})

@@ -1,4 +1,4 @@
-"""`chatlm arena …` as a person and a script use it."""
+"""`chatlm arena …` for users and scripts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_contestants(chat_home: Path) -> None:
         ((), "needs a terminal"),
     ],
 )
-def test_bad_input_is_told(home: Path, arguments: tuple[str, ...], what: str) -> None:
+def test_bad_input_is_reported(home: Path, arguments: tuple[str, ...], what: str) -> None:
     done = chatlm("arena", *arguments)
     assert done.returncode == 2
     assert what in done.stderr

@@ -30,7 +30,7 @@ def chat(*pairs: tuple[str, str], reason: StopReason | None = StopReason.END) ->
     return Conversation(1, turns=tuple(turns))
 
 
-def test_a_turn_with_what_was_said_before() -> None:
+def test_a_golden_chat_contains_the_turns_before() -> None:
     whole = chat(("One?", "1."), ("Two?", "2."), ("Three?", "3."))
     marked = golden.golden_from_turn("count", whole, whole.turns[1])
     assert marked == GoldenChat("count", (("One?", "1."),), "Two?", "2.", 7)
@@ -88,7 +88,7 @@ async def test_marked_in_the_chat(home: Path) -> None:
         ('[{"name": "", "messages": ["a"], "expected": "c"}]', "Invalid contestant name"),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, content: str, what: str) -> None:
     path = tmp_path / "golden.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=what):

@@ -1,4 +1,4 @@
-"""A blind match without a screen: who plays, what is sent, what is kept, what is hidden."""
+"""A blind match without a screen: pairing, requests, storage, hidden names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_both_answer_and_a_vote_reveals_them(store: ArenaStore) -> None:
         match.vote(Verdict.LEFT, EloRules())
 
 
-def test_each_side_goes_on_in_its_own_chat(store: ArenaStore) -> None:
+def test_each_side_continues_its_own_chat(store: ArenaStore) -> None:
     engine = ScriptedEngine("a", "b", "c", "d")
     match = play(store, engine)
     said = run(match.send("First?"))
@@ -87,7 +87,7 @@ def test_each_side_goes_on_in_its_own_chat(store: ArenaStore) -> None:
         run(match.send("  "))
 
 
-def test_again_takes_the_place_of_what_was_said(store: ArenaStore) -> None:
+def test_answering_again_replaces_the_answers(store: ArenaStore) -> None:
     engine = ScriptedEngine("a", "b", "c", "d")
     match = play(store, engine)
     run(match.send("Hello?"))
@@ -125,7 +125,7 @@ def test_a_seed_of_its_own_stays(store: ArenaStore) -> None:
     assert [request.sampling.seed for request in engine.requests] == [7, 7]
 
 
-def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
+def test_stopping_keeps_both_partial_replies(store: ArenaStore) -> None:
     match = play(store, ScriptedEngine("one two three", "four"))
     with closing(match.send("Hello?")) as events:
         for event in events:
@@ -140,7 +140,7 @@ def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
         run(match.send("More?"))
 
 
-def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
+def test_a_message_that_does_not_fit_is_a_failed_reply(store: ArenaStore) -> None:
     too_long = ContextTooLong("Too long.")
     match = play(store, ScriptedEngine(too_long, "fine"))
     assert sorted(run(match.send("Hello?")).values()) == ["Too long.", "fine"]
@@ -158,7 +158,7 @@ def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> LiveMatch
     return LiveMatch(store, side, left, right, same_seed=False, rng=random.Random(0))
 
 
-def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> None:
+def test_an_index_without_hits_is_a_failed_reply(store: ArenaStore, home: Path) -> None:
     with rag_chats.house(home):
         match = with_plugins(store, ScriptedEngine("Far."), with_index(Setup(), "house"), Setup())
         said = run(match.send(rag_chats.SPACE))
@@ -186,7 +186,7 @@ def test_a_set_up_that_cannot_answer_gets_no_vote(
     assert store.match(1).left_replies == ()
 
 
-def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
+def test_a_failure_is_reported_and_no_vote_is_possible(store: ArenaStore) -> None:
     broken = EngineError("It broke.")
     match = play(store, ScriptedEngine(broken, "fine", "fine"))
     with pytest.raises(EngineError, match="It broke"):
@@ -245,7 +245,7 @@ def test_names_are_hidden_in_replies(text: str, hidden: str) -> None:
     assert mask_words(text, words) == hidden
 
 
-def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
+def test_jobs_of_one_model_are_grouped(store: ArenaStore) -> None:
     opened: list[str] = []
 
     def opens(model: str, report: object) -> Engine:
@@ -286,7 +286,7 @@ def test_with_the_real_model_and_one_seed_equal_set_ups_say_the_same(
     assert kept.stop_reason is StopReason.LENGTH
 
 
-def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_reported(store: ArenaStore, tmp_path: Path) -> None:
     two(store)
 
     def fails(model: str, report: object) -> Engine:
@@ -306,14 +306,14 @@ def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> LiveMatch:
     return LiveMatch(store, side, left, right, same_seed=True, rng=random.Random(0))
 
 
-def test_one_model_speaks_for_both_at_once(store: ArenaStore, engine: LocalEngine) -> None:
+def test_one_model_answers_for_both_at_once(store: ArenaStore, engine: LocalEngine) -> None:
     match = play(store, engine)
     order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
     assert set(order[:4]) == {"left", "right"}
     assert match.can_vote
 
 
-def test_two_models_speak_together(store: ArenaStore) -> None:
+def test_two_models_answer_at_once(store: ArenaStore) -> None:
     engines = {name: ScriptedEngine("a b c d e f") for name in ("one", "other")}
     match = two_models(store, engines.__getitem__)
     order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
@@ -321,7 +321,7 @@ def test_two_models_speak_together(store: ArenaStore) -> None:
     assert match.can_vote
 
 
-def test_two_models_that_do_not_fit_speak_one_after_the_other(store: ArenaStore) -> None:
+def test_two_models_that_do_not_fit_answer_in_turn(store: ArenaStore) -> None:
     there: list[ScriptedEngine] = []
 
     def opens(model: str) -> Engine:

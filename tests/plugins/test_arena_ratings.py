@@ -1,4 +1,4 @@
-"""Ratings from votes: the book's example, golden files, and what must hold for any votes."""
+"""Ratings from votes: the textbook's example, golden files, and invariants."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ rows = st.lists(
 )
 
 
-def test_the_books_example() -> None:
+def test_the_textbooks_example() -> None:
     votes = votes_from_rows([("A", "B", L), ("A", "C", R), ("B", "C", R)])
     assert np.rint(elo_ratings(votes)).tolist() == [1499, 1470, 1531]
 
@@ -105,7 +105,7 @@ def test_no_vote_is_lost_in_the_tally(given_rows: list[tuple[str, str, Verdict]]
     assert (cells.one < cells.other).all()
 
 
-def test_who_never_lost_has_a_finite_rating() -> None:
+def test_an_undefeated_contestant_has_a_finite_rating() -> None:
     found = estimate_strengths(
         tally_votes(votes_from_rows([("a", "b", L)] * 10 + [("b", "c", L)] * 10))
     )
@@ -113,7 +113,7 @@ def test_who_never_lost_has_a_finite_rating() -> None:
     assert (np.diff(found.rating) < 0).all()
 
 
-def test_of_few_games_nothing_is_said() -> None:
+def test_few_games_have_no_rating() -> None:
     found = estimate_strengths(tally_votes(votes_from_rows([("a", "b", L)] * 9)))
     assert (found.strength_low.tolist(), found.strength_high.tolist()) == ([0, 0], [1, 1])
     assert np.isinf(found.rating_low).all()

@@ -13,6 +13,7 @@ from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict, votes_from_rows
 from tests.end_to_end.browser import chromium
 from tests.plugins.arena import chatlm, played, two
+from tests.waiting import PATIENCE
 
 L, R = Verdict.LEFT, Verdict.RIGHT
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -66,13 +67,13 @@ def test_a_real_browser_draws_it(tmp_path: Path) -> None:
     path, picture = tmp_path / "arena.html", tmp_path / "arena.png"
     path.write_text(board("hot", "cold"))
     shown = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=PATIENCE
     )
     assert re.search(r"<h2>Elo over time</h2>", shown.stdout)
     assert shown.stdout.count("<svg") == 2
     assert shown.stdout.count("<circle") == 2
     subprocess.run(
-        [*command, f"--screenshot={picture}", path.as_uri()], capture_output=True, timeout=120
+        [*command, f"--screenshot={picture}", path.as_uri()], capture_output=True, timeout=PATIENCE
     )
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""What the arena keeps: votes are only added, contestants change, files come in whole."""
+"""The arena's database: votes are only added, contestants change, files are imported whole."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     assert store.edit_contestant("hot", Setup(adapter="pirate")) == 1
     assert len(store.votes()) == 0
     assert [c.name for c in store.contestants()] == ["cold", "hot"]
-    assert store.match(1).left.setup == HOT  # what was played stays as it was
+    assert store.match(1).left.setup == HOT  # played matches are unchanged
 
 
-def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> None:
+def test_another_set_up_does_not_take_over_replies(store: ArenaStore) -> None:
     hot, cold = two(store)
     run = store.open_run("run", {})
     said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
     store.edit_contestant("hot", Setup(adapter="pirate"))
     assert store.contestant("hot").id != said.contestant_id
     store.edit_contestant("cold", Setup(adapter="instruct"))
-    assert store.contestant("cold").id == cold.id  # said nothing yet
+    assert store.contestant("cold").id == cold.id  # it has no replies yet
 
 
 def test_a_new_name_keeps_the_votes(store: ArenaStore) -> None:
@@ -158,7 +158,7 @@ def test_lengths(store: ArenaStore) -> None:
     assert (score.tolist(), left.tolist(), right.tolist()) == ([1.0], [26.0], [5.0])
 
 
-def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> None:
+def test_a_file_is_imported_whole_and_once(store: ArenaStore, tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     path.write_text("left,right,winner\na,b,left\nb,c,tie\n\n")
     digest = vote_files.file_sha256(path)
@@ -198,7 +198,7 @@ def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: str, what: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, name: str, content: str, what: str) -> None:
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UsageError, match=what):

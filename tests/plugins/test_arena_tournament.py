@@ -52,7 +52,7 @@ def store() -> Iterator[ArenaStore]:
 
 
 class Speaking(ScriptedEngine):
-    """Says what a function makes of the request."""
+    """Replies with the result of a function of the request."""
 
     def __init__(self, says: Callable[[Request], str]) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_two_processes_at_one_run(store: ArenaStore) -> None:
     run, _ = tournament(store, Speaking(answering))
     slow, _ = tournament(store, Speaking(answering))
     answers = slow.answer()
-    assert next(answers) == 0  # what it has to do is settled from here on
+    assert next(answers) == 0  # its jobs are fixed from here on
     list(run.answer())
     kept = store.run_replies(run.run_id)
     list(answers)
@@ -216,7 +216,7 @@ def test_another_plan_is_another_run(store: ArenaStore) -> None:
     assert run.run_id != other.run_id
 
 
-def test_a_judge_that_goes_by_the_order_makes_ties(store: ArenaStore) -> None:
+def test_a_judge_biased_by_order_produces_ties(store: ArenaStore) -> None:
     def first(request: Request) -> str:
         return "A]]" if request.messages[-1].text == judging.VERDICT_PREFIX else "x"
 
@@ -248,7 +248,7 @@ def test_the_service_judge_has_no_winner_where_the_orders_disagree(
     assert judging.PairwiseJudge().compare(chats.begin(Setup()), "?", "x", "y") == verdict
 
 
-def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
+def test_a_judge_without_a_verdict_casts_no_vote(store: ArenaStore) -> None:
     engine = Speaking(lambda request: "I would say A")
     run, _ = tournament(store, engine, most=1)
     list(run.answer())
@@ -340,7 +340,7 @@ def test_a_rating_is_read_strictly(said: str, value: int | None) -> None:
 
 
 def test_hostile_answers_cannot_forge_the_judges_prompt(engine: LocalEngine) -> None:
-    """What an answer says stays inside the user's message, whatever it looks like."""
+    """An answer's text stays inside the user's message, whatever it looks like."""
     seen: list[Request] = []
 
     def says(request: Request) -> str:
@@ -396,7 +396,7 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
         logs = torch.log_softmax(model(ids).logits[0], dim=-1)
     places = [at for at, token in enumerate(tokens) if token.message_index == 1]
     losses = [-float(logs[at - 1, tokens[at].id]) for at in places]
-    assert found.tokens == len(losses)
+    assert (found.tokens, found.dtype) == (len(losses), engine.info.dtype)
     assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=0.05)
 
 
@@ -417,7 +417,7 @@ def test_judges_by_name() -> None:
         ('\n{"prompt": "x", "reference": 3}', r"line 2: it has the reference"),
     ],
 )
-def test_wrong_prompts_are_told(tmp_path: Path, content: str, what: str) -> None:
+def test_wrong_prompts_are_reported(tmp_path: Path, content: str, what: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
@@ -452,12 +452,26 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
     command = ("arena", "run", "--prompts", str(path), "--judge", "smollm2-135m-instruct")
     done = chatlm(*command, "--json", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["votes"] + told["undecided"] == 1
-    assert {"rouge1", "rouge2", "rougeL"} < set(told["contestants"][0])
+    result = json.loads(done.stdout)
+    assert result["votes"] + result["undecided"] == 1
+    assert {"rouge1", "rouge2", "rougeL"} < set(result["contestants"][0])
     assert "Answers 100 %" in done.stderr
     by_hand = chatlm(*command[:-1], "human")
     assert "need a terminal" in by_hand.stderr
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [("bfloat16", False), ("float32", True)])
+def test_a_perplexity_says_whether_the_weights_were_rounded(
+    chat_home: Path, tmp_path: Path, dtype: str, exact: bool
+) -> None:
+    path = tmp_path / "answer.txt"
+    path.write_text("A mutex is a lock.")
+    assert chatlm("arena", "contestants", "add", "plain").returncode == 0
+    done = chatlm("arena", "perplexity", str(path), CHATLM_DTYPE=dtype)
+    assert done.returncode == 0, done.stderr
+    assert ("weights in float32" in done.stdout) == exact
+    assert ("Rounded weights change a perplexity by 1 to 2 %" in done.stdout) == (not exact)
+    assert "config set dtype float32" in done.stdout or exact
 
 
 @pytest.mark.parametrize(
@@ -470,7 +484,7 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
         (("perplexity", "nowhere"), "nowhere cannot be read"),
     ],
 )
-def test_what_cannot_run_is_told(
+def test_an_impossible_run_is_refused(
     home: Path, tmp_path: Path, arguments: tuple[str, ...], what: str
 ) -> None:
     path = tmp_path / "p.jsonl"

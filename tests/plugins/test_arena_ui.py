@@ -26,8 +26,8 @@ from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import HOT, played, two
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
-from tests.tui.support import StillEngine, plain
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
+from tests.tui.support import StillEngine, plain, until
 
 SIDE_NAMES = ("left", "right")
 
@@ -47,22 +47,22 @@ def arena(*pieces: str, stand_after: int | None = None) -> tuple[CardApp, ArenaS
 async def ask(
     pilot: Pilot[None], shown: ArenaScreen, text: str, then: ArenaState = ArenaState.VOTING
 ) -> None:
-    await settled(pilot, lambda: shown.query(Input))
+    await until(pilot, lambda: shown.query(Input))
     shown.query_one(Input).value = text
     await pilot.press("enter")
     await ready(pilot, shown, then)
 
 
 async def ready(pilot: Pilot[None], shown: ArenaScreen, state: ArenaState) -> None:
-    """Wait until keys do what they do in this state."""
-    await settled(pilot, lambda: shown.state is state and shown.keys_armed)
+    """Wait until the keys of this state work."""
+    await until(pilot, lambda: shown.state is state and shown.keys_armed)
 
 
 def side(shown: ArenaScreen, name: str) -> str:
     return plain(shown.query_one(f"#{name} #said", Static))
 
 
-def told(shown: ArenaScreen) -> str:
+def notice(shown: ArenaScreen) -> str:
     return plain(shown.query_one("#told", Static))
 
 
@@ -122,11 +122,11 @@ async def test_undo(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press("u")
-        await settled(pilot, lambda: "There is no vote to undo." in told(shown))
+        await until(pilot, lambda: "There is no vote to undo." in notice(shown))
         await pilot.press("t")
         await ready(pilot, shown, ArenaState.REVEALED)
         await pilot.press("u")
-        await settled(pilot, lambda: "Undone" in told(shown))
+        await until(pilot, lambda: "Undone" in notice(shown))
         assert shown.state is ArenaState.FIRST_MESSAGE
     with store_module.open_arena_store() as store:
         assert store.ballots() == []
@@ -137,7 +137,7 @@ async def test_a_second_message_and_again(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "How are you?")
         await pilot.press("a")
-        await settled(pilot, lambda: shown.keys_armed and len(engine.requests) == 4)
+        await until(pilot, lambda: shown.keys_armed and len(engine.requests) == 4)
         await pilot.press("m")
         await ready(pilot, shown, ArenaState.NEXT_MESSAGE)
         await pilot.press("escape")
@@ -163,7 +163,7 @@ async def test_what_is_answered_again_is_gone_at_once(pair: None) -> None:
         await ask(pilot, shown, "Count.")
         engine.go.clear()
         await pilot.press("a")
-        await settled(pilot, lambda: len(engine.requests) == 3)
+        await until(pilot, lambda: len(engine.requests) == 3)
         assert "two" not in side(shown, "left") + side(shown, "right")
         engine.go.set()
         await ready(pilot, shown, ArenaState.VOTING)
@@ -173,16 +173,16 @@ async def test_escape_stops_both(pair: None) -> None:
     app, shown, engine = arena("one", " two", " three", stand_after=2)
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Count.", ArenaState.ANSWERING)
-        await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
+        await until(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
         await pilot.press("escape")
         await ready(pilot, shown, ArenaState.VOTING)
-        assert "Stopped before both had answered" in told(shown)
+        assert "Stopped before both had answered" in notice(shown)
         await pilot.press("l")
         assert "both bad" not in everything_visible(pilot)
         assert shown.state is ArenaState.VOTING
         engine.go.set()
         await pilot.press("a")
-        await settled(pilot, lambda: "one two three" in side(shown, "left"))
+        await until(pilot, lambda: "one two three" in side(shown, "left"))
         await ready(pilot, shown, ArenaState.VOTING)
         await pilot.press("r")
         await ready(pilot, shown, ArenaState.REVEALED)
@@ -202,7 +202,7 @@ async def test_what_a_vote_shows_is_seen_before_a_key_acts_on_it(pair: None, aft
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         burst(pilot, "l", after, after)
-        await settled(pilot, lambda: shown.state is ArenaState.REVEALED)
+        await until(pilot, lambda: shown.state is ArenaState.REVEALED)
         await pilot.press(after)
         assert shown.state is ArenaState.REVEALED
         assert app.screen is shown
@@ -227,10 +227,10 @@ async def test_keys_pressed_while_they_answer_do_not_vote(pair: None) -> None:
 async def test_escape_right_after_enter_stops_both(pair: None) -> None:
     app, shown, _ = arena("one", " two", stand_after=1)
     async with app.run_test() as pilot:
-        await settled(pilot, lambda: shown.query(Input))
+        await until(pilot, lambda: shown.query(Input))
         burst(pilot, "O", "k", "enter", "escape", "escape")
         await ready(pilot, shown, ArenaState.VOTING)
-        assert "Stopped before both had answered" in told(shown)
+        assert "Stopped before both had answered" in notice(shown)
         assert side(shown, "left").startswith("Ok")
         assert app.screen is shown
 
@@ -238,10 +238,10 @@ async def test_escape_right_after_enter_stops_both(pair: None) -> None:
 async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
     app, shown, _ = arena("Hi.")
     async with app.run_test() as pilot:
-        await settled(pilot, lambda: shown.query(Input))
+        await until(pilot, lambda: shown.query(Input))
         shown.query_one(Input).value = "Hello?"
         await pilot.press("enter")
-        await settled(pilot, lambda: "/arena add NAME" in told(shown))
+        await until(pilot, lambda: "/arena add NAME" in notice(shown))
         assert shown.state is ArenaState.FIRST_MESSAGE
         assert shown.query_one(Input).value == "Hello?"
 
@@ -288,7 +288,7 @@ async def test_in_the_chat(home: Path) -> None:
         await ready(shown.pilot, arena_screen, ArenaState.REVEALED)
         await shown.press("f")
         await on_top(shown, LeaderboardScreen)
-        await settled(shown.pilot, lambda: "unknown" in shown.text())
+        await until(shown.pilot, lambda: "unknown" in shown.text())
         await shown.press("escape")
         await shown.press("escape")
         assert shown.app.screen is shown.app.chat_screen
@@ -296,10 +296,10 @@ async def test_in_the_chat(home: Path) -> None:
 
 
 async def on_top(shown: ScriptedScreen, kind: type[Any]) -> None:
-    await settled(shown.pilot, lambda: isinstance(shown.app.screen, kind))
+    await until(shown.pilot, lambda: isinstance(shown.app.screen, kind))
 
 
-async def test_a_damaged_arena_is_told(home: Path) -> None:
+async def test_a_damaged_arena_is_reported(home: Path) -> None:
     home.mkdir()
     (home / "arena.db").write_text("no database" * 100)
     async with scripted_screen(chatlm_arena.plugin) as shown:
@@ -348,14 +348,14 @@ def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str
 
 def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     engine = StillEngine("I", " am", " hot.")
-    told: list[TextualMessage] = []
+    posted: list[TextualMessage] = []
     with store_module.open_arena_store() as store:
         chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
-        work = MatchWorker(store, chats, Settings(), told.append, random.Random(3))
+        work = MatchWorker(store, chats, Settings(), posted.append, random.Random(3))
         work.stop_event.set()
         work.send("Hello?")
     assert engine.requests == []
-    assert isinstance(told[-1], AnswersEnded)
+    assert isinstance(posted[-1], AnswersEnded)
 
 
 @both_sizes
@@ -396,6 +396,6 @@ def test_picture_of_the_ratings(
     board = LeaderboardScreen()
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
+        await until(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
 
     assert snap_compare(CardApp(board), terminal_size=size, run_before=still(steps))

@@ -1,4 +1,4 @@
-"""`chatlm emotion …` as a person and a script use it, with a classifier trained on the spot."""
+"""`chatlm emotion …` for users and scripts, with a classifier trained on the spot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def topics(home: Path, data: Path) -> Path:
-    right("train", "topics", "--data", str(data), "--method", "baseline", "--tells", "topic")
+    succeed("train", "topics", "--data", str(data), "--method", "baseline", "--tells", "topic")
     return home / "classifiers" / "topics"
 
 
@@ -51,32 +51,32 @@ def run(*words: str, stdin: str = "") -> Result:
     return CliRunner().invoke(emotion, words, input=stdin)
 
 
-def right(*words: str, stdin: str = "") -> Result:
+def succeed(*words: str, stdin: str = "") -> Result:
     done = run(*words, stdin=stdin)
     assert done.exit_code == 0, (done.output, done.exception)
     return done
 
 
 def table(*words: str, stdin: str = "") -> Any:
-    return json.loads(right(*words, "--json", stdin=stdin).stdout)
+    return json.loads(succeed(*words, "--json", stdin=stdin).stdout)
 
 
-def refused(*words: str, stdin: str = "") -> ChatlmError:
+def fail(*words: str, stdin: str = "") -> ChatlmError:
     done = run(*words, stdin=stdin)
     assert isinstance(done.exception, ChatlmError), (done.output, done.exception)
     return done.exception
 
 
 def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path) -> None:
-    said = right("classify", "my password is locked", "--with", "topics").stdout
+    said = succeed("classify", "my password is locked", "--with", "topics").stdout
     assert said.startswith("login (")
     assert "billing" in said
-    assert refused("use", "topicz").hint == "Did you mean topics?"
-    assert "topic by topics" in right("use", "topics").stdout
+    assert fail("use", "topicz").hint == "Did you mean topics?"
+    assert "topic by topics" in succeed("use", "topics").stdout
     listed = {row["name"]: row for row in table("list")}
     assert listed["topics"]["active"]
     assert listed["topics"]["labels"] == sorted(TOPICS)
-    assert "▸ topics" in right("list").stdout
+    assert "▸ topics" in succeed("list").stdout
     rows = table("classify", stdin="where is my parcel\n\nrefund my payment\n")
     assert [row["label"] for row in rows] == ["delivery", "billing"]
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
@@ -86,52 +86,53 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
     assert {"accuracy", "macro_f1", "ece"} <= found.keys()
     assert found["accuracy"] > 0.95
     assert picture.read_bytes().startswith(b"\x89PNG")
-    told = right("eval", str(data)).stdout
+    output = succeed("eval", str(data)).stdout
     for part in ("accuracy", "macro-F1", "calibration error", "precision", "ms per text"):
-        assert part in told
-    shown = right("show", "topics").stdout
+        assert part in output
+    shown = succeed("show", "topics").stdout
     assert "--method baseline" in shown
     assert str(data.parent) not in (topics / "card.json").read_text(), "no folder of this machine"
-    right("remove", "topics", "--yes")
+    succeed("remove", "topics", "--yes")
     assert not topics.exists()
 
 
 def test_texts_of_a_file(topics: Path, data: Path) -> None:
     rows = table("classify", str(data), "--with", "topics")
     assert len(rows) == 72
-    assert (
-        "Standard input has no text" in refused("classify", "--with", "topics", stdin="\n").message
-    )
+    assert "Standard input has no text" in fail("classify", "--with", "topics", stdin="\n").message
 
 
-def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_before_any_work(
+    topics: Path, data: Path, tmp_path: Path
+) -> None:
     with_data = ("--data", str(data), "--method", "baseline")
-    assert "is already a classifier topics" in refused("train", "topics", *with_data).message
-    assert "cannot be called" in refused("train", "A/b", *with_data).message
-    assert "--tells cannot be" in refused("train", "x", *with_data, "--tells", "two words").message
-    assert "threshold must be" in refused("train", "x", *with_data, "--threshold", "2").message
-    baseline = refused("train", "x", *with_data, "--method", "baseline", "--teacher", "topics")
+    assert "is already a classifier topics" in fail("train", "topics", *with_data).message
+    assert "cannot be called" in fail("train", "A/b", *with_data).message
+    assert "--tells cannot be" in fail("train", "x", *with_data, "--tells", "two words").message
+    assert "threshold must be" in fail("train", "x", *with_data, "--threshold", "2").message
+    baseline = fail("train", "x", *with_data, "--method", "baseline", "--teacher", "topics")
     assert "baseline cannot learn from a teacher" in baseline.message
-    no_teacher = refused("train", "x", "--data", str(data), "--teacher", "gone")
+    no_teacher = fail("train", "x", "--data", str(data), "--teacher", "gone")
     assert "no classifier 'gone'" in no_teacher.message
-    assert "ngrams must be" in refused("train", "x", *with_data, "--ngrams", "0").message
-    assert "cannot be read" in refused("train", "x", "--data", str(tmp_path / "gone")).message
-    assert "comes with chatlm" in refused("remove", card_module.DEFAULT_CLASSIFIER).message
+    assert "ngrams must be" in fail("train", "x", *with_data, "--ngrams", "0").message
+    assert "cannot be read" in fail("train", "x", "--data", str(tmp_path / "gone")).message
+    assert "comes with chatlm" in fail("remove", card_module.DEFAULT_CLASSIFIER).message
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a", "label": "weather"}\n')
-    assert "has no label 'weather'" in refused("eval", str(other), "--with", "topics").message
-    no_picture = refused("eval", str(data), "--with", "topics", "--picture", "a.txt")
+    assert "has no label 'weather'" in fail("eval", str(other), "--with", "topics").message
+    no_picture = fail("eval", str(data), "--with", "topics", "--picture", "a.txt")
     assert "not an image file" in no_picture.message
-    assert sorted(path.name for path in topics.parent.iterdir()) == ["topics"]
+    left = {path.name for path in topics.parent.iterdir()}
+    assert left == {"topics", ".training-topics.lock"}
 
 
-def test_a_damaged_classifier_is_told(topics: Path) -> None:
+def test_a_damaged_classifier_is_reported(topics: Path) -> None:
     (topics / card.WEIGHTS_FILE).write_bytes(b"no")
-    assert "is damaged" in refused("classify", "a", "--with", "topics").message
+    assert "is damaged" in fail("classify", "a", "--with", "topics").message
     (topics / card.CARD_FILE).write_text('{"name": 3}')
-    error = refused("classify", "a", "--with", "topics")
+    error = fail("classify", "a", "--with", "topics")
     assert error.hint == "Remove it: chatlm emotion remove topics"
-    right("remove", "topics", "--yes")
+    succeed("remove", "topics", "--yes")
 
 
 def test_names_are_completed(topics: Path) -> None:
@@ -175,13 +176,13 @@ def test_the_majority_labels_and_a_fourth_decides(
     scripted(" joy", " fear", " joy.", " anger", " anger", " I cannot say", " fear.")
     out = tmp_path / "out.jsonl"
     words = ("label", str(texts), "--out", str(out), "--labels", "joy,anger,fear")
-    told = table(*words, "--tie", "judge")
+    result = table(*words, "--tie", "judge")
     assert rows_of(out) == [
         {"text": "one", "label": "joy", "votes": ["joy", "joy", "anger"], "decided": False},
         {"text": "two", "label": "fear", "votes": ["fear", "anger", None], "decided": True},
     ]
-    assert (told["texts"], told["decided"], told["open"]) == (2, 1, 0)
-    assert told["majority"] == 0.5
+    assert (result["texts"], result["decided"], result["open"]) == (2, 1, 0)
+    assert result["majority"] == 0.5
 
 
 def test_a_panel_goes_on_where_it_was_stopped(
@@ -195,17 +196,17 @@ def test_a_panel_goes_on_where_it_was_stopped(
         '{"text": "two", "la'  # cut off by a crash
     )
     engine = scripted(" joy", " fear", " fear")
-    right("label", str(texts), "--out", str(out), "--labels", "joy,fear")
+    succeed("label", str(texts), "--out", str(out), "--labels", "joy,fear")
     assert len(engine.requests) == 3
     last = rows_of(out)[-1]
     assert (last["text"], last["label"]) == ("two", "fear")
-    again = right("label", str(texts), "--out", str(out), "--labels", "joy,fear").stdout
+    again = succeed("label", str(texts), "--out", str(out), "--labels", "joy,fear").stdout
     assert again.startswith("2 texts: all raters agree on 50%")
     assert len(engine.requests) == 3, "nobody was asked again"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--labels", "joy"), "At least two labels"),
         (("--labels", "a,b", "--ask", "which?"), "needs {text} and {labels}"),
@@ -215,9 +216,9 @@ def test_a_panel_goes_on_where_it_was_stopped(
         (("--labels", "a,b", "--tie", "me"), "needs a terminal"),
     ],
 )  # fmt: skip
-def test_wrong_panels(home: Path, tmp_path: Path, words: Sequence[str], told: str) -> None:
+def test_wrong_panels(home: Path, tmp_path: Path, words: Sequence[str], message: str) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("one\n")
-    error = refused("label", str(texts), "--out", str(tmp_path / "o"), *words)
+    error = fail("label", str(texts), "--out", str(tmp_path / "o"), *words)
     assert isinstance(error, UsageError)
-    assert told in error.message
+    assert message in error.message

@@ -1,20 +1,31 @@
-"""Networks are trained for real: they learn, and what is kept is what was measured."""
+"""Networks are trained for real: they learn, and the stored one is the measured one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
 
-from chatlm import ChatlmError, find_model
-from chatlm.plugin_kit.training import ProgressListener, TrainingProgress
+from chatlm import ChatlmError, UsageError, find_model
+from chatlm.plugin_kit.training import (
+    ProgressListener,
+    TrainingProgress,
+    TrainingStopped,
+    stop_on_interrupt,
+)
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
-from chatlm_emotion.card import CLASSIFIERS, UNSURE
+from chatlm_emotion.card import CLASSIFIERS, UNSURE, ClassifierCard
+from chatlm_emotion.checkpoints import RUNS
+from chatlm_emotion.commands import emotion
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import GenerateNetwork, Network
 from chatlm_emotion.progress import ClassifierProgress, EvalResult
@@ -24,6 +35,8 @@ from tests import models
 PETS = "cat dog hamster parrot goldfish pony"
 TOOLS = "hammer saw drill wrench chisel pliers"
 SAID = ("I bought a {} today", "where is my {}?", "the {} is in the kitchen", "show me your {}")
+ABOUT_PETS = ("A parrot sings.", "My dog sleeps.", "A pony eats.")
+ABOUT_TOOLS = ("The saw cuts.", "A hammer for nails", "Drill holes.")
 
 
 @pytest.fixture
@@ -53,9 +66,9 @@ def order(name: str, data: Path, method: Method, **settings: float) -> train_pip
     )
 
 
-def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
-    loaded = classifier.load_classifier(CLASSIFIERS.get(place))
-    return [verdict.label == label for verdict in loaded.classify(texts)]
+def labels_of(name: str, texts: Sequence[str]) -> list[str]:
+    loaded = classifier.load_classifier(CLASSIFIERS.get(name))
+    return [verdict.label for verdict in loaded.classify(texts)]
 
 
 @pytest.fixture
@@ -89,8 +102,8 @@ def writes_labels_of_its_own_accord(network: GenerateNetwork, texts: Sequence[st
     ("method", "settings"),
     [
         ("encoder", {"epochs": 4, "rate": 2e-3}),
-        ("head", {"epochs": 3, "rate": 1e-3}),
-        ("generate", {"epochs": 3, "rate": 1e-3}),
+        ("head", {"epochs": 2, "rate": 2e-3}),
+        ("generate", {"epochs": 2, "rate": 2e-3}),
     ],
 )
 def test_each_method_learns_and_is_kept(
@@ -107,16 +120,9 @@ def test_each_method_learns_and_is_kept(
     assert made.base == DEFAULT_BASES[method]
     folder = CLASSIFIERS.get("things").path
     assert card.read_card(folder) == made
-    assert (
-        right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
-        >= 2
-    )
-    assert (
-        right("things", ["The saw cuts.", "A hammer for nails", "Drill holes."], "tools").count(
-            True
-        )
-        >= 2
-    )
+    labels = labels_of("things", [*ABOUT_PETS, *ABOUT_TOOLS])
+    assert labels[:3].count("pets") >= 2
+    assert labels[3:].count("tools") >= 2
     if method == "encoder":
         assert (folder / card.WEIGHTS_FILE).stat().st_size < 2_000_000
     if method == "generate":
@@ -179,13 +185,93 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
     assert found[2].label == "pets"
 
 
-def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) -> None:
-    made = train_pipeline.train_classifier(
-        order("early", data, "encoder"), ProgressListener(), lambda: True
+class PressesCtrlC(ProgressListener):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, press_after: int) -> None:
+        self._press_after = press_after
+
+    def update(self, progress: TrainingProgress) -> None:
+        if progress.step == self._press_after and progress.train_losses:
+            self._press_after = 0
+            signal.raise_signal(signal.SIGINT)
+
+
+def train(
+    job: train_pipeline.TrainingJob, press_after: int = 0, *, finish: bool = False
+) -> ClassifierCard:
+    """Train as the command does."""
+    with stop_on_interrupt(RUNS.hint(job.name)) as should_stop:
+        return train_pipeline.train_classifier(
+            job, PressesCtrlC(press_after), should_stop, finish=finish
+        )
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
+    trained_home: Path, data: Path
+) -> None:
+    whole = train(order("whole", data, "encoder", epochs=2))
+    with pytest.raises(
+        TrainingStopped, match="after step 4 of 10; a checkpoint is kept"
+    ) as stopped:
+        train(order("mine", data, "encoder", epochs=2), press_after=4)
+    assert stopped.value.exit_code == 130
+    assert "chatlm emotion train mine --finish" in stopped.value.hint
+    assert "mine" not in {each.name for each in CLASSIFIERS.all()}
+    with pytest.raises(UsageError, match="other data or settings"):
+        train(order("mine", data, "encoder", epochs=3))
+    made = train(order("mine", data, "encoder", epochs=2))
+    assert made.cost["curve"] == whole.cost["curve"], "as if it had not been stopped"
+    one, two = (
+        load_file(CLASSIFIERS.get(name).path / card.WEIGHTS_FILE) for name in ("mine", "whole")
     )
-    assert made.cost["steps"] == 1
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not (trained_home / "classifiers" / ".training-mine").exists()
+
+
+def test_finish_saves_the_best_of_a_run_that_was_stopped(trained_home: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="before its first checkpoint"):
+        train(order("early", data, "encoder", epochs=2), finish=True)
+    with pytest.raises(TrainingStopped):
+        train(order("early", data, "encoder", epochs=2), press_after=1)
+    made = train(order("early", data, "encoder", epochs=2), finish=True)
+    assert (made.cost["steps"], made.cost["best_step"]) == (1, 1)
     assert made.cost["ended"] == "stopped by the user"
     assert CLASSIFIERS.get("early").path.is_dir()
+    assert not (trained_home / "classifiers" / ".training-early").exists()
+
+
+def test_the_command_finishes_with_the_options_it_was_started_with(
+    trained_home: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "chatlm.plugin_kit.training.training_display", lambda: nullcontext(PressesCtrlC(1))
+    )
+    monkeypatch.chdir(data.parent)
+    run = CliRunner().invoke
+    words = ["train", "mine", "--data", data.name, "--tells", "thing", "--batch", "8"]
+    stopped = run(emotion, [*words, "--held-out", "0.25", "--rank", "4", "--threshold", "0.4"])
+    assert isinstance(stopped.exception, TrainingStopped)
+    monkeypatch.chdir(trained_home)
+    made = run(emotion, ["train", "mine", "--finish", "--json"])
+    assert made.exit_code == 0, (made.output, made.exception)
+    values = json.loads(made.stdout)
+    assert (values["tells"], values["threshold"], values["settings"]["rank"]) == ("thing", 0.4, 4)
+    assert values["command"].startswith("chatlm emotion train mine --data things.jsonl")
+    unknown = run(emotion, ["train", "other", "--finish"]).exception
+    assert isinstance(unknown, UsageError)
+    assert "no unfinished training of 'other'" in unknown.message
+    assert run(emotion, ["train", "other"]).exit_code == 2
+
+
+def test_a_damaged_checkpoint_is_refused(trained_home: Path, data: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        train(order("mine", data, "encoder", epochs=2), press_after=1)
+    saved = trained_home / "classifiers" / ".training-mine" / "checkpoint.safetensors"
+    saved.write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(ChatlmError, match="is damaged") as refused:
+        train(order("mine", data, "encoder", epochs=2))
+    assert "--restart" in refused.value.hint
 
 
 def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) -> None:
@@ -203,7 +289,7 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
         train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
 
 
-def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
+def test_teachers_count_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
     swapped = data.with_name("swapped.jsonl")
     names = {"pets": "tools", "tools": "pets"}
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -237,7 +323,7 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
 
 
 class Said(ProgressListener):
-    """Remembers the steps and notes it was told."""
+    """Records steps and notes."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, str]] = set()

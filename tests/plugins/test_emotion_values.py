@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score
 
 from chatlm import UsageError
 from chatlm_emotion import baseline, examples, metrics
@@ -46,7 +45,7 @@ def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "is empty"),
         ("\n \n", "is empty"),
@@ -62,12 +61,12 @@ def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
         ('\n{"text": "a\udcff", "label": "x"}', "line 2: not UTF-8"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, content: str, told: str) -> None:
+def test_a_wrong_file_is_reported_with_its_line(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError) as refused:
         examples.read_dataset([path])
-    assert told in refused.value.message
+    assert message in refused.value.message
     assert "bad.jsonl" in refused.value.message
 
 
@@ -103,6 +102,8 @@ def test_a_split_loses_nothing_and_no_text_is_on_both_sides(
 
 
 def test_measures_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import confusion_matrix, f1_score
+
     chance = np.random.default_rng(1)
     truth = chance.integers(3, size=400)
     found = chance.dirichlet([1, 1, 1], size=400)

@@ -17,14 +17,9 @@ from chatlm_lora import library
 from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.validation import AdapterRefused, same_base, validate_adapter
-from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices, tiny_base
+from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -63,7 +58,7 @@ def test_no_config(good: Path, base: ModelLocation) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"LORA"', "[" * 100_000, " " * 2_000_000])
-def test_a_config_that_is_none(text: str, good: Path, base: ModelLocation) -> None:
+def test_an_invalid_config_is_refused(text: str, good: Path, base: ModelLocation) -> None:
     (good / CONFIG_FILE).write_text(text)
     assert CONFIG_FILE in why(good, base)
 
@@ -87,7 +82,7 @@ def test_a_config_that_is_none(text: str, good: Path, base: ModelLocation) -> No
         ({"init_lora_weights": "pissa"}, "changes the base"),
     ],
 )
-def test_a_config_that_cannot_be_used(
+def test_an_unsupported_config_is_refused(
     change: dict[str, Any], reason: str, good: Path, base: ModelLocation
 ) -> None:
     (good / CONFIG_FILE).write_text(json.dumps(config(**change)))
@@ -98,7 +93,7 @@ def test_unknown_target_modules(good: Path, base: ModelLocation) -> None:
     (good / CONFIG_FILE).write_text(json.dumps(config(target_modules=["q_proj", "query"])))
     reason = why(good, base)
     assert "target modules query are not in" in reason
-    assert "q_proj" in reason.splitlines()[1]  # what there is instead
+    assert "q_proj" in reason.splitlines()[1]  # the existing modules
 
 
 def test_another_architecture_by_name(good: Path, base: ModelLocation) -> None:
@@ -150,14 +145,14 @@ def test_other_tensors(tmp_path: Path, base: ModelLocation) -> None:
     assert "no matrix of plain LoRA" in reason
 
 
-def test_number_formats_that_are_none(tmp_path: Path, base: ModelLocation) -> None:
+def test_unsupported_number_formats_are_refused(tmp_path: Path, base: ModelLocation) -> None:
     weights = {name: numbers.astype(np.int8) for name, numbers in matrices().items()}
     assert "number format I8" in why(adapter(tmp_path / "int", weights), base)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_none(
+def test_infinite_and_nan_values_are_refused(
     number: float, kind: type, tmp_path: Path, base: ModelLocation
 ) -> None:
     weights: dict[str, np.ndarray[Any, Any]] = {
@@ -167,7 +162,9 @@ def test_numbers_that_are_none(
     assert "infinite or none (NaN)" in why(adapter(tmp_path / "nan", weights), base)
 
 
-def test_bfloat16_numbers_that_are_none(tmp_path: Path, base: ModelLocation) -> None:
+def test_infinite_and_nan_values_in_bfloat16_are_refused(
+    tmp_path: Path, base: ModelLocation
+) -> None:
     import torch
     from safetensors.torch import save_file as save_torch
 
@@ -256,12 +253,14 @@ def test_names_that_could_lead_elsewhere(name: str, home: Path) -> None:
         ADAPTERS.new(name)
 
 
-def test_zero_b_matrices_are_told(tmp_path: Path, base: ModelLocation) -> None:
+def test_zero_b_matrices_are_warned_about(tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "zero", matrices(strength=0.0))
     assert "no effect" in " ".join(validate_adapter(folder, base).warnings)
 
 
-def test_another_base_of_the_same_shapes_is_told(tmp_path: Path, base: ModelLocation) -> None:
+def test_another_base_of_the_same_shapes_is_warned_about(
+    tmp_path: Path, base: ModelLocation
+) -> None:
     folder = adapter(tmp_path / "other", settings=config(base_model_name_or_path="org/other-7b"))
     assert "It was trained on org/other-7b" in validate_adapter(folder, base).warnings[0]
 
@@ -285,7 +284,7 @@ def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation
     (good / "training_args.bin").write_bytes(b"pickle")
     library.add_adapter("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
-    assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "README.md"}
+    assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "checksums.json", "README.md"}
     assert [entry.name for entry in ADAPTERS.all() if entry.user_owned] == ["mine"]
     with pytest.raises(UsageError, match="already"):
         library.add_adapter("mine", good, base)

@@ -19,7 +19,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ChatEncoder:
     return ChatEncoder(tiny_base(tmp_path_factory.mktemp("base")))
 
 
-def written(folder: Path, *rows: Any) -> Path:
+def write_rows(folder: Path, *rows: Any) -> Path:
     path = folder / "data.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return path
@@ -61,7 +61,7 @@ def assistant(text: str) -> Message:
 )
 def test_forms(row: dict[str, Any], chat: dataset.ChatExample, tmp_path: Path) -> None:
     other = {"prompt": "other", "completion": "one"}
-    data = read(written(tmp_path, row, other), question_template="Feel? {text}")
+    data = read(write_rows(tmp_path, row, other), question_template="Feel? {text}")
     assert chat in data.train + data.held_out
 
 
@@ -73,7 +73,7 @@ def test_a_list_is_read_too_and_rows_may_repeat(tmp_path: Path) -> None:
 
 
 def test_the_split_is_the_seeds(tmp_path: Path) -> None:
-    path = written(tmp_path, *({"prompt": str(n), "completion": "x"} for n in range(50)))
+    path = write_rows(tmp_path, *({"prompt": str(n), "completion": "x"} for n in range(50)))
     one, same, other = read(path), read(path), read(path, seed=1)
     assert one == same
     assert one.held_out != other.held_out
@@ -93,7 +93,7 @@ def test_a_system_prompt_for_all(tmp_path: Path) -> None:
         },
         {"prompt": "c", "completion": "d"},
     ]
-    data = read(written(tmp_path, *rows), system_prompt="Given.")
+    data = read(write_rows(tmp_path, *rows), system_prompt="Given.")
     heads = {chat[0].text for chat in data.train + data.held_out}
     assert heads == {"Own.", "Given."}
 
@@ -130,10 +130,10 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not UTF-8"):
         read(tmp_path / "latin")
     with pytest.raises(UsageError, match="1 different"):
-        read(written(tmp_path, {"prompt": "a", "completion": "b"}))
+        read(write_rows(tmp_path, {"prompt": "a", "completion": "b"}))
 
 
-def test_only_what_the_assistant_says_is_counted(encoder: ChatEncoder) -> None:
+def test_only_assistant_tokens_count_in_the_loss(encoder: ChatEncoder) -> None:
     """As in the book's table 5.3.2: −100 everywhere else, also on the opening of the answer."""
     chat = (
         Message("system", "Be brief."),
@@ -158,12 +158,12 @@ def test_only_what_the_assistant_says_is_counted(encoder: ChatEncoder) -> None:
     )
 
 
-def test_the_table_of_the_book_with_the_real_model(default_model: Path) -> None:
+def test_the_table_of_the_textbook_with_the_real_model(default_model: Path) -> None:
     encoder = ChatEncoder(ModelLocation("default", default_model, "chat"))
     chat = (user("What is 2 + 2?"), assistant("It is 4."))
     item = EncodedChats([chat], encoder, 1000)[0]
     prompt = encoder.encode_prompt(chat[:1])
-    assert item["input_ids"][: len(prompt)] == prompt  # what the engine reads before it answers
+    assert item["input_ids"][: len(prompt)] == prompt  # the prompt that the engine reads
     assert item["labels"][: len(prompt)] == [IGNORE_INDEX] * len(prompt)
     assert IGNORE_INDEX not in item["labels"][len(prompt) :]
     assert encoder.decode(item["labels"][len(prompt) :]) == "It is 4.<|im_end|>"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatlm import ChatlmError, ModelLocation
+from chatlm.plugin_kit.artifacts import CHECKSUMS_FILE
 from chatlm_lora import library, plugin, validation
 from chatlm_lora.adapter_files import WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
@@ -57,3 +58,22 @@ def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     gone = plugin.find_adapter("poet", base.name)
     assert isinstance(gone, validation.AdapterRefused)
     assert "/lora off" in gone.hint
+
+
+def test_a_flipped_byte_of_the_weights_is_told(base: ModelLocation) -> None:
+    assert plugin.find_adapter("poet", base.name) == ADAPTERS.user_root / "poet"
+    weights = ADAPTERS.user_root / "poet" / WEIGHTS_FILE
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    told = refusal("poet", base)
+    assert f"The adapter poet is damaged: {weights}: its content changed." in told
+    assert "chatlm adapters remove poet" in told
+    with pytest.raises(ChatlmError, match="is damaged"):
+        ADAPTERS.get("poet").verify()
+
+
+def test_shipped_adapters_have_checksums(home: Path) -> None:
+    for shipped in ADAPTERS.all():
+        assert (shipped.path / CHECKSUMS_FILE).is_file()
+        shipped.verify()

@@ -1,4 +1,4 @@
-"""Merged adapters are what the methods say, an exported model is the base with the adapter."""
+"""Merging follows the published methods; an exported model equals the base with the adapter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from peft.utils.merge_utils import ties
 from torch import Tensor
 
 from chatlm import ChatEncoder, Message, ModelLocation, UsageError, find_model, load_pretrained
@@ -18,19 +16,14 @@ from chatlm_lora import library
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.merging import MergeSettings, export_merged, merge_adapters
 from chatlm_lora.validation import AdapterRefused
-from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices, tiny_base
+from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices
 
 Merge = Callable[[MergeSettings], dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
 def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tensor]]:
-    """Two kept adapters, `a` and `b`, as what each adds."""
+    """Store two adapters, `a` and `b`; return their weight deltas."""
     for number, name in enumerate("ab"):
         folder = adapter(tmp_path / name, matrices(number + 1), config(lora_alpha=8 * (number + 1)))
         library.add_adapter(name, folder, base)
@@ -38,7 +31,9 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
 
 
 def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
-    """What an adapter adds to each module."""
+    """Return an adapter's weight delta for each module."""
+    from peft import PeftModel
+
     plain = load_pretrained(base, device="cpu", dtype="float32")
     model: Any = PeftModel.from_pretrained(plain, str(ADAPTERS.get(name).path))
     return {
@@ -91,6 +86,8 @@ def test_slerp_between_the_same_is_the_same(
 
 
 def test_ties_keeps_what_agrees_in_sign(two: list[dict[str, Tensor]], base: ModelLocation) -> None:
+    from peft.utils.merge_utils import ties
+
     found = merged(base, MergeSettings("ties", (0.5, 0.5), density=0.4, rank=HIDDEN))
     for module in MODULES:
         deltas = [each[module] for each in two]
@@ -120,7 +117,7 @@ def test_ties_has_the_rank_that_is_wanted(
     assert values["base_model_name_or_path"] == base.name
 
 
-def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+def test_adapters_that_cannot_be_mixed(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     kept = {
         "one": config(base_model_name_or_path="org/one"),
         "two": config(base_model_name_or_path="org/two"),
@@ -165,7 +162,7 @@ def test_another_base_is_refused(two: list[dict[str, Tensor]], default_model: Pa
         lambda: MergeSettings("ties", (0.5, 0.5), rank=0),
     ],
 )
-def test_mixes_that_cannot_be(wrong: Callable[[], MergeSettings]) -> None:
+def test_impossible_mixes_are_refused(wrong: Callable[[], MergeSettings]) -> None:
     with pytest.raises(UsageError):
         wrong()
 
@@ -173,6 +170,8 @@ def test_mixes_that_cannot_be(wrong: Callable[[], MergeSettings]) -> None:
 def test_an_exported_model_is_the_base_with_the_adapter(
     two: list[dict[str, Tensor]], base: ModelLocation, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
     folder = tmp_path / "whole"
     assert export_merged(ADAPTERS.get("a"), base, folder) == ()
     whole = find_model(str(folder))

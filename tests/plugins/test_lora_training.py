@@ -1,4 +1,4 @@
-"""A training gets better, keeps the best, ends when it is told to, and goes on after a kill."""
+"""Training lowers the loss, keeps the best adapter, stops on Ctrl-C and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,9 @@ from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import train_adapter
-from tests.plugins.lora import tiny_base
+from tests.waiting import wait_until
 
 RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Remembering(ProgressListener):
-    """Keeps what it was told; Ctrl-C is pressed after a step."""
+    """Records progress; presses Ctrl-C after a step."""
 
     def __init__(self, press_after: int = 0) -> None:
         self.seen: list[TrainingProgress] = []
@@ -119,15 +113,44 @@ def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data:
     assert made.cost["best_step"] < made.cost["steps"] < 180
 
 
-def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Path) -> None:
-    long = dataclasses.replace(RECIPE, epochs=100, patience=1000)
-    made = train_adapter(order(base, data, long), Remembering(press_after=7))
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    with pytest.raises(TrainingStopped, match="after step 7 of 18; a checkpoint is kept") as told:
+        train_adapter(order(base, data), Remembering(press_after=6))
+    assert told.value.exit_code == 130
+    assert "chatlm adapters train mine --finish" in told.value.hint
+    assert not (home / "adapters" / "mine").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    watcher = Remembering()
+    made = train_adapter(order(base, data), watcher)
+    assert watcher.steps == list(range(7, 19))
     assert made is not None
-    assert made.cost["ended"] == "stopped by the user"
-    assert made.cost["steps"] in (7, 8)
+    assert (made.cost["steps"], made.cost["ended"]) == (18, "after all epochs")
+    assert made.scores["fall"] > 0.3
+    assert len(watcher.seen[-1].train_losses) == 18  # the curve has its beginning
+    assert [step for step, _ in watcher.seen[-1].eval_losses] == [3, 6, 9, 12, 15, 18]
+    assert not (home / "adapters" / ".training-mine").exists()
+
+
+def test_finish_makes_an_adapter_of_the_best_checkpoint(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    with pytest.raises(TrainingStopped):
+        train_adapter(order(base, data), Remembering(press_after=6))
+    made = train_adapter(order(base, data), ProgressListener(), finish=True)
+    assert made is not None
+    assert (made.cost["ended"], made.cost["steps"]) == ("stopped by the user", 7)
+    assert made.cost["best_step"] in (6, 7)
     assert made.scores["fall"] > 0
     assert ADAPTERS.get("mine").user_owned
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (home / "adapters" / ".training-mine").exists()
+
+
+def test_finish_needs_a_checkpoint(home: Path, base: ModelLocation, data: Path) -> None:
+    with pytest.raises(UsageError, match="before its first checkpoint") as refused:
+        train_adapter(order(base, data), ProgressListener(), finish=True)
+    assert "without --finish" in refused.value.hint
 
 
 def test_ctrl_c_before_the_first_step_keeps_nothing(
@@ -144,30 +167,39 @@ def test_ctrl_c_before_the_first_step_keeps_nothing(
 
 
 TRAIN = """
+import signal
 import sys
 from pathlib import Path
 from chatlm import ModelLocation
 from chatlm_lora.trainer import train_adapter
 from chatlm.plugin_kit.training import ProgressListener
-from tests.plugins.test_lora_training import LONG, order
-base, data = map(Path, sys.argv[1:])
-train_adapter(order(ModelLocation(str(base), base, "chat"), data, LONG), ProgressListener())
+from tests.plugins.test_lora_training import SHORT, order
+
+class Pausing(ProgressListener):
+    def update(self, progress):
+        if progress.step > 3:
+            paused.touch()
+            signal.pause()
+
+base, data, paused = map(Path, sys.argv[1:])
+train_adapter(order(ModelLocation(str(base), base, "chat"), data, SHORT), Pausing())
 """
-LONG = dataclasses.replace(RECIPE, epochs=40, patience=1000)
+"""Pauses for good after the first checkpoint."""
+SHORT = dataclasses.replace(RECIPE, epochs=2)
 
 
-def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) -> None:
+def test_training_resumes_after_a_kill(
+    home: Path, base: ModelLocation, data: Path, tmp_path: Path
+) -> None:
     run = home / "adapters" / ".training-mine"
+    paused = tmp_path / "paused"
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(base.folder), str(data)],
+        [sys.executable, "-c", TRAIN, str(base.folder), str(data), str(paused)],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"CHATLM_HOME": str(home)},
     )
-    deadline = time.monotonic() + 300
-    while not list(run.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: paused.exists() or process.poll() is not None, patience=300)
+    assert process.poll() is None
     process.kill()
     process.wait()
     assert not (home / "adapters" / "mine").exists()
@@ -178,11 +210,11 @@ def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) ->
     with pytest.raises(UsageError, match="other data or settings"):
         train_adapter(order(base, data), ProgressListener())
     watcher = Remembering()
-    made = train_adapter(order(base, data, LONG), watcher)
+    made = train_adapter(order(base, data, SHORT), watcher)
     assert made is not None
-    assert watcher.steps[0] >= 3  # it did not begin again
-    assert (made.cost["steps"], made.cost["from_step"]) == (240, watcher.steps[0])
-    assert len(watcher.seen[-1].train_losses) == 240  # the curve has its beginning
+    assert watcher.steps[0] == 3  # it did not begin again
+    assert (made.cost["steps"], made.cost["from_step"]) == (12, 3)
+    assert len(watcher.seen[-1].train_losses) == 12  # the curve has its beginning
     assert not run.exists()
 
 
@@ -197,7 +229,7 @@ def test_restart_forgets_what_was_stopped(home: Path, base: ModelLocation, data:
     assert train_adapter(order(base, data, short), ProgressListener(), restart=True) is not None
 
 
-def test_losses_that_are_no_numbers(
+def test_nan_losses_are_an_error(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
@@ -209,7 +241,7 @@ def test_losses_that_are_no_numbers(
     assert not (home / "adapters" / "mine").exists()
 
 
-def test_a_name_that_is_taken_is_told_before_the_work(
+def test_a_taken_name_is_refused_before_any_work(
     home: Path, base: ModelLocation, data: Path
 ) -> None:
     (home / "adapters" / "mine").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Adapters on the screen: chosen, switched in one key, kept with the chat and each reply."""
+"""Adapters on the screen: chosen, switched by one key, stored with the chat and each reply."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from chatlm_lora.library import ADAPTERS
 from chatlm_lora.screens.picker import AdapterPicker
 from tests.plugins.lora import adapter, config, matrices, tiny_base
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -145,18 +145,18 @@ async def test_a_new_chat_has_the_one_of_the_settings(monkeypatch: pytest.Monkey
             assert adapters_asked(engine) == ["terse", None]
 
 
-async def test_what_cannot_be_used_is_told_and_changes_nothing(shelf: Path) -> None:
+async def test_an_unusable_adapter_is_reported_and_changes_nothing(shelf: Path) -> None:
     (shelf / "broken").mkdir()
     (shelf / "broken" / "adapter_model.bin").write_bytes(b"pickle")
     with Store(None) as store:
         async with app_with(StillEngine("one"), store).run_test(size=(110, 30)) as pilot:
-            for words, told in (
+            for words, message in (
                 ("pirat", "There is no adapter 'pirat'"),
                 ("broken", "its weights are a pickle file"),
                 ("off", "This chat uses no adapter"),
             ):
                 await say(pilot, f"/lora {words}")
-                await until(pilot, partial(is_told, pilot, told))
+                await until(pilot, partial(is_told, pilot, message))
             assert "adapter" not in bar(pilot)
             assert chat_of(pilot).conversation.plugin_data == {}
 
@@ -197,7 +197,7 @@ def session_with(store: Store, engine: ScriptedEngine, adapter: str | None = Non
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, "pirate"), ("terse", "terse"), ("", None)])
-def test_what_is_asked_for_goes_before_the_chats_own(asked: str | None, used: str | None) -> None:
+def test_an_explicit_adapter_overrides_the_chats_own(asked: str | None, used: str | None) -> None:
     engine = ScriptedEngine("one", "two")
     with Store(None) as store:
         session = session_with(store, engine, asked)
@@ -210,7 +210,7 @@ def test_what_is_asked_for_goes_before_the_chats_own(asked: str | None, used: st
         )
 
 
-def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
+def test_a_reply_is_continued_by_the_adapter_that_began_it() -> None:
     engine = ScriptedEngine("one two three", " four", "five")
     with Store(None) as store:
         session = session_with(store, engine)
@@ -234,7 +234,7 @@ def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
 
 async def listed(pilot: Pilot[None]) -> None:
     """Wait until the list is there, with one of its rows marked."""
-    await settled(pilot, lambda: "no adapter" in everything_visible(pilot))
+    await until(pilot, lambda: "no adapter" in everything_visible(pilot))
 
 
 async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
@@ -248,12 +248,12 @@ async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
         assert [option.id for option in rows.options] == ["", "bad", "pirate", "terse"]
         await pilot.press("down", "enter")
         problem = pilot.app.screen.query_one("#problem", Static)
-        await settled(
+        await until(
             pilot, lambda: problem.display and "cannot be used" in " ".join(plain(problem).split())
         )
         assert ui.called("set_state") == []
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: ui.called("set_state"))
+        await until(pilot, lambda: ui.called("set_state"))
         assert ui.called("set_state") == [{"adapter": "pirate", "last": "pirate"}]
 
 
@@ -269,9 +269,9 @@ async def test_the_list_verifies_what_is_marked(
     async with CardApp(AdapterPicker(ui)).run_test(size=(110, 30)) as pilot:
         await listed(pilot)
         await pilot.press("down", "v")
-        await settled(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
+        await until(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
         await pilot.press("down", "down", "v")
-        await settled(pilot, lambda: "Verified: no effect" in everything_visible(pilot))
+        await until(pilot, lambda: "Verified: no effect" in everything_visible(pilot))
         await pilot.press("up", "up")
         assert "Verified: acts" in everything_visible(pilot), "it is remembered"
 
@@ -281,12 +281,12 @@ async def test_the_list_verifies_what_is_marked(
 def test_picture_of_the_adapters(
     snap_compare: SnapCompare, size: tuple[int, int], theme: str
 ) -> None:
-    """The one in use is marked and named; below it what the model says with and without it."""
+    """The one in use is marked and named; below it replies with and without it."""
     ui = RememberingUi("lora")
     ui.set_state(adapter="pirate")
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "Lima, matey" in everything_visible(pilot))
+        await until(pilot, lambda: "Lima, matey" in everything_visible(pilot))
 
     app = CardApp(AdapterPicker(ui), theme)
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -300,7 +300,7 @@ def test_picture_without_adapters(
     shutil.rmtree(shelf)
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))
+        await until(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))
 
     app = CardApp(AdapterPicker(RememberingUi("lora")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))

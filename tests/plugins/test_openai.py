@@ -34,7 +34,6 @@ from chatlm.types.parts import Image, Reasoning, Text
 from chatlm.types.setups import Setup
 from chatlm_openai.engine import OpenAIEngine, open_engine
 from tests.plugins.openai_server import (
-    PATIENCE,
     Asked,
     Handler,
     Script,
@@ -47,6 +46,7 @@ from tests.plugins.openai_server import (
     serving,
     streams,
 )
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -73,7 +73,7 @@ def ending(events: list[EngineEvent]) -> Finished:
     return last
 
 
-def asked(script: Script, request: Request) -> list[EngineEvent]:
+def events_of(script: Script, request: Request) -> list[EngineEvent]:
     with engine_of(script) as engine:
         return list(engine.stream(request))
 
@@ -96,7 +96,7 @@ def test_a_reply_is_streamed_with_what_it_cost() -> None:
 
 def test_chunks_are_counted_if_the_server_reports_no_usage() -> None:
     with serving(streams(piece("a"), piece("b"), piece("", "stop"))) as script:
-        assert ending(asked(script, request("Hi"))).usage.completion_tokens == 2
+        assert ending(events_of(script, request("Hi"))).usage.completion_tokens == 2
 
 
 def test_a_buffered_reply_has_no_speed() -> None:
@@ -117,7 +117,7 @@ def test_a_buffered_reply_has_no_speed() -> None:
         handler.end()
 
     with serving(in_one, one_by_one) as script:
-        at_once, made = (ending(asked(script, request("Hi"))).usage for _ in range(2))
+        at_once, made = (ending(events_of(script, request("Hi"))).usage for _ in range(2))
     assert at_once.tokens_per_second is None
     assert made.tokens_per_second is not None
     assert 1 < made.tokens_per_second < 20
@@ -125,15 +125,15 @@ def test_a_buffered_reply_has_no_speed() -> None:
 
 def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
     with serving() as script:
-        asked(script, request("Hi"))
-        asked(
+        events_of(script, request("Hi"))
+        events_of(
             script,
             request(
                 "Hi", temperature=0.5, top_p=0.9, top_k=40, min_p=0.1, frequency_penalty=0.2,
                 presence_penalty=-0.3, repetition_penalty=1.2, max_tokens=9, seed=4, stop=("x",),
             ),
         )  # fmt: skip
-        asked(script, request("Hi", top_k=0, min_p=0.0, repetition_penalty=1.0))
+        events_of(script, request("Hi", top_k=0, min_p=0.0, repetition_penalty=1.0))
     bare, full, off = (each.body for each in script.asked)
     fixed = {
         "model": "m",
@@ -152,7 +152,7 @@ def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
 
 def test_a_reply_is_continued() -> None:
     with serving(says(" lamb.")) as script:
-        events = asked(script, request("Mary had", "a little"))
+        events = events_of(script, request("Mary had", "a little"))
     assert text_of(events) == " lamb."
     body = script.asked[0].body
     assert body["messages"][-1] == {"role": "assistant", "content": "a little"}
@@ -162,7 +162,7 @@ def test_a_reply_is_continued() -> None:
 @pytest.mark.parametrize("pieces", [("one tw", "o thr", "ee"), tuple("one two three")])
 def test_a_stop_string_that_the_server_ignores_ends_the_reply(pieces: tuple[str, ...]) -> None:
     with serving(hangs(*map(piece, pieces))) as script:
-        events = asked(script, request("Hi", stop=("two",)))
+        events = events_of(script, request("Hi", stop=("two",)))
         assert script.gone.wait(PATIENCE)
     assert text_of(events) == "one "
     assert (ending(events).stop_reason, ending(events).matched_stop) == (
@@ -173,7 +173,7 @@ def test_a_stop_string_that_the_server_ignores_ends_the_reply(pieces: tuple[str,
 
 def test_withheld_text_is_not_lost() -> None:
     with serving(says("one tw")) as script:
-        events = asked(script, request("Hi", stop=("two",)))
+        events = events_of(script, request("Hi", stop=("two",)))
     assert text_of(events) == "one tw"
     assert ending(events).stop_reason is StopReason.END
 
@@ -181,7 +181,7 @@ def test_withheld_text_is_not_lost() -> None:
 @pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])
 def test_a_stop_string_that_the_server_reports(field: str) -> None:
     with serving(says("one ", **{field: "two"})) as script:
-        end = ending(asked(script, request("Hi", stop=("two",))))
+        end = ending(events_of(script, request("Hi", stop=("two",))))
     assert (end.stop_reason, end.matched_stop) == (StopReason.STOP_STRING, "two")
 
 
@@ -196,7 +196,7 @@ def test_a_stop_string_that_the_server_reports(field: str) -> None:
 )
 def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: str | None) -> None:
     with serving(says("a", finish=finish)) as script:
-        end = ending(asked(script, request("Hi", max_tokens=most)))
+        end = ending(events_of(script, request("Hi", max_tokens=most)))
     assert (end.stop_reason, end.matched_stop) == (reason, stop)
     assert script.asked[0].body["max_tokens"] <= 4096
 
@@ -204,7 +204,7 @@ def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: s
 def test_the_oldest_turns_are_dropped_when_the_context_is_full() -> None:
     words = "word " * 100
     with serving(models=[{"id": "m", "max_model_len": 256}]) as script:
-        events = asked(script, request(words, "So?", words, "So?", "Last words?"))
+        events = events_of(script, request(words, "So?", words, "So?", "Last words?"))
     fitted = events[0]
     assert isinstance(fitted, PromptReady)
     assert [m.text for m in fitted.omitted_messages] == [words, "So?"]
@@ -215,10 +215,10 @@ def test_the_oldest_turns_are_dropped_when_the_context_is_full() -> None:
 def test_a_message_that_cannot_fit_is_not_sent() -> None:
     with serving(models=[{"id": "m", "max_model_len": 128}]) as script:
         with pytest.raises(ContextTooLong, match="the context holds 128") as raised:
-            asked(script, request("word " * 500))
+            events_of(script, request("word " * 500))
         assert script.asked == []
     assert "start the server with a larger context window" in raised.value.hint
-    assert "config set" not in raised.value.hint  # no setting gives the server more than it has
+    assert "config set" not in raised.value.hint  # no setting can extend the server's context
 
 
 def test_a_limit_that_the_user_set_can_be_raised(
@@ -226,12 +226,12 @@ def test_a_limit_that_the_user_set_can_be_raised(
 ) -> None:
     monkeypatch.setenv("CHATLM_OPENAI_CONTEXT", "128")
     with serving(models=[]) as script, pytest.raises(ContextTooLong) as raised:
-        asked(script, request("word " * 500))
+        events_of(script, request("word " * 500))
     assert "plugins.openai.context" in raised.value.hint
     home.mkdir()
     (home / "config.toml").write_text("context = 128\n")
     with serving() as script, pytest.raises(ContextTooLong) as raised:
-        asked(script, request("word " * 500))
+        events_of(script, request("word " * 500))
     assert "chatlm config set context" in raised.value.hint
 
 
@@ -279,7 +279,7 @@ def test_the_user_may_set_the_context(monkeypatch: pytest.MonkeyPatch, home: Pat
 def test_a_server_without_a_list_of_models_is_used() -> None:
     with serving(says("Hello")) as script:
         script.list_status = 404
-        assert text_of(asked(script, request("Hi"))) == "Hello"
+        assert text_of(events_of(script, request("Hi"))) == "Hello"
 
 
 def test_the_preview_is_what_is_sent_and_an_estimate() -> None:
@@ -312,7 +312,7 @@ def test_cancelling_before_the_first_word_closes_the_connection() -> None:
     with serving(keeps_silent) as script, engine_of(script) as engine:
         events = engine.stream(request("Hi"))
         assert isinstance(next(events), PromptReady)
-        assert isinstance(next(events), Prefill)  # comes although the server says nothing
+        assert isinstance(next(events), Prefill)  # comes although the server sends nothing
         events.close()
         assert script.gone.wait(PATIENCE)
 
@@ -339,7 +339,7 @@ def test_closing_the_engine_cancels_its_requests() -> None:
 
 def test_a_maximum_length_that_the_server_ignores_ends_the_reply() -> None:
     with serving(hangs(*map(piece, "abcdef"))) as script:
-        events = asked(script, request("Hi", max_tokens=4))
+        events = events_of(script, request("Hi", max_tokens=4))
         assert script.gone.wait(PATIENCE)
     assert text_of(events) == "abcd"
     assert ending(events).stop_reason is StopReason.LENGTH
@@ -347,7 +347,7 @@ def test_a_maximum_length_that_the_server_ignores_ends_the_reply() -> None:
 
 def test_half_a_character_is_not_sent() -> None:
     with serving() as script:
-        asked(script, request("a\ud83d", stop=("b\ud83d",)))
+        events_of(script, request("a\ud83d", stop=("b\ud83d",)))
     assert script.asked[0].body["messages"][0]["content"] == "a\ufffd"
 
 
@@ -467,7 +467,7 @@ def reasoning(text: str, field: str = "reasoning_content") -> dict[str, Any]:
 def test_reasoning_is_streamed_as_its_own_part(field: str) -> None:
     chunks = (reasoning("Hm", field), reasoning("m.", field), piece("Yes."), piece("", "stop"))
     with serving(streams(*chunks, cost(3, 9))) as script:
-        events = asked(script, request("Hi"))
+        events = events_of(script, request("Hi"))
     deltas = [event for event in events if isinstance(event, Delta)]
     assert "".join(delta.text for delta in deltas if delta.part == "reasoning") == "Hmm."
     assert "".join(delta.text for delta in deltas if delta.part == "text") == "Yes."
@@ -477,7 +477,7 @@ def test_reasoning_is_streamed_as_its_own_part(field: str) -> None:
 def test_a_chunk_may_contain_reasoning_and_text() -> None:
     both = {"choices": [{"index": 0, "delta": {"reasoning_content": "Hm.", "content": "Yes."}}]}
     with serving(streams(both, piece("", "stop"))) as script:
-        deltas = [event for event in asked(script, request("Hi")) if isinstance(event, Delta)]
+        deltas = [event for event in events_of(script, request("Hi")) if isinstance(event, Delta)]
     assert [(delta.part, delta.text) for delta in deltas if delta.text] == [
         ("reasoning", "Hm."),
         ("text", "Yes."),
@@ -487,8 +487,8 @@ def test_a_chunk_may_contain_reasoning_and_text() -> None:
 def test_reasoning_counts_as_tokens_but_not_as_a_stop_string() -> None:
     chunks = (reasoning("STOP"), piece("a"), piece("STOP"), piece("b"), piece("", "stop"))
     with serving(streams(*chunks)) as script:
-        events = asked(script, request("Hi", stop=("STOP",)))
-        cut = asked(script, request("Hi", max_tokens=1))
+        events = events_of(script, request("Hi", stop=("STOP",)))
+        cut = events_of(script, request("Hi", max_tokens=1))
     assert text_of(events) == "STOPa"
     assert ending(events).stop_reason is StopReason.STOP_STRING
     assert ending(events).usage.completion_tokens == 3

@@ -21,7 +21,6 @@ from chatlm.tui.engine_loader import Ready
 from chatlm.types.messages import StopReason
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import (
-    PATIENCE,
     Asked,
     Handler,
     breaks_off,
@@ -33,6 +32,7 @@ from tests.plugins.openai_server import (
     serving,
 )
 from tests.tui.support import plain, until
+from tests.waiting import PATIENCE
 
 UNREACHABLE = "http://127.0.0.1:9/v1"
 KEY = "sk-very-secret-0123456789"
@@ -58,16 +58,16 @@ def test_models_of_all_endpoints_are_listed_with_the_local_ones(home: Path) -> N
 def test_models_are_listed(home: Path) -> None:
     with serving(models=MODELS) as script:
         shown = chatlm("openai", "models", script.url)
-        told = chatlm("openai", "models", "gpu", "--json",
+        listed = chatlm("openai", "models", "gpu", "--json",
                       CHATLM_OPENAI_ENDPOINTS=f'["gpu {script.url}"]')  # fmt: skip
         first = chatlm("openai", "models", CHATLM_OPENAI_ENDPOINTS=f'["gpu {script.url}"]')
     assert (shown.returncode, shown.stderr) == (0, "")
     assert [line.split("  ")[-1] for line in shown.stdout.splitlines()] == [
         "4,096 tokens", "4,096 tokens, on big",
     ]  # fmt: skip
-    assert "\x1b" not in shown.stdout + told.stdout
+    assert "\x1b" not in shown.stdout + listed.stdout
     assert first.stdout == shown.stdout
-    rows = json.loads(told.stdout)
+    rows = json.loads(listed.stdout)
     assert rows[0] == {"name": "big", "model": "openai:big@gpu", "context": 4096, "parent": None}
     assert [row["name"] for row in rows] == ["big", "pirate\x1b[31m"]
 

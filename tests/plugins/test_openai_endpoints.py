@@ -1,4 +1,4 @@
-"""What stands behind `openai:`, the keys, and what a server says, taken apart."""
+"""Parsing of `openai:` names, keys and responses of servers."""
 
 from __future__ import annotations
 

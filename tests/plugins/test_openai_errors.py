@@ -1,4 +1,4 @@
-"""All that may go wrong with a server: told in words, with a next step, and tried again or not."""
+"""Failures of servers: reported with a next step, and retried where that can help."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from chatlm import (
 )
 from chatlm_openai.engine import open_engine
 from tests.plugins.openai_server import (
-    PATIENCE,
     Act,
     Asked,
     Handler,
@@ -40,6 +39,7 @@ from tests.plugins.openai_server import (
     streams,
 )
 from tests.plugins.test_openai import request
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -47,7 +47,7 @@ KEY = "sk-very-secret-0123456789"
 
 
 def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple[str, ChatlmError]:
-    """What was said, and how it ended; it must fail."""
+    """Return the text and the error; the stream must fail."""
     said = ""
     with closing(open_engine(f"m@{script.url}")) as engine, pytest.raises(ChatlmError) as raised:
         for event in engine.stream(asking or request("Hi")):
@@ -58,7 +58,7 @@ def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple
     return said, error
 
 
-def said(script: Script, asking: Request | None = None) -> str:
+def text_of(script: Script, asking: Request | None = None) -> str:
     with closing(open_engine(f"m@{script.url}")) as engine:
         events = list(engine.stream(asking or request("Hi")))
     assert isinstance(events[-1], Finished)
@@ -184,7 +184,7 @@ def test_a_rate_limited_request_is_retried() -> None:
     busy = refuses(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.7"})
     with serving(busy, busy, says("Hello")) as script:
         started = time.monotonic()
-        assert said(script) == "Hello"
+        assert text_of(script) == "Hello"
         assert time.monotonic() - started >= 1.4
     assert len(script.asked) == 3
     assert script.asked[0].body == script.asked[2].body
@@ -193,7 +193,7 @@ def test_a_rate_limited_request_is_retried() -> None:
 @pytest.mark.parametrize("status", [502, 503])
 def test_a_busy_server_is_retried(status: int) -> None:
     with serving(refuses(status, b"<html>Bad gateway</html>"), says("Hello")) as script:
-        assert said(script) == "Hello"
+        assert text_of(script) == "Hello"
     assert len(script.asked) == 2
 
 
@@ -241,7 +241,7 @@ def test_a_chat_that_is_too_long(body: Any) -> None:
     assert isinstance(error, ContextTooLong)
     assert "too long for m" in error.message
     assert "/context" in error.hint
-    assert "chatlm config set context N" in error.hint  # holds also where the server says more
+    assert "chatlm config set context N" in error.hint  # applies even where the server reports more
 
 
 def test_a_chat_that_is_too_long_within_the_stream() -> None:
@@ -283,7 +283,7 @@ def test_max_completion_tokens_is_used_if_required() -> None:
         says(str(asked.body["max_completion_tokens"]))(handler, asked)
 
     with serving(wants_the_other) as script:
-        assert said(script, request("Hi", max_tokens=77)) == "77"
+        assert text_of(script, request("Hi", max_tokens=77)) == "77"
 
 
 def test_a_server_that_cannot_continue_a_reply() -> None:
@@ -312,7 +312,7 @@ def test_no_reply_at_all() -> None:
 
 def test_a_reply_with_a_finish_reason_is_complete() -> None:
     with serving(breaks_off(piece("All"), piece("", "stop"))) as script:
-        assert said(script) == "All"
+        assert text_of(script) == "All"
 
 
 def test_a_failure_during_a_reply() -> None:
@@ -404,7 +404,7 @@ def test_a_slow_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         handler.end()
 
     with serving(slow) as script:
-        assert said(script) == "0123456"
+        assert text_of(script) == "0123456"
 
 
 def test_server_messages_cannot_control_the_terminal() -> None:
@@ -417,12 +417,12 @@ def test_server_messages_cannot_control_the_terminal() -> None:
 
 def test_half_a_character_can_be_stored() -> None:
     with serving(streams(r'{"choices":[{"delta":{"content":"a\ud83d"}}]}', piece("", "stop"))) as s:
-        assert said(s) == "a\ufffd"
+        assert text_of(s) == "a\ufffd"
 
 
 @contextmanager
 def with_tls(folder: Path) -> Iterator[str]:
-    """A server with a certificate that nobody signed; gives its base URL."""
+    """Run a server with a self-signed certificate; yield its base URL."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
          "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem",

@@ -72,13 +72,13 @@ def test_openais_client_reads_logprobs_whole_and_streamed(
 ) -> None:
     expected = tokens_of(list(local.stream(request())))
     choice = ask(client, top_logprobs=2).choices[0]
-    told = choice.logprobs.content
-    assert [bytes(each.bytes) for each in told] == [each.bytes for each in expected]
-    assert [each.logprob for each in told] == [each.logprob for each in expected]
-    assert [[(top.token, top.logprob) for top in each.top_logprobs] for each in told] == [
+    received = choice.logprobs.content
+    assert [bytes(each.bytes) for each in received] == [each.bytes for each in expected]
+    assert [each.logprob for each in received] == [each.logprob for each in expected]
+    assert [[(top.token, top.logprob) for top in each.top_logprobs] for each in received] == [
         [(top.text, top.logprob) for top in each.top_logprobs] for each in expected
     ]
-    assert "".join(each.token for each in told) == choice.message.content
+    assert "".join(each.token for each in received) == choice.message.content
 
     text, streamed = "", list[Any]()
     for chunk in ask(client, top_logprobs=2, stream=True):
@@ -86,7 +86,7 @@ def test_openais_client_reads_logprobs_whole_and_streamed(
         text += part.delta.content or ""
         streamed += part.logprobs.content if part.logprobs else []
         assert text.startswith("".join(each.token for each in streamed))
-    assert [each.model_dump() for each in streamed] == [each.model_dump() for each in told]
+    assert [each.model_dump() for each in streamed] == [each.model_dump() for each in received]
     assert text == choice.message.content
 
 
@@ -104,8 +104,8 @@ def test_logprobs_do_not_include_a_stop_string(client: OpenAI, stream: bool) -> 
     stop = whole.message.content[len(tokens[0] + tokens[1]) + 1 :][:7]  # begins within a token
     reply = ask(client, temperature=0, stop=stop, stream=stream)
     choices = [chunk.choices[0] for chunk in reply] if stream else [reply.choices[0]]
-    told = [each.token for c in choices if c.logprobs for each in c.logprobs.content]
-    assert told == tokens[:2]
+    received = [each.token for c in choices if c.logprobs for each in c.logprobs.content]
+    assert received == tokens[:2]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def row(token: str, logprob: Any = -0.5, **more: Any) -> dict[str, Any]:
     return {"token": token, "logprob": logprob} | more
 
 
-def told(*rows: Any) -> dict[str, Any]:
+def logprobs_of(*rows: Any) -> dict[str, Any]:
     return {"logprobs": {"content": list(rows)}}
 
 
@@ -149,9 +149,9 @@ def test_logprobs_are_requested_only_if_wanted() -> None:
 
 
 def test_logprobs_of_withheld_text_come_with_the_text() -> None:
-    """The server does not know stop strings, and gives a token that ends the reply as well."""
-    pieces = [piece(text, **told(row(text))) for text in ("one", " tw", "o", " three")]
-    end = piece("", "stop", **told(row("<|im_end|>")))
+    """The server ignores stop strings, and sends a token that also ends the reply."""
+    pieces = [piece(text, **logprobs_of(row(text))) for text in ("one", " tw", "o", " three")]
+    end = piece("", "stop", **logprobs_of(row("<|im_end|>")))
     events = asked_of(*pieces, end, stop=("two", "three four"))
     assert [(e.text, [t.text for t in e.logprobs]) for e in events if isinstance(e, Delta)] == [
         ("one", ["one"]), (" ", []), ("", []),
@@ -164,7 +164,7 @@ def test_bytes_take_precedence_and_partial_characters_wait() -> None:
     first, second = row("\\xc3", bytes=[0xC3]), row("\\xa9", -1, bytes=[0xA9])
     top = [row("x", -3.0), row("y", -4.0, bytes=None)]
     events = asked_of(
-        piece("", **told(first)), piece("é", **told(second | {"top_logprobs": top})),
+        piece("", **logprobs_of(first)), piece("é", **logprobs_of(second | {"top_logprobs": top})),
         piece("", "stop"),
     )  # fmt: skip
     alternatives = (TokenLogprob(b"x", -3.0), TokenLogprob(b"y", -4.0))
@@ -173,10 +173,10 @@ def test_bytes_take_precedence_and_partial_characters_wait() -> None:
     ]  # fmt: skip
 
 
-def test_thoughts_are_not_told() -> None:
+def test_reasoning_has_no_logprobs() -> None:
     delta = {"reasoning_content": "Hmm"}
-    thought = {"choices": [{"index": 0, "delta": delta, **told(row("Hmm"))}]}
-    events = asked_of(thought, piece("Yes", **told(row("Yes"))), piece("", "stop"))
+    thought = {"choices": [{"index": 0, "delta": delta, **logprobs_of(row("Hmm"))}]}
+    events = asked_of(thought, piece("Yes", **logprobs_of(row("Yes"))), piece("", "stop"))
     assert [token.text for token in tokens_of(events)] == ["Yes"]
 
 
@@ -185,9 +185,11 @@ def test_thoughts_are_not_told() -> None:
     [
         {"logprobs": 7},
         {"logprobs": {"content": "x"}},
-        told("x", None, {}),
-        told(row("a", "low"), row("a", None), row("a", math.nan), row("a", True), row("a", False)),
-        told(row("a", -(10**400)), row("a", 0.7), row("a", -1e9)),
+        logprobs_of("x", None, {}),
+        logprobs_of(
+            row("a", "low"), row("a", None), row("a", math.nan), row("a", True), row("a", False)
+        ),
+        logprobs_of(row("a", -(10**400)), row("a", 0.7), row("a", -1e9)),
     ],
 )
 def test_invalid_logprobs_are_ignored(nonsense: dict[str, Any]) -> None:
@@ -198,7 +200,7 @@ def test_invalid_logprobs_are_ignored(nonsense: dict[str, Any]) -> None:
 @pytest.mark.parametrize("wrong", [[256], ["a"], [1.5], [None]])
 def test_invalid_token_bytes_are_refused(wrong: list[Any]) -> None:
     with pytest.raises(EngineError, match="the bytes of a token are invalid"):
-        asked_of(piece("a", **told(row("a", bytes=wrong))), piece("", "stop"))
+        asked_of(piece("a", **logprobs_of(row("a", bytes=wrong))), piece("", "stop"))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_server_that_ignores_logprobs_is_reported() -> None:
 
 def test_a_hopeless_token_has_a_perplexity_too() -> None:
     """Servers write -9999 for a token that is not among those that they look at."""
-    hopeless = piece("a", "stop", **told(row("a", -9999.0)))
+    hopeless = piece("a", "stop", **logprobs_of(row("a", -9999.0)))
     with serving(streams(hopeless)) as script:
         done = chatlm("ask", "--json", "--logprobs", "0", "-m", script.model, "Hi")
     answer = json.loads(done.stdout)["logprobs"]

@@ -20,11 +20,9 @@ from chatlm import ContinuationUnsupported, Delta, EngineError, Finished, StopRe
 from chatlm_openai.engine import open_engine
 from tests.plugins.arena import chatlm
 from tests.plugins.test_openai import ending, request, text_of
+from tests.waiting import PATIENCE
 
 pytest.importorskip("fastapi", reason="needs transformers[serving], which chatlm[dev] brings")
-
-STARTS = 120.0
-"""Seconds that the server may take to start, with torch to import."""
 
 QUESTION = "What is the capital of France?"
 
@@ -41,7 +39,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
              "serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
             stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
-    deadline = time.monotonic() + STARTS
+    deadline = time.monotonic() + PATIENCE
     base = f"http://127.0.0.1:{port}/v1"
     try:
         while not _answers(f"{base}/models"):
@@ -51,7 +49,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield base
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def _answers(url: str) -> bool:

@@ -33,7 +33,7 @@ TEXTS = {
 
 
 class Watched:
-    """A work that notes what it is told, and may be cancelled at one of its steps."""
+    """Records the progress of work, and may cancel it at one of its steps."""
 
     def __init__(self, cancel_at: int = 0) -> None:
         self.seen: list[tuple[int, int | None, str]] = []
@@ -45,12 +45,6 @@ class Watched:
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self.seen.append((done, total, note))
-
-
-@pytest.fixture
-def rag_home(home: Path) -> Path:
-    models.lend(home, models.embedder_model())
-    return home
 
 
 @pytest.fixture

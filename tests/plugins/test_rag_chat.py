@@ -141,9 +141,11 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
 @pytest.mark.usefixtures("documents")
 def test_a_question_about_something_else_is_refused_once() -> None:
     with chat("2.5 million light years.") as (session, engine):
-        with pytest.raises(UsageError, match="Nothing relevant in house; nothing was sent") as told:
+        with pytest.raises(
+            UsageError, match="Nothing relevant in house; nothing was sent"
+        ) as caught:
             say(session, SPACE)
-        assert told.value.hint.startswith("Send it again to ask the model without documents.")
+        assert caught.value.hint.startswith("Send it again to ask the model without documents.")
         assert session.conversation is None, "nothing is stored"
         turn = say(session, SPACE)
         assert engine.requests[-1].messages[-1].text == SPACE
@@ -166,9 +168,9 @@ def test_an_index_that_cannot_be_used_stops_the_message(index: str) -> None:
         if not index:
             assert say(session, "Hi").annotations == ()
             return
-        with pytest.raises(UsageError, match=r"Nothing was sent\. There is no index") as told:
+        with pytest.raises(UsageError, match=r"Nothing was sent\. There is no index") as caught:
             say(session, "Hi")
-        assert told.value.hint.endswith("/rag off stops the search in this chat.")
+        assert caught.value.hint.endswith("/rag off stops the search in this chat.")
 
 
 @pytest.mark.parametrize("kept", [{"index": 5}, {"index": None}, {"other": "x"}])
@@ -239,9 +241,9 @@ def test_a_chat_starts_and_stops_using_an_index() -> None:
     assert ui.state == {"index": ""}
     with pytest.raises(UsageError, match="This chat uses no index"):
         actions.rag_command(ui, "off")
-    with pytest.raises(UsageError, match="There is no index 'hous'") as told:
+    with pytest.raises(UsageError, match="There is no index 'hous'") as caught:
         actions.rag_command(ui, "hous")
-    assert told.value.hint == "Did you mean house?"
+    assert caught.value.hint == "Did you mean house?"
     actions.rag_command(ui, "")
     assert ui.called("open_screen") == [{"name": actions.PICKER, "argument": ""}]
 
@@ -329,8 +331,8 @@ def test_why_shows_ranks_scores_and_runners_up() -> None:
         turn = say(session, CATS)
         ui = remembering(session.conversation)
         ui.passages = session.store.passages(turn.id)
-        told = explain.explain_turn(ui)
-    lines = told.split("\n")
+        text = explain.explain_turn(ui)
+    lines = text.split("\n")
     assert lines[0] == f"Question    {CATS}"
     assert lines[1].startswith("Found       3 from house; confidence 0.")
     assert lines[4].split()[:3] == ["[1]", "1.000", "#1"]
@@ -358,9 +360,9 @@ def test_the_model_writes_questions_that_test_the_index(monkeypatch: pytest.Monk
     texts = [next(made[word] for word in made if word in piece.text) for piece in order]
     engine = ScriptedEngine(*texts)
     ui = remembering(engine=engine)
-    told = self_test.run(ui)
-    assert "house: 2 questions, 4 documents" in told
-    assert "How long is bread baked?" in told
+    report = self_test.run(ui)
+    assert "house: 2 questions, 4 documents" in report
+    assert "How long is bread baked?" in report
     assert all(
         request.messages[0].text.endswith(self_test._INSTRUCTION) for request in engine.requests
     )

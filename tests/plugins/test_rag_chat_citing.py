@@ -1,4 +1,4 @@
-"""Which passages a reply names, and whether they say what it says."""
+"""Citations of a reply, and whether the passages support it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOILER = passage("The boiler is serviced each October; error E17 means too littl
 BOTH = [PETS, BOILER]
 
 
-def said(reply: str) -> list[tuple[str, str]]:
+def annotations_of(reply: str) -> list[tuple[str, str]]:
     return [(label.name, label.value) for label in reply_annotations(reply, BOTH)]
 
 
@@ -48,7 +48,7 @@ def said(reply: str) -> list[tuple[str, str]]:
 def test_each_citation_is_checked_against_its_passage(
     reply: str, expected: list[tuple[str, str]]
 ) -> None:
-    assert [(name, value.rpartition(": ")[2]) for name, value in said(reply)] == expected
+    assert [(name, value.rpartition(": ")[2]) for name, value in annotations_of(reply)] == expected
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_each_citation_is_checked_against_its_passage(
     ],
 )
 def test_a_reply_without_support_says_so(reply: str) -> None:
-    assert said(reply) == [("sources", NO_SUPPORT)]
+    assert annotations_of(reply) == [("sources", NO_SUPPORT)]
 
 
 def test_a_number_in_inline_code_is_not_a_citation() -> None:
-    assert said("`rows[1]` the boiler is serviced each October")[0][0] == "[2]"
+    assert annotations_of("`rows[1]` the boiler is serviced each October")[0][0] == "[2]"
 
 
 def test_an_annotation_names_file_heading_and_score() -> None:

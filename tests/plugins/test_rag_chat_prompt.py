@@ -1,4 +1,4 @@
-"""What the model reads of passages, which of them, and what documents cannot do to it."""
+"""The prompt with passages: which of them it has, and that documents cannot forge parts of it."""
 
 from __future__ import annotations
 

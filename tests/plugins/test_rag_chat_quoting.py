@@ -1,4 +1,4 @@
-"""What is quoted of passages, and when a model is asked instead."""
+"""Quoting statements from passages, and when a model is used instead."""
 
 from __future__ import annotations
 

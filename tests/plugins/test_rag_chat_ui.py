@@ -32,7 +32,7 @@ from chatlm_rag.screens.picker import RagPicker
 from chatlm_rag.screens.sources import RagSources
 from tests.plugins.rag_chats import CATS, NAME, answered, house, passage
 from tests.plugins.ui import RememberingUi, RememberingWork
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -108,7 +108,7 @@ def marked(pilot: Pilot[None]) -> int | None:
 
 async def test_the_panel_shows_each_passage_and_the_marked_one_in_full() -> None:
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         assert "2 passages from house for “Are cats allowed in the flat?”" in everything_visible(
             pilot
         )
@@ -134,7 +134,7 @@ async def test_the_words_of_the_question_are_marked() -> None:
     assert found == ["CAT", "Cats", "allow", "flats"]
     assert list(bm25.matching_spans(text, "the of")) == []
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         prompt = pilot.app.screen.query_one(OptionList).options[0].prompt
         assert isinstance(prompt, Content)
         lines = [span for span in prompt.spans if "underline" in str(span.style)]
@@ -160,7 +160,7 @@ async def test_a_number_jumps_to_its_passage_also_before_the_panel_is_shown() ->
 async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
     ui = remembering()
     async with PanelApp(ui).run_test(size=(60, 40)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         pilot.app.screen.query_one(OptionList).highlighted = 1
         await pilot.pause()
         panel = pilot.app.screen.query_one(RagSources)
@@ -195,7 +195,7 @@ async def test_hostile_passages_are_only_drawn(shared_data: Path) -> None:
     ui = remembering()
     ui.passages = hostile
     async with PanelApp(ui).run_test(size=(60, 40)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         listed = pilot.app.screen.query_one(OptionList)
         for number in range(len(hostile)):
             listed.highlighted = number
@@ -208,7 +208,7 @@ async def test_hostile_passages_are_only_drawn(shared_data: Path) -> None:
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 def test_picture_of_the_panel(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         pilot.app.screen.query_one(OptionList).focus()
 
     assert snap_compare(PanelApp(remembering(), theme), terminal_size=size, run_before=still(steps))
@@ -266,14 +266,14 @@ async def test_enter_says_why_a_file_cannot_be_opened(monkeypatch: pytest.Monkey
     ui.passages = [gone, here, dataclasses.replace(PETS, details={})]
     monkeypatch.setenv("VISUAL", sys.executable)
     async with PanelApp(ui).run_test(size=(60, 40)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         pilot.app.screen.query_one(OptionList).focus()
         await pilot.press("enter", "down", "enter", "down", "enter")
         await pilot.pause()
-    told = [call["text"] for call in ui.called("notify")]
-    assert told[0].startswith("/nowhere/gone.md does not exist.")
-    assert told[1] == "This terminal cannot open an editor.", "a test has no terminal"
-    assert told[2] == "The file of this passage is unknown."
+    notices = [call["text"] for call in ui.called("notify")]
+    assert notices[0].startswith("/nowhere/gone.md does not exist.")
+    assert notices[1] == "This terminal cannot open an editor.", "a test has no terminal"
+    assert notices[2] == "The file of this passage is unknown."
 
 
 # --- the list of indices -------------------------------------------------------------------------
@@ -283,7 +283,7 @@ async def test_enter_says_why_a_file_cannot_be_opened(monkeypatch: pytest.Monkey
 async def test_enter_selects_an_index_and_then_none() -> None:
     ui = remembering(Conversation(1))
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         assert rows(pilot)[0].startswith("house ")
         assert "4 passages from 3 files, built " in rows(pilot)[0]
         assert "comes with chatlm" in rows(pilot)[1]
@@ -292,7 +292,7 @@ async def test_enter_selects_an_index_and_then_none() -> None:
         assert not isinstance(pilot.app.screen, RagPicker)
     assert ui.state == {"index": NAME}
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
-        await settled(pilot, lambda: marked(pilot) == 1)
+        await until(pilot, lambda: marked(pilot) == 1)
         assert "in use · " in rows(pilot)[1]
         await pilot.press("up", "enter")
         await pilot.pause()
@@ -313,7 +313,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_selected(
     evil.mkdir()
     ui = remembering(Conversation(1))
     async with CardApp(RagPicker(ui)).run_test(size=(110, 30)) as pilot:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
         bad, unfinished, *others = rows(pilot)
         assert "The index bad cannot be read: manifest.json is damaged." in bad
         assert "not finished; Enter continues the build" in unfinished
@@ -345,7 +345,7 @@ def test_picture_of_the_list(
     ui = remembering(Conversation(1, plugin_data={"rag": {"index": index}} if index else {}))
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: rows(pilot))
+        await until(pilot, lambda: rows(pilot))
 
     assert snap_compare(CardApp(RagPicker(ui)), terminal_size=size, run_before=still(steps))
 
@@ -354,7 +354,7 @@ async def test_a_sheet_draws_hostile_text_and_closes() -> None:
     async with CardApp(TextCard("Your documents", "one\n\x1b[2J [b]two[/b]")).run_test(
         size=(80, 24)
     ) as pilot:
-        await settled(pilot, lambda: "␛[2J [b]two[/b]" in everything_visible(pilot))
+        await until(pilot, lambda: "␛[2J [b]two[/b]" in everything_visible(pilot))
         await pilot.press("escape")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, TextCard)
@@ -387,7 +387,7 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await idle(pilot)
             assert chat_of(pilot).composer.text == "How far away is the Andromeda galaxy?"
             assert any(
-                "Nothing relevant in house; nothing was sent." in told for told in toasts(pilot)
+                "Nothing relevant in house; nothing was sent." in toast for toast in toasts(pilot)
             )
             await say(pilot, CATS)
             await idle(pilot)

@@ -1,10 +1,10 @@
-"""An index whose files are not what they were: an error that says so, whatever it is."""
+"""An index with damaged files: an error that says so, whatever the damage."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chatlm import ChatlmError
-from chatlm_rag.index import builder, folder
+from chatlm import ChatlmError, UsageError
+from chatlm_rag.index import builder, checksums, folder, manifest
 from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 from chatlm_rag.retrieval.search import Index
 from tests.plugins.rag_chats import CATS, NAME, house
@@ -33,8 +33,8 @@ def npy(array: NDArray[Any], *, pickled: bool = False) -> bytes:
     return file.getvalue()
 
 
-def spoiled(path: Path) -> Iterator[bytes]:
-    """What a disk, a half copy or somebody with bad intent may make of a file."""
+def damaged_versions(path: Path) -> Iterator[bytes]:
+    """Return damaged versions of a file: by a disk, a partial copy or an attacker."""
     content = path.read_bytes()
     yield from (b"", content[: len(content) // 2], bytes(len(content)), b"\xff" * len(content))
     if path.suffix == ".npy":
@@ -65,7 +65,7 @@ def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     shutil.copytree(place, whole)
     said = []
     for path in sorted(path for path in whole.rglob("*") if path.is_file()):
-        for number, content in enumerate(spoiled(path)):
+        for number, content in enumerate(damaged_versions(path)):
             for step in (ask,) if path.parent.name == "lexical" else (ask, change):
                 shutil.rmtree(place, ignore_errors=True)
                 shutil.copytree(whole, place)
@@ -85,9 +85,63 @@ def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     assert ask(documents)
 
 
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file, which no format notices."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def ask(_: Path) -> bool:
     index = Index.open(folder.find_index(NAME))
     return index.confidence(CATS, index.search(CATS)) > 0
+
+
+def verify(_: Path) -> None:
+    checksums.verify(folder.find_index(NAME))
+
+
+def update(documents: Path) -> None:
+    """Bring the index up to date with a new file."""
+    (documents / "new.txt").write_text("A new file.\n")
+    try:
+        builder.update(NAME, work())
+    finally:
+        (documents / "new.txt").unlink()
+
+
+@pytest.mark.parametrize("step", [ask, update, verify])
+def test_a_flipped_bit_is_noticed_in_every_file(
+    documents: Path, tmp_path: Path, step: Callable[[Path], object]
+) -> None:
+    place, whole = folder.find_index(NAME).path, tmp_path / "whole"
+    shutil.copytree(place, whole)
+    version = folder.find_index(NAME).current()
+    assert version
+    checksums.verify(folder.find_index(NAME))
+    for path in [path for path in version.rglob("*") if path.is_file()]:
+        if path.name in (manifest.FILE, checksums.FILE):
+            continue
+        flip(path)
+        name = path.relative_to(version).as_posix()
+        try:
+            with pytest.raises(ChatlmError, match=f"{name}: its content changed"):
+                step(documents)
+        finally:
+            shutil.rmtree(place)
+            shutil.copytree(whole, place)
+
+
+def test_an_index_of_an_earlier_chatlm_has_no_checksums(documents: Path) -> None:
+    version = folder.find_index(NAME).current()
+    assert version
+    file = version / checksums.FILE
+    content = file.read_bytes()
+    file.unlink()
+    assert ask(documents)
+    with pytest.raises(UsageError, match="has no checksums"):
+        checksums.verify(folder.find_index(NAME))
+    file.write_bytes(content)
 
 
 def change(documents: Path) -> None:

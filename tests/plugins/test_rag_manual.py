@@ -1,4 +1,4 @@
-"""The shipped index is that of the manual as it is now, and answers questions about chatlm."""
+"""The shipped index is up to date with the manual, and answers questions about chatlm."""
 
 from __future__ import annotations
 

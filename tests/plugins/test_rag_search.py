@@ -1,4 +1,4 @@
-"""Searching an index that the real embedder made: what is found, in which order, and why."""
+"""Searching an index built with the real embedder: hits, their order and scores."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_folder_without_an_embedder_is_refused(tmp_path: Path) -> None:
         Embedder(tmp_path).embed_query("x")
 
 
-def test_what_means_the_same_is_found_without_a_common_word(index: Index) -> None:
+def test_a_synonym_is_found_without_a_common_word(index: Index) -> None:
     found = index.search("Am I permitted to sublet my apartment?")
     assert found[0].chunk.source == "lease"
     assert found[0].dense.rank == 1
@@ -109,14 +109,14 @@ def test_other_forms_of_a_word_are_found(index: Index) -> None:
     assert index.search("bake")[0].lexical.score > 0
 
 
-def test_pieces_that_say_the_same_are_one(index: Index) -> None:
+def test_chunks_with_equal_text_are_merged(index: Index) -> None:
     found = index.search("Are cats allowed in the flat?", 20)
     sources = [each.chunk.source for each in found]
     assert ("pets" in sources) != ("pets-copy" in sources)
     assert {found[0].chunk.source, found[0].duplicates[0].source} == {"pets", "pets-copy"}
 
 
-def test_pieces_that_differ_in_a_number_stay_two(index: Index) -> None:
+def test_chunks_that_differ_in_a_number_stay_apart(index: Index) -> None:
     sources = [each.chunk.source for each in index.search("boiler error", 20)]
     assert {"heating", "heating-2019"} <= set(sources)
 
@@ -226,7 +226,7 @@ def test_eval_draws_the_scorecard(index: Index, tmp_path: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_eval_of_another_collection_is_told(index: Index, tmp_path: Path) -> None:
+def test_eval_of_another_collection_is_reported(index: Index, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="None of the judged documents"):
         chatlm_rag("eval", "flat", *judged(tmp_path, "1\tother\t1\n"))
     with pytest.raises(UsageError, match="No question"):
@@ -234,7 +234,7 @@ def test_eval_of_another_collection_is_told(index: Index, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["card", "card.gif", "no/card.png"])
-def test_a_plot_that_cannot_be_is_told_first(index: Index, tmp_path: Path, name: str) -> None:
+def test_an_impossible_plot_is_refused_first(index: Index, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"card|folder"):
         chatlm_rag("eval", "flat", *judged(tmp_path, ""), "--plot", str(tmp_path / name))
 

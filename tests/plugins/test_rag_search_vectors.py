@@ -27,7 +27,7 @@ def around_centres(count: int, dimension: int = 32) -> Matrix:
     return unit(centres[random.integers(50, size=count)] + noise)
 
 
-def written(folder: Path, matrix: Matrix) -> vectors.VectorIndex:
+def write_index(folder: Path, matrix: Matrix) -> vectors.VectorIndex:
     np.save(folder / EMBEDDINGS_FILE, matrix)
     vectors.write(folder, matrix)
     return vectors.load(folder)
@@ -35,7 +35,7 @@ def written(folder: Path, matrix: Matrix) -> vectors.VectorIndex:
 
 def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
     matrix = around_centres(3000)
-    opened = written(tmp_path, matrix)
+    opened = write_index(tmp_path, matrix)
     for query in around_centres(20):
         ids, cosines = opened.search(query, 15)
         assert ids.tolist() == np.argsort(-(matrix @ query))[:15].tolist()
@@ -45,7 +45,7 @@ def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
 
 def test_there_may_be_fewer_than_wanted(tmp_path: Path) -> None:
     matrix = around_centres(3)
-    ids, cosines = written(tmp_path, matrix).search(matrix[1], 10)
+    ids, cosines = write_index(tmp_path, matrix).search(matrix[1], 10)
     assert ids[0] == 1
     assert sorted(ids) == [0, 1, 2]
     assert cosines[0] == pytest.approx(1)
@@ -56,7 +56,7 @@ def test_among_many_most_of_the_nearest_are_found(
 ) -> None:
     monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 5000)
     matrix = around_centres(6000)
-    opened = written(tmp_path, matrix)
+    opened = write_index(tmp_path, matrix)
     assert (tmp_path / vectors.CELLS_FILE).stat().st_size < matrix.nbytes / 2
     hits = 0
     elsewhere = unit(np.random.default_rng(1).standard_normal((100, 32)))
@@ -75,7 +75,7 @@ def test_copies_of_a_vector_make_no_search_slow(
 ) -> None:
     monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     matrix = np.repeat(around_centres(20), 100, axis=0)
-    opened = written(tmp_path, matrix)
+    opened = write_index(tmp_path, matrix)
     _, cosines = opened.search(matrix[500], 10)
     assert cosines == pytest.approx(1)
     import faiss
@@ -89,18 +89,20 @@ def test_a_search_stays_right_while_the_files_are_replaced(
 ) -> None:
     monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     matrix = around_centres(2000)
-    opened = written(tmp_path, matrix)
+    opened = write_index(tmp_path, matrix)
     before = opened.search(matrix[7], 10)[0].tolist()
     for path in list(tmp_path.iterdir()):
         path.unlink()
-    written(tmp_path, around_centres(1200)[::-1])
+    write_index(tmp_path, around_centres(1200)[::-1])
     assert opened.search(matrix[7], 10)[0].tolist() == before
 
 
 @pytest.mark.parametrize("name", [EMBEDDINGS_FILE, vectors.CELLS_FILE])
-def test_a_damaged_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_damaged_file_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
-    written(tmp_path, around_centres(2000))
+    write_index(tmp_path, around_centres(2000))
     (tmp_path / name).write_bytes(b"not what it was")
     with pytest.raises((OSError, ValueError, RuntimeError)):
         vectors.load(tmp_path)

@@ -73,14 +73,14 @@ def test_wordings() -> None:
     assert not Shingles("word").is_near_duplicate(Shingles("other"))
 
 
-def found(text: str, cosine: float) -> SearchHit:
+def search_hit(text: str, cosine: float) -> SearchHit:
     piece = Chunk(0, text, "a", "", 0, len(text))
     return SearchHit(piece, 1.0, RankedScore(cosine, 1), RankedScore(0.0, 1))
 
 
 def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
     rarity = {"boiler": 3.0, "servic": 1.0}.__getitem__
-    passages = [found("The boiler.", 0.4), found("Bread.", 0.6)]
+    passages = [search_hit("The boiler.", 0.4), search_hit("Bread.", 0.6)]
     sure = relevance.confidence("Boiler service", passages, rarity)
     assert sure == pytest.approx((0.6 + 3 / 4) / 2)
     assert relevance.confidence("?!", passages, rarity) == 0.6

@@ -1,4 +1,4 @@
-"""What is read from people's files, and what is left out with its reason."""
+"""Reading documents, and skipping others with a reason."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -24,7 +26,9 @@ from chatlm import (
 )
 from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
+from chatlm_serve.completions import MAX_CHARACTERS_PER_TOKEN
 from tests.plugins.serve import MODEL, Echo, send, serving
+from tests.waiting import PATIENCE, wait_until
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -153,7 +157,7 @@ def test_too_long_a_prompt_is_refused_as_a_whole(client: OpenAI, stream: bool) -
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_no_message_is_left_out_in_silence(client: OpenAI, engine: Echo) -> None:
+def test_no_message_is_dropped_silently(client: OpenAI, engine: Echo) -> None:
     messages: Any = [
         {"role": role, "content": "long " * 1000} for role in ("user", "assistant") * 2
     ]
@@ -179,7 +183,7 @@ def test_a_refused_message_is_answered_by_the_reason(client: OpenAI, engine: Ech
     assert [message.text for message in engine.requests[-1].messages] == ["more"]
 
 
-def test_a_set_up_that_does_not_work_is_told(client: OpenAI) -> None:
+def test_a_set_up_that_does_not_work_is_reported(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="The index is gone"):
         ask(client, "break")
     with pytest.raises(openai.BadRequestError, match="a user message is empty"):
@@ -206,7 +210,7 @@ class Breaking(Echo):
         (ZeroDivisionError("secret"), "Internal server error"),
     ],
 )
-def test_an_engine_that_fails_is_told(error: Exception, said: str) -> None:
+def test_an_engine_that_fails_is_reported(error: Exception, said: str) -> None:
     with serving(Breaking(error)) as address:
         client = client_of(address)
         with pytest.raises(openai.InternalServerError, match=said) as caught:
@@ -243,7 +247,7 @@ def test_a_client_that_goes_away_stops_a_reply_that_comes_whole() -> None:
         assert engine.made - 1 <= made + 2
 
 
-def test_one_who_waits_and_goes_away_is_never_answered() -> None:
+def test_a_client_that_leaves_the_queue_is_never_answered() -> None:
     engine = Echo(delay=0.1)
     with serving(engine) as address:
         first = ask(client_of(address), WORDS[:150], stream=True)
@@ -255,6 +259,51 @@ def test_one_who_waits_and_goes_away_is_never_answered() -> None:
             WORDS[:150],
             "next",
         ]
+
+
+class Slow:
+    """Takes its time with one message, and notes all."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.begun, self.may_go_on = threading.Event(), threading.Event()
+
+    @hookimpl
+    def write_message(self, conversation: Conversation, text: str) -> None:
+        self.seen.append(text)
+        if text == "slow":
+            self.begun.set()
+            self.may_go_on.wait(PATIENCE)
+
+
+def test_a_request_that_is_slow_to_build_delays_no_running_reply() -> None:
+    """The reply is held until the slow one begins, and that one until the reply has ended."""
+    engine, plugin = Echo(), Slow()
+    with (
+        serving(engine, plugins=PluginHost([("slow", plugin)])) as address,
+        ThreadPoolExecutor() as pool,
+    ):
+        engine.may_speak.clear()
+        running = pool.submit(lambda: list(ask(client_of(address), WORDS, stream=True)))
+        wait_until(lambda: engine.requests)
+        slow = pool.submit(lambda: ask(client_of(address), "slow"))
+        assert plugin.begun.wait(PATIENCE)
+        engine.may_speak.set()
+        assert running.result(PATIENCE / 2)
+        plugin.may_go_on.set()
+        assert slow.result(PATIENCE).choices[0].message.content == "SLOW"
+
+
+def test_what_cannot_fit_the_context_is_refused_before_a_plugin_or_the_engine_sees_it() -> None:
+    engine, plugin = Echo(), Slow()
+    with serving(engine, plugins=PluginHost([("slow", plugin)])) as address:
+        limit = MAX_CHARACTERS_PER_TOKEN * engine.info.context_length
+        with pytest.raises(openai.BadRequestError, match="do not fit the context") as caught:
+            ask(client_of(address), "x" * (limit + 1))
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+        assert (plugin.seen, engine.requests) == ([], [])
+        ask(client_of(address), "x" * limit)
+        assert len(plugin.seen) == len(engine.requests) == 1
 
 
 async def test_a_full_queue_turns_away(engine: Echo, caplog: pytest.LogCaptureFixture) -> None:

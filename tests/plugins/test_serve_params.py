@@ -1,4 +1,4 @@
-"""What the endpoint makes of a request's body, and of a model's name."""
+"""Parsing a request's body and a model's name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [USER]} | fields
 
 
-def refused(**fields: Any) -> ApiError:
+def refusal_of(**fields: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
         parse_params(body(**fields), 2048)
     assert caught.value.status == 400
@@ -77,7 +77,7 @@ def test_all_that_is_supported_is_read() -> None:
     ],
 )
 def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
-    error = refused(**{field: value})
+    error = refusal_of(**{field: value})
     assert (error.param, error.code) == (field, "unsupported_parameter")
     assert field in error.message
 
@@ -118,7 +118,7 @@ def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(field: str, value: Any, param: str) -> None:
-    error = refused(**{field: value})
+    error = refusal_of(**{field: value})
     assert error.param == param
     assert error.message.startswith(param)
 
@@ -137,14 +137,14 @@ def test_logprobs_are_asked_for_as_in_openais_api(fields: Any, wanted: int | Non
 
 
 @pytest.mark.parametrize("number", [-1, 21, True, "3", 1.0])
-def test_a_wrong_number_of_top_logprobs_is_told(number: Any) -> None:
-    error = refused(logprobs=True, top_logprobs=number)
+def test_an_invalid_number_of_top_logprobs_is_refused(number: Any) -> None:
+    error = refusal_of(logprobs=True, top_logprobs=number)
     assert error.param == "top_logprobs"
     assert "must be" in error.message
 
 
 def test_only_one_limit_of_tokens_is_taken() -> None:
-    assert refused(max_tokens=1, max_completion_tokens=1).param == "max_tokens"
+    assert refusal_of(max_tokens=1, max_completion_tokens=1).param == "max_tokens"
 
 
 JSON = st.recursive(

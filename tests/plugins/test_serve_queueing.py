@@ -55,7 +55,7 @@ async def test_first_come_first_served(line: WorkQueue) -> None:
     assert log == ["a begins", "a ends", "b begins", "b ends"]
 
 
-async def test_a_full_line_takes_nobody_until_one_leaves(line: WorkQueue) -> None:
+async def test_a_full_queue_accepts_no_one_until_one_leaves(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
     running = line.stream(a.make)
@@ -94,7 +94,7 @@ async def test_what_a_generator_raises_is_raised(line: WorkQueue) -> None:
         await anext(line.stream(broken))
 
 
-async def test_at_the_end_all_are_told(line: WorkQueue) -> None:
+async def test_closing_notifies_all_that_wait(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
     both = [asyncio.create_task(everything(line.stream(steps.make))) for steps in (a, b)]
@@ -110,7 +110,7 @@ async def test_at_the_end_all_are_told(line: WorkQueue) -> None:
     assert log in (["a begins", "a ends"], [])
 
 
-async def test_one_that_has_ended_takes_no_place_however_slowly_it_is_read(line: WorkQueue) -> None:
+async def test_an_ended_stream_occupies_no_slot_however_slowly_it_is_read(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log, steps=3) for name in "abc")
     slow = [line.stream(steps.make) for steps in (a, b)]

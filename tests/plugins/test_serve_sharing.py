@@ -57,7 +57,7 @@ def text_of(event: EngineEvent | None) -> str:
     return event.text if isinstance(event, Delta) else ""
 
 
-def test_each_gets_its_own_and_one_step_serves_all() -> None:
+def test_each_stream_gets_its_own_tokens_and_one_step_serves_all() -> None:
     batch = Words()
     shared = SharedBatch(batch)
     running = [shared.stream(request(text)) for text in ("a b c d", "x - y", "p")]
@@ -73,7 +73,7 @@ def test_each_gets_its_own_and_one_step_serves_all() -> None:
     assert batch.steps == 5
 
 
-def test_one_that_fails_or_is_left_is_nothing_to_the_others() -> None:
+def test_a_failing_or_abandoned_stream_does_not_affect_the_others() -> None:
     batch = Words()
     shared = SharedBatch(batch)
     left, failing, other = (shared.stream(request(text)) for text in ("a b c", "q !", "x y z"))

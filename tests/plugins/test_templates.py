@@ -33,7 +33,7 @@ def write(folder: Path, text: str, name: str = "try.yaml") -> Path:
 
 
 def back(text: str) -> str:
-    """What `as_data` was given."""
+    """The argument of `as_data`."""
     return text.replace("&lt;", "<").replace("&amp;", "&")
 
 
@@ -112,7 +112,9 @@ def test_typed_text_is_the_message_of_a_template_without_one() -> None:
         ({"body": "x", "style": "a\u2028b"}, "", "text on one line", ""),
     ],
 )
-def test_a_wrong_value_is_told(values: dict[str, str], typed: str, said: str, hint: str) -> None:
+def test_a_wrong_value_is_reported(
+    values: dict[str, str], typed: str, said: str, hint: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         render_template(NOTE, values, typed)
     assert said in caught.value.message
@@ -219,7 +221,7 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
         ("user: &a [*a]", 1, "single value"),
     ],
 )
-def test_a_wrong_file_is_told_with_its_line(
+def test_a_wrong_file_is_reported_with_its_line(
     tmp_path: Path, text: str, line: int, said: str
 ) -> None:
     path = write(tmp_path, text)
@@ -229,7 +231,7 @@ def test_a_wrong_file_is_told_with_its_line(
     assert (caught.value.path, caught.value.line) == (path, line)
 
 
-def test_deep_nesting_is_told(tmp_path: Path) -> None:
+def test_deep_nesting_is_reported(tmp_path: Path) -> None:
     for text in ("user: " + "[" * 2000, "user: '{{ " + "(" * 2000 + "'"):
         with pytest.raises(TemplateFileError, match="nested too deeply"):
             read_template(write(tmp_path, text))
@@ -257,7 +259,7 @@ def test_what_could_run_long_or_far_is_refused(tmp_path: Path, text: str) -> Non
         read_template(write(tmp_path, json.dumps({"user": text})))
 
 
-def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"user: a\nsystem: \xe9")
     huge = write(tmp_path, "user: " + "x" * MAX_BYTES, "huge.yaml")

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import chatlm_templates.plugin
-from chatlm import Conversation, Message, Sampling, UsageError
+from chatlm import (
+    Conversation,
+    Message,
+    RenderedTemplate,
+    Sampling,
+    SideChats,
+    TemplateRenderer,
+    Ui,
+    UsageError,
+    hookimpl,
+)
 from chatlm.chat.session import ChatSession
+from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.config.config import Config
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
@@ -79,7 +92,7 @@ def test_each_message_goes_through_the_template(note: Path) -> None:
     assert chat.plugins.all_faults == []
 
 
-def test_the_template_fills_what_the_person_leaves_open(note: Path) -> None:
+def test_the_template_fills_what_the_user_leaves_open(note: Path) -> None:
     engine = ScriptedEngine("One.", "Two.")
     chat = session(
         engine,
@@ -107,10 +120,10 @@ def test_other_chats_are_left_alone(note: Path) -> None:
         ("variables: {words: {}}\ninput: words\nuser: '{{ words }}'", "no variable 'tone'"),
     ],
 )
-def test_what_cannot_be_used_lets_nothing_be_sent(note: Path, spoil: str | None, said: str) -> None:
+def test_an_unusable_template_stops_the_message(note: Path, spoil: str | None, said: str) -> None:
     chat = session(ScriptedEngine("One."), {"template": "note", "values": {"tone": "kind"}})
     note.write_text(spoil) if spoil else note.unlink()
-    for _ in range(4):  # as often as the person tries: it is no failure of the plugin
+    for _ in range(4):  # however often the user tries: it is no failure of the plugin
         with pytest.raises(UsageError, match="Nothing was sent") as caught:
             say(chat, "Hello")
         assert said in caught.value.message
@@ -140,7 +153,7 @@ def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
         {"template": "assistant", "values": "x", "system": [], "before": 1, "as_is": {}},
     ],
 )
-def test_what_a_file_brought_harms_nothing(home: Path, kept: dict[str, Any]) -> None:
+def test_invalid_stored_values_harm_nothing(home: Path, kept: dict[str, Any]) -> None:
     chat = session(ScriptedEngine("One."), kept)
     assert say(chat, "Hello").user.text == "Hello"
     assert chat.plugins.all_faults == []
@@ -224,13 +237,13 @@ def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
     assert ui.called("insert_text") == [{"text": "Tell me a joke."}]
 
 
-def test_a_hint_is_told_and_not_followed(home: Path) -> None:
+def test_a_recommendation_is_shown_and_not_applied(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     actions.use_template(
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
-    (told,) = ui.called("notify")
-    assert "written for model qwen␛[2J, index manual" in told["text"]
+    (notice,) = ui.called("notify")
+    assert "written for model qwen␛[2J, index manual" in notice["text"]
     assert {name for name, _ in ui.calls} == {"set_chat", "set_state", "notify"}
 
 
@@ -284,7 +297,7 @@ def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
     assert chat_state.write_message(ui.conversation, "Hello", dict) is not None
 
 
-def test_validate_says_never_whose_it_is(home: Path) -> None:
+def test_validate_never_says_whose_reply_it_is(home: Path) -> None:
     ui = RememberingUi("templates", talk(2))
     slash_commands.validate(ui, "")
     (new,) = ui.called("new_chat")
@@ -324,7 +337,7 @@ def test_consolidate_waits_in_the_composer(home: Path) -> None:
     assert ui.work and ui.work.steps
 
 
-def test_consolidate_can_be_given_up(home: Path) -> None:
+def test_consolidate_can_be_cancelled(home: Path) -> None:
     ui = RememberingUi("templates", talk(1), ScriptedEngine("Never."), cancelled=True)
     slash_commands.consolidate(ui, "")
     assert ui.calls == []
@@ -350,8 +363,8 @@ def test_a_new_start_is_suggested_once(home: Path) -> None:
     assert ui.calls == []
     for _ in range(3):
         actions.suggest_consolidating(ui, ui.conversation)
-    (told,) = ui.called("notify")
-    assert "/consolidate" in told["text"]
+    (notice,) = ui.called("notify")
+    assert "/consolidate" in notice["text"]
 
 
 def test_hooks_suggest_it(home: Path) -> None:
@@ -385,3 +398,19 @@ def test_the_typed_words_are_found_listed_and_brought_back(note: Path) -> None:
     assert "Tone" not in to_markdown(chat.conversation)
     store.delete(chat.conversation.id)
     assert store.search("lighthouse") == []
+
+
+def test_a_template_of_another_plugin_only_starts_chats() -> None:
+    class Haikus:
+        @hookimpl
+        def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
+            register("haiku", lambda values, text, facts: RenderedTemplate(user=text))
+
+    class Screen:
+        def side_chats(self, report: Callable[[str], None]) -> SideChats:
+            host = PluginHost([("haikus", Haikus())])
+            return InMemorySideChats(Config(), host, lambda m, _: ScriptedEngine(), report)
+
+    with pytest.raises(UsageError, match="comes from the plugin haikus") as caught:
+        slash_commands.template(cast(Ui, Screen()), "haiku")
+    assert "chatlm ask -t haiku" in caught.value.hint

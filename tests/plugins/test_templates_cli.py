@@ -1,4 +1,4 @@
-"""`chatlm templates …` and `chatlm ask -t` as a person and a script use them."""
+"""`chatlm templates …` and `chatlm ask -t` for users and scripts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_shipped_set_is_checked(home: Path) -> None:
     assert [row for row in found if row["error"]] == []
 
 
-def test_a_broken_one_is_told_and_the_others_are_listed(home: Path) -> None:
+def test_a_broken_one_is_reported_and_the_others_are_listed(home: Path) -> None:
     (home / "prompts").mkdir(parents=True)
     (home / "prompts" / "bad.yaml").write_text("user: hi\nusr: x\n")
     listed = chatlm("templates", "list")
@@ -97,7 +97,7 @@ def test_a_dry_run_without_a_template(home: Path) -> None:
         (("-t", "explain", "--safe-mode", "Hi"), "There is no template 'explain'"),
     ],
 )
-def test_a_mistake_is_told(home: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_reported(home: Path, arguments: tuple[str, ...], said: str) -> None:
     done = chatlm("ask", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
@@ -130,7 +130,7 @@ def test_a_template_asks_the_real_model_and_stays_with_the_chat(chat_home: Path)
     assert "Good <b>day" in chatlm("chats", "list").stdout
 
 
-def test_a_template_that_is_gone_lets_nothing_be_sent(chat_home: Path) -> None:
+def test_a_missing_template_stops_the_message(chat_home: Path) -> None:
     mine = chat_home / "prompts" / "mine.yaml"
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("user: 'Be kind: {{ words }}'\nvariables: {words: {}}\ninput: words\n")

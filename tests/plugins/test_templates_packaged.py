@@ -9,6 +9,7 @@ from pathlib import Path
 
 import chatlm_templates.plugin
 from chatlm.plugin_host.host import PluginHost
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +36,6 @@ def test_the_hooks_are_cheap_to_import() -> None:
         "print(sorted({'yaml', 'jinja2', 'torch', 'textual'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert done.stdout.strip() == "[]"

@@ -22,18 +22,8 @@ from chatlm_templates.screens.fields import FieldTextArea, VariableField
 from chatlm_templates.screens.form import TemplateForm
 from chatlm_templates.screens.picker import TemplatePicker
 from tests.plugins.ui import RememberingUi
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
-from tests.tui.support import (
-    StillEngine,
-    app_of,
-    chat_of,
-    idle,
-    newest,
-    plain,
-    say,
-    toasts,
-    until,
-)
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
+from tests.tui.support import StillEngine, app_of, chat_of, idle, newest, plain, say, toasts, until
 
 KINDS = """\
 description: Every kind of variable.
@@ -139,7 +129,7 @@ async def test_nothing_is_found(prompts: Path) -> None:
 async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
     ui = remembering(engine=ScriptedEngine())
     async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
         assert "A poet for …" in text_of(pilot, "#made")
         await pilot.press(*"spring")
         assert "A poet for spring" in text_of(pilot, "#made")
@@ -157,7 +147,7 @@ async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
 
 async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
     async with CardApp(TemplateForm(remembering(), load_template("kinds"))).run_test() as pilot:
-        await settled(pilot, lambda: text_of(pilot, "#cost"))
+        await until(pilot, lambda: text_of(pilot, "#cost"))
         assert "once the model is loaded" in text_of(pilot, "#cost")
 
 
@@ -169,7 +159,7 @@ async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
         ("topic", "", "Required."),
     ],
 )
-async def test_a_wrong_value_is_told_beside_its_field(
+async def test_a_wrong_value_is_shown_next_to_its_field(
     prompts: Path, name: str, typed: str, said: str
 ) -> None:
     ui = remembering()
@@ -245,7 +235,7 @@ async def choose_translate(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: chat_of(pilot).conversation.plugin_data.get("templates"))
 
 
-async def test_a_chat_goes_by_a_template(home: Path) -> None:
+async def test_a_chat_uses_a_template(home: Path) -> None:
     engine = ScriptedEngine("Eins.", "Zwei.", "Drei.")
     async with program(engine).run_test(size=(120, 40)) as pilot:
         await choose_translate(pilot)
@@ -320,7 +310,7 @@ async def test_the_rest_of_a_name_is_suggested_after_the_command(prompts: Path) 
         await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
 
 
-async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> None:
+async def test_a_missing_template_puts_the_message_back(prompts: Path) -> None:
     engine = ScriptedEngine("So.")
     async with program(engine).run_test(size=(120, 40)) as pilot:
         await say(pilot, "/template kinds")
@@ -414,7 +404,7 @@ def test_picture_of_the_form(snap_compare: SnapCompare, home: Path, size: tuple[
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press(*"spring", "tab", "tab", "tab", *"many")
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
     app = CardApp(TemplateForm(remembering(engine=ScriptedEngine()), load_template("kinds")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -426,7 +416,7 @@ def test_picture_of_the_eight_parts(
 ) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press(*"A tree fell.")
-        await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
+        await until(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
     app = CardApp(
         TemplateForm(remembering(engine=ScriptedEngine()), load_template("insurance-claim"))

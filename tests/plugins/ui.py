@@ -1,4 +1,4 @@
-"""A screen of the chat for plugins' tests: it remembers what it was asked to do."""
+"""A `Ui` for tests of plugins, which records the calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chatlm.plugin_host.host import PluginHost
 
 
 class RememberingWork:
-    """A long work that a person may have cancelled."""
+    """Progress of work that the user may have cancelled."""
 
     def __init__(self, cancelled: bool) -> None:
         self.cancelled = cancelled
@@ -30,7 +30,7 @@ class RememberingUi:
         plugin: whose values `state` is about.
         conversation: the chat that is shown.
         engine: the loaded model.
-        cancelled: whether the person cancels every long work at once.
+        cancelled: whether the user cancels all work at once.
     """
 
     def __init__(

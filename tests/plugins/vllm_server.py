@@ -11,7 +11,7 @@ BASE = "big"
 
 
 class Vllm:
-    """What such a server knows.
+    """The state of such a server.
 
     Args:
         folders: paths on its machine at which there is an adapter.
@@ -58,14 +58,14 @@ class Vllm:
 
     def _load(self, handler: Handler, name: str, path: str) -> None:
         if name in self.adapters:
-            told = (
+            reason = (
                 f"The lora adapter '{name}' has already been loaded. If you want to load the "
                 "adapter in place, set 'load_inplace' to True."
             )
-            self._error(handler, 400, "InvalidUserInput", told)
+            self._error(handler, 400, "InvalidUserInput", reason)
         elif path not in self._folders:
-            told = f"Loading lora {name} failed: No adapter found for {path}"
-            self._error(handler, 404, "NotFoundError", told)
+            reason = f"Loading lora {name} failed: No adapter found for {path}"
+            self._error(handler, 404, "NotFoundError", reason)
         elif self.broken:
             self._error(handler, 500, "InternalServerError", self.broken)
         else:
@@ -85,8 +85,8 @@ class Vllm:
         """Say which model answers."""
         name = asked.body["model"]
         if name != BASE and name not in self.adapters:
-            told = f"The model `{name}` does not exist."
-            self._error(handler, 404, "NotFoundError", told)
+            reason = f"The model `{name}` does not exist."
+            self._error(handler, 404, "NotFoundError", reason)
             return
         says(f"I am {name}.")(handler, asked)
 

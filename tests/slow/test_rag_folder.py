@@ -25,7 +25,7 @@ FILES = 2000
 
 
 def sources() -> Iterator[Path]:
-    """Python files of this machine's Python and of what is installed for it, short ones."""
+    """Short Python files of this machine's Python and of its installed packages."""
     for name in ("stdlib", "purelib"):
         for path in sorted(Path(sysconfig.get_path(name)).rglob("*.py")):
             if path.is_file() and 300 <= path.stat().st_size <= 1500:
@@ -56,7 +56,7 @@ def test_a_folder_of_2000_files(home: Path, folder: Path) -> None:
         [*COMMAND, "build", "code", str(folder)], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    for line in process.stderr:  # it says how far it is
+    for line in process.stderr:  # it prints its progress
         if line.startswith("20 %"):
             break
     process.kill()

@@ -1,4 +1,4 @@
-"""What the retrieval has to reach on two collections, with one setting for both."""
+"""Retrieval quality that must be reached on two collections with one setting."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What the tests of the cards share: an app that shows one, and prompts to look at."""
+"""Shared by tests of cards: an app that shows one, and prompts."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from textual.widgets._footer import FooterKey
 from chatlm.tui.widgets.hints import Hints
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
-from tests.tui.support import PATIENCE, plain
+from tests.tui.support import plain, until
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]
@@ -27,7 +26,7 @@ both_sizes = pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24"
 
 
 class CardApp(App[None]):
-    """Shows one card, and remembers what it gave."""
+    """Shows one card, and records its results."""
 
     ENABLE_COMMAND_PALETTE = False
 
@@ -42,15 +41,6 @@ class CardApp(App[None]):
         self.push_screen(self.card, self.given.append)
 
 
-async def settled(pilot: Pilot[None], condition: Callable[[], object]) -> None:
-    """Let the app work until `condition` holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "this state never came"
-        await pilot.pause(0.01)
-    await pilot.pause()
-
-
 def still(steps: Steps) -> Steps:
     """The steps, with every cursor standing still and all keys at the foot."""
 
@@ -62,7 +52,7 @@ def still(steps: Steps) -> Steps:
             area.cursor_blink = False
         await steps(pilot)
         for footer in pilot.app.screen.query(Footer):
-            await settled(pilot, partial(footer.query, FooterKey))
+            await until(pilot, partial(footer.query, FooterKey))
         await pilot.pause()
 
     return run

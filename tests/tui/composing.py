@@ -1,4 +1,4 @@
-"""An app that has a composer and nothing else, and notes what comes out of it."""
+"""An app with only a composer, which records the messages posted by it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatlm.chat.attachments import read_text_file
 from chatlm.errors import UsageError
 from chatlm.tui.commands import Command
 from chatlm.tui.composer.attachments import FileReader
-from chatlm.tui.composer.completion import CompletionList
+from chatlm.tui.composer.completion import CompletionList, Matches, complete
 from chatlm.tui.composer.composer import Composer
 from tests.waiting import PATIENCE
 
@@ -34,7 +34,7 @@ COMMANDS = (
 
 
 class ComposerApp(App[None]):
-    """Keeps what the composer posts."""
+    """Records what the composer posts."""
 
     CSS = "Static { height: 1fr; } Composer { margin: 0 1; } Button { height: 1; }"
     ENABLE_COMMAND_PALETTE = False
@@ -111,6 +111,16 @@ class ComposerApp(App[None]):
         return self.composer.border_subtitle or ""
 
 
+def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:
+    """The completion of a text that ends at the cursor."""
+    values = {"theme": lambda typed: ["dracula", "nord"]}
+    return complete(before, COMMANDS, values, folder, is_whole_message=only)
+
+
+def labels(completion: Matches | None) -> list[str]:
+    return [candidate.label for candidate in completion.candidates] if completion else []
+
+
 class SlowReader:
     """Reads any file, but returns only when `release` is called; a plugin and a `FileReader`.
 
@@ -142,7 +152,7 @@ class SlowReader:
 
 
 def whole(app: ComposerApp) -> str:
-    """What composer and list draw, borders too."""
+    """Return the drawn text of composer and completion list, with borders."""
     drawn = []
     for widget in (app.composer, app.query_one(CompletionList)):
         region = Region(0, 0, *widget.outer_size)
@@ -159,6 +169,6 @@ async def type_keys(pilot: Pilot[None], text: str, *more: str) -> None:
 
 
 def burst(pilot: Pilot[None], *keys: str) -> None:
-    """Many keys at once, as after a moment in which the screen was busy."""
+    """Post many keys at once, as after a moment in which the screen was busy."""
     for key in keys:
         pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))

@@ -1,4 +1,4 @@
-"""What the UI tests share: engines that stand still on command, apps, and waiting for a state."""
+"""Shared by UI tests: engines that pause on demand, apps, and waiting for a state."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptRea
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import DEFAULT_SAMPLING
-
-PATIENCE = 20.0
+from tests.waiting import PATIENCE
 
 
 class StillEngine:
-    """Says fixed pieces at a speed that is always reported as 20 tokens/s, and may stand still.
+    """Streams fixed tokens, reported as 20 tokens/s, and may pause.
 
     Args:
-        pieces: one a token.
-        stand_after: after so many tokens only empty ones come until `go` is set.
-        reason: how each stream ends.
-        left_out: messages it says did not fit.
+        pieces: the tokens.
+        stand_after: number of tokens after which only empty ones follow until `go` is set.
+        reason: stop reason of each stream.
+        left_out: messages reported as omitted from the context.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class StillEngine:
         yield PromptReady(12, 8192, self._left_out)
         usage = Usage(12)
         for made, piece in enumerate(self._pieces, start=1):
-            time.sleep(2 / UPDATES_PER_SECOND)  # so that each token is shown by itself
+            time.sleep(2 / UPDATES_PER_SECOND)  # so that each token is shown alone
             usage = Usage(12, 0, made, 0.25, (made - 1) / 20)
             yield Delta(piece, usage=usage)
             while made == self._stand_after and not self.go.wait(0.02):
@@ -105,13 +104,14 @@ def make_app(
     theme: str = "textual-dark",
     keys: Mapping[str, str] | None = None,
     plugins: PluginHost | None = None,
+    auto_compact: bool = False,
 ) -> ChatApp:
-    """The app with a store in memory and a clock that stands still."""
+    """Return the app with a store in memory and a fixed clock."""
     return ChatApp(
         store or Store(None),
         open_engine or opens(engine or ScriptedEngine()),
         plugins=plugins,
-        config=Config(theme=theme, keys=keys or {}),
+        config=Config(theme=theme, keys=keys or {}, auto_compact=auto_compact),
         incognito=incognito,
         conversation_id=conversation_id,
         clock=lambda: 0.0,
@@ -135,8 +135,24 @@ async def say(pilot: Pilot[None], text: str) -> None:
 
 
 async def idle(pilot: Pilot[None]) -> None:
-    """Wait for the running turn to end."""
-    await until(pilot, lambda: not chat_of(pilot).busy)
+    """Wait for the running turn to end and the chat list to show it."""
+    await until(pilot, lambda: not chat_of(pilot).busy and chats_of(pilot).up_to_date)
+
+
+async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
+    """Run a command of the chat screen, as its key or slash command does."""
+    await app_of(pilot).chat_screen.action_command(command, argument)
+    await pilot.pause()
+
+
+async def leave(pilot: Pilot[None]) -> None:
+    """Close every card over the chat."""
+    for _ in range(4):
+        if pilot.app.screen is app_of(pilot).chat_screen:
+            return
+        await pilot.press("escape")
+        await pilot.pause()
+    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 def app_of(pilot: Pilot[None]) -> ChatApp:
@@ -178,7 +194,7 @@ def rows(pilot: Pilot[None]) -> list[str]:
 
 
 def plain(widget: Widget) -> str:
-    """What a widget and all in it draw, without blanks at the ends of lines."""
+    """Return the text of a widget and its children, without blanks at the ends of lines."""
     lines = [text.strip(" ▌") for part in parts(widget) for text in drawn(part)]
     return "\n".join(text for text in lines if text)
 

@@ -66,7 +66,7 @@ async def test_a_file_that_is_being_read_is_not_read_again_while_the_user_types(
         reader.release()
 
 
-async def test_why_an_attached_file_cannot_be_read_is_told(folder: Path) -> None:
+async def test_why_an_attached_file_cannot_be_read_is_reported(folder: Path) -> None:
     reader = SlowReader(UsageError("book.pdf is encrypted", hint="Remove its password."))
     app = ComposerApp(folder, read_file=reader)
     async with app.run_test() as pilot:
@@ -82,7 +82,7 @@ async def test_why_an_attached_file_cannot_be_read_is_told(folder: Path) -> None
         assert (app.sent, app.composer.text) == ([], "@book.pdf ")
 
 
-async def test_a_reader_that_breaks_is_told_too(
+async def test_a_broken_reader_is_reported_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path, name: str) -> str:

@@ -21,16 +21,6 @@ from chatlm.tui.composer.attachments import (
 from tests.tui.support import hostile_texts
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "notes.txt").write_text("one two\n")
-    (tmp_path / "my notes.txt").write_text("three\n")
-    (tmp_path / ".hidden").write_text("four\n")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "main.py").write_text("print()\n")
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("text", "written"),
     [

@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 
 import pytest
-from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled
@@ -18,28 +17,15 @@ from tests.tui.support import (
     app_of,
     chat_of,
     idle,
+    leave,
     make_app,
     newest,
     plain,
+    run,
     say,
     until,
 )
 from tests.waiting import PATIENCE
-
-
-async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
-    await app_of(pilot).chat_screen.action_command(command, argument)
-    await pilot.pause()
-
-
-async def leave(pilot: Pilot[None]) -> None:
-    """Close whatever is over the chat."""
-    for _ in range(4):
-        if pilot.app.screen is app_of(pilot).chat_screen:
-            return
-        await pilot.press("escape")
-        await pilot.pause()
-    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 class Slow(ScriptedEngine):

@@ -59,7 +59,7 @@ def test_list(compare: Callable[[PanelApp, Steps], bool], store: Store, theme: s
 
     async def steps(pilot: Pilot[None]) -> None:
         app.theme = theme
-        app.panel.reload(4, 6)
+        await app.reload(4, 6)
         await pilot.press("down")
 
     app = PanelApp(store)
@@ -69,7 +69,7 @@ def test_list(compare: Callable[[PanelApp, Steps], bool], store: Store, theme: s
 @both_sizes
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 def test_hits(compare: Callable[[PanelApp, Steps], bool], store: Store, theme: str) -> None:
-    """A title first, then what was said and by whom; the words are marked."""
+    """A title first, then messages with their role; the words are marked."""
 
     async def steps(pilot: Pilot[None]) -> None:
         app.theme = theme
@@ -83,7 +83,7 @@ def test_hits(compare: Callable[[PanelApp, Steps], bool], store: Store, theme: s
 
 @both_sizes
 def test_nothing_found(compare: Callable[[PanelApp, Steps], bool], store: Store) -> None:
-    """It says for which words, and what a search needs."""
+    """It names the words, and says what a search needs."""
 
     async def steps(pilot: Pilot[None]) -> None:
         app.panel.search("xylophone")
@@ -96,7 +96,7 @@ def test_nothing_found(compare: Callable[[PanelApp, Steps], bool], store: Store)
 
 @both_sizes
 def test_no_chats(compare: Callable[[PanelApp, Steps], bool]) -> None:
-    """It says what will be here."""
+    """It says what will be listed here."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.pause()

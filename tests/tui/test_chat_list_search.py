@@ -1,4 +1,4 @@
-"""The panel's search box and what it finds: debounced, newest words win, hits open their turn."""
+"""The search box of the chat list: debounced, the newest query wins, hits open their turn."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from textual.content import Content
+from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
 from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
+from chatlm.tui.chat_list import panel
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import MATCH_STYLE, HitList
 from chatlm.tui.chat_list.rows import SearchBox
@@ -23,7 +25,7 @@ from tests.waiting import PATIENCE
 
 
 def garden() -> Store:
-    """Three chats; the first says `water` twice, the second has it in its title."""
+    """Three chats; the first has `water` in two messages, the second in its title."""
     store = Store(None)
     chat(store, "Plants", said="What do tomatoes need?", reply="Sun, and water every day.")
     store.add_turn(1, "How much water?")
@@ -32,8 +34,15 @@ def garden() -> Store:
     return store
 
 
-def found(app: PanelApp) -> list[str]:
+def hits_of(app: PanelApp) -> list[str]:
     return [str(option.prompt).strip() for option in app.query_one(HitList).options]
+
+
+async def enter_words(pilot: Pilot[None], app: PanelApp, words: str) -> None:
+    """Put all words into the search box at once: typed one by one, slowly, each begins a search."""
+    await pilot.press("slash")
+    app.query_one(SearchBox).value = words
+    app.query_one(SearchBox).cursor_position = len(words)
 
 
 def focused(app: PanelApp) -> Widget | None:
@@ -41,15 +50,15 @@ def focused(app: PanelApp) -> Widget | None:
 
 
 def showing_hits(app: PanelApp) -> bool:
-    return app.query_one(HitList).display and bool(found(app))
+    return app.query_one(HitList).display and bool(hits_of(app))
 
 
-async def test_hits_have_titles_first_then_who_said_it() -> None:
+async def test_hits_are_titles_first_then_messages_with_their_role() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: showing_hits(app))
-        assert found(app) == [
+        assert hits_of(app) == [
             "Titles",
             "Watering [b]cans",
             "Messages",
@@ -64,7 +73,7 @@ async def test_hits_have_titles_first_then_who_said_it() -> None:
 async def test_the_words_are_marked_where_they_are() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"mUch wat")
+        await enter_words(pilot, app, "mUch wat")
         await until(pilot, lambda: showing_hits(app))
         prompt = app.query_one(HitList).options[1].prompt
         assert isinstance(prompt, Content)
@@ -77,7 +86,8 @@ async def test_the_words_are_marked_where_they_are() -> None:
 async def test_a_hit_opens_its_chat_at_its_turn() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "down")
+        await enter_words(pilot, app, "water")
+        await pilot.press("down")
         await until(pilot, lambda: app.focused is app.query_one(HitList))
         await pilot.press("enter", "down", "enter", "down", "enter")
         await until(pilot, lambda: len(app.posted) == 3)
@@ -94,7 +104,8 @@ async def test_a_hit_opens_its_chat_at_its_turn() -> None:
 async def test_enter_in_the_box_opens_the_first_hit_once_it_is_there() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"much water", "enter")
+        await enter_words(pilot, app, "much water")
+        await pilot.press("enter")
         await until(pilot, lambda: app.posted)
         assert app.posted == [ChatList.ChatOpened(1, 2)]
         await pilot.press("enter")
@@ -103,10 +114,16 @@ async def test_enter_in_the_box_opens_the_first_hit_once_it_is_there() -> None:
         assert app.focused is app.query_one(SearchBox), "the screen decides where the keys go"
 
 
-async def test_enter_opens_nothing_when_the_words_changed_meanwhile() -> None:
+async def test_enter_opens_nothing_when_the_words_changed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", PATIENCE)
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "enter", "s", "backspace")
+        await enter_words(pilot, app, "water")
+        await pilot.press("enter", "s")
+        monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", 0.01)
+        await pilot.press("backspace")
         await until(pilot, lambda: showing_hits(app))
         await pilot.pause(0.3)
         assert app.posted == []
@@ -120,7 +137,7 @@ async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None
         assert focused(app) is box
         await pilot.press("down")
         assert focused(app) is app.panel.chat_list
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: showing_hits(app))
         await pilot.press("down")
         await until(pilot, lambda: focused(app) is hits)
@@ -175,12 +192,13 @@ async def test_search_without_words_waits_for_them() -> None:
         assert app.panel.chat_list.display
 
 
-async def test_nothing_found_is_told_and_enter_stays() -> None:
+async def test_no_hits_are_reported_and_enter_stays() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"xylo [b]", "enter")
+        await enter_words(pilot, app, "xylo [b]")
+        await pilot.press("enter")
         await until(pilot, lambda: showing_hits(app))
-        assert "No results for “xylo [b]”." in found(app)[0]
+        assert "No results for “xylo [b]”." in hits_of(app)[0]
         await pilot.press("enter", "down")
         await pilot.pause()
         assert app.focused is app.query_one(SearchBox)
@@ -196,9 +214,12 @@ async def test_one_search_for_what_is_typed_in_one_go(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr(store, "search", search)
+    monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", PATIENCE)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"tomato")
+        await pilot.press("slash", *"tomat")
+        monkeypatch.setattr(panel, "SEARCH_DELAY_SECONDS", 0.01)
+        await pilot.press("o")
         await until(pilot, lambda: showing_hits(app))
         assert asked == ["tomato"]
 
@@ -212,13 +233,13 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
     def slow(words: str) -> list[ChatSearchHit]:
         running.append(words)
         if words == "water":
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
         return whole(words)
 
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water")
+        await enter_words(pilot, app, "water")
         await until(pilot, lambda: running)
         app.query_one(SearchBox).value = "prune"
         await pilot.pause(0.4)
@@ -226,7 +247,7 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
         go.set()
         await until(pilot, lambda: showing_hits(app))
         assert running == ["water", "prune"]
-        assert found(app) == ["Messages", "Roses\nyou When to prune?"]
+        assert hits_of(app) == ["Messages", "Roses\nyou When to prune?"]
 
 
 async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,13 +257,14 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
 
     def slow(words: str) -> list[ChatSearchHit]:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return whole(words)
 
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "enter")
+        await enter_words(pilot, app, "water")
+        await pilot.press("enter")
         await until(pilot, begun.is_set)
         await pilot.press("escape")
         go.set()
@@ -251,7 +273,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
         assert app.focused is app.panel.chat_list
 
 
-async def test_a_search_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_search_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     store = garden()
 
     def broken(words: str) -> list[ChatSearchHit]:
@@ -278,7 +300,7 @@ async def test_hits_follow_what_changes_in_the_chats() -> None:
         assert app.query_one(HitList).highlighted == before
         store.rename(1, "Vegetables")
         app.panel.reload(None, None)
-        await until(pilot, lambda: "Vegetables\nyou How much water?" in found(app))
+        await until(pilot, lambda: "Vegetables\nyou How much water?" in hits_of(app))
 
 
 async def test_a_long_message_shows_the_words_that_were_found() -> None:
@@ -289,7 +311,7 @@ async def test_a_long_message_shows_the_words_that_were_found() -> None:
         app.panel.search("needle")
         await until(pilot, lambda: showing_hits(app))
         assert "needle" in plain(app.query_one(HitList))
-        said = found(app)[1].split("\n")[1]
+        said = hits_of(app)[1].split("\n")[1]
         assert said.startswith("you …")
         assert said.endswith("…")
         assert len(said) < 80
@@ -357,5 +379,5 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
         await pilot.press("down")
         may_begin.set()
         await until(pilot, lambda: showing_hits(app))
-        assert "number 77" in "".join(found(app))
+        assert "number 77" in "".join(hits_of(app))
     store.close()

@@ -176,7 +176,7 @@ async def test_only_the_newest_turn_offers_to_go_on() -> None:
         assert "Whole." in plain(second)
 
 
-async def test_a_chat_that_is_gone_is_told() -> None:
+async def test_a_chat_that_is_gone_is_reported() -> None:
     app = make_app(conversation_id=12)
     async with app.run_test() as pilot:
         await until(pilot, lambda: notices(pilot))
@@ -245,7 +245,7 @@ async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:
         assert "Question 0" in plain(chat_of(pilot).view.query(TurnView).first())
 
 
-async def test_the_transcript_follows_until_the_person_scrolls_up() -> None:
+async def test_the_transcript_follows_until_the_user_scrolls_up() -> None:
     engine = StillEngine(*["word\n\n"] * 40, stand_after=20)
     async with make_app(engine).run_test() as pilot:
         transcript = chat_of(pilot).view.query_one(Transcript)
@@ -326,7 +326,7 @@ async def test_a_file_that_cannot_be_written(
         assert not list(tmp_path.rglob("*"))
 
 
-async def test_deleting_the_chat_on_the_screen_is_told_once() -> None:
+async def test_deleting_the_chat_on_the_screen_is_reported_once() -> None:
     async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)

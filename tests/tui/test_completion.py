@@ -5,29 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
-from chatlm.tui.composer.completion import Matches, complete, complete_path, rank_names
-from tests.tui.composing import COMMANDS
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "notes.txt").write_text("one two\n")
-    (tmp_path / "my notes.txt").write_text("three\n")
-    (tmp_path / ".hidden").write_text("four\n")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "main.py").write_text("print()\n")
-    return tmp_path
-
-
-def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:
-    values = {"theme": lambda typed: ["dracula", "nord"]}
-    return complete(before, COMMANDS, values, folder, is_whole_message=only)
-
-
-def labels(completion: Matches | None) -> list[str]:
-    return [candidate.label for candidate in completion.candidates] if completion else []
+from chatlm.tui.composer.completion import complete_path, rank_names
+from tests.tui.composing import labels, offer
 
 
 def test_names_that_begin_alike_come_first() -> None:

@@ -1,4 +1,4 @@
-"""The composer by itself: what is typed, pasted, completed and recalled, and what is posted."""
+"""The composer alone: typing, pasting, completion, history, and the messages it posts."""
 
 from __future__ import annotations
 
@@ -31,15 +31,6 @@ from tests.tui.support import (
 
 LINES = "".join(f"line {number}\n" for number in range(120))
 MORE = "x\n" * 20
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "notes.txt").write_text("one two\n")
-    (tmp_path / "my notes.txt").write_text("three\n")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "main.py").write_text("print()\n")
-    return tmp_path
 
 
 @pytest.fixture
@@ -319,7 +310,7 @@ async def test_counting_happens_in_a_thread_and_once_a_file(folder: Path) -> Non
         assert threads[0] is not threading.main_thread()
 
 
-async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
+async def test_why_a_file_is_not_sent_is_reported_and_the_message_stays(
     app: ComposerApp, folder: Path
 ) -> None:
     (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff")
@@ -486,7 +477,7 @@ async def test_the_list_stands_right_above_the_composer(
 # --- drafts and editing -------------------------------------------------------------------
 
 
-async def test_the_draft_is_told_after_a_pause_and_comes_back(
+async def test_the_draft_is_posted_after_a_pause_and_comes_back(
     app: ComposerApp, folder: Path
 ) -> None:
     async with app.run_test() as pilot:

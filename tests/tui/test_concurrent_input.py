@@ -7,39 +7,24 @@ from typing import Any
 
 import pytest
 from textual import events
-from textual.pilot import Pilot
 
 from chatlm.store.store import Store
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
-    app_of,
     chat_of,
     idle,
+    leave,
     make_app,
     newest,
     plain,
     rows,
+    run,
     say,
     toasts,
     until,
 )
-
-
-async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
-    await app_of(pilot).chat_screen.action_command(command, argument)
-    await pilot.pause()
-
-
-async def leave(pilot: Pilot[None]) -> None:
-    """Close whatever is over the chat."""
-    for _ in range(4):
-        if pilot.app.screen is app_of(pilot).chat_screen:
-            return
-        await pilot.press("escape")
-        await pilot.pause()
-    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 async def test_a_reply_that_grows_is_not_forked() -> None:
@@ -56,7 +41,7 @@ async def test_a_reply_that_grows_is_not_forked() -> None:
         assert store.conversation(2).turns[0].reply is not None
 
 
-async def test_haste_while_a_reply_is_written() -> None:
+async def test_keys_pressed_in_haste_while_a_reply_is_written() -> None:
     store, engine = Store(None), StillEngine("One ", "two", stand_after=1)
     other = store.create_conversation("Other")
     turn = store.add_turn(other.id, "An old question")

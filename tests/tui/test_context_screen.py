@@ -1,4 +1,4 @@
-"""The context screen says of each turn whether it is read, and changes that."""
+"""The context screen shows which turns the model reads, and changes that."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from chatlm.errors import EngineError, StoreError
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, turn_rows
 from chatlm.tui.widgets.context_gauge import ContextFill
 from chatlm.types.messages import ContextPolicy, Message, Turn
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
-from tests.tui.support import hostile_texts, plain
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
+from tests.tui.support import hostile_texts, plain, until
 
 
 class Chat:
@@ -87,7 +87,7 @@ def lines(pilot: Pilot[None]) -> list[str]:
 
 
 async def ready(pilot: Pilot[None]) -> None:
-    await settled(pilot, lambda: "read" in plain(pilot.app.screen.query_one(OptionList)))
+    await until(pilot, lambda: "read" in plain(pilot.app.screen.query_one(OptionList)))
 
 
 async def test_every_turn_has_its_number_cost_and_state() -> None:
@@ -109,13 +109,13 @@ async def test_pin_and_unpin() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("home", "down", "p")
-        await settled(pilot, lambda: lines(pilot)[1].endswith("pinned"))
+        await until(pilot, lambda: lines(pilot)[1].endswith("pinned"))
         assert [turn.context_policy for turn in chat.turns[:2]] == [
             ContextPolicy.PINNED,
             ContextPolicy.AUTO,
         ]
         await pilot.press("p")
-        await settled(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
+        await until(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
         assert [turn.context_policy for turn in chat.turns[:2]] == [
             ContextPolicy.AUTO,
             ContextPolicy.AUTO,
@@ -127,11 +127,11 @@ async def test_drop_and_take_back_keep_the_place() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "d")
-        await settled(pilot, lambda: lines(pilot)[3].endswith("0  left out"))
+        await until(pilot, lambda: lines(pilot)[3].endswith("0  left out"))
         assert lines(pilot)[1].endswith("read")  # now there is room for the first
         assert pilot.app.screen.query_one(OptionList).highlighted == 3
         await pilot.press("d")
-        await settled(pilot, lambda: lines(pilot)[3].endswith("150  read"))
+        await until(pilot, lambda: lines(pilot)[3].endswith("150  read"))
 
 
 async def test_system_prompt_cannot_be_changed() -> None:
@@ -139,7 +139,7 @@ async def test_system_prompt_cannot_be_changed() -> None:
         await ready(pilot)
         assert "p pin" in hint(pilot)
         await pilot.press("home")
-        await settled(pilot, lambda: "p pin" not in hint(pilot))
+        await until(pilot, lambda: "p pin" not in hint(pilot))
         before = lines(pilot)
         await pilot.press("p", "d", "s")
         await pilot.pause()
@@ -152,11 +152,11 @@ async def test_summary_is_shown_while_it_is_written_and_then_stands() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        told = "Summarising turn 3, esc stops: They spoke"
-        await settled(pilot, lambda: told in plain(pilot.app.screen))
+        note = "Summarising turn 3, esc stops: They spoke"
+        await until(pilot, lambda: note in plain(pilot.app.screen))
         assert "esc stop the summary" in hint(pilot) and "p pin" not in hint(pilot)
         chat.go.set()
-        await settled(pilot, lambda: lines(pilot)[3].endswith("summarised"))
+        await until(pilot, lambda: lines(pilot)[3].endswith("summarised"))
         assert chat.turns[2].summary == "They spoke of Paris."
         assert "Summarising" not in plain(pilot.app.screen)
 
@@ -168,9 +168,9 @@ async def test_a_stored_summary_is_taken_and_left_without_the_model() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        await settled(pilot, lambda: lines(pilot)[3].endswith("summarised"))
+        await until(pilot, lambda: lines(pilot)[3].endswith("summarised"))
         await pilot.press("s")
-        await settled(pilot, lambda: lines(pilot)[3].endswith("150  read"))
+        await until(pilot, lambda: lines(pilot)[3].endswith("150  read"))
 
 
 async def test_escape_stops_the_summary_and_stays() -> None:
@@ -180,17 +180,17 @@ async def test_escape_stops_the_summary_and_stays() -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("s")
-        await settled(pilot, lambda: "Summarising turn 4" in plain(app.screen))
+        await until(pilot, lambda: "Summarising turn 4" in plain(app.screen))
         await pilot.press("escape")
-        await settled(pilot, lambda: "Summarising" not in plain(app.screen))
+        await until(pilot, lambda: "Summarising" not in plain(app.screen))
         assert chat.turns[3].context_policy is ContextPolicy.AUTO
         assert app.given == []
         await pilot.press("escape")
-        await settled(pilot, lambda: app.given == [None])
+        await until(pilot, lambda: app.given == [None])
 
 
 @pytest.mark.parametrize("key", ["p", "s"])
-async def test_what_fails_is_said_and_nothing_changes(key: str) -> None:
+async def test_what_fails_is_reported_and_nothing_changes(key: str) -> None:
     chat = trip()
     chat.pieces = ()
     chat.broken = StoreError("The disk is full.", hint="Free some space.")
@@ -199,7 +199,7 @@ async def test_what_fails_is_said_and_nothing_changes(key: str) -> None:
         before = lines(pilot)
         await pilot.press(key)
         wanted = "Free some space." if key == "p" else "The model wrote no summary."
-        await settled(pilot, lambda: wanted in plain(pilot.app.screen))
+        await until(pilot, lambda: wanted in plain(pilot.app.screen))
         assert lines(pilot) == before
 
 
@@ -212,12 +212,12 @@ async def test_enter_or_click_goes_to_the_turn(way: str) -> None:
             await pilot.press("up", "enter")
         else:
             await pilot.click(OptionList, offset=(10, 3))
-        await settled(pilot, lambda: app.given == [102])
+        await until(pilot, lambda: app.given == [102])
 
 
 async def test_empty_chat_says_so() -> None:
     async with CardApp(Chat().screen()).run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: "No turns yet" in plain(pilot.app.screen))
+        await until(pilot, lambda: "No turns yet" in plain(pilot.app.screen))
         assert "all turns fit" in plain(pilot.app.screen)
 
 
@@ -229,20 +229,20 @@ async def test_no_model_says_why() -> None:
 
     app = CardApp(ContextScreen(read, chat.set_policy, chat.summarise))
     async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: "Start chatlm again." in plain(app.screen))
+        await until(pilot, lambda: "Start chatlm again." in plain(app.screen))
         await pilot.press("p", "escape")
-        await settled(pilot, lambda: app.given == [None])
+        await until(pilot, lambda: app.given == [None])
 
 
 async def test_five_hundred_turns_open_at_once() -> None:
-    """Within half a second of the screen's own work, whatever the machine does beside it."""
+    """Within half a second of CPU time, whatever else the machine does."""
     chat = Chat(*(f"What is the capital of country {n}?" for n in range(500)), limit=9000)
     async with CardApp(chat.screen()).run_test(size=(160, 48)) as pilot:
         started = time.thread_time()
-        await settled(pilot, lambda: "500  What is the capital" in "\n".join(lines(pilot)))
+        await until(pilot, lambda: "500  What is the capital" in "\n".join(lines(pilot)))
         assert time.thread_time() - started < 0.5
         await pilot.press("home")
-        await settled(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
+        await until(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
 
 
 def test_hostile_messages_take_one_line_each(shared_data: Path) -> None:
@@ -277,32 +277,32 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -
 
 @both_sizes
 def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """What the model writes stands above the totals."""
+    """The growing summary is above the totals."""
     chat = crowd()
     chat.go.clear()
 
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)
         await pilot.press("s")
-        await settled(pilot, lambda: "They spoke" in plain(pilot.app.screen))
+        await until(pilot, lambda: "They spoke" in plain(pilot.app.screen))
 
     assert snap_compare(CardApp(chat.screen()), terminal_size=size, run_before=still(steps))
 
 
 @pytest.mark.parametrize(
-    "tokens, told", [(21, "the default of the model's template"), (0, "No system prompt")]
+    "tokens, note", [(21, "the default of the model's template"), (0, "No system prompt")]
 )
-def test_no_system_prompt_of_the_persons_own(tokens: int, told: str) -> None:
+def test_no_system_prompt_of_the_users_own(tokens: int, note: str) -> None:
     ledger = ContextBreakdown("", (), {}, frozenset(), ContextFill(tokens, 0, 50, 8192))
     first = str(turn_rows(ledger, 120)[0].prompt)
-    assert told in first and f"{tokens}  always read" in first
+    assert note in first and f"{tokens}  always read" in first
 
 
 @both_sizes
 def test_picture_of_an_empty_chat(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """It says what will stand there."""
+    """It says what will be listed there."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "No turns yet" in plain(pilot.app.screen))
+        await until(pilot, lambda: "No turns yet" in plain(pilot.app.screen))
 
     assert snap_compare(CardApp(Chat().screen()), terminal_size=size, run_before=still(steps))

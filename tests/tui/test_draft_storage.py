@@ -37,7 +37,7 @@ async def test_a_draft_goes_with_the_new_chat() -> None:
         assert "next" in store.draft(store.list_conversations()[0].id)
 
 
-async def test_what_is_typed_last_is_kept_on_the_way_out() -> None:
+async def test_what_is_typed_last_is_kept_on_quitting() -> None:
     store = Store(None)
     async with make_app(store=store).run_test() as pilot:
         await pilot.press(*"Hello", "ctrl+q")

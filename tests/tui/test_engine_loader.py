@@ -11,9 +11,10 @@ import pytest
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, ModelError
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
+from tests.waiting import PATIENCE
 
 
-def test_the_loader_opens_once_and_all_wait_for_it() -> None:
+def test_the_engine_is_opened_once_for_all_that_wait() -> None:
     states: list[EngineState] = []
     engine = ScriptedEngine()
 
@@ -24,7 +25,7 @@ def test_the_loader_opens_once_and_all_wait_for_it() -> None:
     loader = EngineLoader(open_engine, states.append)
     threading.Timer(0.1, lambda: loader.start("m")).start()
     assert loader.wait(threading.Event()) is engine
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while len(states) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert states == [Loading("m", "reading"), Ready(engine.info)]
@@ -32,7 +33,7 @@ def test_the_loader_opens_once_and_all_wait_for_it() -> None:
     assert engine.closed
 
 
-def test_waiting_for_the_engine_can_be_given_up() -> None:
+def test_waiting_for_the_engine_can_be_cancelled() -> None:
     loader = EngineLoader(lambda model, report: ScriptedEngine(), lambda state: None)
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

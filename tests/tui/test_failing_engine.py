@@ -5,36 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-from textual.pilot import Pilot
-
 from chatlm.types.events import Prefill
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, Request
 from tests.tui.support import (
     StillEngine,
-    app_of,
     idle,
+    leave,
     make_app,
     newest,
     plain,
+    run,
     say,
     until,
 )
-
-
-async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
-    await app_of(pilot).chat_screen.action_command(command, argument)
-    await pilot.pause()
-
-
-async def leave(pilot: Pilot[None]) -> None:
-    """Close whatever is over the chat."""
-    for _ in range(4):
-        if pilot.app.screen is app_of(pilot).chat_screen:
-            return
-        await pilot.press("escape")
-        await pilot.pause()
-    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 class Broken(StillEngine):
@@ -51,7 +35,7 @@ class Broken(StillEngine):
         yield
 
 
-async def test_an_engine_that_breaks_takes_no_screen_away(tmp_path: Path) -> None:
+async def test_a_broken_engine_closes_no_screen(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("text")
     async with make_app(Broken("Hi.")).run_test() as pilot:

@@ -1,4 +1,4 @@
-"""Texts made to break programs, through the whole program: drawn harmlessly, kept as they were."""
+"""Texts made to break programs, through the whole program: drawn harmlessly, stored unchanged."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def some(texts: list[str]) -> list[str]:
 
 
 async def check(pilot: Pilot[None]) -> str:
-    """What is on the screen; no character of it acts on a terminal, and no text on chatlm."""
+    """Return the screen's text; no character of it controls a terminal, and no text chatlm."""
     await pilot.pause()
     screen = pilot.app.screen
     strips = screen._compositor.render_strips(screen.size)
@@ -93,11 +93,11 @@ async def check(pilot: Pilot[None]) -> str:
 
 
 def joined(text: str) -> str:
-    """Without blanks and the bar beside a message: lines are broken, tabs are drawn as spaces."""
+    """Drop blanks and the bar at a message: lines are wrapped, tabs drawn as spaces."""
     return re.sub(r"[\s▌]+", "", text)
 
 
-def kept(text: str) -> str:
+def as_utf8(text: str) -> str:
     """The text as UTF-8 can hold it."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -119,8 +119,8 @@ async def test_as_messages_and_replies_of_real_turns(
             assert view.turn.reply is not None, toasts(pilot)
             asked, said = view.turn.user.text, view.turn.reply.text
             assert asked == engine.requests[-1].messages[-1].text
-            assert asked.startswith(f" {sanitise(kept(text))}")  # files it names stand behind it
-            assert said == kept(text)
+            assert asked.startswith(f" {sanitise(as_utf8(text))}")  # files it names follow it
+            assert said == as_utf8(text)
             if len(escape_controls(asked)) < 300 and size == (80, 24):
                 assert joined(escape_controls(asked)) in joined(shown)
             view.copy_reply()
@@ -144,7 +144,7 @@ async def test_as_titles(texts: list[str]) -> None:
         for conversation_id, text in list(zip(ids, texts, strict=True))[::7]:
             await chat_of(pilot).open_chat(conversation_id)
             await check(pilot)
-            assert store.conversation(conversation_id).title == kept(text)
+            assert store.conversation(conversation_id).title == as_utf8(text)
         for text in some(texts)[::2]:
             words = text.split()[0][:20]
             await app_of(pilot).chat_screen.action_command("search", words)
@@ -160,15 +160,15 @@ async def test_as_titles(texts: list[str]) -> None:
             await check(pilot)
             await app_of(pilot).chat_screen.action_command("undo")
             await check(pilot)
-            assert store.conversation(conversation_id).title == kept(text)
+            assert store.conversation(conversation_id).title == as_utf8(text)
 
 
 async def test_as_names_and_contents_of_files(texts: list[str], tmp_path: Path) -> None:
     store, engine = Store(None), ScriptedEngine(context=1_000_000)
     async with make_app(engine, store).run_test(size=(80, 24)) as pilot:
         for number, text in enumerate(some(texts)):
-            content = kept(text).replace("\0", "")
-            name = kept(re.sub(r"[/\0]", "_", text)).encode()[:60].decode("utf-8", "ignore")
+            content = as_utf8(text).replace("\0", "")
+            name = as_utf8(re.sub(r"[/\0]", "_", text)).encode()[:60].decode("utf-8", "ignore")
             folder = tmp_path / str(number)
             folder.mkdir()
             (folder / f"{name}.txt").write_text(content, encoding="utf-8", newline="")
@@ -196,7 +196,7 @@ async def test_as_pasted_blocks(texts: list[str]) -> None:
             await pilot.press("enter")
             await idle(pilot)
             await check(pilot)
-            plain_ends = kept(text).replace("\r\n", "\n").replace("\r", "\n")
+            plain_ends = as_utf8(text).replace("\r\n", "\n").replace("\r", "\n")
             assert engine.requests[-1].messages[-1].text.startswith(f" {sanitise(plain_ends)}")
 
 
@@ -214,7 +214,7 @@ async def test_as_system_prompts(texts: list[str]) -> None:
                 await pilot.press("escape")
                 await pilot.pause()
                 assert pilot.app.screen is app_of(pilot).chat_screen
-            assert store.conversation(1).system == kept(text)
+            assert store.conversation(1).system == as_utf8(text)
 
 
 async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
@@ -242,14 +242,14 @@ async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
             for chat in map(store.conversation, (chat.id for chat in store.list_conversations()))
         }
         for text in some(texts):
-            chat = chats[kept(text)]
-            assert chat.system == kept(text)
+            chat = chats[as_utf8(text)]
+            assert chat.system == as_utf8(text)
             assert chat.turns[0].reply is not None
-            assert chat.turns[0].reply.text == kept(text)
+            assert chat.turns[0].reply.text == as_utf8(text)
             await chat_of(pilot).open_chat(chat.id)
             await check(pilot)
             await app_of(pilot).chat_screen.action_command("copy-chat")
-            assert joined(kept(text)) in joined(pilot.app.clipboard)
+            assert joined(as_utf8(text)) in joined(pilot.app.clipboard)
 
 
 async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
@@ -291,6 +291,6 @@ async def test_as_what_a_failure_says(texts: list[str]) -> None:
             pilot.app.clear_notifications()
 
 
-def test_every_click_that_is_drawn_is_one_of_ours(texts: Iterable[str]) -> None:
+def test_every_drawn_click_action_is_chatlms_own(texts: Iterable[str]) -> None:
     assert all(OUR_ACTION.fullmatch(f"screen.command('{name}')") for name in commands.ALL)
     assert not any(OUR_ACTION.search(action) for action in ("app.quit", "link('file:///x')"))

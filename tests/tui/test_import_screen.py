@@ -1,4 +1,4 @@
-"""The import card says how far it is, how it went, and which key there is for that."""
+"""The import card shows its progress, its result and the key for each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from chatlm.store.importing.importer import ImportProgress
 from chatlm.store.store import Store
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.transfer import ImportScreen
-from tests.tui.cards import CardApp, everything_visible, hint, settled
-from tests.tui.support import letters
+from tests.tui.cards import CardApp, everything_visible, hint
+from tests.tui.support import letters, until
+from tests.waiting import PATIENCE
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "q"}]})
 
@@ -37,13 +38,13 @@ async def test_the_key_stops_while_it_goes_on_and_closes_after() -> None:
 
     app = CardApp(ImportScreen(read))
     async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: hint(pilot) == "esc stop")
+        await until(pilot, lambda: hint(pilot) == "esc stop")
         await pilot.press("enter")
         go.set()
-        await settled(pilot, lambda: hint(pilot) == "esc close")
+        await until(pilot, lambda: hint(pilot) == "esc close")
         assert "2 chats imported" in everything_visible(pilot)
         await pilot.press("escape")
-        await settled(pilot, lambda: app.given == [None])
+        await until(pilot, lambda: app.given == [None])
 
 
 async def test_escape_stops_and_closes() -> None:
@@ -59,14 +60,14 @@ async def test_escape_stops_and_closes() -> None:
 
     app = CardApp(ImportScreen(read))
     async with app.run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: hint(pilot) == "esc stop")
+        await until(pilot, lambda: hint(pilot) == "esc stop")
         await pilot.press("escape")
-        await settled(pilot, lambda: app.given == [None])
-        assert ended.wait(10)
+        await until(pilot, lambda: app.given == [None])
+        assert ended.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(
-    "name, text, told, never",
+    "name, text, reason, never",
     [
         ("diary.txt", "Dear diary\n", "line 1: this is not JSON", "--skip-bad"),
         ("chats.jsonl", f"{GOOD}\n{{\n", "--skip-bad", "Chats are read from"),
@@ -76,12 +77,12 @@ async def test_escape_stops_and_closes() -> None:
     ],
 )
 async def test_a_file_that_cannot_be_read_leaves_the_reason_alone(
-    tmp_path: Path, name: str, text: str, told: str, never: str
+    tmp_path: Path, name: str, text: str, reason: str, never: str
 ) -> None:
     (tmp_path / name).write_text(text)
     app = importing(tmp_path / name)
     async with app.run_test(size=(120, 24)) as pilot:
-        await settled(pilot, lambda: letters(told) in letters(everything_visible(pilot)))
+        await until(pilot, lambda: letters(reason) in letters(everything_visible(pilot)))
         drawn = everything_visible(pilot)
         assert letters(never) not in letters(drawn) and "Looking through" not in drawn
         assert not app.screen.query_one(ProgressBar).display

@@ -1,4 +1,4 @@
-"""A chat that is in memory only: what is left of it, and what is asked before it is left."""
+"""A chat that is in memory only: it leaves no trace, and leaving it asks first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from chatlm import hookimpl
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.types.messages import StopReason
@@ -55,6 +57,25 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
     assert store.search("Psst") == []
 
 
+async def test_an_incognito_chat_that_is_left_is_announced_as_deleted() -> None:
+    class Forgets:
+        @hookimpl
+        def chat_deleted(self, conversation_id: int) -> None:
+            deleted.append(conversation_id)
+
+    deleted: list[int] = []
+    store, host = store_with("Saved"), PluginHost([("forgets", Forgets())])
+    app = make_app(ScriptedEngine("Secret."), store, incognito=True, plugins=host)
+    async with app.run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        chat = chat_of(pilot).conversation_id
+        assert chat is not None and chat > 1, "chat 1 is a saved one"
+        await leaves(pilot, "ctrl+n", "enter")
+        await until(pilot, lambda: deleted)
+    assert deleted == [chat]
+
+
 async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
     engine = StillEngine("One ", "two ", "three", stand_after=1)
     async with make_app(engine, incognito=True).run_test() as pilot:
@@ -66,7 +87,7 @@ async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
         assert notices(pilot) == []
 
 
-async def test_one_may_stay_in_an_incognito_chat() -> None:
+async def test_the_user_can_stay_in_an_incognito_chat() -> None:
     store = store_with("Saved")
     app = make_app(ScriptedEngine("Secret.", "More."), store, incognito=True)
     async with app.run_test(size=WIDE) as pilot:
@@ -94,8 +115,9 @@ async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) ->
         engine.go.set()
         await say(pilot, "Psst")
         await idle(pilot)
+        original = chat_of(pilot).conversation_id
         await pilot.press("tab", "f")
-        await until(pilot, lambda: chat_of(pilot).conversation_id == 2)
+        await until(pilot, lambda: chat_of(pilot).conversation_id != original)
         engine.go.clear()
         await say(pilot, "More")
         await until(pilot, lambda: line(pilot).startswith("writing"))
@@ -157,7 +179,7 @@ async def test_quitting_twice_leaves_an_incognito_chat() -> None:
         await until(pilot, lambda: app._exit)
 
 
-async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
+async def test_an_empty_incognito_chat_is_left_without_a_question() -> None:
     async with make_app(incognito=True).run_test() as pilot:
         await pilot.press("ctrl+n")
         await until(pilot, lambda: not chat_of(pilot).incognito)
@@ -165,5 +187,5 @@ async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
 
 @both_sizes
 def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """What is lost, and the three ways."""
+    """It says what would be lost and offers three choices."""
     assert snap_compare(CardApp(LeaveIncognitoScreen(can_save=True)), terminal_size=size)

@@ -1,4 +1,4 @@
-"""Typing, pasting and keys: what terminals send must arrive, in order, and collide with nothing."""
+"""Typing, pasting and keys: input of terminals arrives, in order, and collides with nothing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_command_has_a_documented_handler() -> None:
         assert (handler.__doc__ or "").strip(), name
 
 
-async def test_the_person_can_choose_keys() -> None:
+async def test_the_user_can_choose_keys() -> None:
     engine = ScriptedEngine("One.", "Two.")
     app = make_app(engine, keys={"regenerate": "ctrl+y", "send": "ctrl+o", "settings": "ctrl+e"})
     async with app.run_test() as pilot:
@@ -103,7 +103,7 @@ async def test_the_person_can_choose_keys() -> None:
         ("copy", "e", "e is the key for edit"),
     ],
 )
-async def test_a_key_that_cannot_be_chosen_is_told(name: str, key: str, complaint: str) -> None:
+async def test_a_key_that_cannot_be_chosen_is_reported(name: str, key: str, complaint: str) -> None:
     async with make_app(keys={name: key}).run_test() as pilot:
         await pilot.pause()
         assert any(complaint in toast for toast in toasts(pilot))

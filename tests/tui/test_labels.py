@@ -1,4 +1,4 @@
-"""Labels of plugins under the messages they are on, and what plugins are told of chats."""
+"""Labels of plugins under their messages, and the chats that plugins are notified of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.tui.support import (
 
 
 class Labels:
-    """Labels every message, and notes which chats it was told of."""
+    """Labels every message, and records the chats it was notified of."""
 
     def __init__(self, *texts: str) -> None:
         self.texts = texts or ("calm",)
@@ -100,7 +100,7 @@ async def test_hostile_labels_are_only_drawn(shared_data: Path) -> None:
             assert drawn.count("assistant ") >= len(texts)
 
 
-async def test_plugins_are_told_of_each_chat_that_is_shown() -> None:
+async def test_plugins_are_notified_of_each_chat_that_is_shown() -> None:
     labels = Labels()
     with Store(None) as store:
         saved = store.create_conversation("Saved").id

@@ -1,4 +1,4 @@
-"""Replies of any length: what grew looks like the whole, and growing costs what is new."""
+"""Replies of any length: streamed ones look like whole ones, and growth costs only new text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ The end: https://example.com
 
 
 def lines(markdown: StreamingMarkdown, width: int = 40) -> list[str]:
-    """What would be drawn, with empty lines between the blocks."""
+    """Return the drawn text, with empty lines between the blocks."""
     drawn: list[str] = []
     for at, block in enumerate(markdown.blocks):
         drawn += [""] if at and not block.tight else []

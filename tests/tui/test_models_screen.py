@@ -1,19 +1,25 @@
-"""The model screen gives a name, and says the size before anything is fetched."""
+"""The model screen returns a name, and shows the size before anything is downloaded."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
+from chatlm import hookimpl
+from chatlm.chat.model_list import PluginModels, list_plugin_models
 from chatlm.errors import ModelError
 from chatlm.hub.installed import ModelDetails
+from chatlm.plugin_host.host import PluginHost
 from chatlm.tui.screens.models import ModelScreen
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
-from tests.tui.support import hostile_texts, plain
+from chatlm.types.engine import ModelListing
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
+from tests.tui.support import hostile_texts, make_app, plain, until
 
 
 def details(name: str, about: str, size: int, *, here: bool) -> ModelDetails:
@@ -33,7 +39,7 @@ MODELS = (
 
 
 class Asked:
-    """Says which names are here, and remembers what it was asked."""
+    """Says which names are installed, and records the names it was asked for."""
 
     def __init__(self, *here: str) -> None:
         self.here = here
@@ -56,7 +62,7 @@ def rows(pilot: Pilot[None]) -> list[str]:
 
 async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
     async with app().run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         small, big, tuned = rows(pilot)
         assert small.split()[:5] == ["smollm2-135m-instruct", "274.0", "MB", "in", "use"]
         assert "Small and quick" in small
@@ -68,30 +74,30 @@ async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
 async def test_what_cannot_chat_is_no_choice() -> None:
     embedder = dataclasses.replace(details("minilm", "", 90, here=True), kind="embedder")
     async with CardApp(ModelScreen((embedder, *MODELS), "tuned", Asked())).run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         assert "minilm" not in "".join(rows(pilot))
 
 
 async def test_typing_filters_name_and_description() -> None:
     async with app().run_test() as pilot:
         await pilot.press(*"languages")
-        await settled(pilot, lambda: len(rows(pilot)) == 2)
+        await until(pilot, lambda: len(rows(pilot)) == 2)
         assert rows(pilot)[0].startswith("qwen3-0.6b")
         assert rows(pilot)[1] == "Use “languages”"
         await pilot.press(*["backspace"] * 9, *"tun")
-        await settled(pilot, lambda: rows(pilot)[0].startswith("tuned"))
+        await until(pilot, lambda: rows(pilot)[0].startswith("tuned"))
 
 
 @pytest.mark.parametrize("way", ["enter", "click"])
 async def test_a_model_that_is_here_is_taken_at_once(way: str) -> None:
     host = app()
     async with host.run_test() as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
         if way == "enter":
             await pilot.press("down", "down", "enter")
         else:
             await pilot.click(OptionList, offset=(3, 2))
-        await settled(pilot, lambda: host.given == ["tuned"])
+        await until(pilot, lambda: host.given == ["tuned"])
 
 
 async def test_one_that_is_not_here_says_its_size_first() -> None:
@@ -99,10 +105,10 @@ async def test_one_that_is_not_here_says_its_size_first() -> None:
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
         asked = "qwen3-0.6b is not on this machine. About 1.2 GB to download."
-        await settled(pilot, lambda: asked in plain(host.screen))
+        await until(pilot, lambda: asked in plain(host.screen))
         assert host.given == []
         await pilot.press("enter")
-        await settled(pilot, lambda: host.given == ["qwen3-0.6b"])
+        await until(pilot, lambda: host.given == ["qwen3-0.6b"])
 
 
 @pytest.mark.parametrize("key", ["escape", "down", "x"])
@@ -110,9 +116,9 @@ async def test_the_question_can_be_taken_back(key: str) -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: "to download" in plain(host.screen))
+        await until(pilot, lambda: "to download" in plain(host.screen))
         await pilot.press(key)
-        await settled(pilot, lambda: "to download" not in plain(host.screen))
+        await until(pilot, lambda: "to download" not in plain(host.screen))
         assert host.given == []
 
 
@@ -121,27 +127,27 @@ async def test_any_other_model_can_be_typed() -> None:
     host = app("org/here")
     async with host.run_test() as pilot:
         await pilot.press(*"org/there", "enter")
-        await settled(pilot, lambda: "org/there is not on this machine." in plain(host.screen))
+        await until(pilot, lambda: "org/there is not on this machine." in plain(host.screen))
         await pilot.press("escape", *["backspace"] * 5, *"here", "enter")
-        await settled(pilot, lambda: host.given == ["org/here"])
+        await until(pilot, lambda: host.given == ["org/here"])
 
 
 async def test_a_model_that_does_not_exist_says_so() -> None:
     host = app()
     async with host.run_test() as pilot:
         await pilot.press(*"nosuch", "enter")
-        await settled(pilot, lambda: "Did you mean tuned?" in plain(host.screen))
+        await until(pilot, lambda: "Did you mean tuned?" in plain(host.screen))
         await pilot.press("backspace")
-        await settled(pilot, lambda: "Did you mean" not in plain(host.screen))
+        await until(pilot, lambda: "Did you mean" not in plain(host.screen))
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
 
 
 async def test_hostile_names_are_drawn_on_one_line(shared_data: Path) -> None:
     texts = dict.fromkeys(text for text in hostile_texts(shared_data) if text.strip())
     models = [details(text, text, 1, here=True) for text in texts]
     async with CardApp(ModelScreen(models, "", Asked())).run_test(size=(120, 40)) as pilot:
-        await settled(pilot, lambda: len(rows(pilot)) == len(models))
+        await until(pilot, lambda: len(rows(pilot)) == len(models))
         for line in rows(pilot):
             assert not any(ord(c) < 32 or c in "\u202e\x9b" for c in line)
 
@@ -149,10 +155,11 @@ async def test_hostile_names_are_drawn_on_one_line(shared_data: Path) -> None:
 @both_sizes
 @pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
 def test_picture(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
-    """Name, size, here or not, what it is."""
+    """Name, size, whether it is installed, description."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: len(rows(pilot)) == 3)
+        await until(pilot, lambda: not pilot.app.screen.query_one("#plugins").display)
 
     assert snap_compare(app(theme=theme), terminal_size=size, run_before=still(steps))
 
@@ -163,5 +170,98 @@ def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press("down", "enter")
+        await until(pilot, lambda: not pilot.app.screen.query_one("#plugins").display)
 
     assert snap_compare(app(), terminal_size=size, run_before=still(steps))
+
+
+class Lists:
+    """Lists models of its own, or fails."""
+
+    def __init__(self, *models: ModelListing, error: str = "") -> None:
+        self.models = models
+        self.error = error
+        self.threads: list[threading.Thread] = []
+
+    @hookimpl
+    def list_models(self) -> list[ModelListing]:
+        self.threads.append(threading.current_thread())
+        if self.error:
+            raise OSError(self.error)
+        return list(self.models)
+
+
+PARROTS = (
+    ModelListing("parrot:green", "Repeats what it hears.", 8192, ("tools", "thinking")),
+    ModelListing("parrot:grey", "Understands what it hears.", 32768, ("images",)),
+)
+
+
+def plugins() -> PluginHost:
+    return PluginHost(
+        [
+            ("parrot", Lists(*PARROTS)),
+            ("cuckoo", Lists(error="no nest\x1b[31m at 10.0.0.1")),
+            ("magpie", Lists(error="it took something else")),
+        ]
+    )
+
+
+def with_plugins(host: PluginHost) -> CardApp:
+    ask = partial(list_plugin_models, host)
+    return CardApp(ModelScreen(MODELS, "smollm2-135m-instruct", Asked(), ask))
+
+
+async def test_models_of_plugins_are_listed_with_their_abilities_and_failures_are_named() -> None:
+    host = with_plugins(plugins())
+    async with host.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+        green = rows(pilot)[3]
+        assert green.split()[:3] == ["parrot:green", "-", "here"]
+        assert green.endswith("tools, thinking · Repeats what it hears.")
+        said = plain(host.screen.query_one("#plugins")).replace("\n", " ")
+        assert "The plugin cuckoo failed in list_models: OSError: no nest␛[31m at 10.0.0.1." in said
+        assert "The plugin magpie failed in list_models: OSError: it took something else." in said
+        await pilot.press(*"images")
+        await until(pilot, lambda: [row.split()[0] for row in rows(pilot)][:1] == ["parrot:grey"])
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["parrot:grey"])
+
+
+async def test_the_highlight_stays_when_plugins_answer() -> None:
+    go = threading.Event()
+
+    def ask() -> PluginModels:
+        assert go.wait(20)
+        return list_plugin_models(PluginHost([("parrot", Lists(*PARROTS))]))
+
+    host = CardApp(ModelScreen(MODELS, "smollm2-135m-instruct", Asked(), ask))
+    async with host.run_test() as pilot:
+        await until(pilot, lambda: len(rows(pilot)) == 3)
+        assert "Asking plugins" in plain(host.screen)
+        await pilot.press("down", "down")
+        go.set()
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["tuned"])
+
+
+async def test_the_command_asks_plugins_in_a_thread() -> None:
+    parrot = Lists(*PARROTS)
+    chat = make_app(plugins=PluginHost([("parrot", parrot)]))
+    async with chat.run_test() as pilot:
+        await chat.chat_screen.action_command("model")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelScreen))
+        await until(pilot, lambda: any("parrot:green" in row for row in rows(pilot)))
+    assert parrot.threads
+    assert threading.main_thread() not in parrot.threads
+
+
+@both_sizes
+def test_picture_with_models_of_plugins(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """Abilities behind the description, and which plugins failed."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: len(rows(pilot)) == 5)
+
+    assert snap_compare(with_plugins(plugins()), terminal_size=size, run_before=still(steps))

@@ -29,7 +29,7 @@ TEXTS = st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join)
 
 
 def heard(parser: PasteParser, typed: str, sizes: list[int]) -> list[object]:
-    """What the parser makes of it, when it comes in pieces of these sizes, over and over."""
+    """Parse the input in chunks of these sizes, repeated to its end."""
     messages: list[object] = []
     at = turn = 0
     while at < len(typed):
@@ -40,7 +40,7 @@ def heard(parser: PasteParser, typed: str, sizes: list[int]) -> list[object]:
 
 
 def pasted(text: str) -> str:
-    """As the parser gives it: it leaves NUL out."""
+    """The text as the parser returns it, which drops NUL."""
     return text.replace("\0", "").replace(ESCAPE_PLACEHOLDER, "\ufffd")
 
 

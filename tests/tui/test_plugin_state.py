@@ -17,7 +17,8 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.chat.controller import ChatController
 from chatlm.types.messages import Turn
-from tests.tui.support import PATIENCE, chat_of, idle, make_app, newest, say, until
+from tests.tui.support import chat_of, idle, make_app, newest, say, until
+from tests.waiting import PATIENCE
 
 
 class Keeps:

@@ -1,4 +1,4 @@
-"""What plugins add to the screen: commands, panels, screens, works, and the chat as they see it."""
+"""Plugins on the screen: commands, panels, screens, progress, and their view of the chat."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from chatlm.store.store import Store
 from chatlm.testing import scripted_screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp
+from chatlm.tui.plugin_ui.registrations import Registrations
 from tests.tui.support import StillEngine, app_of, opens, until
+from tests.waiting import PATIENCE
 
 
 class Plugin:
-    """Offers what it is given, and keeps the `ui` of `screen_opened`."""
+    """Offers the given extensions, and stores the `ui` of `screen_opened`."""
 
     def __init__(self, *things: SlashCommand | Panel | PluginScreen) -> None:
         self.things = things
@@ -73,7 +75,7 @@ class Seen(Static):
         self.update(f"chat {ui.conversation.id}, turn {turn.position + 1 if turn else 'none'}")
 
 
-def seen(name: str = "seen", **more: Any) -> Panel:
+def make_panel(name: str = "seen", **more: Any) -> Panel:
     return Panel(name, "What is seen", lambda ui: Seen(**more))
 
 
@@ -93,7 +95,7 @@ def page(name: str = "page") -> PluginScreen:
 # Commands
 
 
-async def test_a_command_runs_in_a_thread_and_speaks_to_the_person() -> None:
+async def test_a_command_runs_in_a_thread_and_notifies_the_user() -> None:
     where: list[threading.Thread] = []
 
     def hello(ui: Ui, text: str) -> None:
@@ -132,7 +134,7 @@ async def test_without_plugins_the_help_says_nothing_of_them() -> None:
         assert "From plugins" not in shown.text()
 
 
-async def test_the_person_can_choose_the_key() -> None:
+async def test_the_user_can_choose_the_key() -> None:
     said = threading.Event()
     plugin = Plugin(command(lambda ui, text: said.set(), key="ctrl+b"))
     async with scripted_screen(plugin, keys={"try": "f9"}) as shown:
@@ -143,7 +145,7 @@ async def test_the_person_can_choose_the_key() -> None:
         assert shown.notifications == []
 
 
-async def test_a_persons_mistake_is_told_and_is_no_fault() -> None:
+async def test_a_users_mistake_is_reported_and_is_no_fault() -> None:
     error = UsageError("There is no such bird", hint="Try a duck.")
     async with scripted_screen(Plugin(command(raises(error)))) as shown:
         for _ in range(4):
@@ -180,19 +182,19 @@ def make_app(host: PluginHost, keys: Mapping[str, str] | None = None) -> ChatApp
     )
 
 
-def test_the_first_of_two_with_one_name_has_it_and_the_other_is_told() -> None:
+def test_the_first_of_two_with_one_name_has_it_and_the_other_is_reported() -> None:
     run = raises(UsageError("no"))
     host = host_of(
-        one=Plugin(command(run, "same", help="of one"), seen("both")),
+        one=Plugin(command(run, "same", help="of one"), make_panel("both")),
         two=Plugin(command(run, "same", help="of two"), command(run, "both"), command(run, "new")),
-        three=Plugin(command(run, "three"), page("same"), seen("three")),
+        three=Plugin(command(run, "three"), page("same"), make_panel("three")),
     )
     make_app(host)
     assert {c.name: c.help for c in commands.plugin_commands()} == {
         "same": "of one · one", "both": "try something · two", "three": "try something · three",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
-    assert told == {
+    errors = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
+    assert errors == {
         ("one", "register_panels"): "these names are taken: both (of two)",
         ("two", "register_slash_commands"): "these names are taken: same (of one), new (of chatlm)",
         ("three", "register_panels"): "these names are taken: three (of three)",
@@ -203,7 +205,7 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     run = raises(UsageError("no"))
     host = host_of(
         one=Plugin(command(run, "first", key="f8"), command(run, "copies", key="ctrl+r")),
-        two=Plugin(command(run, "second", key="f8"), seen("typing")),
+        two=Plugin(command(run, "second", key="f8"), make_panel("typing")),
         three=Plugin(Panel("kills", "Kills", lambda ui: Static(), key="ctrl+k")),
         four=Plugin(command(run, "mine", key="f7")),
     )
@@ -212,8 +214,8 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     assert keys == {
         "first": "f8", "copies": "", "second": "", "typing": "", "kills": "", "mine": "f11",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
-    assert told == {
+    errors = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
+    assert errors == {
         ("one", "register_slash_commands"): "these keys are taken: ctrl+r (for /copies)",
         ("two", "register_slash_commands"): "these keys are taken: f8 (for /second)",
         ("three", "register_panels"): "these keys are taken: ctrl+k (for /kills)",
@@ -221,7 +223,7 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     assert "[keys]" in host.all_faults[0].hint
 
 
-def test_a_persons_choice_goes_before_a_plugins_wish() -> None:
+def test_a_users_choice_overrides_a_plugins_default() -> None:
     host = host_of(one=Plugin(command(raises(UsageError("no")), "first", key="f8")))
     app = make_app(host, keys={"regenerate": "f8"})
     assert app._startup_notices == []
@@ -246,9 +248,20 @@ async def nothing(ui: Ui, text: str) -> None: ...
         (lambda: PluginScreen("a", 3), "plain function"),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_offered_is_checked_where_it_is_made(make: Callable[[], Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make()
+def test_what_is_not_valid_is_a_fault_and_costs_nothing_else(
+    make: Callable[[], Any], said: str
+) -> None:
+    good, also = command(raises(UsageError("")), "good"), command(raises(UsageError("")), "also")
+    host = host_of(one=Plugin(good, make(), also))
+    registrations = Registrations(host)
+    assert list(registrations.commands) == ["good", "also"]
+    assert not registrations.panels
+    assert not registrations.screens
+    (fault,) = host.all_faults
+    assert said in fault.error
+    assert not fault.dropped
+    Registrations(host)
+    assert len(host.all_faults) == 1
 
 
 async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -> None:
@@ -275,7 +288,7 @@ async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -
 # The chat as a plugin sees it
 
 
-def asked(ui: Ui) -> str:
+def selected_text(ui: Ui) -> str:
     """The message of the turn that the plugin sees."""
     return ui.turn.user.text if ui.turn else ""
 
@@ -285,14 +298,14 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
     async with scripted_screen(plugin, replies=["One.", "Two.", "Three."]) as shown:
         ui, chat = plugin.ui, shown.app.chat_screen.chat
         assert ui.conversation.id == 0
-        assert asked(ui) == ""
+        assert selected_text(ui) == ""
         ui.set_state(colour="green", size=3)
         ui.set_chat(system="Be kind.", sampling=Sampling(temperature=0.5))
         await shown.settle()
         await shown.submit("First")
         assert ui.engine is shown.engine
         assert ui.state == {"colour": "green", "size": 3}
-        assert asked(ui) == "First"
+        assert selected_text(ui) == "First"
         assert shown.requests[-1].messages[0].text == "Be kind."
         assert shown.requests[-1].sampling.temperature == 0.5
         ui.set_state(size=None)
@@ -300,10 +313,10 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         ui.send("Second")
         await shown.settle()
         await until(shown.pilot, lambda: ui.state == {"colour": "green"})
-        assert asked(ui) == "Second"
+        assert selected_text(ui) == "Second"
         assert chat.composer.text == "typed "
         await shown.press("tab", "up")
-        assert asked(ui) == "First"
+        assert selected_text(ui) == "First"
         first = ui.conversation.id
         ui.new_chat(system="Be brief.", state={"a": [1]}, message="Third")
         await shown.settle()
@@ -356,7 +369,9 @@ async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None
         assert fault.hook == "/try"
 
 
-async def test_many_threads_may_speak_at_once() -> None:
+async def test_many_threads_may_notify_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatApp, "NOTIFICATION_TIMEOUT", PATIENCE)
+
     def run(ui: Ui, text: str) -> None:
         def speak(number: int) -> None:
             ui.set_state(**{f"n{number}": number})
@@ -377,7 +392,7 @@ async def test_many_threads_may_speak_at_once() -> None:
         assert len(shown.notifications) == 20
 
 
-async def test_an_unknown_panel_or_screen_is_told() -> None:
+async def test_an_unknown_panel_or_screen_is_reported() -> None:
     plugin = Plugin()
     async with scripted_screen(plugin) as shown:
         plugin.ui.open_panel("none")
@@ -386,7 +401,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         assert shown.notifications == ["Unknown panel none", "Unknown screen none"]
 
 
-async def test_a_plugin_says_something_in_the_status_bar() -> None:
+async def test_a_plugin_writes_to_the_status_bar() -> None:
     plugin = Plugin()
     async with scripted_screen(plugin, size=(80, 24)) as shown:
         plugin.ui.show_status("mood calm\x1b[2J")
@@ -406,7 +421,7 @@ async def test_a_plugin_says_something_in_the_status_bar() -> None:
 # Long works
 
 
-async def test_a_work_is_shown_and_can_be_cancelled() -> None:
+async def test_progress_is_shown_and_can_be_cancelled() -> None:
     steps: list[int] = []
 
     def run(ui: Ui, text: str) -> None:
@@ -434,13 +449,13 @@ async def test_a_work_is_shown_and_can_be_cancelled() -> None:
         assert shown.faults == []
 
 
-async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
+async def test_progress_of_unknown_length_and_failing_work() -> None:
     going = threading.Event()
 
     def run(ui: Ui, text: str) -> None:
         with ui.progress("Counting") as work:
             work.update(1234, note="stars")
-            going.wait(20)
+            going.wait(PATIENCE)
             raise RuntimeError("lost count")
 
     async with scripted_screen(Plugin(command(run))) as shown:
@@ -453,7 +468,7 @@ async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
         assert [fault.hook for fault in shown.faults] == ["/try"]
 
 
-async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
+async def test_quitting_cancels_running_work_and_waits_for_it() -> None:
     ended = threading.Event()
 
     def run(ui: Ui, text: str) -> None:
@@ -474,7 +489,7 @@ async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
 
 
 async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
-    async with scripted_screen(Plugin(seen()), replies=["One.", "Two."]) as shown:
+    async with scripted_screen(Plugin(make_panel()), replies=["One.", "Two."]) as shown:
         await shown.submit("/seen")
         assert "What is seen" in shown.text()
         assert "chat 0, turn none" in shown.text()
@@ -493,7 +508,7 @@ async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
 
 async def test_one_panel_at_a_time_by_key_too() -> None:
     other = Panel("other", "Another", lambda ui: Static("other text"), key="f9")
-    async with scripted_screen(Plugin(seen(), other)) as shown:
+    async with scripted_screen(Plugin(make_panel(), other)) as shown:
         await shown.submit("/seen")
         await shown.press("f9")
         assert "other text" in shown.text()
@@ -533,7 +548,7 @@ async def test_tab_goes_round_through_the_panel() -> None:
 
 
 async def test_on_a_small_screen_a_panel_stands_over_the_transcript_and_escape_closes_it() -> None:
-    async with scripted_screen(Plugin(seen()), replies=["One."], size=(80, 24)) as shown:
+    async with scripted_screen(Plugin(make_panel()), replies=["One."], size=(80, 24)) as shown:
         await shown.submit("Hello")
         await shown.submit("/seen")
         assert "chat 1, turn 1" in shown.text()
@@ -623,7 +638,7 @@ async def test_style_files_of_a_screen_are_its_own(tmp_path: Any) -> None:
 
 
 async def wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

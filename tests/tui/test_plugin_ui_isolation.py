@@ -21,7 +21,7 @@ from chatlm.testing import ScriptedScreen, scripted_screen
 
 
 class Oops(RuntimeError):
-    """What all of them raise."""
+    """Raised by all of them."""
 
 
 class Composes(Static):
@@ -212,7 +212,7 @@ class Plugin:
     @hookimpl
     def register_panels(self, register: Any) -> None:
         for kind in self.kinds:
-            register(Panel(kind.__name__.lower(), kind.__name__, partial(opened, kind)))
+            register(Panel(kind.__name__.lower(), kind.__name__, partial(open_widget, kind)))
 
     @hookimpl
     def register_screens(self, register: Any) -> None:
@@ -220,7 +220,7 @@ class Plugin:
             register(PluginScreen(kind.__name__.lower(), partial(Shown, kind)))
 
 
-def opened(kind: type[Widget], ui: Ui) -> Widget:
+def open_widget(kind: type[Widget], ui: Ui) -> Widget:
     return kind()
 
 
@@ -255,7 +255,7 @@ async def test_what_breaks_is_closed_and_the_chat_goes_on(where: str) -> None:
             assert app.chat_screen.plugin_actions.regions.panel is None, name
             assert f"failed in {where} {name}" in shown.notifications[-1]
             app.clear_notifications()
-        app.theme = "nord"  # which reads all styles again
+        app.call_later(setattr, app, "theme", "nord")  # which reads all styles again
         await shown.press("tab", "shift+tab")
         await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
@@ -263,7 +263,7 @@ async def test_what_breaks_is_closed_and_the_chat_goes_on(where: str) -> None:
 
 
 class OneOf:
-    """Offers what it is given."""
+    """Offers the given extensions."""
 
     def __init__(self, *panels: Panel, screens: Iterable[PluginScreen] = ()) -> None:
         self.panels, self.screens = panels, screens
@@ -386,7 +386,7 @@ async def test_a_screen_that_a_plugins_screen_opens_is_the_plugins_too() -> None
 
 
 async def test_a_failure_of_chatlms_own_still_ends_the_program() -> None:
-    """The guard must not hide what is no plugin's."""
+    """The guard must not hide failures outside plugins."""
     plugin = OneOf(Panel("good", "Good", lambda ui: Static()))
     with pytest.raises(Oops):
         async with scripted_screen(plugin) as shown:

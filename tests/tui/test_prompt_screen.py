@@ -20,7 +20,7 @@ SIZE = (80, 24)
 
 
 class Asking(App[None]):
-    """An app that has asked; `answers` is what came back."""
+    """An app that has opened the screen; `answers` has the results."""
 
     def __init__(self, prompt: PromptScreen) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ async def test_a_suggestion_comes_from_a_thread_and_can_be_changed() -> None:
         assert threads[0] is not threading.main_thread()
 
 
-async def test_a_suggestion_that_fails_is_told() -> None:
+async def test_a_suggestion_that_fails_is_reported() -> None:
     def suggest() -> str:
         raise StoreError("The disk failed.", hint="Check it.")
 

@@ -1,4 +1,4 @@
-"""The replay screen makes a reply again, says whether it is the same, and shows what is not."""
+"""The replay screen generates a reply again, compares it, and shows the differences."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from chatlm.types.events import Delta, Prefill, PromptReady
 from chatlm.types.messages import Message, Reply, StopReason, Usage
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
-from tests.tui.support import plain
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
+from tests.tui.support import plain, until
 
 THEN = "The capital of France is Paris. It stands on the Seine.\n\n- one\n- two"
 NOW = "The capital of France is Paris. It lies on the river Seine.\n\n- one\n- two"
@@ -56,32 +56,33 @@ class Again:
         yield replayed(self.text, notes=NOTES)
 
 
-def seen(pilot: Pilot[None]) -> str:
+def screen_text(pilot: Pilot[None]) -> str:
     return plain(pilot.app.screen)
 
 
-async def test_the_same_is_said_in_words() -> None:
+async def test_an_equal_replay_says_so() -> None:
     async with CardApp(ReplayScreen(THEN, Again(THEN))).run_test() as pilot:
-        await settled(pilot, lambda: "✓ The same, 24 tokens." in seen(pilot))
-        assert "[-" not in seen(pilot) and "{+" not in seen(pilot)
-        assert "It stands on the Seine." in seen(pilot)
+        await until(pilot, lambda: "✓ The same, 24 tokens." in screen_text(pilot))
+        assert "[-" not in screen_text(pilot) and "{+" not in screen_text(pilot)
+        assert "It stands on the Seine." in screen_text(pilot)
 
 
 async def test_the_difference_has_marks_and_notes() -> None:
     async with CardApp(ReplayScreen(THEN, Again(NOW))).run_test(size=(120, 24)) as pilot:
-        await settled(
-            pilot, lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in seen(pilot)
+        await until(
+            pilot,
+            lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in screen_text(pilot),
         )
-        assert "It [-stands-] {+lies+} on the {+river+} Seine." in seen(pilot)
+        assert "It [-stands-] {+lies+} on the {+river+} Seine." in screen_text(pilot)
         for note in NOTES:
-            assert note in seen(pilot)
+            assert note in screen_text(pilot)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 async def test_both_are_shown_while_it_writes(width: int) -> None:
     again = Again(NOW, stands=True)
     async with CardApp(ReplayScreen(THEN, again)).run_test(size=(width, 24)) as pilot:
-        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
         then, now = (plain(pilot.app.screen.query_one(name)) for name in ("#then", "#now"))
         assert " ".join(then.split()).startswith("Then The capital of France is Paris. It stands")
         assert " ".join(now.split()) == "Now The capital of France is Paris."
@@ -89,14 +90,14 @@ async def test_both_are_shown_while_it_writes(width: int) -> None:
         assert side_by_side is (width == 120)
         assert hint(pilot) == "esc stop"
         again.go.set()
-        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         assert hint(pilot) == "r again · c copy the difference · esc close"
 
 
 async def test_a_continued_reply_begins_with_what_it_had() -> None:
     again = Again(NOW, stands=True, so_far="The capital of France ")
     async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
-        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
         now = plain(pilot.app.screen.query_one("#now"))
         assert " ".join(now.split()) == "Now The capital of France is Paris. It lies on the"
 
@@ -104,41 +105,41 @@ async def test_a_continued_reply_begins_with_what_it_had() -> None:
 async def test_escape_stops_then_closes() -> None:
     app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
     async with app.run_test() as pilot:
-        await settled(pilot, lambda: "Writing: 6" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6" in screen_text(pilot))
         await pilot.press("escape")
-        await settled(pilot, lambda: "Not finished: nothing to compare." in seen(pilot))
+        await until(pilot, lambda: "Not finished: nothing to compare." in screen_text(pilot))
         assert hint(pilot) == "r again · esc close"
         assert app.given == []
         await pilot.press("escape")
-        await settled(pilot, lambda: app.given == [None])
+        await until(pilot, lambda: app.given == [None])
 
 
 async def test_again_runs_once_more() -> None:
     again = Again(NOW)
     async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
-        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         again.text = THEN
         await pilot.press("r")
-        await settled(pilot, lambda: "✓ The same" in seen(pilot))
+        await until(pilot, lambda: "✓ The same" in screen_text(pilot))
         assert again.runs == 2
 
 
 async def test_copies_the_difference_as_text() -> None:
     """With the original characters, whatever is drawn of them."""
     async with CardApp(ReplayScreen("a \x1b[2Jb", Again("a c"))).run_test() as pilot:
-        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
         await pilot.press("c")
         assert pilot.app.clipboard == diff_text(diff_words(THEN, "a c"))
 
 
-async def test_what_was_not_kept_cannot_be_made_again() -> None:
+async def test_a_reply_without_provenance_cannot_be_replayed() -> None:
     def broken() -> Generator[object, None, None]:
         raise UsageError("What made this reply was not kept", hint="Regenerate it.")
         yield
 
     async with CardApp(ReplayScreen(THEN, broken)).run_test() as pilot:
-        await settled(pilot, lambda: "Regenerate it." in seen(pilot))
-        assert "Not finished: nothing to compare." in seen(pilot)
+        await until(pilot, lambda: "Regenerate it." in screen_text(pilot))
+        assert "Not finished: nothing to compare." in screen_text(pilot)
 
 
 def test_marks_leave_blanks_outside_and_controls_drawn_harmless() -> None:
@@ -161,10 +162,10 @@ def test_two_empty_replies_are_the_same() -> None:
 def test_picture_of_a_difference(
     snap_compare: SnapCompare, size: tuple[int, int], theme: str
 ) -> None:
-    """Removed and added apart in colour and in marks; above them what is not as it was."""
+    """Removed and added words differ in colour and marks; changed facts are above them."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        await until(pilot, lambda: "✗ Different" in screen_text(pilot))
 
     app = CardApp(ReplayScreen(THEN, Again(NOW)), theme)
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -172,10 +173,10 @@ def test_picture_of_a_difference(
 
 @both_sizes
 def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """The original and what there is of the replay."""
+    """The original and the replay so far."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        await until(pilot, lambda: "Writing: 6 tokens" in screen_text(pilot))
 
     app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
@@ -183,10 +184,10 @@ def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int
 
 @both_sizes
 def test_picture_of_the_same(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """One line says it."""
+    """One line says so."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: "✓ The same" in seen(pilot))
+        await until(pilot, lambda: "✓ The same" in screen_text(pilot))
 
     assert snap_compare(
         CardApp(ReplayScreen(THEN, Again(THEN))), terminal_size=size, run_before=still(steps)

@@ -190,7 +190,7 @@ def test_streamed_texts_of_different_parts_are_never_joined() -> None:
 
     posted: list[object] = []
 
-    run_turn(events, threading.Event(), posted.append)
+    run_turn(events, threading.Event(), posted.append, Store(None).turn)
     streamed = [message for message in posted if isinstance(message, TextStreamed)]
     for part, numbers in (("reasoning", range(30)), ("text", range(30, 60))):
         text = "".join(message.text for message in streamed if message.part == part)

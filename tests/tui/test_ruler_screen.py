@@ -1,4 +1,4 @@
-"""The ruler says how full the context is, in any width, with and without colour."""
+"""The context gauge shows how full the context is, in any width, with and without colour."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_gauge_is_to_scale() -> None:
     assert [drawn.count(sign) for sign in (SYSTEM, TURNS, FREE, RESERVE)] == [8, 4, 16, 4]
 
 
-def test_told_says_each_part() -> None:
+def test_the_description_names_each_part() -> None:
     assert describe_fill(OVER) == (
         "Context of 8,192 tokens: system prompt 120, turns 7,000, free 48, "
         "reserved for the reply 1,024; 12 turns do not fit."
@@ -108,7 +108,7 @@ class RulerApp(App[None]):
         self.clicks += 1
 
 
-async def test_click_asks_for_more() -> None:
+async def test_a_click_posts_a_request_for_details() -> None:
     app = RulerApp((CALM, 40))
     async with app.run_test() as pilot:
         await pilot.click(ContextGauge)
@@ -116,7 +116,7 @@ async def test_click_asks_for_more() -> None:
         assert str(app.query_one(ContextGauge).tooltip) == describe_fill(CALM)
 
 
-async def test_nothing_known_draws_nothing() -> None:
+async def test_unknown_usage_draws_nothing() -> None:
     app = RulerApp((None, 40))
     async with app.run_test():
         ruler = app.query_one(ContextGauge)

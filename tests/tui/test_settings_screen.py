@@ -1,4 +1,4 @@
-"""The settings screen says what holds and why, takes what is right at once, and nothing else."""
+"""The settings screen shows each value with its source, and applies only valid ones, at once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from chatlm.config import config, paths
 from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, format_value, parse_value
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.types.engine import EngineInfo
-from chatlm.types.sampling import DEFAULT_SAMPLING, NUMERIC_SAMPLING, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+from chatlm.types.settings import setting_specs
 from tests.tui.cards import (
     CardApp,
     SnapCompare,
     both_sizes,
     everything_visible,
     hint,
-    settled,
     still,
 )
-from tests.tui.support import plain, toasts
+from tests.tui.support import plain, toasts, until
 
 INFO = EngineInfo(
     "smollm2-135m-instruct",
@@ -45,7 +45,7 @@ LAYERS = [
 
 
 class SettingsApp(CardApp):
-    """Remembers what the screen posted."""
+    """Records what the screen posted."""
 
     def __init__(self, card: SettingsScreen, theme: str = "textual-dark") -> None:
         super().__init__(card, theme)
@@ -82,12 +82,12 @@ def app(
 
 
 def row(pilot: Pilot[None], name: str) -> str:
-    """The row as words; the field's placeholder counts, since it is what holds."""
+    """Return the row's text; the field's placeholder counts, since it is the effective value."""
     return " ".join(plain(pilot.app.screen.query_one(f"#row-{name}", SettingRow)).split())
 
 
 async def ready(pilot: Pilot[None]) -> None:
-    await settled(pilot, lambda: isinstance(pilot.app.focused, Input))
+    await until(pilot, lambda: isinstance(pilot.app.focused, Input))
 
 
 async def test_each_value_says_where_it_comes_from() -> None:
@@ -103,7 +103,7 @@ async def test_each_value_says_where_it_comes_from() -> None:
         assert '"###", "\\n\\nUser:"' in row(pilot, "stop")
 
 
-async def test_what_nobody_says_is_left_to_the_server() -> None:
+async def test_unset_values_are_left_to_the_server() -> None:
     layers = [(CONFIG_LAYER, Sampling(top_p=0.5)), ("default", Sampling(max_tokens=1024))]
     host = SettingsApp(SettingsScreen(Sampling(), layers, ""))
     async with host.run_test(size=(110, 40)) as pilot:
@@ -130,7 +130,7 @@ async def test_a_right_value_counts_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, text, told, counted",
+    "name, text, note, counted",
     [
         ("temperature", "9", "temperature must be a number from 0 to 5, not 9", None),
         ("temperature", "warm", "temperature must be a number from 0 to 5, not 'warm'", None),
@@ -143,29 +143,29 @@ async def test_a_right_value_counts_at_once() -> None:
     ],
 )
 async def test_a_wrong_value_is_marked_and_not_taken(
-    name: str, text: str, told: str, counted: Any
+    name: str, text: str, note: str, counted: Any
 ) -> None:
-    """What counts is the last value that was right while typing, if there was one."""
+    """The last value that was valid while typing applies, if there was one."""
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await type_into(pilot, name, text)
-        await settled(pilot, lambda: told in plain(host.screen))
+        await until(pilot, lambda: note in plain(host.screen))
         assert "✗" in row(pilot, name)
         assert getattr(host.card.query_one(SamplingForm).sampling, name) == counted
         assert len(host.heard) == (counted not in (None, ()))
         await type_into(pilot, name, "")
-        await settled(pilot, lambda: "✗" not in plain(host.screen))
+        await until(pilot, lambda: "✗" not in plain(host.screen))
 
 
-async def test_a_wrong_value_is_told_on_the_way_out() -> None:
+async def test_a_wrong_value_is_reported_on_leaving() -> None:
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await type_into(pilot, "temperature", "9")
         await type_into(pilot, "max_tokens", "0")
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert toasts(pilot) == [
             "temperature stays 0; it must be a number from 0 to 5, not 9",
             "max_tokens stays 300; it must be a whole number from 1 to 1,000,000, not 0",
@@ -182,7 +182,7 @@ async def test_in_a_small_terminal_every_part_is_there() -> None:
 
 
 async def test_a_right_value_that_becomes_wrong_stays_what_it_was() -> None:
-    """`2`, then `25`: what counts is 2, and the mark says that 25 does not."""
+    """`2`, then `25`: 2 applies, and the mark says that 25 does not."""
     host = app()
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
@@ -203,7 +203,7 @@ async def test_reset_goes_back_to_the_layer_below(way: str) -> None:
             await pilot.click("#row-temperature .reset", offset=(2, 0))
         else:
             await pilot.click("#reset")
-        await settled(pilot, lambda: "model" in row(pilot, "temperature"))
+        await until(pilot, lambda: "model" in row(pilot, "temperature"))
         assert host.heard == [SettingsScreen.SamplingChanged(Sampling())]
 
 
@@ -211,11 +211,11 @@ async def test_arrows_and_tab_reach_every_field() -> None:
     async with app().run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         met = []
-        for _ in (*NUMERIC_SAMPLING, "stop"):
+        for _ in Sampling().settings():
             assert pilot.app.focused is not None
             met.append(pilot.app.focused.id)
             await pilot.press("down")
-        assert met == [*NUMERIC_SAMPLING, "stop"]
+        assert met == list(setting_specs(Sampling))
         met = []
         for _ in range(2):
             assert pilot.app.focused is not None
@@ -233,14 +233,14 @@ async def test_keep_as_my_default_writes_the_config_file(
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await pilot.click("#keep-sampling")
-        await settled(pilot, lambda: host.heard)
+        await until(pilot, lambda: host.heard)
         assert config.load().sampling == mine
         assert host.heard == [
             SettingsScreen.DefaultSamplingSaved(mine.with_fallback(Sampling(max_tokens=300)))
         ]
         await pilot.press("ctrl+r")
         host.screen.query_one("#temperature", Input).value = ""
-        await settled(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
+        await until(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
 
 
 async def test_a_config_that_cannot_be_written_says_so(
@@ -253,25 +253,25 @@ async def test_a_config_that_cannot_be_written_says_so(
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         await pilot.click("#keep-sampling")
-        await settled(pilot, lambda: "config.toml" in plain(host.screen))
+        await until(pilot, lambda: "config.toml" in plain(host.screen))
         assert host.heard == []
 
 
 async def test_system_prompt_is_taken_after_typing_with_its_cost() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "6 tokens, sent with" in plain(host.screen))
+        await until(pilot, lambda: "6 tokens, sent with" in plain(host.screen))
         await pilot.press("end", *" Be kind.")
-        await settled(pilot, lambda: "8 tokens, sent with" in plain(host.screen))
+        await until(pilot, lambda: "8 tokens, sent with" in plain(host.screen))
         assert host.heard == [SettingsScreen.SystemChanged("Be brief. Be kind.")]
 
 
-async def test_what_was_typed_last_counts_on_the_way_out() -> None:
+async def test_what_was_typed_last_counts_on_leaving() -> None:
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await until(pilot, lambda: isinstance(host.focused, TextArea))
         await pilot.press("end", "!", "escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.heard == [SettingsScreen.SystemChanged("Be brief.!")]
 
 
@@ -281,70 +281,70 @@ async def test_system_prompt_can_be_my_default(
     monkeypatch.setenv("CHATLM_HOME", str(tmp_path))
     host = app(section="system")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await until(pilot, lambda: isinstance(host.focused, TextArea))
         await pilot.press("end", "enter", *'"Kind"')
         await pilot.click("#keep-system")
-        await settled(pilot, lambda: len(host.heard) == 2)
+        await until(pilot, lambda: len(host.heard) == 2)
         assert config.load().system == 'Be brief.\n"Kind"'
 
 
 @pytest.mark.parametrize(
-    "own, told",
+    "own, note",
     [(21, "The default of the model's template (21 tokens)"), (0, "None: the")],
 )
-async def test_no_system_prompt_of_the_persons_own(own: int, told: str) -> None:
+async def test_no_system_prompt_of_the_users_own(own: int, note: str) -> None:
     card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
     async with SettingsApp(card).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: told in plain(pilot.app.screen))
+        await until(pilot, lambda: note in plain(pilot.app.screen))
 
 
 async def test_no_model_no_cost() -> None:
     async with app(section="system", info=None).run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "shown once the model is loaded" in plain(pilot.app.screen))
+        await until(pilot, lambda: "shown once the model is loaded" in plain(pilot.app.screen))
 
 
 async def test_a_theme_is_tried_and_put_back() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        await until(pilot, lambda: isinstance(host.focused, OptionList))
         await pilot.press("down")
-        await settled(pilot, lambda: host.theme == "textual-light")
+        await until(pilot, lambda: host.theme == "textual-light")
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.theme == "textual-dark" and host.heard == []
 
 
 async def test_a_theme_is_chosen() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        await until(pilot, lambda: isinstance(host.focused, OptionList))
         assert "enter use theme" in hint(pilot)
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: "textual-light · in use" in plain(host.screen))
+        await until(pilot, lambda: "textual-light · in use" in plain(host.screen))
         await pilot.press("escape")
-        await settled(pilot, lambda: host.given == [None])
+        await until(pilot, lambda: host.given == [None])
         assert host.theme == "textual-light"
         assert host.heard == [ThemePicker.ThemeChosen("textual-light")]
 
 
-async def test_reduced_motion_is_told_in_words() -> None:
+async def test_reduced_motion_is_described() -> None:
     host = app(section="look")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: "Reduced motion: off" in plain(host.screen))
+        await until(pilot, lambda: "Reduced motion: off" in plain(host.screen))
         await pilot.press("tab", "enter")
-        await settled(pilot, lambda: "Reduced motion: on" in plain(host.screen))
+        await until(pilot, lambda: "Reduced motion: on" in plain(host.screen))
         assert host.heard == [ThemePicker.MotionChosen(True)]
 
 
-async def test_model_section_tells_and_leads_on() -> None:
+async def test_the_model_section_describes_the_model_and_links_to_more() -> None:
     host = app(section="model")
     async with host.run_test(size=(110, 40)) as pilot:
-        await settled(pilot, lambda: isinstance(host.focused, Button))
+        await until(pilot, lambda: isinstance(host.focused, Button))
         text = plain(host.screen)
         for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
             assert word in text
         await pilot.press("enter")
-        await settled(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
+        await until(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
 
 
 async def test_sections_follow_one_another() -> None:
@@ -353,7 +353,7 @@ async def test_sections_follow_one_another() -> None:
         await ready(pilot)
         for kind in (TextArea, OptionList, Button, Input):
             await pilot.press("ctrl+t")
-            await settled(pilot, partial(_focused, host, kind))
+            await until(pilot, partial(_focused, host, kind))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], section: Sect
     """Each section as it opens."""
 
     async def steps(pilot: Pilot[None]) -> None:
-        await settled(pilot, lambda: pilot.app.focused is not None)
+        await until(pilot, lambda: pilot.app.focused is not None)
 
     host = app(Sampling(temperature=0.9, stop=("###",)), section)
     assert snap_compare(host, terminal_size=size, run_before=still(steps))
@@ -389,7 +389,7 @@ def test_picture(snap_compare: SnapCompare, size: tuple[int, int], section: Sect
 
 @both_sizes
 def test_picture_of_a_wrong_value(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
-    """Marked beside the field, explained below."""
+    """Marked next to the field, explained below."""
 
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)

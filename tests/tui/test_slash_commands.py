@@ -1,4 +1,4 @@
-"""What is a message, and what is a slash command."""
+"""Which input is a message, and which a slash command."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
 from chatlm.tui import commands
-from chatlm.tui.composer.completion import Matches, complete
 from chatlm.tui.composer.drafts import (
     sanitise,
 )
-from tests.tui.composing import COMMANDS
+from tests.tui.composing import COMMANDS, labels, offer
 from tests.tui.support import hostile_texts
 
 BY_NAME = {command.name: command for command in COMMANDS}
@@ -73,25 +72,6 @@ def test_what_is_neither_says_what_to_do(typed: str, error: str) -> None:
     with pytest.raises(UsageError) as caught:
         commands.parse_slash_command(typed, BY_NAME)
     assert str(caught.value) == error
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "notes.txt").write_text("one two\n")
-    (tmp_path / "my notes.txt").write_text("three\n")
-    (tmp_path / ".hidden").write_text("four\n")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "main.py").write_text("print()\n")
-    return tmp_path
-
-
-def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:
-    values = {"theme": lambda typed: ["dracula", "nord"]}
-    return complete(before, COMMANDS, values, folder, is_whole_message=only)
-
-
-def labels(completion: Matches | None) -> list[str]:
-    return [candidate.label for candidate in completion.candidates] if completion else []
 
 
 def test_hostile_texts_are_completed_and_parsed_without_harm(

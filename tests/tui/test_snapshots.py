@@ -1,4 +1,4 @@
-"""A picture of each state a person can see, at two sizes; look at them when one changes."""
+"""A picture of each visible state at two sizes; look at them when one changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,21 @@ from chatlm.errors import ModelError
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Failed, Ready
+from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.messages import StopReason, Usage
-from tests.tui.support import StillEngine, app_of, chat_of, idle, line, make_app, say, until
+from tests.tui.support import (
+    StillEngine,
+    app_of,
+    chat_of,
+    chats_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    plain,
+    say,
+    until,
+)
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]
@@ -40,7 +53,7 @@ def compare(snap_compare: SnapCompare, size: tuple[int, int]) -> Callable[[ChatA
         async def before(pilot: Pilot[None]) -> None:
             chat_of(pilot).composer.cursor_blink = False
             await steps(pilot)
-            await pilot.pause()
+            await until(pilot, lambda: chats_of(pilot).up_to_date)
 
         return snap_compare(app, terminal_size=size, run_before=before)
 
@@ -69,7 +82,7 @@ def stored_chat(stop_reason: StopReason | None = StopReason.END) -> Store:
 
 @both_sizes
 def test_empty(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """What this is, three things to try, the keys; the composer has the focus."""
+    """A title, three suggestions, the keys; the composer has the focus."""
     assert compare(make_app(StillEngine()), ready)
 
 
@@ -83,7 +96,7 @@ def test_finished_in_other_themes(compare: Callable[[ChatApp, Steps], bool], the
 
 @both_sizes
 def test_loading(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """A quiet line above the composer; the status bar says it too; what is typed is there."""
+    """A quiet line above the composer and in the status bar; typed text is visible."""
 
     def endless(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         while True:
@@ -100,13 +113,15 @@ def test_loading(compare: Callable[[ChatApp, Steps], bool]) -> None:
 
 @both_sizes
 def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """Half a reply, and below it how far it is and what stops it."""
+    """Half a reply, below it the progress and the key that stops it."""
     engine = StillEngine("Once ", "upon ", "a ", "time there ", "was", stand_after=4)
 
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)
         await say(pilot, "Tell me a story")
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
+        await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
+        await until(pilot, lambda: chat_of(pilot).view.query_one(ContextGauge).fill is not None)
 
     assert compare(make_app(engine), steps)
 
@@ -119,7 +134,7 @@ def test_finished(compare: Callable[[ChatApp, Steps], bool]) -> None:
 
 @both_sizes
 def test_stopped(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """The line below says that it was stopped and how to go on."""
+    """The line below says that it was stopped and how to continue."""
     store = stored_chat(StopReason.CANCELLED)
     assert compare(make_app(StillEngine(), store, conversation_id=3), ready)
 
@@ -137,7 +152,7 @@ def test_unfinished_chat_with_the_list(compare: Callable[[ChatApp, Steps], bool]
 
 @both_sizes
 def test_failed_reply(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """The error stands below the message, as a line, and as a toast."""
+    """The error is shown below the message and as a toast."""
     broken = ModelError("The memory of cuda:0 is full", hint="Start a new chat with ctrl+n.")
 
     async def steps(pilot: Pilot[None]) -> None:
@@ -150,7 +165,7 @@ def test_failed_reply(compare: Callable[[ChatApp, Steps], bool]) -> None:
 
 @both_sizes
 def test_model_missing(compare: Callable[[ChatApp, Steps], bool]) -> None:
-    """What is wrong, the command that helps, and the key that tries again."""
+    """The error, the command that helps, and the key that tries again."""
 
     def missing(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         raise ModelError(

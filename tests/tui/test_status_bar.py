@@ -1,4 +1,4 @@
-"""The status bar fits any width and keeps what matters most."""
+"""The status bar fits any width; the most important parts stay."""
 
 from __future__ import annotations
 

@@ -263,6 +263,25 @@ async def test_a_long_suggestion_is_cut_on_the_screen_and_inserted_whole(tmp_pat
         assert app.composer.text == f"A{long}"
 
 
+async def test_a_suggestion_fits_its_row_after_the_text_is_wrapped_anew(tmp_path: Path) -> None:
+    text = "some words " * 7 + "end"
+    app = app_with(tmp_path, lambda _: " and so on" * 9)
+    async with app.run_test(size=(40, 20)) as pilot:
+        app.composer.load_draft(text)
+        await until(pilot, lambda: app.composer.suggestion)
+        for width in (70, 52, 40):
+            before = app.composer.suggestion
+
+            def is_refitted(old: str = before) -> bool:
+                return app.composer.suggestion != old
+
+            await pilot.resize_terminal(width, 20)
+            await until(pilot, is_refitted)
+            rows = [row.strip("│ ") for row in whole(app).splitlines()]
+            assert f"end{app.composer.suggestion}" in "\n".join(rows)
+            assert max(map(len, rows)) <= width
+
+
 async def test_a_suggestion_without_room_is_not_inserted_unseen(tmp_path: Path) -> None:
     app = app_with(tmp_path, lambda text: "unseen")
     async with app.run_test(size=(40, 20)) as pilot:

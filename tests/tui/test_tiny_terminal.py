@@ -5,32 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from tests.tui.support import (
-    app_of,
     idle,
+    leave,
     make_app,
     newest,
     plain,
+    run,
     say,
 )
-
-
-async def run(pilot: Pilot[None], command: str, argument: str = "") -> None:
-    await app_of(pilot).chat_screen.action_command(command, argument)
-    await pilot.pause()
-
-
-async def leave(pilot: Pilot[None]) -> None:
-    """Close whatever is over the chat."""
-    for _ in range(4):
-        if pilot.app.screen is app_of(pilot).chat_screen:
-            return
-        await pilot.press("escape")
-        await pilot.pause()
-    raise AssertionError(f"{pilot.app.screen} does not close")
 
 
 @pytest.mark.parametrize("size", [(20, 5), (3, 2)])

@@ -1,4 +1,4 @@
-"""Toasts take room of their own: they cover neither what is read nor what is open."""
+"""Toasts have a place of their own: they cover neither the transcript nor an open card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tui.support import chat_of, idle, make_app, newest, say, until
 LONG = "A word.\n\n" * 60
 
 
-async def told(pilot: Pilot[None], count: int = 1) -> list[Region]:
+async def show_toasts(pilot: Pilot[None], count: int = 1) -> list[Region]:
     """Let toasts come; where they are."""
     for number in range(count):
         pilot.app.notify(f"Toast {number}\nwith a hint.", severity="warning", markup=False)
@@ -44,7 +44,7 @@ async def test_toasts_cover_nothing(size: tuple[int, int]) -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         below = chat_of(pilot).composer.region
-        assert not list(covered(pilot, await told(pilot, 2)))
+        assert not list(covered(pilot, await show_toasts(pilot, 2)))
         assert chat_of(pilot).composer.region == below, "what is written stays in its place"
         app.clear_notifications()
         await until(pilot, lambda: chat_of(pilot).view.query_one(Transcript).region.y == 1)
@@ -58,13 +58,13 @@ async def test_toasts_cover_no_card(command: str) -> None:
         await idle(pilot)
         await app.chat_screen.action_command(command)
         await until(pilot, lambda: app.screen is not app.chat_screen)
-        assert not list(covered(pilot, await told(pilot)))
+        assert not list(covered(pilot, await show_toasts(pilot)))
 
 
 async def test_many_toasts_leave_the_chat_its_room() -> None:
     app = make_app(ScriptedEngine("Hi."))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
-        await told(pilot, 12)
+        await show_toasts(pilot, 12)
         assert chat_of(pilot).view.region.height > 12
         assert app.screen.query_one(ChatView).composer.region.height == 3
 
@@ -75,7 +75,7 @@ async def test_the_end_of_a_long_chat_stays_in_sight() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         transcript = chat_of(pilot).view.query_one(Transcript)
-        await told(pilot)
+        await show_toasts(pilot)
         await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
         assert newest(pilot).query_one(".line").region.bottom <= transcript.region.bottom
         transcript.scroll_to(y=20, animate=False, immediate=True)

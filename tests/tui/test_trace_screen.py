@@ -1,4 +1,4 @@
-"""The card that tells what plugins did for a turn."""
+"""The card that shows what plugins did for a turn."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def nothing(pilot: Pilot[None]) -> None:
 
 @both_sizes
 def test_calls(compare: Callable[[CardApp, Steps], bool]) -> None:
-    """Times, plugins and hooks in columns; what changed in colours, what failed in red."""
+    """Times, plugins and hooks in columns; changes in colours, failures in red."""
     assert compare(card(*TRACES), nothing)
 
 

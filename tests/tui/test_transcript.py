@@ -1,4 +1,4 @@
-"""Selecting turns, flipping versions, marks of what is read, and long chats."""
+"""Selecting turns, flipping versions, marks of context policies, and long chats."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ async def test_changes_and_marks_reach_turns_that_are_not_drawn() -> None:
         assert "Changed." in plain(by_id[2])
 
 
-async def test_a_new_turn_comes_to_the_end_wherever_the_person_was() -> None:
+async def test_a_new_turn_scrolls_to_the_end_from_anywhere() -> None:
     app = BoardApp(turns(60))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)

@@ -1,4 +1,4 @@
-"""What is copied is what the model wrote; and the details of a reply."""
+"""Copying yields the model's own text; and the details of a reply."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_the_reply_is_copied_as_it_was_written() -> None:
         assert toasts(pilot) == ["Copied the reply, 33 characters"]
 
 
-async def test_what_grows_can_be_copied_too_and_nothing_is_said_to_be_nothing() -> None:
+async def test_a_growing_reply_can_be_copied_and_an_empty_one_says_so() -> None:
     app = BoardApp([turn(1)])
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
@@ -146,7 +146,7 @@ def test_the_tools_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert [tool for tool in clipboard.clipboard_commands() if tool[0] != "tmux"] == []
 
 
-def test_a_tool_gets_the_text_and_one_that_fails_or_hangs_is_passed_over(
+def test_a_clipboard_tool_gets_the_text_and_failing_or_hanging_ones_are_skipped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     target = tmp_path / "copied"
@@ -197,7 +197,7 @@ PROVENANCE = Provenance(
 )
 
 
-async def test_the_details_say_what_made_the_reply() -> None:
+async def test_the_details_show_the_provenance_of_the_reply() -> None:
     when = datetime(2026, 10, 5, 12, 30, 1, tzinfo=UTC)
     one = turn(1, "First.", "Second.")
     reply = dataclasses.replace(one.replies[0], created=when).with_stop_reason(StopReason.LENGTH)

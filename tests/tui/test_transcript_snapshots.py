@@ -71,7 +71,7 @@ def test_selected_with_versions(compare: Callable[[BoardApp, Steps], bool]) -> N
 
 @both_sizes
 def test_marks_of_what_is_read(compare: Callable[[BoardApp, Steps], bool]) -> None:
-    """What the model does not read is grey and says why; a summary stands below its turn."""
+    """Turns that the model does not read are grey and say why; a summary is below its turn."""
     app = BoardApp(
         [
             turn(1, "One."),
@@ -116,7 +116,7 @@ def test_scrolled_away_in_a_long_chat(compare: Callable[[BoardApp, Steps], bool]
 
 @pytest.fixture
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same clock everywhere, since the details show the person's own time."""
+    """A fixed time zone, since the details show local time."""
     with monkeypatch.context() as changed:
         changed.setenv("TZ", "UTC")
         time.tzset()
@@ -128,7 +128,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @both_sizes
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "older"])
 def test_details(compare: Callable[[BoardApp, Steps], bool], kept: bool) -> None:
-    """A table of what made the reply; of an older one what is known, and a word why."""
+    """A table of the reply's provenance; for an older one what is known, and why no more."""
     one = turn(1, "Yes.", "No.")
     app = BoardApp([one])
 

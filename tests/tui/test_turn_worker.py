@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Generator
 
+from chatlm.store.store import Store
 from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, TurnMessage, run_turn
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.events import Delta, Finished, SessionEvent
 from chatlm.types.messages import StopReason, Usage
+from tests.waiting import PATIENCE
 
 
 def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[SessionEvent]:
@@ -23,7 +25,7 @@ def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[Sessi
 def test_tokens_are_gathered() -> None:
     posted: list[TurnMessage] = []
     started = time.monotonic()
-    run_turn(lambda: fast(600), threading.Event(), posted.append)
+    run_turn(lambda: fast(600), threading.Event(), posted.append, Store(None).turn)
     seconds = time.monotonic() - started
     grown = [message for message in posted if isinstance(message, TextStreamed)]
     assert "".join(message.text for message in grown) == "".join(f"{n} " for n in range(600))
@@ -46,10 +48,12 @@ def test_stopping_closes_the_turn_in_its_own_thread() -> None:
             closed_in.append(threading.current_thread())
 
     posted: list[TurnMessage] = []
-    worker = threading.Thread(target=run_turn, args=(endless, stop, posted.append))
+    worker = threading.Thread(
+        target=run_turn, args=(endless, stop, posted.append, Store(None).turn)
+    )
     worker.start()
     stop.set()
-    worker.join(5)
+    worker.join(PATIENCE)
     assert not worker.is_alive()
     assert closed_in == [worker]
     assert isinstance(posted[-1], TurnEnded)
@@ -60,7 +64,7 @@ def test_an_error_in_the_turn_becomes_a_message() -> None:
         raise ValueError("odd")
 
     posted: list[TurnMessage] = []
-    run_turn(lambda: fast(1, broken), threading.Event(), posted.append)
+    run_turn(lambda: fast(1, broken), threading.Event(), posted.append, Store(None).turn)
     ended = posted[-1]
     assert isinstance(ended, TurnEnded)
     assert ended.error is not None

@@ -26,6 +26,7 @@ from tests.tui.support import (
     toasts,
     until,
 )
+from tests.waiting import PATIENCE
 
 
 async def test_a_typed_message_is_answered_and_stored() -> None:
@@ -121,7 +122,7 @@ async def test_a_complete_reply_is_not_continued_and_an_empty_chat_not_answered(
         assert line(pilot).startswith("1 token")
 
 
-async def test_a_failed_generation_is_told_and_leaves_the_chat_usable() -> None:
+async def test_a_failed_generation_is_reported_and_leaves_the_chat_usable() -> None:
     broken = EngineError("The model broke.", hint="Try a smaller one.")
     async with make_app(ScriptedEngine(broken, "Better.")).run_test() as pilot:
         await say(pilot, "Hello")
@@ -135,7 +136,7 @@ async def test_a_failed_generation_is_told_and_leaves_the_chat_usable() -> None:
         assert "Better." in plain(newest(pilot))
 
 
-async def test_an_unexpected_error_is_told_too() -> None:
+async def test_an_unexpected_error_is_reported_too() -> None:
     async with make_app(ScriptedEngine(ValueError("odd"))).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)
@@ -196,7 +197,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
     engine = ScriptedEngine("Here I am.")
 
     def slow(model: str, report: object) -> ScriptedEngine:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         return engine
 
     app = make_app(store=store, open_engine=slow)
@@ -221,7 +222,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
     ready, engine = threading.Event(), ScriptedEngine("Now.")
 
     def slow(model: str, report: object) -> ScriptedEngine:
-        assert ready.wait(20)
+        assert ready.wait(PATIENCE)
         return engine
 
     async with make_app(open_engine=slow).run_test() as pilot:
@@ -237,7 +238,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
         assert "Now." in plain(newest(pilot))
 
 
-async def test_a_model_that_is_missing_is_told_and_can_be_tried_again() -> None:
+async def test_a_missing_model_is_reported_and_can_be_tried_again() -> None:
     attempts: list[int] = []
     missing = EngineError("There is no model here.", hint="chatlm models pull smollm2")
 
@@ -266,7 +267,7 @@ async def test_notes_of_the_engine_are_shown() -> None:
         assert "ChatML is used." in notices(pilot)[0]
 
 
-async def test_quitting_stores_what_was_said() -> None:
+async def test_quitting_stores_the_partial_reply() -> None:
     store, engine = Store(None), StillEngine("Half ", "of it", stand_after=1)
     async with make_app(engine, store).run_test() as pilot:
         await say(pilot, "Hello")
@@ -277,7 +278,7 @@ async def test_quitting_stores_what_was_said() -> None:
     assert (reply.text, reply.stop_reason) == ("Half ", StopReason.CANCELLED)
 
 
-async def test_the_model_reads_the_chat_while_the_person_reads_the_reply() -> None:
+async def test_the_model_reads_ahead_while_the_user_reads_the_reply() -> None:
     engine = ScriptedEngine("Hello.", "Again.")
     async with make_app(engine).run_test() as pilot:
         await say(pilot, "Hi")
@@ -336,7 +337,7 @@ async def test_the_keys_of_a_selected_turn_are_always_in_sight() -> None:
         assert "c copy" not in plain(pilot.app.screen.query_one(StatusBar))
 
 
-async def test_what_a_letter_did_to_a_turn_is_told() -> None:
+async def test_what_a_letter_did_to_a_turn_is_shown() -> None:
     async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)

@@ -63,9 +63,9 @@ def test_a_failed_artifact_leaves_nothing(recipes: Artifacts, home: Path) -> Non
         raise RuntimeError
     assert list((home / "artworks").iterdir()) == []
     full = pytest.raises(ChatlmError, match="Artworks cannot be written")
-    with full as told, recipes.create(recipes.new("cake")):
+    with full as caught, recipes.create(recipes.new("cake")):
         raise OSError(28, "No space left on device")
-    assert told.value.message.endswith("No space left on device.")
+    assert caught.value.message.endswith("No space left on device.")
     assert list((home / "artworks").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named with its place, and writing loses nothing."""
+"""Settings: errors are located, and writing loses nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return paths.config_file()
 
 
-def test_no_file_gives_the_defaults_and_makes_none(file: Path) -> None:
+def test_without_a_file_the_defaults_apply_and_none_is_written(file: Path) -> None:
     assert config.load() == config.Config()
     assert config.load().model == "smollm2-135m-instruct"
     assert not file.exists()

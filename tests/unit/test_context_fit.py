@@ -75,7 +75,63 @@ def test_the_oldest_turns_are_dropped_first(
     if len(left) < len(loose):
         assert len(fitted.ids) <= room
     if left:
-        assert len(fitted.ids) + size(left[-1:]) > room
+        needed = next(
+            count
+            for count in range(len(loose) + 1)
+            if size([*must, *loose[count:]]) <= room or count == len(loose)
+        )
+        spare = size(left) - size(loose[:needed])
+        assert 0 <= spare <= max(0, room - size([*head, *_pinned(turns, loose)])) // 2
+
+
+def _pinned(turns: Sequence[list[int]], loose: Sequence[list[int]]) -> list[list[int]]:
+    return [turn for turn in turns[:-1] if turn not in loose]
+
+
+def left_out_as_it_grows(engine: ScriptedEngine, messages: Sequence[Message]) -> list[int]:
+    """Return how many messages are left out after each message of a chat."""
+    asked = Sampling(max_tokens=20)
+    return [
+        len(engine.preview(Request(tuple(messages[:count]), asked)).omitted)
+        for count in range(1, len(messages) + 1)
+    ]
+
+
+def test_most_turns_of_a_long_chat_drop_what_the_one_before_dropped() -> None:
+    engine = ScriptedEngine(context=400)
+    messages = [SYSTEM]
+    for number in range(60):
+        messages += [
+            Message("user", "word " * (3 + number % 5)),
+            Message("assistant", "word " * (8 + number % 7)),
+        ]
+    left_out = left_out_as_it_grows(engine, messages)
+    assert left_out == sorted(left_out)
+    full = left_out.index(next(filter(None, left_out)))
+    changes = len(set(left_out[full:]))
+    assert len(left_out) - full > 60
+    assert changes * 10 <= len(left_out) - full
+    least = min(
+        len(engine.preview(Request(tuple(messages[:count]), Sampling(max_tokens=20))).tokens)
+        for count in range(full, len(messages))
+    )
+    assert least > 0.4 * 400
+
+
+def test_what_a_long_chat_drops_follows_from_its_messages_alone() -> None:
+    messages = [SYSTEM, *(Message("user", "word " * 9) for _ in range(40))]
+    together = left_out_as_it_grows(ScriptedEngine(context=200), messages)
+    for count in (17, 40, 23):
+        reopened = ScriptedEngine(context=200)
+        prompt = reopened.preview(Request(tuple(messages[: count + 1]), Sampling(max_tokens=20)))
+        assert len(prompt.omitted) == together[count]
+
+
+def test_a_long_newest_message_drops_turn_by_turn_where_groups_are_too_few() -> None:
+    engine = ScriptedEngine(context=120)
+    old = [Message("user", "word " * 8) for _ in range(9)]
+    request = Request((*old, Message("user", "word " * 74)), Sampling(max_tokens=4))
+    assert engine.preview(request).omitted == tuple(range(5))
 
 
 def chat(*sizes: int, pinned: int | None = None) -> tuple[Message, ...]:

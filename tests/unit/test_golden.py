@@ -33,7 +33,7 @@ def golden_home(home: Path) -> Path:
 
 
 def chatlm(*arguments: str) -> bytes:
-    """What a command prints. Those about chats load no plugins and need no process of their own."""
+    """Return a command's output; those about chats load no plugins and run in this process."""
     if arguments[0] == "chats" and arguments[1] != "replay":
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
@@ -45,7 +45,7 @@ def chatlm(*arguments: str) -> bytes:
 
 
 def parts(golden: Any, found: Any) -> Any:
-    """What is found, without what the golden value does not have."""
+    """Return the found value without the keys that the golden value lacks."""
     if isinstance(golden, dict) and isinstance(found, dict):
         return {key: parts(value, found[key]) for key, value in golden.items() if key in found}
     if isinstance(golden, list) and isinstance(found, list):
@@ -57,7 +57,7 @@ def parts(golden: Any, found: Any) -> Any:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """What tells a row of a table from the others."""
+    """Return the identity of a row in its table."""
     for key in ("key", "name", "kind", "role", "prompt", "path"):
         if key in row:
             return str(row[key])

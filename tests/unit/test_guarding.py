@@ -31,7 +31,7 @@ def guarded(
     processor: Callable[..., Any] | None = None,
     criterion: Callable[..., Any] | None = None,
 ) -> tuple[TurnPlugins, Callable[[], Any]]:
-    """The plugins of a turn, and a call of what the plugin `adds` added."""
+    """Return a turn's plugins, and a function that calls what the plugin `adds` added."""
     turn = TurnPlugins(host)
     request = Request((Message("user", "Hi"),))
     if processor is not None:
@@ -80,9 +80,9 @@ def test_a_broken_processor_is_a_fault_and_is_left_out_for_the_rest_of_the_reply
     (fault,) = host.take_faults()
     assert (fault.plugin, fault.hook) == ("adds", "a logits processor")
     assert said in fault.error
-    (told,) = turn.take_calls()
-    assert said in told.error
-    assert told.result_summary.endswith(", 1 token")
+    (record,) = turn.take_calls()
+    assert said in record.error
+    assert record.result_summary.endswith(", 1 token")
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_a_broken_criterion_stops_nothing(criterion: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize("stop", [True, torch.tensor([True]), torch.tensor(True)])
-def test_a_good_criterion_is_heard(stop: Any) -> None:
+def test_a_working_criterion_stops_the_reply(stop: Any) -> None:
     host = PluginHost([("adds", Nothing())])
     _, call = guarded(host, criterion=lambda ids, scores: stop)
     assert call() is True
     assert host.all_faults == []
 
 
-def test_a_good_processor_is_heard_and_told_as_one_call() -> None:
+def test_a_working_processor_is_applied_and_traced_as_one_call() -> None:
     def ban(ids: Tensor, scores: Tensor) -> Tensor:
         scores[:, 1] = -torch.inf
         return scores
@@ -122,8 +122,8 @@ def test_a_good_processor_is_heard_and_told_as_one_call() -> None:
     for _ in range(1200):
         assert call().tolist() == [[0.5, -torch.inf, -1.0]]
     assert SCORES[0, 1] == 2.0
-    (told,) = turn.take_calls()
-    assert (told.plugin, told.hook, told.result_summary) == (
+    (record,) = turn.take_calls()
+    assert (record.plugin, record.hook, record.result_summary) == (
         "adds",
         "a logits processor",
         "ban, 1,200 tokens",
@@ -151,7 +151,7 @@ def test_one_reply_after_the_other_that_fails_leaves_the_plugin_out() -> None:
     assert host.is_dropped("adds")
 
 
-def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
+def test_a_slow_processor_is_reported_when_the_reply_has_ended() -> None:
     host = PluginHost([("adds", Nothing())], slow_after=0.0)
     turn, call = guarded(host, processor=lambda ids, scores: scores)
     call()
@@ -161,7 +161,7 @@ def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
     assert "it took" in fault.error
 
 
-def test_what_has_a_guard_gets_no_second_one() -> None:
+def test_a_guarded_processor_is_not_guarded_twice() -> None:
     turn = TurnPlugins(PluginHost())
     once = turn.guard("a", Request((), logits_processors=(raises,), stopping_criteria=(exits,)))
     assert turn.guard("b", once) == once

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
-from chatlm.chat.deletion import empty_trash
+from chatlm.chat.deletion import empty_trash, open_memory_store
+from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.cli.main import main
@@ -110,7 +111,13 @@ def test_register_commands(home: Path) -> None:
         "def shout(text):\n    click.echo(text.upper())\n"
         "@chatlm.hookimpl\ndef register_commands(cli):\n    cli.add_command(shout)\n"
     )
-    command = [sys.executable, "-m", "chatlm", "shout", "hello"]  # a process that knows no commands
+    command = [
+        sys.executable,
+        "-m",
+        "chatlm",
+        "shout",
+        "hello",
+    ]  # a process without stored commands
     assert subprocess.run(command, capture_output=True, text=True).stdout == "HELLO\n"
 
 
@@ -208,7 +215,7 @@ def test_list_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (grey["context_length"], grey["abilities"]) == (4096, ["tools"])
     assert "smollm2-135m-instruct" in models
     assert main(["models", "list"]) == 0
-    assert "repeats, tools" in capsys.readouterr().out
+    assert "tools · repeats" in capsys.readouterr().out
 
 
 def test_models_are_listed_without_plugins_when_the_config_is_wrong(
@@ -401,6 +408,25 @@ def test_chats_that_leave_the_trash_are_announced() -> None:
         empty_trash(store, between, host)
         assert deleted == [old]
         assert [entry.id for entry in store.list_trash()] == [new]
+
+
+def test_a_chat_whose_only_message_is_refused_is_announced_as_deleted(tmp_path: Path) -> None:
+    deleted: list[int] = []
+
+    def chat_deleted(conversation_id: int) -> None:
+        deleted.append(conversation_id)
+
+    def write_message() -> UsageError:
+        return UsageError("Not that")
+
+    host = host_of(chat_deleted=chat_deleted, write_message=write_message)
+    with Store(tmp_path / "chats.db") as saved, open_memory_store() as incognito:
+        saved.create_conversation()
+        for store in (saved, incognito):
+            session = ChatSession(store, ScriptedEngine, plugins=host)
+            with pytest.raises(UsageError):
+                list(session.send("Hello"))
+        assert deleted == [2, incognito.first_id]
 
 
 def test_the_emotion_plugin_forgets_the_texts_of_deleted_chats() -> None:

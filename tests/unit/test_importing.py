@@ -1,4 +1,4 @@
-"""Files of chats are read, or it is told where they are wrong; nothing breaks the reader."""
+"""Files of chats are read, or their errors located; no file breaks the reader."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def write(path: Path, *values: Any) -> Path:
     return path
 
 
-def found(path: Path, form: ImportFormat = "auto") -> list[ParsedChat | UnreadableChat]:
+def chats_in(path: Path, form: ImportFormat = "auto") -> list[ParsedChat | UnreadableChat]:
     return [item for item, _, _ in read_chats(path, form)]
 
 
 def one(path: Path, value: Any) -> ParsedChat:
-    (item,) = found(write(path, value))
+    (item,) = chats_in(write(path, value))
     assert isinstance(item, ParsedChat), item
     return item
 
 
 def problem(path: Path, value: Any) -> str:
-    (item,) = found(write(path, value))
+    (item,) = chats_in(write(path, value))
     assert isinstance(item, UnreadableChat)
     return item.problem
 
@@ -100,7 +100,7 @@ def test_an_export_that_is_read_and_exported_again_is_the_same(made: ParsedChat)
 
 
 def without_ids(chat: dict[str, Any]) -> dict[str, Any]:
-    """The chat with each id as the place of what it names."""
+    """Return the chat with each id replaced by the position of its object."""
     chat = json.loads(json.dumps(chat))
     chat["id"] = chat["forked_from"] = None
     for number, turn in enumerate(chat["turns"]):
@@ -338,7 +338,7 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
         '{"a": ' + "9" * 5000 + "}",
     ]
     path.write_bytes("\n".join(lines).encode() + b'\n{"messages": "\xff"}\n' + b"\r\n")
-    items = found(path)
+    items = chats_in(path)
     assert [type(item) for item in items] == [
         ParsedChat,
         UnreadableChat,
@@ -363,7 +363,7 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
 
 def test_a_format_that_is_named_holds_for_every_chat(path: Path) -> None:
     write(path, MESSAGES, OWN)
-    good, bad = found(path, "messages")
+    good, bad = chats_in(path, "messages")
     assert isinstance(good, ParsedChat)
     assert bad == UnreadableChat("line 2", "the chat: no user message")
 
@@ -371,11 +371,11 @@ def test_a_format_that_is_named_holds_for_every_chat(path: Path) -> None:
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_list_and_objects_over_several_lines(path: Path, mark: str) -> None:
     path.write_text(mark + json.dumps([MESSAGES, OWN], indent=2))
-    assert [type(item) for item in found(path)] == [ParsedChat, ParsedChat]
+    assert [type(item) for item in chats_in(path)] == [ParsedChat, ParsedChat]
     path.write_text(mark + json.dumps(OWN, indent=2) + "\n" + json.dumps(MESSAGES, indent=2))
-    assert [type(item) for item in found(path)] == [ParsedChat, ParsedChat]
+    assert [type(item) for item in chats_in(path)] == [ParsedChat, ParsedChat]
     path.write_text(mark + json.dumps(MESSAGES) + "\n")
-    assert [type(item) for item in found(path)] == [ParsedChat]
+    assert [type(item) for item in chats_in(path)] == [ParsedChat]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_a_list_and_objects_over_several_lines(path: Path, mark: str) -> None:
 )
 def test_broken_lists(path: Path, text: str, kinds: list[type]) -> None:
     path.write_text(text)
-    assert [type(item) for item in found(path)] == kinds
+    assert [type(item) for item in chats_in(path)] == kinds
 
 
 def test_a_list_is_read_in_pieces_and_says_how_far_it_is(path: Path) -> None:
@@ -412,10 +412,10 @@ def test_a_chat_that_is_too_large_is_skipped(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(json_stream, "MAX_CHAT_BYTES", 1000)
     large = {"messages": [{"role": "user", "content": "x" * 3000}]}
     write(path, MESSAGES, large, MESSAGES)
-    assert [type(item) for item in found(path)] == [ParsedChat, UnreadableChat, ParsedChat]
+    assert [type(item) for item in chats_in(path)] == [ParsedChat, UnreadableChat, ParsedChat]
     monkeypatch.setattr(json_stream, "CHUNK_BYTES", 100)
     path.write_text(json.dumps([MESSAGES, large]))
-    good, bad = found(path)
+    good, bad = chats_in(path)
     assert isinstance(good, ParsedChat)
     assert isinstance(bad, UnreadableChat)
     assert bad.problem.startswith("this chat is larger than")
@@ -428,7 +428,7 @@ def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
         for number in (1, 0):
             chats = [{"messages": [{"role": "user", "content": f"{number}.{n}"}]} for n in (0, 1)]
             archive.writestr(f"conversations-00{number}.json", json.dumps([*chats, 5]))
-    items = found(path)
+    items = chats_in(path)
     said = [i.conversation.turns[0].user.text for i in items if isinstance(i, ParsedChat)]
     assert said == ["0.0", "0.1", "1.0", "1.1"]
     assert [i.location for i in items if isinstance(i, UnreadableChat)] == [
@@ -447,20 +447,20 @@ def test_a_zip_file_that_is_damaged(tmp_path: Path, method: int) -> None:
     content[2000:2050] = b"x" * 50
     path.write_bytes(content)
     with pytest.raises(UsageError, match="cannot be read") as caught:
-        found(path)
+        chats_in(path)
     assert "Unpack it" in caught.value.hint
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        found(tmp_path / "none")
+        chats_in(tmp_path / "none")
     with pytest.raises(UsageError, match="Is a directory"):
-        found(tmp_path)
+        chats_in(tmp_path)
     empty = tmp_path / "empty.zip"
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("other.json", "[]")
     with pytest.raises(UsageError, match="without chats"):
-        found(empty)
+        chats_in(empty)
 
 
 def test_a_zip_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:

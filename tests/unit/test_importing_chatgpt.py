@@ -17,8 +17,8 @@ from tests.chats import CHATGPT, node
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def said(chat: Conversation) -> list[tuple[str, list[str], str | None]]:
-    """Each turn's message, the versions of its reply, and the one that stands."""
+def texts_of(chat: Conversation) -> list[tuple[str, list[str], str | None]]:
+    """Return each turn's message, the versions of its reply, and the active one."""
     return [
         (
             turn.user.text,
@@ -33,18 +33,18 @@ def with_nodes(*nodes: tuple[str, dict[str, Any]], current: str | None = None) -
     return {"title": None, "mapping": dict(nodes), "current_node": current}
 
 
-def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> None:
+def test_the_current_branch_with_its_versions_and_the_other_as_a_fork() -> None:
     read = parse_chatgpt(CHATGPT, NOW)
     chat = read.conversation
     assert (chat.title, chat.system) == ("Cities", "")
     assert chat.created == datetime.fromtimestamp(1700000000.5, UTC)
     assert chat.updated == datetime.fromtimestamp(1700000900.5, UTC)
     first = ("Capital of France?", ["Paris.", "It is Paris."], "Paris.")
-    assert said(chat) == [first, ("And how many people?", ["Two million."], "Two million.")]
+    assert texts_of(chat) == [first, ("And how many people?", ["Two million."], "Two million.")]
     assert {reply.model for turn in chat.turns for reply in turn.replies} == {"gpt-4"}
     (fork,) = read.forks
     assert fork.title == "Cities (fork)"
-    assert said(fork) == [first, ("And of Spain?", ["Madrid."], "Madrid.")]
+    assert texts_of(fork) == [first, ("And of Spain?", ["Madrid."], "Madrid.")]
     assert fork.created == datetime.fromtimestamp(1700000003.25, UTC)
     assert read.left_out == {"calls of tools": 1, "tool messages": 1, "thoughts": 1}
     assert read.created_known
@@ -52,21 +52,21 @@ def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> N
     assert len(ids) == len(set(ids))
 
 
-def test_the_current_message_decides_which_way_is_the_chat() -> None:
+def test_the_current_message_decides_which_branch_is_the_chat() -> None:
     other = CHATGPT | {"current_node": "a2b"}
     read = parse_chatgpt(other, NOW)
-    assert said(read.conversation)[1][0] == "And of Spain?"
-    assert [said(fork)[1][0] for fork in read.forks] == ["And how many people?"]
+    assert texts_of(read.conversation)[1][0] == "And of Spain?"
+    assert [texts_of(fork)[1][0] for fork in read.forks] == ["And how many people?"]
     version = parse_chatgpt(CHATGPT | {"current_node": "a1b"}, NOW)
-    assert said(version.conversation) == [
+    assert texts_of(version.conversation) == [
         ("Capital of France?", ["Paris.", "It is Paris."], "It is Paris.")
     ]
     assert len(version.forks) == 2
     lost = parse_chatgpt(CHATGPT | {"current_node": "gone"}, NOW)
-    assert said(lost.conversation)[1][0] == "And of Spain?"
+    assert texts_of(lost.conversation)[1][0] == "And of Spain?"
 
 
-def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None:
+def test_neighbouring_answers_are_joined_and_hidden_messages_left_out() -> None:
     read = parse_chatgpt(
         with_nodes(
             node("hi", None, ["u"], "assistant", "Hello!"),
@@ -92,7 +92,7 @@ def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None
         ),
         NOW,
     )
-    assert said(read.conversation) == [("Look\n\nhere", ["One\n\ntwo"], "One\n\ntwo")]
+    assert texts_of(read.conversation) == [("Look\n\nhere", ["One\n\ntwo"], "One\n\ntwo")]
     assert read.left_out == {
         "assistant messages before the first question": 1,
         "images and files": 1,
@@ -109,21 +109,21 @@ def test_forks_of_an_untitled_chat_have_names_and_there_is_a_limit() -> None:
     nodes = [node("r", None, [f"u{n:02}" for n in range(30)])]
     nodes += [node(f"u{n:02}", "r", [], "user", f"Question {n}") for n in range(30)]
     read = parse_chatgpt(with_nodes(*nodes, current="u05"), NOW)
-    assert said(read.conversation) == [("Question 5", [], None)]
+    assert texts_of(read.conversation) == [("Question 5", [], None)]
     names = [fork.title for fork in read.forks]
     assert names[:2] == ["Question 5 (fork)", "Question 5 (fork 2)"]
     assert len(names) == MAX_FORKS == len(set(names))
     assert read.left_out == {"branches": 9}
 
 
-def test_a_tree_that_goes_in_a_circle_is_not_followed() -> None:
+def test_a_cyclic_tree_is_not_followed() -> None:
     nodes = [
         node("u", None, ["a"], "user", "q"),
         node("a", "b", ["b"], "assistant", "x"),
         node("b", "a", ["a"], "assistant", "y"),
     ]
     read = parse_chatgpt(with_nodes(*nodes, current="a"), NOW)
-    assert said(read.conversation) == [("q", [], None)]
+    assert texts_of(read.conversation) == [("q", [], None)]
 
 
 def test_a_very_long_chat() -> None:

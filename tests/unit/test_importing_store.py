@@ -1,4 +1,4 @@
-"""The chats of a file come into a store once, whole, and in spite of what goes wrong."""
+"""The chats of a file are imported once and whole, in spite of errors."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_file_twice_adds_nothing(store: Store, path: Path) -> None:
     assert len(take(store, path).added) == 1
 
 
-def test_a_chat_that_went_on_here_is_there_and_one_that_went_on_elsewhere_is_new(
+def test_a_chat_continued_here_is_known_and_one_continued_elsewhere_is_new(
     store: Store, path: Path
 ) -> None:
     (chat_id,) = take(store, write(path, HELLO)).added
@@ -111,9 +111,7 @@ def test_one_bad_chat_keeps_all_out_unless_it_may_be_skipped(store: Store, path:
     assert (len(many.unreadable), many.unreadable_count) == (MAX_UNREADABLE_LISTED, 50)
 
 
-def test_an_import_that_is_given_up_leaves_whole_chats_and_goes_on_later(
-    store: Store, path: Path
-) -> None:
+def test_a_cancelled_import_leaves_whole_chats_and_can_be_resumed(store: Store, path: Path) -> None:
     chats = [{"messages": [{"role": "user", "content": f"q{n}"}]} for n in range(10)]
     write(path, *chats)
     checked = 0

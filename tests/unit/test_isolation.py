@@ -1,4 +1,4 @@
-"""No test run touches the folders in which the user's own chats, settings and logs are."""
+"""A test run neither touches nor sees the user's own chats, settings, logs and terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatlm.config import paths
+from tests import isolation
 
 ROOT = Path(__file__).parents[2]
 WRITERS = Path(__file__).with_name("writes_files.py")
@@ -34,6 +35,15 @@ def test_every_place_is_temporary_here_and_in_programs_started_here(
     assert all(place.is_relative_to(temporary) for place in places())
     done = subprocess.run([sys.executable, "-c", PLACES], capture_output=True, text=True)
     assert [Path(line) for line in done.stdout.splitlines()] == places()
+
+
+def test_the_users_settings_and_terminal_do_not_reach_the_tests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20", "CHATLM_THEME": "nord"}
+    monkeypatch.setattr(os, "environ", {**theirs, "CHATLM_TEST_HOME": "/models"})
+    isolation.forget_preferences()
+    assert os.environ == {"TERM": "xterm", "CHATLM_TEST_HOME": "/models"}
 
 
 def test_a_test_run_writes_nothing_into_the_users_folders(tmp_path: Path) -> None:

@@ -23,21 +23,21 @@ def test_logprobs_come_with_their_text_and_never_before(
     pieces: list[str], stops: list[str]
 ) -> None:
     text, shown = StopStringFilter(stops), LogprobBuffer()
-    said, told = "", list[TokenLogprob]()
+    said, released = "", list[TokenLogprob]()
     for piece in pieces:
         shown.feed([token(piece)], piece)
         new = text.feed(piece)
         said += new
-        told += shown.release(new)
-        assert said.startswith("".join(each.text for each in told))
+        released += shown.release(new)
+        assert said.startswith("".join(each.text for each in released))
     if text.matched_stop is None:
         said += (rest := text.flush())
-        told += shown.release(rest)
-        assert "".join(each.text for each in told) == said == "".join(pieces)
+        released += shown.release(rest)
+        assert "".join(each.text for each in released) == said == "".join(pieces)
     else:  # all but those of the stop string and of its start
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
         whole = [p for p, end in zip(pieces, ends, strict=True) if p and end <= len(said)]
-        assert [each.text for each in told if each.text] == whole
+        assert [each.text for each in released if each.text] == whole
 
 
 def test_a_part_of_a_character_belongs_to_the_text_that_follows() -> None:

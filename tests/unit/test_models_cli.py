@@ -1,4 +1,4 @@
-"""`chatlm models …`: what it prints, asks and returns."""
+"""`chatlm models …`: output, questions and exit codes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_remove_asks_first(tiny: Path) -> None:
     assert not tiny.exists()
 
 
-def test_remove_never_touches_a_folder_of_ones_own(home: Path, tmp_path: Path) -> None:
+def test_remove_never_touches_the_users_own_folder(home: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
     with pytest.raises(UsageError):
         run("remove", str(folder), "--yes")

@@ -267,7 +267,7 @@ def test_how_a_conversion_ends_badly(
         )
 
 
-def test_too_little_room_is_seen_before_writing(
+def test_too_little_space_is_noticed_before_writing(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil

@@ -1,4 +1,4 @@
-"""What a name means and which folders are refused; nothing is fetched."""
+"""Resolving model names and refusing folders, without downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed, names, pull
 from chatlm.hub.catalogue import HubSource, WheelSource, catalogue
-from chatlm.hub.model_folder import MANIFEST_FILE, ModelOrigin, write_manifest
+from chatlm.hub.model_folder import MANIFEST_FILE, ModelOrigin, read_manifest, write_manifest
 from tests.models import DEFAULT, EMBEDDER, tiny_model, write_folder
 
 
@@ -59,7 +59,7 @@ def test_a_typo_gets_a_suggestion(home: Path, typo: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "zzzz", "/nowhere/at/all", "./nowhere", "a/b/c"])
-def test_a_name_without_meaning(home: Path, name: str) -> None:
+def test_a_meaningless_name_is_refused(home: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         installed.find_model(name)
     assert caught.value.hint
@@ -89,14 +89,28 @@ def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> No
     assert [d.installed for d in installed.list_installed_models()] == [False]
 
 
-def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "chat_template.jinja"])
+def test_a_flipped_byte_is_damage_with_the_repairing_command(home: Path, file: str) -> None:
+    folder = write_folder(home / "models" / DEFAULT, tiny_model())
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    write_manifest(folder, DEFAULT, "chat", ModelOrigin("hub", DEFAULT, "0123456789"))
+    assert installed.find_model(DEFAULT).folder == folder
+    flip_last_byte(folder / file)
+    with pytest.raises(ModelError, match=f"damaged: {file}: its content changed") as caught:
+        installed.find_model(DEFAULT)
+    assert f"chatlm models pull --force {DEFAULT}" in caught.value.hint
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_verify_sees_a_changed_byte(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
     assert installed.verify_model(DEFAULT) == []
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert installed.find_model(DEFAULT).folder == folder
+    flip_last_byte(folder / "model.safetensors")
     assert installed.verify_model(DEFAULT) == [
         "model.safetensors: its content changed (SHA-256 differs)"
     ]
@@ -105,18 +119,35 @@ def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
-def test_a_damaged_record_hurts_only_its_own_model(home: Path, record: str) -> None:
+def test_a_damaged_manifest_affects_only_its_own_model(home: Path, record: str) -> None:
     put(home, "org--name", "org/name")
     (put(home, DEFAULT, DEFAULT) / MANIFEST_FILE).write_text(record)
-    with pytest.raises(ModelError, match="cannot be read") as caught:
+    with pytest.raises(ModelError, match=f"{MANIFEST_FILE} is damaged") as caught:
         installed.find_model(DEFAULT)
-    assert caught.value.hint.endswith(f"chatlm models pull {DEFAULT}")
+    assert caught.value.hint.endswith(f"chatlm models pull --force {DEFAULT}")
     assert installed.find_model("org/name")
     assert names.installed_names() == ["org/name", DEFAULT]
-    assert "cannot be read" in installed.verify_model(DEFAULT)[0]
+    assert "is damaged" in installed.verify_model(DEFAULT)[0]
 
 
-def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(home: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    good, known = (folder / MANIFEST_FILE).read_bytes(), read_manifest(folder)
+    told = 0
+    for place in range(len(good)):
+        for bit in (1, 0x80):
+            changed = good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :]
+            (folder / MANIFEST_FILE).write_bytes(changed)
+            try:
+                assert read_manifest(folder) == known, changed
+            except ModelError:
+                told += 1
+    assert told > 1.5 * len(good)
+
+
+def test_the_users_own_folder_is_a_model(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
     found = installed.find_model(str(folder))
     assert found == installed.ModelLocation(str(folder), folder, "chat")
@@ -165,7 +196,7 @@ def test_a_folder_is_refused_with_the_reason(
     assert installed.verify_model(str(folder))
 
 
-def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_gguf_file(home: Path, tmp_path: Path) -> None:
     fake = tmp_path / "fake.gguf"
     with pytest.raises(ModelError, match="no GGUF file"):
         installed.find_model(str(fake))

@@ -26,7 +26,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """One repository `org/tiny` and what was asked of the server."""
+    """One repository `org/tiny`, and the requests for it."""
 
     files: dict[str, bytes]
     status: int = 200
@@ -187,7 +187,7 @@ def test_weights_that_differ_from_the_hubs_hash_are_refused(home: Path, hub: Hub
     assert not (home / "models" / "org--tiny").exists()
 
 
-def test_too_little_room_is_seen_before_the_download(home: Path, hub: Hub) -> None:
+def test_too_little_space_is_noticed_before_the_download(home: Path, hub: Hub) -> None:
     hub.claimed_bytes = 10**18
     with pytest.raises(NoSpace, match="to download org/tiny"):
         pull.pull_model("org/tiny")
@@ -227,7 +227,7 @@ def put_in_cache(tmp_path: Path, files: dict[str, bytes]) -> None:
     write_folder(repository / "refs", {"main": COMMIT.encode()})
 
 
-def test_the_persons_own_hub_cache_is_used_without_the_hub(
+def test_the_users_own_hub_cache_is_used_without_the_hub(
     home: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -252,7 +252,7 @@ def test_offline_says_so(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     assert hub.requests == []
 
 
-def test_a_hub_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_hub_times_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=True)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.server_address[1]}")

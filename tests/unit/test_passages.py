@@ -1,4 +1,4 @@
-"""What plugins find for a turn: which hooks get it, and what is kept of it and of labels."""
+"""Passages for a turn: the hooks that receive them, and how they and labels are stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SKY = Passage("The sky is blue.", "sky.md", 0.9, {"line": 3, "ranks": [1, 2.5], 
 
 
 class Finder:
-    """Finds one passage and remembers which hook got what."""
+    """Finds one passage and records the passages that each hook received."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, Sequence[Passage]]] = []
@@ -124,7 +124,7 @@ def test_details_that_json_does_not_have_fail_where_they_are_made(details: Any) 
         Passage("x", "y", 1.0, details)
 
 
-def test_a_damaged_passage_is_told_and_the_chat_is_whole(tmp_path: Path) -> None:
+def test_a_damaged_passage_is_reported_and_the_chat_is_whole(tmp_path: Path) -> None:
     with Store(tmp_path / "chats.db") as store:
         asked(store, Finder())
         with store._database.write_transaction() as db:

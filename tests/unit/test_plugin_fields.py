@@ -90,7 +90,7 @@ def test_what_is_written_is_read_back(key: str, value: Any) -> None:
     assert getattr(read, key) == value
 
 
-def test_an_empty_text_leaves_it_to_the_default() -> None:
+def test_an_empty_text_means_the_default() -> None:
     configure("# mine\n[plugins.demo]\nmost = 5 # enough\nstrict = true\n")
     FIELDS.check("most", "")
     assert FIELDS.save("most", "").source == "default"
@@ -104,7 +104,7 @@ def test_comments_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "key, text, told",
+    "key, text, message",
     [
         ("most", "x", "most must be a whole number, not 'x'."),
         ("most", "0", "most must be 1 or more."),
@@ -113,15 +113,15 @@ def test_comments_stay() -> None:
         ("terms", "[1]", "terms must be a list of texts, not [1]."),
     ],
 )
-def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, told: str) -> None:
+def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, message: str) -> None:
     for act in (FIELDS.check, FIELDS.save):
         with pytest.raises(ConfigError) as caught:
             act(key, text)
-        assert caught.value.message == told
+        assert caught.value.message == message
     assert not paths.config_file().exists()
 
 
-def test_two_mistakes_in_the_file_are_mended_one_after_the_other() -> None:
+def test_two_mistakes_in_the_file_are_corrected_one_by_one() -> None:
     configure('[plugins.demo]\nmost = "x"\nstrict = 3\nunknown = 1\n')
     assert [field.configured for field in FIELDS.fields()[:2]] == ["x", "3"]
     FIELDS.save("most", "4")

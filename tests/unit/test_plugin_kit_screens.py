@@ -12,7 +12,8 @@ from textual.widgets.option_list import Option
 
 from chatlm import UsageError
 from chatlm.plugin_kit.screens import PickerCard, TextCard
-from tests.tui.cards import CardApp, everything_visible, settled
+from tests.tui.cards import CardApp, everything_visible
+from tests.tui.support import until
 
 
 class RecipePicker(PickerCard):
@@ -45,25 +46,25 @@ class RecipePicker(PickerCard):
 async def test_picker_highlights_what_is_in_use_and_closes_after_a_choice() -> None:
     card = RecipePicker("salad")
     async with CardApp(card).run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: card.seen[-1:] == ["salad"])
+        await until(pilot, lambda: card.seen[-1:] == ["salad"])
         assert card.highlighted == "salad"
         assert "in use · a dish" in everything_visible(pilot)
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: card.chosen == ["soup"])
+        await until(pilot, lambda: card.chosen == ["soup"])
         assert pilot.app.screen is not card
 
 
 async def test_picker_shows_why_a_choice_failed_and_stays_open() -> None:
     card = RecipePicker("none of them")
     async with CardApp(card).run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: card.seen == ["bread"])
+        await until(pilot, lambda: card.seen == ["bread"])
         await pilot.press("down", "enter")
         problem = card.query_one("#problem", Static)
-        await settled(pilot, lambda: problem.display)
+        await until(pilot, lambda: problem.display)
         assert "The salad wilted." in everything_visible(pilot)
         assert "Buy another." in everything_visible(pilot)
         await pilot.press("down")
-        await settled(pilot, lambda: not problem.display)
+        await until(pilot, lambda: not problem.display)
         assert card.chosen == []
 
 
@@ -78,7 +79,7 @@ async def test_picker_without_options_has_nothing_highlighted() -> None:
 async def test_text_card_escapes_what_a_terminal_obeys_and_closes() -> None:
     card = TextCard("Recipe", "[b]soup[/b]\x1b[2J\nsalt")
     async with CardApp(card).run_test(size=(80, 24)) as pilot:
-        await settled(pilot, lambda: "[b]soup[/b]" in everything_visible(pilot))
+        await until(pilot, lambda: "[b]soup[/b]" in everything_visible(pilot))
         assert "\x1b" not in everything_visible(pilot)
         await pilot.press("q")
-        await settled(pilot, lambda: pilot.app.screen is not card)
+        await until(pilot, lambda: pilot.app.screen is not card)

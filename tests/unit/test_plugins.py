@@ -1,11 +1,10 @@
-"""Plugins are called alone: what one does wrong is named, and nothing else notices."""
+"""Plugins are called in isolation: a fault is reported and affects nothing else."""
 
 from __future__ import annotations
 
+import logging
 import re
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatlm.config.config import Config
-from chatlm.plugin_host import faults as faults_module
+from chatlm.plugin_host import hook_threads
 from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.hookspecs import PluginContext, hookimpl
 from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
@@ -238,28 +237,36 @@ class Sleeps:
         return [Annotation("sleeps", "label", "late")]
 
 
-def test_a_slow_hook_is_reported_with_its_time_and_its_result_used() -> None:
+def test_a_slow_hook_is_called_slow_with_its_time_and_its_result_is_used(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("chatlm"), "propagate", True)
+    host = PluginHost([("sleeps", Sleeps())], slow_after=0.01)
+    assert [labels(host) for _ in range(MAX_FAILURES + 1)] == [["late"]] * (MAX_FAILURES + 1)
+    fault = host.take_faults()[-1]
+    assert re.fullmatch(
+        r"The plugin sleeps was slow in annotate_message: it took \d+\.\d s\. "
+        r"Without it: chatlm plugins disable sleeps",
+        str(fault),
+    )
+    assert not fault.dropped
+    assert max(record.levelno for record in caplog.records) < logging.ERROR
+
+
+def test_a_busy_machine_is_not_the_plugins_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = iter((0.0, 1e6))
+    monkeypatch.setattr(hook_threads, "run_queue_seconds", lambda: next(waited))
     host = PluginHost([("sleeps", Sleeps())], slow_after=0.01)
     assert labels(host) == ["late"]
-    (fault,) = host.take_faults()
-    assert re.search(r"it took \d+\.\d s, and all else waited", fault.error)
-    assert not fault.dropped
+    assert host.all_faults == []
 
 
-class Interrupted:
-    @hookimpl
-    def annotate_message(self) -> None:
-        raise KeyboardInterrupt
-
-
-def test_ctrl_c_ends_the_program_but_only_in_the_main_thread() -> None:
-    host = PluginHost([("stops", Interrupted())])
-    with pytest.raises(KeyboardInterrupt):
-        labels(host)
-    thread = threading.Thread(target=labels, args=[host])
-    thread.start()
-    thread.join()
-    assert host.take_faults()[0].error == "KeyboardInterrupt"
+def test_a_failure_is_remembered_rather_than_a_slow_call() -> None:
+    host = PluginHost([("bad", Raises())])
+    labels(host)
+    host.record_success("bad", "retrieve_passages", 60.0)
+    assert [fault.kind for fault in host.all_faults] == ["failed", "slow"]
+    assert host.last_faults["bad"].kind == "failed"
 
 
 class Nothing:
@@ -276,7 +283,7 @@ class Nothing:
         (None, "implements no hook"),
     ],
 )
-def test_what_is_refused_is_said_with_the_way_out(plugin: Any, said: str) -> None:
+def test_a_refusal_says_what_to_do(plugin: Any, said: str) -> None:
     host = PluginHost([("bad", plugin)])
     (fault,) = host.take_faults()
     assert said in fault.error
@@ -289,57 +296,6 @@ class Early:
         return [Annotation("early", "label", "early")]
 
 
-def test_declared_order_goes_before_the_order_of_loading() -> None:
+def test_declared_order_overrides_the_order_of_loading() -> None:
     host = PluginHost([("early", Early()), ("a", Labels("a")), ("b", Labels("b"))])
     assert labels(host) == ["early", "b", "a"]
-
-
-def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: Path) -> None:
-    loose(home, "bomb", "import os\nos._exit(9)\n")
-    code = "from chatlm.config.config import Config\n"
-    code += "from chatlm.plugin_host.host import PluginHost\n"
-    code += "from chatlm.plugin_host.lifecycle import load_plugins\n"
-    code += "load_plugins(PluginHost(), Config())"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", code])
-        assert done.returncode == 0
-    host = PluginHost()
-    load_plugins(host, Config())
-    (fault,) = (fault for fault in host.take_faults() if fault.plugin == "bomb")
-    assert "chatlm ended while it was being loaded" in str(fault)
-    assert "Try it again: chatlm plugins enable bomb" in str(fault)
-    assert faults_module.clear_crash_mark("bomb")
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
-
-
-def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
-    text = "import chatlm, os\n@chatlm.hookimpl\ndef startup():\n    os._exit(9)\n"
-    loose(home, "bomb", text)
-    code = (
-        "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
-        "chatlm.config.config import Config\n"
-    )
-    code += "with loaded_plugins(Config()): pass"
-    codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
-    assert codes == [9, 0]
-
-
-def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None:
-    text = "import time\nprint('loading', flush=True)\ntime.sleep(30)\n"
-    loose(home, "slow", text)
-    code = (
-        "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
-        "chatlm.config.config import Config\n"
-    )
-    code += "with loaded_plugins(Config()): pass"
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert other.stdout is not None
-    other.stdout.readline()
-    with faults_module.crash_mark("slow") as safe:
-        assert safe
-    other.kill()
-    other.wait()
-    other.stdout.close()
-    with faults_module.crash_mark("slow") as safe:
-        assert not safe

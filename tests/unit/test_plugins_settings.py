@@ -1,4 +1,4 @@
-"""A plugin's settings: a dataclass gives defaults and checks, file and environment values."""
+"""A plugin's settings: a dataclass has defaults and checks, file and environment the values."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_bad_schema_is_refused(kind: Any, said: str) -> None:
         settings.check_settings_class(SimpleNamespace(Settings=kind))
 
 
-def test_own_settings_reads_the_persons_file(home: Path) -> None:
+def test_own_settings_reads_the_users_file(home: Path) -> None:
     home.mkdir()
     (home / "config.toml").write_text("[plugins.my-rag]\nk = 7\n")
     assert settings.load_plugin_settings("my-rag", Settings).k == 7

@@ -1,4 +1,4 @@
-"""A replay carries out what was kept, goes as far as the reply did, and says what differs."""
+"""A replay repeats the stored request, ends where the reply ended, and reports differences."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def chat(store: Store, engine: Any) -> ChatSession:
     return ChatSession(store, lambda: engine, system="Be kind.", sampling=Sampling(seed=3))
 
 
-def said(store: Store, *replies: str | StopReason | Exception) -> Reply:
-    """The reply of a chat with an engine that says these."""
+def store_reply(store: Store, *replies: str | StopReason | Exception) -> Reply:
+    """Return the reply of a chat whose engine has this script."""
     session = chat(store, ScriptedEngine(*replies))
     list(session.send("Hi"))
     return newest(store)
@@ -56,8 +56,8 @@ def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> ReplayFini
     return last
 
 
-def test_the_kept_request_gives_the_same(store: Store) -> None:
-    reply, engine = said(store, "Hello you."), ScriptedEngine("Hello you.")
+def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
+    reply, engine = store_reply(store, "Hello you."), ScriptedEngine("Hello you.")
     again = replayed(store, engine, reply)
     assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
     assert (again.text, again.stop_reason) == ("Hello you.", StopReason.END)
@@ -69,13 +69,13 @@ def test_the_kept_request_gives_the_same(store: Store) -> None:
 
 
 def test_another_text_is_not_the_same(store: Store) -> None:
-    again = replayed(store, ScriptedEngine("Hello they."), said(store, "Hello you."))
+    again = replayed(store, ScriptedEngine("Hello they."), store_reply(store, "Hello you."))
     assert (again.same_text, again.same_prompt) == (False, True)
     assert again.text == "Hello they."
 
 
-def test_what_differs_is_said(store: Store) -> None:
-    reply = said(store, "Hello.")
+def test_changed_facts_are_named(store: Store) -> None:
+    reply = store_reply(store, "Hello.")
     made_by = store.provenance(reply.id)
     assert made_by is not None
     store.save_provenance(
@@ -130,19 +130,19 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
             yield Delta(" END of it")
             yield Finished(StopReason.END, again.usage)
 
-    again = replayed(store, ScriptedEngine("x"), said(store, "x"))
+    again = replayed(store, ScriptedEngine("x"), store_reply(store, "x"))
     session = ChatSession(store, Holding, conversation_id=1)
     with closing(session.send("Hi")) as events:
         next(event for event in events if isinstance(event, Delta))
     reply = newest(store)
     assert reply.text == "sure EN"
     with pytest.raises(UsageError, match="not kept"):
-        list(replay(store, Holding(), reply.id))  # it never said that the prompt fits
+        list(replay(store, Holding(), reply.id))  # it never yields `PromptReady`
     store.save_provenance(reply.id, again.provenance)
     assert replayed(store, Holding(), reply).same_text
 
 
-def test_a_continued_reply_goes_on_from_where_it_did(store: Store) -> None:
+def test_a_continued_reply_is_replayed_from_where_it_was_continued(store: Store) -> None:
     stopped(store, "one two three", words=2)
     list(ChatSession(store, lambda: ScriptedEngine(" four"), conversation_id=1).continue_reply())
     engine = ScriptedEngine(" four")
@@ -164,7 +164,7 @@ def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
         list(replay(store, ScriptedEngine(EngineError("broken")), newest(store).id))
 
 
-def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
+def test_a_reply_without_provenance_cannot_be_replayed(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "Hi")
     reply = store.start_reply(turn.id, model="old")
     with pytest.raises(UsageError, match="not kept") as error:
@@ -174,7 +174,7 @@ def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
         list(replay(store, ScriptedEngine(), 99))
 
 
-def test_differences_are_told_word_by_word() -> None:
+def test_differences_are_found_word_by_word() -> None:
     assert diff_words("The cat sat.\nIt slept.", "The dog sat.\nIt slept well.") == [
         DiffSegment("same", "The "),
         DiffSegment("removed", "cat "),

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from chatlm.engines.samplers import (
     SMALL_NUCLEUS,
+    RepetitionTracker,
     Sampler,
+    apply_dry,
     apply_penalties,
     apply_temperature,
+    exclude_top_choices,
     min_p,
     sample_token,
     top_k,
+    top_n_sigma,
     top_p,
 )
 from chatlm.types.sampling import Sampling
@@ -29,7 +33,7 @@ INF = float("inf")
     ("temperature", "probabilities"),
     [(0.5, [0.982, 0.018, 0.000]), (1.0, [0.867, 0.117, 0.016]), (2.0, [0.665, 0.245, 0.090])],
 )
-def test_temperature_as_in_the_book(temperature: float, probabilities: list[float]) -> None:
+def test_temperature_as_in_the_textbook(temperature: float, probabilities: list[float]) -> None:
     got = torch.softmax(apply_temperature(BOOK, temperature), dim=-1)
     assert got.tolist() == pytest.approx(probabilities, abs=0.0006)
 
@@ -98,8 +102,14 @@ def test_min_p_is_relative_to_the_likeliest() -> None:
 
 
 def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler:
-    sampling = Sampling.from_dict(settings)
-    return Sampler(sampling, torch.tensor(prompt or [], dtype=torch.long), 3, torch.device("cpu"))
+    sampling = Sampling.from_dict(settings).with_fallback(Sampling(dry_base=1.75))
+    return Sampler(
+        sampling,
+        torch.tensor(prompt or [], dtype=torch.long),
+        3,
+        torch.device("cpu"),
+        lambda token: b"ab\n"[token : token + 1],
+    )
 
 
 def test_zero_temperature_is_greedy() -> None:
@@ -155,3 +165,100 @@ def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: in
         kept = torch.isfinite(out)
         assert measure[kept].max() == measure.max()
         assert torch.equal(out[kept], logits[kept])
+
+
+def test_top_n_sigma_keeps_what_is_near_the_likeliest() -> None:
+    # mean 2, standard deviation 1.633: the thresholds are 4 - 1.633 n
+    assert top_n_sigma(BOOK, 1.0).tolist() == [4.0, -INF, -INF]
+    assert top_n_sigma(BOOK, 1.3).tolist() == [4.0, 2.0, -INF]
+    assert top_n_sigma(BOOK, 3.0).tolist() == BOOK.tolist()
+    assert top_n_sigma(BOOK, 0.0) is BOOK
+
+
+def test_top_n_sigma_ignores_tokens_that_are_ruled_out() -> None:
+    logits = torch.tensor([4.0, 2.0, 0.0, -INF])
+    assert top_n_sigma(logits, 1.3).tolist() == [4.0, 2.0, -INF, -INF]
+
+
+def test_xtc_leaves_the_last_of_the_top_choices() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+
+    def left(threshold: float, probability: float = 1.0) -> list[int]:
+        kept = exclude_top_choices(logits, probability, threshold, torch.Generator())
+        return [index for index, value in enumerate(kept.tolist()) if value > -INF]
+
+    assert left(0.1) == [2, 3]
+    assert left(0.2) == [1, 3] or left(0.2) == [1, 2, 3]
+    assert left(0.4) == [0, 1, 2, 3]  # a single top choice stays
+    assert left(0.6) == [0, 1, 2, 3]
+    assert left(0.1, probability=0.0) == [0, 1, 2, 3]
+
+
+def test_xtc_happens_as_often_as_it_is_set() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.5]))
+    generator = torch.Generator().manual_seed(3)
+    changed = [
+        bool(torch.isinf(exclude_top_choices(logits, 0.25, 0.1, generator)).any())
+        for _ in range(2000)
+    ]
+    assert 0.2 < sum(changed) / len(changed) < 0.3
+
+
+def repeated(text: str, allowed: int = 2) -> dict[str, int]:
+    """Return the letters that would continue a repetition, with its length."""
+    tracker = RepetitionTracker([ord(letter) for letter in text], lambda token: token == ord("\n"))
+    return {chr(token): length for token, length in tracker.next_tokens(allowed).items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("abc", {}),
+        ("abcab", {"c": 2}),
+        ("abcdabc", {"d": 3}),
+        ("abcxbcybc", {"x": 2, "y": 2}),
+        ("aaaa", {"a": 3}),
+        ("ab\nab", {}),
+        ("xaby\nxab", {"y": 3}),
+        ("xa\nbxa\nb", {}),
+    ],
+)
+def test_repeated_sequences(text: str, expected: dict[str, int]) -> None:
+    assert repeated(text) == expected
+
+
+@given(st.text(st.sampled_from("ab\n"), max_size=30), st.integers(1, 4))
+def test_repeated_sequences_are_those_found_by_hand(text: str, allowed: int) -> None:
+    expected: dict[str, int] = {}
+    for end in range(1, len(text)):
+        length = 0
+        while (
+            length < end
+            and text[end - 1 - length] == text[len(text) - 1 - length]
+            and text[end - 1 - length] != "\n"
+        ):
+            length += 1
+        if length >= allowed and text[end] != "\n":
+            expected[text[end]] = max(expected.get(text[end], 0), length)
+    assert repeated(text, allowed) == expected
+
+
+def test_dry_grows_with_the_length() -> None:
+    got = apply_dry(BOOK, {0: 2, 1: 4}, multiplier=0.5, base=2.0, allowed=2)
+    assert got.tolist() == [4 - 0.5, 2 - 0.5 * 4, 0.0]
+    assert apply_dry(BOOK, {0: 9}, multiplier=0.0, base=2.0, allowed=2) is BOOK
+
+
+def test_the_sampler_stops_repeating_with_dry() -> None:
+    logits = torch.tensor([4.0, 3.9, 0.0])
+    plain = sampler(temperature=0.0)
+    assert [plain(logits) for _ in range(6)] == [0] * 6
+    dry = sampler(temperature=0.0, dry_multiplier=1.0)
+    assert 1 in [dry(logits) for _ in range(6)]
+
+
+def test_the_sampler_takes_another_path_with_xtc() -> None:
+    logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
+    drawn = sampler(temperature=1.0, seed=1, xtc_probability=1.0, xtc_threshold=0.2)
+    assert 0 not in [drawn(logits) for _ in range(50)]

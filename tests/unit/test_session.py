@@ -1,4 +1,4 @@
-"""A turn from start to end over a real store, with an engine that says what it was told to."""
+"""A turn from start to end over a real store, with a scripted engine."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_blank_message_is_refused_and_makes_no_chat(store: Store, blank: str) 
     assert store.list_conversations() == []
 
 
-def test_closing_keeps_what_was_said_and_continuing_goes_on_from_it(store: Store) -> None:
+def test_closing_keeps_the_partial_reply_and_continuing_extends_it(store: Store) -> None:
     engine = ScriptedEngine("one two three four", " three four")
     session = chat(store, engine)
     stop_after(session, words=2)
@@ -254,7 +254,7 @@ def test_all_but_the_last_second_of_a_reply_is_on_disk(
     assert len(said) == 20
 
 
-def test_a_full_disk_is_told_once_and_the_reply_goes_on(
+def test_a_full_disk_is_reported_once_and_the_reply_continues(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -384,7 +384,7 @@ def test_a_save_that_failed_at_the_end_is_tried_again(
     assert (reply.text, reply.stop_reason) == ("one two", StopReason.END)
 
 
-def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
+def test_a_reply_that_cannot_be_continued_is_unchanged(store: Store) -> None:
     session = chat(store, ScriptedEngine("one two three", EngineError("no room")))
     stop_after(session, words=2)
     before = newest(session).reply
@@ -396,7 +396,7 @@ def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
     assert store.provenance(before.id) == made_by is not None
 
 
-def test_a_reply_that_is_stopped_before_it_goes_on_stays_what_it_was(store: Store) -> None:
+def test_a_continuation_stopped_before_its_first_token_changes_nothing(store: Store) -> None:
     session = chat(
         store, ScriptedEngine("one two three", "more"), session_sampling=Sampling(max_tokens=2)
     )
@@ -428,17 +428,17 @@ def test_a_message_that_cannot_be_stored_leaves_no_empty_chat(
     assert session.conversation_id is None
 
 
-def test_a_broken_plugin_takes_nothing_down(store: Store) -> None:
+def test_a_broken_plugin_breaks_nothing_else(store: Store) -> None:
     plugins = PluginHost([("helper", Helper()), ("broken", Broken())])
     session = chat(store, ScriptedEngine("Still here."), plugins=plugins)
     events = list(session.send("Hi"))
     assert isinstance(events[0], TurnStarted)
     assert isinstance(events[-1], TurnFinished)
     assert reply_text(session) == "Still here."
-    told = " ".join(event.text for event in events if isinstance(event, Notice))
+    notices = " ".join(event.text for event in events if isinstance(event, Notice))
     for hook in ("annotate_message", "retrieve_passages", "build_messages", "adjust_request"):
-        assert f"broken failed in {hook}" in told
-    assert "turn_finished: SystemError: late" in told
+        assert f"broken failed in {hook}" in notices
+    assert "turn_finished: SystemError: late" in notices
     assert any(isinstance(e, PassagesFound) for e in events)
 
 
@@ -469,7 +469,7 @@ def test_finished_is_stored_before_it_is_reported(store: Store) -> None:
             assert reply.stop_reason is StopReason.END
 
 
-def test_the_chats_own_settings_go_before_those_for_all(store: Store) -> None:
+def test_the_chats_own_settings_override_the_global_ones(store: Store) -> None:
     engine = ScriptedEngine()
     session = chat(store, engine, sampling=Sampling(temperature=0.3, top_k=5, seed=1))
     list(session.send("Hi"))
@@ -502,7 +502,7 @@ class Adds:
         return False
 
 
-def test_what_makes_a_reply_is_kept(store: Store) -> None:
+def test_provenance_is_stored_with_a_reply(store: Store) -> None:
     engine = ScriptedEngine("Hello you.")
     engine.info = dataclasses.replace(engine.info, versions={"torch": "2"})
     session = chat(store, engine, plugins=PluginHost([("adds", Adds())]), system="Be kind.")
@@ -522,7 +522,7 @@ def test_what_makes_a_reply_is_kept(store: Store) -> None:
 
 
 @pytest.mark.parametrize("until", [PromptReady, Delta])
-def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> None:
+def test_provenance_of_a_stopped_reply_is_stored(store: Store, until: type) -> None:
     session = chat(store, ScriptedEngine("one two"))
     with closing(session.send("Hi")) as events:
         next(event for event in events if isinstance(event, until))
@@ -531,7 +531,9 @@ def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> Non
     assert store.provenance(reply.id) is not None
 
 
-def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_token_does_not_wait_for_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
     written: list[str] = []
     for name in ("save_provenance", "journal_reply"):
@@ -547,7 +549,7 @@ def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.Mon
         assert written == ["journal_reply", "save_provenance", "journal_reply"]
 
 
-def test_a_reply_that_goes_on_keeps_from_where(store: Store) -> None:
+def test_a_continued_reply_stores_where_it_was_continued(store: Store) -> None:
     session = chat(store, ScriptedEngine("one two three", " four"))
     stop_after(session, words=2)
     list(session.continue_reply())
@@ -558,7 +560,7 @@ def test_a_reply_that_goes_on_keeps_from_where(store: Store) -> None:
     assert made_by.messages[-1] == Message("assistant", "one two")
 
 
-def test_a_reply_whose_making_cannot_be_kept_goes_on(
+def test_a_reply_whose_provenance_cannot_be_stored_continues(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -566,10 +568,10 @@ def test_a_reply_whose_making_cannot_be_kept_goes_on(
 
     monkeypatch.setattr(store, "save_provenance", full)
     session = chat(store, ScriptedEngine("Still here."))
-    told = [event.text for event in session.send("Hi") if isinstance(event, Notice)]
-    assert len(told) == 1
-    assert "cannot be replayed" in told[0]
-    assert "disk is full" in told[0]
+    notices = [event.text for event in session.send("Hi") if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert "cannot be replayed" in notices[0]
+    assert "disk is full" in notices[0]
     assert reply_text(session) == "Still here."
 
 
@@ -577,7 +579,7 @@ def everything(store: Store) -> list[Conversation]:
     return [store.conversation(summary.id) for summary in store.list_conversations()]
 
 
-def test_editing_goes_on_in_a_fork(store: Store) -> None:
+def test_editing_continues_in_a_fork(store: Store) -> None:
     engine = ScriptedEngine("One.", "Two.", "Other.")
     session = chat(store, engine)
     list(session.send("First"))
@@ -632,7 +634,7 @@ def test_an_edit_that_cannot_be_stored_leaves_no_fork(
 
 
 class Writes:
-    """A plugin that makes the message of what was typed."""
+    """A plugin that rewrites the typed text."""
 
     @hookimpl
     def write_message(self, text: str) -> str:
@@ -679,7 +681,7 @@ class Writing:
         return f"{text} ({facts().get('tone', 'no tone')})" if text != "plain" else None
 
 
-def test_describe_text_is_asked_when_a_message_needs_it(store: Store) -> None:
+def test_describe_text_is_called_when_a_message_needs_it(store: Store) -> None:
     knowing, other = Knowing(), Knowing({"tone": "other", "more": "x"})
     host = PluginHost([("late", other), ("knowing", knowing), ("writing", Writing())])
     session = chat(store, ScriptedEngine("a", "b"), plugins=host)

@@ -1,4 +1,4 @@
-"""What a session tells of a chat beside its turns: previews, measures, summaries."""
+"""Side operations of a session: previews, context usage, summaries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Helper:
 
 
 @pytest.mark.parametrize("earlier", [(), ("First",)])
-def test_the_preview_is_what_is_sent_then(store: Store, earlier: tuple[str, ...]) -> None:
+def test_the_preview_is_what_is_sent_next(store: Store, earlier: tuple[str, ...]) -> None:
     engine = ScriptedEngine(*["A reply."] * 3)
     plugins = PluginHost([("helper", Helper())])
     session = chat(store, engine, plugins=plugins, system="Be kind.", sampling=Sampling(seed=4))
@@ -88,7 +88,7 @@ def test_a_blank_preview_is_of_the_newest_turn(store: Store) -> None:
     assert [passage.source for passage in preview.passages] == ["sky.md"]
 
 
-def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
+def test_measure_counts_each_turn_by_its_policy(store: Store) -> None:
     engine = ScriptedEngine(*["one two three"] * 4)
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=10))
     assert session.context_usage().turn_tokens == {}
@@ -112,7 +112,7 @@ def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
     )
 
 
-def test_measure_tells_the_system_prompt_of_the_models_own_format(store: Store) -> None:
+def test_measure_reports_the_system_prompt_of_the_models_own_format(store: Store) -> None:
     """A format that writes five tokens before a first message that is none of the system."""
 
     class Opinionated(ScriptedEngine):
@@ -132,7 +132,7 @@ def test_measure_tells_the_system_prompt_of_the_models_own_format(store: Store) 
     assert measure.used_tokens == 5 + 4 + 5
 
 
-def test_measure_tells_what_does_not_fit(store: Store) -> None:
+def test_measure_reports_what_does_not_fit(store: Store) -> None:
     engine = ScriptedEngine(*["one two three"] * 4, context=40)
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=5))
     turns = talk(session, *["a b c"] * 4).turns
@@ -166,7 +166,7 @@ def summarised(session: ChatSession, turn: Turn) -> str:
     return "".join(session.summarise(turn.id))
 
 
-def test_a_summary_stands_for_its_turn(store: Store) -> None:
+def test_a_summary_replaces_its_turn(store: Store) -> None:
     engine = ScriptedEngine("Blue, because of scattering.", "\nThe sky is blue. ", "Ok.")
     session = chat(store, engine)
     turn = talk(session, "Why is the sky blue?").turns[0]
@@ -181,7 +181,7 @@ def test_a_summary_stands_for_its_turn(store: Store) -> None:
     assert engine.requests[2].messages[0].text == f"{SUMMARY_PREFIX}The sky is blue."
 
 
-def test_a_summary_that_is_given_up_or_blank_changes_nothing(store: Store) -> None:
+def test_a_cancelled_or_blank_summary_changes_nothing(store: Store) -> None:
     engine = ScriptedEngine("Blue.", "The sky is blue.", " \n", StopReason.END, "")
     session = chat(store, engine)
     turn = talk(session, "Why is the sky blue?").turns[0]

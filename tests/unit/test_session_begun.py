@@ -1,4 +1,4 @@
-"""A reply that a plugin begins, or gives as a whole."""
+"""A reply that a plugin begins, or provides as a whole."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_a_plugin_began_is_part_of_the_reply_and_is_replayed(store: Store) 
     assert last.same_text
 
 
-def test_it_is_said_once_when_the_reply_is_gone_on_with(store: Store) -> None:
+def test_a_continued_reply_has_its_beginning_once(store: Store) -> None:
     engine = ScriptedEngine("two three", "four")
     session = chat(store, engine, Beginning("One "))
     with closing(session.send("Count")) as events:
@@ -72,7 +72,7 @@ def test_it_is_said_once_when_the_reply_is_gone_on_with(store: Store) -> None:
     assert newest(store).text == "One twofour"
 
 
-def test_a_complete_reply_asks_no_engine(store: Store) -> None:
+def test_a_complete_reply_needs_no_engine(store: Store) -> None:
     engine = ScriptedEngine("Never said.")
     session = chat(store, engine, Beginning("All of it.", complete=True))
     list(session.send("Well?"))

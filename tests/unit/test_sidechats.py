@@ -1,4 +1,4 @@
-"""Chats beside the person's own: what is sent in them, and which models they load."""
+"""Side chats: their requests, and the models they load."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_whole_set_up_is_in_the_request() -> None:
     assert plugin.seen.plugin_data == {"shouting": {"mark": "!"}, "other": {"index": "notes"}}
 
 
-def test_a_reply_that_is_added_stands_in_the_chat() -> None:
+def test_an_added_reply_is_part_of_the_chat() -> None:
     with chats(ScriptedEngine("One."), plugin=Shouting()) as side:
         chat = side.begin(SHOUT)
         with closing(chat.stream(chat.request("first"))) as events:
@@ -115,7 +115,7 @@ def test_without_an_adapter_none_is_used_whatever_plugins_say() -> None:
         assert side.begin(Setup()).request("hello").adapter is None
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_what_is_wrong_is_reported() -> None:
     with chats(ScriptedEngine(), plugin=Shouting()) as side:
         with pytest.raises(UsageError, match="no template 'shot'") as caught:
             side.begin(Setup(template="shot")).request("hello")
@@ -176,11 +176,11 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
 ) -> None:
     engines = [ScriptedEngine(), ScriptedEngine()]
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    told = tmp_path / "meminfo"
-    monkeypatch.setattr(installed, "MEMINFO", told)
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(installed, "MEMINFO", meminfo)
     with chats(*engines) as side:
         assert side.begin(Setup(model=str(folder))).engine is engines[0]
-        told.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
+        meminfo.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
         assert not installed.fits_in_memory(str(folder))
         again = tmp_path / "again"
         folder.rename(again)
@@ -189,7 +189,7 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
         assert side.swaps_models
 
 
-def test_where_nothing_is_known_there_is_room(
+def test_unknown_memory_counts_as_sufficient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
@@ -200,7 +200,7 @@ def test_where_nothing_is_known_there_is_room(
     assert installed.fits_in_memory("nobody:knows")
 
 
-def test_a_model_that_cannot_be_had_is_told() -> None:
+def test_a_model_that_cannot_be_loaded_is_reported() -> None:
     def opened(model: str, report: Callable[[str], None]) -> Engine:
         raise ModelError(f"no {model}")
 
@@ -218,7 +218,7 @@ class Quoting:
         return dataclasses.replace(request, messages=(*request.messages, said), reply_complete=True)
 
 
-def test_what_a_plugin_says_for_the_model_is_the_reply() -> None:
+def test_a_reply_completed_by_a_plugin_needs_no_model() -> None:
     engine = ScriptedEngine("never said")
     with chats(engine, plugin=Quoting()) as beside:
         chat = beside.begin(Setup())

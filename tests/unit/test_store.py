@@ -130,7 +130,7 @@ def test_passages_and_annotations(store: Store) -> None:
         store.annotate(turn.id, reply.id + 1, [joy])
 
 
-def test_what_is_not_there_is_named(store: Store) -> None:
+def test_missing_chats_are_named(store: Store) -> None:
     with pytest.raises(StoreError, match="no chat 12") as caught:
         store.conversation(12)
     assert "chatlm chats list" in caught.value.hint

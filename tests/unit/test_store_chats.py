@@ -124,7 +124,7 @@ def test_forks_have_titles_that_tell_them_apart(store: Store) -> None:
     assert store.fork(chat.id, 0).title == "Cities (fork 4)"
 
 
-def test_a_chat_from_elsewhere_comes_in_as_it_is(store: Store) -> None:
+def test_an_imported_chat_is_stored_unchanged(store: Store) -> None:
     with Store(None) as other:
         chat = add_chat(other, "Cities")
         other.set_pinned(chat.id, True)
@@ -139,7 +139,7 @@ def test_a_chat_from_elsewhere_comes_in_as_it_is(store: Store) -> None:
     assert not store.list_conversations(limit=1)[0].unfinished
 
 
-def test_a_chat_that_fails_to_come_in_leaves_nothing(store: Store) -> None:
+def test_a_failed_import_leaves_nothing(store: Store) -> None:
     replies = (Reply(1, 1, usage=Usage(prompt_tokens=2**63)),)
     turns = (Turn(1, 0, Message("user", "q")), Turn(2, 1, Message("user", "r"), replies))
     with pytest.raises(StoreError):
@@ -273,7 +273,7 @@ def test_a_chats_own_sampling(store: Store) -> None:
         store.conversation(chat.id)
 
 
-def test_standing_and_summary(store: Store) -> None:
+def test_context_policy_and_summary_are_stored(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "?")
     assert (turn.context_policy, turn.summary) == (ContextPolicy.AUTO, "")
     turn = store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, "short")
@@ -299,7 +299,7 @@ def test_provenance_comes_back_and_the_newest_counts(store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"x\x9c\xabV*"])
-def test_damaged_provenance_is_said_and_the_chat_still_opens(content: bytes) -> None:
+def test_damaged_provenance_is_reported_and_the_chat_still_opens(content: bytes) -> None:
     with Store(None) as store:
         chat = add_chat(store, turns=1)
         (turn,) = chat.turns
@@ -358,7 +358,7 @@ def test_forks_the_trash_and_imports_leave_the_database_whole(tmp_path: Path) ->
     db.close()
 
 
-def test_what_plugins_keep_with_a_chat_is_stored_and_copied(store: Store) -> None:
+def test_plugin_data_is_stored_and_copied_with_its_chat(store: Store) -> None:
     chat = store.create_conversation(
         plugin_data={"rag": {"index": "manual"}}, disabled_plugins=["mood"]
     )
@@ -373,7 +373,7 @@ def test_what_plugins_keep_with_a_chat_is_stored_and_copied(store: Store) -> Non
         assert stored.turns[0].raw_input == "Hello"
 
 
-def test_a_value_json_does_not_have_is_refused_and_nothing_changes(store: Store) -> None:
+def test_a_value_that_json_lacks_is_refused_and_nothing_changes(store: Store) -> None:
     chat = store.create_conversation(plugin_data={"rag": {"index": "manual"}})
     for value in (float("nan"), {1, 2}):
         with pytest.raises((TypeError, ValueError)):

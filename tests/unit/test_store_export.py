@@ -1,4 +1,4 @@
-"""Exported chats read well, and the JSON gives everything back."""
+"""Exported chats are readable, and the JSON is lossless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with the disk is said in words, with a next step, and loses nothing."""
+"""Disk failures are reported in words with a next step, and lose nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_database_stays_as_it_is(path: Path, content: bytes) -
     assert path.read_bytes() == content
 
 
-def test_a_damaged_page_is_said_and_nothing_is_changed(path: Path) -> None:
+def test_a_damaged_page_is_reported_and_nothing_is_changed(path: Path) -> None:
     with Store(path) as store:
         chat = store.create_conversation()
         for number in range(200):

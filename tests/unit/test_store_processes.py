@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from chatlm.store.store import Store
+from tests.waiting import PATIENCE
 
 WRITER = """
 import sys
@@ -61,7 +62,7 @@ def test_processes_open_a_new_database_and_write_at_once(tmp_path: Path) -> None
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=120)
+        writer.communicate(timeout=PATIENCE)
         assert writer.returncode == 0
     with Store(path) as store:
         listed = store.list_conversations()
@@ -91,7 +92,7 @@ def test_kill_9_loses_at_most_the_text_being_written(tmp_path: Path) -> None:
             break
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().split()
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     process.communicate()
     last = int(rest[-1]) if rest else last
 

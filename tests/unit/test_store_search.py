@@ -1,4 +1,4 @@
-"""Search finds what a person means, and any text is a legal query."""
+"""Full-text search finds chats by any words, and any text is a valid query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggested titles are short, on one line, and made of the message's own words."""
+"""Suggested titles are short, on one line, and in the message's own words."""
 
 from __future__ import annotations
 

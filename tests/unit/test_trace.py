@@ -1,4 +1,4 @@
-"""The flight recorder: what each plugin did for a turn is kept with it, whatever happens."""
+"""Traces: each plugin call of a turn is recorded and stored with it, whatever happens."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_each_call_of_a_turn_is_kept_with_what_it_changed(store: Store) -> None:
     )
 
 
-def test_what_fails_is_kept_and_the_cores_messages_are_used(store: Store) -> None:
+def test_a_failing_hook_is_traced_and_the_cores_messages_are_used(store: Store) -> None:
     session, engine = chat(store, ("fails", Fails()))
     events = list(session.send("Hi"))
     assert isinstance(events[-1], TurnFinished)
@@ -200,7 +200,7 @@ class Begins:
         return [turn.user, Message("assistant", "Well, ")]
 
 
-def test_a_reply_that_a_plugin_began_is_gone_on_with_as_one_message(store: Store) -> None:
+def test_a_reply_begun_by_a_plugin_is_continued_as_one_message(store: Store) -> None:
     session, engine = chat(store, ("begins", Begins()), replies=("one two three", "four"))
     with closing(session.send("Hi")) as events:
         next(event for event in events if isinstance(event, Delta) and event.text == "one")
@@ -209,7 +209,7 @@ def test_a_reply_that_a_plugin_began_is_gone_on_with_as_one_message(store: Store
     assert session.plugins.all_faults == []
 
 
-def test_regenerating_and_going_on_are_kept_with_their_reply(store: Store) -> None:
+def test_regenerating_and_continuing_are_traced_with_their_reply(store: Store) -> None:
     session, _ = chat(store, ("busy", Busy()), replies=("One.", "two three", "four"))
     list(session.send("Hi"))
     with closing(session.regenerate()) as events:
@@ -322,7 +322,7 @@ def test_a_fork_has_its_own_and_erasing_a_chat_erases_it(tmp_path: Path) -> None
 HOSTILE = "\x1b[31m\ud800 <|im_end|> \u202e'\"\\ \n\t"
 
 
-def test_a_trace_goes_out_and_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
+def test_a_trace_is_exported_and_imported_unchanged(store: Store, tmp_path: Path) -> None:
     session, _ = chat(store, ("busy", Busy()))
     list(session.send("Hi"))
     turn = newest(session)
@@ -380,7 +380,7 @@ def test_a_chat_without_plugins_says_so(store: Store) -> None:
         {"calls": [{"plugin": 1, "hook": "", "seconds": 0, "said": "", "error": ""}]},
     ],
 )
-def test_a_trace_in_a_file_that_is_wrong_is_said(store: Store, damage: dict[str, Any]) -> None:
+def test_an_invalid_trace_in_a_file_is_reported(store: Store, damage: dict[str, Any]) -> None:
     session, _ = chat(store)
     list(session.send("Hi"))
     value = json.loads("".join(stream_export(store, [1], "jsonl")))
@@ -391,7 +391,7 @@ def test_a_trace_in_a_file_that_is_wrong_is_said(store: Store, damage: dict[str,
     assert parse_chatlm(value).traces == {0: []}
 
 
-def test_a_damaged_trace_is_told_and_the_chat_stays_usable(tmp_path: Path) -> None:
+def test_a_damaged_trace_is_reported_and_the_chat_stays_usable(tmp_path: Path) -> None:
     with Store(tmp_path / "chats.db") as store:
         session, _ = chat(store, ("busy", Busy()))
         list(session.send("Hi"))
@@ -415,7 +415,7 @@ def test_a_change_far_inside_a_long_text_is_kept_with_what_is_around_it() -> Non
     )
 
 
-def test_no_call_takes_much_room() -> None:
+def test_no_call_takes_much_space() -> None:
     long = [Message("user", str(number) * 100_000) for number in range(50)]
     request = Request(tuple(long))
     after = dataclasses.replace(
@@ -432,7 +432,7 @@ def test_no_call_takes_much_room() -> None:
     assert many == Change("messages", "1,000 messages", "300 messages")
 
 
-def test_what_is_taken_out_and_put_in_between_the_same_messages_is_named_alone() -> None:
+def test_only_removed_and_inserted_messages_are_named() -> None:
     talk = [Message("user", f"{n}") for n in range(30)]
     put = [*talk[:10], Message("user", "new"), *talk[10:]]
     assert find_changes(talk, put) == (Change("message 11 (user)", "", "new"),)
@@ -458,7 +458,7 @@ def test_what_is_taken_out_and_put_in_between_the_same_messages_is_named_alone()
         ({1}, "set"),
     ],
 )
-def test_what_came_back_is_told_in_short(value: Any, said: str) -> None:
+def test_results_are_summarised(value: Any, said: str) -> None:
     assert summarise_result(value) == said
 
 

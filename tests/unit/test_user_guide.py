@@ -76,7 +76,7 @@ def test_there_is_no_other_table_of_keys() -> None:
 
 
 def shell_lines() -> Iterator[str]:
-    """What the pages let people type into a shell."""
+    """Return the commands that the pages show."""
     for page in PAGES:
         blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
         for line in (line for kind, text in blocks if not kind for line in text.splitlines()):

@@ -1,4 +1,4 @@
-"""The values a chat is made of keep their promises."""
+"""Invariants of the value types of a chat."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_turn_is_read_with_tool_calls_and_results_but_not_with_thoughts_alone(
     )
 
 
-def test_the_standing_reply() -> None:
+def test_the_active_reply() -> None:
     first, second = Reply(1, 1, "a"), Reply(2, 2, "b")
     assert turn(0).reply is None
     assert turn(0, first, second).reply == second
@@ -172,13 +172,13 @@ def test_stop_texts() -> None:
             Sampling.from_dict({"stop": wrong})
 
 
-def test_an_unknown_setting_is_named_beside_those_there_are() -> None:
+def test_an_unknown_setting_is_named_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="unknown sampling setting heat") as caught:
         Sampling.from_dict({"heat": 1})
     assert "temperature" in caught.value.hint
 
 
-def test_over_fills_only_what_is_open() -> None:
+def test_over_fills_only_unset_values() -> None:
     mine = Sampling(temperature=0.0, stop=("x",))
     filled = mine.with_fallback(DEFAULT_SAMPLING)
     assert (filled.temperature, filled.stop) == (0.0, ("x",))
@@ -196,7 +196,7 @@ SAMPLINGS = st.builds(
 
 
 @given(SAMPLINGS)
-def test_json_gives_sampling_back(sampling: Sampling) -> None:
+def test_sampling_survives_json(sampling: Sampling) -> None:
     assert Sampling.from_dict(json.loads(json.dumps(sampling.to_dict()))) == sampling
 
 

@@ -31,8 +31,8 @@ X86_FLAGS = ("-mprefer-vector-width=512", "-mtune=generic")
 """Without them GCC splits vectors of 16 floats, and on some CPUs does not fuse multiply and add."""
 
 
-COMPILE_TIMEOUT = 60
-"""Limit in seconds; a compilation takes one or two."""
+COMPILE_TIMEOUT = 300
+"""Limit in seconds; a compilation takes one or two, but minutes on a busy machine."""
 
 
 class KernelUnavailable(Unsupported):

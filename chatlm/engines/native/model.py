@@ -28,7 +28,7 @@ class TokenDecoder(Protocol):
         ...
 
     def pack_adapter(self, lora: LoraWeights) -> Any:
-        """Convert an adapter to what `decode` takes as `SequenceInput.adapter`."""
+        """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,12 +78,13 @@ def read_weights(
     """Load the weights; on the CPU, tensors already in `dtype` stay memory-mapped.
 
     Raises:
-        Unsupported: a tensor is missing, has another shape, or an unsupported dtype.
+        Unsupported: a tensor is missing, unknown, has another shape, or an unsupported dtype.
     """
-    with _open_tensors(folder, dtype, device) as find:
+    with _open_tensors(folder, dtype, device) as tensors:
+        find = tensors.find
         names = config.tensor_names
         embedding = find(f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size)
-        return ModelWeights(
+        weights = ModelWeights(
             embed_tokens=embedding,
             layers=tuple(
                 _read_layer(config, f"{names.layers}.{number}", find)
@@ -94,36 +95,61 @@ def read_weights(
             if config.tie_word_embeddings
             else Linear(find(f"{names.lm_head}.weight", config.vocab_size, config.hidden_size)),
         )
+        tensors.check_all_used(f"{names.lm_head}.weight" if config.tie_word_embeddings else "")
+        return weights
+
+
+class _Tensors:
+    """The tensors in a model's safetensors files.
+
+    Args:
+        folder: of the model.
+        files: closes them.
+        dtype: of the tensors returned.
+        device: of the tensors returned.
+    """
+
+    def __init__(self, folder: Path, files: ExitStack, dtype: torch.dtype, device: str) -> None:
+        self._dtype = dtype
+        self._device = device
+        index = folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        self._file_of_tensor: dict[str, Any] = {}
+        for name in names:
+            file = files.enter_context(safe_open(folder / name, framework="pt"))
+            self._file_of_tensor.update(dict.fromkeys(file.keys(), file))
+        self._unused = set(self._file_of_tensor)
+
+    def find(self, name: str, *shape: int) -> Tensor:
+        """Return the tensor of a name, if it has this shape."""
+        if name not in self._file_of_tensor:
+            raise Unsupported(f"it has no tensor {name}")
+        tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
+        if tuple(tensor.shape) != shape or tensor.dtype not in _SUPPORTED_DTYPES:
+            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
+        self._unused.discard(name)
+        return tensor.to(self._device, self._dtype).contiguous()
+
+    def check_all_used(self, tied: str) -> None:
+        """Refuse tensors that the architecture does not have, such as biases.
+
+        Args:
+            tied: name of a copy of the embedding, which is not read.
+        """
+        derived = {name for name in self._unused if name.endswith("rotary_emb.inv_freq")}
+        if unknown := sorted(self._unused - derived - {tied}):
+            raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
 
 @contextmanager
-def _open_tensors(folder: Path, dtype: torch.dtype, device: str) -> Iterator[FindTensor]:
+def _open_tensors(folder: Path, dtype: torch.dtype, device: str) -> Iterator[_Tensors]:
     with ExitStack() as files:
         try:
-            yield _index_tensors(folder, files, dtype, device)
+            yield _Tensors(folder, files, dtype, device)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error
-
-
-def _index_tensors(folder: Path, files: ExitStack, dtype: torch.dtype, device: str) -> FindTensor:
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    file_of_tensor = {}
-    for name in names:
-        file = files.enter_context(safe_open(folder / name, framework="pt"))
-        file_of_tensor.update(dict.fromkeys(file.keys(), file))
-
-    def find(name: str, *shape: int) -> Tensor:
-        if name not in file_of_tensor:
-            raise Unsupported(f"it has no tensor {name}")
-        tensor: Tensor = file_of_tensor[name].get_tensor(name)
-        if tuple(tensor.shape) != shape or tensor.dtype not in _SUPPORTED_DTYPES:
-            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
-        return tensor.to(device, dtype).contiguous()
-
-    return find
 
 
 def _linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int, bool]]:

@@ -8,7 +8,7 @@ from functools import partial
 from textual.command import CommandPalette
 
 from chatlm.config.paths import expand_path
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import UsageError
 from chatlm.store import export
 from chatlm.store.export import FORMAT_BY_SUFFIX
 from chatlm.text import escape_controls
@@ -38,6 +38,7 @@ class ChatActions:
         inspect_actions: open the screens about the context.
         close_panel: closes a panel over the transcript; False when there is none.
         cancel_work: cancels the newest work of a plugin; False when there is none.
+        abandon_hook: goes on without the plugin whose hook hangs; False when none does.
         show_chat_list: shows the list.
         toggle_chat_list: shows and focuses the list, or hides it.
     """
@@ -50,6 +51,7 @@ class ChatActions:
         *,
         close_panel: Callable[[], bool],
         cancel_work: Callable[[], bool],
+        abandon_hook: Callable[[], bool],
         show_chat_list: Callable[[], None],
         toggle_chat_list: Callable[[], None],
     ) -> None:
@@ -58,6 +60,7 @@ class ChatActions:
         self._inspect_actions = inspect_actions
         self._close_panel = close_panel
         self._cancel_work = cancel_work
+        self._abandon_hook = abandon_hook
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
 
@@ -89,7 +92,7 @@ class ChatActions:
     def do_stop(self, _: str) -> None:
         """Close what is open, or else stop the reply, or else focus the composer."""
         composer = self._chat.composer
-        if composer.close_completion():
+        if composer.close_completion() or self._abandon_hook():
             return
         if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
             return
@@ -207,21 +210,20 @@ class ChatActions:
         self._chat.view.focus_composer()
 
     def _export(self, file: str | None) -> None:
-        """Export the chat; show errors in a toast, since the prompt is closed by then."""
+        """Export the chat."""
         if not file:
             return
-        path = expand_path(file.strip())
-        try:
-            transfer.export_chat(self._chat.store, self._stored_conversation(), path)
-        except ChatlmError as error:
-            self._chat.view.toast(error)
-        else:
-            self._chat.view.notify(escape_controls(f"Written to {path}"), markup=False)
+        path, chat = expand_path(file.strip()), self._chat
+        chat.read_then(
+            partial(transfer.export_chat, chat.store, self._stored_conversation(), path),
+            lambda _: chat.view.notify(escape_controls(f"Written to {path}"), markup=False),
+            "exporting a chat",
+        )
 
     def _stored_conversation(self) -> Conversation:
         if self._chat.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
-        return self._chat.store.conversation(self._chat.conversation_id)
+        return self._chat.conversation
 
     def _saved_chat_id(self) -> int:
         if self._chat.saved_conversation_id is None:
@@ -304,11 +306,14 @@ class TurnActions:
 
     def do_details(self, _: str) -> None:
         """Show the model, settings and cost of the reply."""
-        reply = self._selected_reply()
-        provenance = self._chat.store.provenance(reply.id)
+        turn, reply = self._selected_view().turn, self._selected_reply()
         forked_from = self._chat.conversation.forked_from
-        screen = DetailsScreen(self._selected_view().turn, reply, provenance, forked_from)
-        self._chat.view.app.push_screen(screen)
+        app = self._chat.view.app
+        self._chat.read_then(
+            partial(self._chat.store.provenance, reply.id),
+            lambda made: app.push_screen(DetailsScreen(turn, reply, made, forked_from)),
+            "reading a provenance",
+        )
 
     def do_xray(self, _: str) -> None:
         """Show the exact prompt of the reply."""
@@ -316,8 +321,12 @@ class TurnActions:
 
     def do_trace(self, _: str) -> None:
         """Show the plugin trace of the turn."""
-        turn = self._selected_view().turn
-        self._chat.view.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
+        turn, app = self._selected_view().turn, self._chat.view.app
+        self._chat.read_then(
+            partial(self._chat.store.traces, turn.id),
+            lambda traces: app.push_screen(TraceScreen(turn, traces)),
+            "reading a trace",
+        )
 
     def do_replay(self, model: str) -> None:
         """Replay the reply and compare."""

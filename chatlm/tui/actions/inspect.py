@@ -15,6 +15,7 @@ from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
 from chatlm.errors import ChatlmError, UsageError
+from chatlm.store.store import Store
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.attachments import OutgoingMessage
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
@@ -24,7 +25,8 @@ from chatlm.tui.screens.xray import PromptXray, XrayScreen
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextFill
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Reply, Turn
+from chatlm.types.messages import Conversation, Reply, Turn
+from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class InspectActions:
     def measure_context(self) -> None:
         """Measure the context usage in a thread if the model is loaded; posts `ContextMeasured`."""
         if isinstance(self._services.engine_state, Ready):
-            job = partial(self._measure_worker, self._create_session())
+            session, chat = self._create_session(), self._chat.conversation
+            job = partial(self._measure_worker, session, chat)
             self._chat.view.run_worker(job, thread=True, exclusive=True, group="measure")
 
     def show_context(self) -> None:
@@ -69,7 +72,8 @@ class InspectActions:
         session = self._create_session()
 
         def ledger() -> ContextBreakdown:
-            chat, measure = self._chat.conversation, session.context_usage()
+            chat = session.conversation or self._chat.conversation
+            measure = session.context_usage(chat)
             return ContextBreakdown(
                 chat.system,
                 chat.turns,
@@ -78,8 +82,8 @@ class InspectActions:
                 context_fill(measure),
             )
 
-        async def leave(turn_id: int | None) -> None:
-            await self._chat.redraw(turn_id)
+        def leave(turn_id: int | None) -> None:
+            self._redraw(turn_id)
 
         self._chat.view.app.push_screen(
             ContextScreen(ledger, session.store.set_context_policy, session.summarise), leave
@@ -88,7 +92,13 @@ class InspectActions:
     def xray_reply(self, turn: Turn, reply: Reply) -> None:
         """Open the x-ray of a reply's prompt."""
         store = self._chat.store
-        made = store.provenance(reply.id)
+        self._chat.read_then(
+            partial(store.provenance, reply.id),
+            partial(self._show_xray, store, turn),
+            "reading a provenance",
+        )
+
+    def _show_xray(self, store: Store, turn: Turn, made: Provenance | None) -> None:
         if made is None:
             raise UsageError(
                 "The prompt of this reply was not stored",
@@ -126,8 +136,8 @@ class InspectActions:
         self._chat.pause_read_ahead()
         session = self._create_session()
 
-        async def leave(_: None) -> None:
-            await self._chat.redraw()
+        def leave(_: None) -> None:
+            self._redraw()
 
         self._chat.view.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
@@ -150,10 +160,13 @@ class InspectActions:
             ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
         )
 
-    def _measure_worker(self, session: ChatSession) -> None:
+    def _redraw(self, turn_id: int | None = None) -> None:
+        self._chat.view.run_worker(self._chat.redraw(turn_id), exit_on_error=False)
+
+    def _measure_worker(self, session: ChatSession, chat: Conversation) -> None:
         measure = None
         try:
-            measure = session.context_usage()
+            measure = session.context_usage(chat)
         except ChatlmError as error:  # the next message will say it, if it still holds
             log.info("chat not measured: %s", error)
         except Exception:  # a bug must not take the chat away

@@ -6,6 +6,7 @@ import dataclasses
 from functools import partial
 
 from chatlm.chat.context_usage import builtin_system_tokens
+from chatlm.chat.model_list import list_plugin_models
 from chatlm.config import config
 from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
@@ -79,7 +80,8 @@ class SettingsActions:
         else:
             current = self._services.engine_state.model
             here = partial(is_available, plugins=self._services.plugins)
-            screen = ModelScreen(installed.list_known_models(), current, here)
+            ask_plugins = partial(list_plugin_models, self._services.plugins)
+            screen = ModelScreen(installed.list_known_models(), current, here, ask_plugins)
             self._chat.view.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from chatlm.chat.attachments import AttachmentReader
+from chatlm.chat.deletion import drop_incognito, open_memory_store
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.turn_runner import SessionEvents
@@ -18,6 +20,7 @@ from chatlm.store import export
 from chatlm.store.store import Store
 from chatlm.tui import commands
 from chatlm.tui.chat.chat_drafts import ChatDrafts
+from chatlm.tui.chat.chat_loader import ChatLoader
 from chatlm.tui.chat.chat_view import NEW_CHAT, ChatView
 from chatlm.tui.chat.edits import ChatEdits
 from chatlm.tui.chat.incognito import copy_incognito_chats
@@ -35,9 +38,12 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
-from chatlm.tui.workers import to_user_error
-from chatlm.types.events import Notice, TurnStarted, TurnWithdrawn
+from chatlm.tui.workers import ReadQueue, to_user_error
+from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
+
+T = TypeVar("T")
+
 
 SAVE_SECONDS = 5.0
 """How long saving an incognito chat waits for its running reply to end."""
@@ -56,7 +62,7 @@ class ChatController:
         self._services = services
         self.saved_store = services.store
         self.composer = Composer(
-            history=self._sent_messages,
+            history=lambda: self._loader.sent_messages(self.store),
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
@@ -82,10 +88,13 @@ class ChatController:
             notify_changed=self.notify_changed,
         )
         self.drafts = ChatDrafts(self.view)
+        self.reads = ReadQueue(self.edits.write_queue)
+        self._loader = ChatLoader(self.reads, self.drafts)
+        self._opening: object | None = None
+        """Identifies the chat that is being loaded, the last one that was asked for."""
+        self._submitted_early: Composer.Submitted | None = None
+        """A message for the chat that is being loaded."""
         self._read_ahead = ReadAhead(self.view)
-        self._change_count = 0
-        self._suggested_for: tuple[OpenChat, int, Conversation] | None = None
-        """The chat of the last suggestion, the number of changes until then, and what was read."""
         self.switch_count = 0
         """How often another chat was opened."""
 
@@ -119,8 +128,8 @@ class ChatController:
 
     @property
     def conversation(self) -> Conversation:
-        """The open chat as stored; before its first message, an empty one with its settings."""
-        return _read_chat(self._chat)
+        """The open chat as it was loaded or changed last; never waits for the store."""
+        return self._chat.conversation
 
     @property
     def busy(self) -> bool:
@@ -153,25 +162,91 @@ class ChatController:
         """Whether a draft or an edit is not yet on disk."""
         return self.drafts.saving or self.edits.write_queue.pending
 
+    async def start(self, conversation_id: int | None = None, *, incognito: bool = False) -> None:
+        """Open the first chat, a new one until a saved one is loaded."""
+        await self.new_chat(incognito=incognito)
+        first = self._load_first(self._chat, None if incognito else conversation_id)
+        self.view.run_worker(first, exit_on_error=False)
+
+    async def _load_first(self, first: OpenChat, conversation_id: int | None) -> None:
+        """Load what a new chat shows of earlier runs, then the chat to open."""
+        store = self.saved_store
+        if first.store is store:
+            draft = await self._loader.load_new_draft(store)
+            if self._chat is first and first.conversation_id is None and not self._opening:
+                self.drafts.add_saved(store, draft)
+        await self._loader.load_history(store)
+        if conversation_id is not None:
+            await self.open_chat(conversation_id)
+
     async def new_chat(self, *, incognito: bool = False) -> None:
         """Open a new chat, stored with its first message; an incognito one in memory only.
 
         It is incognito too where the saved chats cannot be written.
         """
+        self._opening = None
         in_memory = incognito or self.saved_store.unwritable is not None
-        store = Store(None) if in_memory else self.saved_store
+        store = open_memory_store() if in_memory else self.saved_store
         async with self._draw_lock:
-            await self._switch_chat(OpenChat(store, system=self._services.config.system))
+            chat = OpenChat(store, system=self._services.config.system)
+            await self._switch_chat(chat, self.drafts.of_new_chat(store))
 
     async def open_chat(self, conversation_id: int, turn_id: int | None = None) -> bool:
-        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
-        user is told."""
+        """Load a saved chat and show it, at a turn if one is named.
+
+        Only the chat that was asked for last is shown. What is typed and sent meanwhile is meant
+        for it.
+
+        Returns:
+            False when it cannot be read, which the user is told, or when another one is opened.
+        """
+        self.save_draft()
+        self._opening = opening = object()
+        self.drafts.leave()
+        store = self.saved_store
+        try:
+            loaded, draft = await self._loader.load(store, conversation_id)
+        except StoreError as error:
+            if self._opening is opening:
+                self._opening = self._submitted_early = None
+                self.drafts.stay()
+                await self.view.show_notice(error)
+            return False
+        if self._opening is not opening:
+            return False
+        self._opening = None
         async with self._draw_lock:
-            if not await self._load_chat(self.saved_store, conversation_id):
-                return False
+            await self._switch_chat(self._chat_of(store, loaded), draft)
         if turn_id is not None:
             await self.view.transcript.reveal_turn(turn_id)
+        if submitted := self._submitted_early:
+            self._submitted_early = None
+            self._submit(submitted)
         return True
+
+    def _chat_of(self, store: Store, loaded: Conversation) -> OpenChat:
+        """Return the chat of the running turn if it is this one, else a newly opened chat."""
+        live = self._live_turn
+        if live is None or (live.chat.store, live.chat.conversation_id) != (store, loaded.id):
+            return OpenChat(store, loaded.id, loaded=loaded)
+        live.chat.loaded = loaded
+        if live.turn is not None:
+            live.chat.update_turn(live.turn)
+        return live.chat
+
+    def read_then(self, read: Callable[[], T], show: Callable[[T], object], what: str) -> None:
+        """Read something of the store in a thread, then show it; errors are shown in a toast.
+
+        Args:
+            read: runs in the thread.
+            show: is given the result in the UI thread.
+            what: names the action in the log.
+        """
+
+        async def work() -> None:
+            show(await self.reads.submit(read))
+
+        self.view.run_worker(self.view.run_reporting_errors(work, what), exit_on_error=False)
 
     async def fork_chat(self, turns: int) -> None:
         """Fork the open chat after its first `turns` turns, and open the fork.
@@ -187,7 +262,7 @@ class ChatController:
         store = self.store
         fork = await self.edits.write_queue.submit(partial(store.fork, self.conversation_id, turns))
         async with self._draw_lock:
-            await self._load_chat(store, fork.id)
+            await self._switch_chat(OpenChat(store, fork.id, loaded=fork), "")
 
     async def leave_chat(self, proceed: Callable[[], Awaitable[object]]) -> None:
         """Leave the open chat; ask first if it is incognito and has messages.
@@ -229,33 +304,19 @@ class ChatController:
             )
             self.view.notify("The chat is saved.", markup=False)
 
-    async def _load_chat(self, store: Store, conversation_id: int) -> bool:
-        live = self._live_turn
-        if live is not None and live.chat.store is store:
-            same = live.chat.conversation_id == conversation_id
-        else:
-            same = False
-        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
-        try:
-            conversation = store.conversation(conversation_id)
-        except StoreError as error:
-            await self.view.show_notice(error)
-            return False
-        await self._switch_chat(chat, conversation.title, conversation.turns)
-        return True
-
-    async def _switch_chat(
-        self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()
-    ) -> None:
-        """Show another chat."""
+    async def _switch_chat(self, chat: OpenChat, draft: str) -> None:
+        """Show another chat, which is loaded, with its draft."""
         self.save_draft()
+        self._opening = None
         before, self._chat, live = self._chat, chat, self._live_turn
-        self.drafts.load(chat)  # at once: what is typed from now on is meant for this chat
+        self.drafts.enter(chat, draft)
         if live is not None and live.chat is before:
             live.view = None
         if before.store is not chat.store:
             self._discard_incognito(before)
-        await self.view.show_chat(title, turns, incognito=self.incognito)
+        conversation = chat.conversation
+        turns = conversation.turns
+        await self.view.show_chat(conversation.title, turns, incognito=self.incognito)
         self.view.status = Status.for_turn(turns[-1]) if turns else Status()
         if live is not None and live.chat is chat and (view := self.view.newest_view):
             await live.attach(view)
@@ -272,7 +333,8 @@ class ChatController:
         if self._live_turn is not None and self._live_turn.chat is chat:
             self._live_turn.stop.set()
         else:
-            self.edits.write_queue.submit(chat.store.close)
+            drop = partial(drop_incognito, chat.store, self._services.plugins)
+            self.edits.write_queue.submit(drop)
 
     def _sync_status(self, live: LiveTurn) -> None:
         if live.chat is self._chat:
@@ -329,12 +391,17 @@ class ChatController:
 
     def _submit(self, event: Composer.Submitted) -> None:
         text, position = event.text, event.edited_position
+        if self._opening is not None:
+            self._submitted_early = event
+            return
         if position is None:
             sent = self.send_message(text)
         else:
             sent = self._start_turn(lambda session: session.edit(position, text), message=text)
         if sent:
             self.composer.confirm_submitted(event)
+            if self.conversation_id is None:
+                self.drafts.take_sent(self.store)
 
     def _start_turn(
         self, open_events: Callable[[ChatSession], SessionEvents], message: str = ""
@@ -354,9 +421,9 @@ class ChatController:
             live.view, live.turn = view, view.turn
         loading = isinstance(self._services.engine_state, Loading)
         live.show_activity("waiting for the model" if loading else "…")
-        events = partial(open_events, self._services.create_session(self._chat, live.stop))
+        session = self._services.create_session(self._chat, live.stop)
         self.view.run_worker(
-            partial(self._run_turn, events, live),
+            partial(self._run_turn, partial(open_events, session), live),
             thread=True,
             exclusive=True,
             group="turn",
@@ -368,7 +435,8 @@ class ChatController:
         """Run a turn in the worker thread."""
         self.edits.write_queue.wait()  # the turn must see all earlier changes
         try:
-            run_turn(open_events, live.stop, self._post)
+            turn_id = live.turn.id if live.turn else None
+            run_turn(open_events, live.stop, self._post, live.chat.store.turn, turn_id)
         finally:
             live.done.set()
 
@@ -394,23 +462,31 @@ class ChatController:
         """Read ahead if the model is loaded and idle."""
         chat, ready = self._chat, isinstance(self._services.engine_state, Ready)
         if ready and self._live_turn is None and chat.conversation_id is not None:
-            self._read_ahead.start(partial(self._services.create_session, chat))
+            show = partial(self.view.call_later, self._show_compacted, chat)
+            self._read_ahead.start(
+                partial(self._services.create_session, chat),
+                chat.conversation,
+                show if self._services.config.auto_compact else None,
+            )
         else:
             self._read_ahead.stop()
+
+    async def _show_compacted(self, chat: OpenChat, turn: Turn) -> None:
+        """Show that a summary took the place of a turn, if its chat is still open."""
+        async with self._draw_lock:
+            chat.update_turn(turn)
+            if chat is not self._chat:
+                return
+            await self.view.transcript.update_turn(turn)
+        self.notify_changed()
 
     async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
             case TurnStarted(conversation=conversation, turn=turn):
-                live.turn, live.unsaved_message = turn, ""
-                if live.chat.conversation_id not in (None, conversation.id):
-                    await self._switch_live_chat(live, conversation.id)
-                elif live.chat is self._chat:
-                    await live.attach(await self.view.add_turn(turn))
-                if live.chat.conversation_id is None:
-                    live.chat.conversation_id = conversation.id
-                    self.edits.store_changes(live.chat, live.chat_at_start)
-                self.save_draft()
-                self.notify_changed()
+                await self._show_started(live, conversation, turn)
+            case MessageRewritten(turn=turn):
+                live.chat.update_turn(turn)
+                await live.apply_event(message.event)
             case TurnWithdrawn():
                 await self._withdraw_turn(live, message.event)
             case Notice(text=text, topic=topic):
@@ -419,32 +495,58 @@ class ChatController:
                 await live.apply_event(step)
         self._sync_status(live)
 
+    async def _show_started(self, live: LiveTurn, conversation: Conversation, turn: Turn) -> None:
+        """Show a message that was just stored, in the fork if it is an edited one."""
+        live.turn, live.unsaved_message = turn, ""
+        self._loader.add_sent(live.chat.store, turn.display_text)
+        if live.chat.conversation_id not in (None, conversation.id):
+            live.draft_at_start = self.composer.dump_draft()
+            chat = OpenChat(live.chat.store, conversation.id, loaded=conversation)
+            await self._switch_live_chat(live, chat, "")
+            return
+        if live.chat is self._chat:
+            await live.attach(await self.view.add_turn(turn))
+        is_new = live.chat.conversation_id is None
+        if is_new:
+            live.chat.conversation_id, live.chat.loaded = conversation.id, conversation
+            self.edits.store_changes(live.chat, live.chat_at_start)
+            if live.chat is not self._chat:
+                self.drafts.save_new_chat(live.chat.store)
+        live.chat.update_turn(turn)
+        self.save_draft()
+        self.notify_changed()
+
     async def _withdraw_turn(self, live: LiveTurn, event: TurnWithdrawn) -> None:
         """Remove a turn whose message a plugin refused, and go back to the chat before it."""
         live.unsaved_message = event.turn.display_text
         live.turn = live.view = None
         if event.conversation_id not in (None, live.chat.conversation_id):
-            await self._switch_live_chat(live, event.conversation_id)
+            await self._switch_live_chat(live, live.chat_at_start, live.draft_at_start)
             return
-        live.chat.conversation_id = event.conversation_id
+        if event.conversation_id is None:
+            live.chat.unload()
+        elif live.chat.loaded is not None:
+            turns = live.chat.loaded.turns[:-1]
+            live.chat.loaded = dataclasses.replace(live.chat.loaded, turns=turns)
         if live.chat is self._chat:
             await self.view.remove_newest()
         self.notify_changed()
 
-    async def _switch_live_chat(self, live: LiveTurn, conversation_id: int) -> None:
-        """Follow an edited message to its fork, or back; open that chat if the other is open."""
-        shown = live.chat is self._chat
-        live.chat = OpenChat(live.chat.store, conversation_id)
-        if shown:
-            await self._load_chat(live.chat.store, conversation_id)
+    async def _switch_live_chat(self, live: LiveTurn, chat: OpenChat, draft: str) -> None:
+        """Follow an edited message to its fork, or back; show that chat if the other is open."""
+        is_open, live.chat = live.chat is self._chat, chat
+        if is_open:
+            await self._switch_chat(chat, draft)
+        else:
+            self.notify_changed()
 
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
         if live.unsaved_message:
             self.composer.restore_unsent(live.unsaved_message)
             live.unsaved_message = ""
             self.save_draft()
-        if live.chat is self._chat:
-            await self._show_stored_turn(live)
+        self._loader.ended_turns += 1
+        await self._show_stored_turn(live, message)
         if message.error is not None:
             await self._report_error(message.error, live)
         self._live_turn = None
@@ -453,17 +555,20 @@ class ChatController:
         self._start_read_ahead()
         self.notify_changed()
 
-    async def _show_stored_turn(self, live: LiveTurn) -> None:
+    async def _show_stored_turn(self, live: LiveTurn, ended: TurnEnded) -> None:
         """Replace the streamed turn by the stored one, if it was stored."""
-        if live.view is None or live.turn is None:
+        if live.turn is None:
             return
-        try:
-            turn = live.with_streamed_text(live.chat.store.turn(live.turn.id))
-        except StoreError as error:
-            await self.view.show_notice(error)
+        if ended.turn is not None:
+            turn = live.with_streamed_text(ended.turn)
+        else:
             turn = live.as_unsaved(live.turn)
-        await live.view.show_turn(turn)
-        self.view.status = Status.for_turn(turn, self.view.status.used_tokens)
+            if ended.unread is not None and live.chat is self._chat:
+                await self.view.show_notice(ended.unread)
+        live.chat.update_turn(turn)
+        if live.view is not None:
+            await live.view.show_turn(turn)
+            self.view.status = Status.for_turn(turn, self.view.status.used_tokens)
 
     async def _report_error(self, error: ChatlmError, live: LiveTurn) -> None:
         """Show an error in the transcript, or only in a toast if that suffices."""
@@ -488,20 +593,24 @@ class ChatController:
 
     def notify_changed(self) -> None:
         """Announce a change of the chats."""
-        self._change_count += 1
         self.view.post_message(ChatView.Changed())
 
     async def redraw(self, turn_id: int | None = None) -> None:
-        """Show the chat as it is stored now, and go to a turn if one is named; a chat that cannot
-        be read is told."""
-        try:
-            turns = self.conversation.turns
-        except StoreError as error:
-            self.view.toast(error)
-            self.resume_read_ahead()
-            return
+        """Load the chat again and show it, at a turn if one is named; a chat that cannot be read
+        is told."""
+        chat = self._chat
+        if chat.conversation_id is not None:
+            try:
+                loaded, _ = await self._loader.load(chat.store, chat.conversation_id)
+            except StoreError as error:
+                self.view.toast(error)
+                self.resume_read_ahead()
+                return
+            if chat is not self._chat:
+                return
+            chat.loaded = loaded
         async with self._draw_lock:
-            for turn in turns:
+            for turn in chat.conversation.turns:
                 await self.view.transcript.update_turn(turn)
         if turn_id is not None:
             await self.view.transcript.reveal_turn(turn_id)
@@ -509,38 +618,30 @@ class ChatController:
         self.resume_read_ahead()
 
     def refresh_title(self) -> None:
-        """Show the stored title; a deleted chat keeps its old one on the screen."""
+        """Show the title, then what is stored of the chat's header, which others may change; a
+        deleted chat keeps its old title on the screen."""
+        self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
+        if self.conversation_id is not None:
+            self.view.run_worker(self._refresh_header(), exit_on_error=False)
+
+    async def _refresh_header(self) -> None:
+        chat, edits = self._chat, self.edits.count
+        if chat.conversation_id is None:
+            return
         with suppress(StoreError):
-            self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
+            header = await self.reads.submit(partial(chat.store.header, chat.conversation_id))
+            # an edit since then is in the loaded chat, and refreshes the title when it is stored
+            if chat.loaded is not None and edits == self.edits.count:
+                chat.loaded = chat.loaded.with_header(header)
+                if chat is self._chat:
+                    self.view.show_title(export.display_title(chat.loaded) or NEW_CHAT)
 
     def _saved_id(self, chat: OpenChat) -> int | None:
         return chat.conversation_id if chat.store is self.saved_store else None
 
     def _suggest_text(self, text: str) -> str:
-        """Ask plugins for a suggestion, in a thread; read the chat only if it has changed."""
-        plugins, chat, changes = self._services.plugins, self._chat, self._change_count
+        """Ask plugins for a suggestion, in a thread."""
+        plugins = self._services.plugins
         if not plugins.implementations("suggest_text"):
             return ""
-        last = self._suggested_for
-        if last is None or last[0] is not chat or last[1] != changes:
-            last = self._suggested_for = chat, changes, _read_chat(chat)
-        return suggest_text(last[2], text, plugins)
-
-    def _sent_messages(self) -> list[str]:
-        try:
-            return self.store.recent_inputs()
-        except StoreError:  # without a history one can still write
-            return []
-
-
-def _read_chat(chat: OpenChat) -> Conversation:
-    """Return a chat as stored; before its first message, an empty one with its settings."""
-    if chat.conversation_id is None:
-        return Conversation(
-            0,
-            system=chat.system,
-            sampling=chat.sampling,
-            plugin_data=chat.plugin_data,
-            disabled_plugins=chat.disabled_plugins,
-        )
-    return chat.store.conversation(chat.conversation_id)
+        return suggest_text(self.conversation, text, plugins)

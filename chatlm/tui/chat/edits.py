@@ -18,6 +18,12 @@ from chatlm.tui.workers import WriteQueue, to_user_error
 from chatlm.types.messages import ContextPolicy, Turn
 from chatlm.types.sampling import Sampling
 
+_SETTERS: dict[str, Callable[[Store, int, Any], None]] = {
+    "system": Store.set_system,
+    "sampling": Store.set_sampling,
+    "disabled_plugins": Store.set_disabled_plugins,
+}
+
 
 class ChatEdits:
     """Changes to the open chat, shown at once and written to the store in order.
@@ -42,6 +48,8 @@ class ChatEdits:
         notify_changed: Callable[[], None],
     ) -> None:
         self.write_queue = WriteQueue()
+        self.count = 0
+        """How many changes were made."""
         self._view = view
         self._chat = chat
         self._draw_lock = draw_lock
@@ -56,63 +64,49 @@ class ChatEdits:
             chat: the chat, which is stored now.
             before: the settings that it was stored with.
         """
-        store, chat_id = chat.store, chat.conversation_id
-        if chat_id is None:
-            return
-        if chat.system != before.system:
-            self._submit_write(partial(store.set_system, chat_id, chat.system))
-        if chat.sampling != before.sampling:
-            self._submit_write(partial(store.set_sampling, chat_id, chat.sampling))
-        if chat.disabled_plugins != before.disabled_plugins:
-            names = chat.disabled_plugins
-            self._submit_write(partial(store.set_disabled_plugins, chat_id, names))
+        for field in _SETTERS:
+            value = getattr(chat, field)
+            if value != getattr(before, field):
+                self._change(chat, field, value)
         for plugin, values in chat.plugin_data.items():
             if values != before.plugin_data.get(plugin):
-                self._submit_write(partial(store.set_plugin_data, chat_id, plugin, values))
+                self._change_plugin_data(chat, plugin, values)
 
     def set_system(self, system: str) -> None:
         """Set the system prompt of the chat."""
-        chat = self._chat()
-        if chat.conversation_id is None:
-            chat.system = system
-            self._notify_changed()
-        else:
-            self._submit_write(partial(chat.store.set_system, chat.conversation_id, system))
+        self._change(self._chat(), "system", system)
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Set the sampling of the chat."""
-        chat = self._chat()
-        if chat.conversation_id is None:
-            chat.sampling = sampling
-            self._notify_changed()
-        else:
-            self._submit_write(partial(chat.store.set_sampling, chat.conversation_id, sampling))
+        self._change(self._chat(), "sampling", sampling)
 
     def set_disabled_plugins(self, plugins: Iterable[str]) -> None:
         """Disable these plugins in the chat, and enable all others."""
-        names = frozenset(plugins)
-        chat = self._chat()
-        if chat.conversation_id is None:
-            chat.disabled_plugins = names
-            self._notify_changed()
-        else:
-            self._submit_write(
-                partial(chat.store.set_disabled_plugins, chat.conversation_id, names)
-            )
+        self._change(self._chat(), "disabled_plugins", frozenset(plugins))
 
     def set_plugin_data(self, plugin: str, values: Mapping[str, Any]) -> None:
         """Merge values into a plugin's data of the chat; None deletes one."""
-        chat = self._chat()
+        self._change_plugin_data(self._chat(), plugin, values)
+
+    def _change_plugin_data(self, chat: OpenChat, plugin: str, values: Mapping[str, Any]) -> None:
+        data = chat.conversation.plugin_data
+        merged = {**data, plugin: _merge(data.get(plugin, {}), values)}
+        chat.change("plugin_data", merged)
+        self._store_change(
+            chat, lambda store, chat_id: _update_plugin_data(store, chat_id, plugin, values)
+        )
+
+    def _change(self, chat: OpenChat, field: str, value: Any) -> None:
+        """Change a setting of a chat at once, and store it if the chat is stored."""
+        chat.change(field, value)
+        write = _SETTERS[field]
+        self._store_change(chat, lambda store, chat_id: write(store, chat_id, value))
+
+    def _store_change(self, chat: OpenChat, write: Callable[[Store, int], object]) -> None:
         if chat.conversation_id is None:
-            chat.plugin_data = {
-                **chat.plugin_data,
-                plugin: _merge(chat.plugin_data.get(plugin, {}), values),
-            }
             self._notify_changed()
         else:
-            self._submit_write(
-                partial(_update_plugin_data, chat.store, chat.conversation_id, plugin, values)
-            )
+            self._submit_write(partial(write, chat.store, chat.conversation_id), self._redraw)
 
     async def step_version(self, view: TurnView, step: int) -> None:
         """Activate the previous (-1) or next (1) version of a reply."""
@@ -136,6 +130,7 @@ class ChatEdits:
 
     async def _update_turn(self, turn: Turn, write: Callable[[], object]) -> None:
         """Show a changed turn at once and store it; a failed write is reverted on the screen."""
+        self._chat().update_turn(turn)
         self._submit_write(write, self._redraw)
         async with self._draw_lock:
             await self._view.transcript.update_turn(turn)
@@ -147,6 +142,7 @@ class ChatEdits:
         write: Callable[[], object],
         revert: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self.count += 1
         making = self.write_queue.submit(write)
         self._view.run_worker(self._await_write(making, revert), exit_on_error=False)
 

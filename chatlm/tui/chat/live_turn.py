@@ -29,10 +29,11 @@ from chatlm.types.events import (
     Prefill,
     PromptReady,
     ReplyStarted,
+    TurnFinished,
     TurnStarted,
     TurnWithdrawn,
 )
-from chatlm.types.messages import Reply, StopReason, StreamedPart, Turn, Usage
+from chatlm.types.messages import Conversation, Reply, StopReason, StreamedPart, Turn, Usage
 
 
 @dataclass
@@ -41,7 +42,10 @@ class LiveTurn:
 
     chat: OpenChat
     chat_at_start: OpenChat
-    """A copy of `chat`, whose settings a new conversation is created with."""
+    """A copy of `chat`: the settings that a new conversation is created with, and the chat to go
+    back to if the message is refused."""
+    draft_at_start: str = ""
+    """The composer's draft when an edited message was stored in a fork."""
     unsaved_message: str = ""
     """The message while it is not stored; returned to the composer if it stays so."""
     turn: Turn | None = None
@@ -150,18 +154,35 @@ def run_turn(
     open_events: Callable[[], SessionEvents],
     stop: threading.Event,
     post: Callable[[TurnMessage], object],
+    read_turn: Callable[[int], Turn],
+    turn_id: int | None = None,
 ) -> None:
     """Start a turn and pull its events to the end, or until `stop` is set.
 
     The last message posted is always `TurnEnded`.
 
     The generator is closed in this thread, so the reply is stored when `TurnEnded` is posted.
+
+    Args:
+        open_events: starts the turn.
+        stop: ends it.
+        post: called with each message.
+        read_turn: reads the turn as it is stored, if it does not finish.
+        turn_id: the turn, if it is stored already.
     """
     gathered = _DeltaBatcher(post)
     error: ChatlmError | None = None
+    turn: Turn | None = None
     try:
         with closing(open_events()) as events:
             for event in events:
+                match event:
+                    case TurnStarted(turn=started):
+                        turn_id = started.id
+                    case TurnWithdrawn():
+                        turn_id = None
+                    case TurnFinished(turn=finished):
+                        turn = finished
                 if isinstance(event, Delta):
                     gathered.add(event)
                 elif isinstance(event, PROGRESS_EVENTS):
@@ -174,7 +195,13 @@ def run_turn(
     except Exception as problem:
         error = to_user_error(problem, "turn")
     gathered.flush()
-    post(TurnEnded(error))
+    unread: ChatlmError | None = None
+    if turn is None and turn_id is not None:
+        try:
+            turn = read_turn(turn_id)
+        except Exception as problem:
+            unread = to_user_error(problem, "reading a turn")
+    post(TurnEnded(error, turn, unread))
 
 
 class ReadAhead:
@@ -188,16 +215,23 @@ class ReadAhead:
         self._view = view
         self._stop = threading.Event()
 
-    def start(self, create_session: Callable[[threading.Event], ChatSession]) -> None:
+    def start(
+        self,
+        create_session: Callable[[threading.Event], ChatSession],
+        conversation: Conversation,
+        on_compacted: Callable[[Turn], object] | None,
+    ) -> None:
         """Stop reading, and start again with a new session.
 
         Args:
             create_session: gets the event that stops its wait for the engine.
+            conversation: the chat.
+            on_compacted: see `read_ahead`; called in the worker thread.
         """
         self.stop()
         self._stop = stop = threading.Event()
         self._view.run_worker(
-            partial(read_ahead, create_session(stop), stop),
+            partial(read_ahead, create_session(stop), conversation, stop, on_compacted),
             thread=True,
             group="ahead",
             exit_on_error=False,
@@ -208,10 +242,31 @@ class ReadAhead:
         self._stop.set()
 
 
-def read_ahead(session: ChatSession, stop: threading.Event) -> None:
-    """Prefill the chat while the user reads and types, until `stop` is set."""
+def read_ahead(
+    session: ChatSession,
+    conversation: Conversation,
+    stop: threading.Event,
+    on_compacted: Callable[[Turn], object] | None,
+) -> None:
+    """Prefill the chat while the user reads and types, until `stop` is set.
+
+    Args:
+        session: of the chat.
+        conversation: the chat.
+        stop: ends the work at the next step.
+        on_compacted: called with each turn that got a summary, since it does not fit the context;
+            None to summarise none.
+    """
     try:
-        with closing(session.read_ahead()) as steps:
+        if on_compacted is not None:
+            with closing(session.compact(conversation)) as turns:
+                for turn in turns:
+                    if turn is not None:
+                        conversation = conversation.with_turn(turn)
+                        on_compacted(turn)
+                    if stop.is_set():
+                        return
+        with closing(session.read_ahead(conversation)) as steps:
             for _ in steps:
                 if stop.is_set():
                     break
@@ -270,6 +325,10 @@ class TurnEnded:
 
     error: ChatlmError | None = None
     """The error that ended the turn, unless the user stopped it."""
+    turn: Turn | None = None
+    """The turn as it is stored now; None if it is not, or cannot be read."""
+    unread: ChatlmError | None = None
+    """Why it cannot be read."""
 
 
 TurnMessage = TurnProgressed | TextStreamed | TurnEnded

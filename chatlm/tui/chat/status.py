@@ -58,10 +58,16 @@ class StatusBar(Widget):
     """Status texts of plugins, beside the model's name."""
 
     hint: reactive[Content | None] = reactive[Content | None](None)
-    """Key hints of the selection, shown instead of everything else."""
+    """Key hints of the selection, shown instead of the parts."""
+
+    hanging: reactive[str] = reactive("")
+    """What chatlm waits for, shown instead of everything else."""
 
     def render(self) -> Content:
         """Render the line at the full width."""
+        if self.hanging:
+            text = Content.styled(one_line(self.hanging, 200), "$text-warning")
+            return text.truncate(self.content_size.width, ellipsis=True)
         if self.hint is not None:
             return self.hint.truncate(self.content_size.width, ellipsis=True)
         return Content(

@@ -26,7 +26,7 @@ from chatlm.tui import commands
 from chatlm.tui.chat_list import rows
 from chatlm.tui.chat_list.rows import RowList, list_bindings, nearest_enabled
 from chatlm.tui.screens.dialogs import PromptScreen
-from chatlm.tui.workers import WriteQueue, to_user_error
+from chatlm.tui.workers import ReadQueue, WriteQueue, to_user_error
 from chatlm.types.messages import Conversation
 
 T = TypeVar("T")
@@ -82,7 +82,15 @@ class ChatList(RowList):
         self._store = store
         self._now = now
         self._write_queue = write_queue
+        self._reads = ReadQueue(write_queue)
         self._edits = ChatEdits(store)
+        self._chats: list[ChatListEntry] = []
+        """The loaded chats, in order."""
+        self._reload_count = 0
+        """Identifies the newest reading of the chats."""
+        self._shown_count = 0
+        """The reading that is shown."""
+        self._loading_more = False
         self._loaded_ids: set[int] = set()
         self._has_more = False
         """Whether the store has more chats."""
@@ -93,27 +101,29 @@ class ChatList(RowList):
         """Chats hidden from the list while they are being deleted."""
 
     def reload(self, current_id: int | None, answering_id: int | None) -> None:
-        """Reload the list, and mark the open and the answering chat.
+        """Reload the list in a thread, and mark the open and the answering chat.
 
         The highlight and the scroll position stay, unless another chat was opened.
-
-        Raises:
-            StoreError: the chats cannot be read.
         """
         keep = self.is_focused_widget or current_id == self._current_id
         self._current_id, self._answering_id = current_id, answering_id
         self._reload_rows(keep_scroll=keep)
 
+    @property
+    def up_to_date(self) -> bool:
+        """Whether it shows what was read last, and nothing is being read."""
+        return self._shown_count == self._reload_count and not self._loading_more
+
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
         """Rename a chat; None asks for the title, an empty one removes it."""
-        with self._reporting_errors():
-            if title is None:
-                self._prompt_for_title(self._store.conversation(conversation_id))
-            else:
-                self._submit_write(
-                    partial(self._edits.rename, conversation_id, title),
-                    lambda _: self._reload_and_notify(),
-                )
+        if title is None:
+            reading = self._reads.submit(partial(self._store.conversation, conversation_id))
+            self.run_worker(self._await_job(reading, self._prompt_for_title), exit_on_error=False)
+        else:
+            self._submit_write(
+                partial(self._edits.rename, conversation_id, title),
+                lambda _: self._reload_and_notify(),
+            )
 
     def pin_chat(self, conversation_id: int) -> None:
         """Pin or unpin a chat."""
@@ -129,7 +139,7 @@ class ChatList(RowList):
                     hint=f"Stop the reply first, with {stop}.",
                 )
             self._deleting_ids.add(conversation_id)
-            self._reload_rows()  # at once: the next key is meant for another chat
+            self._show_rows()  # at once: the next key is meant for another chat
             deleting = self._write_queue.submit(partial(self._edits.delete, conversation_id))
             self.run_worker(self._await_delete(conversation_id, deleting), exit_on_error=False)
 
@@ -164,8 +174,7 @@ class ChatList(RowList):
 
     def action_last(self) -> None:
         """Load all chats and highlight the oldest."""
-        self._load_more(None)
-        super().action_last()
+        self._load_more(None, super().action_last)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Load the next page before the end is reached."""
@@ -205,10 +214,10 @@ class ChatList(RowList):
     def _submit_write(self, write: Callable[[], T], show_result: Callable[[T], None]) -> None:
         """Queue a change and show its result."""
         self.run_worker(
-            self._await_write(self._write_queue.submit(write), show_result), exit_on_error=False
+            self._await_job(self._write_queue.submit(write), show_result), exit_on_error=False
         )
 
-    async def _await_write(self, pending: Awaitable[T], show_result: Callable[[T], None]) -> None:
+    async def _await_job(self, pending: Awaitable[T], show_result: Callable[[T], None]) -> None:
         with self._reporting_errors():
             show_result(await pending)
 
@@ -248,15 +257,27 @@ class ChatList(RowList):
                 user is in the list, and else takes the one on the screen.
             keep_scroll: leave what is seen where it is.
         """
+        limit = PAGE_SIZE + max(self.highlighted or 0, self.scroll_offset.y + self.size.height)
+        self._reload_count = count = self._reload_count + 1
+
+        def show(chats: list[ChatListEntry]) -> None:
+            if count == self._reload_count:  # else a newer reading shows more
+                self._shown_count = count
+                self._chats, self._has_more = chats, len(chats) == limit
+                self._show_rows(highlight_id, keep_scroll=keep_scroll)
+
+        reading = self._reads.submit(partial(self._store.list_conversations, limit))
+        self.run_worker(self._await_job(reading, show), exit_on_error=False)
+
+    def _show_rows(self, highlight_id: int | None = None, *, keep_scroll: bool = True) -> None:
+        """Show the loaded chats; the arguments are those of `_reload_rows`."""
         if highlight_id is None:
             highlight_id = self._highlighted_id if self.is_focused_widget else self._current_id
         row, seen = self.highlighted or 0, self.scroll_offset.y
-        limit = PAGE_SIZE + max(row, seen + self.size.height)
-        chats = self._store.list_conversations(limit=limit)
-        self._loaded_ids, self._has_more, self._last_group = set(), False, ""
+        self._loaded_ids, self._last_group = set(), ""
         self.clear_options()
-        self._append_rows(chats, limit)
-        if not chats:
+        self._append_rows(self._chats)
+        if not self._chats:
             self.add_option(Option(rows.NO_CHATS, disabled=True))
         if highlight_id in self._loaded_ids:
             self.highlighted = self.get_option_index(str(highlight_id))
@@ -268,17 +289,35 @@ class ChatList(RowList):
             self.scroll_to_highlight()
         self.refresh_bindings()
 
-    def _load_more(self, limit: int | None) -> None:
-        """Load more chats; None loads all."""
-        if self._has_more:
-            with self._reporting_errors():
-                self._append_rows(
-                    self._store.list_conversations(limit, len(self._loaded_ids)), limit
-                )
+    def _load_more(self, limit: int | None, after: Callable[[], None] = lambda: None) -> None:
+        """Load more chats in a thread; None loads all.
 
-    def _append_rows(self, chats: Sequence[ChatListEntry], requested: int | None) -> None:
+        Args:
+            limit: how many.
+            after: called when they are shown, at once if there are no more.
+        """
+        if not self._has_more:
+            after()
+        elif not self._loading_more or limit is None:
+            self._loading_more = True
+            self.run_worker(self._await_more(limit, after), exit_on_error=False)
+
+    async def _await_more(self, limit: int | None, after: Callable[[], None]) -> None:
+        with self._reporting_errors():
+            count = self._reload_count
+            try:
+                more = await self._reads.submit(
+                    partial(self._store.list_conversations, limit, len(self._chats))
+                )
+            finally:
+                self._loading_more = False
+            if count == self._reload_count:  # else the pages may have shifted
+                self._chats, self._has_more = [*self._chats, *more], len(more) == limit
+                self._append_rows(more)
+            after()
+
+    def _append_rows(self, chats: Sequence[ChatListEntry]) -> None:
         """Append rows without duplicates, which appear when another program shifts the pages."""
-        self._has_more = len(chats) == requested
         options = []
         for chat in chats:
             if chat.id in self._loaded_ids or chat.id in self._deleting_ids:

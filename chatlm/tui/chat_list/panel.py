@@ -92,11 +92,7 @@ class ChatsPanel(Vertical):
         yield Hints()
 
     def reload(self, current_id: int | None, answering_id: int | None) -> None:
-        """Read the chats again; see `ChatList.reload`.
-
-        Raises:
-            StoreError: the chats cannot be read.
-        """
+        """Read the chats again; see `ChatList.reload`."""
         self.chat_list.reload(current_id, answering_id)
         if self._search_text:
             self._start_search()

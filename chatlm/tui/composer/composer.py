@@ -35,6 +35,7 @@ from chatlm.tui.composer.completion import Completer, Completion
 from chatlm.tui.composer.drafts import (
     Draft,
     MessageHistory,
+    TemporaryEdit,
     find_placeholders,
     for_display,
     sanitise,
@@ -49,21 +50,11 @@ SUGGEST_DELAY_SECONDS = 0.2
 """Seconds without a change after which a suggestion is asked for."""
 
 
-@dataclass(frozen=True)
-class TemporaryEdit:
-    """A temporary text, such as an edited message; `saved_draft` is restored after it."""
-
-    title: str
-    saved_draft: Draft
-    message_position: int | None = None
-    """Position of the edited message; None for a command."""
-
-
 class Composer(TextArea):
-    """The text area for messages and commands; a sent text stays until it is confirmed.
+    """The text area for messages and commands; a sent message stays until it is confirmed.
 
-    A placeholder of a folded paste is atomic: the cursor steps over it, and a deletion that touches
-    it removes all of it. What it stands for comes back with it on undo.
+    The placeholder of a folded paste is atomic: the cursor steps over it, and a deletion that
+    touches it removes all of it. Undo brings its paste back too.
 
     Args:
         slash_commands: the slash commands; None for all.
@@ -72,7 +63,7 @@ class Composer(TextArea):
         completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start; None for the working directory.
-        read_file: reads attached files; called in a thread too.
+        read_file: reads an attached file; called in a thread.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
     """
 
@@ -196,7 +187,7 @@ class Composer(TextArea):
         self.update_border()
 
     def load_text(self, text: str) -> None:
-        """Replace the text by an external one."""
+        """Replace the text by one from outside the composer."""
         super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
@@ -216,7 +207,7 @@ class Composer(TextArea):
         self.scroll_cursor_visible()
 
     def edit(self, edit: Edit) -> EditResult:
-        """Perform an edit on whole placeholders."""
+        """Perform an edit, extended to whole placeholders."""
         top, bottom = self._folds.start_of(edit.top), self._folds.end_of(edit.bottom)
         if (top, bottom) != (edit.top, edit.bottom):
             edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
@@ -255,7 +246,7 @@ class Composer(TextArea):
             self.app.copy_to_clipboard(self._folds.unfold(cut))
 
     def action_paste(self) -> None:
-        """Paste text cut or copied in the composer."""
+        """Paste text that was cut or copied in the composer."""
         self.paste(self.app.clipboard)
 
     async def _on_paste(self, event: events.Paste) -> None:
@@ -269,9 +260,9 @@ class Composer(TextArea):
 
     def _refresh_size(self) -> None:
         """Clamp the cursor first: undo removes lines before it moves the cursor."""
-        here = self.clamp_visitable(self.cursor_location)
-        if here != self.cursor_location:
-            self.selection = Selection.cursor(here)
+        clamped = self.clamp_visitable(self.cursor_location)
+        if clamped != self.cursor_location:
+            self.selection = Selection.cursor(clamped)
         super()._refresh_size()
 
     # --- keys and completion --------------------------------------------------------------
@@ -335,10 +326,8 @@ class Composer(TextArea):
 
     def _recall_message(self, steps: int, *, at_edge: bool) -> bool:
         """Step through the history if the cursor is at the edge; return False if not."""
-        stands = (self.text, self.cursor_location)
-        if self.editing or not (
-            at_edge or (self._message_history.browsing and stands == self._last_recall)
-        ):
+        is_unchanged = (self.text, self.cursor_location) == self._last_recall
+        if self.editing or not (at_edge or (self._message_history.browsing and is_unchanged)):
             return False
         draft = self._message_history.step(self.draft, steps)
         if draft is None:
@@ -362,8 +351,8 @@ class Composer(TextArea):
             self._show_suggestion()
 
     def on_resize(self) -> None:
-        """Fit the suggestion into the new width."""
-        self._show_suggestion()
+        """Fit the suggestion into the new width, once the text is wrapped to it."""
+        self.call_later(self._show_suggestion)
 
     @property
     def suggesting(self) -> bool:
@@ -605,11 +594,11 @@ class Composer(TextArea):
 
     def end_edit(self) -> bool:
         """End the temporary edit and restore the draft; return False if there is none."""
-        aside = self._temporary_edit
-        if aside is not None:
+        edit = self._temporary_edit
+        if edit is not None:
             self._set_temporary_edit(None)
-            self.set_draft(aside.saved_draft)
-        return aside is not None
+            self.set_draft(edit.saved_draft)
+        return edit is not None
 
     @property
     def _main_draft(self) -> Draft:

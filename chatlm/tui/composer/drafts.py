@@ -19,10 +19,11 @@ input, so that nobody can type or paste a placeholder."""
 
 
 FOLD_LINES = 12
+"""Lines above which a paste is folded."""
 
 
 FOLD_CHARACTERS = 1500
-"""A paste above either limit is folded."""
+"""Characters above which a paste is folded."""
 
 
 _PLACEHOLDER = re.compile(
@@ -124,6 +125,16 @@ class Draft:
             raise TypeError("not a draft")
         read = {int(number): sanitise(paste) for number, paste in pastes.items()}
         return cls(escape_controls(text), read)
+
+
+@dataclass(frozen=True)
+class TemporaryEdit:
+    """A temporary text, such as an edited message; `saved_draft` is restored after it."""
+
+    title: str
+    saved_draft: Draft
+    message_position: int | None = None
+    """Position of the edited message; None for a command."""
 
 
 log = logging.getLogger(__name__)

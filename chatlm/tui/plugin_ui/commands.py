@@ -1,25 +1,27 @@
-"""Run plugin commands in threads, and show their progress."""
+"""Run plugin commands and screen hooks in threads; show progress and what hangs."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
 from textual.content import Content
+from textual.notifications import SeverityLevel
 from textual.widget import Widget
 
-from chatlm.errors import Cancelled, ChatlmError, StoreError
+from chatlm.errors import Cancelled, ChatlmError
 from chatlm.plugin_host.ui_api import SlashCommand
 from chatlm.text import escape_controls
 from chatlm.tui import commands
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.plugin_ui.isolation import GuardedApp
-from chatlm.tui.plugin_ui.offers import Registration, Registrations
 from chatlm.tui.plugin_ui.regions import PluginRegions
+from chatlm.tui.plugin_ui.registrations import Registration, Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi, UiProgressReporter
 from chatlm.tui.services import Services
 
@@ -68,6 +70,9 @@ class PluginActions:
             show_faults=self.show_faults,
         )
         self._threads: list[threading.Thread] = []
+        self._hook_calls = ThreadPoolExecutor(1, "chatlm-screen-hooks")
+        """Calls the screen hooks in order, so that a slow one does not hold the screen."""
+        self._last_hook_call: Future[None] | None = None
         self._progress_lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
         """Status texts of plugins."""
@@ -78,9 +83,10 @@ class PluginActions:
 
     @property
     def busy(self) -> bool:
-        """Whether a command is running or a broken region is still on the screen."""
+        """Whether a command or a hook is running, or a broken region is still on the screen."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return bool(self._threads) or self.regions.busy
+        calls = self._last_hook_call is not None and not self._last_hook_call.done()
+        return calls or bool(self._threads) or self.regions.busy
 
     def start(self) -> None:
         """Call the hooks for the first chat."""
@@ -116,9 +122,30 @@ class PluginActions:
             lines[-1].refresh()
         return bool(lines)
 
+    def abandon_hook(self) -> bool:
+        """Go on without the hook that hangs; return False if there is none."""
+        abandoned = self.services.plugins.abandon_hanging_call()
+        if abandoned:
+            self.show_hanging_hook()
+            self.show_faults()
+        return abandoned
+
+    def show_hanging_hook(self) -> None:
+        """Name the hook that has not returned for a while in the status bar."""
+        call = self.services.plugins.hanging_call
+        self._status_bar.hanging = (
+            ""
+            if call is None
+            else (
+                f"waiting for the plugin {call.plugin} in {call.hook} · {call.elapsed:.0f} s · "
+                f"{commands.key_of('stop')} goes on without it"
+            )
+        )
+
     def close(self) -> None:
         """Cancel all work."""
         self.closing.set()
+        self._hook_calls.shutdown(wait=False, cancel_futures=True)
         self._app.release_plugin_widgets()
 
     def show_progress(self, reporter: UiProgressReporter) -> None:
@@ -141,16 +168,16 @@ class PluginActions:
         """Show the status texts of the plugins that are enabled in the chat."""
         said = {name: text for name, text in self._statuses.items() if text}
         if said:
-            with suppress(StoreError):  # what cannot be read is told where it is needed
-                for name in self.chat.conversation.disabled_plugins:
-                    said.pop(name, None)
+            for name in self.chat.conversation.disabled_plugins:
+                said.pop(name, None)
         self._status_bar.plugin_statuses = tuple(said.values())
 
     def show_faults(self) -> None:
         """Show new failures of plugins."""
         for fault in self.services.plugins.take_faults():
             text = escape_controls(str(fault))
-            self.chat.view.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
+            severity: SeverityLevel = "warning" if fault.kind == "slow" else "error"
+            self.chat.view.notify(text, severity=severity, markup=False, timeout=FAULT_SECONDS)
 
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Run a callback in the UI thread; callable from any thread."""
@@ -164,11 +191,16 @@ class PluginActions:
     def _call_chat_shown(self) -> None:
         self._notified_switch_count = self.chat.switch_count
         self._call_hook("chat_shown")
-        self.show_faults()
 
     def _call_hook(self, hook: str) -> None:
+        """Call a hook of all plugins, in a thread."""
+        with suppress(RuntimeError):  # chatlm is quitting
+            self._last_hook_call = self._hook_calls.submit(self._call_hook_now, hook)
+
+    def _call_hook_now(self, hook: str) -> None:
         for _ in self.services.plugins.call_each(hook, lambda name: {"ui": self._create_ui(name)}):
             pass
+        self.call_in_ui_thread(self.show_faults)
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:
         """Run a command in the current thread."""

@@ -1,8 +1,13 @@
 """Isolate plugin widgets: a failure closes only the plugin's region.
 
 Textual ends the whole program for an exception in any widget. Here the region that a plugin draws
-in is ended instead, and the pumps of messages go on: what is raised is caught where a message is
-handled, which is also where a widget of chatlm's own would be stopped by a plugin's.
+in is ended instead, and the pumps of messages go on.
+
+Overriding `App._handle_exception` alone does not suffice, so dispatching messages is guarded too.
+Textual calls it when a pump has stopped already, and never for `SystemExit` or `KeyboardInterrupt`.
+A plugin's error stops the pump of the app where it is raised there (actions of keys, watchers of
+the app's attributes), that of a plugin's screen when it is measured or drawn, and that of a widget
+that fails while it is unmounted; the app, or what waits for the screen, then waits for ever.
 """
 
 from __future__ import annotations
@@ -16,9 +21,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from textual._context import active_app, active_message_pump
 from textual.app import App
-from textual.css._help_renderables import HelpText
 from textual.css.errors import StylesheetError
 from textual.css.stylesheet import Stylesheet, StylesheetParseError
 from textual.css.tokenizer import TokenError
@@ -30,7 +33,6 @@ from textual.widget import Widget
 from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
 
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host.faults import reraise_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +77,21 @@ class GuardedApp(App[None]):
         """Return a widget's region; a screen opened by a plugin's widget belongs to it too."""
         while pump is not None and pump not in self._regions:
             opened = isinstance(pump, Screen) and pump._result_callbacks
-            pump = opened[-1].requester if opened else pump._parent
+            pump = opened[-1].requester if opened else getattr(pump, "parent", None)
         return None if pump is None else self._regions[pump]
 
-    def catch_plugin_error(self, error: BaseException) -> bool:
-        """Handle an error raised in a plugin's widget; return False for other errors."""
-        region = self._region_of_error(error)
+    def catch_plugin_error(self, error: BaseException, pump: MessagePump | None = None) -> bool:
+        """Handle an error raised in a plugin's widget; return False for other errors.
+
+        Args:
+            error: what was raised.
+            pump: whose message was handled, if that is known.
+        """
+        region = self._region_of_error(error, pump)
         if region is None:
             return False
         if isinstance(error, WorkerFailed):
             error = error.error
-        reraise_interrupt(error)
         if region.broken:
             log.info("once more in the %s of %s: %r", region.description, region.plugin, error)
             return True
@@ -123,8 +129,10 @@ class GuardedApp(App[None]):
         if not self.catch_plugin_error(error):
             super()._handle_exception(error)
 
-    def _region_of_error(self, error: BaseException) -> PluginRegion | None:
-        """Return the region of an error: of its worker, the active widget, or a traceback frame."""
+    def _region_of_error(
+        self, error: BaseException, pump: MessagePump | None
+    ) -> PluginRegion | None:
+        """Return the region of an error: of its worker, its pump, or a frame of its traceback."""
         if not self._regions:
             return None
         if isinstance(error, WorkerFailed):
@@ -132,7 +140,7 @@ class GuardedApp(App[None]):
                 return self.region_of(get_current_worker().node)
             except NoActiveWorker:
                 return None
-        region = self.region_of(active_message_pump.get(None))
+        region = self.region_of(pump)
         step = error.__traceback__
         while region is None and step is not None:
             node = step.tb_frame.f_locals.get("self")
@@ -146,14 +154,14 @@ _original_dispatch = MessagePump._dispatch_message
 
 async def _guarded_dispatch(self: MessagePump, message: Message) -> None:
     """Dispatch a message; errors of plugin widgets do not stop the message pump."""
-    app = active_app.get(None)
+    app = self.app
     try:
         await _original_dispatch(self, message)
     except asyncio.CancelledError:
         if not (isinstance(app, GuardedApp) and app.is_widget_released(self)):
             raise
     except BaseException as error:
-        if not (isinstance(app, GuardedApp) and app.catch_plugin_error(error)):
+        if not (isinstance(app, GuardedApp) and app.catch_plugin_error(error, self)):
             raise
 
 
@@ -196,7 +204,7 @@ def load_scoped_css(app: App[Any], screen: Screen[Any]) -> None:
     """Load a screen's style files for that screen only; Textual would apply them to all."""
     for path in map(Path, screen.css_path):
         css = path.read_text(encoding="utf-8")
-        app.stylesheet.add_source(css, (str(path), ""), scope=screen._css_type_name)
+        app.stylesheet.add_source(css, (str(path), ""), scope=type(screen).__name__)
 
 
 def drop_invalid_css(app: App[Any]) -> None:
@@ -213,7 +221,7 @@ def describe_style_error(error: Exception) -> ChatlmError:
     if isinstance(error, StylesheetParseError):
         token, said = next(chain.from_iterable(rule.errors for rule in error.errors.rules))
         start, place = token.start, token.read_from
-        said = said.summary if isinstance(said, HelpText) else said
+        said = getattr(said, "summary", said)  # of Textual's help texts
     elif isinstance(error, TokenError):
         start, place, said = error.start, error.read_from, str(error)
     else:

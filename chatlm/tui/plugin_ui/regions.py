@@ -13,7 +13,6 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from chatlm.errors import UsageError
-from chatlm.plugin_host.faults import reraise_interrupt
 from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
 from chatlm.tui import commands
@@ -21,7 +20,7 @@ from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.plugin_ui import isolation
 from chatlm.tui.plugin_ui.isolation import GuardedApp, PluginRegion
-from chatlm.tui.plugin_ui.offers import Registrations
+from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi
 
 W = TypeVar("W", bound=Widget)
@@ -182,7 +181,6 @@ class PluginRegions:
                 )
             isolation.check_styles(self._app, made)
         except BaseException as error:  # a plugin may fail in any way
-            reraise_interrupt(error)
             self._handle_failure(region, error)
             return None
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -15,9 +16,10 @@ from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from chatlm.chat.model_list import PluginModels
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails
-from chatlm.text import one_line
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput
 from chatlm.tui.workers import single_value
@@ -41,7 +43,15 @@ class ModelScreen(Card[str | None]):
         is_here: whether a model that is not among `models` can be used without fetching it; runs
             in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
             such model.
+        ask_plugins: returns the models of plugins, shown below the others; runs in a thread, since
+            it may wait for servers.
     """
+
+    @dataclass
+    class PluginsAnswered(Message):
+        """The models of plugins are known."""
+
+        answer: PluginModels
 
     DEFAULT_CSS = """
     ModelScreen {
@@ -60,6 +70,8 @@ class ModelScreen(Card[str | None]):
                 background: $primary 40%; color: $foreground; text-style: none;
             }
         }
+        & #plugins { height: auto; max-height: 6; color: $text-muted; }
+        & #plugins.-failed { color: $text-error; }
         & #question { display: none; height: auto; color: $text-warning; }
         & #question.-shown { display: block; }
     }
@@ -74,12 +86,17 @@ class ModelScreen(Card[str | None]):
     ]
 
     def __init__(
-        self, models: Sequence[ModelDetails], current: str, is_here: Callable[[str], bool]
+        self,
+        models: Sequence[ModelDetails],
+        current: str,
+        is_here: Callable[[str], bool],
+        ask_plugins: Callable[[], PluginModels] = PluginModels,
     ) -> None:
         super().__init__()
         self._models = {each.name: each for each in models if each.kind == "chat"}
         self._current = current
         self._is_here = is_here
+        self._ask_plugins = ask_plugins
         self._download_candidate = ""
         """The model to download when the user confirms."""
 
@@ -91,11 +108,13 @@ class ModelScreen(Card[str | None]):
         models = OptionList(markup=False)
         models.can_focus = False
         yield models
+        yield Static("Asking plugins for their models …", id="plugins")
         yield Static(id="question")
 
     def on_mount(self) -> None:
-        """Show all models, with the current one marked."""
+        """Show all models, with the current one marked, and ask plugins for theirs."""
         self._update_list("")
+        self.run_worker(self._ask_worker, thread=True, group="plugins", exit_on_error=False)
 
     def handle_value(self, value: object) -> None:
         """Choose a local model; ask before downloading another."""
@@ -104,6 +123,26 @@ class ModelScreen(Card[str | None]):
             self.dismiss(typed)
         else:
             self._ask_to_download(typed, "Unknown download size")
+
+    def _ask_worker(self) -> None:
+        self.post_message(self.PluginsAnswered(self._ask_plugins()))
+
+    @on(PluginsAnswered)
+    def _show_plugin_models(self, event: PluginsAnswered) -> None:
+        event.stop()
+        for details in event.answer.models:
+            self._models.setdefault(details.name, details)
+        faults = [escape_controls(str(fault)) for fault in event.answer.faults]
+        line = self.query_one("#plugins", Static)
+        line.display = bool(faults)
+        line.set_class(bool(faults), "-failed")
+        line.update(Content("\n".join(faults)))
+        if event.answer.models:
+            models = self.query_one(OptionList)
+            highlighted = models.highlighted_option
+            self._update_list(self.query_one(Input).value.strip())
+            if highlighted is not None and highlighted.id is not None:
+                models.highlighted = models.get_option_index(highlighted.id)
 
     def action_move(self, step: int) -> None:
         """Move in the list while typing."""
@@ -164,7 +203,7 @@ class ModelScreen(Card[str | None]):
         found = [
             details
             for details in self._models.values()
-            if all(word in f"{details.name} {details.description}".lower() for word in words)
+            if all(word in f"{details.name} {details.summary}".lower() for word in words)
         ]
         options = [
             Option(model_row(details, details.name == self._current), id=details.name)
@@ -187,7 +226,7 @@ def model_row(details: ModelDetails, current: bool) -> Content:
             set_cell_size(one_line(details.name, NAME_WIDTH - 2), NAME_WIDTH),
             "bold" if current else "",
         ),
-        f"{human_bytes(details.bytes):>{SIZE_WIDTH - 2}}  ",
+        f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
-        (one_line(details.description, 200), "$foreground 60%"),
+        (one_line(details.summary, 200), "$foreground 60%"),
     )

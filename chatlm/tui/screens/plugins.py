@@ -256,7 +256,7 @@ class PluginEntry:
     @property
     def is_active(self) -> bool:
         """Whether its hooks are called in chats that do not disable it."""
-        return self.loaded and self.row.status in ("on", "failing")
+        return self.loaded and self.row.status in ("on", "slow", "failing")
 
 
 @dataclass(frozen=True)
@@ -272,6 +272,9 @@ ON = PluginState("on", "Enabled in this chat.", "$text-success")
 
 
 FAILING = PluginState("failing", "Enabled, but its last call failed.", "$text-warning")
+
+
+SLOW = PluginState("slow", "Enabled, but its last call took long.", "$text-warning")
 
 
 OFF_HERE = PluginState(
@@ -293,7 +296,9 @@ OFF = PluginState(
 
 
 LEFT_OUT = PluginState(
-    "left out", "It failed too often and is disabled until chatlm restarts.", "$text-error"
+    "left out",
+    "It failed too often or did not return, and is disabled until chatlm restarts.",
+    "$text-error",
 )
 
 
@@ -302,13 +307,14 @@ FAILED = PluginState("failed to load", "It is not available in any chat.", "$tex
 
 CRASHED = PluginState(
     "crashed",
-    "chatlm crashed while loading it, so it is disabled. e tries it again at the next start.",
+    "chatlm crashed twice while loading it, so it is disabled. e tries it again at the next start.",
     "$text-error",
 )
 
 
 STATES: dict[PluginStatus, PluginState] = {
     "on": ON,
+    "slow": SLOW,
     "failing": FAILING,
     "left out": LEFT_OUT,
     "failed": FAILED,

@@ -76,7 +76,7 @@ def write_index(
         BuildStopped: the user stopped it.
         ChatlmError: the current version is damaged.
     """
-    from chatlm_rag.index import bm25, vectors
+    from chatlm_rag.index import bm25, checksums, vectors
 
     folder = index.create_new()
     writer = IndexWriter(index, embedder, chunking, work, old)
@@ -88,6 +88,7 @@ def write_index(
     vectors.write(folder, matrix)
     bm25.write(folder, [chunk.indexed_text for chunk in ChunkReader(folder)])
     _verify(index, folder)
+    checksums.write(folder)
     return WrittenIndex(folder, records, matrix.shape[1], writer.embedded)
 
 
@@ -125,8 +126,12 @@ class IndexWriter:
         work: ProgressReporter,
         old: Manifest | None,
     ) -> None:
+        from chatlm_rag.index import checksums
+
         old_folder = index.current() if old else None
         with wrap_read_errors(index.name):
+            if old_folder:
+                checksums.check(old_folder)
             self._old_chunks = ChunkReader(old_folder) if old_folder else None
             self.vector_cache = VectorCache(index.partial, old_folder)
             if old and self.vector_cache.old_shape != (old.chunk_count, old.dimension):

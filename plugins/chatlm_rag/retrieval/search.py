@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from chatlm import ChatlmError, UsageError, load_plugin_settings
 from chatlm_rag.documents.document import replace_surrogates
-from chatlm_rag.index import bm25, embedding, manifest, vectors
+from chatlm_rag.index import bm25, checksums, embedding, manifest, vectors
 from chatlm_rag.index.chunks import ChunkReader
 from chatlm_rag.index.embedding import Embedder, load_quietly
 from chatlm_rag.index.folder import IndexFolder, find_index, wrap_read_errors
@@ -87,6 +87,7 @@ class Index:
 
         def opener(folder: Path) -> Index:
             index_manifest = manifest.read(folder)
+            checksums.check(folder)
             embedder = _shared_embedder(
                 embedding.find_index_embedder(index_folder.name, index_manifest.embedder).folder
             )

@@ -1,4 +1,4 @@
-"""Returns what no hook may return, some of it of the right class."""
+"""Returns invalid values, some of the right class."""
 
 from typing import Any
 

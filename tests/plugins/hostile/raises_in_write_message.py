@@ -1,4 +1,4 @@
-"""Raises where the message is made of what was typed."""
+"""Raises where the typed text is rewritten."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Wants to see what the other plugins return."""
+"""Wants to see the results of other plugins."""
 
 from collections.abc import Generator
 from typing import Any

@@ -18,7 +18,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "qwen2": qwen.read_qwen2_config,
     "qwen3": qwen.read_qwen3_config,
 }
-"""By `model_type`: what reads a config.json of the family."""
+"""Parsers of config.json, by `model_type`."""
 
 
 def read_config(folder: Path) -> ModelConfig:
