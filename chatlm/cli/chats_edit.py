@@ -88,7 +88,7 @@ def fork(chat_id: int, turns: int | None) -> None:
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int)
 def restore(chat_id: int) -> None:
-    """Restore a chat from the trash, where the UI puts deleted chats.
+    """Restore a chat from the trash.
 
     Example: chatlm chats restore 12
     """
@@ -102,7 +102,9 @@ def restore(chat_id: int) -> None:
 @_chat_ids_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
-    """Delete chats permanently, also those in the trash.
+    """Delete chats permanently.
+
+    Also chats in the trash.
 
     Example: chatlm chats delete 12 13
     """
