@@ -12,6 +12,7 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
+from chatlm.types.parts import File, Image, Part, Text
 from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -54,7 +55,7 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_reply(messages, continue_from)),
+            tuple(_with_reply(_describe_old_parts(messages, engine.info), continue_from)),
             sampling,
             adapter or None,
             adapter_fixed=adapter is not None,
@@ -127,6 +128,37 @@ def default_messages(
     )
     grounded = turn.user.with_text(f"Sources:\n\n{numbered}\n\n{turn.user.text}")
     return [*history, grounded]
+
+
+def _describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
+    """Replace images and files that the engine does not accept by text, save in the newest message.
+
+    So a chat with a picture goes on with a model that cannot see; one that is asked about a new
+    picture refuses it.
+    """
+    newest = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    return [
+        message
+        if index == newest or {part.type for part in message.parts}.isdisjoint(_DESCRIBED)
+        else Message(
+            message.role,
+            (part if part.type in info.accepts else _describe(part) for part in message.parts),
+            message.pinned,
+        )
+        for index, message in enumerate(messages)
+    ]
+
+
+_DESCRIBED = {Image.type, File.type}
+
+
+def _describe(part: Part) -> Part:
+    if isinstance(part, Image):
+        size = f"{part.width}×{part.height} pixels"
+        return Text(f"[Image: {part.name or part.media_type}, {size}; not shown]\n")
+    if isinstance(part, File):
+        return Text(f"{part.name}:\n\n{part.text}\n\n")
+    return part
 
 
 def explain_overflow(

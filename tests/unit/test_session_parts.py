@@ -146,3 +146,18 @@ def test_images_stay_with_the_message_that_passages_are_added_to(store: Store) -
     assert message.parts[0] == image
     assert message.text.endswith("What?")
     assert "[1] cat.md" in message.text
+
+
+def test_a_chat_with_an_old_image_goes_on_with_a_model_that_takes_text_only(store: Store) -> None:
+    image = Image("image/png", 3, 2, "a" * 64, "cat.png")
+    chat = store.create_conversation()
+    first = store.add_turn(chat.id, (image, Text("What is it?")))
+    reply = store.start_reply(first.id, model="scripted")
+    store.finish_reply(reply.id, text="A cat.", stop_reason=StopReason.END)
+    engine = ScriptedEngine("Yes.")
+    list(ChatSession(store, lambda: engine, conversation_id=chat.id).send("Are you sure?"))
+    sent = engine.requests[-1].messages
+    assert [message.text for message in sent] == [
+        "[Image: cat.png, 3×2 pixels; not shown]\nWhat is it?", "A cat.", "Are you sure?",
+    ]  # fmt: skip
+    assert store.conversation(chat.id).turns[0].user.parts[0] == image
