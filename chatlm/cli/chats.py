@@ -1,4 +1,4 @@
-"""The group `chatlm chats`; each command is imported when it runs."""
+"""The group `chatlm chats`, its commands imported on use, and helpers that they share."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Find titles, messages and replies that hold all the words.",
+        "Search titles, messages and replies for all of the given words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",
-        "Make a reply again, from all that made it, and compare.",
+        "Replay a reply from its stored provenance and compare.",
     ),
     "rename": ("chatlm.cli.chats_edit:rename", "Give a chat a title."),
-    "pin": ("chatlm.cli.chats_edit:pin", "List chats first."),
-    "unpin": ("chatlm.cli.chats_edit:unpin", "List chats in their own place again."),
+    "pin": ("chatlm.cli.chats_edit:pin", "Pin chats to the top of the list."),
+    "unpin": ("chatlm.cli.chats_edit:unpin", "Unpin chats."),
     "fork": (
         "chatlm.cli.chats_edit:fork",
         "Create a new chat as a copy of another.",
     ),
-    "export": ("chatlm.cli.chats_files:export_chats", "Write chats to a file, or to the output."),
-    "import": ("chatlm.cli.chats_files:import_chats", "Read chats from a file."),
+    "export": ("chatlm.cli.chats_files:export_chats", "Export chats to a file or standard output."),
+    "import": ("chatlm.cli.chats_files:import_chats", "Import chats from a file."),
     "restore": (
         "chatlm.cli.chats_edit:restore",
-        "Bring back a chat that was deleted on the screen.",
+        "Restore a chat deleted in the UI.",
     ),
-    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats for good."),
+    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats permanently."),
 }
-"""Name -> where the command is, and its help in one line."""
+"""Name -> import path of the command, and its help in one line."""
 
 
 def complete_chat(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The ids of saved chats that begin so, with their titles; none when they cannot be read."""
+    """Return ids of saved chats that start with `start`, with titles; none if they are unreadable."""
     if not paths.database_file().exists():
         return []
     try:
@@ -67,21 +67,21 @@ def open_store() -> Store:
 
 
 def open_to_read() -> Store:
-    """Open the saved chats for a command that changes none; tell whether they can be changed."""
+    """Open the saved chats to read them; warn on stderr if they cannot be changed."""
     store = open_store()
     if store.unwritable is not None:
-        told = f"The chats can be read, but not changed. {store.unwritable.message}"
-        click.echo(escape_controls(told), err=True)
+        warning = f"The chats can be read, but not changed. {store.unwritable.message}"
+        click.echo(escape_controls(warning), err=True)
     return store
 
 
 def format_chat_count(count: int) -> str:
-    """So many chats, in words."""
+    """Format a number of chats."""
     return "1 chat" if count == 1 else f"{count} chats"
 
 
 def format_title(title: str) -> str:
-    """A title on one line; something to see where there is none."""
+    """Format a title on one line; a placeholder for an empty one."""
     return one_line(title, 60) or "(empty)"
 
 

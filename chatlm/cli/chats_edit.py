@@ -26,20 +26,20 @@ _chat_ids_argument = click.argument(
 def rename(chat_id: int, title: str) -> None:
     """Give a chat a title.
 
-    An empty one brings back the beginning of its first message.
+    An empty title restores the default: the beginning of the first message.
 
     Example: chatlm chats rename 12 "Holiday plans"
     """
     with open_store() as store:
         store.rename(chat_id, title)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is called: {format_title(name)}", err=True)
+    click.echo(f"Renamed chat {chat_id} to: {format_title(name)}", err=True)
 
 
 @click.command()
 @_chat_ids_argument
 def pin(chat_ids: tuple[int, ...]) -> None:
-    """List chats first.
+    """Pin chats to the top of the list.
 
     Example: chatlm chats pin 12
     """
@@ -50,7 +50,7 @@ def pin(chat_ids: tuple[int, ...]) -> None:
 @click.command()
 @_chat_ids_argument
 def unpin(chat_ids: tuple[int, ...]) -> None:
-    """List chats in their own place again.
+    """Unpin chats.
 
     Example: chatlm chats unpin 12
     """
@@ -75,11 +75,11 @@ def fork(chat_id: int, turns: int | None) -> None:
     Example: chatlm chats fork 12 --turns 3
     """
     with open_store() as store:
-        there = len(store.conversation(chat_id).turns)
-        if turns is not None and turns > there:
+        count = len(store.conversation(chat_id).turns)
+        if turns is not None and turns > count:
             raise UsageError(
-                f"Chat {chat_id} has no {turns} turns, only {there}.",
-                hint=f"See them: chatlm chats show {chat_id}",
+                f"Chat {chat_id} has only {count} turns.",
+                hint=f"List them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
     click.echo(f"{copy.id}  {format_title(export.display_title(copy))}")
@@ -88,23 +88,23 @@ def fork(chat_id: int, turns: int | None) -> None:
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int)
 def restore(chat_id: int) -> None:
-    """Bring back a chat that was deleted on the screen.
+    """Restore a chat deleted in the UI.
 
     Example: chatlm chats restore 12
     """
     with open_store() as store:
         store.restore(chat_id)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is there: {format_title(name)}", err=True)
+    click.echo(f"Restored chat {chat_id}: {format_title(name)}", err=True)
 
 
 @click.command()
 @_chat_ids_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
-    """Delete chats for good.
+    """Delete chats permanently.
 
-    Those too that were deleted on the screen, and could still be restored.
+    Also deletes chats that were deleted in the UI and could still be restored.
 
     Example: chatlm chats delete 12 13
     """
@@ -117,13 +117,13 @@ def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
                 what = format_chat_count(len(ids))
                 for chat_id, title in titles.items():
                     click.echo(f"{chat_id}  {format_title(title)}", err=True)
-            click.confirm(f"Delete {what} for good?", abort=True, err=True)
+            click.confirm(f"Delete {what} permanently?", abort=True, err=True)
         _delete(store, ids)
     click.echo(f"{format_chat_count(len(ids))} deleted", err=True)
 
 
 def _delete(store: Store, chat_ids: Sequence[int]) -> None:
-    """Delete chats and tell the plugins; a config that cannot be read leaves these out."""
+    """Delete chats and notify the plugins, unless the config cannot be read."""
     from chatlm.chat.deletion import delete_chats
     from chatlm.config import config
     from chatlm.plugin_host.host import PluginHost
@@ -132,7 +132,7 @@ def _delete(store: Store, chat_ids: Sequence[int]) -> None:
     try:
         settings = config.load()
     except ConfigError as error:
-        click.echo(escape_controls(f"Plugins are not told. {error}"), err=True)
+        click.echo(escape_controls(f"Plugins were not notified. {error}"), err=True)
         delete_chats(store, chat_ids, PluginHost())
         return
     with loaded_plugins(settings) as plugins:

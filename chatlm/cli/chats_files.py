@@ -1,4 +1,4 @@
-"""`chatlm chats export` and `import`: chats to files and back; the work is in chatlm.store."""
+"""`chatlm chats export` and `import`: the work is in chatlm.store."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ from chatlm.text import dump_json, escape_controls, one_line
     type=click.Choice(EXPORT_FORMATS),
     default="markdown",
     show_default=True,
-    help="markdown is for reading, with control characters made visible; jsonl keeps all there "
-    "is, character by character; messages is what trainers take; chatml is the text that models "
-    "read.",
+    help="markdown is for reading, with control characters made visible; jsonl is lossless; "
+    "messages is the chat format used for fine-tuning; chatml is the text the model sees.",
 )
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 def export_chats(
     chat_ids: tuple[int, ...],
     everything: bool,
@@ -45,18 +44,18 @@ def export_chats(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Write chats to a file, or to the output.
+    """Export chats to a file or standard output.
 
     Example: chatlm chats export --all --format jsonl -o chats.jsonl
     """
     if everything == bool(chat_ids):
         raise UsageError(
-            "Say which chats: their ids, or --all.", hint="See the ids: chatlm chats list"
+            "Specify chats by id, or use --all.", hint="List the ids: chatlm chats list"
         )
     if output is not None and output.exists() and not (force and output.is_file()):
         raise UsageError(
-            f"{output} exists already." if output.is_file() else f"{output} is not a plain file.",
-            hint="Give another name, or replace a file with --force.",
+            f"{output} already exists." if output.is_file() else f"{output} is not a plain file.",
+            hint="Choose another name, or overwrite a file with --force.",
         )
     with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
@@ -75,7 +74,7 @@ def export_chats(
                 f"{output} cannot be written: {error.strerror}.",
                 hint="Check the folder, its permissions and the free space.",
             ) from error
-    click.echo(f"{format_chat_count(len(ids))} written to {output}", err=True)
+    click.echo(f"{format_chat_count(len(ids))} exported to {output}", err=True)
     _report_missing_images(missing)
 
 
@@ -92,15 +91,17 @@ def _report_missing_images(errors: Sequence[StoreError]) -> None:
     type=click.Choice(IMPORT_FORMATS),
     default="auto",
     show_default=True,
-    help="chatlm is its own jsonl; messages is one list of messages a line; chatgpt is the ZIP "
-    "file that ChatGPT sends, or conversations.json in it; auto finds out.",
+    help="chatlm is chatlm's own jsonl; messages is one list of messages per line; chatgpt is the "
+    "ZIP file of ChatGPT's data export, or its conversations.json; auto detects the format.",
 )
-@click.option("--skip-bad", is_flag=True, help="Import the others where a chat cannot be read.")
+@click.option(
+    "--skip-bad", is_flag=True, help="Skip chats that cannot be read and import the rest."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) -> None:
-    """Read chats from a file. What is there already is not taken twice.
+    """Import chats from a file. Chats that are already stored are skipped.
 
-    Ctrl-C stops between two chats; the same command goes on from there.
+    Ctrl-C stops between two chats; the same command continues from there.
 
     Example: chatlm chats import conversations.json
     """
@@ -113,7 +114,7 @@ def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) 
         except (ChatlmError, KeyboardInterrupt):
             if state.added:
                 click.echo(
-                    f"Stopped; {format_chat_count(len(state.added))} imported by then.", err=True
+                    f"Stopped; {format_chat_count(len(state.added))} imported so far.", err=True
                 )
             raise
     if as_json:
@@ -132,15 +133,15 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
         raise UsageError(
             f"{format_chat_count(progress.unreadable_count)} in {file} cannot be read; "
             "nothing was imported.",
-            hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
+            hint=f"Import the rest: chatlm chats import --skip-bad {shlex.quote(str(file))}",
         )
     if not (progress.added or progress.already_stored):
         raise UsageError(
-            f"{file} holds no chats.", hint="See what can be read: chatlm chats import --help"
+            f"{file} contains no chats.", hint="List the formats: chatlm chats import --help"
         )
-    skipped = f", {progress.unreadable_count} not readable" if progress.unreadable_count else ""
-    there = f", {progress.already_stored} there already" if progress.already_stored else ""
-    click.echo(f"{format_chat_count(len(progress.added))} imported{there}{skipped}", err=True)
+    skipped = f", {progress.unreadable_count} unreadable" if progress.unreadable_count else ""
+    stored = f", {progress.already_stored} already stored" if progress.already_stored else ""
+    click.echo(f"{format_chat_count(len(progress.added))} imported{stored}{skipped}", err=True)
     if progress.left_out:
         parts = ", ".join(f"{what} ({number})" for what, number in progress.left_out.most_common())
         click.echo(escape_controls(f"Left out: {parts}"), err=True)
@@ -148,7 +149,7 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[ImportProgress], None]]:
-    """A bar for the file as it is read, on a terminal only."""
+    """Show the progress of reading the file, on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

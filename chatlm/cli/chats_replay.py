@@ -1,4 +1,4 @@
-"""`chatlm chats replay`: makes a reply again and shows what differs; changes nothing."""
+"""`chatlm chats replay`: generates a stored reply again and prints a diff; changes nothing."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from chatlm.types.events import Delta, Prefill
 from chatlm.types.messages import Conversation, Reply, Turn
 
 EXIT_DIFFERENT = 1
-"""The exit code when the reply came out otherwise, as diff has it."""
+"""The exit code when the replies differ, as with diff."""
 
 
 EXIT_TROUBLE = 2
-"""The exit code when it could not be made again, as diff has it."""
+"""The exit code when the replay failed, as with diff."""
 
 
 @click.command("replay")
@@ -44,25 +44,25 @@ EXIT_TROUBLE = 2
     "turn_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="The reply of turn N; the newest without it.",
+    help="Replay the reply of turn N; default: the newest turn with a reply.",
 )
 @click.option(
     "--version",
     "version_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Version N of the reply; the shown one without it.",
+    help="Replay version N of the reply; default: the active version.",
 )
 @click.option(
     "--model",
     metavar="NAME",
     shell_complete=complete_model,
-    help="Make it with this model, and see how that differs.",
+    help="Replay with this model instead.",
 )
 @click.option(
     "--adapter",
     metavar="NAME|off",
-    help="Make it with this adapter, or with none; the reply's own without it.",
+    help="Replay with this adapter, or `off` for none; default: the original's adapter.",
 )
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
@@ -76,10 +76,10 @@ def replay_reply(
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make a reply again, from all that made it, and compare.
+    """Replay a reply from its stored provenance and compare.
 
-    Prints what differs as [-before-]{+after+}. The exit code is 0 when the reply came out the same,
-    1 when it differs, 2 when it could not be made.
+    Prints differences as [-before-]{+after+}. The exit code is 0 if the reply is the same, 1 if
+    it differs, 2 if it could not be generated.
 
     Example: chatlm chats replay 12 --turn 3
     """
@@ -98,7 +98,7 @@ def replay_reply(
 
 @contextmanager
 def _distinct_exit_codes() -> Iterator[None]:
-    """Let no error have the exit code that says that the replies differ."""
+    """Map the exit code of errors away from the one for different replies."""
     try:
         yield
     except ChatlmError as error:
@@ -116,7 +116,7 @@ def _select_reply(
     if not answered:
         which = "no reply" if turn_number is None else f"no turn {turn_number} with a reply"
         raise UsageError(
-            f"Chat {chat.id} has {which}.", hint=f"See what it has: chatlm chats show {chat.id}"
+            f"Chat {chat.id} has {which}.", hint=f"List its turns: chatlm chats show {chat.id}"
         )
     found = answered[-1]
     replies = [
@@ -125,7 +125,7 @@ def _select_reply(
     if not replies or found.reply is None:
         raise UsageError(
             f"Turn {found.position + 1} of chat {chat.id} has no version {version_number}.",
-            hint=f"See what it has: chatlm chats show {chat.id} --details",
+            hint=f"List its turns: chatlm chats show {chat.id} --details",
         )
     return found, found.reply if version_number is None else replies[0]
 
@@ -142,16 +142,14 @@ def _run_replay(
 
 
 def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
-    """The events, with a line on a terminal's stderr that says how far they are."""
+    """Yield the events and show progress in a status line, on a terminal only."""
     try:
         for event in events:
             match event:
                 case Prefill(done=done, total=total):
                     _draw_status(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
-                    _draw_status(
-                        f"Making the reply again: {_format_token_count(usage.completion_tokens)}"
-                    )
+                    _draw_status(f"Generating: {_format_token_count(usage.completion_tokens)}")
             yield event
     finally:
         _draw_status("")
@@ -177,7 +175,7 @@ def _format_token_count(count: int) -> str:
 
 
 def format_diff_part(part: DiffSegment) -> str:
-    """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
+    """Format a segment of a diff with wdiff's marks and in colour, safe for a terminal."""
     text = escape_controls(part.text)
     match part.kind:
         case "removed":

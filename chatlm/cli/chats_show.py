@@ -1,4 +1,4 @@
-"""List, show, search; details, plugin trace."""
+"""`chatlm chats list`, `show` (with `--details` and `--trace`) and `search`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from chatlm.types.provenance import Call, Change, Provenance, Trace, format_dura
 
 
 @click.command("list")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
-@click.option("--deleted", is_flag=True, help="Those that can be restored, instead.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List at most N chats.")
+@click.option("--deleted", is_flag=True, help="List deleted chats that can still be restored.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     """List the chats, pinned ones first, then last changed first.
@@ -41,9 +41,9 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     elif chats:
         _print_table("DELETED" if deleted else "CHANGED", [_chat_row(chat) for chat in chats])
         if deleted:
-            click.echo("Bring one back: chatlm chats restore ID", err=True)
+            click.echo("Restore one: chatlm chats restore ID", err=True)
     else:
-        nothing = "No chats are saved yet. Begin one: chatlm"
+        nothing = "No chats are saved yet. Start one: chatlm"
         click.echo("No deleted chat can be restored." if deleted else nothing, err=True)
 
 
@@ -67,9 +67,13 @@ def _print_table(time_heading: str, chats: Sequence[tuple[str, str, str, str]]) 
 
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
-@click.option("--details", "detailed", is_flag=True, help="What made each reply, and its cost.")
-@click.option("--trace", "traced", is_flag=True, help="What plugins did for each turn.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with all that is kept.")
+@click.option(
+    "--details", "detailed", is_flag=True, help="Show each reply's provenance and token usage."
+)
+@click.option(
+    "--trace", "traced", is_flag=True, help="Show which plugins were called for each turn."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything stored, as JSON.")
 def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
     """Show one chat.
 
@@ -133,10 +137,10 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
-    """Find titles, messages and replies that hold all the words.
+    """Search titles, messages and replies for all of the given words.
 
-    The last word may be the beginning of one. Case and accents do not count. NAME:VALUE asks for
-    messages with a label, such as mood:anger.
+    The last word also matches as a prefix. Case and accents are ignored. NAME:VALUE finds
+    messages with that label, such as mood:anger.
 
     Example: chatlm chats search capital of fra
     """
@@ -147,7 +151,7 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
         click.echo(dump_json([hit.to_dict() for hit in hits]))
         return
     if not hits:
-        click.echo(f"Nothing holds all of: {one_line(query, 200)}", err=True)
+        click.echo(f"No match for: {one_line(query, 200)}", err=True)
     shown = None
     for hit in hits:
         if hit.conversation_id != shown:
@@ -174,12 +178,12 @@ _TEXT_WIDTH = 72
 
 
 def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> Iterator[str]:
-    """Each turn with all versions of its reply; lines that are not yet `visible`."""
+    """Yield each turn with all versions of its reply; the lines are not yet escaped."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
-        standing = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
+        policy = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}{standing}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}{policy}"
         if not turn.replies:
             yield "  no reply"
         for reply in turn.replies:
@@ -205,22 +209,22 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     by_plugin = provenance is not None and not provenance.model
     author = f"the plugin {reply.plugin}" if reply.plugin else "a plugin"
-    yield "model", f"none, {author} gave the reply" if by_plugin else reply.model or "not known"
+    yield "model", f"none, the reply came from {author}" if by_plugin else reply.model or "unknown"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
-    yield "seed", str(settings.pop("seed", "not known"))
+    yield "seed", str(settings.pop("seed", "unknown"))
     if settings:
         yield "sampling", ", ".join(f"{name} {value}" for name, value in settings.items())
-    yield "made", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
+    yield "created", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
     if provenance is None:
-        yield "prompt", "not kept"
+        yield "provenance", "not stored"
         return
     if provenance.model:
-        yield "prompt format", provenance.prompt_format or "not known"
-        yield "prompt hash", provenance.prompt_hash or "not known"
+        yield "prompt format", provenance.prompt_format or "unknown"
+        yield "prompt hash", provenance.prompt_hash or "unknown"
         yield (
             "device",
-            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "not known",
+            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "unknown",
         )
         yield "context", f"{provenance.context_length} tokens"
     if provenance.versions:
@@ -239,14 +243,14 @@ _INDENT = " " * 14
 
 
 def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str]:
-    """Each turn with every call of a plugin; ready for a terminal."""
+    """Yield each turn with its plugin calls, escaped for a terminal."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
         yield ""
         yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}"
         found = traces(turn.id)
         if not found:
-            yield "  no plugin took part"
+            yield "  no plugin was called"
         for trace in found:
             yield f"  {_trace_heading(turn, trace)}, {format_duration(trace.seconds)}"
             for call in trace.calls:
@@ -254,7 +258,7 @@ def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str
 
 
 def trace_to_dicts(conversation: Conversation, traces: TraceLookup) -> list[dict[str, Any]]:
-    """The same as plain values, ready for JSON: one object for each message and each reply."""
+    """Convert the traces to JSON values: one object for each message and each reply."""
     return [
         {"turn": turn.position + 1, "version": _version_number(turn, trace), **trace.to_dict()}
         for turn in conversation.turns
@@ -273,10 +277,12 @@ def _trace_heading(turn: Turn, trace: Trace) -> str:
 
 def _call_lines(call: Call) -> Iterator[str]:
     plugin, hook = one_line(call.plugin, _NAME_WIDTH), one_line(call.hook, _HOOK_WIDTH)
-    said = one_line(call.result_summary, 300) or ("" if call.error or call.changes else "nothing")
+    summary = one_line(call.result_summary, 300) or (
+        "" if call.error or call.changes else "nothing"
+    )
     row = (
         f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  "
-        f"{hook:<{_HOOK_WIDTH}}  {said}"
+        f"{hook:<{_HOOK_WIDTH}}  {summary}"
     )
     yield row.rstrip()
     if call.error:

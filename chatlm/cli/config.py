@@ -19,7 +19,9 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import load_plugins
 from chatlm.text import dump_json, escape_controls, one_line
 
-NEW_FILE_HEADER = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
+NEW_FILE_HEADER = (
+    "# Settings of chatlm. List all keys and their effective values: chatlm config show\n"
+)
 
 
 def _complete_key(
@@ -42,7 +44,7 @@ def config_group() -> None:
 
 @config_group.command()
 def path() -> None:
-    """Print where the settings are kept.
+    """Print the path of the settings file.
 
     Example: chatlm config path
     """
@@ -50,9 +52,11 @@ def path() -> None:
 
 
 @config_group.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with what each setting does.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, with a description of each setting."
+)
 def show(as_json: bool) -> None:
-    """Show every setting, what holds now and why.
+    """Show every setting with its effective value and source.
 
     Example: chatlm config show
     """
@@ -82,13 +86,15 @@ def set_value(key: str, value: str) -> None:
         return
     config.set_value(key, value)
     if variable := config.overriding_env_var(key):
-        click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
+        click.echo(
+            f"Saved; but {variable} is set in the environment and takes precedence.", err=True
+        )
 
 
 @config_group.command()
 @click.argument("key", shell_complete=_complete_key)
 def unset(key: str) -> None:
-    """Take one setting out of the file, so that the default holds.
+    """Remove a setting from the file, restoring the default.
 
     Example: chatlm config unset sampling.temperature
     """
@@ -109,7 +115,7 @@ def edit() -> None:
             write_atomically(file, [NEW_FILE_HEADER])
         except OSError as error:
             raise ConfigError(
-                f"{file} cannot be made: {error.strerror}.",
+                f"{file} cannot be created: {error.strerror}.",
                 hint="Check the folder's permissions, or set CHATLM_HOME.",
             ) from error
     click.edit(filename=str(file))
@@ -121,7 +127,7 @@ def _to_dict(setting: Setting) -> dict[str, Any]:
 
 
 def _to_json_value(value: Any) -> Any:
-    """A value of a TOML file or of a plugin as JSON has it; dates and paths become text."""
+    """Convert a value to JSON; dates and paths become text."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -135,9 +141,9 @@ def _format_value(value: Any) -> str:
 
 
 def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
-    """The settings with those that the plugins declare in place of what the file says of them.
+    """Replace the file's plugin values by the settings that the plugins declare.
 
-    Where a plugin's section is wrong, the line on stderr says so and the file's values stay.
+    If a plugin's section is invalid, stderr says so and the file's values are returned.
     """
     now = config.load()
     host = _load_plugins(now)
@@ -157,7 +163,7 @@ def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
 
 
 def set_plugin_setting(name: str, key: str, text: str) -> None:
-    """Write one setting of a plugin, checked by the plugin's own types.
+    """Write one setting of a plugin, checked against the plugin's settings class.
 
     Raises:
         UsageError: there is no such plugin.
@@ -172,7 +178,9 @@ def set_plugin_setting(name: str, key: str, text: str) -> None:
     section: Section[Any] = settings.plugin_section(name, kind)
     section.save(paths.config_file(), key, text)
     if variable := section.set_variable(key):
-        click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
+        click.echo(
+            f"Saved; but {variable} is set in the environment and takes precedence.", err=True
+        )
 
 
 def _load_plugins(current: config.Config, name: str | None = None) -> PluginHost:

@@ -22,14 +22,16 @@ POLL_SECONDS = 0.2
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
-    help="How many of the last lines.",
+    help="Number of lines to print.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until Ctrl-C.")
-@click.option("--path", "only_path", is_flag=True, help="Print where the log is kept.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C."
+)
+@click.option("--path", "only_path", is_flag=True, help="Print the path of the log.")
 def logs(lines: int, follow: bool, only_path: bool) -> None:
     """Show the log: what failed, and where.
 
-    It never holds what was said in a chat.
+    It never contains chat content.
 
     Example: chatlm logs -n 20 --follow
     """
@@ -68,7 +70,7 @@ def _read(file: Path, start: int = 0) -> bytes:
 
 
 def _follow(file: Path) -> Iterator[bytes]:
-    """The whole lines added to the file from now on, also when it is begun anew."""
+    """Yield lines added to the file from now on; follow rotation."""
     end = len(_read(file))
     while True:
         time.sleep(POLL_SECONDS)
