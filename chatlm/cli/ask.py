@@ -189,7 +189,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--logprobs",
     type=click.IntRange(0, MAX_TOP_LOGPROBS),
     metavar="N",
-    help="Include the log-probability of each token and of the N most likely ones; requires --json.",
+    help="Include log-probabilities of each token and of the N most likely; requires --json.",
 )
 @click.pass_context
 def ask(

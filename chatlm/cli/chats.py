@@ -46,7 +46,7 @@ COMMANDS = {
 def complete_chat(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """Return ids of saved chats that start with `start`, with titles; none if they are unreadable."""
+    """Return ids of saved chats that start with `start`, with titles; none if unreadable."""
     if not paths.database_file().exists():
         return []
     try:

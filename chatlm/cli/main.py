@@ -247,7 +247,7 @@ def _print_to_stderr(*lines: str) -> None:
 
 
 def _configure_streams() -> None:
-    """Make every character printable: UTF-8 into pipes and files, `?` where a terminal lacks one."""
+    """Make all output printable: UTF-8 into pipes and files, `?` where a terminal lacks one."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

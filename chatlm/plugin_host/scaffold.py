@@ -1,4 +1,4 @@
-"""Begins a plugin: a project that can be installed, tested and checked as it is."""
+"""Create a plugin project that can be installed, tested and checked as it is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ testpaths = ["tests"]
 
 
 _PLUGIN = '''\
-"""The hooks of the plugin $name; import what is heavy inside them, not here."""
+"""The hooks of the plugin $name; put heavy imports inside them, not here."""
 
 from dataclasses import dataclass, field
 
@@ -52,9 +52,9 @@ from chatlm import Annotation, Message, SlashCommand, hookimpl
 
 @dataclass(frozen=True)
 class Settings:
-    """What `[plugins.$name]` in config.toml may say."""
+    """The settings in `[plugins.$name]` of config.toml."""
 
-    at_least: int = field(default=1, metadata={"help": "count words from this number on"})
+    at_least: int = field(default=1, metadata={"help": "ignore messages with fewer words"})
 
     def __post_init__(self):
         if self.at_least < 0:
@@ -66,7 +66,7 @@ settings = Settings()
 
 @hookimpl
 def startup(context):
-    """Keep the settings that hold."""
+    """Store the plugin's settings."""
     global settings
     settings = context.settings(Settings)
 
@@ -80,15 +80,15 @@ def annotate_message(message: Message):
     return [Annotation("$name", "words", str(words))]
 
 
-def say(ui, text):
-    """Count the words of a text, on the screen."""
+def show_count(ui, text):
+    """Show the number of words of a text."""
     ui.notify(f"{len(text.split())} words")
 
 
 @hookimpl
 def register_slash_commands(register):
     """Add `/$slash`."""
-    register(SlashCommand("$slash", "count the words of a text", say, argument="TEXT"))
+    register(SlashCommand("$slash", "count the words of a text", show_count, argument="TEXT"))
 
 
 @click.command("$name")
@@ -109,7 +109,7 @@ def register_commands(cli):
 
 
 _TEST = '''\
-"""The plugin in a chat with a scripted model: no weights are needed."""
+"""Tests of the plugin with a scripted model, so that no weights are needed."""
 
 import asyncio
 
@@ -128,13 +128,13 @@ def test_messages_are_counted():
         assert chat.faults == []
 
 
-def test_a_setting_is_heard():
+def test_the_setting_is_respected():
     with scripted_chat(plugin, "Yes.", settings={"at_least": 3}) as chat:
         turn = chat.say("Is this long enough?")
         assert [label.value for label in chat.annotations(turn)] == ["4"]
 
 
-def test_a_wrong_setting_is_refused():
+def test_an_invalid_setting_is_rejected():
     with pytest.raises(ValueError, match="at_least"):
         with scripted_chat(plugin, settings={"at_least": "many"}):
             pass
@@ -166,13 +166,13 @@ A plugin for chatlm: it labels each message with its number of words, and adds t
     chatlm plugins check $name
     chatlm $name "one two"
 
-`$package/plugin.py` has the hooks and the settings, `tests/` a chat and a screen without a model.
-A setting: `chatlm config set plugins.$name.at_least 3`
+`$package/plugin.py` contains the hooks and the settings, `tests/` tests that need no model.
+Change a setting: `chatlm config set plugins.$name.at_least 3`
 """
 
 
 def compatible_versions(version: str) -> str:
-    """Return the range of chatlm's versions for a plugin that is begun with this one.
+    """Return the range of chatlm's versions for a plugin that is created with this one.
 
     Until 1.0 a new minor version may break plugins, afterwards a new major one; empty for a
     checkout without a version.
@@ -192,7 +192,7 @@ def create_project(name: str, parent: Path) -> Path:
         parent: the folder that gets the new one.
 
     Raises:
-        UsageError: the name cannot be one or is taken, or the folder is there or cannot be made.
+        UsageError: the name is invalid or taken, or the folder exists or cannot be created.
     """
     package = f"chatlm_{name.replace('-', '_')}".lower()
     if (
@@ -201,12 +201,12 @@ def create_project(name: str, parent: Path) -> Path:
         or package in sys.stdlib_module_names
     ):
         raise UsageError(
-            f"{name!r} cannot be a plugin's name.",
-            hint="It begins with a letter and has letters, digits, - and _ only.",
+            f"{name!r} is not a valid plugin name.",
+            hint="A name starts with a letter and has only letters, digits, - and _.",
         )
     if taken := next((found for found in find_plugins() if found.name == name), None):
         raise UsageError(
-            f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
+            f"There is already a plugin {name}, from {taken.source}.", hint="Choose another name."
         )
     folder, slash = parent / f"chatlm-{name}", name.replace("_", "-").lower()
     pieces = {
@@ -226,7 +226,7 @@ def create_project(name: str, parent: Path) -> Path:
             (folder / path).write_text(written, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"{folder} cannot be made: {error.strerror}.",
-            hint="Take another name, or another folder: --into FOLDER",
+            f"{folder} cannot be created: {error.strerror}.",
+            hint="Choose another name, or another folder: --into FOLDER",
         ) from error
     return folder

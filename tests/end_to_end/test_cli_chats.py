@@ -86,7 +86,7 @@ def test_the_short_help_is_that_of_the_commands() -> None:
 def test_an_empty_list_says_how_to_begin() -> None:
     done = chats("list")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "No chats are saved yet. Begin one: chatlm\n"
+    assert done.stderr == "No chats are saved yet. Start one: chatlm\n"
     assert json.loads(chats("list", "--json").stdout) == []
 
 
@@ -119,7 +119,7 @@ def test_list_of_what_was_deleted() -> None:
     assert lines[0].split() == ["ID", "DELETED", "TURNS", "TITLE"]
     assert re.fullmatch(rf" *{second}  \d{{4}}-\d\d-\d\d \d\d:\d\d +0  T .*", lines[1])
     assert re.fullmatch(rf" *{first}  .* 1  What\?", lines[2])
-    assert done.stderr == "Bring one back: chatlm chats restore ID\n"
+    assert done.stderr == "Restore one: chatlm chats restore ID\n"
     listed = json.loads(chats("list", "--deleted", "--limit", "1", "--json").stdout)
     assert [(chat["id"], chat["turns"]) for chat in listed] == [(second, 0)]
     assert datetime.fromisoformat(listed[0]["deleted"]).tzinfo is not None
@@ -193,7 +193,7 @@ def test_search_shows_chat_role_and_hit() -> None:
     assert chats("search", "geo").stdout == f"{chat}  Geo\n"
     assert "\x1b[33m\x1b[1mGeo\x1b[0m" in on_a_terminal("search", "geo")
     nothing = chats("search", "nowhere")
-    assert (nothing.stdout, nothing.stderr) == ("", "Nothing holds all of: nowhere\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "No match for: nowhere\n")
     for hostile in ('"', "*", "NEAR(", "a" * 10_000, ESCAPES.replace("\0", "")):
         assert chats("search", "--", hostile).returncode == 0
 
@@ -219,12 +219,12 @@ def test_export_to_a_file_never_overwrites_unasked(tmp_path: Path) -> None:
     chat = str(save(("q", "first"), title="T"))
     save(("q", "second"), title="U")
     file = tmp_path / "out.md"
-    assert chats("export", chat, "-o", str(file)).stderr == f"1 chat written to {file}\n"
+    assert chats("export", chat, "-o", str(file)).stderr == f"1 chat exported to {file}\n"
     assert file.read_text() == chats("export", chat).stdout
     file.write_text("mine")
     refused = chats("export", chat, "-o", str(file))
     assert refused.returncode == 2
-    assert "exists already" in refused.stderr and "--force" in refused.stderr
+    assert "already exists" in refused.stderr and "--force" in refused.stderr
     assert file.read_text() == "mine"
     assert chats("export", "99", "-o", str(file), "--force").returncode == 1
     assert file.read_text() == "mine"
@@ -247,7 +247,7 @@ def test_export_needs_to_know_which_chats() -> None:
 def test_rename_pin_fork_and_restore() -> None:
     first, second = str(save(("q", "a"), ("r", "b"), title="One")), str(save(("x", "y")))
     assert chats("rename", first, ESCAPES.replace("\0", "")).returncode == 0
-    assert chats("rename", first, "First").stderr == f"Chat {first} is called: First\n"
+    assert chats("rename", first, "First").stderr == f"Renamed chat {first} to: First\n"
     assert chats("pin", first, first).stderr == "1 chat pinned\n"
     lines = chats("list").stdout.splitlines()
     assert re.fullmatch(rf" *{first}  .* 2  First  \[pinned\]", lines[1])

@@ -114,7 +114,7 @@ def test_version() -> None:
 def test_without_a_terminal_the_screen_is_not_opened() -> None:
     done = chatlm()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: The chat screen needs a terminal.\n")
+    assert done.stderr.startswith("Error: The chat UI needs a terminal.\n")
     assert "chatlm ask" in done.stderr
 
 

@@ -117,7 +117,7 @@ def test_plugins_add_commands_to_chatlms_own_groups(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        ('cli.group_of("models").add_command(greet, "pull")', "pull is there already, from chatlm"),
+        ('cli.group_of("models").add_command(greet, "pull")', "pull already exists, from chatlm"),
         ('cli.group_of("logs").add_command(greet)', "has no group logs that takes commands"),
         ('cli.group_of("models").group_of("x")', "models has no groups"),
     ],
@@ -155,7 +155,7 @@ def test_a_command_cannot_take_the_place_of_chatlms_own(folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("def greet", "def ask").replace("greet", "ask"))
     shown = chatlm("--help")
     assert "Ask one question" in shown.stdout
-    assert "the command ask is there already, from chatlm" in shown.stderr
+    assert "the command ask already exists, from chatlm" in shown.stderr
 
 
 def test_list_enable_disable(folder: Path) -> None:
@@ -221,8 +221,8 @@ def test_check_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         "import chatlm, time\ntime.sleep(0.7)\n@chatlm.hookimpl\ndef turn_finished(): ...\n"
     )
     for file, said in (
-        (hangs, "turn_finished: it did not come back within 5 s"),
-        (dies, "import: it ended the process, with code 7"),
+        (hangs, "turn_finished: no result within 5 s"),
+        (dies, "import: it ended the process with code 7"),
         (slow, "import: it took"),
     ):
         done = chatlm("plugins", "check", str(file))

@@ -64,7 +64,7 @@ def test_pull_of_a_wrong_name(home: Path) -> None:
 
 def test_show(tiny: Path) -> None:
     before = run("show", "tiny")[0]
-    assert "not here yet; fetch it with: chatlm models pull tiny" in before
+    assert "not installed; download it: chatlm models pull tiny" in before
     pull.pull_model("tiny")
     after = run("show", "tiny")[0]
     assert f"Folder   {tiny}" in after

@@ -193,8 +193,8 @@ class ModelScreen(Card[str | None]):
         self._download_candidate = name
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
-        told = f"{one_line(name, 60)} is not on this machine. {question}."
-        line.update(Content(f"{told}\nEnter downloads it, esc cancels."))
+        message = f"{one_line(name, 60)} is not on this machine. {question}."
+        line.update(Content(f"{message}\nEnter downloads it, esc cancels."))
 
     def _update_list(self, query: str) -> None:
         """Return the models that match the query, then the query itself as a model."""
