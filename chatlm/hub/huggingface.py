@@ -116,7 +116,7 @@ def fetch_from_hub(
         log: the file for the child's messages.
 
     Returns:
-        The commit that was fetched.
+        The downloaded commit.
 
     Raises:
         NoSpace: the disk is too full.

@@ -203,7 +203,7 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     for answer in ("n\n", ""):
         refused = chats("delete", ids[0], ids[1], answer=answer)
         assert refused.returncode == 1
-        assert "T0" in refused.stderr and "Delete 2 chats for good?" in refused.stderr
+        assert "T0" in refused.stderr and "Delete 2 chats permanently?" in refused.stderr
         assert "Nothing was changed." in refused.stderr
     assert chats("delete", ids[0], "99", "--yes").returncode == 1
     assert len(json.loads(chats("list", "--json").stdout)) == 3
@@ -211,7 +211,7 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     assert [chat["title"] for chat in json.loads(chats("list", "--json").stdout)] == ["T2"]
     with Store(paths.database_file()) as store:
         store.trash(int(ids[2]))
-    assert "Delete “T2” for good?" in chats("delete", ids[2], answer="y\n").stderr
+    assert "Delete “T2” permanently?" in chats("delete", ids[2], answer="y\n").stderr
     assert chats("restore", ids[2]).stderr.startswith(f"Error: no chat {ids[2]}\n")
 
 
@@ -241,7 +241,7 @@ def test_export_needs_to_know_which_chats() -> None:
     for arguments in ((), ("--all", "1")):
         done = chats("export", *arguments)
         assert done.returncode == 2
-        assert "Say which chats" in done.stderr
+        assert "Specify chats by id" in done.stderr
 
 
 def test_rename_pin_fork_and_restore() -> None:
@@ -265,7 +265,7 @@ def test_rename_pin_fork_and_restore() -> None:
     assert (len(made["turns"]), made["forked_from"]) == (1, int(first))
     too_many = chats("fork", first, "--turns", "3")
     assert too_many.returncode == 2
-    assert f"Chat {first} has no 3 turns, only 2." in too_many.stderr
+    assert f"Chat {first} has only 2 turns." in too_many.stderr
     with Store(paths.database_file()) as store:
         store.trash(int(second))
     gone = chats("show", second)
@@ -310,7 +310,7 @@ def test_show_details_says_what_made_each_version() -> None:
     assert (facts["seed"], facts["sampling"]) == ("2", "temperature 0.5")
     assert (facts["prompt hash"], facts["versions"]) == ("00ff", "torch 2.6")
     assert (facts["prompt format"], facts["added"]) == ("chatml", "no-lists ␛[31m")
-    assert "prompt          not kept" in first
+    assert "provenance      not stored" in first
 
 
 def test_export_of_chatml_and_what_it_refuses(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_import_of_an_export_gives_everything_back_once(tmp_path: Path) -> None:
     save(("q", "a"))
     file = tmp_path / "chats.jsonl"
     assert chats("export", "--all", "--format", "jsonl", "-o", str(file)).returncode == 0
-    assert chats("import", str(file)).stderr == "0 chats imported, 2 there already\n"
+    assert chats("import", str(file)).stderr == "0 chats imported, 2 already stored\n"
     ids = [str(chat["id"]) for chat in json.loads(chats("list", "--json").stdout)]
     before = chats("show", ids[1], "--json").stdout
     assert chats("delete", *ids, "--yes").returncode == 0
@@ -371,8 +371,8 @@ def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
     assert json.loads(chats("list", "--json").stdout) == []
     skipped = chats("import", str(file), "--skip-bad")
     assert skipped.returncode == 0
-    assert skipped.stderr.endswith("1 chat imported, 2 not readable\n")
-    assert on_a_terminal("import", str(file), "--skip-bad").count("1 there already") == 1
+    assert skipped.stderr.endswith("1 chat imported, 2 unreadable\n")
+    assert on_a_terminal("import", str(file), "--skip-bad").count("1 already stored") == 1
     for name, says in (("none", "No such file"), (".", "Is a directory")):
         wrong = chats("import", str(tmp_path / name))
         assert wrong.returncode == 2
@@ -414,7 +414,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()
-    match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", errors)
+    match = re.fullmatch(r"Stopped; (\d+) chats? imported so far\.\s*", errors)
     assert match is not None
     count = int(match[1])
     assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet

@@ -389,7 +389,7 @@ def test_chat_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
     (home / "config.toml").write_text("model = 3\n")
     assert main(["chats", "delete", str(here), "--yes"]) == 0
-    assert "Plugins are not told" in capsys.readouterr().err
+    assert "Plugins were not notified" in capsys.readouterr().err
     assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
 
 

@@ -40,7 +40,7 @@ class ModelScreen(Card[str | None]):
     Args:
         models: the models to show, in this order; only chat models are shown.
         current: name of the current model.
-        is_here: whether a model that is not among `models` can be used without fetching it; runs
+        is_here: whether a model that is not among `models` can be used without downloading it; runs
             in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
             such model.
         ask_plugins: returns the models of plugins, shown below the others; runs in a thread, since
