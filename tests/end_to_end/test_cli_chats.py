@@ -271,7 +271,7 @@ def test_rename_pin_fork_and_restore() -> None:
     gone = chats("show", second)
     assert gone.returncode == 1
     assert f"chatlm chats restore {second}" in gone.stderr
-    assert chats("restore", second).stderr == f"Chat {second} is there: x\n"
+    assert chats("restore", second).stderr == f"Restored chat {second}: x\n"
     assert chats("show", second).returncode == 0
     for command in (("rename", "99", "x"), ("pin", "99"), ("fork", "99"), ("restore", "99")):
         assert chats(*command).stderr.startswith("Error: no chat 99\n")
@@ -378,10 +378,10 @@ def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert says in wrong.stderr
     file.write_text("")
-    assert "holds no chats" in chats("import", str(file)).stderr
+    assert "contains no chats" in chats("import", str(file)).stderr
     file.write_text("Dear diary,\nnothing happened.\n")
     diary = chats("import", str(file))
-    assert "holds no chats" in diary.stderr and "--skip-bad" not in diary.stderr
+    assert "contains no chats" in diary.stderr and "--skip-bad" not in diary.stderr
 
 
 @pytest.mark.parametrize("name", ["out.md", "OUT.CHATML"])

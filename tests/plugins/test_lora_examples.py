@@ -106,7 +106,7 @@ def test_a_system_prompt_for_all(tmp_path: Path) -> None:
         ('{"question": "a", "answer": "b"}', "line 2: it has the keys question, answer"),
         ('{"prompt": "a", "completion": " "}', "line 2: it has no text in completion"),
         ('{"prompt": 1, "completion": "b"}', "line 2: it has no text in prompt"),
-        ('{"instruction": "a", "input": 3, "output": "b"}', "an input that is no text"),
+        ('{"instruction": "a", "input": 3, "output": "b"}', "an `input` that is not a string"),
         ('{"text": "a", "label": "b"}', "need a question"),
         ('{"messages": "a"}', "no list"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "the role 'tool'"),

@@ -1,4 +1,4 @@
-"""A hook that hangs is named in the status bar; Esc goes on without its plugin."""
+"""A hook that hangs is named in the status bar; Esc continues without its plugin."""
 
 from __future__ import annotations
 
