@@ -79,7 +79,7 @@ def test_an_invalid_config_is_refused(text: str, good: Path, base: ModelLocation
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "biases"),
-        ({"init_lora_weights": "pissa"}, "changes the base"),
+        ({"init_lora_weights": "pissa"}, "modifies the base"),
     ],
 )
 def test_an_unsupported_config_is_refused(

@@ -108,7 +108,7 @@ def test_a_system_prompt_for_all(tmp_path: Path) -> None:
         ('{"prompt": 1, "completion": "b"}', "line 2: it has no text in prompt"),
         ('{"instruction": "a", "input": 3, "output": "b"}', "an `input` that is not a string"),
         ('{"text": "a", "label": "b"}', "need a question"),
-        ('{"messages": "a"}', "no list"),
+        ('{"messages": "a"}', "not a list"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "the role 'tool'"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "do not alternate"),
         ('{"messages": []}', "do not alternate"),
