@@ -135,7 +135,7 @@ def past_full(engine: LocalEngine, *, read_ahead: bool) -> list[FullTurn]:
 
     Args:
         engine: with an empty prompt cache.
-        read_ahead: whether the reply is read while the user reads it, as in the UI.
+        read_ahead: whether the reply is prefilled while the user reads it, as in the UI.
     """
     wanted = Sampling(temperature=0.7, seed=1, frequency_penalty=0.3, max_tokens=NEW_TOKENS)
     messages: list[Message] = []

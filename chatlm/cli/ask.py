@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -314,15 +315,21 @@ def _first_system_prompt(option: str | None, *others: str) -> str:
 
 
 def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
-    """Send the question and print the answer as it streams, or as JSON at the end."""
-    answer = _AnswerPrinter(echo=not as_json)
+    """Ask, and print the answer as it comes or as JSON at the end."""
+    answer = _AnswerPrinter(echo=not as_json, outlives_output=saved)
     try:
         with closing(session.send(question)) as events:
             for event in events:
                 answer.on_event(event)
     except KeyboardInterrupt:
         answer.interrupted = True
-    answer.end_line()
+    finally:
+        answer.end_line()
+    if answer.output_error is not None:
+        raise ChatlmError(
+            f"The answer cannot be written to the output: {answer.output_error.strerror}.",
+            hint=f"It is saved: chatlm chats show {session.conversation_id}",
+        )
     if session.logprobs is not None and not answer.tokens:
         answer.on_event(Notice("The engine did not return log-probabilities."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
@@ -385,6 +392,9 @@ class _AnswerPrinter:
     """Prints a turn's events as they arrive and collects the values of the final output."""
 
     echo: bool
+    outlives_output: bool
+    """Whether the answer is of use if it cannot be printed."""
+    output_error: OSError | None = None
     turn: Turn | None = None
     text: str = ""
     stop_string: str | None = None
@@ -402,15 +412,24 @@ class _AnswerPrinter:
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:
-                    click.echo(escape_controls(text), nl=False)
-                    sys.stdout.flush()
-                    self._line_open = not text.endswith("\n")
+                    self._print(text)
             case Finished(matched_stop=stop, stop_reason=reason):
                 self.stop_string, self.stop_reason = stop, reason
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
                 click.echo(escape_controls(text), err=True)
+
+    def _print(self, text: str) -> None:
+        self._line_open = not text.endswith("\n")
+        try:
+            click.echo(escape_controls(text), nl=False)
+            sys.stdout.flush()
+        except OSError as error:
+            self.echo = self._line_open = False
+            if not self.outlives_output or error.errno == errno.EPIPE:
+                raise
+            self.output_error = error
 
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""

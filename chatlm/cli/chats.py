@@ -19,34 +19,34 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Search titles, messages and replies for all of the given words.",
+        "Find titles, messages and replies with all the words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",
-        "Replay a reply from its stored provenance and compare.",
+        "Generate a reply again from its provenance, and compare.",
     ),
-    "rename": ("chatlm.cli.chats_edit:rename", "Give a chat a title."),
+    "rename": ("chatlm.cli.chats_edit:rename", "Rename a chat."),
     "pin": ("chatlm.cli.chats_edit:pin", "Pin chats to the top of the list."),
     "unpin": ("chatlm.cli.chats_edit:unpin", "Unpin chats."),
     "fork": (
         "chatlm.cli.chats_edit:fork",
-        "Create a new chat as a copy of another.",
+        "Copy a chat, or its first turns, into a new one.",
     ),
-    "export": ("chatlm.cli.chats_files:export_chats", "Export chats to a file or standard output."),
+    "export": ("chatlm.cli.chats_files:export_chats", "Export chats to a file or to stdout."),
     "import": ("chatlm.cli.chats_files:import_chats", "Import chats from a file."),
     "restore": (
         "chatlm.cli.chats_edit:restore",
-        "Restore a chat deleted in the UI.",
+        "Restore a chat from the trash.",
     ),
     "delete": ("chatlm.cli.chats_edit:delete", "Delete chats permanently."),
 }
-"""Name -> import path of the command, and its help in one line."""
+"""Command name -> `module:attribute` and help in one line."""
 
 
 def complete_chat(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """Return ids of saved chats that start with `start`, with titles; none if unreadable."""
+    """Complete the ids of saved chats, with their titles; none if they cannot be read."""
     if not paths.database_file().exists():
         return []
     try:
@@ -87,7 +87,7 @@ def format_title(title: str) -> str:
 
 @click.group(cls=ExtensibleGroup, lazy=COMMANDS)
 def chats() -> None:
-    """List, search, change, export and import saved chats.
+    """List, search, edit, export and import saved chats.
 
     Example: chatlm chats search capital of france
     """

@@ -24,16 +24,16 @@ _chat_ids_argument = click.argument(
 @_chat_id_argument
 @click.argument("title")
 def rename(chat_id: int, title: str) -> None:
-    """Give a chat a title.
+    """Rename a chat.
 
-    An empty title restores the default: the beginning of the first message.
+    With an empty title, lists show the beginning of the first message.
 
     Example: chatlm chats rename 12 "Holiday plans"
     """
     with open_store() as store:
         store.rename(chat_id, title)
         name = store.title(chat_id)
-    click.echo(f"Renamed chat {chat_id} to: {format_title(name)}", err=True)
+    click.echo(f"Chat {chat_id} is now called: {format_title(name)}", err=True)
 
 
 @click.command()
@@ -68,9 +68,9 @@ def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
 @_chat_id_argument
 @click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
 def fork(chat_id: int, turns: int | None) -> None:
-    """Create a new chat as a copy of another.
+    """Copy a chat, or its first turns, into a new one.
 
-    Prints the new ID and title.
+    Prints the id and title of the copy.
 
     Example: chatlm chats fork 12 --turns 3
     """
@@ -78,8 +78,8 @@ def fork(chat_id: int, turns: int | None) -> None:
         count = len(store.conversation(chat_id).turns)
         if turns is not None and turns > count:
             raise UsageError(
-                f"Chat {chat_id} has only {count} turns.",
-                hint=f"List them: chatlm chats show {chat_id}",
+                f"Chat {chat_id} has only {there} turns, not {turns}.",
+                hint=f"See them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
     click.echo(f"{copy.id}  {format_title(export.display_title(copy))}")
@@ -88,23 +88,21 @@ def fork(chat_id: int, turns: int | None) -> None:
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int)
 def restore(chat_id: int) -> None:
-    """Restore a chat deleted in the UI.
+    """Restore a chat from the trash, where the UI puts deleted chats.
 
     Example: chatlm chats restore 12
     """
     with open_store() as store:
         store.restore(chat_id)
         name = store.title(chat_id)
-    click.echo(f"Restored chat {chat_id}: {format_title(name)}", err=True)
+    click.echo(f"Chat {chat_id} is restored: {format_title(name)}", err=True)
 
 
 @click.command()
 @_chat_ids_argument
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
-    """Delete chats permanently.
-
-    Also deletes chats that were deleted in the UI and could still be restored.
+    """Delete chats permanently, also those in the trash.
 
     Example: chatlm chats delete 12 13
     """
@@ -123,7 +121,7 @@ def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
 
 
 def _delete(store: Store, chat_ids: Sequence[int]) -> None:
-    """Delete chats and notify the plugins, unless the config cannot be read."""
+    """Delete chats and call the plugins' `chat_deleted`; not if the config file is invalid."""
     from chatlm.chat.deletion import delete_chats
     from chatlm.config import config
     from chatlm.plugin_host.host import PluginHost
@@ -132,7 +130,7 @@ def _delete(store: Store, chat_ids: Sequence[int]) -> None:
     try:
         settings = config.load()
     except ConfigError as error:
-        click.echo(escape_controls(f"Plugins were not notified. {error}"), err=True)
+        click.echo(escape_controls(f"Plugins do not learn of the deletion. {error}"), err=True)
         delete_chats(store, chat_ids, PluginHost())
         return
     with loaded_plugins(settings) as plugins:

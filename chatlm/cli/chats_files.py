@@ -1,10 +1,10 @@
-"""`chatlm chats export` and `import`: the work is in chatlm.store."""
+"""`chatlm chats export` and `chatlm chats import`."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,18 +25,18 @@ from chatlm.text import dump_json, escape_controls, one_line
 
 @click.command("export")
 @click.argument("chat_ids", metavar="[ID]...", nargs=-1, type=int, shell_complete=complete_chat)
-@click.option("--all", "everything", is_flag=True, help="All chats.")
+@click.option("--all", "everything", is_flag=True, help="Export all chats.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(EXPORT_FORMATS),
     default="markdown",
     show_default=True,
-    help="markdown is for reading, with control characters made visible; jsonl is lossless; "
-    "messages is the chat format used for fine-tuning; chatml is the text the model sees.",
+    help="markdown is for reading, with control characters made visible; jsonl has everything that "
+    "is stored; messages is for training; chatml is the text that models read.",
 )
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
 def export_chats(
     chat_ids: tuple[int, ...],
     everything: bool,
@@ -44,28 +44,30 @@ def export_chats(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Export chats to a file or standard output.
+    """Export chats to a file or to stdout.
 
     Example: chatlm chats export --all --format jsonl -o chats.jsonl
     """
     if everything == bool(chat_ids):
         raise UsageError(
-            "Specify chats by id, or use --all.", hint="List the ids: chatlm chats list"
+            "Name the chats by id, or use --all.", hint="See the ids: chatlm chats list"
         )
     if output is not None and output.exists() and not (force and output.is_file()):
         raise UsageError(
-            f"{output} already exists." if output.is_file() else f"{output} is not a plain file.",
+            f"{output} already exists." if output.is_file() else f"{output} is not a regular file.",
             hint="Choose another name, or overwrite a file with --force.",
         )
     with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
         missing: list[StoreError] = []
-        pieces = stream_export(store, ids, form, missing.append)
+        unreadable: dict[int, StoreError] = {}
+        skip = unreadable.__setitem__ if everything else None
+        pieces = stream_export(store, ids, form, missing.append, skip)
         if output is None:
             safe = escape_controls if sys.stdout.isatty() else str
             for piece in pieces:
                 click.echo(safe(piece), nl=False)
-            _report_missing_images(missing)
+            _report_problems(missing, unreadable)
             return
         try:
             write_atomically(output, pieces)
@@ -74,13 +76,20 @@ def export_chats(
                 f"{output} cannot be written: {error.strerror}.",
                 hint="Check the folder, its permissions and the free space.",
             ) from error
-    click.echo(f"{format_chat_count(len(ids))} exported to {output}", err=True)
-    _report_missing_images(missing)
+    click.echo(f"{format_chat_count(len(ids) - len(unreadable))} written to {output}", err=True)
+    _report_problems(missing, unreadable)
 
 
-def _report_missing_images(errors: Sequence[StoreError]) -> None:
-    for error in errors:
+def _report_problems(
+    missing_images: Sequence[StoreError], unreadable: Mapping[int, StoreError]
+) -> None:
+    """Say what was not exported; a chat that was not is a failure."""
+    for error in missing_images:
         click.echo(escape_controls(f"Exported without an image. {error.message}"), err=True)
+    for chat_id, error in unreadable.items():
+        click.echo(escape_controls(f"Chat {chat_id} is not exported. {error}"), err=True)
+    if unreadable:
+        sys.exit(1)
 
 
 @click.command("import")
@@ -91,12 +100,10 @@ def _report_missing_images(errors: Sequence[StoreError]) -> None:
     type=click.Choice(IMPORT_FORMATS),
     default="auto",
     show_default=True,
-    help="chatlm is chatlm's own jsonl; messages is one list of messages per line; chatgpt is the "
-    "ZIP file of ChatGPT's data export, or its conversations.json; auto detects the format.",
+    help="chatlm is its own jsonl; messages is one list of messages per line; chatgpt is the ZIP "
+    "file of ChatGPT's export, or the conversations.json in it; auto detects the format.",
 )
-@click.option(
-    "--skip-bad", is_flag=True, help="Skip chats that cannot be read and import the rest."
-)
+@click.option("--skip-bad", is_flag=True, help="Skip chats that cannot be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) -> None:
     """Import chats from a file. Chats that are already stored are skipped.
@@ -114,7 +121,8 @@ def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) 
         except (ChatlmError, KeyboardInterrupt):
             if state.added:
                 click.echo(
-                    f"Stopped; {format_chat_count(len(state.added))} imported so far.", err=True
+                    f"Stopped after {format_chat_count(len(state.added))} had been imported.",
+                    err=True,
                 )
             raise
     if as_json:
@@ -137,11 +145,11 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
         )
     if not (progress.added or progress.already_stored):
         raise UsageError(
-            f"{file} contains no chats.", hint="List the formats: chatlm chats import --help"
+            f"{file} has no chats.", hint="See the formats: chatlm chats import --help"
         )
-    skipped = f", {progress.unreadable_count} unreadable" if progress.unreadable_count else ""
-    stored = f", {progress.already_stored} already stored" if progress.already_stored else ""
-    click.echo(f"{format_chat_count(len(progress.added))} imported{stored}{skipped}", err=True)
+    skipped = f", {progress.unreadable_count} not readable" if progress.unreadable_count else ""
+    there = f", {progress.already_stored} already stored" if progress.already_stored else ""
+    click.echo(f"{format_chat_count(len(progress.added))} imported{there}{skipped}", err=True)
     if progress.left_out:
         parts = ", ".join(f"{what} ({number})" for what, number in progress.left_out.most_common())
         click.echo(escape_controls(f"Left out: {parts}"), err=True)
@@ -149,7 +157,7 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[ImportProgress], None]]:
-    """Show the progress of reading the file, on a terminal only."""
+    """Show a progress bar for reading the file, on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""`chatlm chats replay`: generates a stored reply again and prints a diff; changes nothing."""
+"""`chatlm chats replay`: generate a reply again and show the differences; nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from chatlm.types.events import Delta, Prefill
 from chatlm.types.messages import Conversation, Reply, Turn
 
 EXIT_DIFFERENT = 1
-"""The exit code when the replies differ, as with diff."""
+"""The exit code if the replies differ, as that of diff."""
 
 
 EXIT_TROUBLE = 2
-"""The exit code when the replay failed, as with diff."""
+"""The exit code for an error, as that of diff."""
 
 
 @click.command("replay")
@@ -44,25 +44,25 @@ EXIT_TROUBLE = 2
     "turn_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Replay the reply of turn N; default: the newest turn with a reply.",
+    help="Replay the reply of turn N; by default the newest.",
 )
 @click.option(
     "--version",
     "version_number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Replay version N of the reply; default: the active version.",
+    help="Replay version N of the reply; by default the shown one.",
 )
 @click.option(
     "--model",
     metavar="NAME",
     shell_complete=complete_model,
-    help="Replay with this model instead.",
+    help="Generate it with another model.",
 )
 @click.option(
     "--adapter",
     metavar="NAME|off",
-    help="Replay with this adapter, or `off` for none; default: the original's adapter.",
+    help="Generate it with this adapter, or with none; by default with the reply's own.",
 )
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
@@ -76,10 +76,10 @@ def replay_reply(
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Replay a reply from its stored provenance and compare.
+    """Generate a reply again from its provenance, and compare.
 
-    Prints differences as [-before-]{+after+}. The exit code is 0 if the reply is the same, 1 if
-    it differs, 2 if it could not be generated.
+    Prints differences as [-before-]{+after+}. The exit code is 0 if the replies are equal, 1 if
+    they differ, 2 for an error.
 
     Example: chatlm chats replay 12 --turn 3
     """
@@ -98,7 +98,7 @@ def replay_reply(
 
 @contextmanager
 def _distinct_exit_codes() -> Iterator[None]:
-    """Map the exit code of errors away from the one for different replies."""
+    """Give errors another exit code than differing replies."""
     try:
         yield
     except ChatlmError as error:
@@ -142,14 +142,16 @@ def _run_replay(
 
 
 def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
-    """Yield the events and show progress in a status line, on a terminal only."""
+    """Yield the events, with a status line on a terminal."""
     try:
         for event in events:
             match event:
                 case Prefill(done=done, total=total):
                     _draw_status(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
-                    _draw_status(f"Generating: {_format_token_count(usage.completion_tokens)}")
+                    _draw_status(
+                        f"Generating the reply: {_format_token_count(usage.completion_tokens)}"
+                    )
             yield event
     finally:
         _draw_status("")
@@ -175,7 +177,7 @@ def _format_token_count(count: int) -> str:
 
 
 def format_diff_part(part: DiffSegment) -> str:
-    """Format a segment of a diff with wdiff's marks and in colour, safe for a terminal."""
+    """Format a part of a comparison with the marks of wdiff and in colour, safe for a terminal."""
     text = escape_controls(part.text)
     match part.kind:
         case "removed":

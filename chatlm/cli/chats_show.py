@@ -1,4 +1,4 @@
-"""`chatlm chats list`, `show` (with `--details` and `--trace`) and `search`."""
+"""`chatlm chats list`, `show` and `search`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from chatlm.types.provenance import Call, Change, Provenance, Trace, format_dura
 
 
 @click.command("list")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List at most N chats.")
-@click.option("--deleted", is_flag=True, help="List deleted chats that can still be restored.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List only the newest N.")
+@click.option("--deleted", is_flag=True, help="List the trash instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     """List the chats, pinned ones first, then last changed first.
@@ -43,12 +43,12 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
         if deleted:
             click.echo("Restore one: chatlm chats restore ID", err=True)
     else:
-        nothing = "No chats are saved yet. Start one: chatlm"
-        click.echo("No deleted chat can be restored." if deleted else nothing, err=True)
+        nothing = "There are no saved chats yet. Start one: chatlm"
+        click.echo("The trash is empty." if deleted else nothing, err=True)
 
 
 def _chat_row(chat: ChatListEntry | TrashEntry) -> tuple[str, str, str, str]:
-    """Id, time, turns, title."""
+    """Format the columns: id, time, turns, title."""
     title = format_title(chat.title)
     if isinstance(chat, ChatListEntry):
         time = chat.updated
@@ -68,12 +68,10 @@ def _print_table(time_heading: str, chats: Sequence[tuple[str, str, str, str]]) 
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
 @click.option(
-    "--details", "detailed", is_flag=True, help="Show each reply's provenance and token usage."
+    "--details", "detailed", is_flag=True, help="Show the provenance and cost of each reply."
 )
-@click.option(
-    "--trace", "traced", is_flag=True, help="Show which plugins were called for each turn."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print everything stored, as JSON.")
+@click.option("--trace", "traced", is_flag=True, help="Show what plugins did for each turn.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with everything that is stored.")
 def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
     """Show one chat.
 
@@ -137,10 +135,10 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
-    """Search titles, messages and replies for all of the given words.
+    """Find titles, messages and replies with all the words.
 
-    The last word also matches as a prefix. Case and accents are ignored. NAME:VALUE finds
-    messages with that label, such as mood:anger.
+    The last word may be a prefix. Case and accents are ignored. NAME:VALUE finds messages with a
+    label, such as mood:anger.
 
     Example: chatlm chats search capital of fra
     """
@@ -151,7 +149,7 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
         click.echo(dump_json([hit.to_dict() for hit in hits]))
         return
     if not hits:
-        click.echo(f"No match for: {one_line(query, 200)}", err=True)
+        click.echo(f"Nothing found with all of: {one_line(query, 200)}", err=True)
     shown = None
     for hit in hits:
         if hit.conversation_id != shown:
@@ -178,7 +176,7 @@ _TEXT_WIDTH = 72
 
 
 def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> Iterator[str]:
-    """Yield each turn with all versions of its reply; the lines are not yet escaped."""
+    """Yield each turn with all versions of its reply, as lines that are not yet escaped."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
         policy = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
@@ -243,7 +241,7 @@ _INDENT = " " * 14
 
 
 def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str]:
-    """Yield each turn with its plugin calls, escaped for a terminal."""
+    """Yield each turn with every call of a plugin, as lines that are safe for a terminal."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
         yield ""
@@ -258,7 +256,7 @@ def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str
 
 
 def trace_to_dicts(conversation: Conversation, traces: TraceLookup) -> list[dict[str, Any]]:
-    """Convert the traces to JSON values: one object for each message and each reply."""
+    """Convert the traces to JSON values, one object for each message and each reply."""
     return [
         {"turn": turn.position + 1, "version": _version_number(turn, trace), **trace.to_dict()}
         for turn in conversation.turns

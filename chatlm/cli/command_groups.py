@@ -138,7 +138,7 @@ class PluginGroup(LazyGroup):
         """The groups of chatlm's own that the plugin adds commands to, by name."""
 
     def group_of(self, name: str) -> PluginGroup:
-        """See `hookspecs.Commands`."""
+        """Return one of chatlm's own groups, to add commands to it."""
         if self._taken_in is None:
             raise ValueError(f"{self.name} has no groups")
         if name not in self.groups:
@@ -159,14 +159,14 @@ class PluginGroup(LazyGroup):
         return (self.groups[group] if group else self).get_command(ctx, name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """See `hookspecs.Commands`."""
+        """Add a command; raise `TypeError` for anything else."""
         if not isinstance(cmd, click.Command):
             raise TypeError(f"add_command got {type(cmd).__name__}, not a click command")
         self._check_name(name or cmd.name)
         super().add_command(cmd, name)
 
     def add_lazy(self, name: str, import_path: str, help: str) -> None:
-        """See `hookspecs.Commands`."""
+        """Add a command that is imported when it runs."""
         if (
             not all(isinstance(text, str) for text in (name, import_path, help))
             or ":" not in import_path

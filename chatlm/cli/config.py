@@ -1,4 +1,4 @@
-"""`chatlm config`, plugin settings included."""
+"""`chatlm config`, for the settings of chatlm and its plugins."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.lifecycle import load_plugins
 from chatlm.text import dump_json, escape_controls, one_line
 
-NEW_FILE_HEADER = (
-    "# Settings of chatlm. List all keys and their effective values: chatlm config show\n"
-)
+NEW_FILE_HEADER = "# Settings of chatlm. All keys and their current values: chatlm config show\n"
 
 
 def _complete_key(
@@ -44,7 +42,7 @@ def config_group() -> None:
 
 @config_group.command()
 def path() -> None:
-    """Print the path of the settings file.
+    """Print the path of the config file.
 
     Example: chatlm config path
     """
@@ -53,10 +51,10 @@ def path() -> None:
 
 @config_group.command()
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, with a description of each setting."
+    "--json", "as_json", is_flag=True, help="Print JSON, with the meaning of each setting."
 )
 def show(as_json: bool) -> None:
-    """Show every setting with its effective value and source.
+    """Show every setting with its current value and source.
 
     Example: chatlm config show
     """
@@ -76,7 +74,7 @@ def show(as_json: bool) -> None:
 @click.argument("key", shell_complete=_complete_key)
 @click.argument("value")
 def set_value(key: str, value: str) -> None:
-    """Change one setting in the file; a list is written ["a", "b"].
+    """Change a setting in the config file; write a list as ["a", "b"].
 
     Example: chatlm config set model smollm2-135m-instruct
     """
@@ -86,15 +84,13 @@ def set_value(key: str, value: str) -> None:
         return
     config.set_value(key, value)
     if variable := config.overriding_env_var(key):
-        click.echo(
-            f"Saved; but {variable} is set in the environment and takes precedence.", err=True
-        )
+        click.echo(f"Saved, but {variable} in the environment overrides it.", err=True)
 
 
 @config_group.command()
 @click.argument("key", shell_complete=_complete_key)
 def unset(key: str) -> None:
-    """Remove a setting from the file, restoring the default.
+    """Remove a setting from the config file, which restores the default.
 
     Example: chatlm config unset sampling.temperature
     """
@@ -104,7 +100,7 @@ def unset(key: str) -> None:
 
 @config_group.command()
 def edit() -> None:
-    """Open the file in your editor ($VISUAL or $EDITOR), and check it afterwards.
+    """Open the config file in your editor ($VISUAL or $EDITOR), then check it.
 
     Example: chatlm config edit
     """
@@ -127,7 +123,7 @@ def _to_dict(setting: Setting) -> dict[str, Any]:
 
 
 def _to_json_value(value: Any) -> Any:
-    """Convert a value to JSON; dates and paths become text."""
+    """Convert a value of TOML or of a plugin to JSON; dates and paths become text."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -141,9 +137,9 @@ def _format_value(value: Any) -> str:
 
 
 def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
-    """Replace the file's plugin values by the settings that the plugins declare.
+    """Replace the values of plugins' sections by all settings that the plugins declare.
 
-    If a plugin's section is invalid, stderr says so and the file's values are returned.
+    If a plugin's section is invalid, stderr says so and the values of the file stay.
     """
     now = config.load()
     host = _load_plugins(now)
@@ -163,11 +159,11 @@ def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
 
 
 def set_plugin_setting(name: str, key: str, text: str) -> None:
-    """Write one setting of a plugin, checked against the plugin's settings class.
+    """Write a setting of a plugin, checked by its declaration.
 
     Raises:
         UsageError: there is no such plugin.
-        ConfigError: it has no such setting, or the value is wrong, or the file cannot be written.
+        ConfigError: it has no such setting, the value is invalid, or the file cannot be written.
     """
     check_plugin_name(name)
     now = config.load()
@@ -178,9 +174,7 @@ def set_plugin_setting(name: str, key: str, text: str) -> None:
     section: Section[Any] = settings.plugin_section(name, kind)
     section.save(paths.config_file(), key, text)
     if variable := section.set_variable(key):
-        click.echo(
-            f"Saved; but {variable} is set in the environment and takes precedence.", err=True
-        )
+        click.echo(f"Saved, but {variable} in the environment overrides it.", err=True)
 
 
 def _load_plugins(current: config.Config, name: str | None = None) -> PluginHost:

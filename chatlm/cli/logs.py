@@ -1,4 +1,4 @@
-"""The command `chatlm logs`: prints the end of the log and follows it."""
+"""`chatlm logs`: print the end of the log, and follow it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ POLL_SECONDS = 0.2
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
-    help="Number of lines to print.",
+    help="Number of lines.",
 )
 @click.option(
     "-f", "--follow", is_flag=True, help="Print new lines as they are written, until Ctrl-C."
 )
-@click.option("--path", "only_path", is_flag=True, help="Print the path of the log.")
+@click.option("--path", "only_path", is_flag=True, help="Print the path of the log file.")
 def logs(lines: int, follow: bool, only_path: bool) -> None:
-    """Show the log: what failed, and where.
+    """Show the log: failures and where they happened.
 
-    It never contains chat content.
+    It never has the content of a chat.
 
     Example: chatlm logs -n 20 --follow
     """
@@ -50,7 +50,7 @@ def logs(lines: int, follow: bool, only_path: bool) -> None:
 
 
 def _log_files(newest: Path) -> Iterator[Path]:
-    """The log's files, oldest first."""
+    """Yield the log files, oldest first."""
     for number in range(logging_setup.BACKUP_COUNT, 0, -1):
         yield newest.with_name(f"{newest.name}.{number}")
     yield newest
@@ -70,7 +70,7 @@ def _read(file: Path, start: int = 0) -> bytes:
 
 
 def _follow(file: Path) -> Iterator[bytes]:
-    """Yield lines added to the file from now on; follow rotation."""
+    """Yield the whole lines that are added to the file from now on, also after a rotation."""
     end = len(_read(file))
     while True:
         time.sleep(POLL_SECONDS)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,12 +27,12 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = {
     "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),
-    "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
+    "chats": ("chatlm.cli.chats:chats", "List, search, edit, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
     "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
-    "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),
-    "completion": ("chatlm.cli.completion:completion", "Print a shell completion script."),
+    "logs": ("chatlm.cli.logs:logs", "Show the log: failures and where they happened."),
+    "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
 }
 """Name -> import path of the command, and its help in one line."""
 
@@ -198,7 +199,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and _is_output_error(error):
+            _print_to_stderr(
+                f"Error: the output cannot be written: {error.strerror}.",
+                "Check the free space and the permissions where it goes.",
+            )
+            return 1
         return _report_unexpected_error(error)
+    finally:
+        _drop_unwritable_output()
     return code if isinstance(code, int) else 0
 
 
@@ -224,14 +233,28 @@ def _ask_about_crashed_plugins() -> None:
             )
 
 
+def _is_output_error(error: OSError) -> bool:
+    """Return whether an error was raised while something was printed."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == click.echo.__module__ for frame, _ in frames)
+
+
+def _drop_unwritable_output() -> None:
+    """Drop output that cannot be written; Python would complain about it when it ends."""
+    if sys.stdout is None or sys.stdout.closed:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _report_unexpected_error(error: Exception) -> int:
     from chatlm.config import logs, paths
 
     logs.setup_logging()
     log.error("unexpected error", exc_info=error)
     if os.environ.get("CHATLM_DEBUG"):
-        import traceback
-
         traceback.print_exception(error)
     _print_to_stderr(
         f"Error: chatlm failed ({type(error).__name__}); the details are in {paths.log_file()}.",
@@ -241,8 +264,8 @@ def _report_unexpected_error(error: Exception) -> int:
 
 
 def _print_to_stderr(*lines: str) -> None:
-    for line in lines:
-        if line:
+    with suppress(OSError):  # nobody can be told that this fails
+        for line in filter(None, lines):
             click.echo(escape_controls(line), err=True)
 
 

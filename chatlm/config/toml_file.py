@@ -13,6 +13,9 @@ from chatlm.errors import ConfigError
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
+MAX_DEPTH = 50
+"""Levels of sections and lists that a file may have."""
+
 
 def read(path: Path) -> dict[str, Any]:
     """Read the file; a missing one is empty.
@@ -32,6 +35,7 @@ def set_key(path: Path, key: Sequence[str], value: Any) -> None:
     """
     import tomlkit
 
+    _check_depth(value, path)
     text = _read_text(path)
     _parse(text, path)
     document = tomlkit.parse(text)
@@ -88,13 +92,39 @@ def _read_text(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
+    except RecursionError as error:
+        raise _depth_error(path) from error
     except tomllib.TOMLDecodeError as error:
         what, _, place = str(error).removesuffix(")").rpartition(" (at ")
         if place == "end of document":
             lines = text.split("\n")
             place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
         raise _syntax_error(path, place, what) from error
+    _check_depth(document, path)
+    return document
+
+
+def _check_depth(document: Any, path: Path) -> None:
+    """Refuse a document so deep that recursive code fails on it, such as tomlkit's or JSON's."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        containers = [value for value in level if isinstance(value, dict | list)]
+        level = [
+            inner
+            for value in containers
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise _depth_error(path)
+
+
+def _depth_error(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path}: a key or value is nested more than {MAX_DEPTH} levels deep.",
+        hint="Remove it: chatlm config edit",
+    )
 
 
 def _syntax_error(path: Path, location: str, problem: str) -> ConfigError:

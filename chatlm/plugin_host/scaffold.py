@@ -41,7 +41,7 @@ testpaths = ["tests"]
 
 
 _PLUGIN = '''\
-"""The hooks of the plugin $name; put heavy imports inside them, not here."""
+"""The hooks of the plugin $name; import slow libraries inside the hooks, not here."""
 
 from dataclasses import dataclass, field
 
@@ -52,9 +52,9 @@ from chatlm import Annotation, Message, SlashCommand, hookimpl
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in `[plugins.$name]` of config.toml."""
+    """The section `[plugins.$name]` of config.toml."""
 
-    at_least: int = field(default=1, metadata={"help": "ignore messages with fewer words"})
+    at_least: int = field(default=1, metadata={"help": "least number of words to label"})
 
     def __post_init__(self):
         if self.at_least < 0:
@@ -66,7 +66,7 @@ settings = Settings()
 
 @hookimpl
 def startup(context):
-    """Store the plugin's settings."""
+    """Read the settings."""
     global settings
     settings = context.settings(Settings)
 
@@ -80,7 +80,7 @@ def annotate_message(message: Message):
     return [Annotation("$name", "words", str(words))]
 
 
-def show_count(ui, text):
+def count_words(ui, text):
     """Show the number of words of a text."""
     ui.notify(f"{len(text.split())} words")
 
@@ -88,7 +88,7 @@ def show_count(ui, text):
 @hookimpl
 def register_slash_commands(register):
     """Add `/$slash`."""
-    register(SlashCommand("$slash", "count the words of a text", show_count, argument="TEXT"))
+    register(SlashCommand("$slash", "count the words of a text", count_words, argument="TEXT"))
 
 
 @click.command("$name")
@@ -109,7 +109,7 @@ def register_commands(cli):
 
 
 _TEST = '''\
-"""Tests of the plugin with a scripted model, so that no weights are needed."""
+"""Run the plugin in a chat with a scripted model; no weights are needed."""
 
 import asyncio
 
@@ -120,7 +120,7 @@ from chatlm.testing import scripted_chat, scripted_screen
 from $package import plugin
 
 
-def test_messages_are_counted():
+def test_messages_get_their_number_of_words():
     with scripted_chat(plugin, "Two words.") as chat:
         turn = chat.say("How many is this?")
         labels = {(label.name, label.value) for label in chat.annotations(turn)}
@@ -128,7 +128,7 @@ def test_messages_are_counted():
         assert chat.faults == []
 
 
-def test_the_setting_is_respected():
+def test_a_setting_is_applied():
     with scripted_chat(plugin, "Yes.", settings={"at_least": 3}) as chat:
         turn = chat.say("Is this long enough?")
         assert [label.value for label in chat.annotations(turn)] == ["4"]
@@ -158,15 +158,16 @@ def test_the_command_counts():
 _README = """\
 # chatlm-$name
 
-A plugin for chatlm: it labels each message with its number of words, and adds the command
-`chatlm $name` and, in the chat, `/$slash`.
+A plugin for chatlm that labels each message with its number of words and adds the command
+`chatlm $name` and the slash command `/$slash`.
 
     pip install -e ".[test]"
     pytest
     chatlm plugins check $name
     chatlm $name "one two"
 
-`$package/plugin.py` contains the hooks and the settings, `tests/` tests that need no model.
+`$package/plugin.py` has the hooks and the settings; `tests/` runs them in a chat and in the UI
+without a model.
 Change a setting: `chatlm config set plugins.$name.at_least 3`
 """
 
@@ -185,11 +186,11 @@ def compatible_versions(version: str) -> str:
 
 
 def create_project(name: str, parent: Path) -> Path:
-    """Write the project into a new folder `chatlm-NAME` and return that.
+    """Write a project into a new folder `chatlm-NAME` and return the folder.
 
     Args:
-        name: of the plugin; letters, digits, `-` and `_`.
-        parent: the folder that gets the new one.
+        name: the plugin's name: letters, digits, `-` and `_`.
+        parent: where the folder is created.
 
     Raises:
         UsageError: the name is invalid or taken, or the folder exists or cannot be created.
@@ -201,12 +202,12 @@ def create_project(name: str, parent: Path) -> Path:
         or package in sys.stdlib_module_names
     ):
         raise UsageError(
-            f"{name!r} is not a valid plugin name.",
-            hint="A name starts with a letter and has only letters, digits, - and _.",
+            f"{name!r} is not a valid name for a plugin.",
+            hint="A name begins with a letter and has only letters, digits, - and _.",
         )
     if taken := next((found for found in find_plugins() if found.name == name), None):
         raise UsageError(
-            f"There is already a plugin {name}, from {taken.source}.", hint="Choose another name."
+            f"There already is a plugin {name}, from {taken.source}.", hint="Choose another name."
         )
     folder, slash = parent / f"chatlm-{name}", name.replace("_", "-").lower()
     pieces = {

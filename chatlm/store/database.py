@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from chatlm.errors import StoreError
@@ -112,6 +113,7 @@ class Database:
             check_same_thread=False,  # guarded by the locks below
         )
         connection.row_factory = sqlite3.Row
+        connection.text_factory = _decode_text
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
@@ -169,6 +171,10 @@ class Database:
         with self._write_lock, self._read_lock, translate_sqlite_errors(self._display_name):
             self._reader.close()
             self._writer.close()
+
+
+_decode_text = partial(str, encoding="utf-8", errors="replace")
+"""Decodes a text; one byte that is not UTF-8 must not make the others unreadable."""
 
 
 def _create_file(path: Path) -> None:

@@ -353,6 +353,7 @@ def stream_export(
     ids: Iterable[int],
     export_format: ExportFormat,
     on_missing_image: Callable[[StoreError], None] = lambda _: None,
+    on_unreadable: Callable[[int, StoreError], None] | None = None,
 ) -> Iterator[str]:
     """Export chats as pieces of text.
 
@@ -362,9 +363,10 @@ def stream_export(
         export_format: how they are written.
         on_missing_image: gets the error for each image that is missing or damaged; the chat is
             exported without its bytes.
+        on_unreadable: gets the id of each chat that cannot be read, and why; None stops there.
 
     Raises:
-        StoreError: one of them cannot be read.
+        StoreError: one of them cannot be read, and `on_unreadable` is None.
         UsageError: the format cannot represent one of them.
     """
 
@@ -375,7 +377,18 @@ def stream_export(
             on_missing_image(error)
             return None
 
-    conversations = (store.conversation(chat_id) for chat_id in ids)
+    def load() -> Iterator[Conversation]:
+        for chat_id in ids:
+            try:
+                chat = store.conversation(chat_id)
+            except StoreError as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(chat_id, error)
+            else:
+                yield chat
+
+    conversations = load()
     if export_format == "jsonl":
         yield from to_jsonl(
             conversations,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from chatlm.errors import StoreError
 from chatlm.store import rows
 from chatlm.store.blobs import hashes_in
 from chatlm.store.rows import (
+    as_text,
     format_timestamp,
     header_from_row,
     parse_timestamp,
@@ -54,7 +55,7 @@ TRASH_SQL = """
 TITLE_SQL = """
     SELECT c.title,
         (SELECT substr(t.words, 1, 400) FROM turn t
-         WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
+         WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1) AS first_message
     FROM conversation c WHERE c.id = ?
 """
 
@@ -63,6 +64,13 @@ RECENT_INPUTS_SQL = """
     SELECT t.words FROM turn t JOIN conversation c ON c.id = t.conversation_id
     WHERE c.trashed IS NULL ORDER BY t.created DESC, t.id DESC
 """
+
+
+DAMAGED_TITLE = "(damaged)"
+"""Title in lists of a chat whose entry cannot be read; opening it says why."""
+
+
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -115,31 +123,42 @@ def list_chat_entries(
 ) -> list[ChatListEntry]:
     """List chats, pinned ones first, then last changed first; `limit` None lists all."""
     found = db.execute(CHAT_LIST_SQL, (-1 if limit is None else limit, offset))
-    return [
-        ChatListEntry(
-            id=row["id"],
-            title=short_title(row["title"], row["first_message"]),
-            updated=parse_timestamp(row["updated"]),
-            turns=row["turns"],
-            unfinished=bool(row["unfinished"]),
-            pinned=bool(row["pinned"]),
-        )
-        for row in found
-    ]
+    return [_list_entry(row) for row in found]
+
+
+def _list_entry(row: sqlite3.Row) -> ChatListEntry:
+    """Convert a row; one that is damaged must not hide the others."""
+    try:
+        title, updated = _title(row), parse_timestamp(row["updated"])
+    except StoreError:
+        title, updated = DAMAGED_TITLE, _UNKNOWN_TIME
+    return ChatListEntry(
+        id=row["id"],
+        title=title,
+        updated=updated,
+        turns=row["turns"],
+        unfinished=bool(row["unfinished"]),
+        pinned=bool(row["pinned"]),
+    )
+
+
+def _title(row: sqlite3.Row) -> str:
+    first = row["first_message"]
+    return short_title(as_text(row["title"]), None if first is None else as_text(first))
 
 
 def list_trash_entries(db: sqlite3.Connection, limit: int | None) -> list[TrashEntry]:
     """List the trash, last deleted first; `limit` None lists all."""
     found = db.execute(TRASH_SQL, (-1 if limit is None else limit,))
-    return [
-        TrashEntry(
-            id=row["id"],
-            title=short_title(row["title"], row["first_message"]),
-            deleted=parse_timestamp(row["trashed"]),
-            turns=row["turns"],
-        )
-        for row in found
-    ]
+    return [_trash_entry(row) for row in found]
+
+
+def _trash_entry(row: sqlite3.Row) -> TrashEntry:
+    try:
+        title, deleted = _title(row), parse_timestamp(row["trashed"])
+    except StoreError:
+        title, deleted = DAMAGED_TITLE, _UNKNOWN_TIME
+    return TrashEntry(id=row["id"], title=title, deleted=deleted, turns=row["turns"])
 
 
 def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
@@ -147,7 +166,7 @@ def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
     row = _fetch_one(db, TITLE_SQL, conversation_id)
     if row is None:
         raise _chat_not_found(conversation_id)
-    return short_title(*row)
+    return _title(row)
 
 
 def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
@@ -207,7 +226,7 @@ def recent_inputs(db: sqlite3.Connection, limit: int) -> list[str]:
     """Return the newest distinct inputs, newest first."""
     inputs: dict[str, None] = {}
     for row in db.execute(RECENT_INPUTS_SQL):
-        inputs[row["words"]] = None
+        inputs[as_text(row["words"])] = None
         if len(inputs) >= limit:
             break
     return list(inputs)
@@ -281,7 +300,7 @@ def referenced_blobs(db: sqlite3.Connection) -> set[str]:
         "SELECT parts FROM turn WHERE parts IS NOT NULL"
         " UNION ALL SELECT steps FROM reply WHERE steps IS NOT NULL"
     )
-    return {sha256 for row in found for sha256 in hashes_in(row[0])}
+    return {sha256 for row in found for sha256 in hashes_in(as_text(row[0]))}
 
 
 def list_fork_titles(db: sqlite3.Connection) -> set[str]:

@@ -59,11 +59,18 @@ def current_timestamp() -> str:
     return format_timestamp(utc_now())
 
 
+def as_text(value: Any) -> str:
+    """Return a stored text; bytes that another program wrote in its place are decoded."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)
+
+
 def parse_timestamp(text: str) -> datetime:
     """Parse a stored time, or raise a StoreError."""
     try:
         return datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise StoreError(
             f"A time among the saved chats is damaged: {text!r}.",
             hint="Another program wrote to the database; a backup has the right one.",
@@ -83,8 +90,8 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
         raise StoreError(f"The plugin data of chat {row['id']} is damaged.") from error
     return ConversationHeader(
         id=row["id"],
-        title=row["title"],
-        system=row["system"],
+        title=as_text(row["title"]),
+        system=as_text(row["system"]),
         created=parse_timestamp(row["created"]),
         updated=parse_timestamp(row["updated"]),
         sampling=sampling,
@@ -97,25 +104,37 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
 
 def reply_from_row(row: sqlite3.Row) -> Reply:
     """Convert a row of `reply`, or raise a StoreError."""
+    unknown: list[str] = []
+    steps = _steps_from_row(row, unknown)
+    error = None if row["error"] is None else as_text(row["error"])
+    if unknown and not error:
+        error = (
+            f"The stop reason {unknown[0]!r} is unknown. A newer chatlm or another program wrote "
+            "it; the reply is whole."
+        )
     return Reply(
         id=row["id"],
         version=row["version"],
-        error=row["error"],
-        model=row["model"],
-        adapter=row["adapter"],
-        settings=row["settings"],
+        error=error,
+        model=as_text(row["model"]),
+        adapter=None if row["adapter"] is None else as_text(row["adapter"]),
+        settings=as_text(row["settings"]),
         created=parse_timestamp(row["created"]),
-        steps=_steps_from_row(row),
+        steps=steps,
     )
 
 
-def _steps_from_row(row: sqlite3.Row) -> tuple[ReplyStep, ...]:
+def _steps_from_row(row: sqlite3.Row, unknown: list[str]) -> tuple[ReplyStep, ...]:
+    """Convert the steps; unknown stop reasons are added to `unknown`."""
     if row["steps"] is not None:
         try:
-            return tuple(map(ReplyStep.from_dict, json.loads(row["steps"])))
+            steps = json.loads(row["steps"])
+            for step in steps:
+                step["stop_reason"] = _known_stop_reason(step["stop_reason"], unknown)
+            return tuple(map(ReplyStep.from_dict, steps))
         except (ValueError, TypeError, LookupError) as error:
             raise StoreError(f"The parts of reply {row['id']} are damaged.") from error
-    reason = row["stop_reason"]
+    reason = _known_stop_reason(row["stop_reason"], unknown)
     usage = Usage(
         prompt_tokens=row["prompt_tokens"],
         cached_tokens=row["cached_tokens"],
@@ -123,8 +142,19 @@ def _steps_from_row(row: sqlite3.Row) -> tuple[ReplyStep, ...]:
         first_token_seconds=row["first_token_seconds"],
         decode_seconds=row["decode_seconds"],
     )
-    parts = (Text(row["text"]),) if row["text"] else ()
-    return (ReplyStep(parts, None if reason is None else StopReason(reason), usage),)
+    parts = (Text(as_text(row["text"])),) if row["text"] else ()
+    return (ReplyStep(parts, reason, usage),)
+
+
+def _known_stop_reason(reason: Any, unknown: list[str]) -> StopReason | None:
+    """Return a stop reason; an unknown one, added to `unknown`, counts as an error."""
+    if reason is None:
+        return None
+    try:
+        return StopReason(reason)
+    except ValueError:
+        unknown.append(as_text(reason))
+        return StopReason.ERROR
 
 
 def dump_steps(steps: Sequence[ReplyStep]) -> str | None:
@@ -136,7 +166,7 @@ def dump_steps(steps: Sequence[ReplyStep]) -> str | None:
 
 def _user_message(row: sqlite3.Row) -> Message:
     if row["parts"] is None:
-        return Message("user", row["content"])
+        return Message("user", as_text(row["content"]))
     try:
         return Message("user", map(part_from_dict, json.loads(row["parts"])))
     except (ValueError, TypeError, LookupError) as error:
@@ -172,13 +202,23 @@ def turns_from_rows(
             replies=tuple(versions.get(row["id"], ())),
             active_reply_id=row["chosen"],
             created=parse_timestamp(row["created"]),
-            context_policy=ContextPolicy(row["standing"]),
-            summary=row["summary"],
-            raw_input=row["typed"],
+            context_policy=_context_policy(row),
+            summary=as_text(row["summary"]),
+            raw_input=as_text(row["typed"]),
             annotations=tuple(labels.get(row["id"], ())),
         )
         for row in turns
     )
+
+
+def _context_policy(row: sqlite3.Row) -> ContextPolicy:
+    try:
+        return ContextPolicy(row["standing"])
+    except ValueError as error:
+        raise StoreError(
+            f"The context policy {as_text(row['standing'])!r} of turn {row['id']} is unknown.",
+            hint="A newer chatlm or another program wrote it: update chatlm.",
+        ) from error
 
 
 def passage_from_row(row: sqlite3.Row) -> Passage:

@@ -15,10 +15,10 @@ import sqlite3
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
 from chatlm.store.queries import chat_title
+from chatlm.store.rows import as_text
 from chatlm.types.messages import Role, StreamedPart
 
 MAX_QUERY_WORDS = 64
@@ -162,7 +162,7 @@ def search(
         in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
         titles = [] if labels else db.execute(in_title, arguments).fetchall()
     texts = [row for source in in_text for row in db.execute(source, arguments)]
-    texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
+    texts.sort(key=lambda row: (as_text(row["time"]), row["turn_id"]), reverse=True)
     pattern = _compile_pattern(indexed, scanned)
     return [_to_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
 
@@ -186,7 +186,7 @@ def _lower(match: re.Match[str]) -> str:
 
 
 def _to_hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> ChatSearchHit:
-    snippet, spans = _make_snippet(row["text"], pattern)
+    snippet, spans = _make_snippet(as_text(row["text"]), pattern)
     speaker: Role = "user" if row["reply_id"] is None else "assistant"
     return ChatSearchHit(
         conversation_id=row["conversation_id"],

@@ -255,8 +255,8 @@ class ChatScreen(Screen[None]):
             self.chat.view.show_context_fill(None)
         else:
             self.chat.view.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
-            if self.chat.busy:  # the running turn has used more since it was measured
-                self._show_status(self.chat.view.status)
+        if event.conversation_id == self.chat.answering_conversation_id:
+            self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:

@@ -143,4 +143,9 @@ def format_number(value: object) -> str:
     """Format a number, such as 0.5, 9 or 1,000,000; anything else by `repr`."""
     if type(value) is float:
         return f"{value:.15g}"
-    return f"{value:,}" if type(value) is int else repr(value)
+    if type(value) is int:
+        try:
+            return f"{value:,}"
+        except ValueError:  # Python writes no number of so many digits
+            return "a number of thousands of digits"
+    return repr(value)

@@ -226,7 +226,7 @@ class ErrorMessages:
         if reply_started:
             return EngineError(
                 f"{self.server_label} ended the reply early. The partial reply is saved.",
-                hint="Continue it (Ctrl-G) or regenerate it (Ctrl-R).",
+                hint="Continue the reply, or regenerate it.",
             )
         return EngineError(
             f"{self.server_label} sent neither a reply nor an error.",
@@ -240,7 +240,7 @@ class ErrorMessages:
         return error_type(
             f"{self.server_label} failed during the reply. Server message: "
             f"{self.sanitize(failure.message)}",
-            hint="The partial reply is saved. Regenerate it (Ctrl-R), or see the server's log.",
+            hint="The partial reply is saved. Regenerate it, or see the server's log.",
         )
 
     def timed_out(
@@ -303,7 +303,7 @@ class ErrorMessages:
         if set(CONTINUE_FIELDS) & set(rejected):
             return ContinuationUnsupported(
                 f"{self.server_label} cannot continue a reply.{server_message}",
-                hint="Regenerate it instead (Ctrl-R).",
+                hint="Regenerate it instead.",
             )
         if settings := [name for name in _SAMPLING_FIELDS if name in rejected]:
             return EngineError(

@@ -45,6 +45,9 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 
 
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class TemplateFileError(ChatlmError):
     """A template file is invalid.
 
@@ -344,7 +347,11 @@ def scalar_value(node: Node) -> Any:
     Raises:
         DocumentError: it is a list or a mapping.
     """
-    scalar_text(node)
+    if ":" in scalar_text(node) and node.tag in _NUMBER_TAGS:
+        raise DocumentError(
+            line_number(node),
+            "YAML reads this as a number in base 60; write it without colons, or in quotes",
+        )
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)

@@ -86,7 +86,7 @@ def test_the_short_help_is_that_of_the_commands() -> None:
 def test_an_empty_list_says_how_to_begin() -> None:
     done = chats("list")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "No chats are saved yet. Start one: chatlm\n"
+    assert done.stderr == "There are no saved chats yet. Start one: chatlm\n"
     assert json.loads(chats("list", "--json").stdout) == []
 
 
@@ -109,7 +109,7 @@ def test_list() -> None:
 
 def test_list_of_what_was_deleted() -> None:
     kept, first, second = save(("q", "a")), save(("What?", "a")), save(title=f"T {ESCAPES}")
-    assert chats("list", "--deleted").stderr == "No deleted chat can be restored.\n"
+    assert chats("list", "--deleted").stderr == "The trash is empty.\n"
     with Store(paths.database_file()) as store:
         store.trash(first)
         store.trash(second)
@@ -193,7 +193,7 @@ def test_search_shows_chat_role_and_hit() -> None:
     assert chats("search", "geo").stdout == f"{chat}  Geo\n"
     assert "\x1b[33m\x1b[1mGeo\x1b[0m" in on_a_terminal("search", "geo")
     nothing = chats("search", "nowhere")
-    assert (nothing.stdout, nothing.stderr) == ("", "No match for: nowhere\n")
+    assert (nothing.stdout, nothing.stderr) == ("", "Nothing found with all of: nowhere\n")
     for hostile in ('"', "*", "NEAR(", "a" * 10_000, ESCAPES.replace("\0", "")):
         assert chats("search", "--", hostile).returncode == 0
 
@@ -241,13 +241,13 @@ def test_export_needs_to_know_which_chats() -> None:
     for arguments in ((), ("--all", "1")):
         done = chats("export", *arguments)
         assert done.returncode == 2
-        assert "Specify chats by id" in done.stderr
+        assert "Name the chats by id" in done.stderr
 
 
 def test_rename_pin_fork_and_restore() -> None:
     first, second = str(save(("q", "a"), ("r", "b"), title="One")), str(save(("x", "y")))
     assert chats("rename", first, ESCAPES.replace("\0", "")).returncode == 0
-    assert chats("rename", first, "First").stderr == f"Renamed chat {first} to: First\n"
+    assert chats("rename", first, "First").stderr == f"Chat {first} is now called: First\n"
     assert chats("pin", first, first).stderr == "1 chat pinned\n"
     lines = chats("list").stdout.splitlines()
     assert re.fullmatch(rf" *{first}  .* 2  First  \[pinned\]", lines[1])
@@ -265,13 +265,13 @@ def test_rename_pin_fork_and_restore() -> None:
     assert (len(made["turns"]), made["forked_from"]) == (1, int(first))
     too_many = chats("fork", first, "--turns", "3")
     assert too_many.returncode == 2
-    assert f"Chat {first} has only 2 turns." in too_many.stderr
+    assert f"Chat {first} has only 2 turns, not 3." in too_many.stderr
     with Store(paths.database_file()) as store:
         store.trash(int(second))
     gone = chats("show", second)
     assert gone.returncode == 1
     assert f"chatlm chats restore {second}" in gone.stderr
-    assert chats("restore", second).stderr == f"Restored chat {second}: x\n"
+    assert chats("restore", second).stderr == f"Chat {second} is restored: x\n"
     assert chats("show", second).returncode == 0
     for command in (("rename", "99", "x"), ("pin", "99"), ("fork", "99"), ("restore", "99")):
         assert chats(*command).stderr.startswith("Error: no chat 99\n")
@@ -371,17 +371,17 @@ def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
     assert json.loads(chats("list", "--json").stdout) == []
     skipped = chats("import", str(file), "--skip-bad")
     assert skipped.returncode == 0
-    assert skipped.stderr.endswith("1 chat imported, 2 unreadable\n")
+    assert skipped.stderr.endswith("1 chat imported, 2 not readable\n")
     assert on_a_terminal("import", str(file), "--skip-bad").count("1 already stored") == 1
     for name, says in (("none", "No such file"), (".", "Is a directory")):
         wrong = chats("import", str(tmp_path / name))
         assert wrong.returncode == 2
         assert says in wrong.stderr
     file.write_text("")
-    assert "contains no chats" in chats("import", str(file)).stderr
+    assert "has no chats" in chats("import", str(file)).stderr
     file.write_text("Dear diary,\nnothing happened.\n")
     diary = chats("import", str(file))
-    assert "contains no chats" in diary.stderr and "--skip-bad" not in diary.stderr
+    assert "has no chats" in diary.stderr and "--skip-bad" not in diary.stderr
 
 
 @pytest.mark.parametrize("name", ["out.md", "OUT.CHATML"])
@@ -414,7 +414,7 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
         kept = store.list_conversations()
-    match = re.fullmatch(r"Stopped; (\d+) chats? imported so far\.\s*", errors)
+    match = re.fullmatch(r"Stopped after (\d+) chats? had been imported\.\s*", errors)
     assert match is not None
     count = int(match[1])
     assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet

@@ -66,7 +66,7 @@ def test_a_wrong_value_is_refused_with_the_range() -> None:
 def test_an_override_by_the_environment_is_reported() -> None:
     done = config("set", "device", "cpu", CHATLM_DEVICE="cuda")
     assert done.returncode == 0
-    assert "CHATLM_DEVICE is set in the environment and takes precedence" in done.stderr
+    assert "CHATLM_DEVICE in the environment overrides it" in done.stderr
 
 
 def test_edit_opens_the_editor_and_checks_the_file(home: Path, tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
     assert chatlm("plugins", "check", str(project)).returncode == 0
     again = chatlm("plugins", "new", "demo", "--into", str(tmp_path))
     assert (again.returncode, "cannot be created" in again.stderr) == (2, True)
-    assert "is not a valid plugin name" in chatlm("plugins", "new", "1x").stderr
+    assert "not a valid name for a plugin" in chatlm("plugins", "new", "1x").stderr
 
 
 def test_help_with_plugins_is_as_fast_as_without(

@@ -40,8 +40,8 @@ PAYLOAD = re.compile(
     rb"\x1b\](?!2;|22;|52;c;T3VycyA)|\x1b[P_^X]|\xc2[\x80-\x9f]|\x05"
     rb"|\x1b\[(?:3J|33;44;5m|21t|6n|c)"
 )
-"""What the program never writes itself: of OSC it has the window's title, the shape of the pointer,
-and what the person copies."""
+"""Sequences that the program never writes: of OSC it uses the window's title, the pointer's shape
+and the clipboard."""
 
 
 class Recorded(Terminal):

@@ -178,11 +178,10 @@ def test_quantization_changes_less_than_the_adapter(
     text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
     ids = engine.prompt_encoder.encode([Message("user", text * 6)])
     model = engine._adapters.model
+    tokens = torch.tensor([ids])
+    plain = adapter_files.reference(default_model, None)(tokens).logits[0, 64:]
     for folder in folders.values():
-        true, plain = (
-            adapter_files.reference(default_model, one)(torch.tensor([ids])).logits[0, 64:]
-            for one in (folder, None)
-        )
+        true = adapter_files.reference(default_model, folder)(tokens).logits[0, 64:]
         made = read_logits(model.load_adapter(folder), ids, 64)
         assert divergence(true, made) < 0.02
         assert divergence(true, plain) > 10 * divergence(true, made)

@@ -291,7 +291,7 @@ def test_a_server_that_cannot_continue_a_reply() -> None:
         error = said_until_it_failed(script, request("Hi", "Well,"))[1]
     assert isinstance(error, ContinuationUnsupported)
     assert "cannot continue a reply" in error.message
-    assert "Ctrl-R" in error.hint
+    assert "Regenerate it" in error.hint
 
 
 @pytest.mark.parametrize(

@@ -299,3 +299,20 @@ def test_every_shipped_template_can_be_used(home: Path) -> None:
         rendered = render_template(template, values, "" if template.has_message else "Hi")
         assert template.description
         assert rendered.user
+
+
+@pytest.mark.parametrize("seed", ["59:59", ":".join(["59"] * 3000)], ids=["short", "long"])
+def test_a_number_in_base_60_is_an_error_of_its_template_alone(tmp_path: Path, seed: str) -> None:
+    path = tmp_path / "timed.yaml"
+    path.write_text(f"user: Hello\nsampling:\n  seed: {seed}\n")
+    with pytest.raises(TemplateFileError, match="line 3: YAML reads this as a number in base 60"):
+        read_template(path)
+    path.write_text("user: Hello\nsampling:\n  stop: '12:30'\n")
+    assert read_template(path).sampling.stop == ("12:30",)
+
+
+def test_a_number_of_thousands_of_digits_is_an_error_of_its_template_alone(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(f"user: Hello\nsampling:\n  seed: 0x{'f' * 5000}\n")
+    with pytest.raises(TemplateFileError, match="not a number of thousands of digits"):
+        read_template(path)

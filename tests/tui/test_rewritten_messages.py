@@ -29,7 +29,7 @@ from tests.tui.support import (
 
 
 class Waiting:
-    """Rewrites a message, or refuses it, when it is told to go on."""
+    """Rewrites a message, or refuses it, once the test lets it."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()

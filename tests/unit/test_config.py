@@ -278,6 +278,37 @@ def test_a_home_below_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         config.set_value("model", "m")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        ".".join(["a"] * 3000) + " = 1",
+        "plugins." + ".".join(["a"] * 3000) + " = 1",
+        "[plugins.x]\na = " + "[" * 3000 + "]" * 3000,
+        "[plugins.x]\na = " + "{b = " * 60 + "1" + "}" * 60,
+    ],
+    ids=["key", "plugin", "list", "table"],
+)
+def test_a_file_that_is_nested_too_deeply_is_named(file: Path, content: str) -> None:
+    file.write_text(content)
+    for use in (
+        config.load,
+        config.effective_settings,
+        lambda: config.set_value("theme", "nord"),
+        lambda: config.unset("theme"),
+    ):
+        with pytest.raises(ConfigError, match="nested more than 50 levels deep") as caught:
+            use()
+        assert str(file) in caught.value.message
+        assert "chatlm config edit" in caught.value.hint
+    assert file.read_text() == content
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="nested more than"):
+        config.set_value("plugins.x.a", "[" * 60 + "]" * 60)
+    assert not file.exists()
+
+
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_comes_back_through_the_file(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

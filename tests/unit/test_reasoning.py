@@ -1,4 +1,4 @@
-"""Thoughts are told from the answer while a reply streams, for each family's markers."""
+"""Thoughts are separated from the answer while a reply streams, for each family's markers."""
 
 from __future__ import annotations
 

@@ -160,16 +160,3 @@ def test_a_closed_store_says_so(path: Path) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.list_conversations()
-
-
-def test_a_damaged_time_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "chats.db"
-    with Store(path) as store:
-        chat = store.create_conversation("Cities").id
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE conversation SET updated = 'yesterday'")
-    database.close()
-    with Store(path) as store:
-        for read in (store.list_conversations, lambda: store.conversation(chat)):
-            with pytest.raises(StoreError, match="'yesterday'"):
-                read()
