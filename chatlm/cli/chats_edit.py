@@ -78,7 +78,7 @@ def fork(chat_id: int, turns: int | None) -> None:
         count = len(store.conversation(chat_id).turns)
         if turns is not None and turns > count:
             raise UsageError(
-                f"Chat {chat_id} has only {there} turns, not {turns}.",
+                f"Chat {chat_id} has only {count} turns, not {turns}.",
                 hint=f"See them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
