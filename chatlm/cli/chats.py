@@ -19,7 +19,7 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Find titles, messages and replies with all the words.",
+        "Search titles, messages and replies for all of the given words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",

@@ -88,7 +88,9 @@ def fork(chat_id: int, turns: int | None) -> None:
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int)
 def restore(chat_id: int) -> None:
-    """Restore a chat from the trash, where the UI puts deleted chats.
+    """Restore a chat from the trash.
+
+    Chats deleted in the UI are moved there.
 
     Example: chatlm chats restore 12
     """
@@ -130,7 +132,7 @@ def _delete(store: Store, chat_ids: Sequence[int]) -> None:
     try:
         settings = config.load()
     except ConfigError as error:
-        click.echo(escape_controls(f"Plugins do not learn of the deletion. {error}"), err=True)
+        click.echo(escape_controls(f"Plugins were not notified. {error}"), err=True)
         delete_chats(store, chat_ids, PluginHost())
         return
     with loaded_plugins(settings) as plugins:

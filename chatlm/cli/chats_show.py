@@ -135,7 +135,7 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
-    """Find titles, messages and replies with all the words.
+    """Search titles, messages and replies for all of the given words.
 
     The last word may be a prefix. Case and accents are ignored. NAME:VALUE finds messages with a
     label, such as mood:anger.

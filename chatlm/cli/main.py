@@ -32,7 +32,7 @@ COMMANDS = {
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
     "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: failures and where they happened."),
-    "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
+    "completion": ("chatlm.cli.completion:completion", "Print a shell completion script."),
 }
 """Name -> import path of the command, and its help in one line."""
 

@@ -219,7 +219,7 @@ def test_export_to_a_file_never_overwrites_unasked(tmp_path: Path) -> None:
     chat = str(save(("q", "first"), title="T"))
     save(("q", "second"), title="U")
     file = tmp_path / "out.md"
-    assert chats("export", chat, "-o", str(file)).stderr == f"1 chat exported to {file}\n"
+    assert chats("export", chat, "-o", str(file)).stderr == f"1 chat written to {file}\n"
     assert file.read_text() == chats("export", chat).stdout
     file.write_text("mine")
     refused = chats("export", chat, "-o", str(file))

@@ -169,7 +169,7 @@ def test_list_enable_disable(folder: Path) -> None:
     assert "bad is disabled" in chatlm("plugins", "disable", "bad").stdout
     assert listed()["bad"] == rows["bad"] | {"status": "off", "error": None}
     assert "bad is enabled" in chatlm("plugins", "enable", "bad").stdout
-    assert "was on already" in chatlm("plugins", "enable", "bad").stdout
+    assert "was already enabled" in chatlm("plugins", "enable", "bad").stdout
     wrong = chatlm("plugins", "disable", "mien")
     assert (wrong.returncode, "Did you mean mine?" in wrong.stderr) == (2, True)
     assert "mine" in chatlm("plugins", "list").stdout
