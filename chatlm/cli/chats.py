@@ -38,7 +38,10 @@ COMMANDS = {
         "chatlm.cli.chats_edit:restore",
         "Restore a chat from the trash.",
     ),
-    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats permanently."),
+    "delete": (
+        "chatlm.cli.chats_edit:delete",
+        "Delete chats permanently, also those in the trash.",
+    ),
 }
 """Command name -> `module:attribute` and help in one line."""
 
