@@ -1,4 +1,4 @@
-"""How fast adapters are switched, used and trained, next to plain peft on the same model.
+"""Speed of switching, using and training adapters, next to plain peft on the same model.
 
 Run it with `python -m benchmarks.adapters`. All sides are loaded in one process and take turns in
 each round. The two adapters that are switched have random numbers, rank 16 and all seven matrices

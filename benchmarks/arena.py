@@ -1,4 +1,4 @@
-"""How well the arena's ratings find known strengths, and how many votes its pairing saves.
+"""Simulate how well the arena's ratings recover known strengths, and the votes its pairing saves.
 
 Run it: python -m benchmarks.arena
 """
@@ -21,7 +21,7 @@ Bradley and Terry."""
 
 
 def evenly(size: int, spread: float, seed: int) -> FloatArray:
-    """Known log-strengths that are evenly apart, in a random order.
+    """Return evenly spaced log-strengths in random order.
 
     Args:
         size: contestants.
@@ -32,7 +32,7 @@ def evenly(size: int, spread: float, seed: int) -> FloatArray:
 
 
 def normally(size: int, spread: float, seed: int) -> FloatArray:
-    """Known log-strengths from a normal distribution; see `evenly`."""
+    """Return log-strengths from a normal distribution; see `evenly`."""
     return _spread(np.random.default_rng(seed).normal(size=size), spread)
 
 
@@ -74,15 +74,15 @@ class Recovery:
     """Results of many simulations."""
 
     covered: float
-    """Part of all 95 % intervals that hold the true strength."""
+    """Share of the 95 % intervals that contain the true strength."""
     ordered: float
-    """Part of the simulations in which the ratings have exactly the true order."""
+    """Share of the simulations with exactly the true order."""
     correlation: float
     """Mean rank correlation (Spearman) of the ratings with the truth."""
 
 
 def recovery(runs: int, votes: int, size: int = 8, spread: float = 200.0) -> Recovery:
-    """Simulate arenas of random pairs and look whether the truth is found."""
+    """Simulate arenas of random pairs and compare the ratings with the truth."""
     covered, ordered, correlations = [], [], []
     for run in range(runs):
         strengths = evenly(size, spread, run)
@@ -134,7 +134,7 @@ def saving(
     width: float = 150.0,
     spaced: Callable[[int, float, int], FloatArray] = normally,
 ) -> float:
-    """Part of the votes that informative pairs need less than random ones, over all runs."""
+    """Share of votes that informative pairs save over random ones, in all runs."""
     needed = {
         how: sum(votes_needed(spaced(size, spread, run), how, width, run) for run in range(runs))
         for how in (Pairing.RANDOM, Pairing.INFORMATIVE)
@@ -169,15 +169,15 @@ def most_to_save(strengths: FloatArray, steps: int = 2500) -> float:
 
 
 def million(votes: int = 1_000_000, size: int = 100) -> float:
-    """Seconds from arrays of votes to ratings with intervals."""
+    """Return the seconds from arrays of votes to ratings with intervals."""
     given = random_votes(normally(size, 200.0, 0), votes, 0)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     estimate_strengths(tally_votes(given))
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print everything."""
+    """Run all simulations and print the results."""
     found = recovery(200, 2000)
     print(f"8 contestants, 2,000 votes, 200 runs: intervals hold the truth {found.covered:.1%}, "
           f"exact order {found.ordered:.1%}, rank correlation {found.correlation:.3f}")  # fmt: skip

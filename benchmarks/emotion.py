@@ -1,11 +1,11 @@
-"""Ways to classify emotion: accuracy next to the textbook's figures, and the cost of each.
+"""Compare emotion classifiers: accuracy next to the textbook's figures, and cost.
 
     python -m benchmarks.emotion --data FOLDER [--rounds 3] [--picture FILE] [--json]
 
-FOLDER has train.jsonl and val.jsonl of dair-ai/emotion. A classifier that is not there yet is
+FOLDER has train.jsonl and val.jsonl of dair-ai/emotion. A missing classifier is
 trained first, on train.jsonl alone (minutes to an hour each); it is stored with the user's own, so
-that the next run only measures. val.jsonl takes no part in any training. The classifier that comes
-with chatlm also learnt from sentences of everyday life, see its card.
+that the next run only measures. val.jsonl is not used for training. The classifier that comes
+with chatlm was also trained on everyday sentences; see its card.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from chatlm_emotion.recipe import DEFAULT_BASES, METHOD_DEFAULTS, Method, Recipe
 from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
 EVERYDAY = Path(__file__).parent / "everyday.jsonl"
-"""Sentences of everyday life, written for this: 100 without a mood, 10 for each mood."""
+"""Everyday sentences written for this benchmark: 100 without a mood, 10 per mood."""
 
 TIMED = 50
-"""Texts of a round, each classified alone as in a chat."""
+"""Texts per round, classified one at a time as in a chat."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Row:
 
     title: str
     name: str
-    """Of the classifier."""
+    """The classifier's name."""
     method: Method | None
     """None for the one that comes with chatlm."""
     settings: dict[str, Any]
     book: float | None
-    """The book's accuracy; None where it has none."""
+    """The book's accuracy; None if it reports none."""
 
 
 ROWS = (
@@ -58,10 +58,10 @@ ROWS = (
 )
 
 
-def trained(row: Row, data: Path) -> Classifier:
-    """The row's classifier, trained first where it is not there."""
-    there = {place.name for place in card_module.CLASSIFIERS.all()}
-    if row.method is not None and row.name not in there:
+def train_if_missing(row: Row, data: Path) -> Classifier:
+    """Load the row's classifier; train it first if it does not exist."""
+    existing = {place.name for place in card_module.CLASSIFIERS.all()}
+    if row.method is not None and row.name not in existing:
         base = None if row.method == "baseline" else ensure_model(DEFAULT_BASES[row.method])
         order = TrainingJob(
             name=row.name,
@@ -81,18 +81,18 @@ def trained(row: Row, data: Path) -> Classifier:
     return load_classifier(place)
 
 
-def timed(classifier: Classifier, texts: list[str]) -> float:
-    """Milliseconds a text, each alone."""
+def time_texts(classifier: Classifier, texts: list[str]) -> float:
+    """Return the milliseconds per text, classified one at a time."""
     start = time.perf_counter()
     for text in texts:
         classifier.probabilities([text])
     return (time.perf_counter() - start) * 1000 / len(texts)
 
 
-def measured(
+def measure(
     row: Row, classifier: Classifier, val: LabelledDataset, speeds: list[float]
 ) -> dict[str, Any]:
-    """Measurements in one line of the table."""
+    """Return the measurements of one row of the table."""
     found = evaluate(classifier, val).to_dict()
     known = classifier.card
     return {
@@ -111,7 +111,7 @@ def measured(
 
 
 def main() -> None:
-    """Train missing classifiers, then measure all in turns."""
+    """Train missing classifiers, then measure all of them interleaved."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, help="Folder with train.jsonl and val.jsonl.")
     parser.add_argument("--rounds", type=int, default=3)
@@ -119,16 +119,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     data = expand_path(given.data)
-    loaded = [(row, trained(row, data)) for row in ROWS]
+    loaded = [(row, train_if_missing(row, data)) for row in ROWS]
     val = examples.read_dataset([data / "val.jsonl"])
     texts = [row.text for row in val.rows[:TIMED]]
     speeds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     for classifier in (classifier for _, classifier in loaded):
-        timed(classifier, texts[:5])  # warm
+        time_texts(classifier, texts[:5])  # warm
     for _ in range(given.rounds):
         for row, classifier in loaded:
-            speeds[row.name].append(timed(classifier, texts))
-    rows = [measured(row, each, val, speeds[row.name]) for row, each in loaded]
+            speeds[row.name].append(time_texts(classifier, texts))
+    rows = [measure(row, each, val, speeds[row.name]) for row, each in loaded]
     everyday = evaluate(loaded[-1][1], examples.read_dataset([EVERYDAY])).to_dict()
     if given.picture:
         draw(rows, given.picture)

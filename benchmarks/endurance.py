@@ -1,4 +1,4 @@
-"""Kill chatlm, attack it, and use it for long: how many attempts lose something.
+"""Kill chatlm, attack it and use it for a long time; count the attempts that lose data.
 
 Run it from a checkout with `python -m benchmarks.endurance`. Every attempt drives the installed
 program in a pseudo-terminal, with the real default model and an empty home of its own.
@@ -97,7 +97,7 @@ def kill_during_replies(count: int, chance: random.Random) -> Result:
 
 
 def shows_tokens(count: int, shown: str) -> bool:
-    """Tell whether the line below the reply counts so many tokens."""
+    """Return whether the line below the reply counts this many tokens."""
     return tokens(shown) >= count
 
 
@@ -203,7 +203,7 @@ def serve(home: Path) -> Iterator[int]:
 
 
 def models_are_listed(port: int) -> bool:
-    """Tell whether the server answers."""
+    """Return whether the server answers."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/v1/models")
@@ -215,7 +215,7 @@ def models_are_listed(port: int) -> bool:
 
 
 def talk_past_a_full_context(turns: int) -> Result:
-    """Chat on for many turns after the context is full: time and memory per turn stay flat."""
+    """Continue for many turns after the context is full: time and memory per turn stay flat."""
     with new_home(models.DEFAULT) as home:
         (home / "config.toml").write_text(
             "context = 1024\n[sampling]\nmax_tokens = 24\n", encoding="utf-8"
@@ -262,7 +262,7 @@ def resident_mb(process: Path) -> float:
 
 
 def is_answered(home: Path, turns: int, shown: str) -> bool:
-    """Tell whether the newest of so many turns has its whole reply, whatever the screen shows."""
+    """Return whether the last of `turns` turns has its complete reply in the database."""
     with Store(home / "chats.db") as store:
         (chat,) = store.list_conversations()
         stored = store.conversation(chat.id).turns

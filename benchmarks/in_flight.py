@@ -40,7 +40,7 @@ class Run:
         folder: an empty one.
         model: as `--model` takes it.
         prompts: the file.
-        tokens: of a reply, at most.
+        tokens: maximum tokens of a reply.
         in_flight: requests that are on their way at a time.
     """
 
@@ -62,21 +62,21 @@ class Run:
                 env=self._environment, check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
 
-    def whole(self) -> float:
-        """Run it to its end; return the seconds.
+    def run_to_end(self) -> float:
+        """Run it to the end and return the seconds.
 
-        Nobody is there to judge, so the command then ends with an error.
+        Without a judge the command then ends with an error.
         """
         start = time.perf_counter()
-        with self._begun() as process:
+        with self._running_process() as process:
             process.wait()
         return time.perf_counter() - start
 
-    def killed(self, after: int) -> int:
-        """Start it, kill it at this number of replies, and return how many are stored."""
-        with self._begun() as process:
-            while len(self.replies()) < after:
-                assert process.poll() is None, "it ended before"
+    def kill_after(self, count: int) -> int:
+        """Start it, kill it after `count` replies, and return the number of stored ones."""
+        with self._running_process() as process:
+            while len(self.replies()) < count:
+                assert process.poll() is None, "the tournament ended too early"
                 time.sleep(0.02)
             process.kill()
             process.wait()
@@ -92,7 +92,7 @@ class Run:
             }
 
     @contextmanager
-    def _begun(self) -> Iterator[subprocess.Popen[bytes]]:
+    def _running_process(self) -> Iterator[subprocess.Popen[bytes]]:
         with subprocess.Popen(
             self._command, env=self._environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -113,13 +113,13 @@ class Run:
 
 
 def measure(url: str, model: str, prompts: int, tokens: int) -> dict[str, object]:
-    """All runs.
+    """Measure all runs.
 
     Args:
-        url: of the server, without `/v1`.
-        model: as the server calls it.
-        prompts: how many; each is answered twice.
-        tokens: of a reply, at most.
+        url: URL of the server, without `/v1`.
+        model: its name on the server.
+        prompts: number of prompts; each is answered twice.
+        tokens: maximum tokens of a reply.
     """
     name = f"openai:{model}@{url}/v1"
     seconds: dict[int, float] = {}
@@ -134,21 +134,21 @@ def measure(url: str, model: str, prompts: int, tokens: int) -> dict[str, object
         made: list[Replies] = []
         for in_flight in IN_FLIGHT:
             run = Run(folder / str(in_flight), name, file, tokens, in_flight)
-            seconds[in_flight] = run.whole()
+            seconds[in_flight] = run.run_to_end()
             made.append(run.replies())
             line = f"{in_flight} in flight: {len(made[-1])} replies in {seconds[in_flight]:.1f} s"
             print(line, file=sys.stderr)
         again = Run(folder / "killed", name, file, tokens, IN_FLIGHT[-1])
-        there = again.killed(prompts)
-        again.whole()
+        stored = again.kill_after(prompts)
+        again.run_to_end()
         made.append(again.replies())
     replies = len(CONTESTANTS) * prompts
-    assert all(len(each) == replies for each in made), "something was not answered"
+    assert all(len(each) == replies for each in made), "a prompt was not answered"
     return {
         "replies": replies,
         "seconds": seconds,
         "replies_per_second": {each: replies / took for each, took in seconds.items()},
-        "killed_after": there,
+        "killed_after": stored,
         "identical": all(each == made[0] for each in made),
         "different": [
             sum(made[0][place] != each.get(place) for place in made[0]) for each in made[1:]
@@ -160,9 +160,9 @@ def main() -> None:
     """Measure, then print a table, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--prompts", type=int, default=100, help="each is answered twice")
-    parser.add_argument("--tokens", type=int, default=48, help="of each reply, at most")
-    parser.add_argument("--url", help="of another server, without /v1")
-    parser.add_argument("--model", default=MODEL, help="as that server calls it")
+    parser.add_argument("--tokens", type=int, default=48, help="maximum tokens of each reply")
+    parser.add_argument("--url", help="URL of another server, without /v1")
+    parser.add_argument("--model", default=MODEL, help="the model's name on that server")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.url:

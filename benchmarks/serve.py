@@ -1,4 +1,4 @@
-"""Many clients at once against `chatlm serve`: how many are answered, how soon, each its own.
+"""Load test of `chatlm serve` with many clients: answered requests, latency, mixed-up replies.
 
 Run it with `python -m benchmarks.serve`. The real server runs with the real default model; each
 client is OpenAI's own and asks the same question again and again, greedily, so that its reply is
@@ -30,7 +30,7 @@ from openai import AsyncOpenAI, OpenAI
 MODEL = "smollm2-135m-instruct"
 LEAVE_EVERY = 8
 PAUSE = 0.1
-"""Seconds after which one who was turned away tries again."""
+"""Seconds before a rejected client retries."""
 
 
 @dataclass
@@ -40,51 +40,51 @@ class Load:
     answered: int = 0
     turned_away: int = 0
     left: int = 0
-    """Streams that the client left in the middle."""
+    """Streams that the client closed before the end."""
     mixed: int = 0
-    """Replies that are another's, or not as they should be."""
+    """Replies that differ from the expected one, such as another client's."""
     lost: int = 0
-    """Requests that were taken, and not answered to the end."""
+    """Accepted requests without a complete reply."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from a request that was taken to its whole reply."""
+    """Seconds from an accepted request to its complete reply."""
 
 
 def questions(count: int) -> list[str]:
-    """As many as there are clients, each another."""
+    """Return a different question for each client."""
     return [f"Client {number}: what is {number} plus {number + 7}?" for number in range(count)]
 
 
 async def load(
     address: str, model: str, expected: Mapping[str, str], seconds: float, tokens: int
 ) -> Load:
-    """Let a client for each question ask until the time is over.
+    """Run one client per question until the time is up.
 
     Args:
-        address: of the server, without a path.
-        model: that is asked.
-        expected: what each question is answered, greedily.
-        seconds: after these nobody asks again.
-        tokens: of each reply, at most.
+        address: URL of the server, without a path.
+        model: the model's name.
+        expected: the expected greedy reply by question.
+        seconds: time after which no client sends another request.
+        tokens: maximum tokens of each reply.
     """
     client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
     made = Load()
     end = time.monotonic() + seconds
 
-    async def whole(wanted: dict[str, Any]) -> str:
+    async def read_reply(wanted: dict[str, Any]) -> str:
         reply = await client.chat.completions.create(**wanted)
         assert reply.choices[0].finish_reason
         return str(reply.choices[0].message.content)
 
-    async def streamed(wanted: dict[str, Any], leave: bool) -> str | None:
-        said, reason = "", None
+    async def stream_reply(wanted: dict[str, Any], leave: bool) -> str | None:
+        reply_text, reason = "", None
         async with await client.chat.completions.create(**wanted, stream=True) as stream:
             async for piece in stream:
-                said += piece.choices[0].delta.content or ""
+                reply_text += piece.choices[0].delta.content or ""
                 reason = piece.choices[0].finish_reason
-                if leave and said:
+                if leave and reply_text:
                     return None
         assert reason
-        return said
+        return reply_text
 
     async def talk(number: int, question: str) -> None:
         wanted = {
@@ -98,9 +98,9 @@ async def load(
             started = time.monotonic()
             try:
                 if number % 2:
-                    said: str | None = await whole(wanted)
+                    reply_text: str | None = await read_reply(wanted)
                 else:
-                    said = await streamed(wanted, leave=asked % LEAVE_EVERY == 0)
+                    reply_text = await stream_reply(wanted, leave=asked % LEAVE_EVERY == 0)
             except openai.RateLimitError:
                 made.turned_away += 1
                 await asyncio.sleep(PAUSE)
@@ -109,11 +109,11 @@ async def load(
                 made.lost += 1
                 continue
             asked += 1
-            if said is None:
+            if reply_text is None:
                 made.left += 1
                 continue
             made.answered += 1
-            made.mixed += said != expected[question]
+            made.mixed += reply_text != expected[question]
             made.latencies.append(time.monotonic() - started)
 
     async with client:
@@ -123,7 +123,7 @@ async def load(
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """`chatlm serve` with the default model, on a free port."""
+    """Run `chatlm serve` with the default model on a free port; yield its URL."""
     command = [sys.executable, "-m", "chatlm", "serve", "--port", "0", "--model", MODEL]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -141,8 +141,8 @@ STALL_BODIES = 4
 """Large requests at the same time."""
 STALL_TOKENS = 400
 STALL_SIZES = (900_000, 120_000, 8_000)
-"""Characters of a large request: too many for the context at sight, too many once they are encoded,
-and few enough to be read."""
+"""Characters of a large request: obviously too long for the context, too long only once encoded,
+and short enough."""
 _WORDS = [
     first + last for first in string.ascii_lowercase for last in ("ain", "orth", "umbled", "y")
 ]
@@ -152,8 +152,8 @@ async def longest_gap(address: str, characters: int) -> tuple[float, list[int]]:
     """Return the longest time between two tokens of a stream, and the status of the others.
 
     Args:
-        address: of the server, without a path.
-        characters: of each large request, sent after the first token; 0 for none.
+        address: URL of the server, without a path.
+        characters: length of each large request, sent during the stream; 0 for none.
     """
     content = " ".join(random.Random(1).choices(_WORDS, k=characters))[:characters]  # noqa: S311
     async with (
@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--tokens", type=int, default=24, help="of each reply, at most")
+    parser.add_argument("--tokens", type=int, default=24, help="maximum tokens of each reply")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--stall", action="store_true", help="measure gaps in a stream instead")
     options = parser.parse_args()
@@ -224,7 +224,7 @@ def main() -> None:
             )
             for question in questions(options.clients)
         }
-        print(f"{len(set(expected.values()))} different replies are known", file=sys.stderr)
+        print(f"{len(set(expected.values()))} different expected replies", file=sys.stderr)
         made = asyncio.run(load(address, MODEL, expected, options.seconds, options.tokens))
     latencies = sorted(made.latencies)
     row = dataclasses.asdict(made) | {

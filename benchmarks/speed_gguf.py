@@ -22,7 +22,7 @@ def write_all(folder: Path, into: Path) -> dict[str, Path]:
 
     Args:
         folder: of the model.
-        into: a folder for the files; those that are there are taken as they are.
+        into: a folder for the files; existing ones are reused.
     """
     into.mkdir(parents=True, exist_ok=True)
     files = {name: into / f"{folder.name}-{name}.gguf" for name in FORMATS}

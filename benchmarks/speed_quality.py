@@ -26,7 +26,7 @@ class Quality:
     divergence: float
     """Mean KL divergence of the next token's distribution, in nats."""
     agreement: float
-    """Share of positions with the same likeliest token."""
+    """Share of positions with the same most likely token."""
     greedy: float
     """Mean length of the common start of greedy replies, of `WRITTEN` tokens."""
 

@@ -111,7 +111,7 @@ def our_ids(encoder: PromptEncoder, chat: Chat) -> list[int] | str:
 
 
 def compare(source: str, special: bool) -> dict[str, str]:
-    """Return what became of each chat: how its ids compare with those of transformers."""
+    """Compare the token ids of each chat with those of transformers; return the outcome by chat."""
     tokenizer = tokenizer_for(source, special)
     expected = {name: their_ids(tokenizer, chat) for name, chat in CHATS.items()}
     encoder = PromptEncoder(tokenizer, "template", [])
@@ -134,13 +134,13 @@ def compare(source: str, special: bool) -> dict[str, str]:
 
 
 def count_forged(source: str, special: bool) -> tuple[int, int]:
-    """Try to forge each token in each place; return how many attempts there were and succeeded."""
+    """Try to forge each token in each place; return the numbers of attempts and of successes."""
     tokenizer = tokenizer_for(source, special)
     encoder = PromptEncoder(tokenizer, "template", [])
     controls = set(encoder.control_tokens.values())
     texts = [text for text in encoder.control_tokens if text not in (BOS, EOS)]
 
-    def written(text: str, place: int) -> Counter[int] | None:
+    def count_written(text: str, place: int) -> Counter[int] | None:
         contents = ["x"] * 4
         contents[place] = text
         chat: Chat = [
@@ -154,9 +154,9 @@ def count_forged(source: str, special: bool) -> tuple[int, int]:
 
     attempts = forged = 0
     for place in range(4):
-        harmless = written("axb", place)
+        harmless = count_written("axb", place)
         for text in texts:
-            hostile = written(f"a{text}b", place)
+            hostile = count_written(f"a{text}b", place)
             if harmless is None or hostile is None:
                 continue
             attempts += 1
@@ -166,8 +166,10 @@ def count_forged(source: str, special: bool) -> tuple[int, int]:
 
 def main() -> None:
     """Compare all templates of a folder."""
-    parser = argparse.ArgumentParser(description="Prompts of chat templates beside transformers.")
-    parser.add_argument("folder", type=Path, help="of *.jinja files")
+    parser = argparse.ArgumentParser(
+        description="Compare prompts of chat templates with those of transformers."
+    )
+    parser.add_argument("folder", type=Path, help="folder of *.jinja files")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     outcomes: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""How fast chatlm's screen answers: key presses, frames, CPU, memory and the start.
+"""Responsiveness of chatlm's UI: key presses, frames, CPU, memory and start-up.
 
 Run it with `python -m benchmarks.ui`, on Linux. The whole program runs in a pseudo-terminal and is
 typed into, idle and while a long reply streams: from an engine that writes at an even speed, and

@@ -1,4 +1,4 @@
-"""The programs that the screen benchmark runs, and how each is set up and talked to."""
+"""The programs that the UI benchmark runs, with their set-up and keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Program:
     ready: Sequence[bytes]
     """Text on its screen when it has settled."""
     answering: bytes
-    """Text on its screen when a reply has begun."""
+    """Text on the screen once a reply has started."""
     writing: str = ""
     """Text on its screen while a reply grows, if there is any."""
     question: str = "Write a very long story about a lighthouse, with many chapters."
@@ -37,7 +37,7 @@ class Program:
 
 
 def chatlm(home: Path) -> Program:
-    """The whole program with the real default model, which is pulled if it is not here yet."""
+    """The whole program with the real default model, which is pulled if it is not installed."""
     folder = pull.ensure_model(MODEL).folder
     place = home / "models" / MODEL
     place.parent.mkdir(parents=True)

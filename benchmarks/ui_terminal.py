@@ -21,7 +21,7 @@ import pyte
 COLUMNS, LINES = 120, 40
 
 FRAME = b"\x1b[?2026h"
-"""Begins a synchronized update; a program that is told of their support draws each frame in one."""
+"""Starts a synchronized update; programs that know of the support draw each frame in one."""
 
 ANSWERS = {
     b"\x1b[?2026$p": "\x1b[?2026;2$y",  # synchronized updates work
@@ -38,7 +38,7 @@ NOT_FOR_PYTE = re.compile(
 
 @dataclass(frozen=True)
 class Key:
-    """A key that was pressed at a time, and the text that the composer must show because of it."""
+    """A key press with its time, and the text that the composer must then show."""
 
     at: float
     shows: str
@@ -52,7 +52,7 @@ class Usage:
     cpu: float
     """Seconds, of all its threads."""
     memory: int
-    """Bytes that are in RAM."""
+    """Resident memory in bytes."""
 
 
 class Terminal:
@@ -84,12 +84,12 @@ class Terminal:
         self._process.send(text)
 
     def press(self, key: str, shows: str) -> None:
-        """Press a key whose effect is looked for afterwards."""
+        """Press a key and record it for `latencies`."""
         self.keys.append(Key(time.perf_counter(), shows))
         self._process.send(key)
 
     def wait_for(self, *texts: bytes, seconds: float = 120.0) -> None:
-        """Wait until all texts were drawn, each in one go.
+        """Wait until all texts have been drawn, each in one piece.
 
         Raises:
             TimeoutError: they were not, in so many seconds.
@@ -101,7 +101,7 @@ class Terminal:
             time.sleep(0.05)
 
     def usage(self) -> Usage:
-        """CPU time and memory of the process, as Linux counts them."""
+        """Return the CPU time and memory of the process, as reported by Linux."""
         folder = Path("/proc") / str(self._process.pid)
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
         cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -109,14 +109,14 @@ class Terminal:
         return Usage(time.perf_counter(), cpu, pages * os.sysconf("SC_PAGE_SIZE"))
 
     def close(self) -> None:
-        """End the program at once; it has nothing to keep."""
+        """Kill the program; it has nothing to save."""
         self._process.kill(signal.SIGKILL)
         self._process.wait()
         self._process.close()
         self._reader.join()
 
     def frames(self, start: float, end: float) -> int:
-        """Frames that were drawn between two times."""
+        """Count the frames drawn between two times."""
         return sum(piece.count(FRAME) for at, piece in self._drawn if start <= at < end)
 
     def screens(self) -> Iterator[tuple[float, str]]:
@@ -146,7 +146,7 @@ class Terminal:
 def latencies(
     terminal: Terminal, counts: Callable[[str], bool] = lambda shown: True
 ) -> list[float]:
-    """Seconds from each key to the screen that shows it; keys that were never shown are left out.
+    """Return the seconds from each key to the screen that shows it; omit keys never shown.
 
     Args:
         terminal: a run that has ended.
@@ -164,7 +164,7 @@ def latencies(
 
 
 def first_shown(terminal: Terminal, condition: Callable[[str], object]) -> float:
-    """Seconds from the start until the screen was so.
+    """Return the seconds from the start until a screen met the condition.
 
     Raises:
         TimeoutError: it never was.

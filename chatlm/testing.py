@@ -30,7 +30,7 @@ __all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "scripted_chat", 
 ScriptedReply = str | StopReason | Exception
 
 PLUGIN_NAME = "plugin"
-"""What the plugin is called in a test."""
+"""The plugin's name in tests."""
 
 TIMEOUT_SECONDS = 20.0
 """Seconds that a command or a reply may take."""
@@ -53,7 +53,7 @@ class ScriptedChat:
 
     @property
     def requests(self) -> list[Request]:
-        """What the model was asked, the newest last."""
+        """The requests to the model, newest last."""
         return self.engine.requests
 
     def say(self, text: str) -> Turn:
@@ -118,7 +118,7 @@ class ScriptedScreen:
 
     @property
     def requests(self) -> list[Request]:
-        """What the model was asked, the newest last."""
+        """The requests to the model, newest last."""
         return self.engine.requests
 
     @property
@@ -127,7 +127,7 @@ class ScriptedScreen:
         return [notice.message for notice in self.app._notifications]
 
     async def submit(self, text: str) -> None:
-        """Send a message or a slash command, and wait for all that comes of it.
+        """Send a message or a slash command, and wait until everything it starts has ended.
 
         Raises:
             TimeoutError: it did not end.
@@ -165,7 +165,7 @@ class ScriptedScreen:
         await self.pilot.pause()
 
     def text(self) -> str:
-        """All that can be read on the screen now, line by line."""
+        """Return the visible text of the screen, line by line."""
         strips = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text.rstrip() for strip in strips)
 

@@ -1,7 +1,7 @@
 """Build indices/manual, the shipped index of chatlm's own manual.
 
 Run `python docs/manual_index.py` after a change in README.md or docs/*.md; another folder may be
-named, as the test does that compares. The embedder is pulled first if it is not there yet.
+named, as the test does that compares. The embedder is pulled first if it is not installed.
 """
 
 from __future__ import annotations

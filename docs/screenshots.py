@@ -1,6 +1,6 @@
 """Render docs/images/*.svg from the real program with the real default model.
 
-Run `python docs/screenshots.py`; the model is pulled first if it is not there yet. The chats are
+Run `python docs/screenshots.py`; the model is pulled first if it is not installed. The chats are
 asked once, and stay in memory.
 """
 
@@ -269,7 +269,7 @@ async def full(store: Store, small: Engine, size: tuple[int, int], ids: dict[str
 
 
 async def templates(engine: Engine, size: tuple[int, int]) -> None:
-    """A template's form, with the prompt that comes of it."""
+    """A template's form and the resulting prompt."""
     plugins = PluginHost([("templates", templates_plugin)])
     with Store(None) as store:
         async with camera(store, engine, size, {}, plugins) as looking:

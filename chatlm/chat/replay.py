@@ -78,13 +78,13 @@ def require_provenance(store: Store, reply_id: int) -> Provenance:
         UsageError: it was not saved.
         StoreError: the reply was not found.
     """
-    kept = store.provenance(reply_id)
-    if kept is None:
+    stored = store.provenance(reply_id)
+    if stored is None:
         raise UsageError(
-            "What made this reply was not kept, so it cannot be made again",
-            hint="It came from an older version or from elsewhere. Regenerate it: that is kept.",
+            "This reply has no stored provenance, so it cannot be replayed",
+            hint="It was imported or written by an older version. Regenerate it to replay it.",
         )
-    return kept
+    return stored
 
 
 def replay(
@@ -160,14 +160,14 @@ def _texts_before(original: Reply, prefix: Sequence[Part]) -> dict[str, str]:
 
 def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
     if not then.model:
-        yield f"model: none then, a plugin gave the reply; {now.model} now"
+        yield f"model: none (reply written by a plugin) → {now.model}"
         return
     facts = [
         ("model", then.model, now.model),
         ("adapter", then.adapter or "none", now.adapter or "none"),
         ("prompt format", then.prompt_format, now.prompt_format),
         ("device", then.device, now.device),
-        ("number format", then.dtype, now.dtype),
+        ("dtype", then.dtype, now.dtype),
         ("context", str(then.context_length), str(now.context_length)),
     ]
     facts += [
@@ -176,11 +176,11 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
     ]
     for name, before, after in facts:
         if before != after:
-            yield f"{name}: {before or 'unknown'} then, {after or 'unknown'} now"
+            yield f"{name}: {before or 'unknown'} → {after or 'unknown'}"
     if then.prompt_hash != now.prompt_hash:
         yield "prompt: different tokens"
     for name in then.plugin_processors:
-        yield f"{name}: a plugin added it then; a replay goes without"
+        yield f"{name}: added by a plugin; not applied in the replay"
 
 
 _WORD_PATTERN = re.compile(r"\S+\s*|\s+")

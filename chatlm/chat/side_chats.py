@@ -98,8 +98,8 @@ class InMemorySideChats:
             return self._engines[name]
 
     def _load_engine(self, name: str) -> Engine:
-        def report(words: str) -> None:
-            self._report(f"{name}: {words}")
+        def report(status: str) -> None:
+            self._report(f"{name}: {status}")
 
         if self._engines and not fits_in_memory(name):
             self._evict_engines(report)
@@ -114,7 +114,7 @@ class InMemorySideChats:
 
     def _evict_engines(self, report: Callable[[str], None]) -> None:
         self.swaps_models = True
-        report(f"does not fit beside {', '.join(self._engines)}; they take turns")
+        report(f"does not fit in memory next to {', '.join(self._engines)}; loading one at a time")
         self._close_engines()
 
     def _close_engines(self) -> None:
@@ -183,18 +183,18 @@ class InMemorySideChat:
         if self._session is not None:
             return self._session, text
         setup, chats = self.setup, self._chats
-        begun = render_chat_start(setup.template, setup.values, text, chats.plugins)
+        opening = render_chat_start(setup.template, setup.values, text, chats.plugins)
         session = ChatSession(
             self._store,
             lambda: self.engine,
             plugins=chats.plugins,
-            sampling=begun.rendered.sampling,
+            sampling=opening.rendered.sampling,
             session_sampling=setup.sampling,
-            system=setup.system or begun.rendered.system,
+            system=setup.system or opening.rendered.system,
             adapter=setup.adapter,
-            plugin_data={**begun.plugin_data, **setup.plugin_data},
+            plugin_data={**opening.plugin_data, **setup.plugin_data},
         )
-        return session, begun.first_message
+        return session, opening.first_message
 
 
 @contextmanager

@@ -38,13 +38,15 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """
     if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
-    said = False
+    has_text = False
     with closing(write_summary(engine, turn.user.text, turn.reply.text)) as pieces:
         for piece in pieces:
-            said = said or bool(piece.strip())
+            has_text = has_text or bool(piece.strip())
             yield piece
-    if not said:
-        raise EngineError("The model said nothing", hint="Try again, or with another model.")
+    if not has_text:
+        raise EngineError(
+            "The model returned an empty reply", hint="Try again, or with another model."
+        )
 
 
 def write_summary(engine: Engine, question: str, answer: str) -> Generator[str, None, None]:

@@ -86,7 +86,7 @@ def render_chat_start(
         near = get_close_matches(template, there, 1)
         raise UsageError(
             f"There is no template {template!r}.",
-            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
+            hint=f"Did you mean {near[0]}?" if near else "List them: chatlm templates list",
         )
     offered = there[template]
     asked: dict[str, Any] = {"conversation": Conversation(0), "text": raw_input}

@@ -72,33 +72,33 @@ def template_options(command: F) -> F:
         "pairs",
         multiple=True,
         metavar="NAME=TEXT",
-        help="Fill a gap of the template; can be repeated.",
+        help="Set a template variable; repeatable.",
     )(command)
     return click.option(
         "-t",
         "--template",
         metavar="NAME",
         shell_complete=complete_template,
-        help="Ask by this template; see: chatlm templates list",
+        help="Use this template; list them: chatlm templates list",
     )(command)
 
 
 def chat_start_from_options(
     template: str | None, pairs: Sequence[str], raw_input: str, plugins: PluginHost
 ) -> ChatStart:
-    """What the options make of what was typed.
+    """Apply the template options to the input.
 
     Args:
-        template: its name; None for none.
+        template: the template's name; None for none.
         pairs: `NAME=TEXT` for its variables.
         raw_input: what the user typed or piped in.
-        plugins: offer templates.
+        plugins: provide templates.
 
     Raises:
-        UsageError: there is no such template, or the values do not fit it.
+        UsageError: there is no such template, or the variables do not match it.
     """
     if template is None and pairs:
-        raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
+        raise UsageError("-v sets a variable of a template.", hint="Specify the template: -t NAME")
     try:
         return render_chat_start(template or "", parse_variables(pairs), raw_input, plugins)
     except UsageError:
@@ -108,12 +108,12 @@ def chat_start_from_options(
 
 
 def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
-    """`NAME=TEXT` taken apart; a UsageError for one without `=`."""
+    """Parse `NAME=TEXT` pairs; raises UsageError for one without `=`."""
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise UsageError(f"-v {pair!r} has no =.", hint="Write it so: -v NAME=TEXT")
+            raise UsageError(f"-v {pair!r} has no =.", hint="Use -v NAME=TEXT.")
         values[name.strip()] = text
     return values
 
@@ -122,16 +122,16 @@ EXIT_INTERRUPTED = 130
 
 
 LABEL_SECONDS = 1.0
-"""How long the command waits for plugins when the answer is printed, such as for labels of it."""
+"""Seconds to wait for plugins after the answer is printed, such as for its labels."""
 
 
 MAX_EXPONENT = 700.0
-"""About the largest number whose exponential is one."""
+"""About the largest exponent that math.exp accepts."""
 
 
 STOP_REASON_LABELS = {
     StopReason.LENGTH: "cut off at max_tokens",
-    StopReason.CONTEXT_FULL: "cut off since the context is full",
+    StopReason.CONTEXT_FULL: "cut off because the context is full",
     StopReason.CRITERION: "ended by a stopping criterion",
     StopReason.TOOL_CALLS: "ended with tool calls",
     StopReason.TOOL_LIMIT: "ended at the tool limit",
@@ -144,7 +144,7 @@ STOP_REASON_LABELS = {
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """One option for each sampling number, with its range in the help."""
+    """Add an option for each numeric sampling setting, with its range in the help."""
     for name, spec in reversed(NUMERIC_SAMPLING.items()):
         kind = int if spec.is_integer else float
         span = f" [{spec.minimum:g} to {spec.maximum:g}]" if spec.maximum < 1e6 else ""
@@ -157,7 +157,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("words", nargs=-1, metavar="QUESTION")
 @click.option("--system", help="System prompt.")
 @click.option(
-    "-m", "--model", metavar="NAME", shell_complete=complete_model, help="Ask this model."
+    "-m", "--model", metavar="NAME", shell_complete=complete_model, help="Use this model."
 )
 @click.option(
     "--chat",
@@ -165,12 +165,14 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     type=int,
     metavar="ID",
     shell_complete=complete_chat,
-    help="Ask in this saved chat, with its history.",
+    help="Continue this saved chat.",
 )
-@click.option("--adapter", metavar="NAME", help="Let this adapter answer; off for none.")
+@click.option("--adapter", metavar="NAME", help="Use this LoRA adapter; `off` for the base model.")
 @template_options
 @_sampling_options
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
+)
 @click.option(
     "-f",
     "--file",
@@ -178,17 +180,17 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Add the text of this file to the question; can be repeated.",
+    help="Add the text of this file to the question; repeatable.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
-@click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
 @plugin_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option(
     "--logprobs",
     type=click.IntRange(0, MAX_TOP_LOGPROBS),
     metavar="N",
-    help="Include the log-probability of each token and of the N likeliest; needs --json.",
+    help="Include log-probabilities of each token and of the N most likely; requires --json.",
 )
 @click.pass_context
 def ask(
@@ -213,7 +215,8 @@ def ask(
 ) -> None:
     """Ask one question and print the answer.
 
-    Text from a pipe is added below the question. Ctrl-C stops and keeps what was said.
+    Text from a pipe is added below the question. Ctrl-C stops generation and keeps
+    the text generated so far.
 
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
@@ -222,19 +225,21 @@ def ask(
     if chat_id is not None and (setup.plugin_data or setup.system):
         raise UsageError(
             "A saved chat has its own system prompt and plugin settings.",
-            hint="Leave out --chat, or the options of plugins.",
+            hint="Omit --chat or the plugins' options.",
         )
     if chat_id is not None and no_save:
-        raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
+        raise UsageError("--chat and --no-save cannot be combined.")
     if chat_id is not None and system is not None:
-        raise UsageError("A saved chat has its own system prompt; leave --system out.")
+        raise UsageError(
+            "A saved chat has its own system prompt; --system cannot be combined with --chat."
+        )
     if chat_id is not None and template is not None:
         raise UsageError(
-            "A saved chat goes on as it began; -t begins a new one.",
-            hint="Leave --chat or -t out. In the chat, /template changes its template.",
+            "-t starts a new chat and cannot be combined with --chat.",
+            hint="Use one of them. In an open chat, /template changes its template.",
         )
     if logprobs is not None and not as_json:
-        raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
+        raise UsageError("--logprobs requires --json.", hint="Add --json.")
     wanted = Sampling.from_dict({**numbers, "stop": stop})
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.deletion import open_memory_store
@@ -250,7 +255,7 @@ def ask(
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
-            raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
+            raise UsageError("No question was given.", hint='For example: chatlm ask "…"')
         with Store(paths.database_file()) if saved else open_memory_store() as store:
             session = ChatSession(
                 store,
@@ -282,10 +287,10 @@ def _print_hang(call: HookCall) -> None:
 def _require_plugins_in_use(session: ChatSession, settings: config.Config) -> None:
     """Check that each plugin with data in the chat or settings in the config could be loaded.
 
-    Without it the answer would be another one, such as one made up instead of found.
+    Without it the answer would differ silently, such as one that is not based on documents.
 
     Raises:
-        ChatlmError: one could not.
+        ChatlmError: one could not be loaded.
     """
     chat = session.conversation
     data, unused = session.plugin_data, session.disabled_plugins
@@ -326,10 +331,10 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
             hint=f"It is saved: chatlm chats show {session.conversation_id}",
         )
     if session.logprobs is not None and not answer.tokens:
-        answer.on_event(Notice("Nothing is known of how likely the tokens were."))
+        answer.on_event(Notice("The engine did not return log-probabilities."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
-        dtype = _number_format(session, turn)
+        dtype = _reply_dtype(session, turn)
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
     else:
         _print_stop_reason(turn.reply if turn else None, session if saved else None)
@@ -371,7 +376,7 @@ def load_engine(settings: config.Config, plugins: Any) -> Any:
 
 @contextmanager
 def _status_line(text: str) -> Iterator[None]:
-    """Show a line while something lasts, on a terminal only."""
+    """Show a status line during the block, on a terminal only."""
     if not sys.stderr.isatty():
         yield
         return
@@ -384,7 +389,7 @@ def _status_line(text: str) -> Iterator[None]:
 
 @dataclasses.dataclass
 class _AnswerPrinter:
-    """Prints a turn's events as they come and remembers what the end needs."""
+    """Prints a turn's events as they arrive and collects the values of the final output."""
 
     echo: bool
     outlives_output: bool
@@ -433,8 +438,8 @@ class _AnswerPrinter:
             self._line_open = False
 
 
-def _number_format(session: ChatSession, turn: Turn) -> str:
-    """Return the number format of the weights that gave the reply; empty where none did."""
+def _reply_dtype(session: ChatSession, turn: Turn) -> str:
+    """Return the dtype of the model that generated the reply; empty if none did."""
     provenance = session.store.provenance(turn.reply.id) if turn.reply else None
     return provenance.dtype if provenance else ""
 
@@ -461,7 +466,7 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> di
 
 
 def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, Any] | None:
-    """How likely the reply was to the model; None where that was not asked for, or is not told."""
+    """Return the reply's log-probabilities; None if not requested or not available."""
     if not tokens:
         return None
     mean = sum(token.logprob for token in tokens) / len(tokens)
@@ -474,8 +479,8 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, A
 
 
 def _print_stop_reason(reply: Reply | None, session: Any) -> None:
-    """One line for a reply that did not end by itself."""
+    """Print why a reply ended, unless it ended normally."""
     if reply is None or reply.stop_reason not in STOP_REASON_LABELS:
         return
-    where = f"; it is kept in chat {session.conversation_id}" if session else ""
+    where = f"; saved in chat {session.conversation_id}" if session else ""
     click.echo(f"[{STOP_REASON_LABELS[reply.stop_reason]}{where}]", err=True)

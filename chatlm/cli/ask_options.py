@@ -56,7 +56,7 @@ class AskCommand(click.Command):
 
 
 def setup_from_options(context: click.Context) -> Setup:
-    """Return what the plugins' options on the command line set up together.
+    """Return the combined set-up of the plugins' options on the command line.
 
     Raises:
         ChatlmError: a value is not valid.
@@ -65,7 +65,7 @@ def setup_from_options(context: click.Context) -> Setup:
     for option, value in context.meta.get(_VALUES_KEY, ()):
         setup = option.setup(value)
         if not isinstance(setup, Setup):
-            raise UsageError(f"{option.name} of a plugin returned no chatlm.Setup.")
+            raise UsageError(f"{option.name} of a plugin did not return a chatlm.Setup.")
         merged = dataclasses.replace(
             merged,
             adapter=setup.adapter or merged.adapter,
@@ -94,7 +94,7 @@ def _plugin_options(taken: Iterable[str], *, quiet: bool) -> tuple[list[PluginOp
     def accept(plugin: str, option: AskOption) -> None:
         owner = owners.setdefault(option.name, plugin)
         if owner != plugin:
-            raise ValueError(f"the option {option.name} exists already, from {owner}")
+            raise ValueError(f"the option {option.name} already exists, from {owner}")
 
     try:
         load_plugins(host, config.load())

@@ -1,4 +1,4 @@
-"""The group `chatlm chats`; each command is imported when it runs."""
+"""The group `chatlm chats`, its commands imported on use, and helpers that they share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Find titles, messages and replies with all the words.",
+        "Search titles, messages and replies for all of the given words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",
@@ -38,7 +38,10 @@ COMMANDS = {
         "chatlm.cli.chats_edit:restore",
         "Restore a chat from the trash.",
     ),
-    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats permanently."),
+    "delete": (
+        "chatlm.cli.chats_edit:delete",
+        "Delete chats permanently, also those in the trash.",
+    ),
 }
 """Command name -> `module:attribute` and help in one line."""
 
@@ -67,11 +70,11 @@ def open_store() -> Store:
 
 
 def open_to_read() -> Store:
-    """Open the saved chats for a command that changes none; tell whether they can be changed."""
+    """Open the saved chats to read them; warn on stderr if they cannot be changed."""
     store = open_store()
     if store.unwritable is not None:
-        told = f"The chats can be read, but not changed. {store.unwritable.message}"
-        click.echo(escape_controls(told), err=True)
+        warning = f"The chats can be read, but not changed. {store.unwritable.message}"
+        click.echo(escape_controls(warning), err=True)
     return store
 
 

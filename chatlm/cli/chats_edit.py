@@ -75,10 +75,10 @@ def fork(chat_id: int, turns: int | None) -> None:
     Example: chatlm chats fork 12 --turns 3
     """
     with open_store() as store:
-        there = len(store.conversation(chat_id).turns)
-        if turns is not None and turns > there:
+        count = len(store.conversation(chat_id).turns)
+        if turns is not None and turns > count:
             raise UsageError(
-                f"Chat {chat_id} has only {there} turns, not {turns}.",
+                f"Chat {chat_id} has only {count} turns, not {turns}.",
                 hint=f"See them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
@@ -90,6 +90,8 @@ def fork(chat_id: int, turns: int | None) -> None:
 def restore(chat_id: int) -> None:
     """Restore a chat from the trash.
 
+    Chats deleted in the UI are moved there.
+
     Example: chatlm chats restore 12
     """
     with open_store() as store:
@@ -100,7 +102,7 @@ def restore(chat_id: int) -> None:
 
 @click.command()
 @_chat_ids_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
     """Delete chats permanently.
 
@@ -132,7 +134,7 @@ def _delete(store: Store, chat_ids: Sequence[int]) -> None:
     try:
         settings = config.load()
     except ConfigError as error:
-        click.echo(escape_controls(f"Plugins do not learn of the deletion. {error}"), err=True)
+        click.echo(escape_controls(f"Plugins were not notified. {error}"), err=True)
         delete_chats(store, chat_ids, PluginHost())
         return
     with loaded_plugins(settings) as plugins:

@@ -141,7 +141,7 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
         raise UsageError(
             f"{format_chat_count(progress.unreadable_count)} in {file} cannot be read; "
             "nothing was imported.",
-            hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
+            hint=f"Import the rest: chatlm chats import --skip-bad {shlex.quote(str(file))}",
         )
     if not (progress.added or progress.already_stored):
         raise UsageError(

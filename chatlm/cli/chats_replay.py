@@ -116,7 +116,7 @@ def _select_reply(
     if not answered:
         which = "no reply" if turn_number is None else f"no turn {turn_number} with a reply"
         raise UsageError(
-            f"Chat {chat.id} has {which}.", hint=f"See what it has: chatlm chats show {chat.id}"
+            f"Chat {chat.id} has {which}.", hint=f"List its turns: chatlm chats show {chat.id}"
         )
     found = answered[-1]
     replies = [
@@ -125,7 +125,7 @@ def _select_reply(
     if not replies or found.reply is None:
         raise UsageError(
             f"Turn {found.position + 1} of chat {chat.id} has no version {version_number}.",
-            hint=f"See what it has: chatlm chats show {chat.id} --details",
+            hint=f"List its turns: chatlm chats show {chat.id} --details",
         )
     return found, found.reply if version_number is None else replies[0]
 

@@ -135,7 +135,7 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
-    """Find titles, messages and replies with all the words.
+    """Search titles, messages and replies for all of the given words.
 
     The last word may be a prefix. Case and accents are ignored. NAME:VALUE finds messages with a
     label, such as mood:anger.
@@ -179,9 +179,9 @@ def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> It
     """Yield each turn with all versions of its reply, as lines that are not yet escaped."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
-        standing = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
+        policy = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}{standing}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}{policy}"
         if not turn.replies:
             yield "  no reply"
         for reply in turn.replies:
@@ -207,22 +207,22 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     by_plugin = provenance is not None and not provenance.model
     author = f"the plugin {reply.plugin}" if reply.plugin else "a plugin"
-    yield "model", f"none, {author} gave the reply" if by_plugin else reply.model or "not known"
+    yield "model", f"none, the reply came from {author}" if by_plugin else reply.model or "unknown"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
-    yield "seed", str(settings.pop("seed", "not known"))
+    yield "seed", str(settings.pop("seed", "unknown"))
     if settings:
         yield "sampling", ", ".join(f"{name} {value}" for name, value in settings.items())
-    yield "made", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
+    yield "created", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
     if provenance is None:
-        yield "prompt", "not kept"
+        yield "provenance", "not stored"
         return
     if provenance.model:
-        yield "prompt format", provenance.prompt_format or "not known"
-        yield "prompt hash", provenance.prompt_hash or "not known"
+        yield "prompt format", provenance.prompt_format or "unknown"
+        yield "prompt hash", provenance.prompt_hash or "unknown"
         yield (
             "device",
-            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "not known",
+            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "unknown",
         )
         yield "context", f"{provenance.context_length} tokens"
     if provenance.versions:
@@ -248,7 +248,7 @@ def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str
         yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}"
         found = traces(turn.id)
         if not found:
-            yield "  no plugin took part"
+            yield "  no plugin was called"
         for trace in found:
             yield f"  {_trace_heading(turn, trace)}, {format_duration(trace.seconds)}"
             for call in trace.calls:
@@ -275,10 +275,12 @@ def _trace_heading(turn: Turn, trace: Trace) -> str:
 
 def _call_lines(call: Call) -> Iterator[str]:
     plugin, hook = one_line(call.plugin, _NAME_WIDTH), one_line(call.hook, _HOOK_WIDTH)
-    said = one_line(call.result_summary, 300) or ("" if call.error or call.changes else "nothing")
+    summary = one_line(call.result_summary, 300) or (
+        "" if call.error or call.changes else "nothing"
+    )
     row = (
         f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  "
-        f"{hook:<{_HOOK_WIDTH}}  {said}"
+        f"{hook:<{_HOOK_WIDTH}}  {summary}"
     )
     yield row.rstrip()
     if call.error:

@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         self._lazy = {**self._lazy, name: (import_path, help)}
 
     def short_helps(self) -> dict[str, str]:
-        """What each command does, in one line, by name; imports none of the table's."""
+        """Return each command's help line by name, without importing the lazy ones."""
         return {name: meaning for name, (_, meaning) in self._lazy.items()} | {
             name: command.get_short_help_str()
             for name, command in sorted(self.commands.items())
@@ -179,7 +179,7 @@ class PluginGroup(LazyGroup):
         if not name or name.startswith("-") or name.split() != [name]:
             raise ValueError(f"{name!r} cannot be a command's name")
         if name in self._taken:
-            raise ValueError(f"the command {name} is there already, from {self._taken[name]}")
+            raise ValueError(f"the command {name} already exists, from {self._taken[name]}")
 
 
 _INVOKED_KEY = "chatlm.plugin_command"

@@ -1,4 +1,4 @@
-"""The command `chatlm completion`: prints the script that lets a shell complete with Tab."""
+"""The command `chatlm completion`: prints a shell's completion script."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ SCRIPT_PATHS = {
     "zsh": '"${fpath[1]}/_chatlm"',
     "fish": "~/.config/fish/completions/chatlm.fish",
 }
-"""Shell -> the file it reads such a script from."""
+"""Shell -> the file it loads a completion script from."""
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(list(SCRIPT_PATHS)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script for completion with Tab.
+    """Print a shell completion script.
 
     Example: chatlm completion fish > ~/.config/fish/completions/chatlm.fish
     """
@@ -26,5 +26,5 @@ def completion(context: click.Context, shell: str) -> None:
     if maker is None:
         raise click.UsageError(f"click has no completion for {shell}.")
     click.echo(maker(root.command, {}, "chatlm", "_CHATLM_COMPLETE").source())
-    click.echo(f"Keep it: chatlm completion {shell} > {SCRIPT_PATHS[shell]}", err=True)
+    click.echo(f"Install it: chatlm completion {shell} > {SCRIPT_PATHS[shell]}", err=True)
     click.echo("Then open a new terminal and try: chatlm ch<Tab>", err=True)

@@ -1,4 +1,4 @@
-"""The command `chatlm`: opens the screen or hands on to a subcommand, imported only then."""
+"""The command `chatlm`: opens the UI or runs a subcommand, which is imported on use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls
 
 EXIT_INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 
 
 COMMANDS = {
@@ -32,9 +32,9 @@ COMMANDS = {
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
     "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: failures and where they happened."),
-    "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
+    "completion": ("chatlm.cli.completion:completion", "Print a shell completion script."),
 }
-"""Name -> where the command is, and its help in one line."""
+"""Name -> import path of the command, and its help in one line."""
 
 
 log = logging.getLogger(__name__)
@@ -60,16 +60,16 @@ def _print_version(context: click.Context, parameter: click.Parameter, value: bo
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option("--incognito", is_flag=True, help="Save nothing of this chat.")
+@click.option("--incognito", is_flag=True, help="Do not save this chat.")
 @click.option(
     "--chat",
     "chat_id",
     type=int,
     metavar="ID",
-    help="Open this chat.",
+    help="Open this saved chat.",
     shell_complete=_complete_chat,
 )
-@click.option("-m", "--model", metavar="NAME", help="Chat with this model.")
+@click.option("-m", "--model", metavar="NAME", help="Use this model.")
 @plugin_options
 @click.option(
     "--version",
@@ -90,7 +90,7 @@ def cli(
 ) -> None:
     """Chat with a language model on your own machine.
 
-    Without a command the chat opens in the terminal.
+    Without a command, opens the chat UI in the terminal.
 
     Example: chatlm --model smollm2-135m-instruct
     """
@@ -102,13 +102,16 @@ def cli(
     if context.invoked_subcommand is not None:
         for option in (name for name, used in given.items() if used):
             raise UsageError(
-                f"{option} before a command is for the chat screen only.",
-                hint=f"See what {context.invoked_subcommand} takes: "
+                f"{option} applies only to the chat UI, not to "
+                f"`chatlm {context.invoked_subcommand}`.",
+                hint=f"Options of {context.invoked_subcommand}: "
                 f"chatlm {context.invoked_subcommand} --help",
             )
         return
     if incognito and chat_id is not None:
-        raise UsageError("A saved chat cannot be opened incognito.", hint="Leave one of both out.")
+        raise UsageError(
+            "A saved chat cannot be opened incognito.", hint="Use either --chat or --incognito."
+        )
     _require_terminal()
     from chatlm import tui
     from chatlm.config import config
@@ -120,7 +123,7 @@ def cli(
 def _require_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
-            "The chat screen needs a terminal.",
+            "The chat UI needs a terminal.",
             hint='In a pipe or script, ask one question: chatlm ask "…"',
         )
 
@@ -130,11 +133,11 @@ EXIT_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors are printed as a sentence or two.
+    """Run the command line and return its exit code; print errors as a message and a hint.
 
     Args:
-        arguments: without the program's name; None takes the process's own, which then ends soon
-            after, whatever threads are still running in it.
+        arguments: without the program's name; None for sys.argv, in which case the process ends
+            soon after, whatever threads are still running in it.
     """
     if arguments is not None:
         return _run(arguments)
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_process_soon(code: int) -> None:
-    """See to it that no thread of a plugin keeps the process alive, and Ctrl-C prints no traceback.
+    """Make sure that no plugin thread keeps the process alive and Ctrl-C prints no traceback.
 
     The interpreter waits for all threads but daemons, and may crash if one runs while it ends.
     """
@@ -225,7 +228,9 @@ def _ask_about_crashed_plugins() -> None:
         )
         if click.confirm(escape_controls(question), err=True):
             lifecycle.disable(name)
-            click.echo(f"{name} is off. On again: chatlm plugins enable {name}", err=True)
+            click.echo(
+                f"{name} is disabled. Enable it again: chatlm plugins enable {name}", err=True
+            )
 
 
 def _is_output_error(error: OSError) -> bool:
@@ -248,7 +253,7 @@ def _report_unexpected_error(error: Exception) -> int:
     from chatlm.config import logs, paths
 
     logs.setup_logging()
-    log.error("unforeseen", exc_info=error)
+    log.error("unexpected error", exc_info=error)
     if os.environ.get("CHATLM_DEBUG"):
         traceback.print_exception(error)
     _print_to_stderr(
@@ -265,7 +270,7 @@ def _print_to_stderr(*lines: str) -> None:
 
 
 def _configure_streams() -> None:
-    """Let no character stop the output: UTF-8 into pipes and files, `?` on a poorer terminal."""
+    """Make all output printable: UTF-8 into pipes and files, `?` where a terminal lacks one."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

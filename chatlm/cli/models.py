@@ -37,7 +37,7 @@ def models_group() -> None:
 @models_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(as_json: bool) -> None:
-    """List the models chatlm knows by name and those on this machine.
+    """List the models of the catalogue and all installed ones.
 
     Example: chatlm models list --json
     """
@@ -45,7 +45,7 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(dump_json([_to_dict(details) for details in known]))
         return
-    rows = [("NAME", "KIND", "HERE", "SIZE", "SOURCE", "DESCRIPTION")]
+    rows = [("NAME", "KIND", "INSTALLED", "SIZE", "SOURCE", "DESCRIPTION")]
     rows += [
         (
             one_line(details.name, 48),
@@ -66,9 +66,9 @@ def list_models(as_json: bool) -> None:
 
 @models_group.command()
 @click.argument("name", shell_complete=complete_model)
-@click.option("--force", is_flag=True, help="Fetch it again even if it is here.")
+@click.option("--force", is_flag=True, help="Download again even if installed.")
 def pull(name: str, force: bool) -> None:
-    """Fetch a model: a name of the list, ORG/NAME of the hub, or a .gguf file to convert.
+    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file to convert.
 
     Example: chatlm models pull smollm2-135m-instruct
     """
@@ -100,7 +100,7 @@ def show(name: str, as_json: bool) -> None:
         "Size": human_bytes(details.bytes),
         "Source": details.source,
         "Pulled": details.pulled_at,
-        "Folder": details.folder or f"not here yet; fetch it with: chatlm models pull {name}",
+        "Folder": details.folder or f"not installed; download it: chatlm models pull {name}",
     }
     for label, value in lines.items():
         if value:
@@ -109,22 +109,22 @@ def show(name: str, as_json: bool) -> None:
 
 @models_group.command()
 @click.argument("name", shell_complete=complete_model)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
-    """Delete a model from this machine; never a folder of your own.
+    """Delete an installed model; a folder of your own is never deleted.
 
     Example: chatlm models remove smollm2-135m-instruct --yes
     """
     if not yes:
         click.confirm(f"Delete {one_line(name, 200)} from this machine?", abort=True, err=True)
     freed = installed.remove_model(name)
-    click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} are free again.")
+    click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} freed.")
 
 
 @models_group.command()
 @click.argument("name", required=False, shell_complete=complete_model)
 def verify(name: str | None) -> None:
-    """Read every byte of one model, or of all, and compare it with what was pulled.
+    """Verify the checksums of one model, or of all.
 
     Example: chatlm models verify smollm2-135m-instruct
     """
@@ -134,21 +134,21 @@ def verify(name: str | None) -> None:
         with pull_progress() as progress:
             problems = installed.verify_model(each, progress)
         if not problems:
-            click.echo(f"{each}: good")
+            click.echo(f"{each}: OK")
             continue
         damaged += 1
         click.echo(f"{each}: damaged")
         for problem in problems:
             click.echo(f"  {problem}")
-        click.echo(f"  Repair it with: chatlm models pull --force {each}")
+        click.echo(f"  Repair it: chatlm models pull --force {each}")
     if not names:
-        click.echo("No models are here yet. See them with: chatlm models list")
+        click.echo("No models are installed. List available ones: chatlm models list")
     if damaged:
         raise click.exceptions.Exit(1)
 
 
 def _plugin_models() -> list[installed.ModelDetails]:
-    """Return the models of the plugins' engines; what fails is a line on stderr."""
+    """Return the models of the plugins' engines; failures are printed to stderr."""
     from chatlm.chat.model_list import list_plugin_models
     from chatlm.config import config
     from chatlm.plugin_host.lifecycle import loaded_plugins

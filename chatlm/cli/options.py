@@ -1,4 +1,4 @@
-"""`--safe-mode` and `--without NAME`: which plugins one run does without."""
+"""`--safe-mode` and `--without NAME`: plugins that are not loaded in one run."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def plugin_options(command: F) -> F:
         multiple=True,
         metavar="NAME",
         shell_complete=complete_plugin,
-        help="Load no plugin of this name; can be repeated.",
+        help="Do not load this plugin; repeatable.",
     )(command)
-    return click.option("--safe-mode", is_flag=True, help="Load no plugins at all.")(command)
+    return click.option("--safe-mode", is_flag=True, help="Do not load any plugins.")(command)
 
 
 def apply_plugin_options(settings: Config, *, safe_mode: bool, without: Sequence[str]) -> Config:
-    """The settings for a run that does without some plugins.
+    """Return the settings for a run without some plugins.
 
     Raises:
         UsageError: there is no plugin of that name.
@@ -59,10 +59,10 @@ def apply_plugin_options(settings: Config, *, safe_mode: bool, without: Sequence
 
 
 def check_plugin_name(name: str) -> None:
-    """See that a plugin is here, whether it can be loaded or not.
+    """Check that a plugin exists, whether or not it can be loaded.
 
     Raises:
-        UsageError: it is not; the nearest name is given.
+        UsageError: it does not exist; the hint suggests the nearest name.
     """
     from difflib import get_close_matches
 
@@ -73,5 +73,5 @@ def check_plugin_name(name: str) -> None:
         near = get_close_matches(name, names, 1)
         raise UsageError(
             f"There is no plugin {name!r}.",
-            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm plugins list",
+            hint=f"Did you mean {near[0]}?" if near else "List them: chatlm plugins list",
         )

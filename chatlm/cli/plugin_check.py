@@ -16,13 +16,13 @@ from chatlm.errors import UsageError
 from chatlm.plugin_host.discovery import find_plugins
 
 IMPORT_SECONDS = 0.5
-"""How long a plugin may take to be imported, chatlm itself left aside."""
+"""Time limit for importing a plugin, without chatlm itself."""
 
 CALL_SECONDS = 5.0
-"""How long one hook may take with a short message."""
+"""Time limit for one hook with a short message."""
 
 VALUE_SECONDS = 20.0
-"""How long an engine may take to open, or a panel to be shown, with all that it imports."""
+"""Time limit for opening an engine or showing a panel, imports included."""
 
 TOTAL_SECONDS = 90.0
 """After this the plugin's process is ended."""
@@ -65,7 +65,7 @@ def check_plugin(target: str) -> list[Finding]:
         target: a plugin's name, a .py file, or the folder of a project with a pyproject.toml.
 
     Raises:
-        UsageError: there is nothing like that.
+        UsageError: the target does not exist.
     """
     with tempfile.TemporaryDirectory(prefix="chatlm-check-") as home:
         child = subprocess.Popen(
@@ -77,21 +77,21 @@ def check_plugin(target: str) -> list[Finding]:
         )
         try:
             out, _ = child.communicate(timeout=TOTAL_SECONDS)
-            ending = f"it ended the process, with code {child.returncode}"
+            ending = f"it ended the process with code {child.returncode}"
         except subprocess.TimeoutExpired:
             child.kill()
             out, _ = child.communicate()
-            ending = f"it did not come back within {TOTAL_SECONDS:g} s"
+            ending = f"no result within {TOTAL_SECONDS:g} s"
     lines = [json.loads(line) for line in out.decode("utf-8", "replace").splitlines()]
     findings = [Finding.from_dict(line) for line in lines if "good" in line]
     if not lines or lines[-1] != {"done": True}:
-        begun = [line["begin"] for line in lines if "begin" in line]
-        findings.append(Finding(begun[-1] if begun else "import", False, ending))
+        started = [line["begin"] for line in lines if "begin" in line]
+        findings.append(Finding(started[-1] if started else "import", False, ending))
     return findings
 
 
 def _resolve_target(target: str) -> list[str]:
-    """How the process is told: kind and value, a folder to import from after them if need be."""
+    """Return the arguments of the child process: kind and value of the target."""
     path = Path(target)
     if path.is_file() and path.suffix == ".py":
         return ["file", str(path.resolve())]
@@ -101,6 +101,6 @@ def _resolve_target(target: str) -> list[str]:
         if found.name == target and not found.problem:
             return ["file", found.source] if found.entry_point is None else ["name", target]
     raise UsageError(
-        f"There is no plugin, .py file or project's folder {target!r}.",
-        hint="See the plugins that are here: chatlm plugins list",
+        f"There is no plugin, .py file or project folder {target!r}.",
+        hint="List installed plugins: chatlm plugins list",
     )

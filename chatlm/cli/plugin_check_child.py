@@ -33,14 +33,14 @@ from chatlm.text import one_line
 
 
 class _RaisingValue:
-    """Raises whatever is done with it."""
+    """Raises on every use."""
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError("chatlm plugins check gave this on purpose")
 
 
 class _SampleCommands:
-    """Takes commands as the command line does, without importing it."""
+    """Accepts commands like the command line, without importing it."""
 
     def add_command(self, cmd: Any, name: str | None = None) -> None:
         cmd.get_short_help_str()
@@ -121,13 +121,13 @@ def main(kind: str, target: str) -> None:
     host = PluginHost(slow_after=CALL_SECONDS)
     _write_line(begin="import")
     started, delayed = time.perf_counter(), run_queue_seconds()
-    here = host.load(found)
+    loaded = host.load(found)
     seconds = time.perf_counter() - started - (run_queue_seconds() - delayed)
     faults = host.take_faults()
     late = f"it took {seconds:.2f} s of {IMPORT_SECONDS:g} s" if seconds > IMPORT_SECONDS else ""
     before = [fault for fault in faults if fault.hook == "import"]
     _report("import", before[0].error if before else late, f"{seconds * 1000:.0f} ms")
-    if not here:
+    if not loaded:
         rest = [fault for fault in faults if fault.hook != "import"]
         for fault in rest:
             _report(fault.hook, fault.error, "")
@@ -137,7 +137,7 @@ def main(kind: str, target: str) -> None:
     own = host.settings(found.name, {})
     wrong = host.take_faults()
     kind_of = host.settings_class(found.name)
-    named = ", ".join(kind_of.__dataclass_fields__) if kind_of else "it has none"  # type: ignore[attr-defined]
+    named = ", ".join(kind_of.__dataclass_fields__) if kind_of else "none"  # type: ignore[attr-defined]
     if not _report("settings", wrong[0].error if wrong else "", named):
         return
     for hook in sorted(HOOKS, key="shutdown".__eq__):  # shutdown comes last
@@ -150,7 +150,7 @@ def main(kind: str, target: str) -> None:
 
 
 def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
-    """Call a hook as a chat does, then with what makes it raise, then as a chat does again."""
+    """Call a hook with valid arguments, then with ones that raise, then with valid ones again."""
     _write_line(begin=hook)
     for call, say in ((good, True), (bad, False), (good, True)):
         _call_in_time(hook, call)
@@ -158,7 +158,7 @@ def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callabl
         if faults and say:
             _report(hook, faults[0].error, "")
             return
-    _report(hook, "", "answers, and does so after a failure too")
+    _report(hook, "", "works, also after a failure")
 
 
 def _try_value(host: PluginHost, name: str, call: Callable[[], Any]) -> None:
@@ -198,11 +198,11 @@ def _start(call: Callable[[], Any]) -> tuple[threading.Thread, list[BaseExceptio
 def _call_in_time(
     step: str, call: Callable[[], Any], seconds: float = CALL_SECONDS
 ) -> list[BaseException]:
-    """Call something and return what it raised, if anything; if it hangs, the check ends here."""
+    """Call something and return what it raised, if anything; end the process if it hangs."""
     thread, raised = _start(call)
     thread.join(seconds)
     if thread.is_alive():
-        _report(step, f"it did not come back within {seconds:g} s", "")
+        _report(step, f"no result within {seconds:g} s", "")
         _write_line(done=True)
         os._exit(0)  # nothing else ends the thread it hangs in
     return raised

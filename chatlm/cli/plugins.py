@@ -33,7 +33,7 @@ def plugins() -> None:
 @plugins.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(as_json: bool) -> None:
-    """List every plugin, where it comes from, and what is wrong with it.
+    """List every plugin, with its source, status and last error.
 
     Example: chatlm plugins list --json
     """
@@ -42,7 +42,7 @@ def list_plugins(as_json: bool) -> None:
         click.echo(dump_json([row.to_dict() for row in rows]))
         return
     if not rows:
-        click.echo(f"No plugins. Put one into {paths.user_plugins_dir()} or begin one:")
+        click.echo(f"No plugins. Put one into {paths.user_plugins_dir()} or create one:")
         click.echo("chatlm plugins new NAME")
         return
     table = [("NAME", "VERSION", "STATUS", "SOURCE")]
@@ -64,7 +64,7 @@ def enable(name: str) -> None:
     """
     check_plugin_name(name)
     was_off = lifecycle.enable(name)
-    click.echo(f"{name} is on." if was_off else f"{name} was on already.")
+    click.echo(f"{name} is enabled." if was_off else f"{name} was already enabled.")
 
 
 @plugins.command()
@@ -76,14 +76,14 @@ def disable(name: str) -> None:
     """
     check_plugin_name(name)
     lifecycle.disable(name)
-    click.echo(f"{name} is off. On again: chatlm plugins enable {name}")
+    click.echo(f"{name} is disabled. Enable it again: chatlm plugins enable {name}")
 
 
 @plugins.command()
 @click.argument("what", metavar="PATH|NAME", shell_complete=complete_plugin)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(what: str, as_json: bool) -> None:
-    """Try a plugin in a process of its own: imports, hooks, settings, failures, time.
+    """Test a plugin in a separate process: imports, hooks, settings, error handling, timing.
 
     Takes a name from the list, a .py file or a project's folder.
 
@@ -96,7 +96,7 @@ def check(what: str, as_json: bool) -> None:
         click.echo(dump_json([finding.to_dict() for finding in findings]))
     else:
         for finding in findings:
-            mark = "ok  " if finding.passed else "BAD "
+            mark = "ok  " if finding.passed else "FAIL"
             click.echo(escape_controls(f"{mark} {finding.step}: {finding.detail}"))
     if not all(finding.passed for finding in findings):
         sys.exit(1)
@@ -109,7 +109,7 @@ def check(what: str, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     default=Path(),
     metavar="FOLDER",
-    help="Where the project's folder is made.",
+    help="Parent folder of the project.",
 )
 def new(name: str, into: Path) -> None:
     """Create a plugin: a project with code, settings, a test and a README.
@@ -119,14 +119,14 @@ def new(name: str, into: Path) -> None:
     from chatlm.plugin_host.scaffold import create_project
 
     folder = create_project(name, into)
-    click.echo(escape_controls(f"{folder} is made. Next:"))
+    click.echo(escape_controls(f"Created {folder}. Next:"))
     click.echo(escape_controls(f"  cd {folder}"))
     click.echo("  pip install -e . && pytest")
     click.echo(f"  chatlm plugins check {name}")
 
 
 def _load_rows(settings: config.Config) -> list[PluginInfo]:
-    """Every plugin, each loaded now if it is on; earlier faults are remembered ones."""
+    """Load all enabled plugins and describe every plugin, with its last saved fault."""
     host = PluginHost()
     load_plugins(host, settings)
     for name in host.names:

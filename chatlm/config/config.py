@@ -41,20 +41,20 @@ class CoreSettings:
     system: str = setting("", "the system prompt of a new chat")
     device: str = setting(
         "auto",
-        "where the model runs",
+        "the device that the model runs on",
         accepts=_is_device,
         expected="auto, cpu, mps, cuda or cuda:N",
         variable="CHATLM_DEVICE",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "the numbers the model computes with", variable="CHATLM_DTYPE"
+        "auto", "dtype of the weights and of the computation", variable="CHATLM_DTYPE"
     )
     quantize: Literal["none", "8bit", "4bit"] = setting(
-        "none", "load the model's weights smaller, a little less exact"
+        "none", "quantize the weights when loading, at a small loss of accuracy"
     )
     fast: Literal["auto", "bf16", "int8", "int4", "off"] = setting(
         "auto",
-        "how replies are computed on the CPU: the format of the weights, or the plain way (off)",
+        "decoder of local models: the weight format of chatlm's own, or off to run transformers",
     )
     context: int | None = setting(
         None,
@@ -66,14 +66,14 @@ class CoreSettings:
         False, "let the model summarise old turns that no longer fit the context"
     )
     prompt_format: Literal["auto", "chatml", "template", "alpaca", "vicuna", "raw"] = setting(
-        "auto", "how the chat is written for the model; auto takes the model's own way"
+        "auto", "prompt format; auto uses the model's own chat template"
     )
     theme: str = setting(
         "textual-dark", "the screen's colours, a Textual theme", accepts=_is_name, expected="a name"
     )
     reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
     disabled_plugins: tuple[str, ...] = setting(
-        (), "plugins to leave out", accepts=_are_names, expected="a list of names"
+        (), "plugins that are not loaded", accepts=_are_names, expected="a list of names"
     )
 
 
@@ -176,7 +176,7 @@ def set_value(key: str, text: str, path: Path | None = None) -> None:
 
 
 def unset(key: str, path: Path | None = None) -> bool:
-    """Remove one setting from the file; return whether it was there.
+    """Remove one setting from the file; return whether it was set.
 
     Raises:
         ConfigError: the file is not TOML or cannot be written.

@@ -26,7 +26,7 @@ class SettingField:
     """All valid values if there are few; else empty."""
     default: str
     configured: str | None
-    """The value in config.toml; None if it is not there."""
+    """The value in config.toml; None if it is not set."""
     variable: str
     """The environment variable that overrides the file now; empty if none is set."""
 

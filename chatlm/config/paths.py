@@ -21,7 +21,7 @@ def _home() -> Path | None:
 
 
 def data_dir() -> Path:
-    """Return the data folder: chats, models, the user's plugins, prompts and indexes."""
+    """Return the data folder: chats, models, the user's plugins, prompts and indices."""
     return _home() or Path(platformdirs.user_data_dir("chatlm", appauthor=False))
 
 

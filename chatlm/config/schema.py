@@ -201,7 +201,7 @@ class Section(Generic[T]):
     def _rule_error(self, broken: str, source: str) -> ConfigError:
         return ConfigError(
             f"{source}: {'.'.join(self.path)}: {broken}.",
-            hint="See what is set: chatlm config edit",
+            hint="Check the file: chatlm config edit",
         )
 
     def _spec(self, name: str, source: str) -> SettingSpec:

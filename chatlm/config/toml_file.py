@@ -55,7 +55,7 @@ def set_key(path: Path, key: Sequence[str], value: Any) -> None:
 
 
 def remove_key(path: Path, key: Sequence[str]) -> bool:
-    """Remove a key; return whether it was there. Raises like `set_key`."""
+    """Remove a key; return whether it existed. Raises like `set_key`."""
     import tomlkit
 
     text = _read_text(path)

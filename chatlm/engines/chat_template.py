@@ -1,6 +1,6 @@
-"""Run a model's Jinja chat template, as transformers does, and track what it writes.
+"""Render a model's Jinja chat template like transformers, and track each character's message.
 
-The template sees the real messages, so it can trim them or look for `</think>`. What it writes is a
+The template sees the real messages, so it can trim them or look for `</think>`. Its output is a
 `TrackedText`: characters of the template's own text, of its constants and of the special tokens
 have the origin `TEMPLATE`, those of a message the message's.
 """

@@ -48,7 +48,7 @@ def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> 
 
     Raises:
         ModelError: the folder does not hold a usable model.
-        OutOfMemoryError: the device's memory is not enough.
+        OutOfMemoryError: the device has too little memory.
     """
     notes: tuple[str, ...] = ()
     device = placement.device
@@ -69,7 +69,7 @@ def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> 
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
-                f"The memory is not enough for the model {name}",
+                f"Not enough memory to load {name}",
                 hint="Choose a smaller model, or `chatlm config set fast off`.",
             ) from error
     from chatlm.engines.transformers_model import TransformersModel

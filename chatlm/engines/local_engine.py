@@ -135,7 +135,7 @@ class LocalEngine:
 
         Raises:
             ModelError: the folder does not hold a usable model.
-            OutOfMemoryError: the device's memory is not enough.
+            OutOfMemoryError: the device has too little memory.
         """
         return cls(
             name,
@@ -214,7 +214,7 @@ class LocalEngine:
             return error
         self._prompt_cache.clear()
         user_error = OutOfMemoryError(
-            f"The memory of {self.info.device} is full",
+            f"Out of memory on {self.info.device}",
             hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
             "or choose a smaller model.",
         )

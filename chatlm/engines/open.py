@@ -34,7 +34,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
-        OutOfMemoryError: the device's memory is not enough.
+        OutOfMemoryError: the device has too little memory.
     """
     registered, name = _resolve_scheme(config.model, plugins)
     if registered is None:

@@ -213,7 +213,9 @@ def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
     """
     cumulative = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
     if not cumulative[-1] > 0:
-        raise ValueError("no token can come next; does a plugin's logits processor rule out all?")
+        raise ValueError(
+            "all tokens are masked (-inf); a plugin's logits processor may have masked them"
+        )
     point = torch.rand((), generator=generator, dtype=torch.float64)
     return int(torch.searchsorted(cumulative, point * cumulative[-1], right=True))
 

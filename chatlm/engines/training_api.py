@@ -93,7 +93,7 @@ def load_pretrained(model: ModelLocation, *, device: str = "auto", dtype: str = 
         dtype: auto, float32, bfloat16 or float16.
 
     Raises:
-        OutOfMemoryError: the device's memory is not enough.
+        OutOfMemoryError: the device has too little memory.
         ModelError: it cannot be loaded, or there is no such device.
     """
     return load_model(model.name, model.folder, resolve_placement(device, dtype, "none"))

@@ -31,7 +31,7 @@ class TransformersModel:
 
     Raises:
         ModelError: the folder does not hold a usable model.
-        OutOfMemoryError: the device's memory is not enough.
+        OutOfMemoryError: the device has too little memory.
     """
 
     max_step_tokens = 1
@@ -145,7 +145,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
     """Load a model with transformers, ready for inference.
 
     Raises:
-        OutOfMemoryError: the device's memory is not enough.
+        OutOfMemoryError: the device has too little memory.
         ModelError: transformers cannot load the folder.
     """
     with _quiet_transformers():
@@ -164,7 +164,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
         except Exception as error:  # transformers raises many types
             if is_out_of_memory(error):
                 raise OutOfMemoryError(
-                    f"The memory is not enough for the model {name}",
+                    f"Not enough memory to load {name}",
                     hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
                 ) from error
             raise _load_error(name, folder, error) from error

@@ -1,6 +1,6 @@
 """Download in a child process (run with -m), local cache, hash check.
 
-The child (`chatlm.models.hub_child`) says what it finds as lines of JSON.
+The child process (this module run with -m) reports its findings as JSON lines.
 
 Arguments: repository, revision, folder, file for messages. It writes {"plan": {bytes, commit,
 sha256}} and, when it fails, {"error": {message, hint, no_space}}, one JSON object a line.
@@ -109,14 +109,14 @@ def fetch_from_hub(
     cancelled: CancelCheck,
 ) -> str:
     """Download a repository's safetensors model into `partial_folder`, keeping whole files that
-    are there.
+    exist.
 
     Args:
         partial_folder: the folder, which may hold an earlier interrupted download.
         log: the file for the child's messages.
 
     Returns:
-        The commit that was fetched.
+        The downloaded commit.
 
     Raises:
         NoSpace: the disk is too full.

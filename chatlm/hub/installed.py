@@ -158,7 +158,7 @@ def locate_target(target: ModelTarget) -> ModelLocation | None:
     """Return the location of a model in the models folder; None if it is not installed.
 
     Raises:
-        ModelError: it is there, but files are missing or cut short.
+        ModelError: it is installed, but files are missing or truncated.
     """
     folder = paths.models_dir() / target.folder_name
     manifest = read_manifest(folder)
@@ -267,7 +267,7 @@ def remove_model(name: str) -> int:
     """Delete a model from the models folder, including the remains of an interrupted download.
 
     Returns:
-        The bytes that are free again.
+        The number of freed bytes.
 
     Raises:
         UsageError: the name is a folder of the user's own, which chatlm never deletes.

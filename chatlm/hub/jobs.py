@@ -23,7 +23,7 @@ CancelCheck = Callable[[], bool]
 
 
 STAGE_LABELS: dict[Stage, str] = {
-    "wait": "waiting for another chatlm that fetches it",
+    "wait": "waiting for another chatlm that downloads it",
     "download": "downloading",
     "unpack": "unpacking",
     "convert": "converting, only this once",

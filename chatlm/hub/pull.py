@@ -79,17 +79,17 @@ def pull_model(
 
     `cancelled` and `progress` are called about ten times a second. Ctrl-C or a raise from either
     stops the pull as well; helper processes are ended and half-made files deleted. Only an
-    interrupted hub download stays, apart, and the next pull goes on with it.
+    interrupted hub download stays, apart, and the next pull continues it.
 
     Raises:
         UsageError: the name is a folder, which needs no pull.
-        PullCancelled: `cancelled` said so.
+        PullCancelled: `cancelled` returned true.
         NoSpace: the disk is too full.
         ModelError: no source worked; the message says why for each.
     """
     target = resolve_name(name)
     if isinstance(target, FolderTarget):
-        raise UsageError(f"{target.path} is a folder already; there is nothing to pull.")
+        raise UsageError(f"{target.path} is already a folder; there is nothing to pull.")
     return _pull(target, progress, cancelled, force)
 
 

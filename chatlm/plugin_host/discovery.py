@@ -18,12 +18,12 @@ ENTRY_POINT_GROUP = "chatlm"
 
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-"""What a plugin's name looks like: it becomes a part of keys and of environment variables."""
+"""The syntax of a plugin's name, which becomes part of keys and of environment variables."""
 
 
 @dataclass(frozen=True)
 class PluginSource:
-    """A plugin that is here, not imported yet."""
+    """An installed plugin, not imported yet."""
 
     name: str
     source: str

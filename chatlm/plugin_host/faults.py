@@ -32,7 +32,7 @@ class Fault:
     error: str
     dropped: bool = False
     hint: str = ""
-    """What to do; empty for what can always be done."""
+    """The next step; empty for the generic one."""
     kind: FaultKind = "failed"
 
     def __str__(self) -> str:
@@ -98,11 +98,11 @@ def marked_ctrl_c() -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """What a stranger's exception says, on one line, without a full stop."""
+    """Describe an exception raised by plugin code, on one line, without a full stop."""
     if isinstance(error, ChatlmError):
         return one_line(error.message, 300).rstrip(".")
     try:
-        said = str(error)
-    except Exception:  # a stranger's exception may not even have words
-        said = "it cannot say what"
-    return one_line(": ".join(filter(None, (type(error).__name__, said))), 300).rstrip(".")
+        message = str(error)
+    except Exception:  # `__str__` of a plugin's exception may fail, too
+        message = "(no message)"
+    return one_line(": ".join(filter(None, (type(error).__name__, message))), 300).rstrip(".")

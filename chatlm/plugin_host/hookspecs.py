@@ -107,13 +107,13 @@ class PluginContext:
 
 
 class Commands(Protocol):
-    """The command line as a plugin sees it: a click group that takes commands."""
+    """The command line as seen by plugins: a click group to add commands to."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command that is here already."""
+        """Add a command that is already imported."""
 
     def add_lazy(self, name: str, import_path: str, help: str) -> None:
-        """Add a command that is imported when it is run: best for one with much behind it.
+        """Add a command that is imported when it is run: best for one with heavy imports.
 
         Args:
             name: as it is typed.

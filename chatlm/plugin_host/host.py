@@ -39,7 +39,7 @@ class CallResult:
     called: bool = True
     """False for a plugin that was dropped."""
     in_time: bool = True
-    """False if nobody waited until it returned, which is no fault of the plugin's."""
+    """False if nobody waited until it returned, which is not the plugin's fault."""
 
     @property
     def succeeded(self) -> bool:
@@ -184,7 +184,7 @@ class PluginHost(HookCaller):
         self._calls: list[HookCall] = []
         """The calls that somebody waits for, innermost last."""
         self._ends_at: float | None = None
-        """When hooks are no longer waited for; see `finish_within`."""
+        """The time after which no hook is waited for; see `finish_within`."""
         self.on_hang: Callable[[HookCall], object] | None = None
         """Called once for each hook that has not returned after `HANG_SECONDS`, by the thread that
         waits for it."""
@@ -229,7 +229,9 @@ class PluginHost(HookCaller):
                 settings.check_settings_class(plugin)
         except CtrlC:
             raise
-        except BaseException as error:  # whatever a stranger's plugin does, only it is lost
+        except (
+            BaseException
+        ) as error:  # a third-party plugin may raise anything; only it is dropped
             if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
             self._record_fault(name, "registration", error, dropped=True)
@@ -237,7 +239,7 @@ class PluginHost(HookCaller):
         return True
 
     def load(self, source: PluginSource) -> bool:
-        """Import and register a plugin; returns whether it is in. What fails is a fault."""
+        """Import and register a plugin; return whether it was registered. Errors become faults."""
         if source.problem:
             self._record_fault(source.name, "loading", ChatlmError(source.problem), dropped=True)
             return False
@@ -254,7 +256,7 @@ class PluginHost(HookCaller):
         if registered and (heavy := sorted(HEAVY_MODULES & sys.modules.keys() - before)):
             slow = ChatlmError(
                 f"it imports {', '.join(heavy)} when it is loaded, not when a hook needs it",
-                hint="It works, but every start waits for it: tell its author.",
+                hint="It works but slows every start. Report it to the plugin's author.",
             )
             self._record_fault(source.name, "import", slow)
         return registered
@@ -399,10 +401,10 @@ class PluginHost(HookCaller):
 
     def _wait(self, call: HookCall, deadline: float | None) -> None:
         """Wait until a call returns or is abandoned; abandon it when there is no time left."""
-        in_ui_thread, told = _runs_event_loop(), False
+        in_ui_thread, reported = _runs_event_loop(), False
         while not call.wait(POLL_SECONDS):
-            if call.hangs and not told:
-                told = True
+            if call.hangs and not reported:
+                reported = True
                 if self.on_hang is not None:
                     self.on_hang(call)
             if in_ui_thread and call.elapsed > UI_THREAD_SECONDS:

@@ -173,7 +173,7 @@ Change a setting: `chatlm config set plugins.$name.at_least 3`
 
 
 def compatible_versions(version: str) -> str:
-    """Return the range of chatlm's versions for a plugin that is begun with this one.
+    """Return the range of chatlm's versions for a plugin that is created with this one.
 
     Until 1.0 a new minor version may break plugins, afterwards a new major one; empty for a
     checkout without a version.

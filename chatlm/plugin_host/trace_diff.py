@@ -61,14 +61,14 @@ def summarise_result(value: Any) -> str:
         case [Annotation(), *_]:
             return _truncate(", ".join(map(_format_annotation, value)))
         case {}:
-            return _truncate(", ".join(f"{name} {said}" for name, said in value.items()))
+            return _truncate(", ".join(f"{name} {setting}" for name, setting in value.items()))
         case []:
             return ""
     return type(value).__name__
 
 
 def find_changes(before: Any, after: Any) -> tuple[Change, ...]:
-    """What differs between two texts, two lists of messages or two requests, in bounded size."""
+    """Return the differences of two texts, lists of messages or requests, in bounded size."""
     match before, after:
         case Request(), Request():
             found = _request_changes(before, after)
@@ -84,7 +84,7 @@ def find_changes(before: Any, after: Any) -> tuple[Change, ...]:
 
 
 def callable_name(function: Callable[..., Any]) -> str:
-    """What a logits processor or a stopping criterion is called."""
+    """Return the name of a logits processor or a stopping criterion."""
     return one_line(str(getattr(function, "__name__", type(function).__name__)), 60)
 
 
@@ -165,7 +165,7 @@ def _changed_excerpt(text: str, head: int, tail: int) -> str:
 
 
 def _common_prefix_length(left: Sequence[Any], right: Sequence[Any]) -> int:
-    """How many items the two begin with in common."""
+    """Return the length of the common prefix."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index

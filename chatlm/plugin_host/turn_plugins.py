@@ -39,7 +39,7 @@ class TurnPlugins(HookCaller):
         """The plugin that gave the whole reply in `adjust_request`; empty for none."""
 
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """Those of the host, but for the plugins that are switched off."""
+        """The host's implementations, without those of disabled plugins."""
         impls = self._host.implementations(hook)
         return [impl for impl in impls if impl.plugin_name not in self._disabled_plugins]
 
@@ -52,27 +52,27 @@ class TurnPlugins(HookCaller):
         original: Any = None,
     ) -> CallResult:
         """Call through the host and record the outcome."""
-        said: str = ""
+        summary: str = ""
         changed: tuple[Change, ...] = ()
 
         def accept_and_tell(result: Any) -> Any:
-            """What fails here fails as the plugin's, whose value it is."""
-            nonlocal said, changed
+            """Validate the value, so that an error counts as the plugin's failure."""
+            nonlocal summary, changed
             accepted = validate(result)
             if isinstance(accepted, Request):
                 if accepted.reply_complete and not original.reply_complete:
                     self.completed_by = impl.plugin_name
                 accepted = self.guard(impl.plugin_name, accepted)
-            said, changed = summarise_result(accepted), find_changes(original, accepted)
+            summary, changed = summarise_result(accepted), find_changes(original, accepted)
             return accepted
 
         outcome = self._host.call_before(self._deadline, impl, hook, arguments, accept_and_tell)
         if outcome.called:
             error = outcome.fault.error if outcome.fault else ""
             if not outcome.in_time:
-                said, changed = "" if error else "not waited for", ()
+                summary, changed = "" if error else "not waited for", ()
             seconds = round(outcome.seconds, 6)
-            self._calls.append(Call(impl.plugin_name, hook, seconds, said, changed, error))
+            self._calls.append(Call(impl.plugin_name, hook, seconds, summary, changed, error))
         return outcome
 
     @contextmanager
@@ -109,7 +109,7 @@ class TurnPlugins(HookCaller):
         )
 
     def take_calls(self) -> tuple[Call, ...]:
-        """What was called since the last time, in order; processors and criteria last."""
+        """Return the calls since the last time, in order; processors and criteria last."""
         calls = [*self._calls, *(guard.as_call() for guard in self._guards if guard.calls)]
         for guard in self._guards:
             if guard.calls and guard.fault is None:
@@ -136,7 +136,7 @@ class GuardedCallable(ABC):
     """
 
     label: ClassVar[str]
-    """What it is, as a fault names it."""
+    """The kind of function, as named in faults."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class GuardedCallable(ABC):
         self.__name__ = callable_name(function)
         self.calls = 0
         self.seconds = 0.0
-        """What all calls took, without waiting for a processor."""
+        """Duration of all calls, without waiting for a CPU core."""
         self.fault: Fault | None = None
         self._function = function
         self._on_failure = on_failure
@@ -163,7 +163,7 @@ class GuardedCallable(ABC):
                 return self._validate(self._function(input_ids, scores.clone()), scores)
         except CtrlC:
             raise
-        except BaseException as error:  # the reply goes on without it
+        except BaseException as error:  # the reply continues without it
             self.fault = self._on_failure(self.label, error)
             return self._fallback(scores)
         finally:
@@ -175,12 +175,12 @@ class GuardedCallable(ABC):
         """All of its calls as one."""
         tokens = "1 token" if self.calls == 1 else f"{self.calls:,} tokens"
         error = self.fault.error if self.fault else ""
-        said = f"{self.__name__}, {tokens}"
-        return Call(self.plugin, self.label, round(self.seconds, 6), said, error=error)
+        summary = f"{self.__name__}, {tokens}"
+        return Call(self.plugin, self.label, round(self.seconds, 6), summary, error=error)
 
     @abstractmethod
     def _validate(self, result: Any, scores: Any) -> Any:
-        """What a result is worth; raises TypeError or ValueError for one that is worth nothing."""
+        """Return the validated result; raises TypeError or ValueError if it is invalid."""
 
     @abstractmethod
     def _fallback(self, scores: Any) -> Any:
@@ -202,7 +202,7 @@ class GuardedProcessor(GuardedCallable):
             kind = f"{result.dtype} on {result.device}"
             raise TypeError(f"{self.__name__} returned scores of {kind}")
         if not _can_sample(result) and _can_sample(scores):
-            raise ValueError(f"{self.__name__} left no token that could come next")
+            raise ValueError(f"{self.__name__} masked all tokens (-inf)")
         return result
 
     def _fallback(self, scores: Any) -> Any:
@@ -217,8 +217,8 @@ class GuardedCriterion(GuardedCallable):
     def _validate(self, result: Any, scores: Any) -> bool:
         one = isinstance(result, type(scores)) and result.numel() == 1
         if not isinstance(result, bool) and not one:
-            said = type(result).__name__
-            raise TypeError(f"{self.__name__} returned {said}, not true or false for one row")
+            kind = type(result).__name__
+            raise TypeError(f"{self.__name__} returned {kind}, not true or false for one row")
         return bool(result)
 
     def _fallback(self, scores: Any) -> bool:

@@ -24,19 +24,19 @@ class ProgressReporter(Protocol):
         ...
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show how far it is.
+        """Show the progress.
 
         Args:
-            done: steps behind it.
-            total: steps in all; None where that is not known.
-            note: what is being done, in a few words.
+            done: completed steps.
+            total: all steps; None if unknown.
+            note: the current activity, in a few words.
         """
 
 
 class Ui(Protocol):
-    """The chat's screen for one plugin; every method may be called in any thread but `shutdown`'s.
+    """The chat UI for one plugin; every method may be called in any thread but `shutdown`'s.
 
-    What a method asks for happens soon after it returned.
+    Methods return at once; the UI follows soon afterwards.
     """
 
     @property
@@ -51,42 +51,42 @@ class Ui(Protocol):
 
     @property
     def passages(self) -> Sequence[Passage]:
-        """What was found for `turn`."""
+        """The passages retrieved for `turn`."""
         ...
 
     @property
     def engine(self) -> Engine | None:
-        """The loaded model; None while there is none."""
+        """The loaded model; None while none is loaded."""
         ...
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What the plugin keeps with the chat."""
+        """The plugin's data of the chat."""
         ...
 
     def set_state(self, **values: Any) -> None:
-        """Keep values with the chat, beside the others that the plugin keeps; None forgets one.
+        """Store values with the chat, in addition to the plugin's others; None removes one.
 
         Args:
-            values: plain values, as JSON has them.
+            values: JSON values.
         """
 
     def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a short notice over the chat."""
 
     def show_status(self, text: str) -> None:
-        """Show a few words beside the model's name in the status bar, in place of those that the
-        plugin showed there before; empty shows nothing. Chats that are shown later keep them."""
+        """Show a short text next to the model's name in the status bar, replacing the plugin's
+        previous one; empty removes it. It stays when another chat is opened."""
 
     def insert_text(self, text: str) -> None:
-        """Put a text into the composer, where the cursor is."""
+        """Insert a text into the composer at the cursor."""
 
     def send(self, text: str) -> None:
         """Send a message, as if the user had typed it; refused with a notice while a reply is
-        being written."""
+        being generated."""
 
     def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
-        """Change the system prompt or the sampling of the chat; None leaves one as it is."""
+        """Change the system prompt or the sampling of the chat; None leaves it unchanged."""
 
     def new_chat(
         self,
@@ -101,9 +101,9 @@ class Ui(Protocol):
 
         Args:
             system: its system prompt; empty for the one in the config.
-            sampling: what is set for it alone.
-            state: what the plugin keeps with it.
-            model: talk to this one from now on, as `/model` does; empty for the one there is.
+            sampling: its own sampling settings.
+            state: the plugin's data of the chat.
+            model: switch to this model, like `/model`; empty for the current one.
             message: sent at once; empty for none.
         """
 
@@ -111,36 +111,36 @@ class Ui(Protocol):
         """Show a screen that a plugin registered."""
 
     def open_panel(self, name: str) -> None:
-        """Show a panel that a plugin registered; the one that is shown is closed instead."""
+        """Show a panel that a plugin registered; close it if it is already shown."""
 
     def side_chats(self, report: Callable[[str], None]) -> SideChats:
-        """Chats beside this one, which share its model where they need the same.
+        """Create side chats, which share the loaded model if they use the same one.
 
         Args:
-            report: told in a few words which model is being loaded.
+            report: called with a short status while a model is loaded.
         """
         ...
 
     def progress(self, title: str) -> AbstractContextManager[ProgressReporter]:
-        """Show a long work while it lasts, with a bar and a way to cancel it."""
+        """Show the progress of long work with a bar; the user can cancel it."""
         ...
 
 
 @dataclass(frozen=True)
 class SlashCommand:
-    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key."""
+    """A plugin's action: a slash command, an entry in the palette and, if wanted, a key."""
 
     name: str
-    """As it is typed, without the slash: small letters, digits and hyphens."""
+    """The name without the slash: lower-case letters, digits and hyphens."""
     help: str
-    """What it does, in a few words."""
+    """A short description."""
     run: Callable[[Ui, str], None]
-    """Called with what was typed after the name, in a thread of its own. A `ChatlmError` that it
-    raises is told as it is; any other exception is the plugin's failure."""
+    """Called with the text after the name, in a thread of its own. The message of
+    a `ChatlmError` that it raises is shown; any other exception is the plugin's failure."""
     argument: str = ""
-    """What may follow, such as `NAME`; in brackets when it may be left out."""
+    """The argument's placeholder, such as `NAME`; in brackets if it is optional."""
     key: str = ""
-    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the user may choose another in the
+    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; users can rebind it in the
     config."""
 
     def check(self) -> None:
@@ -207,7 +207,7 @@ _KEY_PATTERN = re.compile("(ctrl|alt)[+][a-z]|f([2-9]|1[0-2])")
 
 
 _TERMINAL_ALIASES = {"ctrl+h": "backspace", "ctrl+i": "tab", "ctrl+m": "enter"}
-"""What a terminal sends for keys that have names of their own."""
+"""Codes that terminals send for named keys."""
 
 
 def _check_name(name: str) -> None:

@@ -92,7 +92,7 @@ def folder_or_error(result: Any) -> Path | ChatlmError:
     if not isinstance(result, Path):
         raise TypeError(f"returned {type(result).__name__}, not a path")
     if not result.is_dir():
-        raise ValueError(f"returned {result}, which is no folder")
+        raise ValueError(f"returned {result}, which is not a folder")
     return result
 
 
@@ -112,7 +112,7 @@ def valid_messages(result: Any) -> list[Message]:
     """Validate messages that a model can answer.
 
     Raises:
-        TypeError: it is no list of messages.
+        TypeError: it is not a list of messages.
         ValueError: `check_message_order` refuses them.
     """
     accepted = list_of(Message)(result)

@@ -157,7 +157,9 @@ class Artifacts:
             similar = get_close_matches(name, artifacts, 1)
             raise UsageError(
                 f"There is no {self.kind} {name!r}.",
-                hint=f"Did you mean {similar[0]}?" if similar else f"See them: {self.command} list",
+                hint=f"Did you mean {similar[0]}?"
+                if similar
+                else f"List them: {self.command} list",
             )
         return artifacts[name]
 

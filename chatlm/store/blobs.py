@@ -41,7 +41,7 @@ class Blobs:
         self._in_memory: dict[str, bytes] = {}
 
     def add(self, content: bytes) -> str:
-        """Store bytes unless they are there already; return their SHA-256 in hex.
+        """Store bytes unless they are already stored; return their SHA-256 in hex.
 
         Raises:
             StoreError: they cannot be written.
@@ -79,7 +79,7 @@ class Blobs:
             content = path.read_bytes()
         except FileNotFoundError as error:
             raise StoreError(
-                f"An image of a chat is missing: {path} is not there.", hint
+                f"An image of a chat is missing: {path} does not exist.", hint
             ) from error
         except OSError as error:
             raise StoreError(

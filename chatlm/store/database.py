@@ -90,7 +90,7 @@ class Database:
     def _connect_to_read(self, path: Path, reason: sqlite3.Error) -> sqlite3.Connection:
         """Connect read-only; raise `reason` if that fails too."""
         # Even a reader of a database in WAL mode has to write, to an index of the log, unless
-        # SQLite is told that nobody else writes. That skips the log, so it must be empty.
+        # Declare to SQLite that nobody else writes. That skips the log, so it must be empty.
         file = path.resolve()
         log = file.with_name(f"{file.name}-wal")
         options = ["mode=ro"]

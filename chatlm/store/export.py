@@ -56,7 +56,7 @@ def to_markdown(conversation: Conversation, missing_images: Collection[str] = ()
 
     Args:
         conversation: the chat.
-        missing_images: hashes of the images whose bytes are missing, which is said beside them.
+        missing_images: hashes of the images whose bytes are missing, which the text mentions.
     """
     blocks = markdown_blocks(conversation, missing_images)
     return "\n\n".join(block.text for block in blocks) + "\n"

@@ -317,7 +317,7 @@ def _fetch_one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row |
 
 
 def _chat_not_found(conversation_id: int) -> StoreError:
-    return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
+    return StoreError(f"no chat {conversation_id}", hint="List your chats: chatlm chats list")
 
 
 def _not_found(kind: str, row_id: int) -> StoreError:

@@ -281,7 +281,7 @@ class Store:
             writes.set_trashed(db, conversation_id, trashed=True)
 
     def restore(self, conversation_id: int) -> None:
-        """Take a chat out of the trash; one that is not there stays as it is."""
+        """Take a chat out of the trash; does nothing if it is not in the trash."""
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id, allow_trashed=True)
             writes.set_trashed(db, conversation_id, trashed=False)
@@ -326,7 +326,7 @@ class Store:
         return self._blobs.read(sha256)
 
     def has_blob(self, sha256: str) -> bool:
-        """Return whether the bytes of an image are there, without reading them."""
+        """Return whether the bytes of an image exist, without reading them."""
         return sha256 in self._blobs
 
     def find_blob(self, sha256: str) -> bytes | None:

@@ -31,35 +31,39 @@ class Sampling:
     """
 
     temperature: float | None = _number(
-        0.0, 5.0, "0 always takes the likeliest token; higher is more varied"
+        0.0, 5.0, "0 always takes the most likely token; higher is more varied"
     )
-    top_k: int | None = _number(0, 1_000_000, "keep the k likeliest tokens; 0 keeps all")
+    top_k: int | None = _number(0, 1_000_000, "keep the k most likely tokens; 0 keeps all")
     top_p: float | None = _number(
-        0.0, 1.0, "keep the likeliest tokens that together reach this probability"
+        0.0, 1.0, "keep the most likely tokens that together reach this probability"
     )
     min_p: float | None = _number(
-        0.0, 1.0, "drop tokens below this share of the likeliest token's probability"
+        0.0, 1.0, "drop tokens below this share of the most likely token's probability"
     )
     frequency_penalty: float | None = _number(
-        -2.0, 2.0, "subtracted for each time a token was already made"
+        -2.0, 2.0, "subtracted from a token's logit for each earlier occurrence in the reply"
     )
     presence_penalty: float | None = _number(
-        -2.0, 2.0, "subtracted once for a token that was already made"
+        -2.0, 2.0, "subtracted once from the logit of a token that occurs in the reply"
     )
     repetition_penalty: float | None = _number(
-        0.1, 10.0, "divides the score of tokens already seen; 1 is off"
+        0.1,
+        10.0,
+        "divides positive and multiplies negative logits of tokens in prompt or reply; 1 is off",
     )
-    max_tokens: int | None = _number(1, 1_000_000, "at most this many new tokens")
-    seed: int | None = _number(0, 2**63 - 1, "same seed and request, same reply")
+    max_tokens: int | None = _number(1, 1_000_000, "maximum number of generated tokens")
+    seed: int | None = _number(0, 2**63 - 1, "the same seed and request give the same reply")
     stop: tuple[str, ...] = setting(
         (),
         "texts that end a reply and are cut from it",
         accepts=all,
         convert=_stop_strings,
-        expected="texts that are not empty",
+        expected="non-empty texts",
     )
     top_n_sigma: float | None = _number(
-        0.0, 100.0, "drop tokens over this many standard deviations below the likeliest; 0 is off"
+        0.0,
+        100.0,
+        "drop tokens more than this many standard deviations below the top logit; 0 is off",
     )
     xtc_probability: float | None = _number(
         0.0, 1.0, "how often all top choices but the last are dropped (XTC); 0 is off"

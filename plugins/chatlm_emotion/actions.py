@@ -178,7 +178,7 @@ def _show_scope(ui: Ui) -> None:
         try:
             get_labeller().wait_until_loaded()
         except ChatlmError as error:
-            hint = f"/emotion {labelled} fetches what is missing."
+            hint = f"/emotion {labelled} downloads what is missing."
             raise ChatlmError(f"Nothing is labelled yet. {error.message}", hint=hint) from error
     name = load_plugin_settings(PLUGIN, Settings).classifier
     ui.notify(
@@ -198,7 +198,9 @@ def _prepare_classifier(ui: Ui) -> None:
         if base:
             ensure_model(
                 base,
-                lambda stage, done, total: work.update(done, total, f"fetching {base} ({stage})"),
+                lambda stage, done, total: work.update(
+                    done, total, f"downloading {base} ({stage})"
+                ),
                 lambda: work.cancelled,
             )
         work.update(0, None, "loading")

@@ -162,9 +162,11 @@ def card_lines(card: ClassifierCard) -> list[str]:
         ("Held out", card.scores),
         ("Cost", card.cost),
     ]
-    said = [(title, _format_value(value)) for title, value in rows if value not in ("", (), [], {})]
-    width = max(len(title) for title, _ in said)
-    return [f"{one_line(title, 20):<{width}}  {one_line(text, 600)}" for title, text in said]
+    shown = [
+        (title, _format_value(value)) for title, value in rows if value not in ("", (), [], {})
+    ]
+    width = max(len(title) for title, _ in shown)
+    return [f"{one_line(title, 20):<{width}}  {one_line(text, 600)}" for title, text in shown]
 
 
 def _format_value(value: Any) -> str:

@@ -88,8 +88,10 @@ class Classifier:
         for row in self.probabilities(texts, on_progress):
             best = int(row.argmax())
             sure = row[best] >= self.card.threshold
-            told = {label: float(each) for label, each in zip(labels, row, strict=True)}
-            found.append(Prediction(labels[best] if sure else UNSURE, float(row[best]), told))
+            probabilities = {label: float(each) for label, each in zip(labels, row, strict=True)}
+            found.append(
+                Prediction(labels[best] if sure else UNSURE, float(row[best]), probabilities)
+            )
         return found
 
 

@@ -75,13 +75,13 @@ def label(
         raise UsageError("At least two labels are needed.", hint="--labels joy,anger,other")
     raters = _build_raters(models, asks)
     if tie == HUMAN and not sys.stdin.isatty():
-        raise UsageError(f"--tie {HUMAN} needs a terminal.", hint="Name a model: --tie MODEL")
+        raise UsageError(f"--tie {HUMAN} needs a terminal.", hint="Specify a model: --tie MODEL")
     texts = list(dict.fromkeys(examples.read_texts(expand_path(str(file)))))
     target = expand_path(str(out))
     done = _read_finished(target, len(raters))
     todo = [text for text in texts if text not in done]
     with side_chats(
-        load_config(), lambda said: click.echo(escape_controls(said), err=True)
+        load_config(), lambda status: click.echo(escape_controls(status), err=True)
     ) as chats:
         panel = RaterPanel(chats, raters, names)
         decide = _tie_breaker(tie, chats, names)
@@ -118,7 +118,7 @@ def _build_raters(models: Sequence[str], questions: Sequence[str]) -> list[Rater
     if len(raters) < MIN_RATERS:
         raise UsageError(
             f"A panel has at least {MIN_RATERS} raters, not {len(raters)}.",
-            hint="Give --by or --ask three times, or neither.",
+            hint="Use --by or --ask three times, or neither.",
         )
     return raters
 
@@ -137,14 +137,14 @@ def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
         check_regular_file(path)
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read.", hint="Name another --out.") from error
+        raise UsageError(f"{path} cannot be read.", hint="Choose another --out.") from error
     for line in content.splitlines():
         try:
             each = PanelLabel.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         if len(each.votes) != raters:
-            raise UsageError(f"{path} was labelled by another panel.", hint="Name another --out.")
+            raise UsageError(f"{path} was labelled by another panel.", hint="Choose another --out.")
         found[each.text] = each
     return found
 

@@ -197,9 +197,9 @@ class GenerateNetwork(Network):
         for row, label in enumerate(best.tolist()):
             answer = torch.tensor(self.label_ids[label])
             answers[row, : len(answer)] = answer
-        said = answers[:, : longest - 1]  # nothing is predicted after the last token
-        ids = torch.cat([ids, said.clamp(min=0)], 1)
-        mask = torch.cat([mask, (said >= 0).to(mask.dtype)], 1)
+        targets = answers[:, : longest - 1]  # nothing is predicted after the last token
+        ids = torch.cat([ids, targets.clamp(min=0)], 1)
+        mask = torch.cat([mask, (targets >= 0).to(mask.dtype)], 1)
         logits = self._vocabulary_logits((ids, mask), longest)
         return functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
 

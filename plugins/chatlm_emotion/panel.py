@@ -110,12 +110,12 @@ class RaterPanel:
         requests = [
             self._build_request(chat, rater, text) for chat, text in zip(chats, texts, strict=True)
         ]
-        said = [""] * len(texts)
+        replies = [""] * len(texts)
         with closing(stream_many(chats[0].engine, requests)) as events:
             for number, event in events:
                 if isinstance(event, Delta):
-                    said[number] += event.answer
-        return [find_label(reply, self._labels) for reply in said]
+                    replies[number] += event.answer
+        return [find_label(reply, self._labels) for reply in replies]
 
     def _build_request(self, chat: SideChat, rater: Rater, text: str) -> Request:
         labels = ", ".join(self._labels)

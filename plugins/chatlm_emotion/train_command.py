@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='Lines of {"text": …, "label": …}; a null label trains unsure. Repeatable.',
+    help='Lines of {"text": …, "label": …}; a null label means unsure. Repeatable.',
 )
 @click.option(
     "--certain",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="As --data, but trained on its own labels, not the teachers'. Repeatable.",
+    help="Gold data: like --data, but the teachers do not change its labels. Repeatable.",
 )
 @click.option(
     "--validation",

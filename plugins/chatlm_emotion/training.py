@@ -51,7 +51,7 @@ def fit_network(
         teacher_probabilities: probabilities of the labels, `(labels,)`, by text.
 
     Returns:
-        The progress with all evaluations; its `stopped` says whether training goes on later.
+        The progress with all evaluations; its `stopped` tells whether training can continue later.
     """
     set_seed(recipe.seed)
     ids = network.encode([row.text for row in train_examples])
@@ -191,11 +191,13 @@ def _soft_targets(
     targets = torch.full((len(rows), len(labels)), even)
     for number, row in enumerate(rows):
         if row.label is not None:
-            told = recipe.smoothing * even * torch.ones(len(labels))
-            told[labels.index(row.label)] += 1 - recipe.smoothing
+            target = recipe.smoothing * even * torch.ones(len(labels))
+            target[labels.index(row.label)] += 1 - recipe.smoothing
             if row.text in teacher_probabilities:
-                told += recipe.trust * (torch.from_numpy(teacher_probabilities[row.text]) - told)
-            targets[number] = told
+                target += recipe.trust * (
+                    torch.from_numpy(teacher_probabilities[row.text]) - target
+                )
+            targets[number] = target
     return targets
 
 

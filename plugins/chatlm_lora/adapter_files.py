@@ -116,17 +116,17 @@ def read_config(path: Path) -> AdapterConfig:
 def _require_plain_lora(values: Mapping[str, Any]) -> None:
     kind = values.get("peft_type")
     if kind != "LORA":
-        raise InvalidAdapterFile(f"says that it is {kind!r}, not LORA")
+        raise InvalidAdapterFile(f"has the type {kind!r}, not LORA")
     for setting in _UNSUPPORTED_SETTINGS:
         if values.get(setting):
-            raise InvalidAdapterFile(f"uses {setting}, which is more than plain LoRA")
+            raise InvalidAdapterFile(f"uses {setting}, which is not plain LoRA")
     if values.get("bias", "none") != "none":
         raise InvalidAdapterFile(f"changes the model's biases (bias is {values['bias']!r})")
-    beginning = values.get("init_lora_weights", True)
-    if not any(beginning is known or beginning == known for known in _SUPPORTED_INITS):
+    init = values.get("init_lora_weights", True)
+    if not any(init is known or init == known for known in _SUPPORTED_INITS):
         raise InvalidAdapterFile(
-            f"was begun by {beginning!r}, which changes the base; it must be saved as plain LoRA "
-            "first (path_initial_model_for_weight_conversion of peft)"
+            f"was initialized with {init!r}, which modifies the base weights; convert it to plain "
+            "LoRA first (path_initial_model_for_weight_conversion of peft)"
         )
 
 
@@ -185,22 +185,22 @@ def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise InvalidAdapterFile("is cut short, or is no safetensors file")
+            raise InvalidAdapterFile("is truncated, or not a safetensors file")
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             found = {name: _parse_tensor_entry(entry, 8 + length) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise InvalidAdapterFile("has a table of tensors that cannot be read") from None
+            raise InvalidAdapterFile("has an unreadable tensor table") from None
     place = 8 + length
     for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
         if tensor.start != place:
-            raise InvalidAdapterFile(f"has a hole or an overlap before the tensor {name}")
+            raise InvalidAdapterFile(f"has a gap or an overlap before the tensor {name}")
         place = tensor.end
     if place > size:
-        raise InvalidAdapterFile(f"is cut short: {size:,} of {place:,} bytes are there")
+        raise InvalidAdapterFile(f"is truncated: {size:,} of {place:,} bytes present")
     if place < size:
-        raise InvalidAdapterFile("goes on behind its last tensor")
+        raise InvalidAdapterFile("has trailing data after the last tensor")
     return found
 
 

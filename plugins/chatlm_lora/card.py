@@ -164,9 +164,9 @@ def card_lines(card: AdapterCard) -> list[str]:
     rows += [(key.capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]
-    said = [(title, _format_value(value)) for title, value in rows if value]
-    width = max(len(title) for title, _ in said)
-    return [f"{one_line(title, 20):<{width}}  {one_line(text, 500)}" for title, text in said]
+    shown = [(title, _format_value(value)) for title, value in rows if value]
+    width = max(len(title) for title, _ in shown)
+    return [f"{one_line(title, 20):<{width}}  {one_line(text, 500)}" for title, text in shown]
 
 
 def _format_value(value: Any) -> str:

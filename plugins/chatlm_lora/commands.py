@@ -71,7 +71,7 @@ def merge(
     if weights and len(weights) != len(sources):
         raise UsageError(
             f"There are {len(sources)} adapters and {len(weights)} weights.",
-            hint="Give one -w for each adapter, in their order.",
+            hint="Specify one -w per adapter, in the same order.",
         )
     mix = MergeSettings(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
     made = merge_adapters(
@@ -117,8 +117,8 @@ def list_adapters(as_json: bool) -> None:
     width = max((len(adapter.name) for adapter, _ in found), default=0)
     for adapter, known in found:
         own = "  (yours)" if adapter.user_owned else ""
-        told = card.summarize_card(known) if known else ""
-        click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.size_bytes):>8}  {told}{own}")
+        summary = card.summarize_card(known) if known else ""
+        click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.size_bytes):>8}  {summary}{own}")
 
 
 @adapters.command()

@@ -98,7 +98,7 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}.", hint="Name a .jsonl or .json file."
+            f"{path} cannot be read: {error.strerror}.", hint="Specify a .jsonl or .json file."
         ) from error
 
 
@@ -143,7 +143,7 @@ def _parse_example(row: Mapping[str, Any], question_template: str, location: str
 def _from_messages(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     given = row["messages"]
     if not isinstance(given, list):
-        _reject(location, "has messages that are no list")
+        _reject(location, "has `messages` that are not a list")
     chat = []
     for entry in given:
         role = entry.get("role") if isinstance(entry, dict) else None
@@ -164,7 +164,7 @@ def _from_messages(row: Mapping[str, Any], question_template: str, location: str
 def _from_instruction(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     about = row.get("input") or ""
     if not isinstance(about, str):
-        _reject(location, "has an input that is no text")
+        _reject(location, "has an `input` that is not a string")
     task = _require_text(row, "instruction", location)
     question = f"{task}\n\n{about.strip()}" if about.strip() else task
     return _single_turn(question, _require_text(row, "output", location))
@@ -180,7 +180,7 @@ def _from_label(row: Mapping[str, Any], question_template: str, location: str) -
     if not _TEXT_PLACEHOLDER.search(question_template):
         raise UsageError(
             "Rows of text and label need a question to the model.",
-            hint="Give one with {text} in it: --ask 'Which feeling is in this text? {text}'",
+            hint="Specify one with {text} in it: --ask 'Which feeling is in this text? {text}'",
         )
     text = _require_text(row, "text", location)
     label = (
@@ -258,8 +258,8 @@ class EncodedChats(Dataset[EncodedExample]):
 def _encode_example(example: ChatExample, encoder: ChatEncoder) -> EncodedExample:
     chat = encoder.encode_chat(example)
     labels = [
-        number if said else IGNORE_INDEX
-        for number, said in zip(chat.ids, chat.assistant_mask, strict=True)
+        number if is_reply else IGNORE_INDEX
+        for number, is_reply in zip(chat.ids, chat.assistant_mask, strict=True)
     ]
     return {"input_ids": list(chat.ids), "labels": labels}
 
@@ -312,13 +312,13 @@ def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, batch_siz
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in _batches(chats, collator, batch_size):
-            said = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+            labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
             on_device = {
                 key: value.to(model.device) if isinstance(value, torch.Tensor) else value
                 for key, value in batch.items()
             }
-            total += float(model(**on_device).loss) * said
-            count += said
+            total += float(model(**on_device).loss) * labelled
+            count += labelled
     return total / count
 
 

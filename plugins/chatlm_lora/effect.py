@@ -118,7 +118,7 @@ def greedy_answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message])
             use_cache=True,
             pad_token_id=encoder.eos_token_id,
         )
-    said: list[int] = out[0, ids.shape[1] :].tolist()
-    if encoder.eos_token_id in said:
-        said = said[: said.index(encoder.eos_token_id)]
-    return encoder.decode(said).strip()
+    reply: list[int] = out[0, ids.shape[1] :].tolist()
+    if encoder.eos_token_id in reply:
+        reply = reply[: reply.index(encoder.eos_token_id)]
+    return encoder.decode(reply).strip()

@@ -77,7 +77,7 @@ def new_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(f"{folder} already exists.", hint="Name a new folder.") from None
+        raise UsageError(f"{folder} already exists.", hint="Choose a new folder.") from None
     except OSError as error:
         raise _write_error(folder, error) from error
     try:
@@ -91,7 +91,7 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 def _write_error(folder: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"{folder} cannot be written: {error.strerror or error}.", hint="Name another folder."
+        f"{folder} cannot be written: {error.strerror or error}.", hint="Choose another folder."
     )
 
 

@@ -40,5 +40,5 @@ def resolve_base_model(name: str | None) -> ModelLocation:
 
     base = ensure_model(name or load_config().model)
     if base.kind != "chat":
-        raise UsageError(f"{base.name} is not a chat model.", hint="Name one: --model NAME")
+        raise UsageError(f"{base.name} is not a chat model.", hint="Specify one: --model NAME")
     return base

@@ -143,9 +143,7 @@ class _TrainingProcess:
         if reporting.stopped:
             raise RUNS.stopped(self._job.name, state.global_step, state.max_steps)
         early = state.global_step < state.max_steps
-        self._end_reason = (
-            "early, as the held-out loss fell no more" if early else "after all epochs"
-        )
+        self._end_reason = "early: held-out loss stopped improving" if early else "after all epochs"
         self._steps = state.global_step
         self._best_step = state.best_global_step
 
@@ -193,7 +191,7 @@ class _TrainingProcess:
         before, after = self._base_result, self._measure("measuring the adapter")
         if not math.isfinite(after.loss):
             raise ChatlmError(
-                "The losses became infinite or no numbers.", hint="Lower --rate, then --restart."
+                "The loss became NaN or infinite.", hint="Lower --rate, then --restart."
             )
         answers = zip(ready.sample_examples, before.answers, after.answers, strict=True)
         return AdapterCard(
@@ -304,10 +302,10 @@ class _TrainingProcess:
         self._report(activity)
         loss = self._evaluate()
         self._report("answering held-out prompts")
-        said = [
+        answers = [
             greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.sample_examples
         ]
-        return HeldOutResult(loss, tuple(said))
+        return HeldOutResult(loss, tuple(answers))
 
     def _evaluate(self) -> float:
         held_out, batch = self._data.held_out, self._job.recipe.batch

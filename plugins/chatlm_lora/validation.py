@@ -97,9 +97,7 @@ def validate_adapter(folder: Path, base: ModelLocation | None) -> ValidatedAdapt
         raise _refusal(folder, reason)
     for name, tensor in table.items():
         if adapter_files.has_nonfinite(weights, tensor):
-            raise _refusal(
-                folder, f"{_short_name(name)} holds numbers that are infinite or none (NaN)"
-            )
+            raise _refusal(folder, f"{_short_name(name)} contains NaN or infinite values")
     if all(adapter_files.is_all_zero(weights, pair[1]) for pair in pairs.values()):
         warnings.append("All its B matrices are zero: it has no effect.")
     numbers = sum(prod(tensor.shape) for tensor in table.values())

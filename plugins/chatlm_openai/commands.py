@@ -75,7 +75,7 @@ def check(endpoint: str, model: str | None) -> None:
     click.echo(f"Models: {', '.join(map(_display_name, names)) or 'none'}")
     name = model or next(iter(names), "")
     if not name:
-        raise UsageError(f"{server.display_name} lists no models.", hint="Name one: -m NAME")
+        raise UsageError(f"{server.display_name} lists no models.", hint="Specify one: -m NAME")
     request = Request((Message("user", "Say hello."),), Sampling(max_tokens=16))
     reply, usage = "", None
     with closing(open_engine(f"{name}@{server.display_name}")) as engine:

@@ -158,6 +158,6 @@ def _capitalize(text: str) -> str:
 
 def _example_hint() -> str:
     return (
-        "Name a base URL such as http://127.0.0.1:8000/v1, or set endpoints: "
+        "Specify a base URL such as http://127.0.0.1:8000/v1, or set endpoints: "
         "chatlm config set plugins.openai.endpoints '[\"work http://gpu:8000/v1 WORK_KEY\"]'"
     )

@@ -332,7 +332,7 @@ def verify(name: str, as_json: bool) -> None:
 
 @rag.command()
 @name_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
     """Delete an index, but not the documents.
 

@@ -9,7 +9,8 @@ import click
 
 from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
 from chatlm_serve import PLUGIN
-from chatlm_serve.http_guard import bind_socket, http_url, is_loopback
+from chatlm_serve.http_guard import is_loopback
+from chatlm_serve.listener import bind_socket, http_url
 from chatlm_serve.plugin import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -72,7 +73,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     is_flag=True,
     help="Let anyone who can reach --host read and write your chats and files.",
 )
-@click.option("-m", "--model", metavar="NAME", help="Chat with this model.")  # fmt: skip
+@click.option("-m", "--model", metavar="NAME", help="Use this model.")  # fmt: skip
 def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     """Open the chat in a browser.
 

@@ -1,10 +1,9 @@
-"""HTTP protection: Host header and bearer token checks, body limits, and listening sockets."""
+"""HTTP protection: Host header and bearer token checks, and body limits."""
 
 from __future__ import annotations
 
 import hmac
 import json
-import socket
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -15,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chatlm import UsageError
 from chatlm_serve.errors import ApiError
 
 HEALTH_PATH = "/health"
@@ -112,35 +110,3 @@ def names_loopback(header: str) -> bool:
     with suppress(ValueError):
         return is_loopback(urlsplit(f"//{header}").hostname or "")
     return False
-
-
-def bind_socket(host: str, port: int) -> socket.socket:
-    """Bind a socket, so that a wrong address is reported at once.
-
-    Raises:
-        UsageError: the host is unknown or not an address of this machine, or the port is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise UsageError(
-            f"Unknown address {host!r}.", hint="Use 127.0.0.1 for this machine."
-        ) from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"Cannot listen at {http_url(host, port)}: {error.strerror}.",
-            hint="Choose another port; --port 0 picks a free one.",
-        ) from error
-    return listener
-
-
-def http_url(host: str, port: int) -> str:
-    """Return the URL of an address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

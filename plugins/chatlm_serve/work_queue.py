@@ -1,4 +1,4 @@
-"""A first-come, first-served queue with worker threads, and a batch that requests share."""
+"""A FIFO job queue, one thread that creates jobs and one that steps them, and a shared batch."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class WorkQueue:
     """Creates generators in one thread and runs them in another, in the order they arrive.
 
     Running generators take turns, one step each; None is not passed on. A finished one leaves the
-    queue at once, however slowly its output is read. What is slow and concerns one generator alone
-    belongs into its creation, which delays no running one.
+    queue at once, however slowly its output is read. Slow work for one generator alone belongs in
+    its factory, where it delays no running generator.
 
     All methods except `close` must be called in the event loop's thread.
 
@@ -61,7 +61,7 @@ class WorkQueue:
         step.
 
         Args:
-            factory: creates the generator; may take its time.
+            factory: creates the generator; may be slow.
 
         Raises:
             QueueFull: too many generators are waiting.

@@ -63,7 +63,7 @@ def template_path(name: str) -> Path:
         near = get_close_matches(name, files, 1)
         raise UsageError(
             f"There is no template {name!r}.",
-            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
+            hint=f"Did you mean {near[0]}?" if near else "List them: chatlm templates list",
         )
     return files[name]
 

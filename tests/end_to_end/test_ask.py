@@ -115,7 +115,7 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "no question"),
+        ((), "No question"),
         (("--temperature", "9", "Hi"), "temperature must be a number from 0 to 5"),
         (("--top-p", "2", "Hi"), "top_p must be"),
         (("--max-tokens", "0", "Hi"), "max_tokens must be a whole number from 1"),
@@ -143,7 +143,7 @@ def test_ctrl_c_keeps_the_partial_reply(endless_home: Path) -> None:
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert "kept in chat 1" in errors
+    assert "saved in chat 1" in errors
     assert "Traceback" not in errors
     with Store(endless_home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply

@@ -310,7 +310,7 @@ def test_show_details_says_what_made_each_version() -> None:
     assert (facts["seed"], facts["sampling"]) == ("2", "temperature 0.5")
     assert (facts["prompt hash"], facts["versions"]) == ("00ff", "torch 2.6")
     assert (facts["prompt format"], facts["added"]) == ("chatml", "no-lists ␛[31m")
-    assert "prompt          not kept" in first
+    assert "provenance      not stored" in first
 
 
 def test_export_of_chatml_and_what_it_refuses(tmp_path: Path) -> None:

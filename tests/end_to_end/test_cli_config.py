@@ -50,7 +50,7 @@ def test_show_json_has_value_source_and_help(home: Path) -> None:
         "key": "device",
         "value": "cpu",
         "source": "environment CHATLM_DEVICE",
-        "help": "where the model runs",
+        "help": "the device that the model runs on",
     }
     assert settings["plugins.p.day"]["value"] == "2026-01-02"
     assert "␛[31m" in config("show").stdout

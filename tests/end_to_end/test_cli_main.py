@@ -114,14 +114,14 @@ def test_version() -> None:
 def test_without_a_terminal_the_screen_is_not_opened() -> None:
     done = chatlm()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: The chat screen needs a terminal.\n")
+    assert done.stderr.startswith("Error: The chat UI needs a terminal.\n")
     assert "chatlm ask" in done.stderr
 
 
 def test_options_that_do_not_go_together() -> None:
     done = chatlm("--model", "m", "chats", "list")
     assert done.returncode == 2
-    assert "--model before a command" in done.stderr
+    assert "--model applies only to the chat UI" in done.stderr
     assert "chatlm chats --help" in done.stderr
     done = chatlm("--incognito", "--chat", "1")
     assert (done.returncode, "incognito" in done.stderr) == (2, True)
@@ -137,7 +137,7 @@ def test_an_unknown_command_names_the_nearest() -> None:
 def test_errors_have_a_message_a_hint_and_an_exit_code(home: Path) -> None:
     done = chatlm("chats", "show", "12")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: no chat 12\nSee your chats: chatlm chats list\n"
+    assert done.stderr == "Error: no chat 12\nList your chats: chatlm chats list\n"
     home.joinpath("config.toml").write_text("model = ")
     done = chatlm("config", "show")
     assert done.returncode == 2
@@ -268,7 +268,9 @@ def complete(line: str) -> list[str]:
 
 def test_completion_of_commands_keys_and_chats(home: Path) -> None:
     assert complete("chatlm c") == ["chats", "config", "completion"]
-    assert complete("chatlm config set sampling.top") == ["sampling.top_k", "sampling.top_p"]
+    assert complete("chatlm config set sampling.top") == [
+        "sampling.top_k", "sampling.top_p", "sampling.top_n_sigma",
+    ]  # fmt: skip
     assert complete("chatlm chats show ") == []
     assert not (home / "chats.db").exists()
     from chatlm.config import paths

@@ -117,7 +117,7 @@ def test_plugins_add_commands_to_chatlms_own_groups(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        ('cli.group_of("models").add_command(greet, "pull")', "pull is there already, from chatlm"),
+        ('cli.group_of("models").add_command(greet, "pull")', "pull already exists, from chatlm"),
         ('cli.group_of("logs").add_command(greet)', "has no group logs that takes commands"),
         ('cli.group_of("models").group_of("x")', "models has no groups"),
     ],
@@ -155,7 +155,7 @@ def test_a_command_cannot_take_the_place_of_chatlms_own(folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("def greet", "def ask").replace("greet", "ask"))
     shown = chatlm("--help")
     assert "Ask one question" in shown.stdout
-    assert "the command ask is there already, from chatlm" in shown.stderr
+    assert "the command ask already exists, from chatlm" in shown.stderr
 
 
 def test_list_enable_disable(folder: Path) -> None:
@@ -166,10 +166,10 @@ def test_list_enable_disable(folder: Path) -> None:
     assert rows["mine"]["source"] == str(folder / "mine.py")
     assert rows["bad"]["status"] == "failed"
     assert "no_such_thing" in rows["bad"]["error"]
-    assert "bad is off" in chatlm("plugins", "disable", "bad").stdout
+    assert "bad is disabled" in chatlm("plugins", "disable", "bad").stdout
     assert listed()["bad"] == rows["bad"] | {"status": "off", "error": None}
-    assert "bad is on" in chatlm("plugins", "enable", "bad").stdout
-    assert "was on already" in chatlm("plugins", "enable", "bad").stdout
+    assert "bad is enabled" in chatlm("plugins", "enable", "bad").stdout
+    assert "was already enabled" in chatlm("plugins", "enable", "bad").stdout
     wrong = chatlm("plugins", "disable", "mien")
     assert (wrong.returncode, "Did you mean mine?" in wrong.stderr) == (2, True)
     assert "mine" in chatlm("plugins", "list").stdout
@@ -184,7 +184,7 @@ def test_a_crash_is_reported_and_forgiven(folder: Path) -> None:
     assert listed()["bomb"]["status"] == "crashed"
     (folder / "bomb.py").write_text(PLUGIN)
     assert listed()["bomb"]["status"] == "crashed"
-    assert "bomb is on" in chatlm("plugins", "enable", "bomb").stdout
+    assert "bomb is enabled" in chatlm("plugins", "enable", "bomb").stdout
     assert listed()["bomb"]["status"] == "on"
 
 
@@ -221,8 +221,8 @@ def test_check_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         "import chatlm, time\ntime.sleep(0.7)\n@chatlm.hookimpl\ndef turn_finished(): ...\n"
     )
     for file, said in (
-        (hangs, "turn_finished: it did not come back within 5 s"),
-        (dies, "import: it ended the process, with code 7"),
+        (hangs, "turn_finished: no result within 5 s"),
+        (dies, "import: it ended the process with code 7"),
         (slow, "import: it took"),
     ):
         done = chatlm("plugins", "check", str(file))
@@ -294,17 +294,17 @@ def test_check_tries_what_hooks_register_and_return(tmp_path: Path) -> None:
     done = chatlm("plugins", "check", str(tmp_path / "wrong.py"))
     assert done.returncode == 1
     for line in (
-        "BAD  engine parrot: LookupError: not there",
-        "BAD  engine liar: AttributeError: 'int' object has no attribute 'info'",
+        "FAIL engine parrot: LookupError: not there",
+        "FAIL engine liar: AttributeError: 'int' object has no attribute 'info'",
         "ok   engine refuses: works",
-        "BAD  template text: TypeError: render returned str, not chatlm.RenderedTemplate",
-        "BAD  processors and criteria: LookupError: not there",
-        "BAD  register_panels: ValueError: the name 'no good' must be small letters",
-        "BAD  panel words: LookupError: in render",
-        "BAD  standard output: it printed 'debug output",
+        "FAIL template text: TypeError: render returned str, not chatlm.RenderedTemplate",
+        "FAIL processors and criteria: LookupError: not there",
+        "FAIL register_panels: ValueError: the name 'no good' must be small letters",
+        "FAIL panel words: LookupError: in render",
+        "FAIL standard output: it printed 'debug output",
     ):
         assert line in done.stdout
-    assert "BAD  turn_finished" not in done.stdout
+    assert "FAIL turn_finished" not in done.stdout
 
 
 def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
@@ -334,7 +334,7 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
             cwd=tmp_path, capture_output=True, text=True, check=True, timeout=PATIENCE,
         ).stdout  # fmt: skip
 
-    assert "BAD" not in run("plugins", "check", "demo")
+    assert "FAIL" not in run("plugins", "check", "demo")
     (row,) = (r for r in json.loads(run("plugins", "list", "--json")) if r["name"] == "demo")
     assert (row["version"], row["source"], row["status"]) == ("0.1.0", "chatlm-demo", "on")
     assert run("demo", "one two three") == "3\n"

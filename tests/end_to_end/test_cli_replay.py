@@ -82,7 +82,7 @@ def test_another_seed_shows_what_differs(store: Store) -> None:
 def test_another_format_is_noted(store: Store) -> None:
     assert chatlm("config", "set", "prompt_format", "alpaca").returncode == 0
     done = chatlm("chats", "replay", "1")
-    assert "prompt format: template then, alpaca now" in done.stderr
+    assert "prompt format: template → alpaca" in done.stderr
     assert "prompt: different tokens" in done.stderr
 
 
@@ -93,7 +93,7 @@ def test_another_format_is_noted(store: Store) -> None:
         (("1", "--turn", "3"), "no turn 3 with a reply"),
         (("1", "--version", "2"), "no version 2"),
         (("2",), "no reply"),
-        (("3",), "was not kept"),
+        (("3",), "no stored provenance"),
         (("1", "--model", "no/such-model"), "HF_HUB_OFFLINE is set"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_reply_is_made_again_with_an_adapter_and_without(
     changed = json.loads(
         chatlm("chats", "replay", "1", "--adapter", "poet", "--json", code=1).stdout
     )
-    assert "adapter: none then, poet now" in changed["notes"]
+    assert "adapter: none → poet" in changed["notes"]
     assert changed["replay"]["text"] != changed["original"]["text"]
     with Store(paths.database_file()) as store:
         reply = store.conversation(1).turns[0].reply
@@ -100,7 +100,7 @@ def test_a_reply_is_made_again_with_an_adapter_and_without(
         store.save_provenance(reply.id, dataclasses.replace(made_by, adapter="poet"))
     without = chatlm("chats", "replay", "1", "--adapter", "off")
     assert "The same, " in without.stdout
-    assert "adapter: poet then, none now" in without.stderr
+    assert "adapter: poet → none" in without.stderr
     missing = chatlm("chats", "replay", "1", "--adapter", "poe", code=2)
     assert "Did you mean poet?" in missing.stderr
     assert "Traceback" not in missing.stderr

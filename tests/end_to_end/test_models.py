@@ -73,7 +73,7 @@ def prompt(tokenizer: Any, question: str) -> Any:
 def test_both_are_whole_and_listed(pulled: Path, environment: dict[str, str]) -> None:
     done = run(environment, "verify")
     assert done.returncode == 0
-    assert sorted(done.stdout.splitlines()) == [f"{EMBEDDER}: good", f"{DEFAULT}: good"]
+    assert sorted(done.stdout.splitlines()) == [f"{EMBEDDER}: OK", f"{DEFAULT}: OK"]
     table = {row["name"]: row for row in json.loads(run(environment, "list", "--json").stdout)}
     for name in (DEFAULT, EMBEDDER):
         assert table[name]["installed"]

@@ -17,7 +17,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta
 from chatlm_serve.api import Api, ApiServer
-from chatlm_serve.http_guard import bind_socket
+from chatlm_serve.listener import bind_socket
 from tests.waiting import PATIENCE, wait_until
 
 MODEL = "scripted"

@@ -63,7 +63,7 @@ def side(shown: ArenaScreen, name: str) -> str:
 
 
 def notice(shown: ArenaScreen) -> str:
-    return plain(shown.query_one("#told", Static))
+    return plain(shown.query_one("#status", Static))
 
 
 async def test_a_match(pair: None) -> None:

@@ -157,7 +157,7 @@ def test_without_the_base_nothing_is_labelled_and_nothing_is_shown(home: Path) -
         ui = RememberingUi("emotion")
         with pytest.raises(ChatlmError, match="Nothing is labelled yet") as caught:
             actions.emotion(ui, "")
-        assert caught.value.hint == "/emotion user fetches what is missing."
+        assert caught.value.hint == "/emotion user downloads what is missing."
     finally:
         actions.close_labeller()
 

@@ -50,7 +50,7 @@ def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     assert plugin.find_adapter("poet", base.name) == ADAPTERS.user_root / "poet"
     weights = ADAPTERS.user_root / "poet" / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-4])
-    assert "is cut short" in refusal("poet", base)
+    assert "is truncated" in refusal("poet", base)
     weights.unlink()
     assert f"it has no {WEIGHTS_FILE}" in refusal("poet", base)
     shutil.rmtree(ADAPTERS.user_root / "poet")

@@ -21,7 +21,7 @@ from tests.tui.support import plain, until
 THEN = "The capital of France is Paris. It stands on the Seine.\n\n- one\n- two"
 NOW = "The capital of France is Paris. It lies on the river Seine.\n\n- one\n- two"
 MADE_BY = Provenance((Message("user", "Hello"),), Sampling(seed=1), "m")
-NOTES = ("model: smollm2-135m-instruct then, another now", "torch: 2.6.0 then, 2.7.0 now")
+NOTES = ("model: smollm2-135m-instruct → another", "torch: 2.6.0 → 2.7.0")
 
 
 def replayed(text: str, original: str = THEN, notes: tuple[str, ...] = ()) -> ReplayFinished:
@@ -134,7 +134,7 @@ async def test_copies_the_difference_as_text() -> None:
 
 async def test_a_reply_without_provenance_cannot_be_replayed() -> None:
     def broken() -> Generator[object, None, None]:
-        raise UsageError("What made this reply was not kept", hint="Regenerate it.")
+        raise UsageError("This reply has no stored provenance", hint="Regenerate it.")
         yield
 
     async with CardApp(ReplayScreen(THEN, broken)).run_test() as pilot:

@@ -153,7 +153,7 @@ def test_unfinished_chat_with_the_list(compare: Callable[[ChatApp, Steps], bool]
 @both_sizes
 def test_failed_reply(compare: Callable[[ChatApp, Steps], bool]) -> None:
     """The error is shown below the message and as a toast."""
-    broken = ModelError("The memory of cuda:0 is full", hint="Start a new chat with ctrl+n.")
+    broken = ModelError("Out of memory on cuda:0", hint="Start a new chat with ctrl+n.")
 
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)

@@ -54,7 +54,7 @@ def test_names_are_validated_and_similar_ones_suggested(recipes: Artifacts) -> N
     assert near.value.hint == "Did you mean bread?"
     with pytest.raises(UsageError) as none:
         recipes.get("zzz")
-    assert none.value.hint == "See them: chatlm art list"
+    assert none.value.hint == "List them: chatlm art list"
 
 
 def test_a_failed_artifact_leaves_nothing(recipes: Artifacts, home: Path) -> None:

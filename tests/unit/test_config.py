@@ -110,8 +110,8 @@ def test_the_keys_are_those_of_config_and_sampling() -> None:
         ("[sampling]\ntop_p = nan", "sampling.top_p must be a number", ""),
         ("[sampling]\ntop_k = 1.0", "sampling.top_k must be a whole number", ""),
         ("[sampling]\ntop_k = true", "sampling.top_k must be a whole number", ""),
-        ("[sampling]\nstop = ['']", "sampling.stop must be texts", ""),
-        ("[sampling]\nstop = 3", "sampling.stop must be texts", ""),
+        ("[sampling]\nstop = ['']", "sampling.stop must be non-empty texts", ""),
+        ("[sampling]\nstop = 3", "sampling.stop must be non-empty texts", ""),
     ],
 )
 def test_what_is_wrong_is_named(file: Path, content: str | bytes, message: str, hint: str) -> None:

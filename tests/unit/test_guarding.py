@@ -61,9 +61,9 @@ BROKEN_PROCESSORS: list[tuple[Callable[..., Any], str]] = [
     (lambda ids, scores: scores[:, :2], r"of shape (1, 2), not (1, 3)"),
     (lambda ids, scores: scores.long(), "scores of torch.int64"),
     (lambda ids, scores: scores.to("meta"), "on meta"),
-    (lambda ids, scores: scores * float("nan"), "left no token that could come next"),
-    (lambda ids, scores: scores.fill_(-torch.inf), "left no token that could come next"),
-    (lambda ids, scores: scores.fill_(torch.inf), "left no token that could come next"),
+    (lambda ids, scores: scores * float("nan"), "masked all tokens (-inf)"),
+    (lambda ids, scores: scores.fill_(-torch.inf), "masked all tokens (-inf)"),
+    (lambda ids, scores: scores.fill_(torch.inf), "masked all tokens (-inf)"),
 ]
 
 

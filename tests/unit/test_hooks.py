@@ -176,7 +176,7 @@ def test_an_option_of_ask_itself_cannot_be_replaced(
     (home / "plugins" / "parrot.py").write_text(ADDS_OPTIONS.replace("OTHER", '"--system"'))
     assert main(["ask", "--help"]) == 0
     printed = capsys.readouterr()
-    assert "the option --system exists already, from chatlm" in printed.err
+    assert "the option --system already exists, from chatlm" in printed.err
     assert "Answer in this language." in printed.out  # its other option, registered before
 
 
@@ -389,7 +389,7 @@ def test_chat_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
     (home / "config.toml").write_text("model = 3\n")
     assert main(["chats", "delete", str(here), "--yes"]) == 0
-    assert "Plugins are not told" in capsys.readouterr().err
+    assert "Plugins were not notified" in capsys.readouterr().err
     assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
 
 

@@ -355,7 +355,7 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
     assert (
         bad["line 5"]
         == bad["line 6"]
-        == ("this is no chat: it has neither turns nor messages nor a mapping")
+        == ("it is not a chat: it has neither turns nor messages nor a mapping")
     )
     assert bad["line 8"].startswith("this JSON is nested too deeply or holds too long a number")
     assert bad["line 9"] == "this is not UTF-8 text"

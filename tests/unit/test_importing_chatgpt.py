@@ -142,8 +142,8 @@ def test_a_very_long_chat() -> None:
     [
         (("mapping",), [], "mapping: must be an object, not a list"),
         (("mapping",), {}, "the chat: no user message"),
-        (("create_time",), 1e300, "the chat: create_time is no time"),
-        (("create_time",), 253402300000, "the chat: create_time is no time"),
+        (("create_time",), 1e300, "the chat: create_time is not a time"),
+        (("create_time",), 253402300000, "the chat: create_time is not a time"),
         (("mapping", "u1", "children"), [5], "message u1: children must be a list of texts"),
         (("mapping", "u1", "message", "author"), {}, "message u1, message, author: role is miss"),
         (("mapping", "u1", "message", "content"), None, "message u1, message, content: must be"),

@@ -33,7 +33,7 @@ def run(*arguments: str, text: str | None = None, status: int = 0) -> tuple[str,
 
 def test_list(home: Path) -> None:
     lines = run("list")[0].splitlines()
-    assert lines[0].split() == ["NAME", "KIND", "HERE", "SIZE", "SOURCE", "DESCRIPTION"]
+    assert lines[0].split() == ["NAME", "KIND", "INSTALLED", "SIZE", "SOURCE", "DESCRIPTION"]
     assert [line.split()[:3] for line in lines[1:]] == [
         [DEFAULT, "chat", "no"],
         [EMBEDDER, "embedder", "no"],
@@ -64,7 +64,7 @@ def test_pull_of_a_wrong_name(home: Path) -> None:
 
 def test_show(tiny: Path) -> None:
     before = run("show", "tiny")[0]
-    assert "not here yet; fetch it with: chatlm models pull tiny" in before
+    assert "not installed; download it: chatlm models pull tiny" in before
     pull.pull_model("tiny")
     after = run("show", "tiny")[0]
     assert f"Folder   {tiny}" in after
@@ -96,16 +96,16 @@ def test_remove_never_touches_the_users_own_folder(home: Path, tmp_path: Path) -
 
 
 def test_verify(tiny: Path) -> None:
-    assert "No models are here yet" in run("verify")[0]
+    assert "No models are installed" in run("verify")[0]
     pull.pull_model("tiny")
-    assert run("verify")[0] == run("verify", "tiny")[0] == "tiny: good\n"
+    assert run("verify")[0] == run("verify", "tiny")[0] == "tiny: OK\n"
     (tiny / "config.json").write_text("{}")
     out, _ = run("verify", status=1)
     assert out.splitlines()[0] == "tiny: damaged"
     assert out.splitlines()[1].startswith("  config.json: 2 bytes")
     command = out.splitlines()[2].partition("chatlm models ")[2].split()
     run(*command)
-    assert run("verify")[0] == "tiny: good\n"
+    assert run("verify")[0] == "tiny: OK\n"
 
 
 def test_names_are_completed(tiny: Path) -> None:

@@ -140,7 +140,7 @@ def test_find_adapter_may_refuse_and_may_fail(chat_home: Path) -> None:
     request = Request((Message("user", "Hello"),), adapter="odd")
     with pytest.raises(UsageError, match="for another model"):
         list(engine.stream(request))
-    for name, said in (("text", "returned str, not a path"), ("gone", "which is no folder")):
+    for name, said in (("text", "returned str, not a path"), ("gone", "which is not a folder")):
         with pytest.raises(EngineError, match=f"There is no adapter {name}"):
             list(engine.stream(dataclasses.replace(request, adapter=name)))
         (fault,) = plugins.take_faults()

@@ -88,13 +88,13 @@ def test_changed_facts_are_named(store: Store) -> None:
     assert again.same_text
     assert not again.same_prompt
     assert again.mismatches == (
-        "model: scripted then, other now",
-        "adapter: none then, poet now",
-        "number format: int8 then, none now",
-        "context: 4096 then, 100 now",
-        "torch: none then, 9 now",
+        "model: scripted → other",
+        "adapter: none → poet",
+        "dtype: int8 → none",
+        "context: 4096 → 100",
+        "torch: none → 9",
         "prompt: different tokens",
-        "louder: a plugin added it then; a replay goes without",
+        "louder: added by a plugin; not applied in the replay",
     )
     assert engine.requests[0].adapter == "poet"
 
@@ -136,7 +136,7 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
         next(event for event in events if isinstance(event, Delta))
     reply = newest(store)
     assert reply.text == "sure EN"
-    with pytest.raises(UsageError, match="not kept"):
+    with pytest.raises(UsageError, match="no stored provenance"):
         list(replay(store, Holding(), reply.id))  # it never yields `PromptReady`
     store.save_provenance(reply.id, again.provenance)
     assert replayed(store, Holding(), reply).same_text
@@ -167,7 +167,7 @@ def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
 def test_a_reply_without_provenance_cannot_be_replayed(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "Hi")
     reply = store.start_reply(turn.id, model="old")
-    with pytest.raises(UsageError, match="not kept") as error:
+    with pytest.raises(UsageError, match="no stored provenance") as error:
         list(replay(store, ScriptedEngine(), reply.id))
     assert "Regenerate" in error.value.hint
     with pytest.raises(StoreError):

@@ -189,7 +189,7 @@ def test_a_cancelled_or_blank_summary_changes_nothing(store: Store) -> None:
         next(pieces)
     assert store.turn(turn.id) == turn
     for _ in range(3):
-        with pytest.raises(EngineError, match="said nothing"):
+        with pytest.raises(EngineError, match="empty reply"):
             summarised(session, turn)
     assert store.turn(turn.id) == turn
 

@@ -94,7 +94,7 @@ def test_a_replay_asks_the_model_what_a_plugin_answered(store: Store) -> None:
     last = list(replay(store, engine, newest(store).id))[-1]
     assert isinstance(last, ReplayFinished)
     assert (last.original.text, last.text, last.same_text) == ("All of it.", "Mine.", False)
-    assert last.mismatches == ("model: none then, a plugin gave the reply; scripted now",)
+    assert last.mismatches == ("model: none (reply written by a plugin) → scripted",)
     assert engine.requests[0].messages == kept.messages
     assert newest(store).text == "All of it."
 

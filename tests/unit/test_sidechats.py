@@ -168,7 +168,7 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
         assert side.swaps_models
         assert one.engine is not first
     assert all(engine.closed for engine in engines)
-    assert "other: does not fit beside one; they take turns" in said
+    assert "other: does not fit in memory next to one; loading one at a time" in said
 
 
 def test_a_model_that_will_not_fit_is_not_loaded_beside_another(

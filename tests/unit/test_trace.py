@@ -367,7 +367,7 @@ def test_the_lines_of_a_chat_name_each_call_and_are_safe_to_print(store: Store) 
 def test_a_chat_without_plugins_says_so(store: Store) -> None:
     session, _ = chat(store)
     list(session.send("Hi"))
-    assert list(trace_lines(session.conversation, store.traces))[-1] == "  no plugin took part"
+    assert list(trace_lines(session.conversation, store.traces))[-1] == "  no plugin was called"
     assert trace_to_dicts(session.conversation, store.traces) == []
 
 

@@ -42,14 +42,14 @@ def parse_chatgpt(
     tree = _MessageTree(chat, find_file)
     if not tree.user_messages:
         raise chat.error("no user message")
-    begun = _parse_time(chat, "create_time")
+    created_in_file = _parse_time(chat, "create_time")
     current = next(
-        (ask for ask in reversed(tree.user_messages) if ask.on_current_path), tree.user_messages[-1]
+        (m for m in reversed(tree.user_messages) if m.on_current_path), tree.user_messages[-1]
     )
-    ends = [ask for ask in tree.user_messages if not ask.has_follow_up and ask is not current]
+    ends = [m for m in tree.user_messages if not m.has_follow_up and m is not current]
     if len(ends) > MAX_FORKS:
         tree.left_out["branches"] += len(ends) - MAX_FORKS
-    created = begun or default_time
+    created = created_in_file or default_time
     updated = _parse_time(chat, "update_time") or created
     way = current.path_from_root()
     title = chat.optional_text("title") or ""
@@ -65,7 +65,7 @@ def parse_chatgpt(
     names: set[str] = set()
     for end in ends[:MAX_FORKS]:
         parts = end.path_from_root()
-        parted = next((ask for ask in parts if ask not in way), end).created or created
+        parted = next((message for message in parts if message not in way), end).created or created
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
         turns = _build_turns(parts, ids, created)
@@ -74,7 +74,7 @@ def parse_chatgpt(
         )
     return ParsedChat(
         conversation,
-        begun is not None,
+        created_in_file is not None,
         tuple(forks),
         blobs=tree.read_image,
         left_out=tree.left_out,
@@ -91,7 +91,7 @@ class _AssistantReply:
 
 @dataclass(eq=False)
 class _UserMessage:
-    """A user message, and all that was said to it before the next."""
+    """A user message and every message up to the next one."""
 
     previous: _UserMessage | None
     parts: tuple[Part, ...]
@@ -114,7 +114,7 @@ class _UserMessage:
 
 
 class _MessageTree:
-    """The messages of a chat, gathered into what was asked and answered, oldest first."""
+    """The messages of a chat, grouped into user messages and their replies, oldest first."""
 
     def __init__(self, chat: JsonObject, find_file: FindFile) -> None:
         self._find_file = find_file
@@ -131,14 +131,14 @@ class _MessageTree:
         waiting: list[tuple[str, _UserMessage | None, tuple[_AssistantReply, ...]]] = []
         waiting += [(name, None, ()) for name in reversed(roots)]
         while waiting:
-            name, ask, said = waiting.pop()
-            ask, said = self._visit(name, ask, said)
+            name, question, replies = waiting.pop()
+            question, replies = self._visit(name, question, replies)
             children = [
                 c for c in self._nodes[name].text_array("children") if self._is_child(c, name)
             ]
             if not children:
-                self._add_reply(ask, said)
-            waiting += [(child, ask, said) for child in reversed(children)]
+                self._add_reply(question, replies)
+            waiting += [(child, question, replies) for child in reversed(children)]
 
     def _parent_id(self, node: JsonObject) -> str | None:
         parent = node.optional_text("parent")
@@ -161,7 +161,7 @@ class _MessageTree:
         user_message: _UserMessage | None,
         reply_parts: tuple[_AssistantReply, ...],
     ) -> tuple[_UserMessage | None, tuple[_AssistantReply, ...]]:
-        """What is asked and said so far when the message `node_id` has been read."""
+        """Read the message `node_id`; return the user message it belongs to, and replies so far."""
         if self._nodes[node_id].value.get("message") is None:
             return user_message, reply_parts
         message = self._nodes[node_id].nested("message")
@@ -305,4 +305,4 @@ def _parse_time(fields: JsonObject, name: str) -> datetime | None:
     try:
         return None if seconds is None else check_time_range(datetime.fromtimestamp(seconds, UTC))
     except (ValueError, OverflowError, OSError):
-        raise fields.error(f"{name} is no time") from None
+        raise fields.error(f"{name} is not a time") from None

@@ -234,8 +234,10 @@ def _parse_call(call: JsonObject) -> Call:
         for change in call.object_array("changes")
     )
     seconds = call.number("seconds") or 0.0
-    plugin, hook, said, error = (call.text(field) for field in ("plugin", "hook", "said", "error"))
-    return Call(plugin, hook, seconds, said, changes, error)
+    plugin, hook, summary, error = (
+        call.text(field) for field in ("plugin", "hook", "said", "error")
+    )
+    return Call(plugin, hook, seconds, summary, changes, error)
 
 
 def _parse_reply_id(fields: JsonObject, name: str, ids: dict[int, int]) -> int | None:

@@ -119,7 +119,7 @@ def _detect_format(value: Any) -> str:
     for key, form in _FORMAT_BY_KEY.items():
         if key in keys:
             return form
-    raise InvalidChat("this is no chat: it has neither turns nor messages nor a mapping")
+    raise InvalidChat("it is not a chat: it has neither turns nor messages nor a mapping")
 
 
 MAX_UNREADABLE_LISTED = 20

@@ -214,9 +214,11 @@ def _make_completion(
 ) -> Matches | None:
     if not candidates:
         return None
-    begun = bool(query) and not query.endswith("/")
+    is_partial = bool(query) and not query.endswith("/")
     first = candidates[0].label.casefold()
-    return Matches(start, prefix, tuple(candidates), begun and first.startswith(query.casefold()))
+    return Matches(
+        start, prefix, tuple(candidates), is_partial and first.startswith(query.casefold())
+    )
 
 
 class Completion:

@@ -138,7 +138,7 @@ class PluginActions:
             if call is None
             else (
                 f"waiting for the plugin {call.plugin} in {call.hook} · {call.elapsed:.0f} s · "
-                f"{commands.key_of('stop')} goes on without it"
+                f"{commands.key_of('stop')} continues without it"
             )
         )
 
@@ -166,11 +166,11 @@ class PluginActions:
 
     def refresh_status(self) -> None:
         """Show the status texts of the plugins that are enabled in the chat."""
-        said = {name: text for name, text in self._statuses.items() if text}
-        if said:
+        texts = {name: text for name, text in self._statuses.items() if text}
+        if texts:
             for name in self.chat.conversation.disabled_plugins:
-                said.pop(name, None)
-        self._status_bar.plugin_statuses = tuple(said.values())
+                texts.pop(name, None)
+        self._status_bar.plugin_statuses = tuple(texts.values())
 
     def show_faults(self) -> None:
         """Show new failures of plugins."""

@@ -219,11 +219,11 @@ def drop_invalid_css(app: App[Any]) -> None:
 def describe_style_error(error: Exception) -> ChatlmError:
     """Describe a style error with its line."""
     if isinstance(error, StylesheetParseError):
-        token, said = next(chain.from_iterable(rule.errors for rule in error.errors.rules))
+        token, message = next(chain.from_iterable(rule.errors for rule in error.errors.rules))
         start, place = token.start, token.read_from
-        said = getattr(said, "summary", said)  # of Textual's help texts
+        message = getattr(message, "summary", message)  # of Textual's help texts
     elif isinstance(error, TokenError):
-        start, place, said = error.start, error.read_from, str(error)
+        start, place, message = error.start, error.read_from, str(error)
     else:
         return ChatlmError(str(error))
-    return ChatlmError(f"{place[1] or place[0]}, line {start[0]}: {said}")
+    return ChatlmError(f"{place[1] or place[0]}, line {start[0]}: {message}")

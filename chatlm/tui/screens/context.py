@@ -246,9 +246,9 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
     ]
     for index, turn in enumerate(breakdown.turns):
         number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
-        told = turn_state(turn, turn.id in breakdown.omitted_turns)
+        state = turn_state(turn, turn.id in breakdown.omitted_turns)
         drawn.append(
-            Option(_turn_row(number, turn.display_text, cost, most, told, width), id=str(index))
+            Option(_turn_row(number, turn.display_text, cost, most, state, width), id=str(index))
         )
     if not breakdown.turns:
         drawn.append(

@@ -40,7 +40,7 @@ class ModelScreen(Card[str | None]):
     Args:
         models: the models to show, in this order; only chat models are shown.
         current: name of the current model.
-        is_here: whether a model that is not among `models` can be used without fetching it; runs
+        is_here: whether a model that is not among `models` can be used without downloading it; runs
             in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
             such model.
         ask_plugins: returns the models of plugins, shown below the others; runs in a thread, since
@@ -193,8 +193,8 @@ class ModelScreen(Card[str | None]):
         self._download_candidate = name
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
-        told = f"{one_line(name, 60)} is not on this machine. {question}."
-        line.update(Content(f"{told}\nEnter downloads it, esc cancels."))
+        message = f"{one_line(name, 60)} is not on this machine. {question}."
+        line.update(Content(f"{message}\nEnter downloads it, esc cancels."))
 
     def _update_list(self, query: str) -> None:
         """Return the models that match the query, then the query itself as a model."""

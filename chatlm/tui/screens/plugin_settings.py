@@ -50,7 +50,7 @@ class FieldRow(Horizontal):
             text-wrap: nowrap;
             text-overflow: ellipsis;
         }
-        &.-said > .source { color: $text-primary; }
+        &.-customized > .source { color: $text-primary; }
         &.-wrong > .wanted, &.-wrong > Input { color: $text-error; }
     }
     """
@@ -115,7 +115,7 @@ class FieldRow(Horizontal):
         self.field = field
         if not keep_text:
             self._reset_control()
-        self.set_class(field.source != "default", "-said")
+        self.set_class(field.source != "default", "-customized")
         self.query_one(".source", Static).update(Content(field.source))
 
     def _reset_control(self) -> None:

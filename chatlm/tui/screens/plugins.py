@@ -183,12 +183,12 @@ class PluginsScreen(Card[None]):
 
     def _update_description(self) -> None:
         one = self._highlighted_entry
-        told = (
+        details = (
             describe_plugin(one, self._disabled_plugins)
             if one
             else Content(escape_controls(no_plugins_hint()))
         )
-        self.query_one("#about", Static).update(told)
+        self.query_one("#about", Static).update(details)
         self.call_after_refresh(self.query_one(PluginList).scroll_to_highlight)
         self.refresh_bindings()
 

@@ -168,9 +168,9 @@ def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
         kind: sum(len(piece.text.split()) for piece in diff if piece.kind == kind)
         for kind in ("removed", "added")
     }
-    told = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
+    summary = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
     ends = f" Now {STOP_LABELS[replayed.stop_reason]}, {tokens}."
-    return Content.assemble((told, "$text-error bold"), ends)
+    return Content.assemble((summary, "$text-error bold"), ends)
 
 
 def diff_text(diff: Iterable[DiffSegment]) -> str:

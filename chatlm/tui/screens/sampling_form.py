@@ -159,17 +159,17 @@ class SamplingForm(VerticalScroll):
 
     def rejected_values(self) -> list[str]:
         """Return for each invalid field the value in effect and the reason."""
-        told = []
+        problems = []
         for row in self.query(SettingRow):
             try:
                 parse_value(row.setting, row.value_input.value)
             except UsageError as error:
                 own = format_value(row.setting, getattr(self.sampling, row.setting))
                 reason = error.message.removeprefix(f"{row.setting} ")
-                told.append(
+                problems.append(
                     f"{row.setting} stays {own or row.value_input.placeholder}; it {reason}"
                 )
-        return told
+        return problems
 
     def reset(self, names: Iterable[str] = SPECS) -> None:
         """Clear these fields."""

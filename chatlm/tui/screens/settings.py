@@ -87,9 +87,9 @@ class SystemEditor(Vertical):
 
     def show_cost(self, tokens: int | None) -> None:
         """Show its tokens; None if they are not known yet."""
-        told = "The token count is shown once the model is loaded."
+        text = "The token count is shown once the model is loaded."
         self.query_one("#cost", Static).update(
-            told if tokens is None else describe_cost(self.system, tokens)
+            text if tokens is None else describe_cost(self.system, tokens)
         )
 
     @on(TextArea.Changed)
@@ -271,8 +271,8 @@ class SettingsScreen(Card[None]):
     def action_leave(self) -> None:
         """Apply pending text, report invalid values, restore a previewed theme, and close."""
         self._commit_system()
-        for told in self._form.rejected_values():
-            self.notify(escape_controls(told), severity="warning", markup=False)
+        for problem in self._form.rejected_values():
+            self.notify(escape_controls(problem), severity="warning", markup=False)
         self.query_one(ThemePicker).restore_theme()
         self.dismiss(None)
 
@@ -319,9 +319,9 @@ class SettingsScreen(Card[None]):
 
     def _save_default_sampling(self) -> None:
         form = self._form
-        said = form.sampling.to_dict()
+        sampling = form.sampling.to_dict()
         if self._save_defaults(
-            {f"sampling.{name}": _to_toml(value) for name, value in said.items()}
+            {f"sampling.{name}": _to_toml(value) for name, value in sampling.items()}
         ):
             layers = [
                 (source, form.sampling.with_fallback(below) if source == CONFIG_LAYER else below)

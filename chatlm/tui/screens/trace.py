@@ -32,7 +32,7 @@ SLOW_CALL_SECONDS = 1.0
 """Seconds from which a call is marked as slow."""
 
 
-NO_CALLS = "No plugin took part in this turn, or it is older than plugin traces."
+NO_CALLS = "No plugin was called in this turn, or it predates plugin traces."
 
 
 class TraceScreen(Card[None]):

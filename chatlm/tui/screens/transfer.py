@@ -34,7 +34,7 @@ class ImportScreen(Card[None]):
     DEFAULT_CSS = """
     ImportScreen > .card { width: 72; height: auto; }
     ImportScreen ProgressBar { margin: 1 0; }
-    ImportScreen #said { height: auto; }
+    ImportScreen #status { height: auto; }
     """
 
     CARD_TITLE = "Import"
@@ -52,7 +52,7 @@ class ImportScreen(Card[None]):
     def body(self) -> Iterable[Widget]:
         """Yield the bar and the text."""
         yield ProgressBar(total=None, show_eta=False)
-        yield Static("Checking the file …", id="said")
+        yield Static("Checking the file …", id="status")
 
     def on_mount(self) -> None:
         """Begin."""
@@ -63,13 +63,13 @@ class ImportScreen(Card[None]):
         if isinstance(value, ImportProgress):
             self._has_imported = bool(value.added)
             self.query_one(ProgressBar).update(total=value.total_bytes, progress=value.bytes_read)
-            self.query_one("#said", Static).update(Content(escape_controls(import_status(value))))
+            self.query_one("#status", Static).update(Content(escape_controls(import_status(value))))
 
     def show_error(self, error: ChatlmError | None) -> None:
         """After a failure, show only the chats that were stored."""
         super().show_error(error)
         self.query_one(ProgressBar).display = error is None
-        self.query_one("#said").display = error is None or self._has_imported
+        self.query_one("#status").display = error is None or self._has_imported
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stop a running import, or close."""
@@ -85,9 +85,9 @@ def import_status(state: ImportProgress) -> str:
     """Return the progress of an import."""
     if state.checking:
         return "Checking the file …"
-    there = f", {state.already_stored} already stored" if state.already_stored else ""
+    stored = f", {state.already_stored} already stored" if state.already_stored else ""
     out = ", ".join(f"{number} {what}" for what, number in state.left_out.most_common())
-    return f"{count(len(state.added), 'chat')} imported{there}" + (
+    return f"{count(len(state.added), 'chat')} imported{stored}" + (
         f"\nSkipped: {out}" if out else ""
     )
 
@@ -125,7 +125,7 @@ def export_chat(store: Store, chat: Conversation, path: Path) -> None:
         )
     try:
         if path.exists():
-            raise UsageError(f"{path} exists already", hint="Choose another name.")
+            raise UsageError(f"{path} already exists", hint="Choose another name.")
         write_atomically(
             path, stream_export(store, [chat.id], FORMAT_BY_SUFFIX[max(endings, key=len)])
         )

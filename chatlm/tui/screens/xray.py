@@ -254,12 +254,12 @@ class XrayScreen(Card[None]):
         self._kinds = classify_tokens(value.prompt, value.request, value.user_text, value.passages)
         self.query_one("#head", Static).update(Content(heading(value)))
         self.query_one("#legend", Flow).set_items(legend(self._kinds))
-        told = (
+        verdict = (
             ESTIMATE_NOTICE
             if value.prompt.estimated
             else forgery_verdict(check_forgery(value.prompt, self._kinds))
         )
-        self.query_one("#proof", Static).update(told)
+        self.query_one("#proof", Static).update(verdict)
         self._update_tokens()
         self.query_one(VerticalScroll).focus()
 
@@ -308,14 +308,14 @@ class XrayScreen(Card[None]):
 def heading(xray: PromptXray) -> str:
     """Return the length of the prompt, what was omitted, and whether it is the one sent."""
     prompt = xray.prompt
-    told = [
+    facts = [
         f"{len(prompt.tokens):,} of {count(prompt.context_length, 'token')}",
         f"{prompt.reply_reserve:,} reserved for the reply",
     ]
     if prompt.omitted:
-        told.append(f"{count(len(prompt.omitted), 'message')} left out")
-    told.append(f"hash {prompt.hash[:SHOWN_HASH_LENGTH]}")
-    line = " · ".join(told)
+        facts.append(f"{count(len(prompt.omitted), 'message')} left out")
+    facts.append(f"hash {prompt.hash[:SHOWN_HASH_LENGTH]}")
+    line = " · ".join(facts)
     if not xray.sent_hash:
         return line
     if xray.sent_hash == prompt.hash:

@@ -270,7 +270,7 @@ def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
             "To judge yourself you need a terminal.",
-            hint="The answers are stored. Or name a model as the judge.",
+            hint="The answers are stored. Or use a model as the judge.",
         )
     store = tournament.store
     todo = [match for match in tournament.matches() if not store.has_vote(match, HUMAN)]

@@ -50,8 +50,8 @@ class ArenaScreen(Screen[None]):
 
     DEFAULT_CSS = """
     ArenaScreen {
-        & #told { height: auto; padding: 0 1; color: $text-muted; }
-        & #told.-problem { color: $text-error; }
+        & #status { height: auto; padding: 0 1; color: $text-muted; }
+        & #status.-problem { color: $text-error; }
         & #sides { height: 1fr; layout: horizontal; }
         &.-narrow #sides { layout: vertical; }
         & Input { margin: 0; border: round $foreground 30%; background: $background; }
@@ -105,7 +105,7 @@ class ArenaScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the status line, both sides, the input and the footer."""
-        yield Static(id="told")
+        yield Static(id="status")
         with Container(id="sides"):
             yield ArenaPane("Left", id="left")
             yield ArenaPane("Right", id="right")
@@ -303,9 +303,9 @@ class ArenaScreen(Screen[None]):
         return self.query_one(f"#{side}", ArenaPane)
 
     def _show_status(self, text: str, *, is_error: bool = False) -> None:
-        told = self.query_one("#told", Static)
-        told.set_class(is_error, "-problem")
-        told.update(Content(escape_controls(text)))
+        status = self.query_one("#status", Static)
+        status.set_class(is_error, "-problem")
+        status.update(Content(escape_controls(text)))
 
     def _show_error(self, error: ChatlmError) -> None:
         self._show_status(str(error), is_error=True)

@@ -94,9 +94,9 @@ class AdapterPicker(PickerCard):
             if base is None:
                 raise UsageError("No model is loaded to verify it with.")
             effect = effect_module.measure_effect(adapter, base)
-            said = effect.describe() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
+            details = effect.describe() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
-                f"Verified: {said}", "$text-success" if effect.has_effect else "$text-warning"
+                f"Verified: {details}", "$text-success" if effect.has_effect else "$text-warning"
             )
         except ChatlmError as error:
             verdict = Content.styled(one_line(str(error), 400), "$text-error")
@@ -141,14 +141,14 @@ class AdapterPicker(PickerCard):
     def _show_details(self) -> None:
         marked = self._highlighted_adapter()
         if marked:
-            told = _adapter_details(marked)
+            content = _adapter_details(marked)
         elif self.highlighted in self._engine_adapters:
-            told = Content.styled("It comes with the model; it has no card.", MUTED_STYLE)
+            content = Content.styled("It comes with the model; it has no card.", MUTED_STYLE)
         else:
-            told = _empty_details(bool(self._adapters or self._engine_adapters))
+            content = _empty_details(bool(self._adapters or self._engine_adapters))
         if marked and (verdict := self._verdicts.get(marked.name)):
-            told = Content.assemble(verdict, "\n\n", told)
-        self.query_one("#about Static", Static).update(told)
+            content = Content.assemble(verdict, "\n\n", content)
+        self.query_one("#about Static", Static).update(content)
 
 
 def _empty_details(has_adapters: bool) -> Content:
