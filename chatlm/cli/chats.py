@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "delete": (
         "chatlm.cli.chats_edit:delete",
-        "Delete chats permanently, also those in the trash.",
+        "Delete chats permanently.",
     ),
 }
 """Command name -> `module:attribute` and help in one line."""

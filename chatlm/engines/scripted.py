@@ -15,7 +15,7 @@ from chatlm.engines.stopping import StopStringFilter
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
-from chatlm.types.requests import Prompt, Request
+from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING
 
 _WORD_PATTERN = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
@@ -125,8 +125,11 @@ class ScriptedEngine:
     def preview(self, request: Request) -> Prompt:
         """Return the prompt, one token per word."""
         prompt = WORD_TOKENS.preview(request, self.info)
-        tokens = (dataclasses.replace(each, id=self._id_of(each.text)) for each in prompt.tokens)
-        return dataclasses.replace(prompt, tokens=tuple(tokens))
+        tokens = tuple(
+            dataclasses.replace(each, id=self._id_of(each.text)) for each in prompt.tokens
+        )
+        ids = [token.id for token in tokens]
+        return dataclasses.replace(prompt, tokens=tokens, hash=prompt_hash(ids))
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Count the words, and two control tokens per message."""

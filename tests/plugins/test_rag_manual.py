@@ -91,7 +91,7 @@ def test_it_is_small_and_says_nothing_of_the_machine_it_was_made_on() -> None:
     made = find_index("manual").open(manifest.read)
     assert {file.path for file in made.files} == {
         "README.md",
-        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "api.md"),
     }
     assert all(file.stamp is None for file in made.files)
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in ours.rglob("*"))

@@ -260,6 +260,7 @@ async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
         reply = store.start_reply(turn.id, model=text, adapter=text, settings=json.dumps(text))
         store.journal_reply(reply.id, "Hi.")
     async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
+        await idle(pilot)
         for turn in store.conversation(chat.id).turns:
             view = await chat_of(pilot).view.query_one(Transcript).reveal_turn(turn.id)
             assert view is not None

@@ -150,7 +150,9 @@ def test_words_and_control_tokens_are_the_prompt() -> None:
     assert [token.message_index for token in prompt.tokens if not token.control] == [0, 0, 1, 1, 1]
     assert prompt.message_tokens == (4, 5)
     assert sum(prompt.message_tokens) == len(prompt.tokens) == engine.count_tokens(request.messages)
-    assert prompt.hash == prompt_hash([token.id for token in prompt.tokens])
+    ids = [token.id for token in prompt.tokens]
+    assert [engine.vocabulary[number] for number in ids] == [token.text for token in prompt.tokens]
+    assert prompt.hash == prompt_hash(ids)
     fitted = next(iter(engine.stream(request)))
     assert isinstance(fitted, PromptReady)
     assert (fitted.prompt_tokens, fitted.prompt_hash) == (len(prompt.tokens), prompt.hash)

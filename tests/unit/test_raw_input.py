@@ -41,14 +41,6 @@ class Rewrites:
         return [Passage(message.text, "dictionary", 1.0)]
 
 
-class Interrupted:
-    """Is ended where it stands, as by Ctrl-C."""
-
-    @hookimpl
-    def write_message(self) -> str:
-        raise KeyboardInterrupt
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "chats.db")
@@ -169,13 +161,12 @@ def test_a_message_with_a_ready_reply_is_rewritten_or_refused_too(store: Store) 
 def test_an_interrupted_message_is_kept_and_prepared_when_it_is_retried(
     store: Store, answer: Callable[[ChatSession], SessionEvents]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        list(chat(store, Interrupted()).send("Hello"))
+    with closing(chat(store, Rewrites()).send("Hello")) as events:
+        assert isinstance(next(events), TurnStarted)
     (turn,) = stored(store)
     assert (turn.display_text, turn.is_raw, turn.replies) == ("Hello", True, ())
     session = chat(store, Rewrites(), store.list_conversations()[0].id)
-    events = list(answer(session))
-    assert not any(isinstance(event, TurnStarted) for event in events)
+    assert not any(isinstance(event, TurnStarted) for event in answer(session))
     (turn,) = stored(store)
     assert (turn.user.text, turn.raw_input) == ("Translate: Hello", "Hello")
     assert [passage.text for passage in store.passages(turn.id)] == ["Hello"]

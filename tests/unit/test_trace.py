@@ -119,7 +119,8 @@ def test_each_call_of_a_turn_is_kept_with_what_it_changed(store: Store) -> None:
     ]
     assert message.calls[0].changes == (Change("message", "Is it?", "Answer in one word. Is it?"),)
     assert 0.01 <= message.calls[2].seconds < message.seconds < 5
-    built, adjusted, labelled, finished = reply.calls
+    built, adjusted, labelled, finished, processor = reply.calls
+    assert processor.hook == "a logits processor"
     assert built.result_summary == "2 messages"
     assert [(c.target, c.after) for c in built.changes] == [
         ("message 1 (system)", "Be quick."),
@@ -222,6 +223,7 @@ def test_regenerating_and_continuing_are_traced_with_their_reply(store: Store) -
     ]  # fmt: skip
     assert [call.hook for call in store.traces(turn.id)[2].calls] == [
         "build_messages", "adjust_request", "annotate_message", "turn_finished",
+        "a logits processor",
     ]  # fmt: skip
 
 
