@@ -12,8 +12,8 @@ NUMERIC := $(addprefix tests/engine/test_,native.py cuda_graph.py logprobs.py lo
 SLOW_BELOW_AVX512 := [transformers or reused_prefix or reading_ahead or alpaca
 UNLIMITED := touches_no_memory or older_processors or compiled_once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --dist worksteal --basetemp "$$(mktemp -d)"
-# Three workers for two cores: many tests wait for a screen or a process. The numeric tests do not.
-WORKERS := 3
+# Four workers for two cores: many tests wait for a screen or a process. The numeric tests do not.
+WORKERS := 4
 NUMERIC_WORKERS := 2
 
 .PHONY: chat test check-slow format clean help

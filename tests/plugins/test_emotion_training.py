@@ -318,7 +318,7 @@ def test_teachers_count_as_much_as_they_are_trusted(trained_home: Path, data: Pa
         ChatlmError, match="teacher wrong has the labels pets, tools, not pets, saws"
     ):
         train_pipeline.train_classifier(
-            dataclasses.replace(wanted, name="x", dataset=other), said, lambda: False
+            dataclasses.replace(wanted, name="y", dataset=other), said, lambda: False
         )
 
 
