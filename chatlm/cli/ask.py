@@ -35,7 +35,7 @@ from chatlm.types.events import (
 )
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.requests import Request
-from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
+from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -170,6 +170,12 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--adapter", metavar="NAME", help="Use this LoRA adapter; `off` for the base model.")
 @template_options
 @_sampling_options
+@click.option(
+    "--think",
+    "thinking",
+    type=click.Choice(THINKING_LEVELS),
+    help="How much a reasoning model thinks before it answers.",
+)
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
 )

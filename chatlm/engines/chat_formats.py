@@ -153,13 +153,14 @@ def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
         piece = characters[start:end]
         origin = origins[start] if piece else TEMPLATE
         if origin == TEMPLATE:
-            spans += _split_control_tokens(piece, tokens)
+            spans += split_control_tokens(piece, tokens)
         else:
             spans.append(Span(piece, message_index=origin if origin >= 0 else None))
     return spans
 
 
-def _split_control_tokens(text: str, tokens: re.Pattern[str]) -> Iterable[Span]:
+def split_control_tokens(text: str, tokens: re.Pattern[str]) -> Iterable[Span]:
+    """Split a text of the format at the texts of control tokens."""
     start = 0
     for match in tokens.finditer(text):
         if match.start() > start:

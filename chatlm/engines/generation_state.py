@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,20 @@ def single_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class TokenLimits:
+    """How many tokens may be generated, each at least 1."""
+
+    answer: int
+    """Tokens of the answer."""
+    thought: int
+    """Tokens of thoughts, after which the answer is begun."""
+    total: int
+    """All tokens; at most `context`."""
+    context: int
+    """What the context window has room for."""
+
+
 @dataclass
 class GenerationState:
     """One reply that is being generated."""
@@ -45,10 +60,9 @@ class GenerationState:
     format_stop_strings: frozenset[str]
     """Stop strings of the prompt format rather than of the user."""
     eos_criteria: EosStoppingCriteria
-    max_new_tokens: int
-    """Limit of the reply, at least 1."""
-    limit_reason: StopReason
-    """Stop reason when `max_new_tokens` is reached."""
+    limits: TokenLimits
+    end_of_thought: list[int]
+    """Ids that end a thought; empty for a model that does not think."""
     usage: Usage
     started_at: float
     """`time.perf_counter()` when the request arrived."""
@@ -57,12 +71,27 @@ class GenerationState:
     """Of the tokens so far, where the request wants them."""
     _logprob_buffer: LogprobBuffer = field(default_factory=LogprobBuffer)
     _num_detokenized: int = 0
+    _answer_tokens: int = 0
+    _reasoning_tokens: int = 0
+    """Tokens of each part before the newest, which is counted once its text is known."""
+    _forced: deque[int] = field(default_factory=deque)
+    """Ids that come next, whatever the model would choose."""
     _first_token_at: float = 0.0
 
     @property
     def remaining_tokens(self) -> int:
         """How many more tokens are allowed."""
-        return self.max_new_tokens - len(self.tokens)
+        return min(self.limits.total - len(self.tokens), self._remaining_answer_tokens)
+
+    @property
+    def _remaining_answer_tokens(self) -> int:
+        newest = bool(self.tokens) and self.reasoning.part == "text"
+        return self.limits.answer - self._answer_tokens - newest
+
+    def _count_newest(self) -> None:
+        if self.tokens and not self.reasoning.is_at_marker:
+            self._answer_tokens += self.reasoning.part == "text"
+            self._reasoning_tokens += self.reasoning.part == "reasoning"
 
     def sample(self, logits: Tensor) -> list[Delta | Finished]:
         """Sample a token, check whether it ends the reply, and release the text that is certain.
@@ -73,8 +102,9 @@ class GenerationState:
         Returns:
             `Delta`s, at least one, and `Finished` if it was the last token.
         """
+        self._count_newest()
         with single_torch_thread():
-            self.tokens.append(self.sampler(self._process_logits(logits)))
+            self.tokens.append(self._next_token(logits))
             if (alternatives := self.request.logprobs) is not None:
                 self._logprobs.append(
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
@@ -100,6 +130,15 @@ class GenerationState:
         deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld)
         return [*deltas, *([] if reason is None else [Finished(reason, self.usage, stop)])]
 
+    def _next_token(self, logits: Tensor) -> int:
+        """Sample a token; at the end of a thought's budget, its end comes instead."""
+        is_thinking = self.reasoning.part == "reasoning"
+        if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
+            self._forced.extend(self.end_of_thought)
+        if self._forced:
+            return self.sampler.accept(self._forced.popleft())
+        return self.sampler(self._process_logits(logits))
+
     def _input_ids(self) -> Tensor:
         return torch.tensor([self.prompt_ids + self.tokens])
 
@@ -121,7 +160,10 @@ class GenerationState:
             if torch.as_tensor(criterion(*self._plugin_arguments(logits))).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
-        return (None if self.remaining_tokens else self.limit_reason), None
+        if self.remaining_tokens > 0:
+            return None, None
+        is_full = len(self.tokens) >= self.limits.context and self._remaining_answer_tokens > 0
+        return (StopReason.CONTEXT_FULL if is_full else StopReason.LENGTH), None
 
     def _release_text(self, *, last: bool) -> list[StreamedText]:
         """Return the text that became certain; after the last token, all that remains."""

@@ -17,7 +17,7 @@ from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.generation_state import GenerationState
+from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
 from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
@@ -35,7 +35,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.model_folder import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
@@ -151,10 +151,11 @@ class LocalEngine:
     def preview(self, request: Request) -> Prompt:
         """Return the prompt that `stream` would read."""
         check_parts(request, self.info)
-        counted = count_message_tokens(self.prompt_encoder, request.messages)
+        encoder = self._encoder(request)
+        counted = count_message_tokens(encoder, request.messages)
         prompt = self._fit_prompt(request, lambda: counted)
         return Prompt(
-            tokens=tuple(prompt_tokens(self.prompt_encoder, request.messages, prompt.included)),
+            tokens=tuple(prompt_tokens(encoder, request.messages, prompt.included)),
             message_tokens=counted,
             omitted=prompt.omitted,
             context_length=self.info.context_length,
@@ -193,7 +194,7 @@ class LocalEngine:
         check_parts(request, self.info)
         prompt = self._fit_prompt(
             request,
-            lambda: count_message_tokens(self.prompt_encoder, request.messages),
+            lambda: count_message_tokens(self._encoder(request), request.messages),
             # so that turns which the next message pushes out are dropped now, while nobody waits
             message_reserve=self.info.context_length // 16,
         )
@@ -228,9 +229,10 @@ class LocalEngine:
         message_reserve: int = 0,
     ) -> FittedPrompt:
         messages = request.messages
+        encoder = self._encoder(request)
         return fit_prompt(
             messages,
-            lambda indices: self.prompt_encoder.encode([messages[index] for index in indices]),
+            lambda indices: encoder.encode([messages[index] for index in indices]),
             message_tokens,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
@@ -239,7 +241,7 @@ class LocalEngine:
 
     def _fit_whole_request(self, request: Request) -> FittedPrompt:
         return self._fit_prompt(
-            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+            request, lambda: count_message_tokens(self._encoder(request), request.messages)
         )
 
     @contextmanager
@@ -262,6 +264,10 @@ class LocalEngine:
             yield future
         finally:
             future.cancel()
+
+    def _encoder(self, request: Request) -> PromptEncoder:
+        """Return the encoder of a request's prompt."""
+        return self.prompt_encoder.with_thinking(request.sampling.thinking or "auto")
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -286,7 +292,9 @@ class LocalEngine:
         else:
             prompt = self._fit_whole_request(request)
         total, limit = len(prompt.ids), self.info.context_length
-        max_tokens = sampling.max_tokens or limit
+        room = limit - total
+        encoder = self._encoder(request)
+        parser = encoder.reasoning_parser([request.messages[index] for index in prompt.included])
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
@@ -308,17 +316,19 @@ class LocalEngine:
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
-                reasoning=self.prompt_encoder.reasoning_parser(
-                    [request.messages[index] for index in prompt.included]
-                ),
+                reasoning=parser,
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
                 eos_criteria=self._eos_criteria,
-                max_new_tokens=min(max_tokens, limit - total),
-                limit_reason=StopReason.LENGTH
-                if max_tokens <= limit - total
-                else StopReason.CONTEXT_FULL,
+                limits=TokenLimits(
+                    answer=sampling.max_tokens or limit,
+                    # a quarter of the room is left for the answer
+                    thought=min(sampling.thinking_budget or room, max(1, room * 3 // 4)),
+                    total=min(request.max_new_tokens or room, room),
+                    context=room,
+                ),
+                end_of_thought=encoder.end_of_thought() if encoder.reasoning_format else [],
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )

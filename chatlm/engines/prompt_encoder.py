@@ -19,12 +19,13 @@ from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
-from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format
+from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format, thinking_variables
 from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text, reasoning_of
 from chatlm.types.requests import PromptToken
+from chatlm.types.sampling import Thinking
 
 PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna", "raw")
 
@@ -102,6 +103,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self.notes: list[str] = []
+        self._variables: dict[str, Any] = {}
         added = self._backend.get_added_tokens_decoder().values()
         self._added_token_ids: dict[str, int] = {
             token.content: self._backend.token_to_id(token.content) for token in added
@@ -134,6 +136,35 @@ class PromptEncoder:
         self._middle_backend = _without_prefix_space(self._backend)
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
+
+    def with_thinking(self, thinking: Thinking) -> PromptEncoder:
+        """Return an encoder that tells the template how much the model shall think."""
+        changed = copy.copy(self)
+        changed._variables = thinking_variables(thinking)
+        return changed
+
+    @property
+    def thinking_switch(self) -> bool:
+        """Whether a template of the model reads how much it shall think."""
+        names = thinking_variables("off").keys() | thinking_variables("high").keys()
+        return any(names & template.variables for template in self._model_templates.values())
+
+    def end_of_thought(self) -> list[int]:
+        """Return the ids that end a thought and begin the answer.
+
+        Raises:
+            ValueError: the model does not think.
+        """
+        if self.reasoning_format is None:
+            raise ValueError("the model does not think")
+        text = self.reasoning_format.ending
+        return [
+            number
+            for span in chat_formats.split_control_tokens(text, self._token_pattern)
+            for number in (
+                [self._added_token_ids[span.token]] if span.control else self.encode_text(span.text)
+            )
+        ]
 
     def _compile_model_templates(self) -> dict[str, ChatTemplate]:
         sources = self._tokenizer.chat_template or {}
@@ -266,7 +297,9 @@ class PromptEncoder:
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
         return self._template.render(
-            chat_formats.template_messages(messages, groups), continued_field=continued
+            chat_formats.template_messages(messages, groups),
+            continued_field=continued,
+            **self._variables,
         )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:

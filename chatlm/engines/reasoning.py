@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from chatlm.engines.stopping import longest_partial_match
 from chatlm.types.messages import StreamedPart
+from chatlm.types.sampling import Thinking
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class ReasoningFormat:
     """Markers of the answer, which are no text of it."""
     is_sectioned: bool = False
     """Whether thoughts may follow parts of the answer."""
+
+    @property
+    def ending(self) -> str:
+        """Text that ends a thought, and starts the answer, as the model would write it."""
+        marker = self.ends[0]
+        return marker if self.is_sectioned else f"\n{marker}\n\n"
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -95,6 +103,26 @@ def find_reasoning_format(
     return None
 
 
+def thinking_variables(thinking: Thinking) -> dict[str, Any]:
+    """Return what chat templates read to switch thinking, under the names of all families."""
+    if thinking == "auto":
+        return {}
+    if thinking == "off":  # gpt-oss cannot be switched off
+        return {
+            "enable_thinking": False,
+            "thinking": False,
+            "reasoning": False,
+            "reasoning_effort": "low",
+            "thinking_budget": 0,
+        }
+    return {
+        "enable_thinking": True,
+        "thinking": True,
+        "reasoning": True,
+        "reasoning_effort": thinking,
+    }
+
+
 @dataclass(frozen=True)
 class StreamedText:
     """Text of one part that became certain."""
@@ -127,6 +155,11 @@ class ReasoningParser:
         """Whether the part has no text yet."""
         self._may_start = self._is_start and not is_open
         self._pending = ""
+
+    @property
+    def is_at_marker(self) -> bool:
+        """Whether the newest text is a marker or the start of one, so that it counts as neither."""
+        return self._is_start and (not self._pending or bool(self._pending.strip()))
 
     @property
     def withheld(self) -> str:

@@ -301,6 +301,10 @@ class Sampler:
                 kept, self._xtc_probability, self._xtc_threshold, self._generator
             )
             token = sample_token(torch.softmax(kept, dim=-1), self._generator)
+        return self.accept(token)
+
+    def accept(self, token: int) -> int:
+        """Count a token as the newest, chosen or not, and return it."""
         self._reply_counts[token] += 1
         self._seen[token] = True
         if self._repetitions:

@@ -45,6 +45,9 @@ class Request:
     adapter_fixed: bool = False
     """Whether the user chose `adapter`, or none, for this request, so that plugins cannot."""
 
+    max_new_tokens: int | None = None
+    """Limit of all new tokens, thoughts included; `sampling.max_tokens` limits the answer alone."""
+
     def __post_init__(self) -> None:
         count = self.logprobs
         if count is not None and (type(count) is not int or not 0 <= count <= MAX_TOP_LOGPROBS):

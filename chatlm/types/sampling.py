@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from chatlm.errors import UsageError
 from chatlm.types.settings import setting, setting_specs
+
+Thinking = Literal["auto", "off", "low", "medium", "high"]
+
+THINKING_LEVELS: tuple[Thinking, ...] = typing.get_args(Thinking)
 
 
 def _number(low: float, high: float, help: str) -> Any:
@@ -51,7 +56,7 @@ class Sampling:
         10.0,
         "divides positive and multiplies negative logits of tokens in prompt or reply; 1 is off",
     )
-    max_tokens: int | None = _number(1, 1_000_000, "maximum number of generated tokens")
+    max_tokens: int | None = _number(1, 1_000_000, "maximum number of tokens of the answer")
     seed: int | None = _number(0, 2**63 - 1, "the same seed and request give the same reply")
     stop: tuple[str, ...] = setting(
         (),
@@ -77,6 +82,12 @@ class Sampling:
     dry_base: float | None = _number(1.0, 10.0, "how fast DRY's penalty grows with the length")
     dry_allowed_length: int | None = _number(
         1, 1000, "length from which DRY penalises a repetition"
+    )
+    thinking: Literal["auto", "off", "low", "medium", "high"] | None = setting(
+        None, "how much a reasoning model thinks before it answers; auto leaves it to the model"
+    )
+    thinking_budget: int | None = _number(
+        1, 1_000_000, "at most this many tokens of thoughts; then the model answers"
     )
 
     def __post_init__(self) -> None:
@@ -107,6 +118,8 @@ class Sampling:
             "dry_base": self.dry_base,
             "dry_allowed_length": self.dry_allowed_length,
             "max_tokens": self.max_tokens,
+            "thinking": self.thinking,
+            "thinking_budget": self.thinking_budget,
             "seed": self.seed,
             "stop": self.stop,
         }
@@ -143,12 +156,16 @@ class Sampling:
             dry_base=values.get("dry_base"),
             dry_allowed_length=values.get("dry_allowed_length"),
             max_tokens=values.get("max_tokens"),
+            thinking=values.get("thinking"),
+            thinking_budget=values.get("thinking_budget"),
             seed=values.get("seed"),
             stop=_stop_strings(values.get("stop", ())),
         )
 
 
-NUMERIC_SAMPLING = {name: spec for name, spec in setting_specs(Sampling).items() if name != "stop"}
+NUMERIC_SAMPLING = {
+    name: spec for name, spec in setting_specs(Sampling).items() if name not in ("stop", "thinking")
+}
 """The settings that are numbers, by name."""
 
 
@@ -167,6 +184,8 @@ DEFAULT_SAMPLING = Sampling(
     dry_multiplier=0.0,
     dry_base=1.75,
     dry_allowed_length=2,
+    thinking="auto",
+    thinking_budget=8192,
 )
 """Defaults for settings that neither the user, a template nor the model sets."""
 

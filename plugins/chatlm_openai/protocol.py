@@ -74,6 +74,10 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     }
     if "repetition_penalty" in body:
         body["repeat_penalty"] = body["repetition_penalty"]  # the name in llama.cpp and Ollama
+    if sampling.thinking in ("low", "medium", "high"):
+        body["reasoning_effort"] = sampling.thinking
+    elif sampling.thinking == "off":
+        body["chat_template_kwargs"] = {"enable_thinking": False}
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:

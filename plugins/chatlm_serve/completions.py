@@ -70,7 +70,11 @@ def prepare_reply(
         for text, reply in params.history:
             with suppress(MessageRefused):  # no model has read it
                 chat.add(text, reply)
-        request = dataclasses.replace(chat.request(params.question), logprobs=params.logprobs)
+        request = dataclasses.replace(
+            chat.request(params.question),
+            logprobs=params.logprobs,
+            max_new_tokens=params.sampling.max_tokens,  # here it counts thoughts, too
+        )
     except MessageRefused as refusal:
         return _generate_refusal(refusal)
     return _generate_reply(chat.events_without_engine(request), batch, request)
@@ -238,7 +242,8 @@ TYPE_NAMES: Mapping[type, str] = {
 KNOWN_FIELDS = frozenset(
     (
         "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
-        "stop", "logprobs", "top_logprobs", "user", *SAMPLING_FIELDS, *NEUTRAL_VALUES,
+        "stop", "logprobs", "top_logprobs", "user", "reasoning_effort", "chat_template_kwargs",
+        *SAMPLING_FIELDS, *NEUTRAL_VALUES,
     )
 )  # fmt: skip
 
@@ -378,6 +383,8 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
         for name in SAMPLING_FIELDS
         if name in fields
     }
+    if (thinking := _parse_thinking(fields)) is not None:
+        values["thinking"] = thinking
     for name in limits:
         values["max_tokens"] = _check_sampling_value(name, "max_tokens", fields[name])
         if fields[name] > context_length:
@@ -385,6 +392,26 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
                 name, f"must be at most {context_length:,}, the model's context window."
             )
     return Sampling.from_dict({**values, "stop": _parse_stop(fields)})
+
+
+_EFFORTS = {"none": "off", "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
+"""Values of `reasoning_effort`, with those of chatlm's `thinking`."""
+
+
+def _parse_thinking(fields: Mapping[str, Any]) -> str | None:
+    """Read the two ways in which clients switch thinking: OpenAI's, and that of vLLM and others."""
+    options = _get_typed(fields, "chat_template_kwargs", dict, {})
+    for name in options.keys() - {"enable_thinking"}:
+        raise _unsupported_error(f"chat_template_kwargs.{name}")
+    if "reasoning_effort" in fields:
+        effort = _get_typed(fields, "reasoning_effort", str)
+        if effort not in _EFFORTS:
+            raise field_error("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}.")
+        return _EFFORTS[effort]
+    if "enable_thinking" in options:
+        enabled = _get_typed(options, "enable_thinking", bool, True, "chat_template_kwargs.")
+        return "medium" if enabled else "off"
+    return None
 
 
 def _check_sampling_value(param: str, name: str, value: Any) -> Any:

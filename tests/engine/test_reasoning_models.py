@@ -25,7 +25,9 @@ THINK_TEMPLATE = (
     "{% if m.role == 'assistant' and m.reasoning_content is defined and loop.last %}"
     "<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
     "{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n{% endif %}{% endif %}"
 )
 
 HARMONY_TEMPLATE = (
@@ -171,6 +173,60 @@ def test_channels_of_control_tokens(open_engine: Callable[..., LocalEngine]) -> 
         *("<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "It is 4."),
     )
     assert texts == {"reasoning": "User asks 2+2. Simple.", "text": "It is 4."}
+
+
+def test_thinking_can_be_switched_off(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    assert engine.prompt_encoder.thinking_switch
+    off = Request((QUESTION,), Sampling(thinking="off"))
+    assert "".join(token.text for token in engine.preview(off).tokens).endswith("</think>\n\n")
+    texts, _ = answer(engine, [QUESTION], "4, <think>", thinking="off")
+    assert texts == {"reasoning": "", "text": "4, <think>"}
+
+
+def test_a_budget_ends_the_thought_and_the_answer_follows(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    texts, end = answer(engine, [QUESTION], " ".join(["so"] * 30), thinking_budget=3, max_tokens=4)
+    assert texts["reasoning"] == "so so so"
+    assert texts["text"].startswith("so")
+    assert end.stop_reason is StopReason.LENGTH
+
+
+def test_max_tokens_counts_the_answer_alone(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    thought = " ".join(["so"] * 30)
+    texts, end = answer(engine, [QUESTION], f"{thought}</think>\n\nIt is 4.", max_tokens=8)
+    assert texts == {"reasoning": thought, "text": "It is 4."}
+    assert end.stop_reason is StopReason.END
+
+
+def test_a_limit_of_all_new_tokens_counts_thoughts(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    process = writes(engine, " ".join(["so"] * 30))
+    request = Request((QUESTION,), logits_processors=(process,), max_new_tokens=5)
+    with closing(engine.stream(request)) as events:
+        end = list(events)[-1]
+    assert isinstance(end, Finished)
+    assert (end.stop_reason, end.usage.completion_tokens) == (StopReason.LENGTH, 5)
+
+
+def test_a_control_token_ends_the_thought_of_a_family_that_has_one(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(HARMONY_TEMPLATE, HARMONY_TOKENS)
+    texts, _ = answer(
+        engine,
+        [QUESTION],
+        *("<|channel|>", "analysis", "<|message|>", " ".join(["so"] * 40)),
+        thinking_budget=2,
+        max_tokens=2,
+    )
+    assert texts["reasoning"] == "so so"
+    assert texts["text"]
 
 
 def test_logprobs_come_with_their_text(open_engine: Callable[..., LocalEngine]) -> None:

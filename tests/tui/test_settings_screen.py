@@ -139,7 +139,7 @@ async def test_a_right_value_counts_at_once() -> None:
         ("max_tokens", "0", "max_tokens must be a whole number from 1", None),
         ("seed", "-1", "seed must be a whole number from 0", None),
         ("stop", '"a', "stop must be written as", ()),
-        ("stop", '"a", 3', "stop must be texts", ("a",)),
+        ("stop", '"a", 3', "stop must be non-empty texts", ("a",)),
     ],
 )
 async def test_a_wrong_value_is_marked_and_not_taken(

@@ -20,7 +20,12 @@ from textual.widgets import Input, Static
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.widgets.inputs import VisibleInput
-from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling, effective_sampling
+from chatlm.types.sampling import (
+    NUMERIC_SAMPLING,
+    THINKING_LEVELS,
+    Sampling,
+    effective_sampling,
+)
 from chatlm.types.settings import setting_specs
 
 SPECS = setting_specs(Sampling)
@@ -220,7 +225,7 @@ def parse_value(name: str, text: str) -> Any:
         value = _parse_stop(text)
     elif not text:
         return None
-    else:
+    elif name in NUMERIC_SAMPLING:
         try:
             value = int(text) if SPECS[name].is_integer else float(text)
         except ValueError:
@@ -235,13 +240,17 @@ def format_value(name: str, value: Any) -> str:
         return ""
     if name == "stop":
         return ", ".join(dump_json(text) for text in value)
+    if name not in NUMERIC_SAMPLING:
+        return str(value)
     return f"{value:d}" if SPECS[name].is_integer else f"{value:g}"
 
 
 def format_range(name: str) -> str:
     """Format a range."""
-    if name not in NUMERIC_SAMPLING:
+    if name == "stop":
         return "texts"
+    if name == "thinking":
+        return "/".join(THINKING_LEVELS)
     low, high = SPECS[name].minimum, SPECS[name].maximum
     return f"{low:g} or more" if high >= UNLIMITED_FROM else f"{low:g} to {high:g}"
 
