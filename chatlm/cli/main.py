@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
@@ -154,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _end_process_soon(code: int) -> None:
     """Make sure that no plugin thread keeps the process alive and Ctrl-C prints no traceback.
 
-    The interpreter waits for all threads but daemons, and may crash if one runs while it ends.
+    The interpreter waits for all threads but daemons, and may crash if one runs while it ends; so
+    with daemons left it does not end in its own way.
     """
     from chatlm.plugin_host.hook_threads import hooks_running
 
@@ -174,7 +176,14 @@ def _end_process_soon(code: int) -> None:
 
     if hooks_running():
         end_now()
+    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
     threading.Thread(target=end_later, name="chatlm-exit", daemon=True).start()
+    if any(thread.daemon for thread in others):
+        for thread in others:
+            if not thread.daemon:
+                thread.join()
+        atexit._run_exitfuncs()
+        end_now()
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -65,6 +65,12 @@ class Sampling:
         convert=_stop_strings,
         expected="non-empty texts",
     )
+    thinking: Literal["auto", "off", "low", "medium", "high"] | None = setting(
+        None, "how much a reasoning model thinks before it answers; auto leaves it to the model"
+    )
+    thinking_budget: int | None = _number(
+        1, 1_000_000, "at most this many tokens of thoughts; then the model answers"
+    )
     top_n_sigma: float | None = _number(
         0.0,
         100.0,
@@ -82,12 +88,6 @@ class Sampling:
     dry_base: float | None = _number(1.0, 10.0, "how fast DRY's penalty grows with the length")
     dry_allowed_length: int | None = _number(
         1, 1000, "length from which DRY penalises a repetition"
-    )
-    thinking: Literal["auto", "off", "low", "medium", "high"] | None = setting(
-        None, "how much a reasoning model thinks before it answers; auto leaves it to the model"
-    )
-    thinking_budget: int | None = _number(
-        1, 1_000_000, "at most this many tokens of thoughts; then the model answers"
     )
 
     def __post_init__(self) -> None:

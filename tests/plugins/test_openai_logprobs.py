@@ -231,8 +231,8 @@ def test_a_server_that_ignores_logprobs_is_reported() -> None:
         assert script.asked[0].body["logprobs"] is True
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["text"], answer["logprobs"]) == (0, "Hello there.", None)
-    assert any("how likely" in notice for notice in answer["notices"])
-    assert "how likely" in done.stderr
+    assert any("log-probabilities" in notice for notice in answer["notices"])
+    assert "log-probabilities" in done.stderr
 
 
 def test_a_hopeless_token_has_a_perplexity_too() -> None:

@@ -92,8 +92,8 @@ def test_a_dry_run_without_a_template(home: Path) -> None:
         (("-t", "insurance-claim", "-v", "reprot=x"), "Did you mean report?"),
         (("-t", "insurance-claim"), "needs report"),
         (("-t", "insurance-claim", "-v", "report"), "has no ="),
-        (("-t", "assistant"), "no question"),
-        (("-v", "a=b", "Hi"), "Name the template"),
+        (("-t", "assistant"), "No question"),
+        (("-v", "a=b", "Hi"), "Specify the template"),
         (("-t", "explain", "--safe-mode", "Hi"), "There is no template 'explain'"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_mistake_is_reported(home: Path, arguments: tuple[str, ...], said: str
 def test_a_saved_chat_takes_no_other_template(home: Path) -> None:
     done = chatlm("ask", "--chat", "1", "-t", "assistant", "Hi")
     assert done.returncode == 2
-    assert "-t begins a new one" in done.stderr
+    assert "-t starts a new chat" in done.stderr
 
 
 def test_a_template_asks_the_real_model_and_stays_with_the_chat(chat_home: Path) -> None:

@@ -18,6 +18,8 @@ from chatlm.plugin_host.host import PluginHost
 from tests.waiting import wait_until
 
 LOAD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 from chatlm.config.config import Config
 from chatlm.plugin_host.lifecycle import loaded_plugins
 with loaded_plugins(Config()) as host:
