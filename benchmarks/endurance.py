@@ -279,10 +279,12 @@ def resident_mb(process: Path) -> float:
 def is_answered(home: Path, turns: int, shown: str) -> bool:
     """Return whether the last of `turns` turns has its complete reply in the database."""
     with Store(home / "chats.db") as store:
-        (chat,) = store.list_conversations()
-        stored = store.conversation(chat.id).turns
+        chats = store.list_conversations()
+        stored = store.conversation(chats[0].id).turns if chats else ()
+    if len(stored) < turns:
+        return False
     reply = stored[-1].reply
-    return len(stored) == turns and reply is not None and reply.stop_reason is not None
+    return reply is not None and reply.stop_reason is not None
 
 
 def main() -> None:
