@@ -13,7 +13,7 @@ from chatlm.config.paths import check_regular_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import one_line
 
-if TYPE_CHECKING:  # loading it takes a quarter of the start of `chatlm ask`
+if TYPE_CHECKING:  # slow to load, and not needed before a file is read
     from chatlm.plugin_host.host import PluginHost
 
 MAX_FILE_BYTES = 1_000_000

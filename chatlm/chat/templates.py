@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.plugin_host.host import PluginHost
 from chatlm.types.messages import Conversation, PluginData
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup, TemplateRenderer
+
+if TYPE_CHECKING:  # slow to load, and not needed before a template is used
+    from chatlm.plugin_host.host import PluginHost
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,6 @@ def _end_process_soon(code: int) -> None:
     The interpreter waits for all threads but daemons, and may crash if one runs while it ends; so
     with daemons left it does not end in its own way.
     """
-    from chatlm.plugin_host.hook_threads import hooks_running
-
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -174,7 +172,8 @@ def _end_process_soon(code: int) -> None:
         time.sleep(EXIT_SECONDS)
         end_now()
 
-    if hooks_running():
+    hook_threads = sys.modules.get("chatlm.plugin_host.hook_threads")  # not loaded for this
+    if hook_threads is not None and hook_threads.hooks_running():
         end_now()
     others = [each for each in threading.enumerate() if each is not threading.current_thread()]
     threading.Thread(target=end_later, name="chatlm-exit", daemon=True).start()

@@ -15,7 +15,6 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
@@ -64,11 +63,6 @@ class ChatTemplate:
                 hint="Copy or download the model again, or try "
                 "`chatlm config set prompt_format chatml`.",
             ) from error
-
-    @property
-    def variables(self) -> set[str]:
-        """Names that the template reads and does not set."""
-        return jinja2.meta.find_undeclared_variables(self._environment.parse(self.source))
 
     @property
     def literals(self) -> list[str]:

@@ -143,12 +143,6 @@ class PromptEncoder:
         changed._variables = thinking_variables(thinking)
         return changed
 
-    @property
-    def thinking_switch(self) -> bool:
-        """Whether a template of the model reads how much it shall think."""
-        names = thinking_variables("off").keys() | thinking_variables("high").keys()
-        return any(names & template.variables for template in self._model_templates.values())
-
     def end_of_thought(self) -> list[int]:
         """Return the ids that end a thought and begin the answer.
 

@@ -104,7 +104,7 @@ def exclude_top_choices(
 ) -> Tensor:
     """Set all but the least likely of the tokens that reach a threshold to -inf (XTC).
 
-    It makes a model leave its most trodden path where there are several good ones.
+    It makes replies less predictable where several tokens are plausible.
 
     Args:
         logits: (vocab_size,), after the other samplers.

@@ -385,7 +385,7 @@ class PluginHost(HookCaller):
         return next((call for call in self._calls if call.hangs), None)
 
     def abandon_hanging_call(self) -> bool:
-        """Go on without the hook that hangs, and without its plugin; return False if none does."""
+        """Abandon a hanging hook and its plugin until restart; return False if none hangs."""
         call = self.hanging_call
         return call is not None and self._abandon(call, dropped=True)
 

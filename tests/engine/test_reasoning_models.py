@@ -177,7 +177,6 @@ def test_channels_of_control_tokens(open_engine: Callable[..., LocalEngine]) -> 
 
 def test_thinking_can_be_switched_off(open_engine: Callable[..., LocalEngine]) -> None:
     engine = open_engine(THINK_TEMPLATE)
-    assert engine.prompt_encoder.thinking_switch
     off = Request((QUESTION,), Sampling(thinking="off"))
     assert "".join(token.text for token in engine.preview(off).tokens).endswith("</think>\n\n")
     texts, _ = answer(engine, [QUESTION], "4, <think>", thinking="off")

@@ -78,7 +78,7 @@ def some(texts: list[str]) -> list[str]:
 
 
 async def check(pilot: Pilot[None]) -> str:
-    """Return the screen's text; no character of it controls a terminal, and no text chatlm."""
+    """Return the screen's text; check that nothing in it controls the terminal or chatlm."""
     await pilot.pause()
     screen = pilot.app.screen
     strips = screen._compositor.render_strips(screen.size)

@@ -123,7 +123,7 @@ class PluginActions:
         return bool(lines)
 
     def abandon_hook(self) -> bool:
-        """Go on without the hook that hangs; return False if there is none."""
+        """Abandon the hanging hook; return False if no hook hangs."""
         abandoned = self.services.plugins.abandon_hanging_call()
         if abandoned:
             self.show_hanging_hook()
