@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from chatlm.errors import StoreError
+from chatlm.errors import ContentFiltered, StoreError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Reply, ReplyStep, StopReason, StreamedPart, Usage
@@ -64,8 +64,9 @@ class ReplyWriter:
         """
         self._usage = event.usage
         if isinstance(event, Finished):
-            self._reason, self._withheld, self.finished = event.stop_reason, "", True
+            self._withheld, self.finished = "", True
             self._close_part(*event.tool_calls)
+            self._reason = event.stop_reason.if_answered(self._has_answer())
             return self._save(self._finish) or self._save_provenance()
         if event.text or event.withheld:
             self._open_part(event.part)
@@ -85,7 +86,9 @@ class ReplyWriter:
 
     def fail(self, error: Exception) -> None:
         """Note the error that ended the reply."""
-        self._reason, self._error = StopReason.ERROR, str(error)
+        filtered = isinstance(error, ContentFiltered)
+        self._reason = StopReason.CONTENT_FILTER if filtered else StopReason.ERROR
+        self._error = str(error)
 
     def close(self) -> None:
         """Save the reply as it is, unless that has been done already."""
@@ -109,6 +112,12 @@ class ReplyWriter:
         if self._open is None or not text:
             return self._closed_parts
         return (*self._closed_parts, type(self._open)(text))
+
+    def _has_answer(self) -> bool:
+        """Whether any step has text, or this one called tools."""
+        called = any(isinstance(part, ToolCall) for part in self._parts())
+        steps = self._steps(None, Usage())
+        return called or any(step.text.strip() for step in steps)
 
     def _steps(self, reason: StopReason | None, usage: Usage) -> tuple[ReplyStep, ...]:
         return (*self._earlier_steps, ReplyStep(self._parts(), reason, usage))

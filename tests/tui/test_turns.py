@@ -92,6 +92,22 @@ async def test_continue_and_stop_work_with_the_mouse() -> None:
         await idle(pilot)
 
 
+@pytest.mark.parametrize(
+    "reason", [StopReason.REFUSAL, StopReason.CONTENT_FILTER, StopReason.EMPTY]
+)
+async def test_a_reply_without_an_answer_says_why_and_offers_no_continuation(
+    reason: StopReason,
+) -> None:
+    engine = ScriptedEngine(StopReason.END if reason is StopReason.EMPTY else reason)
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "Hi")
+        await idle(pilot)
+        assert line(pilot) == reason.label
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "cannot be continued" in plain(pilot.app.screen))
+        assert len(engine.requests) == 1
+
+
 async def test_regenerate_makes_another_version() -> None:
     store = Store(None)
     async with make_app(ScriptedEngine("First.", "Second."), store).run_test() as pilot:

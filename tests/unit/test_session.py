@@ -177,6 +177,44 @@ def test_a_complete_reply_is_not_continued(store: Store) -> None:
         list(session.continue_reply())
 
 
+@pytest.mark.parametrize(
+    "reason", [StopReason.REFUSAL, StopReason.CONTENT_FILTER, StopReason.END, StopReason.TOOL_CALLS]
+)
+def test_a_reply_that_ended_without_an_answer_is_not_continued(
+    store: Store, reason: StopReason
+) -> None:
+    session = chat(store, ScriptedEngine(reason))
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert reply.stop_reason is reason.if_answered(False)
+    with pytest.raises(UsageError, match=reply.stop_reason.label) as refused:
+        list(session.continue_reply())
+    assert "Regenerate" in refused.value.hint
+
+
+def test_a_reply_of_thoughts_alone_is_empty(store: Store) -> None:
+    class Thinking(ScriptedEngine):
+        def stream(self, request: Request) -> Any:
+            yield Delta("Hm.", part="reasoning")
+            yield Finished(StopReason.END, Usage())
+
+    session = chat(store, Thinking())
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.reasoning, reply.stop_reason) == ("Hm.", StopReason.EMPTY)
+
+
+def test_a_continuation_that_adds_nothing_is_complete(store: Store) -> None:
+    session = chat(store, ScriptedEngine("one two three", StopReason.END))
+    stop_after(session, words=2)
+    list(session.continue_reply())
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("one two", StopReason.END)
+
+
 def test_regenerating_keeps_both_versions(store: Store) -> None:
     engine = ScriptedEngine("First.", "Second.")
     session = chat(store, engine)
