@@ -176,7 +176,9 @@ class ChatSession:
         reason = turn.reply.stop_reason
         if reason is not None and not reason.can_continue:
             raise UsageError(
-                f"The last reply cannot be continued: {reason.label}",
+                "The last reply is complete"
+                if reason is StopReason.END
+                else f"The last reply cannot be continued: {reason.label}",
                 hint="Regenerate it, or ask for more in a message.",
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)

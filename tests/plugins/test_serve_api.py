@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,17 +16,26 @@ from openai import AsyncOpenAI, OpenAI
 
 from benchmarks.serve import load, questions
 from chatlm import (
+    ContentFiltered,
     Conversation,
+    Delta,
+    EngineEvent,
+    Finished,
     MessageRefused,
+    PromptReady,
     Request,
     Sampling,
     Setup,
+    StopReason,
+    ToolCall,
+    Usage,
     UsageError,
     hookimpl,
 )
+from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
-from chatlm_serve.completions import MAX_CHARACTERS_PER_TOKEN
+from chatlm_serve.completions import FINISH_REASONS, MAX_CHARACTERS_PER_TOKEN
 from tests.plugins.serve import MODEL, Echo, send, serving
 from tests.waiting import PATIENCE, wait_until
 
@@ -489,16 +498,16 @@ def test_a_models_tool_calls_are_passed_on() -> None:
 def test_a_reply_that_was_cut_off_is_an_error() -> None:
     with serving(Ending(StopReason.ERROR)) as address:
         client = client_of(address)
-        with pytest.raises(APIStatusError, match="cut off"):
+        with pytest.raises(openai.APIStatusError, match="cut off"):
             ask(client, "Hi")
-        with pytest.raises(APIError, match="cut off"):
+        with pytest.raises(openai.APIError, match="cut off"):
             list(ask(client, "Hi", stream=True))
 
 
 def test_a_message_that_a_filter_refuses_is_named_as_such() -> None:
-    with serving(Failing(ContentFiltered("Filtered.", hint="Ask otherwise."))) as address:
-        with pytest.raises(BadRequestError) as refused:
-            ask(client_of(address), "Hi")
+    engine = Failing(ContentFiltered("Filtered.", hint="Ask otherwise."))
+    with serving(engine) as address, pytest.raises(openai.BadRequestError) as refused:
+        ask(client_of(address), "Hi")
     assert refused.value.code == "content_filter"
 
 

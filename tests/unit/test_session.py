@@ -34,7 +34,15 @@ from chatlm.types.events import (
     TurnFinished,
     TurnStarted,
 )
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
+from chatlm.types.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    StopReason,
+    Turn,
+    Usage,
+)
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import TextFacts
@@ -173,7 +181,7 @@ def test_stopped_before_the_first_word(store: Store) -> None:
 def test_a_complete_reply_is_not_continued(store: Store) -> None:
     session = chat(store, ScriptedEngine("Done."))
     list(session.send("Hi"))
-    with pytest.raises(UsageError, match="complete"):
+    with pytest.raises(UsageError, match="is complete"):
         list(session.continue_reply())
 
 
