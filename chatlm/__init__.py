@@ -90,7 +90,7 @@ if TYPE_CHECKING:
         Request,
         StoppingCriterion,
     )
-    from chatlm.types.sampling import Sampling
+    from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         OfferedTemplate,
@@ -146,6 +146,7 @@ _MODULE_OF = {
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
+    "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
@@ -266,6 +267,7 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "LocalEngine",
+    "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
     "Message",

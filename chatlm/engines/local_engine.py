@@ -308,6 +308,7 @@ class LocalEngine:
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chatlm import EngineError, Request, Sampling, StopReason, TokenLogprob
+from chatlm import (
+    EngineError,
+    LogitBias,
+    Request,
+    Sampling,
+    StopReason,
+    TokenLogprob,
+    one_line,
+)
 
 CONTINUE_FIELDS = {"add_generation_prompt": False, "continue_final_message": True}
 """Fields that make vLLM, SGLang and others continue the last message if it is the assistant's."""
@@ -78,6 +86,8 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
         body["reasoning_effort"] = sampling.thinking
     elif sampling.thinking == "off":
         body["chat_template_kwargs"] = {"enable_thinking": False}
+    if sampling.logit_bias:
+        body["logit_bias"] = _logit_bias(sampling.logit_bias)
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:
@@ -85,6 +95,23 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     if request.messages and request.messages[-1].role == "assistant":
         body |= CONTINUE_FIELDS
     return body
+
+
+def _logit_bias(biases: LogitBias) -> dict[str, float]:
+    """Return the biases by token id; a token that is named several times gets the sum.
+
+    Raises:
+        EngineError: a token is given as text, which only its model's tokenizer can turn into ids.
+    """
+    by_id: dict[str, float] = {}
+    for token, bias in biases:
+        if not isinstance(token, int):
+            raise EngineError(
+                f"logit_bias has the text {one_line(token, 40)!r}; a server takes token ids only.",
+                hint="Give the ids of its tokens instead, or use a local model.",
+            )
+        by_id[str(token)] = by_id.get(str(token), 0.0) + bias
+    return by_id
 
 
 def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, Any]:

@@ -215,6 +215,8 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
         ("user: '{{ B }}'\nvariables:\n  B: {}", 3, "lowercase letters"),
         ("user: hi\nsampling:\n  temperature: 9", 3, "temperature must be"),
         ("user: hi\nsampling:\n  heat: 1", 3, "unknown sampling setting"),
+        ("user: hi\nsampling:\n  logit_bias: [[5, 101]]", 3, "from -100 to 100"),
+        ("user: hi\nsampling:\n  logit_bias: 5", 3, "logit_bias must be pairs"),
         ("user: hi\nexamples:\n  - input: a", 3, "no output"),
         ("user: hi\nexamples:\n  - {input: a, output: b, kind: negative}", 3, "explanation"),
         ("user: hi\nsampling:\n  seed: !!python/name:os.system", 3, "invalid YAML value"),
