@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from chatlm.types.parts import (
     Image,
     Part,
+    Reasoning,
     Text,
     ToolResult,
     append_text,
@@ -230,10 +231,13 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens that were found in the prompt cache."""
     completion_tokens: int = 0
+    """New tokens, those of thoughts included."""
     first_token_seconds: float | None = None
     """From the call of `stream` to the first new token; None if there was none."""
     decode_seconds: float = 0.0
     """From the first new token to the last."""
+    reasoning_tokens: int = 0
+    """How many of the new tokens are of thoughts; 0 also where the engine does not count them."""
 
     def __add__(self, later: Usage) -> Usage:
         """Add what a later generation cost; the time to the first token stays this one's."""
@@ -245,6 +249,7 @@ class Usage:
             self.completion_tokens + later.completion_tokens,
             self.first_token_seconds,
             self.decode_seconds + later.decode_seconds,
+            self.reasoning_tokens + later.reasoning_tokens,
         )
 
     @property
@@ -255,14 +260,17 @@ class Usage:
         return (self.completion_tokens - 1) / self.decode_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
+        """Convert to JSON values; `reasoning_tokens` only where there are any."""
+        values: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "first_token_seconds": self.first_token_seconds,
             "decode_seconds": self.decode_seconds,
         }
+        if self.reasoning_tokens:
+            values["reasoning_tokens"] = self.reasoning_tokens
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
@@ -277,6 +285,7 @@ class Usage:
             completion_tokens=values["completion_tokens"],
             first_token_seconds=values["first_token_seconds"],
             decode_seconds=values["decode_seconds"],
+            reasoning_tokens=values.get("reasoning_tokens", 0),
         )
 
 
@@ -455,10 +464,12 @@ class Reply:
         """Whether it was cut short and can be continued."""
         return self.stop_reason is None or self.stop_reason.can_continue
 
-    def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
-        """Return the reply with more text at the end of its last step."""
+    def with_delta(
+        self, text: str, part: StreamedPart = "text", thought: Reasoning | None = None
+    ) -> Reply:
+        """Return the reply with more text at the end of its last step; see `append_text`."""
         *earlier, last = self.steps
-        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part, thought))
         return dataclasses.replace(self, steps=(*earlier, longer))
 
     def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
