@@ -17,6 +17,7 @@ from chatlm.types.parts import (
     Text,
     ToolResult,
     append_text,
+    join_thoughts,
     part_from_dict,
     reasoning_of,
     text_of,
@@ -422,6 +423,11 @@ class Reply:
     def reasoning(self) -> str:
         """The reasoning parts of all steps, joined."""
         return "".join(step.reasoning for step in self.steps)
+
+    @property
+    def thoughts(self) -> Reasoning:
+        """The reasoning parts of all steps as one, with what they took together."""
+        return join_thoughts(part for part in self.parts if isinstance(part, Reasoning))
 
     @property
     def plugin(self) -> str:
