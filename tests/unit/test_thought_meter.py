@@ -15,7 +15,7 @@ from chatlm.store.importing.chatlm_jsonl import parse_part
 from chatlm.store.importing.fields import InvalidChat, JsonObject
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Reply, StopReason, StreamedPart, Usage
+from chatlm.types.messages import Message, Reply, StopReason, StreamedPart, Usage
 from chatlm.types.parts import Part, Reasoning, Text, append_text, join_thoughts, part_from_dict
 from tests.unit.test_session_parts import EventEngine
 
@@ -132,6 +132,7 @@ def test_a_reply_cut_in_its_thought_goes_on_measuring(monkeypatch: pytest.Monkey
     session = ChatSession(store, lambda: engine)
     list(session.send("2+2?"))
     list(session.continue_reply())
+    assert engine.requests[1].messages[-1] == Message("assistant", (Reasoning("So", 2.0, 2),))
     assert newest(store).parts == (Reasoning("So it is.", 3.0, 10), Text("4"))
     assert newest(store).usage.reasoning_tokens == 10
 
