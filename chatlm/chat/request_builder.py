@@ -12,7 +12,7 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
-from chatlm.types.parts import File, Image, Part, Text, ToolCall, ToolResult
+from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -220,8 +220,11 @@ def explain_overflow(
 
 
 def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:
-    """Append the messages of a reply that is to be continued."""
+    """Append the messages of a reply that is to be continued, though it be only a thought."""
     prefix = reply.messages() if reply else ()
+    last = reply.steps[-1] if reply else None
+    if last and last.parts and all(isinstance(part, Reasoning) for part in last.parts):
+        prefix += (Message("assistant", last.parts),)
     if not prefix:
         return messages
     if messages[-1].role == "assistant":  # a plugin's beginning of the reply, which has it already

@@ -27,10 +27,11 @@ from chatlm.types.messages import (
     Message,
     Passage,
     PluginData,
+    ReplyStep,
     StopReason,
     Turn,
-    Usage,
 )
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
 
@@ -184,8 +185,13 @@ class ChatSession:
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str) -> None:
+    def add(self, text: str, reply: str, reasoning: str = "") -> None:
         """Store a message with a reply that was generated elsewhere.
+
+        Args:
+            text: the user's message.
+            reply: the answer.
+            reasoning: what the model thought before it, if that is known.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -200,7 +206,9 @@ class ChatSession:
             self._withdraw(stored, previous)
             raise
         started = self.store.start_reply(turn.id, model="")
-        self.store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
+        parts = (Reasoning(reasoning), Text(reply))
+        step = ReplyStep(tuple(part for part in parts if part.text), StopReason.END)
+        self.store.finish_reply(started.id, steps=[step])
 
     def read_ahead(
         self, conversation: Conversation | None = None

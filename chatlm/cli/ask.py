@@ -151,6 +151,9 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "quotes: --logit-bias '\" cat\"=-100'; repeatable. [-100 to 100]",
 )
 @click.option(
+    "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
+)
+@click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
 )
 @click.option(
@@ -184,6 +187,7 @@ def ask(
     stop: tuple[str, ...],
     logit_bias: tuple[str, ...],
     files: tuple[Path, ...],
+    show_thinking: bool,
     no_save: bool,
     dry_run: bool,
     as_json: bool,
@@ -258,7 +262,10 @@ def ask(
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
-                _print_answer(session, opening.first_message, saved, as_json)
+                printer = _AnswerPrinter(
+                    echo=not as_json, show_thoughts=show_thinking, outlives_output=saved
+                )
+                _print_answer(session, opening.first_message, printer, saved, as_json)
 
 
 def _print_hang(call: HookCall) -> None:
@@ -296,9 +303,10 @@ def _first_system_prompt(option: str | None, *others: str) -> str:
     return next(filter(None, others), "") if option is None else option
 
 
-def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
+def _print_answer(
+    session: ChatSession, question: str, answer: _AnswerPrinter, saved: bool, as_json: bool
+) -> None:
     """Ask, and print the answer as it comes or as JSON at the end."""
-    answer = _AnswerPrinter(echo=not as_json, outlives_output=saved)
     try:
         with closing(session.send(question)) as events:
             for event in events:
@@ -374,17 +382,22 @@ class _AnswerPrinter:
     """Prints a turn's events as they arrive and collects the values of the final output."""
 
     echo: bool
+    show_thoughts: bool
+    """Whether thoughts are printed on stderr."""
     outlives_output: bool
     """Whether the answer is of use if it cannot be printed."""
     output_error: OSError | None = None
     turn: Turn | None = None
     text: str = ""
+    thoughts: str = ""
     stop_string: str | None = None
     stop_reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     _line_open: bool = False
+    _thought_open: bool = False
+    """Whether a thought is being printed."""
 
     def on_event(self, event: SessionEvent) -> None:
         match event:
@@ -393,14 +406,32 @@ class _AnswerPrinter:
             case Delta(text=text, logprobs=tokens, part="text"):
                 self.text += text
                 self.tokens += tokens
+                if text:
+                    self._end_thought()
                 if self.echo and text:
                     self._print(text)
+            case Delta(text=text, part="reasoning"):
+                self.thoughts += text
+                if self.show_thoughts and text:
+                    self._print_thought(text)
             case Finished(matched_stop=stop, stop_reason=reason):
                 self.stop_string, self.stop_reason = stop, reason
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
                 click.echo(escape_controls(text), err=True)
+
+    def _print_thought(self, text: str) -> None:
+        if self._line_open and not self._thought_open:
+            click.echo(err=True)  # on stderr, so that stdout has the answer and nothing else
+        self._thought_open = True
+        click.secho(escape_controls(text), dim=True, nl=False, err=True)
+
+    def _end_thought(self) -> None:
+        """Leave an empty line between a thought and what follows."""
+        if self._thought_open:
+            click.echo("\n", err=True)
+            self._thought_open = False
 
     def _print(self, text: str) -> None:
         self._line_open = not text.endswith("\n")
@@ -415,6 +446,7 @@ class _AnswerPrinter:
 
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
+        self._end_thought()
         if self._line_open:
             click.echo()
             self._line_open = False
@@ -434,6 +466,8 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> di
         usage["tokens_per_second"] = reply.usage.tokens_per_second
     return {
         "text": reply.text if reply and reply.stop_reason else answer.text,
+        "reasoning": (reply.reasoning if reply and reply.stop_reason else answer.thoughts) or None,
+        "reasoning_seconds": reply.thoughts.seconds if reply else None,
         "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
         "stop": answer.stop_string,
         "tool_calls": [call.to_dict() for call in _tool_calls(reply)] if reply else [],

@@ -22,7 +22,12 @@ from chatlm import (
 )
 from chatlm_openai import protocol
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.protocol import CONTINUE_FIELDS, LOGPROB_FIELDS, ServerFailure
+from chatlm_openai.protocol import (
+    CONTINUE_FIELDS,
+    LOGPROB_FIELDS,
+    THINKING_FIELDS,
+    ServerFailure,
+)
 
 _BUSY_STATUSES = (429, 502, 503)
 
@@ -330,6 +335,12 @@ class ErrorMessages:
             return ContinuationUnsupported(
                 f"{self.server_label} cannot continue a reply.{server_message}",
                 hint="Regenerate it instead.",
+            )
+        if set(THINKING_FIELDS) & set(rejected):
+            return EngineError(
+                f"{self.server_label} cannot switch thinking as asked.{server_message}",
+                hint="Leave it to the server: /thinking auto in the chat, or "
+                "chatlm config unset sampling.thinking",
             )
         if settings := [name for name in _SAMPLING_FIELDS if name in rejected]:
             return EngineError(

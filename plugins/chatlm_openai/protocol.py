@@ -10,6 +10,9 @@ from typing import Any
 from chatlm import (
     EngineError,
     LogitBias,
+    Message,
+    Reasoning,
+    ReasoningFormat,
     Request,
     Sampling,
     StopReason,
@@ -26,6 +29,15 @@ LOGPROB_FIELDS = ("logprobs", "top_logprobs")
 
 OPTIONAL_FIELDS = ("stream_options", "seed", "repeat_penalty")
 """Fields that chatlm adds by itself and drops if a server rejects them."""
+
+
+THINKING_FIELDS = ("reasoning_effort", "chat_template_kwargs")
+"""Both switch thinking: OpenAI's field, and that of vLLM, SGLang and llama.cpp. One is dropped if a
+server rejects it and the other is left."""
+
+
+THINK_TAGS = ReasoningFormat(("<think>",), ("</think>",))
+"""How thoughts are marked by servers that do not separate them from the answer."""
 
 
 _STANDARD_FIELDS = (
@@ -52,13 +64,16 @@ _NEUTRAL_VALUES = {
 """Fields that not every server supports, with their neutral value, which is never sent."""
 
 
-def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
+def build_body(
+    model: str, request: Request, sampling: Sampling, *, sends_thoughts: bool = False
+) -> dict[str, Any]:
     """Build the body of `POST /chat/completions`.
 
     Args:
         model: the server's name for the model or adapter.
         request: with the messages that fit the context window.
         sampling: values that are None are left to the server.
+        sends_thoughts: whether the server wants the thoughts of earlier replies.
 
     Raises:
         EngineError: the request needs something that only works with local models.
@@ -66,10 +81,7 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     _check_supported(request)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [
-            {"role": message.role, "content": replace_surrogates(message.text)}
-            for message in request.messages
-        ],
+        "messages": [_message_value(message, sends_thoughts) for message in request.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -82,10 +94,10 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     }
     if "repetition_penalty" in body:
         body["repeat_penalty"] = body["repetition_penalty"]  # the name in llama.cpp and Ollama
-    if sampling.thinking in ("low", "medium", "high"):
-        body["reasoning_effort"] = sampling.thinking
-    elif sampling.thinking == "off":
-        body["chat_template_kwargs"] = {"enable_thinking": False}
+    if sampling.thinking not in (None, "auto"):
+        thinks = sampling.thinking != "off"
+        body["reasoning_effort"] = sampling.thinking if thinks else "none"
+        body["chat_template_kwargs"] = {"enable_thinking": thinks}
     if sampling.logit_bias:
         body["logit_bias"] = _logit_bias(sampling.logit_bias)
     if sampling.stop:
@@ -114,6 +126,14 @@ def _logit_bias(biases: LogitBias) -> dict[str, float]:
     return by_id
 
 
+def _message_value(message: Message, sends_thoughts: bool) -> dict[str, Any]:
+    value = {"role": message.role, "content": replace_surrogates(message.text)}
+    thoughts = "".join(part.text for part in message.parts if isinstance(part, Reasoning))
+    if sends_thoughts and thoughts:
+        value["reasoning_content"] = replace_surrogates(thoughts)
+    return value
+
+
 def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, Any]:
     """Return the body without rejected fields that are optional; unchanged if there are none.
 
@@ -122,10 +142,11 @@ def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, A
         field_names: fields that the server rejected.
     """
     names = set(field_names)
+    optional = set(OPTIONAL_FIELDS)
+    if any(name in body and name not in names for name in THINKING_FIELDS):
+        optional.update(THINKING_FIELDS)
     reduced = {
-        name: value
-        for name, value in body.items()
-        if name not in names or name not in OPTIONAL_FIELDS
+        name: value for name, value in body.items() if name not in names or name not in optional
     }
     if "max_completion_tokens" in names and "max_tokens" in reduced:  # for OpenAI's own models
         reduced["max_completion_tokens"] = reduced.pop("max_tokens")
@@ -229,6 +250,7 @@ class ChatCompletionChunk:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     @property
     def has_content(self) -> bool:
@@ -299,6 +321,9 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
         prompt_tokens=_as_count(usage.get("prompt_tokens")),
         completion_tokens=_as_count(usage.get("completion_tokens")),
         cached_tokens=_as_count(_as_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        reasoning_tokens=_as_count(
+            _as_dict(usage.get("completion_tokens_details")).get("reasoning_tokens")
+        ),
     )
 
 

@@ -171,6 +171,7 @@ def _parse_usage(fields: JsonObject) -> Usage:
         completion_tokens=usage.non_negative_int("completion_tokens"),
         first_token_seconds=usage.number("first_token_seconds"),
         decode_seconds=usage.number("decode_seconds") or 0.0,
+        reasoning_tokens=usage.non_negative_int("reasoning_tokens"),
     )
 
 
@@ -189,7 +190,12 @@ def parse_part(part: JsonObject) -> Part:
         case "text":
             return Text(part.text("text"))
         case "reasoning":
-            return Reasoning(part.text("text"))
+            tokens = part.value.get("tokens")
+            return Reasoning(
+                part.text("text"),
+                part.number("seconds"),
+                None if tokens is None else part.non_negative_int("tokens"),
+            )
         case "tool_call":
             return ToolCall(part.text("id"), part.text("name"), part.text("arguments"))
         case "tool_result":
