@@ -116,7 +116,9 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         kind = int if spec.is_integer else float
         span = f" [{spec.minimum:g} to {spec.maximum:g}]" if spec.maximum < 1e6 else ""
         option = "--" + name.replace("_", "-")
-        command = click.option(option, type=kind, help=spec.help.capitalize() + "." + span)(command)
+        command = click.option(
+            option, type=kind, help=spec.help[:1].upper() + spec.help[1:] + "." + span
+        )(command)
     return command
 
 
