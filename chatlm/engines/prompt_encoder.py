@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from array import array
 from bisect import bisect_left, bisect_right
@@ -23,7 +24,7 @@ from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format, thi
 from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, reasoning_of
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
 from chatlm.types.requests import PromptToken
 from chatlm.types.sampling import Thinking
 
@@ -136,6 +137,7 @@ class PromptEncoder:
         self._middle_backend = _without_prefix_space(self._backend)
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
+        self._message_overhead = self._find_message_overhead()
 
     def with_thinking(self, thinking: Thinking) -> PromptEncoder:
         """Return an encoder that tells the template how much the model shall think."""
@@ -227,6 +229,7 @@ class PromptEncoder:
         self.control_tokens = {**self.control_tokens, **new}
         self._control_pattern = _any_of(self.control_tokens)
         self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
+        self._long_text_tokens: dict[bytes, int] = {}
 
     def _find_prefix_ids(self) -> list[int]:
         """Return the ids that the tokenizer puts before a text; a template has its own."""
@@ -302,6 +305,32 @@ class PromptEncoder:
         for index, run in enumerate(chat_formats.span_runs(self.spans(messages))):
             ids += self.encode_run(run, is_first=index == 0).ids
         return ids
+
+    def estimate_message_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Estimate the tokens of each message from its content, without rendering the chat."""
+        return [
+            self._content_tokens(_content_text(message)) + self._message_overhead
+            for message in messages
+        ]
+
+    def _find_message_overhead(self) -> int:
+        """Return the tokens that the format puts around a message, on average of a turn."""
+        turn = [Message("user", "x"), Message("assistant", "x"), Message("user", "x")]
+        with suppress(ModelError):
+            added = len(self.encode(turn)) - len(self.encode(turn[:1]))
+            return max((added + 1) // 2 - 1, 0)
+        return 0
+
+    def _content_tokens(self, text: str) -> int:
+        """Count the tokens of a text; each text is encoded only once."""
+        if len(text) <= MAX_CACHED_TEXT_LENGTH:
+            return len(self._cached_encode(text, False).ids)
+        key = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+        if key not in self._long_text_tokens:
+            if len(self._long_text_tokens) >= MAX_CACHED_TEXTS:
+                self._long_text_tokens.clear()
+            self._long_text_tokens[key] = len(self.encode_with_offsets(text).ids)
+        return self._long_text_tokens[key]
 
     def encode_run(self, run: Sequence[Span], is_first: bool = False) -> EncodedText:
         """Encode one run of `chat_formats.span_runs`.
@@ -402,6 +431,17 @@ _PROBES = [
     [Message("user", "x"), Message("assistant", "x"), Message("tool", "x")],
 ]
 """Chats that show which role tokens a template builds from pieces."""
+
+
+def _content_text(message: Message) -> str:
+    """Return what a prompt says of a message, except thoughts, which few templates repeat."""
+    texts = [message.text]
+    for part in message.parts:
+        if isinstance(part, ToolCall):
+            texts += [part.name, part.arguments]
+        elif isinstance(part, ToolResult):
+            texts.append(part.text)
+    return "".join(texts)
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
