@@ -27,7 +27,7 @@ def find_wrong_folder_tensors(folder: Path, kind: ModelKind) -> list[str]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise NotChecked("its config.json cannot be read") from error
+        raise NotChecked("config.json cannot be read") from error
     shapes = {
         name: tuple(tensor["shape"])
         for path in sorted(folder.glob("*.safetensors"))
@@ -48,7 +48,9 @@ def find_wrong_tensors(
         NotChecked: transformers does not know the architecture, or the weights are quantized.
     """
     if "quantization_config" in config:
-        raise NotChecked("its weights are quantized by another program")
+        raise NotChecked("they are quantized by another program")
+    if not isinstance(config.get("model_type"), str):
+        raise NotChecked("config.json does not name the architecture (model_type)")
     import torch
 
     with _quiet_transformers():
@@ -81,14 +83,14 @@ def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
     """Return the class of transformers that loads a model, and its configuration."""
     import transformers
 
-    model_type = str(config.get("model_type"))
+    model_type: str = config["model_type"]
     if model_type not in transformers.CONFIG_MAPPING:
         raise NotChecked(f"transformers does not know the architecture {model_type!r}")
     try:
         model_config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(config))
     except Exception as error:  # transformers raises many types
         reason = str(error).strip().partition("\n")[0]
-        raise NotChecked(f"transformers refuses its config.json: {reason}") from error
+        raise NotChecked(f"transformers refuses config.json: {reason}") from error
     mapping = (
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING if kind == "chat" else transformers.MODEL_MAPPING
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
@@ -79,10 +80,20 @@ def ends(folder: Path, write_to: Vocabulary) -> list[str]:
 
 @pytest.mark.parametrize("key", ["eot_token_id", "eom_token_id"])
 def test_a_reply_ends_at_the_end_of_a_turn_as_well_as_of_a_text(tmp_path: Path, key: str) -> None:
-    tokens = {"eos_token_id": 5, key: 2}  # 5 is an ordinary token, so that only the keys count
-    gguf = save_gguf(tmp_path / "tiny.gguf", tokenizer=partial(write_vocabulary, **tokens))
+    tokens: dict[str, Any] = {
+        "eos_token_id": 5,
+        key: 2,
+    }  # 5 is an ordinary token, so that only the keys count
+    gguf = save_gguf(
+        tmp_path / "tiny.gguf", tokenizer=lambda writer: write_vocabulary(writer, **tokens)
+    )
     convert_in_process(gguf, tmp_path / "made")
-    model = load("tiny", tmp_path / "made", Placement({"": "cpu"}, None), "bf16")
+    model = load(
+        "tiny",
+        tmp_path / "made",
+        Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True),
+        "bf16",
+    )
     assert {5, 2} <= set(model.info.eos_token_ids)
 
 

@@ -95,7 +95,7 @@ def test_a_damaged_conversion_is_repaired_by_its_name(
         installed.find_model(name)
     assert caught.value.hint.endswith(f"chatlm models pull --force {name}")
     assert pull.pull_model(name, force=True).folder == converted
-    assert installed.verify_model(name) == []
+    assert installed.verify_model(name).problems == ()
 
 
 def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
