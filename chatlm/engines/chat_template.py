@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -71,6 +71,11 @@ class ChatTemplate:
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         constants = [node.value for node in tree.find_all(nodes.Const)]
         return texts + [value for value in constants if isinstance(value, str)]
+
+    @property
+    def variables(self) -> set[str]:
+        """The names of the variables that the template reads."""
+        return meta.find_undeclared_variables(self._environment.parse(self.source))
 
     def render(
         self,

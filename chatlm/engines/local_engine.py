@@ -104,6 +104,9 @@ class LocalEngine:
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
+            thinks=self.prompt_encoder.reasoning_format is not None
+            or bool(self.prompt_encoder.thinking_levels),
+            thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
         self._prompt_cache = PromptCache(2 * self.info.context_length)

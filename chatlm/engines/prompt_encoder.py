@@ -20,7 +20,12 @@ from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
-from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format, thinking_variables
+from chatlm.engines.reasoning import (
+    ReasoningParser,
+    find_reasoning_format,
+    thinking_levels,
+    thinking_variables,
+)
 from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
@@ -129,6 +134,9 @@ class PromptEncoder:
             self._added_token_ids,
         )
         """How the model marks its thoughts; None if it does not think."""
+        self.thinking_levels = thinking_levels(self._template.variables)
+        """The values of `Sampling.thinking` that the template follows."""
+        self._note_unknown_reasoning()
         self.prefix_ids = self._find_prefix_ids()
         """Ids before the format's own text."""
         # set once, since a tokenizer in use by other threads cannot be changed
@@ -138,6 +146,15 @@ class PromptEncoder:
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
         self._message_overhead = self._find_message_overhead()
+
+    def _note_unknown_reasoning(self) -> None:
+        """Note that the template knows thoughts, but not in a way that chatlm knows."""
+        keeps_thoughts = "reasoning_content" in self._template.source
+        if self.reasoning_format is None and (self.thinking_levels or keeps_thoughts):
+            self.notes.append(
+                "This model seems to think before it answers, but marks its thoughts in a way that "
+                "chatlm does not know: they are shown as part of the answer. Please report it."
+            )
 
     def with_thinking(self, thinking: Thinking) -> PromptEncoder:
         """Return an encoder that tells the template how much the model shall think."""
