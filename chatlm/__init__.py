@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         PromptToken,
         Request,
         StoppingCriterion,
+        ToolDefinition,
     )
     from chatlm.types.sampling import Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
@@ -189,6 +190,7 @@ _MODULE_OF = {
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "ToolCall": "chatlm.types.parts",
+    "ToolDefinition": "chatlm.types.requests",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -308,6 +310,7 @@ __all__ = [
     "TextFacts",
     "TokenLogprob",
     "ToolCall",
+    "ToolDefinition",
     "ToolResult",
     "Turn",
     "Ui",

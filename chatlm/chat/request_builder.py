@@ -236,6 +236,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
@@ -249,6 +250,7 @@ def engineless_provenance(request: Request) -> Provenance:
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 

@@ -104,6 +104,9 @@ class LocalEngine:
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
+            accepts=frozenset({"text", "tool_call", "tool_result"})
+            if self.prompt_encoder.calls_tools
+            else frozenset({"text"}),
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
         self._prompt_cache = PromptCache(2 * self.info.context_length)
@@ -267,7 +270,8 @@ class LocalEngine:
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
-        return self.prompt_encoder.with_thinking(request.sampling.thinking or "auto")
+        thinking = request.sampling.thinking or "auto"
+        return self.prompt_encoder.with_options(thinking, request.tools)
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -294,7 +298,7 @@ class LocalEngine:
         total, limit = len(prompt.ids), self.info.context_length
         room = limit - total
         encoder = self._encoder(request)
-        parser = encoder.reasoning_parser([request.messages[index] for index in prompt.included])
+        parser = encoder.reply_parser([request.messages[index] for index in prompt.included])
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
@@ -315,8 +319,8 @@ class LocalEngine:
                     self.prompt_encoder.token_bytes,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
-                reasoning=parser,
+                detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
+                parser=parser,
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
@@ -328,7 +332,7 @@ class LocalEngine:
                     total=min(request.max_new_tokens or room, room),
                     context=room,
                 ),
-                end_of_thought=encoder.end_of_thought() if encoder.reasoning_format else [],
+                end_of_thought=encoder.end_of_thought(),
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )
