@@ -253,13 +253,12 @@ def talk_past_a_full_context(turns: int) -> Result:
         terminal.process.close(force=True)
         kept = len(stored_turns(home))
     tenth = max(1, turns // 10)
-    early, late = (
-        [statistics.median(values[tenth : 2 * tenth]), statistics.median(values[-tenth:])]
-        for values in (seconds, memory)
-    )
-    note = (
-        f"CPU per turn {early[0]:.2f} s at first, {early[1]:.2f} s at last; "
-        f"memory {late[0]:.0f} MB at first, {late[1]:.0f} MB at last"
+    series = [
+        (statistics.median(seconds[at : at + tenth]), statistics.median(memory[at : at + tenth]))
+        for at in range(0, turns - tenth + 1, tenth)
+    ]
+    note = "median of each tenth of the turns: " + ", ".join(
+        f"{cpu:.2f} s CPU {megabytes:.0f} MB" for cpu, megabytes in series
     )
     return Result("turns, most past a full context of 1,024 tokens", turns, turns - kept, note)
 

@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.chat.replay import diff_words
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
+    from chatlm.chat.word_diff import diff_words
     from chatlm.config.config import Config, load_config
     from chatlm.config.paths import (
         bundled_dir,
@@ -200,7 +200,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
-    "diff_words": "chatlm.chat.replay",
+    "diff_words": "chatlm.chat.word_diff",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
     "escape_controls": "chatlm.text",

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from chatlm.chat.attachments import AttachmentReader, format_block
-from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
+from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
-from chatlm.cli.chats import complete_chat
-from chatlm.cli.models import complete_model
+from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
@@ -44,24 +42,6 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def complete_template(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Return the template names that start with `start`; none when the settings cannot be read."""
-    from chatlm.config import config
-    from chatlm.plugin_host.lifecycle import loaded_plugins
-
-    try:
-        with loaded_plugins(config.load()) as plugins:
-            return [
-                CompletionItem(name)
-                for name in available_templates(plugins)
-                if name.startswith(start)
-            ]
-    except ChatlmError:
-        return []
 
 
 def template_options(command: F) -> F:

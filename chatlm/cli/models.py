@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from chatlm.cli.command_groups import ExtensibleGroup
+from chatlm.cli.completers import complete_model
 from chatlm.errors import ConfigError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
@@ -17,13 +17,6 @@ from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
-
-
-def complete_model(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Return the known model names that start with `start`."""
-    return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 
 @click.group("models", cls=ExtensibleGroup)

@@ -12,7 +12,8 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words
+from chatlm.chat.replay import ReplayFinished, ReplayStarted
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import STOP_LABELS, count
