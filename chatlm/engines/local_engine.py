@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
+from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
@@ -22,7 +23,6 @@ from chatlm.engines.load import load
 from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
-    ChatTokenizer,
     PromptEncoder,
     count_message_tokens,
     prompt_tokens,
@@ -155,11 +155,16 @@ class LocalEngine:
         """Return the prompt that `stream` would read."""
         check_parts(request, self.info)
         encoder = self._encoder(request)
-        counted = count_message_tokens(encoder, request.messages)
-        prompt = self._fit_prompt(request, lambda: counted)
+        prompt = self._fit_prompt(request)
+        counts = list(encoder.estimate_message_tokens(request.messages))
+        included = [request.messages[index] for index in prompt.included]
+        for index, count in zip(
+            prompt.included, count_message_tokens(encoder, included), strict=True
+        ):
+            counts[index] = count
         return Prompt(
             tokens=tuple(prompt_tokens(encoder, request.messages, prompt.included)),
-            message_tokens=counted,
+            message_tokens=tuple(counts),
             omitted=prompt.omitted,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
@@ -197,7 +202,6 @@ class LocalEngine:
         check_parts(request, self.info)
         prompt = self._fit_prompt(
             request,
-            lambda: count_message_tokens(self._encoder(request), request.messages),
             # so that turns which the next message pushes out are dropped now, while nobody waits
             message_reserve=self.info.context_length // 16,
         )
@@ -225,26 +229,17 @@ class LocalEngine:
         user_error.__cause__ = error
         return user_error
 
-    def _fit_prompt(
-        self,
-        request: Request,
-        message_tokens: Callable[[], Sequence[int]],
-        message_reserve: int = 0,
-    ) -> FittedPrompt:
+    def _fit_prompt(self, request: Request, message_reserve: int = 0) -> FittedPrompt:
+        """Fit the prompt into the context."""
         messages = request.messages
         encoder = self._encoder(request)
         return fit_prompt(
             messages,
             lambda indices: encoder.encode([messages[index] for index in indices]),
-            message_tokens,
+            encoder.estimate_message_tokens(messages),
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
             message_reserve=message_reserve,
-        )
-
-    def _fit_whole_request(self, request: Request) -> FittedPrompt:
-        return self._fit_prompt(
-            request, lambda: count_message_tokens(self._encoder(request), request.messages)
         )
 
     @contextmanager
@@ -257,7 +252,7 @@ class LocalEngine:
                 if not future.set_running_or_notify_cancel():
                     return
                 try:
-                    future.set_result(self._fit_whole_request(request))
+                    future.set_result(self._fit_prompt(request))
                 except BaseException as error:
                     future.set_exception(error)
 
@@ -294,7 +289,7 @@ class LocalEngine:
                     yield fitting
             prompt = fitting.result()
         else:
-            prompt = self._fit_whole_request(request)
+            prompt = self._fit_prompt(request)
         total, limit = len(prompt.ids), self.info.context_length
         room = limit - total
         encoder = self._encoder(request)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
-from tokenizers import pre_tokenizers
 
 from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
+from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.model_families import find_family, thinking_variables
 from chatlm.engines.reply_parser import ReplyParser
@@ -37,39 +38,6 @@ MAX_CACHED_TEXTS = 2048
 
 MAX_CACHED_TEXT_LENGTH = 8_000
 """Limit of a cached text in characters."""
-
-
-class ChatTokenizer(Protocol):
-    """A fast tokenizer with optional chat templates, as transformers has them."""
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether it has a `backend_tokenizer`."""
-        ...
-
-    @property
-    def backend_tokenizer(self) -> Any:
-        """A `tokenizers.Tokenizer`. The engine changes its settings, so it must not be shared."""
-        ...
-
-    @property
-    def chat_template(self) -> str | dict[str, str] | None:
-        """The model's own Jinja template, or several by name."""
-        ...
-
-    @property
-    def special_tokens_map(self) -> Mapping[str, Any]:
-        """Texts of the special tokens by name, such as `bos_token`."""
-        ...
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the end-of-sequence token."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text with the special tokens that the tokenizer adds."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -140,9 +108,10 @@ class PromptEncoder:
         # set once, since a tokenizer in use by other threads cannot be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may trim spaces from the offsets
-        self._middle_backend = _without_prefix_space(self._backend)
+        self._middle_backend = without_prefix_space(self._backend)
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
+        self._message_overhead = self._find_message_overhead()
 
     def with_options(
         self, thinking: Thinking, tools: Sequence[ToolDefinition] = ()
@@ -273,6 +242,7 @@ class PromptEncoder:
         self.control_tokens = {**self.control_tokens, **new}
         self._control_pattern = _any_of(self.control_tokens)
         self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
+        self._long_text_tokens: dict[bytes, int] = {}
 
     def _find_prefix_ids(self) -> list[int]:
         """Return the ids that the tokenizer puts before a text; a template has its own."""
@@ -363,6 +333,32 @@ class PromptEncoder:
         for index, run in enumerate(chat_formats.span_runs(self.spans(messages))):
             ids += self.encode_run(run, is_first=index == 0).ids
         return ids
+
+    def estimate_message_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Estimate the tokens of each message from its content, without rendering the chat."""
+        return [
+            self._content_tokens(_content_text(message)) + self._message_overhead
+            for message in messages
+        ]
+
+    def _find_message_overhead(self) -> int:
+        """Return the tokens that the format puts around a message, on average of a turn."""
+        turn = [Message("user", "x"), Message("assistant", "x"), Message("user", "x")]
+        with suppress(ModelError):
+            added = len(self.encode(turn)) - len(self.encode(turn[:1]))
+            return max((added + 1) // 2 - 1, 0)
+        return 0
+
+    def _content_tokens(self, text: str) -> int:
+        """Count the tokens of a text; each text is encoded only once."""
+        if len(text) <= MAX_CACHED_TEXT_LENGTH:
+            return len(self._cached_encode(text, False).ids)
+        key = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+        if key not in self._long_text_tokens:
+            if len(self._long_text_tokens) >= MAX_CACHED_TEXTS:
+                self._long_text_tokens.clear()
+            self._long_text_tokens[key] = len(self.encode_with_offsets(text).ids)
+        return self._long_text_tokens[key]
 
     def encode_run(self, run: Sequence[Span], is_first: bool = False) -> EncodedText:
         """Encode one run of `chat_formats.span_runs`.
@@ -485,40 +481,21 @@ _PROBES = [
 """Chats that show which role tokens a template builds from pieces."""
 
 
+def _content_text(message: Message) -> str:
+    """Return what a prompt says of a message, except thoughts, which few templates repeat."""
+    texts = [message.text]
+    for part in message.parts:
+        if isinstance(part, ToolCall):
+            texts += [part.name, part.arguments]
+        elif isinstance(part, ToolResult):
+            texts.append(part.text)
+    return "".join(texts)
+
+
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern of any of the texts, the longest first; of nothing if there are none."""
     patterns = [re.escape(text) for text in sorted(texts, key=len, reverse=True)]
     return re.compile("|".join(patterns) or r"(?!)")
-
-
-def _without_prefix_space(backend: Any) -> Any:
-    """Return a tokenizer for text that does not start a prompt.
-
-    With Metaspace's `prepend_scheme: first` only the start of the whole prompt gets a blank.
-    """
-    splitter = _never_prepend(backend.pre_tokenizer)
-    if splitter is None:
-        return backend
-    middle = copy.deepcopy(backend)
-    middle.encode_special_tokens = True
-    middle.pre_tokenizer = splitter
-    return middle
-
-
-def _never_prepend(splitter: Any) -> Any:
-    """Return a pre-tokenizer without the blank at the start; None if it adds none there only."""
-    if isinstance(splitter, pre_tokenizers.Metaspace):
-        if splitter.prepend_scheme != "first":
-            return None
-        return pre_tokenizers.Metaspace(splitter.replacement, "never", splitter.split)
-    if isinstance(splitter, pre_tokenizers.Sequence):
-        parts = list(splitter)  # type: ignore[call-overload]  # by index, as of tokenizers 0.22
-        changed = [_never_prepend(part) for part in parts]
-        if any(part is not None for part in changed):
-            return pre_tokenizers.Sequence(
-                [new if new is not None else old for new, old in zip(changed, parts, strict=True)]
-            )
-    return None
 
 
 def _to_encoded_text(tokens: Iterable[tuple[int, int]]) -> EncodedText:

@@ -106,8 +106,8 @@ class Prompt:
 
     tokens: tuple[PromptToken, ...]
     message_tokens: tuple[int, ...]
-    """Number of tokens of each of the request's messages with the chat format around it, including
-    omitted ones."""
+    """Number of tokens of each of the request's messages with the chat format around it; of omitted
+    ones, estimated from their text alone."""
     omitted: tuple[int, ...]
     """Indices of the messages that did not fit."""
     context_length: int
