@@ -28,11 +28,14 @@ if TYPE_CHECKING:
         SequenceCache,
         Unsupported,
     )
+    from chatlm.engines.model_families import ReasoningFormat
+    from chatlm.engines.reply_parser import ReasoningParser, StreamedText
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
         ChatlmError,
+        ContentFiltered,
         ContextTooLong,
         ContinuationUnsupported,
         EngineError,
@@ -55,7 +58,14 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
-    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener, ModelListing
+    from chatlm.types.engine import (
+        Batch,
+        Engine,
+        EngineInfo,
+        EngineOpener,
+        ModelListing,
+        thinking_problem,
+    )
     from chatlm.types.events import (
         Delta,
         EngineEvent,
@@ -125,6 +135,7 @@ _MODULE_OF = {
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
     "ContextPolicy": "chatlm.types.messages",
+    "ContentFiltered": "chatlm.errors",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
@@ -168,6 +179,8 @@ _MODULE_OF = {
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
     "Reasoning": "chatlm.types.parts",
+    "ReasoningFormat": "chatlm.engines.model_families",
+    "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "ReplyStep": "chatlm.types.messages",
@@ -185,6 +198,7 @@ _MODULE_OF = {
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
     "StreamedPart": "chatlm.types.messages",
+    "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
@@ -209,7 +223,6 @@ _MODULE_OF = {
     "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
-    "record_file": "chatlm.hub.checksums",
     "fingerprint_weights": "chatlm.hub.disk",
     "fsync_tree": "chatlm.hub.disk",
     "graceful_interrupt": "chatlm.plugin_kit.progress",
@@ -220,11 +233,13 @@ _MODULE_OF = {
     "load_pretrained": "chatlm.engines.training_api",
     "load_tokenizer": "chatlm.engines.tokenizer",
     "one_line": "chatlm.text",
+    "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "service": "chatlm.plugin_host.lifecycle",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "thinking_problem": "chatlm.types.engine",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -244,6 +259,7 @@ __all__ = [
     "Classifier",
     "Commands",
     "Config",
+    "ContentFiltered",
     "ContextPolicy",
     "ContextTooLong",
     "ContinuationUnsupported",
@@ -288,6 +304,8 @@ __all__ = [
     "PromptReady",
     "PromptToken",
     "Reasoning",
+    "ReasoningFormat",
+    "ReasoningParser",
     "RenderedTemplate",
     "Reply",
     "ReplyStep",
@@ -305,6 +323,7 @@ __all__ = [
     "StoppingCriterion",
     "Store",
     "StreamedPart",
+    "StreamedText",
     "TemplateRenderer",
     "Text",
     "TextFacts",
@@ -346,6 +365,7 @@ __all__ = [
     "service",
     "side_chats",
     "stream_many",
+    "thinking_problem",
     "write_atomically",
 ]
 

@@ -166,9 +166,7 @@ def _fit(
     """Train until the model gives each token of every reply, also in a later turn."""
     import torch
 
-    earlier = [
-        f"{_ask(a, b)}{answer(a, b)}<|im_end|>\n" for a, b in product(RANGE, RANGE)
-    ]
+    earlier = [f"{_ask(a, b)}{answer(a, b)}<|im_end|>\n" for a, b in product(RANGE, RANGE)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     for step in range(MAX_STEPS):
         chosen = generator.choices(thinking, k=16) + generator.choices(answering, k=8)

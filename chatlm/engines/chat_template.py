@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -74,9 +74,8 @@ class ChatTemplate:
 
     @property
     def variables(self) -> set[str]:
-        """The names that the template reads."""
-        names = self._environment.parse(self.source).find_all(nodes.Name)
-        return {node.name for node in names if node.ctx == "load"}
+        """The names of the variables that the template reads."""
+        return meta.find_undeclared_variables(self._environment.parse(self.source))
 
     def render(
         self,

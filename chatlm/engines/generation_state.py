@@ -96,7 +96,13 @@ class GenerationState:
     def _count_newest(self) -> None:
         if self.tokens and not self.parser.is_at_marker:
             self._answer_tokens += self.parser.part == "text"
-            self._reasoning_tokens += self.parser.part == "reasoning"
+        self._reasoning_tokens += self._is_newest_thought
+
+    @property
+    def _is_newest_thought(self) -> bool:
+        """Whether the newest token is of a thought, as far as is known yet."""
+        is_thinking = self.parser.part == "reasoning" and not self.parser.is_at_marker
+        return bool(self.tokens) and is_thinking
 
     def sample(self, logits: Tensor) -> list[Delta | Finished]:
         """Sample a token, check whether it ends the reply, and release the text that is certain.
@@ -114,9 +120,9 @@ class GenerationState:
                 self._logprobs.append(
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
                 )
-        self._update_usage()
         reason, stop = self._check_stop(logits)
         pieces = self._release_text(reason)
+        self._update_usage()
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
             reason = StopReason.END if stop in self.format_stop_strings else StopReason.STOP_STRING
@@ -242,6 +248,7 @@ class GenerationState:
             completion_tokens=len(self.tokens),
             first_token_seconds=self._first_token_at - self.started_at,
             decode_seconds=now - self._first_token_at,
+            reasoning_tokens=self._reasoning_tokens + self._is_newest_thought,
         )
 
 

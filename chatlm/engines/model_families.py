@@ -405,3 +405,12 @@ def thinking_variables(thinking: Thinking) -> dict[str, Any]:
         "reasoning": True,
         "reasoning_effort": thinking,
     }
+
+
+def thinking_levels(variables: Collection[str]) -> tuple[Thinking, ...]:
+    """Return the values of `thinking` that a chat template follows, by the variables it reads."""
+    if not {"enable_thinking", "thinking", "reasoning"}.isdisjoint(variables):
+        return ("off", "low", "medium", "high")
+    if "reasoning_effort" in variables:
+        return ("low", "medium", "high")
+    return ("off",) if "thinking_budget" in variables else ()

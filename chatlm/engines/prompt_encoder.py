@@ -20,7 +20,7 @@ from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
-from chatlm.engines.model_families import find_family, thinking_variables
+from chatlm.engines.model_families import find_family, thinking_levels, thinking_variables
 from chatlm.engines.reply_parser import ReplyParser
 from chatlm.engines.tracked_text import TrackedText
 from chatlm.errors import ModelError
@@ -103,6 +103,9 @@ class PromptEncoder:
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
         self._guard((specials | ends | self._find_written_tokens()) & possible)
+        self.thinking_levels = thinking_levels(self._template.variables)
+        """The values of `Sampling.thinking` that the template follows."""
+        self._note_unknown_reasoning()
         self.prefix_ids = self._find_prefix_ids()
         """Ids before the format's own text."""
         # set once, since a tokenizer in use by other threads cannot be changed
@@ -112,6 +115,15 @@ class PromptEncoder:
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
         self._message_overhead = self._find_message_overhead()
+
+    def _note_unknown_reasoning(self) -> None:
+        """Note that the template knows thoughts, but not in a way that chatlm knows."""
+        keeps_thoughts = "reasoning_content" in self._template.source
+        if self.family.reasoning is None and (self.thinking_levels or keeps_thoughts):
+            self.notes.append(
+                "This model seems to think before it answers, but marks its thoughts in a way that "
+                "chatlm does not know: they are shown as part of the answer. Please report it."
+            )
 
     def with_options(
         self, thinking: Thinking, tools: Sequence[ToolDefinition] = ()
