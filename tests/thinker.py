@@ -5,6 +5,7 @@ It is trained here, in seconds and the same way each time, and kept between test
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import random
 import tempfile
@@ -69,12 +70,13 @@ def folder() -> Path:
     """Return the folder of the model; trained when it is not there yet."""
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     place = shared_home() / "trained" / recipe / NAME
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as staging:
-            made = Path(staging) / NAME
-            _train(made)
-            if not place.exists():  # another process may have been quicker
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers wait for it
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=place.parent) as staging:
+                made = Path(staging) / NAME
+                _train(made)
                 made.rename(place)
     return place
 
