@@ -239,6 +239,7 @@ class ChatScreen(Screen[None]):
             self.chat.saved_conversation_id, self.chat.answering_conversation_id
         )
         self.chat.refresh_title()
+        self._status_bar.thinking = self.chat.thinking
         self.plugin_actions.refresh_status()
         self._update_hint()
         self.inspect_actions.measure_context()

@@ -41,6 +41,7 @@ from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
+from chatlm.types.sampling import Thinking
 
 T = TypeVar("T")
 
@@ -130,6 +131,12 @@ class ChatController:
     def conversation(self) -> Conversation:
         """The open chat as it was loaded or changed last; never waits for the store."""
         return self._chat.conversation
+
+    @property
+    def thinking(self) -> Thinking:
+        """How much the model shall think in the open chat."""
+        sampling = self.conversation.sampling.with_fallback(self._services.config.sampling)
+        return sampling.thinking or "auto"
 
     @property
     def busy(self) -> bool:
