@@ -20,6 +20,7 @@ from chatlm.tui.chat.thought_block import (
     last_line,
 )
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.panel import HitList
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn, Usage
 from chatlm.types.parts import Part, Reasoning, Text
@@ -355,3 +356,31 @@ def test_picture_while_it_thinks(
     assert snap_compare(app, terminal_size=size, run_before=before)
     engine.think_on.set()
     engine.go.set()
+
+
+async def test_a_search_finds_thoughts_by_themselves_and_opens_them() -> None:
+    store = Store(None)
+    for number in range(20):
+        chat = store.create_conversation(f"Chat {number}")
+        asked = store.add_turn(chat.id, "Where?")
+        parts = (Reasoning("It may be on the Seine."), Text("In Paris."))
+        step = ReplyStep(parts if number == 3 else parts[1:], StopReason.END)
+        store.finish_reply(store.start_reply(asked.id, model="m").id, steps=[step])
+        store.add_turn(chat.id, "Really?")
+    app = make_app(StillEngine("Hi"), store)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await run(pilot, "search", "seine")
+        hits = app_of(pilot).chat_screen.query_one(HitList)
+        await until(pilot, lambda: hits.hits)
+        rows = [str(option.prompt).strip() for option in hits.options]
+        assert rows == ["Thoughts", "Chat 3\nthought It may be on the Seine."]
+        await until(pilot, lambda: hits.has_focus)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: chat_of(pilot).conversation_id == 4)
+        await until(pilot, lambda: isinstance(app_of(pilot).focused, TurnView))
+        view = app_of(pilot).focused
+        assert isinstance(view, TurnView)
+        await until(pilot, lambda: blocks(view)[0] == "▾ Thought\nIt may be on the Seine.")
+        await run(pilot, "search", "paris")
+        await until(pilot, lambda: len(hits.hits) == 20)
+        assert not any(hit.part == "reasoning" for hit in hits.hits)
