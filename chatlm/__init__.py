@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
         ChatlmError,
+        ContentFiltered,
         ContextTooLong,
         ContinuationUnsupported,
         EngineError,
@@ -132,6 +133,7 @@ _MODULE_OF = {
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
     "ContextPolicy": "chatlm.types.messages",
+    "ContentFiltered": "chatlm.errors",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
@@ -254,6 +256,7 @@ __all__ = [
     "Classifier",
     "Commands",
     "Config",
+    "ContentFiltered",
     "ContextPolicy",
     "ContextTooLong",
     "ContinuationUnsupported",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from chatlm.chat.thought_meter import ThoughtMeter
-from chatlm.errors import StoreError
+from chatlm.errors import ContentFiltered, StoreError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Reply, ReplyStep, StopReason, StreamedPart, Usage
@@ -66,11 +66,12 @@ class ReplyWriter:
         """
         self._usage = event.usage
         if isinstance(event, Finished):
-            self._reason, self._withheld, self.finished = event.stop_reason, "", True
+            self._withheld, self.finished = "", True
             is_corrected = self._meter.end(event.usage)
             self._close_part(*event.tool_calls)
             if is_corrected:
                 self._correct_thought()
+            self._reason = event.stop_reason.if_answered(self._has_answer())
             return self._save(self._finish) or self._save_provenance()
         if event.text or event.withheld:
             self._open_part(event.part)
@@ -91,7 +92,9 @@ class ReplyWriter:
 
     def fail(self, error: Exception) -> None:
         """Note the error that ended the reply."""
-        self._reason, self._error = StopReason.ERROR, str(error)
+        filtered = isinstance(error, ContentFiltered)
+        self._reason = StopReason.CONTENT_FILTER if filtered else StopReason.ERROR
+        self._error = str(error)
 
     def close(self) -> None:
         """Save the reply as it is, unless that has been done already."""
@@ -125,6 +128,12 @@ class ReplyWriter:
             return self._closed_parts
         is_thought = isinstance(self._open, Reasoning)
         return (*self._closed_parts, self._meter.thought(text) if is_thought else Text(text))
+
+    def _has_answer(self) -> bool:
+        """Whether any step has text, or this one called tools."""
+        called = any(isinstance(part, ToolCall) for part in self._parts())
+        steps = self._steps(None, Usage())
+        return called or any(step.text.strip() for step in steps)
 
     def _steps(self, reason: StopReason | None, usage: Usage) -> tuple[ReplyStep, ...]:
         return (*self._earlier_steps, ReplyStep(self._parts(), reason, usage))

@@ -167,15 +167,20 @@ class ChatSession:
         """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply is complete; or there is none, and a plugin refuses the message.
+            UsageError: the reply cannot be continued; or there is none, and a plugin refuses the
+                message.
         """
         chat = self._stored()
         turn, plugins = chat.turns[-1], self._turn_plugins(chat)
         if turn.reply is None:
             return self._answer_unanswered(chat, plugins)
-        if not turn.reply.can_continue:
+        reason = turn.reply.stop_reason
+        if reason is not None and not reason.can_continue:
             raise UsageError(
-                "The last reply is complete", hint="Regenerate it, or ask for more in a message."
+                "The last reply is complete"
+                if reason is StopReason.END
+                else f"The last reply cannot be continued: {reason.label}",
+                hint="Regenerate it, or ask for more in a message.",
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 

@@ -21,7 +21,7 @@ from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_kit.progress import pull_progress
-from chatlm.text import dump_json, escape_controls
+from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
     Delta,
@@ -32,6 +32,7 @@ from chatlm.types.events import (
     TurnStarted,
 )
 from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling
 
@@ -107,20 +108,6 @@ LABEL_SECONDS = 1.0
 
 MAX_EXPONENT = 700.0
 """About the largest exponent that math.exp accepts."""
-
-
-STOP_REASON_LABELS = {
-    StopReason.LENGTH: "cut off at max_tokens",
-    StopReason.CONTEXT_FULL: "cut off because the context is full",
-    StopReason.CRITERION: "ended by a stopping criterion",
-    StopReason.TOOL_CALLS: "ended with tool calls",
-    StopReason.TOOL_LIMIT: "ended at the tool limit",
-    StopReason.NOTHING_RELEVANT: "nothing relevant found",
-    StopReason.REFUSAL: "refused",
-    StopReason.CONTENT_FILTER: "ended by a content filter",
-    StopReason.CANCELLED: "stopped",
-    StopReason.ERROR: "failed",
-}
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -331,7 +318,7 @@ def _print_answer(
         dtype = _reply_dtype(session, turn)
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
     else:
-        _print_stop_reason(turn.reply if turn else None, session if saved else None)
+        _print_stop_reason(turn.reply if turn else None, answer, session if saved else None)
     if answer.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
@@ -474,6 +461,7 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> di
         "reasoning_seconds": reply.thoughts.seconds if reply else None,
         "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
         "stop": answer.stop_string,
+        "tool_calls": [call.to_dict() for call in _tool_calls(reply)] if reply else [],
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,
         "adapter": reply.adapter if reply else None,
@@ -498,9 +486,25 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, A
     }
 
 
-def _print_stop_reason(reply: Reply | None, session: Any) -> None:
-    """Print why a reply ended, unless it ended normally."""
-    if reply is None or reply.stop_reason not in STOP_REASON_LABELS:
+def _print_stop_reason(reply: Reply | None, answer: _AnswerPrinter, session: Any) -> None:
+    """Print why a reply ended, unless it ended as it should and there is one."""
+    if reply is None or reply.stop_reason is None or _says_it_all(reply):
         return
+    names = ", ".join(one_line(call.name, 60) for call in _tool_calls(reply))
+    if reply.stop_reason is StopReason.CRITERION:
+        names = one_line(answer.stop_string or "", 60)
+    details = f": {names}" if names else ""
     where = f"; saved in chat {session.conversation_id}" if session else ""
-    click.echo(f"[{STOP_REASON_LABELS[reply.stop_reason]}{where}]", err=True)
+    click.echo(f"[{reply.stop_reason.label}{details}{where}]", err=True)
+
+
+def _says_it_all(reply: Reply) -> bool:
+    ended = reply.stop_reason in (StopReason.END, StopReason.STOP_STRING)
+    return ended and bool(reply.text.strip())
+
+
+def _tool_calls(reply: Reply) -> list[ToolCall]:
+    """Return the calls that ended the reply."""
+    if reply.stop_reason is not StopReason.TOOL_CALLS:
+        return []
+    return [part for part in reply.steps[-1].parts if isinstance(part, ToolCall)]

@@ -84,7 +84,9 @@ class StopReason(StrEnum):
     REFUSAL = "refusal"
     """The model refused to answer, as its server reported."""
     CONTENT_FILTER = "content_filter"
-    """A server's content filter ended the reply."""
+    """A server's content filter ended the reply, or let none begin."""
+    EMPTY = "empty"
+    """The model ended its turn without an answer."""
     CANCELLED = "cancelled"
     """The user stopped it."""
     ERROR = "error"
@@ -100,26 +102,43 @@ class StopReason(StrEnum):
         """Exit code of `chatlm ask` after such a reply."""
         return _STOP_REASONS[self].exit_code
 
+    @property
+    def label(self) -> str:
+        """The reason in words, for the screen and the shell."""
+        return _STOP_REASONS[self].label
+
+    def if_answered(self, answered: bool) -> StopReason:
+        """Return the reason of a reply: `empty` for a model that ended its turn and said nothing.
+
+        Args:
+            answered: whether the reply has text that is not blank, or tool calls.
+        """
+        ended = self in (StopReason.END, StopReason.TOOL_CALLS)
+        return StopReason.EMPTY if ended and not answered else self
+
 
 class _StopReasonFacts(NamedTuple):
-    can_continue: bool
-    exit_code: int
+    label: str
+    can_continue: bool = False
+    exit_code: int = 0
 
 
 _STOP_REASONS = {
-    StopReason.END: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.STOP_STRING: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.LENGTH: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.CONTEXT_FULL: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.CRITERION: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.TOOL_CALLS: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.TOOL_LIMIT: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.NOTHING_RELEVANT: _StopReasonFacts(can_continue=False, exit_code=3),
-    StopReason.REFUSAL: _StopReasonFacts(can_continue=False, exit_code=4),
-    StopReason.CONTENT_FILTER: _StopReasonFacts(can_continue=False, exit_code=4),
-    StopReason.CANCELLED: _StopReasonFacts(can_continue=True, exit_code=130),
-    StopReason.ERROR: _StopReasonFacts(can_continue=True, exit_code=1),
+    StopReason.END: _StopReasonFacts("complete"),
+    StopReason.STOP_STRING: _StopReasonFacts("ended at a stop string"),
+    StopReason.LENGTH: _StopReasonFacts("reached the length limit", can_continue=True),
+    StopReason.CONTEXT_FULL: _StopReasonFacts("context full", can_continue=True),
+    StopReason.CRITERION: _StopReasonFacts("ended by a stopping rule", can_continue=True),
+    StopReason.TOOL_CALLS: _StopReasonFacts("called tools"),
+    StopReason.TOOL_LIMIT: _StopReasonFacts("reached the tool limit", can_continue=True),
+    StopReason.NOTHING_RELEVANT: _StopReasonFacts("nothing relevant found", exit_code=3),
+    StopReason.REFUSAL: _StopReasonFacts("refused by the model", exit_code=4),
+    StopReason.CONTENT_FILTER: _StopReasonFacts("ended by a content filter", exit_code=4),
+    StopReason.EMPTY: _StopReasonFacts("ended without an answer", exit_code=4),
+    StopReason.CANCELLED: _StopReasonFacts("stopped", can_continue=True, exit_code=130),
+    StopReason.ERROR: _StopReasonFacts("failed", can_continue=True, exit_code=1),
 }
+"""All that depends on the stop reason alone."""
 
 
 @dataclass(frozen=True, init=False)

@@ -28,13 +28,20 @@ from chatlm import (
     StopStringFilter,
     StreamedPart,
     StreamedText,
+    ToolCall,
     Usage,
+    one_line,
 )
 from chatlm_openai.client import EventLoopThread, ServerClient
-from chatlm_openai.protocol import THINK_TAGS, ChatCompletionChunk
+from chatlm_openai.protocol import (
+    STOP_REASONS,
+    THINK_TAGS,
+    ChatCompletionChunk,
+    ToolCallFragment,
+)
 
-_STOP_REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
-"""By a server's `finish_reason`; any other value means that the model ended its turn."""
+MAX_REASON_CHARACTERS = 60
+"""Limit for a server's own word for why it stopped."""
 
 
 BURST_SECONDS = 0.05
@@ -73,6 +80,9 @@ class ResponseStream:
         self._first_token_at = 0.0
         self._finish_reason = ""
         self._matched_stop = ""
+        self._refused = False
+        self._tool_calls: list[ToolCallFragment] = []
+        """The calls so far, with all of their arguments that have arrived."""
 
     def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """Return the events of a chunk.
@@ -83,7 +93,7 @@ class ResponseStream:
         """
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._matched_stop = chunk.matched_stop or self._matched_stop
-        has_content = bool(chunk.text or chunk.reasoning)
+        has_content = chunk.has_content
         self._chunk_count += has_content
         is_over = bool(self._max_tokens) and self._chunk_count > (self._max_tokens or 0)
         pieces = [] if is_over else self._split(chunk)
@@ -95,6 +105,11 @@ class ResponseStream:
             self._finish_reason = "length"
             return self.finish()
         events: list[Delta | Finished] = []
+        for fragment in chunk.tool_calls:
+            self._add_tool_call(fragment)
+        if chunk.refusal:
+            self._refused = True
+            events.append(Delta(self._stop_text.flush() + chunk.refusal, usage=self._usage))
         if chunk.reasoning:
             events.append(Delta(chunk.reasoning, usage=self._usage, part="reasoning"))
         if not chunk.text:
@@ -121,15 +136,52 @@ class ResponseStream:
         events: list[Delta | Finished] = [*self._deltas(self._thoughts.flush())]
         if withheld := self._stop_text.flush():
             events.append(self._delta(StreamedText("text", withheld)))
-        reason = _STOP_REASONS.get(self._finish_reason, StopReason.END)
-        matched: str | None = None
+        reason, matched = self._stop_reason()
+        calls = self._tool_calls if reason is StopReason.TOOL_CALLS else ()
+        return [
+            *events,
+            Finished(
+                reason,
+                self._usage,
+                matched,
+                tuple(ToolCall(call.id, call.name, call.arguments or "{}") for call in calls),
+            ),
+        ]
+
+    def _stop_reason(self) -> tuple[StopReason, str | None]:
+        """Return why the reply ended, and the stop string or the server's word for it.
+
+        Some servers report `stop` for a refusal or for tool calls. A word that is not known is
+        passed on, so that it is seen.
+        """
+        reason = STOP_REASONS.get(self._finish_reason.lower())
+        if reason is None:
+            return StopReason.CRITERION, one_line(self._finish_reason, MAX_REASON_CHARACTERS)
         if reason is StopReason.LENGTH:
-            reason = self._limit_reason
-        elif reason is StopReason.CRITERION:
-            matched = self._finish_reason
-        elif self._matched_stop in self._stop_strings:
-            reason, matched = StopReason.STOP_STRING, self._matched_stop
-        return [*events, Finished(reason, self._usage, matched)]
+            return self._limit_reason, None
+        if reason is not StopReason.END:
+            return reason, None
+        if self._refused:
+            return StopReason.REFUSAL, None
+        if self._tool_calls:
+            return StopReason.TOOL_CALLS, None
+        if self._matched_stop in self._stop_strings:
+            return StopReason.STOP_STRING, self._matched_stop
+        return StopReason.END, None
+
+    def _add_tool_call(self, fragment: ToolCallFragment) -> None:
+        """Begin a tool call, or append to the newest one with the fragment's index."""
+        calls = self._tool_calls
+        at = next((n for n in reversed(range(len(calls))) if calls[n].index == fragment.index), -1)
+        if at < 0 or (fragment.id and calls[at].id and fragment.id != calls[at].id):
+            calls.append(fragment)
+            return
+        calls[at] = dataclasses.replace(
+            calls[at],
+            id=calls[at].id or fragment.id,
+            name=calls[at].name or fragment.name,
+            arguments=calls[at].arguments + fragment.arguments,
+        )
 
     def _split(self, chunk: ChatCompletionChunk) -> list[StreamedText]:
         """Return the parts of the chunk's text that are certain."""
@@ -165,7 +217,7 @@ class ResponseStream:
     def _update_usage(self, chunk: ChatCompletionChunk) -> None:
         """Count each chunk with content as one token until the server reports the usage."""
         usage, now = self._usage, time.perf_counter()
-        has_content = bool(chunk.text or chunk.reasoning)
+        has_content = chunk.has_content
         completion = usage.completion_tokens
         if has_content:
             self._first_token_at = self._first_token_at or now

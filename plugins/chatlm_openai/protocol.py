@@ -14,6 +14,7 @@ from chatlm import (
     ReasoningFormat,
     Request,
     Sampling,
+    StopReason,
     TokenLogprob,
 )
 
@@ -177,6 +178,38 @@ class StreamFailed(Exception):
         self.failure = failure
 
 
+STOP_REASONS: Mapping[str, StopReason] = {
+    **dict.fromkeys(("stop", "end_turn", "complete", "completed"), StopReason.END),
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence"), StopReason.END),
+    **dict.fromkeys(("length", "max_tokens"), StopReason.LENGTH),
+    "model_length": StopReason.CONTEXT_FULL,
+    **dict.fromkeys(("tool_calls", "tool_use", "function_call"), StopReason.TOOL_CALLS),
+    "refusal": StopReason.REFUSAL,
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "blocklist", "spii"), StopReason.CONTENT_FILTER
+    ),
+    "prohibited_content": StopReason.CONTENT_FILTER,
+}
+"""By `finish_reason` in lower case: OpenAI's own words, which most servers use, and those of TGI,
+Mistral, Anthropic, Gemini and Cohere."""
+
+
+FAILED_REASONS = frozenset({"error", "abort", "aborted", "insufficient_system_resource"})
+"""A `finish_reason` in lower case that means that the server failed: OpenRouter, vLLM, SGLang,
+DeepSeek."""
+
+
+@dataclass(frozen=True)
+class ToolCallFragment:
+    """A part of a tool call; the name and id come first, the arguments bit by bit."""
+
+    index: int
+    """Tells the calls of one reply apart."""
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True)
 class ChatCompletionChunk:
     """One chunk of a streamed reply."""
@@ -184,6 +217,9 @@ class ChatCompletionChunk:
     text: str = ""
     reasoning: str = ""
     """What the model thinks before it answers."""
+    refusal: str = ""
+    """Why the model refuses to answer."""
+    tool_calls: tuple[ToolCallFragment, ...] = ()
     token_logprobs: tuple[TokenLogprob, ...] = ()
     """Log-probabilities of its tokens, if they were requested and the server sends them."""
     finish_reason: str = ""
@@ -194,6 +230,11 @@ class ChatCompletionChunk:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it has anything that the model generated."""
+        return bool(self.text or self.reasoning or self.refusal or self.tool_calls)
 
 
 @dataclass(frozen=True)
@@ -241,12 +282,16 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
     if not isinstance(choices, list):
         raise ProtocolError("it has no choices")
     first = _as_dict(choices[0]) if choices else {}
+    if first.get("error"):
+        raise StreamFailed(parse_failure(first))
     delta = _as_dict(first.get("delta"))
     stop = first.get("stop_reason") or first.get("matched_stop")
     reasoning = _as_text(delta.get("reasoning_content")) or _as_text(delta.get("reasoning"))
     return ChatCompletionChunk(
         text=_as_text(delta.get("content")),
         reasoning=reasoning,
+        refusal=_as_text(delta.get("refusal")),
+        tool_calls=tuple(_tool_call_fragments(delta)),
         token_logprobs=()
         if reasoning
         else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
@@ -293,6 +338,26 @@ def parse_failure(value: Any) -> ServerFailure:
     return ServerFailure(
         message or (replace_surrogates(json.dumps(error)) if error else ""), codes.strip()
     )
+
+
+def _tool_call_fragments(delta: dict[str, Any]) -> Iterator[ToolCallFragment]:
+    """Parse the tool calls of a chunk; `function_call` is their older form."""
+    rows = delta.get("tool_calls")
+    calls = [_as_dict(row) for row in rows] if isinstance(rows, list) else []
+    if isinstance(delta.get("function_call"), dict):
+        calls.append({"function": delta["function_call"]})
+    for position, call in enumerate(calls):
+        function = _as_dict(call.get("function"))
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # some servers send the object itself
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        index = call.get("index")
+        yield ToolCallFragment(
+            index if type(index) is int else position,
+            _as_text(call.get("id")),
+            _as_text(function.get("name")),
+            _as_text(arguments),
+        )
 
 
 def _token_logprobs(rows: Any) -> tuple[TokenLogprob, ...]:

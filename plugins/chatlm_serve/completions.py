@@ -27,6 +27,7 @@ from chatlm import (
     SideChats,
     StopReason,
     TokenLogprob,
+    ToolCall,
     Usage,
     UsageError,
     one_line,
@@ -128,9 +129,16 @@ class CompletionResponse:
                     text += event.answer
                     reasoning += event.text if event.part == "reasoning" else ""
                     tokens += event.logprobs if event.part == "text" else ()
-        message = {"role": "assistant", "content": text, "refusal": None}
+        refused = event.stop_reason is StopReason.REFUSAL
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text,
+            "refusal": text if refused else None,
+        }
         if reasoning:
             message["reasoning_content"] = reasoning
+        if event.tool_calls:
+            message["tool_calls"] = tool_call_objects(event.tool_calls)
         choice = {
             "message": message,
             "finish_reason": openai_finish_reason(event),
@@ -151,10 +159,13 @@ class CompletionResponse:
                         else:
                             yield self._chunk({"content": event.text}, tokens=event.logprobs)
                     event = await anext(rest)
+                finish_reason = openai_finish_reason(event)
             except Exception as error:
                 yield sse_event(as_api_error(error).body)
                 return
-        yield self._chunk({}, openai_finish_reason(event))
+        if event.tool_calls:
+            yield self._chunk({"tool_calls": tool_call_objects(event.tool_calls)})
+        yield self._chunk({}, finish_reason)
         if self._params.include_usage:
             yield sse_event(
                 self._object("chat.completion.chunk") | {"usage": usage_object(event.usage)}
@@ -163,7 +174,7 @@ class CompletionResponse:
 
     def _chunk(
         self,
-        delta: dict[str, str],
+        delta: Mapping[str, Any],
         finish_reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
     ) -> str:
@@ -195,10 +206,46 @@ def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {"content": [token.to_dict() for token in tokens], "refusal": None} if tokens else None
 
 
+def tool_call_objects(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+    """Convert tool calls to OpenAI's format; the index is for the chunks of a stream."""
+    return [
+        {
+            "index": index,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+FINISH_REASONS: Mapping[StopReason, str] = {
+    StopReason.END: "stop",
+    StopReason.STOP_STRING: "stop",
+    StopReason.CRITERION: "stop",
+    StopReason.TOOL_LIMIT: "stop",
+    StopReason.NOTHING_RELEVANT: "stop",
+    StopReason.EMPTY: "stop",
+    StopReason.LENGTH: "length",
+    StopReason.CONTEXT_FULL: "length",
+    StopReason.TOOL_CALLS: "tool_calls",
+    StopReason.REFUSAL: "content_filter",
+    StopReason.CONTENT_FILTER: "content_filter",
+}
+"""OpenAI's words for the stop reasons of a reply that came to an end. A refusal is named like a
+filter, since OpenAI has no word for it and a stream has sent its text as content by then."""
+
+
 def openai_finish_reason(finished: Finished) -> str:
-    """Convert the stop reason to OpenAI's `finish_reason`."""
-    truncated = finished.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
-    return "length" if truncated else "stop"
+    """Convert the stop reason to OpenAI's `finish_reason`.
+
+    Raises:
+        ApiError: the reply was cut off.
+    """
+    reason = finished.stop_reason
+    if reason not in FINISH_REASONS:
+        raise ApiError(500, f"The reply was cut off: {reason.label}.")
+    return FINISH_REASONS[reason]
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -187,8 +187,8 @@ def test_a_stop_string_that_the_server_reports(field: str) -> None:
     [
         ("length", 5, StopReason.LENGTH, None),
         ("length", 100_000, StopReason.CONTEXT_FULL, None),
-        ("content_filter", 5, StopReason.CRITERION, "content_filter"),
-        ("tool_calls", 5, StopReason.END, None),
+        ("content_filter", 5, StopReason.CONTENT_FILTER, None),
+        ("tool_calls", 5, StopReason.TOOL_CALLS, None),
     ],
 )
 def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: str | None) -> None:

@@ -310,7 +310,7 @@ def format_blind_match(match: Match, title: str) -> str:
     for left, right in zip(match.left_replies, match.right_replies, strict=True):
         parts.append(f"\n> {left.prompt}")
         for name, reply in (("LEFT", left), ("RIGHT", right)):
-            parts.append(f"\n--- {name}\n{mask_words(reply.text, words)}")
+            parts.append(f"\n--- {name}\n{mask_words(reply.display_text, words)}")
     return escape_controls("\n".join(parts))
 
 
