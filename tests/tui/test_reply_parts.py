@@ -178,4 +178,4 @@ async def test_the_details_card_names_the_parts() -> None:
         await until(pilot, lambda: "Details" in plain(app.screen))
         drawn = plain(app.screen)
     assert "2 × reasoning, 2 × text, 2 × tool call, 2 × tool result, image" in drawn
-    assert f"reasoning           {len(turn.reply.reasoning)} characters" in drawn
+    assert f"thought             {len(turn.reply.reasoning)} characters" in drawn
