@@ -251,6 +251,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
@@ -264,6 +265,7 @@ def engineless_provenance(request: Request) -> Provenance:
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
