@@ -107,8 +107,7 @@ class LocalEngine:
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
-            thinks=self.prompt_encoder.family.reasoning is not None
-            or bool(self.prompt_encoder.thinking_levels),
+            thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
