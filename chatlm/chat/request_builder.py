@@ -254,6 +254,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
@@ -267,6 +268,7 @@ def engineless_provenance(request: Request) -> Provenance:
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 

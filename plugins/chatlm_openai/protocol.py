@@ -12,7 +12,6 @@ from chatlm import (
     LogitBias,
     Message,
     Reasoning,
-    ReasoningFormat,
     Request,
     Sampling,
     StopReason,
@@ -34,10 +33,6 @@ OPTIONAL_FIELDS = ("stream_options", "seed", "repeat_penalty")
 THINKING_FIELDS = ("reasoning_effort", "chat_template_kwargs")
 """Both switch thinking: OpenAI's field, and that of vLLM, SGLang and llama.cpp. One is dropped if a
 server rejects it and the other is left."""
-
-
-THINK_TAGS = ReasoningFormat(("<think>",), ("</think>",))
-"""How thoughts are marked by servers that do not separate them from the answer."""
 
 
 _STANDARD_FIELDS = (
