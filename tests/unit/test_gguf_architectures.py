@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM
 
+from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.architectures import ARCHITECTURES, read_config
 from chatlm.hub.gguf.convert import convert_in_process
 from chatlm.hub.gguf.file import GgufError, GgufFile
-from tests.gguf_files import ORIGINALS, llama3_factors, save_gguf
+from chatlm.types.sampling import Sampling
+from tests.gguf_files import ORIGINALS, llama3_factors, save_gguf, write_vocabulary
 
 TOKENS = 300
 """More than the sliding windows and the original context of any variant."""
@@ -41,6 +44,22 @@ def test_a_converted_file_has_the_logits_of_the_original(tmp_path: Path, variant
 
 def test_every_architecture_is_compared() -> None:
     assert {original.architecture for original in ORIGINALS.values()} == set(ARCHITECTURES)
+
+
+def test_the_sampling_that_a_file_recommends_is_the_models(tmp_path: Path) -> None:
+    def recommend(writer: GGUFWriter) -> None:
+        write_vocabulary(writer)
+        writer.add_float32("general.sampling.temp", 0.6)
+        writer.add_uint32("general.sampling.top_k", 20)
+        writer.add_float32("general.sampling.top_p", 0.95)
+        writer.add_float32("general.sampling.penalty_repeat", 1.05)
+        writer.add_float32("general.sampling.xtc_probability", 0.1)
+        writer.add_string("general.sampling.sequence", "top_k;temperature")
+
+    made = convert(save_gguf(tmp_path / "tiny.gguf", tokenizer=recommend))
+    assert recommended_sampling("tiny", read_generation_config(made)) == Sampling(
+        temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.05, xtc_probability=0.1
+    )
 
 
 @pytest.mark.parametrize(
