@@ -107,6 +107,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
         ("gemma2", {"rope.freq_base_swa": 5.0}, "gemma2.rope.freq_base_swa = 5"),
         ("mixtral", {"expert_weights_norm": False}, "llama.expert_weights_norm = False"),
         ("qwen3moe", {"expert_feed_forward_length": 31}, "expert_feed_forward_length = 31"),
+        ("qwen3moe", {"expert_gating_func": 2}, "qwen3moe.expert_gating_func = 2"),
         ("qwen3", {"expert_count": 4}, "qwen3.expert_count = 4"),
     ],
 )

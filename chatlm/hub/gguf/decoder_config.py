@@ -70,8 +70,12 @@ def read_decoder(
     }
 
 
+_SOFTMAX = 1
+
+
 def read_experts(parameters: Hyperparameters) -> tuple[int, int]:
     """Return the number of experts and how many a token uses."""
+    parameters.require("expert_gating_func", _SOFTMAX)
     return parameters.integer("expert_count"), parameters.integer("expert_used_count")
 
 
