@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         SequenceCache,
         Unsupported,
     )
-    from chatlm.engines.reasoning import ReasoningFormat, ReasoningParser, StreamedText
+    from chatlm.engines.model_families import ReasoningFormat
+    from chatlm.engines.reply_parser import ReasoningParser, StreamedText
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
@@ -97,8 +98,9 @@ if TYPE_CHECKING:
         PromptToken,
         Request,
         StoppingCriterion,
+        ToolDefinition,
     )
-    from chatlm.types.sampling import Sampling
+    from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         OfferedTemplate,
@@ -154,6 +156,7 @@ _MODULE_OF = {
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
+    "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
@@ -177,8 +180,8 @@ _MODULE_OF = {
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
     "Reasoning": "chatlm.types.parts",
-    "ReasoningFormat": "chatlm.engines.reasoning",
-    "ReasoningParser": "chatlm.engines.reasoning",
+    "ReasoningFormat": "chatlm.engines.model_families",
+    "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "ReplyStep": "chatlm.types.messages",
@@ -196,12 +199,13 @@ _MODULE_OF = {
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
     "StreamedPart": "chatlm.types.messages",
-    "StreamedText": "chatlm.engines.reasoning",
+    "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "ToolCall": "chatlm.types.parts",
+    "ToolDefinition": "chatlm.types.requests",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -278,6 +282,7 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "LocalEngine",
+    "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
     "Message",
@@ -326,6 +331,7 @@ __all__ = [
     "TextFacts",
     "TokenLogprob",
     "ToolCall",
+    "ToolDefinition",
     "ToolResult",
     "Turn",
     "Ui",

@@ -98,6 +98,7 @@ def replay(
         made_by.messages,
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
+        tools=made_by.tools,
     )
     interrupted = original.stop_reason in _INTERRUPTED
     texts = _texts_before(original, prefix)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
+from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
@@ -22,7 +23,6 @@ from chatlm.engines.load import load
 from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
-    ChatTokenizer,
     PromptEncoder,
     count_message_tokens,
     prompt_tokens,
@@ -104,8 +104,10 @@ class LocalEngine:
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
-            thinks=self.prompt_encoder.reasoning_format is not None
-            or bool(self.prompt_encoder.thinking_levels),
+            accepts=frozenset({"text", "tool_call", "tool_result"})
+            if self.prompt_encoder.calls_tools
+            else frozenset({"text"}),
+            thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
@@ -265,7 +267,8 @@ class LocalEngine:
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
-        return self.prompt_encoder.with_thinking(request.sampling.thinking or "auto")
+        thinking = request.sampling.thinking or "auto"
+        return self.prompt_encoder.with_options(thinking, request.tools)
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -292,7 +295,7 @@ class LocalEngine:
         total, limit = len(prompt.ids), self.info.context_length
         room = limit - total
         encoder = self._encoder(request)
-        parser = encoder.reasoning_parser([request.messages[index] for index in prompt.included])
+        parser = encoder.reply_parser([request.messages[index] for index in prompt.included])
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
@@ -311,10 +314,11 @@ class LocalEngine:
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
-                reasoning=parser,
+                detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
+                parser=parser,
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
@@ -326,7 +330,7 @@ class LocalEngine:
                     total=min(request.max_new_tokens or room, room),
                     context=room,
                 ),
-                end_of_thought=encoder.end_of_thought() if encoder.reasoning_format else [],
+                end_of_thought=encoder.end_of_thought(),
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )

@@ -43,19 +43,31 @@ class EngineInfo:
     """Names of the adapters that the model's server offers; a request may name one."""
     accepts: frozenset[str] = frozenset({"text"})
     """Types of message parts that a request may hold, such as text, image or tool_call. Reasoning
-    need not be among them: an engine leaves it out of prompts that do not want it."""
+    need not be among them: an engine leaves it out of prompts that do not want it. With tool_call,
+    a request may offer tools."""
     thinks: bool | None = None
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
     """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
 
 
+def _why_no_tools(info: EngineInfo) -> str:
+    if info.prompt_format == "template":
+        return "its chat template does not describe any, or calls are in a form chatlm cannot read"
+    return f"prompts in the format {info.prompt_format or 'of its server'} do not describe any"
+
+
 def check_parts(request: Request, info: EngineInfo) -> None:
-    """Refuse a request with a message part that the engine does not accept.
+    """Refuse a request with tools or a message part that the engine does not accept.
 
     Raises:
         UsageError: it has one; the message names the part and the model.
     """
+    if request.tools and "tool_call" not in info.accepts:
+        raise UsageError(
+            f"The model {info.model} cannot call tools: {_why_no_tools(info)}",
+            hint="Choose a model that can, or ask without tools.",
+        )
     for message in request.messages:
         for part in message.parts:
             if part.type != "reasoning" and part.type not in info.accepts:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
@@ -20,6 +19,7 @@ from chatlm.types.messages import Message, StopReason
 from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
+from tests.engine.byte_model import dictate
 
 THINK_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -74,33 +74,6 @@ def open_engine(default_model: Path, tmp_path: Path) -> Iterator[Callable[..., L
         engine.close()
 
 
-def writes(engine: LocalEngine, *pieces: str) -> Callable[[Any, Any], Any]:
-    """Return a logits processor that makes the model write these pieces, then end.
-
-    A piece that is a control token's name is that token.
-    """
-    encoder = engine.prompt_encoder
-    ids = [
-        number
-        for piece in pieces
-        for number in (
-            [encoder.control_tokens[piece]]
-            if piece in encoder.control_tokens
-            else encoder.encode_text(piece)
-        )
-    ]
-    ids.append(encoder.control_tokens["<|im_end|>"])
-    start: list[int] = []
-
-    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        start[:] = start or [input_ids.shape[-1]]
-        forced = torch.full_like(scores, float("-inf"))
-        forced[0, ids[input_ids.shape[-1] - start[0]]] = 0
-        return forced
-
-    return process
-
-
 def answer(
     engine: LocalEngine, messages: Sequence[Message], *pieces: str, **settings: Any
 ) -> tuple[dict[str, str], Finished]:
@@ -108,7 +81,7 @@ def answer(
     request = Request(
         tuple(messages),
         Sampling(**settings),
-        logits_processors=(writes(engine, *pieces),),
+        logits_processors=(dictate(engine, *pieces),),
     )
     texts = {"reasoning": "", "text": ""}
     with closing(engine.stream(request)) as events:
@@ -206,7 +179,7 @@ def test_a_limit_of_all_new_tokens_counts_thoughts(
     open_engine: Callable[..., LocalEngine],
 ) -> None:
     engine = open_engine(THINK_TEMPLATE)
-    process = writes(engine, " ".join(["so"] * 30))
+    process = dictate(engine, " ".join(["so"] * 30))
     request = Request((QUESTION,), logits_processors=(process,), max_new_tokens=5)
     with closing(engine.stream(request)) as events:
         end = list(events)[-1]
@@ -231,7 +204,7 @@ def test_a_control_token_ends_the_thought_of_a_family_that_has_one(
 
 def test_logprobs_come_with_their_text(open_engine: Callable[..., LocalEngine]) -> None:
     engine = open_engine(THINK_TEMPLATE)
-    process = writes(engine, "So easy.\n</think>\n\nIt is 4.")
+    process = dictate(engine, "So easy.\n</think>\n\nIt is 4.")
     request = Request((QUESTION,), Sampling(), logits_processors=(process,), logprobs=0)
     tokens: dict[str, bytes] = {"reasoning": b"", "text": b""}
     with closing(engine.stream(request)) as events:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from chatlm.chat.session import ChatSession
-from chatlm.engines.reasoning import thinking_levels
+from chatlm.engines.model_families import thinking_levels
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.types.engine import thinking_problem
