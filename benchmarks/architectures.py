@@ -37,7 +37,7 @@ from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.transformers_cache import PREFILL_MODES, PrefillMode
 from chatlm.errors import ModelError
-from chatlm.hub.architecture import PROVEN_FILE
+from chatlm.hub.architecture import PROVEN_FILE, check_architecture
 from chatlm.types.events import Finished
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -120,16 +120,18 @@ def plain_scores(module: Any, ids: list[int]) -> torch.Tensor:
     return scores
 
 
-def generated(module: Any, ids: list[int], count: int) -> list[int]:
+def generated(module: Any, ids: list[int], count: int) -> list[int] | None:
     """Return what `generate` writes without a cache, and without rules of the maker's own, such as
-    a forced first token."""
-    with torch.inference_mode():
-        out = module.generate(
-            torch.tensor([ids]),
-            generation_config=GenerationConfig(
-                max_new_tokens=count, do_sample=False, use_cache=False, pad_token_id=0
-            ),
-        )
+    a forced last token; None if it fails, as with some models that also read images."""
+    module.generation_config = GenerationConfig()
+    settings = GenerationConfig(
+        max_new_tokens=count, do_sample=False, use_cache=False, eos_token_id=2
+    )
+    try:
+        with torch.inference_mode():
+            out = module.generate(torch.tensor([ids]), generation_config=settings)
+    except Exception:  # a model may raise anything
+        return None
     return list(out[0, len(ids) :].tolist())
 
 
@@ -140,6 +142,16 @@ def forced(mode: PrefillMode | None) -> AbstractContextManager[Any]:
     return patch.object(transformers_model, "choose_mode", lambda module: mode)
 
 
+def refused_by_config(name: str) -> Result | None:
+    """Return the refusal of an architecture of which there is no tiny model; None if it may run."""
+    kind = tiny_architectures.model_type(name)
+    try:
+        check_architecture(name, {"model_type": kind})
+    except ModelError as error:
+        return Result(name, "refused", detail=f"{error.message} {error.hint}")
+    return None
+
+
 def compare(name: str, mode: PrefillMode | None) -> Result:
     """Make the model, open it and compare it."""
     with tempfile.TemporaryDirectory() as place:
@@ -148,7 +160,7 @@ def compare(name: str, mode: PrefillMode | None) -> Result:
             auto = tiny_architectures.save(folder, name)
             reference = auto.from_pretrained(folder, dtype=torch.float32).eval()
         except Exception as error:
-            return Result(name, "not tried", detail=_describe(error))
+            return refused_by_config(name) or Result(name, "not tried", detail=_describe(error))
         try:
             with forced(mode):
                 engine = LocalEngine.from_folder(name, folder, FLOAT32)
@@ -169,9 +181,11 @@ def compare(name: str, mode: PrefillMode | None) -> Result:
         outcome: Outcome = "equal" if worst <= 1e-3 else "silently different"
         if outcome == "equal":
             prompt = seen[0][0]
-            first = [ids for count, (ids, _) in enumerate(seen) if len(ids) == len(prompt) + count]
-            written = first[-1][len(prompt) :]
-            if generated(reference, prompt, len(written)) != written:
+            written: list[int] = []
+            for count, (ids, _) in enumerate(seen[:NEW_TOKENS]):
+                if ids[: len(prompt)] == prompt and len(ids) == len(prompt) + count:
+                    written = ids[len(prompt) :]
+            if generated(reference, prompt, len(written)) not in (written, None):
                 outcome, where = "silently different", "generate writes other tokens"
         return Result(name, outcome, used, "" if outcome == "equal" else where, worst, len(seen))
 

@@ -40,7 +40,7 @@ SIZES: dict[str, int] = {
             "projection_dim", "out_hidden_size", "decoder_hidden_size", "backbone_hidden_size",
             "output_hidden_size", "emb_dim", "audio_hidden_size", "vision_hidden_size",
             "patch_embed_hidden_size",
-            "audio_embed_dim", "output_proj_dims", "lightning_hidden_size", "dim_model",
+            "audio_embed_dim", "output_proj_dims", "lru_width", "dim_model",
         ),
         64,
     ),
@@ -64,7 +64,7 @@ SIZES: dict[str, int] = {
         (
             "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
             "decoder_attention_heads", "attention_heads", "swa_num_attention_heads",
-            "num_encoder_attention_heads", "num_decoder_attention_heads", "index_n_heads",
+            "num_encoder_attention_heads", "num_decoder_attention_heads",
             "linear_num_value_heads", "linear_num_heads", "mamba_n_heads", "mamba_num_heads",
             "n_mamba_heads",
         ),
@@ -119,6 +119,7 @@ SIZES: dict[str, int] = {
     ),
     "attention_chunk_size": 32,
     "index_topk": 16,
+    "index_n_heads": 32,  # with few, many scores are exactly 0, and the order of equals is open
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 1024),
     "max_target_positions": 1024,
     "max_source_positions": 64,
@@ -147,7 +148,7 @@ SIZES: dict[str, int] = {
 _MAMBA = {"mamba_d_head": 32, "mamba_n_groups": 1}
 _VOCABULARY = {"<image>": VOCAB_SIZE - 1, "<eoi>": VOCAB_SIZE - 2, "IMGIMGA": VOCAB_SIZE - 3}
 _INDEXER = {
-    "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16,
+    "indexer_n_heads": 32, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16,
     "indexer_compress_ratio": 4,
 }  # fmt: skip
 _MROPE = {"text_config.rope_parameters.mrope_section": [2, 3, 3]}
@@ -162,8 +163,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         _MROPE,
     ),
     "glm4v_moe": {"text_config.rope_parameters.mrope_section": [1, 1, 2]},
-    "apertus1p5": {"audio_config.codebook_dim": 64},
-    "granite4_vision": {"deepstack_layer_map": []},
+    "apertus1p5": {
+        "audio_config.codebook_dim": 64, "audio_config.codebook_size": 16,
+        "vision_config.codebook_size": 16, "image_token_offset": 270, "audio_token_offset": 286,
+    },
+    "blenderbot": {"max_position_embeddings": 1024},
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "step3p7": {"text_config.sliding_window": 24},
     "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
     "blt": {
@@ -199,8 +205,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "n_group": 2, "topk_group": 1,
     },
     "dots3_note": {
-        "text_config.head_dim": 24, "audio_config.hidden_size": 64,
-        "audio_config.adapter_in_dim": 64, "audio_config.adapter_out_dim": 64,
+        "text_config.head_dim": 24, "vision_config.adapter_in_dim": 64,
+        "vision_config.adapter_out_dim": 64, "audio_config.adapter_out_dim": 64,
     },
     "dots3_note_text": {"head_dim": 24},
     "emu3": {"vocabulary_map": _VOCABULARY},

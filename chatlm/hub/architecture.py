@@ -35,6 +35,7 @@ _ENCODERS = frozenset(
 _OTHER_INPUTS: Mapping[str, str] = {
     "blip": "an image",
     "blip-2": "an image",
+    "evolla": "a protein",
     "gemma4_assistant": "the hidden states of the model that it drafts for",
     "gemma4_unified_assistant": "the hidden states of the model that it drafts for",
     "idefics": "an image",
@@ -49,6 +50,13 @@ _OTHER_INPUTS: Mapping[str, str] = {
     "whisper": "sound",
 }
 """Architectures that generate nothing from text alone, and what they need."""
+
+_NEEDED_PACKAGES: Mapping[str, str] = {
+    "fast_vlm": "timm",
+    "gemma3n": "timm",
+    "perception_lm": "timm",
+}
+"""Packages that transformers needs to build an architecture, for the part that reads images."""
 
 _QUANTIZED_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "awq": ("gptqmodel", "accelerate"),
@@ -146,6 +154,12 @@ def _architecture_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
         return f"its architecture {kind} is an encoder, which does not generate text", another
     if kind in _OTHER_INPUTS:
         return f"its architecture {kind} needs {_OTHER_INPUTS[kind]} to generate text", another
+    package = _NEEDED_PACKAGES.get(kind)
+    if package and not _is_installed(package):
+        return (
+            f"its architecture {kind} needs the package {package}",
+            f"Run `pip install {package}`.",
+        )
     if config.get("is_encoder_decoder"):
         return (
             f"its architecture {kind} is an encoder-decoder, and chatlm runs decoders only",
