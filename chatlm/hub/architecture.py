@@ -121,39 +121,29 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
         raise ModelError(f"chatlm cannot run {name}: {reason}.", hint)
 
 
+_ANOTHER = "Choose a model that generates text, such as one of `chatlm models list`."
+
+
 def _architecture_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    kind = config.get("model_type")
+    kind = str(config.get("model_type") or "")
+    if not kind and not config.get("auto_map"):
+        return "its config.json does not name its architecture (model_type)", _ANOTHER
+    if problem := _known_problem(kind, config):
+        return problem
     proven_with, proven = proven_modes()
     if kind in proven and proven_with == version("transformers"):
         return None  # so that transformers need not be imported
-    from transformers import CONFIG_MAPPING
-    from transformers.models.auto import modeling_auto
+    return _transformers_problem(kind, config)
 
-    another = "Choose a model that generates text, such as one of `chatlm models list`."
-    if not kind or kind not in CONFIG_MAPPING:
-        if config.get("auto_map"):
-            return (
-                f"its architecture {kind} is Python code in its repository, which chatlm does not "
-                "run",
-                "Use a version of it that transformers supports itself, often named with -hf, or "
-                "a GGUF file of it.",
-            )
-        if not kind:
-            return "its config.json does not name its architecture (model_type)", another
-        return (
-            f"transformers {version('transformers')} does not know its architecture {kind}",
-            "It may be newer: run `pip install -U transformers`, or use a GGUF file of it.",
-        )
-    decoders = (
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
+
+def _known_problem(kind: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what is known without asking transformers."""
     if kind in _NOT_LEFT_TO_RIGHT:
-        return f"its architecture {kind} {_NOT_LEFT_TO_RIGHT[kind]}", another
+        return f"its architecture {kind} {_NOT_LEFT_TO_RIGHT[kind]}", _ANOTHER
     if kind in _ENCODERS:
-        return f"its architecture {kind} is an encoder, which does not generate text", another
+        return f"its architecture {kind} is an encoder, which does not generate text", _ANOTHER
     if kind in _OTHER_INPUTS:
-        return f"its architecture {kind} needs {_OTHER_INPUTS[kind]} to generate text", another
+        return f"its architecture {kind} needs {_OTHER_INPUTS[kind]} to generate text", _ANOTHER
     package = _NEEDED_PACKAGES.get(kind)
     if package and not _is_installed(package):
         return (
@@ -163,14 +153,36 @@ def _architecture_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
     if config.get("is_encoder_decoder"):
         return (
             f"its architecture {kind} is an encoder-decoder, and chatlm runs decoders only",
-            another,
+            _ANOTHER,
         )
-    if not any(kind in names for names in decoders):
-        return f"its architecture {kind} does not generate text", another
     architecture = next(iter(config.get("architectures") or ()), "")
     if architecture.endswith(("ForMaskedLM", "ForPreTraining", "ForSequenceClassification")):
-        return f"it is a {architecture}, which does not generate text", another
+        return f"it is a {architecture}, which does not generate text", _ANOTHER
     return None
+
+
+def _transformers_problem(kind: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto
+
+    decoders = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+    if any(kind in names for names in decoders):
+        return None
+    if kind in CONFIG_MAPPING:
+        return f"its architecture {kind} does not generate text", _ANOTHER
+    if config.get("auto_map"):
+        return (
+            f"its architecture {kind} is Python code in its repository, which chatlm does not run",
+            "Use a version of it that transformers supports itself, often named with -hf, or a "
+            "GGUF file of it.",
+        )
+    return (
+        f"transformers {version('transformers')} does not know its architecture {kind}",
+        "It may be newer: run `pip install -U transformers`, or use a GGUF file of it.",
+    )
 
 
 def _quantization_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
