@@ -12,7 +12,7 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
-from chatlm.types.parts import File, Image, Part, Text
+from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -131,25 +131,35 @@ def default_messages(
 
 
 def _describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
-    """Replace images and files that the engine does not accept by text, save in the newest message.
+    """Replace parts that the engine cannot take by text.
 
-    So a chat with a picture goes on with a model that cannot see; one that is asked about a new
-    picture refuses it.
+    These are tool calls that were never run, since servers and templates want the result of each;
+    and images and files that the engine does not accept, save in the newest message. So a chat with
+    a picture goes on with a model that cannot see; one that is asked about a new one refuses it.
     """
     newest = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    run = {
+        part.call_id
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolResult)
+    }
+
+    def is_described(part: Part) -> bool:
+        if isinstance(part, ToolCall):
+            return part.id not in run
+        return isinstance(part, Image | File) and part.type not in info.accepts
+
     return [
         message
-        if index == newest or {part.type for part in message.parts}.isdisjoint(_DESCRIBED)
+        if index == newest or not any(map(is_described, message.parts))
         else Message(
             message.role,
-            (part if part.type in info.accepts else _describe(part) for part in message.parts),
+            (_describe(part) if is_described(part) else part for part in message.parts),
             message.pinned,
         )
         for index, message in enumerate(messages)
     ]
-
-
-_DESCRIBED = {Image.type, File.type}
 
 
 def _describe(part: Part) -> Part:
@@ -158,6 +168,8 @@ def _describe(part: Part) -> Part:
         return Text(f"[Image: {part.name or part.media_type}, {size}; not shown]\n")
     if isinstance(part, File):
         return Text(f"{part.name}:\n\n{part.text}\n\n")
+    if isinstance(part, ToolCall):
+        return Text(f"[Tool call, not run: {part.name} {part.arguments}]\n")
     return part
 
 
@@ -205,8 +217,11 @@ def explain_overflow(
 
 
 def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:
-    """Append the messages of a reply that is to be continued."""
+    """Append the messages of a reply that is to be continued, though it be only a thought."""
     prefix = reply.messages() if reply else ()
+    last = reply.steps[-1] if reply else None
+    if last and last.parts and all(isinstance(part, Reasoning) for part in last.parts):
+        prefix += (Message("assistant", last.parts),)
     if not prefix:
         return messages
     if messages[-1].role == "assistant":  # a plugin's beginning of the reply, which has it already
@@ -236,6 +251,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
@@ -249,6 +265,7 @@ def engineless_provenance(request: Request) -> Provenance:
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 

@@ -27,10 +27,11 @@ from chatlm.types.messages import (
     Message,
     Passage,
     PluginData,
+    ReplyStep,
     StopReason,
     Turn,
-    Usage,
 )
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
 
@@ -166,20 +167,30 @@ class ChatSession:
         """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply is complete; or there is none, and a plugin refuses the message.
+            UsageError: the reply cannot be continued; or there is none, and a plugin refuses the
+                message.
         """
         chat = self._stored()
         turn, plugins = chat.turns[-1], self._turn_plugins(chat)
         if turn.reply is None:
             return self._answer_unanswered(chat, plugins)
-        if not turn.reply.can_continue:
+        reason = turn.reply.stop_reason
+        if reason is not None and not reason.can_continue:
             raise UsageError(
-                "The last reply is complete", hint="Regenerate it, or ask for more in a message."
+                "The last reply is complete"
+                if reason is StopReason.END
+                else f"The last reply cannot be continued: {reason.label}",
+                hint="Regenerate it, or ask for more in a message.",
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str) -> None:
+    def add(self, text: str, reply: str, reasoning: str = "") -> None:
         """Store a message with a reply that was generated elsewhere.
+
+        Args:
+            text: the user's message.
+            reply: the answer.
+            reasoning: what the model thought before it, if that is known.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -194,7 +205,9 @@ class ChatSession:
             self._withdraw(stored, previous)
             raise
         started = self.store.start_reply(turn.id, model="")
-        self.store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
+        parts = (Reasoning(reasoning), Text(reply))
+        step = ReplyStep(tuple(part for part in parts if part.text), StopReason.END)
+        self.store.finish_reply(started.id, steps=[step])
 
     def read_ahead(
         self, conversation: Conversation | None = None

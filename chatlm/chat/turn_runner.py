@@ -15,7 +15,7 @@ from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine, check_parts
+from chatlm.types.engine import Engine, check_parts, thinking_problem
 from chatlm.types.events import (
     Delta,
     EngineEvent,
@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 
 CONTEXT_FULL = "context full"
 """Topic of the notice that turns do not fit."""
+
+
+THINKING = "thinking"
+"""Topic of the notice that the model does not follow the setting."""
 
 
 SessionEvents = Generator[SessionEvent, None, None]
@@ -136,6 +140,8 @@ class TurnRunner:
             sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
             request = dataclasses.replace(request, sampling=sampling)
         yield from self._fault_notices()
+        if ignored := thinking_problem(request.sampling.thinking, engine.info):
+            yield Notice(str(ignored), THINKING)
         settings = json.dumps(request.sampling.to_dict())
         if reply is None:
             reply = self.store.start_reply(

@@ -10,9 +10,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
-from chatlm.engines.prompt_encoder import ChatTokenizer
 from chatlm.errors import ModelError
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")

@@ -16,22 +16,10 @@ MAX_ARGUMENTS = 400
 MAX_RESULT_LINES, MAX_LINE = 8, 300
 """Lines shown of a tool's result, and characters of each."""
 
-STOP_LABELS: dict[StopReason | None, str] = {
-    StopReason.END: "complete",
-    StopReason.STOP_STRING: "ended at a stop string",
-    StopReason.LENGTH: "reached the length limit",
-    StopReason.CONTEXT_FULL: "context full",
-    StopReason.CRITERION: "ended by a stopping rule",
-    StopReason.TOOL_CALLS: "called tools",
-    StopReason.TOOL_LIMIT: "reached the tool limit",
-    StopReason.NOTHING_RELEVANT: "nothing relevant found",
-    StopReason.REFUSAL: "refused",
-    StopReason.CONTENT_FILTER: "content filter",
-    StopReason.CANCELLED: "stopped",
-    StopReason.ERROR: "failed",
-    None: "cut off when chatlm closed",
-}
-"""Labels of stop reasons; None is an interrupted reply."""
+
+def stop_label(reason: StopReason | None) -> str:
+    """Return why a reply ended; None is a reply that was interrupted."""
+    return "cut off when chatlm closed" if reason is None else reason.label
 
 
 def count(number: int, noun: str) -> str:
@@ -74,7 +62,7 @@ def stop_text(reply: Reply | None) -> str:
     """Return why a reply ended; empty if it is complete."""
     if reply is None:
         return "not answered"
-    return "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
+    return "" if reply.stop_reason is StopReason.END else stop_label(reply.stop_reason)
 
 
 def version_text(turn: Turn) -> str:

@@ -78,7 +78,7 @@ def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
     first = ask("--max-tokens", "5", "Repeat this:", stdin="The cat sat.\n")
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip()
-    assert "max_tokens" in first.stderr
+    assert "length limit" in first.stderr
     second = ask("--max-tokens", "5", "--chat", "1", "And again.")
     assert second.returncode == 0, second.stderr
     with Store(chat_home / "chats.db") as store:

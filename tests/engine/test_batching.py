@@ -396,14 +396,14 @@ def test_a_prompt_encoded_in_another_thread_gets_the_same_reply(
 def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, may_end, log = engine._fit_whole_request, threading.Event(), list[str]()
+    fit, may_end, log = engine._fit_prompt, threading.Event(), list[str]()
 
     def slow_fit(request: Request) -> FittedPrompt:
         if request.messages[0] is LONG:
             log.append("encoded" if may_end.wait(PATIENCE) else "nobody went on")
         return fit(request)
 
-    monkeypatch.setattr(engine, "_fit_whole_request", slow_fit)
+    monkeypatch.setattr(engine, "_fit_prompt", slow_fit)
     short = dataclasses.replace(GREEDY, max_tokens=8)
     with closing(engine.batch()) as batch:
         number_of_long = batch.add(Request((LONG,), short))
@@ -420,14 +420,14 @@ def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
 def test_a_long_prompt_can_be_left_while_it_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, may_end = engine._fit_whole_request, threading.Event()
+    fit, may_end = engine._fit_prompt, threading.Event()
 
     def slow_fit(request: Request) -> FittedPrompt:
         may_end.wait(PATIENCE)
         return fit(request)
 
     with monkeypatch.context() as patched, closing(engine.batch()) as batch:
-        patched.setattr(engine, "_fit_whole_request", slow_fit)
+        patched.setattr(engine, "_fit_prompt", slow_fit)
         for number in (batch.add(Request((LONG,), GREEDY)), batch.add(Request((LONG,), GREEDY))):
             assert batch.step() == []
             batch.cancel(number)

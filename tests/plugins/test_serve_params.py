@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
-from chatlm_serve.completions import KNOWN_FIELDS, model_names, parse_params, setup_for_model
+from chatlm_serve.completions import (
+    KNOWN_FIELDS,
+    ClientMessage,
+    model_names,
+    parse_params,
+    setup_for_model,
+)
 from chatlm_serve.errors import ApiError
 from chatlm_serve.http_guard import is_loopback, names_loopback
 
@@ -56,7 +62,8 @@ def test_all_that_is_supported_is_read() -> None:
         ),
         2048,
     )
-    assert (params.system, params.history) == ("Be brief.", (("One\n\nmore", "Yes?"),))
+    earlier = (ClientMessage("user", "One\n\nmore"), ClientMessage("assistant", "Yes?"))
+    assert (params.system, params.history) == ("Be brief.", (earlier,))
     assert (params.question, params.stream, params.include_usage) == ("Two", True, True)
     assert params.logprobs == 3
     assert params.sampling == Sampling(

@@ -138,7 +138,7 @@ def test_a_hub_model_is_pulled_and_then_found_without_the_hub(home: Path, hub: H
     assert installed.describe_model("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
     before = list(hub.requests)
     assert installed.find_model("org/tiny") == pull.ensure_model("org/tiny") == location
-    assert installed.verify_model("org/tiny") == []
+    assert installed.verify_model("org/tiny").problems == ()
     assert hub.requests == before
     assert not any("pytorch_model.bin" in request for request in before)
 
@@ -209,7 +209,7 @@ def test_an_interrupted_download_goes_on_with_the_files_it_has(home: Path, hub: 
     hub.stall = ""
     hub.requests.clear()
     location = pull.pull_model("org/tiny")
-    assert installed.verify_model("org/tiny") == []
+    assert installed.verify_model("org/tiny").problems == ()
     assert not any("GET" in r and "tokenizer.json" in r for r in hub.requests)
     assert not partial.exists()
     assert not list(location.folder.rglob("*.incomplete"))
@@ -241,7 +241,7 @@ def test_the_users_own_hub_cache_is_used_without_the_hub(
 def test_a_cache_that_is_not_whole_is_not_used(home: Path, hub: Hub, tmp_path: Path) -> None:
     put_in_cache(tmp_path, {"config.json": b"{}"})
     pull.pull_model("org/tiny")
-    assert installed.verify_model("org/tiny") == []
+    assert installed.verify_model("org/tiny").problems == ()
     assert any("resolve" in request for request in hub.requests)
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words, replay
+from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.store.store import Store

@@ -35,7 +35,7 @@ class Status:
         return cls(
             used_tokens,
             formatting.speed(turn.reply.usage),
-            formatting.STOP_LABELS[turn.reply.stop_reason],
+            formatting.stop_label(turn.reply.stop_reason),
         )
 
 

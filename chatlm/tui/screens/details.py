@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from chatlm.text import dump_json, one_line
 from chatlm.tui import clipboard
-from chatlm.tui.formatting import STOP_LABELS, count, speed, version_text
+from chatlm.tui.formatting import count, speed, stop_label, version_text
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Reply, Turn, Usage
 from chatlm.types.parts import summarise_parts
@@ -95,7 +95,7 @@ class DetailsScreen(Card[None]):
         reply = self._reply
         fork = "" if self._forked_from is None else f"chat {self._forked_from}"
         return (
-            ("ended", STOP_LABELS[reply.stop_reason]),
+            ("ended", stop_label(reply.stop_reason)),
             ("error", reply.error or ""),
             ("version", version_text(self._turn).removeprefix("version ")),
             ("parts", "" if reply.is_plain else summarise_parts(reply.parts)),

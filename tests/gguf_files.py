@@ -1,0 +1,531 @@
+"""GGUF files of tiny random models, written as llama.cpp's converter writes them.
+
+Names of tensors come from the gguf package's own table, so that they do not depend on chatlm's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
+from safetensors.torch import load_file
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+Metadata = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model in transformers, and what its GGUF file says about it."""
+
+    kind: str
+    """Its class in transformers without `ForCausalLM`."""
+    architecture: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Differences from `SIZES`."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the file, without the architecture's name."""
+    tensors: Mapping[str, list[float]] = field(default_factory=dict)
+    """Tensors that are no weights."""
+    interleaved: bool = False
+    shifted_norms: bool = False
+    epsilon: str = "attention.layer_norm_rms_epsilon"
+
+
+def llama3_factors(theta: float, dimensions: int, factor: float) -> list[float]:
+    """The divisors that llama.cpp's converter writes for Llama 3.1 to 3.3."""
+    frequencies = 1.0 / theta ** (torch.arange(0, dimensions, 2, dtype=torch.float32) / dimensions)
+    factors = []
+    for wavelength in (2 * torch.pi / frequencies).tolist():
+        smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+        between = 1 / ((1 - smooth) / factor + smooth)
+        factors.append(1.0 if wavelength < 8192 / 4 else factor if wavelength > 8192 else between)
+    return factors
+
+
+def _llama3(factor: float) -> dict[str, Any]:
+    return {
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192, "rope_theta": 5e5,
+    }  # fmt: skip
+
+
+def _longrope(pairs: int, **more: Any) -> dict[str, Any]:
+    return {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128,
+        "short_factor": [1.0 + 0.125 * i for i in range(pairs)],
+        "long_factor": [1.0 + 0.75 * i for i in range(pairs)],
+        **more,
+    }  # fmt: skip
+
+
+def _longrope_tensors(pairs: int) -> dict[str, list[float]]:
+    rope = _longrope(pairs)
+    return {
+        "rope_factors_long.weight": rope["long_factor"],
+        "rope_factors_short.weight": rope["short_factor"],
+    }
+
+
+_YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "rope_theta": 1e4,
+}  # fmt: skip
+
+
+_YARN_METADATA = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 128,
+}
+
+
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_experts": 4}
+
+
+_EXPERTS_METADATA = {"expert_count": 4, "expert_used_count": 2}
+
+
+_MULTIPLIERS = {
+    "embedding_multiplier": 3.0, "attention_multiplier": 0.11, "residual_multiplier": 0.6,
+    "logits_scaling": 2.5,
+}  # fmt: skip
+
+
+_GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+}
+
+
+_PHI3_METADATA = {
+    "rope.scaling.original_context_length": 128,
+    "rope.scaling.attn_factor": (1 + np.log(4) / np.log(128)) ** 0.5,
+    "attention.sliding_window": 0,
+}
+
+
+ORIGINALS: dict[str, Original] = {
+    "llama": Original("Llama", "llama", {}, {"rope.dimension_count": 16}, interleaved=True),
+    "llama tied": Original("Llama", "llama", {"tie_word_embeddings": True}, interleaved=True),
+    "llama biases": Original(
+        "Llama", "llama", {"attention_bias": True, "mlp_bias": True}, interleaved=True
+    ),
+    "llama wide heads": Original(
+        "Llama",
+        "llama",
+        {"head_dim": 32},
+        {"attention.key_length": 32, "attention.value_length": 32},
+        interleaved=True,
+    ),
+    "llama 3.1": Original(
+        "Llama",
+        "llama",
+        {"rope_parameters": _llama3(8.0), "max_position_embeddings": 131072},
+        tensors={"rope_freqs.weight": llama3_factors(5e5, 16, 8.0)},
+        interleaved=True,
+    ),
+    "llama 3.2": Original(
+        "Llama",
+        "llama",
+        {"rope_parameters": _llama3(32.0), "max_position_embeddings": 131072},
+        tensors={"rope_freqs.weight": llama3_factors(5e5, 16, 32.0)},
+        interleaved=True,
+    ),
+    "llama linear": Original(
+        "Llama",
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+        interleaved=True,
+    ),
+    "llama old linear": Original(
+        "Llama",
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+        {"rope.scale_linear": 4.0},
+        interleaved=True,
+    ),
+    "llama yarn": Original(
+        "Llama", "llama", {"rope_parameters": _YARN}, _YARN_METADATA, interleaved=True
+    ),
+    "llama yarn with all settings": Original(
+        "Llama",
+        "llama",
+        {
+            "rope_parameters": {
+                **_YARN,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+                "attention_factor": 0.75,
+            }
+        },
+        {
+            **_YARN_METADATA,
+            "rope.scaling.yarn_beta_fast": 16.0,
+            "rope.scaling.yarn_beta_slow": 2.0,
+            "rope.scaling.yarn_attn_factor": 0.75,
+        },
+        interleaved=True,
+    ),
+    "mixtral": Original(
+        "Mixtral",
+        "llama",
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+        _EXPERTS_METADATA,
+        interleaved=True,
+    ),
+    "qwen2": Original("Qwen2", "qwen2"),
+    "qwen2 yarn": Original("Qwen2", "qwen2", {"rope_parameters": _YARN}, _YARN_METADATA),
+    "qwen3": Original(
+        "Qwen3",
+        "qwen3",
+        {"head_dim": 32},
+        {"attention.key_length": 32, "attention.value_length": 32},
+    ),
+    "qwen2moe": Original(
+        "Qwen2Moe",
+        "qwen2moe",
+        {**_EXPERTS, "shared_expert_intermediate_size": 48},
+        {
+            **_EXPERTS_METADATA,
+            "expert_feed_forward_length": 32,
+            "expert_shared_feed_forward_length": 48,
+        },
+    ),
+    "qwen3moe": Original(
+        "Qwen3Moe",
+        "qwen3moe",
+        {**_EXPERTS, "head_dim": 32, "norm_topk_prob": True},
+        {
+            **_EXPERTS_METADATA,
+            "expert_feed_forward_length": 32,
+            "attention.key_length": 32,
+            "attention.value_length": 32,
+        },
+    ),
+    "gemma": Original(
+        "Gemma",
+        "gemma",
+        {"head_dim": 32},
+        {"attention.key_length": 32, "attention.value_length": 32},
+        shifted_norms=True,
+    ),
+    "gemma2": Original(
+        "Gemma2",
+        "gemma2",
+        {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32},
+        {
+            "attention.key_length": 32,
+            "attention.value_length": 32,
+            "attention.sliding_window": 16,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        shifted_norms=True,
+    ),
+    "gemma3": Original(
+        "Gemma3",
+        "gemma3",
+        {
+            "head_dim": 32,
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 32,
+            "num_hidden_layers": 7,
+            "rope_parameters": _GEMMA3_ROPE,
+        },
+        {
+            "attention.key_length": 32,
+            "attention.value_length": 32,
+            "attention.sliding_window": 16,
+            "rope.freq_base": 1e6,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        shifted_norms=True,
+    ),
+    "gemma3 27b": Original(
+        "Gemma3",
+        "gemma3",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 8,
+            "num_hidden_layers": 62,
+            "rope_parameters": _GEMMA3_ROPE,
+        },
+        {
+            "attention.key_length": 32,
+            "attention.value_length": 32,
+            "attention.sliding_window": 16,
+            "rope.freq_base": 1e6,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        shifted_norms=True,
+    ),
+    "phi3": Original(
+        "Phi3",
+        "phi3",
+        {"sliding_window": 20, "original_max_position_embeddings": 512},
+        {
+            "rope.dimension_count": 16,
+            "rope.scaling.original_context_length": 512,
+            "attention.sliding_window": 20,
+        },
+    ),
+    "phi3 longrope": Original(
+        "Phi3",
+        "phi3",
+        {"original_max_position_embeddings": 128, "rope_parameters": _longrope(8)},
+        {"rope.dimension_count": 16, **_PHI3_METADATA},
+        _longrope_tensors(8),
+    ),
+    "phi4 mini": Original(
+        "Phi3",
+        "phi3",
+        {
+            "original_max_position_embeddings": 128,
+            "tie_word_embeddings": True,
+            "rope_parameters": _longrope(6, partial_rotary_factor=0.75),
+        },
+        {"rope.dimension_count": 12, **_PHI3_METADATA},
+        _longrope_tensors(6),
+    ),
+    "granite": Original(
+        "Granite",
+        "granite",
+        _MULTIPLIERS,
+        {
+            "attention.scale": 0.11,
+            "embedding_scale": 3.0,
+            "residual_scale": 0.6,
+            "logit_scale": 2.5,
+        },
+        interleaved=True,
+    ),
+    "olmo2": Original("Olmo2", "olmo2"),
+    "smollm3": Original("SmolLM3", "smollm3", {"num_hidden_layers": 4}, interleaved=True),
+    "stablelm": Original(
+        "StableLm",
+        "stablelm",
+        {},
+        {"rope.dimension_count": 4, "use_parallel_residual": False},
+        epsilon="attention.layer_norm_epsilon",
+    ),
+    "seed_oss": Original(
+        "SeedOss",
+        "seed_oss",
+        {"head_dim": 16, "attention_dropout": 0.0, "residual_dropout": 0.0},
+        {"attention.key_length": 16, "attention.value_length": 16},
+    ),
+    "arcee": Original("Arcee", "arcee", {}, interleaved=True),
+    "ernie4_5": Original(
+        "Ernie4_5",
+        "ernie4_5",
+        {"head_dim": 32},
+        {"attention.key_length": 32, "attention.value_length": 32},
+    ),
+    "glm4": Original("Glm4", "glm4", {"head_dim": 16}, {"rope.dimension_count": 8}),
+    "lfm2": Original(
+        "Lfm2",
+        "lfm2",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "block_auto_adjust_ff_dim": False,
+        },
+        {"attention.head_count_kv": [0, 0, 2, 0], "shortconv.l_cache": 3},
+    ),
+}
+
+
+def save_original(folder: Path, variant: str) -> Path:
+    """Write the original into a folder, in bfloat16; the same each time."""
+    original = ORIGINALS[variant]
+    config_kind = f"{original.kind}{'TextConfig' if original.kind == 'Gemma3' else 'Config'}"
+    config = getattr(transformers, config_kind)(**{**SIZES, **original.changes})
+    torch.manual_seed(1)
+    model = getattr(transformers, f"{original.kind}ForCausalLM")(config).to(torch.bfloat16)
+    for name, tensor in model.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            tensor.data.uniform_(0.5, 1.5)
+        elif name.endswith("bias"):
+            tensor.data.uniform_(-0.5, 0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_gguf(
+    path: Path,
+    variant: str = "llama",
+    *,
+    changes: Mapping[str, Any] | None = None,
+    general: Mapping[str, str] | None = None,
+    tokenizer: Callable[[GGUFWriter], None] | None = None,
+    without: str = " ",
+    more: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """Write an original as a GGUF file, beside a folder `original`.
+
+    Args:
+        path: of the file.
+        variant: of `ORIGINALS`.
+        changes: to the settings; None removes one.
+        general: what the file says about its origin.
+        tokenizer: writes the vocabulary.
+        without: pattern of the names of tensors that are left out.
+        more: shapes of tensors that do not belong there, by name.
+    """
+    original = ORIGINALS[variant]
+    folder = save_original(path.parent / "original", variant)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    writer = GGUFWriter(path, original.architecture)
+    for key, value in (_settings(original, config) | dict(changes or {})).items():
+        if value is not None:
+            _add(writer, f"{original.architecture}.{key}", value)
+    for key, text in (general or {}).items():
+        writer.add_string(f"general.{key}", text)
+    (tokenizer or write_vocabulary)(writer)
+    tensors = _tensors(original, config, folder)
+    tensors |= {name: np.array(values, np.float32) for name, values in original.tensors.items()}
+    tensors = {name: values for name, values in tensors.items() if not re.search(without, name)}
+    tensors |= {name: np.ones(shape, np.float32) for name, shape in (more or {}).items()}
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_vocabulary(writer: GGUFWriter, pre: str | None = "smollm", **ids: int | None) -> None:
+    """Write a byte-level vocabulary with one merge, two spaces.
+
+    Args:
+        writer: of the file.
+        pre: how text is split.
+        ids: special tokens, by key.
+    """
+    tokens = [*CONTROL, *byte_alphabet(), "ĠĠ"]
+    padding = [f"[PAD{index}]" for index in range(len(tokens), SIZES["vocab_size"])]
+    writer.add_tokenizer_model("gpt2")
+    if pre:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list([*tokens, *padding])
+    types = [3] * len(CONTROL) + [1] * (len(tokens) - len(CONTROL)) + [5] * len(padding)
+    writer.add_token_types(types)
+    writer.add_token_merges(["Ġ Ġ"])
+    for key, token in ({"bos_token_id": 1, "eos_token_id": 2} | ids).items():
+        if token is not None:
+            writer.add_uint32(f"tokenizer.ggml.{key}", token)
+    writer.add_chat_template(TEMPLATE)
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that byte-level BPE writes bytes with, in byte order."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+
+
+def _settings(original: Original, config: Any) -> Metadata:
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    epsilon = getattr(config, "rms_norm_eps", None) or getattr(
+        config, "norm_eps", getattr(config, "layer_norm_eps", None)
+    )
+    return {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "rope.freq_base": rope["rope_theta"],
+        original.epsilon: epsilon,
+        **original.metadata,
+    }
+
+
+def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case list():
+            writer.add_array(key, value)
+        case _:
+            writer.add_float32(key, float(value))
+
+
+def _tensors(original: Original, config: Any, folder: Path) -> dict[str, Any]:
+    architecture = next(k for k, v in MODEL_ARCH_NAMES.items() if v == original.architecture)
+    names = get_tensor_name_map(architecture, config.num_hidden_layers)
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    tensors: dict[str, Any] = {}
+    for name, tensor in _join_experts(load_file(folder / "model.safetensors")).items():
+        values = tensor.float()
+        if original.interleaved and re.search(r"q_proj\.(weight|bias)$", name):
+            values = _interleave(values, heads)
+        if original.interleaved and re.search(r"k_proj\.(weight|bias)$", name):
+            values = _interleave(values, kv_heads)
+        if original.shifted_norms and name.endswith("norm.weight"):
+            values = values + 1
+        if name.endswith("conv.conv.weight"):
+            values = values.squeeze(1)
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert target, name
+        tensors[target] = values.numpy()
+    return tensors
+
+
+def _join_experts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    joined: dict[str, torch.Tensor] = {}
+    experts: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(tensors, key=lambda each: [int(n) for n in re.findall(r"\d+", each)]):
+        if match := re.fullmatch(r"(.*)\.experts\.\d+\.(\w+)\.weight", name):
+            prefix, kind = match.groups()
+            prefix = prefix.replace("model.layers", "layers").replace(
+                "block_sparse_moe", "feed_forward"
+            )
+            own = "layers" if "feed_forward" in prefix else "model.layers"
+            prefix = prefix.replace("layers", own)
+            experts.setdefault(f"{prefix}.experts.{kind}.weight", []).append(tensors[name])
+        else:
+            joined[name] = tensors[name]
+    return joined | {name: torch.stack(parts) for name, parts in experts.items()}
+
+
+def _interleave(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    rest = tensor.shape[1:]
+    halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *rest)
+    return halves.swapaxes(1, 2).reshape(tensor.shape)
