@@ -23,6 +23,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from chatlm.hub.architecture import reads_as_whole
+
 SPECIAL_TOKENS = PAD, BOS, EOS = ("<pad>", "<s>", "</s>")
 """Ids 0 to 2."""
 
@@ -168,7 +170,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vision_config.codebook_size": 16, "image_token_offset": 270, "audio_token_offset": 286,
     },
     "blenderbot": {"max_position_embeddings": 1024},
-    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+    "deepseek_ocr2": {
+        "text_config.mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+        "text_config.num_experts_per_tok": 2,
+    },
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "step3p7": {"text_config.sliding_window": 24},
     "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
@@ -207,6 +212,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots3_note": {
         "text_config.head_dim": 24, "vision_config.adapter_in_dim": 64,
         "vision_config.adapter_out_dim": 64, "audio_config.adapter_out_dim": 64,
+        "audio_config.adapter_input_size": 64,
     },
     "dots3_note_text": {"head_dim": 24},
     "emu3": {"vocabulary_map": _VOCABULARY},
@@ -321,19 +327,15 @@ def tiny_config(name: str) -> Any:
     return config_class(**values)
 
 
-TEXT_PART = ("llama4",)
-"""Architectures that read images, whose whole model in transformers fails without one."""
-
-
 def save(folder: Path, name: str) -> Any:
     """Write a tiny random model with a tokenizer of single bytes, as a user's folder would be.
 
     Returns:
         The class of transformers that reads it.
     """
-    config, kind = tiny_config(name), model_type(name)
-    whole = type(config) in AutoModelForImageTextToText._model_mapping
-    auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+    config = tiny_config(name)
+    has_parts = type(config) in AutoModelForImageTextToText._model_mapping
+    auto: Any = AutoModelForImageTextToText if has_parts else AutoModelForCausalLM
     torch.manual_seed(1)
     model = auto.from_config(config, dtype=torch.float32)
     _randomize(model)
@@ -341,7 +343,7 @@ def save(folder: Path, name: str) -> Any:
         model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    return AutoModelForCausalLM if kind in TEXT_PART else auto
+    return auto if has_parts and reads_as_whole(config) else AutoModelForCausalLM
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

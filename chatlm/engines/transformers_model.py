@@ -35,7 +35,12 @@ from chatlm.engines.transformers_cache import (
     rope_switch,
 )
 from chatlm.errors import ModelError, OutOfMemoryError
-from chatlm.hub.architecture import check_architecture, read_config
+from chatlm.hub.architecture import (
+    check_architecture,
+    read_config,
+    reads_as_whole,
+    unexpected_tensors,
+)
 
 
 class TransformersModel:
@@ -161,7 +166,9 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            loaded: Any = _auto_class(config).from_pretrained(
+            whole = reads_as_whole(config)
+            auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+            loaded: Any = auto.from_pretrained(
                 folder,
                 config=config,
                 output_loading_info=True,
@@ -178,25 +185,9 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                 raise _memory_error(name) from error
             raise _load_error(name, folder, error) from error
     model, report = loaded
-    if config.model_type in _TEXT_PART:
-        report["unexpected_keys"] = {
-            key for key in report["unexpected_keys"] if key.startswith("language_model.")
-        }
+    report["unexpected_keys"] = unexpected_tensors(config, report["unexpected_keys"])
     _check_tensors(name, report)
     return model.eval()
-
-
-_TEXT_PART = {"llama4"}
-"""Architectures that read images too, but no text alone in transformers; the part for text does."""
-
-
-def _auto_class(config: Any) -> Any:
-    """Return the class that loads a model: if it also reads images, all of it, as its files name
-    the tensors and as its makers run it."""
-    whole = type(config) in AutoModelForImageTextToText._model_mapping
-    if whole and config.model_type not in _TEXT_PART:
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
 
 
 def _memory_error(name: str) -> OutOfMemoryError:

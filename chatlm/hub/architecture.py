@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -103,6 +103,35 @@ def proven_modes() -> tuple[str, Mapping[str, str]]:
     """
     values = json.loads(PROVEN_FILE.read_bytes())
     return values["transformers"], values["modes"]
+
+
+_TEXT_PART = frozenset({"llama4"})
+"""Architectures that also read images and whose whole model in transformers fails without one; the
+part for text does not."""
+
+
+def reads_as_whole(config: Any) -> bool:
+    """Whether a model is loaded with the parts that read images, as its files name the tensors.
+
+    Args:
+        config: of transformers.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    has_parts = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return has_parts and config.model_type not in _TEXT_PART
+
+
+def unexpected_tensors(config: Any, names: Collection[str]) -> set[str]:
+    """Return the unexpected tensors without those of parts that are not loaded.
+
+    Args:
+        config: of transformers.
+        names: that the loaded class does not have.
+    """
+    if config.model_type in _TEXT_PART:
+        return {name for name in names if name.startswith("language_model.")}
+    return set(names)
 
 
 def check_architecture(name: str, config: Mapping[str, Any]) -> None:
