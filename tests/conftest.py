@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests import endless, isolation, models
+from tests import endless, isolation, models, thinker
 
 if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
@@ -49,6 +49,32 @@ def chat_home(home: Path, default_model: Path) -> Path:
     """An empty home that has the real default model."""
     models.lend(home, default_model)
     return home
+
+
+@pytest.fixture(scope="session")
+def thinking_model() -> Path:
+    """The folder of the tiny model that thinks, trained once."""
+    return thinker.folder()
+
+
+@pytest.fixture
+def thinking_home(home: Path, thinking_model: Path) -> Path:
+    """An empty home that has the tiny model that thinks."""
+    models.lend(home, thinking_model)
+    return home
+
+
+@pytest.fixture(scope="session")
+def thinking_engine(thinking_model: Path) -> Iterator[LocalEngine]:
+    """The tiny model that thinks, loaded once."""
+    from chatlm.engines.devices import resolve_placement
+    from chatlm.engines.local_engine import LocalEngine
+
+    loaded = LocalEngine.from_folder(
+        thinker.NAME, thinking_model, resolve_placement("cpu", "auto", "none")
+    )
+    yield loaded
+    loaded.close()
 
 
 @pytest.fixture

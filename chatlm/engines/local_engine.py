@@ -314,6 +314,7 @@ class LocalEngine:
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),

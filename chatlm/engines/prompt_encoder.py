@@ -22,7 +22,7 @@ from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.model_families import find_family, thinking_levels, thinking_variables
 from chatlm.engines.reply_parser import ReplyParser
-from chatlm.engines.tracked_text import TrackedText
+from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
@@ -336,13 +336,21 @@ class PromptEncoder:
         if last is not None and last.role == "assistant":
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
-        return self._template.render(
-            chat_formats.template_messages(
-                messages, groups, self.family.tool_calls, self.takes_argument_text
-            ),
-            continued_field=continued,
-            **self._variables,
+        chat = chat_formats.template_messages(
+            messages, groups, self.family.tool_calls, self.takes_argument_text
         )
+        try:
+            return self._template.render(chat, continued_field=continued, **self._variables)
+        except ModelError:
+            if continued != "reasoning_content" or self.family.reasoning is None:
+                raise
+        # the template leaves thoughts out, this one too
+        begun = self._template.render(chat[:-1], **self._variables)
+        if not self._is_thought_open(own_ending(begun)):
+            form = self.family.reasoning
+            begun += TrackedText(form.starts[0].strip() + form.before_end, TEMPLATE)
+        thought: TrackedText = chat[-1]["reasoning_content"]
+        return begun + thought
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt; control ids occur only where the format has them."""
@@ -463,8 +471,7 @@ class PromptEncoder:
 
     def _opens_thought(self, messages: Sequence[Message]) -> bool:
         """Return whether the prompt ends inside a thought."""
-        form = self.family.reasoning
-        if form is None:
+        if self.family.reasoning is None:
             return False
         written = ""
         for span in reversed(self.spans(messages)):
@@ -472,9 +479,14 @@ class PromptEncoder:
             if index is not None and messages[index].role != "assistant":
                 break
             written = (span.text if index is None else "") + written
-        opened = max((written.rfind(marker.strip()) for marker in form.starts), default=-1)
-        closed = max((written.rfind(marker.strip()) for marker in form.ends), default=-1)
-        return opened > closed
+        return self._is_thought_open(written)
+
+    def _is_thought_open(self, text: str) -> bool:
+        """Return whether a text of the format begins a thought and does not end it."""
+        form = self.family.reasoning
+        starts, ends = (form.starts, form.ends) if form else ((), ())
+        opened = max((text.rfind(marker.strip()) for marker in starts), default=-1)
+        return opened > max((text.rfind(marker.strip()) for marker in ends), default=-1)
 
 
 _PROBE_TOOL = ToolDefinition("x", "x", {"type": "object", "properties": {}})

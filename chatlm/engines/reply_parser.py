@@ -61,8 +61,12 @@ class ReasoningParser:
 
     @property
     def is_at_marker(self) -> bool:
-        """Whether the newest text is a marker or the start of one, so that it counts as neither."""
-        return self._is_start and (not self._pending or bool(self._pending.strip()))
+        """Whether the newest text belongs to a marker, so that it is neither thought nor answer.
+
+        It may be a marker, the start of one or the white space after it.
+        """
+        after = max(len(self._form.before_end), len(self._form.after_end))
+        return self._is_start and (bool(self._pending.strip()) or len(self._pending) <= after)
 
     @property
     def withheld(self) -> str:
