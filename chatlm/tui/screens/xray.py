@@ -181,7 +181,7 @@ STYLES: dict[TokenKind, str] = {
     TokenKind.SYSTEM: "$text-primary",
     TokenKind.USER: "bold $foreground",
     TokenKind.ASSISTANT: "$text-success",
-    TokenKind.REASONING: "italic $text-secondary",
+    TokenKind.REASONING: "italic $foreground on $warning-muted",
     TokenKind.TOOLS: "$text-warning",
     TokenKind.PASSAGE: "italic $text-accent",
     TokenKind.ADDED: "underline $text-error",
