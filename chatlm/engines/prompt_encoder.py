@@ -344,7 +344,8 @@ class PromptEncoder:
         if not self._is_thought_open(own_ending(begun)):
             form = self.family.reasoning
             begun += TrackedText(form.starts[0].strip() + form.before_end, TEMPLATE)
-        return begun + chat[-1]["reasoning_content"]
+        thought: TrackedText = chat[-1]["reasoning_content"]
+        return begun + thought
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt; control ids occur only where the format has them."""
