@@ -100,7 +100,7 @@ if TYPE_CHECKING:
         StoppingCriterion,
         ToolDefinition,
     )
-    from chatlm.types.sampling import Sampling
+    from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         OfferedTemplate,
@@ -156,6 +156,7 @@ _MODULE_OF = {
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
+    "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
@@ -281,6 +282,7 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "LocalEngine",
+    "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
     "Message",

@@ -114,6 +114,38 @@ _MULTIPLIERS = {
 }  # fmt: skip
 
 
+_MULTIPLIERS_METADATA = {
+    "attention.scale": 0.11,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.6,
+    "logit_scale": 2.5,
+}
+
+
+_LINEAR = {
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+
+_LINEAR_METADATA = {
+    "attention.key_length": 16,
+    "attention.value_length": 16,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 8,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 32,
+    "full_attention_interval": 4,
+    "rope.dimension_count": 4,
+    "rope.dimension_sections": [11, 11, 10, 0],
+}
+
+
 _GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
@@ -320,12 +352,7 @@ ORIGINALS: dict[str, Original] = {
         "Granite",
         "granite",
         _MULTIPLIERS,
-        {
-            "attention.scale": 0.11,
-            "embedding_scale": 3.0,
-            "residual_scale": 0.6,
-            "logit_scale": 2.5,
-        },
+        _MULTIPLIERS_METADATA,
         interleaved=True,
     ),
     "olmo2": Original("Olmo2", "olmo2"),
@@ -351,6 +378,90 @@ ORIGINALS: dict[str, Original] = {
         {"attention.key_length": 32, "attention.value_length": 32},
     ),
     "glm4": Original("Glm4", "glm4", {"head_dim": 16}, {"rope.dimension_count": 8}),
+    "granitemoe": Original(
+        "GraniteMoe",
+        "granitemoe",
+        {**_MULTIPLIERS, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {**_MULTIPLIERS_METADATA, **_EXPERTS_METADATA},
+        interleaved=True,
+    ),
+    "olmo3": Original(
+        "Olmo3",
+        "olmo2",
+        {"sliding_window": 16, "num_hidden_layers": 4},
+        {
+            "attention.sliding_window": 16,
+            "attention.sliding_window_pattern": [True, True, True, False],
+            "rope.freq_base_swa": 5e5,
+        },
+    ),
+    "olmoe": Original(
+        "Olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, _EXPERTS_METADATA
+    ),
+    "exaone4": Original(
+        "Exaone4", "exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}
+    ),
+    "exaone4 window": Original(
+        "Exaone4",
+        "exaone4",
+        {"sliding_window": 16, "num_hidden_layers": 4},
+        {"attention.sliding_window": 16},
+    ),
+    "hunyuan": Original(
+        "HunYuanDenseV1",
+        "hunyuan-dense",
+        {"head_dim": 16},
+        {"attention.key_length": 16, "attention.value_length": 16},
+    ),
+    "command-r": Original(
+        "Cohere",
+        "command-r",
+        {},
+        {"logit_scale": 0.0625, "rope.scaling.type": "none"},
+        epsilon="attention.layer_norm_epsilon",
+    ),
+    "nemotron": Original(
+        "Nemotron",
+        "nemotron",
+        {},
+        {
+            "rope.dimension_count": 8,
+            "rope.scaling.type": "none",
+            "attention.layer_norm_rms_epsilon": 1e-5,
+        },
+        shifted_norms=True,
+        epsilon="attention.layer_norm_epsilon",
+    ),
+    "gpt-oss": Original(
+        "GptOss",
+        "gpt-oss",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16},
+        {
+            **_EXPERTS_METADATA,
+            "expert_feed_forward_length": 96,
+            "attention.key_length": 16,
+            "attention.value_length": 16,
+            "attention.sliding_window": 16,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0,
+            "rope.scaling.original_context_length": 4096,
+            "rope.scaling.yarn_beta_fast": 32.0,
+            "rope.scaling.yarn_beta_slow": 1.0,
+        },
+    ),
+    "qwen35": Original("Qwen3_5", "qwen35", _LINEAR, _LINEAR_METADATA, shifted_norms=True),
+    "qwen35moe": Original(
+        "Qwen3_5Moe",
+        "qwen35moe",
+        {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 48},
+        {
+            **_LINEAR_METADATA,
+            **_EXPERTS_METADATA,
+            "expert_feed_forward_length": 32,
+            "expert_shared_feed_forward_length": 48,
+        },
+        shifted_norms=True,
+    ),
     "lfm2": Original(
         "Lfm2",
         "lfm2",
@@ -367,7 +478,8 @@ ORIGINALS: dict[str, Original] = {
 def save_original(folder: Path, variant: str) -> Path:
     """Write the original into a folder, in bfloat16; the same each time."""
     original = ORIGINALS[variant]
-    config_kind = f"{original.kind}{'TextConfig' if original.kind == 'Gemma3' else 'Config'}"
+    has_text_config = original.kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe")
+    config_kind = f"{original.kind}{'TextConfig' if has_text_config else 'Config'}"
     config = getattr(transformers, config_kind)(**{**SIZES, **original.changes})
     torch.manual_seed(1)
     model = getattr(transformers, f"{original.kind}ForCausalLM")(config).to(torch.bfloat16)
@@ -457,14 +569,13 @@ def byte_alphabet() -> list[str]:
 def _settings(original: Original, config: Any) -> Metadata:
     rope = config.rope_parameters
     rope = rope.get("full_attention", rope)
-    epsilon = getattr(config, "rms_norm_eps", None) or getattr(
-        config, "norm_eps", getattr(config, "layer_norm_eps", None)
-    )
+    epsilons = ("rms_norm_eps", "norm_eps", "layer_norm_eps")
+    epsilon = next(getattr(config, name) for name in epsilons if hasattr(config, name))
     return {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
+        "feed_forward_length": getattr(config, "intermediate_size", None),
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
         "rope.freq_base": rope["rope_theta"],
@@ -498,14 +609,70 @@ def _tensors(original: Original, config: Any, folder: Path) -> dict[str, Any]:
             values = _interleave(values, heads)
         if original.interleaved and re.search(r"k_proj\.(weight|bias)$", name):
             values = _interleave(values, kv_heads)
-        if original.shifted_norms and name.endswith("norm.weight"):
-            values = values + 1
+        if original.shifted_norms and re.search(r"norm\.weight$", name):
+            values = values + (0 if "linear_attn.norm" in name else 1)
+        if special := _split(name, values, config):
+            tensors |= special
+            continue
         if name.endswith("conv.conv.weight"):
             values = values.squeeze(1)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target, name
         tensors[target] = values.numpy()
     return tensors
+
+
+def _split(name: str, values: torch.Tensor, config: Any) -> dict[str, Any]:
+    """The tensors of the file for one that has no counterpart there; none for others."""
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    prefix, leaf = (f"blk.{match[1]}", match[2]) if match else ("", name)
+    gate, up, down = (f"{prefix}.ffn_{kind}_exps" for kind in ("gate", "up", "down"))
+    made: dict[str, torch.Tensor] = {}
+    match leaf:
+        case "block_sparse_moe.input_linear.weight":
+            first, second = values.chunk(2, dim=1)
+            made = {f"{gate}.weight": first, f"{up}.weight": second}
+        case "block_sparse_moe.output_linear.weight":
+            made = {f"{down}.weight": values}
+        case "mlp.experts.gate_up_proj":
+            rows = values.transpose(1, 2)
+            made = {f"{gate}.weight": rows[:, ::2], f"{up}.weight": rows[:, 1::2]}
+        case "mlp.experts.gate_up_proj_bias":
+            made = {f"{gate}.bias": values[:, ::2], f"{up}.bias": values[:, 1::2]}
+        case "mlp.experts.down_proj":
+            made = {f"{down}.weight": values.transpose(1, 2)}
+        case "mlp.experts.down_proj_bias":
+            made = {f"{down}.bias": values}
+        case "self_attn.sinks":
+            made = {f"{prefix}.attn_sinks.weight": values}
+        case "linear_attn.A_log":
+            made = {f"{prefix}.ssm_a": _tile(-values.exp(), config, 1)}
+        case "linear_attn.dt_bias":
+            made = {f"{prefix}.ssm_dt.bias": _tile(values, config, 1)}
+        case "linear_attn.in_proj_a.weight":
+            made = {f"{prefix}.ssm_alpha.weight": _tile(values, config, 1)}
+        case "linear_attn.in_proj_b.weight":
+            made = {f"{prefix}.ssm_beta.weight": _tile(values, config, 1)}
+        case "linear_attn.in_proj_z.weight":
+            size = config.linear_value_head_dim
+            made = {f"{prefix}.attn_gate.weight": _tile(values, config, size)}
+        case "linear_attn.out_proj.weight":
+            size = config.linear_value_head_dim
+            made = {f"{prefix}.ssm_out.weight": _tile(values.T, config, size).T}
+        case "linear_attn.in_proj_qkv.weight" | "linear_attn.conv1d.weight":
+            kept = 2 * config.linear_num_key_heads * config.linear_key_head_dim
+            tail = _tile(values[kept:], config, config.linear_value_head_dim)
+            kind = "attn_qkv" if "qkv" in leaf else "ssm_conv1d"
+            made = {f"{prefix}.{kind}.weight": torch.cat([values[:kept], tail]).squeeze(1)}
+    return {target: tensor.contiguous().numpy() for target, tensor in made.items()}
+
+
+def _tile(tensor: torch.Tensor, config: Any, size: int) -> torch.Tensor:
+    """Bring the first value head of every key together, then the second, and so on."""
+    keys = config.linear_num_key_heads
+    heads = config.linear_num_value_heads // keys
+    grouped = tensor.reshape(keys, heads, size, *tensor.shape[1:])
+    return grouped.transpose(0, 1).reshape(tensor.shape)
 
 
 def _join_experts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

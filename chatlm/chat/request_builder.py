@@ -27,6 +27,7 @@ def build_request(
     engine: Engine,
     plugins: TurnPlugins,
     sampling: Sampling,
+    config_sampling: Sampling,
     adapter: str | None = None,
     logprobs: int | None = None,
     continue_from: Reply | None = None,
@@ -40,7 +41,8 @@ def build_request(
         passages: the passages retrieved for it.
         engine: the engine that will run it.
         plugins: the plugins whose hooks are called.
-        sampling: the user's settings for the chat.
+        sampling: the user's settings for the chat; what they leave open plugins may set.
+        config_sampling: the user's settings for all chats, for what is open then.
         adapter: the user's choice, "" for none, which plugins cannot change; None leaves it to
             plugins.
         logprobs: as `Request.logprobs`.
@@ -66,7 +68,8 @@ def build_request(
         passages=passages,
         engine=engine,
     )
-    settings, defaults = request.sampling, engine.info.default_sampling
+    settings = request.sampling.with_fallback(config_sampling)
+    defaults = engine.info.default_sampling
     if regenerate and defaults.temperature == 0:
         settings = settings.with_fallback(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(

@@ -59,7 +59,8 @@ class ChatSession:
         get_engine: returns the loaded engine; may wait for it, and is called only after the
             user's message is stored.
         plugins: the plugins whose hooks are called.
-        sampling: the user's settings for all chats; what they leave open is the model's default.
+        sampling: the user's settings for all chats, for what neither the chat nor a plugin, such
+            as a template, sets; what they leave open is the model's default.
         session_sampling: settings of this session only; they take priority over the chat's, which
             take priority over `sampling`.
         system: the system prompt of a new conversation.
@@ -263,7 +264,8 @@ class ChatSession:
             passages,
             engine=engine,
             plugins=plugins,
-            sampling=self._effective_sampling(chat),
+            sampling=self._chat_sampling(chat),
+            config_sampling=self.sampling,
             adapter=self.adapter,
         )
         try:
@@ -444,16 +446,18 @@ class ChatSession:
             self.store,
             self.get_engine,
             plugins,
-            self._effective_sampling,
+            self._chat_sampling,
+            self.sampling,
             self.adapter,
             self.logprobs,
             self.label_seconds,
         )
 
+    def _chat_sampling(self, conversation: ConversationHeader) -> Sampling:
+        return self.session_sampling.with_fallback(conversation.sampling)
+
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
-        return self.session_sampling.with_fallback(conversation.sampling).with_fallback(
-            self.sampling
-        )
+        return self._chat_sampling(conversation).with_fallback(self.sampling)
 
 
 def _check_not_blank(text: str) -> None:

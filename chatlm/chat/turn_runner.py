@@ -71,6 +71,8 @@ class TurnRunner:
     """The plugins that are enabled for the turn."""
     sampling_for: Callable[[ConversationHeader], Sampling]
     """Returns the user's settings for the chat."""
+    config_sampling: Sampling
+    """The user's settings for all chats."""
     adapter: str | None = None
     """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
@@ -131,6 +133,7 @@ class TurnRunner:
             engine=engine,
             plugins=self.plugins,
             sampling=self.sampling_for(conversation),
+            config_sampling=self.config_sampling,
             adapter=self._adapter(reply, engine),
             logprobs=self.logprobs,
             continue_from=reply,

@@ -34,7 +34,7 @@ from chatlm.types.events import (
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
-from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling
+from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -116,7 +116,9 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         kind = int if spec.is_integer else float
         span = f" [{spec.minimum:g} to {spec.maximum:g}]" if spec.maximum < 1e6 else ""
         option = "--" + name.replace("_", "-")
-        command = click.option(option, type=kind, help=spec.help.capitalize() + "." + span)(command)
+        command = click.option(
+            option, type=kind, help=spec.help[:1].upper() + spec.help[1:] + "." + span
+        )(command)
     return command
 
 
@@ -142,6 +144,13 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "thinking",
     type=click.Choice(THINKING_LEVELS),
     help="How much a reasoning model thinks before it answers.",
+)
+@click.option(
+    "--logit-bias",
+    multiple=True,
+    metavar="TOKEN=BIAS",
+    help="Add to the logit of a token, given by its id, or of all tokens of a text in double "
+    "quotes: --logit-bias '\" cat\"=-100'; repeatable. [-100 to 100]",
 )
 @click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
@@ -178,6 +187,7 @@ def ask(
     adapter: str | None,
     chat_id: int | None,
     stop: tuple[str, ...],
+    logit_bias: tuple[str, ...],
     files: tuple[Path, ...],
     show_thinking: bool,
     no_save: bool,
@@ -217,7 +227,8 @@ def ask(
         )
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs requires --json.", hint="Add --json.")
-    wanted = Sampling.from_dict({**numbers, "stop": stop})
+    biases = [bias for text in logit_bias for bias in parse_logit_bias(text)]
+    wanted = Sampling.from_dict({**numbers, "stop": stop, "logit_bias": biases})
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
@@ -238,7 +249,7 @@ def ask(
                 store,
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
-                sampling=settings.sampling.with_fallback(opening.rendered.sampling),
+                sampling=opening.rendered.sampling.with_fallback(settings.sampling),
                 session_sampling=wanted.with_fallback(setup.sampling),
                 system=_first_system_prompt(
                     system, setup.system, opening.rendered.system, settings.system

@@ -195,6 +195,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     usage = reply.usage
     if not reply.is_plain:
         yield "parts", summarise_parts(reply.parts)
+    if thought := reply.thoughts.cost:
+        yield "thought", thought
     yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
     if reply.error:
         yield "error", reply.error

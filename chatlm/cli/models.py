@@ -17,6 +17,7 @@ from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.types.sampling import Sampling
 
 
 @click.group("models", cls=ExtensibleGroup)
@@ -92,6 +93,7 @@ def show(name: str, as_json: bool) -> None:
         "Context": details.context_length and f"{details.context_length:,} tokens",
         "Weights": details.parameters
         and f"{details.parameters:,} parameters, {', '.join(details.dtypes)}",
+        "Sampling": _sampling_text(details.sampling),
         "Size": human_bytes(details.bytes),
         "Source": details.source,
         "Pulled": details.pulled_at,
@@ -144,6 +146,11 @@ def verify(name: str | None) -> None:
         click.echo("No models are installed. List available ones: chatlm models list")
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+def _sampling_text(sampling: Sampling) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in sampling.to_dict().items())
+    return values and f"{values} (recommended)"
 
 
 def _plugin_models() -> list[installed.ModelDetails]:

@@ -74,7 +74,13 @@ class ChatTemplate:
 
     @property
     def variables(self) -> set[str]:
-        """The names of the variables that the template reads."""
+        """The names that the template reads."""
+        names = self._environment.parse(self.source).find_all(nodes.Name)
+        return {node.name for node in names if node.ctx == "load"}
+
+    @property
+    def inputs(self) -> set[str]:
+        """The names of the variables that may be given to it."""
         return meta.find_undeclared_variables(self._environment.parse(self.source))
 
     def render(

@@ -107,8 +107,7 @@ class LocalEngine:
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
-            thinks=self.prompt_encoder.family.reasoning is not None
-            or bool(self.prompt_encoder.thinking_levels),
+            thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
@@ -315,6 +314,7 @@ class LocalEngine:
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),

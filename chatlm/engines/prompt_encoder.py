@@ -103,7 +103,7 @@ class PromptEncoder:
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
         self._guard((specials | ends | self._find_written_tokens()) & possible)
-        self.thinking_levels = thinking_levels(self._template.variables)
+        self.thinking_levels = thinking_levels(self._template.inputs)
         """The values of `Sampling.thinking` that the template follows."""
         self._note_unknown_reasoning()
         self.prefix_ids = self._find_prefix_ids()
@@ -115,6 +115,11 @@ class PromptEncoder:
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
         self._message_overhead = self._find_message_overhead()
+
+    @property
+    def thinks(self) -> bool:
+        """Whether anything shows that the model thinks before it answers."""
+        return self.family.reasoning is not None or bool(self.thinking_levels)
 
     def _note_unknown_reasoning(self) -> None:
         """Note that the template knows thoughts, but not in a way that chatlm knows."""

@@ -61,8 +61,10 @@ class ReasoningParser:
 
     @property
     def is_at_marker(self) -> bool:
-        """Whether the newest text is a marker, the start of one or the white space after it, so that
-        it counts as neither."""
+        """Whether the newest text belongs to a marker, so that it is neither thought nor answer.
+
+        It may be a marker, the start of one or the white space after it.
+        """
         after = max(len(self._form.before_end), len(self._form.after_end))
         return self._is_start and (bool(self._pending.strip()) or len(self._pending) <= after)
 

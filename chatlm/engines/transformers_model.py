@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.model import ModelInfo, Unsupported, parse_eos_token_ids, recommended_sampling
+from chatlm.engines.model import ModelInfo, Unsupported, parse_eos_token_ids
 from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.hub.generation_config import recommended_sampling
 
 
 class TransformersModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
 from chatlm.hub.disk import tree_bytes
+from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import compare_templates, template_facts, template_warning
 from chatlm.hub.jobs import CancelCheck, ProgressCallback, ignore_progress, never_cancelled
@@ -38,6 +39,7 @@ from chatlm.hub.names import (
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
 from chatlm.types.engine import ModelListing
+from chatlm.types.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class ModelDetails:
     """Number formats of the weights, most frequent first."""
     abilities: tuple[str, ...] = ()
     """Abilities as in `ModelListing`."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """The sampling that is recommended for it."""
     warning: str = ""
     """What the user should know before using it, such as a chat template that was changed."""
 
@@ -117,6 +121,7 @@ class ModelDetails:
             "parameters": self.parameters,
             "dtypes": list(self.dtypes),
             "abilities": list(self.abilities),
+            "sampling": self.sampling.to_dict(),
             "warning": self.warning,
         }
 
@@ -259,6 +264,7 @@ def describe_model(name: str) -> ModelDetails:
         pulled_at=None,
         parameters=parameters,
         dtypes=dtypes,
+        sampling=_folder_sampling(location.folder),
     )
 
 
@@ -370,6 +376,7 @@ def _require_folder(target: ModelTarget) -> Path:
 def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
     entry = catalogue().get(manifest.name)
     parameters, dtypes = _count_by_dtype(folder)
+    sampling = entry.sampling if entry else Sampling()
     return ModelDetails(
         name=manifest.name,
         kind=manifest.kind,
@@ -383,6 +390,7 @@ def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
         pulled_at=manifest.pulled_at,
         parameters=parameters,
         dtypes=dtypes,
+        sampling=sampling.with_fallback(_folder_sampling(folder)),
         warning=template_warning(folder) or "",
     )
 
@@ -401,7 +409,16 @@ def _catalogue_details(entry: CatalogueEntry) -> ModelDetails:
         pulled_at=None,
         parameters=None,
         dtypes=(),
+        sampling=entry.sampling,
     )
+
+
+def _folder_sampling(folder: Path) -> Sampling:
+    """Return the sampling that a model's generation config recommends."""
+    try:
+        return recommended_sampling(folder.name, read_generation_config(folder))
+    except (OSError, ValueError):
+        return Sampling()
 
 
 def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:

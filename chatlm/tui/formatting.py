@@ -6,8 +6,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import Annotation, ContextPolicy, Reply, StopReason, Turn, Usage
-from chatlm.types.parts import File, Image, Part, ToolCall, ToolResult
+from chatlm.types.messages import (
+    Annotation,
+    ContextPolicy,
+    Reply,
+    StopReason,
+    StreamedPart,
+    Turn,
+    Usage,
+)
+from chatlm.types.parts import File, Image, Part, Reasoning, ToolCall, ToolResult
 
 MAX_ARGUMENTS = 400
 """Characters shown of a tool call's arguments."""
@@ -35,9 +43,15 @@ def speed(usage: Usage) -> str:
     return f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s"
 
 
-def writing_status(usage: Usage) -> str:
-    """Return the status of a reply that is being written."""
-    return join_parts("writing", count(usage.completion_tokens, "token"), speed(usage))
+def writing_status(usage: Usage, part: StreamedPart = "text") -> str:
+    """Return the status of a reply that is being written, or of a thought before it."""
+    word = "thinking" if part == "reasoning" else "writing"
+    return join_parts(word, count(usage.completion_tokens, "token"), speed(usage))
+
+
+def thought_title(thought: Reasoning, *, is_streaming: bool = False) -> str:
+    """Return `Thought for 8 s · 412 tokens`, or `Thinking … 8 s · 412 tokens` while it grows."""
+    return f"Thinking … {thought.cost}".rstrip() if is_streaming else thought.caption
 
 
 def context_status(turn: Turn, *, omitted: bool) -> str:

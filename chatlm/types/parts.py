@@ -35,6 +35,28 @@ class Reasoning:
     tokens: int | None = None
     """How many tokens the model thought; None where it is not known."""
 
+    @property
+    def cost(self) -> str:
+        """What it took, such as `8 s · 412 tokens`; empty where it is not known."""
+        facts = []
+        if self._is_timed:
+            facts.append(_format_seconds(self.seconds or 0.0))
+        if self.tokens is not None:
+            facts.append(f"{self.tokens:,} token{'s' * (self.tokens != 1)}")
+        return " · ".join(facts)
+
+    @property
+    def caption(self) -> str:
+        """A line that stands for it, such as `Thought for 8 s · 412 tokens`."""
+        cost = self.cost
+        if not cost:
+            return "Thought"
+        return f"Thought for {cost}" if self._is_timed else f"Thought · {cost}"
+
+    @property
+    def _is_timed(self) -> bool:
+        return self.seconds is not None and self.seconds >= 0.05
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values; `seconds` and `tokens` only where they are known."""
         cost = {"seconds": self.seconds, "tokens": self.tokens}
@@ -153,6 +175,13 @@ def part_from_dict(values: Mapping[str, Any]) -> Part:
     fields: Mapping[str, Any] = kind.__dataclass_fields__
     known = {name: value for name, value in values.items() if name in fields and name != "type"}
     return kind(**known)
+
+
+def _format_seconds(seconds: float) -> str:
+    if seconds < 0.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:,} min {rest} s" if minutes else f"{rest} s"
 
 
 def text_of(parts: Iterable[Part]) -> str:

@@ -21,7 +21,6 @@ from chatlm import (
     Prefill,
     Prompt,
     PromptReady,
-    ReasoningParser,
     Request,
     Sampling,
     StopReason,
@@ -35,10 +34,10 @@ from chatlm import (
 from chatlm_openai.client import EventLoopThread, ServerClient
 from chatlm_openai.protocol import (
     STOP_REASONS,
-    THINK_TAGS,
     ChatCompletionChunk,
     ToolCallFragment,
 )
+from chatlm_openai.think_tags import ContentSplitter
 
 MAX_REASON_CHARACTERS = 60
 """Limit for a server's own word for why it stopped."""
@@ -66,7 +65,7 @@ class ResponseStream:
         *,
         continues: bool = False,
     ) -> None:
-        self._thoughts = ReasoningParser(None if continues else THINK_TAGS)
+        self._content = ContentSplitter(is_answer=continues)
         self._part: StreamedPart = "text"
         """The part of the newest text."""
         self._stop_text = StopStringFilter(sampling.stop)
@@ -96,6 +95,9 @@ class ResponseStream:
         has_content = chunk.has_content
         self._chunk_count += has_content
         is_over = bool(self._max_tokens) and self._chunk_count > (self._max_tokens or 0)
+        before: list[StreamedText] = []
+        if chunk.reasoning or chunk.refusal:  # the server tells them from the answer itself
+            before = self._content.take_for_answer()
         pieces = [] if is_over else self._split(chunk)
         self._update_usage(chunk)
         if not has_content:
@@ -104,7 +106,7 @@ class ResponseStream:
         if is_over:
             self._finish_reason = "length"
             return self.finish()
-        events: list[Delta | Finished] = []
+        events: list[Delta | Finished] = [*self._deltas(before)]
         for fragment in chunk.tool_calls:
             self._add_tool_call(fragment)
         if chunk.refusal:
@@ -133,7 +135,7 @@ class ResponseStream:
 
     def finish(self) -> list[Delta | Finished]:
         """Return the remaining events when the server has ended the reply."""
-        events: list[Delta | Finished] = [*self._deltas(self._thoughts.flush())]
+        events: list[Delta | Finished] = [*self._deltas(self._content.flush())]
         if withheld := self._stop_text.flush():
             events.append(self._delta(StreamedText("text", withheld)))
         reason, matched = self._stop_reason()
@@ -185,18 +187,17 @@ class ResponseStream:
 
     def _split(self, chunk: ChatCompletionChunk) -> list[StreamedText]:
         """Return the parts of the chunk's text that are certain."""
-        if chunk.reasoning:  # the server tells thoughts from the answer itself
-            self._thoughts = ReasoningParser(None)
+        if chunk.reasoning:
             self._part = "reasoning"
-        pieces = self._thoughts.feed(chunk.text)
-        if chunk.text:
-            self._part = self._thoughts.part
+        pieces = self._content.feed(chunk.text) if chunk.text else []
+        if chunk.text or chunk.refusal:
+            self._part = self._content.part
         return pieces
 
     @property
     def _withheld(self) -> str:
         """Text of the newest part that is not certain yet."""
-        return self._stop_text.withheld + self._thoughts.withheld
+        return self._stop_text.withheld + self._content.withheld
 
     def _deltas(self, pieces: Sequence[StreamedText]) -> list[Delta]:
         """Return the events of certain text."""
@@ -226,7 +227,8 @@ class ResponseStream:
             completion = chunk.completion_tokens
         prompt = chunk.prompt_tokens
         cached = chunk.cached_tokens
-        thoughts = usage.reasoning_tokens + (has_content and self._part == "reasoning")
+        is_thought = bool(chunk.reasoning or (chunk.text and self._part == "reasoning"))
+        thoughts = usage.reasoning_tokens + is_thought
         self._usage = dataclasses.replace(
             usage,
             prompt_tokens=usage.prompt_tokens if prompt is None else prompt,

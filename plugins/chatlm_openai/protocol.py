@@ -9,13 +9,14 @@ from typing import Any
 
 from chatlm import (
     EngineError,
+    LogitBias,
     Message,
     Reasoning,
-    ReasoningFormat,
     Request,
     Sampling,
     StopReason,
     TokenLogprob,
+    one_line,
 )
 
 CONTINUE_FIELDS = {"add_generation_prompt": False, "continue_final_message": True}
@@ -32,10 +33,6 @@ OPTIONAL_FIELDS = ("stream_options", "seed", "repeat_penalty")
 THINKING_FIELDS = ("reasoning_effort", "chat_template_kwargs")
 """Both switch thinking: OpenAI's field, and that of vLLM, SGLang and llama.cpp. One is dropped if a
 server rejects it and the other is left."""
-
-
-THINK_TAGS = ReasoningFormat(("<think>",), ("</think>",))
-"""How thoughts are marked by servers that do not separate them from the answer."""
 
 
 _STANDARD_FIELDS = (
@@ -96,6 +93,8 @@ def build_body(
         thinks = sampling.thinking != "off"
         body["reasoning_effort"] = sampling.thinking if thinks else "none"
         body["chat_template_kwargs"] = {"enable_thinking": thinks}
+    if sampling.logit_bias:
+        body["logit_bias"] = _logit_bias(sampling.logit_bias)
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:
@@ -103,6 +102,23 @@ def build_body(
     if request.messages and request.messages[-1].role == "assistant":
         body |= CONTINUE_FIELDS
     return body
+
+
+def _logit_bias(biases: LogitBias) -> dict[str, float]:
+    """Return the biases by token id; a token that is named several times gets the sum.
+
+    Raises:
+        EngineError: a token is given as text, which only its model's tokenizer can turn into ids.
+    """
+    by_id: dict[str, float] = {}
+    for token, bias in biases:
+        if not isinstance(token, int):
+            raise EngineError(
+                f"logit_bias has the text {one_line(token, 40)!r}; a server takes token ids only.",
+                hint="Give the ids of its tokens instead, or use a local model.",
+            )
+        by_id[str(token)] = by_id.get(str(token), 0.0) + bias
+    return by_id
 
 
 def _message_value(message: Message, sends_thoughts: bool) -> dict[str, Any]:

@@ -282,7 +282,6 @@ NEUTRAL_VALUES: Mapping[str, Any] = {
     "tools": [],
     "tool_choice": "none",
     "response_format": {"type": "text"},
-    "logit_bias": {},
     "store": False,
 }
 """Unsupported fields, each with the only accepted value, which has no effect."""

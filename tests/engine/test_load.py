@@ -54,6 +54,16 @@ def test_the_decoder_is_named(tmp_path: Path, fast: str, label: str) -> None:
     assert (model.info.device, model.info.context_length, model.info.notes) == ("cpu", 512, ())
 
 
+@pytest.mark.parametrize("fast", ["auto", "off"])
+def test_the_models_recommended_sampling_is_its_default(tmp_path: Path, fast: str) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20, "eos_token_id": 2})
+    )
+    recommended = Sampling(temperature=0.6, top_k=20)
+    assert load("tiny", folder, CPU, fast).info.recommended_sampling == recommended
+
+
 def test_an_explicit_dtype_is_respected(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
     asked = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)

@@ -147,6 +147,26 @@ def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
     }  # fmt: skip
 
 
+def test_newer_samplers_are_sent_where_they_are_set() -> None:
+    newer = {
+        "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.2,
+        "dry_multiplier": 0.8, "dry_base": 1.5, "dry_allowed_length": 3,
+    }  # fmt: skip
+    biases = ((15043, -100.0), (3, 1.5), (3, 1.0))
+    with serving() as script:
+        events_of(script, request("Hi", **newer, logit_bias=biases))
+    body = script.asked[0].body
+    assert {name: body.get(name) for name in newer} == newer
+    assert body["logit_bias"] == {"15043": -100.0, "3": 2.5}
+
+
+def test_a_bias_by_text_needs_a_local_model() -> None:
+    with serving() as script, pytest.raises(EngineError, match="' cat'; a server takes") as refused:
+        events_of(script, request("Hi", logit_bias=((" cat", 5.0),)))
+    assert "ids of its tokens" in refused.value.hint
+    assert script.asked == []
+
+
 def test_a_reply_is_continued() -> None:
     with serving(says(" lamb.")) as script:
         events = events_of(script, request("Mary had", "a little"))

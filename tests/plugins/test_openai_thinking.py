@@ -245,3 +245,16 @@ def test_a_server_without_a_switch_is_an_error_that_says_what_to_do() -> None:
             events_of(script, request("Hi", thinking="off"))
         assert text_of(events_of(script, request("Hi"))) == "fine"
     assert "/thinking auto" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["\n", "  \n Hello", "\n<b>"])
+def test_white_space_before_an_answer_without_a_thought_is_kept(text: str) -> None:
+    with serving(says(*text)) as script:
+        assert parts_of(events_of(script, request("Hi"))) == {"reasoning": "", "text": text}
+
+
+def test_text_before_a_server_s_own_thought_is_kept() -> None:
+    chunks = (piece("<th"), reasoning("Hm."), piece("Yes."), piece("", "stop"))
+    with serving(streams(*chunks)) as script:
+        texts = parts_of(events_of(script, request("Hi")))
+    assert texts == {"reasoning": "Hm.", "text": "<thYes."}

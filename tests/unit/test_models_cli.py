@@ -73,6 +73,17 @@ def test_show(tiny: Path) -> None:
     assert (table["licence"], table["source"]) == ("MIT", "package tiny-model 1.0")
 
 
+def test_show_has_the_recommended_sampling(tiny: Path) -> None:
+    pull.pull_model("tiny")
+    assert "Sampling" not in run("show", "tiny")[0]
+    (tiny / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20}')
+    assert "Sampling temperature 0.6, top_k 20 (recommended)" in run("show", "tiny")[0]
+    table = json.loads(run("show", "tiny", "--json")[0])
+    assert table["sampling"] == {"temperature": 0.6, "top_k": 20}
+    default = json.loads(run("show", "smollm2-135m-instruct", "--json")[0])
+    assert default["sampling"] == {"temperature": 0.0, "frequency_penalty": 0.3}
+
+
 def test_show_draws_no_control_character_of_a_path(home: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "odd\x1b[31m", tiny_model())
     assert "\x1b" not in run("show", str(folder))[0]

@@ -18,7 +18,7 @@ from chatlm.hub.disk import FREE_SPACE_HINT, NoSpace, no_space_error, require_sp
 from chatlm.hub.gguf.architectures import map_tensors, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import FACTS_FILE, template_facts
-from chatlm.hub.gguf.tensor_data import TensorSource
+from chatlm.hub.gguf.tensor_data import TensorSource, check_types
 from chatlm.hub.gguf.tokenizer import read_special_tokens, write_tokenizer
 from chatlm.hub.jobs import (
     CancelCheck,
@@ -124,6 +124,7 @@ def plan_conversion(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSou
     """
     config = read_config(file)
     sources = map_tensors(file, config)
+    check_types(file)
     config |= read_special_tokens(file).to_config()
     rows, tokens = config["vocab_size"], file.array_length("tokenizer.ggml.tokens")
     if tokens > rows:

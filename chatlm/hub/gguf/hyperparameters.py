@@ -108,6 +108,8 @@ class Hyperparameters:
             GgufError: it has another value.
         """
         value = self._constant(key, expected)
+        if isinstance(value, float):
+            value = shortest_float(value)
         if value != expected:
             raise self.unsupported(key, value)
 
