@@ -54,7 +54,7 @@ def find_wrong_tensors(
         raise NotChecked("config.json does not name the architecture (model_type)")
     import torch
 
-    with _quiet_transformers():
+    with quiet_transformers():
         model_class, model_config = _model_class(config, kind)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
@@ -133,8 +133,8 @@ def _compare(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the warnings and progress bars of transformers."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence the progress bars and warnings of transformers, which would disturb the screen."""
     import transformers
 
     logger = transformers.utils.logging
