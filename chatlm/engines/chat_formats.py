@@ -19,7 +19,7 @@ import numpy as np
 from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -85,8 +85,18 @@ class Span:
     control: bool = False
     message_index: int | None = None
     """Index of the message whose content this is; None for the format's text."""
+    part: str = "text"
+    """Type of the message's part that it belongs to."""
     token: str = ""
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
+
+
+_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
+
+
+def _origin(index: int, part: str) -> int:
+    """Return the origin of the characters of a message's parts of one type."""
+    return index * len(_PARTS) + _PARTS.index(part)
 
 
 MessageGroup = tuple[int, ...]
@@ -122,9 +132,9 @@ def template_messages(
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
-    The origin of a character is the index of its message. Reasoning is passed under the names that
-    templates read; they decide what of it a model sees again. The result of each tool is a message
-    of its own.
+    The origin of a character tells its message and the type of its part. Reasoning is passed under
+    the names that templates read; they decide what of it a model sees again. The result of each
+    tool is a message of its own.
 
     Args:
         messages: of the request.
@@ -146,7 +156,7 @@ def template_messages(
         values["content"] = _join([(i, text) for i, text in texts if text] if made else texts)
         thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
         if any(text for _, text in thoughts):
-            values["reasoning_content"] = values["thinking"] = _join(thoughts)
+            values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
         if made:
             values["tool_calls"] = []
         for index, call in made:
@@ -159,11 +169,12 @@ def template_messages(
 def _result_message(
     values: Mapping[str, Any], result: ToolResult, index: int, ids: Mapping[str, str]
 ) -> dict[str, Any]:
+    origin = _origin(index, result.type)
     return {
         **values,
-        "content": TrackedText(result.text, index),
-        "name": TrackedText(result.name, index),
-        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), index),
+        "content": TrackedText(result.text, origin),
+        "name": TrackedText(result.name, origin),
+        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), origin),
     }
 
 
@@ -172,8 +183,9 @@ def _call_value(call: ToolCall, call_id: str, index: int, arguments_as_text: boo
     if not arguments_as_text:
         with suppress(ValueError, RecursionError):
             arguments = json.loads(call.arguments)
-    function = _track({"name": call.name, "arguments": arguments}, index)
-    return {"id": TrackedText(call_id, index), "type": "function", "function": function}
+    origin = _origin(index, call.type)
+    function = _track({"name": call.name, "arguments": arguments}, origin)
+    return {"id": TrackedText(call_id, origin), "type": "function", "function": function}
 
 
 def _track(value: Any, origin: int) -> Any:
@@ -221,8 +233,9 @@ def without_thoughts_before_calls(messages: Iterable[Message]) -> list[Message]:
     ]
 
 
-def _join(texts: Sequence[tuple[int, str]]) -> TrackedText:
-    return TrackedText("\n\n").join(TrackedText(text, index) for index, text in texts)
+def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:
+    tracked = (TrackedText(text, _origin(index, part)) for index, text in texts)
+    return TrackedText("\n\n").join(tracked)
 
 
 def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
@@ -243,7 +256,8 @@ def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
         if origin == TEMPLATE:
             spans += split_control_tokens(piece, tokens)
         else:
-            spans.append(Span(piece, message_index=origin if origin >= 0 else None))
+            index, part = divmod(origin, len(_PARTS)) if origin >= 0 else (None, 0)
+            spans.append(Span(piece, message_index=index, part=_PARTS[part]))
     return spans
 
 
