@@ -57,22 +57,10 @@ def thinking_model() -> Path:
     return thinker.folder()
 
 
-@pytest.fixture
-def thinking_home(home: Path, thinking_model: Path) -> Path:
-    """An empty home that has the tiny model that thinks."""
-    models.lend(home, thinking_model)
-    return home
-
-
 @pytest.fixture(scope="session")
 def thinking_engine(thinking_model: Path) -> Iterator[LocalEngine]:
-    """The tiny model that thinks, loaded once."""
-    from chatlm.engines.devices import resolve_placement
-    from chatlm.engines.local_engine import LocalEngine
-
-    loaded = LocalEngine.from_folder(
-        thinker.NAME, thinking_model, resolve_placement("cpu", "auto", "none")
-    )
+    """The tiny model that thinks, loaded once; it is greedy by default."""
+    loaded = thinker.open_engine(thinking_model)
     yield loaded
     loaded.close()
 
