@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -244,8 +244,8 @@ def talk_past_a_full_context(turns: int) -> Result:
             before = cpu_seconds(process)
             terminal.type(f"Name city number {number}.")
             terminal.wait_for(has(f"city number {number}."))
-            terminal.type(ENTER)
-            terminal.wait_for(partial(is_answered, home, number + 1))
+            press_enter_until(terminal, partial(has_turns, home, number + 1))
+            terminal.wait_for(lambda _: is_answered(last_chat(home)))
             seconds.append(cpu_seconds(process) - before)
             memory.append(resident_mb(process))
         terminal.type(CTRL_Q)
@@ -253,13 +253,12 @@ def talk_past_a_full_context(turns: int) -> Result:
         terminal.process.close(force=True)
         kept = len(stored_turns(home))
     tenth = max(1, turns // 10)
-    early, late = (
-        [statistics.median(values[tenth : 2 * tenth]), statistics.median(values[-tenth:])]
-        for values in (seconds, memory)
-    )
-    note = (
-        f"CPU per turn {early[0]:.2f} s at first, {early[1]:.2f} s at last; "
-        f"memory {late[0]:.0f} MB at first, {late[1]:.0f} MB at last"
+    series = [
+        (statistics.median(seconds[at : at + tenth]), statistics.median(memory[at : at + tenth]))
+        for at in range(0, turns - tenth + 1, tenth)
+    ]
+    note = "median of each tenth of the turns: " + ", ".join(
+        f"{cpu:.2f} s CPU {megabytes:.0f} MB" for cpu, megabytes in series
     )
     return Result("turns, most past a full context of 1,024 tokens", turns, turns - kept, note)
 
@@ -276,14 +275,37 @@ def resident_mb(process: Path) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def is_answered(home: Path, turns: int, shown: str) -> bool:
-    """Return whether the last of `turns` turns has its complete reply in the database."""
+def press_enter_until(terminal: Terminal, condition: Callable[[str], bool]) -> None:
+    """Send the message in the composer, which is refused until the last turn has ended."""
+    pressed_at = 0.0
+
+    def is_sent(shown: str) -> bool:
+        nonlocal pressed_at
+        if condition(shown):
+            return True
+        if time.monotonic() > pressed_at + 1:
+            pressed_at = time.monotonic()
+            terminal.type(ENTER)
+        return False
+
+    terminal.wait_for(is_sent)
+
+
+def last_chat(home: Path) -> Sequence[Turn]:
+    """Return the turns of the newest chat; none if there is no chat."""
     with Store(home / "chats.db") as store:
         chats = store.list_conversations()
-        stored = store.conversation(chats[0].id).turns if chats else ()
-    if len(stored) < turns:
-        return False
-    reply = stored[-1].reply
+        return store.conversation(chats[0].id).turns if chats else ()
+
+
+def has_turns(home: Path, count: int, shown: str) -> bool:
+    """Return whether the newest chat has that many turns."""
+    return len(last_chat(home)) >= count
+
+
+def is_answered(turns: Sequence[Turn]) -> bool:
+    """Return whether the last turn has its complete reply."""
+    reply = turns[-1].reply
     return reply is not None and reply.stop_reason is not None
 
 

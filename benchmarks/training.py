@@ -20,7 +20,7 @@ from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import train_adapter
 
 DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
-RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)
+RECIPE = Recipe(epochs=1, evals_per_epoch=1, dropout=0.0)
 
 
 class _Speed(ProgressListener):
@@ -63,12 +63,12 @@ def peft_training(model: str) -> float:
         r=RECIPE.rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     adapted = get_peft_model(plain, settings).train()
-    steps = torch.optim.AdamW(adapted.parameters(), lr=RECIPE.rate)
+    steps = torch.optim.AdamW(adapted.parameters(), lr=RECIPE.learning_rate)
     chats = [[{"role": m.role, "content": m.text} for m in chat] for chat in data.train]
     start, tokens = time.perf_counter(), 0
-    for at in range(0, len(chats), RECIPE.batch):
+    for at in range(0, len(chats), RECIPE.batch_size):
         batch: Any = tokenizer.apply_chat_template(
-            chats[at : at + RECIPE.batch], padding=True, return_tensors="pt", return_dict=True
+            chats[at : at + RECIPE.batch_size], padding=True, return_tensors="pt", return_dict=True
         )
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         adapted(**batch, labels=labels).loss.backward()

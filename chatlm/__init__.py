@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.chat.replay import diff_words
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
+    from chatlm.chat.word_diff import diff_words
     from chatlm.config.config import Config, load_config
     from chatlm.config.paths import (
         bundled_dir,
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
         SequenceCache,
         Unsupported,
     )
+    from chatlm.engines.model_families import ReasoningFormat
+    from chatlm.engines.reply_parser import ReasoningParser, StreamedText
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
         ChatlmError,
+        ContentFiltered,
         ContextTooLong,
         ContinuationUnsupported,
         EngineError,
@@ -55,7 +58,14 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
-    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener, ModelListing
+    from chatlm.types.engine import (
+        Batch,
+        Engine,
+        EngineInfo,
+        EngineOpener,
+        ModelListing,
+        thinking_problem,
+    )
     from chatlm.types.events import (
         Delta,
         EngineEvent,
@@ -88,8 +98,9 @@ if TYPE_CHECKING:
         PromptToken,
         Request,
         StoppingCriterion,
+        ToolDefinition,
     )
-    from chatlm.types.sampling import Sampling
+    from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         OfferedTemplate,
@@ -124,6 +135,7 @@ _MODULE_OF = {
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
     "ContextPolicy": "chatlm.types.messages",
+    "ContentFiltered": "chatlm.errors",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
@@ -144,6 +156,7 @@ _MODULE_OF = {
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
+    "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
@@ -167,6 +180,8 @@ _MODULE_OF = {
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
     "Reasoning": "chatlm.types.parts",
+    "ReasoningFormat": "chatlm.engines.model_families",
+    "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "ReplyStep": "chatlm.types.messages",
@@ -184,11 +199,13 @@ _MODULE_OF = {
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
     "StreamedPart": "chatlm.types.messages",
+    "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "ToolCall": "chatlm.types.parts",
+    "ToolDefinition": "chatlm.types.requests",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -198,7 +215,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
-    "diff_words": "chatlm.chat.replay",
+    "diff_words": "chatlm.chat.word_diff",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
     "escape_controls": "chatlm.text",
@@ -207,7 +224,6 @@ _MODULE_OF = {
     "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
-    "record_file": "chatlm.hub.checksums",
     "fingerprint_weights": "chatlm.hub.disk",
     "fsync_tree": "chatlm.hub.disk",
     "graceful_interrupt": "chatlm.plugin_kit.progress",
@@ -218,11 +234,13 @@ _MODULE_OF = {
     "load_pretrained": "chatlm.engines.training_api",
     "load_tokenizer": "chatlm.engines.tokenizer",
     "one_line": "chatlm.text",
+    "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "service": "chatlm.plugin_host.lifecycle",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "thinking_problem": "chatlm.types.engine",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -242,6 +260,7 @@ __all__ = [
     "Classifier",
     "Commands",
     "Config",
+    "ContentFiltered",
     "ContextPolicy",
     "ContextTooLong",
     "ContinuationUnsupported",
@@ -263,6 +282,7 @@ __all__ = [
     "Judge",
     "LanguageModel",
     "LocalEngine",
+    "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
     "Message",
@@ -286,6 +306,8 @@ __all__ = [
     "PromptReady",
     "PromptToken",
     "Reasoning",
+    "ReasoningFormat",
+    "ReasoningParser",
     "RenderedTemplate",
     "Reply",
     "ReplyStep",
@@ -303,11 +325,13 @@ __all__ = [
     "StoppingCriterion",
     "Store",
     "StreamedPart",
+    "StreamedText",
     "TemplateRenderer",
     "Text",
     "TextFacts",
     "TokenLogprob",
     "ToolCall",
+    "ToolDefinition",
     "ToolResult",
     "Turn",
     "Ui",
@@ -343,6 +367,7 @@ __all__ = [
     "service",
     "side_chats",
     "stream_many",
+    "thinking_problem",
     "write_atomically",
 ]
 

@@ -62,6 +62,12 @@ class ContinuationUnsupported(EngineError):
     """The model's server cannot continue a reply."""
 
 
+class ContentFiltered(EngineError):
+    """A server's content filter refused the request, or stopped the reply."""
+
+    exit_code = 4
+
+
 class Cancelled(ChatlmError):
     """The user cancelled an operation before it started."""
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import SessionEvent
-from chatlm.types.messages import Annotation, StopReason, Turn
+from chatlm.types.messages import Annotation, Turn
 from chatlm.types.requests import Request
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
 
 __all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "scripted_chat", "scripted_screen"]
-
-ScriptedReply = str | StopReason | Exception
 
 PLUGIN_NAME = "plugin"
 """The plugin's name in tests."""

@@ -36,15 +36,16 @@ SAMPLINGS = st.builds(
     seed=st.none() | COUNTS,
     stop=st.lists(st.text(min_size=1, max_size=5), max_size=2).map(tuple),
 )
+REASONING = st.builds(Reasoning, TEXT, st.none() | NUMBERS, st.none() | COUNTS)
 PARTS = st.one_of(
     st.builds(Text, TEXT),
-    st.builds(Reasoning, TEXT),
+    REASONING,
     st.builds(ToolCall, TEXT, TEXT, TEXT),
     st.builds(ToolResult, TEXT, TEXT, TEXT, st.booleans()),
     st.builds(File, TEXT, TEXT, TEXT),
     st.builds(Image, TEXT, COUNTS.map(lambda n: n or 1), st.just(2), st.just("0" * 64), TEXT),
 )
-RICH_PARTS = st.tuples(st.builds(Reasoning, TEXT), st.lists(PARTS, max_size=2)).map(
+RICH_PARTS = st.tuples(REASONING, st.lists(PARTS, max_size=2)).map(
     lambda parts: (parts[0], *parts[1])
 )
 """Parts that are not plain text, which would be stored and exported as such."""
@@ -69,7 +70,11 @@ PROVENANCES = st.builds(
 USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, st.none() | NUMBERS, NUMBERS)
 STOP_REASONS = st.none() | st.sampled_from(StopReason)
 SMALL_USAGES = st.builds(
-    Usage, *(st.integers(0, 2**62 - 1),) * 3, st.none() | NUMBERS, st.floats(0, 1e9)
+    Usage,
+    *(st.integers(0, 2**62 - 1),) * 3,
+    st.none() | NUMBERS,
+    st.floats(0, 1e9),
+    st.integers(0, 2**62 - 1),
 )
 STEPS = st.lists(
     st.builds(ReplyStep, RICH_PARTS, STOP_REASONS, SMALL_USAGES), min_size=1, max_size=2

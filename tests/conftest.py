@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests import endless, isolation, models
+from tests import endless, isolation, models, thinker
 
 if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
@@ -50,6 +50,20 @@ def chat_home(home: Path, default_model: Path) -> Path:
     """An empty home that has the real default model."""
     models.lend(home, default_model)
     return home
+
+
+@pytest.fixture(scope="session")
+def thinking_model() -> Path:
+    """The folder of the tiny model that thinks, trained once."""
+    return thinker.folder()
+
+
+@pytest.fixture(scope="session")
+def thinking_engine(thinking_model: Path) -> Iterator[LocalEngine]:
+    """The tiny model that thinks, loaded once; it is greedy by default."""
+    loaded = thinker.open_engine(thinking_model)
+    yield loaded
+    loaded.close()
 
 
 @pytest.fixture

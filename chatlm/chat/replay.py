@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from chatlm.chat.request_builder import provenance
 from chatlm.errors import UsageError
@@ -15,7 +12,7 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
-from chatlm.types.parts import Part, reasoning_of, text_of
+from chatlm.types.parts import Part, ToolCall, reasoning_of, text_of
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
@@ -54,21 +51,6 @@ class ReplayFinished:
 
 
 ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
-
-
-@dataclass(frozen=True)
-class DiffSegment:
-    """One segment of a diff."""
-
-    kind: Literal["same", "removed", "added"]
-    text: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
-            "kind": self.kind,
-            "text": self.text,
-        }
 
 
 def require_provenance(store: Store, reply_id: int) -> Provenance:
@@ -116,11 +98,13 @@ def replay(
         made_by.messages,
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
+        tools=made_by.tools,
     )
     interrupted = original.stop_reason in _INTERRUPTED
     texts = _texts_before(original, prefix)
     limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
     usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
+    calls: Sequence[ToolCall] = ()
     with closing(engine.stream(request)) as events:
         for event in events:
             yield event
@@ -133,13 +117,13 @@ def replay(
                     if interrupted and all(len(seen[kind]) >= limits[kind] for kind in limits):
                         texts = {kind: seen[kind][: limits[kind]] for kind in limits}
                         break
-                case Finished(stop_reason=reason, usage=usage):
+                case Finished(stop_reason=reason, usage=usage, tool_calls=calls):
                     pass
     yield ReplayFinished(
         original=original,
         provenance=made_by,
         text=texts["text"],
-        stop_reason=reason,
+        stop_reason=reason.if_answered(bool(texts["text"].strip() or calls)),
         usage=usage,
         same_text=texts == {"text": original.text, "reasoning": original.reasoning},
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
@@ -181,35 +165,3 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
         yield "prompt: different tokens"
     for name in then.plugin_processors:
         yield f"{name}: added by a plugin; not applied in the replay"
-
-
-_WORD_PATTERN = re.compile(r"\S+\s*|\s+")
-
-
-def diff_words(before: str, after: str) -> list[DiffSegment]:
-    """Diff two texts word by word.
-
-    All segments but the added ones join to `before`, all but the removed ones to `after`.
-    """
-    old, new = _WORD_PATTERN.findall(before), _WORD_PATTERN.findall(after)
-    head = _common_prefix_length(old, new)
-    tail = _common_prefix_length(old[head:][::-1], new[head:][::-1])
-    middle_old, middle_new = old[head : len(old) - tail], new[head : len(new) - tail]
-    pieces = [DiffSegment("same", "".join(old[:head]))]
-    matcher = difflib.SequenceMatcher(None, middle_old, middle_new)
-    for kind, a, b, c, d in matcher.get_opcodes():
-        if kind == "equal":
-            pieces.append(DiffSegment("same", "".join(middle_old[a:b])))
-        else:
-            pieces.append(DiffSegment("removed", "".join(middle_old[a:b])))
-            pieces.append(DiffSegment("added", "".join(middle_new[c:d])))
-    pieces.append(DiffSegment("same", "".join(old[len(old) - tail :])))
-    return [piece for piece in pieces if piece.text]
-
-
-def _common_prefix_length(left: list[str], right: list[str]) -> int:
-    """Count the words that both start with."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from chatlm.errors import StoreError
+from chatlm.chat.thought_meter import ThoughtMeter
+from chatlm.errors import ContentFiltered, StoreError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Reply, ReplyStep, StopReason, StreamedPart, Usage
@@ -42,6 +43,7 @@ class ReplyWriter:
         """The part that is growing, as it was at the start; `_text` is all of it."""
         if parts and isinstance(parts[-1], Text | Reasoning):
             self._open, parts = parts[-1], parts[:-1]
+        self._meter = ThoughtMeter(self._open if isinstance(self._open, Reasoning) else None)
         self._closed_parts = parts
         self._text = self._open.text if self._open else ""
         self._withheld = ""
@@ -64,11 +66,16 @@ class ReplyWriter:
         """
         self._usage = event.usage
         if isinstance(event, Finished):
-            self._reason, self._withheld, self.finished = event.stop_reason, "", True
+            self._withheld, self.finished = "", True
+            is_corrected = self._meter.end(event.usage)
             self._close_part(*event.tool_calls)
+            if is_corrected:
+                self._correct_thought()
+            self._reason = event.stop_reason.if_answered(self._has_answer())
             return self._save(self._finish) or self._save_provenance()
         if event.text or event.withheld:
             self._open_part(event.part)
+        self._meter.add(event.text + event.withheld, event.part, event.usage)
         self._text += event.text
         self._withheld = event.withheld
         first, self._started = not self._started, True
@@ -85,7 +92,9 @@ class ReplyWriter:
 
     def fail(self, error: Exception) -> None:
         """Note the error that ended the reply."""
-        self._reason, self._error = StopReason.ERROR, str(error)
+        filtered = isinstance(error, ContentFiltered)
+        self._reason = StopReason.CONTENT_FILTER if filtered else StopReason.ERROR
+        self._error = str(error)
 
     def close(self) -> None:
         """Save the reply as it is, unless that has been done already."""
@@ -104,11 +113,27 @@ class ReplyWriter:
         self._closed_parts = (*self._parts(), *following)
         self._open, self._text = None, ""
 
+    def _correct_thought(self) -> None:
+        """Give the newest thought the tokens that were counted at the end."""
+        parts = list(self._closed_parts)
+        for index in reversed(range(len(parts))):
+            if isinstance(part := parts[index], Reasoning):
+                parts[index] = self._meter.thought(part.text)
+                break
+        self._closed_parts = tuple(parts)
+
     def _parts(self) -> tuple[Part, ...]:
         text = self._text + self._withheld
         if self._open is None or not text:
             return self._closed_parts
-        return (*self._closed_parts, type(self._open)(text))
+        is_thought = isinstance(self._open, Reasoning)
+        return (*self._closed_parts, self._meter.thought(text) if is_thought else Text(text))
+
+    def _has_answer(self) -> bool:
+        """Whether any step has text, or this one called tools."""
+        called = any(isinstance(part, ToolCall) for part in self._parts())
+        steps = self._steps(None, Usage())
+        return called or any(step.text.strip() for step in steps)
 
     def _steps(self, reason: StopReason | None, usage: Usage) -> tuple[ReplyStep, ...]:
         return (*self._earlier_steps, ReplyStep(self._parts(), reason, usage))
@@ -125,6 +150,7 @@ class ReplyWriter:
                 self._usage,
                 completion_tokens=before.usage.completion_tokens + self._usage.completion_tokens,
                 decode_seconds=before.usage.decode_seconds + self._usage.decode_seconds,
+                reasoning_tokens=before.usage.reasoning_tokens + self._usage.reasoning_tokens,
             )
             steps = self._steps(self._reason, usage)
         self._store.finish_reply(reply.id, steps=steps, settings=settings, error=error)

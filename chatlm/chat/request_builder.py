@@ -12,7 +12,7 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
-from chatlm.types.parts import File, Image, Part, Text
+from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -27,6 +27,7 @@ def build_request(
     engine: Engine,
     plugins: TurnPlugins,
     sampling: Sampling,
+    config_sampling: Sampling,
     adapter: str | None = None,
     logprobs: int | None = None,
     continue_from: Reply | None = None,
@@ -40,7 +41,8 @@ def build_request(
         passages: the passages retrieved for it.
         engine: the engine that will run it.
         plugins: the plugins whose hooks are called.
-        sampling: the user's settings for the chat.
+        sampling: the user's settings for the chat; what they leave open plugins may set.
+        config_sampling: the user's settings for all chats, for what is open then.
         adapter: the user's choice, "" for none, which plugins cannot change; None leaves it to
             plugins.
         logprobs: as `Request.logprobs`.
@@ -66,7 +68,8 @@ def build_request(
         passages=passages,
         engine=engine,
     )
-    settings, defaults = request.sampling, engine.info.default_sampling
+    settings = request.sampling.with_fallback(config_sampling)
+    defaults = engine.info.default_sampling
     if regenerate and defaults.temperature == 0:
         settings = settings.with_fallback(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(
@@ -131,25 +134,35 @@ def default_messages(
 
 
 def _describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
-    """Replace images and files that the engine does not accept by text, save in the newest message.
+    """Replace parts that the engine cannot take by text.
 
-    So a chat with a picture goes on with a model that cannot see; one that is asked about a new
-    picture refuses it.
+    These are tool calls that were never run, since servers and templates want the result of each;
+    and images and files that the engine does not accept, save in the newest message. So a chat with
+    a picture goes on with a model that cannot see; one that is asked about a new one refuses it.
     """
     newest = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    run = {
+        part.call_id
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolResult)
+    }
+
+    def is_described(part: Part) -> bool:
+        if isinstance(part, ToolCall):
+            return part.id not in run
+        return isinstance(part, Image | File) and part.type not in info.accepts
+
     return [
         message
-        if index == newest or {part.type for part in message.parts}.isdisjoint(_DESCRIBED)
+        if index == newest or not any(map(is_described, message.parts))
         else Message(
             message.role,
-            (part if part.type in info.accepts else _describe(part) for part in message.parts),
+            (_describe(part) if is_described(part) else part for part in message.parts),
             message.pinned,
         )
         for index, message in enumerate(messages)
     ]
-
-
-_DESCRIBED = {Image.type, File.type}
 
 
 def _describe(part: Part) -> Part:
@@ -158,6 +171,8 @@ def _describe(part: Part) -> Part:
         return Text(f"[Image: {part.name or part.media_type}, {size}; not shown]\n")
     if isinstance(part, File):
         return Text(f"{part.name}:\n\n{part.text}\n\n")
+    if isinstance(part, ToolCall):
+        return Text(f"[Tool call, not run: {part.name} {part.arguments}]\n")
     return part
 
 
@@ -205,8 +220,11 @@ def explain_overflow(
 
 
 def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:
-    """Append the messages of a reply that is to be continued."""
+    """Append the messages of a reply that is to be continued, though it be only a thought."""
     prefix = reply.messages() if reply else ()
+    last = reply.steps[-1] if reply else None
+    if last and last.parts and all(isinstance(part, Reasoning) for part in last.parts):
+        prefix += (Message("assistant", last.parts),)
     if not prefix:
         return messages
     if messages[-1].role == "assistant":  # a plugin's beginning of the reply, which has it already
@@ -236,6 +254,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 
@@ -249,6 +268,7 @@ def engineless_provenance(request: Request) -> Provenance:
         plugin_processors=tuple(
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
+        tools=request.tools,
     )
 
 

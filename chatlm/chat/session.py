@@ -27,10 +27,11 @@ from chatlm.types.messages import (
     Message,
     Passage,
     PluginData,
+    ReplyStep,
     StopReason,
     Turn,
-    Usage,
 )
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
 
@@ -58,7 +59,8 @@ class ChatSession:
         get_engine: returns the loaded engine; may wait for it, and is called only after the
             user's message is stored.
         plugins: the plugins whose hooks are called.
-        sampling: the user's settings for all chats; what they leave open is the model's default.
+        sampling: the user's settings for all chats, for what neither the chat nor a plugin, such
+            as a template, sets; what they leave open is the model's default.
         session_sampling: settings of this session only; they take priority over the chat's, which
             take priority over `sampling`.
         system: the system prompt of a new conversation.
@@ -166,20 +168,30 @@ class ChatSession:
         """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply is complete; or there is none, and a plugin refuses the message.
+            UsageError: the reply cannot be continued; or there is none, and a plugin refuses the
+                message.
         """
         chat = self._stored()
         turn, plugins = chat.turns[-1], self._turn_plugins(chat)
         if turn.reply is None:
             return self._answer_unanswered(chat, plugins)
-        if not turn.reply.can_continue:
+        reason = turn.reply.stop_reason
+        if reason is not None and not reason.can_continue:
             raise UsageError(
-                "The last reply is complete", hint="Regenerate it, or ask for more in a message."
+                "The last reply is complete"
+                if reason is StopReason.END
+                else f"The last reply cannot be continued: {reason.label}",
+                hint="Regenerate it, or ask for more in a message.",
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str) -> None:
+    def add(self, text: str, reply: str, reasoning: str = "") -> None:
         """Store a message with a reply that was generated elsewhere.
+
+        Args:
+            text: the user's message.
+            reply: the answer.
+            reasoning: what the model thought before it, if that is known.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -194,7 +206,9 @@ class ChatSession:
             self._withdraw(stored, previous)
             raise
         started = self.store.start_reply(turn.id, model="")
-        self.store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
+        parts = (Reasoning(reasoning), Text(reply))
+        step = ReplyStep(tuple(part for part in parts if part.text), StopReason.END)
+        self.store.finish_reply(started.id, steps=[step])
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -250,7 +264,8 @@ class ChatSession:
             passages,
             engine=engine,
             plugins=plugins,
-            sampling=self._effective_sampling(chat),
+            sampling=self._chat_sampling(chat),
+            config_sampling=self.sampling,
             adapter=self.adapter,
         )
         try:
@@ -431,16 +446,18 @@ class ChatSession:
             self.store,
             self.get_engine,
             plugins,
-            self._effective_sampling,
+            self._chat_sampling,
+            self.sampling,
             self.adapter,
             self.logprobs,
             self.label_seconds,
         )
 
+    def _chat_sampling(self, conversation: ConversationHeader) -> Sampling:
+        return self.session_sampling.with_fallback(conversation.sampling)
+
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
-        return self.session_sampling.with_fallback(conversation.sampling).with_fallback(
-            self.sampling
-        )
+        return self._chat_sampling(conversation).with_fallback(self.sampling)
 
 
 def _check_not_blank(text: str) -> None:

@@ -172,10 +172,10 @@ class InMemorySideChat:
         """Return the events that need no engine."""
         return list(events_without_engine(request, self.engine))
 
-    def add(self, text: str, reply: str) -> None:
+    def add(self, text: str, reply: str, reasoning: str = "") -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        session.add(question, reply)
+        session.add(question, reply, reasoning)
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:

@@ -15,7 +15,7 @@ from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine, check_parts
+from chatlm.types.engine import Engine, check_parts, thinking_problem
 from chatlm.types.events import (
     Delta,
     EngineEvent,
@@ -53,6 +53,10 @@ CONTEXT_FULL = "context full"
 """Topic of the notice that turns do not fit."""
 
 
+THINKING = "thinking"
+"""Topic of the notice that the model does not follow the setting."""
+
+
 SessionEvents = Generator[SessionEvent, None, None]
 
 
@@ -67,6 +71,8 @@ class TurnRunner:
     """The plugins that are enabled for the turn."""
     sampling_for: Callable[[ConversationHeader], Sampling]
     """Returns the user's settings for the chat."""
+    config_sampling: Sampling
+    """The user's settings for all chats."""
     adapter: str | None = None
     """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
@@ -127,6 +133,7 @@ class TurnRunner:
             engine=engine,
             plugins=self.plugins,
             sampling=self.sampling_for(conversation),
+            config_sampling=self.config_sampling,
             adapter=self._adapter(reply, engine),
             logprobs=self.logprobs,
             continue_from=reply,
@@ -136,6 +143,8 @@ class TurnRunner:
             sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
             request = dataclasses.replace(request, sampling=sampling)
         yield from self._fault_notices()
+        if ignored := thinking_problem(request.sampling.thinking, engine.info):
+            yield Notice(str(ignored), THINKING)
         settings = json.dumps(request.sampling.to_dict())
         if reply is None:
             reply = self.store.start_reply(

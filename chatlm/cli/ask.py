@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from chatlm.chat.attachments import AttachmentReader, format_block
-from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
+from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
-from chatlm.cli.chats import complete_chat
-from chatlm.cli.models import complete_model
+from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_kit.progress import pull_progress
-from chatlm.text import dump_json, escape_controls
+from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
     Delta,
@@ -34,8 +32,9 @@ from chatlm.types.events import (
     TurnStarted,
 )
 from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
-from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling
+from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -44,24 +43,6 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def complete_template(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Return the template names that start with `start`; none when the settings cannot be read."""
-    from chatlm.config import config
-    from chatlm.plugin_host.lifecycle import loaded_plugins
-
-    try:
-        with loaded_plugins(config.load()) as plugins:
-            return [
-                CompletionItem(name)
-                for name in available_templates(plugins)
-                if name.startswith(start)
-            ]
-    except ChatlmError:
-        return []
 
 
 def template_options(command: F) -> F:
@@ -129,27 +110,15 @@ MAX_EXPONENT = 700.0
 """About the largest exponent that math.exp accepts."""
 
 
-STOP_REASON_LABELS = {
-    StopReason.LENGTH: "cut off at max_tokens",
-    StopReason.CONTEXT_FULL: "cut off because the context is full",
-    StopReason.CRITERION: "ended by a stopping criterion",
-    StopReason.TOOL_CALLS: "ended with tool calls",
-    StopReason.TOOL_LIMIT: "ended at the tool limit",
-    StopReason.NOTHING_RELEVANT: "nothing relevant found",
-    StopReason.REFUSAL: "refused",
-    StopReason.CONTENT_FILTER: "ended by a content filter",
-    StopReason.CANCELLED: "stopped",
-    StopReason.ERROR: "failed",
-}
-
-
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each numeric sampling setting, with its range in the help."""
     for name, spec in reversed(NUMERIC_SAMPLING.items()):
         kind = int if spec.is_integer else float
         span = f" [{spec.minimum:g} to {spec.maximum:g}]" if spec.maximum < 1e6 else ""
         option = "--" + name.replace("_", "-")
-        command = click.option(option, type=kind, help=spec.help.capitalize() + "." + span)(command)
+        command = click.option(
+            option, type=kind, help=spec.help[:1].upper() + spec.help[1:] + "." + span
+        )(command)
     return command
 
 
@@ -175,6 +144,16 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "thinking",
     type=click.Choice(THINKING_LEVELS),
     help="How much a reasoning model thinks before it answers.",
+)
+@click.option(
+    "--logit-bias",
+    multiple=True,
+    metavar="TOKEN=BIAS",
+    help="Add to the logit of a token, given by its id, or of all tokens of a text in double "
+    "quotes: --logit-bias '\" cat\"=-100'; repeatable. [-100 to 100]",
+)
+@click.option(
+    "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
@@ -208,7 +187,9 @@ def ask(
     adapter: str | None,
     chat_id: int | None,
     stop: tuple[str, ...],
+    logit_bias: tuple[str, ...],
     files: tuple[Path, ...],
+    show_thinking: bool,
     no_save: bool,
     dry_run: bool,
     as_json: bool,
@@ -246,7 +227,8 @@ def ask(
         )
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs requires --json.", hint="Add --json.")
-    wanted = Sampling.from_dict({**numbers, "stop": stop})
+    biases = [bias for text in logit_bias for bias in parse_logit_bias(text)]
+    wanted = Sampling.from_dict({**numbers, "stop": stop, "logit_bias": biases})
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
@@ -267,7 +249,7 @@ def ask(
                 store,
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
-                sampling=settings.sampling.with_fallback(opening.rendered.sampling),
+                sampling=opening.rendered.sampling.with_fallback(settings.sampling),
                 session_sampling=wanted.with_fallback(setup.sampling),
                 system=_first_system_prompt(
                     system, setup.system, opening.rendered.system, settings.system
@@ -282,7 +264,10 @@ def ask(
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
-                _print_answer(session, opening.first_message, saved, as_json)
+                printer = _AnswerPrinter(
+                    echo=not as_json, show_thoughts=show_thinking, outlives_output=saved
+                )
+                _print_answer(session, opening.first_message, printer, saved, as_json)
 
 
 def _print_hang(call: HookCall) -> None:
@@ -320,9 +305,10 @@ def _first_system_prompt(option: str | None, *others: str) -> str:
     return next(filter(None, others), "") if option is None else option
 
 
-def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
+def _print_answer(
+    session: ChatSession, question: str, answer: _AnswerPrinter, saved: bool, as_json: bool
+) -> None:
     """Ask, and print the answer as it comes or as JSON at the end."""
-    answer = _AnswerPrinter(echo=not as_json, outlives_output=saved)
     try:
         with closing(session.send(question)) as events:
             for event in events:
@@ -343,7 +329,7 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
         dtype = _reply_dtype(session, turn)
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
     else:
-        _print_stop_reason(turn.reply if turn else None, session if saved else None)
+        _print_stop_reason(turn.reply if turn else None, answer, session if saved else None)
     if answer.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
@@ -398,17 +384,22 @@ class _AnswerPrinter:
     """Prints a turn's events as they arrive and collects the values of the final output."""
 
     echo: bool
+    show_thoughts: bool
+    """Whether thoughts are printed on stderr."""
     outlives_output: bool
     """Whether the answer is of use if it cannot be printed."""
     output_error: OSError | None = None
     turn: Turn | None = None
     text: str = ""
+    thoughts: str = ""
     stop_string: str | None = None
     stop_reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     _line_open: bool = False
+    _thought_open: bool = False
+    """Whether a thought is being printed."""
 
     def on_event(self, event: SessionEvent) -> None:
         match event:
@@ -417,14 +408,32 @@ class _AnswerPrinter:
             case Delta(text=text, logprobs=tokens, part="text"):
                 self.text += text
                 self.tokens += tokens
+                if text:
+                    self._end_thought()
                 if self.echo and text:
                     self._print(text)
+            case Delta(text=text, part="reasoning"):
+                self.thoughts += text
+                if self.show_thoughts and text:
+                    self._print_thought(text)
             case Finished(matched_stop=stop, stop_reason=reason):
                 self.stop_string, self.stop_reason = stop, reason
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
                 click.echo(escape_controls(text), err=True)
+
+    def _print_thought(self, text: str) -> None:
+        if self._line_open and not self._thought_open:
+            click.echo(err=True)  # on stderr, so that stdout has the answer and nothing else
+        self._thought_open = True
+        click.secho(escape_controls(text), dim=True, nl=False, err=True)
+
+    def _end_thought(self) -> None:
+        """Leave an empty line between a thought and what follows."""
+        if self._thought_open:
+            click.echo("\n", err=True)
+            self._thought_open = False
 
     def _print(self, text: str) -> None:
         self._line_open = not text.endswith("\n")
@@ -439,6 +448,7 @@ class _AnswerPrinter:
 
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
+        self._end_thought()
         if self._line_open:
             click.echo()
             self._line_open = False
@@ -458,8 +468,11 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> di
         usage["tokens_per_second"] = reply.usage.tokens_per_second
     return {
         "text": reply.text if reply and reply.stop_reason else answer.text,
+        "reasoning": (reply.reasoning if reply and reply.stop_reason else answer.thoughts) or None,
+        "reasoning_seconds": reply.thoughts.seconds if reply else None,
         "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
         "stop": answer.stop_string,
+        "tool_calls": [call.to_dict() for call in _tool_calls(reply)] if reply else [],
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,
         "adapter": reply.adapter if reply else None,
@@ -484,9 +497,25 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, A
     }
 
 
-def _print_stop_reason(reply: Reply | None, session: Any) -> None:
-    """Print why a reply ended, unless it ended normally."""
-    if reply is None or reply.stop_reason not in STOP_REASON_LABELS:
+def _print_stop_reason(reply: Reply | None, answer: _AnswerPrinter, session: Any) -> None:
+    """Print why a reply ended, unless it ended as it should and there is one."""
+    if reply is None or reply.stop_reason is None or _says_it_all(reply):
         return
+    names = ", ".join(one_line(call.name, 60) for call in _tool_calls(reply))
+    if reply.stop_reason is StopReason.CRITERION:
+        names = one_line(answer.stop_string or "", 60)
+    details = f": {names}" if names else ""
     where = f"; saved in chat {session.conversation_id}" if session else ""
-    click.echo(f"[{STOP_REASON_LABELS[reply.stop_reason]}{where}]", err=True)
+    click.echo(f"[{reply.stop_reason.label}{details}{where}]", err=True)
+
+
+def _says_it_all(reply: Reply) -> bool:
+    ended = reply.stop_reason in (StopReason.END, StopReason.STOP_STRING)
+    return ended and bool(reply.text.strip())
+
+
+def _tool_calls(reply: Reply) -> list[ToolCall]:
+    """Return the calls that ended the reply."""
+    if reply.stop_reason is not StopReason.TOOL_CALLS:
+        return []
+    return [part for part in reply.steps[-1].parts if isinstance(part, ToolCall)]

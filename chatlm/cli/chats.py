@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import CompletionItem
 
 from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.config import paths
-from chatlm.errors import ChatlmError
 from chatlm.store.store import Store
 from chatlm.text import escape_controls, one_line
 
@@ -44,24 +42,6 @@ COMMANDS = {
     ),
 }
 """Command name -> `module:attribute` and help in one line."""
-
-
-def complete_chat(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Complete the ids of saved chats, with their titles; none if they cannot be read."""
-    if not paths.database_file().exists():
-        return []
-    try:
-        with open_store() as store:
-            summaries = store.list_conversations(limit=200)
-    except ChatlmError:
-        return []
-    return [
-        CompletionItem(str(chat.id), help=one_line(chat.title, 60))
-        for chat in summaries
-        if str(chat.id).startswith(start)
-    ]
 
 
 def open_store() -> Store:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from chatlm.cli.chats import complete_chat, format_chat_count, format_title, open_store
+from chatlm.cli.chats import format_chat_count, format_title, open_store
+from chatlm.cli.completers import complete_chat
 from chatlm.errors import ConfigError, UsageError
 from chatlm.store import export
 from chatlm.store.store import Store

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from chatlm.cli.chats import complete_chat, format_chat_count, open_store, open_to_read
+from chatlm.cli.chats import format_chat_count, open_store, open_to_read
+from chatlm.cli.completers import complete_chat
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store.export import EXPORT_FORMATS, ExportFormat, stream_export

@@ -10,16 +10,16 @@ from typing import Any
 import click
 
 from chatlm.chat.replay import (
-    DiffSegment,
     ReplayEvent,
     ReplayFinished,
-    diff_words,
     replay,
     require_provenance,
 )
+from chatlm.chat.word_diff import diff_words
 from chatlm.cli.ask import load_engine
-from chatlm.cli.chats import complete_chat, open_to_read
-from chatlm.cli.models import complete_model
+from chatlm.cli.chats import open_to_read
+from chatlm.cli.chats_show import format_diff_part
+from chatlm.cli.completers import complete_chat, complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config
 from chatlm.errors import ChatlmError, UsageError
@@ -174,18 +174,6 @@ def _print_replay(replayed: ReplayFinished) -> None:
 
 def _format_token_count(count: int) -> str:
     return "1 token" if count == 1 else f"{count} tokens"
-
-
-def format_diff_part(part: DiffSegment) -> str:
-    """Format a part of a comparison with the marks of wdiff and in colour, safe for a terminal."""
-    text = escape_controls(part.text)
-    match part.kind:
-        case "removed":
-            return click.style(f"[-{text}-]", fg="red")
-        case "added":
-            return click.style(f"{{+{text}+}}", fg="green")
-        case _:
-            return text
 
 
 def _to_dict(chat_id: int, turn: Turn, replayed: ReplayFinished) -> dict[str, Any]:

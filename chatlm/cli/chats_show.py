@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from chatlm.chat.replay import diff_words
-from chatlm.cli.chats import complete_chat, format_title, open_to_read
-from chatlm.cli.chats_replay import format_diff_part
+from chatlm.chat.word_diff import DiffSegment, diff_words
+from chatlm.cli.chats import format_title, open_to_read
+from chatlm.cli.completers import complete_chat
 from chatlm.store import export
 from chatlm.store.export import display_title
 from chatlm.store.queries import ChatListEntry, TrashEntry
@@ -195,6 +195,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     usage = reply.usage
     if not reply.is_plain:
         yield "parts", summarise_parts(reply.parts)
+    if thought := reply.thoughts.cost:
+        yield "thought", thought
     yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
     if reply.error:
         yield "error", reply.error
@@ -295,3 +297,15 @@ def _change_lines(change: Change) -> Iterator[str]:
     yield f"{_INDENT}{escape_controls(change.target)}: {head}"
     for line in others:
         yield f"{_INDENT}  {line}"
+
+
+def format_diff_part(part: DiffSegment) -> str:
+    """Format a part of a comparison with the marks of wdiff and in colour, safe for a terminal."""
+    text = escape_controls(part.text)
+    match part.kind:
+        case "removed":
+            return click.style(f"[-{text}-]", fg="red")
+        case "added":
+            return click.style(f"{{+{text}+}}", fg="green")
+        case _:
+            return text

@@ -13,11 +13,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import click
 
 from chatlm.cli.command_groups import RootGroup
+from chatlm.cli.completers import complete_chat
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls
@@ -41,12 +41,6 @@ COMMANDS = {
 log = logging.getLogger(__name__)
 
 
-def _complete_chat(context: click.Context, parameter: click.Parameter, start: str) -> list[Any]:
-    from chatlm.cli.chats import complete_chat
-
-    return complete_chat(context, parameter, start)
-
-
 def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
         import chatlm
@@ -68,7 +62,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, value: bo
     type=int,
     metavar="ID",
     help="Open this saved chat.",
-    shell_complete=_complete_chat,
+    shell_complete=complete_chat,
 )
 @click.option("-m", "--model", metavar="NAME", help="Use this model.")
 @plugin_options

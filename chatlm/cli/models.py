@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from chatlm.cli.command_groups import ExtensibleGroup
+from chatlm.cli.completers import complete_model
 from chatlm.errors import ConfigError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
@@ -17,13 +17,7 @@ from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
-
-
-def complete_model(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Return the known model names that start with `start`."""
-    return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
+from chatlm.types.sampling import Sampling
 
 
 @click.group("models", cls=ExtensibleGroup)
@@ -75,6 +69,8 @@ def pull(name: str, force: bool) -> None:
     with pull_progress() as progress:
         location = pull_module.pull_model(name, progress, force=force)
     click.echo(f"{location.name} is ready in {location.folder}")
+    if warning := installed.describe_model(location.name).warning:
+        click.echo(escape_controls(f"Warning: {warning}"), err=True)
 
 
 @models_group.command()
@@ -97,9 +93,11 @@ def show(name: str, as_json: bool) -> None:
         "Context": details.context_length and f"{details.context_length:,} tokens",
         "Weights": details.parameters
         and f"{details.parameters:,} parameters, {', '.join(details.dtypes)}",
+        "Sampling": _sampling_text(details.sampling),
         "Size": human_bytes(details.bytes),
         "Source": details.source,
         "Pulled": details.pulled_at,
+        "Warning": details.warning,
         "Folder": details.folder or f"not installed; download it: chatlm models pull {name}",
     }
     for label, value in lines.items():
@@ -121,10 +119,13 @@ def remove(name: str, yes: bool) -> None:
     click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} freed.")
 
 
+_SHOWN_PROBLEMS = 20
+
+
 @models_group.command()
 @click.argument("name", required=False, shell_complete=complete_model)
 def verify(name: str | None) -> None:
-    """Verify the checksums of one model, or of all.
+    """Verify one model, or all: checksums, and tensors against the architecture.
 
     Example: chatlm models verify smollm2-135m-instruct
     """
@@ -132,19 +133,24 @@ def verify(name: str | None) -> None:
     damaged = 0
     for each in names:
         with pull_progress() as progress:
-            problems = installed.verify_model(each, progress)
-        if not problems:
-            click.echo(f"{each}: OK")
-            continue
-        damaged += 1
-        click.echo(f"{each}: damaged")
-        for problem in problems:
-            click.echo(f"  {problem}")
-        click.echo(f"  Repair it: chatlm models pull --force {each}")
+            found = installed.verify_model(each, progress)
+        damaged += bool(found.problems)
+        click.echo(f"{each}: {'damaged' if found.problems else 'OK'}")
+        for line in (*found.problems[:_SHOWN_PROBLEMS], *found.notes):
+            click.echo(f"  {one_line(line, 400)}")
+        if more := len(found.problems[_SHOWN_PROBLEMS:]):
+            click.echo(f"  … and {more:,} more")
+        if found.problems:
+            click.echo(f"  {one_line(found.repair, 400)}")
     if not names:
         click.echo("No models are installed. List available ones: chatlm models list")
     if damaged:
         raise click.exceptions.Exit(1)
+
+
+def _sampling_text(sampling: Sampling) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in sampling.to_dict().items())
+    return values and f"{values} (recommended)"
 
 
 def _plugin_models() -> list[installed.ModelDetails]:

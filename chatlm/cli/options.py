@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
+from chatlm.cli.completers import complete_plugin
 from chatlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def complete_plugin(
-    context: click.Context, parameter: click.Parameter, start: str
-) -> list[CompletionItem]:
-    """Return the plugin names that start with `start`."""
-    from chatlm.plugin_host.discovery import find_plugins
-
-    return [
-        CompletionItem(found.name, help=found.source)
-        for found in find_plugins()
-        if found.name.startswith(start)
-    ]
 
 
 def plugin_options(command: F) -> F:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from chatlm.cli.command_groups import ExtensibleGroup
-from chatlm.cli.options import check_plugin_name, complete_plugin
+from chatlm.cli.completers import complete_plugin
+from chatlm.cli.options import check_plugin_name
 from chatlm.config import config, paths
 from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.host import PluginHost

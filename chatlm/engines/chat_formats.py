@@ -6,17 +6,20 @@ span is plain text, whatever it looks like, so no message can forge a turn.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import reasoning_of
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -82,8 +85,18 @@ class Span:
     control: bool = False
     message_index: int | None = None
     """Index of the message whose content this is; None for the format's text."""
+    part: str = "text"
+    """Type of the message's part that it belongs to."""
     token: str = ""
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
+
+
+_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
+
+
+def _origin(index: int, part: str) -> int:
+    """Return the origin of the characters of a message's parts of one type."""
+    return index * len(_PARTS) + _PARTS.index(part)
 
 
 MessageGroup = tuple[int, ...]
@@ -112,28 +125,116 @@ def merge_system_into_user(
 
 
 def template_messages(
-    messages: Sequence[Message], groups: Sequence[MessageGroup]
+    messages: Sequence[Message],
+    groups: Sequence[MessageGroup],
+    calls: ToolCallFormat | None = None,
+    arguments_as_text: bool = False,
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
-    The origin of a character is the index of its message. Reasoning is passed under the names that
-    templates read; they decide what of it a model sees again.
+    The origin of a character tells its message and the type of its part. Reasoning is passed under
+    the names that templates read; they decide what of it a model sees again. The result of each
+    tool is a message of its own.
+
+    Args:
+        messages: of the request.
+        groups: see `group_by_role`.
+        calls: how the model's family writes tool calls.
+        arguments_as_text: pass the arguments of a call as JSON text instead of an object.
     """
     chat: list[dict[str, Any]] = []
+    ids: dict[str, str] = {}
     for group in groups:
-        values = {
-            "role": TrackedText(messages[group[-1]].role, TEMPLATE),
-            "content": _join(group, [messages[index].text for index in group]),
-        }
-        thoughts = [reasoning_of(messages[index].parts) for index in group]
-        if any(thoughts):
-            values["reasoning_content"] = values["thinking"] = _join(group, thoughts)
+        values: dict[str, Any] = {"role": TrackedText(messages[group[-1]].role, TEMPLATE)}
+        own = [(index, part) for index in group for part in messages[index].parts]
+        results = [(index, part) for index, part in own if isinstance(part, ToolResult)]
+        if results:
+            chat += [_result_message(values, part, index, ids) for index, part in results]
+            continue
+        made = [(index, part) for index, part in own if isinstance(part, ToolCall)]
+        texts = [(index, messages[index].text) for index in group]
+        values["content"] = _join([(i, text) for i, text in texts if text] if made else texts)
+        thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
+        if any(text for _, text in thoughts):
+            values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
+        if made:
+            values["tool_calls"] = []
+        for index, call in made:
+            ids[call.id] = calls.call_id(call, len(ids)) if calls else call.id
+            values["tool_calls"].append(_call_value(call, ids[call.id], index, arguments_as_text))
         chat.append(values)
-    return chat
+    return chat if calls is None or calls.is_parallel else _with_single_calls(chat)
 
 
-def _join(group: MessageGroup, texts: Sequence[str]) -> TrackedText:
-    tracked = [TrackedText(text, index) for index, text in zip(group, texts, strict=True)]
+def _result_message(
+    values: Mapping[str, Any], result: ToolResult, index: int, ids: Mapping[str, str]
+) -> dict[str, Any]:
+    origin = _origin(index, result.type)
+    return {
+        **values,
+        "content": TrackedText(result.text, origin),
+        "name": TrackedText(result.name, origin),
+        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), origin),
+    }
+
+
+def _call_value(call: ToolCall, call_id: str, index: int, arguments_as_text: bool) -> Any:
+    arguments: Any = call.arguments
+    if not arguments_as_text:
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(call.arguments)
+    origin = _origin(index, call.type)
+    function = _track({"name": call.name, "arguments": arguments}, origin)
+    return {"id": TrackedText(call_id, origin), "type": "function", "function": function}
+
+
+def _track(value: Any, origin: int) -> Any:
+    """Give the texts within JSON values an origin."""
+    if isinstance(value, str):
+        return TrackedText(value, origin)
+    if isinstance(value, dict):
+        return {_track(key, origin): _track(each, origin) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_track(each, origin) for each in value]
+    return value
+
+
+def _with_single_calls(chat: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make each call a message of its own, followed by its result."""
+    out: list[dict[str, Any]] = []
+    for values in chat:
+        answered = values.get("tool_call_id")
+        if answered is not None:
+            callers = [
+                place
+                for place, each in enumerate(out)
+                if any(call["id"] == answered for call in each.get("tool_calls", ()))
+            ]
+            out.insert(callers[-1] + 1 if callers else len(out), values)
+            continue
+        calls = values.get("tool_calls", [])
+        out.append({**values, "tool_calls": calls[:1]} if calls else values)
+        empty = {"role": values["role"], "content": TrackedText("")}
+        out += [{**empty, "tool_calls": [call]} for call in calls[1:]]
+    return out
+
+
+def without_thoughts_before_calls(messages: Iterable[Message]) -> list[Message]:
+    """Leave out the thoughts of messages that have text and tool calls as well."""
+    return [
+        Message(
+            message.role,
+            (part for part in message.parts if not isinstance(part, Reasoning)),
+            message.pinned,
+        )
+        if message.text and any(isinstance(part, ToolCall) for part in message.parts)
+        else message
+        for message in messages
+    ]
+
+
+def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:
+    tracked = (TrackedText(text, _origin(index, part)) for index, text in texts)
     return TrackedText("\n\n").join(tracked)
 
 
@@ -155,7 +256,8 @@ def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
         if origin == TEMPLATE:
             spans += split_control_tokens(piece, tokens)
         else:
-            spans.append(Span(piece, message_index=origin if origin >= 0 else None))
+            index, part = divmod(origin, len(_PARTS)) if origin >= 0 else (None, 0)
+            spans.append(Span(piece, message_index=index, part=_PARTS[part]))
     return spans
 
 

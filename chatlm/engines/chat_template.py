@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
+from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
 from chatlm.errors import ModelError
 
 CONTINUATION = -3
@@ -71,6 +71,17 @@ class ChatTemplate:
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         constants = [node.value for node in tree.find_all(nodes.Const)]
         return texts + [value for value in constants if isinstance(value, str)]
+
+    @property
+    def variables(self) -> set[str]:
+        """The names that the template reads."""
+        names = self._environment.parse(self.source).find_all(nodes.Name)
+        return {node.name for node in names if node.ctx == "load"}
+
+    @property
+    def inputs(self) -> set[str]:
+        """The names of the variables that may be given to it."""
+        return meta.find_undeclared_variables(self._environment.parse(self.source))
 
     def render(
         self,
@@ -226,14 +237,28 @@ def _to_json(
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
-) -> str:
-    return json.dumps(
+) -> TrackedText:
+    text = json.dumps(
         value,
         ensure_ascii=ensure_ascii,
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
     )
+    # of the message whose values these are, never of the template
+    return TrackedText(text, next((n for n in _message_origins(value) if n >= 0), UNKNOWN))
+
+
+def _message_origins(value: Any) -> Iterator[int]:
+    """Yield the origins of all texts within JSON values."""
+    if isinstance(value, TrackedText):
+        yield from origins_of(value)[:1]
+    elif isinstance(value, Mapping):
+        for each in (*value.keys(), *value.values()):
+            yield from _message_origins(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _message_origins(each)
 
 
 _read_attribute: Callable[..., Callable[[Any], Any]] = jinja2.filters.make_attrgetter

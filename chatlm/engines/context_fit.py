@@ -47,7 +47,7 @@ def split_turns(messages: Sequence[Message]) -> list[list[int]]:
 def fit_prompt(
     messages: Sequence[Message],
     encode: Callable[[Sequence[int]], list[int]],
-    message_tokens: Callable[[], Sequence[int]],
+    message_tokens: Sequence[int],
     *,
     context_length: int,
     reply_reserve: int,
@@ -66,7 +66,8 @@ def fit_prompt(
     Args:
         messages: system prompt first, if any.
         encode: returns the ids of messages by index; more messages never give fewer ids.
-        message_tokens: returns the approximate tokens of each message; called when not all fit.
+        message_tokens: approximate tokens of each message. With them a chat of any length is fitted
+            without encoding much more than the context holds.
         context_length: limit of prompt and reply together, in tokens.
         reply_reserve: tokens to reserve for the reply; fewer remain where no turn can be dropped.
         message_reserve: tokens to reserve for a next message; the groups are the same with it.
@@ -83,25 +84,22 @@ def fit_prompt(
         return kept, encode(kept)
 
     limit = context_length - max(reply_reserve, 1)  # the reply has at least one token
-    kept, ids = without(0)
-    if len(ids) > limit - message_reserve and droppable:
-        tokens = message_tokens()
-        costs = [sum(tokens[index] for index in turn) for turn in droppable]
-        newest = sum(tokens[index] for index in turns[-1])
-        room = limit - (sum(tokens) - sum(costs) - newest)
-        counts = _drop_counts(costs, room // 2)
-        limit -= message_reserve
-        freed, excess = list(accumulate(costs)), len(ids) - limit
-        enough = (at for at, count in enumerate(counts) if freed[count - 1] >= excess)
-        choice = next(enough, len(counts) - 1)
+    costs = [sum(message_tokens[index] for index in turn) for turn in droppable]
+    newest = sum(message_tokens[index] for turn in turns[-1:] for index in turn)
+    room = limit - (sum(message_tokens) - sum(costs) - newest)
+    counts = [0, *_drop_counts(costs, room // 2)] if costs else [0]
+    limit -= message_reserve
+    freed, excess = [0, *accumulate(costs)], sum(message_tokens) - limit
+    enough = (at for at, count in enumerate(counts) if freed[count] >= excess)
+    choice = next(enough, len(counts) - 1)
+    kept, ids = without(counts[choice])
+    # the tokens of single messages are approximate
+    while len(ids) > limit and choice < len(counts) - 1:
+        choice += 1
         kept, ids = without(counts[choice])
-        # the tokens of single messages are approximate
-        while len(ids) > limit and choice < len(counts) - 1:
-            choice += 1
-            kept, ids = without(counts[choice])
-        while choice and len((more := without(counts[choice - 1]))[1]) <= limit:
-            choice -= 1
-            kept, ids = more
+    while choice and len((more := without(counts[choice - 1]))[1]) <= limit:
+        choice -= 1
+        kept, ids = more
     if len(ids) >= context_length:
         raise _context_too_long_error(len(ids), context_length, len(turns) - len(droppable) - 1)
     return FittedPrompt(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))

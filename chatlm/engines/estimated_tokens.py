@@ -38,7 +38,7 @@ class EstimatedTokens:
         costs = tuple(len(tokens) for tokens in written)
         limit, reserve = info.context_length, compute_reply_reserve(request, info)
         fitted = fit_prompt(
-            request.messages, encode, lambda: costs, context_length=limit, reply_reserve=reserve
+            request.messages, encode, costs, context_length=limit, reply_reserve=reserve
         )
         return Prompt(
             tokens=tuple(token for index in fitted.included for token in written[index]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,12 +14,16 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
-from chatlm.engines.reasoning import ReasoningParser, StreamedText
+from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
 from chatlm.types.messages import StopReason, Usage
-from chatlm.types.requests import Request
+from chatlm.types.parts import ToolCall
+from chatlm.types.requests import Request, prompt_hash
+
+CALL_ID_LENGTH = 9
+"""Characters of a tool call's id; Mistral's templates accept no other."""
 
 
 @contextmanager
@@ -55,7 +60,7 @@ class GenerationState:
     sampler: Sampler
     token_bytes: TokenBytes
     detokenizer: Detokenizer
-    reasoning: ReasoningParser
+    parser: ReplyParser
     stop_filter: StopStringFilter
     format_stop_strings: frozenset[str]
     """Stop strings of the prompt format rather than of the user."""
@@ -85,13 +90,19 @@ class GenerationState:
 
     @property
     def _remaining_answer_tokens(self) -> int:
-        newest = bool(self.tokens) and self.reasoning.part == "text"
+        newest = bool(self.tokens) and self.parser.part == "text"
         return self.limits.answer - self._answer_tokens - newest
 
     def _count_newest(self) -> None:
-        if self.tokens and not self.reasoning.is_at_marker:
-            self._answer_tokens += self.reasoning.part == "text"
-            self._reasoning_tokens += self.reasoning.part == "reasoning"
+        if self.tokens and not self.parser.is_at_marker:
+            self._answer_tokens += self.parser.part == "text"
+        self._reasoning_tokens += self._is_newest_thought
+
+    @property
+    def _is_newest_thought(self) -> bool:
+        """Whether the newest token is of a thought, as far as is known yet."""
+        is_thinking = self.parser.part == "reasoning" and not self.parser.is_at_marker
+        return bool(self.tokens) and is_thinking
 
     def sample(self, logits: Tensor) -> list[Delta | Finished]:
         """Sample a token, check whether it ends the reply, and release the text that is certain.
@@ -109,9 +120,9 @@ class GenerationState:
                 self._logprobs.append(
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
                 )
-        self._update_usage()
         reason, stop = self._check_stop(logits)
-        pieces = self._release_text(last=reason is not None)
+        pieces = self._release_text(reason)
+        self._update_usage()
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
             reason = StopReason.END if stop in self.format_stop_strings else StopReason.STOP_STRING
@@ -125,14 +136,31 @@ class GenerationState:
             for piece in pieces
         ]
         withheld = self._withheld_text()
-        if not deltas or (withheld and deltas[-1].part != self.reasoning.part):
-            deltas.append(Delta("", usage=self.usage, part=self.reasoning.part))
+        if not deltas or (withheld and deltas[-1].part != self.parser.part):
+            deltas.append(Delta("", usage=self.usage, part=self.parser.part))
         deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld)
-        return [*deltas, *([] if reason is None else [Finished(reason, self.usage, stop)])]
+        if reason is None:
+            return [*deltas]
+        calls = self._tool_calls()
+        if calls:
+            reason, stop = StopReason.TOOL_CALLS, None
+        return [*deltas, Finished(reason, self.usage, stop, calls)]
+
+    def _tool_calls(self) -> tuple[ToolCall, ...]:
+        """Return the calls of the whole reply, each with an id that depends on it alone."""
+        origin = prompt_hash([*self.prompt_ids, *self.tokens])
+        return tuple(
+            ToolCall(
+                hashlib.sha256(f"{origin} {number}".encode()).hexdigest()[:CALL_ID_LENGTH],
+                call.name,
+                call.arguments,
+            )
+            for number, call in enumerate(self.parser.calls)
+        )
 
     def _next_token(self, logits: Tensor) -> int:
         """Sample a token; at the end of a thought's budget, its end comes instead."""
-        is_thinking = self.reasoning.part == "reasoning"
+        is_thinking = self.parser.part == "reasoning"
         if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
             self._forced.extend(self.end_of_thought)
         if self._forced:
@@ -165,8 +193,13 @@ class GenerationState:
         is_full = len(self.tokens) >= self.limits.context and self._remaining_answer_tokens > 0
         return (StopReason.CONTEXT_FULL if is_full else StopReason.LENGTH), None
 
-    def _release_text(self, *, last: bool) -> list[StreamedText]:
-        """Return the text that became certain; after the last token, all that remains."""
+    def _release_text(self, reason: StopReason | None) -> list[StreamedText]:
+        """Return the text that became certain; after the last token, all that remains.
+
+        Args:
+            reason: why the newest token is the last; None where it is not.
+        """
+        last = reason is not None
         ending = self.eos_criteria.match(self.tokens)
         certain = len(self.tokens) - (len(ending) if ending else 0)
         if not last:
@@ -179,7 +212,9 @@ class GenerationState:
             rest = self.detokenizer.flush()
             self._logprob_buffer.feed((), rest)
             text += rest
-        pieces = self.reasoning.feed(text) + (self.reasoning.flush() if last else [])
+        pieces = self.parser.feed(text)
+        if last:
+            pieces += self.parser.flush(is_complete=reason is StopReason.END)
         released = [self._filter_stops(piece) for piece in pieces]
         if last and (held := self.stop_filter.flush()):
             released.append(StreamedText("text", held))
@@ -202,7 +237,7 @@ class GenerationState:
             self.tokens[self._num_detokenized :] if self.stop_filter.matched_stop is None else []
         )
         pending = waiting[: self.eos_criteria.partial_match_length(self.tokens)]
-        held = self.stop_filter.withheld + self.reasoning.withheld
+        held = self.stop_filter.withheld + self.parser.withheld
         return held + (self.detokenizer.peek(pending) if pending else "")
 
     def _update_usage(self) -> None:
@@ -213,6 +248,7 @@ class GenerationState:
             completion_tokens=len(self.tokens),
             first_token_seconds=self._first_token_at - self.started_at,
             decode_seconds=now - self._first_token_at,
+            reasoning_tokens=self._reasoning_tokens + self._is_newest_thought,
         )
 
 

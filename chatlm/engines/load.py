@@ -14,18 +14,18 @@ from chatlm.engines.model import (
     ModelInfo,
     Unsupported,
     parse_eos_token_ids,
-    recommended_sampling,
 )
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
-from chatlm.engines.native.model import NativeModel, TokenDecoder, read_generation_config
+from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
 from chatlm.errors import OutOfMemoryError
+from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
+from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
@@ -22,7 +23,6 @@ from chatlm.engines.load import load
 from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
-    ChatTokenizer,
     PromptEncoder,
     count_message_tokens,
     prompt_tokens,
@@ -104,9 +104,15 @@ class LocalEngine:
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
+            accepts=frozenset({"text", "tool_call", "tool_result"})
+            if self.prompt_encoder.calls_tools
+            else frozenset({"text"}),
+            thinks=self.prompt_encoder.thinks,
+            thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
-        self._prompt_cache = PromptCache(2 * self.info.context_length)
+        self._prompt_cache = PromptCache(2 * self.info.context_length, model_info.block_rules)
+        self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
     def from_folder(
@@ -152,11 +158,16 @@ class LocalEngine:
         """Return the prompt that `stream` would read."""
         check_parts(request, self.info)
         encoder = self._encoder(request)
-        counted = count_message_tokens(encoder, request.messages)
-        prompt = self._fit_prompt(request, lambda: counted)
+        prompt = self._fit_prompt(request)
+        counts = list(encoder.estimate_message_tokens(request.messages))
+        included = [request.messages[index] for index in prompt.included]
+        for index, count in zip(
+            prompt.included, count_message_tokens(encoder, included), strict=True
+        ):
+            counts[index] = count
         return Prompt(
             tokens=tuple(prompt_tokens(encoder, request.messages, prompt.included)),
-            message_tokens=counted,
+            message_tokens=tuple(counts),
             omitted=prompt.omitted,
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
@@ -192,9 +203,10 @@ class LocalEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """Prefill the request's prompt, so that a later one with the same start comes sooner."""
         check_parts(request, self.info)
+        if not self._reuses_prompts:
+            return
         prompt = self._fit_prompt(
             request,
-            lambda: count_message_tokens(self._encoder(request), request.messages),
             # so that turns which the next message pushes out are dropped now, while nobody waits
             message_reserve=self.info.context_length // 16,
         )
@@ -222,26 +234,17 @@ class LocalEngine:
         user_error.__cause__ = error
         return user_error
 
-    def _fit_prompt(
-        self,
-        request: Request,
-        message_tokens: Callable[[], Sequence[int]],
-        message_reserve: int = 0,
-    ) -> FittedPrompt:
+    def _fit_prompt(self, request: Request, message_reserve: int = 0) -> FittedPrompt:
+        """Fit the prompt into the context."""
         messages = request.messages
         encoder = self._encoder(request)
         return fit_prompt(
             messages,
             lambda indices: encoder.encode([messages[index] for index in indices]),
-            message_tokens,
+            encoder.estimate_message_tokens(messages),
             context_length=self.info.context_length,
             reply_reserve=compute_reply_reserve(request, self.info),
             message_reserve=message_reserve,
-        )
-
-    def _fit_whole_request(self, request: Request) -> FittedPrompt:
-        return self._fit_prompt(
-            request, lambda: count_message_tokens(self._encoder(request), request.messages)
         )
 
     @contextmanager
@@ -254,7 +257,7 @@ class LocalEngine:
                 if not future.set_running_or_notify_cancel():
                     return
                 try:
-                    future.set_result(self._fit_whole_request(request))
+                    future.set_result(self._fit_prompt(request))
                 except BaseException as error:
                     future.set_exception(error)
 
@@ -267,7 +270,8 @@ class LocalEngine:
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
-        return self.prompt_encoder.with_thinking(request.sampling.thinking or "auto")
+        thinking = request.sampling.thinking or "auto"
+        return self.prompt_encoder.with_options(thinking, request.tools)
 
     @contextmanager
     def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -290,11 +294,11 @@ class LocalEngine:
                     yield fitting
             prompt = fitting.result()
         else:
-            prompt = self._fit_whole_request(request)
+            prompt = self._fit_prompt(request)
         total, limit = len(prompt.ids), self.info.context_length
         room = limit - total
         encoder = self._encoder(request)
-        parser = encoder.reasoning_parser([request.messages[index] for index in prompt.included])
+        parser = encoder.reply_parser([request.messages[index] for index in prompt.included])
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
@@ -313,10 +317,11 @@ class LocalEngine:
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
                 ),
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if continues else ()),
-                reasoning=parser,
+                detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
+                parser=parser,
                 stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
                 format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
                 - frozenset(sampling.stop),
@@ -328,7 +333,7 @@ class LocalEngine:
                     total=min(request.max_new_tokens or room, room),
                     context=room,
                 ),
-                end_of_thought=encoder.end_of_thought() if encoder.reasoning_format else [],
+                end_of_thought=encoder.end_of_thought(),
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
             )

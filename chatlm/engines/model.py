@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from chatlm.errors import UsageError
 from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,21 @@ class SequenceCache(Protocol):
 
 
 @dataclass(frozen=True)
+class BlockRules:
+    """Which blocks a model's prompts may be read in without another result."""
+
+    several: bool = True
+    """Whether several blocks may follow each other; otherwise a prompt is read at once."""
+    first_past: int | None = None
+    """Length that the first block of a longer prompt must exceed, since the model encodes all
+    positions otherwise from there on (longrope)."""
+
+
+ANY_BLOCKS = BlockRules()
+"""Of most models."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Facts about a loaded model."""
 
@@ -52,6 +66,7 @@ class ModelInfo:
     """Sampling that its generation config recommends."""
     notes: tuple[str, ...] = ()
     """Messages to the user about how it was loaded."""
+    block_rules: BlockRules = ANY_BLOCKS
 
 
 class LanguageModel(Protocol):
@@ -121,21 +136,3 @@ class Unsupported(Exception):
 def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
     """Return the ids of an `eos_token_id`, which is one, several or none."""
     return tuple(value if isinstance(value, list) else [value] if value is not None else [])
-
-
-def recommended_sampling(name: str, generation_config: Mapping[str, Any]) -> Sampling:
-    """Return the sampling of a generation config, without values that chatlm does not support.
-
-    Args:
-        name: of the model, for the log.
-        generation_config: values of generation_config.json.
-    """
-    out = Sampling()
-    if generation_config.get("do_sample") is False and generation_config.get("temperature") is None:
-        return out
-    for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
-        try:
-            out = Sampling.from_dict({key: generation_config.get(key)}).with_fallback(out)
-        except UsageError as error:
-            log.warning("%s: ignored: %s", name, error.message)
-    return out

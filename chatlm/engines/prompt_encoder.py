@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import cached_property, lru_cache
+from typing import Any
 
 import jinja2
-from tokenizers import pre_tokenizers
 
 from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
+from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
-from chatlm.engines.reasoning import ReasoningParser, find_reasoning_format, thinking_variables
-from chatlm.engines.tracked_text import TrackedText
+from chatlm.engines.model_families import find_family, thinking_levels, thinking_variables
+from chatlm.engines.reply_parser import ReplyParser
+from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, reasoning_of
-from chatlm.types.requests import PromptToken
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.requests import PromptToken, ToolDefinition
 from chatlm.types.sampling import Thinking
 
 PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna", "raw")
@@ -36,39 +38,6 @@ MAX_CACHED_TEXTS = 2048
 
 MAX_CACHED_TEXT_LENGTH = 8_000
 """Limit of a cached text in characters."""
-
-
-class ChatTokenizer(Protocol):
-    """A fast tokenizer with optional chat templates, as transformers has them."""
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether it has a `backend_tokenizer`."""
-        ...
-
-    @property
-    def backend_tokenizer(self) -> Any:
-        """A `tokenizers.Tokenizer`. The engine changes its settings, so it must not be shared."""
-        ...
-
-    @property
-    def chat_template(self) -> str | dict[str, str] | None:
-        """The model's own Jinja template, or several by name."""
-        ...
-
-    @property
-    def special_tokens_map(self) -> Mapping[str, Any]:
-        """Texts of the special tokens by name, such as `bos_token`."""
-        ...
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the end-of-sequence token."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text with the special tokens that the tokenizer adds."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,13 +73,24 @@ class PromptEncoder:
         self._backend = tokenizer.backend_tokenizer
         self.notes: list[str] = []
         self._variables: dict[str, Any] = {}
+        self._tools: tuple[ToolDefinition, ...] = ()
         added = self._backend.get_added_tokens_decoder().values()
         self._added_token_ids: dict[str, int] = {
             token.content: self._backend.token_to_id(token.content) for token in added
         }
         self._model_templates = self._compile_model_templates()
+        self.family = find_family(
+            (
+                text
+                for template in self._model_templates.values()
+                for text in (*template.literals, *template.variables)
+            ),
+            self._added_token_ids,
+        )
+        """How the model marks its thoughts and writes tool calls."""
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
+        self._tool_template = self._choose_tool_template()
         # a newline is text even as an added token
         possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
         self._token_pattern = _any_of(possible)
@@ -123,35 +103,65 @@ class PromptEncoder:
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
         self._guard((specials | ends | self._find_written_tokens()) & possible)
-        self.reasoning_format = find_reasoning_format(
-            (text for template in self._model_templates.values() for text in template.literals),
-            self._added_token_ids,
-        )
-        """How the model marks its thoughts; None if it does not think."""
+        self.thinking_levels = thinking_levels(self._template.inputs)
+        """The values of `Sampling.thinking` that the template follows."""
+        self._note_unknown_reasoning()
         self.prefix_ids = self._find_prefix_ids()
         """Ids before the format's own text."""
         # set once, since a tokenizer in use by other threads cannot be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may trim spaces from the offsets
-        self._middle_backend = _without_prefix_space(self._backend)
+        self._middle_backend = without_prefix_space(self._backend)
         self.token_bytes = make_token_bytes(self._backend)
         """Returns the bytes of a token by its id."""
+        self._message_overhead = self._find_message_overhead()
 
-    def with_thinking(self, thinking: Thinking) -> PromptEncoder:
-        """Return an encoder that tells the template how much the model shall think."""
+    @property
+    def thinks(self) -> bool:
+        """Whether anything shows that the model thinks before it answers."""
+        return self.family.reasoning is not None or bool(self.thinking_levels)
+
+    def _note_unknown_reasoning(self) -> None:
+        """Note that the template knows thoughts, but not in a way that chatlm knows."""
+        keeps_thoughts = "reasoning_content" in self._template.source
+        if self.family.reasoning is None and (self.thinking_levels or keeps_thoughts):
+            self.notes.append(
+                "This model seems to think before it answers, but marks its thoughts in a way that "
+                "chatlm does not know: they are shown as part of the answer. Please report it."
+            )
+
+    def with_options(
+        self, thinking: Thinking, tools: Sequence[ToolDefinition] = ()
+    ) -> PromptEncoder:
+        """Return an encoder that tells the template how much to think, and of the tools.
+
+        Args:
+            thinking: how much the model shall think.
+            tools: what the model may call; only for a model that `calls_tools`.
+        """
         changed = copy.copy(self)
         changed._variables = thinking_variables(thinking)
+        if tools and self._tool_template is not None:
+            changed._tools = tuple(tools)
+            changed._template = self._tool_template
+            changed._variables |= self._tool_variables(tools)
         return changed
 
-    def end_of_thought(self) -> list[int]:
-        """Return the ids that end a thought and begin the answer.
+    def _tool_variables(self, tools: Sequence[ToolDefinition]) -> dict[str, Any]:
+        """Return the variables that tell a template of tools."""
+        form = self.family.tool_calls
+        return {form.tools_variable: [tool.to_dict() for tool in tools]} if form else {}
 
-        Raises:
-            ValueError: the model does not think.
-        """
-        if self.reasoning_format is None:
-            raise ValueError("the model does not think")
-        text = self.reasoning_format.ending
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the chat template describes tools to the model, and its calls can be read."""
+        return self._tool_template is not None
+
+    def end_of_thought(self) -> list[int]:
+        """Return the ids that end a thought and begin the answer; none if it does not think."""
+        if self.family.reasoning is None:
+            return []
+        text = self.family.reasoning.ending
         return [
             number
             for span in chat_formats.split_control_tokens(text, self._token_pattern)
@@ -208,6 +218,27 @@ class PromptEncoder:
             hint="Use `chatlm config set prompt_format chatml` (or alpaca, vicuna or raw).",
         )
 
+    def _choose_tool_template(self) -> ChatTemplate | None:
+        """Return the template for requests with tools, as transformers chooses it."""
+        form = self.family.tool_calls
+        if self.format != "template" or form is None:
+            return None
+        template = self._model_templates.get("tool_use", self._template)
+        return template if form.tools_variable in template.variables else None
+
+    @cached_property
+    def takes_argument_text(self) -> bool:
+        """Whether the template wants the arguments of a call as JSON text, not as an object."""
+        if self._tool_template is None:
+            return False
+        groups = chat_formats.group_by_role(_PROBE_CALL)
+        chat = chat_formats.template_messages(_PROBE_CALL, groups, self.family.tool_calls)
+        try:
+            text = self._tool_template.render(chat, **self._tool_variables([_PROBE_TOOL]))
+        except (jinja2.TemplateError, ModelError):
+            return True
+        return "{'k': 'v'}" in text  # as Python writes an object
+
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
         found: set[str] = set()
@@ -216,7 +247,8 @@ class PromptEncoder:
             for messages in _PROBES:
                 with suppress(jinja2.TemplateError, ModelError):
                     groups = chat_formats.group_by_role(messages)
-                    text = template.render(chat_formats.template_messages(messages, groups))
+                    chat = chat_formats.template_messages(messages, groups, self.family.tool_calls)
+                    text = template.render(chat, **self._tool_variables([_PROBE_TOOL]))
                     spans = chat_formats.to_spans(text, self._token_pattern)
                     found |= {span.token for span in spans}
         return found - {""}
@@ -227,6 +259,7 @@ class PromptEncoder:
         self.control_tokens = {**self.control_tokens, **new}
         self._control_pattern = _any_of(self.control_tokens)
         self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
+        self._long_text_tokens: dict[bytes, int] = {}
 
     def _find_prefix_ids(self) -> list[int]:
         """Return the ids that the tokenizer puts before a text; a template has its own."""
@@ -250,6 +283,10 @@ class PromptEncoder:
     @property
     def end_sequences(self) -> list[list[int]]:
         """Token sequences that end a turn in the format."""
+        form = self.family.tool_calls
+        if self.format == "template" and form is not None:
+            texts = (text for text in form.end_tokens if text in self._added_token_ids)
+            return [[self._added_token_ids[text]] for text in texts]
         if self.format != "chatml":
             return []
         ends = ("<|im_end|>", "<|im_start|>")
@@ -266,23 +303,32 @@ class PromptEncoder:
         Raises:
             ModelError: the template refuses the messages.
         """
-        groups = chat_formats.group_by_role(messages)
-        try:
-            text = self._render(messages, groups)
-        except jinja2.TemplateError:
-            try:  # some templates refuse a system role
-                groups = chat_formats.merge_system_into_user(groups, messages)
-                text = self._render(messages, groups)
-            except jinja2.TemplateError as error:
-                raise ModelError(
-                    f"The model's chat template refuses this conversation: {error}",
-                    hint="Try `chatlm config set prompt_format chatml`.",
-                ) from error
+        text = self._render_accepted(messages)
         spans = chat_formats.to_spans(text, self._token_pattern)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
         return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
+
+    def _render_accepted(self, messages: Sequence[Message]) -> TrackedText:
+        """Render the messages, in another arrangement where the template refuses them."""
+        groups = chat_formats.group_by_role(messages)
+        refusal: jinja2.TemplateError | None = None
+        for chat, grouped in (
+            (messages, groups),
+            # gpt-oss takes a thought or a text before a tool call, not both
+            (chat_formats.without_thoughts_before_calls(messages), groups),
+            # some templates refuse a system role
+            (messages, chat_formats.merge_system_into_user(groups, messages)),
+        ):
+            try:
+                return self._render(chat, grouped)
+            except jinja2.TemplateError as error:
+                refusal = error
+        raise ModelError(
+            f"The model's chat template refuses this conversation: {refusal}",
+            hint="Try `chatlm config set prompt_format chatml`.",
+        ) from refusal
 
     def _render(self, messages: Sequence[Message], groups: Sequence[MessageGroup]) -> TrackedText:
         last = messages[-1] if messages else None
@@ -290,11 +336,21 @@ class PromptEncoder:
         if last is not None and last.role == "assistant":
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
-        return self._template.render(
-            chat_formats.template_messages(messages, groups),
-            continued_field=continued,
-            **self._variables,
+        chat = chat_formats.template_messages(
+            messages, groups, self.family.tool_calls, self.takes_argument_text
         )
+        try:
+            return self._template.render(chat, continued_field=continued, **self._variables)
+        except ModelError:
+            if continued != "reasoning_content" or self.family.reasoning is None:
+                raise
+        # the template leaves thoughts out, this one too
+        begun = self._template.render(chat[:-1], **self._variables)
+        if not self._is_thought_open(own_ending(begun)):
+            form = self.family.reasoning
+            begun += TrackedText(form.starts[0].strip() + form.before_end, TEMPLATE)
+        thought: TrackedText = chat[-1]["reasoning_content"]
+        return begun + thought
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt; control ids occur only where the format has them."""
@@ -302,6 +358,32 @@ class PromptEncoder:
         for index, run in enumerate(chat_formats.span_runs(self.spans(messages))):
             ids += self.encode_run(run, is_first=index == 0).ids
         return ids
+
+    def estimate_message_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Estimate the tokens of each message from its content, without rendering the chat."""
+        return [
+            self._content_tokens(_content_text(message)) + self._message_overhead
+            for message in messages
+        ]
+
+    def _find_message_overhead(self) -> int:
+        """Return the tokens that the format puts around a message, on average of a turn."""
+        turn = [Message("user", "x"), Message("assistant", "x"), Message("user", "x")]
+        with suppress(ModelError):
+            added = len(self.encode(turn)) - len(self.encode(turn[:1]))
+            return max((added + 1) // 2 - 1, 0)
+        return 0
+
+    def _content_tokens(self, text: str) -> int:
+        """Count the tokens of a text; each text is encoded only once."""
+        if len(text) <= MAX_CACHED_TEXT_LENGTH:
+            return len(self._cached_encode(text, False).ids)
+        key = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+        if key not in self._long_text_tokens:
+            if len(self._long_text_tokens) >= MAX_CACHED_TEXTS:
+                self._long_text_tokens.clear()
+            self._long_text_tokens[key] = len(self.encode_with_offsets(text).ids)
+        return self._long_text_tokens[key]
 
     def encode_run(self, run: Sequence[Span], is_first: bool = False) -> EncodedText:
         """Encode one run of `chat_formats.span_runs`.
@@ -366,31 +448,54 @@ class PromptEncoder:
     def detokenizer(self, context: Sequence[int] = ()) -> Detokenizer:
         """Return a new streaming decoder; `context` are the ids before its first.
 
-        Control tokens give no text, except for those that mark thoughts.
+        Control tokens give no text, except for those that mark thoughts and tool calls.
         """
-        markers = "\0".join(self.reasoning_format.markers) if self.reasoning_format else ""
+        markers = self.family.reasoning.markers if self.family.reasoning else ()
+        if self._tools and self.family.tool_calls is not None:
+            markers += self.family.tool_calls.markers
+        written = "\0".join(markers)
         named = {
-            number: text for text, number in self.control_tokens.items() if text and text in markers
+            number: text for text, number in self.control_tokens.items() if text and text in written
         }
         return Detokenizer(self._backend, list(context), named)
 
-    def reasoning_parser(self, messages: Sequence[Message]) -> ReasoningParser:
+    def reply_parser(self, messages: Sequence[Message]) -> ReplyParser:
         """Return the parser of a reply to these messages."""
-        form = self.reasoning_format
-        if form is None:
-            return ReasoningParser(None)
+        last = messages[-1] if messages else None
+        return ReplyParser(
+            self.family,
+            {tool.name: tool.parameters for tool in self._tools},
+            is_open=self._opens_thought(messages),
+            continues=last is not None and last.role == "assistant",
+        )
+
+    def _opens_thought(self, messages: Sequence[Message]) -> bool:
+        """Return whether the prompt ends inside a thought."""
+        if self.family.reasoning is None:
+            return False
         written = ""
         for span in reversed(self.spans(messages)):
             index = span.message_index
             if index is not None and messages[index].role != "assistant":
                 break
             written = (span.text if index is None else "") + written
-        opened = max((written.rfind(marker.strip()) for marker in form.starts), default=-1)
-        closed = max((written.rfind(marker.strip()) for marker in form.ends), default=-1)
-        last = messages[-1] if messages else None
-        continues = last is not None and last.role == "assistant"
-        return ReasoningParser(form, is_open=opened > closed, continues=continues)
+        return self._is_thought_open(written)
 
+    def _is_thought_open(self, text: str) -> bool:
+        """Return whether a text of the format begins a thought and does not end it."""
+        form = self.family.reasoning
+        starts, ends = (form.starts, form.ends) if form else ((), ())
+        opened = max((text.rfind(marker.strip()) for marker in starts), default=-1)
+        return opened > max((text.rfind(marker.strip()) for marker in ends), default=-1)
+
+
+_PROBE_TOOL = ToolDefinition("x", "x", {"type": "object", "properties": {}})
+
+_PROBE_CALL = [
+    Message("user", "x"),
+    Message("assistant", (ToolCall("x", "x", '{"k": "v"}'),)),
+    Message("tool", (ToolResult("x", "x", "x"),)),
+]
 
 _PROBES = [
     [Message("system", "x"), Message("user", "x")],
@@ -400,44 +505,26 @@ _PROBES = [
         Message("user", "x"),
     ],
     [Message("user", "x"), Message("assistant", "x"), Message("tool", "x")],
+    _PROBE_CALL,
 ]
 """Chats that show which role tokens a template builds from pieces."""
+
+
+def _content_text(message: Message) -> str:
+    """Return what a prompt says of a message, except thoughts, which few templates repeat."""
+    texts = [message.text]
+    for part in message.parts:
+        if isinstance(part, ToolCall):
+            texts += [part.name, part.arguments]
+        elif isinstance(part, ToolResult):
+            texts.append(part.text)
+    return "".join(texts)
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern of any of the texts, the longest first; of nothing if there are none."""
     patterns = [re.escape(text) for text in sorted(texts, key=len, reverse=True)]
     return re.compile("|".join(patterns) or r"(?!)")
-
-
-def _without_prefix_space(backend: Any) -> Any:
-    """Return a tokenizer for text that does not start a prompt.
-
-    With Metaspace's `prepend_scheme: first` only the start of the whole prompt gets a blank.
-    """
-    splitter = _never_prepend(backend.pre_tokenizer)
-    if splitter is None:
-        return backend
-    middle = copy.deepcopy(backend)
-    middle.encode_special_tokens = True
-    middle.pre_tokenizer = splitter
-    return middle
-
-
-def _never_prepend(splitter: Any) -> Any:
-    """Return a pre-tokenizer without the blank at the start; None if it adds none there only."""
-    if isinstance(splitter, pre_tokenizers.Metaspace):
-        if splitter.prepend_scheme != "first":
-            return None
-        return pre_tokenizers.Metaspace(splitter.replacement, "never", splitter.split)
-    if isinstance(splitter, pre_tokenizers.Sequence):
-        parts = list(splitter)  # type: ignore[call-overload]  # by index, as of tokenizers 0.22
-        changed = [_never_prepend(part) for part in parts]
-        if any(part is not None for part in changed):
-            return pre_tokenizers.Sequence(
-                [new if new is not None else old for new, old in zip(changed, parts, strict=True)]
-            )
-    return None
 
 
 def _to_encoded_text(tokens: Iterable[tuple[int, int]]) -> EncodedText:
@@ -476,7 +563,8 @@ def prompt_tokens(
             for index in positions:
                 end = len(text) if index == len(encoded.ids) - 1 else encoded.end_offsets[index]
                 token = encoded.ids[index]
-                yield PromptToken(token, text[start:end], token in controls, message)
+                is_control = token in controls
+                yield PromptToken(token, text[start:end], is_control, message, span.part)
                 start = end
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenizer import TokenBytes
-from chatlm.types.sampling import Sampling
+from chatlm.errors import UsageError
+from chatlm.types.sampling import LogitBias, Sampling
 
 DRY_BREAKERS = frozenset(b'\n:"*')
 """Bytes that break sequences, as in the programs that introduced DRY."""
@@ -42,6 +43,46 @@ def apply_penalties(
     if presence_penalty != 0.0:
         logits = logits - presence_penalty * (reply_counts > 0)
     return logits
+
+
+def token_biases(
+    logit_bias: LogitBias, encode: Callable[[str], Sequence[int]], vocab_size: int
+) -> dict[int, float]:
+    """Return the bias of each token id; a token that is named several times gets the sum.
+
+    Args:
+        logit_bias: by token id or text.
+        encode: encodes a text to ids; each of them is biased.
+        vocab_size: number of logits.
+
+    Raises:
+        UsageError: the model has no token with an id.
+    """
+    biases: dict[int, float] = {}
+    for token, bias in logit_bias:
+        for number in (token,) if isinstance(token, int) else encode(token):
+            if number >= vocab_size:
+                raise UsageError(
+                    f"logit_bias names the token id {number:,}, but the ids of this model are 0 to "
+                    f"{vocab_size - 1:,}",
+                    hint="Ids differ from model to model; with local models a text works as well.",
+                )
+            biases[number] = biases.get(number, 0.0) + bias
+    return biases
+
+
+def apply_logit_bias(logits: Tensor, biases: Mapping[int, float]) -> Tensor:
+    """Add to the logits of some tokens.
+
+    Args:
+        logits: (vocab_size,), float.
+        biases: by token id.
+    """
+    if not biases:
+        return logits
+    ids = torch.tensor(list(biases), device=logits.device)
+    added = torch.tensor(list(biases.values()), dtype=logits.dtype, device=logits.device)
+    return logits.index_add(0, ids, added)
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -223,7 +264,7 @@ def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
 class Sampler:
     """A sampler of one reply.
 
-    The order is: penalties, DRY, top-n-sigma, temperature, top-k, top-p, min-p, XTC.
+    The order is: logit bias, penalties, DRY, top-n-sigma, temperature, top-k, top-p, min-p, XTC.
 
     Args:
         sampling: complete settings; the seed may be None.
@@ -231,6 +272,10 @@ class Sampler:
         vocab_size: number of logits.
         device: where the logits are.
         token_bytes: returns the bytes of an id; tells DRY which tokens break sequences.
+        encode: encodes a text to ids, for logit biases by text.
+
+    Raises:
+        UsageError: a logit bias names a token that the model does not have.
     """
 
     def __init__(
@@ -240,7 +285,9 @@ class Sampler:
         vocab_size: int,
         device: torch.device,
         token_bytes: TokenBytes,
+        encode: Callable[[str], Sequence[int]],
     ) -> None:
+        self._biases = token_biases(sampling.logit_bias, encode, vocab_size)
         self._temperature = sampling.temperature or 0.0
         self._top_k = sampling.top_k or 0
         self._top_p = 1.0 if sampling.top_p is None else sampling.top_p
@@ -277,7 +324,7 @@ class Sampler:
             logits: (vocab_size,), any float type.
         """
         logits = apply_penalties(
-            logits.float(),
+            apply_logit_bias(logits.float(), self._biases),
             self._reply_counts,
             self._seen,
             frequency_penalty=self._frequency_penalty,

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any
 
 from chatlm.engines.batching import SequentialBatch
@@ -14,11 +14,16 @@ from chatlm.engines.estimated_tokens import EstimatedTokens
 from chatlm.engines.stopping import StopStringFilter
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.messages import Message, StopReason, StreamedPart, Usage
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Prompt, Request, prompt_hash
-from chatlm.types.sampling import DEFAULT_SAMPLING
+from chatlm.types.sampling import DEFAULT_SAMPLING, Thinking
 
 _WORD_PATTERN = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
+
+ScriptedReply = str | tuple[Reasoning | Text, ...] | StopReason | Exception
+"""One reply of a script: a text or, for a model that thinks, its thoughts and texts in order; a
+StopReason or an exception ends the stream instead."""
 
 WORD_TOKENS = EstimatedTokens(_WORD_PATTERN.findall, estimated=False)
 """Prompts of an engine whose tokens are words."""
@@ -27,18 +32,26 @@ WORD_TOKENS = EstimatedTokens(_WORD_PATTERN.findall, estimated=False)
 class ScriptedEngine:
     """An engine that answers each request with the next reply of a script.
 
-    Stop strings end a reply. Logits processors and stopping criteria are called for each word, with
-    the ids of `vocabulary` and with scores that are 10 for the script's next word and 0 for all
-    others; the word with the highest score is generated.
+    Stop strings and `max_tokens` end an answer; thoughts are left alone. Logits processors and
+    stopping criteria are called for each word, with the ids of `vocabulary` and with scores that
+    are 10 for the script's next word and 0 for all others; the word with the highest score is
+    generated.
 
     Args:
-        replies: in order; a StopReason or an exception ends the stream instead of a text.
+        replies: in order.
         delay: seconds before each token.
         context: limit of prompt and reply together, in tokens.
+        thinks: as `EngineInfo.thinks`.
+        thinking_levels: as `EngineInfo.thinking_levels`.
     """
 
     def __init__(
-        self, *replies: str | StopReason | Exception, delay: float = 0.0, context: int = 4096
+        self,
+        *replies: ScriptedReply,
+        delay: float = 0.0,
+        context: int = 4096,
+        thinks: bool | None = None,
+        thinking_levels: Collection[Thinking] = (),
     ) -> None:
         self.requests: list[Request] = []
         """Every request streamed, for assertions."""
@@ -55,6 +68,8 @@ class ScriptedEngine:
             context_length=context,
             prompt_format="chatml",
             default_sampling=DEFAULT_SAMPLING,
+            thinks=thinks,
+            thinking_levels=tuple(thinking_levels),
         )
 
     @property
@@ -62,7 +77,7 @@ class ScriptedEngine:
         """The words of all prompts and replies so far; a word's place is its token id."""
         return list(self._ids)
 
-    def queue(self, *replies: str | StopReason | Exception) -> None:
+    def queue(self, *replies: ScriptedReply) -> None:
         """Append replies to the script."""
         self._replies.extend(replies)
 
@@ -85,29 +100,34 @@ class ScriptedEngine:
             return
         limit = request.sampling.max_tokens or DEFAULT_SAMPLING.max_tokens or 0
         first = 0.0
-        words = _WORD_PATTERN.findall(reply)
+        words = _words_of(reply)
+        answered = [place for place, (part, _) in enumerate(words) if part == "text"]
+        end = answered[limit] if len(answered) > limit else len(words)
         ids = [token.id for token in prompt.tokens]
-        for word in words:
+        for _, word in words:
             self._id_of(word)
         stop_filter = StopStringFilter(request.sampling.stop)
-        reason, matched = StopReason.LENGTH if len(words) > limit else StopReason.END, None
-        for count, scripted in enumerate(words[:limit], start=1):
+        reason, matched = StopReason.LENGTH if end < len(words) else StopReason.END, None
+        thoughts = 0
+        for count, (part, scripted) in enumerate(words[:end], start=1):
             if self._delay:
                 time.sleep(self._delay)
             word = self._process(request, ids, scripted)
             ids.append(self._id_of(word))
             at = time.perf_counter()
             first = first or at
-            usage = Usage(total, 0, count, first - started, at - first)
-            text = stop_filter.feed(word)
+            thoughts += part == "reasoning"
+            usage = Usage(total, 0, count, first - started, at - first, thoughts)
+            text = stop_filter.feed(word) if part == "text" else word
             criterion = self._met_criterion(request, ids, word)
             if (matched := stop_filter.matched_stop) is not None:
                 reason = StopReason.STOP_STRING
             elif criterion is not None:
                 reason, matched = StopReason.CRITERION, criterion
-            if matched is not None or count == min(limit, len(words)):
+            if matched is not None or count == end:
                 text += stop_filter.flush()
-            yield Delta(text, stop_filter.withheld, usage=usage)
+            withheld = stop_filter.withheld if part == "text" else ""
+            yield Delta(text, withheld, usage=usage, part=part)
             if matched is not None:
                 break
         yield Finished(reason, usage, matched)
@@ -165,3 +185,12 @@ class ScriptedEngine:
     def close(self) -> None:
         """Record that it is closed."""
         self.closed = True
+
+
+def _words_of(reply: str | tuple[Reasoning | Text, ...]) -> list[tuple[StreamedPart, str]]:
+    """Return the words of a reply, each with its part."""
+    words: list[tuple[StreamedPart, str]] = []
+    for part in (Text(reply),) if isinstance(reply, str) else reply:
+        kind: StreamedPart = "reasoning" if isinstance(part, Reasoning) else "text"
+        words += ((kind, word) for word in _WORD_PATTERN.findall(part.text))
+    return words

@@ -167,3 +167,12 @@ def concat(texts: Iterable[str]) -> TrackedText:
     for piece in pieces:
         origins += origins_of(piece)
     return TrackedText("".join(pieces), origins)
+
+
+def own_ending(text: TrackedText) -> TrackedText:
+    """Return the end of a text that the template alone wrote."""
+    origins = origins_of(text)
+    place = len(text)
+    while place and origins[place - 1] == TEMPLATE:
+        place -= 1
+    return text[place:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
 from chatlm.hub.disk import tree_bytes
+from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.gguf.file import GgufError, GgufFile
+from chatlm.hub.gguf.known_templates import compare_templates, template_facts, template_warning
 from chatlm.hub.jobs import CancelCheck, ProgressCallback, ignore_progress, never_cancelled
 from chatlm.hub.model_folder import (
     ModelManifest,
@@ -26,9 +29,17 @@ from chatlm.hub.model_folder import (
     read_manifest,
     safetensors_header,
 )
-from chatlm.hub.names import FolderTarget, ModelTarget, installed_manifests, resolve_name
+from chatlm.hub.names import (
+    FolderTarget,
+    GgufTarget,
+    ModelTarget,
+    installed_manifests,
+    resolve_name,
+)
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
+from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
 from chatlm.types.engine import ModelListing
+from chatlm.types.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,16 @@ class ModelDetails:
     """Number formats of the weights, most frequent first."""
     abilities: tuple[str, ...] = ()
     """Abilities as in `ModelListing`."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """The sampling that is recommended for it."""
+    warning: str = ""
+    """What the user should know before using it, such as a chat template that was changed."""
 
     @property
     def summary(self) -> str:
-        """The abilities, then the description, which may be cut off."""
-        return " · ".join(filter(None, (", ".join(self.abilities), self.description)))
+        """A sign of a warning, the abilities, then the description, which may be cut off."""
+        sign = "warning, see `chatlm models show`" if self.warning else ""
+        return " · ".join(filter(None, (sign, ", ".join(self.abilities), self.description)))
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:
@@ -105,7 +121,21 @@ class ModelDetails:
             "parameters": self.parameters,
             "dtypes": list(self.dtypes),
             "abilities": list(self.abilities),
+            "sampling": self.sampling.to_dict(),
+            "warning": self.warning,
         }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_model` found."""
+
+    problems: tuple[str, ...]
+    """What is wrong; the model must not be used."""
+    notes: tuple[str, ...] = ()
+    """What the user should know otherwise."""
+    repair: str = ""
+    """The next step if there are problems."""
 
 
 def find_model(name: str) -> ModelLocation:
@@ -234,6 +264,7 @@ def describe_model(name: str) -> ModelDetails:
         pulled_at=None,
         parameters=parameters,
         dtypes=dtypes,
+        sampling=_folder_sampling(location.folder),
     )
 
 
@@ -241,26 +272,69 @@ def verify_model(
     name: str,
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
-) -> list[str]:
-    """Compare every file of a model with its checksum.
+) -> Verification:
+    """Compare every file of a model with its checksum, and its tensors with its architecture.
 
-    Returns:
-        One line for each file that is wrong. A folder of the user's own has no record to compare
-        with: there its completeness is checked.
+    A folder of the user's own has no checksums: there its completeness is checked. A GGUF file
+    need not be converted.
 
     Raises:
         ModelError: the model is not on this machine.
     """
     target = resolve_name(name)
+    if isinstance(target, GgufTarget):
+        found = _verify_gguf(target.path)
+        if found.problems or not (paths.models_dir() / target.folder_name).is_dir():
+            return found
     folder = target.path if isinstance(target, FolderTarget) else _require_folder(target)
+    repair = (
+        "Copy or download the model again."
+        if isinstance(target, FolderTarget)
+        else f"Repair it: chatlm models pull --force {name}"
+    )
     try:
         manifest = read_manifest(folder)
     except ModelError as error:
-        return [error.message]
+        return Verification((error.message,), repair=repair)
     if manifest:
-        return find_hash_mismatches(folder, manifest, progress, cancelled)
-    problem = folder_problem(folder)
-    return [problem[0]] if problem else []
+        kind = manifest.kind
+        problems = find_hash_mismatches(folder, manifest, progress, cancelled)
+    else:
+        kind = detect_model_kind(folder)
+        problem = folder_problem(folder)
+        problems = [problem[0]] if problem else []
+    if problems:
+        return Verification(tuple(problems), repair=repair)
+    return _verify_tensors(folder, kind, repair)
+
+
+def _verify_tensors(folder: Path, kind: ModelKind, repair: str) -> Verification:
+    notes = [warning] if (warning := template_warning(folder)) else []
+    try:
+        wrong = find_wrong_folder_tensors(folder, kind)
+    except NotChecked as reason:
+        notes.append(f"Its tensors were not compared with its architecture: {reason}.")
+        wrong = []
+    return Verification(
+        tuple(f"The tensors do not fit config.json: {tensor}" for tensor in wrong),
+        tuple(notes),
+        repair,
+    )
+
+
+def _verify_gguf(path: Path) -> Verification:
+    """Check a GGUF file without reading its weights."""
+    from chatlm.hub.gguf.convert import plan_conversion
+    from chatlm.hub.gguf.tokenizer import read_templates
+
+    try:
+        with GgufFile(path) as file:
+            plan_conversion(file)
+            general = template_facts(file)["general"]
+            warning = compare_templates(general, list(read_templates(file).values()))
+    except GgufError as error:
+        return Verification((error.message,), repair=error.hint)
+    return Verification((), (warning,) if warning else ())
 
 
 def remove_model(name: str) -> int:
@@ -302,6 +376,7 @@ def _require_folder(target: ModelTarget) -> Path:
 def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
     entry = catalogue().get(manifest.name)
     parameters, dtypes = _count_by_dtype(folder)
+    sampling = entry.sampling if entry else Sampling()
     return ModelDetails(
         name=manifest.name,
         kind=manifest.kind,
@@ -315,6 +390,8 @@ def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
         pulled_at=manifest.pulled_at,
         parameters=parameters,
         dtypes=dtypes,
+        sampling=sampling.with_fallback(_folder_sampling(folder)),
+        warning=template_warning(folder) or "",
     )
 
 
@@ -332,7 +409,16 @@ def _catalogue_details(entry: CatalogueEntry) -> ModelDetails:
         pulled_at=None,
         parameters=None,
         dtypes=(),
+        sampling=entry.sampling,
     )
+
+
+def _folder_sampling(folder: Path) -> Sampling:
+    """Return the sampling that a model's generation config recommends."""
+    try:
+        return recommended_sampling(folder.name, read_generation_config(folder))
+    except (OSError, ValueError):
+        return Sampling()
 
 
 def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, HubSource, ModelKind, WheelSource
 from chatlm.hub.disk import NoSpace, require_space, translate_disk_full
-from chatlm.hub.gguf_convert import convert_gguf
+from chatlm.hub.gguf.convert import convert_gguf
 from chatlm.hub.huggingface import (
     PROBE_TIMEOUT_SECONDS,
     copy_from_cache,

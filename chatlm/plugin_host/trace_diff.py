@@ -102,6 +102,14 @@ def _request_changes(before: Request, after: Request) -> Iterator[Change]:
             yield Change(
                 what, *(_truncate(", ".join(map(callable_name, those))) for those in (had, has))
             )
+    if before.tools != after.tools:
+        yield Change(
+            "tools",
+            *(
+                _truncate(", ".join(tool.name for tool in request.tools))
+                for request in (before, after)
+            ),
+        )
     if before.messages != after.messages:
         yield from _messages_changes(before.messages, after.messages)
 

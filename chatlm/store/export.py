@@ -296,7 +296,8 @@ def _markdown_of(part: Part, missing_images: Collection[str]) -> Iterator[str]:
         case Text(text):
             yield _close_fences(text)
         case Reasoning(text):
-            yield "\n".join(f"> {line}".rstrip() for line in ["*Reasoning*", "", *text.split("\n")])
+            lines = [f"*{part.caption}*", "", *text.split("\n")]
+            yield "\n".join(f"> {line}".rstrip() for line in lines)
         case ToolCall(name=name, arguments=arguments):
             yield f"Tool call: {name}"
             yield _code_block(arguments)

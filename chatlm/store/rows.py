@@ -107,15 +107,10 @@ def reply_from_row(row: sqlite3.Row) -> Reply:
     unknown: list[str] = []
     steps = _steps_from_row(row, unknown)
     error = None if row["error"] is None else as_text(row["error"])
-    if unknown and not error:
-        error = (
-            f"The stop reason {unknown[0]!r} is unknown. A newer chatlm or another program wrote "
-            "it; the reply is whole."
-        )
     return Reply(
         id=row["id"],
         version=row["version"],
-        error=error,
+        error=reply_error(error, unknown),
         model=as_text(row["model"]),
         adapter=None if row["adapter"] is None else as_text(row["adapter"]),
         settings=as_text(row["settings"]),
@@ -130,11 +125,13 @@ def _steps_from_row(row: sqlite3.Row, unknown: list[str]) -> tuple[ReplyStep, ..
         try:
             steps = json.loads(row["steps"])
             for step in steps:
-                step["stop_reason"] = _known_stop_reason(step["stop_reason"], unknown)
+                word = step["stop_reason"]
+                step["stop_reason"] = read_stop_reason(word and as_text(word), unknown)
             return tuple(map(ReplyStep.from_dict, steps))
         except (ValueError, TypeError, LookupError) as error:
             raise StoreError(f"The parts of reply {row['id']} are damaged.") from error
-    reason = _known_stop_reason(row["stop_reason"], unknown)
+    word = row["stop_reason"]
+    reason = read_stop_reason(None if word is None else as_text(word), unknown)
     usage = Usage(
         prompt_tokens=row["prompt_tokens"],
         cached_tokens=row["cached_tokens"],
@@ -146,15 +143,25 @@ def _steps_from_row(row: sqlite3.Row, unknown: list[str]) -> tuple[ReplyStep, ..
     return (ReplyStep(parts, reason, usage),)
 
 
-def _known_stop_reason(reason: Any, unknown: list[str]) -> StopReason | None:
-    """Return a stop reason; an unknown one, added to `unknown`, counts as an error."""
-    if reason is None:
+def read_stop_reason(word: str | None, unknown: list[str]) -> StopReason | None:
+    """Return a stored stop reason; an unknown one, added to `unknown`, counts as an error."""
+    if word is None:
         return None
     try:
-        return StopReason(reason)
+        return StopReason(word)
     except ValueError:
-        unknown.append(as_text(reason))
+        unknown.append(word)
         return StopReason.ERROR
+
+
+def reply_error(error: str | None, unknown: Sequence[str]) -> str | None:
+    """Return a reply's error, or that it has stop reasons that `read_stop_reason` does not know."""
+    if error or not unknown:
+        return error
+    return (
+        f"The stop reason {unknown[0]!r} is unknown. A newer chatlm or another program wrote "
+        "it; the reply is whole."
+    )
 
 
 def dump_steps(steps: Sequence[ReplyStep]) -> str | None:

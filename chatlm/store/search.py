@@ -121,6 +121,8 @@ class ChatSearchHit:
     """Start and end of each hit in `snippet`."""
     reply_id: int | None = None
     """None for a user message or a title."""
+    part: StreamedPart = "text"
+    """`reasoning` for a thought."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -164,7 +166,7 @@ def search(
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=lambda row: (as_text(row["time"]), row["turn_id"]), reverse=True)
     pattern = _compile_pattern(indexed, scanned)
-    return [_to_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
+    return [_to_hit(db, row, pattern, part) for row in [*titles, *texts][:limit]]
 
 
 def _parse_annotation_filters(
@@ -185,7 +187,9 @@ def _lower(match: re.Match[str]) -> str:
     return match[0].lower()
 
 
-def _to_hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> ChatSearchHit:
+def _to_hit(
+    db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str], part: StreamedPart
+) -> ChatSearchHit:
     snippet, spans = _make_snippet(as_text(row["text"]), pattern)
     speaker: Role = "user" if row["reply_id"] is None else "assistant"
     return ChatSearchHit(
@@ -196,6 +200,7 @@ def _to_hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) 
         snippet=snippet,
         spans=spans,
         reply_id=row["reply_id"],
+        part=part,
     )
 
 

@@ -221,7 +221,9 @@ class ChatScreen(Screen[None]):
         self.run_worker(self._open_and_hide_list(event), exit_on_error=False)
 
     async def _open_and_hide_list(self, event: ChatList.ChatOpened) -> None:
-        opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
+        opened = await self.chat.open_chat(
+            event.conversation_id, event.turn_id, shows_thoughts=event.shows_thoughts
+        )
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
 
@@ -239,6 +241,7 @@ class ChatScreen(Screen[None]):
             self.chat.saved_conversation_id, self.chat.answering_conversation_id
         )
         self.chat.refresh_title()
+        self._status_bar.thinking = self.chat.thinking
         self.plugin_actions.refresh_status()
         self._update_hint()
         self.inspect_actions.measure_context()

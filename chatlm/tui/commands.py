@@ -1,7 +1,7 @@
 """The table of commands and keys, and the parser of slash commands.
 
 Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
-function key but F1, nothing that the text area needs for editing. The keys of the chat have
+function key but F1 and F2, nothing that the text area needs for editing. The keys of the chat have
 priority: others bubble up from the focused widget, and would act after a key that was typed later.
 The keys of a turn and of the chat list are plain letters, since nothing is typed there.
 """
@@ -83,6 +83,7 @@ CHAT = (
     Command("search", "search all chats", "ctrl+s", "[WORDS]"),
     Command("palette", "command palette", "ctrl+p", is_slash_command=False),
     Command("settings", "sampling, system prompt, appearance", "ctrl+o"),
+    Command("thinking", "change how much the model thinks", "f2", "[LEVEL]"),
     Command("model", "switch to another model", argument="[NAME]"),
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
@@ -128,6 +129,8 @@ APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
 TURN = (
     Command("copy", "copy the reply", "c"),
     Command("copy-code", "copy a code block; repeat for the next", "b"),
+    Command("thoughts", "open or close the thoughts", "o"),
+    Command("copy-thoughts", "copy the thoughts"),
     Command("previous-version", "show the previous version", "left"),
     Command("next-version", "show the next version", "right"),
     Command("edit", "edit the message and resend it in a fork", "e"),

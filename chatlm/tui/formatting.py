@@ -6,8 +6,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import Annotation, ContextPolicy, Reply, StopReason, Turn, Usage
-from chatlm.types.parts import File, Image, Part, ToolCall, ToolResult
+from chatlm.types.messages import (
+    Annotation,
+    ContextPolicy,
+    Reply,
+    StopReason,
+    StreamedPart,
+    Turn,
+    Usage,
+)
+from chatlm.types.parts import File, Image, Part, Reasoning, ToolCall, ToolResult
 
 MAX_ARGUMENTS = 400
 """Characters shown of a tool call's arguments."""
@@ -16,22 +24,10 @@ MAX_ARGUMENTS = 400
 MAX_RESULT_LINES, MAX_LINE = 8, 300
 """Lines shown of a tool's result, and characters of each."""
 
-STOP_LABELS: dict[StopReason | None, str] = {
-    StopReason.END: "complete",
-    StopReason.STOP_STRING: "ended at a stop string",
-    StopReason.LENGTH: "reached the length limit",
-    StopReason.CONTEXT_FULL: "context full",
-    StopReason.CRITERION: "ended by a stopping rule",
-    StopReason.TOOL_CALLS: "called tools",
-    StopReason.TOOL_LIMIT: "reached the tool limit",
-    StopReason.NOTHING_RELEVANT: "nothing relevant found",
-    StopReason.REFUSAL: "refused",
-    StopReason.CONTENT_FILTER: "content filter",
-    StopReason.CANCELLED: "stopped",
-    StopReason.ERROR: "failed",
-    None: "cut off when chatlm closed",
-}
-"""Labels of stop reasons; None is an interrupted reply."""
+
+def stop_label(reason: StopReason | None) -> str:
+    """Return why a reply ended; None is a reply that was interrupted."""
+    return "cut off when chatlm closed" if reason is None else reason.label
 
 
 def count(number: int, noun: str) -> str:
@@ -47,9 +43,15 @@ def speed(usage: Usage) -> str:
     return f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s"
 
 
-def writing_status(usage: Usage) -> str:
-    """Return the status of a reply that is being written."""
-    return join_parts("writing", count(usage.completion_tokens, "token"), speed(usage))
+def writing_status(usage: Usage, part: StreamedPart = "text") -> str:
+    """Return the status of a reply that is being written, or of a thought before it."""
+    word = "thinking" if part == "reasoning" else "writing"
+    return join_parts(word, count(usage.completion_tokens, "token"), speed(usage))
+
+
+def thought_title(thought: Reasoning, *, is_streaming: bool = False) -> str:
+    """Return `Thought for 8 s · 412 tokens`, or `Thinking … 8 s · 412 tokens` while it grows."""
+    return f"Thinking … {thought.cost}".rstrip() if is_streaming else thought.caption
 
 
 def context_status(turn: Turn, *, omitted: bool) -> str:
@@ -74,7 +76,7 @@ def stop_text(reply: Reply | None) -> str:
     """Return why a reply ended; empty if it is complete."""
     if reply is None:
         return "not answered"
-    return "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
+    return "" if reply.stop_reason is StopReason.END else stop_label(reply.stop_reason)
 
 
 def version_text(turn: Turn) -> str:

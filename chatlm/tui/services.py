@@ -22,7 +22,7 @@ from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
-from chatlm.types.sampling import Sampling
+from chatlm.types.sampling import THINKING_LEVELS, Sampling
 
 
 @dataclass
@@ -142,6 +142,7 @@ def argument_completers(themes: Callable[[], Iterable[str]]) -> Mapping[str, Com
     """Return the completers of slash command arguments by command; paths need none."""
     return {
         "theme": lambda typed: _filter_names(typed, themes()),
+        "thinking": lambda typed: _filter_names(typed, THINKING_LEVELS),
         "model": lambda typed: _filter_names(typed, _installed_chat_models()),
         "replay": lambda typed: _filter_names(typed, _installed_chat_models()),
     }

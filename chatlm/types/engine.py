@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from chatlm.errors import UsageError
+from chatlm.text import one_line
 from chatlm.types.events import EngineEvent, Prefill
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, Request
-from chatlm.types.sampling import Sampling
+from chatlm.types.sampling import Sampling, Thinking
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,31 @@ class EngineInfo:
     """Names of the adapters that the model's server offers; a request may name one."""
     accepts: frozenset[str] = frozenset({"text"})
     """Types of message parts that a request may hold, such as text, image or tool_call. Reasoning
-    need not be among them: an engine leaves it out of prompts that do not want it."""
+    need not be among them: an engine leaves it out of prompts that do not want it. With tool_call,
+    a request may offer tools."""
+    thinks: bool | None = None
+    """Whether the model thinks before it answers; None where only its server knows."""
+    thinking_levels: tuple[Thinking, ...] = ()
+    """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
+
+
+def _why_no_tools(info: EngineInfo) -> str:
+    if info.prompt_format == "template":
+        return "its chat template does not describe any, or calls are in a form chatlm cannot read"
+    return f"prompts in the format {info.prompt_format or 'of its server'} do not describe any"
 
 
 def check_parts(request: Request, info: EngineInfo) -> None:
-    """Refuse a request with a message part that the engine does not accept.
+    """Refuse a request with tools or a message part that the engine does not accept.
 
     Raises:
         UsageError: it has one; the message names the part and the model.
     """
+    if request.tools and "tool_call" not in info.accepts:
+        raise UsageError(
+            f"The model {info.model} cannot call tools: {_why_no_tools(info)}",
+            hint="Choose a model that can, or ask without tools.",
+        )
     for message in request.messages:
         for part in message.parts:
             if part.type != "reasoning" and part.type not in info.accepts:
@@ -58,6 +75,29 @@ def check_parts(request: Request, info: EngineInfo) -> None:
                     f"The model {info.model} does not accept message parts of the type {part.type}",
                     hint="Choose a model that does, or start a new chat without it.",
                 )
+
+
+def thinking_problem(thinking: Thinking | None, info: EngineInfo) -> UsageError | None:
+    """Return why a model does not follow a value of `Sampling.thinking`; None if it does."""
+    if thinking in (None, "auto") or info.thinks is None or thinking in info.thinking_levels:
+        return None
+    name = one_line(info.model, 60)
+    if not info.thinks:
+        if thinking == "off":
+            return None
+        return UsageError(
+            f"{name} does not think before it answers, so thinking = {thinking} has no effect",
+            hint="Leave thinking at auto, or choose a model that thinks.",
+        )
+    if info.thinking_levels:
+        known = ", ".join(("auto", *info.thinking_levels))
+        return UsageError(
+            f"{name} has no setting thinking = {thinking}", hint=f"It knows: {known}."
+        )
+    return UsageError(
+        f"{name} has no switch for thinking, so thinking = {thinking} has no effect",
+        hint="Leave thinking at auto; thinking_budget limits its thoughts.",
+    )
 
 
 @dataclass(frozen=True)

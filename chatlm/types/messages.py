@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 from chatlm.types.parts import (
     Image,
     Part,
+    Reasoning,
     Text,
     ToolResult,
     append_text,
+    join_thoughts,
     part_from_dict,
     reasoning_of,
     text_of,
@@ -82,7 +84,9 @@ class StopReason(StrEnum):
     REFUSAL = "refusal"
     """The model refused to answer, as its server reported."""
     CONTENT_FILTER = "content_filter"
-    """A server's content filter ended the reply."""
+    """A server's content filter ended the reply, or let none begin."""
+    EMPTY = "empty"
+    """The model ended its turn without an answer."""
     CANCELLED = "cancelled"
     """The user stopped it."""
     ERROR = "error"
@@ -98,26 +102,43 @@ class StopReason(StrEnum):
         """Exit code of `chatlm ask` after such a reply."""
         return _STOP_REASONS[self].exit_code
 
+    @property
+    def label(self) -> str:
+        """The reason in words, for the screen and the shell."""
+        return _STOP_REASONS[self].label
+
+    def if_answered(self, answered: bool) -> StopReason:
+        """Return the reason of a reply: `empty` for a model that ended its turn and said nothing.
+
+        Args:
+            answered: whether the reply has text that is not blank, or tool calls.
+        """
+        ended = self in (StopReason.END, StopReason.TOOL_CALLS)
+        return StopReason.EMPTY if ended and not answered else self
+
 
 class _StopReasonFacts(NamedTuple):
-    can_continue: bool
-    exit_code: int
+    label: str
+    can_continue: bool = False
+    exit_code: int = 0
 
 
 _STOP_REASONS = {
-    StopReason.END: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.STOP_STRING: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.LENGTH: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.CONTEXT_FULL: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.CRITERION: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.TOOL_CALLS: _StopReasonFacts(can_continue=False, exit_code=0),
-    StopReason.TOOL_LIMIT: _StopReasonFacts(can_continue=True, exit_code=0),
-    StopReason.NOTHING_RELEVANT: _StopReasonFacts(can_continue=False, exit_code=3),
-    StopReason.REFUSAL: _StopReasonFacts(can_continue=False, exit_code=4),
-    StopReason.CONTENT_FILTER: _StopReasonFacts(can_continue=False, exit_code=4),
-    StopReason.CANCELLED: _StopReasonFacts(can_continue=True, exit_code=130),
-    StopReason.ERROR: _StopReasonFacts(can_continue=True, exit_code=1),
+    StopReason.END: _StopReasonFacts("complete"),
+    StopReason.STOP_STRING: _StopReasonFacts("ended at a stop string"),
+    StopReason.LENGTH: _StopReasonFacts("reached the length limit", can_continue=True),
+    StopReason.CONTEXT_FULL: _StopReasonFacts("context full", can_continue=True),
+    StopReason.CRITERION: _StopReasonFacts("ended by a stopping rule", can_continue=True),
+    StopReason.TOOL_CALLS: _StopReasonFacts("called tools"),
+    StopReason.TOOL_LIMIT: _StopReasonFacts("reached the tool limit", can_continue=True),
+    StopReason.NOTHING_RELEVANT: _StopReasonFacts("nothing relevant found", exit_code=3),
+    StopReason.REFUSAL: _StopReasonFacts("refused by the model", exit_code=4),
+    StopReason.CONTENT_FILTER: _StopReasonFacts("ended by a content filter", exit_code=4),
+    StopReason.EMPTY: _StopReasonFacts("ended without an answer", exit_code=4),
+    StopReason.CANCELLED: _StopReasonFacts("stopped", can_continue=True, exit_code=130),
+    StopReason.ERROR: _StopReasonFacts("failed", can_continue=True, exit_code=1),
 }
+"""All that depends on the stop reason alone."""
 
 
 @dataclass(frozen=True, init=False)
@@ -230,10 +251,13 @@ class Usage:
     cached_tokens: int = 0
     """Prompt tokens that were found in the prompt cache."""
     completion_tokens: int = 0
+    """New tokens, those of thoughts included."""
     first_token_seconds: float | None = None
     """From the call of `stream` to the first new token; None if there was none."""
     decode_seconds: float = 0.0
     """From the first new token to the last."""
+    reasoning_tokens: int = 0
+    """How many of the new tokens are of thoughts; 0 also where the engine does not count them."""
 
     def __add__(self, later: Usage) -> Usage:
         """Add what a later generation cost; the time to the first token stays this one's."""
@@ -245,6 +269,7 @@ class Usage:
             self.completion_tokens + later.completion_tokens,
             self.first_token_seconds,
             self.decode_seconds + later.decode_seconds,
+            self.reasoning_tokens + later.reasoning_tokens,
         )
 
     @property
@@ -255,14 +280,17 @@ class Usage:
         return (self.completion_tokens - 1) / self.decode_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
+        """Convert to JSON values; `reasoning_tokens` only where there are any."""
+        values: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "first_token_seconds": self.first_token_seconds,
             "decode_seconds": self.decode_seconds,
         }
+        if self.reasoning_tokens:
+            values["reasoning_tokens"] = self.reasoning_tokens
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Usage:
@@ -277,6 +305,7 @@ class Usage:
             completion_tokens=values["completion_tokens"],
             first_token_seconds=values["first_token_seconds"],
             decode_seconds=values["decode_seconds"],
+            reasoning_tokens=values.get("reasoning_tokens", 0),
         )
 
 
@@ -415,6 +444,11 @@ class Reply:
         return "".join(step.reasoning for step in self.steps)
 
     @property
+    def thoughts(self) -> Reasoning:
+        """The reasoning parts of all steps as one, with what they took together."""
+        return join_thoughts(part for part in self.parts if isinstance(part, Reasoning))
+
+    @property
     def plugin(self) -> str:
         """The plugin that gave the whole reply without a model; empty for none."""
         name = self.model.removeprefix(PLUGIN_MODEL_PREFIX)
@@ -455,10 +489,12 @@ class Reply:
         """Whether it was cut short and can be continued."""
         return self.stop_reason is None or self.stop_reason.can_continue
 
-    def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
-        """Return the reply with more text at the end of its last step."""
+    def with_delta(
+        self, text: str, part: StreamedPart = "text", thought: Reasoning | None = None
+    ) -> Reply:
+        """Return the reply with more text at the end of its last step; see `append_text`."""
         *earlier, last = self.steps
-        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        longer = dataclasses.replace(last, parts=append_text(last.parts, text, part, thought))
         return dataclasses.replace(self, steps=(*earlier, longer))
 
     def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,10 +30,38 @@ class Reasoning:
 
     type: ClassVar[str] = "reasoning"
     text: str
+    seconds: float | None = None
+    """How long the model thought; None where it is not known."""
+    tokens: int | None = None
+    """How many tokens the model thought; None where it is not known."""
+
+    @property
+    def cost(self) -> str:
+        """What it took, such as `8 s · 412 tokens`; empty where it is not known."""
+        facts = []
+        if self._is_timed:
+            facts.append(_format_seconds(self.seconds or 0.0))
+        if self.tokens is not None:
+            facts.append(f"{self.tokens:,} token{'s' * (self.tokens != 1)}")
+        return " · ".join(facts)
+
+    @property
+    def caption(self) -> str:
+        """A line that stands for it, such as `Thought for 8 s · 412 tokens`."""
+        cost = self.cost
+        if not cost:
+            return "Thought"
+        return f"Thought for {cost}" if self._is_timed else f"Thought · {cost}"
+
+    @property
+    def _is_timed(self) -> bool:
+        return self.seconds is not None and self.seconds >= 0.05
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {"type": self.type, "text": self.text}
+        """Convert to JSON values; `seconds` and `tokens` only where they are known."""
+        cost = {"seconds": self.seconds, "tokens": self.tokens}
+        known = {name: value for name, value in cost.items() if value is not None}
+        return {"type": self.type, "text": self.text, **known}
 
 
 @dataclass(frozen=True)
@@ -148,6 +177,13 @@ def part_from_dict(values: Mapping[str, Any]) -> Part:
     return kind(**known)
 
 
+def _format_seconds(seconds: float) -> str:
+    if seconds < 0.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:,} min {rest} s" if minutes else f"{rest} s"
+
+
 def text_of(parts: Iterable[Part]) -> str:
     """Join the `Text` parts."""
     return "".join(part.text for part in parts if isinstance(part, Text))
@@ -164,14 +200,37 @@ def summarise_parts(parts: Iterable[Part]) -> str:
     return ", ".join(name if n == 1 else f"{n} × {name}" for name, n in counts.items())
 
 
-def append_text(parts: tuple[Part, ...], text: str, part_type: str = "text") -> tuple[Part, ...]:
-    """Append text to the last part if it has this type (`text` or `reasoning`), else add a part."""
+def append_text(
+    parts: tuple[Part, ...], text: str, part_type: str = "text", thought: Reasoning | None = None
+) -> tuple[Part, ...]:
+    """Append text to the last part if it has this type (`text` or `reasoning`), else add a part.
+
+    Args:
+        parts: the parts so far.
+        text: the text to append.
+        part_type: where it belongs.
+        thought: of a thought, what it took so far with this text; its own text is ignored.
+    """
     if not text:
         return parts
-    kind = Reasoning if part_type == Reasoning.type else Text
-    if parts and isinstance(parts[-1], kind):
-        return (*parts[:-1], kind(parts[-1].text + text))
-    return (*parts, kind(text))
+    new: Text | Reasoning = Text(text)
+    if part_type == Reasoning.type:
+        new = dataclasses.replace(thought or Reasoning(""), text=text)
+    if parts and isinstance(last := parts[-1], Text | Reasoning) and last.type == new.type:
+        return (*parts[:-1], dataclasses.replace(new, text=last.text + text))
+    return (*parts, new)
+
+
+def join_thoughts(thoughts: Iterable[Reasoning]) -> Reasoning:
+    """Join thoughts; what they took together is known if it is known of each."""
+    thoughts = tuple(thoughts)
+    seconds = [thought.seconds for thought in thoughts if thought.seconds is not None]
+    tokens = [thought.tokens for thought in thoughts if thought.tokens is not None]
+    return Reasoning(
+        "".join(thought.text for thought in thoughts),
+        sum(seconds) if len(seconds) == len(thoughts) > 0 else None,
+        sum(tokens) if len(tokens) == len(thoughts) > 0 else None,
+    )
 
 
 def with_text(parts: Iterable[Part], text: str) -> tuple[Part, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatlm.types.messages import Message
+from chatlm.types.requests import ToolDefinition
 from chatlm.types.sampling import Sampling
 
 
@@ -30,10 +31,12 @@ class Provenance:
     """Version of chatlm and of the libraries that ran the model, by name."""
     plugin_processors: tuple[str, ...] = ()
     """Names of the plugins' logits processors and stopping criteria, which a replay lacks."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """What the model might call."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
+        """Convert to JSON values; `tools` only where there are any."""
+        values: dict[str, Any] = {
             "messages": [message.to_dict() for message in self.messages],
             "sampling": self.sampling.to_dict(),
             "model": self.model,
@@ -46,6 +49,9 @@ class Provenance:
             "versions": dict(self.versions),
             "added": list(self.plugin_processors),
         }
+        if self.tools:
+            values["tools"] = [tool.to_dict() for tool in self.tools]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
@@ -66,6 +72,7 @@ class Provenance:
             prompt_hash=values.get("prompt_hash", ""),
             versions=values.get("versions", {}),
             plugin_processors=tuple(values.get("added", ())),
+            tools=tuple(map(ToolDefinition.from_dict, values.get("tools", ()))),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,37 @@ LogitsProcessor = Callable[[Any, Any], Any]
 
 StoppingCriterion = Callable[[Any, Any], Any]
 """`(input_ids, scores) -> stop`, as in transformers: a bool or a bool tensor of shape (1,)."""
+
+
+@dataclass(frozen=True)
+class ToolDefinition:
+    """A tool that a model may call, as it is described to the model."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON schema of its arguments, an object."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values in the form of OpenAI's API, which chat templates read."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": dict(self.parameters),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ToolDefinition:
+        """Restore from the values of `to_dict`.
+
+        Raises:
+            KeyError, TypeError: a key is missing or has an invalid value.
+        """
+        function = values["function"]
+        return cls(function["name"], function["description"], function["parameters"])
 
 
 @dataclass(frozen=True)
@@ -47,6 +78,8 @@ class Request:
 
     max_new_tokens: int | None = None
     """Limit of all new tokens, thoughts included; `sampling.max_tokens` limits the answer alone."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """What the model may call; a reply that calls any stops with `tool_calls`."""
 
     def __post_init__(self) -> None:
         count = self.logprobs
@@ -65,6 +98,8 @@ class PromptToken:
     """Whether it is a control token of the model, which only the chat format inserts."""
     message_index: int | None = None
     """Index of its message in the request; None for tokens of the chat format."""
+    part: str = "text"
+    """Type of the part of its message that it belongs to, such as `reasoning`."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +108,8 @@ class Prompt:
 
     tokens: tuple[PromptToken, ...]
     message_tokens: tuple[int, ...]
-    """Number of tokens of each of the request's messages with the chat format around it, including
-    omitted ones."""
+    """Number of tokens of each of the request's messages with the chat format around it; of omitted
+    ones, estimated from their text alone."""
     omitted: tuple[int, ...]
     """Indices of the messages that did not fit."""
     context_length: int

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatlm.errors import UsageError
+from chatlm.text import dump_json
 from chatlm.types.settings import setting, setting_specs
 
 Thinking = Literal["auto", "off", "low", "medium", "high"]
@@ -25,6 +28,40 @@ def _stop_strings(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+LogitBias = tuple[tuple[int | str, float], ...]
+"""Pairs of a token, by its id or as text, and the number added to its logit."""
+
+
+MAX_BIAS = 100.0
+"""Limit of a bias in both directions, as in OpenAI's protocol; about enough to rule a token out or
+to force it."""
+
+
+def _logit_bias(value: Any) -> Any:
+    """Convert biases from JSON, TOML or YAML: a list of pairs, or an object by token.
+
+    As in OpenAI's protocol, a key of an object that is a whole number is an id.
+    """
+    if isinstance(value, Mapping):
+        return tuple(
+            (int(token) if isinstance(token, str) and _IS_ID.fullmatch(token) else token, bias)
+            for token, bias in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+    return value
+
+
+_IS_ID = re.compile("[0-9]{1,9}", re.ASCII)
+
+
+def _are_biases(value: Any) -> bool:
+    return all(
+        (token >= 0 if isinstance(token, int) else token != "") and abs(bias) <= MAX_BIAS
+        for token, bias in value
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +126,13 @@ class Sampling:
     dry_allowed_length: int | None = _number(
         1, 1000, "length from which DRY penalises a repetition"
     )
+    logit_bias: tuple[tuple[int | str, float], ...] = setting(
+        (),
+        "added to the logits of these tokens; a text means each of its tokens",
+        accepts=_are_biases,
+        convert=_logit_bias,
+        expected=f"pairs of a token id or a text and a bias from {-MAX_BIAS:g} to {MAX_BIAS:g}",
+    )
 
     def __post_init__(self) -> None:
         for name, spec in setting_specs(Sampling).items():
@@ -117,6 +161,7 @@ class Sampling:
             "dry_multiplier": self.dry_multiplier,
             "dry_base": self.dry_base,
             "dry_allowed_length": self.dry_allowed_length,
+            "logit_bias": self.logit_bias,
             "max_tokens": self.max_tokens,
             "thinking": self.thinking,
             "thinking_budget": self.thinking_budget,
@@ -155,6 +200,7 @@ class Sampling:
             dry_multiplier=values.get("dry_multiplier"),
             dry_base=values.get("dry_base"),
             dry_allowed_length=values.get("dry_allowed_length"),
+            logit_bias=_logit_bias(values.get("logit_bias", ())),
             max_tokens=values.get("max_tokens"),
             thinking=values.get("thinking"),
             thinking_budget=values.get("thinking_budget"),
@@ -163,8 +209,49 @@ class Sampling:
         )
 
 
+_BIAS_ITEM = re.compile(
+    r'\s*(?:([0-9]{1,9})|("(?:[^"\\]|\\.)*"))\s*=\s*([-+0-9.eE]+)\s*(?:,|$)', re.ASCII
+)
+"""A token id or a JSON string, and its bias."""
+
+
+def parse_logit_bias(text: str) -> LogitBias:
+    """Parse typed biases, such as `15043=-100, " cat"=5`; a text is a JSON string.
+
+    Raises:
+        UsageError: they are written in another way, or a bias is out of range.
+    """
+    biases: list[tuple[int | str, float]] = []
+    at = 0
+    while at < len(text):
+        match = _BIAS_ITEM.match(text, at)
+        try:
+            if match is None:
+                raise ValueError
+            number, string, bias = match.groups()
+            biases.append((int(number) if number else json.loads(string), float(bias)))
+        except ValueError:
+            raise UsageError(
+                f'logit_bias must be written as 15043=-100, " cat"=5, not {text[at:][:60]!r}',
+                hint="Before = is a token id, or a text in double quotes; after it a bias from "
+                f"{-MAX_BIAS:g} to {MAX_BIAS:g}.",
+            ) from None
+        at = match.end()
+    return Sampling(logit_bias=tuple(biases)).logit_bias
+
+
+def format_logit_bias(biases: LogitBias) -> str:
+    """Format biases as `parse_logit_bias` reads them."""
+    return ", ".join(
+        f"{token if isinstance(token, int) else dump_json(token)}={bias:g}"
+        for token, bias in biases
+    )
+
+
 NUMERIC_SAMPLING = {
-    name: spec for name, spec in setting_specs(Sampling).items() if name not in ("stop", "thinking")
+    name: spec
+    for name, spec in setting_specs(Sampling).items()
+    if name not in ("stop", "thinking", "logit_bias")
 }
 """The settings that are numbers, by name."""
 

@@ -160,8 +160,8 @@ class SideChat(Protocol):
         reply, and `Finished` if the request is complete."""
         ...
 
-    def add(self, text: str, reply: str) -> None:
-        """Add a message and its reply to the chat."""
+    def add(self, text: str, reply: str, reasoning: str = "") -> None:
+        """Add a message and its reply, with what the model thought before it, to the chat."""
 
 
 class SideChats(Protocol):

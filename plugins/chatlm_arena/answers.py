@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from chatlm import (
     Batch,
     ChatlmError,
+    ContentFiltered,
     ContextTooLong,
     Delta,
     Engine,
@@ -60,8 +61,8 @@ class AnswerRequest:
 class AnswerWriter:
     """A reply while it is generated; `reply` may be read at any time.
 
-    If the contestant refuses the message, or the message does not fit its context, the error is the
-    reply's text, with the stop reason `error`.
+    If the contestant or its server's content filter refuses the message, or the message does not
+    fit its context, the error is the reply's text, with the stop reason `error`.
 
     Args:
         answer_request: the reply to generate.
@@ -110,7 +111,7 @@ class AnswerWriter:
             ChatlmError: the engine failed.
         """
         match event:
-            case MessageRefused() | ContextTooLong():
+            case MessageRefused() | ContextTooLong() | ContentFiltered():
                 self._refuse(event)
             case Exception():
                 self._stop_reason = StopReason.ERROR
@@ -120,7 +121,9 @@ class AnswerWriter:
             case Delta():
                 self._text, self._usage = self._text + event.answer, event.usage
             case Finished():
-                self._stop_reason, self._usage = event.stop_reason, event.usage
+                answered = bool(self._text.strip() or event.tool_calls)
+                self._stop_reason = event.stop_reason.if_answered(answered)
+                self._usage = event.usage
 
     @property
     def text(self) -> str:

@@ -78,6 +78,9 @@ class GoldenResult:
         )
 
 
+_INCOMPLETE = (None, StopReason.CANCELLED, StopReason.ERROR, StopReason.CONTENT_FILTER)
+
+
 def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> GoldenChat:
     """Create a golden chat from a turn and the turns before it.
 
@@ -85,7 +88,7 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
         UsageError: the name is invalid, or the turn has no complete reply.
     """
     reply = turn.reply
-    if reply is None or reply.stop_reason in (None, StopReason.CANCELLED, StopReason.ERROR):
+    if reply is None or reply.stop_reason in _INCOMPLETE or not reply.text.strip():
         raise UsageError("This turn has no complete reply.", hint="Let the model answer it first.")
     history = [
         (earlier.display_text, earlier.reply.text)

@@ -137,7 +137,7 @@ def _format_answers(title: str, replies: Sequence[MatchReply]) -> str:
     """Format a side's answers with the messages they answer."""
     parts = []
     for reply in replies:
-        text = reply.text if reply.stop_reason is not StopReason.ERROR else "(no answer)"
+        text = reply.text if reply.has_answer else "(no answer)"
         cut = f"{text[:MAX_ANSWER_CHARACTERS]} …" if len(text) > MAX_ANSWER_CHARACTERS else text
         parts.append(f"User: {reply.prompt}\n{title}: {cut}")
     return f"[{title}]\n" + "\n".join(parts) + f"\n[End of {one_line(title, 20)}]"

@@ -188,7 +188,10 @@ class LiveMatch:
                         self._store_reply(side, writer.reply)
                     yield SideUpdate(
                         side,
-                        mask_words(writer.text, self._identifying_words),
+                        mask_words(
+                            writer.reply.display_text if writer.ended else writer.text,
+                            self._identifying_words,
+                        ),
                         ended=writer.ended,
                     )
         finally:

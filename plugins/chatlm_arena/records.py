@@ -35,6 +35,16 @@ class MatchReply:
     """0 until it is saved."""
 
     @property
+    def has_answer(self) -> bool:
+        """Whether the text is the contestant's, rather than an error or nothing."""
+        return self.stop_reason is not StopReason.ERROR and bool(self.text.strip())
+
+    @property
+    def display_text(self) -> str:
+        """The text, or in brackets why there is none."""
+        return self.text if self.text.strip() else f"({self.stop_reason.label})"
+
+    @property
     def tokens(self) -> int | None:
         """Number of generated tokens; None if unknown."""
         count = self.provenance.get("completion_tokens")

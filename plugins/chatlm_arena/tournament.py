@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from chatlm import Sampling, Setup, SideChats, StopReason, UsageError, check_regular_file, one_line
+from chatlm import Sampling, Setup, SideChats, UsageError, check_regular_file, one_line
 from chatlm_arena import judging
 from chatlm_arena.answers import AnswerRequest, Seat, generate_answers, run_jobs
 from chatlm_arena.contestants import Contestant
@@ -325,7 +325,7 @@ class Tournament:
         chat = self.chats.begin(with_max_tokens(contestant.setup or Setup(), self.plan.max_tokens))
         for before in range(turn):
             reply = done[item, contestant.id, before]
-            if reply.stop_reason is not StopReason.ERROR and reply.text.strip():
+            if reply.has_answer:
                 chat.add(reply.prompt, reply.text)
         text = self.plan.prompts[item].turns[turn]
         return AnswerRequest(Seat(contestant, chat), text, turn, self._stable_random(item, turn))

@@ -199,7 +199,7 @@ def _better_first(
     ballot: Ballot, match: Match
 ) -> tuple[tuple[MatchReply, ...], tuple[MatchReply, ...]] | None:
     left, right = match.left_replies, match.right_replies
-    if not left or not right or not all(reply.text.strip() for reply in (*left, *right)):
+    if not left or not right or not all(reply.has_answer for reply in (*left, *right)):
         return None
     match Verdict(ballot.verdict):
         case Verdict.LEFT:

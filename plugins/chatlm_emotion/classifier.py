@@ -138,7 +138,7 @@ def _load_scorer(card: ClassifierCard, folder: Path, base: ModelLocation) -> Sco
         if card.method == "encoder":
             from chatlm_emotion.bert_encoder import BertClassifier
 
-            return BertClassifier(base.folder, stored, lora_scale=2.0, max_tokens=recipe.longest)
+            return BertClassifier(base.folder, stored, lora_scale=2.0, max_tokens=recipe.max_length)
         from chatlm import fast_dtype
         from chatlm_emotion.networks import NETWORKS
         from chatlm_emotion.training import NetworkScorer

@@ -35,7 +35,7 @@ HUMAN = "me"
 )
 @click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from.")
 @click.option(
-    "--by",
+    "--rater",
     "models",
     multiple=True,
     metavar="MODEL",
@@ -118,7 +118,7 @@ def _build_raters(models: Sequence[str], questions: Sequence[str]) -> list[Rater
     if len(raters) < MIN_RATERS:
         raise UsageError(
             f"A panel has at least {MIN_RATERS} raters, not {len(raters)}.",
-            hint="Use --by or --ask three times, or neither.",
+            hint="Use --rater or --ask three times, or neither.",
         )
     return raters
 

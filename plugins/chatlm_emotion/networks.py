@@ -42,7 +42,7 @@ class Network(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.labels = tuple(labels)
-        self.max_tokens = recipe.longest
+        self.max_tokens = recipe.max_length
         self.tokenizer = Tokenizer.from_file(str(base.folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

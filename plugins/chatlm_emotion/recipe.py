@@ -21,6 +21,17 @@ DEFAULT_BASES: dict[str, str] = {
 """Default base model of each method."""
 
 
+_FORMER_NAMES = {
+    "rate": "learning_rate",
+    "trust": "teacher_weight",
+    "batch": "batch_size",
+    "warmup": "warmup_ratio",
+    "checks": "evals_per_epoch",
+    "longest": "max_length",
+}
+"""Former names of fields, in cards that were written then -> their names now."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Hyperparameters of a training run; each method ignores those it does not use.
@@ -40,25 +51,25 @@ class Recipe:
     """Dropout before the head."""
     lora_dropout: float = 0.0
     """LoRA dropout; on a chat model's hundreds of matrices it costs a fifth of the time."""
-    rate: float = 5e-4
+    learning_rate: float = 5e-4
     """Peak learning rate: linear warm-up, then cosine decay to 0."""
     smoothing: float = 0.05
     """Label smoothing, since some labels are wrong."""
-    trust: float = 1.0
+    teacher_weight: float = 1.0
     """Weight of the teachers' probabilities in the target, if there are teachers; the label has the
     rest. Some labels are wrong, and none says how certain it is."""
     epochs: int = 3
-    batch: int = 16
+    batch_size: int = 16
     """Texts per batch."""
-    warmup: float = 0.06
+    warmup_ratio: float = 0.06
     """Share of the steps."""
     held_out: float = 0.05
     """Share of the texts held out for early stopping and calibration."""
-    checks: int = 2
+    evals_per_epoch: int = 2
     """Evaluations per epoch."""
     patience: int = 4
     """Evaluations without a lower loss before training stops early."""
-    longest: int = 128
+    max_length: int = 128
     """Maximum tokens per text; the rest is cut off."""
     seed: int = 0
 
@@ -79,16 +90,16 @@ class Recipe:
             "rank": self.rank,
             "dropout": self.dropout,
             "lora_dropout": self.lora_dropout,
-            "rate": self.rate,
+            "learning_rate": self.learning_rate,
             "smoothing": self.smoothing,
-            "trust": self.trust,
+            "teacher_weight": self.teacher_weight,
             "epochs": self.epochs,
-            "batch": self.batch,
-            "warmup": self.warmup,
+            "batch_size": self.batch_size,
+            "warmup_ratio": self.warmup_ratio,
             "held_out": self.held_out,
-            "checks": self.checks,
+            "evals_per_epoch": self.evals_per_epoch,
             "patience": self.patience,
-            "longest": self.longest,
+            "max_length": self.max_length,
             "seed": self.seed,
         }
 
@@ -99,6 +110,7 @@ class Recipe:
         Raises:
             KeyError, TypeError, UsageError: the values are not valid.
         """
+        values = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
         return cls(
             method=values["method"],
             ngrams=values.get("ngrams", cls.ngrams),
@@ -106,16 +118,16 @@ class Recipe:
             rank=values.get("rank", cls.rank),
             dropout=values.get("dropout", cls.dropout),
             lora_dropout=values.get("lora_dropout", cls.lora_dropout),
-            rate=values.get("rate", cls.rate),
+            learning_rate=values.get("learning_rate", cls.learning_rate),
             smoothing=values.get("smoothing", cls.smoothing),
-            trust=values.get("trust", cls.trust),
+            teacher_weight=values.get("teacher_weight", cls.teacher_weight),
             epochs=values.get("epochs", cls.epochs),
-            batch=values.get("batch", cls.batch),
-            warmup=values.get("warmup", cls.warmup),
+            batch_size=values.get("batch_size", cls.batch_size),
+            warmup_ratio=values.get("warmup_ratio", cls.warmup_ratio),
             held_out=values.get("held_out", cls.held_out),
-            checks=values.get("checks", cls.checks),
+            evals_per_epoch=values.get("evals_per_epoch", cls.evals_per_epoch),
             patience=values.get("patience", cls.patience),
-            longest=values.get("longest", cls.longest),
+            max_length=values.get("max_length", cls.max_length),
             seed=values.get("seed", cls.seed),
         )
 
@@ -124,7 +136,7 @@ METHOD_DEFAULTS: dict[Method, dict[str, Any]] = {
     "baseline": {},
     "generate": {},
     "head": {},
-    "encoder": {"rate": 1e-3, "epochs": 6, "lora_dropout": 0.1},
+    "encoder": {"learning_rate": 1e-3, "epochs": 6, "lora_dropout": 0.1},
 }
 """Defaults of a method that differ from those of `Recipe`."""
 
@@ -134,15 +146,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, 256),
     ("dropout", 0, 0.9),
     ("lora_dropout", 0, 0.9),
-    ("rate", 1e-8, 1),
+    ("learning_rate", 1e-8, 1),
     ("smoothing", 0, 0.9),
-    ("trust", 0, 1),
+    ("teacher_weight", 0, 1),
     ("epochs", 1, 1000),
-    ("batch", 1, 4096),
-    ("warmup", 0, 1),
+    ("batch_size", 1, 4096),
+    ("warmup_ratio", 0, 1),
     ("held_out", 0.001, 0.9),
-    ("checks", 1, 1000),
+    ("evals_per_epoch", 1, 1000),
     ("patience", 1, 1000),
-    ("longest", 8, 8192),
+    ("max_length", 8, 8192),
     ("seed", 0, 2**32 - 1),
 )

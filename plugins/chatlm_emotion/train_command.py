@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help='Lines of {"text": …, "label": …}; a null label means unsure. Repeatable.',
 )
 @click.option(
-    "--certain",
+    "--gold",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--method", type=click.Choice(METHODS), default="encoder", show_default=True)
 @click.option("--base", metavar="MODEL", help="Base model. Default: depends on the method.")
 @click.option(
-    "--tells", default="mood", metavar="WORD", help="What the labels describe. Default: mood."
+    "--attribute", default="mood", metavar="WORD", help="What the labels describe. Default: mood."
 )
 @click.option(
     "--threshold", type=float, default=0.5, help="Less probable labels become unsure. Default: 0.5"
@@ -56,18 +56,22 @@ if TYPE_CHECKING:
 @click.option("--rank", type=int, help="Rank of the LoRA matrices. Default: 16")
 @click.option("--dropout", type=float, help="Dropout before the head. Default: 0.1")
 @click.option("--lora-dropout", type=float, help="LoRA dropout. Default: depends on the method.")
-@click.option("--rate", type=float, help="Peak learning rate. Default: depends on the method.")
+@click.option(
+    "--learning-rate", type=float, help="Peak learning rate. Default: depends on the method."
+)
 @click.option("--smoothing", type=float, help="Label smoothing. Default: 0.05")
-@click.option("--trust", type=float, help="Weight of the teachers against the label. Default: 1")
+@click.option(
+    "--teacher-weight", type=float, help="Weight of the teachers against the label. Default: 1"
+)
 @click.option("--epochs", type=int, help="Passes over the data. Default: depends on the method.")
-@click.option("--batch", type=int, help="Batch size. Default: 16")
+@click.option("--batch-size", type=int, help="Batch size. Default: 16")
 @click.option("--held-out", type=float, help="Share of each label held out. Default: 0.05")
-@click.option("--checks", type=int, help="Evaluations per epoch. Default: 2")
+@click.option("--evals-per-epoch", type=int, help="Evaluations per epoch. Default: 2")
 @click.option(
     "--patience", type=int, help="Evaluations without a lower loss before stopping. Default: 4"
 )
 @click.option(
-    "--longest", type=int, help="Maximum tokens per text; the rest is cut off. Default: 128"
+    "--max-length", type=int, help="Maximum tokens per text; the rest is cut off. Default: 128"
 )
 @click.option("--seed", type=int, help="Seed for the split and the order. Default: 0")
 @click.option("--description", default="", metavar="TEXT", help="One line for the card.")
@@ -83,7 +87,7 @@ def train(
     /,
     name: str,
     data: tuple[Path, ...],
-    certain: tuple[Path, ...],
+    gold: tuple[Path, ...],
     validation: Path | None,
     restart: bool,
     finish: bool,
@@ -96,7 +100,7 @@ def train(
     same command continues; --finish saves the best classifier so far instead. To label messages
     with it: chatlm emotion use NAME
 
-    Example: chatlm emotion train topics --data topics.jsonl --tells topic
+    Example: chatlm emotion train topics --data topics.jsonl --attribute topic
     """
     from chatlm import expand_path
     from chatlm.plugin_kit.training import stop_on_interrupt, training_display
@@ -111,7 +115,7 @@ def train(
     elif not data:
         raise click.UsageError("Missing option '--data'.")
     else:
-        files = {"data": data, "certain": certain, "validation": [validation] if validation else []}
+        files = {"data": data, "gold": gold, "validation": [validation] if validation else []}
         options = {key: value for key, value in settings.items() if value not in (None, ())}
         options |= {
             key: [str(expand_path(str(path)).absolute()) for path in paths]
@@ -120,7 +124,7 @@ def train(
         options["command"] = _command_line(
             context,
             name,
-            {"data": data, "certain": certain, "teacher": settings["teacher"]},
+            {"data": data, "gold": gold, "teacher": settings["teacher"]},
         )
     order = _training_job(name, options)
     from chatlm_emotion.train_pipeline import train_classifier
@@ -140,11 +144,11 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
     from chatlm_emotion import classifier, examples
     from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
 
-    attribute, threshold = options["tells"], options["threshold"]
+    attribute, threshold = options["attribute"], options["threshold"]
     if not re.fullmatch("[a-z][a-z0-9-]{0,29}", attribute):
         raise UsageError(
-            f"--tells cannot be {attribute!r}.",
-            hint="Use lower-case letters, digits and hyphens: --tells topic",
+            f"--attribute cannot be {attribute!r}.",
+            hint="Use lower-case letters, digits and hyphens: --attribute topic",
         )
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
@@ -156,9 +160,9 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
             f"The method {method} cannot learn from a teacher.",
             hint=f"These can: {', '.join(TEACHABLE_METHODS)}.",
         )
-    files = {key: list(map(Path, options[key])) for key in ("data", "certain", "validation")}
-    read = examples.read_dataset([*files["data"], *files["certain"]])
-    known = examples.read_dataset(files["certain"], min_labels=0).rows
+    files = {key: list(map(Path, options[key])) for key in ("data", "gold", "validation")}
+    read = examples.read_dataset([*files["data"], *files["gold"]])
+    known = examples.read_dataset(files["gold"], min_labels=0).rows
     from chatlm_emotion.train_pipeline import TrainingJob
 
     return TrainingJob(

@@ -56,19 +56,19 @@ def fit_network(
     set_seed(recipe.seed)
     ids = network.encode([row.text for row in train_examples])
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
-    per_epoch = math.ceil(len(train_examples) / recipe.batch)
+    per_epoch = math.ceil(len(train_examples) / recipe.batch_size)
     total_steps = per_epoch * recipe.epochs
     progress = ClassifierProgress()
     learnt = network.trainable_parameters()
-    optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.learning_rate, weight_decay=0.01)
     best = checkpoint.load(learnt, optimizer, progress) or {}
     schedule = get_cosine_schedule_with_warmup(
-        optimizer, round(recipe.warmup * total_steps), total_steps
+        optimizer, round(recipe.warmup_ratio * total_steps), total_steps
     )
     schedule.last_epoch = progress.step  # which counts steps
     for group in optimizer.param_groups:
-        group["lr"] = recipe.rate * schedule.lr_lambdas[0](progress.step)
-    every = max(per_epoch // recipe.checks, 1)
+        group["lr"] = recipe.learning_rate * schedule.lr_lambdas[0](progress.step)
+    every = max(per_epoch // recipe.evals_per_epoch, 1)
     progress.start(progress.step, total_steps)
     batches = _epochs_of_batches([len(each) for each in ids], recipe)
     for rows in islice(batches, progress.step, None):
@@ -125,7 +125,7 @@ def _epochs_of_batches(lengths: Sequence[int], recipe: Recipe) -> Iterator[list[
     """Yield the batches of all epochs, which the recipe alone determines."""
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     for _ in range(recipe.epochs):
-        yield from _length_grouped_batches(lengths, recipe.batch, chance)
+        yield from _length_grouped_batches(lengths, recipe.batch_size, chance)
 
 
 class NetworkScorer:
@@ -194,7 +194,7 @@ def _soft_targets(
             target = recipe.smoothing * even * torch.ones(len(labels))
             target[labels.index(row.label)] += 1 - recipe.smoothing
             if row.text in teacher_probabilities:
-                target += recipe.trust * (
+                target += recipe.teacher_weight * (
                     torch.from_numpy(teacher_probabilities[row.text]) - target
                 )
             targets[number] = target

@@ -15,6 +15,17 @@ ALL_LINEAR = "all-linear"
 """peft's name for every linear layer except the output."""
 
 
+_FORMER_NAMES = {
+    "rate": "learning_rate",
+    "batch": "batch_size",
+    "accumulation": "gradient_accumulation",
+    "warmup": "warmup_ratio",
+    "checks": "evals_per_epoch",
+    "longest": "max_length",
+}
+"""Former names of fields, in cards that were written then -> their names now."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Hyperparameters of a training run.
@@ -29,22 +40,22 @@ class Recipe:
     dropout: float = 0.05
     targets: tuple[str, ...] = (ALL_LINEAR,)
     """Suffixes of module names."""
-    rate: float = 3e-4
+    learning_rate: float = 3e-4
     """Peak learning rate: linear warm-up, then cosine decay to 0."""
     epochs: float = 3.0
-    batch: int = 8
+    batch_size: int = 8
     """Examples per batch on each device."""
-    accumulation: int = 1
+    gradient_accumulation: int = 1
     """Gradient accumulation: batches per step."""
-    warmup: float = 0.05
+    warmup_ratio: float = 0.05
     """Share of the steps."""
     held_out: float = 0.1
     """Share of the examples held out for evaluation."""
-    checks: int = 4
+    evals_per_epoch: int = 4
     """Evaluations, each with a checkpoint, per epoch."""
     patience: int = 3
     """Evaluations without a lower held-out loss before training stops early."""
-    longest: int = 1024
+    max_length: int = 1024
     """Maximum tokens per example; longer ones are left out."""
     seed: int = 0
 
@@ -59,8 +70,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Restore from some of the values of `to_dict`; the others have their defaults."""
-        targets = tuple(values.get("targets", (ALL_LINEAR,)))
-        return cls(**{**values, "targets": targets})
+        named = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        return cls(**{**named, "targets": tuple(named.get("targets", (ALL_LINEAR,)))})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
@@ -69,15 +80,15 @@ class Recipe:
             "alpha": self.alpha,
             "dropout": self.dropout,
             "targets": list(self.targets),
-            "rate": self.rate,
+            "learning_rate": self.learning_rate,
             "epochs": self.epochs,
-            "batch": self.batch,
-            "accumulation": self.accumulation,
-            "warmup": self.warmup,
+            "batch_size": self.batch_size,
+            "gradient_accumulation": self.gradient_accumulation,
+            "warmup_ratio": self.warmup_ratio,
             "held_out": self.held_out,
-            "checks": self.checks,
+            "evals_per_epoch": self.evals_per_epoch,
             "patience": self.patience,
-            "longest": self.longest,
+            "max_length": self.max_length,
             "seed": self.seed,
         }
 
@@ -86,15 +97,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, MAX_RANK),
     ("alpha", 0.01, 10_000),
     ("dropout", 0, 0.9),
-    ("rate", 1e-8, 1),
+    ("learning_rate", 1e-8, 1),
     ("epochs", 0.01, 1000),
-    ("batch", 1, 4096),
-    ("accumulation", 1, 4096),
-    ("warmup", 0, 1),
+    ("batch_size", 1, 4096),
+    ("gradient_accumulation", 1, 4096),
+    ("warmup_ratio", 0, 1),
     ("held_out", 0.001, 0.9),
-    ("checks", 1, 1000),
+    ("evals_per_epoch", 1, 1000),
     ("patience", 1, 1000),
-    ("longest", 8, 1_000_000),
+    ("max_length", 8, 1_000_000),
     ("seed", 0, 2**32 - 1),
 )
 
@@ -162,15 +173,15 @@ def prepare_data(job: TrainingJob, num_processes: int) -> PreparedData:
     """
     recipe, data = job.recipe, job.dataset
     encoder = ChatEncoder(job.base, job.prompt_format)
-    train = EncodedChats(data.train, encoder, recipe.longest)
-    held_out = EncodedChats(data.held_out, encoder, recipe.longest)
+    train = EncodedChats(data.train, encoder, recipe.max_length)
+    held_out = EncodedChats(data.held_out, encoder, recipe.max_length)
     held_out.sort_by_length()
     if not len(train) or not len(held_out):
         raise UsageError(
-            f"No example has at most {recipe.longest} tokens, or all of them are held out.",
-            hint="Raise --longest, or give more examples.",
+            f"No example has at most {recipe.max_length} tokens, or all of them are held out.",
+            hint="Raise --max-length, or give more examples.",
         )
-    rows = recipe.batch * recipe.accumulation * num_processes
+    rows = recipe.batch_size * recipe.gradient_accumulation * num_processes
     an_epoch = math.ceil(len(train) / rows)
     return PreparedData(
         encoder=encoder,
@@ -178,5 +189,5 @@ def prepare_data(job: TrainingJob, num_processes: int) -> PreparedData:
         held_out=held_out,
         sample_examples=data.held_out[:SAMPLE_ANSWERS],
         total_steps=math.ceil(an_epoch * recipe.epochs),
-        eval_steps=max(an_epoch // recipe.checks, 1),
+        eval_steps=max(an_epoch // recipe.evals_per_epoch, 1),
     )

@@ -48,24 +48,24 @@ if TYPE_CHECKING:
     metavar="MODULE",
     help="Module to adapt, such as q_proj; repeatable. Default: all-linear",
 )
-@click.option("--rate", type=float, help="Peak learning rate. Default: 0.0003")
+@click.option("--learning-rate", type=float, help="Peak learning rate. Default: 0.0003")
 @click.option("--epochs", type=float, help="Passes over the data. Default: 3")
-@click.option("--batch", type=int, help="Batch size per device. Default: 8")
+@click.option("--batch-size", type=int, help="Batch size per device. Default: 8")
 @click.option(
-    "--accumulation", type=int, help="Gradient accumulation: batches per step. Default: 1"
+    "--gradient-accumulation", type=int, help="Gradient accumulation: batches per step. Default: 1"
 )
-@click.option("--warmup", type=float, help="Warm-up, as a share of the steps. Default: 0.05")
+@click.option("--warmup-ratio", type=float, help="Warm-up, as a share of the steps. Default: 0.05")
 @click.option(
     "--held-out", type=float, help="Share of the data held out for evaluation. Default: 0.1"
 )
-@click.option("--checks", type=int, help="Evaluations per epoch. Default: 4")
+@click.option("--evals-per-epoch", type=int, help="Evaluations per epoch. Default: 4")
 @click.option(
     "--patience",
     type=int,
     help="Evaluations without a lower loss before stopping early. Default: 3",
 )
 @click.option(
-    "--longest",
+    "--max-length",
     type=int,
     help="Maximum tokens per example; longer ones are left out. Default: 1024",
 )
@@ -221,7 +221,9 @@ def _print_result(card: AdapterCard, as_json: bool) -> None:
         f"best at step {cost['best_step']} of {cost['steps']}, {cost['seconds']:,.0f} s."
     )
     if after >= before:
-        click.echo("It is not better than the base model: more data or a lower --rate may help.")
+        click.echo(
+            "It is not better than the base model: more data or a lower --learning-rate may help."
+        )
     for answer in card.answers[:2]:
         click.echo(escape_controls(f"\n> {answer.prompt}\n  before: {answer.before}"))
         click.echo(escape_controls(f"  after:  {answer.after}"))

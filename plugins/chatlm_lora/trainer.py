@@ -80,7 +80,7 @@ def train_adapter(
     with (
         RUNS.open(job.name, job.plan(), options, restart=restart, is_main_process=main) as folder,
         quiet_transformers(),
-        explain_out_of_memory("Lower --batch or --longest."),
+        explain_out_of_memory("Lower --batch-size or --max-length."),
         stop_on_interrupt(
             RUNS.hint(job.name), after_step=processes.num_processes == 1
         ) as should_stop,
@@ -191,7 +191,7 @@ class _TrainingProcess:
         before, after = self._base_result, self._measure("measuring the adapter")
         if not math.isfinite(after.loss):
             raise ChatlmError(
-                "The loss became NaN or infinite.", hint="Lower --rate, then --restart."
+                "The loss became NaN or infinite.", hint="Lower --learning-rate, then --restart."
             )
         answers = zip(ready.sample_examples, before.answers, after.answers, strict=True)
         return AdapterCard(
@@ -248,13 +248,13 @@ class _TrainingProcess:
         recipe, ready = self._job.recipe, self._data
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
-            per_device_train_batch_size=recipe.batch,
-            per_device_eval_batch_size=recipe.batch,
-            gradient_accumulation_steps=recipe.accumulation,
+            per_device_train_batch_size=recipe.batch_size,
+            per_device_eval_batch_size=recipe.batch_size,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
             num_train_epochs=recipe.epochs,
-            learning_rate=recipe.rate,
+            learning_rate=recipe.learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=recipe.warmup,
+            warmup_steps=recipe.warmup_ratio,
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
             eval_strategy="steps",
@@ -308,7 +308,7 @@ class _TrainingProcess:
         return HeldOutResult(loss, tuple(answers))
 
     def _evaluate(self) -> float:
-        held_out, batch = self._data.held_out, self._job.recipe.batch
+        held_out, batch = self._data.held_out, self._job.recipe.batch_size
         return evaluate_loss(self.model, held_out, self._collator, batch)
 
     def _report(self, activity: str) -> None:

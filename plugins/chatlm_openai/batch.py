@@ -25,13 +25,22 @@ from chatlm import (
     Sampling,
     StopReason,
     StopStringFilter,
+    StreamedPart,
+    StreamedText,
+    ToolCall,
     Usage,
+    one_line,
 )
 from chatlm_openai.client import EventLoopThread, ServerClient
-from chatlm_openai.protocol import ChatCompletionChunk
+from chatlm_openai.protocol import (
+    STOP_REASONS,
+    ChatCompletionChunk,
+    ToolCallFragment,
+)
+from chatlm_openai.think_tags import ContentSplitter
 
-_STOP_REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
-"""By a server's `finish_reason`; any other value means that the model ended its turn."""
+MAX_REASON_CHARACTERS = 60
+"""Limit for a server's own word for why it stopped."""
 
 
 BURST_SECONDS = 0.05
@@ -45,9 +54,20 @@ class ResponseStream:
         sampling: the sampling of the request.
         prompt_tokens: estimated size of the prompt, used until the server reports it.
         limit_reason: the stop reason if the reply reaches the maximum length.
+        continues: whether the reply continues an answer.
     """
 
-    def __init__(self, sampling: Sampling, prompt_tokens: int, limit_reason: StopReason) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt_tokens: int,
+        limit_reason: StopReason,
+        *,
+        continues: bool = False,
+    ) -> None:
+        self._content = ContentSplitter(is_answer=continues)
+        self._part: StreamedPart = "text"
+        """The part of the newest text."""
         self._stop_text = StopStringFilter(sampling.stop)
         self._shown_tokens = LogprobBuffer()
         self._stop_strings = sampling.stop
@@ -59,30 +79,45 @@ class ResponseStream:
         self._first_token_at = 0.0
         self._finish_reason = ""
         self._matched_stop = ""
+        self._refused = False
+        self._tool_calls: list[ToolCallFragment] = []
+        """The calls so far, with all of their arguments that have arrived."""
 
     def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """Return the events of a chunk.
 
         A stop string or a maximum length that the server ignores ends the reply here. Stop strings
-        are matched in the answer only, not in the reasoning.
+        are matched in the answer only, not in the reasoning. Thoughts in `<think>` at the start of
+        the text are told from the answer, unless the server does so.
         """
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._matched_stop = chunk.matched_stop or self._matched_stop
+        has_content = chunk.has_content
+        self._chunk_count += has_content
+        is_over = bool(self._max_tokens) and self._chunk_count > (self._max_tokens or 0)
+        before: list[StreamedText] = []
+        if chunk.reasoning or chunk.refusal:  # the server tells them from the answer itself
+            before = self._content.take_for_answer()
+        pieces = [] if is_over else self._split(chunk)
         self._update_usage(chunk)
-        if not chunk.text and not chunk.reasoning:
+        if not has_content:
             self._shown_tokens.feed(chunk.token_logprobs, "")
             return []
-        self._chunk_count += 1
-        if self._max_tokens and self._chunk_count > self._max_tokens:
+        if is_over:
             self._finish_reason = "length"
             return self.finish()
-        events: list[Delta | Finished] = []
+        events: list[Delta | Finished] = [*self._deltas(before)]
+        for fragment in chunk.tool_calls:
+            self._add_tool_call(fragment)
+        if chunk.refusal:
+            self._refused = True
+            events.append(Delta(self._stop_text.flush() + chunk.refusal, usage=self._usage))
         if chunk.reasoning:
             events.append(Delta(chunk.reasoning, usage=self._usage, part="reasoning"))
         if not chunk.text:
             return events
         self._shown_tokens.feed(chunk.token_logprobs, chunk.text)
-        events.append(self._delta(self._stop_text.feed(chunk.text)))
+        events += self._deltas(pieces) or [self.idle_event()]
         if self._stop_text.matched_stop is not None:
             events.append(
                 Finished(StopReason.STOP_STRING, self._usage, self._stop_text.matched_stop)
@@ -91,7 +126,7 @@ class ResponseStream:
 
     def idle_event(self) -> Delta:
         """Return an empty event, so that the consumer can cancel while the server is silent."""
-        return Delta("", self._stop_text.withheld, self._usage)
+        return Delta("", self._withheld, self._usage, part=self._part)
 
     @property
     def has_started(self) -> bool:
@@ -100,26 +135,90 @@ class ResponseStream:
 
     def finish(self) -> list[Delta | Finished]:
         """Return the remaining events when the server has ended the reply."""
-        events: list[Delta | Finished] = []
+        events: list[Delta | Finished] = [*self._deltas(self._content.flush())]
         if withheld := self._stop_text.flush():
-            events.append(self._delta(withheld))
-        reason = _STOP_REASONS.get(self._finish_reason, StopReason.END)
-        matched: str | None = None
-        if reason is StopReason.LENGTH:
-            reason = self._limit_reason
-        elif reason is StopReason.CRITERION:
-            matched = self._finish_reason
-        elif self._matched_stop in self._stop_strings:
-            reason, matched = StopReason.STOP_STRING, self._matched_stop
-        return [*events, Finished(reason, self._usage, matched)]
+            events.append(self._delta(StreamedText("text", withheld)))
+        reason, matched = self._stop_reason()
+        calls = self._tool_calls if reason is StopReason.TOOL_CALLS else ()
+        return [
+            *events,
+            Finished(
+                reason,
+                self._usage,
+                matched,
+                tuple(ToolCall(call.id, call.name, call.arguments or "{}") for call in calls),
+            ),
+        ]
 
-    def _delta(self, text: str) -> Delta:
-        return Delta(text, self._stop_text.withheld, self._usage, self._shown_tokens.release(text))
+    def _stop_reason(self) -> tuple[StopReason, str | None]:
+        """Return why the reply ended, and the stop string or the server's word for it.
+
+        Some servers report `stop` for a refusal or for tool calls. A word that is not known is
+        passed on, so that it is seen.
+        """
+        reason = STOP_REASONS.get(self._finish_reason.lower())
+        if reason is None:
+            return StopReason.CRITERION, one_line(self._finish_reason, MAX_REASON_CHARACTERS)
+        if reason is StopReason.LENGTH:
+            return self._limit_reason, None
+        if reason is not StopReason.END:
+            return reason, None
+        if self._refused:
+            return StopReason.REFUSAL, None
+        if self._tool_calls:
+            return StopReason.TOOL_CALLS, None
+        if self._matched_stop in self._stop_strings:
+            return StopReason.STOP_STRING, self._matched_stop
+        return StopReason.END, None
+
+    def _add_tool_call(self, fragment: ToolCallFragment) -> None:
+        """Begin a tool call, or append to the newest one with the fragment's index."""
+        calls = self._tool_calls
+        at = next((n for n in reversed(range(len(calls))) if calls[n].index == fragment.index), -1)
+        if at < 0 or (fragment.id and calls[at].id and fragment.id != calls[at].id):
+            calls.append(fragment)
+            return
+        calls[at] = dataclasses.replace(
+            calls[at],
+            id=calls[at].id or fragment.id,
+            name=calls[at].name or fragment.name,
+            arguments=calls[at].arguments + fragment.arguments,
+        )
+
+    def _split(self, chunk: ChatCompletionChunk) -> list[StreamedText]:
+        """Return the parts of the chunk's text that are certain."""
+        if chunk.reasoning:
+            self._part = "reasoning"
+        pieces = self._content.feed(chunk.text) if chunk.text else []
+        if chunk.text or chunk.refusal:
+            self._part = self._content.part
+        return pieces
+
+    @property
+    def _withheld(self) -> str:
+        """Text of the newest part that is not certain yet."""
+        return self._stop_text.withheld + self._content.withheld
+
+    def _deltas(self, pieces: Sequence[StreamedText]) -> list[Delta]:
+        """Return the events of certain text."""
+        return [
+            self._delta(
+                dataclasses.replace(piece, text=self._stop_text.feed(piece.text))
+                if piece.part == "text"
+                else piece
+            )
+            for piece in pieces
+        ]
+
+    def _delta(self, piece: StreamedText) -> Delta:
+        shown = self._shown_tokens.release(piece.text, piece.dropped)
+        withheld = self._withheld if piece.part == self._part else ""
+        return Delta(piece.text, withheld, self._usage, shown, piece.part)
 
     def _update_usage(self, chunk: ChatCompletionChunk) -> None:
         """Count each chunk with content as one token until the server reports the usage."""
         usage, now = self._usage, time.perf_counter()
-        has_content = bool(chunk.text or chunk.reasoning)
+        has_content = chunk.has_content
         completion = usage.completion_tokens
         if has_content:
             self._first_token_at = self._first_token_at or now
@@ -128,11 +227,14 @@ class ResponseStream:
             completion = chunk.completion_tokens
         prompt = chunk.prompt_tokens
         cached = chunk.cached_tokens
+        is_thought = bool(chunk.reasoning or (chunk.text and self._part == "reasoning"))
+        thoughts = usage.reasoning_tokens + is_thought
         self._usage = dataclasses.replace(
             usage,
             prompt_tokens=usage.prompt_tokens if prompt is None else prompt,
             cached_tokens=usage.cached_tokens if cached is None else cached,
             completion_tokens=completion,
+            reasoning_tokens=chunk.reasoning_tokens or thoughts,
         )
         if has_content:
             elapsed = now - self._first_token_at

@@ -37,6 +37,10 @@ USAGE_SECONDS = 5.0
 DONE_MARKER = "[DONE]"
 
 
+ERROR_EVENT = "error"
+"""Type of a server-sent event that reports an error; those of a reply have none."""
+
+
 class ServerClient:
     """Client of one server. All methods must run in the same event loop.
 
@@ -163,18 +167,25 @@ class ServerClient:
             ):
                 if source.response.status_code != 200:
                     raise await self._read_refusal(source.response)
+                await _check_for_error_body(source.response)
                 async for event in source:
                     if event.data.strip() == DONE_MARKER:
                         break
+                    if event.event == ERROR_EVENT:
+                        raise protocol.StreamFailed(failure_from_body(event.data.encode()))
                     if not event.data.strip():
                         continue
                     chunk = protocol.parse_chunk(event.data)
-                    started = started or bool(chunk.text or chunk.reasoning)
+                    started = started or chunk.has_content
                     ended = ended or bool(chunk.finish_reason)
                     if started or ended:
                         timeout = USAGE_SECONDS if ended else settings.between_seconds
                         limit.reschedule(loop.time() + timeout)
                     on_chunk(chunk)
+                    if chunk.finish_reason.lower() in protocol.FAILED_REASONS:
+                        raise protocol.StreamFailed(
+                            protocol.ServerFailure(f"finish_reason is {chunk.finish_reason}")
+                        )
         except httpx2.ConnectError:
             raise
         except TimeoutError as error:
@@ -251,6 +262,21 @@ class ServerClient:
                     body["model"], [model.name for model in models]
                 )
         return self.error_messages.refusal_error(refusal, body["model"], body)
+
+
+async def _check_for_error_body(response: httpx2.Response) -> None:
+    """Raise the error that some servers and proxies send as JSON with status 200.
+
+    Raises:
+        StreamFailed: there is one.
+    """
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return
+    content = await _read_content(response)
+    values = protocol.parse_json(content)
+    if isinstance(values, dict) and values.get("error"):
+        raise protocol.StreamFailed(protocol.parse_failure(values))
+    raise protocol.ProtocolError("it is not streamed")
 
 
 async def _read_content(response: httpx2.Response) -> bytes:

@@ -66,7 +66,7 @@ def check(endpoint: str, model: str | None) -> None:
 
     Example: chatlm openai check http://127.0.0.1:8000/v1
     """
-    from chatlm import Delta, Finished, Message, Request, Sampling
+    from chatlm import Delta, Finished, Message, Request, Sampling, StopReason, Usage
     from chatlm_openai.engine import open_engine
 
     server = _find_endpoint(endpoint)
@@ -77,7 +77,7 @@ def check(endpoint: str, model: str | None) -> None:
     if not name:
         raise UsageError(f"{server.display_name} lists no models.", hint="Specify one: -m NAME")
     request = Request((Message("user", "Say hello."),), Sampling(max_tokens=16))
-    reply, usage = "", None
+    reply, end = "", Finished(StopReason.END, Usage())
     with closing(open_engine(f"{name}@{server.display_name}")) as engine:
         click.echo(f"Context: {engine.info.context_length:,} tokens")
         for note in engine.info.notes:
@@ -88,10 +88,15 @@ def check(endpoint: str, model: str | None) -> None:
                 if isinstance(event, Delta):
                     reply += event.answer
                 elif isinstance(event, Finished):
-                    usage = event.usage
+                    end = event
     seconds = time.monotonic() - started
-    tokens = f", {usage.completion_tokens} tokens" if usage else ""
-    click.echo(f"{_display_name(name)} replied in {seconds:.1f} s{tokens}: {one_line(reply, 60)}")
+    answered = bool(reply.strip())
+    reason = end.stop_reason.if_answered(answered)
+    shown = one_line(reply, 60) if answered else f"({reason.label})"
+    tokens = f", {end.usage.completion_tokens} tokens"
+    click.echo(f"{_display_name(name)} replied in {seconds:.1f} s{tokens}: {shown}")
+    if reason.exit_code:
+        raise click.exceptions.Exit(reason.exit_code)
 
 
 @openai.command()

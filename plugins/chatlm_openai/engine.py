@@ -57,6 +57,7 @@ class OpenAIEngine:
         info: what is known about the model.
         in_flight: maximum number of requests of a batch that run at the same time.
         is_server_limit: whether the server reported the context length in use.
+        sends_thoughts: whether the server wants the thoughts of earlier replies.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class OpenAIEngine:
         *,
         in_flight: int,
         is_server_limit: bool,
+        sends_thoughts: bool,
     ) -> None:
         self.info = info
         self._loop_thread = loop_thread
@@ -75,6 +77,7 @@ class OpenAIEngine:
         self._model = model
         self._in_flight = in_flight
         self._is_server_limit = is_server_limit
+        self._sends_thoughts = sends_thoughts
 
     def preview(self, request: Request) -> Prompt:
         """Return the prompt that `stream` would send, with estimated tokens.
@@ -124,7 +127,9 @@ class OpenAIEngine:
         prompt = self.preview(request)
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         omitted = set(prompt.omitted)
-        messages = tuple(m for at, m in enumerate(request.messages) if at not in omitted)
+        messages = [m for at, m in enumerate(request.messages) if at not in omitted]
+        if messages[-1].role == "assistant" and not messages[-1].text:
+            del messages[-1]  # cut in its thought, which no server continues
         prompt_tokens = len(prompt.tokens)
         margin = prompt_tokens // ESTIMATE_MARGIN
         tokens_left = max(prompt.context_length - prompt_tokens - margin, 1)
@@ -132,13 +137,23 @@ class OpenAIEngine:
         fits = max_tokens <= tokens_left
         sampling = dataclasses.replace(sampling, max_tokens=min(max_tokens, tokens_left))
         model = self._target_model(request.adapter)
-        body = protocol.build_body(model, dataclasses.replace(request, messages=messages), sampling)
+        body = protocol.build_body(
+            model,
+            dataclasses.replace(request, messages=tuple(messages)),
+            sampling,
+            sends_thoughts=self._sends_thoughts,
+        )
         limit_reason = StopReason.LENGTH if fits else StopReason.CONTEXT_FULL
         return PreparedRequest(
             prompt,
             tuple(request.messages[index] for index in prompt.omitted),
             body,
-            ResponseStream(sampling, prompt_tokens, limit_reason),
+            ResponseStream(
+                sampling,
+                prompt_tokens,
+                limit_reason,
+                continues=messages[-1].role == "assistant",
+            ),
         )
 
     def _target_model(self, adapter: str | None) -> str:
@@ -199,6 +214,7 @@ def open_engine(name: str) -> OpenAIEngine:
         info,
         in_flight=settings.in_flight,
         is_server_limit=info.context_length == reported,
+        sends_thoughts=bool({endpoint.name, endpoint.url} & set(settings.thoughts_to)),
     )
 
 

@@ -12,10 +12,22 @@ from typing import Any
 
 import httpx2
 
-from chatlm import ContextTooLong, ContinuationUnsupported, EngineError, Sampling, one_line
+from chatlm import (
+    ContentFiltered,
+    ContextTooLong,
+    ContinuationUnsupported,
+    EngineError,
+    Sampling,
+    one_line,
+)
 from chatlm_openai import protocol
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.protocol import CONTINUE_FIELDS, LOGPROB_FIELDS, ServerFailure
+from chatlm_openai.protocol import (
+    CONTINUE_FIELDS,
+    LOGPROB_FIELDS,
+    THINKING_FIELDS,
+    ServerFailure,
+)
 
 _BUSY_STATUSES = (429, 502, 503)
 
@@ -36,6 +48,14 @@ _TOO_LONG_PATTERN = re.compile(
     r"context[ _](length|size|window)|longer than the model|too many tokens|inputs.? tokens",
     re.IGNORECASE,
 )
+
+
+_FILTERED_PATTERN = re.compile(
+    r"content_filter|content_policy|ResponsibleAI|data_inspection_failed|content management policy"
+    r"|input was flagged",
+    re.IGNORECASE,
+)
+"""Codes and messages with which OpenAI, Azure, OpenRouter and Alibaba refuse what a user wrote."""
 
 
 _SAMPLING_FIELDS = tuple(Sampling().settings())
@@ -117,6 +137,8 @@ class ErrorMessages:
             body: body of the request.
         """
         status, server_message = refusal.status, self.server_message(refusal)
+        if status in (400, 403, 422) and _is_filtered(refusal.failure):
+            return self._filtered(refusal.failure)
         if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named_fields(body)):
             return EngineError(
                 f"{self.server_label} does not support the requested logprobs.{server_message}",
@@ -236,6 +258,8 @@ class ErrorMessages:
 
     def failed_mid_reply(self, failure: ServerFailure) -> EngineError:
         """Return the error for a failure that the server reported in the middle of a reply."""
+        if _is_filtered(failure):
+            return self._filtered(failure)
         error_type = ContextTooLong if _is_context_too_long(failure) else EngineError
         return error_type(
             f"{self.server_label} failed during the reply. Server message: "
@@ -264,6 +288,13 @@ class ErrorMessages:
         return EngineError(
             f"{self.server_label} did not send a valid OpenAI-compatible response: {reason}.",
             hint=f"Check the base URL: for most servers it ends in /v1. {self._check_hint()}",
+        )
+
+    def _filtered(self, failure: ServerFailure) -> ContentFiltered:
+        return ContentFiltered(
+            f"The content filter of {self.server_label} stopped this. Server message: "
+            f"{self.sanitize(failure.message)}",
+            hint="Word the message differently, or ask another model.",
         )
 
     def _invalid_key(self, status: int, server_message: str) -> EngineError:
@@ -305,6 +336,12 @@ class ErrorMessages:
                 f"{self.server_label} cannot continue a reply.{server_message}",
                 hint="Regenerate it instead.",
             )
+        if set(THINKING_FIELDS) & set(rejected):
+            return EngineError(
+                f"{self.server_label} cannot switch thinking as asked.{server_message}",
+                hint="Leave it to the server: /thinking auto in the chat, or "
+                "chatlm config unset sampling.thinking",
+            )
         if settings := [name for name in _SAMPLING_FIELDS if name in rejected]:
             return EngineError(
                 f"{self.server_label} rejects the value of {', '.join(settings)}.{server_message}",
@@ -327,6 +364,10 @@ def failure_from_body(content: bytes) -> ServerFailure:
     except protocol.ProtocolError:
         text = content.decode("utf-8", "replace").strip()
         return ServerFailure("" if text.startswith("<") else text)
+
+
+def _is_filtered(failure: ServerFailure) -> bool:
+    return bool(_FILTERED_PATTERN.search(f"{failure.message} {failure.codes}"))
 
 
 def _is_context_too_long(failure: ServerFailure) -> bool:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chatlm import EngineError, Request, Sampling, TokenLogprob
+from chatlm import (
+    EngineError,
+    LogitBias,
+    Message,
+    Reasoning,
+    Request,
+    Sampling,
+    StopReason,
+    TokenLogprob,
+    dump_json,
+)
 
 CONTINUE_FIELDS = {"add_generation_prompt": False, "continue_final_message": True}
 """Fields that make vLLM, SGLang and others continue the last message if it is the assistant's."""
@@ -18,6 +28,11 @@ LOGPROB_FIELDS = ("logprobs", "top_logprobs")
 
 OPTIONAL_FIELDS = ("stream_options", "seed", "repeat_penalty")
 """Fields that chatlm adds by itself and drops if a server rejects them."""
+
+
+THINKING_FIELDS = ("reasoning_effort", "chat_template_kwargs")
+"""Both switch thinking: OpenAI's field, and that of vLLM, SGLang and llama.cpp. One is dropped if a
+server rejects it and the other is left."""
 
 
 _STANDARD_FIELDS = (
@@ -44,13 +59,16 @@ _NEUTRAL_VALUES = {
 """Fields that not every server supports, with their neutral value, which is never sent."""
 
 
-def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
+def build_body(
+    model: str, request: Request, sampling: Sampling, *, sends_thoughts: bool = False
+) -> dict[str, Any]:
     """Build the body of `POST /chat/completions`.
 
     Args:
         model: the server's name for the model or adapter.
         request: with the messages that fit the context window.
         sampling: values that are None are left to the server.
+        sends_thoughts: whether the server wants the thoughts of earlier replies.
 
     Raises:
         EngineError: the request needs something that only works with local models.
@@ -58,10 +76,7 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     _check_supported(request)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [
-            {"role": message.role, "content": replace_surrogates(message.text)}
-            for message in request.messages
-        ],
+        "messages": [_message_value(message, sends_thoughts) for message in request.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -74,10 +89,12 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     }
     if "repetition_penalty" in body:
         body["repeat_penalty"] = body["repetition_penalty"]  # the name in llama.cpp and Ollama
-    if sampling.thinking in ("low", "medium", "high"):
-        body["reasoning_effort"] = sampling.thinking
-    elif sampling.thinking == "off":
-        body["chat_template_kwargs"] = {"enable_thinking": False}
+    if sampling.thinking not in (None, "auto"):
+        thinks = sampling.thinking != "off"
+        body["reasoning_effort"] = sampling.thinking if thinks else "none"
+        body["chat_template_kwargs"] = {"enable_thinking": thinks}
+    if sampling.logit_bias:
+        body["logit_bias"] = _logit_bias(sampling.logit_bias)
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:
@@ -85,6 +102,31 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     if request.messages and request.messages[-1].role == "assistant":
         body |= CONTINUE_FIELDS
     return body
+
+
+def _logit_bias(biases: LogitBias) -> dict[str, float]:
+    """Return the biases by token id; a token that is named several times gets the sum.
+
+    Raises:
+        EngineError: a token is given as text, which only its model's tokenizer can turn into ids.
+    """
+    by_id: dict[str, float] = {}
+    for token, bias in biases:
+        if not isinstance(token, int):
+            raise EngineError(
+                f"logit_bias has the text {dump_json(token)[:60]}; a server takes token ids only.",
+                hint="Give the ids of its tokens instead, or use a local model.",
+            )
+        by_id[str(token)] = by_id.get(str(token), 0.0) + bias
+    return by_id
+
+
+def _message_value(message: Message, sends_thoughts: bool) -> dict[str, Any]:
+    value = {"role": message.role, "content": replace_surrogates(message.text)}
+    thoughts = "".join(part.text for part in message.parts if isinstance(part, Reasoning))
+    if sends_thoughts and thoughts:
+        value["reasoning_content"] = replace_surrogates(thoughts)
+    return value
 
 
 def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, Any]:
@@ -95,10 +137,11 @@ def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, A
         field_names: fields that the server rejected.
     """
     names = set(field_names)
+    optional = set(OPTIONAL_FIELDS)
+    if any(name in body and name not in names for name in THINKING_FIELDS):
+        optional.update(THINKING_FIELDS)
     reduced = {
-        name: value
-        for name, value in body.items()
-        if name not in names or name not in OPTIONAL_FIELDS
+        name: value for name, value in body.items() if name not in names or name not in optional
     }
     if "max_completion_tokens" in names and "max_tokens" in reduced:  # for OpenAI's own models
         reduced["max_completion_tokens"] = reduced.pop("max_tokens")
@@ -151,6 +194,38 @@ class StreamFailed(Exception):
         self.failure = failure
 
 
+STOP_REASONS: Mapping[str, StopReason] = {
+    **dict.fromkeys(("stop", "end_turn", "complete", "completed"), StopReason.END),
+    **dict.fromkeys(("eos", "eos_token", "stop_sequence"), StopReason.END),
+    **dict.fromkeys(("length", "max_tokens"), StopReason.LENGTH),
+    "model_length": StopReason.CONTEXT_FULL,
+    **dict.fromkeys(("tool_calls", "tool_use", "function_call"), StopReason.TOOL_CALLS),
+    "refusal": StopReason.REFUSAL,
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "blocklist", "spii"), StopReason.CONTENT_FILTER
+    ),
+    "prohibited_content": StopReason.CONTENT_FILTER,
+}
+"""By `finish_reason` in lower case: OpenAI's own words, which most servers use, and those of TGI,
+Mistral, Anthropic, Gemini and Cohere."""
+
+
+FAILED_REASONS = frozenset({"error", "abort", "aborted", "insufficient_system_resource"})
+"""A `finish_reason` in lower case that means that the server failed: OpenRouter, vLLM, SGLang,
+DeepSeek."""
+
+
+@dataclass(frozen=True)
+class ToolCallFragment:
+    """A part of a tool call; the name and id come first, the arguments bit by bit."""
+
+    index: int
+    """Tells the calls of one reply apart."""
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True)
 class ChatCompletionChunk:
     """One chunk of a streamed reply."""
@@ -158,6 +233,9 @@ class ChatCompletionChunk:
     text: str = ""
     reasoning: str = ""
     """What the model thinks before it answers."""
+    refusal: str = ""
+    """Why the model refuses to answer."""
+    tool_calls: tuple[ToolCallFragment, ...] = ()
     token_logprobs: tuple[TokenLogprob, ...] = ()
     """Log-probabilities of its tokens, if they were requested and the server sends them."""
     finish_reason: str = ""
@@ -167,6 +245,12 @@ class ChatCompletionChunk:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it has anything that the model generated."""
+        return bool(self.text or self.reasoning or self.refusal or self.tool_calls)
 
 
 @dataclass(frozen=True)
@@ -214,12 +298,16 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
     if not isinstance(choices, list):
         raise ProtocolError("it has no choices")
     first = _as_dict(choices[0]) if choices else {}
+    if first.get("error"):
+        raise StreamFailed(parse_failure(first))
     delta = _as_dict(first.get("delta"))
     stop = first.get("stop_reason") or first.get("matched_stop")
     reasoning = _as_text(delta.get("reasoning_content")) or _as_text(delta.get("reasoning"))
     return ChatCompletionChunk(
         text=_as_text(delta.get("content")),
         reasoning=reasoning,
+        refusal=_as_text(delta.get("refusal")),
+        tool_calls=tuple(_tool_call_fragments(delta)),
         token_logprobs=()
         if reasoning
         else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
@@ -228,6 +316,9 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
         prompt_tokens=_as_count(usage.get("prompt_tokens")),
         completion_tokens=_as_count(usage.get("completion_tokens")),
         cached_tokens=_as_count(_as_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        reasoning_tokens=_as_count(
+            _as_dict(usage.get("completion_tokens_details")).get("reasoning_tokens")
+        ),
     )
 
 
@@ -263,6 +354,26 @@ def parse_failure(value: Any) -> ServerFailure:
     return ServerFailure(
         message or (replace_surrogates(json.dumps(error)) if error else ""), codes.strip()
     )
+
+
+def _tool_call_fragments(delta: dict[str, Any]) -> Iterator[ToolCallFragment]:
+    """Parse the tool calls of a chunk; `function_call` is their older form."""
+    rows = delta.get("tool_calls")
+    calls = [_as_dict(row) for row in rows] if isinstance(rows, list) else []
+    if isinstance(delta.get("function_call"), dict):
+        calls.append({"function": delta["function_call"]})
+    for position, call in enumerate(calls):
+        function = _as_dict(call.get("function"))
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # some servers send the object itself
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        index = call.get("index")
+        yield ToolCallFragment(
+            index if type(index) is int else position,
+            _as_text(call.get("id")),
+            _as_text(function.get("name")),
+            _as_text(arguments),
+        )
 
 
 def _token_logprobs(rows: Any) -> tuple[TokenLogprob, ...]:

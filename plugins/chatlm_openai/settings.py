@@ -24,6 +24,12 @@ class Settings:
         default=None,
         metadata={"help": "Context window in tokens if the server does not report it."},
     )
+    thoughts_to: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Endpoints, by name or URL, that want the thoughts of earlier replies back."
+        },
+    )
     in_flight: int = field(
         default=8,
         metadata={"help": f"Requests that run at once in a tournament, 1 to {MAX_IN_FLIGHT}."},

@@ -29,9 +29,7 @@ name_argument = click.argument("name", shell_complete=complete_names(_index_name
 @click.command()
 @name_argument
 @click.argument("query", nargs=-1, required=True, metavar="QUERY...")
-@click.option(
-    "-n", "--most", "limit", type=click.IntRange(1, 100), default=8, help="Maximum passages (8)."
-)
+@click.option("-n", "--limit", type=click.IntRange(1, 100), default=8, help="Maximum passages (8).")
 @json_option
 def search(name: str, query: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Find passages by meaning and by keywords.

@@ -17,6 +17,7 @@ from chatlm import (
     ContextTooLong,
     Delta,
     EngineEvent,
+    EngineInfo,
     Finished,
     MessageRefused,
     PromptReady,
@@ -26,9 +27,11 @@ from chatlm import (
     SideChats,
     StopReason,
     TokenLogprob,
+    ToolCall,
     Usage,
     UsageError,
     one_line,
+    thinking_problem,
 )
 from chatlm_serve.errors import ApiError, as_api_error, field_error
 from chatlm_serve.work_queue import SharedBatch
@@ -56,20 +59,22 @@ def prepare_reply(
         params: the client's request.
 
     Raises:
+        ApiError: the model cannot think as the client wishes.
         ChatlmError: the set-up failed; from the generator: the engine failed.
         ContextTooLong: from the generator: the messages do not fit the context. The engine alone
             would omit the oldest without the client noticing.
     """
+    sampling = _check_thinking(params, chats.begin(setup).engine.info)
     setup = dataclasses.replace(
         setup,
         system=params.system or setup.system,
-        sampling=params.sampling.with_fallback(setup.sampling),
+        sampling=sampling.with_fallback(setup.sampling),
     )
     chat = chats.begin(setup)
     try:
-        for text, reply in params.history:
+        for question, reply in params.history:
             with suppress(MessageRefused):  # no model has read it
-                chat.add(text, reply)
+                chat.add(question.text, reply.text, reply.reasoning)
         request = dataclasses.replace(
             chat.request(params.question),
             logprobs=params.logprobs,
@@ -124,9 +129,16 @@ class CompletionResponse:
                     text += event.answer
                     reasoning += event.text if event.part == "reasoning" else ""
                     tokens += event.logprobs if event.part == "text" else ()
-        message = {"role": "assistant", "content": text, "refusal": None}
+        refused = event.stop_reason is StopReason.REFUSAL
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text,
+            "refusal": text if refused else None,
+        }
         if reasoning:
             message["reasoning_content"] = reasoning
+        if event.tool_calls:
+            message["tool_calls"] = tool_call_objects(event.tool_calls)
         choice = {
             "message": message,
             "finish_reason": openai_finish_reason(event),
@@ -147,10 +159,13 @@ class CompletionResponse:
                         else:
                             yield self._chunk({"content": event.text}, tokens=event.logprobs)
                     event = await anext(rest)
+                finish_reason = openai_finish_reason(event)
             except Exception as error:
                 yield sse_event(as_api_error(error).body)
                 return
-        yield self._chunk({}, openai_finish_reason(event))
+        if event.tool_calls:
+            yield self._chunk({"tool_calls": tool_call_objects(event.tool_calls)})
+        yield self._chunk({}, finish_reason)
         if self._params.include_usage:
             yield sse_event(
                 self._object("chat.completion.chunk") | {"usage": usage_object(event.usage)}
@@ -159,7 +174,7 @@ class CompletionResponse:
 
     def _chunk(
         self,
-        delta: dict[str, str],
+        delta: Mapping[str, Any],
         finish_reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
     ) -> str:
@@ -191,10 +206,46 @@ def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {"content": [token.to_dict() for token in tokens], "refusal": None} if tokens else None
 
 
+def tool_call_objects(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+    """Convert tool calls to OpenAI's format; the index is for the chunks of a stream."""
+    return [
+        {
+            "index": index,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+FINISH_REASONS: Mapping[StopReason, str] = {
+    StopReason.END: "stop",
+    StopReason.STOP_STRING: "stop",
+    StopReason.CRITERION: "stop",
+    StopReason.TOOL_LIMIT: "stop",
+    StopReason.NOTHING_RELEVANT: "stop",
+    StopReason.EMPTY: "stop",
+    StopReason.LENGTH: "length",
+    StopReason.CONTEXT_FULL: "length",
+    StopReason.TOOL_CALLS: "tool_calls",
+    StopReason.REFUSAL: "content_filter",
+    StopReason.CONTENT_FILTER: "content_filter",
+}
+"""OpenAI's words for the stop reasons of a reply that came to an end. A refusal is named like a
+filter, since OpenAI has no word for it and a stream has sent its text as content by then."""
+
+
 def openai_finish_reason(finished: Finished) -> str:
-    """Convert the stop reason to OpenAI's `finish_reason`."""
-    truncated = finished.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
-    return "length" if truncated else "stop"
+    """Convert the stop reason to OpenAI's `finish_reason`.
+
+    Raises:
+        ApiError: the reply was cut off.
+    """
+    reason = finished.stop_reason
+    if reason not in FINISH_REASONS:
+        raise ApiError(500, f"The reply was cut off: {reason.label}.")
+    return FINISH_REASONS[reason]
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -204,6 +255,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
@@ -216,6 +268,10 @@ MAX_TOP_LOGPROBS = 20
 
 ROLES = ("system", "user", "assistant")
 
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Fields in which clients send thoughts of earlier replies back; the template decides whether the
+model reads them again."""
+
 SAMPLING_FIELDS = tuple(
     name for name in Sampling().settings() if name not in ("max_tokens", "stop")
 )
@@ -226,7 +282,6 @@ NEUTRAL_VALUES: Mapping[str, Any] = {
     "tools": [],
     "tool_choice": "none",
     "response_format": {"type": "text"},
-    "logit_bias": {},
     "store": False,
 }
 """Unsupported fields, each with the only accepted value, which has no effect."""
@@ -249,15 +304,27 @@ KNOWN_FIELDS = frozenset(
 
 
 @dataclass(frozen=True)
+class ClientMessage:
+    """One message of a request."""
+
+    role: str
+    text: str
+    reasoning: str = ""
+    """Of a reply, what the model thought before it."""
+
+
+@dataclass(frozen=True)
 class CompletionParams:
     """A parsed chat completion request."""
 
     model: str
     system: str
-    history: tuple[tuple[str, str], ...]
+    history: tuple[tuple[ClientMessage, ClientMessage], ...]
     """Earlier turns: user message and reply."""
     question: str
     sampling: Sampling
+    thinking_field: str
+    """The field that sets `sampling.thinking`; empty for none."""
     logprobs: int | None
     """Number of top alternatives per token; None without log-probabilities."""
     stream: bool
@@ -290,20 +357,21 @@ def parse_params(body: Mapping[str, Any], context_length: int) -> CompletionPara
     messages = _parse_messages(fields)
     _check_size(messages, context_length)
     system, history, question = _split_conversation(messages)
+    sampling, thinking_field = _parse_sampling(fields, context_length)
     return CompletionParams(
         model=_get_typed(fields, "model", str),
         system=system,
         history=history,
         question=question,
-        sampling=_parse_sampling(fields, context_length),
+        sampling=sampling,
+        thinking_field=thinking_field,
         logprobs=_parse_logprobs(fields),
         stream=stream,
         include_usage=_get_typed(options, "include_usage", bool, False, "stream_options."),
     )
 
 
-def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return role and text of each message."""
+def _parse_messages(fields: Mapping[str, Any]) -> list[ClientMessage]:
     messages = _get_typed(fields, "messages", list)
     if not 0 < len(messages) <= MAX_MESSAGES:
         raise field_error(
@@ -312,9 +380,9 @@ def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [_parse_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
-def _check_size(messages: Sequence[tuple[str, str]], context_length: int) -> None:
+def _check_size(messages: Sequence[ClientMessage], context_length: int) -> None:
     """Refuse messages that cannot fit the context, before anything is computed for them."""
-    count = sum(len(text) for _, text in messages)
+    count = sum(len(message.text) + len(message.reasoning) for message in messages)
     if count > MAX_CHARACTERS_PER_TOKEN * context_length:
         raise field_error(
             "messages",
@@ -323,7 +391,7 @@ def _check_size(messages: Sequence[tuple[str, str]], context_length: int) -> Non
         )
 
 
-def _parse_message(message: Any, path: str) -> tuple[str, str]:
+def _parse_message(message: Any, path: str) -> ClientMessage:
     if not isinstance(message, dict):
         raise field_error(path, "must be an object with role and content.")
     fields = {name: value for name, value in message.items() if value is not None}
@@ -332,14 +400,17 @@ def _parse_message(message: Any, path: str) -> tuple[str, str]:
         raise field_error(
             f"{path}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}."
         )
-    for name in fields.keys() - {"role", "content"}:
+    known = {"role", "content", *(REASONING_FIELDS if role == "assistant" else ())}
+    for name in fields.keys() - known:
         raise _unsupported_error(f"{path}.{name}")
+    thoughts = (_get_typed(fields, name, str, "", f"{path}.") for name in REASONING_FIELDS)
+    reasoning = next(filter(None, thoughts), "")
     if isinstance(fields.get("content"), list):
         parts = fields["content"]
-        return role, "".join(
-            _parse_part(part, f"{path}.content[{at}]") for at, part in enumerate(parts)
-        )
-    return role, _get_typed(fields, "content", str, path=f"{path}.")
+        text = "".join(_parse_part(part, f"{path}.content[{at}]") for at, part in enumerate(parts))
+    else:
+        text = _get_typed(fields, "content", str, path=f"{path}.")
+    return ClientMessage(role, text, reasoning)
 
 
 def _parse_part(part: Any, path: str) -> str:
@@ -349,18 +420,15 @@ def _parse_part(part: Any, path: str) -> str:
 
 
 def _split_conversation(
-    messages: Sequence[tuple[str, str]],
-) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    messages: Sequence[ClientMessage],
+) -> tuple[str, tuple[tuple[ClientMessage, ClientMessage], ...], str]:
     """Split messages into system prompt, earlier turns, and the message to answer.
 
     Consecutive messages of one role are merged.
     """
-    merged = [
-        (role, "\n\n".join(text for _, text in group))
-        for role, group in groupby(messages, key=lambda message: message[0])
-    ]
-    system = merged.pop(0)[1] if merged[0][0] == "system" else ""
-    roles = [role for role, _ in merged]
+    merged = [_merge(list(group)) for _, group in groupby(messages, key=lambda each: each.role)]
+    system = merged.pop(0).text if merged[0].role == "system" else ""
+    roles = [message.role for message in merged]
     if "system" in roles:
         raise field_error("messages", "system messages must come first.")
     if not roles or roles[0] != "user" or roles[-1] != "user":
@@ -368,13 +436,19 @@ def _split_conversation(
             "messages",
             "the first message after the system messages and the last must be from the user.",
         )
-    texts = [text for _, text in merged]
-    if not all(text.strip() for text in texts[::2]):
+    if not all(message.text.strip() for message in merged[::2]):
         raise field_error("messages", "a user message is empty.")
-    return system, tuple(list(pairwise(texts))[::2]), texts[-1]
+    return system, tuple(list(pairwise(merged))[::2]), merged[-1].text
 
 
-def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
+def _merge(messages: Sequence[ClientMessage]) -> ClientMessage:
+    thoughts = filter(None, (message.reasoning for message in messages))
+    text = "\n\n".join(message.text for message in messages)
+    return ClientMessage(messages[0].role, text, "\n\n".join(thoughts))
+
+
+def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> tuple[Sampling, str]:
+    """Return the sampling, and the field that sets thinking."""
     limits = [name for name in ("max_tokens", "max_completion_tokens") if name in fields]
     if len(limits) > 1:
         raise field_error(limits[0], "cannot be combined with max_completion_tokens.")
@@ -383,7 +457,8 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
         for name in SAMPLING_FIELDS
         if name in fields
     }
-    if (thinking := _parse_thinking(fields)) is not None:
+    thinking_field, thinking = _parse_thinking(fields)
+    if thinking is not None:
         values["thinking"] = thinking
     for name in limits:
         values["max_tokens"] = _check_sampling_value(name, "max_tokens", fields[name])
@@ -391,27 +466,55 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
             raise field_error(
                 name, f"must be at most {context_length:,}, the model's context window."
             )
-    return Sampling.from_dict({**values, "stop": _parse_stop(fields)})
+    return Sampling.from_dict({**values, "stop": _parse_stop(fields)}), thinking_field
 
 
 _EFFORTS = {"none": "off", "minimal": "low", "low": "low", "medium": "medium", "high": "high"}
 """Values of `reasoning_effort`, with those of chatlm's `thinking`."""
 
 
-def _parse_thinking(fields: Mapping[str, Any]) -> str | None:
-    """Read the two ways in which clients switch thinking: OpenAI's, and that of vLLM and others."""
+_SWITCHES = ("enable_thinking", "thinking")
+"""Names of the switch in `chat_template_kwargs`, which differ by the family of the model."""
+
+
+def _parse_thinking(fields: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Read the ways in which clients switch thinking: OpenAI's, and those of vLLM and llama.cpp.
+
+    Returns:
+        the field, and the value for `Sampling.thinking`; None if the client leaves it open.
+    """
     options = _get_typed(fields, "chat_template_kwargs", dict, {})
-    for name in options.keys() - {"enable_thinking"}:
+    for name in options.keys() - {"reasoning_effort", *_SWITCHES}:
         raise _unsupported_error(f"chat_template_kwargs.{name}")
-    if "reasoning_effort" in fields:
-        effort = _get_typed(fields, "reasoning_effort", str)
-        if effort not in _EFFORTS:
-            raise field_error("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}.")
-        return _EFFORTS[effort]
-    if "enable_thinking" in options:
-        enabled = _get_typed(options, "enable_thinking", bool, True, "chat_template_kwargs.")
-        return "medium" if enabled else "off"
-    return None
+    for values, path in ((fields, ""), (options, "chat_template_kwargs.")):
+        if values.get("reasoning_effort") is not None:
+            effort = _get_typed(values, "reasoning_effort", str, path=path)
+            if effort not in _EFFORTS:
+                raise field_error(
+                    f"{path}reasoning_effort", f"must be one of {', '.join(_EFFORTS)}."
+                )
+            return f"{path}reasoning_effort", _EFFORTS[effort]
+    for name in _SWITCHES:
+        if options.get(name) is not None:
+            path = "chat_template_kwargs."
+            enabled = _get_typed(options, name, bool, True, path)
+            return path + name, "medium" if enabled else "off"
+    return ("thinking", fields["thinking"]) if "thinking" in fields else ("", None)
+
+
+def _check_thinking(params: CompletionParams, info: EngineInfo) -> Sampling:
+    """Return the sampling for a model, which may think anyway where a client switches it on.
+
+    Raises:
+        ApiError: the model cannot follow the client's setting.
+    """
+    sampling, name = params.sampling, params.thinking_field
+    problem = thinking_problem(sampling.thinking, info)
+    if problem is None:
+        return sampling
+    if info.thinks and name.endswith(_SWITCHES) and sampling.thinking != "off":
+        return dataclasses.replace(sampling, thinking=None)
+    raise field_error(name, str(problem), "unsupported_value")
 
 
 def _check_sampling_value(param: str, name: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from chatlm import ChatlmError, ContextTooLong, UsageError
+from chatlm import ChatlmError, ContentFiltered, ContextTooLong, UsageError
 from chatlm_serve.work_queue import QueueFull, ShuttingDown
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
@@ -80,6 +80,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(503, "The server is shutting down.", code="shutting_down")
         case ContextTooLong():
             return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+        case ContentFiltered():
+            return ApiError(400, str(error), param="messages", code="content_filter")
         case UsageError():
             return ApiError(400, str(error))
         case ChatlmError():

@@ -97,7 +97,7 @@ def write_message(
 
 @hookimpl
 def adjust_request(request: Request, conversation: Conversation) -> Request | None:
-    """Use the sampling of the chat's template where the user has set none."""
+    """Use the sampling of the chat's template where the user has set none for the chat."""
     if PLUGIN not in conversation.plugin_data:
         return None
     from chatlm_templates import chat_state

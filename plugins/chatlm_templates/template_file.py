@@ -226,16 +226,23 @@ def _parse_example(node: Node) -> PromptExample:
 def _parse_sampling(node: Node) -> Sampling:
     sampling = Sampling()
     for name, value in mapping_values(node).items():
-        plain_value = (
-            [scalar_text(item) for item in list_items(value)]
-            if isinstance(value, SequenceNode)
-            else scalar_value(value)
-        )
         try:
-            sampling = Sampling.from_dict({name: plain_value}).with_fallback(sampling)
+            plain = {name: _plain_sampling_value(name, value)}
+            sampling = Sampling.from_dict(plain).with_fallback(sampling)
         except UsageError as error:
             raise DocumentError(line_number(value), error.message) from error
     return sampling
+
+
+def _plain_sampling_value(name: str, node: Node) -> Any:
+    """Convert a setting: one value, a list of texts, or a logit bias as pairs or by token."""
+    if name == "logit_bias" and isinstance(node, MappingNode):
+        return [[scalar_value(token), scalar_value(bias)] for token, bias in node.value]
+    if not isinstance(node, SequenceNode):
+        return scalar_value(node)
+    if name == "logit_bias":
+        return [[scalar_value(each) for each in list_items(pair)] for pair in list_items(node)]
+    return [scalar_text(item) for item in list_items(node)]
 
 
 class DocumentError(Exception):

@@ -78,7 +78,7 @@ def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
     first = ask("--max-tokens", "5", "Repeat this:", stdin="The cat sat.\n")
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip()
-    assert "max_tokens" in first.stderr
+    assert "length limit" in first.stderr
     second = ask("--max-tokens", "5", "--chat", "1", "And again.")
     assert second.returncode == 0, second.stderr
     with Store(chat_home / "chats.db") as store:
@@ -112,6 +112,22 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
         assert store.conversation(1).system == "Be brief."
 
 
+def test_newer_samplers_and_a_logit_bias(chat_home: Path) -> None:
+    question = "What is the capital of France?"
+    options = (
+        "--json", "--max-tokens", "12", "--dry-multiplier", "0.8", "--top-n-sigma", "1.5",
+        "--xtc-probability", "0.5", "--logit-bias", '" Paris"=-100', "--logit-bias", "7=-1.5",
+    )  # fmt: skip
+    answer = json.loads(ask(*options, question).stdout)
+    assert " Paris" in json.loads(ask("--json", "--max-tokens", "12", question).stdout)["text"]
+    assert " Paris" not in answer["text"]
+    assert answer["sampling"]["logit_bias"] == [[" Paris", -100.0], [7, -1.5]]
+    assert answer["sampling"]["xtc_probability"] == 0.5
+    unknown = ask("--logit-bias", "999999999=1", question)
+    assert unknown.returncode == 2
+    assert "token id 999,999,999, but the ids of this model are 0 to" in unknown.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -119,6 +135,9 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
         (("--temperature", "9", "Hi"), "temperature must be a number from 0 to 5"),
         (("--top-p", "2", "Hi"), "top_p must be"),
         (("--max-tokens", "0", "Hi"), "max_tokens must be a whole number from 1"),
+        (("--xtc-probability", "2", "Hi"), "xtc_probability must be a number from 0 to 1"),
+        (("--logit-bias", "5=101", "Hi"), "bias from -100 to 100"),
+        (("--logit-bias", "cat=5", "Hi"), 'must be written as 15043=-100, " cat"=5'),
         (("--logprobs", "2", "Hi"), "Add --json"),
         (("--json", "--logprobs", "21", "Hi"), "0<=x<=20"),
         (("--chat", "77", "Hi"), "77"),

@@ -148,7 +148,10 @@ def test_show_is_markdown_in_a_pipe_and_drawn_on_a_terminal() -> None:
 def test_reasoning_is_dimmed_on_a_terminal_and_marked_everywhere() -> None:
     steps = (
         ReplyStep(
-            (Reasoning("Whiskers, *hence* a cat."), ToolCall("c", "classify", '{"image": 1}')),
+            (
+                Reasoning("Whiskers, *hence* a cat.", 2.2, 7),
+                ToolCall("c", "classify", '{"image": 1}'),
+            ),
             StopReason.TOOL_CALLS,
         ),
         ReplyStep((ToolResult("c", "classify", "feline"), Text("A cat.")), StopReason.END),
@@ -158,16 +161,18 @@ def test_reasoning_is_dimmed_on_a_terminal_and_marked_everywhere() -> None:
         reply = store.start_reply(store.add_turn(chat, "Which animal?").id, model="m")
         store.finish_reply(reply.id, steps=steps)
     piped = chats("show", str(chat)).stdout
-    assert "\n\n> *Reasoning*\n>\n> Whiskers, *hence* a cat.\n\nTool call: classify\n" in piped
+    thought = "> *Thought for 2 s · 7 tokens*\n>\n> Whiskers, *hence* a cat."
+    assert f"\n\n{thought}\n\nTool call: classify\n" in piped
     assert piped.endswith(
         "Tool result: classify\n\n```\nfeline\n```\n\nA cat.\n\n*m · stopped: end*\n"
     )
     drawn = on_a_terminal("show", str(chat))
     lines = {click.unstyle(line).strip(" ▌\r"): line for line in drawn.split("\n")}
-    assert is_dim(lines["Reasoning"]) and is_dim(lines["Whiskers, hence a cat."])
+    assert is_dim(lines["Thought for 2 s · 7 tokens"]) and is_dim(lines["Whiskers, hence a cat."])
     assert not is_dim(lines["A cat."]) and not is_dim(lines["Tool call: classify"])
     details = chats("show", str(chat), "--details").stdout
     assert "parts           reasoning, tool call, tool result, text" in details
+    assert "thought         2 s · 7 tokens" in details
     assert chats("search", "whiskers").stdout == ""
     found = chats("search", "--reasoning", "whiskers").stdout
     assert found == f"{chat}  Animals\n    assistant, reasoning: Whiskers, *hence* a cat.\n"

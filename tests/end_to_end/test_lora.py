@@ -119,7 +119,7 @@ def launch(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_plan_for_several_processes(home: Path, tmp_path: Path, data: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    words = ("yes", "--data", str(data), "-m", base.name, "--batch", "4", "--epochs", "2")
+    words = ("yes", "--data", str(data), "-m", base.name, "--batch-size", "4", "--epochs", "2")
     done = launch(home, *words, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("6 steps in 2 processes") == 1
@@ -128,8 +128,8 @@ def test_a_plan_for_several_processes(home: Path, tmp_path: Path, data: Path) ->
 @pytest.mark.slow
 def test_two_processes_train_one_adapter(home: Path, tmp_path: Path, data: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    words = ("yes", "--data", str(data), "-m", base.name, "--batch", "4", "--epochs", "2")
-    done = launch(home, *words, "--rate", "0.05")
+    words = ("yes", "--data", str(data), "-m", base.name, "--batch-size", "4", "--epochs", "2")
+    done = launch(home, *words, "--learning-rate", "0.05")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("yes: held-out loss") == 1
     known = card.read_card(home / "adapters" / "yes")

@@ -24,7 +24,7 @@ from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.engines.speculative import MAX_DRAFT_TOKENS, NGRAM_SIZE, PromptLookup
-from chatlm.errors import ContextTooLong, OutOfMemoryError
+from chatlm.errors import ContextTooLong, OutOfMemoryError, UsageError
 from chatlm.types.engine import Batch
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Message, StopReason
@@ -136,6 +136,9 @@ SAMPLINGS = [
     dataclasses.replace(GREEDY, frequency_penalty=0.4, presence_penalty=0.3),
     dataclasses.replace(GREEDY, repetition_penalty=1.3),
     dataclasses.replace(GREEDY, temperature=0.7, seed=3),
+    dataclasses.replace(GREEDY, dry_multiplier=0.8),
+    dataclasses.replace(GREEDY, temperature=0.9, seed=4, top_n_sigma=1.5, xtc_probability=0.5),
+    dataclasses.replace(GREEDY, logit_bias=((" the", -100.0), ("sea", 2.0))),
     dataclasses.replace(GREEDY, stop=("boat",)),
     dataclasses.replace(GREEDY, max_tokens=5),
 ]
@@ -204,11 +207,40 @@ def requests() -> list[Request]:
         Request((Message("user", "What is the capital of France?"),), GREEDY),
         Request((STORY,), dataclasses.replace(short, temperature=0.9, seed=5, max_tokens=30)),
         Request((LIST,), dataclasses.replace(GREEDY, stop=("five",))),
+        Request((COPY,), dataclasses.replace(short, dry_multiplier=1.0)),
+        Request((STORY,), dataclasses.replace(short, temperature=0.9, seed=5, top_n_sigma=1.5)),
+        Request((STORY,), dataclasses.replace(short, temperature=0.9, seed=5, xtc_probability=0.7)),
+        Request((STORY,), dataclasses.replace(short, logit_bias=((" the", -100.0),))),
     ]
 
 
-def gathered(events: Iterator[tuple[int, EngineEvent]]) -> dict[int, list[EngineEvent]]:
-    found: dict[int, list[EngineEvent]] = {}
+def test_a_bias_by_text_rules_its_tokens_out_and_an_unknown_id_is_an_error(
+    engine: LocalEngine,
+) -> None:
+    plain = Request((STORY,), dataclasses.replace(GREEDY, max_tokens=20))
+    assert " the" in generate(engine, plain)[0]
+    biased = dataclasses.replace(GREEDY, max_tokens=20, logit_bias=((" the", -100.0),))
+    assert " the " not in generate(engine, dataclasses.replace(plain, sampling=biased))[0]
+    unknown = dataclasses.replace(GREEDY, logit_bias=((10**8, 1.0),))
+    found = gathered(stream_many_quietly(engine, [Request((STORY,), unknown), plain]))
+    assert isinstance(found[0][-1], UsageError)
+    assert "token id 100,000,000" in found[0][-1].message
+    assert isinstance(found[1][-1], Finished)
+
+
+def stream_many_quietly(
+    engine: LocalEngine, wanted: list[Request]
+) -> Iterator[tuple[int, EngineEvent | Exception]]:
+    """Stream requests in one batch; an error is the last event of its request."""
+    with closing(engine.batch()) as batch:
+        for request in wanted:
+            batch.add(request)
+        while len(batch):
+            yield from batch.step()
+
+
+def gathered(events: Iterator[tuple[int, Any]]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
     for number, event in events:
         found.setdefault(number, []).append(event)
     return found
@@ -396,14 +428,14 @@ def test_a_prompt_encoded_in_another_thread_gets_the_same_reply(
 def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, may_end, log = engine._fit_whole_request, threading.Event(), list[str]()
+    fit, may_end, log = engine._fit_prompt, threading.Event(), list[str]()
 
     def slow_fit(request: Request) -> FittedPrompt:
         if request.messages[0] is LONG:
             log.append("encoded" if may_end.wait(PATIENCE) else "nobody went on")
         return fit(request)
 
-    monkeypatch.setattr(engine, "_fit_whole_request", slow_fit)
+    monkeypatch.setattr(engine, "_fit_prompt", slow_fit)
     short = dataclasses.replace(GREEDY, max_tokens=8)
     with closing(engine.batch()) as batch:
         number_of_long = batch.add(Request((LONG,), short))
@@ -420,14 +452,14 @@ def test_a_reply_goes_on_while_a_long_prompt_is_encoded(
 def test_a_long_prompt_can_be_left_while_it_is_encoded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, may_end = engine._fit_whole_request, threading.Event()
+    fit, may_end = engine._fit_prompt, threading.Event()
 
     def slow_fit(request: Request) -> FittedPrompt:
         may_end.wait(PATIENCE)
         return fit(request)
 
     with monkeypatch.context() as patched, closing(engine.batch()) as batch:
-        patched.setattr(engine, "_fit_whole_request", slow_fit)
+        patched.setattr(engine, "_fit_prompt", slow_fit)
         for number in (batch.add(Request((LONG,), GREEDY)), batch.add(Request((LONG,), GREEDY))):
             assert batch.step() == []
             batch.cancel(number)

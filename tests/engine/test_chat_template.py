@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -20,6 +20,7 @@ from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, 
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message, Role
 from chatlm.types.parts import Reasoning, Text
+from tests.engine.byte_model import byte_tokenizer
 from tests.plugins.lora import tiny_base
 
 STRIPS_THOUGHTS = """\
@@ -83,18 +84,6 @@ CHATS: dict[str, list[tuple[Role, str, str]]] = {
     "switch": [("system", "/no_think Be brief.  ", ""), ("user", "Hi /no_think", "")],
     "continued": [("user", "Hi", ""), ("assistant", "Hello, I am ", "")],
 }
-
-
-def byte_tokenizer(*added: AddedToken, template: Any) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of single bytes with the given added tokens."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_tokens(list(added))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def role_tokens(**settings: Any) -> list[AddedToken]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,68 +23,24 @@ from chatlm import (
     LocalEngine,
     Message,
     Model,
-    ModelInfo,
     Request,
     Sampling,
     StopReason,
-    Unsupported,
     UsageError,
 )
 from chatlm.chat.turn_runner import reply_events
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.types.parts import Image, Reasoning, Text, ToolCall
+from tests.engine.byte_model import BYTES, UniformModel
 
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY = len(BYTES) + 2
 """All bytes and ChatML's two control tokens."""
-
-
-class UniformModel:
-    """A model to which every next token is equally likely."""
-
-    device_type = "cpu"
-    max_step_tokens = 1
-
-    def __init__(self) -> None:
-        self.info = ModelInfo(
-            device="cpu",
-            dtype="float32",
-            context_length=512,
-            eos_token_ids=(VOCABULARY - 1,),
-            recommended_sampling=Sampling(),
-        )
-        self.prefilled: list[int] = []
-        """Tokens of each block of a prompt."""
-
-    def new_cache(self) -> UniformCache:
-        return UniformCache(self)
-
-    def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.cat([cache.decode(own) for cache, own in zip(caches, ids, strict=True)])
-
-    def load_adapter(self, folder: Path) -> chatlm.AdaptedModel:
-        raise Unsupported("it has no weights")
-
-
-class UniformCache:
-    def __init__(self, model: UniformModel) -> None:
-        self._model = model
-
-    def prefill(self, ids: Sequence[int]) -> torch.Tensor:
-        self._model.prefilled.append(len(ids))
-        return torch.zeros(VOCABULARY)
-
-    def decode(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.zeros(len(ids), VOCABULARY)
-
-    def truncate(self, length: int) -> bool:
-        return True
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> LocalEngine:
     """A new uniform model with a tokenizer of bytes."""
-    return open_uniform(tmp_path, UniformModel())
+    return open_uniform(tmp_path, UniformModel(VOCABULARY))
 
 
 def open_uniform(folder: Path, model: Model) -> LocalEngine:
@@ -130,7 +86,7 @@ def test_a_plugins_model_is_sampled_by_seed(engine: LocalEngine) -> None:
 
 
 def test_a_plugins_model_reads_a_prompt_once(tmp_path: Path) -> None:
-    model = UniformModel()
+    model = UniformModel(VOCABULARY)
     engine = open_uniform(tmp_path, model)
     first = request_of("x" * 100)
     reply, end, _ = generate(engine, first)
@@ -145,7 +101,7 @@ def test_a_plugins_model_reads_a_prompt_once(tmp_path: Path) -> None:
 
 
 def test_turns_past_a_full_context_reuse_what_was_read_ahead(tmp_path: Path) -> None:
-    model = UniformModel()
+    model = UniformModel(VOCABULARY)
     model.info = dataclasses.replace(model.info, context_length=2048)
     engine = open_uniform(tmp_path, model)
     sampling = Sampling(temperature=0.0, max_tokens=1)
@@ -182,7 +138,7 @@ def test_a_plugins_model_has_previews_logprobs_and_batches(engine: LocalEngine) 
 
 
 def test_a_model_without_adapters_says_so(tmp_path: Path) -> None:
-    engine = open_uniform(tmp_path, UniformModel())
+    engine = open_uniform(tmp_path, UniformModel(VOCABULARY))
     with pytest.raises(EngineError, match="poet"):
         generate(engine, dataclasses.replace(request_of("Hi"), adapter="poet"))
 
@@ -192,7 +148,7 @@ CALL = ToolCall("1", "clock", "{}")
 
 
 def local(folder: Path) -> Engine:
-    return open_uniform(folder, UniformModel())
+    return open_uniform(folder, UniformModel(VOCABULARY))
 
 
 def scripted(folder: Path) -> Engine:

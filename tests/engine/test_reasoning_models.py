@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.types.engine import thinking_problem
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message, StopReason
 from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
+from tests.engine.byte_model import dictate
 
 THINK_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -73,33 +74,6 @@ def open_engine(default_model: Path, tmp_path: Path) -> Iterator[Callable[..., L
         engine.close()
 
 
-def writes(engine: LocalEngine, *pieces: str) -> Callable[[Any, Any], Any]:
-    """Return a logits processor that makes the model write these pieces, then end.
-
-    A piece that is a control token's name is that token.
-    """
-    encoder = engine.prompt_encoder
-    ids = [
-        number
-        for piece in pieces
-        for number in (
-            [encoder.control_tokens[piece]]
-            if piece in encoder.control_tokens
-            else encoder.encode_text(piece)
-        )
-    ]
-    ids.append(encoder.control_tokens["<|im_end|>"])
-    start: list[int] = []
-
-    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        start[:] = start or [input_ids.shape[-1]]
-        forced = torch.full_like(scores, float("-inf"))
-        forced[0, ids[input_ids.shape[-1] - start[0]]] = 0
-        return forced
-
-    return process
-
-
 def answer(
     engine: LocalEngine, messages: Sequence[Message], *pieces: str, **settings: Any
 ) -> tuple[dict[str, str], Finished]:
@@ -107,7 +81,7 @@ def answer(
     request = Request(
         tuple(messages),
         Sampling(**settings),
-        logits_processors=(writes(engine, *pieces),),
+        logits_processors=(dictate(engine, *pieces),),
     )
     texts = {"reasoning": "", "text": ""}
     with closing(engine.stream(request)) as events:
@@ -205,7 +179,7 @@ def test_a_limit_of_all_new_tokens_counts_thoughts(
     open_engine: Callable[..., LocalEngine],
 ) -> None:
     engine = open_engine(THINK_TEMPLATE)
-    process = writes(engine, " ".join(["so"] * 30))
+    process = dictate(engine, " ".join(["so"] * 30))
     request = Request((QUESTION,), logits_processors=(process,), max_new_tokens=5)
     with closing(engine.stream(request)) as events:
         end = list(events)[-1]
@@ -230,7 +204,7 @@ def test_a_control_token_ends_the_thought_of_a_family_that_has_one(
 
 def test_logprobs_come_with_their_text(open_engine: Callable[..., LocalEngine]) -> None:
     engine = open_engine(THINK_TEMPLATE)
-    process = writes(engine, "So easy.\n</think>\n\nIt is 4.")
+    process = dictate(engine, "So easy.\n</think>\n\nIt is 4.")
     request = Request((QUESTION,), Sampling(), logits_processors=(process,), logprobs=0)
     tokens: dict[str, bytes] = {"reasoning": b"", "text": b""}
     with closing(engine.stream(request)) as events:
@@ -240,3 +214,71 @@ def test_logprobs_come_with_their_text(open_engine: Callable[..., LocalEngine]) 
     assert tokens["reasoning"].startswith(b"So easy.")
     assert tokens["text"].endswith(b"It is 4.")
     assert b"It" not in tokens["reasoning"]
+
+
+def test_the_tokens_of_thoughts_are_counted(open_engine: Callable[..., LocalEngine]) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    thought = " ".join(["so"] * 12)
+    texts, end = answer(engine, [QUESTION], f"{thought}</think>\n\nIt is 4.")
+    assert texts == {"reasoning": thought, "text": "It is 4."}
+    ending = len(engine.prompt_encoder.encode_text("</think>")) - 1  # a thought until it is whole
+    assert end.usage.reasoning_tokens == 12 + ending
+    _, end = answer(engine, [QUESTION], "4", thinking="off")
+    assert end.usage.reasoning_tokens == 0
+
+
+def test_the_values_of_thinking_that_a_template_follows_are_known(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    info = open_engine(THINK_TEMPLATE).info
+    assert (info.thinks, info.thinking_levels) == (True, ("off", "low", "medium", "high"))
+    assert not info.notes
+
+
+def test_a_thinking_model_without_a_switch_says_so(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    info = open_engine(HARMONY_TEMPLATE, HARMONY_TOKENS).info
+    assert (info.thinks, info.thinking_levels) == (True, ())
+    assert "no switch for thinking" in str(thinking_problem("off", info))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        THINK_TEMPLATE.replace("<think>", "(ponder)").replace("</think>", "(/ponder)"),
+        "{% for m in messages %}{{ m.reasoning_content or '' }}{{ m.content }}{% endfor %}",
+    ],
+    ids=["switch", "history"],
+)
+def test_an_unknown_format_of_thoughts_is_plain_text_and_chatlm_says_so(
+    open_engine: Callable[..., LocalEngine], template: str
+) -> None:
+    engine = open_engine(template)
+    assert [note for note in engine.info.notes if "marks its thoughts in a way" in note]
+    texts, _ = answer(engine, [QUESTION], "(ponder)Easy.(/ponder)4")
+    assert texts == {"reasoning": "", "text": "(ponder)Easy.(/ponder)4"}
+
+
+def test_a_model_that_does_not_think_says_nothing_about_it(default_model: Path) -> None:
+    place = resolve_placement("cpu", "auto", "none")
+    with closing(LocalEngine.from_folder("plain", default_model, place)) as engine:
+        assert (engine.info.thinks, engine.info.thinking_levels) == (False, ())
+        assert not engine.info.notes
+
+
+def test_the_tokens_of_a_prompt_know_which_part_they_are_of(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    cut = Message("assistant", (Reasoning("Two and two"),))
+    whole = Message("assistant", (Reasoning("Two and"), Text("It is")))
+    for message, expected in (
+        (cut, {"text": "2+2?", "reasoning": "Two and two"}),
+        (whole, {"text": "2+2?It is", "reasoning": "Two and"}),
+    ):
+        found = {"text": "", "reasoning": ""}
+        for token in engine.preview(Request((QUESTION, message))).tokens:
+            if token.message_index is not None:
+                found[token.part] += token.text
+        assert found == expected

@@ -37,11 +37,19 @@ def test_a_golden_chat_contains_the_turns_before() -> None:
     assert GoldenChat.from_dict(marked.to_dict()) == marked
 
 
-@pytest.mark.parametrize("reason", [None, StopReason.CANCELLED, StopReason.ERROR])
+@pytest.mark.parametrize(
+    "reason", [None, StopReason.CANCELLED, StopReason.ERROR, StopReason.CONTENT_FILTER]
+)
 def test_only_a_whole_reply_is_golden(reason: StopReason | None) -> None:
     half = chat(("One?", "1"), reason=reason)
     with pytest.raises(UsageError, match="no complete reply"):
         golden.golden_from_turn("x", half, half.turns[0])
+
+
+def test_an_empty_reply_is_not_golden() -> None:
+    empty = chat(("One?", ""), reason=StopReason.EMPTY)
+    with pytest.raises(UsageError, match="no complete reply"):
+        golden.golden_from_turn("x", empty, empty.turns[0])
 
 
 def test_asked_again() -> None:

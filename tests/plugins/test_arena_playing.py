@@ -75,6 +75,14 @@ def test_both_answer_and_a_vote_reveals_them(store: ArenaStore) -> None:
         match.vote(Verdict.LEFT, EloRules())
 
 
+def test_an_answer_that_is_missing_says_why(store: ArenaStore) -> None:
+    match = play(store, ScriptedEngine(StopReason.END, StopReason.CONTENT_FILTER))
+    said = run(match.send("Count."))
+    assert sorted(said.values()) == ["(ended by a content filter)", "(ended without an answer)"]
+    kept = store.match(1)
+    assert {reply.text for reply in (*kept.left_replies, *kept.right_replies)} == {""}
+
+
 def test_each_side_continues_its_own_chat(store: ArenaStore) -> None:
     engine = ScriptedEngine("a", "b", "c", "d")
     match = play(store, engine)

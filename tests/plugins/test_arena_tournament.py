@@ -248,6 +248,27 @@ def test_the_service_judge_has_no_winner_where_the_orders_disagree(
     assert judging.PairwiseJudge().compare(chats.begin(Setup()), "?", "x", "y") == verdict
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", StopReason.EMPTY),
+        ("", StopReason.CONTENT_FILTER),
+        ("It does not fit.", StopReason.ERROR),
+    ],
+)
+def test_a_judge_reads_that_there_is_no_answer(text: str, reason: StopReason) -> None:
+    asked = Speaking(lambda request: "A]]")
+    chats = InMemorySideChats(Config(), PluginHost(), lambda m, r: asked, lambda w: None)
+    none, some = (
+        [MatchReply(number, 0, "Hi?", said, why)]
+        for number, said, why in ((1, text, reason), (2, "No.", StopReason.REFUSAL))
+    )
+    job = judging.compare_answers(chats.begin(Setup()), none, some, seed=0)
+    question = next(job).messages[1].text
+    assert "Answer A: (no answer)" in question
+    assert "Answer B: No." in question
+
+
 def test_a_judge_without_a_verdict_casts_no_vote(store: ArenaStore) -> None:
     engine = Speaking(lambda request: "I would say A")
     run, _ = tournament(store, engine, most=1)

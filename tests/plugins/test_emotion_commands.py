@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def topics(home: Path, data: Path) -> Path:
-    succeed("train", "topics", "--data", str(data), "--method", "baseline", "--tells", "topic")
+    succeed("train", "topics", "--data", str(data), "--method", "baseline", "--attribute", "topic")
     return home / "classifiers" / "topics"
 
 
@@ -108,7 +108,10 @@ def test_wrong_options_are_refused_before_any_work(
     with_data = ("--data", str(data), "--method", "baseline")
     assert "is already a classifier topics" in fail("train", "topics", *with_data).message
     assert "cannot be called" in fail("train", "A/b", *with_data).message
-    assert "--tells cannot be" in fail("train", "x", *with_data, "--tells", "two words").message
+    assert (
+        "--attribute cannot be"
+        in fail("train", "x", *with_data, "--attribute", "two words").message
+    )
     assert "threshold must be" in fail("train", "x", *with_data, "--threshold", "2").message
     baseline = fail("train", "x", *with_data, "--method", "baseline", "--teacher", "topics")
     assert "baseline cannot learn from a teacher" in baseline.message
@@ -210,8 +213,8 @@ def test_a_panel_goes_on_where_it_was_stopped(
     [
         (("--labels", "joy"), "At least two labels"),
         (("--labels", "a,b", "--ask", "which?"), "needs {text} and {labels}"),
-        (("--labels", "a,b", "--by", "x", "--ask", "{text}{labels}"), "at least 3 raters"),
-        (("--labels", "a,b", "--by", "x", "--by", "y", "--ask", "{text}{labels}1", "--ask",
+        (("--labels", "a,b", "--rater", "x", "--ask", "{text}{labels}"), "at least 3 raters"),
+        (("--labels", "a,b", "--rater", "x", "--rater", "y", "--ask", "{text}{labels}1", "--ask",
           "{text}{labels}2"), "not both"),
         (("--labels", "a,b", "--tie", "me"), "needs a terminal"),
     ],

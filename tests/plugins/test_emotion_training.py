@@ -60,7 +60,7 @@ def trained_home(home: Path, default_model: Path) -> Path:
 
 
 def order(name: str, data: Path, method: Method, **settings: float) -> train_pipeline.TrainingJob:
-    recipe = Recipe(**{"method": method, "held_out": 0.25, "rank": 4, "batch": 8} | settings)  # type: ignore[arg-type]
+    recipe = Recipe(**{"method": method, "held_out": 0.25, "rank": 4, "batch_size": 8} | settings)  # type: ignore[arg-type]
     return train_pipeline.TrainingJob(
         name, "thing", examples.read_dataset([data]), recipe, find_model(DEFAULT_BASES[method]), 0.5
     )
@@ -101,9 +101,9 @@ def writes_labels_of_its_own_accord(network: GenerateNetwork, texts: Sequence[st
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("encoder", {"epochs": 4, "rate": 2e-3}),
-        ("head", {"epochs": 2, "rate": 2e-3}),
-        ("generate", {"epochs": 2, "rate": 2e-3}),
+        ("encoder", {"epochs": 4, "learning_rate": 2e-3}),
+        ("head", {"epochs": 2, "learning_rate": 2e-3}),
+        ("generate", {"epochs": 2, "learning_rate": 2e-3}),
     ],
 )
 def test_each_method_learns_and_is_kept(
@@ -136,7 +136,9 @@ def test_the_quick_encoder_is_the_trained_network(
     trained_home: Path, data: Path, trained_networks: list[Network]
 ) -> None:
     train_pipeline.train_classifier(
-        order("quick", data, "encoder", epochs=1, rate=5e-3), ProgressListener(), lambda: False
+        order("quick", data, "encoder", epochs=1, learning_rate=5e-3),
+        ProgressListener(),
+        lambda: False,
     )
     quick = classifier.load_classifier(CLASSIFIERS.get("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
@@ -174,7 +176,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
         for thing in ["cloud", "river", "number", "song", "road", "paper", "window", "street"]:
             for said in SAID:
                 file.write(json.dumps({"text": said.format(thing), "label": None}) + "\n")
-    wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
+    wanted = order("things", data, "encoder", epochs=6, learning_rate=2e-3)
     made = train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
     assert made.source["without_label"] == 24
     found = classifier.load_classifier(CLASSIFIERS.get("things")).classify(
@@ -249,7 +251,7 @@ def test_the_command_finishes_with_the_options_it_was_started_with(
     )
     monkeypatch.chdir(data.parent)
     run = CliRunner().invoke
-    words = ["train", "mine", "--data", data.name, "--tells", "thing", "--batch", "8"]
+    words = ["train", "mine", "--data", data.name, "--attribute", "thing", "--batch-size", "8"]
     stopped = run(emotion, [*words, "--held-out", "0.25", "--rank", "4", "--threshold", "0.4"])
     assert isinstance(stopped.exception, TrainingStopped)
     monkeypatch.chdir(trained_home)
@@ -297,11 +299,11 @@ def test_teachers_count_as_much_as_they_are_trusted(trained_home: Path, data: Pa
         "".join(json.dumps(row | {"label": names[row["label"]]}) + "\n" for row in rows)
     )
     said = Said()
-    wanted = order("wrong", swapped, "encoder", epochs=6, rate=2e-3)
+    wanted = order("wrong", swapped, "encoder", epochs=6, learning_rate=2e-3)
     wrong = train_pipeline.train_classifier(wanted, said, lambda: False)
     assert wrong.source["teachers"] == []
     teachers = (classifier.load_classifier(CLASSIFIERS.get("wrong")),)
-    wanted = order("taught", data, "encoder", epochs=6, rate=2e-3, trust=1.0)
+    wanted = order("taught", data, "encoder", epochs=6, learning_rate=2e-3, teacher_weight=1.0)
     wanted = dataclasses.replace(wanted, teachers=teachers)
     taught = train_pipeline.train_classifier(wanted, said, lambda: False)
     assert taught.source["teachers"] == ["wrong"]
@@ -369,7 +371,7 @@ def test_batches_hold_each_row_once_and_like_lengths() -> None:
 
 def test_targets_of_smoothed_labels_and_of_none() -> None:
     rows = [LabelledExample("a", "y"), LabelledExample("b", None)]
-    recipe = Recipe(method="encoder", smoothing=0.2, trust=0.5)
+    recipe = Recipe(method="encoder", smoothing=0.2, teacher_weight=0.5)
     found = training._soft_targets(rows, ("x", "y"), recipe, {})
     assert found.tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.5, 0.5])]
     assert UNSURE not in ("x", "y")

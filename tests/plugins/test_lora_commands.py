@@ -159,7 +159,7 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     words = ["--data", str(data), "-m", base.name, "--ask", "Which feeling? {text}"]
-    words += ["--epochs", "2", "--rate", "0.05", "--batch", "4", "--target", "q_proj"]
+    words += ["--epochs", "2", "--learning-rate", "0.05", "--batch-size", "4", "--target", "q_proj"]
     plan = table("train", "joy", *words, "--dry-run")
     assert (plan["train"], plan["held_out"], plan["steps"]) == (14, 2, 8)
     assert not (home / "adapters").exists()
@@ -170,7 +170,8 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     assert made["settings"]["seed"] == 5
     assert made["command"] == (
         f"chatlm adapters train joy2 --data data.jsonl --model {base.name} "
-        "--ask 'Which feeling? {text}' --target q_proj --rate 0.05 --epochs 2.0 --batch 4 --seed 5"
+        "--ask 'Which feeling? {text}' --target q_proj --learning-rate 0.05 "
+        "--epochs 2.0 --batch-size 4 --seed 5"
     )
     assert succeed("merge", "both", "joy", "joy2", "-m", base.name).stdout.startswith("Merged joy")
     assert table("show", "both")["rank"] == 16

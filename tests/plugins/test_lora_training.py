@@ -26,7 +26,9 @@ from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import train_adapter
 from tests.waiting import wait_until
 
-RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
+RECIPE = Recipe(
+    learning_rate=0.05, epochs=3, batch_size=4, held_out=0.25, evals_per_epoch=2, dropout=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, d
 
 
 def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data: Path) -> None:
-    wild = dataclasses.replace(RECIPE, rate=1.0, epochs=30, patience=2, warmup=0.0)
+    wild = dataclasses.replace(RECIPE, learning_rate=1.0, epochs=30, patience=2, warmup_ratio=0.0)
     made = train_adapter(order(base, data, wild), ProgressListener())
     assert made is not None
     assert made.cost["ended"].startswith("early")
@@ -258,8 +260,8 @@ def test_targets_that_are_not_there(home: Path, base: ModelLocation, data: Path)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rank": 0}, {"rate": -1.0}, {"epochs": 0.0}, {"held_out": 1.0}, {"dropout": 1.0},
-     {"batch": 0}, {"targets": ()}, {"alpha": float("nan")}],
+    [{"rank": 0}, {"learning_rate": -1.0}, {"epochs": 0.0}, {"held_out": 1.0}, {"dropout": 1.0},
+     {"batch_size": 0}, {"targets": ()}, {"alpha": float("nan")}],
 )  # fmt: skip
 def test_settings_out_of_their_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -284,4 +286,17 @@ def test_machines_that_see_different_checkpoints_do_not_begin(
 
 def test_no_example_is_short_enough(base: ModelLocation, data: Path) -> None:
     with pytest.raises(UsageError, match="at most 8 tokens"):
-        recipe_module.prepare_data(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)
+        recipe_module.prepare_data(order(base, data, dataclasses.replace(RECIPE, max_length=8)), 1)
+
+
+def test_cards_with_former_names_of_hyperparameters_are_read() -> None:
+    former = {"rate": 0.01, "batch": 2, "accumulation": 3, "checks": 5, "longest": 64, "warmup": 0}
+    recipe = Recipe.from_dict(former)
+    assert recipe == Recipe(
+        learning_rate=0.01,
+        batch_size=2,
+        gradient_accumulation=3,
+        evals_per_epoch=5,
+        max_length=64,
+        warmup_ratio=0,
+    )

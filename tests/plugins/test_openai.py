@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from chatlm import (
-    ChatlmError,
     ContextTooLong,
     Delta,
     EngineError,
@@ -30,14 +29,12 @@ from chatlm import (
     side_chats,
     stream_many,
 )
-from chatlm.types.parts import Image, Reasoning, Text
 from chatlm.types.setups import Setup
 from chatlm_openai.engine import OpenAIEngine, open_engine
 from tests.plugins.openai_server import (
     Asked,
     Handler,
     Script,
-    cost,
     echoes,
     hangs,
     keeps_silent,
@@ -150,6 +147,29 @@ def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
     }  # fmt: skip
 
 
+def test_newer_samplers_are_sent_where_they_are_set() -> None:
+    newer = {
+        "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.2,
+        "dry_multiplier": 0.8, "dry_base": 1.5, "dry_allowed_length": 3,
+    }  # fmt: skip
+    biases = ((15043, -100.0), (3, 1.5), (3, 1.0))
+    with serving() as script:
+        events_of(script, request("Hi", **newer, logit_bias=biases))
+    body = script.asked[0].body
+    assert {name: body.get(name) for name in newer} == newer
+    assert body["logit_bias"] == {"15043": -100.0, "3": 2.5}
+
+
+def test_a_bias_by_text_needs_a_local_model() -> None:
+    with (
+        serving() as script,
+        pytest.raises(EngineError, match='text " cat"; a server takes') as refused,
+    ):
+        events_of(script, request("Hi", logit_bias=((" cat", 5.0),)))
+    assert "ids of its tokens" in refused.value.hint
+    assert script.asked == []
+
+
 def test_a_reply_is_continued() -> None:
     with serving(says(" lamb.")) as script:
         events = events_of(script, request("Mary had", "a little"))
@@ -190,8 +210,8 @@ def test_a_stop_string_that_the_server_reports(field: str) -> None:
     [
         ("length", 5, StopReason.LENGTH, None),
         ("length", 100_000, StopReason.CONTEXT_FULL, None),
-        ("content_filter", 5, StopReason.CRITERION, "content_filter"),
-        ("tool_calls", 5, StopReason.END, None),
+        ("content_filter", 5, StopReason.CONTENT_FILTER, None),
+        ("tool_calls", 5, StopReason.TOOL_CALLS, None),
     ],
 )
 def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: str | None) -> None:
@@ -457,57 +477,6 @@ def test_an_adapter_or_a_processor_is_refused() -> None:
             with pytest.raises(EngineError, match=what):
                 list(engine.stream(asking))
     assert script.asked == []
-
-
-def reasoning(text: str, field: str = "reasoning_content") -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": {field: text}}]}
-
-
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_reasoning_is_streamed_as_its_own_part(field: str) -> None:
-    chunks = (reasoning("Hm", field), reasoning("m.", field), piece("Yes."), piece("", "stop"))
-    with serving(streams(*chunks, cost(3, 9))) as script:
-        events = events_of(script, request("Hi"))
-    deltas = [event for event in events if isinstance(event, Delta)]
-    assert "".join(delta.text for delta in deltas if delta.part == "reasoning") == "Hmm."
-    assert "".join(delta.text for delta in deltas if delta.part == "text") == "Yes."
-    assert ending(events).usage.completion_tokens == 9
-
-
-def test_a_chunk_may_contain_reasoning_and_text() -> None:
-    both = {"choices": [{"index": 0, "delta": {"reasoning_content": "Hm.", "content": "Yes."}}]}
-    with serving(streams(both, piece("", "stop"))) as script:
-        deltas = [event for event in events_of(script, request("Hi")) if isinstance(event, Delta)]
-    assert [(delta.part, delta.text) for delta in deltas if delta.text] == [
-        ("reasoning", "Hm."),
-        ("text", "Yes."),
-    ]
-
-
-def test_reasoning_counts_as_tokens_but_not_as_a_stop_string() -> None:
-    chunks = (reasoning("STOP"), piece("a"), piece("STOP"), piece("b"), piece("", "stop"))
-    with serving(streams(*chunks)) as script:
-        events = events_of(script, request("Hi", stop=("STOP",)))
-        cut = events_of(script, request("Hi", max_tokens=1))
-    assert text_of(events) == "STOPa"
-    assert ending(events).stop_reason is StopReason.STOP_STRING
-    assert ending(events).usage.completion_tokens == 3
-    assert (text_of(cut), ending(cut).stop_reason) == ("STOP", StopReason.LENGTH)
-
-
-def test_reasoning_is_not_sent_back_and_other_parts_are_refused() -> None:
-    picture = Image("image/png", 1, 1, "0" * 64)
-    answer = Message("assistant", (Reasoning("Hm."), Text("Yes.")))
-    with serving() as script, engine_of(script) as engine:
-        list(engine.stream(Request((Message("user", "Hi"), answer, Message("user", "Why?")))))
-        with pytest.raises(ChatlmError, match="image"):
-            list(engine.stream(Request((Message("user", (picture, Text("What is it?"))),))))
-    assert [message["content"] for message in script.asked[0].body["messages"]] == [
-        "Hi",
-        "Yes.",
-        "Why?",
-    ]
-    assert len(script.asked) == 1
 
 
 def test_a_side_chat_talks_to_it() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,17 +16,26 @@ from openai import AsyncOpenAI, OpenAI
 
 from benchmarks.serve import load, questions
 from chatlm import (
+    ContentFiltered,
     Conversation,
+    Delta,
+    EngineEvent,
+    Finished,
     MessageRefused,
+    PromptReady,
     Request,
     Sampling,
     Setup,
+    StopReason,
+    ToolCall,
+    Usage,
     UsageError,
     hookimpl,
 )
+from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
-from chatlm_serve.completions import MAX_CHARACTERS_PER_TOKEN
+from chatlm_serve.completions import FINISH_REASONS, MAX_CHARACTERS_PER_TOKEN
 from tests.plugins.serve import MODEL, Echo, send, serving
 from tests.waiting import PATIENCE, wait_until
 
@@ -434,3 +443,81 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_harms_nobody(
         )
     assert ask(client, "x").choices[0].message.content == "X"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class Ending(ScriptedEngine):
+    """Says `No.` and ends as told."""
+
+    def __init__(self, reason: StopReason, *calls: ToolCall) -> None:
+        super().__init__()
+        self.end = Finished(reason, Usage(3, 0, 1), None, calls)
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        yield PromptReady(3, 99)
+        if not self.end.tool_calls:
+            yield Delta("No.")
+        yield self.end
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        (StopReason.STOP_STRING, "stop"),
+        (StopReason.CRITERION, "stop"),
+        (StopReason.CONTEXT_FULL, "length"),
+        (StopReason.CONTENT_FILTER, "content_filter"),
+        (StopReason.REFUSAL, "content_filter"),
+    ],
+)
+def test_stop_reasons_have_openais_names(reason: StopReason, word: str) -> None:
+    with serving(Ending(reason)) as address:
+        client = client_of(address)
+        (choice,) = ask(client, "Hi").choices
+        *pieces, last = ask(client, "Hi", stream=True)
+    assert (choice.finish_reason, last.choices[0].finish_reason) == (word, word)
+    assert choice.message.content == "No."
+    assert choice.message.refusal == ("No." if reason is StopReason.REFUSAL else None)
+    assert [piece.choices[0].delta.content for piece in pieces] == ["", "No."]
+
+
+def test_every_stop_reason_of_a_whole_reply_has_a_name() -> None:
+    assert set(StopReason) - set(FINISH_REASONS) == {StopReason.CANCELLED, StopReason.ERROR}
+
+
+def test_a_models_tool_calls_are_passed_on() -> None:
+    with serving(Ending(StopReason.TOOL_CALLS, ToolCall("c1", "now", "{}"))) as address:
+        client = client_of(address)
+        (choice,) = ask(client, "Hi").choices
+        *pieces, last = ask(client, "Hi", stream=True)
+    streamed = pieces[-1].choices[0].delta.tool_calls
+    for call in (choice.message.tool_calls[0], streamed[0]):
+        assert (call.id, call.function.name, call.function.arguments) == ("c1", "now", "{}")
+    assert choice.finish_reason == last.choices[0].finish_reason == "tool_calls"
+
+
+def test_a_reply_that_was_cut_off_is_an_error() -> None:
+    with serving(Ending(StopReason.ERROR)) as address:
+        client = client_of(address)
+        with pytest.raises(openai.APIStatusError, match="cut off"):
+            ask(client, "Hi")
+        with pytest.raises(openai.APIError, match="cut off"):
+            list(ask(client, "Hi", stream=True))
+
+
+def test_a_message_that_a_filter_refuses_is_named_as_such() -> None:
+    engine = Failing(ContentFiltered("Filtered.", hint="Ask otherwise."))
+    with serving(engine) as address, pytest.raises(openai.BadRequestError) as refused:
+        ask(client_of(address), "Hi")
+    assert refused.value.code == "content_filter"
+
+
+class Failing(ScriptedEngine):
+    """Fails at once."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        yield PromptReady(3, 99)
+        raise self.error

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
-from chatlm_serve.completions import KNOWN_FIELDS, model_names, parse_params, setup_for_model
+from chatlm_serve.completions import (
+    KNOWN_FIELDS,
+    ClientMessage,
+    model_names,
+    parse_params,
+    setup_for_model,
+)
 from chatlm_serve.errors import ApiError
 from chatlm_serve.http_guard import is_loopback, names_loopback
 
@@ -56,7 +62,8 @@ def test_all_that_is_supported_is_read() -> None:
         ),
         2048,
     )
-    assert (params.system, params.history) == ("Be brief.", (("One\n\nmore", "Yes?"),))
+    earlier = (ClientMessage("user", "One\n\nmore"), ClientMessage("assistant", "Yes?"))
+    assert (params.system, params.history) == ("Be brief.", (earlier,))
     assert (params.question, params.stream, params.include_usage) == ("Two", True, True)
     assert params.logprobs == 3
     assert params.sampling == Sampling(
@@ -222,3 +229,35 @@ def test_which_addresses_only_this_machine_reaches(host: str, own: bool) -> None
 )  # fmt: skip
 def test_which_host_headers_mean_this_machine(header: str, own: bool) -> None:
     assert names_loopback(header) is own
+
+
+def test_a_logit_bias_is_taken_in_openais_form_and_llama_cpps() -> None:
+    for form in ({"15043": -100, "7": 1.5}, [[15043, -100], [7, 1.5]]):
+        assert parse_params(body(logit_bias=form), 2048).sampling.logit_bias == (
+            (15043, -100),
+            (7, 1.5),
+        )
+    assert parse_params(body(logit_bias={}), 2048).sampling.logit_bias == ()
+    assert parse_params(body(logit_bias=[["cat", 5]]), 2048).sampling.logit_bias == (("cat", 5),)
+
+
+@pytest.mark.parametrize("value", [{"5": 101}, {"5": "x"}, [[5, -101]], "5", 5, [5]])
+def test_an_invalid_logit_bias_is_refused_with_the_range(value: Any) -> None:
+    error = refusal_of(logit_bias=value)
+    assert error.param == "logit_bias"
+    assert "from -100 to 100" in error.message
+
+
+NEWER = {
+    "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.2,
+    "dry_multiplier": 0.8, "dry_base": 1.5, "dry_allowed_length": 3,
+}  # fmt: skip
+
+
+def test_newer_samplers_are_taken_and_checked() -> None:
+    sampling = parse_params(body(**NEWER), 2048).sampling
+    assert {name: sampling.settings()[name] for name in NEWER} == NEWER
+    for name in NEWER:
+        error = refusal_of(**{name: -1})
+        assert error.param == name
+        assert "from" in error.message

@@ -215,6 +215,8 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
         ("user: '{{ B }}'\nvariables:\n  B: {}", 3, "lowercase letters"),
         ("user: hi\nsampling:\n  temperature: 9", 3, "temperature must be"),
         ("user: hi\nsampling:\n  heat: 1", 3, "unknown sampling setting"),
+        ("user: hi\nsampling:\n  logit_bias: [[5, 101]]", 3, "from -100 to 100"),
+        ("user: hi\nsampling:\n  logit_bias: 5", 3, "logit_bias must be pairs"),
         ("user: hi\nexamples:\n  - input: a", 3, "no output"),
         ("user: hi\nexamples:\n  - {input: a, output: b, kind: negative}", 3, "explanation"),
         ("user: hi\nsampling:\n  seed: !!python/name:os.system", 3, "invalid YAML value"),
@@ -316,3 +318,20 @@ def test_a_number_of_thousands_of_digits_is_an_error_of_its_template_alone(tmp_p
     path.write_text(f"user: Hello\nsampling:\n  seed: 0x{'f' * 5000}\n")
     with pytest.raises(TemplateFileError, match="not a number of thousands of digits"):
         read_template(path)
+
+
+@pytest.mark.parametrize(
+    "written", ['[[15043, -100], [" cat", 5.5]]', '{15043: -100, " cat": 5.5}']
+)
+def test_a_template_sets_the_newer_samplers(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "biased.yaml"
+    path.write_text(
+        "user: Hello\nsampling:\n  dry_multiplier: 0.8\n  xtc_probability: 0.5\n"
+        f"  top_n_sigma: 1.5\n  logit_bias: {written}\n"
+    )
+    assert read_template(path).sampling == Sampling(
+        dry_multiplier=0.8,
+        xtc_probability=0.5,
+        top_n_sigma=1.5,
+        logit_bias=((15043, -100), (" cat", 5.5)),
+    )

@@ -33,6 +33,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.export import to_markdown
 from chatlm.store.store import Store
 from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm.types.sampling import DEFAULT_SAMPLING
 from chatlm_templates import actions, chat_state, slash_commands
 from chatlm_templates.library import load_template
 from chatlm_templates.rendering import escape_tags
@@ -92,17 +93,24 @@ def test_each_message_goes_through_the_template(note: Path) -> None:
     assert chat.plugins.all_faults == []
 
 
-def test_the_template_fills_what_the_user_leaves_open(note: Path) -> None:
+def test_sampling_is_the_chats_then_the_templates_then_the_configs_then_the_models(
+    note: Path,
+) -> None:
     engine = ScriptedEngine("One.", "Two.")
+    recommended = Sampling(temperature=0.1, top_k=1, max_tokens=1, min_p=0.1, top_p=0.1)
+    engine.info = dataclasses.replace(
+        engine.info, default_sampling=recommended.with_fallback(DEFAULT_SAMPLING)
+    )
     chat = session(
         engine,
         {"template": "note", "values": {}},
-        sampling=Sampling(temperature=0.9),
+        sampling=Sampling(temperature=0.9, max_tokens=9, min_p=0.9, top_k=9),
         chat_sampling=Sampling(top_k=7),
     )
     say(chat, "Hello")
     used = engine.requests[-1].sampling
-    assert (used.temperature, used.top_k, used.max_tokens) == (0.9, 7, 33)
+    assert (used.top_k, used.temperature, used.max_tokens) == (7, 0.4, 33)
+    assert (used.min_p, used.top_p, used.presence_penalty) == (0.9, 0.1, 0.0)
 
 
 def test_other_chats_are_left_alone(note: Path) -> None:

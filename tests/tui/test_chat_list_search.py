@@ -19,6 +19,7 @@ from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import MATCH_STYLE, HitList
 from chatlm.tui.chat_list.rows import SearchBox
 from chatlm.tui.widgets.hints import Hints
+from chatlm.types.messages import StreamedPart
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 from tests.tui.test_chat_list import SIZE, PanelApp, assert_safe, chat, store_with, toasts
 from tests.waiting import PATIENCE
@@ -209,8 +210,9 @@ async def test_one_search_for_what_is_typed_in_one_go(monkeypatch: pytest.Monkey
     store = garden()
     asked: list[str] = []
 
-    def search(words: str) -> list[ChatSearchHit]:
-        asked.append(words)
+    def search(words: str, *limit: int, part: StreamedPart = "text") -> list[ChatSearchHit]:
+        if part == "text":
+            asked.append(words)
         return []
 
     monkeypatch.setattr(store, "search", search)
@@ -230,11 +232,12 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
     store = garden()
     whole, go, running = store.search, threading.Event(), []
 
-    def slow(words: str) -> list[ChatSearchHit]:
-        running.append(words)
-        if words == "water":
-            assert go.wait(PATIENCE)
-        return whole(words)
+    def slow(words: str, *limit: int, part: StreamedPart = "text") -> list[ChatSearchHit]:
+        if part == "text":
+            running.append(words)
+            if words == "water":
+                assert go.wait(PATIENCE)
+        return whole(words, *limit, part=part)
 
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
@@ -255,10 +258,10 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
     whole, go = store.search, threading.Event()
     begun = threading.Event()
 
-    def slow(words: str) -> list[ChatSearchHit]:
+    def slow(words: str, *limit: int, part: StreamedPart = "text") -> list[ChatSearchHit]:
         begun.set()
         assert go.wait(PATIENCE)
-        return whole(words)
+        return whole(words, *limit, part=part)
 
     monkeypatch.setattr(store, "search", slow)
     app = PanelApp(store)
@@ -276,7 +279,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
 async def test_a_search_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     store = garden()
 
-    def broken(words: str) -> list[ChatSearchHit]:
+    def broken(words: str, *limit: int, part: StreamedPart = "text") -> list[ChatSearchHit]:
         raise StoreError("The disk failed.", hint="Check it.")
 
     monkeypatch.setattr(store, "search", broken)
@@ -359,9 +362,9 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
     app = PanelApp(store)
     search, may_begin = store.search, threading.Event()
 
-    def when_allowed(words: str) -> list[ChatSearchHit]:
+    def when_allowed(words: str, *limit: int, part: StreamedPart = "text") -> list[ChatSearchHit]:
         assert may_begin.wait(PATIENCE), "the screen waited for the search"
-        return search(words)
+        return search(words, *limit, part=part)
 
     monkeypatch.setattr(store, "search", when_allowed)
     with store._database.write_transaction() as db:

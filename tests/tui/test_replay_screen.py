@@ -8,7 +8,8 @@ from collections.abc import Generator
 import pytest
 from textual.pilot import Pilot
 
-from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words
+from chatlm.chat.replay import ReplayFinished, ReplayStarted
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
 from chatlm.tui.screens.replay import ReplayScreen, diff_content, diff_text, verdict
 from chatlm.types.events import Delta, Prefill, PromptReady

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 
 import pytest
@@ -14,16 +13,16 @@ from chatlm.store.store import Store
 from chatlm.tui import clipboard
 from chatlm.tui.chat.live_turn import LiveTurn, TextStreamed, run_turn
 from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.tui.chat.reply_view import PartBlock, ReasoningBlock, ReplyView
+from chatlm.tui.chat.reply_view import PartBlock, ReplyView
+from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.services import OpenChat
-from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady, SessionEvent
+from chatlm.types.events import Delta, SessionEvent
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn, Usage
 from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
-from chatlm.types.requests import Request
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
-from tests.tui.support import StillEngine, chat_of, idle, make_app, newest, plain, say, until
+from tests.tui.support import plain, until
 
 CAT = Image("image/png", 640, 480, "a" * 64, "cat.png")
 FORECAST = "\n".join(f"{hour:02}:00  {8 + hour % 9} °C" for hour in range(24))
@@ -84,11 +83,11 @@ async def test_all_parts_are_drawn_in_order() -> None:
         view = app.views[0]
         kinds = [type(block) for block in view.query_one(ReplyView).children]
         assert kinds == [
-            ReasoningBlock, ReplyText, PartBlock, PartBlock, PartBlock, PartBlock,
-            ReasoningBlock, ReplyText, PartBlock,
+            ThoughtBlock, ReplyText, PartBlock, PartBlock, PartBlock, PartBlock,
+            ThoughtBlock, ReplyText, PartBlock,
         ]  # fmt: skip
         thought, text, call, result, _, failed, _, answer, image = blocks(view)
-        assert thought.startswith("Reasoning\nThe user asks about Paris.")
+        assert thought == "▸ Thought"
         assert (text, answer) == ("Let me look.", "It will be mild in Paris.")
         assert call == 'Tool call  get_weather\n{"city": "Paris", "unit": "celsius"}'
         assert result.startswith("Tool result  get_weather\n00:00  8 °C")
@@ -124,6 +123,8 @@ async def test_parts_are_safe_on_a_terminal() -> None:
     app = BoardApp([turn_of(ReplyStep(parts, StopReason.END, USAGE))])
     async with app.run_test(size=(100, 60)) as pilot:
         await settled(pilot, app)
+        await app.transcript.open_thoughts(app.views[0], True)
+        await settled(pilot, app)
         drawn = "\n".join(blocks(app.views[0]))
         assert "\x1b" not in drawn and "\u202e" not in drawn
         assert drawn.count("a␛[31m⟨U+202E⟩b") == 10
@@ -143,46 +144,6 @@ async def test_a_version_with_other_parts_replaces_what_is_drawn() -> None:
         await until(pilot, lambda: not view.query(ReplyView))
 
 
-class ThinkingEngine(StillEngine):
-    """Reasons before it answers, and stands still after its reasoning until `go` is set."""
-
-    def stream(self, request: Request) -> Generator[EngineEvent]:
-        self.requests.append(request)
-        yield PromptReady(12, 8192)
-        for made, piece in enumerate(["Let me ", "think."], start=1):
-            yield Delta(piece, usage=Usage(12, 0, made), part="reasoning")
-        while not self.go.wait(0.01):
-            yield Delta("", usage=Usage(12, 0, 2), part="reasoning")
-        for made, piece in enumerate(["It ", "is ", "noon."], start=3):
-            time.sleep(0.05)
-            yield Delta(piece, usage=Usage(12, 0, made))
-        yield Finished(StopReason.END, Usage(12, 0, 5))
-
-
-async def test_streamed_reasoning_has_its_own_block_and_is_stored_apart() -> None:
-    engine, store = ThinkingEngine(), Store(None)
-    async with make_app(engine, store).run_test() as pilot:
-        await say(pilot, "What time is it?")
-        await until(
-            pilot,
-            lambda: (
-                newest(pilot).query(ReplyView)
-                and blocks(newest(pilot)) == ["Reasoning\nLet me think."]
-            ),
-        )
-        assert newest(pilot).reply_text == ""
-        engine.go.set()
-        await idle(pilot)
-        expected = ["Reasoning\nLet me think.", "It is noon."]
-        await until(pilot, lambda: blocks(newest(pilot)) == expected)
-        assert newest(pilot).reply_text == "It is noon."
-        await chat_of(pilot).open_chat(1)
-        await until(pilot, lambda: blocks(newest(pilot)) == expected)
-    reply = store.conversation(1).turns[0].reply
-    assert reply is not None
-    assert reply.parts == (Reasoning("Let me think."), Text("It is noon."))
-
-
 def test_streamed_texts_of_different_parts_are_never_joined() -> None:
     def events() -> Generator[SessionEvent]:
         for number in range(60):
@@ -200,11 +161,11 @@ def test_streamed_texts_of_different_parts_are_never_joined() -> None:
 async def test_streamed_reasoning_survives_a_turn_that_cannot_be_read_back() -> None:
     chat = OpenChat(Store(None), 1)
     live = LiveTurn(chat, chat, reply=Reply(1, 1))
-    await live.append_text(TextStreamed("Hm.", Usage(), "reasoning"))
-    await live.append_text(TextStreamed("Yes.", Usage()))
+    await live.append_text(TextStreamed("Hm.", Usage(9, 0, 4, 0.5, 2.0, 4), "reasoning"))
+    await live.append_text(TextStreamed("Yes.", Usage(9, 0, 5, 0.5, 3.0, 4)))
     stored = Turn(1, 0, Message("user", "?"), (Reply(1, 1, stop_reason=StopReason.ERROR),))
     (reply,) = live.with_streamed_text(stored).replies
-    assert (reply.reasoning, reply.text) == ("Hm.", "Yes.")
+    assert reply.parts == (Reasoning("Hm.", 2.0, 4), Text("Yes."))
     assert reply.stop_reason is StopReason.ERROR
 
 
@@ -217,4 +178,4 @@ async def test_the_details_card_names_the_parts() -> None:
         await until(pilot, lambda: "Details" in plain(app.screen))
         drawn = plain(app.screen)
     assert "2 × reasoning, 2 × text, 2 × tool call, 2 × tool result, image" in drawn
-    assert f"reasoning           {len(turn.reply.reasoning)} characters" in drawn
+    assert f"thought             {len(turn.reply.reasoning)} characters" in drawn

@@ -364,6 +364,7 @@ async def test_sections_follow_one_another() -> None:
         ("seed", 2**63 - 1),
         ("min_p", 0.05),
         ("stop", ("a", "\n")),
+        ("logit_bias", ((15043, -100.0), (" cat", 5.0))),
     ],
 )
 def test_written_values_are_read_back(name: str, value: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+import pytest
+
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
 from chatlm.store.store import Store
@@ -90,6 +92,23 @@ async def test_continue_and_stop_work_with_the_mouse() -> None:
         await pilot.click(newest(pilot).query_one(".line"), offset=(at + 2, 0))
         await until(pilot, lambda: len(engine.requests) == 2)
         await idle(pilot)
+
+
+@pytest.mark.parametrize(
+    "reason", [StopReason.REFUSAL, StopReason.CONTENT_FILTER, StopReason.EMPTY]
+)
+async def test_a_reply_without_an_answer_says_why_and_offers_no_continuation(
+    reason: StopReason,
+) -> None:
+    engine = ScriptedEngine(StopReason.END if reason is StopReason.EMPTY else reason)
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "Hi")
+        await idle(pilot)
+        assert line(pilot) == reason.label
+        await pilot.press("ctrl+g")
+        await idle(pilot)
+        assert toasts(pilot)[0].startswith(f"The last reply cannot be continued: {reason.label}")
+        assert len(engine.requests) == 1
 
 
 async def test_regenerate_makes_another_version() -> None:

@@ -48,15 +48,16 @@ def test_the_oldest_turns_are_dropped_first(
     def encode(kept: Sequence[int]) -> list[int]:
         return [index for index in kept for _ in range(len(messages[index].text) + 1)]
 
-    def estimate() -> list[int]:
-        return [wrong * (len(message.text) + 1) for message in messages]
+    estimates = [wrong * (len(message.text) + 1) for message in messages]
 
     turns = split_turns(messages)
     head = [[0]] if messages and messages[0].role == "system" else []
     loose = [turn for turn in turns[:-1] if not any(messages[i].pinned for i in turn)]
     must = [*head, *(turn for turn in turns if turn not in loose)]
     try:
-        fitted = fit_prompt(messages, encode, estimate, context_length=limit, reply_reserve=reserve)
+        fitted = fit_prompt(
+            messages, encode, estimates, context_length=limit, reply_reserve=reserve
+        )
     except ContextTooLong as error:
         assert size(must) >= limit
         pinned = any(turn not in loose for turn in turns[:-1])
@@ -177,3 +178,16 @@ def test_too_many_pinned_turns_have_a_hint_to_unpin() -> None:
         ContextTooLong, match="the pinned turn take 33 tokens; the context holds 30"
     ):
         engine.preview(Request(chat(20, 1, 5, pinned=0)))
+
+
+def test_a_chat_of_any_length_is_fitted_without_encoding_much_more_than_fits() -> None:
+    messages = [Message("user", "x" * 9) for _ in range(10_000)]
+    encoded: list[int] = []
+
+    def encode(kept: Sequence[int]) -> list[int]:
+        encoded.append(10 * len(kept))
+        return [0] * (10 * len(kept))
+
+    fitted = fit_prompt(messages, encode, [10] * 10_000, context_length=400, reply_reserve=100)
+    assert 100 < len(fitted.ids) <= 300
+    assert sum(encoded) < 1000

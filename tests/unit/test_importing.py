@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_turn_is_named(path: Path, change: dict[str, Any], 
     ("change", "says"),
     [
         ({"id": 2**63}, "turn 1, reply 1: id must be a whole number from 0, not such a number"),
-        ({"stop_reason": "tired"}, "turn 1, reply 1: stop_reason must be one of end,"),
+        ({"stop_reason": 5}, "turn 1, reply 1: stop_reason must be text"),
         ({"usage": {"prompt_tokens": -1}}, "turn 1, reply 1, usage: prompt_tokens must be"),
         ({"usage": {"first_token_seconds": float("nan")}}, "turn 1, reply 1, usage: first_token"),
         ({"settings": 5}, "turn 1, reply 1, settings: must be an object, not 5"),
@@ -237,6 +237,28 @@ def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+
+
+def test_a_stop_reason_of_a_newer_chatlm_is_read_plainly(path: Path) -> None:
+    reply = OWN["turns"][0]["replies"][0]
+    steps = [{"parts": [{"type": "text", "text": "a"}], "stop_reason": "tired", "usage": {}}]
+    for change in ({"stop_reason": "tired"}, {"steps": steps}):
+        turn = OWN["turns"][0] | {"replies": [reply | change]}
+        read = one(path, OWN | {"turns": [turn]}).conversation.turns[0].reply
+        assert read is not None
+        assert (read.text, read.stop_reason) == ("a", StopReason.ERROR)
+        assert "The stop reason 'tired' is unknown" in (read.error or "")
+
+
+def test_a_refusal_is_read_as_one(path: Path) -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "No."}
+    asked = {"role": "user", "content": "Why?"}
+    chat = one(path, {"messages": [asked, refused, asked, {"role": "assistant", "content": "So."}]})
+    replies = [turn.reply for turn in chat.conversation.turns]
+    assert [(reply.text, reply.stop_reason) for reply in replies if reply] == [
+        ("No.", StopReason.REFUSAL),
+        ("So.", StopReason.END),
+    ]
 
 
 def test_reasoning_tool_calls_and_results_are_steps_of_one_reply(path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from chatlm.store.importing.chatgpt import MAX_FORKS, parse_chatgpt
 from chatlm.store.importing.fields import InvalidChat
-from chatlm.types.messages import Conversation
+from chatlm.types.messages import Conversation, StopReason
 from tests.chats import CHATGPT, node
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -158,3 +158,26 @@ def test_what_is_wrong_is_named(place: tuple[str, ...], value: Any, says: str) -
     with pytest.raises(InvalidChat) as caught:
         parse_chatgpt(chat, NOW)
     assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ({"type": "max_tokens"}, StopReason.LENGTH),
+        ({"type": "interrupted"}, StopReason.CANCELLED),
+        ({"type": "stop", "stop_tokens": [1]}, StopReason.END),
+        ({"type": "new"}, StopReason.END),
+        (None, StopReason.END),
+        ("odd", StopReason.END),
+    ],
+)
+def test_why_a_reply_ended_is_kept(details: Any, reason: StopReason) -> None:
+    chat = with_nodes(
+        node("root", None, ["q"]),
+        node("q", "root", ["a"], "user", "Why?"),
+        node("a", "q", [], "assistant", "Because", metadata={"finish_details": details}),
+        current="a",
+    )
+    reply = parse_chatgpt(chat, NOW).conversation.turns[0].reply
+    assert reply is not None
+    assert reply.stop_reason is reason

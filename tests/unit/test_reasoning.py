@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.engines.reasoning import (
-    FORMATS,
+from chatlm.engines.model_families import (
+    FAMILIES,
     HARMONY,
+    THINK,
     ReasoningFormat,
-    ReasoningParser,
-    find_reasoning_format,
+    find_family,
 )
+from chatlm.engines.reply_parser import ReasoningParser
 
-THINK = FORMATS[-1]
+FORMATS = [family.reasoning for family in FAMILIES if family.reasoning is not None]
 
 HARMONY_REPLY = (
     "<|channel|>analysis<|message|>User asks 2+2.<|end|><|start|>assistant<|channel|>final"
@@ -123,8 +124,11 @@ def test_every_character_is_shown_or_dropped_once(pieces: list[str], is_open: bo
         (["[THINK]"], [], "[THINK]"),
         (["Here is my thought process:"], [], "Here is my thought process:"),
         (["<|im_start|>"], ["<|im_start|>"], None),
+        (["<|channel|>analysis"], [], None),
     ],
 )
-def test_the_family_is_found(texts: list[str], tokens: list[str], expected: str | None) -> None:
-    found = find_reasoning_format(texts, tokens)
+def test_the_format_of_thoughts_is_found(
+    texts: list[str], tokens: list[str], expected: str | None
+) -> None:
+    found = find_family(texts, tokens).reasoning
     assert (found.starts[0] if found else None) == expected

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words, replay
+from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.store.store import Store
@@ -66,6 +67,13 @@ def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
     assert request.messages == (Message("system", "Be kind."), Message("user", "Hi"))
     assert (request.sampling.seed, request.adapter) == (3, None)
     assert request.sampling == again.provenance.sampling
+
+
+def test_an_empty_reply_is_empty_again(store: Store) -> None:
+    reply = store_reply(store, StopReason.END)
+    assert reply.stop_reason is StopReason.EMPTY
+    again = replayed(store, ScriptedEngine(StopReason.END), reply)
+    assert (again.same_text, again.stop_reason) == (True, StopReason.EMPTY)
 
 
 def test_another_text_is_not_the_same(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +15,19 @@ from chatlm.engines.samplers import (
     RepetitionTracker,
     Sampler,
     apply_dry,
+    apply_logit_bias,
     apply_penalties,
     apply_temperature,
     exclude_top_choices,
     min_p,
     sample_token,
+    token_biases,
     top_k,
     top_n_sigma,
     top_p,
 )
-from chatlm.types.sampling import Sampling
+from chatlm.errors import UsageError
+from chatlm.types.sampling import LogitBias, Sampling, format_logit_bias, parse_logit_bias
 
 BOOK = torch.tensor([4.0, 2.0, 0.0])
 INF = float("inf")
@@ -101,7 +105,7 @@ def test_min_p_is_relative_to_the_likeliest() -> None:
     assert torch.isfinite(min_p(logits, 0.0)).tolist() == [True, True, True]
 
 
-def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler:
+def sampler(prompt: list[int] | None = None, **settings: Any) -> Sampler:
     sampling = Sampling.from_dict(settings).with_fallback(Sampling(dry_base=1.75))
     return Sampler(
         sampling,
@@ -109,6 +113,7 @@ def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler
         3,
         torch.device("cpu"),
         lambda token: b"ab\n"[token : token + 1],
+        lambda text: ["ab\n".index(character) for character in text],
     )
 
 
@@ -262,3 +267,81 @@ def test_the_sampler_takes_another_path_with_xtc() -> None:
     logits = torch.log(torch.tensor([0.6, 0.3, 0.1]))
     drawn = sampler(temperature=1.0, seed=1, xtc_probability=1.0, xtc_threshold=0.2)
     assert 0 not in [drawn(logits) for _ in range(50)]
+
+
+def test_a_logit_bias_is_added() -> None:
+    assert apply_logit_bias(BOOK, {1: 2.5, 2: -100.0}).tolist() == [4.0, 4.5, -100.0]
+    assert apply_logit_bias(BOOK, {}) is BOOK
+    assert BOOK.tolist() == [4.0, 2.0, 0.0]
+
+
+def test_a_text_biases_each_of_its_tokens_and_biases_add_up() -> None:
+    biases = ((7, 1.0), ("cat", -2.0), (99, 0.5))
+    assert token_biases(biases, lambda text: [7, 8], 100) == {7: -1.0, 8: -2.0, 99: 0.5}
+    with pytest.raises(UsageError, match="token id 99, but the ids of this model are 0 to 98"):
+        token_biases(biases, lambda text: [7, 8], 99)
+
+
+def test_the_sampler_applies_biases_before_everything_else() -> None:
+    assert sampler(temperature=0.0, logit_bias=[[1, 2.5]])(BOOK) == 1
+    assert sampler(temperature=0.0, logit_bias=[["a", -2.5]])(BOOK) == 1
+    assert sampler(temperature=0.0, logit_bias=[["ab", -100]])(BOOK) == 2
+    assert sampler(temperature=5.0, seed=1, top_k=1, logit_bias=[[2, 100]])(BOOK) == 2
+    # 2 + 3 is positive, so the repetition penalty divides it: 2.5 is less than 4
+    penalised = sampler([1], temperature=0.0, repetition_penalty=2.0, logit_bias=[[1, 3.0]])
+    assert penalised(BOOK) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "biases"),
+    [
+        ([[15043, -100], [" cat", 5]], ((15043, -100), (" cat", 5))),
+        ({"15043": -100, " cat": 5}, ((15043, -100), (" cat", 5))),
+        ({15043: -100}, ((15043, -100),)),
+        ([["15043", 1.5]], (("15043", 1.5),)),
+        ([], ()),
+        ({}, ()),
+    ],
+)
+def test_the_forms_of_biases_in_files_and_requests(value: Any, biases: LogitBias) -> None:
+    assert Sampling.from_dict({"logit_bias": value}).logit_bias == biases
+    stored = Sampling(logit_bias=biases)
+    assert Sampling.from_dict(stored.to_dict()) == stored
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([[1, 100.5]], [[1, -101]], [[-1, 5]], [["", 5]], [[True, 5]], [[1, False]], [[1, "5"]]),
+        *([[1]], [[1, 2, 3]], [1, 2], "1=2", 5, {"1": None}, {"1": float("nan")}, [[1.5, 1]]),
+    ],
+)
+def test_an_invalid_bias_is_refused_with_the_range(value: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"logit_bias must be pairs .* from -100 to 100"
+    ) as refused:
+        Sampling.from_dict({"logit_bias": value})
+    assert "logit_bias: added to the logits" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "biases",
+    [((15043, -100.0),), ((" cat", 5.0), (3, 0.25)), (('"=, \\\n5', -1.5), ("15043", 1.0))],
+)
+def test_typed_biases_are_read_back(biases: LogitBias) -> None:
+    assert parse_logit_bias(format_logit_bias(biases)) == biases
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cat=5", "15043", "15043=", "15043=x", '"cat=5', "=5", "1=2 3=4", "1=5,,", "1=1e", "²=1"],
+)
+def test_biases_typed_in_another_way_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match='must be written as 15043=-100, " cat"=5') as refused:
+        parse_logit_bias(text)
+    assert "-100 to 100" in refused.value.hint
+
+
+def test_a_typed_bias_out_of_range_names_the_range() -> None:
+    with pytest.raises(UsageError, match="from -100 to 100, not"):
+        parse_logit_bias("15043=-101")

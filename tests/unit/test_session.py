@@ -34,7 +34,15 @@ from chatlm.types.events import (
     TurnFinished,
     TurnStarted,
 )
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
+from chatlm.types.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    StopReason,
+    Turn,
+    Usage,
+)
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import TextFacts
@@ -173,8 +181,46 @@ def test_stopped_before_the_first_word(store: Store) -> None:
 def test_a_complete_reply_is_not_continued(store: Store) -> None:
     session = chat(store, ScriptedEngine("Done."))
     list(session.send("Hi"))
-    with pytest.raises(UsageError, match="complete"):
+    with pytest.raises(UsageError, match="is complete"):
         list(session.continue_reply())
+
+
+@pytest.mark.parametrize(
+    "reason", [StopReason.REFUSAL, StopReason.CONTENT_FILTER, StopReason.END, StopReason.TOOL_CALLS]
+)
+def test_a_reply_that_ended_without_an_answer_is_not_continued(
+    store: Store, reason: StopReason
+) -> None:
+    session = chat(store, ScriptedEngine(reason))
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert reply.stop_reason is reason.if_answered(False)
+    with pytest.raises(UsageError, match=reply.stop_reason.label) as refused:
+        list(session.continue_reply())
+    assert "Regenerate" in refused.value.hint
+
+
+def test_a_reply_of_thoughts_alone_is_empty(store: Store) -> None:
+    class Thinking(ScriptedEngine):
+        def stream(self, request: Request) -> Any:
+            yield Delta("Hm.", part="reasoning")
+            yield Finished(StopReason.END, Usage())
+
+    session = chat(store, Thinking())
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.reasoning, reply.stop_reason) == ("Hm.", StopReason.EMPTY)
+
+
+def test_a_continuation_that_adds_nothing_is_complete(store: Store) -> None:
+    session = chat(store, ScriptedEngine("one two three", StopReason.END))
+    stop_after(session, words=2)
+    list(session.continue_reply())
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("one two", StopReason.END)
 
 
 def test_regenerating_keeps_both_versions(store: Store) -> None:

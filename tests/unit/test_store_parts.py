@@ -168,7 +168,7 @@ def test_markdown_shows_every_part(store: Store) -> None:
             "Which animal?\n",
             "[Image: cat.png, 3×2]\n",
             "[File: notes.txt]\n\n````\n```\nfurry\n````\n",
-            "## Assistant\n\n> *Reasoning*\n>\n> Whiskers",
+            "## Assistant\n\n> *Thought*\n>\n> Whiskers",
             'Tool call: classify\n\n```\n{"image": 1}\n```\n',
             "Tool error: classify\n\n```\ncat\n```\n",
             "It is a cat.\n\n*m",

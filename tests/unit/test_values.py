@@ -47,7 +47,7 @@ def test_only_replies_that_were_cut_short_can_go_on() -> None:
 def test_the_stop_reasons_are_the_words_of_the_design() -> None:
     assert [reason.value for reason in StopReason] == [
         *("end", "stop_string", "length", "context_full", "criterion", "tool_calls", "tool_limit"),
-        *("nothing_relevant", "refusal", "content_filter", "cancelled", "error"),
+        *("nothing_relevant", "refusal", "content_filter", "empty", "cancelled", "error"),
     ]
 
 
@@ -57,9 +57,17 @@ def test_each_stop_reason_has_the_exit_code_of_ask() -> None:
         "nothing_relevant": 3,
         "refusal": 4,
         "content_filter": 4,
+        "empty": 4,
         "cancelled": 130,
         "error": 1,
     }
+
+
+def test_only_a_turn_that_ended_can_be_empty() -> None:
+    empty = {reason.value for reason in StopReason if reason.if_answered(False) is not reason}
+    assert empty == {"end", "tool_calls"}
+    assert StopReason.END.if_answered(False) is StopReason.EMPTY
+    assert all(reason.if_answered(True) is reason for reason in StopReason)
 
 
 LOOKUP = ReplyStep(

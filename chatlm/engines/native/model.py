@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,18 +154,3 @@ class NativeCache:
         """Drop all tokens after the first `length`."""
         self._kv_cache.length = length
         return True
-
-
-def read_generation_config(folder: Path) -> Mapping[str, Any]:
-    """Read generation_config.json, or config.json in its place.
-
-    Raises:
-        OSError, ValueError: a file cannot be read.
-    """
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            values = json.loads((folder / name).read_bytes())
-            if not isinstance(values, dict):
-                raise ValueError(f"{name} is not a JSON object")
-            return values
-    return {}

@@ -87,6 +87,7 @@ class _AssistantReply:
     parts: tuple[Part, ...]
     model: str
     created: datetime | None
+    stop_reason: StopReason
 
 
 @dataclass(eq=False)
@@ -181,9 +182,13 @@ class _MessageTree:
         if user_message is None:
             self.left_out["assistant messages before the first question"] += 1
             return user_message, reply_parts
-        metadata = message.value.get("metadata") or {}
-        model = JsonObject(metadata, message.location).optional_text("model_slug") or ""
-        return user_message, (*reply_parts, _AssistantReply((node_id,), parts, model, created))
+        metadata = JsonObject(message.value.get("metadata") or {}, message.location)
+        model = metadata.optional_text("model_slug") or ""
+        reason = _stop_reason(metadata)
+        return user_message, (
+            *reply_parts,
+            _AssistantReply((node_id,), parts, model, created, reason),
+        )
 
     def _add_reply(
         self, user_message: _UserMessage | None, reply_parts: tuple[_AssistantReply, ...]
@@ -195,7 +200,8 @@ class _MessageTree:
         nodes = tuple(part.node_ids[0] for part in reply_parts)
         if any(answer.node_ids == nodes for answer in user_message.replies):
             return
-        answer = _AssistantReply(nodes, parts, reply_parts[-1].model, reply_parts[0].created)
+        last = reply_parts[-1]
+        answer = _AssistantReply(nodes, parts, last.model, reply_parts[0].created, last.stop_reason)
         user_message.replies.append(answer)
         longest = user_message.chosen is None or len(nodes) > len(user_message.chosen.node_ids)
         if longest and self._current_path.issuperset(nodes):
@@ -257,6 +263,20 @@ class _MessageTree:
         return found[1] if found else None
 
 
+_STOP_REASONS = {
+    "max_tokens": StopReason.LENGTH,
+    "interrupted": StopReason.CANCELLED,
+    "content_filter": StopReason.CONTENT_FILTER,
+}
+"""By the type of a message's `finish_details`; all others mean that the reply is whole."""
+
+
+def _stop_reason(metadata: JsonObject) -> StopReason:
+    details = metadata.value.get("finish_details")
+    kind = details.get("type") if isinstance(details, dict) else None
+    return _STOP_REASONS.get(str(kind), StopReason.END)
+
+
 def _thoughts(content: JsonObject, kind: str) -> str:
     """Join the summaries and texts of the thoughts; empty for content of another type."""
     if kind != "thoughts":
@@ -291,7 +311,7 @@ def _build_turns(
                 version=version,
                 model=answer.model,
                 created=answer.created or created,
-                steps=(ReplyStep(answer.parts, StopReason.END),),
+                steps=(ReplyStep(answer.parts, answer.stop_reason),),
             )
             replies.append(reply)
             chosen = reply.id if answer is ask.chosen else chosen

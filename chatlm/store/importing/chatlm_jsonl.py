@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from chatlm.errors import UsageError
 from chatlm.store.importing.fields import MAX_INTEGER, InvalidChat, JsonObject, ParsedChat
+from chatlm.store.rows import read_stop_reason, reply_error
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
@@ -21,7 +22,6 @@ from chatlm.types.messages import (
     Reply,
     ReplyStep,
     Role,
-    StopReason,
     Turn,
     Usage,
 )
@@ -125,18 +125,19 @@ class _ChatlmParser:
         if not isinstance(settings, str):
             settings = json.dumps(reply.nested("settings").value)
         text = reply.text("text")
-        plain = ReplyStep(
-            (Text(text),) if text else (), _parse_stop_reason(reply), _parse_usage(reply)
-        )
+        unknown: list[str] = []
+        reason = read_stop_reason(reply.optional_text("stop_reason"), unknown)
+        plain = ReplyStep((Text(text),) if text else (), reason, _parse_usage(reply))
+        steps = tuple(_parse_step(step, unknown) for step in reply.object_array("steps"))
         parsed = Reply(
             id=self._reply_count,
             version=version,
-            error=reply.optional_text("error"),
+            error=reply_error(reply.optional_text("error"), unknown),
             model=reply.text("model"),
             adapter=reply.optional_text("adapter"),
             settings=settings,
             created=reply.time("created"),
-            steps=tuple(map(_parse_step, reply.object_array("steps"))) or (plain,),
+            steps=steps or (plain,),
         )
         usage = parsed.usage
         if max(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) > MAX_INTEGER:
@@ -157,15 +158,9 @@ def _parse_blobs(fields: JsonObject) -> dict[str, bytes]:
     return blobs
 
 
-def _parse_step(step: JsonObject) -> ReplyStep:
-    return ReplyStep(tuple(_parse_parts(step)), _parse_stop_reason(step), _parse_usage(step))
-
-
-def _parse_stop_reason(fields: JsonObject) -> StopReason | None:
-    """Parse a stop reason; null is None."""
-    if fields.value.get("stop_reason") is None:
-        return None
-    return _parse_enum(StopReason, fields, "stop_reason")
+def _parse_step(step: JsonObject, unknown: list[str]) -> ReplyStep:
+    reason = read_stop_reason(step.optional_text("stop_reason"), unknown)
+    return ReplyStep(tuple(_parse_parts(step)), reason, _parse_usage(step))
 
 
 def _parse_usage(fields: JsonObject) -> Usage:
@@ -176,6 +171,7 @@ def _parse_usage(fields: JsonObject) -> Usage:
         completion_tokens=usage.non_negative_int("completion_tokens"),
         first_token_seconds=usage.number("first_token_seconds"),
         decode_seconds=usage.number("decode_seconds") or 0.0,
+        reasoning_tokens=usage.non_negative_int("reasoning_tokens"),
     )
 
 
@@ -194,7 +190,12 @@ def parse_part(part: JsonObject) -> Part:
         case "text":
             return Text(part.text("text"))
         case "reasoning":
-            return Reasoning(part.text("text"))
+            tokens = part.value.get("tokens")
+            return Reasoning(
+                part.text("text"),
+                part.number("seconds"),
+                None if tokens is None else part.non_negative_int("tokens"),
+            )
         case "tool_call":
             return ToolCall(part.text("id"), part.text("name"), part.text("arguments"))
         case "tool_result":

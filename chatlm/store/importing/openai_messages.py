@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ class _Exchange:
 
     question: list[Part]
     steps: list[list[Part]] = field(default_factory=list)
+    refused: bool = False
+    """Whether the newest output is a refusal."""
 
     def add_output(self, parts: list[Part]) -> None:
         """Add an assistant message; after tool calls it is another step, else it is joined."""
@@ -75,9 +78,12 @@ def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
             case "assistant" if not exchanges:
                 left_out["assistant messages before the first question"] += 1
             case "assistant":
+                refusal = message.optional_text("refusal")
+                parts += [Text(refusal)] if refusal else []
                 output = [*_parse_reasoning(message), *parts, *_parse_calls(message, left_out)]
                 if output:
                     exchanges[-1].add_output(output)
+                    exchanges[-1].refused = bool(refusal)
                 else:
                     left_out["assistant messages without text"] += 1
             case "system" | "developer":
@@ -102,6 +108,8 @@ def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
 
 def _build_turn(number: int, exchange: _Exchange, time: datetime) -> Turn:
     steps = [ReplyStep(tuple(parts), _stop_reason(parts)) for parts in exchange.steps]
+    if exchange.refused:
+        steps[-1] = dataclasses.replace(steps[-1], stop_reason=StopReason.REFUSAL)
     replies = (Reply(number, 1, created=time, steps=steps),) if steps else ()
     return Turn(number, number, Message("user", exchange.question), replies, created=time)
 

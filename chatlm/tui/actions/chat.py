@@ -261,6 +261,8 @@ class TurnActions:
         return {
             "copy": self.do_copy,
             "copy-code": self.do_copy_code,
+            "thoughts": self.do_thoughts,
+            "copy-thoughts": self.do_copy_thoughts,
             "previous-version": self.do_previous_version,
             "next-version": self.do_next_version,
             "edit": self.do_edit,
@@ -281,6 +283,17 @@ class TurnActions:
     def do_copy_code(self, _: str) -> None:
         """Copy a code block; repeat for the next one."""
         self._selected_view().copy_code()
+
+    async def do_thoughts(self, _: str) -> None:
+        """Open the thoughts of the reply, or close them."""
+        view = self._selected_view()
+        if not view.has_thoughts:
+            raise UsageError("This reply has no thoughts")
+        await self._chat.view.transcript.open_thoughts(view, not view.thoughts_open)
+
+    def do_copy_thoughts(self, _: str) -> None:
+        """Copy the thoughts of the reply."""
+        self._selected_view().copy_thoughts()
 
     async def do_previous_version(self, _: str) -> None:
         """Activate the previous version of the reply."""

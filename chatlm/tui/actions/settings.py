@@ -11,6 +11,7 @@ from chatlm.config import config
 from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
 from chatlm.hub import installed
+from chatlm.text import one_line
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.commands import CommandHandler
 from chatlm.tui.engine_loader import Ready
@@ -18,8 +19,9 @@ from chatlm.tui.screens.models import ModelScreen
 from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
+from chatlm.types.engine import thinking_problem
 from chatlm.types.messages import Message
-from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, THINKING_LEVELS, Sampling, Thinking
 
 
 class SettingsActions:
@@ -42,6 +44,7 @@ class SettingsActions:
             "theme": self.do_theme,
             "plugins": self.do_plugins,
             "model": self.do_model,
+            "thinking": self.do_thinking,
         }
 
     def do_settings(self, _: str) -> None:
@@ -71,6 +74,49 @@ class SettingsActions:
             )
         )
 
+    def do_thinking(self, level: str) -> None:
+        """Set how much the model thinks in this chat; without a level, take the next one."""
+        levels = self._thinking_levels()
+        wanted = level.strip().lower()
+        if not wanted:
+            now = self._chat.thinking
+            wanted = levels[(levels.index(now) + 1) % len(levels)] if now in levels else "auto"
+        chosen = next((each for each in THINKING_LEVELS if each == wanted), None)
+        if chosen is None:
+            raise UsageError(
+                f"Thinking cannot be {one_line(level, 40)}",
+                hint=f"Choose {', '.join(levels)}.",
+            )
+        state = self._services.engine_state
+        problem = thinking_problem(chosen, state.info) if isinstance(state, Ready) else None
+        if problem is not None:
+            raise problem
+        sampling = dataclasses.replace(self._chat.conversation.sampling, thinking=chosen)
+        self._chat.edits.set_sampling(sampling)
+        self._chat.view.notify(f"Thinking: {chosen}", markup=False)
+
+    def _thinking_levels(self) -> list[Thinking]:
+        """Return the levels that the model follows.
+
+        Raises:
+            UsageError: it follows none.
+        """
+        state = self._services.engine_state
+        if not isinstance(state, Ready):
+            return list(THINKING_LEVELS)
+        levels = [each for each in THINKING_LEVELS if not thinking_problem(each, state.info)]
+        if state.info.thinks is False:
+            raise UsageError(
+                f"{one_line(state.info.model, 60)} does not think before it answers",
+                hint="/model lists other models.",
+            )
+        if levels == ["auto"]:
+            raise UsageError(
+                f"{one_line(state.info.model, 60)} has no switch for thinking",
+                hint="thinking_budget in the settings limits its thoughts.",
+            )
+        return levels
+
     def do_model(self, name: str) -> None:
         """Switch to another model for all chats."""
         self._chat.require_idle()
@@ -99,6 +145,7 @@ class SettingsActions:
                 self._services.config = dataclasses.replace(
                     self._services.config, sampling=sampling
                 )
+                self._chat.notify_changed()
             case SettingsScreen.DefaultSystemSaved(system=system):
                 self._services.config = dataclasses.replace(self._services.config, system=system)
             case SettingsScreen.ModelRequested():

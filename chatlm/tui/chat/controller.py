@@ -41,6 +41,7 @@ from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
+from chatlm.types.sampling import Thinking
 
 T = TypeVar("T")
 
@@ -132,6 +133,12 @@ class ChatController:
         return self._chat.conversation
 
     @property
+    def thinking(self) -> Thinking:
+        """How much the model shall think in the open chat."""
+        sampling = self.conversation.sampling.with_fallback(self._services.config.sampling)
+        return sampling.thinking or "auto"
+
+    @property
     def busy(self) -> bool:
         """Whether a turn is running."""
         return self._live_turn is not None
@@ -191,11 +198,18 @@ class ChatController:
             chat = OpenChat(store, system=self._services.config.system)
             await self._switch_chat(chat, self.drafts.of_new_chat(store))
 
-    async def open_chat(self, conversation_id: int, turn_id: int | None = None) -> bool:
+    async def open_chat(
+        self, conversation_id: int, turn_id: int | None = None, *, shows_thoughts: bool = False
+    ) -> bool:
         """Load a saved chat and show it, at a turn if one is named.
 
         Only the chat that was asked for last is shown. What is typed and sent meanwhile is meant
         for it.
+
+        Args:
+            conversation_id: the chat.
+            turn_id: the turn.
+            shows_thoughts: whether the thoughts of the turn are opened.
 
         Returns:
             False when it cannot be read, which the user is told, or when another one is opened.
@@ -218,7 +232,9 @@ class ChatController:
         async with self._draw_lock:
             await self._switch_chat(self._chat_of(store, loaded), draft)
         if turn_id is not None:
-            await self.view.transcript.reveal_turn(turn_id)
+            view = await self.view.transcript.reveal_turn(turn_id)
+            if view is not None and shows_thoughts:
+                await self.view.transcript.open_thoughts(view, True)
         if submitted := self._submitted_early:
             self._submitted_early = None
             self._submit(submitted)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from chatlm.chat.session import ChatSession
+from chatlm.chat.thought_meter import ThoughtMeter
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.tui import commands, formatting
@@ -34,6 +35,7 @@ from chatlm.types.events import (
     TurnWithdrawn,
 )
 from chatlm.types.messages import Conversation, Reply, StopReason, StreamedPart, Turn, Usage
+from chatlm.types.parts import Reasoning
 
 
 @dataclass
@@ -53,6 +55,8 @@ class LiveTurn:
     """The streaming reply with its text so far."""
     view: TurnView | None = None
     """Where the turn is drawn; None while its chat is not open."""
+    meter: ThoughtMeter = field(default_factory=ThoughtMeter)
+    """Measures the thoughts of the streaming reply."""
     activity: str = ""
     status: Status = field(default_factory=Status)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -86,6 +90,8 @@ class LiveTurn:
                     self.view.show_annotations(labels)
             case ReplyStarted(reply=reply):
                 self.reply = reply
+                last = reply.parts[-1] if reply.parts else None
+                self.meter = ThoughtMeter(last if isinstance(last, Reasoning) else None)
                 if self.view is not None:
                     await self.view.begin_reply(reply)
             case PromptReady(prompt_tokens=used):
@@ -96,14 +102,18 @@ class LiveTurn:
 
     async def append_text(self, streamed: TextStreamed) -> None:
         """Append streamed text."""
+        text, part, usage = streamed.text, streamed.part, streamed.usage
+        self.meter.add(text, part, usage)
+        thought = self.meter.thought("") if part == "reasoning" else None
         if self.reply is not None:
-            self.reply = self.reply.with_delta(streamed.text, streamed.part)
+            self.reply = self.reply.with_delta(text, part, thought)
         if self.view is not None:
-            await self.view.append_text(streamed.text, streamed.part)
-        usage = streamed.usage
-        self.show_activity(f"{formatting.writing_status(usage)} · {commands.key_of('stop')} stops")
+            await self.view.append_text(text, part, thought)
+        status = formatting.writing_status(usage, part)
+        self.show_activity(f"{status} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
-        self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason="writing")
+        reason = "thinking" if part == "reasoning" else "writing"
+        self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason=reason)
 
     def with_streamed_text(self, stored: Turn) -> Turn:
         """Return the stored turn, with the streamed text where only its start was stored."""

@@ -1,9 +1,10 @@
-"""Widget that draws a whole reply: its text, reasoning, tool calls and other parts, in order."""
+"""Widget that draws a whole reply: its text, thoughts, tool calls and other parts, in order."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TypeVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -12,9 +13,14 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from chatlm.tui.chat.reply_text import ReplyText
+from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.formatting import describe_part
 from chatlm.types.messages import StreamedPart
-from chatlm.types.parts import Part, Reasoning, Text
+from chatlm.types.parts import Part, Reasoning, Text, join_thoughts
+
+BlockT = TypeVar("BlockT", bound=Widget)
+
+_NO_COST = Reasoning("")
 
 
 class ReplyView(Vertical):
@@ -22,6 +28,7 @@ class ReplyView(Vertical):
 
     Args:
         parts: the parts so far.
+        thoughts_open: whether the text of thoughts is shown.
     """
 
     DEFAULT_CSS = """
@@ -30,30 +37,48 @@ class ReplyView(Vertical):
 
         & > ReplyText { margin: 0 0 1 0; }
         & > ReplyText:last-child { margin: 0; }
-        & > ReasoningBlock, & > PartBlock { margin: 0 1 1 2; }
-        & > ReasoningBlock:last-child, & > PartBlock:last-child { margin: 0 1 0 2; }
+        & > ThoughtBlock, & > PartBlock { margin: 0 1 1 2; }
+        & > ThoughtBlock:last-child, & > PartBlock:last-child { margin: 0 1 0 2; }
     }
     """
 
-    def __init__(self, parts: Iterable[Part] = ()) -> None:
+    def __init__(self, parts: Iterable[Part] = (), *, thoughts_open: bool = False) -> None:
         super().__init__()
         self._blocks = _blocks_of(parts)
+        self._thoughts_open = thoughts_open
 
     def compose(self) -> ComposeResult:
         """Yield a widget for each block."""
-        yield from map(_widget_of, self._blocks)
+        yield from map(self._widget_of, self._blocks)
 
-    async def append_text(self, text: str, part: StreamedPart) -> None:
-        """Append streamed text to the last block if it is of that part, else begin one."""
+    async def append_text(
+        self, text: str, part: StreamedPart, thought: Reasoning | None = None
+    ) -> None:
+        """Append streamed text to the last block if it is of that part, else begin one.
+
+        Args:
+            text: the text.
+            part: what it belongs to.
+            thought: of a thought, what it took so far.
+        """
+        new = Text(text) if part == "text" else dataclasses.replace(thought or _NO_COST, text=text)
         last = self._blocks[-1] if self._blocks else None
-        if isinstance(last, _TextBlock) and last.part == part:
-            self._blocks[-1] = _TextBlock(part, last.text + text)
-            await _text_of(self.children[-1]).append_text(text)
+        if isinstance(last, Text) and isinstance(new, Text):
+            self._blocks[-1] = Text(last.text + text)
+            await self._newest(ReplyText).append_text(text)
+        elif isinstance(last, Reasoning) and isinstance(new, Reasoning):
+            self._blocks[-1] = dataclasses.replace(new, text=last.text + text)
+            await self._newest(ThoughtBlock).append_text(text, new)
         elif text:
-            for reply_text in self.query(ReplyText):
-                await reply_text.end_stream()
-            self._blocks.append(_TextBlock(part, text))
-            await self.mount(_widget_of(self._blocks[-1]))
+            await self.end_stream()
+            self._blocks.append(new)
+            await self.mount(self._widget_of(new, is_streaming=True))
+
+    async def open_thoughts(self, is_open: bool) -> None:
+        """Show or hide the text of all thoughts."""
+        self._thoughts_open = is_open
+        for block in self.query(ThoughtBlock):
+            await block.set_open(is_open)
 
     async def show_parts(self, parts: Iterable[Part], *, streamed: bool) -> None:
         """Show the parts as stored.
@@ -65,96 +90,48 @@ class ReplyView(Vertical):
         before, self._blocks = self._blocks, _blocks_of(parts)
         kept = 0
         for widget, old, new in zip(self.children, before, self._blocks, strict=False):
-            if isinstance(old, _TextBlock) and isinstance(new, _TextBlock) and old.part == new.part:
-                if streamed or old.text != new.text:
-                    await _text_of(widget).set_text(new.text)
+            if isinstance(widget, ReplyText) and isinstance(new, Text):
+                if streamed or old != new:
+                    await widget.set_text(new.text)
+            elif isinstance(widget, ThoughtBlock) and isinstance(new, Reasoning):
+                await widget.show_thought(new)
             elif old != new:
                 break
             kept += 1
         for widget in self.children[kept:]:
             await widget.remove()
-        await self.mount_all(map(_widget_of, self._blocks[kept:]))
+        await self.mount_all(map(self._widget_of, self._blocks[kept:]))
 
     async def end_stream(self) -> None:
         """Draw everything appended so far."""
-        for reply_text in self.query(ReplyText):
-            await reply_text.end_stream()
+        for block in self.children:
+            if isinstance(block, ReplyText | ThoughtBlock):
+                await block.end_stream()
+
+    def _newest(self, kind: type[BlockT]) -> BlockT:
+        return self.query_children(kind).last()
+
+    def _widget_of(self, block: Part, is_streaming: bool = False) -> Widget:
+        match block:
+            case Reasoning():
+                return ThoughtBlock(block, is_open=self._thoughts_open, is_streaming=is_streaming)
+            case Text(text):
+                return ReplyText(text)
+        return PartBlock(block)
 
 
-@dataclass(frozen=True)
-class _TextBlock:
-    """Text that may grow."""
-
-    part: StreamedPart
-    text: str
-
-
-@dataclass(frozen=True)
-class _PartBlock:
-    """A part that arrives whole."""
-
-    part: Part
-
-
-_Block = _TextBlock | _PartBlock
-
-
-def _blocks_of(parts: Iterable[Part]) -> list[_Block]:
-    blocks: list[_Block] = []
+def _blocks_of(parts: Iterable[Part]) -> list[Part]:
+    """Join neighbouring texts, and neighbouring thoughts."""
+    blocks: list[Part] = []
     for part in parts:
-        if not isinstance(part, Text | Reasoning):
-            blocks.append(_PartBlock(part))
-            continue
-        kind: StreamedPart = "reasoning" if isinstance(part, Reasoning) else "text"
         last = blocks[-1] if blocks else None
-        if isinstance(last, _TextBlock) and last.part == kind:
-            blocks[-1] = _TextBlock(kind, last.text + part.text)
-        elif part.text:
-            blocks.append(_TextBlock(kind, part.text))
+        if isinstance(part, Text) and isinstance(last, Text):
+            blocks[-1] = Text(last.text + part.text)
+        elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
+            blocks[-1] = join_thoughts((last, part))
+        elif not isinstance(part, Text | Reasoning) or part.text:
+            blocks.append(part)
     return blocks
-
-
-def _widget_of(block: _Block) -> Widget:
-    match block:
-        case _TextBlock("reasoning", text):
-            return ReasoningBlock(text)
-        case _TextBlock(_, text):
-            return ReplyText(text)
-        case _PartBlock(part):
-            return PartBlock(part)
-
-
-def _text_of(widget: Widget) -> ReplyText:
-    """Return the text that grows in a block's widget."""
-    return widget if isinstance(widget, ReplyText) else widget.query_one(ReplyText)
-
-
-class ReasoningBlock(Vertical):
-    """Reasoning, marked and dimmed.
-
-    Args:
-        text: the reasoning so far.
-    """
-
-    DEFAULT_CSS = """
-    ReasoningBlock {
-        height: auto;
-        border-left: outer $foreground 30%;
-        opacity: 65%;
-
-        & > .label { height: 1; padding: 0 1; text-style: bold; }
-        & > ReplyText { padding: 0 1; }
-    }
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self._text = ReplyText(text)
-
-    def compose(self) -> ComposeResult:
-        """Yield the label and the text."""
-        yield Static("Reasoning", classes="label")
-        yield self._text
 
 
 class PartBlock(Static):

@@ -35,7 +35,7 @@ class Status:
         return cls(
             used_tokens,
             formatting.speed(turn.reply.usage),
-            formatting.STOP_LABELS[turn.reply.stop_reason],
+            formatting.stop_label(turn.reply.stop_reason),
         )
 
 
@@ -57,6 +57,9 @@ class StatusBar(Widget):
     plugin_statuses: reactive[tuple[str, ...]] = reactive(())
     """Status texts of plugins, beside the model's name."""
 
+    thinking: reactive[str] = reactive("auto")
+    """How much the model shall think in the open chat."""
+
     hint: reactive[Content | None] = reactive[Content | None](None)
     """Key hints of the selection, shown instead of the parts."""
 
@@ -72,16 +75,24 @@ class StatusBar(Widget):
             return self.hint.truncate(self.content_size.width, ellipsis=True)
         return Content(
             status_line(
-                self.engine_state, self.status, self.content_size.width, self.plugin_statuses
+                self.engine_state,
+                self.status,
+                self.content_size.width,
+                self.plugin_statuses,
+                self.thinking,
             )
         )
 
 
 def status_line(
-    engine_state: EngineState, status: Status, width: int, plugin_statuses: tuple[str, ...] = ()
+    engine_state: EngineState,
+    status: Status,
+    width: int,
+    plugin_statuses: tuple[str, ...] = (),
+    thinking: str = "auto",
 ) -> str:
     """Return the bar's text in `width` cells: model left, numbers right."""
-    left, right = _parts(engine_state, status, plugin_statuses)
+    left, right = _parts(engine_state, status, plugin_statuses, thinking)
     while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
         least = max([*left, *right])
         (left if least in left else right).remove(least)
@@ -90,10 +101,13 @@ def status_line(
 
 
 def _parts(
-    engine_state: EngineState, status: Status, plugin_statuses: tuple[str, ...]
+    engine_state: EngineState, status: Status, plugin_statuses: tuple[str, ...], thinking: str
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """`(rank, text)` of both sides; rank 0 is dropped last."""
     left = [(0, one_line(engine_state.model, 60))]
+    can_think = not isinstance(engine_state, Ready) or engine_state.info.thinks is not False
+    if thinking != "auto" and can_think:
+        left.append((1, f"thinking {thinking}"))
     left += [(1, one_line(word, 30)) for word in plugin_statuses]
     match engine_state:
         case Ready(info):

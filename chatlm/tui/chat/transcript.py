@@ -98,6 +98,13 @@ class Transcript(VerticalScroll, can_focus=False):
         if put_back:
             self._after_layout(put_back)
 
+    async def open_thoughts(self, view: TurnView, is_open: bool) -> None:
+        """Show or hide the thoughts of a turn, and keep the scroll position."""
+        put_back = None if view.is_streaming else self._capture_position()
+        await self._column.open_thoughts(view, is_open)
+        if put_back:
+            self._after_layout(put_back)
+
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Mark the turns that no longer fit the context, by their ids."""
         self._column.mark_omitted(turn_ids)

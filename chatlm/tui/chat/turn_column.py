@@ -47,6 +47,8 @@ class TurnColumn(Vertical):
         self._turns_between: list[Turn] = []
         """Unmounted turns above the newest."""
         self._omitted_turns: Collection[int] = ()
+        self._open_thoughts: set[int] = set()
+        """Ids of the turns whose thoughts are open."""
 
     def compose(self) -> ComposeResult:
         """Yield the hidden markers."""
@@ -69,6 +71,7 @@ class TurnColumn(Vertical):
         for view in self.views:
             await view.stop_streaming()
         self._turns_above, self._turns_between, self._omitted_turns = list(turns[:-1]), [], ()
+        self._open_thoughts.clear()
         with self.app.batch_update():
             await self.query_children("TurnView, NoticeLine, Welcome").remove()
             await self.mount(TurnView(turns[-1], newest=True) if turns else Welcome())
@@ -107,6 +110,11 @@ class TurnColumn(Vertical):
                 await view.show_turn(turn)
         for turns in (self._turns_above, self._turns_between):
             turns[:] = [turn if old.id == turn.id else old for old in turns]
+
+    async def open_thoughts(self, view: TurnView, is_open: bool) -> None:
+        """Show or hide the thoughts of a turn; that lasts as long as the chat is open."""
+        (self._open_thoughts.add if is_open else self._open_thoughts.discard)(view.turn.id)
+        await view.open_thoughts(is_open)
 
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Mark the turns that no longer fit the context, by their ids."""
@@ -174,7 +182,8 @@ class TurnColumn(Vertical):
         before: BetweenMarker | None = None,
         after: EarlierMarker | None = None,
     ) -> None:
-        views = [TurnView(turn) for turn in turns]
+        opened = self._open_thoughts
+        views = [TurnView(turn, thoughts_open=turn.id in opened) for turn in turns]
         await self.mount_all(views, before=before, after=after)
         for view in views:
             view.set_omitted(view.turn.id in self._omitted_turns)

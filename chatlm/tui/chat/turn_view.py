@@ -17,13 +17,15 @@ from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.reply_view import ReplyView
+from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
-from chatlm.types.parts import Text
+from chatlm.types.parts import Part, Reasoning, Text
 
 KEY_HINTS = (
     (("copy",), "copy"),
     (("edit",), "edit"),
     (("previous-version", "next-version"), "versions"),
+    (("thoughts",), "thoughts"),
     (("details",), "details"),
     (("xray",), "prompt"),
     (("turn-help",), "all keys"),
@@ -42,6 +44,7 @@ class TurnView(Vertical, can_focus=True):
     Args:
         turn: the turn as stored.
         newest: whether it is the last of its chat, whose reply can be continued or regenerated.
+        thoughts_open: whether the text of its thoughts is shown.
     """
 
     DEFAULT_CSS = """
@@ -79,9 +82,11 @@ class TurnView(Vertical, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.TURN)]
 
-    def __init__(self, turn: Turn, *, newest: bool = False) -> None:
+    def __init__(self, turn: Turn, *, newest: bool = False, thoughts_open: bool = False) -> None:
         super().__init__()
         self.turn = turn
+        self.thoughts_open = thoughts_open
+        """Whether the text of the thoughts is shown."""
         self.reply_text = _joined_text(turn.reply)
         """The reply's text so far, without its other parts."""
         self._is_newest = newest
@@ -95,7 +100,7 @@ class TurnView(Vertical, can_focus=True):
         """Yield the message, the reply and the status line."""
         yield Static(self._message_content(), classes="user")
         if self.turn.reply and self.turn.reply.parts:
-            yield ReplyView(self.turn.reply.parts)
+            yield self._reply_view(self.turn.reply.parts)
         if self._active_summary:
             yield self._summary_block()
         yield Static(self._footer_content(), classes="line")
@@ -122,14 +127,32 @@ class TurnView(Vertical, can_focus=True):
         self._activity = ""
         self.reply_text = _joined_text(reply)
         await self._remove_reply()
-        await self.mount(ReplyView(reply.parts), before=self.query_one(".line"))
+        await self.mount(self._reply_view(reply.parts), before=self.query_one(".line"))
 
-    async def append_text(self, text: str, part: StreamedPart = "text") -> None:
-        """Append streamed text to a part of the reply."""
+    async def append_text(
+        self, text: str, part: StreamedPart = "text", thought: Reasoning | None = None
+    ) -> None:
+        """Append streamed text to a part of the reply; see `ReplyView.append_text`."""
         if part == "text":
             self.reply_text += text
         for view in self.query(ReplyView):
-            await view.append_text(text, part)
+            await view.append_text(text, part, thought)
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether its reply is being written."""
+        return self._activity is not None
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether thoughts of its reply are drawn."""
+        return bool(self.query(ThoughtBlock))
+
+    async def open_thoughts(self, is_open: bool) -> None:
+        """Show or hide the text of the thoughts."""
+        self.thoughts_open = is_open
+        for view in self.query(ReplyView):
+            await view.open_thoughts(is_open)
 
     async def show_turn(self, turn: Turn) -> None:
         """Show the turn as stored."""
@@ -141,7 +164,7 @@ class TurnView(Vertical, can_focus=True):
         if not parts:
             await self._remove_reply()
         elif not views:
-            await self.mount(ReplyView(parts), before=self.query_one(".line"))
+            await self.mount(self._reply_view(parts), before=self.query_one(".line"))
         else:
             await views.first().show_parts(parts, streamed=streamed)
         await self.query(".summary").remove()
@@ -182,6 +205,14 @@ class TurnView(Vertical, can_focus=True):
     def code_blocks(self) -> list[str]:
         """The code blocks of the reply."""
         return code_blocks(self.reply_text)
+
+    def copy_thoughts(self) -> None:
+        """Copy the thoughts of the reply."""
+        thoughts = [block.thought.text for block in self.query(ThoughtBlock)]
+        if thoughts:
+            clipboard.copy(self.app, "\n\n".join(thoughts), "the thoughts")
+        else:
+            self.notify("This reply has no thoughts.", severity="warning", markup=False)
 
     def copy_reply(self) -> None:
         """Copy the reply."""
@@ -292,9 +323,14 @@ class TurnView(Vertical, can_focus=True):
         for names, word in KEY_HINTS:
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
+            if word == "thoughts" and not self.has_thoughts:
+                continue
             keys = "".join(commands.key_of(name) for name in names)
             hints.append(Content.assemble((keys, "bold $text"), f" {word}"))
         return Content(" · ").join(hints)
+
+    def _reply_view(self, parts: Iterable[Part]) -> ReplyView:
+        return ReplyView(parts, thoughts_open=self.thoughts_open)
 
     async def _remove_reply(self) -> None:
         for view in self.query(ReplyView):

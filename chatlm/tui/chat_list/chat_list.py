@@ -66,6 +66,8 @@ class ChatList(RowList):
 
         conversation_id: int
         turn_id: int | None = None
+        shows_thoughts: bool = False
+        """Whether the search found the thoughts of the turn."""
 
     @dataclass
     class ChatDeleted(Message):

@@ -32,6 +32,10 @@ SEARCH_DELAY_SECONDS = 0.15
 """Seconds without a key press before a search starts."""
 
 
+MAX_THOUGHTS = 20
+"""Maximum number of thoughts among the results, which follow all others."""
+
+
 @dataclass
 class SearchFinished(Message):
     """The results of a search."""
@@ -199,7 +203,9 @@ class ChatsPanel(Vertical):
     @work(thread=True, group="search", exit_on_error=False)
     def _search_worker(self, query: str) -> None:
         try:
-            self.post_message(SearchFinished(query, self._store.search(query)))
+            hits = self._store.search(query)
+            thoughts = self._store.search(query, MAX_THOUGHTS, part="reasoning")
+            self.post_message(SearchFinished(query, [*hits, *thoughts]))
         except StoreError as error:
             self.post_message(SearchFinished(query, error=error))
 
@@ -278,7 +284,7 @@ class HitList(RowList):
 
 def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
     """Return the message that opens the chat at the turn."""
-    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
+    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id, hit.part == "reasoning")
 
 
 def _no_hits(query: str) -> Content:
@@ -289,10 +295,12 @@ def _no_hits(query: str) -> Content:
 
 
 def _hit_rows(hits: Iterable[ChatSearchHit]) -> Iterator[Option]:
-    """Yield results with headings; a chat's title precedes its first result."""
+    """Yield results with headings; a chat's title precedes its first result of each kind."""
     group, chat = "", 0
     for hit in hits:
         heading = "Titles" if hit.role is None else "Messages"
+        if hit.part == "reasoning":
+            heading = "Thoughts"
         if heading != group:
             yield Option(Content(f"\n{heading}" if group else heading), disabled=True)
             group, chat = heading, 0
@@ -309,7 +317,8 @@ def _snippet(hit: ChatSearchHit) -> Content:
     start, end = _snippet_window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
     parts: list[str | tuple[str, str]] = []
     if hit.role is not None:
-        parts.append((f"{ROLE_LABELS[hit.role]} ", "$foreground 75%"))
+        label = "thought" if hit.part == "reasoning" else ROLE_LABELS[hit.role]
+        parts.append((f"{label} ", "$foreground 75%"))
     parts.append("…" if start else "")
     at = start
     for left, right in hit.spans:

@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from chatlm.text import dump_json, one_line
 from chatlm.tui import clipboard
-from chatlm.tui.formatting import STOP_LABELS, count, speed, version_text
+from chatlm.tui.formatting import count, join_parts, speed, stop_label, version_text
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Reply, Turn, Usage
 from chatlm.types.parts import summarise_parts
@@ -95,12 +95,12 @@ class DetailsScreen(Card[None]):
         reply = self._reply
         fork = "" if self._forked_from is None else f"chat {self._forked_from}"
         return (
-            ("ended", STOP_LABELS[reply.stop_reason]),
+            ("ended", stop_label(reply.stop_reason)),
             ("error", reply.error or ""),
             ("version", version_text(self._turn).removeprefix("version ")),
             ("parts", "" if reply.is_plain else summarise_parts(reply.parts)),
             ("length", count(len(reply.text), "character")),
-            ("reasoning", count(len(reply.reasoning), "character") if reply.reasoning else ""),
+            ("thought", _thought_facts(reply)),
             ("made", format_local_time(reply.created)),
             ("forked from", fork),
         )
@@ -116,6 +116,13 @@ class DetailsScreen(Card[None]):
             "provenance": provenance and _without_key(provenance.to_dict(), "messages"),
         }
         return _without_key(_without_key(values, "text"), "steps")
+
+
+def _thought_facts(reply: Reply) -> str:
+    """Return what the thoughts of a reply took, and their length; empty without any."""
+    thoughts = reply.thoughts
+    length = count(len(thoughts.text), "character") if thoughts.text else ""
+    return join_parts(thoughts.cost, length)
 
 
 def usage_rows(usage: Usage) -> DetailRows:

@@ -12,10 +12,11 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words
+from chatlm.chat.replay import ReplayFinished, ReplayStarted
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
-from chatlm.tui.formatting import STOP_LABELS, count
+from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.types.events import Delta, Prefill
 
@@ -169,7 +170,7 @@ def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
         for kind in ("removed", "added")
     }
     summary = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
-    ends = f" Now {STOP_LABELS[replayed.stop_reason]}, {tokens}."
+    ends = f" Now {replayed.stop_reason.label}, {tokens}."
     return Content.assemble((summary, "$text-error bold"), ends)
 
 

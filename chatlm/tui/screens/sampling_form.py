@@ -21,10 +21,13 @@ from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.widgets.inputs import VisibleInput
 from chatlm.types.sampling import (
+    MAX_BIAS,
     NUMERIC_SAMPLING,
     THINKING_LEVELS,
     Sampling,
     effective_sampling,
+    format_logit_bias,
+    parse_logit_bias,
 )
 from chatlm.types.settings import setting_specs
 
@@ -38,10 +41,14 @@ UNLIMITED_FROM = 1_000_000
 """Maximum from which a range is shown as unlimited."""
 
 
-STOP_HELP = 'stop strings; several as "###", "\\n\\n"'
+LIST_HELP = {
+    "stop": 'stop strings; several as "###", "\\n\\n"',
+    "logit_bias": 'added to logits, as 15043=-100, " cat"=5; a text means each of its tokens',
+}
+"""Help of the settings that are lists."""
 
 
-UNSET_LABELS = {"seed": "random", "stop": "none"}
+UNSET_LABELS = {"seed": "random", "stop": "none", "logit_bias": "none"}
 """Built-in defaults; other settings default to the server's."""
 
 
@@ -209,12 +216,12 @@ class SamplingForm(VerticalScroll):
         except UsageError as error:
             self.post_message(self.HelpChanged(error.message, True))
         else:
-            meaning = STOP_HELP if row.setting == "stop" else SPECS[row.setting].help
+            meaning = LIST_HELP.get(row.setting, SPECS[row.setting].help)
             self.post_message(self.HelpChanged(f"{row.setting}: {meaning}", False))
 
 
 def parse_value(name: str, text: str) -> Any:
-    """Parse a field's text; an empty one is None, or () for stop.
+    """Parse a field's text; an empty one is None, or () for a list.
 
     Raises:
         UsageError: it is invalid or out of range; the message names the range.
@@ -223,6 +230,8 @@ def parse_value(name: str, text: str) -> Any:
     value: Any = text
     if name == "stop":
         value = _parse_stop(text)
+    elif name == "logit_bias":
+        return parse_logit_bias(text)
     elif not text:
         return None
     elif name in NUMERIC_SAMPLING:
@@ -240,6 +249,8 @@ def format_value(name: str, value: Any) -> str:
         return ""
     if name == "stop":
         return ", ".join(dump_json(text) for text in value)
+    if name == "logit_bias":
+        return format_logit_bias(value)
     if name not in NUMERIC_SAMPLING:
         return str(value)
     return f"{value:d}" if SPECS[name].is_integer else f"{value:g}"
@@ -249,6 +260,8 @@ def format_range(name: str) -> str:
     """Format a range."""
     if name == "stop":
         return "texts"
+    if name == "logit_bias":
+        return f"each {-MAX_BIAS:g} to {MAX_BIAS:g}"
     if name == "thinking":
         return "/".join(THINKING_LEVELS)
     low, high = SPECS[name].minimum, SPECS[name].maximum

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.chat.replay import diff_words
+from chatlm.chat.word_diff import diff_words
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui import clipboard
 from chatlm.tui.formatting import count, join_parts

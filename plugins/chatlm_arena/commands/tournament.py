@@ -59,7 +59,7 @@ _contestants_option = click.option(
     " or panel, all models of the contestants.",
 )
 @click.option("--likert", is_flag=True, help="Also rate each answer from -2 to 2.")
-@click.option("--most", type=click.IntRange(1), metavar="N", help="Use only the first N prompts.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N prompts.")
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
@@ -72,7 +72,7 @@ def run(
     names: str | None,
     judges: tuple[str, ...],
     likert: bool,
-    most: int | None,
+    limit: int | None,
     max_tokens: int | None,
     seed: int,
     as_json: bool,
@@ -95,7 +95,7 @@ def run(
             hint="Run the command again with the models as judges.",
         )
     by_models = judges != ("human",)
-    prompts = tournament_module.read_prompts(path.expanduser(), most)
+    prompts = tournament_module.read_prompts(path.expanduser(), limit)
     with store_module.open_arena_store() as store:
         contestants = resolve_contestants(store, names)
         plan = TournamentPlan(prompts, contestants, max_tokens, seed)
@@ -310,7 +310,7 @@ def format_blind_match(match: Match, title: str) -> str:
     for left, right in zip(match.left_replies, match.right_replies, strict=True):
         parts.append(f"\n> {left.prompt}")
         for name, reply in (("LEFT", left), ("RIGHT", right)):
-            parts.append(f"\n--- {name}\n{mask_words(reply.text, words)}")
+            parts.append(f"\n--- {name}\n{mask_words(reply.display_text, words)}")
     return escape_controls("\n".join(parts))
 
 

@@ -1,0 +1,1 @@
+"""GGUF files: read them safely, and turn them into what transformers loads."""

@@ -1,0 +1,149 @@
+"""Compare the names and shapes of a model's tensors with its architecture, without their data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chatlm.hub.architecture import reads_as_whole
+from chatlm.hub.catalogue import ModelKind
+from chatlm.hub.model_folder import safetensors_header
+
+Shape = tuple[int, ...]
+
+
+class NotChecked(Exception):
+    """The tensors cannot be compared; the message says why."""
+
+
+def find_wrong_folder_tensors(folder: Path, kind: ModelKind) -> list[str]:
+    """Describe each tensor of a folder that its architecture does not have, or lacks.
+
+    Raises:
+        NotChecked: transformers does not know the architecture, or the weights are quantized.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise NotChecked("config.json cannot be read") from error
+    shapes = {
+        name: tuple(tensor["shape"])
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in (safetensors_header(path) or {}).items()
+    }
+    return find_wrong_tensors(config, shapes, kind)
+
+
+def find_wrong_tensors(
+    config: Mapping[str, Any], shapes: Mapping[str, Shape], kind: ModelKind = "chat"
+) -> list[str]:
+    """Describe each tensor that the architecture of a config.json does not have, or lacks.
+
+    transformers loads the names into a model without memory, so its renamings are applied as
+    when the model is really loaded.
+
+    Raises:
+        NotChecked: transformers does not know the architecture, or the weights are quantized.
+    """
+    if "quantization_config" in config:
+        raise NotChecked("they are quantized by another program")
+    if not isinstance(config.get("model_type"), str):
+        raise NotChecked("config.json does not name the architecture (model_type)")
+    import torch
+
+    with _quiet_transformers():
+        model_class, model_config = _model_class(config, kind)
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            _, report = model_class.from_pretrained(
+                None,
+                config=model_config,
+                state_dict=tensors,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to be named
+                device_map="meta",
+            )
+        except RuntimeError:  # tensors that are joined are missing, or do not fit each other
+            return _compare(_expected_shapes(model_class, model_config), shapes)
+    return describe_wrong_tensors(report)
+
+
+def describe_wrong_tensors(report: Mapping[str, Any]) -> list[str]:
+    """Describe the tensors that transformers' loading report names, missing ones first."""
+    return [
+        *(f"{key} (missing)" for key in sorted(report["missing_keys"])),
+        *(f"{key} (another shape)" for key, *_ in sorted(report["mismatched_keys"])),
+        *(f"{key} (not expected)" for key in sorted(report["unexpected_keys"])),
+    ]
+
+
+def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
+    """Return the class of transformers that loads a model, and its configuration."""
+    import transformers
+
+    model_type: str = config["model_type"]
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise NotChecked(f"transformers does not know the architecture {model_type!r}")
+    try:
+        model_config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(config))
+    except Exception as error:  # transformers raises many types
+        reason = str(error).strip().partition("\n")[0]
+        raise NotChecked(f"transformers refuses config.json: {reason}") from error
+    mapping: Any = transformers.MODEL_MAPPING
+    if kind == "chat":
+        mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        if reads_as_whole(model_config):
+            mapping = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if type(model_config) in mapping:
+        model_class = mapping[type(model_config)]
+        if model_class.config_class is not type(model_config):
+            raise NotChecked("chatlm loads only its part for text")
+        return model_class, model_config
+    name = (config.get("architectures") or [""])[0]
+    model_class = getattr(transformers, name, None) if name.isidentifier() else None
+    if model_class is None or not hasattr(model_class, "from_pretrained"):
+        raise NotChecked(f"transformers does not know the architecture {name or model_type!r}")
+    return model_class, model_config
+
+
+def _expected_shapes(model_class: Any, model_config: Any) -> dict[str, Shape]:
+    """Return the tensors of a checkpoint as transformers would save it."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+
+    with torch.device("meta"):
+        model = model_class(model_config)
+    saved = revert_weight_conversion(model, model.state_dict())
+    tied = set(model.all_tied_weights_keys)
+    return {name: tuple(tensor.shape) for name, tensor in saved.items() if name not in tied}
+
+
+def _compare(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
+    common = sorted(expected.keys() & found.keys())
+    return describe_wrong_tensors(
+        {
+            "missing_keys": expected.keys() - found.keys(),
+            "mismatched_keys": [(name,) for name in common if expected[name] != found[name]],
+            "unexpected_keys": found.keys() - expected.keys(),
+        }
+    ) or ["its tensors do not fit each other"]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the warnings and progress bars of transformers."""
+    import transformers
+
+    logger = transformers.utils.logging
+    level, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity_error()
+    logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.set_verbosity(level)
+        if bars:
+            logger.enable_progress_bar()
