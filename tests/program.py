@@ -45,6 +45,33 @@ def run_chatlm(
     return subprocess.CompletedProcess(list(arguments), code, output, errors)
 
 
+class ProgramAside:
+    """`chatlm …` that runs beside the test, which waits for files to show how far it is.
+
+    A fork too; what it writes to its standard streams is read when it has ended.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._folder = TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("stdin", "stdout", "stderr")]
+        self._streams[0].touch()
+        order = _order(arguments, os.environ, None, streams=list(map(str, self._streams)))
+        self.pid = _server().start(order)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return _server().has_ended(self.pid)
+
+    def end_by(self, number: int) -> subprocess.CompletedProcess[str]:
+        """Send it a signal, and wait for its end."""
+        os.kill(self.pid, number)
+        code = _server().wait(self.pid)
+        output, errors = (path.read_bytes().decode() for path in self._streams[1:])
+        self._folder.cleanup()
+        return subprocess.CompletedProcess([], code, output, errors)
+
+
 class ProgramInTerminal(fdspawn):  # type: ignore[misc]
     """`chatlm …` in a pseudo-terminal; has what the tests use of `pexpect.spawn`.
 
