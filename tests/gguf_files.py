@@ -152,6 +152,22 @@ _GEMMA3_ROPE = {
 }
 
 
+_GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
+
+
+_GEMMA4_METADATA = {
+    "attention.key_length": 32,
+    "attention.value_length": 32,
+    "attention.key_length_swa": 16,
+    "attention.value_length_swa": 16,
+    "rope.dimension_count": 32,
+    "rope.dimension_count_swa": 16,
+    "rope.freq_base": 1e6,
+    "rope.freq_base_swa": 1e4,
+    "attention.sliding_window": 16,
+}
+
+
 _PHI3_METADATA = {
     "rope.scaling.original_context_length": 128,
     "rope.scaling.attn_factor": (1 + np.log(4) / np.log(128)) ** 0.5,
@@ -320,6 +336,46 @@ ORIGINALS: dict[str, Original] = {
         },
         shifted_norms=True,
     ),
+    "gemma4": Original(
+        "Gemma4",
+        "gemma4",
+        {
+            **_GEMMA4,
+            "num_hidden_layers": 12,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 320,
+            "num_kv_shared_layers": 6,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 30.0,
+        },
+        {
+            **_GEMMA4_METADATA,
+            "attention.sliding_window_pattern": [*[True] * 5, False] * 2,
+            "embedding_length_per_layer_input": 8,
+            "feed_forward_length": [96] * 6 + [192] * 6,
+            "attention.shared_kv_layers": 6,
+            "final_logit_softcapping": 30.0,
+        },
+        {"rope_freqs.weight": [1.0] * 4 + [1e30] * 12},
+    ),
+    "gemma4 shared values": Original(
+        "Gemma4",
+        "gemma4",
+        {
+            **_GEMMA4,
+            "num_hidden_layers": 6,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+        },
+        {
+            **_GEMMA4_METADATA,
+            "attention.sliding_window_pattern": [*[True] * 5, False],
+            "embedding_length_per_layer_input": 0,
+            "attention.head_count_kv": [2, 2, 2, 2, 2, 1],
+        },
+        {"rope_freqs.weight": [1.0] * 4 + [1e30] * 12},
+    ),
     "phi3": Original(
         "Phi3",
         "phi3",
@@ -478,7 +534,7 @@ ORIGINALS: dict[str, Original] = {
 def save_original(folder: Path, variant: str) -> Path:
     """Write the original into a folder, in bfloat16; the same each time."""
     original = ORIGINALS[variant]
-    has_text_config = original.kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe")
+    has_text_config = original.kind in ("Gemma3", "Gemma4", "Qwen3_5", "Qwen3_5Moe")
     config_kind = f"{original.kind}{'TextConfig' if has_text_config else 'Config'}"
     config = getattr(transformers, config_kind)(**{**SIZES, **original.changes})
     torch.manual_seed(1)
@@ -517,7 +573,7 @@ def save_gguf(
     folder = save_original(path.parent / "original", variant)
     config = transformers.AutoConfig.from_pretrained(folder)
     writer = GGUFWriter(path, original.architecture)
-    for key, value in (_settings(original, config) | dict(changes or {})).items():
+    for key, value in (_settings(original, config.to_dict()) | dict(changes or {})).items():
         if value is not None:
             _add(writer, f"{original.architecture}.{key}", value)
     for key, text in (general or {}).items():
@@ -566,20 +622,19 @@ def byte_alphabet() -> list[str]:
     return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
 
 
-def _settings(original: Original, config: Any) -> Metadata:
-    rope = config.rope_parameters
+def _settings(original: Original, config: Mapping[str, Any]) -> Metadata:
+    rope = config["rope_parameters"]
     rope = rope.get("full_attention", rope)
     epsilons = ("rms_norm_eps", "norm_eps", "layer_norm_eps")
-    epsilon = next(getattr(config, name) for name in epsilons if hasattr(config, name))
     return {
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers,
-        "feed_forward_length": getattr(config, "intermediate_size", None),
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config.get("intermediate_size"),
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
         "rope.freq_base": rope["rope_theta"],
-        original.epsilon: epsilon,
+        original.epsilon: next(config[name] for name in epsilons if name in config),
         **original.metadata,
     }
 
@@ -601,14 +656,13 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 def _tensors(original: Original, config: Any, folder: Path) -> dict[str, Any]:
     architecture = next(k for k, v in MODEL_ARCH_NAMES.items() if v == original.architecture)
     names = get_tensor_name_map(architecture, config.num_hidden_layers)
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     tensors: dict[str, Any] = {}
     for name, tensor in _join_experts(load_file(folder / "model.safetensors")).items():
         values = tensor.float()
         if original.interleaved and re.search(r"q_proj\.(weight|bias)$", name):
-            values = _interleave(values, heads)
+            values = _interleave(values, config.num_attention_heads)
         if original.interleaved and re.search(r"k_proj\.(weight|bias)$", name):
-            values = _interleave(values, kv_heads)
+            values = _interleave(values, config.num_key_value_heads)
         if original.shifted_norms and re.search(r"norm\.weight$", name):
             values = values + (0 if "linear_attn.norm" in name else 1)
         if special := _split(name, values, config):
@@ -643,6 +697,8 @@ def _split(name: str, values: torch.Tensor, config: Any) -> dict[str, Any]:
             made = {f"{down}.weight": values.transpose(1, 2)}
         case "mlp.experts.down_proj_bias":
             made = {f"{down}.bias": values}
+        case "layer_scalar":
+            made = {f"{prefix}.layer_output_scale.weight": values}
         case "self_attn.sinks":
             made = {f"{prefix}.attn_sinks.weight": values}
         case "linear_attn.A_log":

@@ -12,7 +12,7 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
-from chatlm.types.parts import Part, reasoning_of, text_of
+from chatlm.types.parts import Part, ToolCall, reasoning_of, text_of
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
@@ -104,6 +104,7 @@ def replay(
     texts = _texts_before(original, prefix)
     limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
     usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
+    calls: Sequence[ToolCall] = ()
     with closing(engine.stream(request)) as events:
         for event in events:
             yield event
@@ -116,13 +117,13 @@ def replay(
                     if interrupted and all(len(seen[kind]) >= limits[kind] for kind in limits):
                         texts = {kind: seen[kind][: limits[kind]] for kind in limits}
                         break
-                case Finished(stop_reason=reason, usage=usage):
+                case Finished(stop_reason=reason, usage=usage, tool_calls=calls):
                     pass
     yield ReplayFinished(
         original=original,
         provenance=made_by,
         text=texts["text"],
-        stop_reason=reason,
+        stop_reason=reason.if_answered(bool(texts["text"].strip() or calls)),
         usage=usage,
         same_text=texts == {"text": original.text, "reasoning": original.reasoning},
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,

@@ -20,7 +20,7 @@ from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tool_call_syntax import Malformed, WrittenCall, write_json_list
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -86,6 +86,8 @@ class Span:
     control: bool = False
     message_index: int | None = None
     """Index of the message whose content this is; None for the format's text."""
+    part: str = "text"
+    """Type of the message's part that it belongs to."""
     token: str = ""
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
 
@@ -93,6 +95,14 @@ class Span:
 CallForm = Literal["object", "text", "content"]
 """How a template wants the calls of earlier turns: in `tool_calls`, with the arguments as an object
 or as JSON text, or within the content."""
+
+
+_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
+
+
+def _origin(index: int, part: str) -> int:
+    """Return the origin of the characters of a message's parts of one type."""
+    return index * len(_PARTS) + _PARTS.index(part)
 
 
 MessageGroup = tuple[int, ...]
@@ -128,9 +138,9 @@ def template_messages(
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
-    The origin of a character is the index of its message. Reasoning is passed under the names that
-    templates read; they decide what of it a model sees again. The result of each tool is a message
-    of its own.
+    The origin of a character tells its message and the type of its part. Reasoning is passed under
+    the names that templates read; they decide what of it a model sees again. The result of each
+    tool is a message of its own.
 
     Args:
         messages: of the request.
@@ -152,7 +162,7 @@ def template_messages(
         values["content"] = _join([(i, text) for i, text in texts if text] if made else texts)
         thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
         if any(text for _, text in thoughts):
-            values["reasoning_content"] = values["thinking"] = _join(thoughts)
+            values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
         for _, call in made:
             ids[call.id] = calls.call_id(call, len(ids)) if calls else call.id
         if made and call_form == "content" and calls is not None:
@@ -169,17 +179,18 @@ def template_messages(
 def _result_message(
     values: Mapping[str, Any], result: ToolResult, index: int, ids: Mapping[str, str]
 ) -> dict[str, Any]:
+    origin = _origin(index, result.type)
     return {
         **values,
-        "content": TrackedText(result.text, index),
-        "name": TrackedText(result.name, index),
-        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), index),
+        "content": TrackedText(result.text, origin),
+        "name": TrackedText(result.name, origin),
+        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), origin),
     }
 
 
 def _written_calls(made: Sequence[tuple[int, ToolCall]], calls: ToolCallFormat) -> TrackedText:
     """Return calls as the model wrote them, or their JSON where it cannot be written so."""
-    index = made[-1][0]
+    origin = _origin(made[-1][0], ToolCall.type)
     own = [WrittenCall(call.name, call.arguments) for _, call in made]
     try:
         texts = calls.write(own) if calls.write else []
@@ -188,7 +199,7 @@ def _written_calls(made: Sequence[tuple[int, ToolCall]], calls: ToolCallFormat) 
     start, end = calls.starts[0], calls.ends[0] if calls.ends else ""
     marked = ((TrackedText(start, TEMPLATE), text, TrackedText(end, TEMPLATE)) for text in texts)
     return concat(
-        piece if isinstance(piece, TrackedText) else TrackedText(piece, index)
+        piece if isinstance(piece, TrackedText) else TrackedText(piece, origin)
         for pieces in marked
         for piece in pieces
     )
@@ -199,8 +210,9 @@ def _call_value(call: ToolCall, call_id: str, index: int, *, as_text: bool) -> A
     if not as_text:
         with suppress(ValueError, RecursionError):
             arguments = json.loads(call.arguments)
-    function = _track({"name": call.name, "arguments": arguments}, index)
-    return {"id": TrackedText(call_id, index), "type": "function", "function": function}
+    origin = _origin(index, call.type)
+    function = _track({"name": call.name, "arguments": arguments}, origin)
+    return {"id": TrackedText(call_id, origin), "type": "function", "function": function}
 
 
 def _track(value: Any, origin: int) -> Any:
@@ -248,8 +260,9 @@ def without_thoughts_before_calls(messages: Iterable[Message]) -> list[Message]:
     ]
 
 
-def _join(texts: Sequence[tuple[int, str]]) -> TrackedText:
-    return TrackedText("\n\n").join(TrackedText(text, index) for index, text in texts)
+def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:
+    tracked = (TrackedText(text, _origin(index, part)) for index, text in texts)
+    return TrackedText("\n\n").join(tracked)
 
 
 def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
@@ -270,7 +283,8 @@ def to_spans(text: TrackedText, tokens: re.Pattern[str]) -> list[Span]:
         if origin == TEMPLATE:
             spans += split_control_tokens(piece, tokens)
         else:
-            spans.append(Span(piece, message_index=origin if origin >= 0 else None))
+            index, part = divmod(origin, len(_PARTS)) if origin >= 0 else (None, 0)
+            spans.append(Span(piece, message_index=index, part=_PARTS[part]))
     return spans
 
 

@@ -111,7 +111,8 @@ class LocalEngine:
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
-        self._prompt_cache = PromptCache(2 * self.info.context_length)
+        self._prompt_cache = PromptCache(2 * self.info.context_length, model_info.block_rules)
+        self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
     def from_folder(
@@ -202,6 +203,8 @@ class LocalEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """Prefill the request's prompt, so that a later one with the same start comes sooner."""
         check_parts(request, self.info)
+        if not self._reuses_prompts:
+            return
         prompt = self._fit_prompt(
             request,
             # so that turns which the next message pushes out are dropped now, while nobody waits

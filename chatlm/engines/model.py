@@ -36,6 +36,21 @@ class SequenceCache(Protocol):
 
 
 @dataclass(frozen=True)
+class BlockRules:
+    """Which blocks a model's prompts may be read in without another result."""
+
+    several: bool = True
+    """Whether several blocks may follow each other; otherwise a prompt is read at once."""
+    first_past: int | None = None
+    """Length that the first block of a longer prompt must exceed, since the model encodes all
+    positions otherwise from there on (longrope)."""
+
+
+ANY_BLOCKS = BlockRules()
+"""Of most models."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Facts about a loaded model."""
 
@@ -51,6 +66,7 @@ class ModelInfo:
     """Sampling that its generation config recommends."""
     notes: tuple[str, ...] = ()
     """Messages to the user about how it was loaded."""
+    block_rules: BlockRules = ANY_BLOCKS
 
 
 class LanguageModel(Protocol):

@@ -11,20 +11,27 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import LanguageModel, Model
+from chatlm.engines.model import ANY_BLOCKS, BlockRules, LanguageModel, Model
 
 
-def block_ends(prompt_length: int, device_type: str) -> list[int]:
+def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLOCKS) -> list[int]:
     """Return where the blocks of a prompt end: large ones for speed, then small ones for reuse.
 
     Args:
         prompt_length: in tokens.
         device_type: type of the torch device.
+        rules: of the model.
     """
+    if not rules.several:
+        return [prompt_length]
     large, small = (256, 64) if device_type == "cpu" else (1024, 128)
     whole = prompt_length - prompt_length % large
     ends = [*range(large, whole + 1, large), *range(whole + small, prompt_length, small)]
-    return ends if whole == prompt_length else [*ends, prompt_length]
+    if whole != prompt_length:
+        ends.append(prompt_length)
+    if rules.first_past is not None and rules.first_past < prompt_length:
+        ends = [end for end in ends if end > rules.first_past]
+    return ends
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
@@ -42,8 +49,9 @@ MAX_CACHED_PROMPTS = 4
 class CachedPrompt:
     """The KV cache of one token sequence, for one model with or without an adapter."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, rules: BlockRules = ANY_BLOCKS) -> None:
         self.model = model
+        self._rules = rules
         self.reset()
 
     def reset(self) -> None:
@@ -84,7 +92,7 @@ class CachedPrompt:
             yield end
 
     def _plan_block_ends(self, prompt: Sequence[int]) -> list[int]:
-        return block_ends(len(prompt), self.model.device_type)
+        return block_ends(len(prompt), self.model.device_type, self._rules)
 
     @property
     def logits(self) -> Tensor:
@@ -143,10 +151,12 @@ class PromptCache:
 
     Args:
         max_tokens: limit of tokens in all of them; the newest is stored in any case.
+        rules: of the model.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, rules: BlockRules = ANY_BLOCKS) -> None:
         self._max_tokens = max_tokens
+        self._rules = rules
         self._entries: list[tuple[str | None, CachedPrompt]] = []
         """With the name of the adapter; the newest last."""
 
@@ -169,11 +179,11 @@ class PromptCache:
         best = max(
             own,
             key=lambda cached: common_prefix_length(cached.ids, prompt),
-            default=CachedPrompt(model),
+            default=CachedPrompt(model, self._rules),
         )
         common = common_prefix_length(best.ids, prompt)
         if 2 * common < min(len(best.ids), len(prompt)):
-            return CachedPrompt(model)
+            return CachedPrompt(model, self._rules)
         self._entries = [each for each in self._entries if each[1] is not best]
         return best
 

@@ -566,7 +566,8 @@ def prompt_tokens(
             for index in positions:
                 end = len(text) if index == len(encoded.ids) - 1 else encoded.end_offsets[index]
                 token = encoded.ids[index]
-                yield PromptToken(token, text[start:end], token in controls, message)
+                is_control = token in controls
+                yield PromptToken(token, text[start:end], is_control, message, span.part)
                 start = end
 
 

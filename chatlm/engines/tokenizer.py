@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ _IGNORED_SETTINGS = {
     *("chat_template", "clean_up_tokenization_spaces", "name_or_path", "padding_side"),
 }
 """Settings that do not affect tokens."""
+
+
+_NATIVE_FILES = ("tokenizer.model", "tiktoken.model", "spiece.model")
+"""Tokenizers that transformers converts with the library of their format."""
 
 
 _SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -86,6 +92,45 @@ def _template_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _require_packages(name: str, folder: Path) -> None:
+    """Refuse a tokenizer that a missing package would have to read; transformers would blame
+    another one."""
+    if (folder / "tokenizer.json").is_file():
+        return
+    file = next((file for each in _NATIVE_FILES if (file := folder / each).is_file()), None)
+    if file is None:
+        return
+    packages: tuple[str, ...] = ("sentencepiece", "google.protobuf")
+    kind = "SentencePiece"
+    if _is_tiktoken(file):
+        packages, kind = ("tiktoken",), "tiktoken"
+    missing = [
+        {"google.protobuf": "protobuf"}.get(package, package.replace("_", "-"))
+        for package in packages
+        if not _is_installed(package)
+    ]
+    if missing:
+        raise ModelError(
+            f"The tokenizer of {name} is a {kind} file, {file.name}, which needs the package"
+            f"{'s' if missing[1:] else ''} {' and '.join(missing)} to be read",
+            hint=f"Run `pip install {' '.join(missing)}`, or use a version of the model that has "
+            "a tokenizer.json.",
+        )
+
+
+def _is_tiktoken(file: Path) -> bool:
+    """Whether a file has lines of a token in base64 and its rank, as tiktoken writes them."""
+    with file.open("rb") as content:
+        return re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", content.readline(1000)) is not None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
+
+
 def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
     """Load a model's tokenizer from a folder, without transformers where its files allow.
 
@@ -100,6 +145,7 @@ def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
                 f"The chat template {file} is damaged: it is not UTF-8 text.",
                 "Copy or download the model again.",
             ) from error
+    _require_packages(name, folder)
     try:
         return JsonTokenizer(folder)
     except Unsupported as reason:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,29 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.model import ModelInfo, Unsupported, parse_eos_token_ids
+from chatlm.engines.model import BlockRules, ModelInfo, Unsupported, parse_eos_token_ids
+from chatlm.engines.transformers_cache import (
+    PrefillMode,
+    TransformersCache,
+    choose_mode,
+    rope_switch,
+)
 from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.hub.architecture import (
+    check_architecture,
+    read_config,
+    reads_as_whole,
+    unexpected_tensors,
+)
 from chatlm.hub.generation_config import recommended_sampling
 
 
@@ -41,6 +58,8 @@ class TransformersModel:
         self, name: str, folder: Path, placement: Placement, notes: tuple[str, ...] = ()
     ) -> None:
         self.module = load_model(name, folder, placement)
+        self.mode = _choose_mode(name, self.module)
+        self.rope_switch = rope_switch(self.module.config)
         text_config = self.module.config.get_text_config()
         generation = self.module.generation_config
         self.device_type: str = self.module.device.type
@@ -50,14 +69,21 @@ class TransformersModel:
             context_length=getattr(text_config, "max_position_embeddings", None) or 2048,
             eos_token_ids=parse_eos_token_ids(generation.eos_token_id),
             recommended_sampling=recommended_sampling(name, generation.to_dict()),
-            notes=notes,
+            notes=(*notes, *filter(None, [self.mode.note])),
+            block_rules=BlockRules(self.mode.kind == "blocks", self.rope_switch),
         )
 
         self.adapters = PeftAdapters(self.module)
 
     def new_cache(self) -> TransformersCache:
         """Return an empty KV cache."""
-        return TransformersCache(self)
+        return self.new_adapted_cache(None)
+
+    def new_adapted_cache(self, adapter: str | None) -> TransformersCache:
+        """Return an empty KV cache for one of `adapters`; None for none."""
+        return TransformersCache(
+            self.module, self.mode, self.rope_switch, lambda: self.adapters.activate(adapter)
+        )
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """Decode the tokens of one cache after the other."""
@@ -85,49 +111,11 @@ class PeftAdaptedModel:
 
     def new_cache(self) -> TransformersCache:
         """Return an empty KV cache."""
-        return TransformersCache(self._model, self._adapter)
+        return self._model.new_adapted_cache(self._adapter)
 
     def close(self) -> None:
         """Unload the adapter."""
         self._model.adapters.remove(self._adapter)
-
-
-class TransformersCache:
-    """The KV cache of one token sequence in transformers."""
-
-    def __init__(self, model: TransformersModel, adapter: str | None = None) -> None:
-        self._module = model.module
-        self._adapters = model.adapters
-        self._adapter = adapter
-        self._cache = DynamicCache(config=self._module.config)
-        self._length = 0
-
-    def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Add a block of tokens; return the last logits."""
-        self._adapters.activate(self._adapter)
-        with torch.inference_mode():
-            out = self._module(
-                torch.tensor([ids], device=self._module.device),
-                cache=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._length += len(ids)
-        logits: Tensor = out.logits[0, -1]
-        return logits
-
-    def decode(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens one by one; return the logits after each."""
-        return torch.stack([self.prefill([token]) for token in ids])
-
-    def truncate(self, length: int) -> bool:
-        """Drop all tokens after the first `length`, where the cache type can."""
-        try:
-            self._cache.crop(length - self._length)
-        except (RuntimeError, NotImplementedError):  # a sliding window that has moved past
-            return False
-        self._length = length
-        return True
 
 
 def _device_names(model: Any) -> str:
@@ -142,6 +130,24 @@ def _dtype_name(model: Any, placement: Placement) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
+def _choose_mode(name: str, module: Any) -> PrefillMode:
+    """Choose how a model reads prompts.
+
+    Raises:
+        OutOfMemoryError: the device has too little memory.
+        ModelError: it does not read text alone.
+    """
+    try:
+        return choose_mode(module)
+    except Exception as error:  # a model may raise anything
+        if is_out_of_memory(error):
+            raise _memory_error(name) from error
+        raise ModelError(
+            f"The model {name} cannot read text alone: {_first_line(error)}",
+            hint="Choose another model; chatlm gives a model no images, sounds or other inputs.",
+        ) from error
+
+
 def load_model(name: str, folder: Path, placement: Placement) -> Any:
     """Load a model with transformers, ready for inference.
 
@@ -149,10 +155,17 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
         OutOfMemoryError: the device has too little memory.
         ModelError: transformers cannot load the folder.
     """
+    check_architecture(name, read_config(folder))
     with _quiet_transformers():
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            whole = reads_as_whole(config)
+            auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+            loaded: Any = auto.from_pretrained(
                 folder,
+                config=config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # to be refused by name
                 dtype=placement.dtype,
@@ -164,18 +177,37 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
             )
         except Exception as error:  # transformers raises many types
             if is_out_of_memory(error):
-                raise OutOfMemoryError(
-                    f"Not enough memory to load {name}",
-                    hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
-                ) from error
+                raise _memory_error(name) from error
             raise _load_error(name, folder, error) from error
     model, report = loaded
+    report["unexpected_keys"] = unexpected_tensors(config, report["unexpected_keys"])
     _check_tensors(name, report)
     return model.eval()
 
 
-_QUANTIZED = ("qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "absmax")
-"""Last parts of the names of tensors in the formats of GPTQ, AWQ and others."""
+def _memory_error(name: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"Not enough memory to load {name}",
+        hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
+    )
+
+
+_QUANTIZED_TENSORS = (
+    ("g_idx", "GPTQ"),
+    ("qzeros", "AWQ"),
+    ("qweight", "GPTQ or AWQ"),
+    ("weight_packed", "compressed-tensors"),
+    ("absmax", "bitsandbytes"),
+    ("weight_scale", "FP8"),
+    ("weight_scale_inv", "FP8"),
+    ("blocks", "MXFP4"),
+)
+"""Last parts of the names of quantized tensors, and their formats; the first that is found."""
+
+
+def _quantized_format(names: Iterable[str]) -> str | None:
+    ends = {name.rpartition(".")[2] for name in names}
+    return next((label for end, label in _QUANTIZED_TENSORS if end in ends), None)
 
 
 def _check_tensors(name: str, report: Mapping[str, Any]) -> None:
@@ -189,10 +221,11 @@ def _check_tensors(name: str, report: Mapping[str, Any]) -> None:
     mismatched = [f"{key} (another shape)" for key, *_ in sorted(report["mismatched_keys"])]
     missing = [f"{key} (missing)" for key in sorted(report["missing_keys"])]
     unexpected = sorted(report["unexpected_keys"])
-    if any(key.rpartition(".")[2] in _QUANTIZED for key in unexpected):
+    if label := _quantized_format(unexpected):
         hint = (
-            "It is quantized in a format that chatlm does not read, such as GPTQ or AWQ. Use the "
-            "original repository, or a GGUF file of it."
+            f"Its tensors are quantized with {label}, but its config.json does not say how "
+            "(quantization_config). Use a complete copy of it, the original repository, or a GGUF "
+            "file of it."
         )
     else:
         hint = f"Its files are incomplete or of another model; `chatlm models verify {name}`."
@@ -220,11 +253,14 @@ def load_tokenizer(name: str, folder: Path) -> Any:
 
 
 def _load_error(name: str, folder: Path, error: Exception) -> ModelError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return ModelError(
-        f"The model {name} in {folder} cannot be loaded: {reason}",
+        f"The model {name} in {folder} cannot be loaded: {_first_line(error)}",
         hint=f"`chatlm models verify {name}` checks its files.",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
 
-_SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SAMPLING_KEYS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "xtc_probability",
+    "xtc_threshold",
+)
+"""What transformers knows, and what GGUF files recommend besides."""
 
 
 def read_generation_config(folder: Path) -> Mapping[str, Any]:

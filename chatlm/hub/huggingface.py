@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
+from chatlm.hub.architecture import check_architecture, read_config
 from chatlm.hub.catalogue import HubSource
 from chatlm.hub.disk import (
     NoSpace,
@@ -35,7 +36,12 @@ from chatlm.hub.jobs import (
     module_command,
     run_child,
 )
-from chatlm.hub.model_folder import PICKLE_SUFFIXES, folder_problem, is_model_file
+from chatlm.hub.model_folder import (
+    PICKLE_SUFFIXES,
+    folder_problem,
+    is_model_file,
+    model_kind,
+)
 
 PROBE_TIMEOUT_SECONDS = 3.0
 
@@ -222,6 +228,7 @@ def _download_repository(repository: str, revision: str, folder: Path, send: Any
         send("plan", bytes=total, commit=info.sha, sha256=hashes)
         _delete_unusable_files(folder, wanted)
         require_space(folder, max(total - tree_bytes(folder), 0), f"to download {repository}")
+        _check_config(repository, info.sha, folder, wanted)
         with translate_disk_full(folder):
             snapshot_download(
                 repository,
@@ -249,6 +256,21 @@ def _download_repository(repository: str, revision: str, folder: Path, send: Any
             f"The download of {repository} from {hub_endpoint()} failed: {error}",
             "Check the network, then run the same command to resume.",
         ) from error
+
+
+def _check_config(repository: str, revision: str | None, folder: Path, wanted: list[str]) -> None:
+    """Download config.json alone and refuse an architecture that chatlm cannot run."""
+    from huggingface_hub import hf_hub_download
+
+    if "config.json" not in wanted:
+        raise ModelError(
+            f"{repository} has no config.json, so it is not a model for transformers.",
+            "Give the repository of a language model.",
+        )
+    path = hf_hub_download(repository, "config.json", revision=revision, local_dir=folder)
+    config = read_config(Path(path).parent)
+    if "modules.json" not in wanted and model_kind(config) == "chat":
+        check_architecture(repository, config)
 
 
 def _delete_unusable_files(folder: Path, model_files: list[str]) -> None:

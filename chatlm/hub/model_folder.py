@@ -33,7 +33,15 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Extensions of weights that can run code when loaded."""
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "tekken.json",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+)
 
 
 _ALLOW_PATTERNS = (
@@ -41,6 +49,7 @@ _ALLOW_PATTERNS = (
     "*.json",
     "*.jinja",
     "tokenizer.model",
+    "tiktoken.model",
     "spiece.model",
     "vocab.txt",
     "merges.txt",
@@ -99,7 +108,12 @@ def detect_model_kind(folder: Path) -> ModelKind:
     """Determine a model's kind, chat or embedder, from its files."""
     if (folder / "modules.json").is_file():
         return "embedder"
-    architectures = (_read_json(folder / "config.json") or {}).get("architectures") or [""]
+    return model_kind(_read_json(folder / "config.json") or {})
+
+
+def model_kind(config: Mapping[str, Any]) -> ModelKind:
+    """Determine a model's kind, chat or embedder, from the values of its config.json."""
+    architectures = config.get("architectures") or [""]
     generates = architectures[0].endswith(
         ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     )

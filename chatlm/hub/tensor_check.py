@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chatlm.hub.architecture import reads_as_whole
 from chatlm.hub.catalogue import ModelKind
 from chatlm.hub.model_folder import safetensors_header
 
@@ -91,11 +92,16 @@ def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
     except Exception as error:  # transformers raises many types
         reason = str(error).strip().partition("\n")[0]
         raise NotChecked(f"transformers refuses config.json: {reason}") from error
-    mapping = (
-        transformers.MODEL_FOR_CAUSAL_LM_MAPPING if kind == "chat" else transformers.MODEL_MAPPING
-    )
+    mapping: Any = transformers.MODEL_MAPPING
+    if kind == "chat":
+        mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        if reads_as_whole(model_config):
+            mapping = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if type(model_config) in mapping:
-        return mapping[type(model_config)], model_config
+        model_class = mapping[type(model_config)]
+        if model_class.config_class is not type(model_config):
+            raise NotChecked("chatlm loads only its part for text")
+        return model_class, model_config
     name = (config.get("architectures") or [""])[0]
     model_class = getattr(transformers, name, None) if name.isidentifier() else None
     if model_class is None or not hasattr(model_class, "from_pretrained"):

@@ -83,7 +83,7 @@ CHAT = (
     Command("search", "search all chats", "ctrl+s", "[WORDS]"),
     Command("palette", "command palette", "ctrl+p", is_slash_command=False),
     Command("settings", "sampling, system prompt, appearance", "ctrl+o"),
-    Command("thinking", "next level of thinking, or this one", "f2", "[LEVEL]"),
+    Command("thinking", "change how much the model thinks", "f2", "[LEVEL]"),
     Command("model", "switch to another model", argument="[NAME]"),
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),

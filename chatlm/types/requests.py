@@ -98,6 +98,8 @@ class PromptToken:
     """Whether it is a control token of the model, which only the chat format inserts."""
     message_index: int | None = None
     """Index of its message in the request; None for tokens of the chat format."""
+    part: str = "text"
+    """Type of the part of its message that it belongs to, such as `reasoning`."""
 
 
 @dataclass(frozen=True)

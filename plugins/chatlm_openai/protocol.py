@@ -16,7 +16,7 @@ from chatlm import (
     Sampling,
     StopReason,
     TokenLogprob,
-    one_line,
+    dump_json,
 )
 
 CONTINUE_FIELDS = {"add_generation_prompt": False, "continue_final_message": True}
@@ -114,7 +114,7 @@ def _logit_bias(biases: LogitBias) -> dict[str, float]:
     for token, bias in biases:
         if not isinstance(token, int):
             raise EngineError(
-                f"logit_bias has the text {one_line(token, 40)!r}; a server takes token ids only.",
+                f"logit_bias has the text {dump_json(token)[:60]}; a server takes token ids only.",
                 hint="Give the ids of its tokens instead, or use a local model.",
             )
         by_id[str(token)] = by_id.get(str(token), 0.0) + bias

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from chatlm.engines import tokenizer
 from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
@@ -25,9 +26,10 @@ from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.prompt_encoder import PromptEncoder
-from chatlm.engines.tokenizer import JsonTokenizer
+from chatlm.engines.tokenizer import JsonTokenizer, load_tokenizer
 from chatlm.engines.transformers_model import TransformersModel
 from chatlm.errors import ModelError
+from chatlm.hub import architecture
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message, Role
 from chatlm.types.requests import Request
@@ -110,7 +112,19 @@ DOWN = "model.layers.1.mlp.down_proj"
         ),
         (
             lambda tensors: tensors.update({f"{DOWN}.qweight": tensors.pop(f"{DOWN}.weight")}),
-            "GPTQ or AWQ",
+            "quantized with GPTQ or AWQ, but its config.json does not say how",
+        ),
+        (
+            lambda tensors: tensors.update(
+                {f"{DOWN}.{part}": torch.zeros(3) for part in ("qweight", "qzeros", "scales")}
+            ),
+            "quantized with AWQ",
+        ),
+        (
+            lambda tensors: tensors.update(
+                {f"{DOWN}.{part}": torch.zeros(3) for part in ("qweight", "qzeros", "g_idx")}
+            ),
+            f"{DOWN}.g_idx (not expected), {DOWN}.qweight (not expected), {DOWN}.qzeros",
         ),
     ],
 )
@@ -125,6 +139,43 @@ def test_a_model_whose_tensors_do_not_fit_is_refused(
     with pytest.raises(ModelError) as error:
         load("tiny", folder, CPU, decoder_format)
     assert reason in f"{error.value.message} {error.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"), [("gptq", "gptqmodel optimum"), ("awq", "gptqmodel")]
+)
+def test_a_quantized_model_names_the_packages_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, packages: str
+) -> None:
+    monkeypatch.setattr(
+        architecture, "_is_installed", lambda package: package not in ("gptqmodel", "optimum")
+    )
+    folder = tiny.save(tmp_path, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"quantized with {method}") as error:
+        load("tiny", folder, CPU, "auto")
+    assert f"pip install {packages}`" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "packages"),
+    [
+        ("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02", "sentencepiece protobuf"),
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "tiktoken"),
+        ("tiktoken.model", b"IQ== 0\nIg== 1\n", "tiktoken"),
+    ],
+)
+def test_a_tokenizer_of_another_library_names_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, packages: str
+) -> None:
+    monkeypatch.setattr(tokenizer, "_is_installed", lambda package: False)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=packages.partition(" ")[0]) as error:
+        load_tokenizer("tiny", tmp_path)
+    assert name in error.value.message
+    assert f"pip install {packages}`" in error.value.hint
 
 
 def test_renamed_tensors_are_refused_with_the_first_three(tmp_path: Path) -> None:

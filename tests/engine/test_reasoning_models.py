@@ -265,3 +265,20 @@ def test_a_model_that_does_not_think_says_nothing_about_it(default_model: Path) 
     with closing(LocalEngine.from_folder("plain", default_model, place)) as engine:
         assert (engine.info.thinks, engine.info.thinking_levels) == (False, ())
         assert not engine.info.notes
+
+
+def test_the_tokens_of_a_prompt_know_which_part_they_are_of(
+    open_engine: Callable[..., LocalEngine],
+) -> None:
+    engine = open_engine(THINK_TEMPLATE)
+    cut = Message("assistant", (Reasoning("Two and two"),))
+    whole = Message("assistant", (Reasoning("Two and"), Text("It is")))
+    for message, expected in (
+        (cut, {"text": "2+2?", "reasoning": "Two and two"}),
+        (whole, {"text": "2+2?It is", "reasoning": "Two and"}),
+    ):
+        found = {"text": "", "reasoning": ""}
+        for token in engine.preview(Request((QUESTION, message))).tokens:
+            if token.message_index is not None:
+                found[token.part] += token.text
+        assert found == expected

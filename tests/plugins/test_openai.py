@@ -161,7 +161,10 @@ def test_newer_samplers_are_sent_where_they_are_set() -> None:
 
 
 def test_a_bias_by_text_needs_a_local_model() -> None:
-    with serving() as script, pytest.raises(EngineError, match="' cat'; a server takes") as refused:
+    with (
+        serving() as script,
+        pytest.raises(EngineError, match='text " cat"; a server takes') as refused,
+    ):
         events_of(script, request("Hi", logit_bias=((" cat", 5.0),)))
     assert "ids of its tokens" in refused.value.hint
     assert script.asked == []

@@ -222,7 +222,7 @@ NOTHING = says()
     [
         (REFUSAL, 4, "refusal", "I can't help with that.\n", "refused by the model"),
         (NOTHING, 4, "empty", "", "ended without an answer"),
-        (says("\n"), 4, "empty", "\n", "ended without an answer"),
+        (says("\n"), 4, "empty", "", "ended without an answer"),
         (says(finish="tool_calls"), 4, "empty", "", "ended without an answer"),
         (streams(delta(reasoning="Hm."), piece("", "stop")), 4, "empty", "", "without an answer"),
         (says(finish="content_filter"), 4, "content_filter", "", "ended by a content filter"),

@@ -16,6 +16,7 @@ from textual.widgets._footer import FooterKey
 
 from chatlm.tui.widgets.hints import Hints
 from chatlm.types.messages import Message
+from chatlm.types.parts import Reasoning
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from tests.tui.support import plain, until
 
@@ -73,14 +74,19 @@ def prompt_of(messages: Sequence[Message], forged: int | None = None) -> Prompt:
     control token may be given."""
     tokens: list[PromptToken] = []
 
-    def words(text: str, message: int | None = None) -> None:
+    def words(text: str, message: int | None = None, part: str = "text") -> None:
         for word in re.findall(r" ?\w+|\W", text):
             posing = message is not None and message == forged and tokens[-1].message_index is None
-            tokens.append(PromptToken(len(tokens) * 37 % 49152, word, posing, message))
+            tokens.append(PromptToken(len(tokens) * 37 % 49152, word, posing, message, part))
 
     for number, message in enumerate(messages):
         tokens.append(PromptToken(1, "<|im_start|>", control=True))
         words(f"{message.role}\n")
+        for part in message.parts:
+            if isinstance(part, Reasoning):
+                words("<think>")
+                words(part.text, number, part.type)
+                words("</think>")
         words(message.text, number)
         tokens.append(PromptToken(2, "<|im_end|>", control=True))
         words("\n")

@@ -26,6 +26,7 @@ from chatlm.tui.screens.xray import (
     tokens_content,
 )
 from chatlm.types.messages import SUMMARY_PREFIX, Message, Passage
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from tests.tui.cards import (
     CardApp,
@@ -70,6 +71,38 @@ def test_each_token_belongs_to_a_message() -> None:
     frame = "Sources:\n\n[1] geo.md\n\n\n"
     assert text_of(TokenKind.ADDED, seen) == f"{REQUEST.messages[1].text}{frame}"
     assert text_of(TokenKind.CONTROL, seen) == "<|im_start|><|im_end|>" * 5 + "<|im_start|>"
+
+
+THOUGHTFUL = Request(
+    (
+        Message("user", "What is the capital of France?"),
+        Message("assistant", (Reasoning("It is Paris.\nSurely."), Text("It is Paris."))),
+        Message("user", QUESTION),
+        Message("assistant", (Reasoning("Let me count"),)),
+    )
+)
+
+
+def test_thoughts_are_of_their_own_kind_and_shift_nothing() -> None:
+    seen = PromptXray(prompt_of(THOUGHTFUL.messages), THOUGHTFUL, QUESTION)
+    assert text_of(TokenKind.REASONING, seen) == "It is Paris.\nSurely.Let me count"
+    assert text_of(TokenKind.ASSISTANT, seen) == "It is Paris."
+    assert text_of(TokenKind.USER, seen) == f"What is the capital of France?{QUESTION}"
+    assert "<think>" in text_of(TokenKind.FORMAT, seen)
+
+
+def test_tool_calls_and_results_are_of_their_own_kind() -> None:
+    messages = (
+        Message("assistant", (ToolCall("c", "add", "{}"),)),
+        Message("tool", (ToolResult("c", "add", "4"),)),
+    )
+    tokens = (
+        PromptToken(1, "add", False, 0, "tool_call"),
+        PromptToken(2, "4", False, 1, "tool_result"),
+    )
+    seen = Prompt(tokens, (1, 1), (), 100, 10, "")
+    kinds = classify_tokens(seen, Request(messages), "")
+    assert kinds == [TokenKind.TOOLS, TokenKind.TOOLS]
 
 
 def test_a_passage_that_quotes_the_question_stays_a_passage() -> None:
@@ -312,3 +345,13 @@ def test_picture_with_ids(snap_compare: SnapCompare, size: tuple[int, int]) -> N
         await pilot.press("i")
 
     assert snap_compare(app(xray()), terminal_size=size, run_before=still(steps))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 36)], ids=["80x24", "120x36"])
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+def test_picture_with_thoughts(
+    snap_compare: SnapCompare, size: tuple[int, int], theme: str
+) -> None:
+    """Thoughts that the model reads again have a colour of their own."""
+    seen = PromptXray(prompt_of(THOUGHTFUL.messages), THOUGHTFUL, QUESTION)
+    assert snap_compare(app(seen, theme), terminal_size=size, run_before=still(wait_for_tokens))

@@ -26,12 +26,18 @@ def engine(monkeypatch: pytest.MonkeyPatch, home: Path) -> ScriptedEngine:
     return made
 
 
-def run(engine: ScriptedEngine, *arguments: str, reply: Any = REPLY, color: bool = False) -> Result:
+def run(
+    engine: ScriptedEngine,
+    *arguments: str,
+    reply: Any = REPLY,
+    color: bool = False,
+    exit_code: int = 0,
+) -> Result:
     engine.queue(reply)
     result = CliRunner().invoke(
         cli, ["ask", "2+2?", *arguments], catch_exceptions=False, color=color
     )
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == exit_code, result.stderr
     return result
 
 
@@ -85,5 +91,6 @@ def test_a_level_that_the_model_does_not_follow_is_said(engine: ScriptedEngine) 
 
 
 def test_an_empty_answer_after_a_thought_leaves_the_line_clean(engine: ScriptedEngine) -> None:
-    result = run(engine, "--show-thinking", reply=(Reasoning("Hm."),))
-    assert (result.stdout, result.stderr) == ("", "Hm.\n\n")
+    result = run(engine, "--show-thinking", reply=(Reasoning("Hm."),), exit_code=4)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Hm.\n\n[ended without an answer")

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM
 
+from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.architectures import ARCHITECTURES, read_config
 from chatlm.hub.gguf.convert import convert_in_process
 from chatlm.hub.gguf.file import GgufError, GgufFile
-from tests.gguf_files import ORIGINALS, llama3_factors, save_gguf
+from chatlm.types.sampling import Sampling
+from tests.gguf_files import ORIGINALS, llama3_factors, save_gguf, write_vocabulary
 
 TOKENS = 300
 """More than the sliding windows and the original context of any variant."""
@@ -41,6 +44,22 @@ def test_a_converted_file_has_the_logits_of_the_original(tmp_path: Path, variant
 
 def test_every_architecture_is_compared() -> None:
     assert {original.architecture for original in ORIGINALS.values()} == set(ARCHITECTURES)
+
+
+def test_the_sampling_that_a_file_recommends_is_the_models(tmp_path: Path) -> None:
+    def recommend(writer: GGUFWriter) -> None:
+        write_vocabulary(writer)
+        writer.add_float32("general.sampling.temp", 0.6)
+        writer.add_uint32("general.sampling.top_k", 20)
+        writer.add_float32("general.sampling.top_p", 0.95)
+        writer.add_float32("general.sampling.penalty_repeat", 1.05)
+        writer.add_float32("general.sampling.xtc_probability", 0.1)
+        writer.add_string("general.sampling.sequence", "top_k;temperature")
+
+    made = convert(save_gguf(tmp_path / "tiny.gguf", tokenizer=recommend))
+    assert recommended_sampling("tiny", read_generation_config(made)) == Sampling(
+        temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.05, xtc_probability=0.1
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,10 +120,13 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
         ("llama 3.1", {"rope.scaling.factor": 2.0}, "rope_freqs.weight"),
         ("llama yarn", {"rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor = 0.5"),
         ("llama yarn", {"rope.scaling.yarn_log_multiplier": 0.1}, "yarn_log_multiplier = 0.1"),
-        ("olmo2", {"attention.sliding_window": 16}, "olmo2.attention.sliding_window = 16"),
+        ("olmo3", {"rope.freq_base_swa": 5.0}, "olmo2.rope.freq_base_swa = 5"),
+        ("gemma4", {"expert_count": 8}, "gemma4.expert_count = 8"),
+        ("gemma4", {"attention.shared_kv_layers": 5}, "gemma4.feed_forward_length = [96, "),
         ("gemma2", {"rope.freq_base_swa": 5.0}, "gemma2.rope.freq_base_swa = 5"),
         ("mixtral", {"expert_weights_norm": False}, "llama.expert_weights_norm = False"),
         ("qwen3moe", {"expert_feed_forward_length": 31}, "expert_feed_forward_length = 31"),
+        ("qwen3moe", {"expert_gating_func": 2}, "qwen3moe.expert_gating_func = 2"),
         ("qwen3", {"expert_count": 4}, "qwen3.expert_count = 4"),
     ],
 )

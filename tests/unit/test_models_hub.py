@@ -261,3 +261,55 @@ def test_a_silent_hub_times_out_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     assert not hub_module.is_hub_reachable(HubSource("org/tiny"), timeout_seconds=600)
     assert time.monotonic() - started < 60  # refused: no need to wait
+
+
+@pytest.mark.parametrize(
+    ("config", "reason", "hint"),
+    [
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"],
+             "is_encoder_decoder": True},
+            "encoder-decoder",
+            "generates text",
+        ),
+        (
+            {"model_type": "brand_new", "architectures": ["BrandNewForCausalLM"]},
+            "does not know its architecture brand_new",
+            "pip install -U transformers",
+        ),
+        (
+            {"model_type": "own_code", "architectures": ["OwnForCausalLM"],
+             "auto_map": {"AutoModelForCausalLM": "modeling.OwnForCausalLM"}},
+            "Python code in its repository",
+            "GGUF",
+        ),
+        (
+            {"model_type": "llama", "architectures": ["LlamaForCausalLM"],
+             "quantization_config": {"quant_method": "aqlm"}},
+            "quantized with aqlm, which needs the package aqlm",
+            "pip install aqlm",
+        ),
+        (
+            {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]},
+            "needs sound",
+            "generates text",
+        ),
+    ],
+    ids=["encoder-decoder", "unknown", "own code", "quantized", "sound"],
+)  # fmt: skip
+def test_an_architecture_that_cannot_run_is_refused_before_its_weights_are_downloaded(
+    home: Path, hub: Hub, config: dict[str, object], reason: str, hint: str
+) -> None:
+    hub.files["config.json"] = json.dumps(config).encode()
+    with pytest.raises(ModelError) as error:
+        pull.pull_model("org/tiny")
+    assert reason in error.value.message
+    assert hint in error.value.hint
+    assert any("config.json" in request for request in hub.requests)
+    assert not any(".safetensors" in request for request in hub.requests)
+
+
+def test_an_embedder_is_pulled_whatever_its_architecture_generates(home: Path, hub: Hub) -> None:
+    hub.files["config.json"] = b'{"model_type": "bert", "architectures": ["BertModel"]}'
+    hub.files["modules.json"] = b"[]"
+    assert pull.pull_model("org/tiny").kind == "embedder"

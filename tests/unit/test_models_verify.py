@@ -13,10 +13,12 @@ import transformers
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from benchmarks import tiny_architectures
 from chatlm.cli.models import models_group
 from chatlm.hub import installed, pull
 from chatlm.hub.gguf import known_templates
 from chatlm.hub.gguf.known_templates import KnownTemplate, compare_templates, template_hash
+from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
 from tests.gguf_files import TEMPLATE, save_gguf, save_original
 
 Tensors = dict[str, torch.Tensor]
@@ -77,6 +79,26 @@ def test_a_wrong_tensor_is_named(
     found = installed.verify_model(save_folder(tmp_path, variant, change))
     assert found.problems == (f"The tensors do not fit config.json: {problem}",)
     assert found.repair == "Copy or download the model again."
+
+
+def test_a_model_that_also_reads_images_is_compared_as_it_is_loaded(tmp_path: Path) -> None:
+    tiny_architectures.save(tmp_path, "qwen3_5")
+    assert find_wrong_folder_tensors(tmp_path, "chat") == []
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = next(key for key in tensors if key.endswith("q_proj.weight") and "language" in key)
+    save_file(
+        {key: tensor for key, tensor in tensors.items() if key != lost},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (problem,) = find_wrong_folder_tensors(tmp_path, "chat")
+    assert problem.endswith("q_proj.weight (missing)")
+
+
+def test_a_model_of_which_only_the_text_is_loaded_is_not_compared(tmp_path: Path) -> None:
+    tiny_architectures.save(tmp_path, "llama4")
+    with pytest.raises(NotChecked, match="only its part for text"):
+        find_wrong_folder_tensors(tmp_path, "chat")
 
 
 def test_an_embedder_is_compared_as_well(tmp_path: Path) -> None:

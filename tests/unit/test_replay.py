@@ -69,6 +69,13 @@ def test_the_stored_request_yields_the_same_reply(store: Store) -> None:
     assert request.sampling == again.provenance.sampling
 
 
+def test_an_empty_reply_is_empty_again(store: Store) -> None:
+    reply = store_reply(store, StopReason.END)
+    assert reply.stop_reason is StopReason.EMPTY
+    again = replayed(store, ScriptedEngine(StopReason.END), reply)
+    assert (again.same_text, again.stop_reason) == (True, StopReason.EMPTY)
+
+
 def test_another_text_is_not_the_same(store: Store) -> None:
     again = replayed(store, ScriptedEngine("Hello they."), store_reply(store, "Hello you."))
     assert (again.same_text, again.same_prompt) == (False, True)

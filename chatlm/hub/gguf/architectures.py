@@ -198,6 +198,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gemma3": Architecture(
         configs.gemma3_config, _ATTENTION | _MLP | _GEMMA_NORMS | _QK_NORMS, shifted_norms=True
     ),
+    "gemma4": Architecture(
+        configs.gemma4_config,
+        _ATTENTION
+        | _MLP
+        | _GEMMA_NORMS
+        | _QK_NORMS
+        | {
+            "layer_output_scale.weight": "layer_scalar",
+            "inp_gate": "per_layer_input_gate",
+            "proj": "per_layer_projection",
+            "post_norm": "post_per_layer_input_norm",
+        },
+        names={
+            "per_layer_token_embd": "model.embed_tokens_per_layer",
+            "per_layer_model_proj": "model.per_layer_model_projection",
+            "per_layer_proj_norm": "model.per_layer_projection_norm",
+        },
+    ),
     "phi3": Architecture(configs.phi3_config, _PHI3_LAYERS),
     "granite": Architecture(configs.granite_config, _DENSE, interleaved=True),
     "olmo2": Architecture(configs.olmo2_config, _OLMO2_LAYERS),

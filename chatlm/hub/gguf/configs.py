@@ -13,9 +13,10 @@ from chatlm.hub.gguf.decoder_config import (
     read_expert_size,
     read_experts,
     read_layer_types,
+    read_vocabulary_size,
 )
 from chatlm.hub.gguf.hyperparameters import Hyperparameters
-from chatlm.hub.gguf.rope import read_rope
+from chatlm.hub.gguf.rope import read_rope, read_rotated_share
 
 
 def llama_config(parameters: Hyperparameters) -> Config:
@@ -166,6 +167,75 @@ def gemma3_config(parameters: Hyperparameters) -> Config:
     }
 
 
+def gemma4_config(parameters: Hyperparameters) -> Config:
+    """Read the configuration of gemma4, without mixtures of experts."""
+    layers = parameters.integer("block_count")
+    types = read_layer_types(parameters, layers, 6)
+    full = [kind == "full_attention" for kind in types]
+    head_dim = parameters.integer("attention.key_length_swa")
+    full_head_dim = parameters.integer("attention.key_length")
+    parameters.require("attention.value_length_swa", head_dim)
+    parameters.require("attention.value_length", full_head_dim)
+    parameters.require("rope.dimension_count_swa", head_dim)
+    parameters.require("rope.dimension_count", full_head_dim)
+    heads = parameters.per_layer("attention.head_count_kv", layers) or [0] * layers
+    sizes = parameters.per_layer("feed_forward_length", layers) or [0] * layers
+    shared = parameters.integer("attention.shared_kv_layers", 0)
+    wide = sizes[-1] == 2 * sizes[0]
+    if sizes != [sizes[0]] * (layers - shared) + [sizes[0] * (1 + wide)] * shared:
+        raise parameters.unsupported("feed_forward_length", sizes)
+    few, many = (
+        [count for count, is_full in zip(heads, full, strict=True) if is_full is wanted]
+        for wanted in (True, False)
+    )
+    if len({*few}) != 1 or len({*many}) != 1:
+        raise parameters.unsupported("attention.head_count_kv", heads)
+    shares_values = not has_tensor(parameters, f"blk.{full.index(True)}.attn_v.weight")
+    if few[0] != many[0] and not shares_values:
+        raise parameters.unsupported("attention.head_count_kv", heads)
+    embedding = parameters.file.tensors.get("per_layer_token_embd.weight")
+    return {
+        "model_type": "gemma4_text",
+        "architectures": ["Gemma4ForCausalLM"],
+        "vocab_size": read_vocabulary_size(parameters),
+        "hidden_size": parameters.integer("embedding_length"),
+        "intermediate_size": sizes[0],
+        "num_hidden_layers": layers,
+        "num_attention_heads": parameters.integer("attention.head_count"),
+        "num_key_value_heads": many[0],
+        "num_global_key_value_heads": few[0] if shares_values else None,
+        "attention_k_eq_v": shares_values,
+        "head_dim": head_dim,
+        "global_head_dim": full_head_dim,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": parameters.integer("context_length"),
+        "rms_norm_eps": parameters.number("attention.layer_norm_rms_epsilon"),
+        "tie_word_embeddings": not has_tensor(parameters, "output.weight"),
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": read_rotated_share(parameters, full_head_dim),
+                "rope_theta": parameters.number("rope.freq_base"),
+            },
+            "sliding_attention": {
+                "rope_type": "default",
+                "rope_theta": parameters.number("rope.freq_base_swa", 10000.0),
+            },
+        },
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "sliding_window": parameters.integer("attention.sliding_window"),
+        "layer_types": types,
+        "final_logit_softcapping": parameters.number("final_logit_softcapping", 0.0) or None,
+        "use_bidirectional_attention": None,  # it concerns images alone
+        "vocab_size_per_layer_input": embedding.shape[0] if embedding else 0,
+        "hidden_size_per_layer_input": parameters.integer("embedding_length_per_layer_input", 0),
+        "num_kv_shared_layers": shared,
+        "enable_moe_block": False,
+        "use_double_wide_mlp": wide,
+    }
+
+
 def phi3_config(parameters: Hyperparameters) -> Config:
     """Read the configuration of phi3."""
     config = read_decoder(parameters, "phi3", "Phi3ForCausalLM", partial_rope=True)
@@ -313,12 +383,11 @@ def lfm2_config(parameters: Hyperparameters) -> Config:
     context_length = parameters.integer("context_length")
     attention_heads = parameters.integer("attention.head_count")
     head_dim = hidden_size // attention_heads
-    embedding = parameters.file.tensors["token_embd.weight"]
     rope = read_rope(parameters, head_dim, context_length)
     return {
         "model_type": "lfm2",
         "architectures": ["Lfm2ForCausalLM"],
-        "vocab_size": embedding.shape[0],
+        "vocab_size": read_vocabulary_size(parameters),
         "hidden_size": hidden_size,
         "intermediate_size": parameters.integer("feed_forward_length"),
         "block_auto_adjust_ff_dim": False,  # the size is the final one

@@ -109,11 +109,36 @@ def convert_in_process(gguf: Path, output_folder: Path) -> None:
         output_folder.mkdir()
         version = {"transformers_version": transformers.__version__}
         _write_json(output_folder / "config.json", config | {"dtype": "bfloat16"} | version)
-        special = read_special_tokens(file).to_config()
-        _write_json(output_folder / "generation_config.json", special | version)
+        generation = read_special_tokens(file).to_config() | read_sampling(file)
+        _write_json(output_folder / "generation_config.json", generation | version)
         write_tokenizer(file, output_folder, config["max_position_embeddings"])
         _write_json(output_folder / FACTS_FILE, template_facts(file))
         _write_weights(file, sources, output_folder)
+
+
+_SAMPLING_KEYS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+}
+"""Names in `general.sampling`, with those in a generation config."""
+
+
+def read_sampling(file: GgufFile) -> dict[str, float]:
+    """Return the sampling that a file recommends, as in a generation config.
+
+    Mirostat and the number of tokens that a penalty looks back at have no counterpart.
+    """
+    values = {name: file.get(f"general.sampling.{key}") for key, name in _SAMPLING_KEYS.items()}
+    return {
+        name: float(f"{value:.7g}") if isinstance(value, float) else value  # it has 32 bits
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    }
 
 
 def plan_conversion(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSource]]:

@@ -16,6 +16,21 @@ def has_tensor(parameters: Hyperparameters, name: str) -> bool:
     return name in parameters.file.tensors
 
 
+def read_vocabulary_size(parameters: Hyperparameters) -> int:
+    """Return the number of embeddings.
+
+    Raises:
+        GgufError: there are none.
+    """
+    embedding = parameters.file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise GgufError(
+            f"{parameters.file.path.name} holds no model: it has no embedding (token_embd.weight).",
+            "Files of a vocabulary, of images (mmproj) or of an adapter are no models.",
+        )
+    return embedding.shape[0]
+
+
 def read_decoder(
     parameters: Hyperparameters,
     model_type: str,
@@ -35,16 +50,10 @@ def read_decoder(
         raise parameters.unsupported("attention.key_length", head_dim)
     parameters.require("attention.value_length", head_dim)
     parameters.require("attention.causal", True)
-    embedding = parameters.file.tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        raise GgufError(
-            f"{parameters.file.path.name} holds no model: it has no embedding (token_embd.weight).",
-            "Files of a vocabulary, of images (mmproj) or of an adapter are no models.",
-        )
     return {
         "model_type": model_type,
         "architectures": [class_name],
-        "vocab_size": embedding.shape[0],
+        "vocab_size": read_vocabulary_size(parameters),
         "hidden_size": hidden_size,
         "intermediate_size": parameters.integer("feed_forward_length", 0),
         "num_hidden_layers": parameters.integer("block_count"),
@@ -61,8 +70,12 @@ def read_decoder(
     }
 
 
+_SOFTMAX = 1
+
+
 def read_experts(parameters: Hyperparameters) -> tuple[int, int]:
     """Return the number of experts and how many a token uses."""
+    parameters.require("expert_gating_func", _SOFTMAX)
     return parameters.integer("expert_count"), parameters.integer("expert_used_count")
 
 

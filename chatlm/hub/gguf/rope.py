@@ -149,6 +149,25 @@ def _llama3_factors(theta: float, rotated: int, factor: float) -> list[float]:
     return factors
 
 
+def read_rotated_share(parameters: Hyperparameters, head_dim: int) -> float:
+    """Return which share of a head is rotated, as Gemma 4's files say it: by divisors so large that
+    the rest stands still.
+
+    Raises:
+        GgufError: there are other divisors.
+    """
+    if "rope_freqs.weight" not in parameters.file.tensors:
+        return 1.0
+    factors = _factors(parameters.file, "rope_freqs.weight", head_dim)
+    rotated = factors.count(1.0)
+    if factors[:rotated] != [1.0] * rotated or any(f < _STANDS_STILL for f in factors[rotated:]):
+        raise parameters.unsupported("rope_freqs.weight", factors)
+    return 2 * rotated / head_dim
+
+
+_STANDS_STILL = 1e29
+
+
 def _factors(file: GgufFile, name: str, rotated: int) -> list[float]:
     factors = [shortest_float(value) for value in read_values(file, name).flatten().tolist()]
     if len(factors) != rotated // 2 or not all(0 < factor < math.inf for factor in factors):

@@ -152,7 +152,7 @@ def _vocabulary(file: GgufFile) -> tuple[list[str], list[int]]:
     types = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise _damaged(file, f"{key} and token_type do not have the same length")
-    if file.get("tokenizer.ggml.model") == "llama":  # Gemma's tokens of blanks are stored as blanks
+    if file.get("tokenizer.ggml.model") != "gpt2":  # Gemma's tokens of blanks are stored as blanks
         tokens = [token if token.strip(" ") else "▁" * len(token) for token in tokens]
     return tokens, types
 
@@ -175,6 +175,8 @@ def _build(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
             return _build_byte_level(file, tokens, splitting), splitting.bos
         case "llama":
             return _build_sentencepiece(file, tokens), True
+        case "gemma4":
+            return _build_sentencepiece(file, tokens), False
         case kind:
             raise GgufError(
                 f"{file.path.name} has a tokenizer of the kind {str(kind)[:40]!r}, "
@@ -229,7 +231,10 @@ def _build_sentencepiece(file: GgufFile, tokens: list[str]) -> Tokenizer:
     from tokenizers import decoders, pre_tokenizers
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 
-    table: dict[str, Any] = {"tokenizer_type": "llama", "tokens": tokens}
+    table: dict[str, Any] = {
+        "tokenizer_type": file.get("tokenizer.ggml.model"),
+        "tokens": tokens,
+    }
     if "tokenizer.ggml.merges" in file:
         table["merges"] = file.get("tokenizer.ggml.merges")
     scores = file.get("tokenizer.ggml.scores")
@@ -288,6 +293,8 @@ def _add_post_processor(
     """Let the tokenizer add the tokens of the beginning and the end where the file says so."""
     from tokenizers import processors
 
+    if file.get("tokenizer.ggml.model") == "gemma4":  # its template writes the beginning
+        return
     single: list[str] = ["$A"]
     added: list[tuple[str, int]] = []
     for key, default, place in (("bos", adds_bos, 0), ("eos", False, 1)):

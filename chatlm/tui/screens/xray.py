@@ -36,6 +36,8 @@ class TokenKind(StrEnum):
     SYSTEM = "system prompt"
     USER = "your messages"
     ASSISTANT = "replies"
+    REASONING = "thoughts"
+    TOOLS = "tool calls and results"
     PASSAGE = "passages"
     ADDED = "added by chatlm or a plugin"
 
@@ -77,7 +79,7 @@ def classify_tokens(
     owners = _character_kinds(request.messages, user_text, tuple(passages))
     drawn: dict[int, list[str]] = {}
     for token in prompt.tokens:
-        if token.message_index is not None:
+        if token.message_index is not None and token.part == "text":
             drawn.setdefault(token.message_index, []).append(token.text)
     reached = {
         number: _missing_prefix_length(request.messages[number].text, "".join(texts))
@@ -87,6 +89,10 @@ def classify_tokens(
     for token in prompt.tokens:
         if token.message_index is None:
             kinds.append(TokenKind.CONTROL if token.control else TokenKind.FORMAT)
+            continue
+        if token.part != "text":
+            thought = token.part == "reasoning"
+            kinds.append(TokenKind.REASONING if thought else TokenKind.TOOLS)
             continue
         owner = owners[token.message_index]
         at = reached[token.message_index]
@@ -135,6 +141,7 @@ def _character_kinds(
         "system": TokenKind.SYSTEM,
         "user": TokenKind.USER,
         "assistant": TokenKind.ASSISTANT,
+        "tool": TokenKind.TOOLS,
     }
     users = [number for number, message in enumerate(messages) if message.role == "user"]
     owners = []
@@ -174,6 +181,8 @@ STYLES: dict[TokenKind, str] = {
     TokenKind.SYSTEM: "$text-primary",
     TokenKind.USER: "bold $foreground",
     TokenKind.ASSISTANT: "$text-success",
+    TokenKind.REASONING: "italic $foreground on $warning-muted",
+    TokenKind.TOOLS: "$text-warning",
     TokenKind.PASSAGE: "italic $text-accent",
     TokenKind.ADDED: "underline $text-error",
 }

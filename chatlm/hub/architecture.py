@@ -1,0 +1,241 @@
+"""Tell from config.json whether chatlm can run a model, before anything large is downloaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from chatlm.errors import ModelError
+
+PROVEN_FILE = Path(__file__).with_name("architectures.json")
+
+_NOT_LEFT_TO_RIGHT: Mapping[str, str] = {
+    "xlnet": "predicts masked words in any order",
+    "xlm": "predicts a mask token that stands for the next word",
+    "reformer": "reads text in chunks of a fixed length, which its past results depend on",
+    "diffusion_gemma": "writes by diffusion instead of token by token",
+}
+"""Architectures with a class for causal language models whose next token does not follow from a
+plain forward pass, and what they do."""
+
+_ENCODERS = frozenset(
+    {
+        "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie",
+        "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer",
+        "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+"""Architectures of encoders, which generate text only as a part of other models."""
+
+_OTHER_INPUTS: Mapping[str, str] = {
+    "blip": "an image",
+    "blip-2": "an image",
+    "evolla": "a protein",
+    "gemma4_assistant": "the hidden states of the model that it drafts for",
+    "gemma4_unified_assistant": "the hidden states of the model that it drafts for",
+    "idefics": "an image",
+    "instructblip": "an image",
+    "instructblipvideo": "a video",
+    "kosmos-2": "an image",
+    "moshi": "sound",
+    "musicgen": "sound",
+    "musicgen_melody": "sound",
+    "pi0": "an image and a robot's state",
+    "trocr": "an image",
+    "whisper": "sound",
+}
+"""Architectures that generate nothing from text alone, and what they need."""
+
+_NEEDED_PACKAGES: Mapping[str, str] = {
+    "fast_vlm": "timm",
+    "gemma3n": "timm",
+    "perception_lm": "timm",
+}
+"""Packages that transformers needs to build an architecture, for the part that reads images."""
+
+_QUANTIZED_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "awq": ("gptqmodel", "accelerate"),
+    "gptq": ("gptqmodel", "optimum"),
+    "bitsandbytes": ("bitsandbytes", "accelerate"),
+    "compressed-tensors": ("compressed_tensors",),
+    "hqq": ("hqq",),
+    "torchao": ("torchao",),
+    "aqlm": ("aqlm",),
+    "quanto": ("optimum.quanto",),
+    "quark": ("quark",),
+    "eetq": ("kernels",),
+    "vptq": ("vptq",),
+    "spqr": ("spqr_quant",),
+    "sinq": ("sinq",),
+}
+"""Packages that transformers needs to read quantized weights, by `quant_method`."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a model's folder.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        return values
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read: {error}",
+            "Copy or download the model again; the folder is not complete.",
+        ) from error
+
+
+@cache
+def proven_modes() -> tuple[str, Mapping[str, str]]:
+    """Return a version of transformers and how each architecture was proven to read prompts with
+    it, by `model_type`, see `chatlm.engines.transformers_cache.PrefillMode`.
+
+    `python -m benchmarks.architectures --write` renews them.
+    """
+    values = json.loads(PROVEN_FILE.read_bytes())
+    return values["transformers"], values["modes"]
+
+
+_TEXT_PART = frozenset({"llama4"})
+"""Architectures that also read images and whose whole model in transformers fails without one; the
+part for text does not."""
+
+
+def reads_as_whole(config: Any) -> bool:
+    """Whether a model is loaded with the parts that read images, as its files name the tensors.
+
+    Args:
+        config: of transformers.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    has_parts = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return has_parts and config.model_type not in _TEXT_PART
+
+
+def unexpected_tensors(config: Any, names: Collection[str]) -> set[str]:
+    """Return the unexpected tensors without those of parts that are not loaded.
+
+    Args:
+        config: of transformers.
+        names: that the loaded class does not have.
+    """
+    if config.model_type in _TEXT_PART:
+        return {name for name in names if name.startswith("language_model.")}
+    return set(names)
+
+
+def check_architecture(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a chat model that chatlm cannot run, for what its config says.
+
+    Args:
+        name: of the model, as the user calls it.
+        config: values of config.json.
+
+    Raises:
+        ModelError: it has no decoder for text, its architecture is unknown or needs the
+            repository's own code, or a package for its quantized weights is missing.
+    """
+    if problem := _architecture_problem(config) or _quantization_problem(config):
+        reason, hint = problem
+        raise ModelError(f"chatlm cannot run {name}: {reason}.", hint)
+
+
+_ANOTHER = "Choose a model that generates text, such as one of `chatlm models list`."
+
+
+def _architecture_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    kind = str(config.get("model_type") or "")
+    if not kind and not config.get("auto_map"):
+        return "its config.json does not name its architecture (model_type)", _ANOTHER
+    if problem := _known_problem(kind, config):
+        return problem
+    proven_with, proven = proven_modes()
+    if kind in proven and proven_with == version("transformers"):
+        return None  # so that transformers need not be imported
+    return _transformers_problem(kind, config)
+
+
+def _known_problem(kind: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what is known without asking transformers."""
+    if kind in _NOT_LEFT_TO_RIGHT:
+        return f"its architecture {kind} {_NOT_LEFT_TO_RIGHT[kind]}", _ANOTHER
+    if kind in _ENCODERS:
+        return f"its architecture {kind} is an encoder, which does not generate text", _ANOTHER
+    if kind in _OTHER_INPUTS:
+        return f"its architecture {kind} needs {_OTHER_INPUTS[kind]} to generate text", _ANOTHER
+    package = _NEEDED_PACKAGES.get(kind)
+    if package and not _is_installed(package):
+        return (
+            f"its architecture {kind} needs the package {package}",
+            f"Run `pip install {package}`.",
+        )
+    if config.get("is_encoder_decoder"):
+        return (
+            f"its architecture {kind} is an encoder-decoder, and chatlm runs decoders only",
+            _ANOTHER,
+        )
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining", "ForSequenceClassification")):
+        return f"it is a {architecture}, which does not generate text", _ANOTHER
+    return None
+
+
+def _transformers_problem(kind: str, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto
+
+    decoders = (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+    if any(kind in names for names in decoders):
+        return None
+    if kind in CONFIG_MAPPING:
+        return f"its architecture {kind} does not generate text", _ANOTHER
+    if config.get("auto_map"):
+        return (
+            f"its architecture {kind} is Python code in its repository, which chatlm does not run",
+            "Use a version of it that transformers supports itself, often named with -hf, or a "
+            "GGUF file of it.",
+        )
+    return (
+        f"transformers {version('transformers')} does not know its architecture {kind}",
+        "It may be newer: run `pip install -U transformers`, or use a GGUF file of it.",
+    )
+
+
+def _quantization_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    settings = config.get("quantization_config")
+    if not isinstance(settings, Mapping):
+        return None
+    method = str(settings.get("quant_method") or "").lower()
+    if not method and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        method = "bitsandbytes"
+    missing = [
+        package for package in _QUANTIZED_PACKAGES.get(method, ()) if not _is_installed(package)
+    ]
+    if not missing:
+        return None
+    names = " ".join(package.replace("_", "-").replace(".", "-") for package in missing)
+    return (
+        f"its weights are quantized with {method}, which needs the package"
+        f"{'s' if missing[1:] else ''} {names.replace(' ', ' and ')}",
+        f"Run `pip install {names}`, or use the original repository or a GGUF file of it.",
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
