@@ -92,17 +92,17 @@ class Span:
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
 
 
+CallForm = Literal["object", "text", "content"]
+"""How a template wants the calls of earlier turns: in `tool_calls`, with the arguments as an object
+or as JSON text, or within the content."""
+
+
 _PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
 
 
 def _origin(index: int, part: str) -> int:
     """Return the origin of the characters of a message's parts of one type."""
     return index * len(_PARTS) + _PARTS.index(part)
-
-
-CallForm = Literal["object", "text", "content"]
-"""How a template wants the calls of earlier turns: in `tool_calls`, with the arguments as an object
-or as JSON text, or within the content."""
 
 
 MessageGroup = tuple[int, ...]
