@@ -1,4 +1,4 @@
-"""An index of up to 2,000 real files: its build is killed and goes on, then it is brought up to date."""
+"""A real folder of many files: the build of its index is killed, goes on, and is brought up to date."""
 
 from __future__ import annotations
 
