@@ -1,4 +1,4 @@
-"""A real folder of many files: the build of its index is killed, goes on, and is brought up to date."""
+"""A real folder of many files: the build of its index is killed, goes on, and is updated."""
 
 from __future__ import annotations
 
