@@ -90,7 +90,7 @@ class GenerationState:
 
     @property
     def _remaining_answer_tokens(self) -> int:
-        newest = bool(self.tokens) and self.parser.part == "text" and not self.parser.is_at_marker
+        newest = bool(self.tokens) and self.parser.part == "text"
         return self.limits.answer - self._answer_tokens - newest
 
     def _count_newest(self) -> None:
@@ -120,10 +120,8 @@ class GenerationState:
                 self._logprobs.append(
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
                 )
-        reason, stop = self._check_end(logits)
+        reason, stop = self._check_stop(logits)
         pieces = self._release_text(reason)
-        if reason is None and (reason := self._check_limits()) is not None:
-            pieces += self._release_text(reason)
         self._update_usage()
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
@@ -182,22 +180,18 @@ class GenerationState:
             logits = processor(*self._plugin_arguments(logits))[0]
         return logits
 
-    def _check_end(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
-        """Return why the newest token is the last, apart from stop strings and limits."""
+    def _check_stop(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
+        """Return why the newest token is the last, apart from stop strings."""
         if self.eos_criteria.match(self.tokens) is not None:
             return StopReason.END, None
         for criterion in self.request.stopping_criteria:
             if torch.as_tensor(criterion(*self._plugin_arguments(logits))).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
-        return None, None
-
-    def _check_limits(self) -> StopReason | None:
-        """Return the limit that is reached, once it is known which part the newest token is of."""
         if self.remaining_tokens > 0:
-            return None
+            return None, None
         is_full = len(self.tokens) >= self.limits.context and self._remaining_answer_tokens > 0
-        return StopReason.CONTEXT_FULL if is_full else StopReason.LENGTH
+        return (StopReason.CONTEXT_FULL if is_full else StopReason.LENGTH), None
 
     def _release_text(self, reason: StopReason | None) -> list[StreamedText]:
         """Return the text that became certain; after the last token, all that remains.

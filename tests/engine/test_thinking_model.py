@@ -70,12 +70,9 @@ def test_a_budget_closes_the_thought_and_the_answer_follows(thinking_engine: Loc
     assert (text, end.stop_reason) == (answer(3, 4), StopReason.END)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(1, "It"), (2, "It is")])
-def test_max_tokens_counts_the_answer_alone(
-    limit: int, expected: str, thinking_engine: LocalEngine
-) -> None:
-    thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=limit)
-    assert (thoughts, text) == (thought(3, 4), expected)
+def test_max_tokens_counts_the_answer_alone(thinking_engine: LocalEngine) -> None:
+    thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=2)
+    assert (thoughts, text) == (thought(3, 4), "It is")
     assert end.stop_reason is StopReason.LENGTH
 
 
