@@ -19,6 +19,7 @@ from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
 
 from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
 from chatlm.errors import ModelError
@@ -147,7 +148,8 @@ class _TrackingCodeGenerator(CodeGenerator):
     """Compiles constants and text of a template to `TrackedText`, and joins with origins."""
 
     def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
-        if isinstance(node.value, str):
+        # the filter `safe` makes strings of a type of their own, which escape what is added to them
+        if isinstance(node.value, str) and not isinstance(node.value, Markup):
             self.write(f"environment.literal({node.value!r})")
         else:
             super().visit_Const(node, frame)

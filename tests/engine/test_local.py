@@ -173,7 +173,8 @@ def test_context_full(default_model: Path) -> None:
 
 
 def test_a_seed_gives_the_same_text_whatever_is_cached(either: LocalEngine) -> None:
-    sampling = Sampling(temperature=0.9, seed=7, max_tokens=40)
+    tokens = 40 if "fast" in either.info.dtype else 16  # which transformers makes slowly
+    sampling = Sampling(temperature=0.9, seed=7, max_tokens=tokens)
     forget(either)
     first, _, _ = run(either, Request(STORY, sampling))
     again, _, _ = run(either, Request(STORY, sampling))

@@ -73,11 +73,13 @@ def test_a_budget_closes_the_thought_and_the_answer_follows(thinking_engine: Loc
     assert (text, end.stop_reason) == (answer(3, 4), StopReason.END)
 
 
-def test_max_tokens_counts_the_answer_alone(thinking_engine: LocalEngine) -> None:
-    for limit, shown in ((1, "It"), (2, "It is")):
-        thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=limit)
-        assert (thoughts, text) == (thought(3, 4), shown)
-        assert end.stop_reason is StopReason.LENGTH
+@pytest.mark.parametrize(("limit", "expected"), [(1, "It"), (2, "It is")])
+def test_max_tokens_counts_the_answer_alone(
+    limit: int, expected: str, thinking_engine: LocalEngine
+) -> None:
+    thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=limit)
+    assert (thoughts, text) == (thought(3, 4), expected)
+    assert end.stop_reason is StopReason.LENGTH
 
 
 def test_the_second_turn_reads_no_thought(thinking_engine: LocalEngine) -> None:

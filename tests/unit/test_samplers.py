@@ -270,8 +270,8 @@ def test_the_sampler_takes_another_path_with_xtc() -> None:
 
 
 def test_a_logit_bias_is_added() -> None:
-    assert apply_logit_bias(BOOK, {1: 2.5, 2: -100.0}).tolist() == [4.0, 4.5, -100.0]
-    assert apply_logit_bias(BOOK, {}) is BOOK
+    biased = apply_logit_bias(BOOK, torch.tensor([1, 2]), torch.tensor([2.5, -100.0]))
+    assert biased.tolist() == [4.0, 4.5, -100.0]
     assert BOOK.tolist() == [4.0, 2.0, 0.0]
 
 
@@ -314,7 +314,17 @@ def test_the_forms_of_biases_in_files_and_requests(value: Any, biases: LogitBias
     "value",
     [
         *([[1, 100.5]], [[1, -101]], [[-1, 5]], [["", 5]], [[True, 5]], [[1, False]], [[1, "5"]]),
-        *([[1]], [[1, 2, 3]], [1, 2], "1=2", 5, {"1": None}, {"-1": 5}, {"1": float("nan")}, [[1.5, 1]]),
+        *(
+            [[1]],
+            [[1, 2, 3]],
+            [1, 2],
+            "1=2",
+            5,
+            {"1": None},
+            {"-1": 5},
+            {"1": float("nan")},
+            [[1.5, 1]],
+        ),
     ],
 )
 def test_an_invalid_bias_is_refused_with_the_range(value: Any) -> None:
