@@ -238,7 +238,7 @@ def test_a_thinking_model_without_a_switch_says_so(
 ) -> None:
     info = open_engine(HARMONY_TEMPLATE, HARMONY_TOKENS).info
     assert (info.thinks, info.thinking_levels) == (True, ())
-    assert "no switch for thinking" in str(thinking_problem("off", info))
+    assert "cannot change how much it thinks" in str(thinking_problem("off", info))
 
 
 @pytest.mark.parametrize(
