@@ -269,11 +269,12 @@ class ToolCallParser:
         self._pending, self._is_inside = self._pending[len(whole) :], False
 
     def _emit(self, text: str, out: list[StreamedText], length: int) -> None:
-        """Add a text to the output, made from a given number of characters."""
+        """Add a text to the output, the start of so many characters; the rest is dropped."""
         if text:
             self._bare_start = ""
-        if length:
-            out.append(StreamedText("text", text, length - len(text)))
+            out.append(StreamedText("text", text))
+        if dropped := length - len(text):
+            out.append(StreamedText("text", "", dropped))
 
 
 class ReplyParser:

@@ -92,10 +92,10 @@ def thinking_problem(thinking: Thinking | None, info: EngineInfo) -> UsageError 
     if info.thinking_levels:
         known = ", ".join(("auto", *info.thinking_levels))
         return UsageError(
-            f"{name} has no setting thinking = {thinking}", hint=f"It knows: {known}."
+            f"{name} does not support thinking = {thinking}", hint=f"It supports: {known}."
         )
     return UsageError(
-        f"{name} has no switch for thinking, so thinking = {thinking} has no effect",
+        f"{name} cannot change how much it thinks, so thinking = {thinking} has no effect",
         hint="Leave thinking at auto; thinking_budget limits its thoughts.",
     )
 

@@ -78,9 +78,15 @@ class LogprobBuffer:
 
         Args:
             text: the text.
-            dropped: characters before it that are never shown, such as a marker.
+            dropped: characters before it that are never shown, such as a marker; a token with
+                nothing else is never released.
         """
-        self._released_length += dropped + len(text)
+        self._take(dropped)
+        return self._take(len(text))
+
+    def _take(self, length: int) -> tuple[TokenLogprob, ...]:
+        """Remove the tokens that are complete after so many more characters."""
+        self._released_length += length
         taken = []
         while self._pending and self._pending[0][0] <= self._released_length:
             taken.append(self._pending.popleft()[1])

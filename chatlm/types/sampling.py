@@ -42,7 +42,7 @@ to force it."""
 def _logit_bias(value: Any) -> Any:
     """Convert biases from JSON, TOML or YAML: a list of pairs, or an object by token.
 
-    As in OpenAI's protocol, a key of an object that is a whole number is an id.
+    As in OpenAI's protocol, a key of an object that is a whole number is an id, if a valid one.
     """
     if isinstance(value, Mapping):
         return tuple(
@@ -54,7 +54,8 @@ def _logit_bias(value: Any) -> Any:
     return value
 
 
-_IS_ID = re.compile("[0-9]{1,9}", re.ASCII)
+_IS_ID = re.compile("-?[0-9]{1,4000}", re.ASCII)
+"""Whole numbers that Python reads, invalid ids too, so that they are refused."""
 
 
 def _are_biases(value: Any) -> bool:
@@ -103,7 +104,9 @@ class Sampling:
         expected="non-empty texts",
     )
     thinking: Literal["auto", "off", "low", "medium", "high"] | None = setting(
-        None, "how much a reasoning model thinks before it answers; auto leaves it to the model"
+        None,
+        "how much a reasoning model thinks before it answers; auto leaves it to the model",
+        expected=f"{', '.join(THINKING_LEVELS[:-1])} or {THINKING_LEVELS[-1]}",
     )
     thinking_budget: int | None = _number(
         1, 1_000_000, "at most this many tokens of thoughts; then the model answers"

@@ -21,6 +21,7 @@ from chatlm import (
     Prefill,
     Prompt,
     PromptReady,
+    ReasoningParser,
     Request,
     Sampling,
     StopReason,
@@ -37,7 +38,7 @@ from chatlm_openai.protocol import (
     ChatCompletionChunk,
     ToolCallFragment,
 )
-from chatlm_openai.think_tags import ContentSplitter
+from chatlm_openai.think_tags import NO_TAGS, ContentSplitter
 
 MAX_REASON_CHARACTERS = 60
 """Limit for a server's own word for why it stopped."""
@@ -66,6 +67,8 @@ class ResponseStream:
         continues: bool = False,
     ) -> None:
         self._content = ContentSplitter(is_answer=continues)
+        self._thought = ReasoningParser(NO_TAGS, is_open=True)
+        """Of the newest thought that the server tells from the answer itself."""
         self._part: StreamedPart = "text"
         """The part of the newest text."""
         self._stop_text = StopStringFilter(sampling.stop)
@@ -113,9 +116,13 @@ class ResponseStream:
             self._refused = True
             events.append(Delta(self._stop_text.flush() + chunk.refusal, usage=self._usage))
         if chunk.reasoning:
-            events.append(Delta(chunk.reasoning, usage=self._usage, part="reasoning"))
+            thoughts = self._thought.feed(chunk.reasoning)
+            texts = (piece.text for piece in thoughts if piece.text)
+            events += (Delta(text, usage=self._usage, part="reasoning") for text in texts)
+        if chunk.text or chunk.refusal:
+            self._thought = ReasoningParser(NO_TAGS, is_open=True)
         if not chunk.text:
-            return events
+            return events or [self.idle_event()]
         self._shown_tokens.feed(chunk.token_logprobs, chunk.text)
         events += self._deltas(pieces) or [self.idle_event()]
         if self._stop_text.matched_stop is not None:

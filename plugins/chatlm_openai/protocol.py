@@ -295,16 +295,20 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
         raise StreamFailed(parse_failure(values))
     choices = values.get("choices")
     usage = _as_dict(values.get("usage"))
+    if choices is None and usage:
+        choices = []
     if not isinstance(choices, list):
         raise ProtocolError("it has no choices")
     first = _as_dict(choices[0]) if choices else {}
     if first.get("error"):
         raise StreamFailed(parse_failure(first))
-    delta = _as_dict(first.get("delta"))
+    delta = _as_dict(first.get("delta")) or _as_dict(first.get("message"))
+    content, thoughts = _split_content(delta.get("content"))
     stop = first.get("stop_reason") or first.get("matched_stop")
-    reasoning = _as_text(delta.get("reasoning_content")) or _as_text(delta.get("reasoning"))
+    fields = (delta.get("reasoning_content"), delta.get("reasoning"), thoughts)
+    reasoning = next(filter(None, map(_as_text, fields)), "")
     return ChatCompletionChunk(
-        text=_as_text(delta.get("content")),
+        text=content,
         reasoning=reasoning,
         refusal=_as_text(delta.get("refusal")),
         tool_calls=tuple(_tool_call_fragments(delta)),
@@ -320,6 +324,18 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
             _as_dict(usage.get("completion_tokens_details")).get("reasoning_tokens")
         ),
     )
+
+
+def _split_content(value: Any) -> tuple[str, str]:
+    """Return the text and the thoughts of content, which Mistral sends as a list of parts."""
+    if not isinstance(value, list):
+        return _as_text(value), ""
+    text = thoughts = ""
+    for part in map(_as_dict, value):
+        text += _as_text(part.get("text"))
+        thinking = part.get("thinking")
+        thoughts += _as_text(thinking) or _split_content(thinking)[0]
+    return text, thoughts
 
 
 def parse_models(content: bytes) -> list[RemoteModel]:

@@ -7,6 +7,9 @@ from chatlm import ReasoningFormat, ReasoningParser, StreamedPart, StreamedText
 THINK_TAGS = ReasoningFormat(("<think>",), ("</think>",))
 """How thoughts are marked by servers that do not separate them from the answer."""
 
+NO_TAGS = ReasoningFormat((), ())
+"""A thought or an answer without tags; the white space around them is dropped all the same."""
+
 
 class ContentSplitter:
     """Finds a thought at the start of the content; how it is split into chunks makes no difference.
@@ -44,9 +47,14 @@ class ContentSplitter:
         return self.take_for_answer()
 
     def take_for_answer(self) -> list[StreamedText]:
-        """Take all that follows for the answer; return what was withheld."""
+        """Take all that follows for the answer; return what was withheld.
+
+        White space before the answer is dropped, as after a thought in the content.
+        """
+        if self._parser is not None and self._parser.part == "text":
+            return []
         pieces = self.flush()
-        self._parser = ReasoningParser(None)
+        self._parser = ReasoningParser(None if pieces else NO_TAGS)
         return pieces
 
     def flush(self) -> list[StreamedText]:

@@ -214,6 +214,22 @@ def test_a_prompt_that_is_too_long_stays_one() -> None:
     assert isinstance(failure_of(refuses(400, said)), ContextTooLong)
 
 
+USAGE = {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+
+
+@pytest.mark.parametrize("usage", [USAGE, USAGE | {"choices": None}, USAGE | {"choices": []}])
+def test_the_chunk_with_the_usage_needs_no_choices(usage: dict[str, Any]) -> None:
+    text, end = outcome(streams(piece("a"), piece("", "stop"), usage))
+    assert (text, end.stop_reason, end.usage.prompt_tokens) == ("a", StopReason.END, 3)
+
+
+def test_a_whole_message_in_a_stream_is_not_lost() -> None:
+    message = {"role": "assistant", "content": "Whole."}
+    event = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    text, end = outcome(streams(event))
+    assert (text, end.stop_reason) == ("Whole.", StopReason.END)
+
+
 NOTHING = says()
 
 

@@ -263,6 +263,35 @@ def test_text_before_a_server_s_own_thought_is_kept() -> None:
     assert texts == {"reasoning": "Hm.", "text": "<thYes."}
 
 
+@pytest.mark.parametrize("answer", [["\n\nYes.\n\n", "And no."], ["\n", "\n", " Yes.\n\nAnd no."]])
+def test_white_space_around_a_server_s_own_thought_is_dropped(answer: list[str]) -> None:
+    thoughts = map(reasoning, ("\n", "Hm.\n\n", "Easy.", "\n"))
+    with serving(streams(*thoughts, *map(piece, answer), piece("", "stop"))) as script:
+        texts = parts_of(events_of(script, request("Hi")))
+    assert texts == {"reasoning": "Hm.\n\nEasy.", "text": "Yes.\n\nAnd no."}
+
+
+def test_an_empty_thought_of_a_server_is_none() -> None:
+    with serving(streams(reasoning("\n\n"), piece("\n\nYes."), piece("", "stop"))) as script:
+        events = events_of(script, request("Hi"))
+    assert parts_of(events) == {"reasoning": "", "text": "Yes."}
+
+
+def test_content_may_be_a_list_of_parts_as_mistral_sends_it() -> None:
+    chunks = [
+        {"choices": [{"index": 0, "delta": {"content": content}}]}
+        for content in (
+            [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}],
+            [{"type": "thinking", "thinking": [{"type": "text", "text": " Easy."}]}],
+            [{"type": "text", "text": "Yes"}],
+            ".",
+        )
+    ]
+    with serving(streams(*chunks, piece("", "stop"))) as script:
+        texts = parts_of(events_of(script, request("Hi")))
+    assert texts == {"reasoning": "Hm. Easy.", "text": "Yes."}
+
+
 def test_ask_prints_the_answer_and_shows_the_thought_on_stderr() -> None:
     chunks = (reasoning("Two "), reasoning("and two."), piece("4"), piece("", "stop"), cost(3, 3))
     with serving(streams(*chunks)) as script:

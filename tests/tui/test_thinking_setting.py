@@ -102,13 +102,13 @@ async def test_the_key_leaves_out_what_the_model_does_not_follow() -> None:
             seen.append(chat_of(pilot).thinking)
         assert seen == ["low", "high", "auto", "low"]
         await run(pilot, "thinking", "off")
-        assert "scripted has no setting thinking = off" in toasts(pilot)[-1]
+        assert "scripted does not support thinking = off" in toasts(pilot)[-1]
         assert chat_of(pilot).thinking == "low"
 
 
 @pytest.mark.parametrize(
     ("thinks", "said"),
-    [(False, "does not think before it answers"), (True, "has no switch for thinking")],
+    [(False, "does not think before it answers"), (True, "cannot change how much it thinks")],
 )
 async def test_a_model_without_a_switch_says_so(thinks: bool, said: str) -> None:
     async with make_app(ScriptedEngine(thinks=thinks)).run_test() as pilot:

@@ -84,10 +84,10 @@ def test_a_level_that_the_model_does_not_follow_is_said(engine: ScriptedEngine) 
     assert engine.requests[-1].sampling.thinking == "low"
     result = run(engine, "--think", "high")
     assert result.stdout == "It is 4.\n"
-    assert "scripted has no setting thinking = high" in result.stderr
-    assert "It knows: auto, off, low." in result.stderr
+    assert "scripted does not support thinking = high" in result.stderr
+    assert "It supports: auto, off, low." in result.stderr
     (notice,) = json.loads(run(engine, "--think", "high", "--json").stdout)["notices"]
-    assert "no setting" in notice
+    assert "does not support" in notice
 
 
 def test_an_empty_answer_after_a_thought_leaves_the_line_clean(engine: ScriptedEngine) -> None:

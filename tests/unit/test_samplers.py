@@ -298,6 +298,7 @@ def test_the_sampler_applies_biases_before_everything_else() -> None:
         ([[15043, -100], [" cat", 5]], ((15043, -100), (" cat", 5))),
         ({"15043": -100, " cat": 5}, ((15043, -100), (" cat", 5))),
         ({15043: -100}, ((15043, -100),)),
+        ({"12345678901": 5}, ((12345678901, 5),)),
         ([["15043", 1.5]], (("15043", 1.5),)),
         ([], ()),
         ({}, ()),
@@ -313,7 +314,17 @@ def test_the_forms_of_biases_in_files_and_requests(value: Any, biases: LogitBias
     "value",
     [
         *([[1, 100.5]], [[1, -101]], [[-1, 5]], [["", 5]], [[True, 5]], [[1, False]], [[1, "5"]]),
-        *([[1]], [[1, 2, 3]], [1, 2], "1=2", 5, {"1": None}, {"1": float("nan")}, [[1.5, 1]]),
+        *(
+            [[1]],
+            [[1, 2, 3]],
+            [1, 2],
+            "1=2",
+            5,
+            {"1": None},
+            {"-1": 5},
+            {"1": float("nan")},
+            [[1.5, 1]],
+        ),
     ],
 )
 def test_an_invalid_bias_is_refused_with_the_range(value: Any) -> None:

@@ -41,8 +41,8 @@ def test_a_template_follows_what_it_reads(
     [
         (None, ["", "", "", ""]),
         ("auto", ["", "", "", ""]),
-        ("off", ["", "has no switch for thinking", "has no setting thinking = off", ""]),
-        ("high", ["does not think before it answers", "has no switch for thinking", "", ""]),
+        ("off", ["", "cannot change how much it thinks", "does not support thinking = off", ""]),
+        ("high", ["does not think before it answers", "cannot change how much it thinks", "", ""]),
     ],
 )
 def test_what_a_model_does_not_follow_is_a_problem(
@@ -84,7 +84,7 @@ def test_a_turn_on_a_model_that_follows_it_says_nothing() -> None:
 
 def test_the_name_of_the_model_is_one_line() -> None:
     info = dataclasses.replace(ALWAYS, model="a\nb")
-    assert "a b has no switch" in str(thinking_problem("off", info))
+    assert "a b cannot change" in str(thinking_problem("off", info))
 
 
 def test_off_in_yaml_is_off() -> None:

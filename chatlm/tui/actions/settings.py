@@ -112,7 +112,7 @@ class SettingsActions:
             )
         if levels == ["auto"]:
             raise UsageError(
-                f"{one_line(state.info.model, 60)} has no switch for thinking",
+                f"{one_line(state.info.model, 60)} cannot change how much it thinks",
                 hint="thinking_budget in the settings limits its thoughts.",
             )
         return levels
