@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
 
+from chatlm.engines.template_limits import check_length
+
 TEMPLATE = -1
 """Origin of characters written by the template itself."""
 
@@ -163,6 +165,7 @@ def origins_of(text: str) -> array[int]:
 def concat(texts: Iterable[str]) -> TrackedText:
     """Join strings with their origins."""
     pieces = list(texts)
+    check_length(sum(map(len, pieces)))
     origins = array("i")
     for piece in pieces:
         origins += origins_of(piece)
