@@ -62,12 +62,17 @@ class ChatTemplate:
             name: TrackedText(text, TEMPLATE) for name, text in special_tokens.items()
         }
         self._environment = _TrackingEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, jinja2.ext.loopcontrols],
+            optimized=False,  # constant lists would become plain ones, whose texts have no origin
         )
         try:
             self._template = self._environment.from_string(source)
         except Exception as error:  # Python's compiler has limits, too
-            line = f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            line = (
+                f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            )
             raise ModelError(
                 f"The model's chat template, in chat_template.jinja or tokenizer_config.json, is "
                 f"invalid{line}: {error}",
@@ -156,9 +161,7 @@ def _cut_at_marker(text: TrackedText) -> TrackedText:
     return text[:place].rstrip() if trims else text[:place]
 
 
-_CHECK = nodes.ExprStmt(
-    nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
-)
+_CHECK = nodes.ExprStmt(nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None))
 """Statement that stops a render which takes too long."""
 
 
@@ -237,7 +240,11 @@ class _TrackingEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Return a method `format` that keeps origins."""
         safe = super().wrap_str_format(value)
-        if safe is None or value.__name__ != "format" or not isinstance(value.__self__, TrackedText):
+        if (
+            safe is None
+            or value.__name__ != "format"
+            or not isinstance(value.__self__, TrackedText)
+        ):
             return safe
         text: TrackedText = value.__self__
         own = set(origins_of(text))

@@ -151,10 +151,10 @@ def format_pieces(
         pieces.append((literal, True))
         if field is None:
             continue
-        if field == "":
-            field, count = str(count), count + 1
+        name = field or str(count)
+        count += not field
         check_format(spec)
-        value, _ = formatter.get_field(field, values, named)
+        value, _ = formatter.get_field(name, values, named)
         value = formatter.convert_field(value, conversion)
         pieces.append((value if not spec and isinstance(value, str)
                        else formatter.format_field(value, spec), False))  # fmt: skip
