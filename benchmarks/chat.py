@@ -106,7 +106,7 @@ def conversation(engine: LocalEngine, turns: int, tokens: int) -> list[Message]:
         messages.append(Message("user", question))
         wanted = Sampling(temperature=0.7, seed=1, frequency_penalty=0.3, max_tokens=share)
         events = engine.stream(Request(tuple(messages), wanted))
-        text = "".join(event.text for event in events if isinstance(event, Delta))
+        text = "".join(event.answer for event in events if isinstance(event, Delta))
         messages.append(Message("assistant", text))
     return [*messages, Message("user", QUESTIONS[turns])]
 
@@ -161,7 +161,7 @@ def past_full(engine: LocalEngine, *, read_ahead: bool) -> list[FullTurn]:
                     used,
                 )
             )
-        text = "".join(event.text for event in events if isinstance(event, Delta))
+        text = "".join(event.answer for event in events if isinstance(event, Delta))
         messages.append(Message("assistant", text or "Yes."))
         if read_ahead:
             for _ in engine.read_ahead(Request(tuple(messages), wanted)):

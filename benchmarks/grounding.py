@@ -146,7 +146,7 @@ def best_statements(index: Index, question: str, found: Sequence[Passage]) -> li
 def generate(engine: Engine, messages: tuple[Message, ...]) -> str:
     """Return the model's reply."""
     with closing(engine.stream(Request(messages, SAMPLING))) as events:
-        return "".join(event.text for event in events if isinstance(event, Delta))
+        return "".join(event.answer for event in events if isinstance(event, Delta))
 
 
 def measure(engine: Engine, name: str, method: Method, questions: QuestionSet) -> dict[str, float]:

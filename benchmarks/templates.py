@@ -200,6 +200,10 @@ def our_ids(encoder: PromptEncoder, chat: Chat) -> list[int] | str:
         return str(error)
 
 
+def _calls_tools(message: Message) -> bool:
+    return any(isinstance(part, ToolCall) for part in message.parts)
+
+
 def _has_several_calls(message: Message) -> bool:
     return sum(isinstance(part, ToolCall) for part in message.parts) > 1
 
@@ -208,7 +212,7 @@ def compare(source: str, special: bool) -> dict[str, str]:
     """Compare the token ids of each chat with those of transformers; return the outcome by chat."""
     tokenizer = tokenizer_for(source, special)
     encoder = PromptEncoder(tokenizer_for(source, special), "template", [])
-    form, as_text = encoder.family.tool_calls, encoder.takes_argument_text
+    form, as_text = encoder.family.tool_calls, encoder.call_form == "text"
     expected = {name: their_ids(tokenizer, chat, form, as_text) for name, chat in CHATS.items()}
     outcome: dict[str, str] = {}
     for name, chat in CHATS.items():
@@ -219,6 +223,8 @@ def compare(source: str, special: bool) -> dict[str, str]:
             outcome[name] = "refused by both"
         elif chat.tools and not encoder.calls_tools:
             outcome[name] = "tools refused: the template has none, or calls in an unknown form"
+        elif encoder.call_form == "content" and any(map(_calls_tools, chat.messages)):
+            outcome[name] = "calls in the content, since the template does not read tool_calls"
         elif form and not form.is_parallel and any(map(_has_several_calls, chat.messages)):
             outcome[name] = "each call in a message of its own"
         elif isinstance(theirs, str) and chat.messages[0].role == "system":

@@ -16,9 +16,10 @@ from tests import endless, isolation, models, thinker
 if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
 
-# A shell starts background jobs with Ctrl-C ignored, and every program started from here would
-# inherit that; the tests that press it need it to work.
+# A shell starts background jobs with Ctrl-C ignored, and nohup ignores hangups. Every program
+# started from here would inherit that; the tests that send these signals need them to work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure: how long an example takes is for benchmarks.
 hypothesis.settings.register_profile("chatlm", deadline=None)

@@ -66,10 +66,7 @@ def tiny_model(size: int = 4000) -> dict[str, bytes]:
     header = json.dumps({"weight": tensor}).encode()
     weights = len(header).to_bytes(8, "little") + header + bytes(i % 251 for i in range(size))
     return {
-        "config.json": (
-            b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama", '
-            b'"max_position_embeddings": 64}'
-        ),
+        "config.json": b'{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}',
         "tokenizer.json": b"{}",
         "model.safetensors": weights,
     }

@@ -9,10 +9,15 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from pexpect.fdpexpect import fdspawn
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
@@ -34,9 +39,91 @@ def run_chatlm(
     with TemporaryDirectory() as name:
         streams = [Path(name, stream) for stream in ("stdin", "stdout", "stderr")]
         streams[0].write_bytes(stdin.encode())
-        code = _server().run(arguments, environment, folder or Path.cwd(), streams)
+        order = _order(arguments, environment, folder, streams=list(map(str, streams)))
+        code = _server().wait(_server().start(order))
         output, errors = (path.read_bytes().decode() for path in streams[1:])
     return subprocess.CompletedProcess(list(arguments), code, output, errors)
+
+
+class ProgramAside:
+    """`chatlm …` that runs beside the test, which waits for files to show how far it is.
+
+    A fork too; what it writes to its standard streams is read when it has ended.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._folder = TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("stdin", "stdout", "stderr")]
+        self._streams[0].touch()
+        order = _order(arguments, os.environ, None, streams=list(map(str, self._streams)))
+        self.pid = _server().start(order)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return _server().has_ended(self.pid)
+
+    def end_by(self, number: int) -> subprocess.CompletedProcess[str]:
+        """Send it a signal, and wait for its end."""
+        os.kill(self.pid, number)
+        code = _server().wait(self.pid)
+        output, errors = (path.read_bytes().decode() for path in self._streams[1:])
+        self._folder.cleanup()
+        return subprocess.CompletedProcess([], code, output, errors)
+
+
+class ProgramInTerminal(fdspawn):  # type: ignore[misc]
+    """`chatlm …` in a pseudo-terminal; has what the tests use of `pexpect.spawn`.
+
+    A fork too, but one that ends as any Python program does.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str],
+        folder: Path | None,
+        dimensions: tuple[int, int],
+    ) -> None:
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, dimensions)
+        super().__init__(ours, timeout=None)
+        order = _order(arguments, environment, folder, terminal=os.ttyname(theirs))
+        self.pid = _server().start(order)
+        os.close(theirs)
+        self.exitstatus: int | None = None
+        self.signalstatus: int | None = None
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        if self.exitstatus is None and self.signalstatus is None:
+            code = _server().wait(self.pid)
+            if code < 0:
+                self.signalstatus = -code
+            else:
+                self.exitstatus = code
+
+    def kill(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def close(self, force: bool = True) -> None:
+        """Close the terminal, and end the program."""
+        super().close()
+        if force and not _server().has_ended(self.pid):
+            self.kill(signal.SIGKILL)
+            self.wait()
+
+
+def _order(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "arguments": list(arguments),
+        "environment": dict(environment),
+        "folder": str(folder or Path.cwd()),
+        **more,
+    }
 
 
 class _Server:
@@ -50,44 +137,58 @@ class _Server:
             stdout=subprocess.PIPE,
         )
         self._received = b""
+        self._started: list[int] = []
+        self._ended: dict[int, int] = {}
+        """Exit codes, negative after a signal, by process id."""
 
-    def run(
-        self,
-        arguments: tuple[str, ...],
-        environment: Mapping[str, str],
-        folder: Path,
-        streams: list[Path],
-    ) -> int:
-        """Run one program to its end; returns its exit code, negative after a signal."""
+    def start(self, order: dict[str, Any]) -> int:
+        """Start a program; returns its process id."""
         assert self._process.stdin is not None
-        order = {
-            "arguments": arguments,
-            "environment": dict(environment),
-            "folder": str(folder),
-            "streams": [str(path) for path in streams],
-        }
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
-        program = self._answer()["pid"]
-        try:
-            return self._answer()["returncode"]
-        except subprocess.TimeoutExpired:
-            os.kill(program, signal.SIGKILL)
-            self._answer()
-            raise
+        while not self._started:
+            self._hear(PATIENCE)
+        pid = self._started.pop()
+        self._ended.pop(pid, None)
+        return pid
 
-    def _answer(self) -> dict[str, int]:
+    def wait(self, pid: int) -> int:
+        """Wait for a program's end; returns its exit code, negative after a signal.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not end and was killed.
+        """
+        try:
+            while pid not in self._ended:
+                self._hear(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        return self._ended[pid]
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a program has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            while pid not in self._ended:
+                self._hear(0)
+        return pid in self._ended
+
+    def _hear(self, seconds: float) -> None:
+        """Take what the server tells next."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         while b"\n" not in self._received:
-            if not select.select([pipe], [], [], PATIENCE)[0]:
-                raise subprocess.TimeoutExpired("chatlm", PATIENCE)
+            if not select.select([pipe], [], [], seconds)[0]:
+                raise subprocess.TimeoutExpired("chatlm", seconds)
             received = os.read(pipe, 4096)
             assert received, "the server of programs ended"
             self._received += received
         line, _, self._received = self._received.partition(b"\n")
-        answer: dict[str, int] = json.loads(line)
-        return answer
+        told = json.loads(line)
+        if "returncode" in told:
+            self._ended[told["pid"]] = told["returncode"]
+        else:
+            self._started.append(told["pid"])
 
     def close(self) -> None:
         """End the server."""

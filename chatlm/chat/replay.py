@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from chatlm.chat.request_builder import provenance
+from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine
@@ -48,6 +49,24 @@ class ReplayFinished:
     """Whether the prompt has the same tokens."""
     mismatches: tuple[str, ...]
     """Each difference in model, settings and versions, in a sentence."""
+    reasoning: str = ""
+    """The thoughts of the replay, as `text`."""
+
+    @property
+    def thoughts_differ(self) -> bool:
+        """Whether it thought something else."""
+        return self.reasoning != self.original.reasoning
+
+    def diff(self) -> list[DiffSegment]:
+        """Compare the answers word by word; where the thoughts differ, they come first."""
+        original = self.original
+        if not self.thoughts_differ:
+            return diff_words(original.text, self.text)
+        before, after = (
+            "\n\n".join(filter(None, texts))
+            for texts in ((original.reasoning, original.text), (self.reasoning, self.text))
+        )
+        return diff_words(before, after)
 
 
 ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
@@ -123,6 +142,7 @@ def replay(
         original=original,
         provenance=made_by,
         text=texts["text"],
+        reasoning=texts["reasoning"],
         stop_reason=reason.if_answered(bool(texts["text"].strip() or calls)),
         usage=usage,
         same_text=texts == {"text": original.text, "reasoning": original.reasoning},

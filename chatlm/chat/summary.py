@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Generator
 from contextlib import closing
 
 from chatlm.errors import EngineError, UsageError
-from chatlm.types.engine import Engine
+from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import Delta
 from chatlm.types.messages import Conversation, Message, Turn
 from chatlm.types.requests import Request
@@ -20,6 +21,10 @@ MAX_SUMMARY_TOKENS = 96
 SUMMARY_SAMPLING = Sampling(
     temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=MAX_SUMMARY_TOKENS, stop=("\n\n",)
 )
+
+
+THOUGHT_TOKENS = 256
+"""Maximum number of tokens that a model thinks about a summary if it cannot be told not to."""
 
 
 _INSTRUCTION = "Summarise this exchange in one or two short sentences of plain text."
@@ -51,20 +56,29 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
 
 def write_summary(engine: Engine, question: str, answer: str) -> Generator[str, None, None]:
     """Generate a summary of an exchange, see `summarise_turn`; it may be empty."""
-    messages = _fit_excerpts(engine, question, answer)
-    with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
+    sampling = _summary_sampling(engine.info)
+    reserve = MAX_SUMMARY_TOKENS + (sampling.thinking_budget or 0)
+    messages = _fit_excerpts(engine, question, answer, reserve)
+    with closing(engine.stream(Request(messages, sampling))) as events:
         for event in events:
             yield event.answer if isinstance(event, Delta) else ""
 
 
-def _fit_excerpts(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
-    """Build the messages, with excerpts short enough for the context window."""
+def _summary_sampling(info: EngineInfo) -> Sampling:
+    """Return the sampling for a model: as few thoughts as it follows, since they take long."""
+    if not info.thinks:
+        return SUMMARY_SAMPLING
+    if "off" in info.thinking_levels:
+        return dataclasses.replace(SUMMARY_SAMPLING, thinking="off")
+    lowest = info.thinking_levels[0] if info.thinking_levels else None
+    return dataclasses.replace(SUMMARY_SAMPLING, thinking=lowest, thinking_budget=THOUGHT_TOKENS)
+
+
+def _fit_excerpts(engine: Engine, question: str, answer: str, reserve: int) -> tuple[Message, ...]:
+    """Build the messages, with excerpts short enough to leave `reserve` tokens of the context."""
     longest = max(len(question), len(answer))
     messages = _summary_prompt(question, answer)
-    while (
-        longest > 1
-        and engine.count_tokens(messages) + MAX_SUMMARY_TOKENS > engine.info.context_length
-    ):
+    while longest > 1 and engine.count_tokens(messages) + reserve > engine.info.context_length:
         longest //= 2
         messages = _summary_prompt(_excerpt(question, longest), _excerpt(answer, longest))
     return messages

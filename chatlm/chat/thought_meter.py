@@ -19,7 +19,7 @@ class ThoughtMeter:
         self._start: Usage | None = None if continued is None else Usage()
         """Usage before the thought; None outside of one."""
         self._last = Usage()
-        self._cost = Reasoning("")
+        self._cost = Reasoning("", self._before.seconds or None, self._before.tokens or None)
 
     def add(self, text: str, part: StreamedPart, usage: Usage) -> None:
         """Add new text of a part; `usage` is that up to its end."""

@@ -15,7 +15,6 @@ from chatlm.chat.replay import (
     replay,
     require_provenance,
 )
-from chatlm.chat.word_diff import diff_words
 from chatlm.cli.ask import load_engine
 from chatlm.cli.chats import open_to_read
 from chatlm.cli.chats_show import format_diff_part
@@ -166,8 +165,9 @@ def _print_replay(replayed: ReplayFinished) -> None:
     if replayed.same_text:
         click.echo(f"The same, {_format_token_count(replayed.usage.completion_tokens)}.")
     else:
-        pieces = diff_words(replayed.original.text, replayed.text)
-        click.echo("".join(format_diff_part(piece) for piece in pieces))
+        click.echo("".join(format_diff_part(piece) for piece in replayed.diff()))
+    if replayed.thoughts_differ:
+        click.echo("The thoughts come first, since they differ.", err=True)
     for note in replayed.mismatches:
         click.echo(escape_controls(note), err=True)
 
@@ -186,15 +186,17 @@ def _to_dict(chat_id: int, turn: Turn, replayed: ReplayFinished) -> dict[str, An
         "version": original.version,
         "original": {
             "text": original.text,
+            "reasoning": original.reasoning or None,
             "stop_reason": original.stop_reason,
             "usage": original.usage.to_dict(),
         },
         "replay": {
             "text": replayed.text,
+            "reasoning": replayed.reasoning or None,
             "stop_reason": replayed.stop_reason,
             "usage": replayed.usage.to_dict(),
         },
-        "differences": [piece.to_dict() for piece in diff_words(original.text, replayed.text)],
+        "differences": [piece.to_dict() for piece in replayed.diff()],
         "notes": replayed.mismatches,
         "made_by": replayed.provenance.to_dict(),
     }

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from chatlm.engines.model_families import ToolCallFormat
-from chatlm.engines.tracked_text import TEMPLATE, TrackedText, origins_of
+from chatlm.engines.tool_call_syntax import Malformed, WrittenCall, write_json_list
+from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
 from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
@@ -91,6 +92,11 @@ class Span:
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
 
 
+CallForm = Literal["object", "text", "content"]
+"""How a template wants the calls of earlier turns: in `tool_calls`, with the arguments as an object
+or as JSON text, or within the content."""
+
+
 _PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
 
 
@@ -128,7 +134,7 @@ def template_messages(
     messages: Sequence[Message],
     groups: Sequence[MessageGroup],
     calls: ToolCallFormat | None = None,
-    arguments_as_text: bool = False,
+    call_form: CallForm = "object",
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
@@ -140,7 +146,7 @@ def template_messages(
         messages: of the request.
         groups: see `group_by_role`.
         calls: how the model's family writes tool calls.
-        arguments_as_text: pass the arguments of a call as JSON text instead of an object.
+        call_form: how the template wants calls.
     """
     chat: list[dict[str, Any]] = []
     ids: dict[str, str] = {}
@@ -157,11 +163,15 @@ def template_messages(
         thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
         if any(text for _, text in thoughts):
             values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
-        if made:
-            values["tool_calls"] = []
-        for index, call in made:
+        for _, call in made:
             ids[call.id] = calls.call_id(call, len(ids)) if calls else call.id
-            values["tool_calls"].append(_call_value(call, ids[call.id], index, arguments_as_text))
+        if made and call_form == "content" and calls is not None:
+            values["content"] += _written_calls(made, calls)
+        elif made:
+            values["tool_calls"] = [
+                _call_value(call, ids[call.id], index, as_text=call_form == "text")
+                for index, call in made
+            ]
         chat.append(values)
     return chat if calls is None or calls.is_parallel else _with_single_calls(chat)
 
@@ -178,9 +188,26 @@ def _result_message(
     }
 
 
-def _call_value(call: ToolCall, call_id: str, index: int, arguments_as_text: bool) -> Any:
+def _written_calls(made: Sequence[tuple[int, ToolCall]], calls: ToolCallFormat) -> TrackedText:
+    """Return calls as the model wrote them, or their JSON where it cannot be written so."""
+    origin = _origin(made[-1][0], ToolCall.type)
+    own = [WrittenCall(call.name, call.arguments) for _, call in made]
+    try:
+        texts = calls.write(own) if calls.write else []
+    except Malformed:
+        texts = write_json_list(own)
+    start, end = calls.starts[0], calls.ends[0] if calls.ends else ""
+    marked = ((TrackedText(start, TEMPLATE), text, TrackedText(end, TEMPLATE)) for text in texts)
+    return concat(
+        piece if isinstance(piece, TrackedText) else TrackedText(piece, origin)
+        for pieces in marked
+        for piece in pieces
+    )
+
+
+def _call_value(call: ToolCall, call_id: str, index: int, *, as_text: bool) -> Any:
     arguments: Any = call.arguments
-    if not arguments_as_text:
+    if not as_text:
         with suppress(ValueError, RecursionError):
             arguments = json.loads(call.arguments)
     origin = _origin(index, call.type)

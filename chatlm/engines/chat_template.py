@@ -21,6 +21,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from markupsafe import Markup
 
 from chatlm.engines.template_limits import (
     Stopwatch,
@@ -169,7 +170,8 @@ class _TrackingCodeGenerator(CodeGenerator):
     """Compiles constants and text of a template to `TrackedText`, and joins with origins."""
 
     def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
-        if isinstance(node.value, str):
+        # the filter `safe` makes strings of a type of their own, which escape what is added to them
+        if isinstance(node.value, str) and not isinstance(node.value, Markup):
             self.write(f"environment.literal({node.value!r})")
         else:
             super().visit_Const(node, frame)

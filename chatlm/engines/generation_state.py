@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.messages import StopReason, StreamedPart, Usage
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request, prompt_hash
 
@@ -81,6 +81,7 @@ class GenerationState:
     """Tokens of each part before the newest, which is counted once its text is known."""
     _forced: deque[int] = field(default_factory=deque)
     """Ids that come next, whatever the model would choose."""
+    _is_newest_forced: bool = False
     _first_token_at: float = 0.0
 
     @property
@@ -90,19 +91,17 @@ class GenerationState:
 
     @property
     def _remaining_answer_tokens(self) -> int:
-        newest = bool(self.tokens) and self.parser.part == "text"
-        return self.limits.answer - self._answer_tokens - newest
+        return self.limits.answer - self._answer_tokens - self._is_newest("text")
 
     def _count_newest(self) -> None:
-        if self.tokens and not self.parser.is_at_marker:
-            self._answer_tokens += self.parser.part == "text"
-        self._reasoning_tokens += self._is_newest_thought
+        self._answer_tokens += self._is_newest("text")
+        self._reasoning_tokens += self._is_newest("reasoning")
 
-    @property
-    def _is_newest_thought(self) -> bool:
-        """Whether the newest token is of a thought, as far as is known yet."""
-        is_thinking = self.parser.part == "reasoning" and not self.parser.is_at_marker
-        return bool(self.tokens) and is_thinking
+    def _is_newest(self, part: StreamedPart) -> bool:
+        """Whether the newest token is of a part, as far as is known yet."""
+        is_of_part = self.parser.part == part and not self.parser.is_at_marker
+        is_end_of_budget = part == "reasoning" and self._is_newest_forced
+        return bool(self.tokens) and is_of_part and not is_end_of_budget
 
     def sample(self, logits: Tensor) -> list[Delta | Finished]:
         """Sample a token, check whether it ends the reply, and release the text that is certain.
@@ -120,8 +119,10 @@ class GenerationState:
                 self._logprobs.append(
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
                 )
+        pieces = self._release_text()
         reason, stop = self._check_stop(logits)
-        pieces = self._release_text(reason)
+        if reason is not None:
+            pieces += self._release_rest(reason)
         self._update_usage()
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
@@ -163,6 +164,7 @@ class GenerationState:
         is_thinking = self.parser.part == "reasoning"
         if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
             self._forced.extend(self.end_of_thought)
+        self._is_newest_forced = bool(self._forced)
         if self._forced:
             return self.sampler.accept(self._forced.popleft())
         return self.sampler(self._process_logits(logits))
@@ -193,38 +195,46 @@ class GenerationState:
         is_full = len(self.tokens) >= self.limits.context and self._remaining_answer_tokens > 0
         return (StopReason.CONTEXT_FULL if is_full else StopReason.LENGTH), None
 
-    def _release_text(self, reason: StopReason | None) -> list[StreamedText]:
-        """Return the text that became certain; after the last token, all that remains.
+    def _release_text(self) -> list[StreamedText]:
+        """Return the text that became certain, whether or not the newest token is the last."""
+        certain = len(self.tokens) - self.eos_criteria.partial_match_length(self.tokens)
+        return self._release(self._detokenize_until(certain - len(self._ending)))
+
+    def _release_rest(self, reason: StopReason) -> list[StreamedText]:
+        """Return all text that remains after the last token.
 
         Args:
-            reason: why the newest token is the last; None where it is not.
+            reason: why it is the last.
         """
-        last = reason is not None
-        ending = self.eos_criteria.match(self.tokens)
-        certain = len(self.tokens) - (len(ending) if ending else 0)
-        if not last:
-            certain -= self.eos_criteria.partial_match_length(self.tokens)
-        text = "".join(
-            self._detokenize(position) for position in range(self._num_detokenized, certain)
-        )
-        self._num_detokenized = max(self._num_detokenized, certain)
-        if last:
-            rest = self.detokenizer.flush()
-            self._logprob_buffer.feed((), rest)
-            text += rest
-        pieces = self.parser.feed(text)
-        if last:
-            pieces += self.parser.flush(is_complete=reason is StopReason.END)
-        released = [self._filter_stops(piece) for piece in pieces]
-        if last and (held := self.stop_filter.flush()):
+        text = self._detokenize_until(len(self.tokens) - len(self._ending))
+        rest = self.detokenizer.flush()
+        self._logprob_buffer.feed((), rest)
+        released = self._release(text + rest)
+        last = self.parser.flush(is_complete=reason is StopReason.END)
+        released += map(self._filter_stops, last)
+        if held := self.stop_filter.flush():
             released.append(StreamedText("text", held))
         return released
+
+    def _release(self, text: str) -> list[StreamedText]:
+        return list(map(self._filter_stops, self.parser.feed(text)))
+
+    @property
+    def _ending(self) -> Sequence[int]:
+        """The newest tokens that end the reply; none if it goes on."""
+        return self.eos_criteria.match(self.tokens) or ()
 
     def _filter_stops(self, piece: StreamedText) -> StreamedText:
         """Let stop strings end the answer; a thought may contain them."""
         if piece.part == "reasoning":
             return piece
         return dataclasses.replace(piece, text=self.stop_filter.feed(piece.text))
+
+    def _detokenize_until(self, end: int) -> str:
+        """Return the text of all tokens before a position that were not yet released."""
+        text = "".join(self._detokenize(position) for position in range(self._num_detokenized, end))
+        self._num_detokenized = max(self._num_detokenized, end)
+        return text
 
     def _detokenize(self, position: int) -> str:
         """Return the text that a token adds."""
@@ -248,7 +258,7 @@ class GenerationState:
             completion_tokens=len(self.tokens),
             first_token_seconds=self._first_token_at - self.started_at,
             decode_seconds=now - self._first_token_at,
-            reasoning_tokens=self._reasoning_tokens + self._is_newest_thought,
+            reasoning_tokens=self._reasoning_tokens + self._is_newest("reasoning"),
         )
 
 

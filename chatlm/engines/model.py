@@ -143,7 +143,7 @@ def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
     ids = tuple(value if isinstance(value, list) else [value] if value is not None else [])
     if not all(type(each) is int for each in ids):
         raise ModelError(
-            "The model's eos_token_id, in generation_config.json or config.json, must be one or more "
+            "The eos_token_id in generation_config.json or config.json must be one or more "
             f"token numbers, not {value!r:.60}.",
             "Copy or download the model again.",
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chatlm.engines import tool_call_syntax
-from chatlm.engines.tool_call_syntax import ReadCalls
+from chatlm.engines.tool_call_syntax import ReadCalls, WriteCalls
 from chatlm.types.parts import ToolCall
 from chatlm.types.sampling import Thinking
 
@@ -68,6 +68,8 @@ class ToolCallFormat:
     """Whether a template takes several calls in one message."""
     call_id: Callable[[ToolCall, int], str] = lambda call, number: call.id
     """`(call, number of calls before it in the chat) -> id`: the id that the template expects."""
+    write: WriteCalls | None = None
+    """Writes calls of an earlier turn for templates that do not read `tool_calls`."""
     tools_variable: str = "tools"
     """Variable of the template with the tools that are offered."""
 
@@ -136,7 +138,12 @@ HARMONY_CALLS = ToolCallFormat(
 
 THINK = ReasoningFormat(("<think>",), ("</think>",), before_end="\n", after_end="\n\n")
 
-HERMES_CALLS = ToolCallFormat(("<tool_call>",), ("</tool_call>",), tool_call_syntax.read_json)
+HERMES_CALLS = ToolCallFormat(
+    ("<tool_call>",),
+    ("</tool_call>",),
+    tool_call_syntax.read_json,
+    write=tool_call_syntax.write_json,
+)
 
 FUNCTION_TAG_CALLS = ToolCallFormat(
     ("<tool_call>",), ("</tool_call>",), tool_call_syntax.read_function_tags
@@ -270,7 +277,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
     ModelFamily(
         "LFM2",
         tool_calls=ToolCallFormat(
-            ("<|tool_call_start|>",), ("<|tool_call_end|>",), tool_call_syntax.read_python
+            ("<|tool_call_start|>",),
+            ("<|tool_call_end|>",),
+            tool_call_syntax.read_python,
+            write=tool_call_syntax.write_python,
         ),
         tool_call_signs=("<|tool_call_start|>",),
     ),
@@ -296,14 +306,25 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<tool_call>",),
             ("</tool_call>",),
             tool_call_syntax.read_json,
+            write=tool_call_syntax.write_json,
             tools_variable="xml_tools",
         ),
         tool_call_signs=("<tool_call>", "xml_tools"),
     ),
     ModelFamily(
-        "Granite 3, Phi-4-mini",
+        "Phi-4-mini",
         tool_calls=ToolCallFormat(
             ("<|tool_call|>",), ("<|/tool_call|>",), tool_call_syntax.read_json
+        ),
+        tool_call_signs=("<|tool_call|>", "<|/tool_call|>"),
+    ),
+    ModelFamily(
+        "Granite 3",
+        tool_calls=ToolCallFormat(
+            ("<|tool_call|>",),
+            (),
+            tool_call_syntax.read_json,
+            write=tool_call_syntax.write_json_list,
         ),
         tool_call_signs=("<|tool_call|>",),
     ),

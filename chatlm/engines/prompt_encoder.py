@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from chatlm.engines import chat_formats
-from chatlm.engines.chat_formats import MessageGroup, Span
+from chatlm.engines.chat_formats import CallForm, MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
@@ -228,17 +228,20 @@ class PromptEncoder:
         return template if form.tools_variable in template.variables else None
 
     @cached_property
-    def takes_argument_text(self) -> bool:
-        """Whether the template wants the arguments of a call as JSON text, not as an object."""
-        if self._tool_template is None:
-            return False
+    def call_form(self) -> CallForm:
+        """How the template wants the calls of earlier turns."""
+        form = self.family.tool_calls
+        if self._tool_template is None or form is None:
+            return "object"
+        if form.write is not None and "tool_calls" not in self._tool_template.source:
+            return "content"
         groups = chat_formats.group_by_role(_PROBE_CALL)
-        chat = chat_formats.template_messages(_PROBE_CALL, groups, self.family.tool_calls)
+        chat = chat_formats.template_messages(_PROBE_CALL, groups, form)
         try:
             text = self._tool_template.render(chat, **self._tool_variables([_PROBE_TOOL]))
         except (jinja2.TemplateError, ModelError):
-            return True
-        return "{'k': 'v'}" in text  # as Python writes an object
+            return "text"
+        return "text" if "{'k': 'v'}" in text else "object"  # as Python writes an object
 
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
@@ -349,7 +352,7 @@ class PromptEncoder:
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
         chat = chat_formats.template_messages(
-            messages, groups, self.family.tool_calls, self.takes_argument_text
+            messages, groups, self.family.tool_calls, self.call_form
         )
         try:
             return self._template.render(chat, continued_field=continued, **self._variables)

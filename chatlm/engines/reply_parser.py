@@ -70,8 +70,11 @@ class ReasoningParser:
 
     @property
     def withheld(self) -> str:
-        """Text held back because it may become a marker or end a thought."""
-        return self._pending
+        """Text held back because it may become a marker or end a thought.
+
+        Without white space that is dropped whatever follows, so that a reply stopped here has none.
+        """
+        return self._pending.lstrip() if self._is_start else self._pending
 
     def feed(self, text: str) -> list[StreamedText]:
         """Add text; return what is certain, in order."""

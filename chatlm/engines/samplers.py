@@ -71,18 +71,15 @@ def token_biases(
     return biases
 
 
-def apply_logit_bias(logits: Tensor, biases: Mapping[int, float]) -> Tensor:
+def apply_logit_bias(logits: Tensor, ids: Tensor, biases: Tensor) -> Tensor:
     """Add to the logits of some tokens.
 
     Args:
         logits: (vocab_size,), float.
-        biases: by token id.
+        ids: (tokens,), each once.
+        biases: (tokens,), what is added to the logit of each.
     """
-    if not biases:
-        return logits
-    ids = torch.tensor(list(biases), device=logits.device)
-    added = torch.tensor(list(biases.values()), dtype=logits.dtype, device=logits.device)
-    return logits.index_add(0, ids, added)
+    return logits.index_add(0, ids, biases)
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -287,7 +284,9 @@ class Sampler:
         token_bytes: TokenBytes,
         encode: Callable[[str], Sequence[int]],
     ) -> None:
-        self._biases = token_biases(sampling.logit_bias, encode, vocab_size)
+        biases = token_biases(sampling.logit_bias, encode, vocab_size)
+        self._biased_ids = torch.tensor(list(biases), dtype=torch.long, device=device)
+        self._biases = torch.tensor(list(biases.values()), dtype=torch.float, device=device)
         self._temperature = sampling.temperature or 0.0
         self._top_k = sampling.top_k or 0
         self._top_p = 1.0 if sampling.top_p is None else sampling.top_p
@@ -323,8 +322,11 @@ class Sampler:
         Args:
             logits: (vocab_size,), any float type.
         """
+        logits = logits.float()
+        if len(self._biases):
+            logits = apply_logit_bias(logits, self._biased_ids, self._biases)
         logits = apply_penalties(
-            apply_logit_bias(logits.float(), self._biases),
+            logits,
             self._reply_counts,
             self._seen,
             frequency_penalty=self._frequency_penalty,

@@ -1,4 +1,4 @@
-"""Read the tool calls that a model wrote, in the syntax of its family.
+"""Read the tool calls that a model wrote, in the syntax of its family, or write them again.
 
 Each reader takes the text between the markers of a block of calls. A text that is not entirely
 well formed gives no call at all.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ Schemas = Mapping[str, Mapping[str, Any]]
 
 ReadCalls = Callable[[str, Schemas], list[WrittenCall]]
 """`(text, schemas) -> calls`, at least one; raises `Malformed`."""
+
+
+WriteCalls = Callable[[Sequence[WrittenCall]], list[str]]
+"""`(calls) -> texts`: what stands between each pair of markers."""
 
 
 def read_json(text: str, schemas: Schemas) -> list[WrittenCall]:
@@ -319,6 +323,31 @@ def _gemma_container(text: str, place: int, closing: str) -> tuple[Any, int]:
             raise Malformed("neither a comma nor an end")
     end = text.index(closing, place) + 1
     return (dict(entries) if closing == "}" else [value for _, value in entries]), end
+
+
+def write_json(calls: Sequence[WrittenCall]) -> list[str]:
+    """Write `{"name": …, "arguments": {…}}` for each call."""
+    return [f"\n{_json_of(call)}\n" for call in calls]
+
+
+def write_json_list(calls: Sequence[WrittenCall]) -> list[str]:
+    """Write one list of `{"name": …, "arguments": {…}}`."""
+    return [f"[{', '.join(map(_json_of, calls))}]"]
+
+
+def _json_of(call: WrittenCall) -> str:
+    name = json.dumps(call.name, ensure_ascii=False)
+    return f'{{"name": {name}, "arguments": {call.arguments}}}'
+
+
+def write_python(calls: Sequence[WrittenCall]) -> list[str]:
+    """Write one list of calls as Python does."""
+    return [f"[{', '.join(map(_python_of, calls))}]"]
+
+
+def _python_of(call: WrittenCall) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in _only_json(call.arguments).items())
+    return f"{call.name}({arguments})"
 
 
 def _json_values(text: str) -> Iterator[Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -36,6 +35,7 @@ from chatlm.hub.architecture import (
     unexpected_tensors,
 )
 from chatlm.hub.generation_config import recommended_sampling
+from chatlm.hub.tensor_check import describe_wrong_tensors, quiet_transformers
 
 
 class TransformersModel:
@@ -156,7 +156,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
         ModelError: transformers cannot load the folder.
     """
     check_architecture(name, read_config(folder))
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -218,10 +218,7 @@ def _check_tensors(name: str, report: Mapping[str, Any]) -> None:
     Raises:
         ModelError: a tensor is missing, has another shape, or is not expected.
     """
-    mismatched = [f"{key} (another shape)" for key, *_ in sorted(report["mismatched_keys"])]
-    missing = [f"{key} (missing)" for key in sorted(report["missing_keys"])]
-    unexpected = sorted(report["unexpected_keys"])
-    if label := _quantized_format(unexpected):
+    if label := _quantized_format(report["unexpected_keys"]):
         hint = (
             f"Its tensors are quantized with {label}, but its config.json does not say how "
             "(quantization_config). Use a complete copy of it, the original repository, or a GGUF "
@@ -229,8 +226,7 @@ def _check_tensors(name: str, report: Mapping[str, Any]) -> None:
         )
     else:
         hint = f"Its files are incomplete or of another model; `chatlm models verify {name}`."
-    wrong = missing + mismatched + [f"{key} (not expected)" for key in unexpected]
-    if wrong:
+    if wrong := describe_wrong_tensors(report):
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3:,} more" if wrong[3:] else "")
         raise ModelError(
             f"The tensors of the model {name} do not fit its config.json: {shown}", hint=hint
@@ -243,7 +239,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     Raises:
         ModelError: transformers cannot load it.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -261,21 +257,6 @@ def _load_error(name: str, folder: Path, error: Exception) -> ModelError:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the progress bars and warnings of transformers, which would disturb the screen."""
-    logger = transformers.utils.logging
-    level, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
-    logger.set_verbosity_error()
-    logger.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.set_verbosity(level)
-        if bars:
-            logger.enable_progress_bar()
 
 
 _UNSUPPORTED_SETTINGS = ("layer_replication", "arrow_config", "target_parameters")

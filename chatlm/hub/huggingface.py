@@ -269,7 +269,8 @@ def _check_config(repository: str, revision: str | None, folder: Path, wanted: l
         )
     path = hf_hub_download(repository, "config.json", revision=revision, local_dir=folder)
     config = read_config(Path(path).parent)
-    if "modules.json" not in wanted and model_kind(config) == "chat":
+    is_chat = "modules.json" not in wanted and model_kind(config) == "chat"
+    if is_chat and (config.get("model_type") or config.get("auto_map")):
         check_architecture(repository, config)
 
 

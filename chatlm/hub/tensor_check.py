@@ -65,7 +65,7 @@ def find_wrong_tensors(
         raise NotChecked("config.json does not name the architecture (model_type)")
     import torch
 
-    with _quiet_transformers():
+    with quiet_transformers():
         model_class, model_config = _model_class(config, kind)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
@@ -110,10 +110,10 @@ def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
         if reads_as_whole(model_config):
             mapping = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if type(model_config) in mapping:
-        model_class = mapping[type(model_config)]
-        if model_class.config_class is not type(model_config):
+        loaded: Any = mapping[type(model_config)]
+        if loaded.config_class is not type(model_config):
             raise NotChecked("chatlm loads only its part for text")
-        return model_class, model_config
+        return loaded, model_config
     name = (config.get("architectures") or [""])[0]
     model_class = getattr(transformers, name, None) if name.isidentifier() else None
     if model_class is None or not hasattr(model_class, "from_pretrained"):
@@ -148,8 +148,8 @@ def _compare(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the warnings and progress bars of transformers."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence the progress bars and warnings of transformers, which would disturb the screen."""
     import transformers
 
     logger = transformers.utils.logging

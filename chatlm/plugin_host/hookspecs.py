@@ -201,7 +201,10 @@ def screen_opened(ui: Ui) -> None:
 
 @hookspec
 def chat_shown(ui: Ui) -> None:
-    """Another chat is on the screen, or a new one."""
+    """Another chat is on the screen, or a new one.
+
+    Called again for it if something else changes the plugin's data of the chat meanwhile.
+    """
 
 
 @hookspec

@@ -9,7 +9,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,7 +104,11 @@ class HookCaller(ABC):
         return None
 
     def call_each(
-        self, hook: str, make_arguments: Callable[[str], Mapping[str, Any]]
+        self,
+        hook: str,
+        make_arguments: Callable[[str], Mapping[str, Any]],
+        *,
+        only: Collection[str] | None = None,
     ) -> Iterator[str]:
         """Call a `NOTIFY` hook with arguments of each plugin's own.
 
@@ -112,12 +116,15 @@ class HookCaller(ABC):
             hook: the hook's name.
             make_arguments: returns the arguments for the plugin of this name; called just before
                 that plugin.
+            only: the plugins to call; None for all.
 
         Yields:
             the plugins that did not fail.
         """
         row = HOOKS[hook]
         for impl in self.implementations(hook):
+            if only is not None and impl.plugin_name not in only:
+                continue
             arguments = make_arguments(impl.plugin_name)
             if self.call(impl, hook, arguments, row.validate).succeeded:
                 yield impl.plugin_name

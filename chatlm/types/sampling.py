@@ -177,6 +177,8 @@ class Sampling:
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
         """Restore from the values of `to_dict`, or a section of the config file.
 
+        YAML reads `off` as false.
+
         Raises:
             UsageError: an unknown name or a value out of range.
         """
@@ -202,7 +204,7 @@ class Sampling:
             dry_allowed_length=values.get("dry_allowed_length"),
             logit_bias=_logit_bias(values.get("logit_bias", ())),
             max_tokens=values.get("max_tokens"),
-            thinking=values.get("thinking"),
+            thinking="off" if values.get("thinking") is False else values.get("thinking"),
             thinking_budget=values.get("thinking_budget"),
             seed=values.get("seed"),
             stop=_stop_strings(values.get("stop", ())),

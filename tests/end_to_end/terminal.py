@@ -12,6 +12,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
+from tests.program import ProgramInTerminal
 from tests.waiting import PATIENCE
 
 CTRL_C, CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x03", "\x07", "\x0c", "\x11", "\x1b", "\r"
@@ -23,7 +24,10 @@ KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 
 
 class Terminal:
-    """chatlm in a pseudo-terminal, and its screen."""
+    """chatlm in a pseudo-terminal, and its screen.
+
+    A fork of a process in which slow imports are done, unless it is to be `fresh`.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Terminal:
         columns: int = 110,
         lines: int = 30,
         folder: Path | None = None,
+        fresh: bool = False,
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -39,14 +44,20 @@ class Terminal:
         environment["PYTHONFAULTHANDLER"] = "1"
         for size in ("COLUMNS", "LINES"):  # they would go before the terminal's own
             environment.pop(size, None)
-        self.process = pexpect.spawn(
-            sys.executable,
-            ["-m", "chatlm", *arguments],
-            env=environment,
-            cwd=folder,
-            dimensions=(lines, columns),
-            timeout=None,
-        )
+        self.process: ProgramInTerminal | pexpect.spawn
+        if fresh:
+            self.process = pexpect.spawn(
+                sys.executable,
+                ["-m", "chatlm", *arguments],
+                env=environment,
+                cwd=folder,
+                dimensions=(lines, columns),
+                timeout=None,
+            )
+        else:
+            self.process = ProgramInTerminal(
+                *arguments, environment=environment, folder=folder, dimensions=(lines, columns)
+            )
 
     def type(self, text: str) -> None:
         self.process.send(text)

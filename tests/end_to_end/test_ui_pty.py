@@ -135,7 +135,7 @@ def test_a_closed_terminal_keeps_the_reply(
 ) -> None:
     terminal = open_chatlm()
     ask_for_a_story(terminal)
-    terminal.process.ptyproc.fileobj.close()
+    terminal.process.close(force=False)
     terminal.process.wait()
     assert terminal.process.exitstatus == 128 + signal.SIGHUP
     check_stopped_reply(endless_home)
@@ -187,5 +187,5 @@ def test_incognito_works_without_the_saved_chats(chat_home: Path) -> None:
         private.type(ENTER)
         assert private.wait_to_end() == 0
     finally:
-        private.process.terminate(force=True)
+        private.process.close(force=True)
     assert (chat_home / "chats.db").read_text().startswith("no database at all")

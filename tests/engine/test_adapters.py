@@ -28,7 +28,7 @@ from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
-GREEDY = Sampling(temperature=0.0, max_tokens=8)
+GREEDY = Sampling(temperature=0.0, max_tokens=4)
 QUESTION = Message("user", "Name three animals that live in the sea.")
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -62,7 +62,20 @@ SWITCHES = """\
 {%- if date_string is not defined %}{% set date_string = 'today' %}{% endif %}
 {{- date_string }}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
 
-TEMPLATES = {"strips": STRIPS_THOUGHTS, "reasoning": READS_REASONING, "switches": SWITCHES}
+MARKS_SAFE = """\
+{{- 'Safe: '|safe + {'n': messages|length}|tojson }}
+{%- for m in messages %}
+    {{- '<|' + m.role + '|>' + m.content + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+"""Jinja escapes what is added to a safe string."""
+
+TEMPLATES = {
+    "safe": MARKS_SAFE,
+    "strips": STRIPS_THOUGHTS,
+    "reasoning": READS_REASONING,
+    "switches": SWITCHES,
+}
 
 ROLE_TOKENS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 
@@ -83,6 +96,7 @@ CHATS: dict[str, list[tuple[Role, str, str]]] = {
     ],
     "switch": [("system", "/no_think Be brief.  ", ""), ("user", "Hi /no_think", "")],
     "continued": [("user", "Hi", ""), ("assistant", "Hello, I am ", "")],
+    "signs": [("user", '<b>"A & B"</b>', "")],
 }
 
 

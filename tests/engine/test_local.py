@@ -173,7 +173,8 @@ def test_context_full(default_model: Path) -> None:
 
 
 def test_a_seed_gives_the_same_text_whatever_is_cached(either: LocalEngine) -> None:
-    sampling = Sampling(temperature=0.9, seed=7, max_tokens=40)
+    tokens = 40 if "fast" in either.info.dtype else 16  # which transformers makes slowly
+    sampling = Sampling(temperature=0.9, seed=7, max_tokens=tokens)
     forget(either)
     first, _, _ = run(either, Request(STORY, sampling))
     again, _, _ = run(either, Request(STORY, sampling))
@@ -274,9 +275,9 @@ def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
-    with pytest.raises(ModelError, match="cannot be loaded") as error:
+    with pytest.raises(ModelError, match="does not know its architecture nonsense") as error:
         LocalEngine.from_folder("broken", tmp_path, resolve_placement("cpu", "auto", "none"))
-    assert "verify" in error.value.hint
+    assert "pip install -U transformers" in error.value.hint
 
 
 @pytest.mark.parametrize(

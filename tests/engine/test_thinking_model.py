@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from chatlm.chat.session import ChatSession
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message, StopReason
 from chatlm.types.parts import Reasoning, Text
@@ -67,12 +69,16 @@ def test_a_budget_closes_the_thought_and_the_answer_follows(thinking_engine: Loc
     assert thoughts
     assert whole.startswith(thoughts)
     assert len(thoughts) < len(whole)
+    assert end.usage.reasoning_tokens == 3
     assert (text, end.stop_reason) == (answer(3, 4), StopReason.END)
 
 
-def test_max_tokens_counts_the_answer_alone(thinking_engine: LocalEngine) -> None:
-    thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=2)
-    assert (thoughts, text) == (thought(3, 4), "It is")
+@pytest.mark.parametrize(("limit", "expected"), [(1, "It"), (2, "It is")])
+def test_max_tokens_counts_the_answer_alone(
+    limit: int, expected: str, thinking_engine: LocalEngine
+) -> None:
+    thoughts, text, end = generate(thinking_engine, [ASKED], max_tokens=limit)
+    assert (thoughts, text) == (thought(3, 4), expected)
     assert end.stop_reason is StopReason.LENGTH
 
 
@@ -116,6 +122,34 @@ def test_a_reply_cut_in_its_thought_goes_on_thinking(thinking_engine: LocalEngin
     encoder = thinking_engine.prompt_encoder
     prompt = encoder.decode(encoder.encode([ASKED, cut]))
     assert prompt.endswith("<|im_start|>assistant\n<think>\n3 and 4")
+
+
+def stopped(engine: LocalEngine, store: Store, after: int) -> ChatSession:
+    """Return a chat whose reply was stopped after some events with new tokens."""
+    session = ChatSession(store, lambda: engine, sampling=Sampling(temperature=0.0))
+    with closing(session.send(question(3, 4))) as events:
+        deltas = (event for event in events if isinstance(event, Delta))
+        for _ in range(after):
+            next(deltas, None)
+    return session
+
+
+@pytest.mark.parametrize("after", range(1, 17))
+def test_a_reply_may_be_stopped_after_any_token_and_continued(
+    after: int, thinking_engine: LocalEngine
+) -> None:
+    with Store(None) as store:
+        session = stopped(thinking_engine, store, after)
+        cut = store.conversation(1).turns[0].reply
+        assert cut is not None
+        assert all(part.text.strip() for part in cut.parts if isinstance(part, Reasoning | Text))
+        with closing(session.continue_reply()) as events:
+            list(events)
+        reply = store.conversation(1).turns[0].reply
+    assert reply is not None
+    assert (reply.reasoning.rstrip(), reply.text) == (thought(3, 4), answer(3, 4))
+    assert reply.stop_reason is StopReason.END
+    assert reply.thoughts.tokens is not None
 
 
 def test_a_message_about_thoughts_opens_none(thinking_engine: LocalEngine) -> None:

@@ -20,14 +20,16 @@ from chatlm import (
     ChatlmError,
     Conversation,
     Message,
+    Reasoning,
     Reply,
     StopReason,
+    Text,
     Turn,
     UsageError,
 )
 from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_kit.training import ProgressListener
 from chatlm.store.store import Store
@@ -64,7 +66,7 @@ def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     actions.close_labeller()
 
 
-def chat(store: Store, *replies: str, **kept: Any) -> ChatSession:
+def chat(store: Store, *replies: ScriptedReply, **kept: Any) -> ChatSession:
     host = PluginHost([("emotion", chatlm_emotion.plugin), ("templates", chatlm_templates.plugin)])
     engine = ScriptedEngine(*(replies or ("Good.",) * 9))
     return ChatSession(store, lambda: engine, plugins=host, plugin_data=kept)
@@ -114,6 +116,17 @@ def test_all_or_none_in_one_chat(moods: Path, monkeypatch: pytest.MonkeyPatch) -
         assert labels(turn) == []
         turn = send(chat(store, emotion={"label": ["no choice"]}), "I am scared")
         assert labels(turn) == [(False, "fear")], "the usual choice holds"
+
+
+def test_the_answer_is_labelled_without_the_thought_before_it(
+    moods: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "MAX_ANSWER_DELAY", PATIENCE)
+    actions.get_labeller().wait_until_loaded()
+    reply = (Reasoning("The user is furious, and I hate it. Mad! " * 3), Text("I am glad"))
+    with Store(None) as store:
+        turn = send(chat(store, reply, emotion={"label": "all"}), "I am scared")
+        assert labels(turn) == [(False, "fear"), (True, "joy")]
 
 
 def test_the_default_choice_is_a_setting(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_ask_never_ends_silently(
         done = run_chatlm("ask", "-m", script.model, "--stop", "##", "Hi")
         as_json = run_chatlm("ask", "-m", script.model, "--stop", "##", "--json", "Hi")
     assert (done.returncode, as_json.returncode) == (code, code)
-    assert done.stdout == shown
+    assert done.stdout.strip() == shown.strip()
     assert why in done.stderr
     assert json.loads(as_json.stdout)["stop_reason"] == reason
     with Store(home / "chats.db") as store:

@@ -11,6 +11,7 @@ from chatlm import ChatlmError, Delta, EngineError, EngineEvent, Message, Reques
 from chatlm.chat.session import ChatSession
 from chatlm.config import config
 from chatlm.store.store import Store
+from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.types.parts import Image, Reasoning, Text
 from tests.plugins.openai_server import (
     Script,
@@ -23,6 +24,8 @@ from tests.plugins.openai_server import (
     streams,
 )
 from tests.plugins.test_openai import ending, engine_of, events_of, request, text_of
+from tests.program import run_chatlm
+from tests.tui.support import idle, make_app, newest, plain, say
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -258,3 +261,29 @@ def test_text_before_a_server_s_own_thought_is_kept() -> None:
     with serving(streams(*chunks)) as script:
         texts = parts_of(events_of(script, request("Hi")))
     assert texts == {"reasoning": "Hm.", "text": "<thYes."}
+
+
+def test_ask_prints_the_answer_and_shows_the_thought_on_stderr() -> None:
+    chunks = (reasoning("Two "), reasoning("and two."), piece("4"), piece("", "stop"), cost(3, 3))
+    with serving(streams(*chunks)) as script:
+        done = run_chatlm("ask", "-m", script.model, "--show-thinking", "2+2?")
+        silent = run_chatlm("ask", "-m", script.model, "2+2?")
+    assert (done.stdout, silent.stdout) == ("4\n", "4\n")
+    assert "Two and two.\n\n" in done.stderr
+    assert "Two" not in silent.stderr
+
+
+async def test_the_screen_folds_the_thoughts_of_a_server() -> None:
+    chunks = (reasoning("Two "), reasoning("and two."), piece("4"), piece("", "stop"), cost(3, 3))
+    with serving(streams(*chunks), says("Yes.")) as script, engine_of(script) as engine:
+        app = make_app(open_engine=lambda model, report: engine)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await say(pilot, "2+2?")
+            await idle(pilot)
+            view = newest(pilot)
+            assert [plain(part) for part in view.query_one(ReplyView).children] == [
+                "▸ Thought · 2 tokens", "4",
+            ]  # fmt: skip
+            await say(pilot, "Sure?")
+            await idle(pilot)
+    assert "Two" not in str(script.asked[1].body)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import openai
 import pytest
 
-from chatlm import Reasoning, Text
+from chatlm import Reasoning, Sampling, Text
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.store.store import Store
+from chatlm_openai.engine import open_engine
 from chatlm_serve.completions import parse_params
 from chatlm_serve.errors import ApiError
 from tests.plugins.serve import MODEL, serving
@@ -172,3 +176,25 @@ def test_max_tokens_counts_thoughts_as_the_protocol_does(
     engine.queue(REPLY)
     ask(client, "2+2?", max_tokens=5)
     assert engine.requests[-1].max_new_tokens == 5
+
+
+@pytest.mark.usefixtures("home")
+def test_chatlm_is_a_client_that_gets_thoughts_and_sends_none_back(engine: ScriptedEngine) -> None:
+    engine.queue(REPLY, REPLY)
+    with (
+        serving(engine) as address,
+        closing(open_engine(f"{MODEL}@{address}/v1")) as remote,
+        Store(None) as store,
+    ):
+        session = ChatSession(store, lambda: remote, sampling=Sampling(thinking="low"))
+        list(session.send("2+2?"))
+        list(session.send("Sure?"))
+        (reply, _) = (turn.reply for turn in store.conversation(1).turns)
+    assert reply is not None
+    assert (reply.reasoning, reply.text) == ("Two and two.", "It is 4.")
+    assert reply.usage.reasoning_tokens == 3
+    second = engine.requests[-1]
+    assert second.sampling.thinking == "low"
+    assert [m.parts for m in second.messages] == [
+        (Text("2+2?"),), (Text("It is 4."),), (Text("Sure?"),),
+    ]  # fmt: skip

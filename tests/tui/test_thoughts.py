@@ -270,6 +270,21 @@ async def test_a_thought_that_was_stopped_is_a_thought() -> None:
         assert "stopped" in line_of(newest(pilot))
 
 
+async def test_a_thought_that_goes_on_streams_again() -> None:
+    """Such as after a switch to another chat and back, or when a reply is continued."""
+    cut = thinking_turn(1, Reasoning("Two and", 8.0, 400))
+    app = BoardApp([cut])
+    async with app.run_test(size=(80, 30)) as pilot:
+        await settled(pilot, app)
+        (view,) = app.views
+        assert cut.reply is not None
+        await view.begin_reply(cut.reply)
+        await view.append_text(" two.", "reasoning", Reasoning("", 9.0, 402))
+        await until(pilot, lambda: blocks(view) == ["▸ Thinking … 9 s · 402 tokens\nTwo and two."])
+        await view.append_text("Four.", "text")
+        await until(pilot, lambda: blocks(view) == ["▸ Thought for 9 s · 402 tokens", "Four."])
+
+
 async def test_a_click_on_the_line_opens_it() -> None:
     engine = ThinkingEngine("Let me ", "look.")
     engine.think_on.set()

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from chatlm.chat.session import ChatSession
+from chatlm.chat.summary import MAX_SUMMARY_TOKENS, THOUGHT_TOKENS, write_summary
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.types.messages import SUMMARY_PREFIX, ContextPolicy, Turn
-from chatlm.types.sampling import Sampling
+from chatlm.types.sampling import Sampling, Thinking
 
 LONG = "word " * 40
 """An answer; with its question, a turn takes 50 tokens."""
@@ -113,3 +114,28 @@ def test_a_chat_that_fits_is_not_compacted(store: Store) -> None:
     list(session.send("Hi"))
     assert compacted(session) == []
     assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("levels", "thinking", "budget"),
+    [
+        (("off", "low", "medium", "high"), "off", None),
+        (("low", "medium", "high"), "low", THOUGHT_TOKENS),
+        ((), None, THOUGHT_TOKENS),
+    ],
+)
+def test_a_summary_takes_few_thoughts_and_leaves_room_for_them(
+    levels: tuple[Thinking, ...], thinking: Thinking | None, budget: int | None
+) -> None:
+    engine = ScriptedEngine("Short.", context=600, thinks=True, thinking_levels=levels)
+    assert "".join(write_summary(engine, "Why?", "word " * 1000)) == "Short."
+    request = engine.requests[0]
+    assert (request.sampling.thinking, request.sampling.thinking_budget) == (thinking, budget)
+    used = engine.count_tokens(request.messages)
+    assert 600 - used >= MAX_SUMMARY_TOKENS + (budget or 0)
+
+
+def test_a_model_that_does_not_think_is_not_told_to_stop_it() -> None:
+    engine = ScriptedEngine("Short.", thinks=False)
+    assert "".join(write_summary(engine, "Why?", "Because.")) == "Short."
+    assert engine.requests[0].sampling.thinking is None

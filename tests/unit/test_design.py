@@ -49,9 +49,9 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def words() -> set[str]:
-    """Every identifier in the sources of chatlm, its plugins and its tests' helpers."""
+    """Every identifier in the sources of chatlm, its plugins, its benchmarks and its tests."""
     found: set[str] = set()
-    for folder in ("chatlm", "plugins", "tests"):
+    for folder in ("chatlm", "plugins", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             found |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
     return found

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
 from chatlm.chat.word_diff import DiffSegment, diff_words
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.parts import Reasoning, Text
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.costs import processor_seconds, step_seconds
@@ -33,7 +34,7 @@ def chat(store: Store, engine: Any) -> ChatSession:
     return ChatSession(store, lambda: engine, system="Be kind.", sampling=Sampling(seed=3))
 
 
-def store_reply(store: Store, *replies: str | StopReason | Exception) -> Reply:
+def store_reply(store: Store, *replies: ScriptedReply) -> Reply:
     """Return the reply of a chat whose engine has this script."""
     session = chat(store, ScriptedEngine(*replies))
     list(session.send("Hi"))
@@ -214,3 +215,20 @@ def test_differences_of_long_replies_come_at_once(words: int) -> None:
     assert diff_words(before, after)
     cost = processor_seconds(lambda: diff_words(before, after))
     assert cost < 100_000_000 * step_seconds()
+
+
+def test_thoughts_are_replayed_and_compared(store: Store) -> None:
+    script = (Reasoning("Two and two."), Text("It is 4."))
+    reply = store_reply(store, script)
+    same = replayed(store, ScriptedEngine(script), reply)
+    assert (same.same_text, same.thoughts_differ) == (True, False)
+    other = replayed(store, ScriptedEngine((Reasoning("Two plus two."), script[1])), reply)
+    assert (other.same_text, other.thoughts_differ) == (False, True)
+    assert other.reasoning == "Two plus two."
+    assert [(piece.kind, piece.text) for piece in other.diff()] == [
+        ("same", "Two "), ("removed", "and "), ("added", "plus "), ("same", "two.\n\nIt is 4."),
+    ]  # fmt: skip
+    answer = replayed(store, ScriptedEngine((script[0], Text("It is 5."))), reply)
+    assert [(piece.kind, piece.text) for piece in answer.diff()] == [
+        ("same", "It is "), ("removed", "4."), ("added", "5."),
+    ]  # fmt: skip

@@ -270,8 +270,8 @@ def test_the_sampler_takes_another_path_with_xtc() -> None:
 
 
 def test_a_logit_bias_is_added() -> None:
-    assert apply_logit_bias(BOOK, {1: 2.5, 2: -100.0}).tolist() == [4.0, 4.5, -100.0]
-    assert apply_logit_bias(BOOK, {}) is BOOK
+    biased = apply_logit_bias(BOOK, torch.tensor([1, 2]), torch.tensor([2.5, -100.0]))
+    assert biased.tolist() == [4.0, 4.5, -100.0]
     assert BOOK.tolist() == [4.0, 2.0, 0.0]
 
 

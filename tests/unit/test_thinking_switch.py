@@ -85,3 +85,7 @@ def test_a_turn_on_a_model_that_follows_it_says_nothing() -> None:
 def test_the_name_of_the_model_is_one_line() -> None:
     info = dataclasses.replace(ALWAYS, model="a\nb")
     assert "a b has no switch" in str(thinking_problem("off", info))
+
+
+def test_off_in_yaml_is_off() -> None:
+    assert Sampling.from_dict({"thinking": False}) == Sampling(thinking="off")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chatlm.engines.model_families import FAMILIES, ModelFamily, find_family
 from chatlm.engines.reply_parser import ReplyParser
+from chatlm.engines.tool_call_syntax import WrittenCall
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "find_hotel": {
@@ -230,12 +231,12 @@ WRITTEN: list[tuple[str, str, Calls]] = [
         [("find_hotel", BERN)],
     ),
     (
-        "Granite 3,",
+        "Granite 3",
         f'<|tool_call|>[{{"name": "find_hotel", "arguments": {HOTEL}}}]',
         [("find_hotel", BERN)],
     ),
     (
-        "Granite 3,",
+        "Phi-4-mini",
         f'<|tool_call|>{{"name": "find_hotel", "arguments": {HOTEL}}}<|/tool_call|>',
         [("find_hotel", BERN)],
     ),
@@ -418,3 +419,16 @@ def test_any_text_is_split_the_same_however_it_arrives(
     whole = parse(row, text, is_open=is_open, is_complete=is_complete)
     assert parse(row, *pieces, is_open=is_open, is_complete=is_complete) == whole
     assert parse(row, *text, is_open=is_open, is_complete=is_complete) == whole
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in FAMILIES if row.tool_calls and row.tool_calls.write]
+)
+def test_calls_that_are_written_again_read_the_same(row: ModelFamily) -> None:
+    form = row.tool_calls
+    assert form is not None
+    assert form.write is not None
+    calls = [WrittenCall("find_hotel", HARD), WrittenCall("now", "{}")]
+    end = form.ends[0] if form.ends else ""
+    text = "".join(f"{form.starts[0]}{body}{end}" for body in form.write(calls))
+    assert parse(row, text) == ("", "", [("find_hotel", ODD), ("now", {})])

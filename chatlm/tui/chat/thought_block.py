@@ -53,6 +53,7 @@ class ThoughtBlock(Vertical):
     async def append_text(self, text: str, cost: Reasoning) -> None:
         """Append streamed text; `cost` is what the whole thought took so far."""
         self.thought = dataclasses.replace(cost, text=self.thought.text + text)
+        self._is_streaming = True
         self._update_head()
         for shown in self.query(ReplyText):
             await shown.append_text(text)

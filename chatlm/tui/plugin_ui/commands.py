@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from textual.content import Content
 from textual.notifications import SeverityLevel
@@ -30,6 +32,19 @@ log = logging.getLogger(__name__)
 
 FAULT_SECONDS = 15.0
 """Seconds that a plugin's failure is shown."""
+
+
+@dataclass
+class HookCall:
+    """A call of a screen hook, until all that the plugins asked for in it is done."""
+
+    hook: str
+    only: frozenset[str] | None = None
+    """The plugins that are called; None for all."""
+    uis: dict[str, PluginUi] = field(default_factory=dict)
+    """What each plugin was called with."""
+    outdated: set[str] = field(default_factory=set)
+    """Plugins whose data of the chat was changed by something else during the call."""
 
 
 class PluginActions:
@@ -73,6 +88,7 @@ class PluginActions:
         self._hook_calls = ThreadPoolExecutor(1, "chatlm-screen-hooks")
         """Calls the screen hooks in order, so that a slow one does not hold the screen."""
         self._last_hook_call: Future[None] | None = None
+        self._open_hook_calls: list[HookCall] = []
         self._progress_lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
         """Status texts of plugins."""
@@ -90,7 +106,7 @@ class PluginActions:
 
     def start(self) -> None:
         """Call the hooks for the first chat."""
-        self._call_hook("screen_opened")
+        self._call_hook(HookCall("screen_opened"))
         self._call_chat_shown()
 
     def notify_chat_shown(self) -> None:
@@ -159,6 +175,13 @@ class PluginActions:
             self._progress_lines.remove(line)
             line.remove()
 
+    def set_plugin_data(self, ui: PluginUi, values: Mapping[str, Any]) -> None:
+        """Change a plugin's data of the chat; a hook that may have read it before is outdated."""
+        self.chat.edits.set_plugin_data(ui.plugin, values)
+        for call in self._open_hook_calls:
+            if call.uis.get(ui.plugin, ui) is not ui:
+                call.outdated.add(ui.plugin)
+
     def set_status(self, plugin: str, text: str) -> None:
         """Set a plugin's text in the status bar."""
         self._statuses[plugin] = text
@@ -190,17 +213,33 @@ class PluginActions:
 
     def _call_chat_shown(self) -> None:
         self._notified_switch_count = self.chat.switch_count
-        self._call_hook("chat_shown")
+        self._call_hook(HookCall("chat_shown"))
 
-    def _call_hook(self, hook: str) -> None:
-        """Call a hook of all plugins, in a thread."""
+    def _call_hook(self, call: HookCall) -> None:
+        """Call a hook of plugins, in a thread."""
+        self._open_hook_calls.append(call)
         with suppress(RuntimeError):  # chatlm is quitting
-            self._last_hook_call = self._hook_calls.submit(self._call_hook_now, hook)
+            self._last_hook_call = self._hook_calls.submit(self._call_hook_now, call)
 
-    def _call_hook_now(self, hook: str) -> None:
-        for _ in self.services.plugins.call_each(hook, lambda name: {"ui": self._create_ui(name)}):
+    def _call_hook_now(self, call: HookCall) -> None:
+        def make_arguments(plugin: str) -> dict[str, PluginUi]:
+            call.uis[plugin] = self._create_ui(plugin)
+            return {"ui": call.uis[plugin]}
+
+        plugins = self.services.plugins
+        for _ in plugins.call_each(call.hook, make_arguments, only=call.only):
             pass
         self.call_in_ui_thread(self.show_faults)
+        self.call_in_ui_thread(partial(self._end_hook_call, call))
+
+    def _end_hook_call(self, call: HookCall) -> None:
+        """Call `chat_shown` again of plugins whose data has changed since they may have read it.
+
+        Otherwise what they showed of it would stay on the screen.
+        """
+        self._open_hook_calls.remove(call)
+        if call.hook == "chat_shown" and call.outdated:
+            self._call_hook(HookCall(call.hook, frozenset(call.outdated)))
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:
         """Run a command in the current thread."""

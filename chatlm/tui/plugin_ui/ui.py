@@ -37,6 +37,9 @@ class PluginUiHost(Protocol):
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Run something in the UI thread; callable from any thread."""
 
+    def set_plugin_data(self, ui: PluginUi, values: Mapping[str, Any]) -> None:
+        """Change a plugin's data of the chat."""
+
     def set_status(self, plugin: str, text: str) -> None:
         """Show a plugin's text in the status bar."""
 
@@ -71,7 +74,7 @@ class PluginUi:
     """
 
     def __init__(self, plugin: str, host: PluginUiHost) -> None:
-        self._plugin = plugin
+        self.plugin = plugin
         self._host = host
         self._chat = host.chat
 
@@ -102,14 +105,12 @@ class PluginUi:
     @property
     def state(self) -> Mapping[str, Any]:
         """The plugin's data of the chat."""
-        return self.conversation.plugin_data.get(self._plugin, {})
+        return self.conversation.plugin_data.get(self.plugin, {})
 
     def set_state(self, **values: Any) -> None:
         """Save values in the plugin's data of the chat."""
         json.dumps(values, allow_nan=False)  # to fail where the value came from
-        self._host.call_in_ui_thread(
-            partial(self._chat.edits.set_plugin_data, self._plugin, values)
-        )
+        self._host.call_in_ui_thread(partial(self._host.set_plugin_data, self, values))
 
     def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a toast with the plugin's name."""
@@ -117,7 +118,7 @@ class PluginUi:
             partial(
                 self._chat.view.notify,
                 escape_controls(text)[:MAX_NOTICE_LENGTH],
-                title=one_line(self._plugin, 40),
+                title=one_line(self.plugin, 40),
                 severity="warning" if warning else "information",
                 markup=False,
             )
@@ -126,7 +127,7 @@ class PluginUi:
     def show_status(self, text: str) -> None:
         """Show a short text in the status bar."""
         _require_type(text, str)
-        self._host.call_in_ui_thread(partial(self._host.set_status, self._plugin, text))
+        self._host.call_in_ui_thread(partial(self._host.set_status, self.plugin, text))
 
     def insert_text(self, text: str) -> None:
         """Insert a text into the composer."""
@@ -212,7 +213,7 @@ class PluginUi:
                 self._host.switch_model(model)
             await self._chat.new_chat(incognito=self._chat.incognito)
             self._set_chat(system, sampling)
-            self._chat.edits.set_plugin_data(self._plugin, state)
+            self._chat.edits.set_plugin_data(self.plugin, state)
             self._chat.view.focus_composer()
             if message:
                 self._chat.send_message(message)

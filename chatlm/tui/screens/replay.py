@@ -13,7 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from chatlm.chat.replay import ReplayFinished, ReplayStarted
-from chatlm.chat.word_diff import DiffSegment, diff_words
+from chatlm.chat.word_diff import DiffSegment
 from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import count
@@ -147,7 +147,7 @@ class ReplayScreen(Card[None]):
         self._show_progress("Stopping")
 
     def _show_verdict(self, replayed: ReplayFinished) -> None:
-        self._diff = diff_words(replayed.original.text, replayed.text)
+        self._diff = replayed.diff()
         self.add_class("-done")
         self.query_one("#state", Static).update(verdict(replayed, self._diff))
         notes = "\n".join(f"· {note}" for note in replayed.mismatches)
@@ -170,7 +170,8 @@ def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
         for kind in ("removed", "added")
     }
     summary = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
-    ends = f" Now {replayed.stop_reason.label}, {tokens}."
+    thoughts = " The thoughts come first, since they differ." if replayed.thoughts_differ else ""
+    ends = f" Now {replayed.stop_reason.label}, {tokens}.{thoughts}"
     return Content.assemble((summary, "$text-error bold"), ends)
 
 
