@@ -11,6 +11,7 @@ import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from types import BuiltinMethodType
 from typing import Any
 
 import jinja2
@@ -18,9 +19,18 @@ import jinja2.ext
 from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from markupsafe import Markup
 
+from chatlm.engines.template_limits import (
+    Stopwatch,
+    TemplateTooSlow,
+    check_arguments,
+    check_operands,
+    format_pieces,
+    limit_filters,
+)
 from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
 from chatlm.errors import ModelError
 
@@ -53,14 +63,20 @@ class ChatTemplate:
             name: TrackedText(text, TEMPLATE) for name, text in special_tokens.items()
         }
         self._environment = _TrackingEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, jinja2.ext.loopcontrols],
+            optimized=False,  # constant lists would become plain ones, whose texts have no origin
         )
         try:
             self._template = self._environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # Python's compiler has limits, too
+            line = (
+                f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            )
             raise ModelError(
                 f"The model's chat template, in chat_template.jinja or tokenizer_config.json, is "
-                f"invalid in line {getattr(error, 'lineno', 1)}: {error}",
+                f"invalid{line}: {error}",
                 hint="Copy or download the model again, or try "
                 "`chatlm config set prompt_format chatml`.",
             ) from error
@@ -103,6 +119,7 @@ class ChatTemplate:
         Raises:
             jinja2.TemplateError: the template refuses the chat.
             ModelError: the template fails.
+            TemplateTooSlow: it does not end in time.
         """
         chat = [dict(message) for message in messages]
         if continued_field:
@@ -120,8 +137,9 @@ class ChatTemplate:
         }
         try:
             context = self._template.new_context(values)
-            rendered = concat(self._template.root_render_func(context))
-        except jinja2.TemplateError:
+            with self._environment.stopwatch.running():
+                rendered = concat(self._template.root_render_func(context))
+        except (jinja2.TemplateError, TemplateTooSlow):
             raise
         except Exception as error:  # a template is a program of someone else's
             raise ModelError(
@@ -144,6 +162,10 @@ def _cut_at_marker(text: TrackedText) -> TrackedText:
     return text[:place].rstrip() if trims else text[:place]
 
 
+_CHECK = nodes.ExprStmt(nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None))
+"""Statement that stops a render which takes too long."""
+
+
 class _TrackingCodeGenerator(CodeGenerator):
     """Compiles constants and text of a template to `TrackedText`, and joins with origins."""
 
@@ -164,6 +186,18 @@ class _TrackingCodeGenerator(CodeGenerator):
             self.write(", ")
         self.write(")))")
 
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        node.iter = nodes.Call(
+            nodes.EnvironmentAttribute("loop_items"), [node.iter], [], None, None
+        )
+        if node.recursive:
+            node.body.insert(0, _CHECK)
+        super().visit_For(node, frame)
+
+    def visit_Macro(self, node: nodes.Macro, frame: Frame) -> None:
+        node.body.insert(0, _CHECK)
+        super().visit_Macro(node, frame)
+
     def _output_const_repr(self, group: Iterable[Any]) -> str:
         return f"environment.literal({''.join(map(str, group))!r})"
 
@@ -173,6 +207,7 @@ class _TrackingEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _TrackingCodeGenerator
     concat = staticmethod(concat)
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -182,6 +217,46 @@ class _TrackingEnvironment(ImmutableSandboxedEnvironment):
         self.globals["strftime_now"] = _strftime_now
         self.globals["dict"] = _make_dict
         self.globals["namespace"] = _Namespace
+        del self.globals["lipsum"]  # filler text of any length
+        limit_filters(self.filters)
+        self.stopwatch = Stopwatch()
+        self.check_time = self.stopwatch.check
+
+    def loop_items(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Iterate in a loop, which ends if it takes too long."""
+        for value in values:
+            self.stopwatch.check()
+            yield value
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute an operation whose result is not too large."""
+        check_operands(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(*args: Any, **values: Any) -> Any:
+        """Call something, a method of Python's only without huge numbers."""
+        if isinstance(args[2], BuiltinMethodType):
+            check_arguments((*args[3:], *values.values()))
+        return ImmutableSandboxedEnvironment.call(*args, **values)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Return a method `format` that keeps origins."""
+        safe = super().wrap_str_format(value)
+        if (
+            safe is None
+            or value.__name__ != "format"
+            or not isinstance(value.__self__, TrackedText)
+        ):
+            return safe
+        text: TrackedText = value.__self__
+        own = set(origins_of(text))
+        origin = own.pop() if len(own) == 1 else UNKNOWN
+
+        def tracked_format(*values: Any, **named: Any) -> str:
+            pieces = format_pieces(text, SandboxedFormatter(self), values, named)
+            return concat(TrackedText(each, origin) if own_ else each for each, own_ in pieces)
+
+        return tracked_format
 
     @staticmethod
     @lru_cache(maxsize=4096)
@@ -272,6 +347,4 @@ def _join(
 ) -> TrackedText:
     if attribute is not None:
         values = map(_read_attribute(environment, attribute), values)
-    return TrackedText(d, origins_of(d) if isinstance(d, TrackedText) else TEMPLATE).join(
-        map(str, values)
-    )
+    return TrackedText(d, origins_of(d)).join(map(str, values))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from chatlm.errors import ModelError
 from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -134,5 +135,16 @@ class Unsupported(Exception):
 
 
 def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
-    """Return the ids of an `eos_token_id`, which is one, several or none."""
-    return tuple(value if isinstance(value, list) else [value] if value is not None else [])
+    """Return the ids of an `eos_token_id`, which is one, several or none.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    ids = tuple(value if isinstance(value, list) else [value] if value is not None else [])
+    if not all(type(each) is int for each in ids):
+        raise ModelError(
+            "The eos_token_id in generation_config.json or config.json must be one or more "
+            f"token numbers, not {value!r:.60}.",
+            "Copy or download the model again.",
+        )
+    return ids

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -245,6 +246,7 @@ class PromptEncoder:
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
         found: set[str] = set()
+        lost = False
         for template in {*self._model_templates.values(), self._template}:
             found.update(self._token_pattern.findall("\0".join(template.literals)))
             for messages in _PROBES:
@@ -254,6 +256,16 @@ class PromptEncoder:
                     text = template.render(chat, **self._tool_variables([_PROBE_TOOL]))
                     spans = chat_formats.to_spans(text, self._token_pattern)
                     found |= {span.token for span in spans}
+                    lost |= any(
+                        self._token_pattern.search(span.text)
+                        for span in spans
+                        if not span.control and span.message_index is None
+                    )
+        if lost:
+            self.notes.append(
+                "This model's chat template changes its control tokens in a way that chatlm cannot "
+                "follow, so some are sent as plain text and replies may be poor. Please report it."
+            )
         return found - {""}
 
     def _guard(self, texts: Iterable[str]) -> None:
@@ -426,15 +438,37 @@ class PromptEncoder:
             return _to_encoded_text(zip(encoding.ids, ends, strict=True))
         tokens, start = [], 0
         for part in self._split_control_tokens(text):  # added tokens that are not marked special
-            encoding = _encode_plain(backend, part)
-            tokens += [
-                (number, start + end)
-                for number, (_, end) in zip(encoding.ids, encoding.offsets, strict=True)
-                if number not in forbidden
-            ]
+            tokens += [(number, start + end) for number, end in self._encode_safely(backend, part)]
             start += len(part)
             backend = self._middle_backend
         return _to_encoded_text(tokens)
+
+    def _encode_safely(self, backend: Any, text: str) -> list[tuple[int, int]]:
+        """Return ids, none of a control token, and their ends.
+
+        A normalizer may still make a control token of a text that only resembles it; such a text
+        is taken apart.
+        """
+        encoding = _encode_plain(backend, text)
+        forbidden = set(self.control_tokens.values())
+        tokens = [
+            (number, end) for number, (_, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+        if forbidden.isdisjoint(encoding.ids):
+            return tokens
+        if len(text) < 2:
+            return [token for token in tokens if token[0] not in forbidden]
+        places = [
+            start + 1
+            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if number in forbidden and end - start > 1
+        ]
+        out: list[tuple[int, int]] = []
+        for start, end in pairwise([0, *(places or [len(text) // 2]), len(text)]):
+            pieces = self._encode_safely(backend, text[start:end])
+            out += [(number, start + place) for number, place in pieces]
+            backend = self._middle_backend
+        return out
 
     def _split_control_tokens(self, text: str) -> Iterator[str]:
         """Split the text inside the text of every control token."""

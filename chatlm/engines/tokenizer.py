@@ -51,11 +51,22 @@ class JsonTokenizer:
             self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # `tokenizers` raises plain exceptions
             raise Unsupported(f"its tokenizer cannot be read: {error}") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, which `tokenizers` is in
+                raise
+            raise ModelError(
+                f"{folder / 'tokenizer.json'} is damaged: {error}",
+                "Copy or download the model again.",
+            ) from error
+        if not isinstance(settings, dict):
+            raise Unsupported("its tokenizer_config.json is not a JSON object")
         if settings.get("tokenizer_class") not in _SUPPORTED_CLASSES:
             raise Unsupported("its tokenizer is of another class")
         self.special_tokens_map = {
             name: settings[name] for name in _SPECIAL_TOKEN_KEYS if settings.get(name) is not None
         }
+        if not all(isinstance(token, str) for token in self.special_tokens_map.values()):
+            raise Unsupported("its special tokens have settings of their own")
         added = self.backend_tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}
         if not set(settings) <= {
@@ -83,6 +94,29 @@ def _read_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str] | 
     if files := _template_files(folder):
         templates = {name: file.read_text(encoding="utf-8") for name, file in sorted(files.items())}
     return templates or None
+
+
+def _check_template_setting(folder: Path) -> None:
+    """Refuse chat templates in the settings that are neither a text nor a list of named texts."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+        configured = settings.get("chat_template")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return  # transformers says what is wrong with other settings
+    if configured is None or isinstance(configured, str):
+        return
+    if not isinstance(configured, list) or not all(map(_is_named_template, configured)):
+        raise ModelError(
+            f"The chat_template in {folder / 'tokenizer_config.json'} is damaged: it is neither a "
+            "text nor a list of texts with names.",
+            "Copy or download the model again.",
+        )
+
+
+def _is_named_template(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(key), str) for key in ("name", "template")
+    )
 
 
 def _template_files(folder: Path) -> dict[str, Path]:
@@ -140,11 +174,13 @@ def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
     for file in _template_files(folder).values():
         try:
             file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ModelError(
-                f"The chat template {file} is damaged: it is not UTF-8 text.",
+                f"The chat template {file} is damaged: {reason}.",
                 "Copy or download the model again.",
             ) from error
+    _check_template_setting(folder)
     _require_packages(name, folder)
     try:
         return JsonTokenizer(folder)

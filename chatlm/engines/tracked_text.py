@@ -10,9 +10,12 @@ template wrote and which a message brought in. An operation that is not tracked 
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
+
+from chatlm.engines.template_limits import check_length
 
 TEMPLATE = -1
 """Origin of characters written by the template itself."""
@@ -20,6 +23,12 @@ TEMPLATE = -1
 
 UNKNOWN = -2
 """Origin of characters of an input that is not tracked, such as a date or a tool's schema."""
+
+
+_CONVERSION = re.compile(
+    r"%(?:\((?P<name>[^)]*)\))?(?P<form>[#0\- +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa%])"
+)
+"""Of a format for `%`; one with a width from the values is not tracked."""
 
 
 class TrackedText(str):
@@ -53,17 +62,23 @@ class TrackedText(str):
     __rmul__ = __mul__
 
     def __mod__(self, values: Any) -> str:
-        pieces = str.split(self, "%s")
-        arguments = values if isinstance(values, tuple) else (values,)
-        if len(pieces) != len(arguments) + 1 or any("%" in piece for piece in pieces):
-            return str.__mod__(self, values)
+        expected = str.__mod__(self, values)
+        rest = iter(values if isinstance(values, tuple) else (values,))
         out: list[str] = []
         start = 0
-        for index, piece in enumerate(pieces):
-            out.append(self[start : start + len(piece)])
-            start += len(piece) + 2
-            out += [str(argument) for argument in arguments[index : index + 1]]
-        return concat(out)
+        for match in _CONVERSION.finditer(self):
+            out.append(self[start : match.start()])
+            start = match.end()
+            form = "%" + match["form"]
+            if form == "%%":
+                out.append(self[start - 1 : start])
+                continue
+            name = match["name"]
+            value = next(rest, "") if name is None else values[name]
+            is_text = form == "%s" and isinstance(value, str)
+            out.append(value if is_text else str.__mod__(form, (value,)))
+        text = concat([*out, self[start:]])
+        return text if text == expected else expected
 
     def __getitem__(self, key: SupportsIndex | slice) -> TrackedText:
         text = str.__getitem__(self, key)
@@ -163,6 +178,7 @@ def origins_of(text: str) -> array[int]:
 def concat(texts: Iterable[str]) -> TrackedText:
     """Join strings with their origins."""
     pieces = list(texts)
+    check_length(sum(map(len, pieces)))
     origins = array("i")
     for piece in pieces:
         origins += origins_of(piece)

@@ -87,7 +87,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it is no JSON object")
         return values
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{folder / 'config.json'} cannot be read: {error}",
             "Copy or download the model again; the folder is not complete.",
@@ -145,9 +145,44 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
         ModelError: it has no decoder for text, its architecture is unknown or needs the
             repository's own code, or a package for its quantized weights is missing.
     """
+    if wrong := config_problem(config):
+        raise ModelError(
+            f"chatlm cannot run {name}: {wrong}.",
+            "Download it again, or choose another version of the model.",
+        )
     if problem := _architecture_problem(config) or _quantization_problem(config):
         reason, hint = problem
         raise ModelError(f"chatlm cannot run {name}: {reason}.", hint)
+
+
+_COUNTS = (
+    "num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers",
+    "num_experts", "num_local_experts", "n_routed_experts",
+)  # fmt: skip
+"""Settings of a config.json that say how many modules a model has."""
+
+
+MAX_COUNT = 10_000
+"""Of layers or experts; transformers would build billions of them without end."""
+
+
+def config_problem(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the values of a config.json on which chatlm itself relies."""
+    names = config.get("architectures")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        return "the architectures in its config.json are not a list of names"
+    if not isinstance(config.get("model_type", ""), str | None):
+        return "the model_type in its config.json is not a name"
+    text_config = config.get("text_config")
+    parts = (config, text_config) if isinstance(text_config, Mapping) else (config,)
+    for part in parts:
+        for key in _COUNTS:
+            value = part.get(key, 0)
+            if isinstance(value, int) and not 0 <= value <= MAX_COUNT:
+                return f"{key} in its config.json is {value:,}"
+    return None
 
 
 _ANOTHER = "Choose a model that generates text, such as one of `chatlm models list`."

@@ -33,7 +33,10 @@ def read_generation_config(folder: Path) -> Mapping[str, Any]:
     """
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            values = json.loads((folder / name).read_bytes())
+            try:
+                values = json.loads((folder / name).read_bytes())
+            except RecursionError as error:
+                raise ValueError(f"{name} is nested too deeply") from error
             if not isinstance(values, dict):
                 raise ValueError(f"{name} is not a JSON object")
             return values

@@ -28,6 +28,7 @@ from chatlm.hub.model_folder import (
     folder_problem,
     read_manifest,
     safetensors_header,
+    weight_files,
 )
 from chatlm.hub.names import (
     FolderTarget,
@@ -300,9 +301,9 @@ def verify_model(
         kind = manifest.kind
         problems = find_hash_mismatches(folder, manifest, progress, cancelled)
     else:
-        kind = detect_model_kind(folder)
         problem = folder_problem(folder)
         problems = [problem[0]] if problem else []
+        kind = detect_model_kind(folder)
     if problems:
         return Verification(tuple(problems), repair=repair)
     return _verify_tensors(folder, kind, repair)
@@ -315,6 +316,8 @@ def _verify_tensors(folder: Path, kind: ModelKind, repair: str) -> Verification:
     except NotChecked as reason:
         notes.append(f"Its tensors were not compared with its architecture: {reason}.")
         wrong = []
+    except ModelError as error:
+        return Verification((error.message,), tuple(notes), repair)
     return Verification(
         tuple(f"The tensors do not fit config.json: {tensor}" for tensor in wrong),
         tuple(notes),
@@ -423,7 +426,7 @@ def _folder_sampling(folder: Path) -> Sampling:
 
 def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
     parameters: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         for tensor in (safetensors_header(path) or {}).values():
             parameters[tensor["dtype"]] += math.prod(tensor["shape"])
     return parameters.total(), tuple(dtype for dtype, _ in parameters.most_common())
@@ -444,9 +447,7 @@ def fits_in_memory(model: str) -> bool:
         model: its name, as the user wrote it.
     """
     try:
-        weights = sum(
-            path.stat().st_size for path in find_model(model).folder.glob("*.safetensors")
-        )
+        weights = sum(path.stat().st_size for path in weight_files(find_model(model).folder))
         match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
     except (ModelError, OSError, ValueError):
         return True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from chatlm.errors import ModelError
+from chatlm.hub.architecture import config_problem
 from chatlm.hub.catalogue import ModelKind
 from chatlm.hub.checksums import (
     FileRecord,
@@ -69,6 +70,11 @@ def is_model_file(name: str) -> bool:
     return matches(_ALLOW_PATTERNS) and not matches(_IGNORE_PATTERNS)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of weights in a folder, sorted; a pipe of such a name is none."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+
+
 def check_folder(folder: Path) -> None:
     """Raise `ModelError` unless the folder is a complete safetensors model."""
     problem = folder_problem(folder)
@@ -81,9 +87,12 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
     again = "Copy or download the model again; the folder is not complete."
     if not (folder / "config.json").is_file():
         return "it has no config.json", "Give the folder of a Hugging Face model."
-    if not isinstance(_read_json(folder / "config.json"), dict):
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
         return "its config.json cannot be read", again
-    weights = sorted(folder.glob("*.safetensors"))
+    if wrong := config_problem(config):
+        return wrong, again
+    weights = weight_files(folder)
     if not weights:
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
         if pickled:
@@ -96,7 +105,10 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
         return "it has no tokenizer files", "Save the model's tokenizer into the same folder."
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = (_read_json(index) or {}).get("weight_map", {}).values()
+        listed = _read_json(index)
+        shards = _shard_names(listed.get("weight_map")) if isinstance(listed, dict) else None
+        if shards is None:
+            return f"its {index.name} is damaged", again
         missing = sorted(name for name in set(shards) if not (folder / name).is_file())
         if missing:
             return f"weights are missing ({', '.join(missing[:3])})", again
@@ -104,17 +116,28 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
     return (f"{broken[0]} is cut short or damaged", again) if broken else None
 
 
+def _shard_names(weight_map: Any) -> set[str] | None:
+    """Return the files of an index; None unless each is the name of a file beside it."""
+    if not isinstance(weight_map, dict):
+        return None
+    names = list(weight_map.values())
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        return None
+    return set(names)
+
+
 def detect_model_kind(folder: Path) -> ModelKind:
     """Determine a model's kind, chat or embedder, from its files."""
     if (folder / "modules.json").is_file():
         return "embedder"
-    return model_kind(_read_json(folder / "config.json") or {})
+    config = _read_json(folder / "config.json")
+    return model_kind(config if isinstance(config, dict) else {})
 
 
 def model_kind(config: Mapping[str, Any]) -> ModelKind:
     """Determine a model's kind, chat or embedder, from the values of its config.json."""
     architectures = config.get("architectures") or [""]
-    generates = architectures[0].endswith(
+    generates = config_problem(config) is None and architectures[0].endswith(
         ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     )
     return "chat" if generates else "embedder"
@@ -122,8 +145,11 @@ def model_kind(config: Mapping[str, Any]) -> ModelKind:
 
 def folder_context_length(folder: Path) -> int | None:
     """Return the model's context length in tokens; None if its config does not say."""
-    config = _read_json(folder / "config.json") or {}
-    length = config.get("text_config", config).get("max_position_embeddings")
+    config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        return None
+    part = config.get("text_config", config)
+    length = part.get("max_position_embeddings") if isinstance(part, dict) else None
     return length if isinstance(length, int) else None
 
 
@@ -141,16 +167,28 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
     if not isinstance(header, dict):
         return None
     header.pop("__metadata__", None)
-    try:
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (KeyError, TypeError, IndexError):
+    if not all(map(_is_tensor_entry, header.values())):
         return None
+    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     return header if 8 + length + end == size else None
+
+
+def _is_tensor_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    return _are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value < 1 << 63 for value in values
+    )
 
 
 def count_parameters(folder: Path) -> int:
     """Count the parameters in the safetensors files of a model folder."""
-    headers = (safetensors_header(path) or {} for path in folder.glob("*.safetensors"))
+    headers = (safetensors_header(path) or {} for path in weight_files(folder))
     return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
 
@@ -168,7 +206,7 @@ def _read_json(path: Path) -> Any:
 def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

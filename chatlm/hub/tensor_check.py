@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chatlm.hub.architecture import reads_as_whole
+from chatlm.errors import ModelError
+from chatlm.hub.architecture import read_config, reads_as_whole
 from chatlm.hub.catalogue import ModelKind
-from chatlm.hub.model_folder import safetensors_header
+from chatlm.hub.model_folder import safetensors_header, weight_files
 
 Shape = tuple[int, ...]
 
@@ -19,19 +19,29 @@ class NotChecked(Exception):
     """The tensors cannot be compared; the message says why."""
 
 
+class InvalidConfig(ModelError):
+    """transformers cannot build the model that a config.json describes."""
+
+    def __init__(self, error: Exception) -> None:
+        reason = str(error).strip().partition("\n")[0]
+        super().__init__(
+            f"transformers cannot build the model that config.json describes: "
+            f"{type(error).__name__}: {reason}",
+            "Copy or download the model again.",
+        )
+
+
 def find_wrong_folder_tensors(folder: Path, kind: ModelKind) -> list[str]:
     """Describe each tensor of a folder that its architecture does not have, or lacks.
 
     Raises:
         NotChecked: transformers does not know the architecture, or the weights are quantized.
+        ModelError: config.json describes no model.
     """
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise NotChecked("config.json cannot be read") from error
+    config = read_config(folder)
     shapes = {
         name: tuple(tensor["shape"])
-        for path in sorted(folder.glob("*.safetensors"))
+        for path in weight_files(folder)
         for name, tensor in (safetensors_header(path) or {}).items()
     }
     return find_wrong_tensors(config, shapes, kind)
@@ -47,6 +57,7 @@ def find_wrong_tensors(
 
     Raises:
         NotChecked: transformers does not know the architecture, or the weights are quantized.
+        InvalidConfig: config.json describes no model.
     """
     if "quantization_config" in config:
         raise NotChecked("they are quantized by another program")
@@ -68,6 +79,8 @@ def find_wrong_tensors(
             )
         except RuntimeError:  # tensors that are joined are missing, or do not fit each other
             return _compare(_expected_shapes(model_class, model_config), shapes)
+        except Exception as error:  # transformers raises many types
+            raise InvalidConfig(error) from error
     return describe_wrong_tensors(report)
 
 
@@ -90,8 +103,7 @@ def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
     try:
         model_config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(config))
     except Exception as error:  # transformers raises many types
-        reason = str(error).strip().partition("\n")[0]
-        raise NotChecked(f"transformers refuses config.json: {reason}") from error
+        raise InvalidConfig(error) from error
     mapping: Any = transformers.MODEL_MAPPING
     if kind == "chat":
         mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
@@ -114,8 +126,11 @@ def _expected_shapes(model_class: Any, model_config: Any) -> dict[str, Shape]:
     import torch
     from transformers.core_model_loading import revert_weight_conversion
 
-    with torch.device("meta"):
-        model = model_class(model_config)
+    try:
+        with torch.device("meta"):
+            model = model_class(model_config)
+    except Exception as error:  # transformers raises many types
+        raise InvalidConfig(error) from error
     saved = revert_weight_conversion(model, model.state_dict())
     tied = set(model.all_tied_weights_keys)
     return {name: tuple(tensor.shape) for name, tensor in saved.items() if name not in tied}

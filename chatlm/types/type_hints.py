@@ -79,7 +79,7 @@ def field_hints(kind: type) -> dict[str, Any]:
 
 def _matches_class(value: Any, kind: Any) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+        return _is_finite(value)
     if kind is int:
         return isinstance(value, int) and type(value) is not bool
     if kind is str:
@@ -91,6 +91,15 @@ def _matches_class(value: Any, kind: Any) -> bool:
             matches_hint(getattr(value, name), hint) for name, hint in field_hints(kind).items()
         )
     return True
+
+
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, int | float) or type(value) is bool:
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _all_match(values: tuple[Any, ...], hints: tuple[Any, ...]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -135,6 +135,50 @@ def test_ids_equal_those_of_transformers(
     expected = their_ids(tokenizer, chat)
     encoder = PromptEncoder(tokenizer, "auto", [])
     assert encoder.encode([to_message(*message) for message in chat]) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "'<|{}|>'.format(m.role) + m.content + '<|end|>'",
+        "'{0}{1}{e}'.format('<|user|>', m.content, e='<|end|>')",
+        "'<|%s|>%d%%' % (m.role, loop.index) ~ '<|end|>'",
+        "'<|%(role)s|>' % m ~ m.content",
+        "{'user': '<|user|>'}[m.role] ~ m.content",
+        "['<|user|>', '<|end|>'] | map('trim') | join(m.content)",
+        "({'a': '<|user|>'} | dictsort)[0][1]",
+    ],
+)
+def test_control_tokens_remain_whatever_builds_them(body: str) -> None:
+    template = "{% for m in messages %}{{ " + body + " }}{% endfor %}"
+    tokenizer = byte_tokenizer(*role_tokens(special=True), template=template)
+    expected = their_ids(tokenizer, [("user", "Hi", "")])
+    assert tokenizer.convert_tokens_to_ids("<|user|>") in expected
+    encoder = PromptEncoder(tokenizer, "auto", [])
+    assert encoder.encode([Message("user", "Hi")]) == expected
+    assert encoder.notes == []
+
+
+def test_control_tokens_that_get_lost_are_reported() -> None:
+    template = "{{ '<|user|>'.swapcase().swapcase() }}{{ messages[0].content }}"
+    tokenizer = byte_tokenizer(*role_tokens(special=True), template=template)
+    assert "sent as plain text" in PromptEncoder(tokenizer, "auto", []).notes[0]
+
+
+def test_a_text_that_only_resembles_a_control_token_stays_in_the_prompt() -> None:
+    end = AddedToken("<|end|>", special=False, normalized=True)
+    tokenizer = byte_tokenizer(end, template="{{ messages[0].content }}<|end|>")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    encoder = PromptEncoder(tokenizer, "auto", [])
+    ids = encoder.encode([Message("user", "a\uff1c|end|\uff1eb")])
+    assert ids.count(encoder.control_tokens["<|end|>"]) == 1
+    assert encoder.decode(ids) == "a<|end|>b<|end|>"
+
+
+def test_no_separator_from_a_message_counts_as_the_templates() -> None:
+    source = "{{ ['', ''] | join(messages[0].content.swapcase()) }}"
+    text = ChatTemplate(source, {}).render([{"role": "user", "content": TrackedText("<|X|>", 0)}])
+    assert set(origins_of(text)) == {UNKNOWN}
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -29,7 +29,7 @@ from chatlm.hub.jobs import (
     run_child,
     was_killed,
 )
-from chatlm.hub.tensor_check import NotChecked, find_wrong_tensors
+from chatlm.hub.tensor_check import InvalidConfig, NotChecked, find_wrong_tensors
 
 _BYTES_PER_PARAMETER = 2
 
@@ -161,9 +161,10 @@ def plan_conversion(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSou
         wrong = find_wrong_tensors(
             config, {name: source.shape(file) for name, source in sources.items()}
         )
-    except NotChecked as reason:
+    except (NotChecked, InvalidConfig) as reason:
+        why = reason.message if isinstance(reason, InvalidConfig) else reason
         raise GgufError(
-            f"{file.path.name} is damaged: {reason}.",
+            f"{file.path.name} is damaged: {why}.",
             "Download it again, from another source if it stays so.",
         ) from reason
     if wrong:

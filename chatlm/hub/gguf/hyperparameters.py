@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from typing import Any, TypeVar, overload
 
+from chatlm.hub.architecture import MAX_COUNT
 from chatlm.hub.gguf.file import GgufError, GgufFile
 
 _T = TypeVar("_T")
@@ -17,6 +19,10 @@ _NO_EFFECT = (
     "rope.scaling.finetuned",
 )
 """Settings that change no result."""
+
+
+_COUNTS = ("block_count", "expert_count")
+"""Settings that say how many modules a model has."""
 
 
 class Hyperparameters:
@@ -44,7 +50,8 @@ class Hyperparameters:
             GgufError: it is missing without a default, or not such a number.
         """
         value = self._constant(key, default)
-        if type(value) is not int or not 0 <= value < 1 << 31:
+        limit = MAX_COUNT if key in _COUNTS else (1 << 31) - 1
+        if type(value) is not int or not 0 <= value <= limit:
             raise self._invalid(key, value)
         return value
 
@@ -55,7 +62,7 @@ class Hyperparameters:
             GgufError: it is missing without a default, or not a number.
         """
         value = self._constant(key, default)
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise self._invalid(key, value)
         return shortest_float(value)
 

@@ -64,7 +64,9 @@ def template_warning(folder: Path) -> str | None:
         files = [folder / "chat_template.jinja"]
         files += sorted((folder / "additional_chat_templates").glob("*.jinja"))
         texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(general, dict):
         return None
     return compare_templates(general, texts)
 
