@@ -181,6 +181,10 @@ def _resolve_gguf(path: Path) -> GgufTarget:
 
 
 def _suggest_names(name: str) -> str:
+    address = re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(.+?)/*$", name)
+    hub_id = "/".join(address[1].split("/")[:2]) if address else ""
+    if _HUB_ID.fullmatch(hub_id):
+        return f"Give the model's name instead of its address: {hub_id}"
     close = difflib.get_close_matches(name.lower(), known_names(), n=3, cutoff=0.4)
     if close:
         return f"Did you mean {' or '.join(close)}? All names: chatlm models list"

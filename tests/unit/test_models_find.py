@@ -243,3 +243,10 @@ def test_finding_a_model_imports_nothing_heavy(home: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("end", ["", "/", "/tree/main"])
+def test_an_address_of_the_hub_is_answered_with_the_name(end: str) -> None:
+    with pytest.raises(ModelError) as told:
+        names.resolve_name(f"https://huggingface.co/org/some.model{end}")
+    assert told.value.hint == "Give the model's name instead of its address: org/some.model"
