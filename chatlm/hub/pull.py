@@ -204,7 +204,8 @@ def _fetch_from_hub(
     if commit_hash is None:
         if is_offline():
             raise ModelError(
-                "HF_HUB_OFFLINE is set, so the hub is not used.", "Unset it to download."
+                "HF_HUB_OFFLINE is set, so the hub is not used.",
+                "To download the model, unset HF_HUB_OFFLINE.",
             )
         if not is_hub_reachable(source):
             raise ModelError(
