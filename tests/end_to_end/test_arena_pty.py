@@ -86,6 +86,7 @@ def test_matches_undo_quit_and_the_leaderboard(open_arena: Callable[[], Terminal
     again = open_arena()
     again.wait_for(ASK)
     play(again, "t")
+    again.wait_for(has("f ratings"))
     again.type("f")
     again.wait_for(has("Ratings", "unknown"))
     again.type(CTRL_Q)
