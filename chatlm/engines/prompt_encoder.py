@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +92,8 @@ class PromptEncoder:
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
         self._tool_template = self._choose_tool_template()
+        self.call_form = self._find_call_form()
+        """How the template wants the calls of earlier turns."""
         # a newline is text even as an added token
         possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
         self._token_pattern = _any_of(possible)
@@ -227,9 +229,8 @@ class PromptEncoder:
         template = self._model_templates.get("tool_use", self._template)
         return template if form.tools_variable in template.variables else None
 
-    @cached_property
-    def call_form(self) -> CallForm:
-        """How the template wants the calls of earlier turns."""
+    def _find_call_form(self) -> CallForm:
+        """Return how the template wants the calls of earlier turns."""
         form = self.family.tool_calls
         if self._tool_template is None or form is None:
             return "object"

@@ -1,6 +1,6 @@
 """A model that was trained to think, through the command line, sessions, the server and a client.
 
-Its thoughts are a part of their own everywhere, and no request holds an earlier one.
+Its thoughts are kept apart from its answers everywhere, and no later request contains them.
 """
 
 from __future__ import annotations
