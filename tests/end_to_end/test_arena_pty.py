@@ -20,9 +20,14 @@ from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, h
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
-ASK = has("Type a message for both sides", "esc close")
 VOTE = has("Which answer is better?", "b both bad")
-REVEALED = has("Press Enter for the next match", "Elo", "hot", "cold", "u undo")
+REVEALED = has("Press Enter for the next match.", "Elo", "hot", "cold", "⏎ next match")
+
+
+def asking(shown: str) -> bool:
+    """Tell whether the next match may begin; the footer of the last one offers "esc close" too."""
+    asked = "Type a message for both sides" in shown and "esc close" in shown
+    return asked and "⏎ next match" not in shown
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def open_arena(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
 
 def play(terminal: Terminal, key: str) -> None:
     """One match from its message to its vote."""
-    terminal.wait_for(ASK)
+    terminal.wait_for(asking)
     terminal.type(QUESTION)
     terminal.wait_for(has(QUESTION))
     terminal.type(ENTER)
@@ -68,7 +73,7 @@ def test_matches_undo_quit_and_the_leaderboard(open_arena: Callable[[], Terminal
     for key in "lb":
         play(terminal, key)
         terminal.type(ENTER)
-    terminal.wait_for(ASK)
+    terminal.wait_for(asking)
     terminal.type(ESCAPE)
     terminal.wait_for(has("Write a message"))
     terminal.type("/arena ratings" + ENTER)
@@ -84,7 +89,7 @@ def test_matches_undo_quit_and_the_leaderboard(open_arena: Callable[[], Terminal
     assert games() == {"hot": 2, "cold": 2}
 
     again = open_arena()
-    again.wait_for(ASK)
+    again.wait_for(asking)
     play(again, "t")
     again.wait_for(has("f ratings"))
     again.type("f")
@@ -98,11 +103,11 @@ def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> 
     terminal = open_arena()
     play(terminal, "l")
     terminal.type(ENTER)
-    terminal.wait_for(ASK)
+    terminal.wait_for(asking)
     terminal.type(QUESTION)
     terminal.wait_for(has(QUESTION))
     terminal.type(ENTER)
-    terminal.wait_for(lambda shown: not ASK(shown))
+    terminal.wait_for(lambda shown: not asking(shown))
     terminal.process.kill(signal.SIGKILL)
     assert terminal.wait_to_end() is None
     assert games() == {"hot": 1, "cold": 1}
