@@ -1,0 +1,91 @@
+"""Matrices as a model's files hold them: memory-mapped, in the file's own number format."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+ELEMENT_TYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+"""Types of matrices that are not quantized, by dtype."""
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A (rows, columns) matrix in a file, which nothing has copied."""
+
+    data: Tensor
+    """(rows, bytes of a row), uint8."""
+    type: str
+    """ggml's name of the number format, such as BF16, Q8_0 or Q4_K."""
+    columns: int
+    row_order: Tensor | None = None
+    """(rows,), int64: row i of the matrix is row `row_order[i]` of `data`; None for the same."""
+    bias: Tensor | None = None
+    """(rows,), float32."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.data)
+
+    def release(self) -> None:
+        """Let the system take back the memory of the file's pages; they can be read again."""
+        release_pages(self.data)
+
+
+class TensorReader(Protocol):
+    """Finds a model's tensors by their names in transformers."""
+
+    def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
+        """Return a matrix without its bias.
+
+        Raises:
+            Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """Return a vector, such as a norm or bias, in float32.
+
+        Raises:
+            Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
+    def check_all_used(self, tied: str) -> None:
+        """Refuse a model with tensors that were not asked for.
+
+        Args:
+            tied: name of a copy of the embedding, which need not be read; or empty.
+
+        Raises:
+            Unsupported: there are such tensors.
+        """
+        ...
+
+
+def stored_tensor(tensor: Tensor) -> StoredMatrix:
+    """Describe a contiguous matrix of one of `ELEMENT_TYPES`."""
+    return StoredMatrix(tensor.view(torch.uint8), ELEMENT_TYPES[tensor.dtype], tensor.shape[1])
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Let the system take back the whole pages of a memory-mapped file that a tensor covers.
+
+    They are read from the file again when they are touched, so only a tensor that nothing has
+    written to may be passed.
+    """
+    if not sys.platform.startswith("linux"):
+        return  # other systems reclaim clean pages by themselves
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // page * page
+    if end > start:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
