@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +24,13 @@ from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
+from chatlm.engines.native.weights import (
+    ComputedWeights,
+    LinearWeights,
+    StoredWeights,
+    read_weights,
+    to_linear,
+)
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 
@@ -97,12 +104,15 @@ def _load_native(
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, config, dtype, device)
+    weights = read_weights(folder, config)
+    if weight_format is None and any(folder.glob("*.gguf")):
+        weight_format = "stored"
+    placed = _PlacedWeights(weights, dtype, device)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
     for open_decoder in _DECODERS:
         try:
-            decoder, label = open_decoder(config, weights, weight_format)
+            decoder, computed, label = open_decoder(config, placed, weight_format)
             info = ModelInfo(
                 device=device,
                 dtype=label,
@@ -111,7 +121,7 @@ def _load_native(
                 recommended_sampling=recommended_sampling(name, generation),
                 notes=notes,
             )
-            model = NativeModel(config, weights, decoder, info)
+            model = NativeModel(config, computed, decoder, info)
             if device != "cpu":  # a driver may fail or compute something else
                 check_against_prefill(model)
             return model
@@ -128,46 +138,64 @@ def _load_native(
     raise Unsupported("; ".join(reasons))
 
 
+@dataclass(frozen=True)
+class _PlacedWeights:
+    """Stored weights, and where and how to compute with them."""
+
+    stored: StoredWeights
+    dtype: torch.dtype
+    device: str
+
+    def to_linear(self) -> LinearWeights:
+        return to_linear(self.stored, self.dtype, self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+_OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]
+"""A decoder, the weights for prompts, and the name of the number format for the screen."""
+
+
 def _c_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    embedding = weights.embed_tokens
-    if embedding.device.type != "cpu":
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if weights.device != "cpu":
         raise Unsupported("the C kernel runs on the CPU only")
     CDecoder.check_supported(config)  # before a kernel is compiled in vain
-    kernel = Kernel(kernel_library(float32=embedding.dtype is torch.float32), embedding.dtype)
-    decoder = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
-    return decoder, f"{_format_label(decoder.formats)} (fast)"
+    kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)
+    decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
+    label = _format_label(_KERNEL_LABELS.get(each, each) for each in decoder.formats)
+    return decoder, decoder.weights, f"{label} (fast)"
 
 
 def _cuda_graph_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cuda":
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if not weights.device.startswith("cuda"):
         raise Unsupported("CUDA graphs run on CUDA only")
-    return CudaGraphDecoder(config, weights), f"{_dtype_label(weights)} (fast)"
+    linear = weights.to_linear()
+    return CudaGraphDecoder(config, linear), linear, f"{weights.dtype_name} (fast)"
 
 
 def _torch_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cpu":  # torch's packed products are for the CPU
-        return TorchDecoder(config, weights, "bf16"), f"{_dtype_label(weights)} (torch)"
-    decoder = TorchDecoder(config, weights, weight_format)
-    return decoder, f"{_format_label(decoder.formats)} (torch)"
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    linear = weights.to_linear()
+    if weights.device != "cpu":  # torch's packed products are for the CPU
+        return TorchDecoder(config, linear, "bf16"), linear, f"{weights.dtype_name} (torch)"
+    decoder = TorchDecoder(config, linear, weight_format)
+    return decoder, linear, f"{_format_label(decoder.formats)} (torch)"
 
 
 _DECODERS: tuple[
-    Callable[[ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]],
-    ...,
+    Callable[[ModelConfig, _PlacedWeights, WeightFormat | None], _OpenedDecoder], ...
 ] = (_c_decoder, _cuda_graph_decoder, _torch_decoder)
-"""In order of preference; each returns a decoder and the name of its number format for the screen,
-or raises `Unsupported`."""
+"""In order of preference; each may raise `Unsupported`."""
+
+_KERNEL_LABELS = {"BF16": "bf16", "Q8_0": "int8", "Q4_1": "int4"}
 
 
-def _format_label(formats: Iterable[WeightFormat]) -> str:
+def _format_label(formats: Iterable[str]) -> str:
     return " and ".join(sorted(formats)).replace("bf16", "bfloat16")
-
-
-def _dtype_label(weights: ModelWeights[Linear]) -> str:
-    return str(weights.embed_tokens.dtype).removeprefix("torch.")

@@ -56,6 +56,16 @@ static bool may_use_amx(void)
 
 /* --- expanding panels ------------------------------------------------------------------------ */
 
+/* Round to bfloat16 as processors with bfloat16 products do, so that results are the same. */
+static inline f32x16 round_to_element(f32x16 values)
+{
+#ifndef ELEMENT_IS_FLOAT32
+    i32x16 bits = (i32x16)values;
+    values = (f32x16)(bits + 0x7fff + (bits >> 16 & 1) & (int32_t)0xffff0000);
+#endif
+    return values;
+}
+
 /* Store the values of two adjacent columns; `out` advances by 32 values a pair. */
 ALWAYS_INLINE void store_column_pair(f32x16 first, f32x16 second, buffer_t *out)
 {
@@ -67,6 +77,7 @@ ALWAYS_INLINE void store_column_pair(f32x16 first, f32x16 second, buffer_t *out)
     both = _mm512_permutexvar_epi16(order, both);
     memcpy(out, &both, sizeof both);
 #else
+    first = round_to_element(first), second = round_to_element(second);
     memcpy(out, &first, sizeof first), memcpy(out + LANES, &second, sizeof second);
 #endif
 }

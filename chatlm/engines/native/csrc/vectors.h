@@ -65,7 +65,8 @@ static inline f32x16 load_i8_as_f32(const void *from)
 {
     i8x16 bytes;
     memcpy(&bytes, from, sizeof bytes);
-    return __builtin_convertvector(bytes, f32x16);
+    i32x16 wide = __builtin_convertvector(bytes, i32x16); /* at once, GCC would do it one by one */
+    return __builtin_convertvector(wide, f32x16);
 }
 
 static inline float horizontal_sum(f32x16 v)
