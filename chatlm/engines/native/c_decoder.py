@@ -184,7 +184,9 @@ class Kernel:
         code = _FORMATS.index(packed_format)
         panels = -(-matrix.rows // LANES)
         width = -(-matrix.columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        packed = allocate_huge_pages(panels * self.functions.panel_bytes(code, width))
+        # prompts take panels in pairs
+        even_panels = panels + panels % 2
+        packed = allocate_huge_pages(even_panels * self.functions.panel_bytes(code, width))
         stored = as_stored_struct(matrix)
         status = self.functions.pack_panels(
             ctypes.byref(stored), code, width, 0, panels, packed.data_ptr()

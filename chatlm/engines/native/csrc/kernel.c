@@ -196,7 +196,7 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
     if (phase == prompt_phase(m)) {
         const PackedMatrix *matrix = d->prompt_matrix;
         multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
-                        &d->prompt, task, d->use_amx, s->prompt_buffer);
+                        &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
         return;
     }
     int64_t count, target = 0, index = phase / PHASES_PER_LAYER, kind = phase % PHASES_PER_LAYER;
@@ -246,10 +246,8 @@ static int64_t phase_tasks(const Decoder *d, int64_t phase)
     int64_t count, tasks = 0;
     if (phase == end_phase(m))
         return 0;
-    if (phase == prompt_phase(m)) {
-        int64_t rows = LANES * task_panels(d->prompt_matrix->width);
-        return (d->prompt_matrix->rows + rows - 1) / rows;
-    }
+    if (phase == prompt_phase(m))
+        return prompt_tasks(d->prompt_matrix->rows);
     const PackedMatrix *matrix = phase_matrices(m, phase, &count);
     for (int64_t i = 0; i < count; i++)
         tasks += matrix_tasks(d, &matrix[i]);
@@ -368,13 +366,10 @@ static bool allocate_buffers(Decoder *d)
     int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
     int64_t scales = MAX_STEP_TOKENS * widest / ACTIVATION_GROUP;
     int64_t sums = MAX_STEP_TOKENS * widest / LANES;
-    int64_t prompt_buffer = 0;
-    for (int64_t width = ACTIVATION_GROUP; width <= widest; width += ACTIVATION_GROUP)
-        prompt_buffer = max_i64(prompt_buffer, prompt_buffer_size(width));
-    prompt_buffer = prompt_buffer * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
+    int64_t prompt_buffer = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
     int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
                          + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK;
-    per_thread += 2 * quantized + scales + sums + prompt_buffer + 5 * LANES;
+    per_thread += 2 * quantized + scales + sums + prompt_buffer + PROMPT_RESULTS_SIZE + 6 * LANES;
     int64_t total =
         MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
         + d->num_threads * per_thread;
@@ -400,6 +395,7 @@ static bool allocate_buffers(Decoder *d)
         s->input.scales = arena_alloc(&next, scales);
         s->input.group_sums = arena_alloc(&next, sums);
         s->prompt_buffer = (buffer_t *)arena_alloc(&next, prompt_buffer);
+        s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
     }
     return true;
 }
@@ -513,8 +509,12 @@ int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64
         d->prompt_x_capacity = size;
     }
     memset(d->prompt_x, 0, (size_t)size * sizeof *x);
-    for (int64_t i = 0; i < count; i++)
-        memcpy(d->prompt_x + i * m->width, x + i * columns, (size_t)columns * sizeof *x);
+    for (int64_t v = 0; v < count; v++)
+        for (int64_t i = 0; i < columns; i += TILE_COLUMNS)
+            memcpy(d->prompt_x + v / TILE_VECTORS * TILE_VECTORS * m->width + i * TILE_VECTORS
+                       + v % TILE_VECTORS * TILE_COLUMNS,
+                   x + v * columns + i,
+                   (size_t)min_i64(TILE_COLUMNS, columns - i) * sizeof *x);
     d->prompt_matrix = m;
     d->prompt = (PromptBlock){d->prompt_x, y, y_float, count};
     wake_workers(d, prompt_phase(&d->model), false);

@@ -64,6 +64,7 @@ typedef struct {
     float *normed, *attention, *lora_hidden, *query, *attention_scores;
     Activations input; /* of `normed`, `attention` or the shared `gate_out` */
     buffer_t *prompt_buffer;
+    float *prompt_results;
     unsigned call;
     int64_t phase; /* for which `input` and `lora_hidden` are prepared */
 } ThreadScratch;
