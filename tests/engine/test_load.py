@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,7 @@ def test_the_kernel_is_compiled_once(home: Path, monkeypatch: pytest.MonkeyPatch
 
 CHILD = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 import torch
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
