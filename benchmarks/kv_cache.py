@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print numbers")
     arguments = parser.parse_args()
     folder = pull.ensure_model(arguments.model).folder
-    model = load(arguments.model, folder, CPU, "auto")
+    model = load(arguments.model, folder, CPU)
     if not isinstance(model, NativeModel):
         parser.error(f"{arguments.model} has no native decoder")
     lengths = [int(length) for length in arguments.lengths.split(",")]
@@ -178,7 +178,7 @@ def main() -> None:
             )
         )
         return
-    print(f"{arguments.model}, {model.info.dtype}, {torch.get_num_threads()} threads")
+    print(f"{arguments.model}, {model.info.weights}, {torch.get_num_threads()} threads")
     for speed in speeds:
         cells = [
             f"{name}: {speed.tokens_per_second[name]:6.1f} tokens/s, {speed.cache_mb[name]:6.1f} MB"

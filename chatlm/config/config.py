@@ -56,6 +56,12 @@ class CoreSettings:
         "float32 rounds nothing and is slow",
         variable="CHATLM_WEIGHTS",
     )
+    kv_cache: Literal["auto", "int8"] = setting(
+        "auto",
+        "how chatlm's own engines hold keys and values of the tokens read; int8 takes half the "
+        "memory and rounds them",
+        variable="CHATLM_KV_CACHE",
+    )
     context: int | None = setting(
         None,
         "use at most this many tokens of the model's context",

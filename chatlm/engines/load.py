@@ -20,6 +20,7 @@ from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
@@ -41,7 +42,12 @@ _NATIVE_ENGINES = ("auto", "native", "torch")
 
 
 def load(
-    name: str, folder: Path, placement: Placement, engine: str = "auto", weights: str = "auto"
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
 ) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
@@ -51,6 +57,8 @@ def load(
         placement: device, and dtype of the computation.
         engine: a value of the setting, but not llamacpp, which is a plugin's.
         weights: a value of the setting. float32 is left to transformers, which rounds nothing.
+        kv_cache: format of the KV caches; transformers has no other than the computation's, which
+            the model's notes say.
 
     Raises:
         ModelError: the folder does not hold a usable model, or the engine cannot run it.
@@ -59,7 +67,7 @@ def load(
     notes: tuple[str, ...] = ()
     if engine in _NATIVE_ENGINES:
         try:
-            return _load_native(name, folder, placement, engine, weights)
+            return _load_native(name, folder, placement, engine, weights, kv_cache)
         except Unsupported as reason:
             if engine != "auto":
                 raise ModelError(
@@ -82,6 +90,8 @@ def load(
             ) from error
     from chatlm.engines.transformers_model import TransformersModel
 
+    if kv_cache != "auto":
+        notes = (*notes, "transformers runs this model, so its KV cache is not held in 8 bits.")
     return TransformersModel(name, folder, place_weights(placement, weights), notes)
 
 
@@ -102,7 +112,12 @@ def _native_format(folder: Path, weights: str) -> WeightFormat | None:
 
 
 def _load_native(
-    name: str, folder: Path, placement: Placement, engine: str, weight_setting: str
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str,
+    weight_setting: str,
+    kv_cache: KVFormat,
 ) -> Model:
     device, dtype = placement.device, placement.dtype
     on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float32)
@@ -128,8 +143,9 @@ def _load_native(
                 eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
                 recommended_sampling=recommended_sampling(name, generation),
                 notes=notes,
+                kv_cache="8-bit" if kv_cache == "int8" else "",
             )
-            model = NativeModel(config, weights, decoder, info)
+            model = NativeModel(config, weights, decoder, info, kv_cache)
             if device != "cpu":  # a driver may fail or compute something else
                 check_against_prefill(model)
             return model

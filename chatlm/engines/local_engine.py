@@ -21,6 +21,7 @@ from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
 from chatlm.engines.model import Model
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
     PromptEncoder,
@@ -97,6 +98,7 @@ class LocalEngine:
             model=name,
             device=model_info.device,
             weights=model_info.weights,
+            kv_cache=model_info.kv_cache,
             context_length=min(model_info.context_length, context or model_info.context_length),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
@@ -126,6 +128,7 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         engine: str = "auto",
         weights: str = "auto",
+        kv_cache: KVFormat = "auto",
         find_adapter: FindAdapter = no_adapter,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
@@ -139,6 +142,7 @@ class LocalEngine:
             catalogue_sampling: see `LocalEngine`.
             engine: see `chatlm.engines.load.load`.
             weights: see `chatlm.engines.load.load`.
+            kv_cache: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
 
         Raises:
@@ -147,7 +151,7 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, engine, weights),
+            load(name, folder, placement, engine, weights, kv_cache),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,

@@ -177,6 +177,7 @@ def _open_local(
         catalogue_sampling=entry.sampling if entry else Sampling(),
         engine=config.engine,
         weights=config.weights,
+        kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
     )
 

@@ -49,6 +49,8 @@ class EngineInfo:
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
     """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
+    kv_cache: str = ""
+    """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
 
 
 def _why_no_tools(info: EngineInfo) -> str:

@@ -39,9 +39,7 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, README_FILE)
 GGUF_SUFFIX = ".gguf"
 
 
-def add_adapter(
-    name: str, path: Path, base: ModelLocation, licence: str = ""
-) -> ValidatedAdapter:
+def add_adapter(name: str, path: Path, base: ModelLocation, licence: str = "") -> ValidatedAdapter:
     """Validate an adapter, and copy it to the user's adapters in peft's format.
 
     Args:

@@ -364,6 +364,7 @@ def describe_model(info: EngineInfo | None) -> Content:
         "Model": info.model,
         "Device": info.device,
         "Weights": info.weights,
+        **({"KV cache": info.kv_cache} if info.kv_cache else {}),
         "Context": count(info.context_length, "token"),
         "Prompt format": info.prompt_format,
     }
