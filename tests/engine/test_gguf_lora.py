@@ -164,7 +164,7 @@ def test_every_architecture_names_its_models(variant: str) -> None:
         ({"metadata": {"adapter.lora.alpha": float("nan")}}, "the alpha nan"),
         ({"metadata": {"adapter.lora.alpha": "8"}}, "the alpha '8'"),
         ({"architecture": "qwen2"}, "for the architecture qwen2, and llama is llama"),
-        ({"architecture": "gpt2"}, "does not read the architecture 'gpt2'"),
+        ({"architecture": "starcoder2"}, "does not read the architecture 'starcoder2'"),
         ({"more": {"blk.0.attn_norm.weight": (64,)}}, "'blk.0.attn_norm.weight', which is not"),
         ({"more": {"blk.0.ffn_up.weight.lora_a": (4, 64)}}, "only one of the matrices of blk.0"),
         (
