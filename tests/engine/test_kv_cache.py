@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from chatlm.engines.batching import stream_many
+from chatlm.engines.devices import Placement
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import (
@@ -21,8 +24,14 @@ from chatlm.engines.native.kv_cache import (
     quantize_rows,
 )
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.speculative import PromptLookup
+from chatlm.types.events import Delta, PromptReady
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 from tests.engine.test_native import PROMPT, decoded_logits, divergence, native_model, random_ids
+from tests.plugins.lora import tiny_base
 
 FORMATS: tuple[KVFormat, ...] = get_args(KVFormat)
 
@@ -41,7 +50,8 @@ def int8_model(folder: Path, dtype: torch.dtype, form: Any) -> NativeModel:
 
 
 def restored(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return (codes.float().unflatten(-1, (-1, GROUP)) * scales.float().unsqueeze(-1)).flatten(-2)
+    groups: torch.Tensor = codes.float().unflatten(-1, (-1, GROUP))
+    return (groups * scales.float().unsqueeze(-1)).flatten(-2)
 
 
 def test_each_group_is_rounded_to_its_own_127_levels() -> None:
@@ -187,3 +197,44 @@ def test_caches_of_two_formats_are_refused_in_one_step(tmp_path: Path) -> None:
     caches = [KVCache(model.config, torch.bfloat16, kv_format=each) for each in FORMATS]
     with pytest.raises(ValueError, match="different formats"):
         model.decoder.decode([SequenceInput(cache, [1]) for cache in caches], model.rope(64))
+
+
+def test_replies_over_8_bits_are_the_same_warm_cold_alone_and_in_a_batch(tmp_path: Path) -> None:
+    folder = tiny_base(tmp_path).folder
+    engine = LocalEngine.from_folder(
+        "tiny", folder, Placement({"": "cpu"}, torch.bfloat16), kv_cache="int8"
+    )
+    plain = LocalEngine.from_folder("tiny", folder, Placement({"": "cpu"}, torch.bfloat16))
+    assert (engine.info.kv_cache, plain.info.kv_cache) == ("8-bit", "")
+    question = Message("user", "The tide turns at six, and then at noon, and then at six. " * 3)
+    sampling = Sampling(temperature=0.7, seed=3, max_tokens=40)
+    wanted = [
+        Request((question,), sampling),
+        Request((question, Message("assistant", "Yes."), Message("user", "And then?")), sampling),
+        Request(
+            (Message("user", "aaaa bbbb aaaa bbbb "),), Sampling(temperature=0.0, max_tokens=60)
+        ),
+    ]
+
+    def reply(request: Request, *, cold: bool) -> tuple[str, int]:
+        if cold:
+            engine._prompt_cache.clear()
+        events = list(engine.stream(request))
+        assert isinstance(events[0], PromptReady)
+        return text_of(events), events[0].cached_tokens
+
+    cold = [reply(request, cold=True)[0] for request in wanted]
+    warm = [reply(request, cold=False) for request in wanted]
+    assert [text for text, _ in warm] == cold
+    assert warm[1][1] > 0
+    together: dict[int, list[Any]] = {}
+    for index, event in stream_many(engine, wanted):
+        together.setdefault(index, []).append(event)
+    assert [text_of(together[index]) for index in range(len(wanted))] == cold
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptLookup, "draft", lambda self, max_tokens: [])
+        assert [reply(request, cold=True)[0] for request in wanted] == cold
+
+
+def text_of(events: Sequence[Any]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
