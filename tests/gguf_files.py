@@ -633,7 +633,7 @@ def save_gguf_lora(
         architecture: its name in GGUF.
         interleaved: whether the rows of queries and keys are in that order.
         alpha: None for the adapter's own.
-        metadata: further settings of the file; None removes one.
+        metadata: further settings of the file.
         types: number formats by pattern of the names of tensors, 32 bits if none matches.
         more: shapes of further tensors, by name.
     """
@@ -641,7 +641,7 @@ def save_gguf_lora(
     settings = json.loads((adapter / "adapter_config.json").read_text())
     number = next(k for k, v in MODEL_ARCH_NAMES.items() if v == architecture)
     names = get_tensor_name_map(number, config.num_hidden_layers)
-    facts = {
+    facts: Metadata = {
         "general.type": "adapter",
         Keys.Adapter.TYPE: "lora",
         Keys.Adapter.LORA_ALPHA: float(settings["lora_alpha"] if alpha is None else alpha),
@@ -649,9 +649,13 @@ def save_gguf_lora(
     }
     writer = GGUFWriter(path, architecture)
     for key, value in facts.items():
-        if value is not None:
-            add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array}
-            add[type(value)](key, value)
+        match value:
+            case str():
+                writer.add_string(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case list():
+                writer.add_array(key, value)
     tensors: dict[str, Any] = {}
     for name, tensor in load_file(adapter / "adapter_model.safetensors").items():
         if ".lora_" not in name:  # peft also saves an embedding that it adapts

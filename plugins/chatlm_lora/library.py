@@ -83,7 +83,7 @@ def _as_peft_folder(path: Path, base: ModelLocation) -> Iterator[Path]:
     with TemporaryDirectory(prefix="chatlm-adapter-") as temporary:
         folder = Path(temporary)
         try:
-            convert_gguf_lora(path, base, folder)
+            convert_gguf_lora(path, base.folder, folder)
         except OSError as error:
             raise ADAPTERS.disk_error(error) from error
         yield folder

@@ -45,7 +45,7 @@ def llama(tmp_path: Path) -> ModelLocation:
 def converted(file: Path, base: ModelLocation) -> Path:
     folder = file.parent / "converted"
     folder.mkdir()
-    convert_gguf_lora(file, base, folder)
+    convert_gguf_lora(file, base.folder, folder)
     return folder
 
 
@@ -107,7 +107,7 @@ def test_a_native_model_and_peft_compute_the_same_from_both(
 
 
 def test_an_adapter_without_alpha_is_not_scaled(tmp_path: Path, llama: ModelLocation) -> None:
-    settings = {"r": 4, "rank_pattern": {"v_proj": 12}}
+    settings: dict[str, Any] = {"r": 4, "rank_pattern": {"v_proj": 12}}
     adapter = adapter_files.save(tmp_path / "adapter", llama.folder, **settings)
     made = converted(save_gguf_lora(tmp_path / "lora.gguf", adapter, llama.folder, alpha=0), llama)
     model = native_model(llama.folder, torch.float32, "bf16")
@@ -163,7 +163,7 @@ def test_every_architecture_names_its_models(variant: str) -> None:
         ({"metadata": {"adapter.alora.invocation_tokens": [1, 2]}}, "activated LoRA"),
         ({"metadata": {"adapter.lora.alpha": float("nan")}}, "the alpha nan"),
         ({"metadata": {"adapter.lora.alpha": "8"}}, "the alpha '8'"),
-        ({"architecture": "qwen2"}, "for the architecture qwen2, and llama is llama"),
+        ({"architecture": "qwen2"}, "for the architecture qwen2, but the model is llama"),
         ({"architecture": "starcoder2"}, "does not read the architecture 'starcoder2'"),
         ({"more": {"blk.0.attn_norm.weight": (64,)}}, "'blk.0.attn_norm.weight', which is not"),
         ({"more": {"blk.0.ffn_up.weight.lora_a": (4, 64)}}, "only one of the matrices of blk.0"),

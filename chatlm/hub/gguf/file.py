@@ -152,7 +152,7 @@ class GgufFile:
         return name
 
     def raw_rows(self, name: str) -> np.ndarray[Any, Any]:
-        """Map a tensor's bytes as stored: (rows, bytes of a row), all but the last dimension counted
+        """Map a tensor's bytes as stored, (rows, bytes of a row): all but the last dimension counted
         as rows."""
         import numpy as np
 

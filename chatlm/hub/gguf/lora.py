@@ -14,7 +14,6 @@ from chatlm.hub.architecture import read_config
 from chatlm.hub.gguf.architectures import ARCHITECTURES, find_linear
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.tensor_data import read_values
-from chatlm.hub.installed import ModelLocation
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +41,12 @@ _MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
 """Names of an architecture in config.json; those that are not here have their own."""
 
 
-def convert_gguf_lora(path: Path, base: ModelLocation, folder: Path) -> None:
+def convert_gguf_lora(path: Path, model: Path, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors from a LoRA adapter in a GGUF file.
 
     Args:
         path: of the file.
-        base: the model that it shall be used with.
+        model: folder of the model that it shall be used with.
         folder: where both are written.
 
     Raises:
@@ -56,12 +55,12 @@ def convert_gguf_lora(path: Path, base: ModelLocation, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    config = read_config(base.folder)
+    config = read_config(model)
     with GgufFile(path) as file:
         _check_kind(file)
         text_config = config.get("text_config")
         config |= text_config if isinstance(text_config, dict) else {}
-        _check_architecture(file, config, base.name)
+        _check_architecture(file, config)
         _check_sizes(config)
         pairs = _read_pairs(file, config)
         settings = _peft_settings(file, pairs, config["num_hidden_layers"])
@@ -96,7 +95,7 @@ def _check_kind(file: GgufFile) -> None:
     )
 
 
-def _check_architecture(file: GgufFile, config: Mapping[str, Any], base: str) -> None:
+def _check_architecture(file: GgufFile, config: Mapping[str, Any]) -> None:
     name, model_type = file.architecture, config.get("model_type")
     if name not in ARCHITECTURES:
         raise GgufError(
@@ -105,7 +104,7 @@ def _check_architecture(file: GgufFile, config: Mapping[str, Any], base: str) ->
         )
     if model_type not in _MODEL_TYPES.get(name, (name,)):
         raise GgufError(
-            f"{file.path.name} is for the architecture {name}, and {base} is {model_type}.",
+            f"{file.path.name} is for the architecture {name}, but the model is {model_type}.",
             "Choose the model it was made for: --model",
         )
 
