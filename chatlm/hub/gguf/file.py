@@ -152,8 +152,10 @@ class GgufFile:
         return name
 
     def raw_rows(self, name: str) -> np.ndarray[Any, Any]:
-        """Map a tensor's bytes as stored, (rows, bytes of a row): all but the last dimension counted
-        as rows."""
+        """Map a tensor's bytes as stored: (rows, bytes of a row).
+
+        All dimensions but the last count as rows.
+        """
         import numpy as np
 
         tensor = self.tensors[name]
