@@ -97,7 +97,7 @@ def measure_speed(model: NativeModel, lengths: Sequence[int], rounds: int) -> li
             for kv_format in FORMATS:
                 seconds[kv_format].append(min(time_tokens(model, kv_format, tokens)))
         medians = {name: statistics.median(values) for name, values in seconds.items()}
-        dtype = model.weights.embed_tokens.dtype
+        dtype = model.dtype
         speeds.append(
             Speed(
                 tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +26,13 @@ from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
+from chatlm.engines.native.weights import (
+    ComputedWeights,
+    LinearWeights,
+    StoredWeights,
+    read_weights,
+    to_linear,
+)
 from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.model_folder import matrix_dtypes
@@ -130,12 +137,15 @@ def _load_native(
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, config, dtype, device)
+    weights = read_weights(folder, config)
+    if weight_format is None and any(folder.glob("*.gguf")):
+        weight_format = "stored"
+    placed = _PlacedWeights(weights, dtype, device)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
     for open_decoder in _DECODERS[engine]:
         try:
-            decoder, label = open_decoder(config, weights, weight_format)
+            decoder, computed, label = open_decoder(config, placed, weight_format)
             info = ModelInfo(
                 device=device,
                 weights=label,
@@ -145,7 +155,7 @@ def _load_native(
                 notes=notes,
                 kv_cache="8-bit" if kv_cache == "int8" else "",
             )
-            model = NativeModel(config, weights, decoder, info, kv_cache)
+            model = NativeModel(config, computed, decoder, info, kv_cache)
             if device != "cpu":  # a driver may fail or compute something else
                 check_against_prefill(model)
             return model
@@ -162,48 +172,66 @@ def _load_native(
     raise Unsupported("; ".join(reasons))
 
 
+@dataclass(frozen=True)
+class _PlacedWeights:
+    """Stored weights, and where and how to compute with them."""
+
+    stored: StoredWeights
+    dtype: torch.dtype
+    device: str
+
+    def to_linear(self) -> LinearWeights:
+        return to_linear(self.stored, self.dtype, self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+_OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]
+"""A decoder, the weights for prompts, and the name of the number format for the screen."""
+
+
 def _c_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    embedding = weights.embed_tokens
-    if embedding.device.type != "cpu":
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if weights.device != "cpu":
         raise Unsupported("the C kernel runs on the CPU only")
     CDecoder.check_supported(config)  # before a kernel is compiled in vain
-    kernel = Kernel(kernel_library(float32=embedding.dtype is torch.float32), embedding.dtype)
-    decoder = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
-    return decoder, describe_weights(decoder.formats)
+    kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)
+    decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
+    return decoder, decoder.weights, describe_weights(decoder.formats)
 
 
 def _cuda_graph_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    return CudaGraphDecoder(config, weights), _label_on_cuda(weights, weight_format, "")
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    label = _label_on_cuda(weights, weight_format, "")
+    linear = weights.to_linear()
+    return CudaGraphDecoder(config, linear), linear, label
 
 
 def _torch_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cpu":  # torch's packed products are for the CPU
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if weights.device != "cpu":  # torch's packed products are for the CPU
         label = _label_on_cuda(weights, weight_format, "torch")
-        return TorchDecoder(config, weights, "bf16"), label
-    decoder = TorchDecoder(config, weights, weight_format)
-    return decoder, describe_weights(decoder.formats, "torch")
+        linear = weights.to_linear()
+        return TorchDecoder(config, linear, "bf16"), linear, label
+    linear = weights.to_linear()
+    decoder = TorchDecoder(config, linear, weight_format)
+    return decoder, linear, describe_weights(decoder.formats, "torch")
 
 
-def _label_on_cuda(
-    weights: ModelWeights[Linear], weight_format: WeightFormat | None, engine: str
-) -> str:
-    embedding = weights.embed_tokens
-    if embedding.device.type != "cuda":
+def _label_on_cuda(weights: _PlacedWeights, weight_format: WeightFormat | None, engine: str) -> str:
+    if not weights.device.startswith("cuda"):
         raise Unsupported("CUDA graphs run on CUDA only")
     if weight_format in ("int8", "int4"):
         raise Unsupported("chatlm's decoders quantize no weights on CUDA")
-    return describe_weights([str(embedding.dtype).removeprefix("torch.")], engine)
+    return describe_weights([weights.dtype_name], engine)
 
 
-_OpenDecoder = Callable[
-    [ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]
-]
+_OpenDecoder = Callable[[ModelConfig, _PlacedWeights, WeightFormat | None], _OpenedDecoder]
 
 _DECODERS: dict[str, tuple[_OpenDecoder, ...]] = {
     "auto": (_c_decoder, _cuda_graph_decoder, _torch_decoder),

@@ -113,6 +113,6 @@ def test_every_family_is_tested() -> None:
 def test_the_c_kernel_refuses_a_block_it_does_not_have(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
     config = read_config(folder)
-    weights = read_weights(folder, config, torch.bfloat16)
+    weights = read_weights(folder, config)
     with pytest.raises(Unsupported, match="C kernel"):
         CDecoder(None, config, weights, "bf16", 1)  # type: ignore[arg-type]

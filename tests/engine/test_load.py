@@ -22,10 +22,12 @@ from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.model import Unsupported, describe_weights
 from chatlm.engines.native import compiler
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
+from chatlm.engines.native.weights import read_weights
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.tokenizer import JsonTokenizer, load_tokenizer
 from chatlm.engines.transformers_model import TransformersModel
@@ -343,10 +345,11 @@ from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.lora import LoraPair
 from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weights import LINEAR_FIELDS, read_weights
 def additions(weights, rank):
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
+    names = LINEAR_FIELDS
+    sizes = [[(getattr(layer, name).rows, getattr(layer, name).columns) for name in names]
+             for layer in weights.layers]
     return tuple(
         {name: LoraPair(torch.randn(rank, width).bfloat16(),
                         torch.randn(rows, rank).bfloat16(), 0.1)
@@ -357,10 +360,10 @@ torch.set_num_threads(1)
 kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)
 for folder in map(Path, sys.argv[2:]):
     config = read_config(folder)
-    weights = read_weights(folder, config, torch.bfloat16)
+    weights = read_weights(folder, config)
     for form in ("bf16", "int8", "int4"):
         decoder = CDecoder(kernel, config, weights, form, 3)
-        model = NativeModel(config, weights, decoder, None)
+        model = NativeModel(config, decoder.weights, decoder, None)
         cache = model.new_cache()
         cache.prefill(list(range(60)))
         cache.decode(list(range(10)))
@@ -407,12 +410,12 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         pytest.skip("threads are counted in /proc")
-    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, weights="int8")
-    assert isinstance(model, NativeModel)
+    folder = tiny.save(tmp_path, "llama")
+    config = read_config(folder)
     kernel = Kernel(kernel_library(float32=False), torch.bfloat16)
     before = len(list(tasks.iterdir()))
     for _ in range(10):
-        CDecoder(kernel, model.config, model.weights, "int8", 4).close()
+        CDecoder(kernel, config, read_weights(folder, config), "int8", 4).close()
     assert len(list(tasks.iterdir())) < before + 10  # threads other than the 30 workers come and go
 
 

@@ -19,7 +19,7 @@ from chatlm.engines.native.kv_cache import KVBuffer, KVCache, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
+from chatlm.engines.native.weights import ComputedWeights, LinearWeights
 
 _LOGITS_TOLERANCE = 0.05
 """Relative to the norm of the logits; another order of summation in 16 bits changes less."""
@@ -41,12 +41,12 @@ class CudaGraphDecoder:
 
     max_step_tokens = 1
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights[Linear]) -> None:
+    def __init__(self, config: ModelConfig, weights: LinearWeights) -> None:
         self._config = config
-        self._weights: ModelWeights[MatMul] = weights
+        self._weights: ComputedWeights = weights
         self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
-    def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
+    def pack_adapter(self, lora: LoraWeights) -> ComputedWeights:
         """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
 
@@ -80,9 +80,7 @@ class _DecodeStep:
         buffer: of the KV cache, with capacity for the token.
     """
 
-    def __init__(
-        self, config: ModelConfig, weights: ModelWeights[MatMul], buffer: KVBuffer
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: ComputedWeights, buffer: KVBuffer) -> None:
         self.weights = weights
         self.buffer = buffer
         device = buffer.kv.device

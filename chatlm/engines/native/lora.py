@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear
@@ -18,7 +19,13 @@ from torch.nn.functional import linear
 from chatlm.engines.adapters import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
+from chatlm.engines.native.weights import (
+    ComputedWeights,
+    LayerWeights,
+    MatMul,
+    ModelWeights,
+    linear_shapes,
+)
 
 _UNSUPPORTED_SETTINGS = (
     "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
@@ -60,7 +67,7 @@ class LoraLinear:
         return self.base_layer(x) + self.lora(x)
 
 
-def with_lora(weights: ModelWeights[Any], lora: LoraWeights) -> ModelWeights[MatMul]:
+def with_lora(weights: ModelWeights[Any, Any], lora: LoraWeights) -> ComputedWeights:
     """Return the weights with an adapter; no tensor is copied."""
 
     def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
@@ -72,13 +79,16 @@ def with_lora(weights: ModelWeights[Any], lora: LoraWeights) -> ModelWeights[Mat
     return dataclasses.replace(weights, layers=tuple(map(adapt, weights.layers, lora)))
 
 
-def read_lora(folder: Path, config: ModelConfig, weights: ModelWeights[Linear]) -> LoraWeights:
-    """Load an adapter in peft's format, in the dtype of the weights.
+def read_lora(
+    folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> LoraWeights:
+    """Load an adapter in peft's format.
 
     Args:
         folder: with `ADAPTER_CONFIG_FILE` and `ADAPTER_WEIGHTS_FILE`.
         config: of the model that it adapts.
-        weights: of that model.
+        dtype: to convert it to.
+        device: to load it to.
 
     Raises:
         Unsupported: it uses something other than LoRA on the layers' matrices.
@@ -91,7 +101,7 @@ def read_lora(folder: Path, config: ModelConfig, weights: ModelWeights[Linear]) 
         _check_config(adapter_config)
         with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _assemble(adapter_config, tensors, config, weights)
+        return _assemble(adapter_config, tensors, config, dtype, device)
     except (OSError, SafetensorError, TypeError, ZeroDivisionError, re.error) as error:
         raise ValueError(str(error)) from error
 
@@ -111,7 +121,8 @@ def _assemble(
     adapter_config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     config: ModelConfig,
-    weights: ModelWeights[Linear],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> LoraWeights:
     field_of_module = {name: field for field, name in config.tensor_names.linear.items()}
     tensors_of_module: dict[str, dict[str, Tensor]] = {}
@@ -126,20 +137,20 @@ def _assemble(
             raise Unsupported(f"it changes {name.removeprefix('base_model.model.')}")
         targets[match[1]] = int(match[3]), field_of_module[match[4]]
         tensors_of_module.setdefault(match[1], {})[match[5]] = tensor
-    layers: list[dict[str, LoraPair]] = [{} for _ in weights.layers]
+    layers: list[dict[str, LoraPair]] = [{} for _ in range(config.num_hidden_layers)]
     for module, pair in tensors_of_module.items():
         layer, target = targets[module]
         if layer >= len(layers) or len(pair) != 2:
             raise ValueError(f"the model has no {module}, or one of its two matrices is missing")
         lora_a, lora_b = pair["A"], pair["B"]
-        matrix: Linear = getattr(weights.layers[layer], target)
-        (rows, columns), rank = matrix.weight.shape, len(lora_a)
+        rows, columns, _ = linear_shapes(config)[target]
+        rank = len(lora_a)
         if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns) or not rank:
             raise ValueError(f"the matrices of {module} do not fit the model")
         layers[layer][target] = LoraPair(
             # copied, since memory-mapped tensors are gone when the file is closed
-            lora_a.to(matrix.weight, copy=True).contiguous(),
-            lora_b.to(matrix.weight, copy=True).contiguous(),
+            lora_a.to(device, dtype, copy=True).contiguous(),
+            lora_b.to(device, dtype, copy=True).contiguous(),
             _scale(adapter_config, module, rank),
         )
     return tuple(layers)
