@@ -5,10 +5,6 @@
 
 #include "model.h"
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 enum { CACHE_LINE = 64 }; /* bytes */
 
 /* One head's query or key: normalized where the model has QK norm, then rotated. */
@@ -124,29 +120,13 @@ typedef struct {
     int64_t tokens, stride;
 } KVChunk;
 
-/* 16 codes as floats. */
-static inline f32x16 codes_to_f32(const int8_t *codes)
-{
-#ifdef __AVX512F__
-    return (f32x16)_mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)codes)));
-#else
-    typedef int8_t i8x16 __attribute__((vector_size(LANES)));
-    typedef int16_t i16x16 __attribute__((vector_size(LANES * 2)));
-    i8x16 bytes; /* widened step by step: GCC converts all at once element by element */
-    memcpy(&bytes, codes, sizeof bytes);
-    i32x16 words = __builtin_convertvector(__builtin_convertvector(bytes, i16x16), i32x16);
-    return __builtin_convertvector(words, f32x16);
-#endif
-}
-
 /* 16 values of a token's row from column `i`. */
 ALWAYS_INLINE f32x16 load_kv(const void *rows, const float *scales, int64_t stride, int64_t token,
                              int64_t i, const bool is_int8)
 {
     if (!is_int8)
         return load_elements((const element_t *)rows + token * stride + i);
-    return codes_to_f32((const int8_t *)rows + token * stride + i)
+    return load_i8_as_f32((const int8_t *)rows + token * stride + i)
            * scales[(token * stride + i) / KV_GROUP];
 }
 
