@@ -25,8 +25,10 @@ from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
+from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import (
+    LINEAR_FIELDS,
     ComputedWeights,
     LinearWeights,
     StoredWeights,
@@ -35,15 +37,14 @@ from chatlm.engines.native.weights import (
 )
 from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
-from chatlm.hub.model_folder import matrix_dtypes
 
 log = logging.getLogger(__name__)
 
 _FORMATS: dict[str, WeightFormat | None] = {
-    "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
+    "auto": None, "stored": "stored", "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-"""Formats of native weights by the setting `weights`; None for int8, or int4 where it loses no
-more. `python -m benchmarks.speed` shows what each costs in accuracy."""
+"""Formats of native weights by the setting `weights`. None: as stored for a GGUF file; otherwise
+int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs."""
 
 _NATIVE_ENGINES = ("auto", "native", "torch")
 
@@ -76,6 +77,8 @@ def load(
         try:
             return _load_native(name, folder, placement, engine, weights, kv_cache)
         except Unsupported as reason:
+            if is_out_of_memory(reason):
+                raise _memory_error(name) from reason
             if engine != "auto":
                 raise ModelError(
                     f"{name} cannot be run with engine = {engine}: {reason}",
@@ -88,13 +91,10 @@ def load(
                     "it after `pip install 'chatlm[quantize]'`.",
                 )
                 weights = "auto"
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, OSError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(
-                f"Not enough memory to load {name}",
-                hint="Choose a smaller model, or `chatlm config set weights int4`.",
-            ) from error
+            raise _memory_error(name) from error
     from chatlm.engines.transformers_model import TransformersModel
 
     if kv_cache != "auto":
@@ -102,20 +102,11 @@ def load(
     return TransformersModel(name, folder, place_weights(placement, weights), notes)
 
 
-def _native_format(folder: Path, weights: str) -> WeightFormat | None:
-    """Return the format in which a native decoder holds the weights of a folder.
-
-    Raises:
-        Unsupported: none holds them as they are asked for.
-    """
-    if weights in _FORMATS:
-        return _FORMATS[weights]
-    if weights == "float32":
-        raise Unsupported("only transformers computes with float32 weights")
-    stored = matrix_dtypes(folder)
-    if stored != {"BF16"}:
-        raise Unsupported(f"only transformers keeps weights stored as {' and '.join(stored)}")
-    return "bf16"
+def _memory_error(name: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"Not enough memory to load {name}",
+        hint="Close other programs, choose a smaller model, or `chatlm config set weights int4`.",
+    )
 
 
 def _load_native(
@@ -131,21 +122,21 @@ def _load_native(
     if device is None or dtype == "auto" or not (on_cpu or device.startswith("cuda")):
         where = f"{device} in {dtype}" if device else "several devices"
         raise Unsupported(f"only transformers computes on {where}")
-    weight_format = _native_format(folder, weight_setting)
+    if weight_setting == "float32":
+        raise Unsupported("only transformers computes with float32 weights")
+    weight_format = _FORMATS[weight_setting]
     config = read_config(folder)
     try:
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, config)
-    if weight_format is None and any(folder.glob("*.gguf")):
-        weight_format = "stored"
-    placed = _PlacedWeights(weights, dtype, device)
+    is_gguf = any(folder.glob("*.gguf"))
+    weights = _PlacedWeights(read_weights(folder, config), dtype, device, is_gguf)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
     for open_decoder in _DECODERS[engine]:
         try:
-            decoder, computed, label = open_decoder(config, placed, weight_format)
+            decoder, computed, label = open_decoder(config, weights, weight_format)
             info = ModelInfo(
                 device=device,
                 weights=label,
@@ -179,17 +170,26 @@ class _PlacedWeights:
     stored: StoredWeights
     dtype: torch.dtype
     device: str
+    is_gguf: bool
 
-    def to_linear(self) -> LinearWeights:
+    def to_linear(self, weight_format: WeightFormat | None) -> LinearWeights:
+        """Convert to tensors of the dtype.
+
+        Raises:
+            Unsupported: that loses something, although the weights are asked for as stored.
+        """
+        types = {matrix.type for matrix in self._matrices()}
+        if weight_format == "stored" and types != {"BF16"}:
+            raise Unsupported(f"without the C kernel, torch rounds {' and '.join(sorted(types))}")
         return to_linear(self.stored, self.dtype, self.device)
 
-    @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+    def _matrices(self) -> list[StoredMatrix]:
+        layers = [getattr(layer, name) for layer in self.stored.layers for name in LINEAR_FIELDS]
+        return [self.stored.embed_tokens, self.stored.lm_head, *layers]
 
 
 _OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]
-"""A decoder, the weights for prompts, and the name of the number format for the screen."""
+"""A decoder, the weights for prompts, and a description of its weights."""
 
 
 def _c_decoder(
@@ -198,6 +198,8 @@ def _c_decoder(
     if weights.device != "cpu":
         raise Unsupported("the C kernel runs on the CPU only")
     CDecoder.check_supported(config)  # before a kernel is compiled in vain
+    if weight_format is None and weights.is_gguf:
+        weight_format = "stored"
     kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)
     decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
     return decoder, decoder.weights, describe_weights(decoder.formats)
@@ -207,7 +209,7 @@ def _cuda_graph_decoder(
     config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
 ) -> _OpenedDecoder:
     label = _label_on_cuda(weights, weight_format, "")
-    linear = weights.to_linear()
+    linear = weights.to_linear(weight_format)
     return CudaGraphDecoder(config, linear), linear, label
 
 
@@ -216,10 +218,10 @@ def _torch_decoder(
 ) -> _OpenedDecoder:
     if weights.device != "cpu":  # torch's packed products are for the CPU
         label = _label_on_cuda(weights, weight_format, "torch")
-        linear = weights.to_linear()
+        linear = weights.to_linear(weight_format)
         return TorchDecoder(config, linear, "bf16"), linear, label
-    linear = weights.to_linear()
-    decoder = TorchDecoder(config, linear, weight_format)
+    linear = weights.to_linear(weight_format)
+    decoder = TorchDecoder(config, linear, "bf16" if weight_format == "stored" else weight_format)
     return decoder, linear, describe_weights(decoder.formats, "torch")
 
 
@@ -228,7 +230,7 @@ def _label_on_cuda(weights: _PlacedWeights, weight_format: WeightFormat | None, 
         raise Unsupported("CUDA graphs run on CUDA only")
     if weight_format in ("int8", "int4"):
         raise Unsupported("chatlm's decoders quantize no weights on CUDA")
-    return describe_weights([weights.dtype_name], engine)
+    return describe_weights([str(weights.dtype).removeprefix("torch.")], engine)
 
 
 _OpenDecoder = Callable[[ModelConfig, _PlacedWeights, WeightFormat | None], _OpenedDecoder]
@@ -238,5 +240,4 @@ _DECODERS: dict[str, tuple[_OpenDecoder, ...]] = {
     "native": (_c_decoder, _cuda_graph_decoder),
     "torch": (_torch_decoder,),
 }
-"""By the setting `engine`, in order of preference; each returns a decoder and the description of
-its weights, or raises `Unsupported`."""
+"""By the setting `engine`, in order of preference; each may raise `Unsupported`."""

@@ -47,9 +47,7 @@ class TorchDecoder:
             embed_tokens=weights.embed_tokens,
             layers=tuple(self._pack_layer(layer, weight_format) for layer in weights.layers),
             norm=weights.norm,
-            lm_head=_pack(
-                weights.lm_head, weight_format if weight_format in ("stored", "bf16") else "int8"
-            ),
+            lm_head=_pack(weights.lm_head, "bf16" if weight_format == "bf16" else "int8"),
         )
 
     def _pack_layer(
@@ -86,6 +84,6 @@ class TorchDecoder:
 
 def _pack(matrix: Linear, weight_format: WeightFormat) -> MatMul:
     rows, columns = matrix.weight.shape
-    if weight_format in ("stored", "bf16") or rows % 16 or columns % 32:
+    if weight_format == "bf16" or rows % 16 or columns % 32:
         return matrix
     return pack_int4(matrix) if weight_format == "int4" else pack_int8(matrix)

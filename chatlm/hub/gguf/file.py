@@ -152,10 +152,7 @@ class GgufFile:
         return name
 
     def raw_rows(self, name: str) -> np.ndarray[Any, Any]:
-        """Map a tensor's bytes as stored: (rows, bytes of a row).
-
-        All dimensions but the last count as rows.
-        """
+        """Map a tensor's bytes as stored: (rows, bytes of a row); all other dimensions are rows."""
         import numpy as np
 
         tensor = self.tensors[name]
