@@ -61,6 +61,8 @@ def load(
         try:
             return _load_native(name, folder, placement, engine, weights)
         except Unsupported as reason:
+            if is_out_of_memory(reason):
+                raise _memory_error(name) from reason
             if engine != "auto":
                 raise ModelError(
                     f"{name} cannot be run with engine = {engine}: {reason}",
@@ -73,16 +75,20 @@ def load(
                     "it after `pip install 'chatlm[quantize]'`.",
                 )
                 weights = "auto"
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, OSError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(
-                f"Not enough memory to load {name}",
-                hint="Choose a smaller model, or `chatlm config set weights int4`.",
-            ) from error
+            raise _memory_error(name) from error
     from chatlm.engines.transformers_model import TransformersModel
 
     return TransformersModel(name, folder, place_weights(placement, weights), notes)
+
+
+def _memory_error(name: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"Not enough memory to load {name}",
+        hint="Close other programs, choose a smaller model, or `chatlm config set weights int4`.",
+    )
 
 
 def _native_format(folder: Path, weights: str) -> WeightFormat | None:
