@@ -64,9 +64,12 @@ class CoreSettings:
     )
     context: int | None = setting(
         None,
-        "use at most this many tokens of the model's context",
+        "use at most this many tokens of the model's context; by default as many as fit in memory",
         minimum=64,
         maximum=100_000_000,
+    )
+    check_memory: bool = setting(
+        True, "refuse a local model that needs more memory than is available"
     )
     auto_compact: bool = setting(
         False, "let the model summarise old turns that no longer fit the context"

@@ -36,6 +36,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.model_folder import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -61,6 +62,7 @@ class LocalEngine:
         catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
+        memory: limits of the context and the prompt cache; None for none.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -77,8 +79,10 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         model_info = model.info
+        limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
         self._eos_criteria = EosStoppingCriteria(
             [
@@ -99,13 +103,14 @@ class LocalEngine:
             device=model_info.device,
             weights=model_info.weights,
             kv_cache=model_info.kv_cache,
-            context_length=min(model_info.context_length, context or model_info.context_length),
+            context_length=min(model_info.context_length, limit),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
+            memory=memory,
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
@@ -113,7 +118,8 @@ class LocalEngine:
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
-        self._prompt_cache = PromptCache(2 * self.info.context_length, model_info.block_rules)
+        cached = memory.cached_tokens if memory else 2 * self.info.context_length
+        self._prompt_cache = PromptCache(cached, model_info.block_rules)
         self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
@@ -130,6 +136,7 @@ class LocalEngine:
         weights: str = "auto",
         kv_cache: KVFormat = "auto",
         find_adapter: FindAdapter = no_adapter,
+        memory: MemoryBudget | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -144,6 +151,7 @@ class LocalEngine:
             weights: see `chatlm.engines.load.load`.
             kv_cache: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
+            memory: see `LocalEngine`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -158,6 +166,7 @@ class LocalEngine:
             catalogue_sampling=catalogue_sampling,
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
+            memory=memory,
         )
 
     def preview(self, request: Request) -> Prompt:

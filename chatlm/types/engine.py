@@ -9,6 +9,7 @@ from typing import Protocol
 from chatlm.errors import UsageError
 from chatlm.text import one_line
 from chatlm.types.events import EngineEvent, Prefill
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling, Thinking
@@ -39,6 +40,8 @@ class EngineInfo:
     """The part of `default_sampling` that the model's authors recommend."""
     num_parameters: int | None = None
     """None if unknown."""
+    memory: MemoryBudget | None = None
+    """What it needs in memory; None if unknown."""
     adapters: tuple[str, ...] = ()
     """Names of the adapters that the model's server offers; a request may name one."""
     accepts: frozenset[str] = frozenset({"text"})

@@ -44,19 +44,29 @@ def allocate_huge_pages(byte_count: int) -> Tensor:
     return torch.frombuffer(area, dtype=torch.uint8, count=byte_count)
 
 
+def kv_row_format(itemsize: int, kv_format: KVFormat) -> tuple[int, float]:
+    """Return to what a row is padded, and the bytes of a value with its share of a scale.
+
+    Args:
+        itemsize: bytes of the dtype of the computation.
+        kv_format: of the cache.
+    """
+    return (
+        (GROUP, 1 + torch.bfloat16.itemsize / GROUP) if kv_format == "int8" else (LANES, itemsize)
+    )
+
+
 def kv_cache_shape(config: ModelConfig, capacity: int, kv_format: KVFormat) -> tuple[int, ...]:
     """Return the shape of `KVBuffer.kv`: (2, layers, KV heads, capacity, padded head_dim)."""
-    multiple = GROUP if kv_format == "int8" else LANES
+    multiple, _ = kv_row_format(1, kv_format)
     row = -(-config.head_dim // multiple) * multiple
     return (2, config.num_hidden_layers, config.num_key_value_heads, capacity, row)
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat) -> int:
     """Return the memory that a token takes in a KV cache."""
-    values = math.prod(kv_cache_shape(config, 1, kv_format))
-    if kv_format == "int8":
-        return values + values // GROUP * torch.bfloat16.itemsize
-    return values * dtype.itemsize
+    _, value_bytes = kv_row_format(dtype.itemsize, kv_format)
+    return int(math.prod(kv_cache_shape(config, 1, kv_format)) * value_bytes)
 
 
 @dataclass(frozen=True, eq=False)
