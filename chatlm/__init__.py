@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
     from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
+    from chatlm.hub.gguf.lora import convert_gguf_lora
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
@@ -215,6 +216,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
+    "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "diff_words": "chatlm.chat.word_diff",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
@@ -341,6 +343,7 @@ __all__ = [
     "__version__",
     "bundled_dir",
     "check_regular_file",
+    "convert_gguf_lora",
     "data_dir",
     "diff_words",
     "dump_json",

@@ -172,6 +172,7 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
         ("prompt format", then.prompt_format, now.prompt_format),
         ("device", then.device, now.device),
         ("weights", describe_old_weights(then.weights), now.weights),
+        ("KV cache", then.kv_cache or "not rounded", now.kv_cache or "not rounded"),
         ("context", str(then.context_length), str(now.context_length)),
     ]
     facts += [

@@ -248,6 +248,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         prompt_format=info.prompt_format,
         device=info.device,
         weights=info.weights,
+        kv_cache=info.kv_cache,
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
         versions={"chatlm": version(), **info.versions},

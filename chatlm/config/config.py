@@ -56,11 +56,20 @@ class CoreSettings:
         "float32 rounds nothing and is slow",
         variable="CHATLM_WEIGHTS",
     )
+    kv_cache: Literal["auto", "int8"] = setting(
+        "auto",
+        "how chatlm's own engines hold keys and values of the tokens read; int8 takes half the "
+        "memory and rounds them",
+        variable="CHATLM_KV_CACHE",
+    )
     context: int | None = setting(
         None,
-        "use at most this many tokens of the model's context",
+        "use at most this many tokens of the model's context; by default as many as fit in memory",
         minimum=64,
         maximum=100_000_000,
+    )
+    check_memory: bool = setting(
+        True, "refuse a local model that needs more memory than is available"
     )
     auto_compact: bool = setting(
         False, "let the model summarise old turns that no longer fit the context"

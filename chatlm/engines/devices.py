@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import warnings
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from chatlm.errors import ModelError
+from chatlm.errors import ChatlmError, ModelError
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,31 @@ def _quantization_config(weights: str, compute_dtype: object) -> Any:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory of a device ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS, HIP
+    "can't allocate memory",  # torch's DefaultCPUAllocator
+    "cannot allocate memory",  # Linux and macOS, errno 12, quoted by all kinds of libraries
+    "not enough memory",  # oneDNN, torch on Windows
+    "failed to allocate",
+    "bad_alloc",  # C++
+    "alloc_failed",  # cuBLAS and cuDNN
+    "could not create a memory object",  # oneDNN
+    "paging file is too small",  # Windows, error 1455
+)
+"""Parts of the messages of libraries, in lower case."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, means that the memory of a device ran out."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        # errors of libraries are told from others' by their text alone
+        if not isinstance(error, ChatlmError):
+            text = str(error).lower()
+            if any(part in text for part in _OUT_OF_MEMORY):
+                return True
+        error = error.__cause__
+    return False

@@ -21,6 +21,7 @@ from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
@@ -49,7 +50,12 @@ _NATIVE_ENGINES = ("auto", "native", "torch")
 
 
 def load(
-    name: str, folder: Path, placement: Placement, engine: str = "auto", weights: str = "auto"
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
 ) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
@@ -59,6 +65,8 @@ def load(
         placement: device, and dtype of the computation.
         engine: a value of the setting, but not llamacpp, which is a plugin's.
         weights: a value of the setting. float32 is left to transformers, which rounds nothing.
+        kv_cache: format of the KV caches; transformers has no other than the computation's, which
+            the model's notes say.
 
     Raises:
         ModelError: the folder does not hold a usable model, or the engine cannot run it.
@@ -67,7 +75,7 @@ def load(
     notes: tuple[str, ...] = ()
     if engine in _NATIVE_ENGINES:
         try:
-            return _load_native(name, folder, placement, engine, weights)
+            return _load_native(name, folder, placement, engine, weights, kv_cache)
         except Unsupported as reason:
             if is_out_of_memory(reason):
                 raise _memory_error(name) from reason
@@ -89,6 +97,8 @@ def load(
             raise _memory_error(name) from error
     from chatlm.engines.transformers_model import TransformersModel
 
+    if kv_cache != "auto":
+        notes = (*notes, "transformers runs this model, so its KV cache is not held in 8 bits.")
     return TransformersModel(name, folder, place_weights(placement, weights), notes)
 
 
@@ -100,7 +110,12 @@ def _memory_error(name: str) -> OutOfMemoryError:
 
 
 def _load_native(
-    name: str, folder: Path, placement: Placement, engine: str, weight_setting: str
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str,
+    weight_setting: str,
+    kv_cache: KVFormat,
 ) -> Model:
     device, dtype = placement.device, placement.dtype
     on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float32)
@@ -129,8 +144,9 @@ def _load_native(
                 eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
                 recommended_sampling=recommended_sampling(name, generation),
                 notes=notes,
+                kv_cache="8-bit" if kv_cache == "int8" else "",
             )
-            model = NativeModel(config, computed, decoder, info)
+            model = NativeModel(config, computed, decoder, info, kv_cache)
             if device != "cpu":  # a driver may fail or compute something else
                 check_against_prefill(model)
             return model

@@ -21,6 +21,7 @@ from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
 from chatlm.engines.model import Model
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
     PromptEncoder,
@@ -35,6 +36,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.model_folder import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -60,6 +62,7 @@ class LocalEngine:
         catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
+        memory: limits of the context and the prompt cache; None for none.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -76,8 +79,10 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         model_info = model.info
+        limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
         self._eos_criteria = EosStoppingCriteria(
             [
@@ -97,13 +102,15 @@ class LocalEngine:
             model=name,
             device=model_info.device,
             weights=model_info.weights,
-            context_length=min(model_info.context_length, context or model_info.context_length),
+            kv_cache=model_info.kv_cache,
+            context_length=min(model_info.context_length, limit),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=(*model_info.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             num_parameters=num_parameters,
+            memory=memory,
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
@@ -111,7 +118,8 @@ class LocalEngine:
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
-        self._prompt_cache = PromptCache(2 * self.info.context_length, model_info.block_rules)
+        cached = memory.cached_tokens if memory else 2 * self.info.context_length
+        self._prompt_cache = PromptCache(cached, model_info.block_rules)
         self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
@@ -126,7 +134,9 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         engine: str = "auto",
         weights: str = "auto",
+        kv_cache: KVFormat = "auto",
         find_adapter: FindAdapter = no_adapter,
+        memory: MemoryBudget | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -139,7 +149,9 @@ class LocalEngine:
             catalogue_sampling: see `LocalEngine`.
             engine: see `chatlm.engines.load.load`.
             weights: see `chatlm.engines.load.load`.
+            kv_cache: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
+            memory: see `LocalEngine`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -147,13 +159,14 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, engine, weights),
+            load(name, folder, placement, engine, weights, kv_cache),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,
             catalogue_sampling=catalogue_sampling,
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
+            memory=memory,
         )
 
     def preview(self, request: Request) -> Prompt:

@@ -68,6 +68,8 @@ class ModelInfo:
     """Sampling that its generation config recommends."""
     notes: tuple[str, ...] = ()
     """Messages to the user about how it was loaded."""
+    kv_cache: str = ""
+    """How its KV caches are held where they round keys and values, such as `8-bit`."""
     block_rules: BlockRules = ANY_BLOCKS
 
 

@@ -167,17 +167,31 @@ def _open_local(
     entry = catalogue().get(location.name)
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
+    from chatlm.engines.memory_plan import budget_memory
 
+    placement = resolve_placement(config.device)
+    memory = budget_memory(
+        location.name,
+        location.folder,
+        placement,
+        engine=config.engine,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
+        context=config.context,
+        refuse=config.check_memory,
+    )
     return LocalEngine.from_folder(
         location.name,
         location.folder,
-        resolve_placement(config.device),
+        placement,
         prompt_format=config.prompt_format,
         context=config.context,
         catalogue_sampling=entry.sampling if entry else Sampling(),
         engine=config.engine,
         weights=config.weights,
+        kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
+        memory=memory,
     )
 
 

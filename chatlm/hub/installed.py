@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -430,25 +429,3 @@ def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
         for tensor in (safetensors_header(path) or {}).values():
             parameters[tensor["dtype"]] += math.prod(tensor["shape"])
     return parameters.total(), tuple(dtype for dtype, _ in parameters.most_common())
-
-
-MEMINFO = Path("/proc/meminfo")
-"""Memory statistics of Linux; other systems have no such file."""
-
-
-USABLE_MEMORY_SHARE = 0.9
-"""Share of the free memory that weights may take."""
-
-
-def fits_in_memory(model: str) -> bool:
-    """Tell whether a model's weights fit into free memory; True if that is unknown.
-
-    Args:
-        model: its name, as the user wrote it.
-    """
-    try:
-        weights = sum(path.stat().st_size for path in weight_files(find_model(model).folder))
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
-    except (ModelError, OSError, ValueError):
-        return True
-    return match is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(match.group(1))

@@ -26,6 +26,8 @@ class Provenance:
     device: str = ""
     weights: str = ""
     """As `EngineInfo.weights`; `describe_old_weights` explains what earlier versions stored."""
+    kv_cache: str = ""
+    """As `EngineInfo.kv_cache`."""
     context_length: int = 0
     prompt_hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class Provenance:
     """What the model might call."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values; `tools` only where there are any."""
+        """Convert to JSON values; `tools` and `kv_cache` only where there are any."""
         values: dict[str, Any] = {
             "messages": [message.to_dict() for message in self.messages],
             "sampling": self.sampling.to_dict(),
@@ -50,6 +52,8 @@ class Provenance:
             "versions": dict(self.versions),
             "added": list(self.plugin_processors),
         }
+        if self.kv_cache:
+            values["kv_cache"] = self.kv_cache
         if self.tools:
             values["tools"] = [tool.to_dict() for tool in self.tools]
         return values
@@ -69,6 +73,7 @@ class Provenance:
             prompt_format=values.get("prompt_format", ""),
             device=values.get("device", ""),
             weights=values.get("dtype", ""),
+            kv_cache=values.get("kv_cache", ""),
             context_length=values.get("context_length", 0),
             prompt_hash=values.get("prompt_hash", ""),
             versions=values.get("versions", {}),

@@ -19,7 +19,7 @@ from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
-from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.kv_cache import KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.scripted import ScriptedEngine
@@ -52,12 +52,16 @@ def no_gradients() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("form", "kv_format"),
+    [("bf16", "auto"), ("int8", "auto"), ("int4", "auto"), ("int8", "int8")],
+)
 def test_results_do_not_depend_on_the_rest_of_the_batch(
-    tmp_path: Path, variant: str, form: WeightFormat
+    tmp_path: Path, variant: str, form: WeightFormat, kv_format: KVFormat
 ) -> None:
     folder = tiny.save(tmp_path / "model", variant)
     model = native_model(folder, torch.bfloat16, form)
+    model.kv_format = kv_format
     decoder = model.decoder
     assert isinstance(decoder, CDecoder)
     adapted = model.load_adapter(
@@ -92,7 +96,9 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
         assert torch.equal(made, expected), case
         assert growth.kv_cache.length == memory.length
         used = slice(0, memory.length)
-        assert torch.equal(growth.kv_cache.kv[:, :, :, used], memory.kv[:, :, :, used])
+        for tensor in ("kv", "scales"):
+            both = [getattr(cache.buffer, tensor) for cache in (growth.kv_cache, memory)]
+            assert both == [None, None] or torch.equal(*(each[:, :, :, used] for each in both))
 
 
 def test_a_draft_is_what_followed_the_longest_match() -> None:

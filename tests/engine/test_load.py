@@ -26,7 +26,7 @@ from chatlm.engines.native import compiler
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
-from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import read_weights
 from chatlm.engines.prompt_encoder import PromptEncoder
@@ -67,6 +67,23 @@ def test_weights_and_an_unusual_engine_are_named(
     assert model.info.weights == label
     assert isinstance(model, TransformersModel if "transformers" in label else NativeModel)
     assert (model.info.device, model.info.context_length, model.info.notes) == ("cpu", 512, ())
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", "transformers"])
+def test_a_kv_cache_of_8_bits_is_named_and_its_absence_noted(tmp_path: Path, engine: str) -> None:
+    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, engine, kv_cache="int8")
+    kv_cache = model.new_cache()
+    kv_cache.prefill([1, 2, 3])
+    if engine == "transformers":
+        assert model.info.kv_cache == ""
+        assert model.info.notes == (
+            "transformers runs this model, so its KV cache is not held in 8 bits.",
+        )
+    else:
+        assert (model.info.kv_cache, model.info.notes) == ("8-bit", ())
+        assert isinstance(kv_cache, NativeCache)
+        assert kv_cache.sequence_input([]).kv_cache.buffer.kv.dtype is torch.int8
+    assert load("tiny", tmp_path, CPU, engine).info.kv_cache == ""
 
 
 @pytest.mark.parametrize(

@@ -348,24 +348,6 @@ def test_a_truncated_cache_continues_as_if_never_longer(tmp_path: Path) -> None:
     assert torch.equal(cache.decode(ids[64:80]), first)
 
 
-def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path) -> None:
-    folder = tiny.save(tmp_path, "llama")
-    config = read_config(folder)
-    kv_cache = KVCache(config, torch.bfloat16)
-    keys = torch.randn(3, 5, 14).bfloat16()
-    kv_cache.reserve(5)
-    for layer in range(config.num_hidden_layers):
-        kv_cache.update(layer, keys + layer, keys - layer)
-    kv_cache.length = 5
-    room = kv_cache.capacity
-    kv_cache.reserve(room + 1)
-    assert kv_cache.capacity > room
-    assert torch.equal(kv_cache.kv[0, 2, :, :5, :14], keys + 2)
-    assert torch.equal(kv_cache.kv[1, 1, :, :5, :14], keys - 1)
-    assert not kv_cache.kv[..., 14:].any()
-    assert not kv_cache.kv[:, :, :, 5:].any()
-
-
 def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Path) -> None:
     model = native_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder

@@ -90,7 +90,11 @@ def test_changed_facts_are_named(store: Store) -> None:
     store.save_provenance(
         reply.id,
         dataclasses.replace(
-            made_by, prompt_hash="00", plugin_processors=("louder",), weights="int8 (fast)"
+            made_by,
+            prompt_hash="00",
+            plugin_processors=("louder",),
+            weights="int8 (fast)",
+            kv_cache="8-bit",
         ),
     )
     engine = ScriptedEngine("Hello.", context=100)
@@ -102,6 +106,7 @@ def test_changed_facts_are_named(store: Store) -> None:
         "model: scripted → other",
         "adapter: none → poet",
         "weights: 8-bit → none",
+        "KV cache: 8-bit → not rounded",
         "context: 4096 → 100",
         "torch: none → 9",
         "prompt: different tokens",

@@ -18,7 +18,12 @@ from torch.nn.functional import pad
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.compiler import KernelUnavailable
-from chatlm.engines.native.kv_cache import LANES, SequenceInput, allocate_huge_pages
+from chatlm.engines.native.kv_cache import (
+    LANES,
+    SequenceInput,
+    allocate_huge_pages,
+    kv_cache_shape,
+)
 from chatlm.engines.native.lora import LoraPair, LoraWeights
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat, choose_format
@@ -94,8 +99,7 @@ class _ModelStruct(ctypes.Structure):
 
 class _SequenceInputStruct(ctypes.Structure):
     _fields_ = (
-        ("k_cache", c_void_p),
-        ("v_cache", c_void_p),
+        *((name, c_void_p) for name in ("k_cache", "v_cache", "k_scales", "v_scales")),
         *((name, c_int64) for name in ("layer_stride", "head_stride", "token_stride", "length")),
         ("token_count", c_int64),
         ("lora", c_void_p),
@@ -450,6 +454,8 @@ class CDecoder:
             raise ValueError(f"there is no token {unknown[0]}")
         if len({id(sequence.kv_cache) for sequence in sequences}) < len(sequences):
             raise ValueError("the same KV cache occurs twice")
+        if len({sequence.kv_cache.kv_format for sequence in sequences}) > 1:
+            raise ValueError("the KV caches have different formats")
         structs = (_SequenceInputStruct * len(sequences))(
             *(self._sequence_struct(sequence, rope) for sequence in sequences)
         )
@@ -473,15 +479,12 @@ class CDecoder:
         config, kv_cache = self._config, sequence.kv_cache
         length, count = kv_cache.length, len(sequence.tokens)
         kv_cache.reserve(length + count)
-        kv = kv_cache.kv
-        padded_head_dim = -(-config.head_dim // LANES) * LANES
-        if kv.shape != (
-            2,
-            config.num_hidden_layers,
-            config.num_key_value_heads,
-            kv_cache.capacity,
-            padded_head_dim,
-        ) or (kv.dtype != self._kernel.dtype or not kv.is_contiguous()):
+        kv, scales = kv_cache.buffer.kv, kv_cache.buffer.scales
+        if (
+            kv.shape != kv_cache_shape(config, kv_cache.capacity, kv_cache.kv_format)
+            or not kv.is_contiguous()
+            or (scales is None and kv.dtype != self._kernel.dtype)
+        ):
             raise ValueError("the KV cache is of another model")
         if rope.shape[0] < length + count or rope.shape[1] != config.head_dim:
             raise ValueError("the RoPE table is of another model")
@@ -489,6 +492,7 @@ class CDecoder:
         return _SequenceInputStruct(
             kv[0].data_ptr(),
             kv[1].data_ptr(),
+            *((None, None) if scales is None else (scales[0].data_ptr(), scales[1].data_ptr())),
             *kv.stride()[1:4],
             length,
             count,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
 from chatlm.engines.native.forward import prefill
-from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, SequenceInput
+from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import rope_table
@@ -50,6 +50,7 @@ class NativeModel:
         weights: of the model, as prompts are multiplied with them.
         decoder: of the same model.
         info: facts about it.
+        kv_format: of its KV caches.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class NativeModel:
         weights: ComputedWeights,
         decoder: TokenDecoder,
         info: ModelInfo,
+        kv_format: KVFormat = "auto",
     ) -> None:
         self.info = info
         self.config = config
         self.weights = weights
         self.decoder = decoder
+        self.kv_format: KVFormat = kv_format
         embedding = weights.embed_tokens(torch.zeros(1, dtype=torch.long))
         self.dtype, self.device = embedding.dtype, embedding.device
         self.device_type = self.device.type
@@ -133,7 +136,7 @@ class NativeCache:
         self._model = model
         self._weights = weights
         self._packed_adapter = packed_adapter
-        self._kv_cache = KVCache(model.config, model.dtype, str(model.device))
+        self._kv_cache = KVCache(model.config, model.dtype, str(model.device), model.kv_format)
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; return the last logits."""

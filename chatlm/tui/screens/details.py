@@ -145,6 +145,7 @@ def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
         ("prompt format", provenance.prompt_format),
         ("device", provenance.device),
         ("weights", describe_old_weights(provenance.weights)),
+        ("KV cache", provenance.kv_cache),
         ("context", count(provenance.context_length, "token") if provenance.model else ""),
     )
     prompt = (

@@ -354,7 +354,7 @@ static float *arena_alloc(float **arena, int64_t count)
 static bool allocate_buffers(Decoder *d)
 {
     const Model *m = &d->model;
-    int64_t stride = round_up(m->head_dim, LANES);
+    int64_t stride = round_up(m->head_dim, KV_GROUP);
     int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
     d->hidden_stride = round_up(m->hidden_size, ACTIVATION_GROUP);
     d->intermediate_stride = round_up(m->intermediate_size, ACTIVATION_GROUP);
@@ -368,7 +368,8 @@ static bool allocate_buffers(Decoder *d)
     int64_t sums = MAX_STEP_TOKENS * widest / LANES;
     int64_t prompt_buffer = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
     int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
-                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK;
+                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK
+                         + 2 * KV_CHUNK * stride / KV_GROUP;
     per_thread += 2 * quantized + scales + sums + prompt_buffer + PROMPT_RESULTS_SIZE + 6 * LANES;
     int64_t total =
         MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
@@ -390,6 +391,7 @@ static bool allocate_buffers(Decoder *d)
         s->attention = arena_alloc(&next, MAX_STEP_TOKENS * d->attention_stride);
         s->query = arena_alloc(&next, queries_per_kv_head * stride);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
+        s->kv_scales = arena_alloc(&next, 2 * KV_CHUNK * stride / KV_GROUP);
         s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
         s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
         s->input.scales = arena_alloc(&next, scales);

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
+enum { KV_GROUP = 32 };        /* values of a quantized KV cache that share a scale */
 enum { MAX_STEP_TOKENS = 16 }; /* tokens per call */
 enum {
     LORA_TARGETS = 7
@@ -42,9 +43,12 @@ typedef struct {
 
 /* Consecutive tokens of one sequence, and its KV cache. */
 typedef struct {
-    element_t *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim) */
+    void *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim): `element_t` */
+    /* (layers, KV heads, capacity, groups), bfloat16: the caches then hold int8_t codes that these
+       multiply; NULL otherwise */
+    uint16_t *k_scales, *v_scales;
     int64_t layer_stride, head_stride,
-        token_stride;     /* in elements; a token's row is padded to LANES */
+        token_stride; /* in elements; a token's row is padded to LANES, or to whole groups */
     int64_t length;       /* tokens in the cache */
     int64_t token_count;  /* tokens to add */
     const LoraPair *lora; /* (layers, LORA_TARGETS), or NULL */
@@ -62,6 +66,7 @@ typedef struct {
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *normed, *attention, *lora_hidden, *query, *attention_scores;
+    float *kv_scales; /* of a chunk's keys, then of its values */
     Activations input; /* of `normed`, `attention` or the shared `gate_out` */
     buffer_t *prompt_buffer;
     float *prompt_results;

@@ -63,10 +63,15 @@ static inline i32x16 load_i32x16(const void *from)
 /* 16 signed bytes as floats. */
 static inline f32x16 load_i8_as_f32(const void *from)
 {
-    i8x16 bytes;
+#ifdef __AVX512F__
+    return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from)));
+#else
+    typedef int16_t i16x16 __attribute__((vector_size(LANES * 2)));
+    i8x16 bytes; /* widened step by step: GCC 12 converts all at once element by element */
     memcpy(&bytes, from, sizeof bytes);
-    i32x16 wide = __builtin_convertvector(bytes, i32x16); /* at once, GCC would do it one by one */
+    i32x16 wide = __builtin_convertvector(__builtin_convertvector(bytes, i16x16), i32x16);
     return __builtin_convertvector(wide, f32x16);
+#endif
 }
 
 static inline float horizontal_sum(f32x16 v)
