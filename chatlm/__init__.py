@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from chatlm.engines.model_families import ReasoningFormat
+    from chatlm.engines.peft_lora import PeftLora, read_peft_lora
     from chatlm.engines.reply_parser import ReasoningParser, StreamedText
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
         StoppingCriterion,
         ToolDefinition,
     )
+    from chatlm.types.runtimes import GgufModel, GgufRuntime, StoredLinear
     from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
@@ -134,8 +136,8 @@ _MODULE_OF = {
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
-    "ContextPolicy": "chatlm.types.messages",
     "ContentFiltered": "chatlm.errors",
+    "ContextPolicy": "chatlm.types.messages",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
@@ -152,6 +154,8 @@ _MODULE_OF = {
     "File": "chatlm.types.parts",
     "FileRecord": "chatlm.hub.checksums",
     "Finished": "chatlm.types.events",
+    "GgufModel": "chatlm.types.runtimes",
+    "GgufRuntime": "chatlm.types.runtimes",
     "Image": "chatlm.types.parts",
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
@@ -170,6 +174,7 @@ _MODULE_OF = {
     "Panel": "chatlm.plugin_host.ui_api",
     "Part": "chatlm.types.parts",
     "Passage": "chatlm.types.messages",
+    "PeftLora": "chatlm.engines.peft_lora",
     "PluginCard": "chatlm.plugin_kit.screens",
     "PluginContext": "chatlm.plugin_host.hookspecs",
     "PluginData": "chatlm.types.messages",
@@ -198,6 +203,7 @@ _MODULE_OF = {
     "StopStringFilter": "chatlm.engines.stopping",
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
+    "StoredLinear": "chatlm.types.runtimes",
     "StreamedPart": "chatlm.types.messages",
     "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
@@ -234,6 +240,7 @@ _MODULE_OF = {
     "load_pretrained": "chatlm.engines.training_api",
     "load_tokenizer": "chatlm.engines.tokenizer",
     "one_line": "chatlm.text",
+    "read_peft_lora": "chatlm.engines.peft_lora",
     "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
@@ -278,6 +285,8 @@ __all__ = [
     "File",
     "FileRecord",
     "Finished",
+    "GgufModel",
+    "GgufRuntime",
     "Image",
     "Judge",
     "LanguageModel",
@@ -296,6 +305,7 @@ __all__ = [
     "Panel",
     "Part",
     "Passage",
+    "PeftLora",
     "PluginCard",
     "PluginContext",
     "PluginData",
@@ -324,6 +334,7 @@ __all__ = [
     "StopStringFilter",
     "StoppingCriterion",
     "Store",
+    "StoredLinear",
     "StreamedPart",
     "StreamedText",
     "TemplateRenderer",
@@ -361,6 +372,7 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "one_line",
+    "read_peft_lora",
     "record_file",
     "run_ui",
     "save_setting",
