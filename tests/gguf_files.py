@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from gguf import MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    get_tensor_name_map,
+    quants,
+)
 from safetensors.torch import load_file
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -404,6 +411,9 @@ ORIGINALS: dict[str, Original] = {
         {"rope.dimension_count": 12, **_PHI3_METADATA},
         _longrope_tensors(6),
     ),
+    "llama wide": Original(
+        "Llama", "llama", {"hidden_size": 256, "intermediate_size": 512}, interleaved=True
+    ),
     "granite": Original(
         "Granite",
         "granite",
@@ -557,6 +567,7 @@ def save_gguf(
     tokenizer: Callable[[GGUFWriter], None] | None = None,
     without: str = " ",
     more: Mapping[str, tuple[int, ...]] | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> Path:
     """Write an original as a GGUF file, beside a folder `original`.
 
@@ -568,6 +579,8 @@ def save_gguf(
         tokenizer: writes the vocabulary.
         without: pattern of the names of tensors that are left out.
         more: shapes of tensors that do not belong there, by name.
+        types: number formats by pattern of the names of tensors; those that the gguf package cannot
+            write get random weights.
     """
     original = ORIGINALS[variant]
     folder = save_original(path.parent / "original", variant)
@@ -584,12 +597,45 @@ def save_gguf(
     tensors = {name: values for name, values in tensors.items() if not re.search(without, name)}
     tensors |= {name: np.ones(shape, np.float32) for name, shape in (more or {}).items()}
     for name, values in tensors.items():
-        writer.add_tensor(name, values)
+        kinds = [kind for pattern, kind in (types or {}).items() if re.search(pattern, name)]
+        if kinds:
+            kind = GGMLQuantizationType[kinds[0]]
+            writer.add_tensor(name, _quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _quantize(values: Any, kind: GGMLQuantizationType) -> Any:
+    try:
+        return quants.quantize(values, kind)
+    except NotImplementedError:
+        return random_rows(kind, len(values), values.shape[1])
+
+
+_SCALE_OFFSETS = {
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+"""Where the blocks of a format have their scales and minimums, as 16-bit floats."""
+
+
+def random_rows(kind: GGMLQuantizationType, rows: int, columns: int, seed: int = 1) -> Any:
+    """The bytes of random weights in a number format: (rows, bytes of a row)."""
+    generator = np.random.default_rng(seed)
+    values, size = GGML_QUANT_SIZES[kind]
+    blocks = generator.integers(0, 256, (rows * columns // values, size), dtype=np.uint8)
+    if kind is GGMLQuantizationType.MXFP4:
+        blocks[:, 0] = generator.integers(118, 124, len(blocks))  # exponents
+    for offset in _SCALE_OFFSETS.get(kind.name, ()):
+        scales = generator.uniform(-0.01, 0.01, len(blocks)).astype(np.float16)
+        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
 
 
 def write_vocabulary(writer: GGUFWriter, pre: str | None = "smollm", **ids: int | None) -> None:

@@ -151,12 +151,14 @@ class GgufFile:
             raise self._damaged("its metadata does not name the architecture")
         return name
 
-    def raw(self, name: str) -> np.ndarray[Any, Any]:
-        """Map a tensor's bytes, as stored."""
+    def raw_rows(self, name: str) -> np.ndarray[Any, Any]:
+        """Map a tensor's bytes as stored: (rows, bytes of a row), all but the last dimension counted
+        as rows."""
         import numpy as np
 
         tensor = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, tensor.bytes, tensor.offset)
+        data = np.frombuffer(self._map, np.uint8, tensor.bytes, tensor.offset)
+        return data.reshape(prod(tensor.shape[:-1]), -1)
 
     def _read_header(self) -> None:
         if self._map[:4] != MAGIC:
