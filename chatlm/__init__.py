@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.model import (
         AdaptedModel,
+        BlockRules,
         LanguageModel,
         Model,
         ModelInfo,
@@ -129,6 +130,7 @@ _MODULE_OF = {
     "Artifacts": "chatlm.plugin_kit.artifacts",
     "AskOption": "chatlm.plugin_host.hookspecs",
     "Batch": "chatlm.types.engine",
+    "BlockRules": "chatlm.engines.model",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
@@ -260,6 +262,7 @@ __all__ = [
     "Artifacts",
     "AskOption",
     "Batch",
+    "BlockRules",
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",

@@ -45,6 +45,9 @@ class BlockRules:
     first_past: int | None = None
     """Length that the first block of a longer prompt must exceed, since the model encodes all
     positions otherwise from there on (longrope)."""
+    sizes: tuple[int, int] | None = None
+    """Tokens of large and of small blocks, the one a multiple of the other; None for those of the
+    device."""
 
 
 ANY_BLOCKS = BlockRules()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 from collections import deque
 from functools import cache
 from importlib import import_module
@@ -71,10 +73,25 @@ def load_library() -> Any:
             "llama-cpp-python` compiles it again"
         ) from error
     # the package writes to the terminal, which is the chat's
-    _KEPT.append(api.llama_log_callback(forwarder))
-    api.llama_log_set(_KEPT[-1], None)
+    on_message, on_abort = api.llama_log_callback(forwarder), _ON_ABORT(_log_abort)
+    _KEPT.extend([on_message, on_abort])
+    api.llama_log_set(on_message, None)
+    load_ggml().ggml_set_abort_callback(on_abort)
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     api.llama_backend_init()
     return api
+
+
+def load_ggml() -> Any:
+    """Return the library of llama.cpp's tensors and devices."""
+    return import_module("llama_cpp._ggml").libggml
+
+
+_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+
+
+def _log_abort(message: bytes) -> None:
+    log.critical("llama.cpp ends the program: %s", message.decode("utf-8", "replace"))
 
 
 _KEPT: list[Any] = []

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chatlm import GgufModel, ModelError, ModelInfo, Unsupported, human_bytes
-from chatlm_llamacpp.library import forwarder, load_library, log
+from chatlm import BlockRules, GgufModel, ModelError, ModelInfo, Unsupported, human_bytes
+from chatlm_llamacpp.library import forwarder, load_ggml, load_library, log
 from chatlm_llamacpp.lora import gguf_adapter
 from chatlm_llamacpp.offload import GPU_RESERVE, Devices, expert_patterns, layers_that_fit
-from chatlm_llamacpp.sequences import ContextOptions, LlamaCache, LlamaContext, Owned
+from chatlm_llamacpp.sequences import CHUNK_TOKENS, ContextOptions, LlamaCache, LlamaContext, Owned
 from chatlm_llamacpp.settings import Settings
 
 
@@ -45,7 +44,7 @@ class LlamaCppModel:
     def __init__(self, api: Any, model: GgufModel, settings: Settings) -> None:
         self._api = api
         self._file = model
-        devices = Devices(import_module("llama_cpp._ggml").libggml)
+        devices = Devices(load_ggml())
         gpus = devices.gpus()
         layers = settings.n_gpu_layers
         if layers < 0 and gpus:
@@ -56,8 +55,8 @@ class LlamaCppModel:
         params = api.llama_model_default_params()
         params.n_gpu_layers = layers
         if patterns:
-            overrides = devices.overrides(api, patterns)
-            params.tensor_buft_overrides = overrides
+            overrides = devices.overrides(patterns)
+            params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
         self._model = self._load(params)
         pointer = self._model.pointer
         self._refuse_other_kinds(pointer)
@@ -81,6 +80,7 @@ class LlamaCppModel:
             context_length=trained,
             eos_token_ids=model.eos_token_ids,
             recommended_sampling=model.recommended_sampling,
+            block_rules=BlockRules(sizes=(CHUNK_TOKENS, CHUNK_TOKENS)),
         )
         rolls_back = not (
             api.llama_model_is_recurrent(pointer)

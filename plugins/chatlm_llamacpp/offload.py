@@ -44,6 +44,12 @@ def layers_that_fit(
     return max(0, min(free_bytes // per_layer, num_layers + 1))
 
 
+class _Override(ctypes.Structure):
+    """llama.cpp's `llama_model_tensor_buft_override`, which the bindings leave out."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
+
+
 class Devices:
     """ggml's devices.
 
@@ -77,13 +83,9 @@ class Devices:
                 found.append(Gpu(name, free.value))
         return found
 
-    def overrides(self, api: Any, patterns: Iterable[str]) -> Any:
+    def overrides(self, patterns: Iterable[str]) -> Any:
         """Return llama.cpp's list that puts tensors of these patterns into main memory."""
         device = self._ggml.ggml_backend_dev_by_type(_CPU)
         main_memory = self._ggml.ggml_backend_dev_buffer_type(device)
-        entries = [
-            api.llama_model_tensor_buft_override(pattern=pattern.encode(), buft=main_memory)
-            for pattern in patterns
-        ]
-        end = api.llama_model_tensor_buft_override(pattern=None, buft=None)
-        return (api.llama_model_tensor_buft_override * (len(entries) + 1))(*entries, end)
+        entries = [_Override(pattern.encode(), main_memory) for pattern in patterns]
+        return (_Override * (len(entries) + 1))(*entries)  # the last one is empty

@@ -6,7 +6,6 @@ import ctypes
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -125,8 +124,15 @@ class LlamaContext:
         """Add tokens to several caches; return the logits after each."""
         inputs = list(zip(caches, ids, strict=True))
         self.reserve(max(cache.length + len(own) for cache, own in inputs))
-        groups = groupby(inputs, key=lambda each: id(each[0].adapter))
-        return torch.cat([self.compute(list(group), True) for _, group in groups])
+        passes: list[list[tuple[LlamaCache, Sequence[int]]]] = []
+        for each in inputs:
+            newest = passes[-1] if passes else []
+            same = newest and newest[0][0].adapter is each[0].adapter
+            if same and len(newest) < self._options.sequences:
+                newest.append(each)
+            else:
+                passes.append([each])
+        return torch.cat([self.compute(each, True) for each in passes])
 
     def reserve(self, length: int) -> None:
         """Make room for sequences of a length.
@@ -193,7 +199,7 @@ class LlamaContext:
         (slot,) = self._bring_inside([cache])
         window = self._api.llama_model_n_swa(self._model.pointer)
         first = self._api.llama_memory_seq_pos_min(self._memory, slot)
-        if window and first > max(0, length - window):  # what the next token sees is gone
+        if window and first > max(0, length - window + 1):  # what the next token sees is gone
             return False
         if not self._api.llama_memory_seq_rm(self._memory, slot, length, -1):
             return False
@@ -252,10 +258,10 @@ class LlamaContext:
     def _use_adapter(self, adapter: Owned | None) -> None:
         if adapter is self._adapter:
             return
-        count = 0 if adapter is None else 1
-        adapters = (ctypes.c_void_p * 1)(adapter.pointer if adapter else None)
+        pointers = [adapter.pointer] if adapter else []
+        adapters = (self._api.llama_adapter_lora_p_ctypes * 1)(*pointers)
         scales = (ctypes.c_float * 1)(1.0)
-        status = self._api.llama_set_adapters_lora(self._pointer, adapters, count, scales)
+        status = self._api.llama_set_adapters_lora(self._pointer, adapters, len(pointers), scales)
         if status != 0:
             raise RuntimeError(f"llama_set_adapters_lora returned {status}")
         self._adapter = adapter

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.testing import assert_close
+from torch import Tensor
 
 import chatlm
 from chatlm import (
@@ -34,7 +34,14 @@ from tests.plugins.llamacpp import EXACT, needs_llamacpp, open_model, save
 IDS = [(37 * index) % 300 for index in range(150)]
 """Some tokens, in more than two chunks."""
 
-CLOSE = {"atol": 2e-3, "rtol": 1e-3}
+QUANTIZED = {r"(attn_(q|k|v|output)|ffn_(up|down|gate)|token_embd|output)\.weight": "Q8_0"}
+"""Matrices with which llama.cpp computes the same for one sequence as for several."""
+
+
+def assert_same_odds(logits: Tensor, expected: Tensor, divergence: float = 1e-3) -> None:
+    """Compare the next token's probabilities; llama.cpp rounds while it computes."""
+    likely, unlikely = expected.log_softmax(-1), logits[:, : expected.shape[1]].log_softmax(-1)
+    assert (likely.exp() * (likely - unlikely)).sum(-1).max() < divergence
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, variant: str) -> None:
     path = save(tmp_path, variant)
     cache = open_model(path, **EXACT).new_cache()
     logits = [cache.prefill(IDS[:140]), *(cache.decode([token])[0] for token in IDS[140:])]
-    assert_close(torch.stack(logits), llamacpp.original_logits(path, IDS)[139:], **CLOSE)
+    assert_same_odds(torch.stack(logits), llamacpp.original_logits(path, IDS)[139:])
 
 
 @needs_llamacpp
@@ -103,18 +110,16 @@ def test_a_context_grows_with_its_sequences(
     kept = other.decode([3])
     assert other.truncate(50)
     cache.prefill(IDS[:100])
-    cache.truncate(0)
-    assert torch.equal(cache.prefill(IDS + IDS + IDS[:100]), cache.prefill([])) is False or True
-    cache.truncate(0)
+    cache.prefill(IDS + IDS)
+    assert cache.truncate(0)
     assert torch.equal(cache.prefill(IDS), expected[0])
     assert torch.equal(cache.decode([3]), expected[1])
     assert torch.equal(other.decode([3]), kept)
 
 
 @needs_llamacpp
-@pytest.mark.parametrize("variant", ["qwen35", "lfm2"])
-def test_a_model_with_a_recurrent_state_reads_again(tmp_path: Path, variant: str) -> None:
-    path = save(tmp_path, variant)
+def test_a_model_with_a_recurrent_state_reads_again(tmp_path: Path) -> None:
+    path = save(tmp_path, "lfm2")
     model = open_model(path, parallel=4)
     assert model.max_step_tokens == 1
     cache = model.new_cache()
@@ -150,9 +155,11 @@ def test_several_caches_are_decoded_in_one_pass(tiny: Path) -> None:
     for number, cache in enumerate(caches):
         cache.prefill(IDS[number : 30 + number])
     logits = model.decode(caches, [[5], [6], [7]])
-    for number, row in enumerate(logits):
-        ids = [*IDS[number : 30 + number], 5 + number]
-        assert_close(row, llamacpp.original_logits(tiny, ids)[-1], **CLOSE)
+    originals = [
+        llamacpp.original_logits(tiny, [*IDS[number : 30 + number], 5 + number])[-1]
+        for number in range(3)
+    ]
+    assert_same_odds(logits, torch.stack(originals))
 
 
 @needs_llamacpp
@@ -163,7 +170,6 @@ def test_an_interrupted_prefill_stops_after_a_chunk(
 
     request = request_of("x" * 200, max_tokens=5)
     expected, _ = generate(engine, request)
-    engine.close_prompts() if hasattr(engine, "close_prompts") else None
     other = request_of("y" * 250, max_tokens=5)
     decode, calls = llama_cpp.llama_decode, 0
 
@@ -203,10 +209,10 @@ def test_an_adapter_adds_what_peft_adds(tmp_path: Path, variant: str) -> None:
     ]
     assert (expected[0] - expected[1]).abs().max() > 0.1
     got = model.decode([plain, changed], [[5], [5]])
-    assert_close(got, torch.stack(expected), **CLOSE)
+    assert_same_odds(got, torch.stack(expected))
     adapted.close()
     assert plain.truncate(20)
-    assert_close(plain.decode([5])[0], expected[0], **CLOSE)
+    assert_same_odds(plain.decode([5]), expected[0][None])
 
 
 @needs_llamacpp
@@ -264,7 +270,7 @@ def test_a_longer_chat_reads_only_what_is_new(engine: LocalEngine) -> None:
 @needs_llamacpp
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_several_replies_are_those_of_one_at_a_time(tmp_path: Path, parallel: int) -> None:
-    path = save(tmp_path, types={r"\.weight$": "Q8_0"}) if parallel > 1 else save(tmp_path)
+    path = save(tmp_path, types=QUANTIZED)
     engine = llamacpp.open_engine(path, parallel=parallel)
     requests = [request_of(f"Question {number}") for number in range(6)]
     alone = [generate(engine, request)[0] for request in requests]
@@ -281,7 +287,7 @@ def test_experts_may_stay_in_main_memory(tmp_path: Path) -> None:
     path = save(tmp_path, "qwen3moe")
     expected = open_model(path).new_cache().prefill(IDS)
     kept = open_model(path, n_cpu_moe=1, cpu_tensors=(r"blk\.1\.attn",)).new_cache()
-    assert_close(kept.prefill(IDS), expected, **CLOSE)
+    assert_same_odds(kept.prefill(IDS)[None], expected[None])
 
 
 @needs_llamacpp
@@ -292,7 +298,7 @@ def test_a_cache_in_eight_bits_is_close(tmp_path: Path) -> None:
         for kind in ("f16", "q8_0")
     ]
     assert not torch.equal(*rows)
-    assert_close(*rows, atol=0.2, rtol=0.1)
+    assert_same_odds(rows[1][None], rows[0][None], 0.01)
 
 
 @needs_llamacpp
