@@ -205,9 +205,9 @@ def main() -> None:
         }
         fast, slow = (
             LocalEngine.from_folder(
-                MODEL, folder, CPU, decoder_format=way, find_adapter=adapters.__getitem__
+                MODEL, folder, CPU, engine=way, find_adapter=adapters.__getitem__
             )
-            for way in ("auto", "off")
+            for way in ("auto", "transformers")
         )
         peft = Peft(folder, adapters)
         for number in range(options.rounds):

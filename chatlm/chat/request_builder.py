@@ -247,7 +247,7 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         adapter=request.adapter,
         prompt_format=info.prompt_format,
         device=info.device,
-        dtype=info.dtype,
+        weights=info.weights,
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
         versions={"chatlm": version(), **info.versions},

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
 from chatlm.engines.model import (
     Model,
     ModelInfo,
     Unsupported,
+    describe_weights,
     parse_eos_token_ids,
 )
 from chatlm.engines.native.architectures.registry import read_config
@@ -24,74 +25,91 @@ from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
-from chatlm.errors import OutOfMemoryError
+from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.model_folder import matrix_dtypes
 
 log = logging.getLogger(__name__)
 
-DECODER_FORMATS: dict[str, WeightFormat | None] = {
+_FORMATS: dict[str, WeightFormat | None] = {
     "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-"""Values of the setting `fast` other than off, and the format of the decoder's weights; None for
-int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
-accuracy. CUDA keeps the weights as they are."""
+"""Formats of native weights by the setting `weights`; None for int8, or int4 where it loses no
+more. `python -m benchmarks.speed` shows what each costs in accuracy."""
+
+_NATIVE_ENGINES = ("auto", "native", "torch")
 
 
-def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> Model:
+def load(
+    name: str, folder: Path, placement: Placement, engine: str = "auto", weights: str = "auto"
+) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
     Args:
         name: as the user calls it.
         folder: config.json and safetensors.
-        placement: device and dtype.
-        decoder_format: one of `DECODER_FORMATS`, or off for transformers.
+        placement: device, and dtype of the computation.
+        engine: a value of the setting, but not llamacpp, which is a plugin's.
+        weights: a value of the setting. float32 is left to transformers, which rounds nothing.
 
     Raises:
-        ModelError: the folder does not hold a usable model.
+        ModelError: the folder does not hold a usable model, or the engine cannot run it.
         OutOfMemoryError: the device has too little memory.
     """
     notes: tuple[str, ...] = ()
-    device = placement.device
-    if (
-        decoder_format in DECODER_FORMATS
-        and device is not None
-        and _can_run_native(device, placement, decoder_format)
-    ):
+    if engine in _NATIVE_ENGINES:
         try:
-            return _load_native(
-                name, folder, device, placement.dtype, DECODER_FORMATS[decoder_format]
-            )
+            return _load_native(name, folder, placement, engine, weights)
         except Unsupported as reason:
+            if engine != "auto":
+                raise ModelError(
+                    f"{name} cannot be run with engine = {engine}: {reason}",
+                    hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
+                ) from reason
             log.info("%s is run by transformers: %s", name, reason)
-            if decoder_format != "auto":
-                notes = (f"This model cannot be run with fast = {decoder_format}: {reason}.",)
+            if weights in ("int8", "int4") and not can_quantize():
+                notes = (
+                    f"The weights could not be held as {weights}: {reason}. transformers can do "
+                    "it after `pip install 'chatlm[quantize]'`.",
+                )
+                weights = "auto"
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
                 f"Not enough memory to load {name}",
-                hint="Choose a smaller model, or `chatlm config set fast off`.",
+                hint="Choose a smaller model, or `chatlm config set weights int4`.",
             ) from error
     from chatlm.engines.transformers_model import TransformersModel
 
-    return TransformersModel(name, folder, placement, notes)
+    return TransformersModel(name, folder, place_weights(placement, weights), notes)
 
 
-def _can_run_native(device: str, placement: Placement, decoder_format: str) -> bool:
-    if placement.quantization_config is not None:
-        return False
-    exact = (
-        placement.dtype_is_explicit
-        and placement.dtype is torch.float32
-        and decoder_format == "auto"
-    )
-    on_cpu = device == "cpu" and placement.dtype in (torch.bfloat16, torch.float32) and not exact
-    return on_cpu or device.startswith("cuda")
+def _native_format(folder: Path, weights: str) -> WeightFormat | None:
+    """Return the format in which a native decoder holds the weights of a folder.
+
+    Raises:
+        Unsupported: none holds them as they are asked for.
+    """
+    if weights in _FORMATS:
+        return _FORMATS[weights]
+    if weights == "float32":
+        raise Unsupported("only transformers computes with float32 weights")
+    stored = matrix_dtypes(folder)
+    if stored != {"BF16"}:
+        raise Unsupported(f"only transformers keeps weights stored as {' and '.join(stored)}")
+    return "bf16"
 
 
 def _load_native(
-    name: str, folder: Path, device: str, dtype: torch.dtype, weight_format: WeightFormat | None
+    name: str, folder: Path, placement: Placement, engine: str, weight_setting: str
 ) -> Model:
+    device, dtype = placement.device, placement.dtype
+    on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float32)
+    if device is None or dtype == "auto" or not (on_cpu or device.startswith("cuda")):
+        where = f"{device} in {dtype}" if device else "several devices"
+        raise Unsupported(f"only transformers computes on {where}")
+    weight_format = _native_format(folder, weight_setting)
     config = read_config(folder)
     try:
         generation = read_generation_config(folder)
@@ -100,12 +118,12 @@ def _load_native(
     weights = read_weights(folder, config, dtype, device)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
-    for open_decoder in _DECODERS:
+    for open_decoder in _DECODERS[engine]:
         try:
             decoder, label = open_decoder(config, weights, weight_format)
             info = ModelInfo(
                 device=device,
-                dtype=label,
+                weights=label,
                 context_length=config.max_position_embeddings,
                 eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
                 recommended_sampling=recommended_sampling(name, generation),
@@ -137,37 +155,44 @@ def _c_decoder(
     CDecoder.check_supported(config)  # before a kernel is compiled in vain
     kernel = Kernel(kernel_library(float32=embedding.dtype is torch.float32), embedding.dtype)
     decoder = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
-    return decoder, f"{_format_label(decoder.formats)} (fast)"
+    return decoder, describe_weights(decoder.formats)
 
 
 def _cuda_graph_decoder(
     config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
 ) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cuda":
-        raise Unsupported("CUDA graphs run on CUDA only")
-    return CudaGraphDecoder(config, weights), f"{_dtype_label(weights)} (fast)"
+    return CudaGraphDecoder(config, weights), _label_on_cuda(weights, weight_format, "")
 
 
 def _torch_decoder(
     config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
 ) -> tuple[TokenDecoder, str]:
     if weights.embed_tokens.device.type != "cpu":  # torch's packed products are for the CPU
-        return TorchDecoder(config, weights, "bf16"), f"{_dtype_label(weights)} (torch)"
+        label = _label_on_cuda(weights, weight_format, "torch")
+        return TorchDecoder(config, weights, "bf16"), label
     decoder = TorchDecoder(config, weights, weight_format)
-    return decoder, f"{_format_label(decoder.formats)} (torch)"
+    return decoder, describe_weights(decoder.formats, "torch")
 
 
-_DECODERS: tuple[
-    Callable[[ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]],
-    ...,
-] = (_c_decoder, _cuda_graph_decoder, _torch_decoder)
-"""In order of preference; each returns a decoder and the name of its number format for the screen,
-or raises `Unsupported`."""
+def _label_on_cuda(
+    weights: ModelWeights[Linear], weight_format: WeightFormat | None, engine: str
+) -> str:
+    embedding = weights.embed_tokens
+    if embedding.device.type != "cuda":
+        raise Unsupported("CUDA graphs run on CUDA only")
+    if weight_format in ("int8", "int4"):
+        raise Unsupported("chatlm's decoders quantize no weights on CUDA")
+    return describe_weights([str(embedding.dtype).removeprefix("torch.")], engine)
 
 
-def _format_label(formats: Iterable[WeightFormat]) -> str:
-    return " and ".join(sorted(formats)).replace("bf16", "bfloat16")
+_OpenDecoder = Callable[
+    [ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]
+]
 
-
-def _dtype_label(weights: ModelWeights[Linear]) -> str:
-    return str(weights.embed_tokens.dtype).removeprefix("torch.")
+_DECODERS: dict[str, tuple[_OpenDecoder, ...]] = {
+    "auto": (_c_decoder, _cuda_graph_decoder, _torch_decoder),
+    "native": (_c_decoder, _cuda_graph_decoder),
+    "torch": (_torch_decoder,),
+}
+"""By the setting `engine`, in order of preference; each returns a decoder and the description of
+its weights, or raises `Unsupported`."""

@@ -96,7 +96,7 @@ class LocalEngine:
         self.info = EngineInfo(
             model=name,
             device=model_info.device,
-            dtype=model_info.dtype,
+            weights=model_info.weights,
             context_length=min(model_info.context_length, context or model_info.context_length),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
@@ -124,7 +124,8 @@ class LocalEngine:
         prompt_format: str = "auto",
         context: int | None = None,
         catalogue_sampling: Sampling | None = None,
-        decoder_format: str = "auto",
+        engine: str = "auto",
+        weights: str = "auto",
         find_adapter: FindAdapter = no_adapter,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
@@ -132,11 +133,12 @@ class LocalEngine:
         Args:
             name: of the model, as the user calls it.
             folder: config.json, safetensors and tokenizer.
-            placement: device and dtype.
+            placement: device, and dtype of the computation.
             prompt_format: see `LocalEngine`.
             context: see `LocalEngine`.
             catalogue_sampling: see `LocalEngine`.
-            decoder_format: one of `chatlm.engines.load.DECODER_FORMATS`, or off.
+            engine: see `chatlm.engines.load.load`.
+            weights: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
 
         Raises:
@@ -145,7 +147,7 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, decoder_format),
+            load(name, folder, placement, engine, weights),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LOCAL_SCHEME = "local"
 """The scheme of chatlm's own engine, which also opens models without a scheme."""
 
+LLAMACPP_SCHEME = "llamacpp"
+"""The scheme of the plugin's engine that opens models without a scheme if `engine` says so."""
+
 
 def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
     """Load the model `config.model`; a catalogue model that is not installed is pulled.
@@ -37,6 +40,8 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
         OutOfMemoryError: the device has too little memory.
     """
     registered, name = _resolve_scheme(config.model, plugins)
+    if registered is None and config.engine == "llamacpp":
+        registered = _llamacpp_engine(plugins)
     if registered is None:
         return _open_local(name, config, plugins, progress)
     try:
@@ -112,12 +117,33 @@ class _RegisteredEngine:
 
 def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
     """Return the opener of a model, None for a local one, and its name without the scheme."""
-    engines: dict[str, _RegisteredEngine] = {}
-    plugins.collect("register_engines", partial(_register_engine, engines))
+    engines = _registered_engines(plugins)
     scheme, colon, name = model.partition(":")
     if colon and scheme in engines:
         return engines[scheme], name
     return None, name if colon and scheme == LOCAL_SCHEME else model
+
+
+def _registered_engines(plugins: PluginHost) -> Mapping[str, _RegisteredEngine]:
+    engines: dict[str, _RegisteredEngine] = {}
+    plugins.collect("register_engines", partial(_register_engine, engines))
+    return engines
+
+
+def _llamacpp_engine(plugins: PluginHost) -> _RegisteredEngine:
+    """Return the plugin's engine for `engine = llamacpp`.
+
+    Raises:
+        ModelError: no plugin offers it.
+    """
+    engines = _registered_engines(plugins)
+    if LLAMACPP_SCHEME not in engines:
+        raise ModelError(
+            "engine = llamacpp needs the plugin llamacpp, which is not installed or disabled",
+            hint="Install it with `pip install 'chatlm[llamacpp]'` (`chatlm plugins list` shows "
+            "whether it is loaded), or use `chatlm config set engine auto`.",
+        )
+    return engines[LLAMACPP_SCHEME]
 
 
 def _register_engine(
@@ -145,11 +171,12 @@ def _open_local(
     return LocalEngine.from_folder(
         location.name,
         location.folder,
-        resolve_placement(config.device, config.dtype, config.quantize),
+        resolve_placement(config.device),
         prompt_format=config.prompt_format,
         context=config.context,
         catalogue_sampling=entry.sampling if entry else Sampling(),
-        decoder_format=config.fast,
+        engine=config.engine,
+        weights=config.weights,
         find_adapter=partial(_find_adapter, plugins, location.name),
     )
 

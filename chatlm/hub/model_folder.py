@@ -192,6 +192,18 @@ def count_parameters(folder: Path) -> int:
     return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
 
+def matrix_dtypes(folder: Path) -> set[str]:
+    """Return the dtypes of the matrices in the safetensors files of a model folder, as the files
+    name them, such as BF16."""
+    headers = (safetensors_header(path) or {} for path in weight_files(folder))
+    return {
+        tensor["dtype"]
+        for header in headers
+        for tensor in header.values()
+        if len(tensor["shape"]) > 1
+    }
+
+
 def _is_complete(path: Path) -> bool:
     return path.stat().st_size > 0 and safetensors_header(path) is not None
 

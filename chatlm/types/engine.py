@@ -22,8 +22,8 @@ class EngineInfo:
     """Name that opens the same model again."""
     device: str
     """`cpu`, `cuda:0`, `mps`, …, or several joined by `+`."""
-    dtype: str
-    """`bfloat16`, `float32`, `8bit`, …"""
+    weights: str
+    """How its weights are held, such as `8-bit` or `16-bit, transformers`."""
     context_length: int
     """Maximum number of tokens of prompt and reply together."""
     prompt_format: str

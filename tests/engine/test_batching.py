@@ -250,17 +250,17 @@ def text_of(events: list[EngineEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-@pytest.mark.parametrize("fast", ["auto", "off"])
+@pytest.mark.parametrize("way", ["auto", "transformers"])
 def test_batched_replies_are_those_of_single_requests(
-    default_model: Path, tmp_path: Path, fast: str
+    default_model: Path, tmp_path: Path, way: str
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
     engine = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast,
+        "default", default_model, resolve_placement("cpu"), engine=way,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
     all_of_them = requests()
-    if fast == "off":
+    if way == "transformers":
         all_of_them = all_of_them[:1] + all_of_them[2:3]
     all_of_them += [dataclasses.replace(all_of_them[0], adapter="poet")]
     found = gathered(stream_many(engine, all_of_them))
@@ -309,11 +309,9 @@ def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]
             found.setdefault(number, []).append(event)
 
 
-@pytest.mark.parametrize("fast", ["auto", "off"])
-def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, fast: str) -> None:
-    engine = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast
-    )
+@pytest.mark.parametrize("way", ["auto", "transformers"])
+def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, way: str) -> None:
+    engine = LocalEngine.from_folder("default", default_model, resolve_placement("cpu"), engine=way)
     first, second, third = (
         Request((Message("user", text),), dataclasses.replace(GREEDY, max_tokens=14))
         for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
@@ -323,7 +321,7 @@ def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, 
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
     with closing(engine.batch()) as batch:
-        assert batch.max_concurrency == (16 if fast == "auto" else 1)
+        assert batch.max_concurrency == (16 if way == "auto" else 1)
         assert batch.add(first) == 0
         if batch.max_concurrency == 1:
             stepped(batch, found, lambda: False)

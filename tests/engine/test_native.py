@@ -44,7 +44,7 @@ PROMPT, REPLY = 100, 70
 """Tokens; together they cross the boundaries of the kernel's chunks."""
 
 ABOUT = ModelInfo(
-    device="cpu", dtype="", context_length=512, eos_token_ids=(), recommended_sampling=Sampling()
+    device="cpu", weights="", context_length=512, eos_token_ids=(), recommended_sampling=Sampling()
 )
 
 

@@ -31,7 +31,7 @@ from tests.tui.support import plain, toasts, until
 INFO = EngineInfo(
     "smollm2-135m-instruct",
     "cpu",
-    "bfloat16",
+    "16-bit",
     8192,
     "template",
     DEFAULT_SAMPLING,
@@ -341,7 +341,13 @@ async def test_the_model_section_describes_the_model_and_links_to_more() -> None
     async with host.run_test(size=(110, 40)) as pilot:
         await until(pilot, lambda: isinstance(host.focused, Button))
         text = plain(host.screen)
-        for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
+        for word in (
+            "smollm2-135m-instruct",
+            "Device         cpu",
+            "Weights        16-bit",
+            "8,192 tokens",
+            "hostile: ␛[2J",
+        ):
             assert word in text
         await pilot.press("enter")
         await until(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])

@@ -111,7 +111,7 @@ def _parts(
     left += [(1, one_line(word, 30)) for word in plugin_statuses]
     match engine_state:
         case Ready(info):
-            left.append((3, f"{info.device} {info.dtype}"))
+            left.append((3, f"{info.device} {info.weights}"))
         case Loading():
             left.append((1, "loading"))
         case Failed():

@@ -362,7 +362,8 @@ def describe_model(info: EngineInfo | None) -> Content:
         return Content("No model is loaded yet.")
     rows = {
         "Model": info.model,
-        "Device": f"{info.device}, {info.dtype}",
+        "Device": info.device,
+        "Weights": info.weights,
         "Context": count(info.context_length, "token"),
         "Prompt format": info.prompt_format,
     }
