@@ -42,7 +42,7 @@ def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> 
 
     Args:
         name: as the user calls it.
-        folder: config.json and safetensors.
+        folder: config.json and weights.
         placement: device and dtype.
         decoder_format: one of `DECODER_FORMATS`, or off for transformers.
 
