@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
-    from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
+    from chatlm.hub.disk import fsync_tree, human_bytes
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
@@ -232,7 +232,7 @@ _MODULE_OF = {
     "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
-    "fingerprint_weights": "chatlm.hub.disk",
+    "fingerprint_weights": "chatlm.hub.weights",
     "fsync_tree": "chatlm.hub.disk",
     "graceful_interrupt": "chatlm.plugin_kit.progress",
     "hookimpl": "chatlm.plugin_host.hookspecs",

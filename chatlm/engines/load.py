@@ -27,7 +27,7 @@ from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
 from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
-from chatlm.hub.model_folder import matrix_dtypes
+from chatlm.hub.weights import matrix_dtypes
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def load(
 
     Args:
         name: as the user calls it.
-        folder: config.json and safetensors.
+        folder: config.json and weights.
         placement: device, and dtype of the computation.
         engine: a value of the setting, but not llamacpp, which is a plugin's.
         weights: a value of the setting. float32 is left to transformers, which rounds nothing.

@@ -32,7 +32,7 @@ from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
-from chatlm.hub.model_folder import count_parameters
+from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, Usage
@@ -132,7 +132,7 @@ class LocalEngine:
 
         Args:
             name: of the model, as the user calls it.
-            folder: config.json, safetensors and tokenizer.
+            folder: config.json, weights and tokenizer.
             placement: device, and dtype of the computation.
             prompt_format: see `LocalEngine`.
             context: see `LocalEngine`.

@@ -1,4 +1,4 @@
-"""Load a model's weights from safetensors and check their shapes."""
+"""Load a model's weights from safetensors or GGUF and check their shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatlm.engines.model import Unsupported
+from chatlm.engines.native.dequantize import dequantize_matrix
+from chatlm.engines.native.gguf_tensors import GgufTensors
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.hub.weights import gguf_file
 
 _SUPPORTED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -143,8 +146,36 @@ class _Tensors:
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
 
+class _GgufTensors:
+    """The tensors of a GGUF file, dequantized.
+
+    Args:
+        tensors: of the file.
+        dtype: of the tensors returned.
+        device: of the tensors returned.
+    """
+
+    def __init__(self, tensors: GgufTensors, dtype: torch.dtype, device: str) -> None:
+        self._tensors = tensors
+        self._dtype = dtype
+        self._device = device
+        self.check_all_used = tensors.check_all_used
+
+    def find(self, name: str, *shape: int) -> Tensor:
+        """Return the tensor of a name, if it has this shape."""
+        if len(shape) == 1:
+            return self._tensors.vector(name, *shape).to(self._device, self._dtype)
+        matrix = self._tensors.matrix(name, shape[0], shape[1])
+        return dequantize_matrix(matrix, self._dtype).to(self._device)
+
+
 @contextmanager
-def _open_tensors(folder: Path, dtype: torch.dtype, device: str) -> Iterator[_Tensors]:
+def _open_tensors(
+    folder: Path, dtype: torch.dtype, device: str
+) -> Iterator[_Tensors | _GgufTensors]:
+    if path := gguf_file(folder):
+        yield _GgufTensors(GgufTensors.open(path, folder), dtype, device)
+        return
     with ExitStack() as files:
         try:
             yield _Tensors(folder, files, dtype, device)
