@@ -11,6 +11,7 @@ from chatlm.hub.generation_config import read_generation_config, recommended_sam
 from chatlm.hub.gguf.architectures import map_tensors, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.tensor_data import Change
+from chatlm.hub.weights import gguf_file
 from chatlm.types.runtimes import GgufModel, StoredLinear
 
 
@@ -26,23 +27,23 @@ def describe_gguf(name: str, folder: Path, context: int | None) -> GgufModel:
         Unsupported: the folder has no GGUF file, or its generation config cannot be read.
         GgufError: the file is damaged.
     """
-    files = sorted(folder.glob("*.gguf"))  # the first of a split model comes first
-    if not files:
-        raise Unsupported("it is not a GGUF file")
+    path = gguf_file(folder)
+    if path is None:
+        raise Unsupported("its weights are not in a GGUF file")
     try:
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    with GgufFile(files[0]) as file:
+    with GgufFile(path) as file:
         tensors = {tensor.name: tensor.bytes for tensor in file.tensors.values()}
     return GgufModel(
         name=name,
-        path=files[0],
+        path=path,
         context=context,
         eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
         recommended_sampling=recommended_sampling(name, generation),
         tensors=tensors,
-        find_linear=linear_finder(files[0]),
+        find_linear=linear_finder(path),
     )
 
 

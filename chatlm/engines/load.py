@@ -1,14 +1,16 @@
-"""Load a model with the best decoder that supports it: C, CUDA graph, torch, or transformers."""
+"""Load a model with the best decoder that supports it: C, CUDA graph, torch, a plugin's runtime of
+GGUF files, or transformers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
+from chatlm.engines.gguf_runtimes import describe_gguf
 from chatlm.engines.model import (
     Model,
     ModelInfo,
@@ -25,9 +27,11 @@ from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
-from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.errors import ChatlmError, ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
-from chatlm.hub.weights import matrix_dtypes
+from chatlm.hub.weights import gguf_file, matrix_dtypes
+from chatlm.plugin_host.faults import describe_error
+from chatlm.types.runtimes import GgufRuntime
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,14 @@ _NATIVE_ENGINES = ("auto", "native", "torch")
 
 
 def load(
-    name: str, folder: Path, placement: Placement, engine: str = "auto", weights: str = "auto"
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    *,
+    context: int | None = None,
+    runtimes: Mapping[str, GgufRuntime] | None = None,
 ) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
@@ -49,14 +60,19 @@ def load(
         name: as the user calls it.
         folder: config.json and weights.
         placement: device, and dtype of the computation.
-        engine: a value of the setting, but not llamacpp, which is a plugin's.
+        engine: a value of the setting; one that chatlm does not have is looked up in `runtimes`.
         weights: a value of the setting. float32 is left to transformers, which rounds nothing.
+        context: limit of the context in tokens; None for the model's own.
+        runtimes: what plugins offer to run GGUF files, by name.
 
     Raises:
         ModelError: the folder does not hold a usable model, or the engine cannot run it.
         OutOfMemoryError: the device has too little memory.
     """
     notes: tuple[str, ...] = ()
+    runtimes = runtimes or {}
+    if engine not in (*_NATIVE_ENGINES, "transformers"):
+        return _load_by_runtime(name, folder, context, engine, runtimes)
     if engine in _NATIVE_ENGINES:
         try:
             return _load_native(name, folder, placement, engine, weights)
@@ -66,6 +82,10 @@ def load(
                     f"{name} cannot be run with engine = {engine}: {reason}",
                     hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
                 ) from reason
+            if weights in ("auto", "stored"):
+                model, notes = _try_runtimes(name, folder, context, runtimes)
+                if model is not None:
+                    return model
             log.info("%s is run by transformers: %s", name, reason)
             if weights in ("int8", "int4") and not can_quantize():
                 notes = (
@@ -83,6 +103,65 @@ def load(
     from chatlm.engines.transformers_model import TransformersModel
 
     return TransformersModel(name, folder, place_weights(placement, weights), notes)
+
+
+def _load_by_runtime(
+    name: str,
+    folder: Path,
+    context: int | None,
+    engine: str,
+    runtimes: Mapping[str, GgufRuntime],
+) -> Model:
+    """Load a GGUF file with the runtime that the setting `engine` names."""
+    if engine not in runtimes:
+        raise ModelError(
+            f"engine = {engine} needs the plugin {engine}, which is not installed or disabled",
+            hint=f"Install it with `pip install 'chatlm[{engine}]'` (`chatlm plugins list` shows "
+            "whether it is loaded), or use `chatlm config set engine auto`.",
+        )
+    try:
+        return _run_runtime(engine, runtimes[engine], name, folder, context)
+    except Unsupported as reason:
+        raise ModelError(
+            f"{name} cannot be run with engine = {engine}: {reason}",
+            hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
+        ) from reason
+
+
+def _try_runtimes(
+    name: str, folder: Path, context: int | None, runtimes: Mapping[str, GgufRuntime]
+) -> tuple[Model | None, tuple[str, ...]]:
+    """Load a GGUF file with the first runtime that can run it; return it, or why none can."""
+    reasons = []
+    for engine, runtime in runtimes.items() if gguf_file(folder) else ():
+        try:
+            return _run_runtime(engine, runtime, name, folder, context), ()
+        except Unsupported as reason:
+            log.info("%s is not run by %s: %s", name, engine, reason)
+            reasons.append(f"transformers runs this model, in more memory: {reason}.")
+    return None, tuple(reasons)
+
+
+def _run_runtime(
+    engine: str, runtime: GgufRuntime, name: str, folder: Path, context: int | None
+) -> Model:
+    """Load a GGUF file with a plugin's runtime, which may fail in any way."""
+    model = describe_gguf(name, folder, context)
+    try:
+        loaded: Model = runtime(model)
+    except (Unsupported, ChatlmError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"Not enough memory to load {name}",
+                hint="Choose a smaller model, or lower `chatlm config set context`.",
+            ) from error
+        raise ModelError(
+            f"The runtime {engine} failed to load {name}: {describe_error(error)}",
+            hint="`chatlm logs` may have more; `chatlm config set engine auto` chooses another.",
+        ) from error
+    return loaded
 
 
 def _native_format(folder: Path, weights: str) -> WeightFormat | None:

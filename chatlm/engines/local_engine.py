@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -37,6 +37,7 @@ from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 MAX_INLINE_CHARACTERS = 20_000
@@ -127,6 +128,7 @@ class LocalEngine:
         engine: str = "auto",
         weights: str = "auto",
         find_adapter: FindAdapter = no_adapter,
+        runtimes: Mapping[str, GgufRuntime] | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -140,6 +142,7 @@ class LocalEngine:
             engine: see `chatlm.engines.load.load`.
             weights: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
+            runtimes: see `chatlm.engines.load.load`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -147,7 +150,7 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, engine, weights),
+            load(name, folder, placement, engine, weights, context=context, runtimes=runtimes),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,

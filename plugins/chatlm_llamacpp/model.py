@@ -76,7 +76,7 @@ class LlamaCppModel:
         )
         self.info = ModelInfo(
             device="+".join([*(gpu.name for gpu in gpus if layers), "cpu"]),
-            dtype=f"{api.llama_ftype_name(api.llama_model_ftype(pointer)).decode()} (llama.cpp)",
+            weights=f"{self._weights(pointer)}, llama.cpp",
             context_length=trained,
             eos_token_ids=model.eos_token_ids,
             recommended_sampling=model.recommended_sampling,
@@ -106,6 +106,11 @@ class LlamaCppModel:
             raise ValueError(forwarder.cause())
         adapter = Owned(pointer, self._api.llama_adapter_lora_free, self._model)
         return LlamaCppAdaptedModel(self._context, adapter, self.max_step_tokens)
+
+    def _weights(self, pointer: Any) -> str:
+        """Return llama.cpp's name of the number format of the weights, such as Q4_K - Medium."""
+        name: bytes = self._api.llama_ftype_name(self._api.llama_model_ftype(pointer))
+        return name.decode()
 
     @property
     def _architecture(self) -> str:

@@ -17,7 +17,7 @@ from chatlm.hub.gguf.file import GgufFile
 from chatlm.hub.gguf.tokenizer import read_special_tokens, write_tokenizer
 from tests import gguf_files
 
-EXACT = {"type_k": "f32", "type_v": "f32"}
+EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
 """Settings with which llama.cpp rounds nothing but weights."""
 
 needs_llamacpp = pytest.mark.skipif(
@@ -56,9 +56,7 @@ def open_engine(path: Path, **settings: Any) -> LocalEngine:
     folder.mkdir(exist_ok=True)
     with GgufFile(path) as file:
         write_tokenizer(file, folder, 512)
-    return LocalEngine(
-        "tiny", open_model(path, **settings), chatlm.load_tokenizer("tiny", folder)
-    )
+    return LocalEngine("tiny", open_model(path, **settings), chatlm.load_tokenizer("tiny", folder))
 
 
 def original_logits(path: Path, ids: list[int]) -> Tensor:

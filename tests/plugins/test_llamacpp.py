@@ -96,9 +96,7 @@ def test_caches_take_turns_in_one_context(tiny: Path) -> None:
 
 
 @needs_llamacpp
-def test_a_context_grows_with_its_sequences(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_context_grows_with_its_sequences(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from chatlm_llamacpp import sequences
 
     small = open_model(tiny).new_cache()
@@ -196,7 +194,7 @@ def test_an_interrupted_prefill_stops_after_a_chunk(
 def test_an_adapter_adds_what_peft_adds(tmp_path: Path, variant: str) -> None:
     path = save(tmp_path, variant)
     original = path.parent / "original"
-    settings = {"use_rslora": True, "alpha_pattern": {"q_proj": 4}}
+    settings: dict[str, Any] = {"use_rslora": True, "alpha_pattern": {"q_proj": 4}}
     adapter = adapter_files.save(tmp_path / "adapter", original, strength=0.1, **settings)
     model = open_model(path, **EXACT)
     adapted = model.load_adapter(adapter)
