@@ -103,7 +103,8 @@ class LocalEngine:
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=(*model_info.notes, *self.prompt_encoder.notes),
-            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
+            | dict(model_info.versions),
             num_parameters=num_parameters,
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools

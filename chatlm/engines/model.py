@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +72,8 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     """Messages to the user about how it was loaded."""
     block_rules: BlockRules = ANY_BLOCKS
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library name -> version, for libraries that run it besides torch."""
 
 
 class LanguageModel(Protocol):

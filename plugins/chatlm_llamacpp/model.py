@@ -80,6 +80,7 @@ class LlamaCppModel:
             context_length=trained,
             eos_token_ids=model.eos_token_ids,
             recommended_sampling=model.recommended_sampling,
+            versions={"llama-cpp-python": api.__version__},
             block_rules=BlockRules(sizes=(CHUNK_TOKENS, CHUNK_TOKENS)),
         )
         rolls_back = not (

@@ -99,7 +99,7 @@ def test_a_runtime_that_cannot_leaves_the_model_to_transformers(tmp_path: Path) 
 def test_a_runtime_that_fails_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, OTHER)
     for engine in ("auto", "llamacpp"):
-        with pytest.raises(ModelError, match="The runtime llamacpp failed to load tiny: .*odd"):
+        with pytest.raises(ModelError, match=r"The runtime llamacpp failed to load tiny: .*odd"):
             load_with(Runtime(AttributeError("odd")), folder, engine)
         with pytest.raises(OutOfMemoryError, match="Not enough memory to load tiny"):
             load_with(Runtime(MemoryError()), folder, engine)
