@@ -26,6 +26,9 @@ from gguf import (
 )
 from safetensors.torch import load_file
 
+from chatlm.hub.gguf.file import split_paths
+from chatlm.hub.gguf_folder import prepare_in_process
+
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -560,6 +563,15 @@ def save_original(folder: Path, variant: str) -> Path:
     return folder
 
 
+def make_folder(gguf: Path, name: str = "made") -> Path:
+    """Make a model's folder from a GGUF file, beside it."""
+    folder = gguf.parent / name
+    prepare_in_process(gguf, folder)
+    for part in split_paths(gguf):
+        (folder / part.name).hardlink_to(part)
+    return folder
+
+
 def save_gguf(
     path: Path,
     variant: str = "llama",
@@ -570,6 +582,7 @@ def save_gguf(
     without: str = " ",
     more: Mapping[str, tuple[int, ...]] | None = None,
     types: Mapping[str, str] | None = None,
+    part_tensors: int = 0,
 ) -> Path:
     """Write an original as a GGUF file, beside a folder `original`.
 
@@ -587,7 +600,7 @@ def save_gguf(
     original = ORIGINALS[variant]
     folder = save_original(path.parent / "original", variant)
     config = transformers.AutoConfig.from_pretrained(folder)
-    writer = GGUFWriter(path, original.architecture)
+    writer = GGUFWriter(path, original.architecture, split_max_tensors=part_tensors)
     for key, value in (_settings(original, config.to_dict()) | dict(changes or {})).items():
         if value is not None:
             _add(writer, f"{original.architecture}.{key}", value)

@@ -65,7 +65,7 @@ def list_models(as_json: bool) -> None:
 @click.argument("name", shell_complete=complete_model)
 @click.option("--force", is_flag=True, help="Download again even if installed.")
 def pull(name: str, force: bool) -> None:
-    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file to convert.
+    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file.
 
     Example: chatlm models pull smollm2-135m-instruct
     """

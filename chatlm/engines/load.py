@@ -1,15 +1,17 @@
-"""Load a model with the best decoder that supports it: C, CUDA graph, torch, or transformers."""
+"""Load a model with the best decoder that supports it: C, CUDA graph, torch, a plugin's runtime of
+GGUF files, or transformers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
+from chatlm.engines.gguf_runtimes import describe_gguf
 from chatlm.engines.model import (
     Model,
     ModelInfo,
@@ -35,8 +37,11 @@ from chatlm.engines.native.weights import (
     read_weights,
     to_linear,
 )
-from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.errors import ChatlmError, ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.weights import gguf_file
+from chatlm.plugin_host.faults import describe_error
+from chatlm.types.runtimes import GgufRuntime
 
 log = logging.getLogger(__name__)
 
@@ -56,23 +61,31 @@ def load(
     engine: str = "auto",
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
+    *,
+    context: int | None = None,
+    runtimes: Mapping[str, GgufRuntime] | None = None,
 ) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
     Args:
         name: as the user calls it.
-        folder: config.json and safetensors.
+        folder: config.json and weights.
         placement: device, and dtype of the computation.
-        engine: a value of the setting, but not llamacpp, which is a plugin's.
+        engine: a value of the setting; one that chatlm does not have is looked up in `runtimes`.
         weights: a value of the setting. float32 is left to transformers, which rounds nothing.
         kv_cache: format of the KV caches; transformers has no other than the computation's, which
             the model's notes say.
+        context: limit of the context in tokens; None for the model's own.
+        runtimes: what plugins offer to run GGUF files, by name.
 
     Raises:
         ModelError: the folder does not hold a usable model, or the engine cannot run it.
         OutOfMemoryError: the device has too little memory.
     """
     notes: tuple[str, ...] = ()
+    runtimes = runtimes or {}
+    if engine not in (*_NATIVE_ENGINES, "transformers"):
+        return _load_by_runtime(name, folder, context, engine, runtimes)
     if engine in _NATIVE_ENGINES:
         try:
             return _load_native(name, folder, placement, engine, weights, kv_cache)
@@ -84,6 +97,10 @@ def load(
                     f"{name} cannot be run with engine = {engine}: {reason}",
                     hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
                 ) from reason
+            if weights in ("auto", "stored"):
+                model, notes = _try_runtimes(name, folder, context, runtimes)
+                if model is not None:
+                    return model
             log.info("%s is run by transformers: %s", name, reason)
             if weights in ("int8", "int4") and not can_quantize():
                 notes = (
@@ -109,6 +126,65 @@ def _memory_error(name: str) -> OutOfMemoryError:
     )
 
 
+def _load_by_runtime(
+    name: str,
+    folder: Path,
+    context: int | None,
+    engine: str,
+    runtimes: Mapping[str, GgufRuntime],
+) -> Model:
+    """Load a GGUF file with the runtime that the setting `engine` names."""
+    if engine not in runtimes:
+        raise ModelError(
+            f"engine = {engine} needs the plugin {engine}, which is not installed or disabled",
+            hint=f"Install it with `pip install 'chatlm[{engine}]'` (`chatlm plugins list` shows "
+            "whether it is loaded), or use `chatlm config set engine auto`.",
+        )
+    try:
+        return _run_runtime(engine, runtimes[engine], name, folder, context)
+    except Unsupported as reason:
+        raise ModelError(
+            f"{name} cannot be run with engine = {engine}: {reason}",
+            hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
+        ) from reason
+
+
+def _try_runtimes(
+    name: str, folder: Path, context: int | None, runtimes: Mapping[str, GgufRuntime]
+) -> tuple[Model | None, tuple[str, ...]]:
+    """Load a GGUF file with the first runtime that can run it; return it, or why none can."""
+    reasons = []
+    for engine, runtime in runtimes.items() if gguf_file(folder) else ():
+        try:
+            return _run_runtime(engine, runtime, name, folder, context), ()
+        except Unsupported as reason:
+            log.info("%s is not run by %s: %s", name, engine, reason)
+            reasons.append(f"transformers runs this model, in more memory: {reason}.")
+    return None, tuple(reasons)
+
+
+def _run_runtime(
+    engine: str, runtime: GgufRuntime, name: str, folder: Path, context: int | None
+) -> Model:
+    """Load a GGUF file with a plugin's runtime, which may fail in any way."""
+    model = describe_gguf(name, folder, context)
+    try:
+        loaded: Model = runtime(model)
+    except (Unsupported, ChatlmError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"Not enough memory to load {name}",
+                hint="Choose a smaller model, or lower `chatlm config set context`.",
+            ) from error
+        raise ModelError(
+            f"The runtime {engine} failed to load {name}: {describe_error(error)}",
+            hint="`chatlm logs` may have more; `chatlm config set engine auto` chooses another.",
+        ) from error
+    return loaded
+
+
 def _load_native(
     name: str,
     folder: Path,
@@ -130,7 +206,7 @@ def _load_native(
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    is_gguf = any(folder.glob("*.gguf"))
+    is_gguf = gguf_file(folder) is not None
     weights = _PlacedWeights(read_weights(folder, config), dtype, device, is_gguf)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []

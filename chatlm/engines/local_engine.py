@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -33,12 +33,13 @@ from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
-from chatlm.hub.model_folder import count_parameters
+from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 MAX_INLINE_CHARACTERS = 20_000
@@ -108,7 +109,8 @@ class LocalEngine:
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=(*model_info.notes, *self.prompt_encoder.notes),
-            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
+            | dict(model_info.versions),
             num_parameters=num_parameters,
             memory=memory,
             accepts=frozenset({"text", "tool_call", "tool_result"})
@@ -137,12 +139,13 @@ class LocalEngine:
         kv_cache: KVFormat = "auto",
         find_adapter: FindAdapter = no_adapter,
         memory: MemoryBudget | None = None,
+        runtimes: Mapping[str, GgufRuntime] | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
         Args:
             name: of the model, as the user calls it.
-            folder: config.json, safetensors and tokenizer.
+            folder: config.json, weights and tokenizer.
             placement: device, and dtype of the computation.
             prompt_format: see `LocalEngine`.
             context: see `LocalEngine`.
@@ -152,6 +155,7 @@ class LocalEngine:
             kv_cache: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
             memory: see `LocalEngine`.
+            runtimes: see `chatlm.engines.load.load`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -159,7 +163,16 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, engine, weights, kv_cache),
+            load(
+                name,
+                folder,
+                placement,
+                engine,
+                weights,
+                kv_cache,
+                context=context,
+                runtimes=runtimes,
+            ),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,

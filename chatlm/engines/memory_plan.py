@@ -21,7 +21,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
-from chatlm.hub.model_folder import count_parameters, safetensors_header, weight_files
+from chatlm.hub.weights import count_parameters, safetensors_header, weight_files
 from chatlm.types.memory import MemoryBudget
 
 _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}

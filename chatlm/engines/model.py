@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class BlockRules:
     first_past: int | None = None
     """Length that the first block of a longer prompt must exceed, since the model encodes all
     positions otherwise from there on (longrope)."""
+    sizes: tuple[int, int] | None = None
+    """Tokens of large and of small blocks, the one a multiple of the other; None for those of the
+    device."""
 
 
 ANY_BLOCKS = BlockRules()
@@ -71,6 +74,8 @@ class ModelInfo:
     kv_cache: str = ""
     """How its KV caches are held where they round keys and values, such as `8-bit`."""
     block_rules: BlockRules = ANY_BLOCKS
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library name -> version, for libraries that run it besides torch."""
 
 
 class LanguageModel(Protocol):

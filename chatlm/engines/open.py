@@ -14,6 +14,7 @@ from chatlm.errors import ChatlmError, EngineError, ModelError
 from chatlm.plugin_host.faults import CtrlC, describe_error, marked_ctrl_c
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 LOCAL_SCHEME = "local"
 """The scheme of chatlm's own engine, which also opens models without a scheme."""
-
-LLAMACPP_SCHEME = "llamacpp"
-"""The scheme of the plugin's engine that opens models without a scheme if `engine` says so."""
 
 
 def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
@@ -40,8 +38,6 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
         OutOfMemoryError: the device has too little memory.
     """
     registered, name = _resolve_scheme(config.model, plugins)
-    if registered is None and config.engine == "llamacpp":
-        registered = _llamacpp_engine(plugins)
     if registered is None:
         return _open_local(name, config, plugins, progress)
     try:
@@ -117,33 +113,12 @@ class _RegisteredEngine:
 
 def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
     """Return the opener of a model, None for a local one, and its name without the scheme."""
-    engines = _registered_engines(plugins)
+    engines: dict[str, _RegisteredEngine] = {}
+    plugins.collect("register_engines", partial(_register_engine, engines))
     scheme, colon, name = model.partition(":")
     if colon and scheme in engines:
         return engines[scheme], name
     return None, name if colon and scheme == LOCAL_SCHEME else model
-
-
-def _registered_engines(plugins: PluginHost) -> Mapping[str, _RegisteredEngine]:
-    engines: dict[str, _RegisteredEngine] = {}
-    plugins.collect("register_engines", partial(_register_engine, engines))
-    return engines
-
-
-def _llamacpp_engine(plugins: PluginHost) -> _RegisteredEngine:
-    """Return the plugin's engine for `engine = llamacpp`.
-
-    Raises:
-        ModelError: no plugin offers it.
-    """
-    engines = _registered_engines(plugins)
-    if LLAMACPP_SCHEME not in engines:
-        raise ModelError(
-            "engine = llamacpp needs the plugin llamacpp, which is not installed or disabled",
-            hint="Install it with `pip install 'chatlm[llamacpp]'` (`chatlm plugins list` shows "
-            "whether it is loaded), or use `chatlm config set engine auto`.",
-        )
-    return engines[LLAMACPP_SCHEME]
 
 
 def _register_engine(
@@ -192,7 +167,16 @@ def _open_local(
         kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
         memory=memory,
+        runtimes=_registered_runtimes(plugins),
     )
+
+
+def _registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:
+    """Return what plugins offer to run GGUF files, by name; the first plugin of a name wins."""
+    runtimes: dict[str, GgufRuntime] = {}
+    for _, (name, runtime) in plugins.collect("register_gguf_runtimes"):
+        runtimes.setdefault(name, runtime)
+    return runtimes
 
 
 def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:

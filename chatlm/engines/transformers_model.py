@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.gguf_state_dict import open_state_dict
 from chatlm.engines.model import (
     BlockRules,
     ModelInfo,
@@ -42,6 +45,7 @@ from chatlm.hub.architecture import (
 )
 from chatlm.hub.generation_config import recommended_sampling
 from chatlm.hub.tensor_check import describe_wrong_tensors, quiet_transformers
+from chatlm.hub.weights import gguf_file
 
 
 class TransformersModel:
@@ -49,7 +53,7 @@ class TransformersModel:
 
     Args:
         name: of the model, as the user calls it.
-        folder: config.json and safetensors.
+        folder: config.json and weights.
         placement: device and dtype.
         notes: messages to the user about the choice of transformers.
 
@@ -167,20 +171,23 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            whole = reads_as_whole(config)
-            auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
-            loaded: Any = auto.from_pretrained(
-                folder,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # to be refused by name
-                dtype=placement.dtype,
-                device_map=placement.device_map,
-                quantization_config=placement.quantization_config,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
+            options: dict[str, Any] = {
+                "config": config,
+                "output_loading_info": True,
+                "ignore_mismatched_sizes": True,  # to be refused by name
+                "dtype": placement.dtype,
+                "device_map": placement.device_map,
+                "quantization_config": placement.quantization_config,
+                "trust_remote_code": False,
+            }
+            if gguf := gguf_file(folder):
+                loaded = _load_gguf(gguf, options)
+            else:
+                whole = reads_as_whole(config)
+                auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+                loaded = auto.from_pretrained(
+                    folder, use_safetensors=True, local_files_only=True, **options
+                )
         except Exception as error:  # transformers raises many types
             if is_out_of_memory(error):
                 raise _memory_error(name) from error
@@ -189,6 +196,18 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
     report["unexpected_keys"] = unexpected_tensors(config, report["unexpected_keys"])
     _check_tensors(name, report)
     return model.eval()
+
+
+def _load_gguf(path: Path, options: dict[str, Any]) -> Any:
+    """Load the GGUF file of a model's folder as `from_pretrained` loads the folder."""
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(options["config"])]
+    with open_state_dict(path) as tensors:
+        loaded = model_class.from_pretrained(None, state_dict=tensors, **options)
+    model, _ = loaded
+    model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
+    model.config.name_or_path = str(path.parent)  # which peft writes into adapters
+    model.name_or_path = str(path.parent)
+    return loaded
 
 
 def _memory_error(name: str) -> OutOfMemoryError:

@@ -38,6 +38,7 @@ from chatlm_arena.store import store as store_module
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.tournament import Tournament, TournamentPlan, TournamentPrompt, resolve_judges
 from chatlm_arena.votes import Verdict
+from tests.models import load_plain
 from tests.plugins.arena import chatlm, reply_of, two
 
 L, R, T = Verdict.LEFT, Verdict.RIGHT, Verdict.TIE
@@ -402,7 +403,6 @@ def test_rouge_by_hand() -> None:
 
 def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
 
     chats = InMemorySideChats(
         Config(model="default"), PluginHost(), lambda m, r: engine, lambda w: None, lambda: engine
@@ -412,7 +412,7 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
     asked = (Message("user", "Name three colours."), Message("assistant", text))
     tokens = engine.preview(Request(asked)).tokens
     ids = torch.tensor([[token.id for token in tokens]])
-    model = AutoModelForCausalLM.from_pretrained(default_model, dtype=torch.float32)
+    model = load_plain(default_model, torch.float32)
     with torch.no_grad():
         logs = torch.log_softmax(model(ids).logits[0], dim=-1)
     places = [at for at, token in enumerate(tokens) if token.message_index == 1]

@@ -55,30 +55,6 @@ def test_a_scheme_opens_the_plugins_engine() -> None:
         open_engine(Config(model="far:unknown"), plugins, ignore_progress)
 
 
-class LlamaCpp(Far):
-    """A plugin with the engine of `engine = llamacpp`."""
-
-    @hookimpl
-    def register_engines(self, register: object) -> None:
-        assert callable(register)
-        register("llamacpp", self.open)
-
-
-def test_engine_llamacpp_opens_models_without_a_scheme_by_the_plugin() -> None:
-    far, llamacpp = Far(), LlamaCpp()
-    plugins = PluginHost([("far", far), ("llamacpp", llamacpp)])
-    for model in ("small", "local:big", "far:c"):
-        open_engine(Config(model=model, engine="llamacpp"), plugins, ignore_progress)
-    assert (llamacpp.opened, far.opened) == (["small", "big"], ["c"])
-
-
-def test_engine_llamacpp_without_the_plugin_says_how_to_get_it() -> None:
-    with pytest.raises(ModelError, match="needs the plugin llamacpp") as error:
-        open_engine(Config(model="small", engine="llamacpp"), PluginHost([]), ignore_progress)
-    assert "pip install 'chatlm[llamacpp]'" in error.value.hint
-    assert "chatlm config set engine auto" in error.value.hint
-
-
 class Greedy:
     """A plugin that claims the schemes of others."""
 

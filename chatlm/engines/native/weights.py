@@ -24,6 +24,7 @@ from chatlm.engines.native.stored_matrix import (
     TensorReader,
     stored_tensor,
 )
+from chatlm.hub.weights import gguf_file
 
 MatMul = Callable[[Tensor], Tensor]
 """Multiplies a (rows, columns) matrix with vectors: (…, columns) to (…, rows)."""
@@ -220,10 +221,10 @@ class _SafetensorsReader:
 @contextmanager
 def _open_tensors(folder: Path) -> Iterator[TensorReader]:
     """Open the GGUF file in a folder, or else its safetensors."""
-    gguf = sorted(folder.glob("*.gguf"))
+    gguf = gguf_file(folder)
     with ExitStack() as files:
         try:
-            yield GgufTensors.open(gguf[0], folder) if gguf else _SafetensorsReader(folder, files)
+            yield GgufTensors.open(gguf, folder) if gguf else _SafetensorsReader(folder, files)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error
 

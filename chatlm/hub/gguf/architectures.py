@@ -312,6 +312,11 @@ def find_architecture(file: GgufFile) -> Architecture:
     Raises:
         GgufError: it is not known, or the file holds no language model.
     """
+    if file.get("split.no", 0) != 0:
+        raise GgufError(
+            f"{file.path.name} is a later part of a split GGUF.",
+            "Give the first part; its name ends in -00001-of-0000N.",
+        )
     name = file.architecture
     kind = file.get("general.type", "model")
     if kind != "model" or name == "clip":
@@ -319,11 +324,6 @@ def find_architecture(file: GgufFile) -> Architecture:
         raise GgufError(
             f"{file.path.name} is {what}, not a language model.",
             "Use the file of the model itself.",
-        )
-    if file.get("split.count", 1) > 1:
-        raise GgufError(
-            f"{file.path.name} is one part of a split GGUF.",
-            "Join the parts with llama.cpp's gguf-split --merge.",
         )
     if name not in ARCHITECTURES:
         raise GgufError(
