@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         PromptReady,
         TokenLogprob,
     )
+    from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
         Annotation,
         ContextPolicy,
@@ -159,6 +160,7 @@ _MODULE_OF = {
     "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
+    "MemoryBudget": "chatlm.types.memory",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "Model": "chatlm.engines.model",
@@ -285,6 +287,7 @@ __all__ = [
     "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
+    "MemoryBudget",
     "Message",
     "MessageRefused",
     "Model",
