@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         PromptReady,
         TokenLogprob,
     )
+    from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
         Annotation,
         ContextPolicy,
@@ -166,6 +167,7 @@ _MODULE_OF = {
     "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
+    "MemoryBudget": "chatlm.types.memory",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "Model": "chatlm.engines.model",
@@ -299,6 +301,7 @@ __all__ = [
     "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
+    "MemoryBudget",
     "Message",
     "MessageRefused",
     "Model",

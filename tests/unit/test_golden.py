@@ -73,8 +73,8 @@ def test_a_golden_home_is_read_as_ever(golden_home: Path, name: str) -> None:
         assert printed.decode() == golden.decode()
         return
     wanted = json.loads(golden)
-    for row in [row for row in wanted if _name(row) in COMMANDS[name].get("replaced", ())]:
-        wanted.remove(row)
+    if replaced := COMMANDS[name].get("replaced"):
+        wanted = [row for row in wanted if row["key"] not in replaced]
     found = parts(wanted, json.loads(printed))
     assert found == (approximate(wanted) if how == "numbers" else wanted)
 
