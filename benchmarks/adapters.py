@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
 from benchmarks.training import chatlm_training, peft_training
+from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
 from chatlm.types.events import Delta
@@ -47,7 +47,7 @@ Table = dict[str, list[float]]
 def save_random(folder: Path, model: Path, seed: int) -> Path:
     """Write an adapter that acts, in bfloat16."""
     torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    base = load_pretrained(ModelLocation(model.name, model, "chat"), device="cpu", dtype="bfloat16")
     settings = LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(base, settings, autocast_adapter_dtype=False)
     with torch.no_grad():

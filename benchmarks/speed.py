@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from benchmarks import speed_quality
 from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
+from chatlm import ModelLocation, load_pretrained
 from chatlm.config import paths
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
@@ -147,7 +147,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
 
 def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     """Compare chatlm's formats, and bfloat16 in transformers, with float32."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    module = load_pretrained(ModelLocation(MODEL, folder, "chat"), dtype="float32", device="cpu")
     mine = [side for side in sides if isinstance(side, Chatlm)]
     texts = speed_quality.texts(mine[0].engine.prompt_encoder._tokenizer, DOCS)
     reference = speed_quality.Reference(module, texts)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
+from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
@@ -133,7 +133,9 @@ class Transformers:
 
     def __init__(self, folder: Path) -> None:
         self.bytes = 2.0 * sum(weights_of(folder))
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self._model = load_pretrained(
+            ModelLocation(self.name, folder, "chat"), device="cpu", dtype="bfloat16"
+        )
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """Generate and time a reply."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from chatlm.hub.gguf.lora import convert_gguf_lora
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
+    from chatlm.hub.weights import fingerprint_weights, tensor_shapes
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
@@ -253,6 +254,7 @@ _MODULE_OF = {
     "service": "chatlm.plugin_host.lifecycle",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
     "write_atomically": "chatlm.config.paths",
 }
@@ -388,6 +390,7 @@ __all__ = [
     "service",
     "side_chats",
     "stream_many",
+    "tensor_shapes",
     "thinking_problem",
     "write_atomically",
 ]

@@ -31,7 +31,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     Args:
         config: the model and how to run it.
         plugins: may register engines; `scheme:name` is opened by the one of the scheme.
-        progress: called during downloads and conversions.
+        progress: called while a model is pulled.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.

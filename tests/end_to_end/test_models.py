@@ -93,7 +93,7 @@ def test_both_are_whole_and_listed(pulled: Path, environment: dict[str, str]) ->
         assert table[name]["installed"]
         assert abs(table[name]["bytes"] - catalogue()[name].bytes) < 0.02 * table[name]["bytes"]
     assert table[DEFAULT]["parameters"] == 134_515_008
-    assert table[DEFAULT]["dtypes"] == ["Q4_1", "F32"]
+    assert table[DEFAULT]["dtypes"] == ["Q4_1", "Q8_0", "F32"]
     left = [p for p in (pulled / ".staging").rglob("*") if p.is_file() and p.name != "lock"]
     assert left == []
 

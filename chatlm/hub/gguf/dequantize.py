@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_VALUES = 1 << 22
+CHUNK_VALUES = 1 << 20
 """How many weights to dequantize at once, so that their 32-bit floats take little memory."""
 
 
