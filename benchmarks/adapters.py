@@ -25,7 +25,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
+from benchmarks.single_tokens import no_guesses
+from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, timed
 from benchmarks.training import chatlm_training, peft_training
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
