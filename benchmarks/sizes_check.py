@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.random_gguf import Shape, config, folder_name, tensors, write_model
-from benchmarks.speed_quality import LENGTH, PROMPTS, Quality, Reference
+from benchmarks.speed_quality import LENGTH, Quality, Reference
 from chatlm.config.config import Config
 from chatlm.engines.model import Model
 from chatlm.engines.open import open_engine
@@ -27,6 +27,9 @@ from chatlm.plugin_host.host import PluginHost
 
 MOST_DIVERGENCE = 1e-4
 """KL divergence that is allowed, in nats."""
+
+TEXTS = 8
+"""Random texts that both read."""
 
 SMALL = {
     name: Shape("Small", name, 512, 1024, 4, 8, 4, 64, 49408, True, 1e5, 1e-5, 2048)
@@ -47,7 +50,7 @@ def compare_random(architecture: str, quant: str, folder: Path, tokenizer: Path)
     file = folder / f"{architecture}-{quant}.gguf"
     write_model(file, SMALL[architecture], quant, tokenizer)
     generator = torch.Generator().manual_seed(0)
-    texts = torch.randint(1000, 40_000, (PROMPTS, LENGTH), generator=generator).tolist()
+    texts = torch.randint(1000, 40_000, (TEXTS, LENGTH), generator=generator).tolist()
     reference = Reference(reference_model(file, SMALL[architecture], folder), texts)
     return reference.compare(open_model(str(file)))
 

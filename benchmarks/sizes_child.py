@@ -215,8 +215,9 @@ def measure(program: Program, task: dict[str, Any]) -> dict[str, Any]:
         "replies": [],
     }
     for length, tokens in task["replies"]:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         times = program.reply(length, tokens)
+        wall, used = time.perf_counter() - start, time.process_time() - used
         if len(times) < min(tokens, MINIMUM):  # a real model may end its reply
             raise RuntimeError(f"{len(times)} tokens were written instead of {tokens}")
         if not found["replies"]:
@@ -228,6 +229,8 @@ def measure(program: Program, task: dict[str, Any]) -> dict[str, Any]:
                 "length": length,
                 "first_token": times[0] - start,
                 "tokens_per_second": speed,
+                # below 1 where other programs used the processor, or threads were idle
+                "processor_share": used / wall / task["threads"],
                 "written": getattr(program, "written", None),  # ids, where a program tells them
             }
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -25,13 +27,35 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests import models
+from tests.gguf_files import CONTROL, TEMPLATE, byte_alphabet
 
-TINY = Shape("Tiny", "llama", 256, 256, 2, 4, 2, 64, 49408, True, 1e5, 1e-5, 512)
+TINY = Shape("Tiny", "llama", 256, 256, 2, 4, 2, 64, 320, True, 1e5, 1e-5, 512)
 TINIES = {
     "llama": TINY,
     "llama 3": dataclasses.replace(TINY, llama3_factor=8.0, tied=False),
     "qwen3": dataclasses.replace(TINY, architecture="qwen3"),
 }
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A folder with a byte-level tokenizer and a chat template."""
+    tokens = [*CONTROL, *byte_alphabet(), "ĠĠ"]
+    document = {
+        "added_tokens": [{"id": number, "content": text} for number, text in enumerate(CONTROL)],
+        "model": {
+            "vocab": {text: number for number, text in enumerate(tokens)},
+            "merges": ["Ġ Ġ"],
+        },
+    }
+    end, start, pad = CONTROL
+    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": pad}
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(special), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return folder
 
 
 def decoded(rows: np.ndarray, type_name: str) -> np.ndarray:
@@ -75,10 +99,10 @@ def test_rows_too_short_for_blocks_of_256_have_llama_cpps_other_types() -> None:
 
 @pytest.mark.parametrize("kind", TINIES)
 def test_a_random_file_has_a_whole_vocabulary_and_is_the_same_each_time(
-    tmp_path: Path, kind: str
+    tmp_path: Path, tokenizer: Path, kind: str
 ) -> None:
     for name in ("a", "b"):
-        write_model(tmp_path / name, TINIES[kind], "q4_k_m", models.default_model())
+        write_model(tmp_path / name, TINIES[kind], "q4_k_m", tokenizer)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     reader = gguf.GGUFReader(tmp_path / "a")
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
@@ -87,9 +111,9 @@ def test_a_random_file_has_a_whole_vocabulary_and_is_the_same_each_time(
 
 
 def test_chatlm_writes_words_with_a_random_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_model(tmp_path / "tiny.gguf", TINY, "q8_0", models.default_model())
+    write_model(tmp_path / "tiny.gguf", TINY, "q8_0", tokenizer)
     monkeypatch.setenv("CHATLM_HOME", str(tmp_path / "home"))
     models.lend_kernels(tmp_path / "home")
     config = Config(model=str(tmp_path / "tiny.gguf"), safe_mode=True)
@@ -104,20 +128,21 @@ def test_chatlm_writes_words_with_a_random_file(
 @pytest.mark.parametrize("kind", TINIES)
 def test_transformers_opens_a_random_folder(tmp_path: Path, kind: str) -> None:
     write_folder(tmp_path / "tiny", TINIES[kind])
-    model, problems = transformers.AutoModelForCausalLM.from_pretrained(
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "tiny", output_loading_info=True
     )
+    model, problems = opened
     assert not any(problems.values())
     matrices = sum(p.numel() for p in model.parameters() if p.dim() > 1)
     assert matrices == TINIES[kind].parameters
 
 
 def test_the_bytes_read_for_a_token_leave_out_an_embedding_that_is_only_looked_up(
-    tmp_path: Path,
+    tmp_path: Path, tokenizer: Path
 ) -> None:
     sizes = {}
     for kind in ("llama", "llama 3"):
-        write_model(tmp_path / kind, TINIES[kind], "q8_0", models.default_model())
+        write_model(tmp_path / kind, TINIES[kind], "q8_0", tokenizer)
         sizes[kind] = sizes_run.read_sizes(tmp_path / kind)
     factors = 4 * TINY.head_dim // 2  # of RoPE
     assert sizes["llama"].weight_bytes + factors == sizes["llama 3"].weight_bytes
@@ -130,7 +155,7 @@ def test_a_window_bounds_the_cache_that_is_read() -> None:
     assert sizes.cache_bytes(2048) == 8 * (512 + 2048)
 
 
-def run_python(code: str) -> dict[str, object]:
+def run_python(code: str) -> Any:
     return sizes_run.run_child([sys.executable, "-c", code], {"n": 1}, {"MODEL": "x"})
 
 
