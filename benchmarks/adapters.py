@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
+from benchmarks.single_tokens import no_guesses
+from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, timed
 from benchmarks.training import chatlm_training, peft_training
 from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.local_engine import LocalEngine

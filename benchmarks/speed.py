@@ -28,9 +28,9 @@ from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
 from chatlm import ModelLocation, load_pretrained
 from chatlm.config import paths
-from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.hub import pull
+from chatlm.types.engine import Engine
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 
@@ -85,12 +85,18 @@ def bandwidth(buffer: torch.Tensor) -> float:
     return buffer.nbytes / min(seconds)
 
 
-def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
-    """Return a prompt of just at most `tokens` tokens."""
+def prompt_of(engine: Engine, tokens: int, before: tuple[Message, ...] = ()) -> Prompt:
+    """Return a prompt of just at most `tokens` tokens.
+
+    Args:
+        engine: counts them.
+        tokens: limit.
+        before: messages before the question.
+    """
     words = " ".join(DOCS[0].read_text(encoding="utf-8").split()).split(" ")
 
     def message(count: int) -> tuple[Message, ...]:
-        return (Message("user", " ".join(words[:count]) + " " + QUESTION),)
+        return (*before, Message("user", " ".join(words[:count]) + " " + QUESTION))
 
     low, high = 0, len(words)
     while low < high:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from benchmarks.single_tokens import no_guesses
 from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.speculative import PromptLookup
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -113,17 +113,6 @@ def no_compiler() -> Iterator[None]:
         os.environ.pop("CC")
         if previous is not None:
             os.environ["CC"] = previous
-
-
-@contextmanager
-def no_guesses() -> Iterator[None]:
-    """Turn speculative decoding off."""
-    draft = PromptLookup.draft
-    PromptLookup.draft = lambda self, max_tokens: []  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        PromptLookup.draft = draft  # type: ignore[method-assign]
 
 
 class Transformers:

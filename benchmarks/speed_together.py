@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed_sides import CPU, no_guesses
+from benchmarks.single_tokens import no_guesses
+from benchmarks.speed_sides import CPU
 from chatlm.engines.batching import stream_many
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
