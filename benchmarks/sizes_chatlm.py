@@ -62,7 +62,7 @@ class _Chatlm:
         from chatlm.version import version
 
         info = self.engine.info
-        return {"chatlm": version(), **info.versions, "built": info.dtype}
+        return {"chatlm": version(), **info.versions, "built": info.weights}
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def compare(task: dict[str, Any]) -> dict[str, Any]:
         for length, written in task["written"].items()
     ]
     same, compared = (sum(numbers) for numbers in zip(*counts, strict=True))
-    return {"same": same, "compared": compared, "dtype": model.info.dtype}
+    return {"same": same, "compared": compared, "dtype": model.info.weights}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
-from chatlm.hub.weights import count_parameters, safetensors_header, weight_files
+from chatlm.hub.weights import count_parameters, tensor_shapes, weight_files
 from chatlm.types.memory import MemoryBudget
 
 _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
@@ -223,12 +223,7 @@ def _stored_bytes(folder: Path) -> int:
 
 def _copies(folder: Path, embedding: int) -> int:
     """Return whether a model has an embedding alone, or an output matrix of its own, too."""
-    sizes = [
-        prod(tensor["shape"])
-        for path in weight_files(folder)
-        for tensor in (safetensors_header(path) or {}).values()
-        if len(tensor["shape"]) == 2
-    ]
+    sizes = [prod(shape) for shape in tensor_shapes(folder).values() if len(shape) == 2]
     return max(1, min(2, sizes.count(embedding)))
 
 
