@@ -121,6 +121,9 @@ def parameters_by_type(folder: Path) -> Counter[str]:
     return parameters
 
 
+_SAMPLE_BYTES = 4096
+
+
 _SAMPLE_COUNT = 64
 """Blocks that identify a weights file; any training changes all of them."""
 
