@@ -166,7 +166,8 @@ class _GgufTensors:
         if len(shape) == 1:
             return self._tensors.vector(name, *shape).to(self._device, self._dtype)
         matrix = self._tensors.matrix(name, shape[0], shape[1])
-        return dequantize_matrix(matrix, self._dtype).to(self._device)
+        # rounded as the decoders' packed copies are, so that the prefill computes the same
+        return dequantize_matrix(matrix, torch.bfloat16).to(self._device, self._dtype)
 
 
 @contextmanager
