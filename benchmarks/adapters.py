@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
+from benchmarks.single_tokens import no_guesses
+from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, timed
 from benchmarks.training import chatlm_training, peft_training
 from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.local_engine import LocalEngine
@@ -205,9 +206,9 @@ def main() -> None:
         }
         fast, slow = (
             LocalEngine.from_folder(
-                MODEL, folder, CPU, decoder_format=way, find_adapter=adapters.__getitem__
+                MODEL, folder, CPU, engine=way, find_adapter=adapters.__getitem__
             )
-            for way in ("auto", "off")
+            for way in ("auto", "transformers")
         )
         peft = Peft(folder, adapters)
         for number in range(options.rounds):

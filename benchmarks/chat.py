@@ -172,7 +172,7 @@ def past_full(engine: LocalEngine, *, read_ahead: bool) -> list[FullTurn]:
 
 def report_past_full(context: int, folder: Any, *, as_json: bool) -> None:
     """Measure and print turns 9 and 40 past a full context, with and without reading ahead."""
-    placement = resolve_placement("cpu", "bfloat16", "none")
+    placement = resolve_placement("cpu", "bfloat16")
     rows = {}
     for name, ahead in (("with read-ahead", True), ("without read-ahead", False)):
         engine = LocalEngine.from_folder(MODEL, folder, placement, context=context)
@@ -243,7 +243,7 @@ def main() -> None:
     if options.past_full:
         report_past_full(options.past_full, folder, as_json=options.json)
         return
-    placement = resolve_placement("cpu", "bfloat16", "none")
+    placement = resolve_placement("cpu", "bfloat16")
     engine = LocalEngine.from_folder(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = load_pretrained(ModelLocation(MODEL, folder, "chat"), device="cpu", dtype="bfloat16")

@@ -28,9 +28,9 @@ from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
 from chatlm import ModelLocation, load_pretrained
 from chatlm.config import paths
-from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.hub import pull
+from chatlm.types.engine import Engine
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 
@@ -40,7 +40,7 @@ QUESTION = "Write a very long story about a lighthouse, with many turns. "
 SETTLE_SECONDS = 0.2
 """Pause before each reply, in which the threads of the previous program go to sleep."""
 
-SAME_BITS = {"int8": "Q8_0", "bfloat16": "BF16", "int4": "Q4_1"}
+SAME_BITS = {"8-bit": "Q8_0", "16-bit": "BF16", "4-bit": "Q4_1"}
 """chatlm's formats, and those of llama.cpp with the same size."""
 
 
@@ -85,12 +85,18 @@ def bandwidth(buffer: torch.Tensor) -> float:
     return buffer.nbytes / min(seconds)
 
 
-def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
-    """Return a prompt of just at most `tokens` tokens."""
+def prompt_of(engine: Engine, tokens: int, before: tuple[Message, ...] = ()) -> Prompt:
+    """Return a prompt of just at most `tokens` tokens.
+
+    Args:
+        engine: counts them.
+        tokens: limit.
+        before: messages before the question.
+    """
     words = " ".join(DOCS[0].read_text(encoding="utf-8").split()).split(" ")
 
     def message(count: int) -> tuple[Message, ...]:
-        return (Message("user", " ".join(words[:count]) + " " + QUESTION),)
+        return (*before, Message("user", " ".join(words[:count]) + " " + QUESTION))
 
     low, high = 0, len(words)
     while low < high:
@@ -105,11 +111,11 @@ def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
 
 def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
     """Load all programs."""
-    chosen = Chatlm(None, folder, "auto")
-    others = (Chatlm(None, folder, form) for form in ("int8", "bf16", "int4"))
+    chosen = Chatlm(None, folder)
+    others = (Chatlm(None, folder, weights=form) for form in ("int8", "bf16", "int4"))
     sides: list[Side] = [chosen, *(side for side in others if side.form != chosen.form)]
     with no_compiler():
-        sides.append(Chatlm("chatlm without a compiler", folder, "auto"))
+        sides.append(Chatlm("chatlm without a compiler", folder))
     if "transformers" in peers:
         sides.append(Transformers(folder))
     if "llamacpp" in peers:
@@ -155,7 +161,7 @@ def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     for side in mine:
         model = side.engine._adapters.model
         qualities[side.name] = reference.compare(model)
-    plain = Chatlm("transformers", folder, "off").engine._adapters.model
+    plain = Chatlm("transformers", folder, "transformers").engine._adapters.model
     return {**qualities, "transformers": reference.compare(plain)}
 
 

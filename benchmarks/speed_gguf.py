@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import torch
 
+from benchmarks.random_gguf import add_tokenizer
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weights import read_weights, to_linear
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 
@@ -40,7 +39,7 @@ def write_all(folder: Path, into: Path) -> dict[str, Path]:
 
 def _write(folder: Path, file: Path) -> None:
     shape = read_config(folder)
-    weights = read_weights(folder, shape, torch.bfloat16)
+    weights = to_linear(read_weights(folder, shape), torch.bfloat16)
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(shape.max_position_embeddings)
     writer.add_embedding_length(shape.hidden_size)
@@ -53,9 +52,9 @@ def _write(folder: Path, file: Path) -> None:
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
     writer.add_vocab_size(shape.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    _add_tokenizer(writer, folder, shape)
+    add_tokenizer(writer, folder, shape.vocab_size)
     add = _adder(writer)
-    add("token_embd", weights.embed_tokens)
+    add("token_embd", weights.embed_tokens.weight)
     add("output_norm", weights.norm)
     for number, layer in enumerate(weights.layers):
         if layer.pre_attention_norm is None or layer.pre_mlp_norm is None:
@@ -96,23 +95,6 @@ def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
     rows, columns = weight.shape
     pairs = weight.view(heads, 2, rows // heads // 2, columns)
     return pairs.transpose(1, 2).reshape(rows, columns)
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: ModelConfig) -> None:
-    """Add just enough to load the file; chatlm passes ids."""
-    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-    tokens = [f"[{number}]" for number in range(shape.vocab_size)]
-    kinds = [gguf.TokenType.UNUSED] * shape.vocab_size
-    for text, number in tokenizer["model"]["vocab"].items():
-        tokens[number], kinds[number] = text, gguf.TokenType.NORMAL
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]], kinds[added["id"]] = added["content"], gguf.TokenType.CONTROL
-    merges = tokenizer["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
 
 
 def _requantize(source: Path, file: Path, form: str) -> None:

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+from benchmarks.single_tokens import no_guesses
 from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.speculative import PromptLookup
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -26,7 +26,7 @@ from chatlm.types.sampling import Sampling
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 
-_BITS = {"int8": (8.25, 8.25), "bfloat16": (16.0, 16.0), "int4": (5.0, 8.25)}
+_BITS = {"8-bit": (8.25, 8.25), "16-bit": (16.0, 16.0), "4-bit": (5.0, 8.25)}
 """Bits per weight of a format in the layers and in the output matrix, with scales."""
 
 
@@ -66,12 +66,17 @@ class Chatlm:
     Args:
         name: of the program; None to name it after the format of the layers' weights.
         folder: of the model.
-        fast: the setting.
+        engine: the setting.
+        weights: the setting.
     """
 
-    def __init__(self, name: str | None, folder: Path, fast: str) -> None:
-        self.engine = LocalEngine.from_folder(name or fast, folder, CPU, decoder_format=fast)
-        self.form = self.engine.info.dtype.partition(" (")[0]
+    def __init__(
+        self, name: str | None, folder: Path, engine: str = "auto", weights: str = "auto"
+    ) -> None:
+        self.engine = LocalEngine.from_folder(
+            name or weights, folder, CPU, engine=engine, weights=weights
+        )
+        self.form = self.engine.info.weights.partition(",")[0]
         self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)
         bits, head_bits = _BITS[self.form]
@@ -108,17 +113,6 @@ def no_compiler() -> Iterator[None]:
         os.environ.pop("CC")
         if previous is not None:
             os.environ["CC"] = previous
-
-
-@contextmanager
-def no_guesses() -> Iterator[None]:
-    """Turn speculative decoding off."""
-    draft = PromptLookup.draft
-    PromptLookup.draft = lambda self, max_tokens: []  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        PromptLookup.draft = draft  # type: ignore[method-assign]
 
 
 class Transformers:

@@ -5,6 +5,7 @@ Names of tensors come from the gguf package's own table, so that they do not dep
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from gguf import (
     MODEL_ARCH_NAMES,
     GGMLQuantizationType,
     GGUFWriter,
+    Keys,
     get_tensor_name_map,
     quants,
 )
@@ -616,6 +618,76 @@ def save_gguf(
             writer.add_tensor(name, _quantize(values, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def save_gguf_lora(
+    path: Path,
+    adapter: Path,
+    model: Path,
+    *,
+    architecture: str = "llama",
+    interleaved: bool = True,
+    alpha: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    types: Mapping[str, str] | None = None,
+    more: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """Write an adapter of peft as llama.cpp's convert_lora_to_gguf.py writes it.
+
+    Args:
+        path: of the file.
+        adapter: folder of the adapter.
+        model: folder of its model.
+        architecture: its name in GGUF.
+        interleaved: whether the rows of queries and keys are in that order.
+        alpha: None for the adapter's own.
+        metadata: further settings of the file.
+        types: number formats by pattern of the names of tensors, 32 bits if none matches.
+        more: shapes of further tensors, by name.
+    """
+    config = transformers.AutoConfig.from_pretrained(model)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    number = next(k for k, v in MODEL_ARCH_NAMES.items() if v == architecture)
+    names = get_tensor_name_map(number, config.num_hidden_layers)
+    facts: Metadata = {
+        "general.type": "adapter",
+        Keys.Adapter.TYPE: "lora",
+        Keys.Adapter.LORA_ALPHA: float(settings["lora_alpha"] if alpha is None else alpha),
+        **(metadata or {}),
+    }
+    writer = GGUFWriter(path, architecture)
+    for key, value in facts.items():
+        match value:
+            case str():
+                writer.add_string(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case list():
+                writer.add_array(key, value)
+    tensors: dict[str, Any] = {}
+    for name, tensor in load_file(adapter / "adapter_model.safetensors").items():
+        if ".lora_" not in name:  # peft also saves an embedding that it adapts
+            continue
+        module, letter = name.removesuffix(".weight").rsplit(".lora_", 1)
+        module = module.removeprefix("base_model.model.")
+        values = tensor.float()
+        if letter == "B" and interleaved and module.endswith("q_proj"):
+            values = _interleave(values, config.num_attention_heads)
+        if letter == "B" and interleaved and module.endswith("k_proj"):
+            values = _interleave(values, config.num_key_value_heads)
+        target = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
+        assert target, name
+        tensors[f"{target}.lora_{letter.lower()}"] = values.numpy()
+    tensors |= {name: np.ones(shape, np.float32) for name, shape in (more or {}).items()}
+    for name, values in tensors.items():
+        kinds = [kind for pattern, kind in (types or {}).items() if re.search(pattern, name)]
+        kind = GGMLQuantizationType[kinds[0] if kinds else "F32"]
+        writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -23,7 +23,13 @@ from transformers import (
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.gguf_state_dict import open_state_dict
-from chatlm.engines.model import BlockRules, ModelInfo, Unsupported, parse_eos_token_ids
+from chatlm.engines.model import (
+    BlockRules,
+    ModelInfo,
+    Unsupported,
+    describe_weights,
+    parse_eos_token_ids,
+)
 from chatlm.engines.transformers_cache import (
     PrefillMode,
     TransformersCache,
@@ -69,7 +75,7 @@ class TransformersModel:
         self.device_type: str = self.module.device.type
         self.info = ModelInfo(
             device=_device_names(self.module),
-            dtype=_dtype_name(self.module, placement),
+            weights=_describe_weights(self.module, placement),
             context_length=getattr(text_config, "max_position_embeddings", None) or 2048,
             eos_token_ids=parse_eos_token_ids(generation.eos_token_id),
             recommended_sampling=recommended_sampling(name, generation.to_dict()),
@@ -128,10 +134,10 @@ def _device_names(model: Any) -> str:
     return "+".join(sorted(names))
 
 
-def _dtype_name(model: Any, placement: Placement) -> str:
-    if placement.quantization_config is not None:
-        return "8bit" if placement.quantization_config.load_in_8bit else "4bit"
-    return str(model.dtype).removeprefix("torch.")
+def _describe_weights(model: Any, placement: Placement) -> str:
+    if quantized := placement.quantization_config:
+        return describe_weights(["int8" if quantized.load_in_8bit else "int4"], "transformers")
+    return describe_weights([str(model.dtype).removeprefix("torch.")], "transformers")
 
 
 def _choose_mode(name: str, module: Any) -> PrefillMode:
@@ -207,7 +213,7 @@ def _load_gguf(path: Path, options: dict[str, Any]) -> Any:
 def _memory_error(name: str) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"Not enough memory to load {name}",
-        hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
+        hint="Choose a smaller model, or `chatlm config set weights int4`.",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from chatlm.hub.names import (
 )
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
-from chatlm.hub.weights import parameters_by_type, weight_files
+from chatlm.hub.weights import parameters_by_type
 from chatlm.types.engine import ModelListing
 from chatlm.types.sampling import Sampling
 
@@ -424,25 +423,3 @@ def _folder_sampling(folder: Path) -> Sampling:
 def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
     parameters = parameters_by_type(folder)
     return parameters.total(), tuple(dtype for dtype, _ in parameters.most_common())
-
-
-MEMINFO = Path("/proc/meminfo")
-"""Memory statistics of Linux; other systems have no such file."""
-
-
-USABLE_MEMORY_SHARE = 0.9
-"""Share of the free memory that weights may take."""
-
-
-def fits_in_memory(model: str) -> bool:
-    """Tell whether a model's weights fit into free memory; True if that is unknown.
-
-    Args:
-        model: its name, as the user wrote it.
-    """
-    try:
-        weights = sum(path.stat().st_size for path in weight_files(find_model(model).folder))
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
-    except (ModelError, OSError, ValueError):
-        return True
-    return match is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(match.group(1))

@@ -39,17 +39,11 @@ def save(
     return folder
 
 
-def reference(
-    model: Path,
-    adapter: Path | None,
-    dtype: torch.dtype = torch.float32,
-    *,
-    rounded: bool = False,
-) -> Any:
-    """Return the model with an adapter, run by peft; its own weights rounded to bfloat16 or not."""
+def reference(model: Path, adapter: Path | None, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the model with an adapter, run by peft."""
     from peft import PeftModel
 
-    base = load_plain(model, torch.bfloat16 if rounded else dtype).to(dtype)
+    base = load_plain(model, dtype)
     if adapter is None:
         return base
     return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()

@@ -119,19 +119,18 @@ MIXED = {
 
 def test_the_native_decoders_compute_what_transformers_does(tmp_path: Path) -> None:
     folder = make_folder(save_gguf(tmp_path / "tiny.gguf", "llama wide", types=MIXED))
-    exact = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
-    model = load("tiny", folder, exact, "bf16")
+    model = load("tiny", folder, Placement({"": "cpu"}, torch.float32), "native")
     assert type(model) is NativeModel
     ids = torch.randint(3, 259, (1, 40), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        # the native weights are in bfloat16
-        expected = load_plain(folder, torch.bfloat16).float()(ids).logits[0]
+        expected = load_plain(folder, torch.float32)(ids).logits[0]
     assert expected.isfinite().all()
     cache = model.new_cache()
     made = [cache.prefill(ids[0, :20].tolist())]
     made += [cache.decode([token]) for token in ids[0, 20:].tolist()]
     found = torch.cat([logits.reshape(-1, expected.shape[1])[-1:] for logits in made])
-    torch.testing.assert_close(found, expected[19:], rtol=0, atol=2e-3 * float(expected.std()))
+    assert torch.equal(found.argmax(-1), expected[19:].argmax(-1))
+    torch.testing.assert_close(found, expected[19:], rtol=0, atol=0.05 * float(expected.std()))
 
 
 def test_matrices_stay_valid_without_their_reader(tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def test_a_reply_ends_at_the_end_of_a_turn_as_well_as_of_a_text(tmp_path: Path, 
     model = load(
         "tiny",
         tmp_path / "made",
-        Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True),
-        "bf16",
+        Placement({"": "cpu"}, torch.float32),
+        weights="bf16",
     )
     assert {5, 2} <= set(model.info.eos_token_ids)
 
