@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 
 from chatlm import ModelLocation, find_model, load_pretrained
-from chatlm_lora import library
+from chatlm.plugin_kit.training import ProgressListener
+from chatlm_lora import dataset, library
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.merging import export_merged
+from chatlm_lora.recipe import Recipe, TrainingJob
+from chatlm_lora.trainer import train_adapter
 from chatlm_lora.validation import AdapterRefused, validate_adapter
 from tests.gguf_files import make_folder, save_gguf
 from tests.plugins.lora import RANK, adapter
@@ -66,3 +70,18 @@ def test_it_is_merged_into_a_model_of_safetensors(
         found = load_pretrained(whole, device="cpu", dtype="float32")(ids).logits
     assert (found - wanted).norm() / wanted.norm() < 0.02  # the model is written in bfloat16
     assert (without - wanted).norm() / wanted.norm() > 0.1
+
+
+def test_it_is_trained_on_the_numbers_of_the_file(
+    home: Path, base: ModelLocation, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"Question {n}?", "completion": "yes, yes"} for n in range(16)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    recipe = Recipe(learning_rate=0.05, epochs=2, batch_size=4, held_out=0.25, dropout=0.0)
+    read = dataset.read_dataset(data, seed=recipe.seed, held_out_share=recipe.held_out)
+    job = TrainingJob("mine", base, read, recipe, licence="CC0", use_cpu=True)
+    made = train_adapter(job, ProgressListener())
+    assert made is not None
+    assert made.scores["held_out_loss_after"] < made.scores["held_out_loss_before"]
+    assert validate_adapter(ADAPTERS.get("mine").path, base).warnings == ()
