@@ -122,9 +122,13 @@ def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
         return None
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.memory_plan import budget_memory
+    from chatlm.engines.open import registered_runtimes
+    from chatlm.plugin_host.lifecycle import loaded_plugins
 
     config = load_config()
     try:
+        with loaded_plugins(config) as plugins:
+            runtimes = registered_runtimes(plugins).keys()
         return budget_memory(
             details.name,
             details.folder,
@@ -134,6 +138,7 @@ def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
             kv_cache=config.kv_cache,
             context=config.context,
             refuse=False,
+            runtimes=runtimes,
         )
     except ModelError:  # it has no such device
         return None

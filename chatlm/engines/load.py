@@ -101,9 +101,15 @@ def load(
                 model, notes = _try_runtimes(name, folder, context, runtimes)
                 if model is not None:
                     return model
+            if gguf_file(folder) and not runtimes:
+                notes = (
+                    "transformers runs this model, with more memory than its file has; "
+                    "`pip install 'chatlm[llamacpp]'` lets llama.cpp run it as it is.",
+                )
             log.info("%s is run by transformers: %s", name, reason)
             if weights in ("int8", "int4") and not can_quantize():
                 notes = (
+                    *notes,
                     f"The weights could not be held as {weights}: {reason}. transformers can do "
                     "it after `pip install 'chatlm[quantize]'`.",
                 )

@@ -170,7 +170,7 @@ class LocalEngine:
                 engine,
                 weights,
                 kv_cache,
-                context=context,
+                context=context or (memory.context_length if memory else None),
                 runtimes=runtimes,
             ),
             load_tokenizer(name, folder),

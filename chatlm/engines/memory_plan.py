@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,7 +21,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
-from chatlm.hub.weights import count_parameters, tensor_shapes, weight_files
+from chatlm.hub.weights import count_parameters, gguf_file, tensor_shapes, weight_files
 from chatlm.types.memory import MemoryBudget
 
 _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
@@ -122,6 +122,7 @@ def plan_memory(
     engine: str = "auto",
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
+    runtimes: Collection[str] = (),
 ) -> MemoryPlan | None:
     """Estimate a model's memory from its config.json and the headers of its files.
 
@@ -131,6 +132,7 @@ def plan_memory(
         engine: see `chatlm.engines.load.load`.
         weights: see `chatlm.engines.load.load`.
         kv_cache: see `chatlm.engines.load.load`.
+        runtimes: names of those that plugins offer.
 
     Returns:
         None if its config.json does not say enough.
@@ -141,11 +143,19 @@ def plan_memory(
     config = read_config(folder)
     device = placement.device or "auto"
     native = engine != "transformers" and weights != "float32" and _is_native(folder, device)
+    by_runtime = gguf_file(folder) is not None and (
+        engine in runtimes
+        or (engine == "auto" and not native and weights in ("auto", "stored") and bool(runtimes))
+    )
+    if by_runtime:  # it keeps in main memory what a GPU has no room for
+        native, device = False, "cpu"
     number_bytes = 4 if weights == "float32" or placement.dtype is torch.float32 else 2
     try:
         text = config.get("text_config") or config
         row_multiple, kv_number_bytes = 1, float(number_bytes)
-        if native:
+        if by_runtime:
+            kv_number_bytes = 2.0
+        elif native:
             row_multiple, kv_number_bytes = kv_row_format(number_bytes, kv_cache)
         layout = read_kv_layout(config, row_multiple=row_multiple)
         own_context = int(text.get("max_position_embeddings") or text.get("n_positions") or 2048)
@@ -155,13 +165,15 @@ def plan_memory(
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
-    if native:
+    if by_runtime:
+        weight_bytes = _gguf_bytes(folder)
+    elif native:
         weight_bytes = _native_weights(folder, device, weights, vocabulary * hidden)
     else:
         weight_bytes = _transformers_weights(folder, weights, number_bytes, vocabulary * hidden)
     available = available_memory(device)
     if device in ("cpu", "mps"):
-        program = _NATIVE_PROGRAM if native else _TRANSFORMERS_PROGRAM
+        program = _NATIVE_PROGRAM if native or by_runtime else _TRANSFORMERS_PROGRAM
         if available is not None:  # without what the program has taken already
             available += min(own_memory(), program)
     else:
@@ -238,6 +250,7 @@ def budget_memory(
     kv_cache: KVFormat = "auto",
     context: int | None = None,
     refuse: bool = True,
+    runtimes: Collection[str] = (),
 ) -> MemoryBudget | None:
     """Return the budget of a model that may be loaded; None if it cannot be estimated.
 
@@ -250,6 +263,7 @@ def budget_memory(
         kv_cache: see `chatlm.engines.load.load`.
         context: as set by the user; None for as much as fits.
         refuse: whether to refuse a model that does not fit.
+        runtimes: see `plan_memory`.
 
     Raises:
         OutOfMemoryError: it does not fit; the message says what is needed and available, the hint
@@ -258,7 +272,7 @@ def budget_memory(
     """
 
     def plan_with(weights: str, kv_cache: KVFormat = kv_cache) -> MemoryPlan | None:
-        return plan_memory(folder, placement, engine, weights, kv_cache)
+        return plan_memory(folder, placement, engine, weights, kv_cache, runtimes)
 
     plan = plan_with(weights)
     if plan is None:

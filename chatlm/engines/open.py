@@ -145,6 +145,7 @@ def _open_local(
     from chatlm.engines.memory_plan import budget_memory
 
     placement = resolve_placement(config.device)
+    runtimes = registered_runtimes(plugins)
     memory = budget_memory(
         location.name,
         location.folder,
@@ -154,6 +155,7 @@ def _open_local(
         kv_cache=config.kv_cache,
         context=config.context,
         refuse=config.check_memory,
+        runtimes=runtimes.keys(),
     )
     return LocalEngine.from_folder(
         location.name,
@@ -167,11 +169,11 @@ def _open_local(
         kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
         memory=memory,
-        runtimes=_registered_runtimes(plugins),
+        runtimes=runtimes,
     )
 
 
-def _registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:
+def registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:
     """Return what plugins offer to run GGUF files, by name; the first plugin of a name wins."""
     runtimes: dict[str, GgufRuntime] = {}
     for _, (name, runtime) in plugins.collect("register_gguf_runtimes"):

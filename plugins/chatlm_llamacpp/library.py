@@ -8,14 +8,11 @@ import os
 from collections import deque
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from chatlm import Unsupported
 
 log = logging.getLogger("chatlm.plugins.llamacpp")
-
-INSTALL = "pip install 'chatlm[llamacpp]'"
 
 _LEVELS = {3: logging.INFO, 4: logging.WARNING}
 """Warning and error of llama.cpp: it also warns of what is usual. The rest is for debugging."""
@@ -51,20 +48,13 @@ class LogForwarder:
 forwarder = LogForwarder()
 
 
-def is_installed() -> bool:
-    """Whether llama-cpp-python is installed; it is not imported."""
-    return find_spec("llama_cpp") is not None
-
-
 @cache
 def load_library() -> Any:
     """Import the C functions and structures of llama.cpp, by their own names.
 
     Raises:
-        Unsupported: they are not installed, or cannot be loaded.
+        Unsupported: they cannot be loaded.
     """
-    if not is_installed():
-        raise Unsupported(f"llama.cpp is not installed; {INSTALL} installs it")
     try:
         api: Any = import_module("llama_cpp")
     except (ImportError, OSError, RuntimeError) as error:

@@ -22,7 +22,7 @@ def open_model(model: GgufModel, settings: Settings) -> LlamaCppModel:
     """Load a GGUF file.
 
     Raises:
-        Unsupported: llama.cpp is not installed, or cannot run the model.
+        Unsupported: llama.cpp cannot be loaded, or cannot run the model.
         ModelError: it cannot read the file.
         MemoryError: there is not enough memory.
     """

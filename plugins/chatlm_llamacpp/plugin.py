@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from chatlm import hookimpl, load_plugin_settings
-from chatlm_llamacpp import PLUGIN
+from chatlm_llamacpp import PLUGIN, is_installed
 from chatlm_llamacpp.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ __all__ = ["Settings"]
 
 @hookimpl
 def register_gguf_runtimes(register: Callable[[str, GgufRuntime], None]) -> None:
-    """Register llama.cpp, whether it is installed or not: a model that needs it says so."""
-    register(PLUGIN, _open_model)
+    """Register llama.cpp if it is installed."""
+    if is_installed():
+        register(PLUGIN, _open_model)
 
 
 def _open_model(model: GgufModel) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +27,13 @@ from chatlm.engines.memory_plan import MIN_CONTEXT, MemoryPlan, budget_memory, p
 from chatlm.engines.model import Unsupported
 from chatlm.engines.open import open_engine
 from chatlm.errors import ChatlmError, OutOfMemoryError
+from chatlm.hub import gguf_folder
 from chatlm.hub.installed import ModelDetails
 from chatlm.hub.jobs import ignore_progress
+from chatlm.hub.weights import count_parameters
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.memory import MemoryBudget
+from tests.gguf_files import save_gguf
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 
@@ -473,3 +477,19 @@ def test_weights_that_cannot_be_mapped_are_no_reason_to_try_transformers(
     monkeypatch.setattr(load_module, "_load_native", read)
     with pytest.raises(OutOfMemoryError, match="Not enough memory to load big"):
         load("big", tmp_path, CPU)
+
+
+def test_a_runtime_needs_what_the_file_has(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    file = save_gguf(tmp_path / "tiny.gguf", "lfm2")
+    gguf_folder.prepare_in_process(file, made)
+    os.link(file, made / file.name)
+    cuda = Placement({"": "cuda:0"}, torch.bfloat16)
+    for engine, placement in (("auto", CPU), ("llamacpp", CPU), ("llamacpp", cuda)):
+        plan = plan_memory(made, placement, engine, runtimes=["llamacpp"])
+        assert plan is not None
+        assert (plan.weights, plan.device) == (file.stat().st_size, "cpu")
+    for engine, weights in (("transformers", "auto"), ("auto", "float32")):
+        plan = plan_memory(made, CPU, engine, weights, runtimes=["llamacpp"])
+        assert plan is not None
+        assert plan.weights == count_parameters(made) * (4 if weights == "float32" else 2)

@@ -15,13 +15,14 @@ from chatlm import GgufModel, LocalEngine
 from chatlm.engines.gguf_runtimes import linear_finder
 from chatlm.hub.gguf.file import GgufFile
 from chatlm.hub.gguf.tokenizer import read_special_tokens, write_tokenizer
+from chatlm_llamacpp import is_installed
 from tests import gguf_files
 
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
 """Settings with which llama.cpp rounds nothing but weights."""
 
 needs_llamacpp = pytest.mark.skipif(
-    "not __import__('chatlm_llamacpp.library').library.is_installed()",
+    not is_installed(),
     reason="llama-cpp-python is not installed: pip install 'chatlm[llamacpp]'",
 )
 
