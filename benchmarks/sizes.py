@@ -320,7 +320,7 @@ def check(options: argparse.Namespace, python: str, files: Path) -> dict[str, An
     found: dict[str, Any] = {"random": {}, "real": {}}
     print(f"{'':<18}{'KL':>10}{'top-1':>10}")
     for architecture in SMALL:
-        for quant in ("q4_k_m", *TYPES):
+        for quant in options.types:
             quality = compare_random(architecture, quant, files, tokenizer)
             shutil.rmtree(home / "models", ignore_errors=True)
             found["random"][f"{architecture} {quant}"] = dataclasses.asdict(quality)
@@ -344,7 +344,7 @@ def check(options: argparse.Namespace, python: str, files: Path) -> dict[str, An
             result = run_child(chatlm_command(), {**mine, "written": written}, {})
         found["real"][name] = result
         print(
-            f"{name}, {result['dtype']}: {result['same']} of {result['compared']} tokens of "
+            f"{name}, {result['weights']}: {result['same']} of {result['compared']} tokens of "
             "llama.cpp's greedy text are chatlm's most likely ones"
         )
     return found
@@ -390,6 +390,10 @@ def main() -> None:
         help="report the best of the rounds, not the median, on a machine that others use",
     )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="compare logits instead of speed")
+    parser.add_argument(
+        "--types", type=_names(("q4_k_m", *map(str.lower, TYPES))),
+        default=",".join(("q4_k_m", *TYPES)), help="what --check compares",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep the files for the next run")
     parser.add_argument(
         "--peer-python", type=_setting, action="append", default=[], metavar="PEER=PYTHON",

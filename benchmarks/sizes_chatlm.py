@@ -62,7 +62,12 @@ class _Chatlm:
         from chatlm.version import version
 
         info = self.engine.info
-        return {"chatlm": version(), **info.versions, "built": info.weights}
+        return {"chatlm": version(), **info.versions, "weights": weights(info)}
+
+
+def weights(info: Any) -> str:
+    """Return how an engine or a model describes the format of its weights."""
+    return str(getattr(info, "weights", None) or info.weights)
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def compare(task: dict[str, Any]) -> dict[str, Any]:
         for length, written in task["written"].items()
     ]
     same, compared = (sum(numbers) for numbers in zip(*counts, strict=True))
-    return {"same": same, "compared": compared, "dtype": model.info.weights}
+    return {"same": same, "compared": compared, "weights": weights(model.info)}
 
 
 def main() -> None:

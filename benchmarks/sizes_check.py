@@ -48,6 +48,7 @@ def compare_random(architecture: str, quant: str, folder: Path, tokenizer: Path)
         tokenizer: as for `write_model`.
     """
     file = folder / f"{architecture}-{quant}.gguf"
+    file.unlink(missing_ok=True)
     write_model(file, SMALL[architecture], quant, tokenizer)
     generator = torch.Generator().manual_seed(0)
     texts = torch.randint(1000, 40_000, (TEXTS, LENGTH), generator=generator).tolist()

@@ -93,7 +93,7 @@ class _LlamaCpp:
         built = Path(sys.prefix) / "built.txt"
         return {
             "llama-cpp-python": version("llama-cpp-python"),
-            "built": built.read_text(encoding="utf-8") if built.exists() else "not known",
+            "built": built.read_text(encoding="utf-8").strip() if built.exists() else "not known",
             "system": self._api.llama_print_system_info().decode(),
         }
 

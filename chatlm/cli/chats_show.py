@@ -230,7 +230,9 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
         yield "prompt format", provenance.prompt_format or "unknown"
         yield "prompt hash", provenance.prompt_hash or "unknown"
         weights = describe_old_weights(provenance.weights)
-        yield "device", ", ".join(filter(None, (provenance.device, weights))) or "unknown"
+        kv_cache = provenance.kv_cache and f"KV cache {provenance.kv_cache}"
+        facts = filter(None, (provenance.device, weights, kv_cache))
+        yield "device", ", ".join(facts) or "unknown"
         yield "context", f"{provenance.context_length} tokens"
     if provenance.versions:
         yield (

@@ -207,7 +207,8 @@ def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> 
     if ggufs and weights in ("auto", "stored"):
         return int(_GGUF_FACTOR * ggufs)
     if weights == "stored":
-        return _stored_bytes(folder)
+        in_file = (_copies(folder, embedding) - 1) * embedding / max(1, count_parameters(folder))
+        return int(_stored_bytes(folder) * (1 - in_file))
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
     # without an output matrix of its own, a model uses the embedding, which is packed for that

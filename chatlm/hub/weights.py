@@ -121,21 +121,6 @@ def parameters_by_type(folder: Path) -> Counter[str]:
     return parameters
 
 
-def matrix_dtypes(folder: Path) -> set[str]:
-    """Return the number formats of the matrices of a model folder, as the files name them, such as
-    BF16 or Q4_K."""
-    if path := gguf_file(folder):
-        with GgufFile(path) as file:
-            return {each.type_name for each in file.tensors.values() if len(each.shape) > 1}
-    headers = (safetensors_header(path) or {} for path in weight_files(folder))
-    return {
-        tensor["dtype"]
-        for header in headers
-        for tensor in header.values()
-        if len(tensor["shape"]) > 1
-    }
-
-
 _SAMPLE_BYTES = 4096
 
 

@@ -155,16 +155,17 @@ def test_on_the_real_model_every_decoder_computes_what_peft_computes(
     default_model: Path, folders: dict[str, Path]
 ) -> None:
     ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
-    models = [
-        load("default", default_model, EXACT, engine, "bf16" if engine == "native" else "auto")
-        for engine in ("native", "transformers")
-    ]
+    kinds = (("native", "stored"), ("transformers", "auto"))
+    models = [load("default", default_model, EXACT, *kind) for kind in kinds]
     assert isinstance(models[0], NativeModel)
     for folder in folders.values():
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
             made = read_logits(model.load_adapter(folder), ids, 64)
-            assert float((made - true).abs().max()) < 5e-4  # the logits spread over 3
+            # the logits spread over 3; the kernel rounds vectors for quantized matrices
+            limit = 0.05 if isinstance(model, NativeModel) else 5e-4
+            assert float((made - true).abs().max()) < limit
+            assert divergence(true, made) < 1e-5
 
 
 def divergence(true: torch.Tensor, other: torch.Tensor) -> float:

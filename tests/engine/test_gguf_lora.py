@@ -13,13 +13,19 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from chatlm.engines.native.architectures.registry import read_config
+from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.compiler import kernel_library
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.weights import read_weights
 from chatlm.errors import ModelError
+from chatlm.hub.gguf import architectures
+from chatlm.hub.gguf.file import GgufFile
 from chatlm.hub.gguf.lora import _MODEL_TYPES, convert_gguf_lora
 from chatlm.hub.installed import ModelLocation
 from tests.engine import adapter_files
-from tests.engine.test_native import native_model
-from tests.gguf_files import ORIGINALS, save_gguf_lora, save_original
+from tests.engine.test_native import ABOUT, native_model
+from tests.gguf_files import ORIGINALS, save_gguf, save_gguf_lora, save_original
 
 IDS = list(range(5, 45))
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -104,6 +110,28 @@ def test_a_native_model_and_peft_compute_the_same_from_both(
     assert torch.equal(true, same)
     assert not torch.allclose(true, base)
     torch.testing.assert_close(plain[0], base[0, -1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_and_its_adapter_may_both_be_gguf_files(tmp_path: Path) -> None:
+    """Rows of queries and keys are in the file's order in one, and in that of transformers in the
+    other."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    gguf = save_gguf(folder / "tiny.gguf", "llama wide")
+    with GgufFile(gguf) as file:
+        (folder / "config.json").write_text(json.dumps(architectures.read_config(file)))
+    original = folder / "original"
+    adapter = adapter_files.save(tmp_path / "adapter", original, strength=0.3)
+    made = converted(
+        save_gguf_lora(tmp_path / "lora.gguf", adapter, original),
+        ModelLocation("model", folder, "chat"),
+    )
+    config = read_config(folder)
+    kernel = Kernel(kernel_library(float32=True), torch.float32)
+    decoder = CDecoder(kernel, config, read_weights(folder, config), "stored", 2)
+    found = logits_of(NativeModel(config, decoder.weights, decoder, ABOUT), made)
+    true = adapter_files.reference(original, adapter)(torch.tensor([IDS[:36]])).logits[0, 19:]
+    torch.testing.assert_close(found, true, rtol=1e-3, atol=1e-3 * float(true.std()))
 
 
 def test_an_adapter_without_alpha_is_not_scaled(tmp_path: Path, llama: ModelLocation) -> None:

@@ -10,12 +10,16 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file
 
+from chatlm.engines.devices import Placement
+from chatlm.engines.load import load
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.dequantize import dequantize_matrix, dequantize_rows
 from chatlm.engines.native.gguf_tensors import GgufTensors
+from chatlm.engines.native.model import NativeModel
 from chatlm.hub.gguf.architectures import read_config
 from chatlm.hub.gguf.file import GgufFile
-from tests.gguf_files import save_gguf
+from tests.gguf_files import make_folder, save_gguf
+from tests.models import load_plain
 
 TYPES = [
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
@@ -103,6 +107,30 @@ def test_the_heads_of_linear_attention_are_found_by_their_order(tmp_path: Path) 
     name = f"{LAYER}.linear_attn.out_proj.weight"
     with pytest.raises(Unsupported, match=r"out_proj\.weight is stored in another order"):
         tensors.matrix(name, *original[name].shape)
+
+
+MIXED = {
+    "attn_q": "Q4_K", "attn_k": "Q6_K", "attn_v": "Q5_0", "attn_output": "IQ4_XS",
+    "ffn_gate": "Q8_0", "ffn_up": "Q3_K", "ffn_down": "MXFP4", "token_embd": "Q6_K",
+    r"^output\.": "Q5_K",
+}  # fmt: skip
+"""Number formats by pattern of the names of tensors."""
+
+
+def test_the_native_decoders_compute_what_transformers_does(tmp_path: Path) -> None:
+    folder = make_folder(save_gguf(tmp_path / "tiny.gguf", "llama wide", types=MIXED))
+    model = load("tiny", folder, Placement({"": "cpu"}, torch.float32), "native")
+    assert type(model) is NativeModel
+    ids = torch.randint(3, 259, (1, 40), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = load_plain(folder, torch.float32)(ids).logits[0]
+    assert expected.isfinite().all()
+    cache = model.new_cache()
+    made = [cache.prefill(ids[0, :20].tolist())]
+    made += [cache.decode([token]) for token in ids[0, 20:].tolist()]
+    found = torch.cat([logits.reshape(-1, expected.shape[1])[-1:] for logits in made])
+    assert torch.equal(found.argmax(-1), expected[19:].argmax(-1))
+    torch.testing.assert_close(found, expected[19:], rtol=0, atol=0.05 * float(expected.std()))
 
 
 def test_matrices_stay_valid_without_their_reader(tmp_path: Path) -> None:

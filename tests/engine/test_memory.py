@@ -231,6 +231,7 @@ def planned(folder: Path, engine: str = "auto", weights: str = "auto") -> Memory
         ("auto", "int8", (PARAMETERS - EMBEDDING) * 8.5 / 8),
         ("native", "int4", (PARAMETERS - 2 * EMBEDDING) * 5 / 8 + EMBEDDING * 8.5 / 8),
         ("torch", "bf16", (PARAMETERS - EMBEDDING) * 2),
+        ("native", "stored", (PARAMETERS - EMBEDDING) * 2),
         ("auto", "float32", PARAMETERS * 4),
         ("transformers", "auto", PARAMETERS * 2),
         ("transformers", "int8", (PARAMETERS - 2 * EMBEDDING) + 2 * EMBEDDING * 2),

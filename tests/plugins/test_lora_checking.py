@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from chatlm import ChatlmError, ModelLocation, UsageError
+from chatlm.hub.gguf import architectures
+from chatlm.hub.gguf.file import GgufFile
 from chatlm_lora import card, library
 from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.validation import AdapterRefused, same_base, validate_adapter
-from tests.gguf_files import save_gguf_lora
+from tests.engine.adapter_files import save
+from tests.gguf_files import save_gguf, save_gguf_lora
 from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -313,6 +317,22 @@ def test_a_gguf_file_becomes_what_peft_saves(
     known = card.read_card(mine)
     assert known is not None
     assert known.source == {"file": str(file)}
+
+
+def test_an_adapter_for_a_model_that_is_a_gguf_file(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    gguf = save_gguf(folder / "tiny.gguf", "llama wide")
+    with GgufFile(gguf) as file:
+        (folder / "config.json").write_text(json.dumps(architectures.read_config(file)))
+    base = ModelLocation("tiny", folder, "chat")
+    original = save(tmp_path / "adapter", folder / "original", target_modules=["q_proj", "k_proj"])
+    shutil.rmtree(folder / "original")
+    found = library.add_adapter("wide", original, base)
+    assert len(found.modules) == 4
+    small = adapter(tmp_path / "small")
+    with pytest.raises(AdapterRefused, match="o_proj has 32 inputs and 32 outputs, in tiny 256"):
+        library.add_adapter("small", small, base)
 
 
 def test_a_gguf_file_for_another_model_is_refused_by_its_name(

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
 from chatlm.chat.word_diff import DiffSegment, diff_words
+from chatlm.cli.chats_show import _reply_facts
 from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message, Reply, StopReason
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.costs import processor_seconds, step_seconds
@@ -239,3 +241,16 @@ def test_thoughts_are_replayed_and_compared(store: Store) -> None:
     assert [(piece.kind, piece.text) for piece in answer.diff()] == [
         ("same", "It is "), ("removed", "4."), ("added", "5."),
     ]  # fmt: skip
+
+
+def test_the_shell_shows_a_kv_cache_that_rounds(store: Store) -> None:
+    reply = store_reply(store, "Hello.")
+    made_by = store.provenance(reply.id)
+    assert made_by is not None
+    rounded = dataclasses.replace(made_by, device="cpu", weights="8-bit", kv_cache="8-bit")
+    assert Provenance.from_dict(rounded.to_dict()) == rounded
+    shown = {
+        provenance.kv_cache: dict(_reply_facts(reply, provenance))["device"]
+        for provenance in (rounded, dataclasses.replace(rounded, kv_cache=""))
+    }
+    assert shown == {"8-bit": "cpu, 8-bit, KV cache 8-bit", "": "cpu, 8-bit"}

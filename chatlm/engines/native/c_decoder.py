@@ -30,6 +30,7 @@ from chatlm.engines.native.quantization import WeightFormat, choose_format
 from chatlm.engines.native.stored_matrix import ELEMENT_TYPES, StoredMatrix
 from chatlm.engines.native.weights import (
     LINEAR_FIELDS,
+    ComputedWeights,
     LayerWeights,
     ModelWeights,
     StoredWeights,
@@ -158,8 +159,9 @@ class Kernel:
             functions.read_rows.restype = None
             functions.multiply_matrix.argtypes = (
                 c_void_p, POINTER(_PackedMatrixStruct), c_void_p, c_int64, c_int64, c_void_p,
-                c_void_p,
             )  # fmt: skip
+            functions.multiply_lm_head.argtypes = (c_void_p, c_void_p, c_void_p)
+            functions.multiply_lm_head.restype = None
             functions.open_decoder.argtypes = (POINTER(_ModelStruct), c_int)
             functions.open_decoder.restype = c_void_p
             functions.close_decoder.argtypes = (c_void_p,)
@@ -262,8 +264,6 @@ class PackedLinear:
     matrix: PackedMatrix
     handle: _Handle
     dtype: torch.dtype
-    is_lm_head: bool = False
-    """Whether its results are float32."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply, see `MatMul`.
@@ -274,18 +274,36 @@ class PackedLinear:
         x = x.to(self.dtype).contiguous()
         if x.dim() != 2 or x.shape[1] != self.matrix.columns:
             raise ValueError(f"vectors of the shape {tuple(x.shape)}")
-        dtype = torch.float32 if self.is_lm_head else self.dtype
-        y = torch.empty(len(x), self.matrix.rows, dtype=dtype)
+        y = torch.empty(len(x), self.matrix.rows, dtype=self.dtype)
         matrix = self.matrix.as_struct()
         with self.handle.lock:
             status = self.handle.functions.multiply_matrix(
                 self.handle.pointer, ctypes.byref(matrix), x.data_ptr(), x.shape[1], len(x),
-                None if self.is_lm_head else y.data_ptr(),
-                y.data_ptr() if self.is_lm_head else None,
+                y.data_ptr(),
             )  # fmt: skip
         if status:
             raise MemoryError
         return y
+
+
+@dataclass(frozen=True)
+class PackedHead:
+    """The output matrix, multiplied with one vector as for a token that is decoded."""
+
+    handle: _Handle
+    vocab_size: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiply with one vector, see `MatMul`; the results are float32."""
+        if len(x) != 1:
+            raise ValueError(f"{len(x)} vectors instead of one")
+        x = x.float().contiguous()
+        logits = torch.empty(1, self.vocab_size)
+        with self.handle.lock:
+            self.handle.functions.multiply_lm_head(
+                self.handle.pointer, x.data_ptr(), logits.data_ptr()
+            )
+        return logits
 
 
 @dataclass(frozen=True)
@@ -364,7 +382,7 @@ class CDecoder:
             head.result().as_struct(),
         )  # fmt: skip
         self._handle = _Handle(kernel, model, threads, self._keepalive)
-        self.weights = self._prompt_weights(weights, layers, head.result())
+        self.weights = self._prompt_weights(weights, layers)
         """The packed weights, for prompts."""
         self.close = self._handle.close
 
@@ -405,8 +423,7 @@ class CDecoder:
         self,
         stored: StoredWeights,
         layers: Sequence[LayerWeights[PackedMatrix]],
-        head: PackedMatrix,
-    ) -> ModelWeights[PackedLinear, StoredEmbedding]:
+    ) -> ComputedWeights:
         dtype = self._kernel.dtype
 
         def linear(matrix: PackedMatrix) -> PackedLinear:
@@ -419,7 +436,7 @@ class CDecoder:
             embed_tokens=StoredEmbedding(stored.embed_tokens, self._kernel),
             layers=tuple(map_layer(layer, linear, vector) for layer in layers),
             norm=stored.norm.to(dtype),
-            lm_head=PackedLinear(head, self._handle, dtype, is_lm_head=True),
+            lm_head=PackedHead(self._handle, self._config.vocab_size),
         )
 
     def _float_pointer(self, tensor: Tensor | None) -> int | None:

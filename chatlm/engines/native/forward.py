@@ -73,9 +73,10 @@ def forward(
         mask: which keys each token attends to; None for all, or with `causal` for earlier ones.
         causal: whether each token attends to itself and the ones before it in the block.
     """
-    residual = _scale(weights.embed_tokens(ids), config.embedding_multiplier)
-    cosines, sines = rope.to(residual.dtype).chunk(2, dim=-1)
+    embeddings = _scale(weights.embed_tokens(ids), config.embedding_multiplier)
+    cosines, sines = rope.to(embeddings.dtype).chunk(2, dim=-1)
     rotation = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
+    residual = embeddings.float()  # many additions, each of which would be rounded
     for index, layer in enumerate(weights.layers):
         x = _norm(residual, layer.pre_attention_norm, config)
         x = _attention_block(config, layer, x, rotation, index, update_cache, mask, causal)
@@ -145,7 +146,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Apply RMSNorm over the last dimension, computed in float32."""
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    return weight * wide.to(weight.dtype)
 
 
 def _norm(x: Tensor, weight: Tensor | None, config: ModelConfig) -> Tensor:

@@ -160,6 +160,8 @@ static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
     for (int64_t t = 0; t < d->token_count; t++, values += matrix->width) {
         if (kind == O_PROJ)
             merge_chunks(d, &d->tokens[t], values);
+        else if (d->is_normalized)
+            memcpy(values, d->residual, (size_t)m->hidden_size * sizeof *values);
         else if (kind != DOWN_PROJ)
             rms_norm(d->residual + t * d->hidden_stride, norm, m->hidden_size, m->rms_norm_eps,
                      values);
@@ -365,12 +367,12 @@ static bool allocate_buffers(Decoder *d)
         max_i64(max_i64(d->hidden_stride, d->attention_stride), d->intermediate_stride);
     int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
     int64_t scales = MAX_STEP_TOKENS * widest / ACTIVATION_GROUP;
-    int64_t sums = MAX_STEP_TOKENS * widest / LANES;
+    int64_t sums = MAX_STEP_TOKENS * widest / 16 + LANES;
     int64_t prompt_buffer = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
     int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
                          + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK
                          + 2 * KV_CHUNK * stride / KV_GROUP;
-    per_thread += 2 * quantized + scales + sums + prompt_buffer + PROMPT_RESULTS_SIZE + 6 * LANES;
+    per_thread += 2 * quantized + scales + 2 * sums + prompt_buffer + PROMPT_RESULTS_SIZE + 8 * LANES;
     int64_t total =
         MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
         + d->num_threads * per_thread;
@@ -395,7 +397,8 @@ static bool allocate_buffers(Decoder *d)
         s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
         s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
         s->input.scales = arena_alloc(&next, scales);
-        s->input.group_sums = arena_alloc(&next, sums);
+        s->input.sums_of_16 = arena_alloc(&next, sums);
+        s->input.sums_of_32 = arena_alloc(&next, sums);
         s->prompt_buffer = (buffer_t *)arena_alloc(&next, prompt_buffer);
         s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
     }
@@ -496,10 +499,10 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
     return 0;
 }
 
-/* Multiply a matrix with `count` vectors, (count, columns), at once; the results, (count, rows), are
-   written to `y`, or to `y_float` if `y` is NULL. Returns 0, or -1 when out of memory. */
+/* Multiply a matrix with `count` vectors of a prompt, (count, columns), at once; the results,
+   (count, rows), are written to `y`. Returns 0, or -1 when out of memory. */
 int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64_t columns,
-                    int64_t count, element_t *y, float *y_float)
+                    int64_t count, element_t *y)
 {
     int64_t size = round_up(count, VECTOR_BLOCK) * m->width;
     if (size > d->prompt_x_capacity) {
@@ -518,8 +521,19 @@ int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64
                    x + v * columns + i,
                    (size_t)min_i64(TILE_COLUMNS, columns - i) * sizeof *x);
     d->prompt_matrix = m;
-    d->prompt = (PromptBlock){d->prompt_x, y, y_float, count};
+    d->prompt = (PromptBlock){d->prompt_x, y, count};
     wake_workers(d, prompt_phase(&d->model), false);
     run_tasks(d, &d->scratch[0]);
     return 0;
+}
+
+/* Multiply lm_head with the normalized state after the last token of a prompt, (hidden_size,), as
+   for a token that is decoded; writes (vocab_size,) logits. */
+void multiply_lm_head(Decoder *d, const float *x, float *logits)
+{
+    d->token_count = 1, d->max_lora_rank = 0, d->logits = logits, d->is_normalized = true;
+    memcpy(d->residual, x, (size_t)d->model.hidden_size * sizeof *x);
+    wake_workers(d, lm_head_phase(&d->model), false);
+    run_tasks(d, &d->scratch[0]);
+    d->is_normalized = false;
 }

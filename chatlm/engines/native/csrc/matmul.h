@@ -19,7 +19,7 @@ typedef struct {
     const float *values;
     int8_t *q_high, *q_low; /* value = scale * (128 * q_high + q_low), rounded */
     float *scales;          /* one per ACTIVATION_GROUP */
-    float *group_sums;      /* sums of the values of each 16 columns */
+    float *sums_of_16, *sums_of_32; /* sums of the values of so many columns */
     int64_t stride;         /* values from one vector to the next */
 } Activations;
 
@@ -28,8 +28,15 @@ static inline Activations activations_from(Activations x, int64_t vector)
 {
     int64_t offset = vector * x.stride;
     x.values += offset, x.q_high += offset, x.q_low += offset;
-    x.scales += offset / ACTIVATION_GROUP, x.group_sums += offset / LANES;
+    x.scales += offset / ACTIVATION_GROUP;
+    x.sums_of_16 += offset / 16, x.sums_of_32 += offset / 32;
     return x;
+}
+
+static inline void add_up_sums(Activations x)
+{
+    for (int64_t i = 0; i < x.stride / 32; i++)
+        x.sums_of_32[i] = x.sums_of_16[2 * i] + x.sums_of_16[2 * i + 1];
 }
 
 #if defined __AVX512VNNI__ || defined __AVXVNNI__
@@ -91,10 +98,11 @@ static void quantize_activations(Activations x)
             i8x16 low_bytes = __builtin_convertvector(codes - (high << 7), i8x16);
             memcpy(x.q_high + i, &high_bytes, sizeof high_bytes);
             memcpy(x.q_low + i, &low_bytes, sizeof low_bytes);
-            x.group_sums[i / LANES] =
+            x.sums_of_16[i / 16] =
                 x.scales[group] * horizontal_sum(__builtin_convertvector(codes, f32x16));
         }
     }
+    add_up_sums(x);
 }
 
 #else
@@ -112,7 +120,8 @@ static inline f32x16 dot_value(DotAccumulator sum, float step) { return (void)st
 static void quantize_activations(Activations x)
 {
     for (int64_t i = 0; i < x.stride; i += LANES)
-        x.group_sums[i / LANES] = horizontal_sum(load_f32x16(x.values + i));
+        x.sums_of_16[i / 16] = horizontal_sum(load_f32x16(x.values + i));
+    add_up_sums(x);
 }
 
 #endif
@@ -163,9 +172,10 @@ ALWAYS_INLINE void dot_quantized(const Format f, const uint8_t *block, Activatio
                                  const int count, f32x16 *out)
 {
     const int slab_groups = SLAB / f.group, group_quads = f.group / 4;
-    f32x16 sums[MAX_VECTORS] = {0};
+    const float *group_sums = f.group == 16 ? x.sums_of_16 : x.sums_of_32;
+    /* of the whole panel, and of the current block if its format is two-level */
+    f32x16 sums[MAX_VECTORS] = {0}, scaled[MAX_VECTORS] = {0}, minimums[MAX_VECTORS] = {0};
     for (int64_t column = 0; column < x.stride; column += block_columns(f)) {
-        f32x16 scaled[MAX_VECTORS] = {0}, minimums[MAX_VECTORS] = {0};
         for (int at = 0; at < codes_offset(f); at += 64)
             __builtin_prefetch(block + at + PREFETCH_BYTES);
         for (int s = 0; s < block_columns(f) / SLAB; s++) {
@@ -186,9 +196,7 @@ ALWAYS_INLINE void dot_quantized(const Format f, const uint8_t *block, Activatio
                                        v * x.stride + first + 4 * q);
                 for (int v = 0; v < count; v++) {
                     int64_t at = v * x.stride + first;
-                    float sum = x.group_sums[at / LANES];
-                    if (f.group == 2 * LANES)
-                        sum += x.group_sums[at / LANES + 1];
+                    float sum = group_sums[at / f.group];
                     f32x16 dot = dot_value(dots[v], x.scales[at / ACTIVATION_GROUP]);
                     if (f.has_minimums)
                         scaled[v] += scale * dot, minimums[v] += minimum * sum;
@@ -197,17 +205,16 @@ ALWAYS_INLINE void dot_quantized(const Format f, const uint8_t *block, Activatio
                 }
             }
         }
-        for (int v = 0; v < count; v++)
-            if (!f.two_level)
-                sums[v] += scaled[v] + minimums[v];
-            else if (!f.has_minimums)
-                sums[v] += block_scale(block) * scaled[v];
-            else
-                sums[v] += block_scale(block) * scaled[v] + block_minimum(block) * minimums[v];
+        for (int v = 0; f.two_level && v < count; v++) {
+            sums[v] += block_scale(block) * scaled[v];
+            if (f.has_minimums)
+                sums[v] += block_minimum(block) * minimums[v];
+            scaled[v] = minimums[v] = (f32x16){0};
+        }
         block += block_bytes(f);
     }
     for (int v = 0; v < count; v++)
-        out[v] = sums[v];
+        out[v] = f.two_level ? sums[v] : scaled[v] + minimums[v];
 }
 
 ALWAYS_INLINE void dot_panel(int64_t format, const uint8_t *panel, Activations x, const int count,

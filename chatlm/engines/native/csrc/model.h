@@ -88,7 +88,7 @@ typedef struct {
     PromptBlock prompt;
     element_t *prompt_x; /* the padded vectors */
     int64_t prompt_x_capacity;
-    bool use_amx;
+    bool use_amx, is_normalized; /* the residual of a call for lm_head alone */
     float *residual, *qkv, *gate_out, *up_out;
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;

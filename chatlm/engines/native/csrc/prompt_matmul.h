@@ -31,8 +31,7 @@ typedef struct {
     /* (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK vectors: tiles that lie
        together, since rows a power of two apart would compete for the same cache lines */
     const element_t *x;
-    element_t *y;       /* (vectors, rows), or NULL */
-    float *y_float;     /* the same as floats, or NULL */
+    element_t *y; /* (vectors, rows) */
     int64_t vectors;
 } PromptBlock;
 
@@ -289,9 +288,7 @@ static void store_results(const PromptBlock *p, int64_t matrix_rows, const float
             element_t rounded[LANES];
             if (bias)
                 values += load_f32x16(bias + r);
-            if (p->y_float) {
-                memcpy(p->y_float + at, &values, (size_t)count * sizeof *p->y_float);
-            } else if (count == LANES) {
+            if (count == LANES) {
                 store_elements(values, p->y + at);
             } else {
                 store_elements(values, rounded);
