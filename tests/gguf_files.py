@@ -546,9 +546,15 @@ ORIGINALS: dict[str, Original] = {
 }
 
 
+UNREAD = {
+    "internlm2": Original("Llama", "internlm2", {}, {"rope.dimension_count": 16}, interleaved=True)
+}
+"""Architectures that llama.cpp knows and chatlm does not."""
+
+
 def save_original(folder: Path, variant: str) -> Path:
     """Write the original into a folder, in bfloat16; the same each time."""
-    original = ORIGINALS[variant]
+    original = {**ORIGINALS, **UNREAD}[variant]
     has_text_config = original.kind in ("Gemma3", "Gemma4", "Qwen3_5", "Qwen3_5Moe")
     config_kind = f"{original.kind}{'TextConfig' if has_text_config else 'Config'}"
     config = getattr(transformers, config_kind)(**{**SIZES, **original.changes})
@@ -588,7 +594,7 @@ def save_gguf(
 
     Args:
         path: of the file.
-        variant: of `ORIGINALS`.
+        variant: of `ORIGINALS` or `UNREAD`.
         changes: to the settings; None removes one.
         general: what the file says about its origin.
         tokenizer: writes the vocabulary.
@@ -597,7 +603,7 @@ def save_gguf(
         types: number formats by pattern of the names of tensors; those that the gguf package cannot
             write get random weights.
     """
-    original = ORIGINALS[variant]
+    original = {**ORIGINALS, **UNREAD}[variant]
     folder = save_original(path.parent / "original", variant)
     config = transformers.AutoConfig.from_pretrained(folder)
     writer = GGUFWriter(path, original.architecture, split_max_tensors=part_tensors)

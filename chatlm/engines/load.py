@@ -39,6 +39,8 @@ from chatlm.engines.native.weights import (
 )
 from chatlm.errors import ChatlmError, ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.gguf.architectures import UnknownArchitecture, find_architecture
+from chatlm.hub.gguf.file import GgufFile
 from chatlm.hub.weights import gguf_file
 from chatlm.plugin_host.faults import describe_error
 from chatlm.types.runtimes import GgufRuntime
@@ -102,6 +104,7 @@ def load(
                 if model is not None:
                     return model
             if gguf_file(folder) and not runtimes:
+                _refuse_unknown_architecture(folder, ())
                 notes = (
                     "transformers runs this model, with more memory than its file has; "
                     "`pip install 'chatlm[llamacpp]'` lets llama.cpp run it as it is.",
@@ -118,6 +121,7 @@ def load(
             if not is_out_of_memory(error):
                 raise
             raise _memory_error(name) from error
+    _refuse_unknown_architecture(folder, notes)
     from chatlm.engines.transformers_model import TransformersModel
 
     if kv_cache != "auto":
@@ -130,6 +134,20 @@ def _memory_error(name: str) -> OutOfMemoryError:
         f"Not enough memory to load {name}",
         hint="Close other programs, choose a smaller model, or `chatlm config set weights int4`.",
     )
+
+
+def _refuse_unknown_architecture(folder: Path, notes: tuple[str, ...]) -> None:
+    """Refuse a GGUF file that only a runtime may run; `notes` say why none does."""
+    path = gguf_file(folder)
+    if path is None:
+        return
+    try:
+        with GgufFile(path) as file:
+            find_architecture(file)
+    except UnknownArchitecture as error:
+        if notes:
+            raise ModelError(error.message, hint=" ".join(notes)) from error
+        raise
 
 
 def _load_by_runtime(
@@ -165,7 +183,7 @@ def _try_runtimes(
             return _run_runtime(engine, runtime, name, folder, context), ()
         except Unsupported as reason:
             log.info("%s is not run by %s: %s", name, engine, reason)
-            reasons.append(f"transformers runs this model, in more memory: {reason}.")
+            reasons.append(f"{engine} does not run this model: {reason}.")
     return None, tuple(reasons)
 
 

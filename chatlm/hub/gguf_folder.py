@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from chatlm.errors import ModelError
 from chatlm.hub.checksums import FileRecord
 from chatlm.hub.disk import FREE_SPACE_HINT, NoSpace, copy_and_hash, no_space_error, require_space
-from chatlm.hub.gguf.architectures import map_tensors, read_config
+from chatlm.hub.gguf.architectures import UnknownArchitecture, map_tensors, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import FACTS_FILE, template_facts
 from chatlm.hub.gguf.tensor_data import TensorSource, check_types
@@ -131,7 +131,11 @@ def prepare_in_process(gguf: Path, output_folder: Path) -> None:
     import transformers
 
     with GgufFile(gguf) as file:
-        config, sources = read_model(file)
+        try:
+            config, sources = read_model(file)
+            tensors = {name for source in sources.values() for name in source.names}
+        except UnknownArchitecture:
+            config, tensors = read_unknown_config(file), set(file.tensors)
         output_folder.mkdir()
         # what is computed with where nothing else is asked for
         version = {"transformers_version": transformers.__version__}
@@ -139,14 +143,40 @@ def prepare_in_process(gguf: Path, output_folder: Path) -> None:
         generation = read_special_tokens(file).to_config() | read_sampling(file)
         _write_json(output_folder / "generation_config.json", generation | version)
         write_tokenizer(file, output_folder, config["max_position_embeddings"])
-        parameters = {"parameters": _parameters_by_type(file, sources)}
+        parameters = {"parameters": _parameters_by_type(file, tensors)}
         _write_json(output_folder / FACTS_FILE, template_facts(file) | parameters)
 
 
-def _parameters_by_type(file: GgufFile, sources: Mapping[str, TensorSource]) -> dict[str, int]:
-    stored = {name for source in sources.values() for name in source.names}
+def read_unknown_config(file: GgufFile) -> dict[str, Any]:
+    """Return a config.json for an architecture that only a plugin's runtime may know.
+
+    Raises:
+        GgufError: the file holds no model that generates text, or does not say its context length.
+    """
+    name = file.architecture
+    if f"{name}.pooling_type" in file or file.get(f"{name}.attention.causal") is False:
+        raise GgufError(
+            f"{file.path.name} does not generate text: it turns texts into vectors.",
+            "Choose a model for chats.",
+        )
+    length = file.get(f"{name}.context_length")
+    if not isinstance(length, int) or length < 1:
+        raise GgufError(
+            f"{file.path.name} does not say how long its context is ({name}.context_length).",
+            "Download it again, from another source if it stays so.",
+        )
+    config = {
+        "model_type": f"gguf {name}",  # so that it is taken for none of transformers
+        "architectures": ["GgufForCausalLM"],
+        "max_position_embeddings": length,
+        "vocab_size": file.array_length("tokenizer.ggml.tokens"),
+    }
+    return config | read_special_tokens(file).to_config()
+
+
+def _parameters_by_type(file: GgufFile, tensors: Collection[str]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for name in stored:
+    for name in tensors:
         counts[file.tensors[name].type_name] += prod(file.tensors[name].shape)
     return dict(counts.most_common())
 

@@ -11,6 +11,7 @@ from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
 from chatlm.hub.disk import freed_bytes, tree_bytes
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.gguf.architectures import UnknownArchitecture
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import compare_templates, template_facts, template_warning
 from chatlm.hub.jobs import CancelCheck, ProgressCallback, ignore_progress, never_cancelled
@@ -324,16 +325,21 @@ def _verify_tensors(folder: Path, kind: ModelKind, repair: str) -> Verification:
 def _verify_gguf(path: Path) -> Verification:
     """Check a GGUF file without reading its weights."""
     from chatlm.hub.gguf.tokenizer import read_templates
-    from chatlm.hub.gguf_folder import read_model
+    from chatlm.hub.gguf_folder import read_model, read_unknown_config
 
+    notes: list[str] = []
     try:
         with GgufFile(path) as file:
-            read_model(file)
+            try:
+                read_model(file)
+            except UnknownArchitecture as unknown:
+                read_unknown_config(file)
+                notes.append(f"{unknown.message} {unknown.hint}.")
             general = template_facts(file)["general"]
             warning = compare_templates(general, list(read_templates(file).values()))
     except GgufError as error:
         return Verification((error.message,), repair=error.hint)
-    return Verification((), (warning,) if warning else ())
+    return Verification((), (*notes, *filter(None, [warning])))
 
 
 def remove_model(name: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from chatlm.errors import ModelError
 from chatlm.hub.architecture import read_config, reads_as_whole
 from chatlm.hub.catalogue import ModelKind
+from chatlm.hub.gguf.architectures import UnknownArchitecture
 from chatlm.hub.weights import Shape, tensor_shapes
 
 
@@ -36,7 +37,11 @@ def find_wrong_folder_tensors(folder: Path, kind: ModelKind) -> list[str]:
         NotChecked: transformers does not know the architecture, or the weights are quantized.
         ModelError: config.json describes no model, or a file of weights is damaged.
     """
-    return find_wrong_tensors(read_config(folder), tensor_shapes(folder), kind)
+    try:
+        shapes = tensor_shapes(folder)
+    except UnknownArchitecture as error:
+        raise NotChecked("only a runtime of GGUF files may know the architecture") from error
+    return find_wrong_tensors(read_config(folder), shapes, kind)
 
 
 def find_wrong_tensors(

@@ -15,7 +15,7 @@ from chatlm.engines.devices import resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.open import open_engine
 from chatlm.errors import OutOfMemoryError
-from chatlm.hub import gguf_folder
+from chatlm.hub import gguf_folder, installed
 from chatlm.hub.jobs import ignore_progress
 from chatlm.plugin_host.host import PluginHost
 from tests.engine.byte_model import UniformModel
@@ -23,6 +23,9 @@ from tests.gguf_files import save_gguf
 
 NATIVE, OTHER = "llama tied", "lfm2"
 """An architecture that chatlm's own decoders run, and one that they do not."""
+
+UNKNOWN = "internlm2"
+"""One that chatlm does not read at all."""
 
 
 class Runtime:
@@ -43,8 +46,8 @@ class Runtime:
         register("llamacpp", self)
 
 
-def folder_of(folder: Path, variant: str) -> Path:
-    gguf = save_gguf(folder / "tiny.gguf", variant)
+def folder_of(folder: Path, variant: str, **more: Any) -> Path:
+    gguf = save_gguf(folder / "tiny.gguf", variant, **more)
     made = folder / "made"
     gguf_folder.prepare_in_process(gguf, made)
     os.link(gguf, made / gguf.name)
@@ -128,3 +131,44 @@ def test_the_runtime_of_a_plugin_is_found(home: Path, tmp_path: Path) -> None:
     assert list(engine.stream(request))
     engine.close()
     assert len(first.loaded) + len(second.loaded) == 1
+
+
+def test_an_architecture_that_only_a_runtime_knows(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, UNKNOWN)
+    for engine in ("auto", "llamacpp"):
+        runtime = Runtime()
+        assert isinstance(load_with(runtime, folder, engine), UniformModel)
+        (model,) = runtime.loaded
+        assert (model.eos_token_ids, len(model.tensors)) == ((2, 0), 21)
+        assert model.find_linear("model.layers.0.mlp.up_proj") is None
+    with pytest.raises(ModelError, match="does not read the architecture 'internlm2'") as caught:
+        load("tiny", folder, resolve_placement("cpu"))
+    assert "pip install 'chatlm[llamacpp]'" in (caught.value.hint or "")
+    with pytest.raises(ModelError, match="does not read the architecture") as caught:
+        load_with(Runtime(Unsupported("it is too odd")), folder)
+    assert "it is too odd" in (caught.value.hint or "")
+    with pytest.raises(ModelError, match="does not read the architecture"):
+        load_with(Runtime(), folder, "transformers")
+
+
+def test_an_unknown_architecture_is_installed_and_verified(home: Path, tmp_path: Path) -> None:
+    path = str(save_gguf(tmp_path / "tiny.gguf", UNKNOWN))
+    before = installed.verify_model(path)
+    assert before.problems == ()
+    assert any("llama.cpp may run it" in note for note in before.notes)
+    runtime = Runtime()
+    plugins = PluginHost([("llamacpp", runtime)])
+    engine = open_engine(Config(model=path), plugins, ignore_progress)
+    assert (engine.info.context_length, len(runtime.loaded)) == (512, 1)
+    engine.close()
+    details = installed.describe_model(path)
+    assert (details.kind, details.context_length) == ("chat", 512)
+    after = installed.verify_model(details.name)
+    assert after.problems == ()
+    assert any("not compared" in note for note in after.notes)
+
+
+def test_unknown_architectures_that_write_nothing_are_refused(tmp_path: Path) -> None:
+    changes = {"attention.causal": False}
+    with pytest.raises(ModelError, match="turns texts into vectors"):
+        folder_of(tmp_path, UNKNOWN, changes=changes)

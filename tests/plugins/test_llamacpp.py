@@ -57,7 +57,9 @@ def engine(tiny: Path) -> Iterator[LocalEngine]:
 
 
 @needs_llamacpp
-@pytest.mark.parametrize("variant", ["llama", "llama tied", "qwen3", "qwen3moe", "gemma3", "lfm2"])
+@pytest.mark.parametrize(
+    "variant", ["llama", "llama tied", "qwen3", "qwen3moe", "gemma3", "lfm2", "internlm2"]
+)
 def test_logits_are_those_of_transformers(tmp_path: Path, variant: str) -> None:
     path = save(tmp_path, variant)
     cache = open_model(path, **EXACT).new_cache()

@@ -190,5 +190,8 @@ def test_numbers_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_an_architecture_that_is_not_known_is_named(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf")
     gguf.write_bytes(gguf.read_bytes().replace(b"llama", b"lhama"))
-    with pytest.raises(GgufError, match=r"the architecture 'lhama' of tiny\.gguf"):
-        make_folder(gguf)
+    with (
+        GgufFile(gguf) as file,
+        pytest.raises(GgufError, match=r"the architecture 'lhama' of tiny\.gguf"),
+    ):
+        read_config(file)

@@ -306,11 +306,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 original."""
 
 
+class UnknownArchitecture(GgufError):
+    """Only a plugin's runtime may know the architecture of a file."""
+
+
 def find_architecture(file: GgufFile) -> Architecture:
     """Return how to read a file's architecture.
 
     Raises:
-        GgufError: it is not known, or the file holds no language model.
+        UnknownArchitecture: it is not known.
+        GgufError: the file holds no language model.
     """
     if file.get("split.no", 0) != 0:
         raise GgufError(
@@ -326,9 +331,10 @@ def find_architecture(file: GgufFile) -> Architecture:
             "Use the file of the model itself.",
         )
     if name not in ARCHITECTURES:
-        raise GgufError(
+        raise UnknownArchitecture(
             f"chatlm does not read the architecture {name!r} of {file.path.name} from GGUF.",
-            "A safetensors version of the model may work: chatlm models pull ORG/NAME",
+            "llama.cpp may run it: pip install 'chatlm[llamacpp]'. Or a safetensors version of the "
+            "model may work: chatlm models pull ORG/NAME",
         )
     return ARCHITECTURES[name]
 
