@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from benchmarks.single_tokens import no_guesses
 from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, timed
 from benchmarks.training import chatlm_training, peft_training
+from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
 from chatlm.types.events import Delta
@@ -48,7 +48,7 @@ Table = dict[str, list[float]]
 def save_random(folder: Path, model: Path, seed: int) -> Path:
     """Write an adapter that acts, in bfloat16."""
     torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    base = load_pretrained(ModelLocation(model.name, model, "chat"), device="cpu", dtype="bfloat16")
     settings = LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(base, settings, autocast_adapter_dtype=False)
     with torch.no_grad():
@@ -206,9 +206,9 @@ def main() -> None:
         }
         fast, slow = (
             LocalEngine.from_folder(
-                MODEL, folder, CPU, decoder_format=way, find_adapter=adapters.__getitem__
+                MODEL, folder, CPU, engine=way, find_adapter=adapters.__getitem__
             )
-            for way in ("auto", "off")
+            for way in ("auto", "transformers")
         )
         peft = Peft(folder, adapters)
         for number in range(options.rounds):

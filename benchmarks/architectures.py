@@ -43,7 +43,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
-FLOAT32 = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
+FLOAT32 = Placement({"": "cpu"}, torch.float32)
 
 NEW_TOKENS = 6
 
@@ -163,7 +163,7 @@ def compare(name: str, mode: PrefillMode | None) -> Result:
             return refused_by_config(name) or Result(name, "not tried", detail=_describe(error))
         try:
             with forced(mode):
-                engine = LocalEngine.from_folder(name, folder, FLOAT32)
+                engine = LocalEngine.from_folder(name, folder, FLOAT32, engine="transformers")
         except ModelError as error:
             return Result(name, "refused", detail=f"{error.message} {error.hint}")
         with closing(engine):

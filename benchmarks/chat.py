@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
+from transformers import AutoTokenizer, TextIteratorStreamer
 
+from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
@@ -171,7 +172,7 @@ def past_full(engine: LocalEngine, *, read_ahead: bool) -> list[FullTurn]:
 
 def report_past_full(context: int, folder: Any, *, as_json: bool) -> None:
     """Measure and print turns 9 and 40 past a full context, with and without reading ahead."""
-    placement = resolve_placement("cpu", "bfloat16", "none")
+    placement = resolve_placement("cpu", "bfloat16")
     rows = {}
     for name, ahead in (("with read-ahead", True), ("without read-ahead", False)):
         engine = LocalEngine.from_folder(MODEL, folder, placement, context=context)
@@ -211,11 +212,12 @@ def start_up(command: list[str], environment: dict[str, str]) -> float:
 
 
 PLAIN_SCRIPT = """
-import sys, threading, torch
+import pathlib, sys, threading, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 folder = sys.argv[1]
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+gguf = next((path.name for path in pathlib.Path(folder).glob("*.gguf")), None)
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.bfloat16)
 inputs = tokenizer.apply_chat_template(
     [{"role": "user", "content": sys.argv[2]}],
     add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -241,10 +243,10 @@ def main() -> None:
     if options.past_full:
         report_past_full(options.past_full, folder, as_json=options.json)
         return
-    placement = resolve_placement("cpu", "bfloat16", "none")
+    placement = resolve_placement("cpu", "bfloat16")
     engine = LocalEngine.from_folder(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load_pretrained(ModelLocation(MODEL, folder, "chat"), device="cpu", dtype="bfloat16")
     short = [Message("user", QUESTIONS[0])]
     chat = conversation(engine, turns=8, tokens=options.tokens)
 

@@ -62,12 +62,7 @@ class _Chatlm:
         from chatlm.version import version
 
         info = self.engine.info
-        return {"chatlm": version(), **info.versions, "weights": weights(info)}
-
-
-def weights(info: Any) -> str:
-    """Return how an engine or a model describes the format of its weights."""
-    return str(getattr(info, "weights", None) or info.dtype)
+        return {"chatlm": version(), **info.versions, "weights": info.weights}
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +93,7 @@ def compare(task: dict[str, Any]) -> dict[str, Any]:
         for length, written in task["written"].items()
     ]
     same, compared = (sum(numbers) for numbers in zip(*counts, strict=True))
-    return {"same": same, "compared": compared, "weights": weights(model.info)}
+    return {"same": same, "compared": compared, "weights": model.info.weights}
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from benchmarks import speed_quality
 from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
+from chatlm import ModelLocation, load_pretrained
 from chatlm.config import paths
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.hub import pull
@@ -40,7 +40,7 @@ QUESTION = "Write a very long story about a lighthouse, with many turns. "
 SETTLE_SECONDS = 0.2
 """Pause before each reply, in which the threads of the previous program go to sleep."""
 
-SAME_BITS = {"int8": "Q8_0", "bfloat16": "BF16", "int4": "Q4_1"}
+SAME_BITS = {"8-bit": "Q8_0", "16-bit": "BF16", "4-bit": "Q4_1"}
 """chatlm's formats, and those of llama.cpp with the same size."""
 
 
@@ -111,11 +111,11 @@ def prompt_of(engine: Engine, tokens: int, before: tuple[Message, ...] = ()) -> 
 
 def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
     """Load all programs."""
-    chosen = Chatlm(None, folder, "auto")
-    others = (Chatlm(None, folder, form) for form in ("int8", "bf16", "int4"))
+    chosen = Chatlm(None, folder)
+    others = (Chatlm(None, folder, weights=form) for form in ("int8", "bf16", "int4"))
     sides: list[Side] = [chosen, *(side for side in others if side.form != chosen.form)]
     with no_compiler():
-        sides.append(Chatlm("chatlm without a compiler", folder, "auto"))
+        sides.append(Chatlm("chatlm without a compiler", folder))
     if "transformers" in peers:
         sides.append(Transformers(folder))
     if "llamacpp" in peers:
@@ -153,7 +153,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
 
 def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     """Compare chatlm's formats, and bfloat16 in transformers, with float32."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    module = load_pretrained(ModelLocation(MODEL, folder, "chat"), dtype="float32", device="cpu")
     mine = [side for side in sides if isinstance(side, Chatlm)]
     texts = speed_quality.texts(mine[0].engine.prompt_encoder._tokenizer, DOCS)
     reference = speed_quality.Reference(module, texts)
@@ -161,7 +161,7 @@ def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     for side in mine:
         model = side.engine._adapters.model
         qualities[side.name] = reference.compare(model)
-    plain = Chatlm("transformers", folder, "off").engine._adapters.model
+    plain = Chatlm("transformers", folder, "transformers").engine._adapters.model
     return {**qualities, "transformers": reference.compare(plain)}
 
 

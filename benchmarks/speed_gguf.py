@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.random_gguf import add_tokenizer
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weights import read_weights, to_linear
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 
@@ -39,7 +39,7 @@ def write_all(folder: Path, into: Path) -> dict[str, Path]:
 
 def _write(folder: Path, file: Path) -> None:
     shape = read_config(folder)
-    weights = read_weights(folder, shape, torch.bfloat16)
+    weights = to_linear(read_weights(folder, shape), torch.bfloat16)
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(shape.max_position_embeddings)
     writer.add_embedding_length(shape.hidden_size)
@@ -54,7 +54,7 @@ def _write(folder: Path, file: Path) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     add_tokenizer(writer, folder, shape.vocab_size)
     add = _adder(writer)
-    add("token_embd", weights.embed_tokens)
+    add("token_embd", weights.embed_tokens.weight)
     add("output_norm", weights.norm)
     for number, layer in enumerate(weights.layers):
         if layer.pre_attention_norm is None or layer.pre_mlp_norm is None:

@@ -2,7 +2,7 @@
 
 Run it with `python -m benchmarks.speed_growth --picture growth.svg`, on Linux. The default model
 prefills a text of each length in the blocks of a chat and decodes some tokens after it, with each
-value of the setting `fast`. The benchmark has no pass or fail.
+value of the setting `weights` and by transformers. The benchmark has no pass or fail.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def main() -> None:
     """Measure, then print a table, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
-    parser.add_argument("--ways", default="auto,bf16,off", help="values of the setting `fast`")
+    ways = "values of the setting `weights`, or transformers"
+    parser.add_argument("--ways", default="auto,bf16,transformers", help=ways)
     parser.add_argument("--picture", type=Path, help="write a picture, .svg or .png")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -113,8 +114,9 @@ def main() -> None:
     folder = pull.ensure_model(MODEL).folder
     found = {}
     for way in options.ways.split(","):
-        model = load(MODEL, folder, CPU, way)
-        name = "transformers" if way == "off" else f"chatlm {model.info.dtype.partition(' (')[0]}"
+        setting = {"engine" if way == "transformers" else "weights": way}
+        model = load(MODEL, folder, CPU, **setting)
+        name = way if way == "transformers" else f"chatlm {model.info.weights}"
         found[name] = grow(model, lengths)
         print(f"{way} is done", file=sys.stderr)
     if options.picture is not None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.single_tokens import no_guesses
+from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.architectures.registry import read_config
@@ -26,7 +26,7 @@ from chatlm.types.sampling import Sampling
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 
-_BITS = {"int8": (8.25, 8.25), "bfloat16": (16.0, 16.0), "int4": (5.0, 8.25)}
+_BITS = {"8-bit": (8.25, 8.25), "16-bit": (16.0, 16.0), "4-bit": (5.0, 8.25)}
 """Bits per weight of a format in the layers and in the output matrix, with scales."""
 
 
@@ -66,12 +66,17 @@ class Chatlm:
     Args:
         name: of the program; None to name it after the format of the layers' weights.
         folder: of the model.
-        fast: the setting.
+        engine: the setting.
+        weights: the setting.
     """
 
-    def __init__(self, name: str | None, folder: Path, fast: str) -> None:
-        self.engine = LocalEngine.from_folder(name or fast, folder, CPU, decoder_format=fast)
-        self.form = self.engine.info.dtype.partition(" (")[0]
+    def __init__(
+        self, name: str | None, folder: Path, engine: str = "auto", weights: str = "auto"
+    ) -> None:
+        self.engine = LocalEngine.from_folder(
+            name or weights, folder, CPU, engine=engine, weights=weights
+        )
+        self.form = self.engine.info.weights.partition(",")[0]
         self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)
         bits, head_bits = _BITS[self.form]
@@ -117,7 +122,9 @@ class Transformers:
 
     def __init__(self, folder: Path) -> None:
         self.bytes = 2.0 * sum(weights_of(folder))
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self._model = load_pretrained(
+            ModelLocation(self.name, folder, "chat"), device="cpu", dtype="bfloat16"
+        )
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """Generate and time a reply."""

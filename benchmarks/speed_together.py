@@ -94,11 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each reply")
-    parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
+    parser.add_argument("--weights", default="auto", help="value of the setting `weights`")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     engine = LocalEngine.from_folder(
-        MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast
+        MODEL, pull.ensure_model(MODEL).folder, CPU, weights=options.weights
     )
     copies = tasks(options.tokens)
     crowds = {
@@ -139,7 +139,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{MODEL}, {engine.info.dtype}, {torch.get_num_threads()} threads")
+    print(f"{MODEL}, {engine.info.weights}, {torch.get_num_threads()} threads")
     print(f"{'':<28}{'tokens/s':>10}{'one by one':>12}{'ratio':>8}")
     for name, row in rows.items():
         print(

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 import chatlm_lora
+from chatlm import load_pretrained
 from chatlm.hub import pull
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress
 from chatlm_lora import dataset
@@ -58,7 +59,7 @@ def peft_training(model: str) -> float:
     base = pull.ensure_model(model)
     data = dataset.read_dataset(DATA, seed=0, held_out_share=RECIPE.held_out)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    plain = AutoModelForCausalLM.from_pretrained(base.folder)
+    plain = load_pretrained(base, device="cpu", dtype="bfloat16")
     settings = LoraConfig(
         r=RECIPE.rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
     )

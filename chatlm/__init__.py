@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.model import (
         AdaptedModel,
+        BlockRules,
         LanguageModel,
         Model,
         ModelInfo,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from chatlm.engines.model_families import ReasoningFormat
+    from chatlm.engines.peft_lora import PeftLora, read_peft_lora
     from chatlm.engines.reply_parser import ReasoningParser, StreamedText
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
-    from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
+    from chatlm.hub.disk import fsync_tree, human_bytes
+    from chatlm.hub.gguf.lora import convert_gguf_lora
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
+    from chatlm.hub.weights import fingerprint_weights, tensor_shapes
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
         PromptReady,
         TokenLogprob,
     )
+    from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
         Annotation,
         ContextPolicy,
@@ -100,6 +105,7 @@ if TYPE_CHECKING:
         StoppingCriterion,
         ToolDefinition,
     )
+    from chatlm.types.runtimes import GgufModel, GgufRuntime, StoredLinear
     from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
@@ -127,6 +133,7 @@ _MODULE_OF = {
     "Artifacts": "chatlm.plugin_kit.artifacts",
     "AskOption": "chatlm.plugin_host.hookspecs",
     "Batch": "chatlm.types.engine",
+    "BlockRules": "chatlm.engines.model",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
@@ -134,8 +141,8 @@ _MODULE_OF = {
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
-    "ContextPolicy": "chatlm.types.messages",
     "ContentFiltered": "chatlm.errors",
+    "ContextPolicy": "chatlm.types.messages",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
@@ -152,6 +159,8 @@ _MODULE_OF = {
     "File": "chatlm.types.parts",
     "FileRecord": "chatlm.hub.checksums",
     "Finished": "chatlm.types.events",
+    "GgufModel": "chatlm.types.runtimes",
+    "GgufRuntime": "chatlm.types.runtimes",
     "Image": "chatlm.types.parts",
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
@@ -159,6 +168,7 @@ _MODULE_OF = {
     "LogitBias": "chatlm.types.sampling",
     "LogitsProcessor": "chatlm.types.requests",
     "LogprobBuffer": "chatlm.types.events",
+    "MemoryBudget": "chatlm.types.memory",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "Model": "chatlm.engines.model",
@@ -170,6 +180,7 @@ _MODULE_OF = {
     "Panel": "chatlm.plugin_host.ui_api",
     "Part": "chatlm.types.parts",
     "Passage": "chatlm.types.messages",
+    "PeftLora": "chatlm.engines.peft_lora",
     "PluginCard": "chatlm.plugin_kit.screens",
     "PluginContext": "chatlm.plugin_host.hookspecs",
     "PluginData": "chatlm.types.messages",
@@ -198,6 +209,7 @@ _MODULE_OF = {
     "StopStringFilter": "chatlm.engines.stopping",
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
+    "StoredLinear": "chatlm.types.runtimes",
     "StreamedPart": "chatlm.types.messages",
     "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
@@ -215,6 +227,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
+    "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "diff_words": "chatlm.chat.word_diff",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
@@ -224,7 +237,7 @@ _MODULE_OF = {
     "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
-    "fingerprint_weights": "chatlm.hub.disk",
+    "fingerprint_weights": "chatlm.hub.weights",
     "fsync_tree": "chatlm.hub.disk",
     "graceful_interrupt": "chatlm.plugin_kit.progress",
     "hookimpl": "chatlm.plugin_host.hookspecs",
@@ -234,12 +247,14 @@ _MODULE_OF = {
     "load_pretrained": "chatlm.engines.training_api",
     "load_tokenizer": "chatlm.engines.tokenizer",
     "one_line": "chatlm.text",
+    "read_peft_lora": "chatlm.engines.peft_lora",
     "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "service": "chatlm.plugin_host.lifecycle",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
     "write_atomically": "chatlm.config.paths",
 }
@@ -253,6 +268,7 @@ __all__ = [
     "Artifacts",
     "AskOption",
     "Batch",
+    "BlockRules",
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
@@ -278,6 +294,8 @@ __all__ = [
     "File",
     "FileRecord",
     "Finished",
+    "GgufModel",
+    "GgufRuntime",
     "Image",
     "Judge",
     "LanguageModel",
@@ -285,6 +303,7 @@ __all__ = [
     "LogitBias",
     "LogitsProcessor",
     "LogprobBuffer",
+    "MemoryBudget",
     "Message",
     "MessageRefused",
     "Model",
@@ -296,6 +315,7 @@ __all__ = [
     "Panel",
     "Part",
     "Passage",
+    "PeftLora",
     "PluginCard",
     "PluginContext",
     "PluginData",
@@ -324,6 +344,7 @@ __all__ = [
     "StopStringFilter",
     "StoppingCriterion",
     "Store",
+    "StoredLinear",
     "StreamedPart",
     "StreamedText",
     "TemplateRenderer",
@@ -341,6 +362,7 @@ __all__ = [
     "__version__",
     "bundled_dir",
     "check_regular_file",
+    "convert_gguf_lora",
     "data_dir",
     "diff_words",
     "dump_json",
@@ -361,12 +383,14 @@ __all__ = [
     "load_pretrained",
     "load_tokenizer",
     "one_line",
+    "read_peft_lora",
     "record_file",
     "run_ui",
     "save_setting",
     "service",
     "side_chats",
     "stream_many",
+    "tensor_shapes",
     "thinking_problem",
     "write_atomically",
 ]

@@ -47,7 +47,7 @@ SIZES = ((80, 24), (160, 48))
 SETTINGS = replace(config.Config(), sampling=Sampling(seed=7, max_tokens=120))
 SMALL = replace(SETTINGS, context=320)
 """A context that a short chat fills."""
-EXACT = replace(SETTINGS, dtype="float32")
+EXACT = replace(SETTINGS, weights="float32")
 """Other numbers than the model's own, so that a replay with those comes out otherwise."""
 
 CHAT = (

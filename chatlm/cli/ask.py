@@ -326,8 +326,8 @@ def _print_answer(
         answer.on_event(Notice("The engine did not return log-probabilities."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
-        dtype = _reply_dtype(session, turn)
-        click.echo(dump_json(_to_dict(turn, answer, session if saved else None, dtype)))
+        weights = _reply_weights(session, turn)
+        click.echo(dump_json(_to_dict(turn, answer, session if saved else None, weights)))
     else:
         _print_stop_reason(turn.reply if turn else None, answer, session if saved else None)
     if answer.interrupted:
@@ -454,13 +454,13 @@ class _AnswerPrinter:
             self._line_open = False
 
 
-def _reply_dtype(session: ChatSession, turn: Turn) -> str:
-    """Return the dtype of the model that generated the reply; empty if none did."""
+def _reply_weights(session: ChatSession, turn: Turn) -> str:
+    """Return how the weights of the model were held that generated the reply; empty if none did."""
     provenance = session.store.provenance(turn.reply.id) if turn.reply else None
-    return provenance.dtype if provenance else ""
+    return provenance.weights if provenance else ""
 
 
-def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> dict[str, Any]:
+def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
     usage = reply.usage.to_dict() if reply else {}
@@ -478,13 +478,13 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, dtype: str) -> di
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
-        "logprobs": _logprobs_to_dict(answer.tokens, dtype),
+        "logprobs": _logprobs_to_dict(answer.tokens, weights),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
 
 
-def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, Any] | None:
+def _logprobs_to_dict(tokens: Sequence[TokenLogprob], weights: str) -> dict[str, Any] | None:
     """Return the reply's log-probabilities; None if not requested or not available."""
     if not tokens:
         return None
@@ -492,7 +492,7 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob], dtype: str) -> dict[str, A
     return {
         "mean": mean,
         "perplexity": math.exp(min(-mean, MAX_EXPONENT)),
-        "dtype": dtype,  # rounded weights change the perplexity by 1 to 2 %
+        "weights": weights,  # rounded weights change the perplexity by 1 to 2 %
         "tokens": [token.to_dict() for token in tokens],
     }
 

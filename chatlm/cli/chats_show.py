@@ -22,7 +22,14 @@ from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.messages import ContextPolicy, Conversation, Reply, Turn
 from chatlm.types.parts import summarise_parts
-from chatlm.types.provenance import Call, Change, Provenance, Trace, format_duration
+from chatlm.types.provenance import (
+    Call,
+    Change,
+    Provenance,
+    Trace,
+    describe_old_weights,
+    format_duration,
+)
 
 
 @click.command("list")
@@ -222,10 +229,8 @@ def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[
     if provenance.model:
         yield "prompt format", provenance.prompt_format or "unknown"
         yield "prompt hash", provenance.prompt_hash or "unknown"
-        yield (
-            "device",
-            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "unknown",
-        )
+        weights = describe_old_weights(provenance.weights)
+        yield "device", ", ".join(filter(None, (provenance.device, weights))) or "unknown"
         yield "context", f"{provenance.context_length} tokens"
     if provenance.versions:
         yield (

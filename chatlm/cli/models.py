@@ -10,13 +10,16 @@ import click
 
 from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.completers import complete_model
-from chatlm.errors import ConfigError
+from chatlm.config.config import load_config
+from chatlm.errors import ConfigError, ModelError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
 from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
+from chatlm.hub.installed import ModelDetails
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.sampling import Sampling
 
 
@@ -62,7 +65,7 @@ def list_models(as_json: bool) -> None:
 @click.argument("name", shell_complete=complete_model)
 @click.option("--force", is_flag=True, help="Download again even if installed.")
 def pull(name: str, force: bool) -> None:
-    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file to convert.
+    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file.
 
     Example: chatlm models pull smollm2-135m-instruct
     """
@@ -82,8 +85,10 @@ def show(name: str, as_json: bool) -> None:
     Example: chatlm models show smollm2-135m-instruct
     """
     details = installed.describe_model(name)
+    memory = _memory_budget(details)
     if as_json:
-        click.echo(dump_json(_to_dict(details)))
+        shown = _to_dict(details) | {"memory": memory.to_dict() if memory else None}
+        click.echo(dump_json(shown))
         return
     lines = {
         "Name": details.name,
@@ -103,6 +108,35 @@ def show(name: str, as_json: bool) -> None:
     for label, value in lines.items():
         if value:
             click.echo(f"{label:<8} {one_line(str(value), 400)}")
+    if memory:
+        click.echo(f"Memory   on {memory.device}, with the present settings")
+        for what, size in memory.rows():
+            click.echo(f"         {what:<32} {human_bytes(size):>9}")
+        if not memory.fits:
+            click.echo("         It does not fit.")
+
+
+def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
+    """Return what a local chat model needs with the user's settings; None if that is unknown."""
+    if details.kind != "chat" or details.folder is None or not details.installed:
+        return None
+    from chatlm.engines.devices import resolve_placement
+    from chatlm.engines.memory_plan import budget_memory
+
+    config = load_config()
+    try:
+        return budget_memory(
+            details.name,
+            details.folder,
+            resolve_placement(config.device),
+            engine=config.engine,
+            weights=config.weights,
+            kv_cache=config.kv_cache,
+            context=config.context,
+            refuse=False,
+        )
+    except ModelError:  # it has no such device
+        return None
 
 
 @models_group.command()

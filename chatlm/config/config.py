@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatlm.config import paths, toml_file
+from chatlm.config.renamed import OLD_SETTINGS, translate
 from chatlm.config.schema import Section, Setting, parse_toml, unknown_setting
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import Sampling
@@ -46,21 +47,29 @@ class CoreSettings:
         expected="auto, cpu, mps, cuda or cuda:N",
         variable="CHATLM_DEVICE",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "dtype of the weights and of the computation", variable="CHATLM_DTYPE"
+    engine: Literal["auto", "native", "torch", "transformers", "llamacpp"] = setting(
+        "auto", "what runs local models; auto takes the fastest that can", variable="CHATLM_ENGINE"
     )
-    quantize: Literal["none", "8bit", "4bit"] = setting(
-        "none", "quantize the weights when loading, at a small loss of accuracy"
-    )
-    fast: Literal["auto", "bf16", "int8", "int4", "off"] = setting(
+    weights: Literal["auto", "stored", "int8", "int4", "bf16", "float32"] = setting(
         "auto",
-        "decoder of local models: the weight format of chatlm's own, or off to run transformers",
+        "how local models' weights are held in memory; stored keeps their own format, "
+        "float32 rounds nothing and is slow",
+        variable="CHATLM_WEIGHTS",
+    )
+    kv_cache: Literal["auto", "int8"] = setting(
+        "auto",
+        "how chatlm's own engines hold keys and values of the tokens read; int8 takes half the "
+        "memory and rounds them",
+        variable="CHATLM_KV_CACHE",
     )
     context: int | None = setting(
         None,
-        "use at most this many tokens of the model's context",
+        "use at most this many tokens of the model's context; by default as many as fit in memory",
         minimum=64,
         maximum=100_000_000,
+    )
+    check_memory: bool = setting(
+        True, "refuse a local model that needs more memory than is available"
     )
     auto_compact: bool = setting(
         False, "let the model summarise old turns that no longer fit the context"
@@ -90,7 +99,7 @@ class Config(CoreSettings):
     """Load no plugins; set for one run, never in the file."""
 
 
-CORE = Section(CoreSettings)
+CORE = Section(CoreSettings, old_settings=OLD_SETTINGS)
 SAMPLING = Section(Sampling, ("sampling",))
 SECTIONS: tuple[Section[Any], ...] = (CORE, SAMPLING)
 """The sections of the core; those of plugins are checked when a plugin is loaded."""
@@ -170,6 +179,13 @@ def set_value(key: str, text: str, path: Path | None = None) -> None:
     elif re.fullmatch(r"keys\.[^.]+", key):
         _check_binding(key, text, "chatlm config set")
         toml_file.set_key(file, key.split("."), text)
+    elif old := next((each for each in OLD_SETTINGS if each.name == key), None):
+        now = old.translate(text, "chatlm config set")
+        raise ConfigError(
+            f"chatlm config set: {key} is now part of {' and '.join(old.replacements)}.",
+            hint=" ".join(f"Use: chatlm config set {name} {value}" for name, value in now.items())
+            or f"Leave {' and '.join(old.replacements)} unset instead.",
+        )
     else:
         section, name = _find_section(key, "chatlm config set")
         section.save(file, name, text)
@@ -206,7 +222,8 @@ def _split(document: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dic
     sections: dict[str, Any] = {"sampling": {}, "keys": {}, "plugins": {}}
     for key, value in document.items():
         if key not in sections:
-            _find_section(key, str(path))
+            if not any(old.name == key for old in OLD_SETTINGS):
+                _find_section(key, str(path))
             core[key] = value
         elif isinstance(value, dict):
             sections[key] = value
@@ -218,7 +235,7 @@ def _split(document: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dic
                 f"{path}: plugins.{name} must be a section, not {section!r}.",
                 hint=f"Write [plugins.{name}] and the plugin's settings below it.",
             )
-    return core, sections
+    return translate(core, OLD_SETTINGS, str(path)), sections
 
 
 def _check_binding(key: str, value: Any, source: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from chatlm.config import toml_file
 from chatlm.config.paths import expand_path
+from chatlm.config.renamed import OldSetting
 from chatlm.errors import ConfigError
 from chatlm.types.settings import SettingSpec, setting_specs
 from chatlm.types.type_hints import matches_hint
@@ -51,13 +52,21 @@ class Section(Generic[T]):
         path: the section's place in the file, such as `("plugins", "rag")`; empty for the top.
         variable_prefix: prefix of the environment variables of settings that name none; empty
             for no such variables.
+        old_settings: of earlier versions, whose environment variables are still read.
     """
 
-    def __init__(self, kind: type[T], path: Sequence[str] = (), variable_prefix: str = "") -> None:
+    def __init__(
+        self,
+        kind: type[T],
+        path: Sequence[str] = (),
+        variable_prefix: str = "",
+        old_settings: Sequence[OldSetting] = (),
+    ) -> None:
         self.kind = kind
         self.path = tuple(path)
         self.specs = setting_specs(kind)
         self._variable_prefix = variable_prefix
+        self._old_settings = old_settings
 
     def key(self, name: str) -> str:
         """Return a setting's full key, such as `plugins.rag.index`."""
@@ -77,8 +86,16 @@ class Section(Generic[T]):
 
     def set_variable(self, name: str) -> str:
         """Return the variable that overrides a setting now; empty if it is not set."""
-        variable = self.variable(name)
-        return variable if variable and os.environ.get(variable) else ""
+        for variable in (self.variable(name), *self._old_variables(name)):
+            if variable and os.environ.get(variable):
+                return variable
+        return ""
+
+    def _old_variables(self, name: str) -> Iterator[str]:
+        """Yield the old environment variables whose values now set a setting."""
+        for old in self._old_settings:
+            if name in old.new_values.get(os.environ.get(old.variable, ""), {}):
+                yield old.variable
 
     def check(self, name: str, value: Any, source: str) -> Any:
         """Validate a value of TOML and convert it to the setting's type.
@@ -110,12 +127,16 @@ class Section(Generic[T]):
 
     def environment(self) -> dict[str, Any]:
         """Return the settings that are set by environment variables; raises like `check`."""
-        return {
+        values: dict[str, Any] = {}
+        for old in self._old_settings:
+            if text := os.environ.get(old.variable):
+                values = {**old.translate(text, f"environment {old.variable}"), **values}
+        return values | {
             name: self.check(
                 name, parse_text(spec, os.environ[variable]), f"environment {variable}"
             )
             for name, spec in self.specs.items()
-            if (variable := self.set_variable(name))
+            if (variable := self.variable(name)) and os.environ.get(variable)
         }
 
     def read(self, section: Mapping[str, Any], source: str) -> T:

@@ -92,7 +92,7 @@ class AdapterCache:
         except Unsupported as reason:
             raise EngineError(
                 f"This model's decoder cannot run the adapter {name}: {reason}",
-                hint="`chatlm config set fast off` runs it with transformers, which is slower.",
+                hint="`chatlm config set engine transformers` runs it, slower.",
             ) from reason
         except ValueError as error:
             raise _adapter_error(name, str(error)) from error

@@ -1,117 +1,228 @@
-"""Load a model with the best decoder that supports it: C, CUDA graph, torch, or transformers."""
+"""Load a model with the best decoder that supports it: C, CUDA graph, torch, a plugin's runtime of
+GGUF files, or transformers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
+from chatlm.engines.gguf_runtimes import describe_gguf
 from chatlm.engines.model import (
     Model,
     ModelInfo,
     Unsupported,
+    describe_weights,
     parse_eos_token_ids,
 )
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
+from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
-from chatlm.errors import OutOfMemoryError
+from chatlm.engines.native.weights import (
+    LINEAR_FIELDS,
+    ComputedWeights,
+    LinearWeights,
+    StoredWeights,
+    read_weights,
+    to_linear,
+)
+from chatlm.errors import ChatlmError, ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
+from chatlm.hub.weights import gguf_file
+from chatlm.plugin_host.faults import describe_error
+from chatlm.types.runtimes import GgufRuntime
 
 log = logging.getLogger(__name__)
 
-DECODER_FORMATS: dict[str, WeightFormat | None] = {
-    "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
+_FORMATS: dict[str, WeightFormat | None] = {
+    "auto": None, "stored": "stored", "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-"""Values of the setting `fast` other than off, and the format of the decoder's weights; None for
-int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
-accuracy. CUDA keeps the weights as they are."""
+"""Formats of native weights by the setting `weights`. None: as stored for a GGUF file; otherwise
+int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs."""
+
+_NATIVE_ENGINES = ("auto", "native", "torch")
 
 
-def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> Model:
+def load(
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+    *,
+    context: int | None = None,
+    runtimes: Mapping[str, GgufRuntime] | None = None,
+) -> Model:
     """Load the model in a folder with the first decoder that supports it.
 
     Args:
         name: as the user calls it.
-        folder: config.json and safetensors.
-        placement: device and dtype.
-        decoder_format: one of `DECODER_FORMATS`, or off for transformers.
+        folder: config.json and weights.
+        placement: device, and dtype of the computation.
+        engine: a value of the setting; one that chatlm does not have is looked up in `runtimes`.
+        weights: a value of the setting. float32 is left to transformers, which rounds nothing.
+        kv_cache: format of the KV caches; transformers has no other than the computation's, which
+            the model's notes say.
+        context: limit of the context in tokens; None for the model's own.
+        runtimes: what plugins offer to run GGUF files, by name.
 
     Raises:
-        ModelError: the folder does not hold a usable model.
+        ModelError: the folder does not hold a usable model, or the engine cannot run it.
         OutOfMemoryError: the device has too little memory.
     """
     notes: tuple[str, ...] = ()
-    device = placement.device
-    if (
-        decoder_format in DECODER_FORMATS
-        and device is not None
-        and _can_run_native(device, placement, decoder_format)
-    ):
+    runtimes = runtimes or {}
+    if engine not in (*_NATIVE_ENGINES, "transformers"):
+        return _load_by_runtime(name, folder, context, engine, runtimes)
+    if engine in _NATIVE_ENGINES:
         try:
-            return _load_native(
-                name, folder, device, placement.dtype, DECODER_FORMATS[decoder_format]
-            )
+            return _load_native(name, folder, placement, engine, weights, kv_cache)
         except Unsupported as reason:
+            if is_out_of_memory(reason):
+                raise _memory_error(name) from reason
+            if engine != "auto":
+                raise ModelError(
+                    f"{name} cannot be run with engine = {engine}: {reason}",
+                    hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
+                ) from reason
+            if weights in ("auto", "stored"):
+                model, notes = _try_runtimes(name, folder, context, runtimes)
+                if model is not None:
+                    return model
             log.info("%s is run by transformers: %s", name, reason)
-            if decoder_format != "auto":
-                notes = (f"This model cannot be run with fast = {decoder_format}: {reason}.",)
-        except (MemoryError, RuntimeError) as error:
+            if weights in ("int8", "int4") and not can_quantize():
+                notes = (
+                    f"The weights could not be held as {weights}: {reason}. transformers can do "
+                    "it after `pip install 'chatlm[quantize]'`.",
+                )
+                weights = "auto"
+        except (MemoryError, OSError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemoryError(
-                f"Not enough memory to load {name}",
-                hint="Choose a smaller model, or `chatlm config set fast off`.",
-            ) from error
+            raise _memory_error(name) from error
     from chatlm.engines.transformers_model import TransformersModel
 
-    return TransformersModel(name, folder, placement, notes)
+    if kv_cache != "auto":
+        notes = (*notes, "transformers runs this model, so its KV cache is not held in 8 bits.")
+    return TransformersModel(name, folder, place_weights(placement, weights), notes)
 
 
-def _can_run_native(device: str, placement: Placement, decoder_format: str) -> bool:
-    if placement.quantization_config is not None:
-        return False
-    exact = (
-        placement.dtype_is_explicit
-        and placement.dtype is torch.float32
-        and decoder_format == "auto"
+def _memory_error(name: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"Not enough memory to load {name}",
+        hint="Close other programs, choose a smaller model, or `chatlm config set weights int4`.",
     )
-    on_cpu = device == "cpu" and placement.dtype in (torch.bfloat16, torch.float32) and not exact
-    return on_cpu or device.startswith("cuda")
+
+
+def _load_by_runtime(
+    name: str,
+    folder: Path,
+    context: int | None,
+    engine: str,
+    runtimes: Mapping[str, GgufRuntime],
+) -> Model:
+    """Load a GGUF file with the runtime that the setting `engine` names."""
+    if engine not in runtimes:
+        raise ModelError(
+            f"engine = {engine} needs the plugin {engine}, which is not installed or disabled",
+            hint=f"Install it with `pip install 'chatlm[{engine}]'` (`chatlm plugins list` shows "
+            "whether it is loaded), or use `chatlm config set engine auto`.",
+        )
+    try:
+        return _run_runtime(engine, runtimes[engine], name, folder, context)
+    except Unsupported as reason:
+        raise ModelError(
+            f"{name} cannot be run with engine = {engine}: {reason}",
+            hint="With `chatlm config set engine auto`, chatlm chooses one that can.",
+        ) from reason
+
+
+def _try_runtimes(
+    name: str, folder: Path, context: int | None, runtimes: Mapping[str, GgufRuntime]
+) -> tuple[Model | None, tuple[str, ...]]:
+    """Load a GGUF file with the first runtime that can run it; return it, or why none can."""
+    reasons = []
+    for engine, runtime in runtimes.items() if gguf_file(folder) else ():
+        try:
+            return _run_runtime(engine, runtime, name, folder, context), ()
+        except Unsupported as reason:
+            log.info("%s is not run by %s: %s", name, engine, reason)
+            reasons.append(f"transformers runs this model, in more memory: {reason}.")
+    return None, tuple(reasons)
+
+
+def _run_runtime(
+    engine: str, runtime: GgufRuntime, name: str, folder: Path, context: int | None
+) -> Model:
+    """Load a GGUF file with a plugin's runtime, which may fail in any way."""
+    model = describe_gguf(name, folder, context)
+    try:
+        loaded: Model = runtime(model)
+    except (Unsupported, ChatlmError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"Not enough memory to load {name}",
+                hint="Choose a smaller model, or lower `chatlm config set context`.",
+            ) from error
+        raise ModelError(
+            f"The runtime {engine} failed to load {name}: {describe_error(error)}",
+            hint="`chatlm logs` may have more; `chatlm config set engine auto` chooses another.",
+        ) from error
+    return loaded
 
 
 def _load_native(
-    name: str, folder: Path, device: str, dtype: torch.dtype, weight_format: WeightFormat | None
+    name: str,
+    folder: Path,
+    placement: Placement,
+    engine: str,
+    weight_setting: str,
+    kv_cache: KVFormat,
 ) -> Model:
+    device, dtype = placement.device, placement.dtype
+    on_cpu = device == "cpu" and dtype in (torch.bfloat16, torch.float32)
+    if device is None or dtype == "auto" or not (on_cpu or device.startswith("cuda")):
+        where = f"{device} in {dtype}" if device else "several devices"
+        raise Unsupported(f"only transformers computes on {where}")
+    if weight_setting == "float32":
+        raise Unsupported("only transformers computes with float32 weights")
+    weight_format = _FORMATS[weight_setting]
     config = read_config(folder)
     try:
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, config, dtype, device)
+    is_gguf = gguf_file(folder) is not None
+    weights = _PlacedWeights(read_weights(folder, config), dtype, device, is_gguf)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
-    for open_decoder in _DECODERS:
+    for open_decoder in _DECODERS[engine]:
         try:
-            decoder, label = open_decoder(config, weights, weight_format)
+            decoder, computed, label = open_decoder(config, weights, weight_format)
             info = ModelInfo(
                 device=device,
-                dtype=label,
+                weights=label,
                 context_length=config.max_position_embeddings,
                 eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
                 recommended_sampling=recommended_sampling(name, generation),
                 notes=notes,
+                kv_cache="8-bit" if kv_cache == "int8" else "",
             )
-            model = NativeModel(config, weights, decoder, info)
+            model = NativeModel(config, computed, decoder, info, kv_cache)
             if device != "cpu":  # a driver may fail or compute something else
                 check_against_prefill(model)
             return model
@@ -128,46 +239,81 @@ def _load_native(
     raise Unsupported("; ".join(reasons))
 
 
+@dataclass(frozen=True)
+class _PlacedWeights:
+    """Stored weights, and where and how to compute with them."""
+
+    stored: StoredWeights
+    dtype: torch.dtype
+    device: str
+    is_gguf: bool
+
+    def to_linear(self, weight_format: WeightFormat | None) -> LinearWeights:
+        """Convert to tensors of the dtype.
+
+        Raises:
+            Unsupported: that loses something, although the weights are asked for as stored.
+        """
+        types = {matrix.type for matrix in self._matrices()}
+        if weight_format == "stored" and types != {"BF16"}:
+            raise Unsupported(f"without the C kernel, torch rounds {' and '.join(sorted(types))}")
+        return to_linear(self.stored, self.dtype, self.device)
+
+    def _matrices(self) -> list[StoredMatrix]:
+        layers = [getattr(layer, name) for layer in self.stored.layers for name in LINEAR_FIELDS]
+        return [self.stored.embed_tokens, self.stored.lm_head, *layers]
+
+
+_OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]
+"""A decoder, the weights for prompts, and a description of its weights."""
+
+
 def _c_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    embedding = weights.embed_tokens
-    if embedding.device.type != "cpu":
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if weights.device != "cpu":
         raise Unsupported("the C kernel runs on the CPU only")
     CDecoder.check_supported(config)  # before a kernel is compiled in vain
-    kernel = Kernel(kernel_library(float32=embedding.dtype is torch.float32), embedding.dtype)
-    decoder = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
-    return decoder, f"{_format_label(decoder.formats)} (fast)"
+    if weight_format is None and weights.is_gguf:
+        weight_format = "stored"
+    kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)
+    decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
+    return decoder, decoder.weights, describe_weights(decoder.formats)
 
 
 def _cuda_graph_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cuda":
-        raise Unsupported("CUDA graphs run on CUDA only")
-    return CudaGraphDecoder(config, weights), f"{_dtype_label(weights)} (fast)"
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    label = _label_on_cuda(weights, weight_format, "")
+    linear = weights.to_linear(weight_format)
+    return CudaGraphDecoder(config, linear), linear, label
 
 
 def _torch_decoder(
-    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str]:
-    if weights.embed_tokens.device.type != "cpu":  # torch's packed products are for the CPU
-        return TorchDecoder(config, weights, "bf16"), f"{_dtype_label(weights)} (torch)"
-    decoder = TorchDecoder(config, weights, weight_format)
-    return decoder, f"{_format_label(decoder.formats)} (torch)"
+    config: ModelConfig, weights: _PlacedWeights, weight_format: WeightFormat | None
+) -> _OpenedDecoder:
+    if weights.device != "cpu":  # torch's packed products are for the CPU
+        label = _label_on_cuda(weights, weight_format, "torch")
+        linear = weights.to_linear(weight_format)
+        return TorchDecoder(config, linear, "bf16"), linear, label
+    linear = weights.to_linear(weight_format)
+    decoder = TorchDecoder(config, linear, "bf16" if weight_format == "stored" else weight_format)
+    return decoder, linear, describe_weights(decoder.formats, "torch")
 
 
-_DECODERS: tuple[
-    Callable[[ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]],
-    ...,
-] = (_c_decoder, _cuda_graph_decoder, _torch_decoder)
-"""In order of preference; each returns a decoder and the name of its number format for the screen,
-or raises `Unsupported`."""
+def _label_on_cuda(weights: _PlacedWeights, weight_format: WeightFormat | None, engine: str) -> str:
+    if not weights.device.startswith("cuda"):
+        raise Unsupported("CUDA graphs run on CUDA only")
+    if weight_format in ("int8", "int4"):
+        raise Unsupported("chatlm's decoders quantize no weights on CUDA")
+    return describe_weights([str(weights.dtype).removeprefix("torch.")], engine)
 
 
-def _format_label(formats: Iterable[WeightFormat]) -> str:
-    return " and ".join(sorted(formats)).replace("bf16", "bfloat16")
+_OpenDecoder = Callable[[ModelConfig, _PlacedWeights, WeightFormat | None], _OpenedDecoder]
 
-
-def _dtype_label(weights: ModelWeights[Linear]) -> str:
-    return str(weights.embed_tokens.dtype).removeprefix("torch.")
+_DECODERS: dict[str, tuple[_OpenDecoder, ...]] = {
+    "auto": (_c_decoder, _cuda_graph_decoder, _torch_decoder),
+    "native": (_c_decoder, _cuda_graph_decoder),
+    "torch": (_torch_decoder,),
+}
+"""By the setting `engine`, in order of preference; each may raise `Unsupported`."""

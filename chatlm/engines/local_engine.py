@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
 from chatlm.engines.model import Model
+from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
     PromptEncoder,
@@ -32,11 +33,13 @@ from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
-from chatlm.hub.model_folder import count_parameters
+from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 MAX_INLINE_CHARACTERS = 20_000
@@ -60,6 +63,7 @@ class LocalEngine:
         catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
+        memory: limits of the context and the prompt cache; None for none.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -76,8 +80,10 @@ class LocalEngine:
         catalogue_sampling: Sampling | None = None,
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         model_info = model.info
+        limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
         self._eos_criteria = EosStoppingCriteria(
             [
@@ -96,14 +102,17 @@ class LocalEngine:
         self.info = EngineInfo(
             model=name,
             device=model_info.device,
-            dtype=model_info.dtype,
-            context_length=min(model_info.context_length, context or model_info.context_length),
+            weights=model_info.weights,
+            kv_cache=model_info.kv_cache,
+            context_length=min(model_info.context_length, limit),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=(*model_info.notes, *self.prompt_encoder.notes),
-            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
+            | dict(model_info.versions),
             num_parameters=num_parameters,
+            memory=memory,
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
@@ -111,7 +120,8 @@ class LocalEngine:
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
-        self._prompt_cache = PromptCache(2 * self.info.context_length, model_info.block_rules)
+        cached = memory.cached_tokens if memory else 2 * self.info.context_length
+        self._prompt_cache = PromptCache(cached, model_info.block_rules)
         self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
@@ -124,20 +134,28 @@ class LocalEngine:
         prompt_format: str = "auto",
         context: int | None = None,
         catalogue_sampling: Sampling | None = None,
-        decoder_format: str = "auto",
+        engine: str = "auto",
+        weights: str = "auto",
+        kv_cache: KVFormat = "auto",
         find_adapter: FindAdapter = no_adapter,
+        memory: MemoryBudget | None = None,
+        runtimes: Mapping[str, GgufRuntime] | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
         Args:
             name: of the model, as the user calls it.
-            folder: config.json, safetensors and tokenizer.
-            placement: device and dtype.
+            folder: config.json, weights and tokenizer.
+            placement: device, and dtype of the computation.
             prompt_format: see `LocalEngine`.
             context: see `LocalEngine`.
             catalogue_sampling: see `LocalEngine`.
-            decoder_format: one of `chatlm.engines.load.DECODER_FORMATS`, or off.
+            engine: see `chatlm.engines.load.load`.
+            weights: see `chatlm.engines.load.load`.
+            kv_cache: see `chatlm.engines.load.load`.
             find_adapter: see `LocalEngine`.
+            memory: see `LocalEngine`.
+            runtimes: see `chatlm.engines.load.load`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -145,13 +163,23 @@ class LocalEngine:
         """
         return cls(
             name,
-            load(name, folder, placement, decoder_format),
+            load(
+                name,
+                folder,
+                placement,
+                engine,
+                weights,
+                kv_cache,
+                context=context,
+                runtimes=runtimes,
+            ),
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,
             catalogue_sampling=catalogue_sampling,
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
+            memory=memory,
         )
 
     def preview(self, request: Request) -> Prompt:

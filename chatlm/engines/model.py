@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,9 @@ class BlockRules:
     first_past: int | None = None
     """Length that the first block of a longer prompt must exceed, since the model encodes all
     positions otherwise from there on (longrope)."""
+    sizes: tuple[int, int] | None = None
+    """Tokens of large and of small blocks, the one a multiple of the other; None for those of the
+    device."""
 
 
 ANY_BLOCKS = BlockRules()
@@ -57,8 +61,8 @@ class ModelInfo:
 
     device: str
     """cpu, cuda:0, …, or several joined by +."""
-    dtype: str
-    """Number format of its weights, as the screen shows it."""
+    weights: str
+    """How its weights are held, as the screen shows it; see `describe_weights`."""
     context_length: int
     """Positions that the model supports."""
     eos_token_ids: tuple[int, ...]
@@ -67,7 +71,11 @@ class ModelInfo:
     """Sampling that its generation config recommends."""
     notes: tuple[str, ...] = ()
     """Messages to the user about how it was loaded."""
+    kv_cache: str = ""
+    """How its KV caches are held where they round keys and values, such as `8-bit`."""
     block_rules: BlockRules = ANY_BLOCKS
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Library name -> version, for libraries that run it besides torch."""
 
 
 class LanguageModel(Protocol):
@@ -132,6 +140,21 @@ class Model(LanguageModel, Protocol):
 
 class Unsupported(Exception):
     """A decoder cannot run a model or an adapter; the message says why."""
+
+
+_BITS = {"bfloat16": 16, "bf16": 16, "float16": 16, "f16": 16, "float32": 32, "f32": 32}
+
+
+def describe_weights(formats: Iterable[str], engine: str = "") -> str:
+    """Return the bits of a model's weights in words, such as `4-bit and 6-bit, torch`.
+
+    Args:
+        formats: of its matrices, by their names in torch, ggml or the setting `weights`; the
+            digit in a name that has one, such as int8 or Q4_K, is its number of bits.
+        engine: what runs the model where that is not the usual one.
+    """
+    bits = {_BITS.get(name.lower()) or int(re.sub(r"\D*(\d).*", r"\1", name)) for name in formats}
+    return " and ".join(f"{each}-bit" for each in sorted(bits)) + (engine and f", {engine}")
 
 
 def parse_eos_token_ids(value: Any) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from chatlm.errors import ChatlmError, EngineError, ModelError
 from chatlm.plugin_host.faults import CtrlC, describe_error, marked_ctrl_c
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     Args:
         config: the model and how to run it.
         plugins: may register engines; `scheme:name` is opened by the one of the scheme.
-        progress: called during downloads and conversions.
+        progress: called while a model is pulled.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
@@ -141,17 +142,41 @@ def _open_local(
     entry = catalogue().get(location.name)
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
+    from chatlm.engines.memory_plan import budget_memory
 
+    placement = resolve_placement(config.device)
+    memory = budget_memory(
+        location.name,
+        location.folder,
+        placement,
+        engine=config.engine,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
+        context=config.context,
+        refuse=config.check_memory,
+    )
     return LocalEngine.from_folder(
         location.name,
         location.folder,
-        resolve_placement(config.device, config.dtype, config.quantize),
+        placement,
         prompt_format=config.prompt_format,
         context=config.context,
         catalogue_sampling=entry.sampling if entry else Sampling(),
-        decoder_format=config.fast,
+        engine=config.engine,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
+        memory=memory,
+        runtimes=_registered_runtimes(plugins),
     )
+
+
+def _registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:
+    """Return what plugins offer to run GGUF files, by name; the first plugin of a name wins."""
+    runtimes: dict[str, GgufRuntime] = {}
+    for _, (name, runtime) in plugins.collect("register_gguf_runtimes"):
+        runtimes.setdefault(name, runtime)
+    return runtimes
 
 
 def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:

@@ -24,7 +24,7 @@ def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLO
     """
     if not rules.several:
         return [prompt_length]
-    large, small = (256, 64) if device_type == "cpu" else (1024, 128)
+    large, small = rules.sizes or ((256, 64) if device_type == "cpu" else (1024, 128))
     whole = prompt_length - prompt_length % large
     ends = [*range(large, whole + 1, large), *range(whole + small, prompt_length, small)]
     if whole != prompt_length:

@@ -64,7 +64,7 @@ class ScriptedEngine:
         self.info = EngineInfo(
             model="scripted",
             device="cpu",
-            dtype="none",
+            weights="none",
             context_length=context,
             prompt_format="chatml",
             default_sampling=DEFAULT_SAMPLING,

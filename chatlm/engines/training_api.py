@@ -96,7 +96,7 @@ def load_pretrained(model: ModelLocation, *, device: str = "auto", dtype: str = 
         OutOfMemoryError: the device has too little memory.
         ModelError: it cannot be loaded, or there is no such device.
     """
-    return load_model(model.name, model.folder, resolve_placement(device, dtype, "none"))
+    return load_model(model.name, model.folder, resolve_placement(device, dtype))
 
 
 def fast_dtype(device: str = "auto") -> str:
@@ -108,4 +108,4 @@ def fast_dtype(device: str = "auto") -> str:
     Raises:
         ModelError: there is no such device.
     """
-    return str(resolve_placement(device, "auto", "none").dtype).removeprefix("torch.")
+    return str(resolve_placement(device).dtype).removeprefix("torch.")

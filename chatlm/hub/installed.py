@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
-from chatlm.hub.disk import tree_bytes
+from chatlm.hub.disk import freed_bytes, tree_bytes
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import compare_templates, template_facts, template_warning
@@ -27,8 +24,6 @@ from chatlm.hub.model_folder import (
     folder_context_length,
     folder_problem,
     read_manifest,
-    safetensors_header,
-    weight_files,
 )
 from chatlm.hub.names import (
     FolderTarget,
@@ -39,6 +34,7 @@ from chatlm.hub.names import (
 )
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
+from chatlm.hub.weights import parameters_by_type
 from chatlm.types.engine import ModelListing
 from chatlm.types.sampling import Sampling
 
@@ -144,7 +140,7 @@ def find_model(name: str) -> ModelLocation:
 
     Args:
         name: of the catalogue, org/name or org/name@revision of the hub, a folder, a .gguf file, or
-            an installed name. A GGUF file is found once it was converted.
+            an installed name. A GGUF file is found once it was pulled.
 
     Raises:
         ModelError: unknown name, not on this machine, damaged, or not a safe and complete model.
@@ -277,7 +273,7 @@ def verify_model(
     """Compare every file of a model with its checksum, and its tensors with its architecture.
 
     A folder of the user's own has no checksums: there its completeness is checked. A GGUF file
-    need not be converted.
+    need not be pulled.
 
     Raises:
         ModelError: the model is not on this machine.
@@ -327,12 +323,12 @@ def _verify_tensors(folder: Path, kind: ModelKind, repair: str) -> Verification:
 
 def _verify_gguf(path: Path) -> Verification:
     """Check a GGUF file without reading its weights."""
-    from chatlm.hub.gguf.convert import plan_conversion
     from chatlm.hub.gguf.tokenizer import read_templates
+    from chatlm.hub.gguf_folder import read_model
 
     try:
         with GgufFile(path) as file:
-            plan_conversion(file)
+            read_model(file)
             general = template_facts(file)["general"]
             warning = compare_templates(general, list(read_templates(file).values()))
     except GgufError as error:
@@ -344,7 +340,7 @@ def remove_model(name: str) -> int:
     """Delete a model from the models folder, including the remains of an interrupted download.
 
     Returns:
-        The number of freed bytes.
+        The number of freed bytes; a file that the user also has elsewhere is not counted.
 
     Raises:
         UsageError: the name is a folder of the user's own, which chatlm never deletes.
@@ -362,7 +358,7 @@ def remove_model(name: str) -> int:
         if not folder.is_dir() and not freed:
             _require_folder(target)
         if folder.is_dir():
-            freed += tree_bytes(folder)
+            freed += freed_bytes(folder)
             discard_folder(folder, target.folder_name)
     return freed
 
@@ -425,30 +421,5 @@ def _folder_sampling(folder: Path) -> Sampling:
 
 
 def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
-    parameters: Counter[str] = Counter()
-    for path in weight_files(folder):
-        for tensor in (safetensors_header(path) or {}).values():
-            parameters[tensor["dtype"]] += math.prod(tensor["shape"])
+    parameters = parameters_by_type(folder)
     return parameters.total(), tuple(dtype for dtype, _ in parameters.most_common())
-
-
-MEMINFO = Path("/proc/meminfo")
-"""Memory statistics of Linux; other systems have no such file."""
-
-
-USABLE_MEMORY_SHARE = 0.9
-"""Share of the free memory that weights may take."""
-
-
-def fits_in_memory(model: str) -> bool:
-    """Tell whether a model's weights fit into free memory; True if that is unknown.
-
-    Args:
-        model: its name, as the user wrote it.
-    """
-    try:
-        weights = sum(path.stat().st_size for path in weight_files(find_model(model).folder))
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
-    except (ModelError, OSError, ValueError):
-        return True
-    return match is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(match.group(1))

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from chatlm.errors import ModelError
 
-Stage = Literal["wait", "download", "unpack", "convert", "check"]
+Stage = Literal["wait", "download", "unpack", "prepare", "copy", "check"]
 """Current step of a job; `wait` while another process downloads the same model."""
 
 
@@ -26,7 +26,8 @@ STAGE_LABELS: dict[Stage, str] = {
     "wait": "waiting for another chatlm that downloads it",
     "download": "downloading",
     "unpack": "unpacking",
-    "convert": "converting, only this once",
+    "prepare": "reading its settings and tokens, only this once",
+    "copy": "copying",
     "check": "checking",
 }
 

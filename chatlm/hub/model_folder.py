@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from chatlm.errors import ModelError
@@ -29,10 +29,7 @@ from chatlm.hub.jobs import (
     ignore_progress,
     never_cancelled,
 )
-
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-"""Extensions of weights that can run code when loaded."""
-
+from chatlm.hub.weights import read_json, weights_problem
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -70,13 +67,8 @@ def is_model_file(name: str) -> bool:
     return matches(_ALLOW_PATTERNS) and not matches(_IGNORE_PATTERNS)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """List the files of weights in a folder, sorted; a pipe of such a name is none."""
-    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-
-
 def check_folder(folder: Path) -> None:
-    """Raise `ModelError` unless the folder is a complete safetensors model."""
+    """Raise `ModelError` unless the folder is a complete model."""
     problem = folder_problem(folder)
     if problem:
         raise ModelError(f"{folder} cannot be used as a model: {problem[0]}.", problem[1])
@@ -86,51 +78,26 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
     """Return what is wrong with a model folder and a hint; None if it is complete."""
     again = "Copy or download the model again; the folder is not complete."
     if not (folder / "config.json").is_file():
+        if ggufs := sorted(folder.glob("*.gguf")):
+            return "it has no config.json", f"Give the GGUF file itself: {ggufs[0]}"
         return "it has no config.json", "Give the folder of a Hugging Face model."
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         return "its config.json cannot be read", again
     if wrong := config_problem(config):
         return wrong, again
-    weights = weight_files(folder)
-    if not weights:
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
-        if pickled:
-            return (
-                f"its weights are pickle files ({', '.join(pickled[:3])}), which can run code",
-                "Use a version of the model that has *.safetensors files.",
-            )
-        return "it has no *.safetensors weights", again
+    if problem := weights_problem(folder):
+        return problem
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return "it has no tokenizer files", "Save the model's tokenizer into the same folder."
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        listed = _read_json(index)
-        shards = _shard_names(listed.get("weight_map")) if isinstance(listed, dict) else None
-        if shards is None:
-            return f"its {index.name} is damaged", again
-        missing = sorted(name for name in set(shards) if not (folder / name).is_file())
-        if missing:
-            return f"weights are missing ({', '.join(missing[:3])})", again
-    broken = [path.name for path in weights if not _is_complete(path)]
-    return (f"{broken[0]} is cut short or damaged", again) if broken else None
-
-
-def _shard_names(weight_map: Any) -> set[str] | None:
-    """Return the files of an index; None unless each is the name of a file beside it."""
-    if not isinstance(weight_map, dict):
-        return None
-    names = list(weight_map.values())
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
-        return None
-    return set(names)
+    return None
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
     """Determine a model's kind, chat or embedder, from its files."""
     if (folder / "modules.json").is_file():
         return "embedder"
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     return model_kind(config if isinstance(config, dict) else {})
 
 
@@ -145,69 +112,12 @@ def model_kind(config: Mapping[str, Any]) -> ModelKind:
 
 def folder_context_length(folder: Path) -> int | None:
     """Return the model's context length in tokens; None if its config does not say."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         return None
     part = config.get("text_config", config)
     length = part.get("max_position_embeddings") if isinstance(part, dict) else None
     return length if isinstance(length, int) else None
-
-
-def safetensors_header(path: Path) -> dict[str, Any] | None:
-    """Read the header of a safetensors file: tensor name -> dtype, shape, data_offsets.
-
-    None when the file is not safetensors or its data is cut short.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
-            return None
-        header = _parse_json(file.read(length))
-    if not isinstance(header, dict):
-        return None
-    header.pop("__metadata__", None)
-    if not all(map(_is_tensor_entry, header.values())):
-        return None
-    end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    return header if 8 + length + end == size else None
-
-
-def _is_tensor_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        return False
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    return _are_sizes(shape) and _are_sizes(offsets) and len(offsets or ()) == 2
-
-
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 1 << 63 for value in values
-    )
-
-
-def count_parameters(folder: Path) -> int:
-    """Count the parameters in the safetensors files of a model folder."""
-    headers = (safetensors_header(path) or {} for path in weight_files(folder))
-    return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
-
-
-def _is_complete(path: Path) -> bool:
-    return path.stat().st_size > 0 and safetensors_header(path) is not None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return _parse_json(path.read_bytes())
-    except OSError:
-        return None
-
-
-def _parse_json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 MANIFEST_FILE = "chatlm-model.json"
@@ -225,9 +135,9 @@ class ModelOrigin:
     where: str
     """Repository, package or path, for display."""
     revision: str = ""
-    """The hub's commit, the package's version or the GGUF file's SHA-256."""
+    """The hub's commit, the package's version or the SHA-256 of a GGUF file or its parts."""
     stamp: str = ""
-    """Size and time of a GGUF file, to recognise it without hashing it."""
+    """Size and time of a GGUF file and its parts, to recognise it without hashing it."""
 
     def __str__(self) -> str:
         match self.type:
@@ -317,8 +227,19 @@ def write_manifest(
     origin: ModelOrigin,
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
+    known: Mapping[str, FileRecord] = MappingProxyType({}),
 ) -> ModelManifest:
-    """Hash every file of a complete folder, then write its manifest as the last file."""
+    """Hash every file of a complete folder, then write its manifest as the last file.
+
+    Args:
+        folder: of the model.
+        name: of the model.
+        kind: of the model.
+        origin: of the model.
+        progress: is told how far the hashing is.
+        cancelled: stops it.
+        known: checksums that need not be computed, by path inside the folder.
+    """
     paths = model_files(folder)
     total = sum(path.stat().st_size for path in paths)
     files: dict[str, FileRecord] = {}
@@ -326,7 +247,8 @@ def write_manifest(
     for path in paths:
         check_cancelled(cancelled)
         progress("check", done, total)
-        record = files[path.relative_to(folder).as_posix()] = record_file(path)
+        inside = path.relative_to(folder).as_posix()
+        record = files[inside] = known.get(inside) or record_file(path)
         done += record.bytes
     progress("check", done, total)
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from chatlm.config import paths
 from chatlm.config.paths import expand_path
 from chatlm.errors import ModelError
 from chatlm.hub.catalogue import CatalogueEntry, catalogue
-from chatlm.hub.disk import sha256
+from chatlm.hub.checksums import FileRecord, record_file
+from chatlm.hub.gguf.file import split_paths, split_stem
 from chatlm.hub.model_folder import MANIFEST_FILE, ModelManifest, ModelOrigin, read_manifest
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
@@ -55,30 +58,32 @@ class HubTarget:
 
 @dataclass(frozen=True)
 class GgufTarget:
-    """A GGUF file, converted once."""
+    """A GGUF file."""
 
     path: Path
-    digest: str
+    """Of the file, or of the first part of a split one."""
+    origin: ModelOrigin
+    """For its manifest."""
 
     @property
     def name(self) -> str:
         """Stem of the file and the start of its SHA-256."""
-        return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.path.stem).strip('.-')}-{self.digest[:8]}"
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", split_stem(self.path)).strip(".-")
+        return f"{stem}-{self.origin.revision[:8]}"
 
     @property
     def folder_name(self) -> str:
         """Folder below the models folder."""
         return self.name
 
-    @property
-    def origin(self) -> ModelOrigin:
-        """Origin for its manifest."""
-        return ModelOrigin("gguf", str(self.path), self.digest, file_stamp(self.path))
+    def records(self) -> dict[Path, FileRecord]:
+        """Return the checksums of the file, or of each part, which are read once."""
+        return {path: _record(path, file_stamp(path)) for path in split_paths(self.path)}
 
 
 @dataclass(frozen=True)
 class InstalledTarget:
-    """A model that is already in the models folder, such as a converted GGUF."""
+    """A model that is already in the models folder, such as one from a GGUF file."""
 
     name: str
     folder_name: str
@@ -146,10 +151,10 @@ def known_names() -> list[str]:
     return list(dict.fromkeys([*catalogue(), *installed_names()]))
 
 
-def file_stamp(path: Path) -> str:
-    """Return size and time of a file; if both are equal, the file counts as unchanged."""
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
+def file_stamp(*paths: Path) -> str:
+    """Return sizes and times of files; if all are equal, the files count as unchanged."""
+    status = [path.stat() for path in paths]
+    return ",".join(f"{each.st_size}-{each.st_mtime_ns}" for each in status)
 
 
 def _installed_folders() -> dict[str, Path]:
@@ -161,23 +166,30 @@ def _installed_folders() -> dict[str, Path]:
 
 
 def _resolve_gguf(path: Path) -> GgufTarget:
-    if not path.is_file():
-        raise ModelError(f"There is no GGUF file {path}.", "Check the path.")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(
-                f"{path} is not a GGUF file.", "Download it again; it may be cut short."
-            )
-    if re.search(r"-\d{5}-of-\d{5}$", path.stem):
-        raise ModelError(
-            f"{path} is one part of a split GGUF.",
-            "Join the parts with llama.cpp's gguf-split --merge.",
-        )
+    parts = split_paths(path)
+    for part in parts:
+        if not part.is_file():
+            one_of = "" if part == path else f", a part of {path.name}"
+            raise ModelError(f"There is no GGUF file {part}{one_of}.", "Check the path.")
+        with part.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(
+                    f"{part} is not a GGUF file.", "Download it again; it may be cut short."
+                )
+    stamp = file_stamp(*parts)
     for _, manifest in installed_manifests():
-        origin = manifest.origin
-        if origin.where == str(path) and origin.stamp == file_stamp(path):
-            return GgufTarget(path, origin.revision)
-    return GgufTarget(path, sha256(path))
+        if manifest.origin.where == str(parts[0]) and manifest.origin.stamp == stamp:
+            return GgufTarget(parts[0], manifest.origin)
+    digests = [_record(part, file_stamp(part)).sha256 for part in parts]
+    digest = digests[0]
+    if len(digests) > 1:
+        digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return GgufTarget(parts[0], ModelOrigin("gguf", str(parts[0]), digest, stamp))
+
+
+@functools.cache
+def _record(path: Path, stamp: str) -> FileRecord:
+    return record_file(path)
 
 
 def _suggest_names(name: str) -> str:

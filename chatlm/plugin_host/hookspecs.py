@@ -15,6 +15,7 @@ from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
+from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
 
@@ -156,6 +157,12 @@ def register_ask_options(register: Callable[[AskOption], None]) -> None:
 @hookspec
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def register_gguf_runtimes(register: Callable[[str, GgufRuntime], None]) -> None:
+    """Offer ways to run GGUF files: `register("llamacpp", load)` serves `engine = llamacpp`, and
+    models that chatlm's own decoders cannot run."""
 
 
 @hookspec

@@ -142,7 +142,8 @@ _STAGE_LABELS: dict[Stage, tuple[str, str]] = {
     "wait": ("Waiting", "another chatlm is pulling this model"),
     "download": ("Downloading", "size not known yet"),
     "unpack": ("Unpacking", ""),
-    "convert": ("Converting", "once, may take a minute"),
+    "prepare": ("Reading", "its settings and tokens, only this once"),
+    "copy": ("Copying", ""),
     "check": ("Checking", ""),
 }
 """Each stage's label, and the note shown while its size is unknown."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from chatlm.errors import UsageError
 from chatlm.text import one_line
 from chatlm.types.events import EngineEvent, Prefill
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling, Thinking
@@ -22,8 +23,8 @@ class EngineInfo:
     """Name that opens the same model again."""
     device: str
     """`cpu`, `cuda:0`, `mps`, …, or several joined by `+`."""
-    dtype: str
-    """`bfloat16`, `float32`, `8bit`, …"""
+    weights: str
+    """How its weights are held, such as `8-bit` or `16-bit, transformers`."""
     context_length: int
     """Maximum number of tokens of prompt and reply together."""
     prompt_format: str
@@ -39,6 +40,8 @@ class EngineInfo:
     """The part of `default_sampling` that the model's authors recommend."""
     num_parameters: int | None = None
     """None if unknown."""
+    memory: MemoryBudget | None = None
+    """What it needs in memory; None if unknown."""
     adapters: tuple[str, ...] = ()
     """Names of the adapters that the model's server offers; a request may name one."""
     accepts: frozenset[str] = frozenset({"text"})
@@ -49,6 +52,8 @@ class EngineInfo:
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
     """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
+    kv_cache: str = ""
+    """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
 
 
 def _why_no_tools(info: EngineInfo) -> str:

@@ -24,7 +24,10 @@ class Provenance:
     adapter: str | None = None
     prompt_format: str = ""
     device: str = ""
-    dtype: str = ""
+    weights: str = ""
+    """As `EngineInfo.weights`; `describe_old_weights` explains what earlier versions stored."""
+    kv_cache: str = ""
+    """As `EngineInfo.kv_cache`."""
     context_length: int = 0
     prompt_hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -35,7 +38,7 @@ class Provenance:
     """What the model might call."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values; `tools` only where there are any."""
+        """Convert to JSON values; `tools` and `kv_cache` only where there are any."""
         values: dict[str, Any] = {
             "messages": [message.to_dict() for message in self.messages],
             "sampling": self.sampling.to_dict(),
@@ -43,12 +46,14 @@ class Provenance:
             "adapter": self.adapter,
             "prompt_format": self.prompt_format,
             "device": self.device,
-            "dtype": self.dtype,
+            "dtype": self.weights,
             "context_length": self.context_length,
             "prompt_hash": self.prompt_hash,
             "versions": dict(self.versions),
             "added": list(self.plugin_processors),
         }
+        if self.kv_cache:
+            values["kv_cache"] = self.kv_cache
         if self.tools:
             values["tools"] = [tool.to_dict() for tool in self.tools]
         return values
@@ -67,13 +72,30 @@ class Provenance:
             adapter=values.get("adapter"),
             prompt_format=values.get("prompt_format", ""),
             device=values.get("device", ""),
-            dtype=values.get("dtype", ""),
+            weights=values.get("dtype", ""),
+            kv_cache=values.get("kv_cache", ""),
             context_length=values.get("context_length", 0),
             prompt_hash=values.get("prompt_hash", ""),
             versions=values.get("versions", {}),
             plugin_processors=tuple(values.get("added", ())),
             tools=tuple(map(ToolDefinition.from_dict, values.get("tools", ()))),
         )
+
+
+_OLD_FORMATS = {
+    "bfloat16": "16-bit", "float16": "16-bit", "float32": "32-bit",
+    "int8": "8-bit", "int4": "4-bit", "int4 and int8": "4-bit and 8-bit",
+    "8bit": "8-bit", "4bit": "4-bit",
+}  # fmt: skip
+
+
+def describe_old_weights(stored: str) -> str:
+    """Return `Provenance.weights` in today's words, such as `8-bit` for `int8 (fast)`."""
+    name, _, engine = stored.removesuffix(")").partition(" (")
+    if name not in _OLD_FORMATS:
+        return stored
+    suffix = {"fast": "", "torch": ", torch", "": ", transformers"}.get(engine)
+    return stored if suffix is None else _OLD_FORMATS[name] + suffix
 
 
 @dataclass(frozen=True)

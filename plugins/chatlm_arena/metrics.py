@@ -36,13 +36,13 @@ class Perplexity:
     tokens: int
     loss: float
     """Mean negative log-likelihood of a token, in nats."""
-    dtype: str
-    """Number format of the weights, as `EngineInfo.dtype`."""
+    weights: str
+    """As `EngineInfo.weights`."""
 
     @property
     def is_exact(self) -> bool:
         """Whether the weights are in float32, so that no rounding of theirs is part of it."""
-        return self.dtype == "float32"
+        return self.weights.startswith("32-bit")
 
     @property
     def perplexity(self) -> float:
@@ -94,7 +94,7 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
         for _ in events:
             pass
     loss = sum(forced.losses) / max(len(forced.losses), 1)
-    return Perplexity(len(forced.losses), loss, chat.engine.info.dtype)
+    return Perplexity(len(forced.losses), loss, chat.engine.info.weights)
 
 
 class _ForcedTokens:

@@ -243,18 +243,5 @@ def _read_bits(path: Path, tensor: TensorEntry) -> NDArray[np.unsignedinteger[An
     return np.fromfile(path, kind, count, offset=tensor.start)
 
 
-def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a model, from the headers of its files.
-
-    Raises:
-        InvalidAdapterFile: a file is damaged.
-        OSError: a file cannot be read.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        shapes |= {name: tensor.shape for name, tensor in read_tensor_table(path).items()}
-    return shapes
-
-
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """peft's file names."""

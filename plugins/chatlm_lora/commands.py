@@ -123,12 +123,12 @@ def list_adapters(as_json: bool) -> None:
 
 @adapters.command()
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
 @_model
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the adapter.")
 @json_option
-def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool) -> None:
-    """Validate an adapter that peft saved, and copy it under a name.
+def add(name: str, path: Path, model: str | None, licence: str, as_json: bool) -> None:
+    """Validate an adapter and copy it under a name: a folder that peft saved, or a GGUF file.
 
     Example: chatlm adapters add medical ~/downloads/medical-lora
     """
@@ -136,7 +136,7 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
     from chatlm_lora.library import ADAPTERS
 
     base = resolve_base_model(model)
-    checked = library.add_adapter(name, folder.expanduser(), base, licence)
+    checked = library.add_adapter(name, path.expanduser(), base, licence)
     if as_json:
         row = _adapter_dict(ADAPTERS.get(name))
         click.echo(dump_json(row | {"warnings": list(checked.warnings)}))

@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from chatlm import Artifact, Artifacts, ChatlmError, ModelLocation, UsageError, find_model
+from chatlm import (
+    Artifact,
+    Artifacts,
+    ChatlmError,
+    ModelLocation,
+    UsageError,
+    convert_gguf_lora,
+    find_model,
+)
 from chatlm_lora import card, validation
 from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.card import CARD_FILE, README_FILE, AdapterCard
@@ -27,32 +36,57 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, README_FILE)
 """Files that are copied when an adapter is exported."""
 
 
-def add_adapter(
-    name: str, folder: Path, base: ModelLocation, licence: str = ""
-) -> ValidatedAdapter:
-    """Validate a folder that peft saved, and copy it to the user's adapters.
+GGUF_SUFFIX = ".gguf"
+
+
+def add_adapter(name: str, path: Path, base: ModelLocation, licence: str = "") -> ValidatedAdapter:
+    """Validate an adapter, and copy it to the user's adapters in peft's format.
 
     Args:
         name: name of the new adapter.
-        folder: has adapter_config.json and adapter_model.safetensors.
+        path: a folder with adapter_config.json and adapter_model.safetensors, or a GGUF file.
         base: the model to validate it against.
         licence: as the user states it.
 
     Raises:
         UsageError: the name is taken or not valid.
         AdapterRefused: the adapter cannot be used, or not with that model.
-        ChatlmError: it cannot be written.
+        ChatlmError: it cannot be read or written.
     """
     place = ADAPTERS.new(name)
-    found = validation.validate_adapter(folder, base)
-    with ADAPTERS.create(place) as new:
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            shutil.copyfile(folder / file, new / file)
-        known = card.read_card(folder) or AdapterCard(
-            name, "added", base.name, licence=licence, source={"folder": str(folder.resolve())}
-        )
-        card.write_card(known, new)
+    with _as_peft_folder(path, base) as folder:
+        try:
+            found = validation.validate_adapter(folder, base)
+        except AdapterRefused as refusal:
+            message = refusal.message.replace(str(folder), str(path))
+            raise AdapterRefused(message, hint=refusal.hint) from None
+        with ADAPTERS.create(place) as new:
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                shutil.copyfile(folder / file, new / file)
+            known = card.read_card(folder) or AdapterCard(
+                name,
+                "added",
+                base.name,
+                licence=licence,
+                source={"folder" if folder == path else "file": str(path.resolve())},
+            )
+            card.write_card(known, new)
     return found
+
+
+@contextmanager
+def _as_peft_folder(path: Path, base: ModelLocation) -> Iterator[Path]:
+    """Return the folder itself, or a temporary one with what a GGUF file holds."""
+    if not path.is_file() or path.suffix.lower() != GGUF_SUFFIX:
+        yield path
+        return
+    with TemporaryDirectory(prefix="chatlm-adapter-") as temporary:
+        folder = Path(temporary)
+        try:
+            convert_gguf_lora(path, base.folder, folder)
+        except OSError as error:
+            raise ADAPTERS.disk_error(error) from error
+        yield folder
 
 
 def export_adapter(adapter: Artifact, folder: Path) -> None:

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from chatlm import ChatlmError, ModelLocation, human_bytes, one_line
+from chatlm import ChatlmError, ModelError, ModelLocation, one_line, tensor_shapes
 from chatlm_lora import adapter_files
 from chatlm_lora.adapter_files import (
     CONFIG_FILE,
@@ -90,8 +90,9 @@ def validate_adapter(folder: Path, base: ModelLocation | None) -> ValidatedAdapt
     pairs = _pair_matrices(folder, table)
     warnings: list[str] = []
     if base is not None:
-        _check_size(folder, weights, base)
-        _check_base(folder, config, pairs, base)
+        shapes = _base_shapes(base)
+        _check_size(folder, table, shapes, base)
+        _check_base(folder, config, pairs, shapes, base)
         warnings += _base_warnings(config, base)
     for reason in _rank_mismatches(config, pairs):
         raise _refusal(folder, reason)
@@ -163,19 +164,38 @@ def _rank_mismatches(config: AdapterConfig, pairs: Mapping[str, LoraPair]) -> It
             )
 
 
-def _check_size(folder: Path, weights: Path, base: ModelLocation) -> None:
-    size = weights.stat().st_size
-    whole = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
-    if size > whole:
+def _base_shapes(base: ModelLocation) -> Mapping[str, tuple[int, ...]]:
+    try:
+        return tensor_shapes(base.folder)
+    except (ModelError, OSError) as error:
+        raise ChatlmError(
+            f"The model {base.name} cannot be read: {error}.",
+            hint=f"chatlm models verify {base.name} checks its files.",
+        ) from error
+
+
+def _check_size(
+    folder: Path,
+    table: Mapping[str, TensorEntry],
+    shapes: Mapping[str, tuple[int, ...]],
+    base: ModelLocation,
+) -> None:
+    numbers = sum(prod(tensor.shape) for tensor in table.values())
+    whole = sum(map(prod, shapes.values()))
+    if numbers > whole:
         raise _refusal(
             folder,
-            f"{WEIGHTS_FILE} has {human_bytes(size)}, more than the whole model {base.name} "
-            f"({human_bytes(whole)})",
+            f"{WEIGHTS_FILE} has {numbers:,} numbers, more than the whole model {base.name} "
+            f"({whole:,})",
         )
 
 
 def _check_base(
-    folder: Path, config: AdapterConfig, pairs: Mapping[str, LoraPair], base: ModelLocation
+    folder: Path,
+    config: AdapterConfig,
+    pairs: Mapping[str, LoraPair],
+    shapes: Mapping[str, tuple[int, ...]],
+    base: ModelLocation,
 ) -> None:
     fit = (
         "Choose the model it was made for "
@@ -188,13 +208,6 @@ def _check_base(
             f"it was made for {one_line(config.architecture, 60)}, and {base.name} is {own}",
             fit,
         )
-    try:
-        shapes = adapter_files.model_shapes(base.folder)
-    except (InvalidAdapterFile, OSError) as error:
-        raise ChatlmError(
-            f"The model {base.name} cannot be read: {error}.",
-            hint=f"chatlm models verify {base.name} checks its files.",
-        ) from error
     modules = {name.removesuffix(".weight") for name in shapes if name.endswith(".weight")}
     _check_targets(folder, config, modules, base)
     for module, (a, b) in pairs.items():

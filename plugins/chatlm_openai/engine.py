@@ -234,7 +234,7 @@ def _engine_info(
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
-        dtype="remote",
+        weights="remote",
         context_length=min(filter(None, (known, limit)), default=ASSUMED_CONTEXT),
         prompt_format="the server's",
         default_sampling=DEFAULT_SAMPLING,

@@ -14,7 +14,14 @@ from tests.program import run_chatlm
 
 @pytest.fixture(autouse=True)
 def plain_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHATLM_MODEL", "CHATLM_DEVICE", "CHATLM_DTYPE", "VISUAL", "EDITOR"):
+    for name in (
+        "CHATLM_MODEL",
+        "CHATLM_DEVICE",
+        "CHATLM_WEIGHTS",
+        "CHATLM_DTYPE",
+        "VISUAL",
+        "EDITOR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -288,7 +288,7 @@ async def test_a_browser_types_and_shows_a_reply_as_it_grows(home: Path, tmp_pat
     server = Running(home, "web")
     async with page(server.address, command) as shown:
         screen = Drawn(shown)
-        await until(lambda: "fast" in screen.text())
+        await until(lambda: "-bit" in screen.text())
         empty = await shown.picture()
         await shown.type("Count from one to nine in words.")
         await until(lambda: "nine in words." in screen.text())

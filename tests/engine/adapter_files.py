@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+
+from tests.models import load_plain
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -26,7 +27,7 @@ def save(
     from peft import LoraConfig, get_peft_model
 
     given: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": list(ALL)}
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    base = load_plain(model, torch.float32)
     adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **{**given, **settings}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -42,7 +43,7 @@ def reference(model: Path, adapter: Path | None, dtype: torch.dtype = torch.floa
     """Return the model with an adapter, run by peft."""
     from peft import PeftModel
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    base = load_plain(model, dtype)
     if adapter is None:
         return base
     return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()

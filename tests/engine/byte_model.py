@@ -33,7 +33,7 @@ class UniformModel:
         self.vocabulary = vocabulary
         self.info = ModelInfo(
             device="cpu",
-            dtype="float32",
+            weights="32-bit",
             context_length=512,
             eos_token_ids=(vocabulary - 1,),
             recommended_sampling=Sampling(),

@@ -69,12 +69,12 @@ def finder(root: Path) -> Callable[[str], Path]:
     return lambda name: root / name
 
 
-def open_engine(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
+def open_engine(model: Path, engine: str, find: Callable[[str], Path]) -> LocalEngine:
     return LocalEngine.from_folder(
         "default",
         model,
-        resolve_placement("cpu", "auto", "none"),
-        decoder_format=fast,
+        resolve_placement("cpu"),
+        engine=engine,
         find_adapter=find,
     )
 
@@ -84,20 +84,20 @@ OpenEngine = Callable[[str], LocalEngine]
 
 @pytest.fixture(scope="module")
 def engines(default_model: Path, folders: dict[str, Path]) -> Iterator[OpenEngine]:
-    """The default model by decoder format, each loaded once; adapters are found in `folders`."""
+    """The default model by the setting `engine`, each loaded once; adapters are in `folders`."""
     loaded: dict[str, LocalEngine] = {}
 
-    def get(decoder_format: str) -> LocalEngine:
-        if decoder_format not in loaded:
-            loaded[decoder_format] = open_engine(default_model, decoder_format, folders.__getitem__)
-        return loaded[decoder_format]
+    def get(engine: str) -> LocalEngine:
+        if engine not in loaded:
+            loaded[engine] = open_engine(default_model, engine, folders.__getitem__)
+        return loaded[engine]
 
     yield get
     for engine in loaded.values():
         engine.close()
 
 
-@pytest.fixture(scope="module", params=["auto", "off"])
+@pytest.fixture(scope="module", params=["auto", "transformers"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -155,7 +155,10 @@ def test_on_the_real_model_every_decoder_computes_what_peft_computes(
     default_model: Path, folders: dict[str, Path]
 ) -> None:
     ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
-    models = [load("default", default_model, EXACT, fast) for fast in ("bf16", "off")]
+    models = [
+        load("default", default_model, EXACT, engine, "bf16" if engine == "native" else "auto")
+        for engine in ("native", "transformers")
+    ]
     assert isinstance(models[0], NativeModel)
     for folder in folders.values():
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
@@ -173,7 +176,7 @@ def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
 def test_quantization_changes_less_than_the_adapter(
     default_model: Path, folders: dict[str, Path], way: str, engine: LocalEngine
 ) -> None:
-    if way == "off":
+    if way == "transformers":
         pytest.skip("it rounds no weights")
     text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
     ids = engine.prompt_encoder.encode([Message("user", text * 6)])
@@ -306,7 +309,7 @@ def test_variants_of_lora_are_left_to_transformers(
     folder = copy_with_changes(folders["poet"], tmp_path / "bad", **changes)
     error = refusal_of(engines("auto"), folders, folder)
     assert said in error.message
-    assert "chatlm config set fast off" in error.hint
+    assert "chatlm config set engine transformers" in error.hint
 
 
 def test_targets_outside_the_layers_are_left_to_transformers(
@@ -320,7 +323,9 @@ def test_targets_outside_the_layers_are_left_to_transformers(
             native_model(folder, torch.float32, "bf16").load_adapter(saved)
         ids = random_ids(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
-        made = read_logits(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
+        made = read_logits(
+            load("tiny", folder, EXACT, "transformers").load_adapter(saved), ids, 100
+        )
         torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
 
 
@@ -329,7 +334,7 @@ def test_transformers_runs_dora(tmp_path: Path) -> None:
     saved = adapter_files.save(tmp_path / "dora", folder, use_dora=True, strength=0.5)
     ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
-    model = load("tiny", folder, EXACT, "off")
+    model = load("tiny", folder, EXACT, "transformers")
     plain = read_logits(model, ids, 100)
     made = read_logits(model.load_adapter(saved), ids, 100)
     torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))

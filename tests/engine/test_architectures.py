@@ -20,7 +20,7 @@ from chatlm.engines.native.weights import read_weights
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import decoded_logits, native_model, random_ids, reference_logits
 
-EXACT = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
+EXACT = Placement({"": "cpu"}, torch.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +42,10 @@ def assert_equal(logits: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
 def test_torch_decodes_a_family_that_the_c_kernel_lacks(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
-    model = load("tiny", folder, EXACT, "bf16")
+    model = load("tiny", folder, EXACT, weights="bf16")
     assert isinstance(model, NativeModel)
     assert isinstance(model.decoder, TorchDecoder)
-    assert (model.info.dtype, model.info.notes) == ("bfloat16 (torch)", ())
+    assert (model.info.weights, model.info.notes) == ("16-bit, torch", ())
     with pytest.raises(Unsupported, match="C kernel"):
         CDecoder.check_supported(model.config)
 
@@ -56,7 +56,7 @@ def test_a_short_prompt_and_its_reply_give_the_logits_of_transformers(
 ) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = random_ids(folder)[:12]
-    cache = load("tiny", folder, EXACT, "bf16").new_cache()
+    cache = load("tiny", folder, EXACT, weights="bf16").new_cache()
     made = torch.cat([cache.prefill(ids[:7])[None], cache.decode(ids[7:])])
     assert_equal(made, transformers_logits(folder, ids)[6:])
 
@@ -78,7 +78,7 @@ def test_a_prompt_across_blocks_gives_the_logits_of_transformers(
 def test_a_warm_second_turn_gives_the_logits_of_transformers(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = random_ids(folder)
-    cache = load("tiny", folder, EXACT, "bf16").new_cache()
+    cache = load("tiny", folder, EXACT, weights="bf16").new_cache()
     cache.prefill(ids[:64])
     cache.decode([3, 5, 7])  # a reply that the second turn writes differently
     assert cache.truncate(64)
@@ -93,8 +93,12 @@ def test_an_adapter_acts_on_a_family_that_torch_decodes(tmp_path: Path, variant:
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
     ids = random_ids(folder)[:20]
     made = []
-    for form in ("bf16", "off"):
-        cache = load("tiny", folder, EXACT, form).load_adapter(saved).new_cache()
+    for engine in ("torch", "transformers"):
+        cache = (
+            load("tiny", folder, EXACT, engine, "bf16" if engine == "torch" else "auto")
+            .load_adapter(saved)
+            .new_cache()
+        )
         made.append(torch.cat([cache.prefill(ids[:7])[None], cache.decode(ids[7:])]))
     assert_equal(*made)
     assert not torch.allclose(made[1], transformers_logits(folder, ids)[6:])
@@ -109,6 +113,6 @@ def test_every_family_is_tested() -> None:
 def test_the_c_kernel_refuses_a_block_it_does_not_have(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
     config = read_config(folder)
-    weights = read_weights(folder, config, torch.bfloat16)
+    weights = read_weights(folder, config)
     with pytest.raises(Unsupported, match="C kernel"):
         CDecoder(None, config, weights, "bf16", 1)  # type: ignore[arg-type]

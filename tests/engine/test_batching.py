@@ -19,7 +19,7 @@ from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
-from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.kv_cache import KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.scripted import ScriptedEngine
@@ -52,12 +52,16 @@ def no_gradients() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("form", "kv_format"),
+    [("bf16", "auto"), ("int8", "auto"), ("int4", "auto"), ("int8", "int8")],
+)
 def test_results_do_not_depend_on_the_rest_of_the_batch(
-    tmp_path: Path, variant: str, form: WeightFormat
+    tmp_path: Path, variant: str, form: WeightFormat, kv_format: KVFormat
 ) -> None:
     folder = tiny.save(tmp_path / "model", variant)
     model = native_model(folder, torch.bfloat16, form)
+    model.kv_format = kv_format
     decoder = model.decoder
     assert isinstance(decoder, CDecoder)
     adapted = model.load_adapter(
@@ -92,7 +96,9 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
         assert torch.equal(made, expected), case
         assert growth.kv_cache.length == memory.length
         used = slice(0, memory.length)
-        assert torch.equal(growth.kv_cache.kv[:, :, :, used], memory.kv[:, :, :, used])
+        for tensor in ("kv", "scales"):
+            both = [getattr(cache.buffer, tensor) for cache in (growth.kv_cache, memory)]
+            assert both == [None, None] or torch.equal(*(each[:, :, :, used] for each in both))
 
 
 def test_a_draft_is_what_followed_the_longest_match() -> None:
@@ -250,17 +256,17 @@ def text_of(events: list[EngineEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-@pytest.mark.parametrize("fast", ["auto", "off"])
+@pytest.mark.parametrize("way", ["auto", "transformers"])
 def test_batched_replies_are_those_of_single_requests(
-    default_model: Path, tmp_path: Path, fast: str
+    default_model: Path, tmp_path: Path, way: str
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
     engine = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast,
+        "default", default_model, resolve_placement("cpu"), engine=way,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
     all_of_them = requests()
-    if fast == "off":
+    if way == "transformers":
         all_of_them = all_of_them[:1] + all_of_them[2:3]
     all_of_them += [dataclasses.replace(all_of_them[0], adapter="poet")]
     found = gathered(stream_many(engine, all_of_them))
@@ -309,11 +315,9 @@ def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]
             found.setdefault(number, []).append(event)
 
 
-@pytest.mark.parametrize("fast", ["auto", "off"])
-def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, fast: str) -> None:
-    engine = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast
-    )
+@pytest.mark.parametrize("way", ["auto", "transformers"])
+def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, way: str) -> None:
+    engine = LocalEngine.from_folder("default", default_model, resolve_placement("cpu"), engine=way)
     first, second, third = (
         Request((Message("user", text),), dataclasses.replace(GREEDY, max_tokens=14))
         for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
@@ -323,7 +327,7 @@ def test_requests_are_added_and_cancelled_while_others_run(default_model: Path, 
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
     with closing(engine.batch()) as batch:
-        assert batch.max_concurrency == (16 if fast == "auto" else 1)
+        assert batch.max_concurrency == (16 if way == "auto" else 1)
         assert batch.add(first) == 0
         if batch.max_concurrency == 1:
             stepped(batch, found, lambda: False)

@@ -36,7 +36,7 @@ def graph_model(folder: Path, device: str) -> NativeModel:
     """Return a model in float32 with the CUDA graph decoder."""
     if device == "cpu":
         return native_model(folder, torch.float32, "steps")
-    model = load("tiny", folder, resolve_placement(device, "float32", "none"), "auto")
+    model = load("tiny", folder, resolve_placement(device, "float32"), "auto")
     assert isinstance(model, NativeModel)
     return model
 
@@ -118,11 +118,11 @@ def test_on_cuda_it_computes_what_transformers_computes(
     tmp_path: Path, variant: str, dtype: str
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids, placement = random_ids(folder), resolve_placement("cuda", dtype, "none")
-    fast, plain = (load("tiny", folder, placement, way) for way in ("auto", "off"))
+    ids, placement = random_ids(folder), resolve_placement("cuda", dtype)
+    fast, plain = (load("tiny", folder, placement, way) for way in ("native", "transformers"))
     assert isinstance(fast, NativeModel)
     assert isinstance(plain, TransformersModel)
-    assert fast.info.dtype == f"{dtype} (fast)"
+    assert fast.info.weights == ("32-bit" if dtype == "float32" else "16-bit")
     made, true = read_alone(fast, ids), read_alone(plain, ids).float()
     near = 1e-3 if dtype == "float32" else 0.05
     assert float((made - true).norm()) < near * float(true.norm())
@@ -130,10 +130,8 @@ def test_on_cuda_it_computes_what_transformers_computes(
 
 @on_cuda
 def test_on_cuda_the_real_model_answers(default_model: Path) -> None:
-    engine = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cuda", "auto", "none")
-    )
-    assert engine.info.dtype.endswith("(fast)")
+    engine = LocalEngine.from_folder("default", default_model, resolve_placement("cuda"))
+    assert engine.info.weights == "16-bit"
     greedy = Sampling(temperature=0.0, max_tokens=20)
     request = Request((Message("user", "What is the capital of France?"),), greedy)
     replies = {

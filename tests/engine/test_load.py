@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from chatlm.engines import tokenizer
+from chatlm.engines import devices, tokenizer
+from chatlm.engines import load as load_module
 from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.model import Unsupported
+from chatlm.engines.model import Unsupported, describe_weights
 from chatlm.engines.native import compiler
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
-from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
+from chatlm.engines.native.weights import read_weights
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.tokenizer import JsonTokenizer, load_tokenizer
 from chatlm.engines.transformers_model import TransformersModel
@@ -40,51 +44,141 @@ CPU = Placement({"": "cpu"}, torch.bfloat16)
 
 
 @pytest.mark.parametrize(
-    ("fast", "label"),
+    ("engine", "weights", "label"),
     [
-        ("auto", "int8 (fast)"),
-        ("bf16", "bfloat16 (fast)"),
-        ("int8", "int8 (fast)"),
-        ("int4", "int4 (fast)"),
-        ("off", "bfloat16"),
+        ("auto", "auto", "8-bit"),
+        ("auto", "bf16", "16-bit"),
+        ("auto", "int8", "8-bit"),
+        ("auto", "int4", "4-bit"),
+        ("auto", "float32", "32-bit, transformers"),
+        ("native", "auto", "8-bit"),
+        ("torch", "int8", "8-bit, torch"),
+        ("torch", "stored", "16-bit, torch"),
+        ("transformers", "auto", "16-bit, transformers"),
+        ("transformers", "stored", "16-bit, transformers"),
+        ("transformers", "float32", "32-bit, transformers"),
     ],
 )
-def test_the_decoder_is_named(tmp_path: Path, fast: str, label: str) -> None:
-    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, fast)
-    assert model.info.dtype == label
-    assert isinstance(model, TransformersModel if fast == "off" else NativeModel)
+def test_weights_and_an_unusual_engine_are_named(
+    tmp_path: Path, engine: str, weights: str, label: str
+) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    model = load("tiny", folder, CPU, engine, weights)
+    assert model.info.weights == label
+    assert isinstance(model, TransformersModel if "transformers" in label else NativeModel)
     assert (model.info.device, model.info.context_length, model.info.notes) == ("cpu", 512, ())
 
 
-@pytest.mark.parametrize("fast", ["auto", "off"])
-def test_the_models_recommended_sampling_is_its_default(tmp_path: Path, fast: str) -> None:
+@pytest.mark.parametrize("engine", ["native", "torch", "transformers"])
+def test_a_kv_cache_of_8_bits_is_named_and_its_absence_noted(tmp_path: Path, engine: str) -> None:
+    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, engine, kv_cache="int8")
+    kv_cache = model.new_cache()
+    kv_cache.prefill([1, 2, 3])
+    if engine == "transformers":
+        assert model.info.kv_cache == ""
+        assert model.info.notes == (
+            "transformers runs this model, so its KV cache is not held in 8 bits.",
+        )
+    else:
+        assert (model.info.kv_cache, model.info.notes) == ("8-bit", ())
+        assert isinstance(kv_cache, NativeCache)
+        assert kv_cache.sequence_input([]).kv_cache.buffer.kv.dtype is torch.int8
+    assert load("tiny", tmp_path, CPU, engine).info.kv_cache == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "label"),
+    [
+        (torch.bfloat16, "16-bit"),
+        (torch.float16, "16-bit"),
+        (torch.float32, "32-bit"),
+    ],
+)
+def test_stored_weights_keep_their_own_format(
+    tmp_path: Path, dtype: torch.dtype, label: str
+) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    store_as(folder, dtype)
+    model = load("tiny", folder, CPU, weights="stored")
+    assert model.info.weights == label
+    assert isinstance(model, NativeModel)
+    assert isinstance(model.decoder, CDecoder)
+    with pytest.raises(ModelError, match="torch rounds") if label == "32-bit" else nullcontext():
+        load("tiny", folder, CPU, "torch", "stored")
+
+
+@pytest.mark.parametrize(
+    ("formats", "label"),
+    [
+        (["Q4_K", "Q6_K"], "4-bit and 6-bit, torch"),
+        (["IQ4_XS", "MXFP4"], "4-bit, torch"),
+        (["Q8_0", "BF16", "F32"], "8-bit and 16-bit and 32-bit, torch"),
+    ],
+)
+def test_formats_are_described_by_their_bits(formats: list[str], label: str) -> None:
+    assert describe_weights(formats, "torch") == label
+
+
+@pytest.mark.parametrize("engine", ["auto", "transformers"])
+def test_the_models_recommended_sampling_is_its_default(tmp_path: Path, engine: str) -> None:
     folder = tiny.save(tmp_path, "llama")
     (folder / "generation_config.json").write_text(
         json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20, "eos_token_id": 2})
     )
     recommended = Sampling(temperature=0.6, top_k=20)
-    assert load("tiny", folder, CPU, fast).info.recommended_sampling == recommended
+    assert load("tiny", folder, CPU, engine).info.recommended_sampling == recommended
 
 
-def test_an_explicit_dtype_is_respected(tmp_path: Path) -> None:
+def test_float16_on_the_processor_is_left_to_transformers(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
-    asked = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
-    assert load("tiny", folder, asked, "auto").info.dtype == "float32"
-    assert load("tiny", folder, asked, "int8").info.dtype == "int8 (fast)"
-    assert (
-        load("tiny", folder, resolve_placement("cpu", "float16", "none"), "auto").info.dtype
-        == "float16"
-    )
+    model = load("tiny", folder, resolve_placement("cpu", "float16"))
+    assert model.info.weights == "16-bit, transformers"
 
 
-def test_a_model_without_native_decoder_is_run_by_transformers(tmp_path: Path) -> None:
-    folder = tiny.save(tmp_path, "mistral")
+@pytest.mark.parametrize(("engine", "reason"), [("native", "sliding window"), ("torch", "sliding")])
+def test_an_engine_that_cannot_run_a_model_says_why(
+    tmp_path: Path, engine: str, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=f"engine = {engine}: .*{reason}") as error:
+        load("tiny", with_sliding_window(tmp_path), CPU, engine)
+    assert "chatlm config set engine auto" in error.value.hint
+
+
+def test_a_model_without_native_decoder_is_run_by_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "can_quantize", lambda: False)
+    monkeypatch.setattr(load_module, "can_quantize", lambda: False)
+    folder = with_sliding_window(tmp_path)
+    assert load("tiny", folder, CPU).info.notes == ()
+    asked = load("tiny", folder, CPU, weights="int8").info
+    assert asked.weights == "16-bit, transformers"
+    assert "could not be held as int8: " in asked.notes[0]
+    assert "sliding window" in asked.notes[0]
+    assert "chatlm[quantize]" in asked.notes[0]
+    with pytest.raises(ModelError, match="bitsandbytes"):
+        load("tiny", folder, CPU, "transformers", "int8")
+
+
+def with_sliding_window(folder: Path) -> Path:
+    """Save a model that only transformers runs."""
+    folder = tiny.save(folder, "mistral")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
-    assert load("tiny", folder, CPU, "auto").info.notes == ()
-    asked = load("tiny", folder, CPU, "int8").info
-    assert asked.dtype == "bfloat16"
-    assert "sliding window" in asked.notes[0]
+    return folder
+
+
+def store_as(folder: Path, dtype: torch.dtype) -> None:
+    """Convert the tensors of a saved model, and its config."""
+
+    def convert(tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            tensors[name] = tensor.to(dtype)
+
+    change_tensors(folder, convert)
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -97,7 +191,7 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Non
 DOWN = "model.layers.1.mlp.down_proj"
 
 
-@pytest.mark.parametrize("decoder_format", ["auto", "off"])
+@pytest.mark.parametrize("engine", ["auto", "transformers"])
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -132,12 +226,12 @@ def test_a_model_whose_tensors_do_not_fit_is_refused(
     tmp_path: Path,
     change: Callable[[dict[str, torch.Tensor]], None],
     reason: str,
-    decoder_format: str,
+    engine: str,
 ) -> None:
     folder = tiny.save(tmp_path, "llama")
     change_tensors(folder, change)
     with pytest.raises(ModelError) as error:
-        load("tiny", folder, CPU, decoder_format)
+        load("tiny", folder, CPU, engine)
     assert reason in f"{error.value.message} {error.value.hint}"
 
 
@@ -199,7 +293,7 @@ def test_without_a_compiler_torch_decodes_and_a_note_says_so(
     default_model: Path, no_compiler: None
 ) -> None:
     engine = LocalEngine.from_folder("default", default_model, CPU)
-    assert engine.info.dtype == "int4 (torch)"
+    assert engine.info.weights == "4-bit, torch"
     assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
     greedy = Sampling(temperature=0.0, max_tokens=20)
     events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))
@@ -248,16 +342,18 @@ def test_the_kernel_is_compiled_once(home: Path, monkeypatch: pytest.MonkeyPatch
 
 CHILD = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 import torch
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.lora import LoraPair
 from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weights import LINEAR_FIELDS, read_weights
 def additions(weights, rank):
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
+    names = LINEAR_FIELDS
+    sizes = [[(getattr(layer, name).rows, getattr(layer, name).columns) for name in names]
+             for layer in weights.layers]
     return tuple(
         {name: LoraPair(torch.randn(rank, width).bfloat16(),
                         torch.randn(rows, rank).bfloat16(), 0.1)
@@ -268,10 +364,10 @@ torch.set_num_threads(1)
 kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)
 for folder in map(Path, sys.argv[2:]):
     config = read_config(folder)
-    weights = read_weights(folder, config, torch.bfloat16)
+    weights = read_weights(folder, config)
     for form in ("bf16", "int8", "int4"):
         decoder = CDecoder(kernel, config, weights, form, 3)
-        model = NativeModel(config, weights, decoder, None)
+        model = NativeModel(config, decoder.weights, decoder, None)
         cache = model.new_cache()
         cache.prefill(list(range(60)))
         cache.decode(list(range(10)))
@@ -318,12 +414,12 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         pytest.skip("threads are counted in /proc")
-    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, "int8")
-    assert isinstance(model, NativeModel)
+    folder = tiny.save(tmp_path, "llama")
+    config = read_config(folder)
     kernel = Kernel(kernel_library(float32=False), torch.bfloat16)
     before = len(list(tasks.iterdir()))
     for _ in range(10):
-        CDecoder(kernel, model.config, model.weights, "int8", 4).close()
+        CDecoder(kernel, config, read_weights(folder, config), "int8", 4).close()
     assert len(list(tasks.iterdir())) < before + 10  # threads other than the 30 workers come and go
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.engines.devices import resolve_placement
+from chatlm.engines.devices import place_weights, resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import CachedPrompt, block_ends, decode_batch
 from chatlm.engines.stopping import EosStoppingCriteria
@@ -26,19 +26,19 @@ STORY = (Message("user", "Write a long story about a lighthouse."),)
 GREEDY = Sampling(temperature=0.0, max_tokens=40)
 
 
-@pytest.fixture(scope="module", params=["fast", "transformers"])
+@pytest.fixture(scope="module", params=["native", "transformers"])
 def either(
     request: pytest.FixtureRequest, engine: LocalEngine, default_model: Path
 ) -> Iterator[LocalEngine]:
     """The default model, run natively and by transformers."""
-    if request.param == "fast":
-        assert "fast" in engine.info.dtype
+    if request.param == "native":
+        assert "transformers" not in engine.info.weights
         yield engine
         return
     slow = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format="off"
+        "default", default_model, resolve_placement("cpu"), engine="transformers"
     )
-    assert "fast" not in slow.info.dtype
+    assert "transformers" in slow.info.weights
     yield slow
     slow.close()
 
@@ -150,9 +150,7 @@ def test_a_reply_is_continued(engine: LocalEngine) -> None:
 
 
 def test_context_full(default_model: Path) -> None:
-    small = LocalEngine.from_folder(
-        "small", default_model, resolve_placement("cpu", "auto", "none"), context=64
-    )
+    small = LocalEngine.from_folder("small", default_model, resolve_placement("cpu"), context=64)
     prompt = small.count_tokens(STORY)
     _, end, _ = run(small, Request(STORY, dataclasses.replace(GREEDY, max_tokens=500)))
     assert end.stop_reason is StopReason.CONTEXT_FULL
@@ -173,7 +171,7 @@ def test_context_full(default_model: Path) -> None:
 
 
 def test_a_seed_gives_the_same_text_whatever_is_cached(either: LocalEngine) -> None:
-    tokens = 40 if "fast" in either.info.dtype else 16  # which transformers makes slowly
+    tokens = 16 if "transformers" in either.info.weights else 40  # which takes longer
     sampling = Sampling(temperature=0.9, seed=7, max_tokens=tokens)
     forget(either)
     first, _, _ = run(either, Request(STORY, sampling))
@@ -247,7 +245,7 @@ def test_out_of_memory_has_a_hint_and_leaves_the_engine_usable(
 def test_info_has_versions_and_recommended_sampling(default_model: Path) -> None:
     suits = Sampling(temperature=0.3)
     info = LocalEngine.from_folder(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), catalogue_sampling=suits
+        "default", default_model, resolve_placement("cpu"), catalogue_sampling=suits
     ).info
     assert info.versions["torch"] == torch.__version__
     assert set(info.versions) == {"torch", "transformers", "tokenizers"}
@@ -265,7 +263,7 @@ def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model
         engine = LocalEngine.from_folder(
             "default",
             default_model,
-            resolve_placement("cpu", "auto", "none"),
+            resolve_placement("cpu"),
             prompt_format=prompt_format,
         )
         text, _, _ = run(engine, Request(CAPITAL, GREEDY))
@@ -276,24 +274,21 @@ def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(ModelError, match="does not know its architecture nonsense") as error:
-        LocalEngine.from_folder("broken", tmp_path, resolve_placement("cpu", "auto", "none"))
+        LocalEngine.from_folder("broken", tmp_path, resolve_placement("cpu"))
     assert "pip install -U transformers" in error.value.hint
 
 
-@pytest.mark.parametrize(
-    ("device", "quantize", "hint"),
-    [("cuda:7", "none", "device auto"), ("mps", "none", "device auto")],
-)
-def test_a_missing_device_is_refused(device: str, quantize: str, hint: str) -> None:
+@pytest.mark.parametrize("device", ["cuda:7", "mps"])
+def test_a_missing_device_is_refused(device: str) -> None:
     with pytest.raises(ModelError, match="no device") as error:
-        resolve_placement(device, "auto", quantize)
-    assert hint in error.value.hint
+        resolve_placement(device)
+    assert "device auto" in error.value.hint
 
 
 def test_quantized_weights_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="bitsandbytes") as error:
-        resolve_placement("cpu", "auto", "4bit")
+        place_weights(resolve_placement("cpu"), "int4")
     assert "chatlm[quantize]" in error.value.hint
 
 

@@ -30,19 +30,18 @@ COLOURS = Message("user", "What are the colours of the rainbow?")
 GREEDY = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=24)
 PLAIN = Request((COLOURS,), GREEDY, logprobs=5)
 
-WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8": ("auto", "auto")}
-"""Format and decoder of the model."""
+WAYS = {"transformers": "float32", "bf16": "bf16", "int8": "auto"}
+"""The setting `weights` for each."""
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
-    dtype, fast = WAYS[request.param]
     with closing(
         LocalEngine.from_folder(
-            "m", default_model, resolve_placement("cpu", dtype, "none"), decoder_format=fast
+            "m", default_model, resolve_placement("cpu"), weights=WAYS[request.param]
         )
     ) as engine:
-        assert ("fast" in engine.info.dtype) is (request.param != "transformers")
+        assert ("transformers" in engine.info.weights) is (request.param == "transformers")
         yield request.param, engine
 
 
@@ -91,7 +90,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
     each_way: tuple[str, LocalEngine], own: Any, sampling: Sampling
 ) -> None:
     way, engine = each_way
-    near = {"transformers": 1e-3, "fast": 0.25, "int8": 0.6}[way]
+    near = {"transformers": 1e-3, "bf16": 0.25, "int8": 0.6}[way]
     spy = Spy()
     request = dataclasses.replace(PLAIN, sampling=sampling, stopping_criteria=(spy,))
     _, tokens = generate(engine, request)

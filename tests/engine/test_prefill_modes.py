@@ -32,7 +32,7 @@ MODES: Mapping[str, PrefillMode] = {
 
 def open_tiny(folder: Path, name: str) -> LocalEngine:
     tiny_architectures.save(folder, name)
-    return LocalEngine.from_folder(name, folder, architectures.FLOAT32)
+    return LocalEngine.from_folder(name, folder, architectures.FLOAT32, engine="transformers")
 
 
 @pytest.fixture

@@ -64,9 +64,7 @@ def open_engine(default_model: Path, tmp_path: Path) -> Iterator[Callable[..., L
             (folder / name).unlink()
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        engines.append(
-            LocalEngine.from_folder("thinker", folder, resolve_placement("cpu", "auto", "none"))
-        )
+        engines.append(LocalEngine.from_folder("thinker", folder, resolve_placement("cpu")))
         return engines[-1]
 
     yield open_it
@@ -259,7 +257,7 @@ def test_an_unknown_format_of_thoughts_is_plain_text_and_chatlm_says_so(
 
 
 def test_a_model_that_does_not_think_says_nothing_about_it(default_model: Path) -> None:
-    place = resolve_placement("cpu", "auto", "none")
+    place = resolve_placement("cpu")
     with closing(LocalEngine.from_folder("plain", default_model, place)) as engine:
         assert (engine.info.thinks, engine.info.thinking_levels) == (False, ())
         assert not engine.info.notes

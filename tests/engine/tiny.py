@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import transformers
 
+from tests import models
+
 _SIZES: dict[str, Any] = {
     "vocab_size": 203,
     "hidden_size": 51,
@@ -80,4 +82,4 @@ def save(folder: Path, variant: str, **changes: Any) -> Path:
 
 def reference(folder: Path, dtype: torch.dtype) -> Any:
     """The model in a folder as transformers runs it."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return models.load_plain(folder, dtype)

@@ -38,6 +38,7 @@ from chatlm_arena.store import store as store_module
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.tournament import Tournament, TournamentPlan, TournamentPrompt, resolve_judges
 from chatlm_arena.votes import Verdict
+from tests.models import load_plain
 from tests.plugins.arena import chatlm, reply_of, two
 
 L, R, T = Verdict.LEFT, Verdict.RIGHT, Verdict.TIE
@@ -402,7 +403,6 @@ def test_rouge_by_hand() -> None:
 
 def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
 
     chats = InMemorySideChats(
         Config(model="default"), PluginHost(), lambda m, r: engine, lambda w: None, lambda: engine
@@ -412,12 +412,12 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
     asked = (Message("user", "Name three colours."), Message("assistant", text))
     tokens = engine.preview(Request(asked)).tokens
     ids = torch.tensor([[token.id for token in tokens]])
-    model = AutoModelForCausalLM.from_pretrained(default_model, dtype=torch.float32)
+    model = load_plain(default_model, torch.float32)
     with torch.no_grad():
         logs = torch.log_softmax(model(ids).logits[0], dim=-1)
     places = [at for at, token in enumerate(tokens) if token.message_index == 1]
     losses = [-float(logs[at - 1, tokens[at].id]) for at in places]
-    assert (found.tokens, found.dtype) == (len(losses), engine.info.dtype)
+    assert (found.tokens, found.weights) == (len(losses), engine.info.weights)
     assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=0.05)
 
 
@@ -481,18 +481,18 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
     assert "need a terminal" in by_hand.stderr
 
 
-@pytest.mark.parametrize(("dtype", "exact"), [("bfloat16", False), ("float32", True)])
+@pytest.mark.parametrize(("weights", "exact"), [("bf16", False), ("float32", True)])
 def test_a_perplexity_says_whether_the_weights_were_rounded(
-    chat_home: Path, tmp_path: Path, dtype: str, exact: bool
+    chat_home: Path, tmp_path: Path, weights: str, exact: bool
 ) -> None:
     path = tmp_path / "answer.txt"
     path.write_text("A mutex is a lock.")
     assert chatlm("arena", "contestants", "add", "plain").returncode == 0
-    done = chatlm("arena", "perplexity", str(path), CHATLM_DTYPE=dtype)
+    done = chatlm("arena", "perplexity", str(path), CHATLM_WEIGHTS=weights)
     assert done.returncode == 0, done.stderr
-    assert ("weights in float32" in done.stdout) == exact
+    assert ("32-bit, transformers weights" in done.stdout) == exact
     assert ("Rounded weights change a perplexity by 1 to 2 %" in done.stdout) == (not exact)
-    assert "config set dtype float32" in done.stdout or exact
+    assert "config set weights float32" in done.stdout or exact
 
 
 @pytest.mark.parametrize(

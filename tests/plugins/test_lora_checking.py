@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from chatlm import ModelLocation, UsageError
-from chatlm_lora import library
+from chatlm import ChatlmError, ModelLocation, UsageError
+from chatlm_lora import card, library
 from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.validation import AdapterRefused, same_base, validate_adapter
+from tests.gguf_files import save_gguf_lora
 from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -295,6 +297,35 @@ def test_what_is_refused_leaves_nothing(good: Path, home: Path, base: ModelLocat
     with pytest.raises(AdapterRefused):
         library.add_adapter("bad", good, base)
     assert not (home / "adapters" / "bad").exists()
+
+
+def test_a_gguf_file_becomes_what_peft_saves(
+    good: Path, tmp_path: Path, home: Path, base: ModelLocation
+) -> None:
+    file = save_gguf_lora(tmp_path / "Mine.GGUF", good, base.folder)
+    found = library.add_adapter("mine", file, base)
+    assert found.modules == library.add_adapter("same", good, base).modules
+    mine, same = (home / "adapters" / name for name in ("mine", "same"))
+    weights = load_file(same / WEIGHTS_FILE)
+    made = load_file(mine / WEIGHTS_FILE)
+    assert made.keys() == weights.keys()
+    assert all(np.array_equal(made[name], weights[name]) for name in weights)
+    known = card.read_card(mine)
+    assert known is not None
+    assert known.source == {"file": str(file)}
+
+
+def test_a_gguf_file_for_another_model_is_refused_by_its_name(
+    good: Path, tmp_path: Path, home: Path, base: ModelLocation
+) -> None:
+    odd = {"blk.1.attn_v.weight.lora_a": (4, 33), "blk.1.attn_v.weight.lora_b": (16, 4)}
+    file = save_gguf_lora(tmp_path / "wide.gguf", good, base.folder, more=odd)
+    with pytest.raises(AdapterRefused, match=r"wide\.gguf cannot be used.*has 33 inputs"):
+        library.add_adapter("wide", file, base)
+    file = save_gguf_lora(tmp_path / "q.gguf", good, base.folder, architecture="qwen2")
+    with pytest.raises(ChatlmError, match=r"q\.gguf is for the architecture qwen2"):
+        library.add_adapter("wide", file, base)
+    assert not ADAPTERS.user_root.exists() or not list(ADAPTERS.user_root.iterdir())
 
 
 def test_checking_needs_no_torch() -> None:

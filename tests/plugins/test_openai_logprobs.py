@@ -31,7 +31,7 @@ SAMPLING: dict[str, Any] = {"temperature": 0.8, "seed": 4, "max_tokens": 24}
 @pytest.fixture(scope="module")
 def local(default_model: Path) -> Iterator[LocalEngine]:
     with closing(
-        LocalEngine.from_folder("default", default_model, resolve_placement("cpu", "auto", "none"))
+        LocalEngine.from_folder("default", default_model, resolve_placement("cpu"))
     ) as engine:
         yield engine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.hub.model_folder import count_parameters
+from chatlm.hub.weights import count_parameters
 from chatlm_rag.retrieval import extractive, grounding
 from chatlm_rag.retrieval.extractive import statements
 from chatlm_rag.retrieval.search import get_open_index

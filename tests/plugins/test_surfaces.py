@@ -94,6 +94,7 @@ def hook_adjust_request(request, conversation, turn, engine):
 """
 
 ELSEWHERE = {
+    "register_gguf_runtimes": "local models only; see tests/engine/test_gguf_runtimes.py",
     "find_adapter": "a local engine asks for it, wherever it runs",
     "suggest_text": "called while the user pauses; see tests/tui/test_suggestions.py",
     "chat_deleted": "called when the trash is emptied; see tests/unit/test_hooks.py",

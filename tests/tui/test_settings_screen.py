@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from textual.widgets import Button, Input, OptionList, TextArea
 
 from chatlm.config import config, paths
 from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, format_value, parse_value
-from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
+from chatlm.tui.screens.settings import (
+    CONFIG_LAYER,
+    Section,
+    SettingsScreen,
+    ThemePicker,
+    describe_model,
+)
 from chatlm.types.engine import EngineInfo
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 from chatlm.types.settings import setting_specs
 from tests.tui.cards import (
@@ -31,7 +39,7 @@ from tests.tui.support import plain, toasts, until
 INFO = EngineInfo(
     "smollm2-135m-instruct",
     "cpu",
-    "bfloat16",
+    "16-bit",
     8192,
     "template",
     DEFAULT_SAMPLING,
@@ -341,10 +349,24 @@ async def test_the_model_section_describes_the_model_and_links_to_more() -> None
     async with host.run_test(size=(110, 40)) as pilot:
         await until(pilot, lambda: isinstance(host.focused, Button))
         text = plain(host.screen)
-        for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
+        for word in (
+            "smollm2-135m-instruct",
+            "Device         cpu",
+            "Weights        16-bit",
+            "8,192 tokens",
+            "hostile: ␛[2J",
+        ):
             assert word in text
         await pilot.press("enter")
         await until(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
+
+
+def test_the_model_section_says_what_it_takes_in_memory() -> None:
+    memory = MemoryBudget("cpu", 10**9, 2 * 10**8, 4096, 0, 3 * 10**8, 8 * 10**9)
+    text = str(describe_model(dataclasses.replace(INFO, memory=memory)))
+    assert "1.0 GB weights, 200.0 MB KV cache at 4,096 tokens, 300.0 MB program, 1.5 GB" in text
+    assert "8.0 GB available" in text
+    assert "Memory" not in str(describe_model(INFO))
 
 
 async def test_sections_follow_one_another() -> None:

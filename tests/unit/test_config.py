@@ -8,6 +8,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,13 @@ from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
 
 @pytest.fixture
 def file(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("CHATLM_MODEL", "CHATLM_DEVICE", "CHATLM_DTYPE"):
+    for variable in (
+        "CHATLM_MODEL",
+        "CHATLM_DEVICE",
+        "CHATLM_ENGINE",
+        "CHATLM_WEIGHTS",
+        "CHATLM_DTYPE",
+    ):
         monkeypatch.delenv(variable, raising=False)
     home.mkdir()
     return paths.config_file()
@@ -39,8 +46,8 @@ def test_every_key_is_read(file: Path) -> None:
         model = "m"
         system = "Be brief."
         device = "cuda:1"
-        dtype = "bfloat16"
-        quantize = "8bit"
+        engine = "transformers"
+        weights = "int4"
         context = 4096
         prompt_format = "alpaca"
         theme = "nord"
@@ -57,8 +64,8 @@ def test_every_key_is_read(file: Path) -> None:
         model="m",
         system="Be brief.",
         device="cuda:1",
-        dtype="bfloat16",
-        quantize="8bit",
+        engine="transformers",
+        weights="int4",
         context=4096,
         prompt_format="alpaca",
         theme="nord",
@@ -66,6 +73,70 @@ def test_every_key_is_read(file: Path) -> None:
         disabled_plugins=("rag",),
         plugins={"emotion": {"model": "x"}},
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {}),
+        ({"fast": "auto", "dtype": "auto", "quantize": "none"}, {}),
+        ({"fast": "off"}, {"engine": "transformers"}),
+        ({"fast": "int8"}, {"weights": "int8"}),
+        ({"fast": "bf16", "dtype": "float32"}, {"weights": "bf16"}),
+        ({"dtype": "float32"}, {"weights": "float32"}),
+        ({"dtype": "bfloat16"}, {}),
+        ({"dtype": "float16"}, {"weights": "bf16"}),
+        ({"quantize": "8bit"}, {"weights": "int8"}),
+        ({"quantize": "4bit", "fast": "off"}, {"engine": "transformers", "weights": "int4"}),
+        ({"quantize": "4bit", "fast": "int8"}, {"weights": "int4"}),
+        ({"fast": "off", "engine": "torch"}, {"engine": "torch"}),
+        ({"weights": "stored", "quantize": "4bit"}, {"weights": "stored"}),
+    ],
+)
+def test_settings_of_earlier_versions_are_read(
+    file: Path, old: dict[str, str], new: dict[str, Any]
+) -> None:
+    file.write_text("".join(f'{name} = "{value}"\n' for name, value in old.items()))
+    assert config.load() == config.Config(**new)
+    shown = {each.key: each.source for each in config.effective_settings()}
+    assert {name for name in shown if shown[name] == "config.toml"} == set(new)
+    assert not {"fast", "dtype", "quantize"} & set(shown)
+
+
+def test_an_old_environment_variable_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('weights = "int4"\n')
+    monkeypatch.setenv("CHATLM_DTYPE", "float32")
+    assert config.load().weights == "float32"
+    assert config.overriding_env_var("weights") == "CHATLM_DTYPE"
+    monkeypatch.setenv("CHATLM_WEIGHTS", "int8")
+    assert config.load().weights == "int8"
+    assert config.overriding_env_var("weights") == "CHATLM_WEIGHTS"
+    monkeypatch.setenv("CHATLM_DTYPE", "float8")
+    with pytest.raises(ConfigError, match="environment CHATLM_DTYPE: dtype must be auto, float32"):
+        config.load()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("fast", "off", "Use: chatlm config set engine transformers"),
+        ("quantize", "8bit", "Use: chatlm config set weights int8"),
+        ("dtype", "auto", "Leave weights unset instead."),
+    ],
+)
+def test_an_old_setting_is_not_written_but_its_successor_is_named(
+    file: Path, key: str, value: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is now part of") as error:
+        config.set_value(key, value)
+    assert error.value.hint == hint
+    assert not file.exists()
+
+
+def test_an_old_setting_can_be_removed(file: Path) -> None:
+    file.write_text('fast = "off"\n')
+    assert config.unset("fast")
+    assert config.load() == config.Config()
 
 
 def test_the_keys_are_those_of_config_and_sampling() -> None:
@@ -96,7 +167,8 @@ def test_the_keys_are_those_of_config_and_sampling() -> None:
         ("model = ' '", "model must be a name", "model:"),
         ("device = 'gpu'", "device must be auto, cpu, mps, cuda or cuda:N, not 'gpu'", ""),
         ("device = 'cuda:x'", "device must be", ""),
-        ("dtype = 'int8'", "dtype must be auto, float32, bfloat16 or float16", ""),
+        ("weights = 'int3'", "weights must be auto, stored, int8, int4, bf16 or float32", ""),
+        ("dtype = 'int8'", "dtype must be auto, float32, bfloat16 or float16", "setting weights"),
         ("quantize = '3bit'", "quantize must be none, 8bit or 4bit", ""),
         ("prompt_format = 'llama'", "prompt_format must be", ""),
         ("context = 1", "context must be a whole number from 64", ""),
@@ -147,7 +219,7 @@ def test_the_environment_wins_and_is_checked(file: Path, monkeypatch: pytest.Mon
     }
     assert sources["model"] == ("other", "environment CHATLM_MODEL")
     assert sources["device"] == ("cpu", "config.toml")
-    assert sources["dtype"] == ("auto", "default")
+    assert sources["weights"] == ("auto", "default")
     assert list(sources) == list(config.key_help())
     assert all(setting.help for setting in config.effective_settings())
     monkeypatch.setenv("CHATLM_DEVICE", "gpu")

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGUFWriter
-from transformers import AutoModelForCausalLM
 
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.architectures import ARCHITECTURES, read_config
-from chatlm.hub.gguf.convert import convert_in_process
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.types.sampling import Sampling
-from tests.gguf_files import ORIGINALS, llama3_factors, save_gguf, write_vocabulary
+from tests.gguf_files import ORIGINALS, llama3_factors, make_folder, save_gguf, write_vocabulary
+from tests.models import load_plain
 
 TOKENS = 300
 """More than the sliding windows and the original context of any variant."""
@@ -24,19 +23,13 @@ TOKENS = 300
 def logits(folder: Path) -> torch.Tensor:
     ids = torch.randint(3, 259, (1, TOKENS), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        result: torch.Tensor = model(ids).logits
+        result: torch.Tensor = load_plain(folder, torch.float32)(ids).logits
     return result
 
 
-def convert(gguf: Path) -> Path:
-    convert_in_process(gguf, gguf.parent / "made")
-    return gguf.parent / "made"
-
-
 @pytest.mark.parametrize("variant", ORIGINALS)
-def test_a_converted_file_has_the_logits_of_the_original(tmp_path: Path, variant: str) -> None:
-    made = convert(save_gguf(tmp_path / "tiny.gguf", variant))
+def test_a_file_has_the_logits_of_the_original(tmp_path: Path, variant: str) -> None:
+    made = make_folder(save_gguf(tmp_path / "tiny.gguf", variant))
     expected = logits(tmp_path / "original")
     assert expected.std() > 0.1  # the numbers say something
     torch.testing.assert_close(logits(made), expected, rtol=0, atol=1e-5)
@@ -56,7 +49,7 @@ def test_the_sampling_that_a_file_recommends_is_the_models(tmp_path: Path) -> No
         writer.add_float32("general.sampling.xtc_probability", 0.1)
         writer.add_string("general.sampling.sequence", "top_k;temperature")
 
-    made = convert(save_gguf(tmp_path / "tiny.gguf", tokenizer=recommend))
+    made = make_folder(save_gguf(tmp_path / "tiny.gguf", tokenizer=recommend))
     assert recommended_sampling("tiny", read_generation_config(made)) == Sampling(
         temperature=0.6, top_k=20, top_p=0.95, repetition_penalty=1.05, xtc_probability=0.1
     )
@@ -76,27 +69,27 @@ def test_the_sampling_that_a_file_recommends_is_the_models(tmp_path: Path) -> No
 def test_a_missing_tensor_is_named(tmp_path: Path, variant: str, without: str) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", variant, without=without)
     with pytest.raises(GgufError, match=r"do not fit its architecture .*\(missing\)"):
-        convert(gguf)
+        make_folder(gguf)
     assert not (tmp_path / "made").exists()
 
 
 def test_a_mixtral_without_its_experts_is_refused(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", "mixtral", without="_exps")
     with pytest.raises(GgufError, match=r"experts\.\w+.* \(missing\)"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 def test_experts_that_the_settings_do_not_mention_are_refused(tmp_path: Path) -> None:
     changes = {"expert_count": None, "expert_used_count": None}
     gguf = save_gguf(tmp_path / "tiny.gguf", "mixtral", changes=changes)
     with pytest.raises(GgufError, match="do not fit its architecture"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 def test_a_tensor_that_nobody_knows_is_named(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", more={"blk.0.attn_sinks.weight": (4,)})
     with pytest.raises(GgufError, match=r"the tensor 'blk\.0\.attn_sinks\.weight'"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
@@ -104,7 +97,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
         tmp_path / "tiny.gguf", without="output_norm", more={"output_norm.weight": (63,)}
     )
     with pytest.raises(GgufError, match=r"model\.norm\.weight \(another shape\)"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 @pytest.mark.parametrize(
@@ -135,20 +128,20 @@ def test_a_setting_that_cannot_be_applied_is_named(
 ) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", variant, changes=changes)
     with pytest.raises(GgufError, match="which chatlm cannot apply") as caught:
-        convert(gguf)
+        make_folder(gguf)
     assert named in caught.value.message
 
 
 def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", "phi3", changes={"attention.sliding_window": None})
     with pytest.raises(GgufError, match=r"does not say its phi3\.attention\.sliding_window"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 def test_a_short_and_a_long_factor_are_needed(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", "phi3 longrope", without="rope_factors_long")
     with pytest.raises(GgufError, match=r"only rope_factors_short\.weight"):
-        convert(gguf)
+        make_folder(gguf)
 
 
 def test_llama_3_rotation_is_kept_by_name(tmp_path: Path) -> None:
@@ -166,18 +159,18 @@ def test_llama_3_rotation_is_kept_by_name(tmp_path: Path) -> None:
 def test_other_divisors_of_frequencies_are_kept_one_by_one(tmp_path: Path) -> None:
     factors = [1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
     gguf = save_gguf(tmp_path / "tiny.gguf", more={"rope_freqs.weight": (8,)})
-    plain = logits(convert(gguf))
+    plain = logits(make_folder(gguf))
     data = gguf.read_bytes()
     ones = torch.ones(8).numpy().tobytes()
     gguf.write_bytes(data.replace(ones, torch.tensor(factors).numpy().tobytes()))
     with GgufFile(gguf) as file:
         rope = read_config(file)["rope_parameters"]
     assert (rope["short_factor"], rope["long_factor"]) == (factors, factors)
-    convert_in_process(gguf, tmp_path / "again")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    again = make_folder(gguf, "again")
+    model = load_plain(again, torch.float32)
     expected = 1.0 / (torch.tensor(factors) * 10000.0 ** (torch.arange(0, 16, 2) / 16))
     torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
-    assert not torch.equal(logits(tmp_path / "again"), plain)
+    assert not torch.equal(logits(again), plain)
 
 
 def test_the_factors_of_a_test_are_those_of_llama_3() -> None:
@@ -198,4 +191,4 @@ def test_an_architecture_that_is_not_known_is_named(tmp_path: Path) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf")
     gguf.write_bytes(gguf.read_bytes().replace(b"llama", b"lhama"))
     with pytest.raises(GgufError, match=r"the architecture 'lhama' of tiny\.gguf"):
-        convert(gguf)
+        make_folder(gguf)

@@ -68,7 +68,7 @@ def test_metadata_and_tensors_are_read(tiny: Path) -> None:
         norm = file.tensors["output_norm.weight"]
         assert (norm.shape, norm.type_name, norm.bytes) == ((64,), "F32", 256)
         assert file.tensors["blk.0.ffn_up.weight"].shape == (96, 64)
-        assert len(file.raw("output_norm.weight")) == 256
+        assert len(file.raw_rows("output_norm.weight")[0]) == 256
 
 
 def test_the_tensors_of_the_gguf_package_are_the_same(tiny: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_tensors_of_the_gguf_package_are_the_same(tiny: Path) -> None:
             ours = file.tensors[theirs.name]
             assert ours.shape == tuple(theirs.shape[::-1].tolist())
             assert (ours.offset, ours.bytes) == (theirs.data_offset, theirs.n_bytes)
-            assert file.raw(theirs.name).tobytes() == theirs.data.tobytes()
+            assert file.raw_rows(theirs.name).tobytes() == theirs.data.tobytes()
 
 
 def test_a_file_cut_anywhere_is_called_truncated(tiny: Path, tmp_path: Path) -> None:

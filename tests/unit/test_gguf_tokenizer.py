@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
 from chatlm.engines.tokenizer import load_tokenizer
-from chatlm.hub.gguf.convert import convert_in_process
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.pre_tokenizers import SPLITTINGS
 from chatlm.hub.gguf.tokenizer import read_special_tokens, read_templates, write_tokenizer
-from tests.gguf_files import byte_alphabet, save_gguf, write_vocabulary
+from chatlm.hub.gguf_folder import prepare_in_process
+from tests.gguf_files import byte_alphabet, make_folder, save_gguf, write_vocabulary
 
 Vocabulary = Callable[[GGUFWriter], None]
 
@@ -87,12 +87,12 @@ def test_a_reply_ends_at_the_end_of_a_turn_as_well_as_of_a_text(tmp_path: Path, 
     gguf = save_gguf(
         tmp_path / "tiny.gguf", tokenizer=lambda writer: write_vocabulary(writer, **tokens)
     )
-    convert_in_process(gguf, tmp_path / "made")
+    make_folder(gguf)
     model = load(
         "tiny",
         tmp_path / "made",
-        Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True),
-        "bf16",
+        Placement({"": "cpu"}, torch.float32),
+        weights="bf16",
     )
     assert {5, 2} <= set(model.info.eos_token_ids)
 
@@ -184,7 +184,7 @@ def test_a_splitting_that_is_not_known_is_refused(
 ) -> None:
     gguf = save_gguf(tmp_path / "tiny.gguf", tokenizer=partial(write_vocabulary, pre=pre))
     with pytest.raises(GgufError, match=f"splits? text.*|{what}") as caught:
-        convert_in_process(gguf, tmp_path / "made")
+        prepare_in_process(gguf, tmp_path / "made")
     assert what in caught.value.message
 
 

@@ -196,6 +196,15 @@ def test_register_engines() -> None:
     assert open_engine(Config(model="parrot:any"), host, lambda *_: None) is engine
 
 
+def test_register_gguf_runtimes() -> None:
+    host = host_of(register_gguf_runtimes=lambda register: register("mine", len))
+    assert host.collect("register_gguf_runtimes") == [("plugin", ("mine", len))]
+    host = host_of(register_gguf_runtimes=lambda register: register("mine", "no function"))
+    assert host.collect("register_gguf_runtimes") == []
+    (fault,) = host.take_faults()
+    assert "register takes a name and a function" in fault.error
+
+
 LISTS_MODELS = """
 import chatlm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from chatlm.cli.models import models_group
+from chatlm.engines import memory_plan
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed, pull
 from tests.models import DEFAULT, EMBEDDER, offer_tiny, tiny_model, write_folder
@@ -82,6 +84,60 @@ def test_show_has_the_recommended_sampling(tiny: Path) -> None:
     assert table["sampling"] == {"temperature": 0.6, "top_k": 20}
     default = json.loads(run("show", "smollm2-135m-instruct", "--json")[0])
     assert default["sampling"] == {"temperature": 0.0, "frequency_penalty": 0.3}
+
+
+SIZES = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "hidden_size": 512,
+    "vocab_size": 1000,
+    "max_position_embeddings": 10_000,
+}
+
+
+def test_show_says_what_a_model_needs_in_memory(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(
+        tmp_path / "m", {**tiny_model(), "config.json": json.dumps(SIZES).encode()}
+    )
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 2_000_000_000)
+    monkeypatch.setattr(memory_plan, "own_memory", lambda: 0)
+    monkeypatch.setenv("CHATLM_DEVICE", "cpu")
+    monkeypatch.setenv("CHATLM_ENGINE", "transformers")
+    monkeypatch.setenv("CHATLM_WEIGHTS", "float32")
+    shown = run("show", str(folder))[0]
+    for row in (
+        r"Memory +on cpu",
+        r"weights +16\.0 kB",  # 4,000 parameters
+        r"KV cache at 10,000 tokens +204\.8 MB",  # 10 layers, 4 heads of 64, K and V, 4 bytes
+        r"prompt cache +204\.8 MB",
+        r"program +48\d\.\d MB",
+        r"total +89\d\.\d MB",
+        r"available +2\.0 GB",
+    ):
+        assert re.search(row, shown), row
+    memory = json.loads(run("show", str(folder), "--json")[0])["memory"]
+    assert (memory["weights"], memory["kv_cache"]) == (16_000, 204_800_000)
+    assert memory["total"] == sum(
+        memory[part] for part in ("weights", "kv_cache", "prompt_cache", "program")
+    )
+    assert (memory["context_length"], memory["available"]) == (10_000, 2_000_000_000)
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 100_000_000)
+    assert "It does not fit." in run("show", str(folder))[0]
+
+
+def test_show_says_nothing_of_memory_that_it_cannot_tell(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert json.loads(run("show", "tiny", "--json")[0])["memory"] is None  # not installed
+    pull.pull_model("tiny")
+    assert json.loads(run("show", "tiny", "--json")[0])["memory"] is None  # no sizes in its config
+    monkeypatch.setenv("CHATLM_DEVICE", "cuda:99")
+    assert json.loads(run("show", "tiny", "--json")[0])["memory"] is None
 
 
 def test_show_draws_no_control_character_of_a_path(home: Path, tmp_path: Path) -> None:

@@ -78,9 +78,7 @@ REFUSED_BY_ALL: dict[str, tuple[Change, str]] = {
 
 def load(folder: Path) -> LocalEngine:
     location = installed.find_model(str(folder))
-    return LocalEngine.from_folder(
-        location.name, location.folder, resolve_placement("cpu", "auto", "none")
-    )
+    return LocalEngine.from_folder(location.name, location.folder, resolve_placement("cpu"))
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED_BY_ALL.values(), ids=REFUSED_BY_ALL)

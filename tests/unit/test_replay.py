@@ -89,7 +89,13 @@ def test_changed_facts_are_named(store: Store) -> None:
     assert made_by is not None
     store.save_provenance(
         reply.id,
-        dataclasses.replace(made_by, prompt_hash="00", plugin_processors=("louder",), dtype="int8"),
+        dataclasses.replace(
+            made_by,
+            prompt_hash="00",
+            plugin_processors=("louder",),
+            weights="int8 (fast)",
+            kv_cache="8-bit",
+        ),
     )
     engine = ScriptedEngine("Hello.", context=100)
     engine.info = dataclasses.replace(engine.info, model="other", versions={"torch": "9"})
@@ -99,7 +105,8 @@ def test_changed_facts_are_named(store: Store) -> None:
     assert again.mismatches == (
         "model: scripted → other",
         "adapter: none → poet",
-        "dtype: int8 → none",
+        "weights: 8-bit → none",
+        "KV cache: 8-bit → not rounded",
         "context: 4096 → 100",
         "torch: none → 9",
         "prompt: different tokens",

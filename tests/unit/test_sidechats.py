@@ -28,7 +28,6 @@ from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, OutOfMemoryError
-from chatlm.hub import installed
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Usage
@@ -169,35 +168,6 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
         assert one.engine is not first
     assert all(engine.closed for engine in engines)
     assert "other: does not fit in memory next to one; loading one at a time" in said
-
-
-def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engines = [ScriptedEngine(), ScriptedEngine()]
-    folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    meminfo = tmp_path / "meminfo"
-    monkeypatch.setattr(installed, "MEMINFO", meminfo)
-    with chats(*engines) as side:
-        assert side.begin(Setup(model=str(folder))).engine is engines[0]
-        meminfo.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
-        assert not installed.fits_in_memory(str(folder))
-        again = tmp_path / "again"
-        folder.rename(again)
-        assert side.begin(Setup(model=str(again))).engine is engines[1]
-        assert engines[0].closed
-        assert side.swaps_models
-
-
-def test_unknown_memory_counts_as_sufficient(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    monkeypatch.setattr(installed, "MEMINFO", tmp_path / "meminfo")
-    assert installed.fits_in_memory(str(folder))
-    (tmp_path / "meminfo").write_text("MemAvailable: 120 kB\n")
-    assert installed.fits_in_memory(str(folder))
-    assert installed.fits_in_memory("nobody:knows")
 
 
 def test_a_model_that_cannot_be_loaded_is_reported() -> None:

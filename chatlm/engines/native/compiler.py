@@ -20,7 +20,17 @@ log = logging.getLogger(__name__)
 
 SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
-    for name in ("kernel.c", "attention.h", "model.h", "lora.h", "matmul.h", "packing.h")
+    for name in (
+        "kernel.c",
+        "attention.h",
+        "model.h",
+        "lora.h",
+        "prompt_matmul.h",
+        "matmul.h",
+        "packing.h",
+        "formats.h",
+        "vectors.h",
+    )
 )
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from chatlm.engines.devices import is_out_of_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.forward import forward
-from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.kv_cache import KVBuffer, KVCache, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
+from chatlm.engines.native.weights import ComputedWeights, LinearWeights
 
 _LOGITS_TOLERANCE = 0.05
 """Relative to the norm of the logits; another order of summation in 16 bits changes less."""
@@ -41,12 +41,12 @@ class CudaGraphDecoder:
 
     max_step_tokens = 1
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights[Linear]) -> None:
+    def __init__(self, config: ModelConfig, weights: LinearWeights) -> None:
         self._config = config
-        self._weights: ModelWeights[MatMul] = weights
+        self._weights: ComputedWeights = weights
         self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
-    def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
+    def pack_adapter(self, lora: LoraWeights) -> ComputedWeights:
         """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
 
@@ -64,8 +64,8 @@ class CudaGraphDecoder:
         kv_cache, weights = sequence.kv_cache, sequence.adapter or self._weights
         kv_cache.reserve(kv_cache.length + 1)
         step = self._steps.get(kv_cache)
-        if step is None or step.kv is not kv_cache.kv or step.weights is not weights:
-            step = self._steps[kv_cache] = _DecodeStep(self._config, weights, kv_cache.kv)
+        if step is None or step.buffer is not kv_cache.buffer or step.weights is not weights:
+            step = self._steps[kv_cache] = _DecodeStep(self._config, weights, kv_cache.buffer)
         logits = step.run(token, kv_cache.length, rope)
         kv_cache.length += 1
         return logits
@@ -77,17 +77,18 @@ class _DecodeStep:
     Args:
         config: of the model.
         weights: of the model, with an adapter or without.
-        kv: `KVCache.kv`, with capacity for the token.
+        buffer: of the KV cache, with capacity for the token.
     """
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights[MatMul], kv: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ComputedWeights, buffer: KVBuffer) -> None:
         self.weights = weights
-        self.kv = kv
+        self.buffer = buffer
+        device = buffer.kv.device
         self._config = config
-        self._token = torch.zeros(1, dtype=torch.long, device=kv.device)
-        self._position = torch.zeros(1, dtype=torch.long, device=kv.device)
-        self._rope = torch.zeros(1, config.head_dim, device=kv.device)
-        self._cache_positions = torch.arange(kv.shape[3], device=kv.device)
+        self._token = torch.zeros(1, dtype=torch.long, device=device)
+        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._rope = torch.zeros(1, config.head_dim, device=device)
+        self._cache_positions = torch.arange(buffer.capacity, device=device)
         self._logits = torch.empty(0)
         self._replay: Callable[[], object] | None = None
 
@@ -96,13 +97,13 @@ class _DecodeStep:
         self._token.fill_(token)
         self._position.fill_(position)
         self._rope.copy_(rope[position : position + 1])
-        if self._replay is None and self.kv.is_cuda:
+        if self._replay is None and self.buffer.kv.is_cuda:
             self._replay = self._capture()
         (self._replay or self._forward)()
         return self._logits.clone()  # the next replay overwrites them
 
     def _capture(self) -> Callable[[], object]:
-        device = self.kv.device
+        device = self.buffer.kv.device
         with torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -129,10 +130,7 @@ class _DecodeStep:
         )
 
     def _update_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        kv = self.kv[:, layer, :, :, : self._config.head_dim]
-        kv[0].index_copy_(1, self._position, keys)
-        kv[1].index_copy_(1, self._position, values)
-        return kv[0], kv[1]
+        return self.buffer.store(layer, self._position, keys, values, self.buffer.capacity)
 
 
 def check_against_prefill(model: NativeModel) -> None:

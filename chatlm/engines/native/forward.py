@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import apply_rope
-from chatlm.engines.native.weights import LayerWeights, MatMul, ModelWeights
+from chatlm.engines.native.weights import ComputedWeights, LayerWeights, MatMul
 
 UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Stores a layer's new keys and values, (KV heads, tokens, head_dim); returns all to attend to."""
@@ -19,7 +19,7 @@ UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def prefill(
     config: ModelConfig,
-    weights: ModelWeights[MatMul],
+    weights: ComputedWeights,
     kv_cache: KVCache,
     ids: Sequence[int],
     rope: Tensor,
@@ -35,7 +35,7 @@ def prefill(
     """
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
-    device = weights.embed_tokens.device
+    device = rope.device
     mask = None
     if past > 0 and tokens > 1:  # otherwise torch's own causal mask does, or none is needed
         mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
@@ -54,7 +54,7 @@ def prefill(
 
 def forward(
     config: ModelConfig,
-    weights: ModelWeights[MatMul],
+    weights: ComputedWeights,
     ids: Tensor,
     rope: Tensor,
     update_cache: UpdateCache,
@@ -73,9 +73,9 @@ def forward(
         mask: which keys each token attends to; None for all, or with `causal` for earlier ones.
         causal: whether each token attends to itself and the ones before it in the block.
     """
-    cosines, sines = rope.to(weights.embed_tokens.dtype).chunk(2, dim=-1)
+    residual = _scale(weights.embed_tokens(ids), config.embedding_multiplier)
+    cosines, sines = rope.to(residual.dtype).chunk(2, dim=-1)
     rotation = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
-    residual = _scale(weights.embed_tokens[ids], config.embedding_multiplier)
     for index, layer in enumerate(weights.layers):
         x = _norm(residual, layer.pre_attention_norm, config)
         x = _attention_block(config, layer, x, rotation, index, update_cache, mask, causal)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from chatlm.engines.native.model_config import ModelConfig
 
 LANES = 16
 """A head's row is padded with zeros to a multiple of it."""
+
+GROUP = 32
+"""Values of a quantized row that share a scale; the row is padded to a multiple of it."""
+
+KVFormat = Literal["auto", "int8"]
+"""Number format of a KV cache: the dtype of the computation, or codes of 8 bits with a bfloat16
+scale per `GROUP` values, about half of 16 bits."""
 
 CAPACITY_STEP = 512
 """The capacity grows by at least this many tokens."""
@@ -35,50 +44,136 @@ def allocate_huge_pages(byte_count: int) -> Tensor:
     return torch.frombuffer(area, dtype=torch.uint8, count=byte_count)
 
 
+def kv_row_format(itemsize: int, kv_format: KVFormat) -> tuple[int, float]:
+    """Return to what a row is padded, and the bytes of a value with its share of a scale.
+
+    Args:
+        itemsize: bytes of the dtype of the computation.
+        kv_format: of the cache.
+    """
+    return (
+        (GROUP, 1 + torch.bfloat16.itemsize / GROUP) if kv_format == "int8" else (LANES, itemsize)
+    )
+
+
+def kv_cache_shape(config: ModelConfig, capacity: int, kv_format: KVFormat) -> tuple[int, ...]:
+    """Return the shape of `KVBuffer.kv`: (2, layers, KV heads, capacity, padded head_dim)."""
+    multiple, _ = kv_row_format(1, kv_format)
+    row = -(-config.head_dim // multiple) * multiple
+    return (2, config.num_hidden_layers, config.num_key_value_heads, capacity, row)
+
+
+def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat) -> int:
+    """Return the memory that a token takes in a KV cache."""
+    _, value_bytes = kv_row_format(dtype.itemsize, kv_format)
+    return int(math.prod(kv_cache_shape(config, 1, kv_format)) * value_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class KVBuffer:
+    """The memory of a KV cache: the values themselves, or codes and their scales."""
+
+    kv: Tensor
+    """Keys, then values, see `kv_cache_shape`."""
+    scales: Tensor | None
+    """Factors of the codes in `kv`: (2, layers, KV heads, capacity, groups); None for values."""
+    head_dim: int
+    dtype: torch.dtype
+    """Of the computation."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.kv.shape[3]
+
+    def store(
+        self, layer: int, positions: slice | Tensor, keys: Tensor, values: Tensor, end: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values of one layer; return those of the first `end` tokens, as stored.
+
+        Args:
+            layer: index from 0.
+            positions: of the tokens; a CUDA graph may be captured with a tensor.
+            keys: (KV heads, tokens, head_dim), as `values` and what is returned.
+            values: of the same tokens.
+            end: at least all positions.
+        """
+        kv = self.kv[:, layer, :, :end]
+        if self.scales is None:
+            kv = kv[..., : self.head_dim]
+            _write(kv[0], positions, keys)
+            _write(kv[1], positions, values)
+            return kv[0], kv[1]
+        scales = self.scales[:, layer, :, :end]
+        for number, rows in enumerate((keys, values)):
+            codes, own_scales = quantize_rows(rows)
+            _write(kv[number], positions, codes)
+            _write(scales[number], positions, own_scales)
+        factors = scales.unsqueeze(-1).to(self.dtype)
+        stored = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)[..., : self.head_dim]
+        return stored[0], stored[1]
+
+
+def _write(rows: Tensor, positions: slice | Tensor, new: Tensor) -> None:
+    if isinstance(positions, slice):
+        rows[:, positions] = new
+    else:
+        rows.index_copy_(1, positions, new)
+
+
 class KVCache:
     """Keys and values of all layers, with a capacity that grows.
 
     Args:
         config: of the model.
-        dtype: of keys and values.
+        dtype: of the computation.
         device: of keys and values.
+        kv_format: of keys and values.
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> None:
-        self._head_dim = config.head_dim
-        row = -(-config.head_dim // LANES) * LANES
-        size = (2, config.num_hidden_layers, config.num_key_value_heads, 0, row)
-        self._kv = torch.zeros(size, dtype=dtype, device=device)
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        kv_format: KVFormat = "auto",
+    ) -> None:
+        self.kv_format = kv_format
+        size = kv_cache_shape(config, 0, kv_format)
+        scales = None
+        if kv_format == "int8":
+            scales = torch.zeros((*size[:4], size[4] // GROUP), dtype=torch.bfloat16, device=device)
+        kv = torch.zeros(size, dtype=dtype if scales is None else torch.int8, device=device)
+        self.buffer = KVBuffer(kv, scales, config.head_dim, dtype)
+        """Replaced by a larger one when the cache grows."""
         self.length = 0
         """Tokens in the cache."""
 
     @property
-    def kv(self) -> Tensor:
-        """Keys, then values: (2, layers, KV heads, capacity, padded head_dim)."""
-        return self._kv
-
-    @property
     def capacity(self) -> int:
         """Tokens that fit before it has to grow."""
-        return self._kv.shape[3]
+        return self.buffer.capacity
 
     def reserve(self, tokens: int) -> None:
         """Grow to a capacity of at least `tokens`."""
-        if tokens <= self.capacity:
+        old = self.buffer
+        if tokens <= old.capacity:
             return
-        old = self._kv
-        size = (
-            *old.shape[:3],
-            max(tokens, self.capacity * 3 // 2, self.capacity + CAPACITY_STEP),
-            old.shape[4],
+        capacity = max(tokens, old.capacity * 3 // 2, old.capacity + CAPACITY_STEP)
+        self.buffer = dataclasses.replace(
+            old,
+            kv=self._enlarge(old.kv, capacity),
+            scales=None if old.scales is None else self._enlarge(old.scales, capacity),
         )
+
+    def _enlarge(self, old: Tensor, capacity: int) -> Tensor:
+        size = (*old.shape[:3], capacity, old.shape[4])
         if old.device.type == "cpu":
-            self._kv = (
-                allocate_huge_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
-            )
+            new = allocate_huge_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
         else:
-            self._kv = old.new_zeros(size)
-        self._kv[:, :, :, : self.length] = old[:, :, :, : self.length]
+            new = old.new_zeros(size)
+        new[:, :, :, : self.length] = old[:, :, :, : self.length]
+        return new
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append a block to one layer; the caller advances `length` after the last layer.
@@ -89,13 +184,28 @@ class KVCache:
             values: of the same tokens.
 
         Returns:
-            All keys and values of the layer with the block, in the same layout.
+            All keys and values of the layer with the block, as stored, in the same layout.
         """
         end = self.length + keys.shape[1]
-        kv = self._kv[:, layer, :, :end, : self._head_dim]
-        kv[0, :, self.length :] = keys
-        kv[1, :, self.length :] = values
-        return kv[0], kv[1]
+        return self.buffer.store(layer, slice(self.length, end), keys, values, end)
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize keys or values to 8 bits, as the C kernel does.
+
+    Args:
+        rows: (…, head_dim)
+
+    Returns:
+        codes, (…, padded head_dim), and their scales, (…, groups); a group with an infinity or NaN
+        has such a scale.
+    """
+    groups = pad(rows.float(), (0, -rows.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    scales = (groups.abs().amax(-1, keepdim=True) / 127).to(torch.bfloat16)
+    steps = scales.float()
+    codes = torch.where((steps > 0) & steps.isfinite(), groups / steps, 0.0)
+    codes = codes.nan_to_num(0.0).round().clamp(-127, 127).to(torch.int8)
+    return codes.flatten(-2), scales.squeeze(-1)
 
 
 @dataclass(frozen=True)

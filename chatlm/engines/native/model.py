@@ -1,4 +1,4 @@
-"""A model of chatlm's own: torch prefills blocks, and a `TokenDecoder` decodes tokens."""
+"""A model of chatlm's own: `forward` prefills blocks, and a `TokenDecoder` decodes tokens."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
 from chatlm.engines.native.forward import prefill
-from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, SequenceInput
+from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import rope_table
-from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
+from chatlm.engines.native.weights import ComputedWeights
 
 
 class TokenDecoder(Protocol):
@@ -47,23 +47,27 @@ class NativeModel:
 
     Args:
         config: of the model.
-        weights: of the model.
+        weights: of the model, as prompts are multiplied with them.
         decoder: of the same model.
         info: facts about it.
+        kv_format: of its KV caches.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: ModelWeights[Linear],
+        weights: ComputedWeights,
         decoder: TokenDecoder,
         info: ModelInfo,
+        kv_format: KVFormat = "auto",
     ) -> None:
         self.info = info
         self.config = config
         self.weights = weights
         self.decoder = decoder
-        self.device = weights.embed_tokens.device
+        self.kv_format: KVFormat = kv_format
+        embedding = weights.embed_tokens(torch.zeros(1, dtype=torch.long))
+        self.dtype, self.device = embedding.dtype, embedding.device
         self.device_type = self.device.type
         self._rope = torch.empty(0, config.head_dim, device=self.device)
 
@@ -73,7 +77,7 @@ class NativeModel:
 
     def load_adapter(self, folder: Path) -> NativeAdaptedModel:
         """Load a LoRA adapter in peft's format."""
-        return NativeAdaptedModel(self, read_lora(folder, self.config, self.weights))
+        return NativeAdaptedModel(self, read_lora(folder, self.config, self.dtype, self.device))
 
     @property
     def max_step_tokens(self) -> int:
@@ -127,15 +131,15 @@ class NativeCache:
     """
 
     def __init__(
-        self, model: NativeModel, weights: ModelWeights[Any], packed_adapter: Any = None
+        self, model: NativeModel, weights: ComputedWeights, packed_adapter: Any = None
     ) -> None:
         self._model = model
-        self._weights: ModelWeights[MatMul] = weights
+        self._weights = weights
         self._packed_adapter = packed_adapter
-        self._kv_cache = KVCache(model.config, model.weights.embed_tokens.dtype, str(model.device))
+        self._kv_cache = KVCache(model.config, model.dtype, str(model.device), model.kv_format)
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Add a block of a prompt in torch; return the last logits."""
+        """Add a block of a prompt; return the last logits."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         with torch.inference_mode():

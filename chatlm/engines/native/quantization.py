@@ -1,10 +1,11 @@
-"""Quantize weights to int8 or int4, and choose int4 where it loses no more than int8.
+"""Quantize weights to int8 or int4 for torch, and choose int4 where it loses no more than int8.
 
 Int4 has groups of 32 columns; a weight is `minimum + scale * code`, with codes from 0 to 15.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from chatlm.engines.native.dequantize import dequantize_rows
+from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.engines.native.weights import Linear
 
 INT4_GROUP_SIZE = 32
@@ -42,7 +45,7 @@ class QuantizedGroups:
 
 
 def quantize_int4(weight: Tensor) -> QuantizedGroups:
-    """Quantize a matrix, whose columns are a multiple of 32, as the C kernel does for INT4.
+    """Quantize a matrix, whose columns are a multiple of 32.
 
     The scale is a fifteenth of the group's span, except for values that were quantized to 4 bits
     before and use fewer than 16 levels: the scale that reproduces them is searched for.
@@ -75,17 +78,20 @@ def _round_to_bf16(values: Tensor) -> Tensor:
     return values.bfloat16().float()
 
 
-def choose_format(matrices: Sequence[Linear]) -> WeightFormat:
+def choose_format(matrices: Sequence[StoredMatrix]) -> Literal["int8", "int4"]:
     """Return int4 for matrices that it represents at least as exactly as int8, else int8.
 
     A sample of rows decides; columns after the last multiple of 64 are ignored.
     """
-    return "int4" if all(_int4_suffices(matrix.weight) for matrix in matrices) else "int8"
+    return "int4" if all(map(_int4_suffices, matrices)) else "int8"
 
 
-def _int4_suffices(weight: Tensor) -> bool:
-    columns = weight.shape[1] // _INT8_GROUP_SIZE * _INT8_GROUP_SIZE
-    rows = weight[:: -(-len(weight) // _SAMPLED_ROWS), :columns].float()
+def _int4_suffices(matrix: StoredMatrix) -> bool:
+    columns = matrix.columns // _INT8_GROUP_SIZE * _INT8_GROUP_SIZE
+    sample = dataclasses.replace(
+        matrix, data=matrix.data[:: -(-matrix.rows // _SAMPLED_ROWS)], row_order=None
+    )
+    rows = dequantize_rows(sample)[:, :columns]
     groups = rows.unflatten(-1, (-1, _INT8_GROUP_SIZE))
     scales = _round_to_bf16(groups.abs().amax(-1, keepdim=True) / 127)
     codes = (groups / scales.clamp(min=1e-30)).round()
@@ -93,8 +99,8 @@ def _int4_suffices(weight: Tensor) -> bool:
     return columns > 0 and bool(quantize_int4(rows).errors.sum() <= error)
 
 
-WeightFormat = Literal["bf16", "int8", "int4"]
-"""Formats of the matrices that decode tokens."""
+WeightFormat = Literal["stored", "bf16", "int8", "int4"]
+"""Formats of a model's matrices; `stored` is that of its files."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,16 @@ from chatlm.engines.native.kv_cache import SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat, choose_format, pack_int4, pack_int8
-from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
+from chatlm.engines.native.stored_matrix import stored_tensor
+from chatlm.engines.native.weights import (
+    LINEAR_FIELDS,
+    ComputedWeights,
+    LayerWeights,
+    Linear,
+    LinearWeights,
+    MatMul,
+    ModelWeights,
+)
 
 
 class TorchDecoder:
@@ -29,12 +38,12 @@ class TorchDecoder:
     max_step_tokens = 1
 
     def __init__(
-        self, config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
+        self, config: ModelConfig, weights: LinearWeights, weight_format: WeightFormat | None
     ) -> None:
         self._config = config
         self.formats: set[WeightFormat] = set()
         """Formats of the layers' matrices."""
-        self._weights: ModelWeights[MatMul] = ModelWeights(
+        self._weights: ComputedWeights = ModelWeights(
             embed_tokens=weights.embed_tokens,
             layers=tuple(self._pack_layer(layer, weight_format) for layer in weights.layers),
             norm=weights.norm,
@@ -45,14 +54,14 @@ class TorchDecoder:
         self, layer: LayerWeights[Linear], weight_format: WeightFormat | None
     ) -> LayerWeights[MatMul]:
         packed = {}
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        for name in LINEAR_FIELDS:
             matrix = getattr(layer, name)
-            matrix_format = weight_format or choose_format([matrix])
+            matrix_format = weight_format or choose_format([stored_tensor(matrix.weight)])
             self.formats.add(matrix_format)
             packed[name] = _pack(matrix, matrix_format)
         return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
 
-    def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
+    def pack_adapter(self, lora: LoraWeights) -> ComputedWeights:
         """Return the packed weights with an adapter."""
         return with_lora(self._weights, lora)
 

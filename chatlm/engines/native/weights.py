@@ -1,7 +1,8 @@
-"""Load a model's weights from safetensors and check their shapes."""
+"""The weights of a model: as its files hold them, or as tensors that torch multiplies."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,12 +15,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chatlm.engines.model import Unsupported
+from chatlm.engines.native.dequantize import dequantize_matrix
+from chatlm.engines.native.gguf_tensors import GgufTensors
 from chatlm.engines.native.model_config import ModelConfig
-
-_SUPPORTED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+from chatlm.engines.native.stored_matrix import (
+    ELEMENT_TYPES,
+    StoredMatrix,
+    TensorReader,
+    stored_tensor,
+)
+from chatlm.hub.weights import gguf_file
 
 MatMul = Callable[[Tensor], Tensor]
 """Multiplies a (rows, columns) matrix with vectors: (…, columns) to (…, rows)."""
+
+Embed = Callable[[Tensor], Tensor]
+"""Looks up the embeddings of token ids: (tokens,) to (tokens, hidden_size)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,19 @@ class Linear:
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
-Matrix = TypeVar("Matrix", bound=MatMul, covariant=True)
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """An embedding in memory: (vocab_size, hidden_size)."""
+
+    weight: Tensor
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Look up, see `Embed`."""
+        return self.weight[ids]
+
+
+Matrix = TypeVar("Matrix", covariant=True)
+Embedding = TypeVar("Embedding", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -58,60 +81,109 @@ class LayerWeights(Generic[Matrix]):
 
 
 @dataclass(frozen=True)
-class ModelWeights(Generic[Matrix]):
-    """All tensors of a model, in one dtype."""
+class ModelWeights(Generic[Matrix, Embedding]):
+    """All tensors of a model; matrices are all stored, all packed or all in one dtype."""
 
-    embed_tokens: Tensor
-    """(vocab_size, hidden_size)"""
+    embed_tokens: Embedding
     layers: tuple[LayerWeights[Matrix], ...]
     norm: Tensor
     lm_head: Matrix
 
 
-FindTensor = Callable[..., Tensor]
-"""Return the tensor of a name, if it has the given shape."""
+StoredWeights = ModelWeights[StoredMatrix, StoredMatrix]
+"""As the model's files hold them; vectors are float32."""
+
+LinearWeights = ModelWeights[Linear, EmbeddingTable]
+"""As tensors in memory."""
+
+ComputedWeights = ModelWeights[MatMul, Embed]
+"""What a forward pass needs."""
+
+LINEAR_FIELDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The matrices of `LayerWeights`."""
+
+NORM_FIELDS = (
+    "pre_attention_norm", "post_attention_norm", "pre_mlp_norm", "post_mlp_norm", "q_norm",
+    "k_norm",
+)  # fmt: skip
+"""The vectors of `LayerWeights`."""
 
 
-def read_weights(
-    folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu"
-) -> ModelWeights[Linear]:
-    """Load the weights; on the CPU, tensors already in `dtype` stay memory-mapped.
+def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
+    """Map the weights of a model into memory; nothing but vectors is copied.
+
+    Args:
+        folder: with a GGUF file or safetensors.
+        config: of the model.
 
     Raises:
-        Unsupported: a tensor is missing, unknown, has another shape, or an unsupported dtype.
+        Unsupported: a tensor is missing, unknown, has another shape, or an unsupported type.
     """
-    with _open_tensors(folder, dtype, device) as tensors:
-        find = tensors.find
+    with _open_tensors(folder) as tensors:
         names = config.tensor_names
-        embedding = find(f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size)
+        embedding = tensors.matrix(
+            f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size
+        )
+        head = f"{names.lm_head}.weight"
         weights = ModelWeights(
             embed_tokens=embedding,
             layers=tuple(
-                _read_layer(config, f"{names.layers}.{number}", find)
+                _read_layer(config, f"{names.layers}.{number}", tensors)
                 for number in range(config.num_hidden_layers)
             ),
-            norm=find(f"{names.norm}.weight", config.hidden_size),
-            lm_head=Linear(embedding)
+            norm=tensors.vector(f"{names.norm}.weight", config.hidden_size),
+            lm_head=embedding
             if config.tie_word_embeddings
-            else Linear(find(f"{names.lm_head}.weight", config.vocab_size, config.hidden_size)),
+            else tensors.matrix(head, config.vocab_size, config.hidden_size),
         )
-        tensors.check_all_used(f"{names.lm_head}.weight" if config.tie_word_embeddings else "")
+        tensors.check_all_used(head if config.tie_word_embeddings else "")
         return weights
 
 
-class _Tensors:
-    """The tensors in a model's safetensors files.
+def to_linear(weights: StoredWeights, dtype: torch.dtype, device: str = "cpu") -> LinearWeights:
+    """Convert all tensors to a dtype; matrices on the CPU that have it already stay mapped."""
+
+    def tensor(matrix: StoredMatrix) -> Tensor:
+        if matrix.type == ELEMENT_TYPES.get(dtype) and matrix.row_order is None:
+            return matrix.data.view(dtype).to(device)
+        return dequantize_matrix(matrix, dtype).to(device)
+
+    def linear(matrix: StoredMatrix) -> Linear:
+        return Linear(tensor(matrix), vector(matrix.bias))
+
+    def vector(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.to(device, dtype)
+
+    embedding = tensor(weights.embed_tokens)
+    is_tied = weights.lm_head is weights.embed_tokens
+    return ModelWeights(
+        embed_tokens=EmbeddingTable(embedding),
+        layers=tuple(map_layer(layer, linear, vector) for layer in weights.layers),
+        norm=weights.norm.to(device, dtype),
+        lm_head=Linear(embedding) if is_tied else linear(weights.lm_head),
+    )
+
+
+def map_layer(
+    layer: LayerWeights[Any],
+    convert: Callable[[Any], Any],
+    convert_vector: Callable[[Tensor | None], Tensor | None],
+) -> LayerWeights[Any]:
+    """Return a layer with converted matrices and vectors."""
+    matrices = {name: convert(getattr(layer, name)) for name in LINEAR_FIELDS}
+    vectors = {name: convert_vector(getattr(layer, name)) for name in NORM_FIELDS}
+    return dataclasses.replace(layer, **matrices, **vectors)
+
+
+class _SafetensorsReader:
+    """A `TensorReader` of a model's safetensors files.
 
     Args:
         folder: of the model.
-        files: closes them.
-        dtype: of the tensors returned.
-        device: of the tensors returned.
+        files: closes them; tensors stay mapped.
     """
 
-    def __init__(self, folder: Path, files: ExitStack, dtype: torch.dtype, device: str) -> None:
-        self._dtype = dtype
-        self._device = device
+    def __init__(self, folder: Path, files: ExitStack) -> None:
         index = folder / "model.safetensors.index.json"
         names = ["model.safetensors"]
         if index.is_file():
@@ -122,38 +194,43 @@ class _Tensors:
             self._file_of_tensor.update(dict.fromkeys(file.keys(), file))
         self._unused = set(self._file_of_tensor)
 
-    def find(self, name: str, *shape: int) -> Tensor:
-        """Return the tensor of a name, if it has this shape."""
-        if name not in self._file_of_tensor:
-            raise Unsupported(f"it has no tensor {name}")
-        tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
-        if tuple(tensor.shape) != shape or tensor.dtype not in _SUPPORTED_DTYPES:
-            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
-        self._unused.discard(name)
-        return tensor.to(self._device, self._dtype).contiguous()
+    def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
+        """Return a matrix without its bias."""
+        return stored_tensor(self._find(name, rows, columns))
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """Return a vector in float32."""
+        return self._find(name, size).to(torch.float32, copy=True)
 
     def check_all_used(self, tied: str) -> None:
-        """Refuse tensors that the architecture does not have, such as biases.
-
-        Args:
-            tied: name of a copy of the embedding, which is not read.
-        """
+        """Refuse tensors that the architecture does not have, such as biases."""
         derived = {name for name in self._unused if name.endswith("rotary_emb.inv_freq")}
         if unknown := sorted(self._unused - derived - {tied}):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
+    def _find(self, name: str, *shape: int) -> Tensor:
+        if name not in self._file_of_tensor:
+            raise Unsupported(f"it has no tensor {name}")
+        tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
+        if tuple(tensor.shape) != shape or tensor.dtype not in ELEMENT_TYPES:
+            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
+        self._unused.discard(name)
+        return tensor.contiguous()
+
 
 @contextmanager
-def _open_tensors(folder: Path, dtype: torch.dtype, device: str) -> Iterator[_Tensors]:
+def _open_tensors(folder: Path) -> Iterator[TensorReader]:
+    """Open the GGUF file in a folder, or else its safetensors."""
+    gguf = gguf_file(folder)
     with ExitStack() as files:
         try:
-            yield _Tensors(folder, files, dtype, device)
+            yield GgufTensors.open(gguf, folder) if gguf else _SafetensorsReader(folder, files)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error
 
 
-def _linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int, bool]]:
-    """Return rows, columns and bias of a layer's matrices, by field of `LayerWeights`."""
+def linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int, bool]]:
+    """Return a layer's matrices by field of `LayerWeights`: rows, columns, and if it has a bias."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     q_rows = config.num_attention_heads * config.head_dim
     kv_rows = config.num_key_value_heads * config.head_dim
@@ -168,26 +245,29 @@ def _linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int, bool]]:
     }
 
 
-def _read_layer(config: ModelConfig, layer: str, find: FindTensor) -> LayerWeights[Linear]:
+def _read_layer(
+    config: ModelConfig, layer: str, tensors: TensorReader
+) -> LayerWeights[StoredMatrix]:
     names = config.tensor_names
 
-    def linear(field: str) -> Linear:
-        rows, columns, bias = _linear_shapes(config)[field]
+    def linear(field: str) -> StoredMatrix:
+        rows, columns, bias = linear_shapes(config)[field]
         name = f"{layer}.{names.linear[field]}"
-        return Linear(
-            find(f"{name}.weight", rows, columns), find(f"{name}.bias", rows) if bias else None
-        )
+        matrix = tensors.matrix(f"{name}.weight", rows, columns)
+        if not bias:
+            return matrix
+        return dataclasses.replace(matrix, bias=tensors.vector(f"{name}.bias", rows))
 
     def norm(field: str) -> Tensor | None:
         if field not in names.norms:
             return None
-        return find(f"{layer}.{names.norms[field]}.weight", config.hidden_size)
+        return tensors.vector(f"{layer}.{names.norms[field]}.weight", config.hidden_size)
 
     def qk_norm(name: str, heads: int) -> Tensor | None:
         if config.qk_norm is None:
             return None
         size = config.head_dim * (heads if config.qk_norm == "projection" else 1)
-        return find(f"{layer}.{name}.weight", size)
+        return tensors.vector(f"{layer}.{name}.weight", size)
 
     return LayerWeights(
         q_proj=linear("q_proj"),

@@ -312,6 +312,11 @@ def find_architecture(file: GgufFile) -> Architecture:
     Raises:
         GgufError: it is not known, or the file holds no language model.
     """
+    if file.get("split.no", 0) != 0:
+        raise GgufError(
+            f"{file.path.name} is a later part of a split GGUF.",
+            "Give the first part; its name ends in -00001-of-0000N.",
+        )
     name = file.architecture
     kind = file.get("general.type", "model")
     if kind != "model" or name == "clip":
@@ -319,11 +324,6 @@ def find_architecture(file: GgufFile) -> Architecture:
         raise GgufError(
             f"{file.path.name} is {what}, not a language model.",
             "Use the file of the model itself.",
-        )
-    if file.get("split.count", 1) > 1:
-        raise GgufError(
-            f"{file.path.name} is one part of a split GGUF.",
-            "Join the parts with llama.cpp's gguf-split --merge.",
         )
     if name not in ARCHITECTURES:
         raise GgufError(
@@ -392,6 +392,10 @@ def _map_tensor(
             target.format(expert=expert): TensorSource((name,), expert)
             for expert in range(file.tensors[name].shape[0])
         }
+    return {target: _source(architecture, config, name)}
+
+
+def _source(architecture: Architecture, config: Config, name: str) -> TensorSource:
     heads = 0
     leaf = name.split(".", 2)[-1]
     change = architecture.changes.get(leaf, Change.NONE)
@@ -402,7 +406,26 @@ def _map_tensor(
     elif architecture.shifted_norms and name.endswith("norm.weight") and leaf != "ssm_norm.weight":
         change = Change.MINUS_ONE
     tiled = architecture.tiled(leaf, config)
-    return {target: TensorSource((name,), change=change, heads=heads, tiled=tiled)}
+    return TensorSource((name,), change=change, heads=heads, tiled=tiled)
+
+
+def find_linear(
+    architecture: Architecture, config: Config, name: str
+) -> tuple[str, TensorSource] | None:
+    """Return the module of transformers that a matrix of a file belongs to, and how it is stored.
+
+    None where it is not the matrix of a linear layer of its own, such as that of several experts.
+
+    Args:
+        architecture: of the file.
+        config: of the model, as in config.json.
+        name: of the matrix in the file.
+    """
+    target = _target(architecture, name)
+    if target is None or "{expert}" in target or not target.endswith(".weight"):
+        return None
+    source = _source(architecture, config, name)
+    return (target.removesuffix(".weight"), source) if source.only_rows_move else None
 
 
 def _target(architecture: Architecture, name: str) -> str | None:

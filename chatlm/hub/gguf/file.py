@@ -1,5 +1,8 @@
 """Read the header of a GGUF file: its metadata and its table of tensors, never their data.
 
+A split file is several files, `NAME-00001-of-00003.gguf` and so on: the first has the metadata, and
+each its own tensors.
+
 The reader of the gguf package makes Python objects of every array element, believes every length
 it finds and does not notice the end of the file, so a damaged or hostile file hangs it or is
 read wrongly. Here each length is compared with what is left of the file before it is used.
@@ -8,6 +11,7 @@ read wrongly. Here each length is compared with what is left of the file before 
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,6 +53,9 @@ _LEAST_ENTRY_BYTES = 13
 _SHOWN_LENGTH = 80
 
 
+_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
+
+
 class GgufError(ModelError):
     """A GGUF file is truncated, damaged or of a kind that is not read."""
 
@@ -74,14 +81,35 @@ class GgufTensor:
         return GGMLQuantizationType(self.type).name
 
 
+def split_stem(path: Path) -> str:
+    """Return a file's name without its suffix and without the number of its part."""
+    part = _PART_NAME.fullmatch(path.stem)
+    return part["stem"] if part else path.stem
+
+
+def split_paths(path: Path) -> tuple[Path, ...]:
+    """Return the files that one GGUF is split into, in order, by the name of any of them.
+
+    They need not exist. A file that is not split is alone.
+    """
+    part = _PART_NAME.fullmatch(path.stem)
+    if part is None:
+        return (path,)
+    count = max(1, int(part["count"]))
+    return tuple(
+        path.with_name(f"{part['stem']}-{number:05}-of-{count:05}{path.suffix}")
+        for number in range(1, count + 1)
+    )
+
+
 class GgufFile:
     """A GGUF file whose header has been checked; tensors are mapped, not read.
 
     Args:
-        path: of the file.
+        path: of the file, or of the first part of a split one, whose other parts are opened too.
 
     Raises:
-        GgufError: it is truncated, damaged or of a kind that is not read.
+        GgufError: it is truncated, damaged or of a kind that is not read, or a part is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,8 +126,14 @@ class GgufFile:
         self._arrays: dict[str, tuple[int, int, int]] = {}
         """Type of the elements, their number and the first one's position, by key."""
         self._values: dict[str, Any] = {}
+        self._parts: list[GgufFile] = []
+        """The other parts of a split file."""
+        self._part_of: dict[str, GgufFile] = {}
+        """Which of them has a tensor."""
         try:
             self._read_header()
+            if self._is_first_part:
+                self._open_parts()
         except BaseException:
             self.close()
             raise
@@ -107,6 +141,8 @@ class GgufFile:
     def close(self) -> None:
         """Unmap the file."""
         self._map.close()
+        for part in self._parts:
+            part.close()
 
     def __enter__(self) -> GgufFile:
         return self
@@ -151,12 +187,50 @@ class GgufFile:
             raise self._damaged("its metadata does not name the architecture")
         return name
 
-    def raw(self, name: str) -> np.ndarray[Any, Any]:
-        """Map a tensor's bytes, as stored."""
+    def raw_rows(self, name: str) -> np.ndarray[Any, Any]:
+        """Map a tensor's bytes as stored: (rows, bytes of a row).
+
+        All dimensions but the last count as rows.
+        """
         import numpy as np
 
         tensor = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, tensor.bytes, tensor.offset)
+        data = np.frombuffer(
+            self._part_of.get(name, self)._map, np.uint8, tensor.bytes, tensor.offset
+        )
+        return data.reshape(prod(tensor.shape[:-1]), -1)
+
+    @property
+    def _is_first_part(self) -> bool:
+        return bool(self.get("split.count", 1) != 1 and self.get("split.no", 0) == 0)
+
+    def _open_parts(self) -> None:
+        paths, count = split_paths(self.path), self.get("split.count")
+        if not isinstance(count, int):
+            raise self._damaged(f"its split.count is {count!r}")
+        if len(paths) != count or self.path != paths[0]:
+            raise GgufError(
+                f"{self.path.name} is the first of {count} parts of a split GGUF, but has another "
+                "name.",
+                f"Name the parts as they were: NAME-00001-of-{count:05}.gguf and so on.",
+            )
+        for number, path in enumerate(paths[1:], start=1):
+            if not path.is_file():
+                raise GgufError(
+                    f"{path.name} is missing, a part of {self.path.name}.",
+                    "Put all parts of the model into one folder.",
+                )
+            part = GgufFile(path)
+            self._parts.append(part)
+            if part.get("split.no") != number or part.get("split.count") != count:
+                raise part._damaged(f"it is not part {number + 1} of {count}")
+            if twice := sorted(self.tensors.keys() & part.tensors.keys()):
+                raise part._damaged(f"the tensor {_shown(twice[0])} is in another part too")
+            self.tensors |= part.tensors
+            self._part_of |= dict.fromkeys(part.tensors, part)
+        total = self.get("split.tensors.count", len(self.tensors))
+        if total != len(self.tensors):
+            raise self._damaged(f"its parts have {len(self.tensors):,} of {total:,} tensors")
 
     def _read_header(self) -> None:
         if self._map[:4] != MAGIC:
@@ -182,7 +256,7 @@ class GgufFile:
             )
         for _ in range(entries):
             self._read_entry()
-        self.tensors: Mapping[str, GgufTensor] = self._read_tensor_table(tensors)
+        self.tensors: dict[str, GgufTensor] = self._read_tensor_table(tensors)
 
     def _read_entry(self) -> None:
         key = self._string("a metadata key")
@@ -209,13 +283,21 @@ class GgufFile:
         self._require(count * width, where)
         start = self._position
         if element == _STRING:
-            for _ in range(count):
-                length = self._number("<Q", where)
-                self._require(length, where)
-                self._position += length
+            self._skip_strings(count, where)
         else:
             self._position += count * width
         return element, count, start
+
+    def _skip_strings(self, count: int, where: str) -> None:
+        # a vocabulary has hundreds of thousands, so nothing is called for each
+        read_length, data, position = struct.Struct("<Q").unpack_from, self._map, self._position
+        last = self.bytes - 8
+        for _ in range(count):
+            if position > last:
+                raise self._truncated(f"it ends inside {where}")
+            position += 8 + read_length(data, position)[0]
+        self._position = position
+        self._require(0, where)
 
     def _read_tensor_table(self, count: int) -> dict[str, GgufTensor]:
         entries: list[tuple[str, tuple[int, ...], int, int]] = []

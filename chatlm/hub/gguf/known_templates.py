@@ -19,7 +19,7 @@ from typing import Any
 from chatlm.hub.gguf.file import GgufFile
 
 FACTS_FILE = "gguf.json"
-"""File of a converted model's folder with what the GGUF file said about its origin."""
+"""File of a folder that was made from a GGUF file: what that said about its origin and weights."""
 
 
 _FACTS = ("name", "architecture", "organization", "basename", "finetune", "size_label", "repo_url")
@@ -54,10 +54,10 @@ def template_facts(file: GgufFile) -> dict[str, Any]:
 
 
 def template_warning(folder: Path) -> str | None:
-    """Tell that the template of a converted model is not the one its maker published.
+    """Tell that the template of a GGUF model is not the one its maker published.
 
-    None where it is, where the folder was not converted from a GGUF file, and where the model's
-    name or its template are not known.
+    None where it is, where the folder was not made from a GGUF file, and where the model's name or
+    its template are not known.
     """
     try:
         general = json.loads((folder / FACTS_FILE).read_bytes())["general"]

@@ -7,13 +7,11 @@ from enum import Enum
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from chatlm.hub.gguf.dequantize import CHUNK_VALUES, UnreadableType, dequantize
 from chatlm.hub.gguf.file import GgufError, GgufFile
 
 if TYPE_CHECKING:
     import torch
-
-_CHUNK_VALUES = 1 << 22
-"""How many weights are dequantized at once, as 32-bit floats."""
 
 
 class Change(Enum):
@@ -53,16 +51,15 @@ class TiledHeads:
     """Rows before the first head."""
     columns: bool = False
 
-    def group(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Bring the heads of each key together."""
+    def order(self) -> torch.Tensor:
+        """Return where each row or column is in the file, so that the heads of a key are
+        together."""
         import torch
 
         count = self.keys * self.heads * self.size
         order = torch.arange(count).reshape(self.heads, self.keys, self.size)
-        order = order.transpose(0, 1).reshape(-1)
-        if self.columns:
-            return tensor[:, order].contiguous()
-        return torch.cat([tensor[: self.offset], tensor[self.offset :][order]])
+        order = order.transpose(0, 1).reshape(-1) + self.offset
+        return torch.cat([torch.arange(self.offset), order])
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,31 @@ class TensorSource:
             case _:
                 return shape
 
+    @property
+    def only_rows_move(self) -> bool:
+        """Whether the tensor is rows of one tensor of the file, unchanged, in `row_order`."""
+        return self.change in (Change.NONE, Change.UNPERMUTE) and not (
+            self.tiled and self.tiled.columns
+        )
+
+    def row_order(self, rows: int) -> torch.Tensor | None:
+        """Return which row of the file each row is; None for the same."""
+        import torch
+
+        if self.change is Change.UNPERMUTE:
+            pairs = torch.arange(rows).reshape(self.heads, rows // self.heads // 2, 2)
+            return pairs.transpose(1, 2).reshape(rows)
+        return self.tiled.order() if self.tiled and not self.tiled.columns else None
+
+    def rows(self, file: GgufFile) -> slice:
+        """Return which rows of the file's tensor it has, all but the last dimension counted as
+        rows."""
+        count = prod(file.tensors[self.names[0]].shape[:-1])
+        if self.expert is None:
+            return slice(0, count)
+        count //= file.tensors[self.names[0]].shape[0]
+        return slice(self.expert * count, (self.expert + 1) * count)
+
     def read(self, file: GgufFile, dtype: torch.dtype) -> torch.Tensor:
         """Read it in a number format."""
         import torch
@@ -105,9 +127,6 @@ class TensorSource:
         parts = [self._read_part(file, name, dtype) for name in self.names]
         part, shape = parts[0], parts[0].shape
         match self.change:
-            case Change.UNPERMUTE:
-                pairs = part.reshape(self.heads, shape[0] // self.heads // 2, 2, *shape[1:])
-                return pairs.transpose(1, 2).reshape(shape).contiguous()
             case Change.UNSQUEEZE:
                 return part.unsqueeze(1)
             case Change.TRANSPOSE:
@@ -127,13 +146,12 @@ class TensorSource:
 
         tensor = file.tensors[name]
         shape = tensor.shape if self.expert is None else tensor.shape[1:]
-        first = 0 if self.expert is None else self.expert * prod(shape[:-1])
-        rows, width = prod(shape[:-1]), shape[-1]
-        step = max(1, _CHUNK_VALUES // width)
-        out = torch.empty((rows, width), dtype=dtype)
-        for row in range(0, rows, step):
-            count = min(step, rows - row)
-            values = torch.from_numpy(_rows(file, name, first + row, count))
+        rows = self.rows(file)
+        out = torch.empty((rows.stop - rows.start, shape[-1]), dtype=dtype)
+        step = max(1, CHUNK_VALUES // shape[-1])
+        for row in range(0, len(out), step):
+            count = min(step, len(out) - row)
+            values = torch.from_numpy(_rows(file, name, rows.start + row, count))
             # before rounding, since the precision is near 0
             if self.change is Change.MINUS_ONE:
                 values = values - 1.0
@@ -141,7 +159,10 @@ class TensorSource:
                 values = torch.log(-values)
             out[row : row + count] = values
         part = out.reshape(shape)
-        return self.tiled.group(part) if self.tiled else part
+        if self.tiled and self.tiled.columns:
+            return part[:, self.tiled.order()].contiguous()
+        order = self.row_order(shape[0])
+        return part if order is None else part[order]
 
 
 def check_types(file: GgufFile) -> None:
@@ -162,24 +183,12 @@ def read_values(file: GgufFile, name: str) -> Any:
 
 def _rows(file: GgufFile, name: str, first: int, count: int) -> Any:
     """Dequantize rows of a tensor, all but the last dimension counted as rows."""
-    import numpy as np
-    from gguf.constants import GGMLQuantizationType
-    from gguf.quants import dequantize
-
     tensor = file.tensors[name]
-    row_bytes = tensor.bytes // prod(tensor.shape[:-1])
-    raw = file.raw(name)[first * row_bytes : (first + count) * row_bytes]
-    kind = GGMLQuantizationType(tensor.type)
-    stored = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F16: "<f2"}
-    if kind in stored:
-        values = raw.view(stored[kind]).astype(np.float32)
-    else:
-        try:
-            values = dequantize(raw.reshape(count, row_bytes), kind)
-        except NotImplementedError:
-            raise GgufError(
-                f"{file.path.name} stores the tensor {name[:60]!r} as {kind.name}, which chatlm "
-                "does not read.",
-                "Use a file with another quantization, such as Q4_K_M.",
-            ) from None
-    return np.ascontiguousarray(values.reshape(count, tensor.shape[-1]), dtype=np.float32)
+    try:
+        return dequantize(file.raw_rows(name)[first : first + count], tensor.type_name)
+    except UnreadableType as kind:
+        raise GgufError(
+            f"{file.path.name} stores the tensor {name[:60]!r} as {kind}, which chatlm does not "
+            "read.",
+            "Use a file with another quantization, such as Q4_K_M.",
+        ) from None

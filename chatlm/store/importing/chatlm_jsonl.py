@@ -260,7 +260,7 @@ def _parse_provenance(fields: JsonObject) -> Provenance:
         adapter=fields.optional_text("adapter"),
         prompt_format=fields.text("prompt_format", ""),
         device=fields.text("device", ""),
-        dtype=fields.text("dtype", ""),
+        weights=fields.text("dtype", ""),
         context_length=fields.non_negative_int("context_length"),
         prompt_hash=fields.text("prompt_hash", ""),
         versions={name: versions.text(name) for name in versions.value},

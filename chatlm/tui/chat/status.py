@@ -11,9 +11,11 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
+from chatlm.hub.disk import human_bytes
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
+from chatlm.types.engine import EngineInfo
 from chatlm.types.messages import Turn
 
 
@@ -66,6 +68,10 @@ class StatusBar(Widget):
     hanging: reactive[str] = reactive("")
     """What chatlm waits for, shown instead of everything else."""
 
+    def watch_engine_state(self, state: EngineState) -> None:
+        """Explain the model's memory to a pointer that rests on the line."""
+        self.tooltip = describe_engine(state.info) if isinstance(state, Ready) else None
+
     def render(self) -> Content:
         """Render the line at the full width."""
         if self.hanging:
@@ -100,6 +106,14 @@ def status_line(
     return set_cell_size(set_cell_size(start, max(width - cell_len(end), 0)) + end, width)
 
 
+def describe_engine(info: EngineInfo) -> Content:
+    """Return what the line's names of the device and the weights mean, with the memory's parts."""
+    lines = [f"{info.model} on {info.device}, weights {info.weights}"]
+    if info.memory:
+        lines += [f"{what}: {human_bytes(size)}" for what, size in info.memory.rows()]
+    return Content("\n".join(one_line(line, 80) for line in lines))
+
+
 def _parts(
     engine_state: EngineState, status: Status, plugin_statuses: tuple[str, ...], thinking: str
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -111,7 +125,7 @@ def _parts(
     left += [(1, one_line(word, 30)) for word in plugin_statuses]
     match engine_state:
         case Ready(info):
-            left.append((3, f"{info.device} {info.dtype}"))
+            left.append((3, f"{info.device} {info.weights}"))
         case Loading():
             left.append((1, "loading"))
         case Failed():

@@ -20,7 +20,7 @@ from chatlm.tui.formatting import count, join_parts, speed, stop_label, version_
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Reply, Turn, Usage
 from chatlm.types.parts import summarise_parts
-from chatlm.types.provenance import Provenance
+from chatlm.types.provenance import Provenance, describe_old_weights
 
 NAME_WIDTH = 20
 
@@ -144,7 +144,8 @@ def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
         ("adapter", provenance.adapter or "none"),
         ("prompt format", provenance.prompt_format),
         ("device", provenance.device),
-        ("number format", provenance.dtype),
+        ("weights", describe_old_weights(provenance.weights)),
+        ("KV cache", provenance.kv_cache),
         ("context", count(provenance.context_length, "token") if provenance.model else ""),
     )
     prompt = (

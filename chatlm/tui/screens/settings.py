@@ -30,6 +30,7 @@ from textual.widgets.option_list import Option
 
 from chatlm.config import config
 from chatlm.errors import ChatlmError
+from chatlm.hub.disk import human_bytes
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
@@ -362,10 +363,15 @@ def describe_model(info: EngineInfo | None) -> Content:
         return Content("No model is loaded yet.")
     rows = {
         "Model": info.model,
-        "Device": f"{info.device}, {info.dtype}",
+        "Device": info.device,
+        "Weights": info.weights,
+        **({"KV cache": info.kv_cache} if info.kv_cache else {}),
         "Context": count(info.context_length, "token"),
         "Prompt format": info.prompt_format,
     }
+    if info.memory:
+        parts = [f"{human_bytes(size)} {what}" for what, size in info.memory.rows() if size]
+        rows["Memory"] = ", ".join(parts)
     lines = [
         Content.assemble((f"{name:<15}", "$foreground 60%"), one_line(value, 200))
         for name, value in rows.items()

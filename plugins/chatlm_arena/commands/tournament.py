@@ -26,7 +26,7 @@ VERDICT_KEYS = {"l": "left", "r": "right", "t": "tie", "b": "both_bad"}
 
 ROUNDING_NOTE = (
     "Rounded weights change a perplexity by 1 to 2 %, more on short texts. Without rounding: "
-    "chatlm config set dtype float32"
+    "chatlm config set weights float32"
 )
 """Printed below perplexities that were not measured in float32."""
 
@@ -129,7 +129,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     """Measure each contestant's perplexity on the text of a file; lower is better.
 
     Only contestants whose models have the same tokenizer can be compared. Weights that are rounded
-    to 4, 8 or 16 bits change the value by 1 to 2 %; with dtype float32 it is exact.
+    to 4, 8 or 16 bits change the value by 1 to 2 %; with the setting weights = float32 it is exact.
 
     Example: chatlm arena perplexity answer.txt --prompt "What is a mutex?"
     """
@@ -159,14 +159,14 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
                         "perplexity": measured.perplexity,
                         "loss": measured.loss,
                         "tokens": measured.tokens,
-                        "dtype": measured.dtype,
+                        "weights": measured.weights,
                     }
                 )
     if as_json:
         click.echo(dump_json(rows))
         return
     for row in rows:
-        measured_with = f"{row['tokens']} tokens, weights in {row['dtype']}"
+        measured_with = f"{row['tokens']} tokens, {row['weights']} weights"
         click.echo(escape_controls(f"{row['name']}: {row['perplexity']:.2f} over {measured_with}"))
     if not exact:
         click.echo(ROUNDING_NOTE)

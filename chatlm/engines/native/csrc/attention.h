@@ -5,6 +5,8 @@
 
 #include "model.h"
 
+enum { CACHE_LINE = 64 }; /* bytes */
+
 /* One head's query or key: normalized where the model has QK norm, then rotated. */
 static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const float *x,
                                 const float *norm_weight, float *out)
@@ -22,19 +24,70 @@ static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const
     }
 }
 
-/* Write the token's key and value of one KV head into the cache. */
+/* One KV head's keys or values of consecutive tokens, `stride` values each. */
+typedef struct {
+    void *values;     /* `element_t`, or int8_t codes */
+    uint16_t *scales; /* of the codes, one per KV_GROUP; NULL for elements */
+    int64_t stride;
+} KVRows;
+
+static KVRows kv_rows(void *cache, uint16_t *scales, const SequenceInput *sequence, int64_t layer,
+                      int64_t head, int64_t token)
+{
+    int64_t stride = sequence->token_stride;
+    int64_t offset = layer * sequence->layer_stride + head * sequence->head_stride + token * stride;
+    if (!scales)
+        return (KVRows){(element_t *)cache + offset, NULL, stride};
+    scales += offset / stride * (stride / KV_GROUP);
+    return (KVRows){(int8_t *)cache + offset, scales, stride};
+}
+
+/* Quantize one group; an infinity or NaN makes all its values NaN. */
+static void quantize_kv_group(const float *x, int64_t count, int8_t *codes, uint16_t *scale)
+{
+    int32_t largest_bits = 0;
+    for (int64_t i = 0; i < count; i++) { /* the bits of a positive float have its order */
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffff;
+        largest_bits = bits > largest_bits ? bits : largest_bits;
+    }
+    float largest, step;
+    memcpy(&largest, &largest_bits, sizeof largest);
+    *scale = float_to_bf16(largest / 127.0f);
+    step = bf16_to_float(*scale);
+    bool finite = step > 0.0f && largest_bits < 0x7f800000;
+    for (int64_t i = 0; i < count; i++) {
+        float code = finite ? rintf(x[i] / step) : 0.0f;
+        codes[i] = (int8_t)(code < -127.0f ? -127.0f : code > 127.0f ? 127.0f : code);
+    }
+}
+
+/* Write one token's row, `size` values. */
+static void store_kv_row(KVRows rows, int64_t token, const float *x, int64_t size)
+{
+    if (!rows.scales) {
+        element_t *row = (element_t *)rows.values + token * rows.stride;
+        for (int64_t i = 0; i < size; i++)
+            row[i] = float_to_element(x[i]);
+        return;
+    }
+    int8_t *codes = (int8_t *)rows.values + token * rows.stride;
+    uint16_t *scales = rows.scales + token * (rows.stride / KV_GROUP);
+    for (int64_t i = 0; i < size; i += KV_GROUP)
+        quantize_kv_group(x + i, min_i64(KV_GROUP, size - i), codes + i, scales + i / KV_GROUP);
+}
+
+/* Write the token's key and value of one KV head into row `row` of a chunk. */
 static void store_kv(const Decoder *d, const Layer *layer, int64_t index, int64_t head, float *key,
-                     element_t *k_row, element_t *v_row)
+                     KVRows keys, KVRows values, int64_t row)
 {
     const Model *m = &d->model;
     const float *qkv = d->qkv + index * d->qkv_stride;
     qkv += (m->num_attention_heads + head) * m->head_dim;
     norm_and_apply_rope(d, &d->tokens[index], qkv, layer->k_norm, key);
-    qkv += m->num_key_value_heads * m->head_dim;
-    for (int64_t i = 0; i < m->head_dim; i++) {
-        k_row[i] = float_to_element(key[i]);
-        v_row[i] = float_to_element(qkv[i]);
-    }
+    store_kv_row(keys, row, key, m->head_dim);
+    store_kv_row(values, row, qkv + m->num_key_value_heads * m->head_dim, m->head_dim);
 }
 
 /* Tokens of a chunk that a token attends to: itself and earlier ones. */
@@ -62,24 +115,35 @@ static void scaled_queries(const Decoder *d, const Layer *layer, int64_t index, 
 
 /* The part of one KV head's chunk that a token attends to. */
 typedef struct {
-    const element_t *keys, *values; /* (tokens, stride) */
+    const void *keys, *values; /* (tokens, stride): see KVRows */
+    const float *key_scales, *value_scales;
     int64_t tokens, stride;
 } KVChunk;
 
+/* 16 values of a token's row from column `i`. */
+ALWAYS_INLINE f32x16 load_kv(const void *rows, const float *scales, int64_t stride, int64_t token,
+                             int64_t i, const bool is_int8)
+{
+    if (!is_int8)
+        return load_elements((const element_t *)rows + token * stride + i);
+    return load_i8_as_f32((const int8_t *)rows + token * stride + i)
+           * scales[(token * stride + i) / KV_GROUP];
+}
+
 /* Dot products of `count` queries with each key; prefetches the values and the next chunk. */
 ALWAYS_INLINE void query_key_scores(KVChunk chunk, const float *queries, float *scores,
-                                    const int count)
+                                    const int count, const bool is_int8)
 {
-    const element_t *key = chunk.keys, *value = chunk.values;
-    int64_t stride = chunk.stride;
-    for (int64_t t = 0; t < chunk.tokens; t++, key += stride, value += stride) {
+    int64_t stride = chunk.stride, row_bytes = stride * (is_int8 ? 1 : (int)sizeof(element_t));
+    const char *key = chunk.keys, *value = chunk.values;
+    for (int64_t t = 0; t < chunk.tokens; t++, key += row_bytes, value += row_bytes) {
         f32x16 sums[MAX_VECTORS] = {0};
-        for (int64_t i = 0; i < stride; i += LANES) {
+        for (int64_t i = 0; i < row_bytes; i += CACHE_LINE) {
             __builtin_prefetch(value + i);
-            __builtin_prefetch(key + KV_CHUNK * stride + i);
+            __builtin_prefetch(key + KV_CHUNK * row_bytes + i);
         }
         for (int64_t i = 0; i < stride; i += LANES) {
-            f32x16 k = load_elements(key + i);
+            f32x16 k = load_kv(chunk.keys, chunk.key_scales, stride, t, i, is_int8);
             for (int q = 0; q < count; q++)
                 sums[q] += k * load_f32x16(queries + q * stride + i);
         }
@@ -114,22 +178,24 @@ static void softmax_chunk(float *scores, int64_t tokens, float *max_score, float
 
 /* The weighted sum of the values for each of `count` queries, `output_stride` floats apart. */
 ALWAYS_INLINE void weighted_values(KVChunk chunk, const float *weights, float *out,
-                                   int64_t output_stride, const int count)
+                                   int64_t output_stride, const int count, const bool is_int8)
 {
     int64_t tokens = chunk.tokens, stride = chunk.stride;
     for (int64_t i = 0; i < stride; i += LANES) {
         f32x16 sums[MAX_VECTORS][2] = {0};
-        const element_t *value = chunk.values + i;
-        for (int64_t t = 0; t + 1 < tokens; t += 2, value += 2 * stride) {
-            f32x16 even = load_elements(value), odd = load_elements(value + stride);
+        for (int64_t t = 0; t + 1 < tokens; t += 2) {
+            f32x16 even = load_kv(chunk.values, chunk.value_scales, stride, t, i, is_int8);
+            f32x16 odd = load_kv(chunk.values, chunk.value_scales, stride, t + 1, i, is_int8);
             for (int q = 0; q < count; q++) {
                 sums[q][0] += even * weights[q * KV_CHUNK + t];
                 sums[q][1] += odd * weights[q * KV_CHUNK + t + 1];
             }
         }
-        if (tokens % 2)
+        if (tokens % 2) {
+            f32x16 last = load_kv(chunk.values, chunk.value_scales, stride, tokens - 1, i, is_int8);
             for (int q = 0; q < count; q++)
-                sums[q][0] += load_elements(value) * weights[q * KV_CHUNK + tokens - 1];
+                sums[q][0] += last * weights[q * KV_CHUNK + tokens - 1];
+        }
         for (int q = 0; q < count; q++) {
             f32x16 sum = sums[q][0] + sums[q][1];
             memcpy(out + q * output_stride + i, &sum, sizeof sum);
@@ -138,14 +204,31 @@ ALWAYS_INLINE void weighted_values(KVChunk chunk, const float *weights, float *o
 }
 
 ALWAYS_INLINE void attend_chunk(KVChunk chunk, const float *queries, float *scores, float *out,
-                                int64_t output_stride, const int count)
+                                int64_t output_stride, const int count, const bool is_int8)
 {
-    query_key_scores(chunk, queries, scores, count);
+    query_key_scores(chunk, queries, scores, count, is_int8);
     for (int q = 0; q < count; q++, scores += KV_CHUNK) {
         float *statistics = out + q * output_stride + chunk.stride;
         softmax_chunk(scores, chunk.tokens, statistics, statistics + 1);
     }
-    weighted_values(chunk, scores - count * KV_CHUNK, out, output_stride, count);
+    weighted_values(chunk, scores - count * KV_CHUNK, out, output_stride, count, is_int8);
+}
+
+/* The same for all queries of a KV head. */
+ALWAYS_INLINE void attend_queries(KVChunk chunk, const float *queries, int64_t count,
+                                  float *scores, float *out, int64_t output_stride,
+                                  const bool is_int8)
+{
+    for (; count > 0; count -= MAX_VECTORS, queries += MAX_VECTORS * chunk.stride,
+                      out += MAX_VECTORS * output_stride)
+        if (count == 1)
+            attend_chunk(chunk, queries, scores, out, output_stride, 1, is_int8);
+        else if (count == 2)
+            attend_chunk(chunk, queries, scores, out, output_stride, 2, is_int8);
+        else if (count == 3)
+            attend_chunk(chunk, queries, scores, out, output_stride, 3, is_int8);
+        else
+            attend_chunk(chunk, queries, scores, out, output_stride, MAX_VECTORS, is_int8);
 }
 
 /* One task: the queries of one KV head attend to one chunk of a sequence's cache. Writes for each
@@ -164,35 +247,36 @@ static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
     int64_t first = chunk_index * KV_CHUNK;
     int64_t stride = sequence->token_stride;
     int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    int64_t offset =
-        layer_index * sequence->layer_stride + head * sequence->head_stride + first * stride;
-    element_t *keys = sequence->k_cache + offset, *values = sequence->v_cache + offset;
+    KVRows keys = kv_rows(sequence->k_cache, sequence->k_scales, sequence, layer_index, head, first);
+    KVRows values =
+        kv_rows(sequence->v_cache, sequence->v_scales, sequence, layer_index, head, first);
     const TokenState *end = token + sequence->token_count;
     for (const TokenState *added = token; added < end; added++) {
         int64_t row = added->position - first;
         if (0 <= row && row < KV_CHUNK)
-            store_kv(d, layer, added - d->tokens, head, s->query, keys + row * stride,
-                     values + row * stride);
+            store_kv(d, layer, added - d->tokens, head, s->query, keys, values, row);
+    }
+    int64_t scale_count = visible_tokens(end - 1, first) * (stride / KV_GROUP);
+    KVChunk chunk = {keys.values, values.values, s->kv_scales, s->kv_scales + scale_count, 0,
+                     stride};
+    for (int64_t i = 0; keys.scales && i < scale_count; i++) {
+        s->kv_scales[i] = bf16_to_float(keys.scales[i]);
+        s->kv_scales[scale_count + i] = bf16_to_float(values.scales[i]);
     }
     for (; token < end; token++) {
-        KVChunk chunk = {keys, values, visible_tokens(token, first), stride};
         int64_t output_stride = token->kv_chunks * (stride + 2);
-        int64_t first_query = head * queries_per_kv_head;
-        float *queries = s->query, *out = token->partial_attention;
-        out += first_query * output_stride + chunk_index * (stride + 2);
+        float *out = token->partial_attention
+                     + head * queries_per_kv_head * output_stride + chunk_index * (stride + 2);
+        chunk.tokens = visible_tokens(token, first);
         if (!chunk.tokens)
             continue;
-        scaled_queries(d, layer, token - d->tokens, head, queries);
-        for (int64_t q = queries_per_kv_head; q > 0;
-             q -= MAX_VECTORS, queries += MAX_VECTORS * stride, out += MAX_VECTORS * output_stride)
-            if (q == 1)
-                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 1);
-            else if (q == 2)
-                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 2);
-            else if (q == 3)
-                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 3);
-            else
-                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, MAX_VECTORS);
+        scaled_queries(d, layer, token - d->tokens, head, s->query);
+        if (keys.scales)
+            attend_queries(chunk, s->query, queries_per_kv_head, s->attention_scores, out,
+                           output_stride, true);
+        else
+            attend_queries(chunk, s->query, queries_per_kv_head, s->attention_scores, out,
+                           output_stride, false);
     }
 }
 

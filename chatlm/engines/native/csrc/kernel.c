@@ -1,4 +1,5 @@
-/* Decodes up to MAX_STEP_TOKENS tokens per call with a Llama-like transformer.
+/* Decodes up to MAX_STEP_TOKENS tokens per call with a Llama-like transformer, and multiplies its
+   matrices with whole blocks of a prompt.
 
    Each call reads the weights once, and memory bandwidth limits the speed. A call runs through
    phases, and a phase consists of tasks, such as some rows of a matrix. Every thread takes the next
@@ -9,7 +10,6 @@
 #include "attention.h"
 #include "lora.h"
 #include "model.h"
-#include "packing.h"
 
 #include <sched.h>
 
@@ -21,7 +21,7 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 /* Rows per task: few enough to balance the load, and whole cache lines of results. */
 static int64_t rows_per_task(const Decoder *d, const PackedMatrix *m)
 {
-    int64_t rows = TASK_BYTES / packed_row_bytes(m->format, m->width);
+    int64_t rows = LANES * TASK_BYTES / panel_bytes(m->format, m->width);
     return round_up(max_i64(max_i64(rows, m->rows / (d->num_threads * TASKS_PER_THREAD)), 1),
                     LANES);
 }
@@ -41,16 +41,10 @@ typedef struct {
 ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
                                OutputVectors y, bool accumulate, const int count)
 {
-    int64_t panel_bytes = LANES * packed_row_bytes(m->format, m->width);
     for (int64_t r = from; r < to; r += LANES) {
-        const uint8_t *panel = m->panels + r / LANES * panel_bytes;
-        f32x16 products[MAX_VECTORS];
-        if (m->format == FORMAT_INT8)
-            dot_int8(panel, m->scales + r * m->width / INT8_GROUP, x, count, products);
-        else if (m->format == FORMAT_INT4)
-            dot_int4(panel, x, count, products);
-        else
-            dot_bf16(panel, x, count, products);
+        f32x16 products[MAX_VECTORS] = {0};
+        dot_panel(m->format, m->panels + r / LANES * panel_bytes(m->format, m->width), x, count,
+                  products);
         for (int i = 0; i < count; i++) {
             float *out = y.data + i * y.stride + r;
             f32x16 product = m->bias ? products[i] + load_f32x16(m->bias + r) : products[i];
@@ -80,25 +74,24 @@ static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activa
     }
 }
 
-/* Add each sequence's LoRA to the same rows: `count` pairs of the layer from `target`. */
+/* Add each sequence's LoRA to the same rows; `target` is the matrix among those of the phase. */
 static void add_lora(const Decoder *d, const PackedMatrix *m, int64_t task, int64_t layer,
-                     int64_t target, int64_t count, const float *hidden, OutputVectors y)
+                     int64_t first_target, int64_t target, const float *hidden, OutputVectors y)
 {
     int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
     for (int64_t t = 0; t < d->token_count; t++, y.data += y.stride) {
         const LoraPair *pairs = d->tokens[t].sequence->lora;
-        if (!pairs)
-            continue;
-        pairs += layer * LORA_TARGETS + target;
-        for (int64_t i = 0; i < count; i++)
-            lora_up(&pairs[i], hidden + (t * MAX_PHASE_TARGETS + i) * d->max_lora_rank, from, to,
+        if (pairs)
+            lora_up(&pairs[layer * LORA_TARGETS + first_target + target],
+                    hidden + (t * MAX_PHASE_MATRICES + target) * d->max_lora_rank, from, to,
                     y.data);
     }
 }
 
 /* --- phases -------------------------------------------------------------------------------- */
 
-/* After the last layer come the phase of lm_head and one that ends the call. */
+/* After the last layer come the phase of lm_head and one that ends the call. A call that multiplies
+   a prompt has only one phase before the end. */
 enum { QKV_PROJ, ATTENTION, O_PROJ, GATE_UP_PROJ, DOWN_PROJ, PHASES_PER_LAYER };
 
 /* LoRA targets of each kind of phase. */
@@ -108,20 +101,23 @@ static const int64_t LORA_TARGET_COUNT[PHASES_PER_LAYER] = {
     [QKV_PROJ] = 3, [O_PROJ] = 1, [GATE_UP_PROJ] = 2, [DOWN_PROJ] = 1};
 
 static int64_t lm_head_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER; }
-static int64_t end_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER + 1; }
+static int64_t end_phase(const Model *m) { return lm_head_phase(m) + 1; }
+static int64_t prompt_phase(const Model *m) { return lm_head_phase(m) + 2; }
 
-/* The matrix whose rows are divided into the phase's tasks; NULL for attention. */
-static const PackedMatrix *phase_matrix(const Model *m, int64_t phase)
+/* The matrices whose rows are divided into the phase's tasks; none for attention. The tasks of
+   gate_proj do those of up_proj too. */
+static const PackedMatrix *phase_matrices(const Model *m, int64_t phase, int64_t *count)
 {
+    *count = 1;
     if (phase == lm_head_phase(m))
         return &m->lm_head;
     const Layer *layer = &m->layers[phase / PHASES_PER_LAYER];
     switch (phase % PHASES_PER_LAYER) {
-    case QKV_PROJ: return &layer->qkv_proj;
+    case QKV_PROJ: *count = 3; return &layer->q_proj;
     case O_PROJ: return &layer->o_proj;
     case GATE_UP_PROJ: return &layer->gate_proj;
     case DOWN_PROJ: return &layer->down_proj;
-    default: return NULL;
+    default: *count = 0; return NULL;
     }
 }
 
@@ -136,7 +132,7 @@ static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, 
         pairs += phase / PHASES_PER_LAYER * LORA_TARGETS + FIRST_LORA_TARGET[kind];
         for (int64_t i = 0; i < LORA_TARGET_COUNT[kind]; i++)
             lora_down(&pairs[i], input.values + t * input.stride,
-                      hidden + (t * MAX_PHASE_TARGETS + i) * d->max_lora_rank);
+                      hidden + (t * MAX_PHASE_MATRICES + i) * d->max_lora_rank);
     }
 }
 
@@ -145,7 +141,8 @@ static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, 
 static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
 {
     const Model *m = &d->model;
-    const PackedMatrix *matrix = phase_matrix(m, phase);
+    int64_t count;
+    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
     bool is_lm_head = phase == lm_head_phase(m);
     const Layer *layer = is_lm_head ? NULL : &m->layers[phase / PHASES_PER_LAYER];
     int64_t kind = is_lm_head ? QKV_PROJ : phase % PHASES_PER_LAYER;
@@ -156,6 +153,9 @@ static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
     const float *norm = is_lm_head             ? m->norm
                         : kind == GATE_UP_PROJ ? layer->post_attention_layernorm
                                                : layer->input_layernorm;
+    bool any_quantized = kind == GATE_UP_PROJ && is_quantized(layer->up_proj.format);
+    for (int64_t i = 0; i < count; i++)
+        any_quantized |= is_quantized(matrix[i].format);
     s->input.values = values, s->input.stride = matrix->width;
     for (int64_t t = 0; t < d->token_count; t++, values += matrix->width) {
         if (kind == O_PROJ)
@@ -163,7 +163,7 @@ static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
         else if (kind != DOWN_PROJ)
             rms_norm(d->residual + t * d->hidden_stride, norm, m->hidden_size, m->rms_norm_eps,
                      values);
-        if (matrix->format != FORMAT_BF16)
+        if (any_quantized)
             quantize_activations(activations_from(s->input, t));
     }
     if (d->max_lora_rank)
@@ -182,9 +182,8 @@ static void gate_up_silu(const Decoder *d, int64_t layer_index, int64_t task,
     matmul(d, &layer->up_proj, task, s->input, up, false);
     if (d->max_lora_rank) {
         int64_t target = FIRST_LORA_TARGET[GATE_UP_PROJ];
-        add_lora(d, &layer->gate_proj, task, layer_index, target, 1, s->lora_hidden, gate);
-        add_lora(d, &layer->up_proj, task, layer_index, target + 1, 1,
-                 s->lora_hidden + d->max_lora_rank, up);
+        add_lora(d, &layer->gate_proj, task, layer_index, target, 0, s->lora_hidden, gate);
+        add_lora(d, &layer->up_proj, task, layer_index, target, 1, s->lora_hidden, up);
     }
     for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride)
         for (int64_t i = from; i < to; i++)
@@ -194,8 +193,14 @@ static void gate_up_silu(const Decoder *d, int64_t layer_index, int64_t task,
 static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratch *s)
 {
     const Model *m = &d->model;
-    const PackedMatrix *matrix = phase_matrix(m, phase);
-    int64_t index = phase / PHASES_PER_LAYER, kind = phase % PHASES_PER_LAYER;
+    if (phase == prompt_phase(m)) {
+        const PackedMatrix *matrix = d->prompt_matrix;
+        multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
+                        &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
+        return;
+    }
+    int64_t count, target = 0, index = phase / PHASES_PER_LAYER, kind = phase % PHASES_PER_LAYER;
+    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
     prepare_phase(d, phase, s);
     if (phase == lm_head_phase(m)) {
         matmul(d, matrix, task, s->input, (OutputVectors){d->logits, m->lm_head.rows}, false);
@@ -207,10 +212,11 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
         OutputVectors y = {d->residual, d->hidden_stride};
         if (kind == QKV_PROJ)
             y = (OutputVectors){d->qkv, d->qkv_stride};
+        for (; task >= matrix_tasks(d, matrix); matrix++, target++)
+            task -= matrix_tasks(d, matrix), y.data += matrix->rows;
         matmul(d, matrix, task, s->input, y, kind != QKV_PROJ);
         if (d->max_lora_rank)
-            add_lora(d, matrix, task, index, FIRST_LORA_TARGET[kind], LORA_TARGET_COUNT[kind],
-                     s->lora_hidden, y);
+            add_lora(d, matrix, task, index, FIRST_LORA_TARGET[kind], target, s->lora_hidden, y);
     }
 }
 
@@ -234,13 +240,23 @@ static int64_t ticket_phase(unsigned long long ticket) { return (int64_t)(ticket
 static int64_t ticket_tasks(unsigned long long ticket) { return ticket >> 24 & 0xffffff; }
 static int64_t ticket_next_task(unsigned long long ticket) { return ticket & 0xffffff; }
 
-static void begin_phase(Decoder *d, int64_t phase)
+static int64_t phase_tasks(const Decoder *d, int64_t phase)
 {
     const Model *m = &d->model;
-    const PackedMatrix *matrix = phase <= lm_head_phase(m) ? phase_matrix(m, phase) : NULL;
-    int64_t tasks = matrix                     ? matrix_tasks(d, matrix)
-                    : phase < lm_head_phase(m) ? attention_tasks(d)
-                                               : 0;
+    int64_t count, tasks = 0;
+    if (phase == end_phase(m))
+        return 0;
+    if (phase == prompt_phase(m))
+        return prompt_tasks(d->prompt_matrix->rows);
+    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
+    for (int64_t i = 0; i < count; i++)
+        tasks += matrix_tasks(d, &matrix[i]);
+    return count ? tasks : attention_tasks(d);
+}
+
+static void begin_phase(Decoder *d, int64_t phase)
+{
+    int64_t tasks = phase_tasks(d, phase);
     atomic_store(&d->finished_tasks, 0);
     atomic_store(&d->ticket, make_ticket(phase, tasks));
 }
@@ -273,7 +289,7 @@ static void run_tasks(Decoder *d, ThreadScratch *s)
         spins = 0;
         run_task(d, ticket_phase(ticket), ticket_next_task(ticket), s);
         if (atomic_fetch_add(&d->finished_tasks, 1) + 1 == ticket_tasks(ticket))
-            begin_phase(d, ticket_phase(ticket) + 1);
+            begin_phase(d, min_i64(ticket_phase(ticket) + 1, end_phase(&d->model)));
     }
 }
 
@@ -323,7 +339,7 @@ void close_decoder(Decoder *d)
         pthread_join(d->workers[i], NULL);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
-    free(d->arena), free(d->partial_attention), free(d->lora_hidden);
+    free(d->arena), free(d->partial_attention), free(d->lora_hidden), free(d->prompt_x);
     free(d->scratch), free(d->workers), free(d);
 }
 
@@ -338,21 +354,23 @@ static float *arena_alloc(float **arena, int64_t count)
 static bool allocate_buffers(Decoder *d)
 {
     const Model *m = &d->model;
-    int64_t stride = round_up(m->head_dim, LANES);
+    int64_t stride = round_up(m->head_dim, KV_GROUP);
     int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    d->hidden_stride = round_up(m->hidden_size, INT8_GROUP);
-    d->intermediate_stride = round_up(m->intermediate_size, INT8_GROUP);
-    d->attention_stride = round_up(m->num_attention_heads * m->head_dim, INT8_GROUP);
+    d->hidden_stride = round_up(m->hidden_size, ACTIVATION_GROUP);
+    d->intermediate_stride = round_up(m->intermediate_size, ACTIVATION_GROUP);
+    d->attention_stride = round_up(m->num_attention_heads * m->head_dim, ACTIVATION_GROUP);
     d->qkv_stride =
         round_up((m->num_attention_heads + 2 * m->num_key_value_heads) * m->head_dim, LANES);
     int64_t widest =
         max_i64(max_i64(d->hidden_stride, d->attention_stride), d->intermediate_stride);
     int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
-    int64_t scales = MAX_STEP_TOKENS * widest / INT8_GROUP;
-    int64_t sums = MAX_STEP_TOKENS * widest / INT4_GROUP;
+    int64_t scales = MAX_STEP_TOKENS * widest / ACTIVATION_GROUP;
+    int64_t sums = MAX_STEP_TOKENS * widest / LANES;
+    int64_t prompt_buffer = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
     int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
-                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK;
-    per_thread += 2 * quantized + scales + sums;
+                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK
+                         + 2 * KV_CHUNK * stride / KV_GROUP;
+    per_thread += 2 * quantized + scales + sums + prompt_buffer + PROMPT_RESULTS_SIZE + 6 * LANES;
     int64_t total =
         MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
         + d->num_threads * per_thread;
@@ -373,10 +391,13 @@ static bool allocate_buffers(Decoder *d)
         s->attention = arena_alloc(&next, MAX_STEP_TOKENS * d->attention_stride);
         s->query = arena_alloc(&next, queries_per_kv_head * stride);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
+        s->kv_scales = arena_alloc(&next, 2 * KV_CHUNK * stride / KV_GROUP);
         s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
         s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
         s->input.scales = arena_alloc(&next, scales);
         s->input.group_sums = arena_alloc(&next, sums);
+        s->prompt_buffer = (buffer_t *)arena_alloc(&next, prompt_buffer);
+        s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
     }
     return true;
 }
@@ -388,7 +409,7 @@ Decoder *open_decoder(const Model *model, int threads)
     if (!d)
         return NULL;
     memset(d, 0, sizeof *d);
-    d->model = *model, d->num_threads = threads;
+    d->model = *model, d->num_threads = threads, d->use_amx = may_use_amx();
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->wake, NULL);
     begin_phase(d, end_phase(model));
@@ -438,7 +459,7 @@ static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t c
         for (int64_t i = 0; s->lora && i < m->num_hidden_layers * LORA_TARGETS; i++)
             d->max_lora_rank = max_i64(d->max_lora_rank, s->lora[i].rank);
     }
-    int64_t lora_size = MAX_STEP_TOKENS * MAX_PHASE_TARGETS * d->max_lora_rank;
+    int64_t lora_size = MAX_STEP_TOKENS * MAX_PHASE_MATRICES * d->max_lora_rank;
     if (!grow_buffer(&d->partial_attention, &d->partial_attention_capacity, partial_size)
         || !grow_buffer(&d->lora_hidden, &d->lora_hidden_capacity, d->num_threads * lora_size))
         return false;
@@ -466,11 +487,39 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
         return -1;
     d->logits = logits;
     for (int64_t t = 0; t < d->token_count; t++) {
-        const element_t *row = d->model.embed_tokens + tokens[t] * d->model.hidden_size;
-        for (int64_t i = 0; i < d->model.hidden_size; i++)
-            d->residual[t * d->hidden_stride + i] = element_to_float(row[i]);
+        const StoredMatrix *embed_tokens = &d->model.embed_tokens;
+        read_rows(embed_tokens->data, embed_tokens->type, embed_tokens->row_bytes,
+                  embed_tokens->columns, &tokens[t], 1, d->residual + t * d->hidden_stride);
     }
     wake_workers(d, 0, false);
+    run_tasks(d, &d->scratch[0]);
+    return 0;
+}
+
+/* Multiply a matrix with `count` vectors, (count, columns), at once; the results, (count, rows), are
+   written to `y`, or to `y_float` if `y` is NULL. Returns 0, or -1 when out of memory. */
+int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64_t columns,
+                    int64_t count, element_t *y, float *y_float)
+{
+    int64_t size = round_up(count, VECTOR_BLOCK) * m->width;
+    if (size > d->prompt_x_capacity) {
+        free(d->prompt_x);
+        d->prompt_x_capacity = 0;
+        d->prompt_x = aligned_alloc(64, (size_t)size * sizeof *d->prompt_x);
+        if (!d->prompt_x)
+            return -1;
+        d->prompt_x_capacity = size;
+    }
+    memset(d->prompt_x, 0, (size_t)size * sizeof *x);
+    for (int64_t v = 0; v < count; v++)
+        for (int64_t i = 0; i < columns; i += TILE_COLUMNS)
+            memcpy(d->prompt_x + v / TILE_VECTORS * TILE_VECTORS * m->width + i * TILE_VECTORS
+                       + v % TILE_VECTORS * TILE_COLUMNS,
+                   x + v * columns + i,
+                   (size_t)min_i64(TILE_COLUMNS, columns - i) * sizeof *x);
+    d->prompt_matrix = m;
+    d->prompt = (PromptBlock){d->prompt_x, y, y_float, count};
+    wake_workers(d, prompt_phase(&d->model), false);
     run_tasks(d, &d->scratch[0]);
     return 0;
 }

@@ -2,14 +2,14 @@
 
 #pragma once
 
-#include "packing.h"
+#include "vectors.h"
 
 typedef struct {
     const element_t *lora_a; /* (rank, a_stride), rows padded with zeros */
     const element_t *lora_b; /* transposed: (rank, b_stride), at least LANES zeros after each row */
     int64_t rank;            /* 0: nothing is added */
     int64_t a_stride, b_stride;
-    int64_t first_row, rows; /* the rows of the packed matrix that it changes */
+    int64_t rows;            /* of the matrix */
     float scale;
 } LoraPair;
 
@@ -25,11 +25,11 @@ static void lora_down(const LoraPair *a, const float *x, float *hidden)
     }
 }
 
-/* y += B hidden, for the rows of the packed matrix in [from, to). */
+/* y += B hidden, for the rows [from, to). */
 static void lora_up(const LoraPair *a, const float *hidden, int64_t from, int64_t to, float *y)
 {
-    int64_t row = max_i64(from - a->first_row, 0), end = min_i64(to - a->first_row, a->rows);
-    for (y += a->first_row; a->rank && row < end; row += LANES) {
+    int64_t end = min_i64(to, a->rows);
+    for (int64_t row = from; a->rank && row < end; row += LANES) {
         f32x16 sum = {0};
         for (int64_t k = 0; k < a->rank; k++)
             sum += load_elements(a->lora_b + k * a->b_stride + row) * hidden[k];

@@ -3,31 +3,30 @@
 #pragma once
 
 #include "lora.h"
-#include "matmul.h"
 #include "packing.h"
+#include "prompt_matmul.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 
 enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
+enum { KV_GROUP = 32 };        /* values of a quantized KV cache that share a scale */
 enum { MAX_STEP_TOKENS = 16 }; /* tokens per call */
 enum {
     LORA_TARGETS = 7
 }; /* matrices of a layer that LoRA may change, in the order of the phases */
-enum { MAX_PHASE_TARGETS = 3 }; /* of these, in one phase */
+enum { MAX_PHASE_MATRICES = 3 }; /* of these, in one phase */
 
 typedef struct {
     const uint8_t *panels;
-    const uint16_t *scales; /* INT8 only */
-    const float *bias;      /* (rows,) padded with zeros to whole panels, or NULL */
+    const float *bias; /* (rows,) padded with zeros to whole panels, or NULL */
     int64_t rows;
     int64_t width; /* padded columns */
     int64_t format;
 } PackedMatrix;
 
 typedef struct {
-    PackedMatrix qkv_proj, o_proj, gate_proj, up_proj, down_proj;
+    PackedMatrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
     const float *input_layernorm, *post_attention_layernorm;
     const float *q_norm, *k_norm; /* (head_dim,), or NULL */
 } Layer;
@@ -36,7 +35,7 @@ typedef struct {
     int64_t num_hidden_layers, hidden_size, num_attention_heads, num_key_value_heads, head_dim,
         intermediate_size;
     float rms_norm_eps;
-    const element_t *embed_tokens; /* (vocab_size, hidden_size) */
+    StoredMatrix embed_tokens; /* (vocab_size, hidden_size), as it is in the file */
     const Layer *layers;
     const float *norm;
     PackedMatrix lm_head;
@@ -44,9 +43,12 @@ typedef struct {
 
 /* Consecutive tokens of one sequence, and its KV cache. */
 typedef struct {
-    element_t *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim) */
+    void *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim): `element_t` */
+    /* (layers, KV heads, capacity, groups), bfloat16: the caches then hold int8_t codes that these
+       multiply; NULL otherwise */
+    uint16_t *k_scales, *v_scales;
     int64_t layer_stride, head_stride,
-        token_stride;     /* in elements; a token's row is padded to LANES */
+        token_stride; /* in elements; a token's row is padded to LANES, or to whole groups */
     int64_t length;       /* tokens in the cache */
     int64_t token_count;  /* tokens to add */
     const LoraPair *lora; /* (layers, LORA_TARGETS), or NULL */
@@ -64,7 +66,10 @@ typedef struct {
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *normed, *attention, *lora_hidden, *query, *attention_scores;
+    float *kv_scales; /* of a chunk's keys, then of its values */
     Activations input; /* of `normed`, `attention` or the shared `gate_out` */
+    buffer_t *prompt_buffer;
+    float *prompt_results;
     unsigned call;
     int64_t phase; /* for which `input` and `lora_hidden` are prepared */
 } ThreadScratch;
@@ -79,6 +84,11 @@ typedef struct {
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
     float *logits; /* (tokens, vocab_size) */
+    const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
+    PromptBlock prompt;
+    element_t *prompt_x; /* the padded vectors */
+    int64_t prompt_x_capacity;
+    bool use_amx;
     float *residual, *qkv, *gate_out, *up_out;
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;

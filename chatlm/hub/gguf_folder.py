@@ -1,20 +1,24 @@
-"""Turns a GGUF file into a folder that transformers loads at once: bf16 safetensors and tokenizer.
+"""Make a model's folder from a GGUF file: the file itself beside what transformers reads.
 
-Run as a module it is the child process of a pull, so that its memory, its messages and its threads
-end with it. It does not know where the file came from or where the folder goes.
+The weights stay in the file, as they are. Its config.json, tokenizer and chat templates are written
+by a child process, this module run with -m, so that its memory, its messages and its threads end
+with it. It does not know where the file came from or where the folder goes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
-from chatlm.hub.disk import FREE_SPACE_HINT, NoSpace, no_space_error, require_space
+from chatlm.hub.checksums import FileRecord
+from chatlm.hub.disk import FREE_SPACE_HINT, NoSpace, copy_and_hash, no_space_error, require_space
 from chatlm.hub.gguf.architectures import map_tensors, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.known_templates import FACTS_FILE, template_facts
@@ -31,13 +35,6 @@ from chatlm.hub.jobs import (
 )
 from chatlm.hub.tensor_check import InvalidConfig, NotChecked, find_wrong_tensors
 
-_BYTES_PER_PARAMETER = 2
-
-
-_SHARD_BYTES = 2_000_000_000
-"""Size of the largest file of weights, which is built in memory."""
-
-
 _NO_SPACE_EXIT_CODE = 3
 """Exit status of the child process when the disk is full."""
 
@@ -46,17 +43,17 @@ _REFUSED_EXIT_CODE = 4
 """Exit status when the file is refused; the last line is message and hint as JSON."""
 
 
-def convert_gguf(
+def prepare_folder(
     gguf: Path,
     output_folder: Path,
     work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> None:
-    """Convert in a child process.
+    """Check a GGUF file and write all but its weights, in a child process.
 
     Args:
-        gguf: the file.
+        gguf: the file, or the first part of a split one.
         output_folder: where the folder goes; it must not exist.
         work_folder: an existing folder for the child's messages.
 
@@ -64,11 +61,11 @@ def convert_gguf(
         NoSpace: the disk is too full.
         ModelError: the file cannot be read exactly, or it is damaged.
     """
-    log = work_folder / "convert.log"
+    log = work_folder / "prepare.log"
     status = run_child(
-        module_command("chatlm.hub.gguf.convert", str(gguf), str(output_folder)),
+        module_command("chatlm.hub.gguf_folder", str(gguf), str(output_folder)),
         log,
-        on_poll=lambda: progress("convert", 0, None),
+        on_poll=lambda: progress("prepare", 0, None),
         cancelled=cancelled,
         extra_env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
@@ -83,37 +80,75 @@ def convert_gguf(
         raise no_space_error(output_folder, "it filled up while writing")
     if was_killed(status):
         raise ModelError(
-            f"{gguf.name} could not be converted: the system ended the conversion, "
+            f"{gguf.name} could not be read: the system ended the process, "
             "most likely because the memory was full.",
             "Close other programs, or use a smaller model.",
         )
     raise ModelError(
-        f"{gguf.name} could not be converted: {reason}",
+        f"{gguf.name} could not be read: {reason}",
         "A safetensors version of the model may work: chatlm models pull ORG/NAME",
     )
 
 
-def convert_in_process(gguf: Path, output_folder: Path) -> None:
-    """Convert a GGUF file to safetensors and tokenizer.json in this process.
+def place_weights(
+    files: Mapping[Path, FileRecord],
+    folder: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> None:
+    """Put a GGUF file, or its parts, into a model's folder without taking it from its own.
+
+    It is hard-linked where the disk allows it, which takes no space, and copied elsewhere.
+
+    Args:
+        files: the file, or its parts, and what each is known to be.
+        folder: of the model.
 
     Raises:
-        NoSpace: the disk is too full.
+        NoSpace: the disk is too full for a copy.
+        ModelError: a file changed meanwhile.
+    """
+    for path, record in files.items():
+        target = folder / path.name
+        try:
+            os.link(path.resolve(), target)
+        except OSError:  # another disk, no such links there, or the user may not link the file
+            require_space(folder, record.bytes, f"to copy {path.name}")
+            with path.open("rb") as file:
+                digest = copy_and_hash(
+                    file, target, record.bytes, stage="copy", progress=progress, cancelled=cancelled
+                )
+            if digest != record.sha256:
+                raise ModelError(f"{path} changed while it was copied.", "Try again.") from None
+
+
+def prepare_in_process(gguf: Path, output_folder: Path) -> None:
+    """Write all but the weights of a GGUF file's folder, in this process.
+
+    Raises:
         GgufError: the file cannot be read exactly, or it is damaged.
     """
     import transformers
 
     with GgufFile(gguf) as file:
-        config, sources = plan_conversion(file)
-        parameters = sum(prod(source.shape(file)) for source in sources.values())
-        require_space(output_folder, _BYTES_PER_PARAMETER * parameters, f"to convert {gguf.name}")
+        config, sources = read_model(file)
         output_folder.mkdir()
+        # what is computed with where nothing else is asked for
         version = {"transformers_version": transformers.__version__}
         _write_json(output_folder / "config.json", config | {"dtype": "bfloat16"} | version)
         generation = read_special_tokens(file).to_config() | read_sampling(file)
         _write_json(output_folder / "generation_config.json", generation | version)
         write_tokenizer(file, output_folder, config["max_position_embeddings"])
-        _write_json(output_folder / FACTS_FILE, template_facts(file))
-        _write_weights(file, sources, output_folder)
+        parameters = {"parameters": _parameters_by_type(file, sources)}
+        _write_json(output_folder / FACTS_FILE, template_facts(file) | parameters)
+
+
+def _parameters_by_type(file: GgufFile, sources: Mapping[str, TensorSource]) -> dict[str, int]:
+    stored = {name for source in sources.values() for name in source.names}
+    counts: Counter[str] = Counter()
+    for name in stored:
+        counts[file.tensors[name].type_name] += prod(file.tensors[name].shape)
+    return dict(counts.most_common())
 
 
 _SAMPLING_KEYS = {
@@ -141,8 +176,8 @@ def read_sampling(file: GgufFile) -> dict[str, float]:
     }
 
 
-def plan_conversion(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSource]]:
-    """Return the config.json of a file and where each tensor comes from.
+def read_model(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSource]]:
+    """Return the config.json of a file and where each tensor comes from, all checked.
 
     Raises:
         GgufError: the file cannot be read exactly, lacks tensors or has too many.
@@ -177,45 +212,15 @@ def plan_conversion(file: GgufFile) -> tuple[dict[str, Any], dict[str, TensorSou
     return config, sources
 
 
-def _write_weights(file: GgufFile, sources: Mapping[str, TensorSource], folder: Path) -> None:
-    """Write the weights in files of about `_SHARD_BYTES`, one in memory at a time."""
-    import torch
-    from safetensors.torch import save_file
-
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, source in sources.items():
-        tensor_bytes = _BYTES_PER_PARAMETER * prod(source.shape(file))
-        if shards[-1] and size + tensor_bytes > _SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor_bytes
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        path = folder / (
-            "model.safetensors"
-            if len(shards) == 1
-            else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        )
-        tensors = {name: sources[name].read(file, torch.bfloat16) for name in names}
-        save_file(tensors, path, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, path.name)
-    if len(shards) > 1:
-        total = _BYTES_PER_PARAMETER * sum(prod(each.shape(file)) for each in sources.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
-
-
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Convert argv[1] into the folder argv[2]; on failure, the last line printed is the reason."""
+    """Make the folder argv[2] for argv[1]; on failure, the last line printed is the reason."""
     exit_with_parent()
     try:
-        convert_in_process(Path(sys.argv[1]), Path(sys.argv[2]))
+        prepare_in_process(Path(sys.argv[1]), Path(sys.argv[2]))
     except NoSpace as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(_NO_SPACE_EXIT_CODE)

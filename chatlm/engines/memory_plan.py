@@ -1,0 +1,365 @@
+"""Plan a model's memory before it is loaded: what it needs, what is there, what fits instead."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from chatlm.engines.devices import Placement
+from chatlm.engines.kv_layout import KVLayout, read_kv_layout
+from chatlm.engines.machine_memory import available_memory, own_memory
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.architectures.registry import read_config as read_native_config
+from chatlm.engines.native.kv_cache import KVFormat, kv_row_format
+from chatlm.errors import OutOfMemoryError
+from chatlm.hub.architecture import read_config
+from chatlm.hub.disk import human_bytes
+from chatlm.hub.installed import ModelDetails, list_installed_models
+from chatlm.hub.weights import count_parameters, tensor_shapes, weight_files
+from chatlm.types.memory import MemoryBudget
+
+_BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
+"""Bits per weight of chatlm's packed formats, scales included. auto may also become int4."""
+
+_BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
+"""Bits per quantized weight in transformers; the embedding and the output matrix keep 16."""
+
+_GGUF_FACTOR = 1.03
+"""Packed weights of a GGUF file, as a part of its size."""
+
+_NATIVE_PROGRAM = 320_000_000
+"""Program, screen and torch without a model: 270 MB measured with `chatlm ask`, and the screen."""
+
+_TRANSFORMERS_PROGRAM = 480_000_000
+"""The same with transformers, measured as 446 MB."""
+
+_CUDA_PROGRAM = 600_000_000
+"""What CUDA and its libraries take on a device; not measured."""
+
+_BLOCK = 256
+"""Tokens of a prompt that are computed at once."""
+
+_USABLE_SHARE = 0.9
+"""Share of the available memory that the default context and the prompt cache may fill."""
+
+MIN_CONTEXT = 2048
+"""The least context that chatlm chooses by itself, or the model's own if that is less."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one model needs, by the length of its context.
+
+    Args:
+        weights: bytes.
+        program: bytes, with what the computation takes.
+        kv_layout: of its KV cache.
+        number_bytes: bytes of a number in it, with its share of a scale.
+        own_context: positions that the model supports.
+        available: bytes; None if unknown.
+        device: whose memory it is.
+    """
+
+    weights: int
+    program: int
+    kv_layout: KVLayout
+    number_bytes: float
+    own_context: int
+    available: int | None
+    device: str
+
+    def kv_bytes(self, tokens: int) -> int:
+        """Return the size of the KV cache of a text of this length."""
+        return int(self.kv_layout.numbers(tokens) * self.number_bytes)
+
+    def budget(self, context: int | None) -> MemoryBudget:
+        """Return the budget for a context; what is left over goes to the prompt cache.
+
+        Args:
+            context: tokens; None for as many as fit, up to the model's own length.
+        """
+        chosen = min(context, self.own_context) if context else self._longest_context()
+        kv_cache = self.kv_bytes(chosen)
+        left = kv_cache if self.available is None else max(0, self._room() - kv_cache)
+        return MemoryBudget(
+            device=self.device,
+            weights=self.weights,
+            kv_cache=kv_cache,
+            context_length=chosen,
+            prompt_cache=min(kv_cache, left),
+            program=self.program,
+            available=self.available,
+        )
+
+    def _room(self) -> int:
+        """Return what is left for KV caches."""
+        usable = int((self.available or 0) * _USABLE_SHARE)
+        return usable - self.weights - self.program
+
+    def _longest_context(self) -> int:
+        lengths = _context_lengths(self.own_context)
+        if self.available is None:
+            return lengths[0]
+        return next((each for each in lengths if self.kv_bytes(each) <= self._room()), lengths[-1])
+
+
+def _context_lengths(own: int) -> list[int]:
+    """Return the lengths that are tried, longest first: few, so that a chat is continued with the
+    same length even if a little less memory is available."""
+    steps = (step << power for power in range(30, 9, -1) for step in (3, 2))
+    return [own, *(step for step in steps if MIN_CONTEXT <= step < own)]
+
+
+def plan_memory(
+    folder: Path,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+) -> MemoryPlan | None:
+    """Estimate a model's memory from its config.json and the headers of its files.
+
+    Args:
+        folder: of the model.
+        placement: where it would be loaded.
+        engine: see `chatlm.engines.load.load`.
+        weights: see `chatlm.engines.load.load`.
+        kv_cache: see `chatlm.engines.load.load`.
+
+    Returns:
+        None if its config.json does not say enough.
+
+    Raises:
+        ModelError: its config.json cannot be read.
+    """
+    config = read_config(folder)
+    device = placement.device or "auto"
+    native = engine != "transformers" and weights != "float32" and _is_native(folder, device)
+    number_bytes = 4 if weights == "float32" or placement.dtype is torch.float32 else 2
+    try:
+        text = config.get("text_config") or config
+        row_multiple, kv_number_bytes = 1, float(number_bytes)
+        if native:
+            row_multiple, kv_number_bytes = kv_row_format(number_bytes, kv_cache)
+        layout = read_kv_layout(config, row_multiple=row_multiple)
+        own_context = int(text.get("max_position_embeddings") or text.get("n_positions") or 2048)
+        hidden = int(text.get("hidden_size") or text["n_embd"])
+        vocabulary = int(text["vocab_size"])
+        inner = int(text.get("intermediate_size") or 4 * hidden)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
+    if native:
+        weight_bytes = _native_weights(folder, device, weights, vocabulary * hidden)
+    else:
+        weight_bytes = _transformers_weights(folder, weights, number_bytes, vocabulary * hidden)
+    available = available_memory(device)
+    if device in ("cpu", "mps"):
+        program = _NATIVE_PROGRAM if native else _TRANSFORMERS_PROGRAM
+        if available is not None:  # without what the program has taken already
+            available += min(own_memory(), program)
+    else:
+        program = _CUDA_PROGRAM
+    return MemoryPlan(
+        weights=weight_bytes,
+        program=program + computing,
+        kv_layout=layout,
+        number_bytes=kv_number_bytes,
+        own_context=own_context,
+        available=available,
+        device=device,
+    )
+
+
+def _is_native(folder: Path, device: str) -> bool:
+    if device != "cpu" and not device.startswith("cuda"):
+        return False
+    try:
+        read_native_config(folder)
+    except Unsupported:
+        return False
+    return True
+
+
+def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> int:
+    """Return the bytes of the packed weights; the embedding is read from the file row by row."""
+    ggufs = _gguf_bytes(folder)
+    if device != "cpu":
+        return 2 * count_parameters(folder)
+    if ggufs and weights in ("auto", "stored"):
+        return int(_GGUF_FACTOR * ggufs)
+    if weights == "stored":
+        return _stored_bytes(folder)
+    bits = _BITS[weights]
+    head_bits = max(bits, _BITS["int8"])
+    # without an output matrix of its own, a model uses the embedding, which is packed for that
+    others = max(0, count_parameters(folder) - _copies(folder, embedding) * embedding)
+    return int((others * bits + embedding * head_bits) / 8)
+
+
+def _transformers_weights(folder: Path, weights: str, number_bytes: int, embedding: int) -> int:
+    if weights in _BITS_OF_TRANSFORMERS:
+        kept = _copies(folder, embedding) * embedding
+        others = max(0, count_parameters(folder) - kept)
+        return int(others * _BITS_OF_TRANSFORMERS[weights] / 8) + 2 * kept
+    if weights == "stored" and not _gguf_bytes(folder):
+        return _stored_bytes(folder)
+    return count_parameters(folder) * number_bytes
+
+
+def _gguf_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.gguf"))
+
+
+def _stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in weight_files(folder))
+
+
+def _copies(folder: Path, embedding: int) -> int:
+    """Return whether a model has an embedding alone, or an output matrix of its own, too."""
+    sizes = [prod(shape) for shape in tensor_shapes(folder).values() if len(shape) == 2]
+    return max(1, min(2, sizes.count(embedding)))
+
+
+def budget_memory(
+    name: str,
+    folder: Path,
+    placement: Placement,
+    *,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+    context: int | None = None,
+    refuse: bool = True,
+) -> MemoryBudget | None:
+    """Return the budget of a model that may be loaded; None if it cannot be estimated.
+
+    Args:
+        name: of the model.
+        folder: of the model.
+        placement: where it is loaded.
+        engine: see `chatlm.engines.load.load`.
+        weights: see `chatlm.engines.load.load`.
+        kv_cache: see `chatlm.engines.load.load`.
+        context: as set by the user; None for as much as fits.
+        refuse: whether to refuse a model that does not fit.
+
+    Raises:
+        OutOfMemoryError: it does not fit; the message says what is needed and available, the hint
+            what fits.
+        ModelError: its config.json cannot be read.
+    """
+
+    def plan_with(weights: str, kv_cache: KVFormat = kv_cache) -> MemoryPlan | None:
+        return plan_memory(folder, placement, engine, weights, kv_cache)
+
+    plan = plan_with(weights)
+    if plan is None:
+        return None
+    budget = plan.budget(context)
+    if budget.fits or budget.available is None or not refuse:
+        return budget
+    parts = ", ".join(f"{what} {human_bytes(size)}" for what, size in budget.rows()[:4] if size)
+    raise OutOfMemoryError(
+        f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
+        f"{human_bytes(budget.available)} are available",
+        hint=_suggest(name, folder, plan, context, weights, plan_with),
+    )
+
+
+_PlanWith = Callable[..., MemoryPlan | None]
+"""`(weights, kv_cache) -> plan`: the plan with other settings; the second may be omitted."""
+
+
+def _suggest(
+    name: str,
+    folder: Path,
+    plan: MemoryPlan,
+    context: int | None,
+    weights: str,
+    plan_with: _PlanWith,
+) -> str:
+    """Return what would fit, as a hint."""
+    fitting = [
+        *_smaller_context(plan, context),
+        *_smaller_kv_cache(plan, context, plan_with(weights, "int8")),
+        *_smaller_weights(weights, context, plan_with),
+        *_smaller_quantizations(name, folder, plan),
+    ]
+    if plan.device != "cpu" and list(folder.glob("*.gguf")):
+        fitting.append("`chatlm config set engine llamacpp`, which keeps a part in main memory")
+    begin = f"This fits: {'; '.join(fitting)}. Or close" if fitting else "Close"
+    return (
+        f"{begin} other programs, choose a smaller model (`chatlm models list`), or load it "
+        "anyway with `chatlm config set check_memory false`."
+    )
+
+
+def _smaller_context(plan: MemoryPlan, context: int | None) -> Iterator[str]:
+    if context is not None:
+        budget = plan.budget(None)
+        if budget.fits and budget.context_length < context:
+            yield (
+                f"`chatlm config set context {budget.context_length}` ({human_bytes(budget.total)})"
+            )
+
+
+def _smaller_kv_cache(
+    now: MemoryPlan, context: int | None, plan: MemoryPlan | None
+) -> Iterator[str]:
+    if plan is not None and plan.number_bytes < now.number_bytes:
+        budget = plan.budget(context)
+        if budget.fits:
+            yield f"`chatlm config set kv_cache int8` ({human_bytes(budget.total)})"
+
+
+def _smaller_weights(weights: str, context: int | None, plan_with: _PlanWith) -> Iterator[str]:
+    now = plan_with(weights)
+    for smaller in ("int8", "int4"):
+        plan = plan_with(smaller)
+        if plan is None or now is None or plan.weights >= now.weights:
+            continue
+        budget = plan.budget(context)
+        if budget.fits:
+            yield f"`chatlm config set weights {smaller}` ({human_bytes(budget.total)})"
+            return
+
+
+def _smaller_quantizations(name: str, folder: Path, plan: MemoryPlan) -> Iterator[str]:
+    """Yield the largest smaller quantization of the same model that is installed and fits."""
+    family = _without_quantization(name)
+    smaller = [
+        other
+        for other in list_installed_models()
+        if other.folder and other.folder != folder and _without_quantization(other.name) == family
+    ]
+    for other in sorted(smaller, key=lambda other: other.bytes, reverse=True):
+        if (total := _estimate_by_size(other, plan)) is not None:
+            yield f"the model {other.name} ({human_bytes(total)})"
+            return
+
+
+def _estimate_by_size(other: ModelDetails, plan: MemoryPlan) -> int | None:
+    """Return what another quantization needs if it fits, by the size of its files."""
+    theirs = dataclasses.replace(plan, weights=int(_GGUF_FACTOR * other.bytes))
+    budget = theirs.budget(None)
+    return budget.total if theirs.weights < plan.weights and budget.fits else None
+
+
+_QUANTIZATION = re.compile(
+    r"[-_.]?(i?q[0-9](_[0-9k])?(_(xxs|xs|s|m|l|nl))?|bf16|f16|f32|fp16|mxfp4|int[48]|gguf)$", re.I
+)
+
+
+def _without_quantization(name: str) -> str:
+    """Return the name of a model without that of its quantization, such as Q4_K_M."""
+    stem = name.lower().removesuffix(".gguf")
+    while (shorter := _QUANTIZATION.sub("", stem)) != stem:
+        stem = shorter
+    return stem

@@ -1,0 +1,82 @@
+"""Read a model's tensors from a GGUF file: matrices as they are stored, vectors as numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.stored_matrix import StoredMatrix
+from chatlm.hub.architecture import read_config
+from chatlm.hub.gguf.architectures import map_tensors
+from chatlm.hub.gguf.file import GgufError, GgufFile
+from chatlm.hub.gguf.tensor_data import TensorSource
+
+
+class GgufTensors:
+    """A `TensorReader` of a GGUF file, which stays mapped as long as one of its matrices is used.
+
+    Args:
+        file: the file.
+        sources: where its tensors are, by their names in transformers.
+    """
+
+    def __init__(self, file: GgufFile, sources: Mapping[str, TensorSource]) -> None:
+        self._file = file
+        self._sources = sources
+        self._unused = set(sources)
+
+    @classmethod
+    def open(cls, path: Path, folder: Path) -> GgufTensors:
+        """Map a file.
+
+        Args:
+            path: of the file.
+            folder: has the config.json that was made from it.
+
+        Raises:
+            Unsupported: the file is damaged, or does not fit its config.json.
+        """
+        try:
+            file = GgufFile(path)
+            return cls(file, map_tensors(file, read_config(folder)))
+        except (GgufError, KeyError) as error:
+            raise Unsupported(f"its weights cannot be read: {error}") from error
+
+    def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
+        """Return a matrix without its bias; nothing is copied."""
+        source = self._find(name, rows, columns)
+        if not source.only_rows_move:
+            raise Unsupported(f"{name} is stored in another order ({source.change.value})")
+        stored = self._file.tensors[source.names[0]]
+        raw = self._file.raw_rows(stored.name)[source.rows(self._file)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the tensor cannot be written to
+            data = torch.from_numpy(raw)
+        return StoredMatrix(data, stored.type_name, columns, source.row_order(rows))
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """Return a vector, such as a norm or bias, in float32."""
+        source = self._find(name, size)
+        try:
+            return source.read(self._file, torch.float32)
+        except GgufError as error:
+            raise Unsupported(error.message) from error
+
+    def check_all_used(self, tied: str) -> None:
+        """Refuse a model with tensors that were not asked for."""
+        if unknown := sorted(self._unused - {tied}):
+            raise Unsupported(f"it has the unknown tensor {unknown[0]}")
+
+    def _find(self, name: str, *shape: int) -> TensorSource:
+        source = self._sources.get(name)
+        if source is None:
+            raise Unsupported(f"it has no tensor {name}")
+        if (found := source.shape(self._file)) != shape:
+            raise Unsupported(f"{name} is {found}, not {shape}")
+        self._unused.discard(name)
+        return source
