@@ -62,12 +62,7 @@ class _Chatlm:
         from chatlm.version import version
 
         info = self.engine.info
-        return {"chatlm": version(), **info.versions, "weights": weights(info)}
-
-
-def weights(info: Any) -> str:
-    """Return how an engine or a model describes the format of its weights."""
-    return str(getattr(info, "weights", None) or info.weights)
+        return {"chatlm": version(), **info.versions, "weights": info.weights}
 
 
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +83,10 @@ def prepare(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(task: dict[str, Any]) -> dict[str, Any]:
-    """Compare chatlm's choices with texts that another program wrote after the prompts."""
-    from benchmarks.sizes_check import agreement, open_model
+    """Compare chatlm's choices with texts that another program wrote after the prompts, and its
+    logits with float32."""
+    from benchmarks.sizes_check import TEXTS, agreement, compare_real, open_model
+    from benchmarks.speed_quality import LENGTH
 
     prompts = json.loads(Path(task["prompts"]).read_text(encoding="utf-8"))
     model = open_model(task["file"], **task["settings"])
@@ -98,7 +95,16 @@ def compare(task: dict[str, Any]) -> dict[str, Any]:
         for length, written in task["written"].items()
     ]
     same, compared = (sum(numbers) for numbers in zip(*counts, strict=True))
-    return {"same": same, "compared": compared, "weights": weights(model.info)}
+    longest = max(prompts.values(), key=lambda prompt: len(prompt["ids"]))["ids"]
+    texts = [longest[n * LENGTH // 4 :][:LENGTH] for n in range(TEXTS)]
+    quality = compare_real(Path(task["file"]), model, texts)
+    return {
+        "same": same,
+        "compared": compared,
+        "weights": model.info.weights,
+        "divergence": quality.divergence,
+        "agreement": quality.agreement,
+    }
 
 
 def main() -> None:

@@ -56,6 +56,20 @@ def compare_random(architecture: str, quant: str, folder: Path, tokenizer: Path)
     return reference.compare(open_model(str(file)))
 
 
+def compare_real(file: Path, model: Model, texts: list[list[int]]) -> Quality:
+    """Compare chatlm with transformers in float32 on a real file.
+
+    Args:
+        file: which transformers decodes itself.
+        model: chatlm's.
+        texts: ids, `LENGTH` each.
+    """
+    module = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32
+    )
+    return Reference(module.eval(), texts).compare(model)
+
+
 def reference_model(file: Path, shape: Shape, folder: Path) -> Any:
     """Return transformers' model in float32 with the weights of a file."""
     path = folder / "config.json"
