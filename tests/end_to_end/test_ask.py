@@ -70,7 +70,7 @@ def test_json_has_logprobs_and_perplexity(chat_home: Path) -> None:
     mean = sum(token["logprob"] for token in tokens) / len(tokens)
     assert logprobs["mean"] == pytest.approx(mean)
     assert logprobs["perplexity"] == pytest.approx(math.exp(-mean))
-    assert logprobs["dtype"]
+    assert logprobs["weights"]
     assert answer["notices"] == []
 
 

@@ -297,8 +297,8 @@ def test_without_a_compiler_torch_decodes_and_a_note_says_so(
     assert engine.info.weights == "4-bit, torch"
     assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
     greedy = Sampling(temperature=0.0, max_tokens=20)
-    events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))
-    assert "Paris" in "".join(event.text for event in events if isinstance(event, Delta))
+    events = engine.stream(Request((Message("user", "What color is the sky?"),), greedy))
+    assert "blue" in "".join(event.text for event in events if isinstance(event, Delta))
     model = engine._adapters.model
     assert isinstance(model, NativeModel)
     assert isinstance(model.decoder, TorchDecoder)
