@@ -85,6 +85,8 @@ class ResponseStream:
         self._refused = False
         self._tool_calls: list[ToolCallFragment] = []
         """The calls so far, with all of their arguments that have arrived."""
+        self._extra: ChatCompletionChunk | None = None
+        """A chunk beyond the maximum length: if none follows, text that the server withheld."""
 
     def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """Return the events of a chunk.
@@ -98,17 +100,26 @@ class ResponseStream:
         has_content = chunk.has_content
         self._chunk_count += has_content
         is_over = bool(self._max_tokens) and self._chunk_count > (self._max_tokens or 0)
+        if not has_content:
+            self._update_usage(chunk)
+            self._shown_tokens.feed(chunk.token_logprobs, "")
+            return []
+        if not is_over:
+            return self._accept(chunk)
+        if self._extra is None:
+            self._extra = chunk
+            return [self.idle_event()]
+        self._extra = None
+        self._finish_reason = "length"
+        return self.finish()
+
+    def _accept(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
+        """Return the events of a chunk within the maximum length."""
         before: list[StreamedText] = []
         if chunk.reasoning or chunk.refusal:  # the server tells them from the answer itself
             before = self._content.take_for_answer()
-        pieces = [] if is_over else self._split(chunk)
+        pieces = self._split(chunk)
         self._update_usage(chunk)
-        if not has_content:
-            self._shown_tokens.feed(chunk.token_logprobs, "")
-            return []
-        if is_over:
-            self._finish_reason = "length"
-            return self.finish()
         events: list[Delta | Finished] = [*self._deltas(before)]
         for fragment in chunk.tool_calls:
             self._add_tool_call(fragment)
@@ -142,7 +153,9 @@ class ResponseStream:
 
     def finish(self) -> list[Delta | Finished]:
         """Return the remaining events when the server has ended the reply."""
-        events: list[Delta | Finished] = [*self._deltas(self._content.flush())]
+        extra, self._extra = self._extra, None
+        events: list[Delta | Finished] = self._accept(extra) if extra else []
+        events += self._deltas(self._content.flush())
         if withheld := self._stop_text.flush():
             events.append(self._delta(StreamedText("text", withheld)))
         reason, matched = self._stop_reason()

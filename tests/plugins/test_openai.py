@@ -365,6 +365,14 @@ def test_a_maximum_length_that_the_server_ignores_ends_the_reply() -> None:
     assert ending(events).stop_reason is StopReason.LENGTH
 
 
+def test_text_that_the_server_withheld_may_come_after_the_last_token() -> None:
+    """It may have been the start of a stop string, so it belongs to no chunk of its own."""
+    with serving(streams(*map(piece, ("a", "b", "held")), piece("", finish="length"))) as script:
+        events = events_of(script, request("Hi", max_tokens=2))
+    assert text_of(events) == "abheld"
+    assert ending(events).stop_reason is StopReason.LENGTH
+
+
 def test_half_a_character_is_not_sent() -> None:
     with serving() as script:
         events_of(script, request("a\ud83d"))

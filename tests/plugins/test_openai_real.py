@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatlm import ContinuationUnsupported, Delta, EngineError, Finished, StopReason, stream_many
 from chatlm_openai.engine import open_engine
+from tests import models
 from tests.plugins.arena import chatlm
 from tests.plugins.test_openai import ending, request, text_of
 from tests.waiting import PATIENCE
@@ -25,6 +28,17 @@ from tests.waiting import PATIENCE
 pytest.importorskip("fastapi", reason="needs transformers[serving], which chatlm[dev] brings")
 
 QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def default_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model in the format of transformers, which serves no GGUF files."""
+    source, folder = models.default_model(), tmp_path_factory.mktemp("model")
+    models.load_plain(source, torch.bfloat16).save_pretrained(folder)
+    for path in source.iterdir():
+        if path.suffix in (".json", ".jinja") and not (folder / path.name).exists():
+            shutil.copy(path, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
