@@ -172,9 +172,9 @@ class CDecoder:
             layers = list(
                 pool.map(lambda layer: self._pack_layer(layer, weight_format), weights.layers)
             )
-        program = Program(config, ModelWeights(
-            weights.embed_tokens, tuple(layers), weights.norm, head.result()
-        ))
+        program = Program(
+            config, ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result())
+        )
         self._lora_targets = program.lora_targets
         self._handle = _Handle(kernel, program, threads)
         self._kv_structs: WeakKeyDictionary[KVBuffer, Any] = WeakKeyDictionary()

@@ -89,9 +89,7 @@ def _read_matrices(
     matrices: dict[str, StoredMatrix] = {}
     for stored_name, parts in group_by_name(shapes, names).items():
         rows = sum(shapes[part].rows for part in parts)
-        whole = tensors.matrix(
-            f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns
-        )
+        whole = tensors.matrix(f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns)
         if shapes[parts[0]].bias:
             bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
             whole = dataclasses.replace(whole, bias=bias)
