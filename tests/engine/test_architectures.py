@@ -85,7 +85,7 @@ def test_a_warm_second_turn_gives_the_logits_of_transformers(family: Family, for
     cache.prefill(ids[:64])
     for token in (3, 5, 7):  # a reply that the second turn writes differently
         cache.decode([token])
-    assert cache.truncate(64)
+    assert cache.truncate(64) == 64
     cache.prefill(ids[64:128])
     made = [cache.prefill(ids[128:150])[None], *(cache.decode([each]) for each in ids[150:160])]
     assert_equal(torch.cat(made), family.logits[149:160])
