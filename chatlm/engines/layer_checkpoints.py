@@ -87,10 +87,9 @@ class Checkpoints:
         windows, states = {}, {}
         for index, layer in enumerate(cache.layers):
             if type(layer) is DynamicSlidingWindowLayer:
-                if layer.is_initialized:  # otherwise it shares those of another layer
-                    newest = min(since, layer.keys.shape[-2])
+                if layer.keys is not None and layer.values is not None:  # otherwise it shares another's
                     windows[index] = _Segment(
-                        _last_tokens(layer.keys, newest), _last_tokens(layer.values, newest)
+                        _last_tokens(layer.keys, since), _last_tokens(layer.values, since)
                     )
             elif type(layer) in _RECURRENT:
                 states[index] = _copy_state(layer)
@@ -203,7 +202,7 @@ def _joined(left: _Segment | None, right: _Segment) -> _Segment:
 
 
 def _last_tokens(rows: Tensor, count: int) -> Tensor:
-    return rows[..., rows.shape[-2] - count :, :].clone()
+    return rows[..., max(0, rows.shape[-2] - count) :, :].clone()
 
 
 def _copy_state(layer: Any) -> dict[str, Any]:
