@@ -87,7 +87,7 @@ class Checkpoints:
         windows, states = {}, {}
         for index, layer in enumerate(cache.layers):
             if type(layer) is DynamicSlidingWindowLayer:
-                if layer.keys is not None and layer.values is not None:  # otherwise it shares another's
+                if layer.keys is not None and layer.values is not None:  # else another's
                     windows[index] = _Segment(
                         _last_tokens(layer.keys, since), _last_tokens(layer.values, since)
                     )
