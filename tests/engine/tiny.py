@@ -53,12 +53,77 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Architectures and variants, by name: the class and its differences from the common sizes."""
 
+_WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
+
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "rope_theta": 1e4,
+}  # fmt: skip
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("Gemma", {"num_key_value_heads": 1}),
+    "gemma 2": (
+        "Gemma2",
+        {
+            "sliding_window": 40, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 3.0, "layer_types": _WINDOWS,
+        },
+    ),
+    "gemma 3": (
+        "Gemma3Text",
+        {
+            "num_key_value_heads": 1, "sliding_window": 40, "query_pre_attn_scalar": 20,
+            "layer_types": _WINDOWS,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "glm 4": ("Glm4", {"head_dim": 16, "num_key_value_heads": 1, "pad_token_id": 0}),
     "granite": (
         "Granite",
         {
             "num_key_value_heads": 1, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
+        },
+    ),
+    "llama yarn": ("Llama", {"rope_parameters": _YARN}),
+    "mistral window": ("Mistral", {"sliding_window": 30, "num_key_value_heads": 1}),
+    "olmo 2": ("Olmo2", {"num_key_value_heads": 1, "hidden_size": 42}),
+    "olmo 3": (
+        "Olmo3",
+        {
+            "num_key_value_heads": 1, "hidden_size": 42, "sliding_window": 40,
+            "layer_types": _WINDOWS,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "phi 3": ("Phi3", {"num_key_value_heads": 1, "hidden_size": 42, "pad_token_id": 0}),
+    "phi 3 window": (
+        "Phi3",
+        {
+            "num_key_value_heads": 1, "hidden_size": 48, "head_dim": 16, "pad_token_id": 0,
+            "sliding_window": 50,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+            },
+        },
+    ),
+    "qwen2 window": (
+        "Qwen2",
+        {
+            "hidden_size": 42, "num_key_value_heads": 1, "use_sliding_window": True,
+            "sliding_window": 64, "max_window_layers": 1,
+        },
+    ),
+    "smollm 3": (
+        "SmolLM3",
+        {
+            "num_key_value_heads": 1, "hidden_size": 42, "no_rope_layer_interval": 2,
+            "pad_token_id": 0,
         },
     ),
 }  # fmt: skip

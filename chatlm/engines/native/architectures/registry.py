@@ -8,15 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures import granite, llama, mistral, qwen
+from chatlm.engines.native.architectures import (
+    gemma,
+    glm4,
+    granite,
+    llama,
+    mistral,
+    olmo,
+    phi3,
+    qwen,
+    smollm3,
+)
 from chatlm.engines.native.model_config import ModelConfig
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
+    "gemma": gemma.read_gemma_config,
+    "gemma2": gemma.read_gemma2_config,
+    "gemma3_text": gemma.read_gemma3_config,
+    "glm4": glm4.read_config,
     "granite": granite.read_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
+    "olmo2": olmo.read_olmo2_config,
+    "olmo3": olmo.read_olmo3_config,
+    "phi3": phi3.read_config,
     "qwen2": qwen.read_qwen2_config,
     "qwen3": qwen.read_qwen3_config,
+    "smollm3": smollm3.read_config,
 }
 """Parsers of config.json, by `model_type`."""
 

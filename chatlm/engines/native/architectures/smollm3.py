@@ -1,0 +1,40 @@
+"""SmolLM3: Llama's block, in which every fourth layer encodes no positions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.architectures import llama
+from chatlm.engines.native.architectures.config_parser import layer_windows, read_model
+from chatlm.engines.native.model_config import ModelConfig
+
+
+def read_config(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the config of a `smollm3`."""
+    layers = llama.read_layers({"num_key_value_heads": 4, **values})
+    interval = int(values.get("no_rope_layer_interval", 4))
+    has_rope = values.get("no_rope_layers") or [
+        (number + 1) % interval != 0 for number in range(len(layers))
+    ]
+    if len(has_rope) != len(layers):
+        raise Unsupported("its no_rope_layers do not fit its number of layers")
+    window = values.get("sliding_window") if values.get("use_sliding_window") else None
+    types = values.get("layer_types") or [
+        "full_attention" if window is None or rope else "sliding_attention" for rope in has_rope
+    ]
+    windows = layer_windows({**values, "layer_types": types}, window)
+    return read_model(
+        {"tie_word_embeddings": True, **values},
+        [
+            dataclasses.replace(
+                layer,
+                mixer=dataclasses.replace(
+                    layer.mixer, rope=layer.mixer.rope if rope else None, window=own
+                ),
+            )
+            for layer, rope, own in zip(layers, has_rope, windows, strict=True)
+        ],
+    )
