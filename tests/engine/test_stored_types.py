@@ -86,3 +86,13 @@ def test_a_prompt_in_bfloat16_is_near(tmp_path: Path, kind: str) -> None:
     x = torch.randn(75, matrix.columns, generator=torch.Generator().manual_seed(3)).bfloat16()
     made, expected = model.weights.layers[0].matrices["gate_proj"](x).float(), x.float() @ exact.T
     torch.testing.assert_close(made, expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
+
+
+@pytest.mark.parametrize("token", [-1, 320])
+def test_a_token_without_an_embedding_is_refused(tmp_path: Path, token: int) -> None:
+    """The kernel would read memory beyond the mapped file."""
+    model = stored_model(tmp_path, "Q8_0", torch.float32)
+    with pytest.raises(ValueError, match=f"no row {token}"):
+        model.weights.embed_tokens(torch.tensor([5, token]))
+    with pytest.raises(ValueError, match=f"no row {token}"):
+        model.new_cache().prefill([5, token])

@@ -87,7 +87,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
         },
     ),
-    "llama yarn": ("Llama", {"rope_parameters": _YARN}),
+    "llama yarn": (
+        "Llama",
+        {
+            "rope_parameters": {
+                **_YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.3,
+                "truncate": False,
+            }
+        },
+    ),
     "mistral window": ("Mistral", {"sliding_window": 30, "num_key_value_heads": 1}),
     "olmo 2": ("Olmo2", {"num_key_value_heads": 1, "hidden_size": 42}),
     "olmo 3": (

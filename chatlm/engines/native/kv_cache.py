@@ -36,7 +36,10 @@ def allocate_huge_pages(byte_count: int) -> Tensor:
         MemoryError: there is not enough memory.
     """
     try:
-        area = mmap.mmap(-1, max(byte_count, 1))
+        if hasattr(mmap, "MAP_PRIVATE"):  # systems give shared memory no huge pages
+            area = mmap.mmap(-1, max(byte_count, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            area = mmap.mmap(-1, max(byte_count, 1))
     except (OSError, OverflowError) as error:
         raise MemoryError from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
