@@ -1,4 +1,4 @@
-"""Compare each family with a native decoder: its logits with transformers, its speed with llama.cpp.
+"""Compare each family with a native decoder: logits with transformers, speed with llama.cpp.
 
 Logits: tiny random models in float32, the largest difference over prompts in blocks and single
 tokens, in units of their spread. Speed: random models of 0.1 billion weights in Q8_0, and Gemma 3
