@@ -1,0 +1,152 @@
+"""What recurrent layers remember of a sequence, and checkpoints to which it can go back.
+
+The keys and values of attention can be dropped from the end. A recurrent state cannot: it mixes all
+tokens before. So copies of it are kept at the ends of a prompt's blocks, and a sequence is cut off
+at one of them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+_ALIGNMENT = 16
+"""Each tensor begins at a multiple of so many numbers."""
+
+_NEWEST = 5
+"""Checkpoints that are kept in any case: of the last large block, of the small blocks after it, and
+of the prompt's end."""
+
+MIN_CHECKPOINTS = 8
+"""Limit of checkpoints of a model whose states are large."""
+
+_CHECKPOINT_BYTES = 32 << 20
+"""Where a state is small, as many checkpoints are kept as fit in this."""
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """The state of one recurrent layer, in float32."""
+
+    window: tuple[int, int]
+    """The newest inputs of its convolution: (kernel_size - 1, channels)."""
+    memory: tuple[int, int, int] | None = None
+    """(heads, key_dim, value_dim); None for a convolution alone."""
+    memory_inputs: int = 0
+    """Numbers per token that change the memory."""
+
+    @property
+    def window_size(self) -> int:
+        """Numbers of the window, with what aligns the next tensor."""
+        return _aligned(prod(self.window))
+
+    @property
+    def size(self) -> int:
+        """Numbers of the state, with what aligns the next one."""
+        return self.window_size + _aligned(prod(self.memory or (0,)))
+
+    @property
+    def log_size(self) -> int:
+        """Numbers that are logged for a token which may be dropped again."""
+        return _aligned(self.window[1]) + _aligned(self.memory_inputs)
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """The state of one layer: parts of `RecurrentState.buffer`, which are changed in place."""
+
+    window: Tensor
+    memory: Tensor
+    """Empty for a convolution alone."""
+
+
+def max_checkpoints(state_bytes: int) -> int:
+    """Return the limit of checkpoints of a sequence."""
+    return max(MIN_CHECKPOINTS, _CHECKPOINT_BYTES // max(state_bytes, 1))
+
+
+class RecurrentState:
+    """The states of all recurrent layers of one sequence.
+
+    Args:
+        shapes: of the recurrent layers, in their order.
+        device: of the states.
+    """
+
+    def __init__(self, shapes: Sequence[StateShape], device: str = "cpu") -> None:
+        self.shapes = tuple(shapes)
+        self.buffer = torch.zeros(sum(shape.size for shape in shapes), device=device)
+        """All states, one after the other: at the same address as long as the sequence lives."""
+        self.layers = tuple(self._views())
+        self.length = 0
+        """Tokens that the states have read."""
+        self.log: Tensor | None = None
+        """Inputs of tokens after `length`, which a decoder has tried out and which may be dropped:
+        for each layer (tokens, log_size)."""
+        self._checkpoints: dict[int, Tensor] = {}
+        """Copies of `buffer` by the length of the text."""
+
+    def _views(self) -> list[LayerState]:
+        layers, start = [], 0
+        for shape in self.shapes:
+            memory = start + shape.window_size
+            layers.append(
+                LayerState(
+                    self.buffer[start : start + prod(shape.window)].view(shape.window),
+                    self.buffer[memory : memory + prod(shape.memory or (0,))].view(
+                        shape.memory or (0,)
+                    ),
+                )
+            )
+            start += shape.size
+        return layers
+
+    def reserve_log(self, tokens: int) -> Tensor:
+        """Return `log` with room for so many tokens."""
+        size = tokens * sum(shape.log_size for shape in self.shapes)
+        if self.log is None or len(self.log) < size:
+            self.log = torch.zeros(size, device=self.buffer.device)
+        return self.log
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Lengths to which the states can go back, in rising order, besides 0."""
+        return tuple(self._checkpoints)
+
+    def save_checkpoint(self) -> None:
+        """Keep the current states; older checkpoints may be dropped for it."""
+        self._checkpoints[self.length] = self.buffer.clone()
+        limit = max_checkpoints(self.buffer.nbytes)
+        while len(self._checkpoints) > limit:
+            del self._checkpoints[_least_useful(list(self._checkpoints))]
+
+    def restore(self, length: int) -> int:
+        """Go back to the last checkpoint that is not after `length`; return its length."""
+        lengths = list(self._checkpoints)
+        count = bisect_right(lengths, length)
+        for later in lengths[count:]:
+            del self._checkpoints[later]
+        self.length = lengths[count - 1] if count else 0
+        if count:
+            self.buffer.copy_(self._checkpoints[self.length])
+        else:
+            self.buffer.zero_()
+        return self.length
+
+
+def _least_useful(lengths: Sequence[int]) -> int:
+    """Return the checkpoint to drop: neither the first, which chats with the same beginning share,
+    nor one of the newest, but the one whose gap is shortest beside its distance from the end."""
+    end = lengths[-1]
+    middle = range(1, len(lengths) - _NEWEST)
+    best = min(middle, key=lambda i: (lengths[i + 1] - lengths[i - 1]) / (end - lengths[i]))
+    return lengths[best]
