@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import silu, softplus
 
 from chatlm.engines.native.linear_memory import merge_heads, read_tokens, split_heads
-from chatlm.engines.native.recurrent_state import StateShape
+from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.recurrent_state import LayerState, StateShape
+from chatlm.engines.native.short_conv import causal_conv, conv_sizes
+from chatlm.engines.native.weights import LayerWeights, MatMul
 
 _L2_EPSILON = 1e-6
 """Added to the squared length of queries and keys."""
@@ -21,7 +26,7 @@ class GatedDeltaConfig:
 
     num_key_heads: int
     num_value_heads: int
-    """A multiple of the key heads; consecutive ones share a key."""
+    """A multiple of the key heads; consecutive ones share queries and keys."""
     key_head_dim: int
     value_head_dim: int
     kernel_size: int
@@ -29,7 +34,7 @@ class GatedDeltaConfig:
 
     @property
     def key_size(self) -> int:
-        """Numbers of a token's keys."""
+        """Numbers of a token's keys, and of its queries."""
         return self.num_key_heads * self.key_head_dim
 
     @property
@@ -48,43 +53,64 @@ class GatedDeltaConfig:
         return StateShape(
             (self.kernel_size - 1, self.conv_channels),
             (self.num_value_heads, self.key_head_dim, self.value_head_dim),
-            self.num_value_heads * (self.key_head_dim + self.value_head_dim + 2),
         )
 
+    def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
+        """Return its matrices by name."""
+        return {
+            "in_proj_qkv": MatrixShape(self.conv_channels, hidden_size),
+            "in_proj_a": MatrixShape(self.num_value_heads, hidden_size),
+            "in_proj_b": MatrixShape(self.num_value_heads, hidden_size),
+            "in_proj_z": MatrixShape(self.value_size, hidden_size),
+            "out_proj": MatrixShape(hidden_size, self.value_size),
+        }
 
-def update_memory(
+    def vector_sizes(self) -> Mapping[str, int]:
+        """Return the sizes of its vectors by name."""
+        return {
+            **conv_sizes(self.conv_channels, self.kernel_size, bias=False),
+            "A_log": self.num_value_heads,
+            "dt_bias": self.num_value_heads,
+            "norm_weight": self.value_head_dim,
+        }
+
+
+def gated_delta_net(
     config: GatedDeltaConfig,
-    memory: Tensor,
-    qkv: Tensor,
-    decay_input: Tensor,
-    beta_input: Tensor,
-    decay_rate: Tensor,
-    decay_bias: Tensor,
+    weights: LayerWeights[MatMul],
+    x: Tensor,
+    state: LayerState,
+    eps: float,
 ) -> Tensor:
-    """Read tokens into a layer's memory, in float32.
+    """Return the layer's output for a block: (tokens, hidden_size), as `x`.
 
     Args:
         config: of the layer.
-        memory: (value heads, key_head_dim, value_head_dim); changed in place.
-        qkv: queries, keys and values after the convolution: (tokens, conv_channels).
-        decay_input: (tokens, value heads)
-        beta_input: (tokens, value heads)
-        decay_rate: logarithm of each head's rate: (value heads,).
-        decay_bias: (value heads,)
-
-    Returns:
-        (tokens, value_size)
+        weights: of the layer.
+        x: its input.
+        state: of the tokens before; changed in place.
+        eps: of the norm.
     """
+    matrices, vectors = weights.matrices, weights.vectors
+    qkv = causal_conv(vectors, matrices["in_proj_qkv"](x), state.window, activate=True)
+    queries, keys, values = qkv.split((config.key_size, config.key_size, config.value_size), dim=-1)
     shared = config.num_value_heads // config.num_key_heads
-    sizes = (config.key_size, config.key_size, config.value_size)
-    queries, keys, values = qkv.float().split(sizes, dim=-1)
-    queries = _normalize(split_heads(queries, config.key_head_dim)) * config.key_head_dim**-0.5
-    keys = _normalize(split_heads(keys, config.key_head_dim))
-    queries, keys = (x.repeat_interleave(shared, dim=0) for x in (queries, keys))
-    values = split_heads(values, config.value_head_dim)
-    decays = -decay_rate.float().exp() * softplus(decay_input.float() + decay_bias.float())
-    betas = beta_input.float().sigmoid()
-    return merge_heads(read_tokens(queries, keys, values, decays.T, memory, betas.T))
+    queries, keys = (
+        _normalize(split_heads(each, config.key_head_dim)).repeat_interleave(shared, dim=0)
+        for each in (queries, keys)
+    )
+    rates = softplus(matrices["in_proj_a"](x).float() + vectors["dt_bias"].float())
+    out = read_tokens(
+        queries * config.key_head_dim**-0.5,
+        keys,
+        split_heads(values, config.value_head_dim),
+        (-vectors["A_log"].float().exp() * rates).T,
+        state.memory,
+        matrices["in_proj_b"](x).float().sigmoid().T,
+    )
+    out = rms_norm(out, vectors["norm_weight"].float(), eps, torch.float32)
+    out = merge_heads(out) * silu(matrices["in_proj_z"](x).float())
+    return matrices["out_proj"](out.to(x.dtype))
 
 
 def _normalize(x: Tensor) -> Tensor:

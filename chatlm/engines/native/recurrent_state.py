@@ -37,8 +37,6 @@ class StateShape:
     """The newest inputs of its convolution: (kernel_size - 1, channels)."""
     memory: tuple[int, int, int] | None = None
     """(heads, key_dim, value_dim); None for a convolution alone."""
-    memory_inputs: int = 0
-    """Numbers per token that change the memory."""
 
     @property
     def window_size(self) -> int:
@@ -53,7 +51,9 @@ class StateShape:
     @property
     def log_size(self) -> int:
         """Numbers that are logged for a token which may be dropped again."""
-        return _aligned(self.window[1]) + _aligned(self.memory_inputs)
+        heads, key_dim, value_dim = self.memory or (0, 0, 0)
+        # a head's key, value, decay and beta
+        return _aligned(self.window[1]) + _aligned(heads * (key_dim + value_dim + 2))
 
 
 def _aligned(count: int) -> int:

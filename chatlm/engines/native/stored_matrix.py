@@ -26,6 +26,9 @@ class StoredMatrix:
     columns: int
     row_order: Tensor | None = None
     """(rows,), int64: row i of the matrix is row `row_order[i]` of `data`; None for the same."""
+    column_order: Tensor | None = None
+    """(columns,), int64: column i of the matrix is column `column_order[i]` of `data`; None for the
+    same."""
     bias: Tensor | None = None
     """(rows,), float32."""
 
@@ -51,7 +54,7 @@ class TensorReader(Protocol):
         ...
 
     def vector(self, name: str, size: int) -> Tensor:
-        """Return a vector, such as a norm or bias, in float32.
+        """Return a vector, such as a norm, a bias or all weights of a convolution, in float32.
 
         Raises:
             Unsupported: there is no such tensor, or it has another shape or an unsupported type.
