@@ -37,7 +37,7 @@ _TENSORS = TensorNames(
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of an `lfm2`."""
-    values = {"rope_theta": 1e6, "hidden_act": "silu", **values, "head_dim": None}
+    values = {"rope_theta": 1e6, "hidden_act": "silu", **values}
     attention = dataclasses.replace(read_attention(values), qk_norm="head")
     convolution = ShortConvConfig(
         int(values["hidden_size"]), int(values["conv_L_cache"]), bool(values.get("conv_bias", False))
