@@ -144,7 +144,9 @@ class NativeCache:
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         with torch.inference_mode():
             ropes = model.ropes(self._kv_cache.capacity)
-            return prefill(model.config, self._weights, self._kv_cache, ids, ropes)
+            logits = prefill(model.config, self._weights, self._kv_cache, ids, ropes)
+            self._kv_cache.recurrent.save_checkpoint()
+            return logits
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""
@@ -154,7 +156,11 @@ class NativeCache:
         """Return new tokens as a `TokenDecoder` takes them."""
         return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
-    def truncate(self, length: int) -> bool:
-        """Drop all tokens after the first `length`."""
-        self._kv_cache.length = length
-        return True
+    def truncate(self, length: int) -> int:
+        """Drop all tokens after the first `length`; with recurrent layers, more of them.
+
+        Returns:
+            The tokens that are kept.
+        """
+        self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
+        return self._kv_cache.length

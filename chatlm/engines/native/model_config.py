@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from chatlm.engines.native.attention import AttentionConfig
+from chatlm.engines.native.gated_delta import GatedDeltaConfig
+from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
+from chatlm.engines.native.recurrent_state import StateShape
 from chatlm.engines.native.rope import RopeConfig
+from chatlm.engines.native.short_conv import ShortConvConfig
 
 MAX_HEAD_DIM = 1024
 """A larger head_dim is taken for a damaged config.json."""
 
-Mixer = AttentionConfig
+Mixer = AttentionConfig | ShortConvConfig | GatedDeltaConfig | MambaConfig
 """What exchanges information between tokens in a layer."""
 
 Mlp = DenseMlpConfig
@@ -105,6 +109,15 @@ class ModelConfig:
         """The attention of the layers that have one, in order: those with a KV cache."""
         return tuple(
             layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionConfig)
+        )
+
+    @cached_property
+    def state_shapes(self) -> tuple[StateShape, ...]:
+        """The states of the recurrent layers, in order; such layers are all without attention."""
+        return tuple(
+            layer.mixer.state_shape
+            for layer in self.layers
+            if not isinstance(layer.mixer, AttentionConfig)
         )
 
     @cached_property

@@ -49,11 +49,16 @@ class StateShape:
         return self.window_size + _aligned(prod(self.memory or (0,)))
 
     @property
+    def log_window_size(self) -> int:
+        """Numbers of the convolution's part of `log_size`."""
+        return _aligned(self.window[1])
+
+    @property
     def log_size(self) -> int:
         """Numbers that are logged for a token which may be dropped again."""
         heads, key_dim, value_dim = self.memory or (0, 0, 0)
         # a head's key, value, decay and beta
-        return _aligned(self.window[1]) + _aligned(heads * (key_dim + value_dim + 2))
+        return self.log_window_size + _aligned(heads * (key_dim + value_dim + 2))
 
 
 def _aligned(count: int) -> int:
@@ -91,7 +96,7 @@ class RecurrentState:
         """Tokens that the states have read."""
         self.log: Tensor | None = None
         """Inputs of tokens after `length`, which a decoder has tried out and which may be dropped:
-        for each layer (tokens, log_size)."""
+        (tokens, `log_size` of all layers)."""
         self._checkpoints: dict[int, Tensor] = {}
         """Copies of `buffer` by the length of the text."""
 
@@ -110,12 +115,11 @@ class RecurrentState:
             start += shape.size
         return layers
 
-    def reserve_log(self, tokens: int) -> Tensor:
-        """Return `log` with room for so many tokens."""
-        size = tokens * sum(shape.log_size for shape in self.shapes)
-        if self.log is None or len(self.log) < size:
-            self.log = torch.zeros(size, device=self.buffer.device)
-        return self.log
+    def open_log(self, tokens: int) -> None:
+        """Have a log with room for so many tokens, always the same number."""
+        if self.log is None:
+            size = sum(shape.log_size for shape in self.shapes)
+            self.log = torch.zeros(tokens, size, device=self.buffer.device)
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
@@ -124,13 +128,17 @@ class RecurrentState:
 
     def save_checkpoint(self) -> None:
         """Keep the current states; older checkpoints may be dropped for it."""
+        if not self.shapes:
+            return
         self._checkpoints[self.length] = self.buffer.clone()
         limit = max_checkpoints(self.buffer.nbytes)
         while len(self._checkpoints) > limit:
             del self._checkpoints[_least_useful(list(self._checkpoints))]
 
-    def restore(self, length: int) -> int:
-        """Go back to the last checkpoint that is not after `length`; return its length."""
+    def truncate(self, length: int) -> int:
+        """Go back to a text of this length, or to the last checkpoint before; return its length."""
+        if not self.shapes or self.length <= length:
+            return length
         lengths = list(self._checkpoints)
         count = bisect_right(lengths, length)
         for later in lengths[count:]:

@@ -16,7 +16,7 @@ from chatlm.engines.native.weights import LayerWeights, MatMul
 
 @dataclass(frozen=True)
 class ShortConvConfig:
-    """A gated short convolution (LFM2): `out_proj(c * conv(b * x))` with b, c and x of `in_proj`."""
+    """A gated short convolution (LFM2): `out_proj(c * conv(b * x))`; `in_proj` gives b, c and x."""
 
     channels: int
     kernel_size: int

@@ -48,6 +48,14 @@ class StoredMatrix:
             bias=None if self.bias is None else self.bias[rows].contiguous(),
         )
 
+    def select_rows(self, indices: Tensor) -> StoredMatrix:
+        """Return some of its rows as a matrix of their own, in the order of (rows,) indices."""
+        return dataclasses.replace(
+            self,
+            row_order=indices if self.row_order is None else self.row_order[indices],
+            bias=None if self.bias is None else self.bias[indices],
+        )
+
     def release(self) -> None:
         """Let the system take back the memory of the file's pages; they can be read again."""
         release_pages(self.data)

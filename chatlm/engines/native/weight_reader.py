@@ -89,16 +89,19 @@ def _read_matrices(
     matrices: dict[str, StoredMatrix] = {}
     for stored_name, parts in group_by_name(shapes, names).items():
         rows = sum(shapes[part].rows for part in parts)
-        whole = tensors.matrix(
-            f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns
-        )
+        whole = tensors.matrix(f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns)
         if shapes[parts[0]].bias:
             bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
             whole = dataclasses.replace(whole, bias=bias)
         first = 0
-        for part in parts:
-            matrices[part] = whole.slice_rows(first, shapes[part].rows) if parts[1:] else whole
-            first += shapes[part].rows
+        for number, part in enumerate(parts):
+            shape = shapes[part]
+            if shape.alternating:
+                groups = torch.arange(rows).view(-1, len(parts), shape.alternating)
+                matrices[part] = whole.select_rows(groups[:, number].flatten())
+            else:
+                matrices[part] = whole.slice_rows(first, shape.rows) if parts[1:] else whole
+            first += shape.rows
     return matrices
 
 
@@ -132,7 +135,8 @@ def to_linear(
     """Convert all tensors to a dtype; matrices on the CPU that have it already stay mapped."""
 
     def tensor(matrix: StoredMatrix) -> Tensor:
-        if matrix.type == ELEMENT_TYPES.get(dtype) and matrix.row_order is None:
+        in_order = matrix.row_order is None and matrix.column_order is None
+        if matrix.type == ELEMENT_TYPES.get(dtype) and in_order:
             return matrix.data.view(dtype).to(device)
         return dequantize_matrix(matrix, dtype).to(device)
 
@@ -178,7 +182,7 @@ class _SafetensorsReader:
 
     def vector(self, name: str, size: int) -> Tensor:
         """Return a vector in float32."""
-        return self._find(name, size).to(torch.float32, copy=True)
+        return self._find(name, size).to(torch.float32, copy=True).flatten()
 
     def check_all_used(self, tied: str) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""
@@ -190,7 +194,8 @@ class _SafetensorsReader:
         if name not in self._file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
-        if tuple(tensor.shape) != shape or tensor.dtype not in ELEMENT_TYPES:
+        fits = tuple(tensor.shape) == shape or shape == (tensor.numel(),)
+        if not fits or tensor.dtype not in ELEMENT_TYPES:
             raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
         self._unused.discard(name)
         return tensor.contiguous()

@@ -93,8 +93,6 @@ def map_layer(
     )
 
 
-def replace_matrices(
-    layer: LayerWeights[Any], changed: Mapping[str, Any]
-) -> LayerWeights[Any]:
+def replace_matrices(layer: LayerWeights[Any], changed: Mapping[str, Any]) -> LayerWeights[Any]:
     """Return a layer with some matrices replaced."""
     return dataclasses.replace(layer, matrices={**layer.matrices, **changed})

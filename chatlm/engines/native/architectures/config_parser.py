@@ -73,9 +73,7 @@ def read_mlp(
     """
     if values[activation] not in _ACTIVATIONS:
         raise Unsupported(f"its activation is {values[activation]}")
-    return DenseMlpConfig(
-        int(values["intermediate_size"]), _ACTIVATIONS[values[activation]], bias
-    )
+    return DenseMlpConfig(int(values["intermediate_size"]), _ACTIVATIONS[values[activation]], bias)
 
 
 def read_model(

@@ -37,10 +37,19 @@ _TENSORS = TensorNames(
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of an `lfm2`."""
-    values = {"rope_theta": 1e6, "hidden_act": "silu", **values}
+    tied = values.get("tie_embedding", values.get("tie_word_embeddings", True))
+    values = {
+        "rope_theta": 1e6,
+        "hidden_act": "silu",
+        **values,
+        "rms_norm_eps": values["norm_eps"],
+        "tie_word_embeddings": tied,
+    }
     attention = dataclasses.replace(read_attention(values), qk_norm="head")
     convolution = ShortConvConfig(
-        int(values["hidden_size"]), int(values["conv_L_cache"]), bool(values.get("conv_bias", False))
+        int(values["hidden_size"]),
+        int(values["conv_L_cache"]),
+        bool(values.get("conv_bias", False)),
     )
     mlp = _read_mlp(values)
     kinds = {
@@ -50,15 +59,7 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
     types = _layer_types(values)
     if unknown := sorted(set(map(str, types)) - set(kinds)):
         raise Unsupported(f"it has layers of the type {unknown[0]}")
-    return read_model(
-        values,
-        [kinds[kind] for kind in types],
-        rms_norm_eps=float(values["norm_eps"]),
-        tie_word_embeddings=bool(
-            values.get("tie_embedding", values.get("tie_word_embeddings", True))
-        ),
-        tensor_names=_TENSORS,
-    )
+    return read_model(values, [kinds[kind] for kind in types], tensor_names=_TENSORS)
 
 
 def _layer_types(values: Mapping[str, Any]) -> list[str]:

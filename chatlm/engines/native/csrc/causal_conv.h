@@ -11,7 +11,7 @@ typedef struct {
     int64_t channels, kernel_size;
     const float *weight; /* (kernel_size, channels) */
     const float *bias;   /* (channels,), or NULL */
-    bool activate;       /* apply SiLU */
+    int64_t activate;    /* whether to apply SiLU */
 } CausalConv;
 
 /* What a recurrent layer keeps of a sequence: the state before its newest tokens but the first, and
@@ -23,15 +23,13 @@ typedef struct {
     int64_t token_count; /* new tokens */
 } RecurrentInput;
 
-/* Columns of a row per token, `stride` apart. */
+/* Columns of a row per token. */
 typedef struct {
     const float *x;
     const float *input_gate, *output_gate; /* factors of inputs and outputs, or NULL */
     float *out;
-    int64_t stride;
+    int64_t stride, out_stride;
 } ConvColumns;
-
-static inline float silu(float x) { return x / (1.0f + expf_approx(-x)); }
 
 /* Forget the oldest of the newest inputs. */
 static void shift_window(float window[][CONV_BLOCK], int64_t size, const float *input,
@@ -75,7 +73,7 @@ static void causal_conv(const CausalConv *c, const RecurrentInput *input, ConvCo
             if (columns.output_gate)
                 for (int64_t i = 0; i < count; i++)
                     sum[i] *= columns.output_gate[t * columns.stride + from + i];
-            memcpy(columns.out + t * columns.stride + from, sum, (size_t)count * sizeof(float));
+            memcpy(columns.out + t * columns.out_stride + from, sum, (size_t)count * sizeof(float));
             shift_window(window, size, x, count);
         }
         if (t == 0)

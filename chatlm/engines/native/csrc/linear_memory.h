@@ -8,12 +8,13 @@
 typedef struct {
     int64_t heads, key_dim, value_dim;
     int64_t heads_per_key; /* consecutive heads that share queries and keys */
-    bool delta_rule;       /* the gated delta net; otherwise Mamba-2 */
+    int64_t delta_rule;    /* the gated delta net; otherwise Mamba-2 */
     /* columns of a token's row, of its first head */
     int64_t queries, keys, values, decay_input, beta_input, gate;
     const float *decay_rate, *decay_bias; /* (heads,) */
     const float *skip;                    /* (heads,): Mamba-2's D */
     const float *norm;                    /* (value_dim,): the gated delta net's */
+    const int64_t *places; /* (heads,): which place an output has among the heads', or NULL */
     float epsilon;
 } LinearMemory;
 
@@ -122,8 +123,8 @@ static void read_memory(const LinearMemory *m, int64_t head, const float *row, c
 /* One head of all new tokens of a sequence, whose memories are (heads, key_dim, value_dim).
 
    Args:
-       rows: of the tokens, `row_stride` apart.
-       out: (tokens, heads, value_dim), `out_stride` from one token to the next.
+       rows: of the tokens, with `row_stride`.
+       out: (tokens, heads, value_dim), with `out_stride`.
        scratch: see memory_scratch_size. */
 static void linear_memory(const LinearMemory *m, const RecurrentInput *input, int64_t head,
                           const float *rows, int64_t row_stride, float *out, int64_t out_stride,
@@ -143,6 +144,7 @@ static void linear_memory(const LinearMemory *m, const RecurrentInput *input, in
             memory = memcpy(scratch, memory, (size_t)size * sizeof *memory);
         read_memory_input(m, head, row, new_input, query);
         update_memory(m, new_input, memory, change);
-        read_memory(m, head, row, query, memory, out + t * out_stride + head * m->value_dim);
+        read_memory(m, head, row, query, memory,
+                    out + t * out_stride + (m->places ? m->places[head] : head) * m->value_dim);
     }
 }
