@@ -13,5 +13,5 @@ class MatrixShape:
     columns: int
     bias: bool = False
     alternating: int = 0
-    """Where a model's files hold several matrices as one: how many rows of each alternate with those
+    """Where a file holds several matrices as one: how many rows of each alternate with those
     of the others; 0 for whole matrices one after the other."""

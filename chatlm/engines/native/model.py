@@ -30,6 +30,10 @@ class TokenDecoder(Protocol):
         """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
 
+    def settle(self, sequence: SequenceInput) -> None:
+        """Read the tokens that `decode` has left out of a sequence's recurrent state into it."""
+        ...
+
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Add tokens to KV caches; return the logits after each: (tokens, vocab_size), float32.
 
@@ -84,6 +88,11 @@ class NativeModel:
         """Limit of tokens per decode step."""
         return self.decoder.max_step_tokens
 
+    @property
+    def max_draft_tokens(self) -> int:
+        """Limit of a draft."""
+        return self.max_step_tokens - 1
+
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """Decode new tokens of several caches in one step."""
         sequences = [cache.sequence_input(new) for cache, new in zip(caches, ids, strict=True)]
@@ -110,6 +119,7 @@ class NativeAdaptedModel:
         self._model = model
         self.device_type = model.device_type
         self.max_step_tokens = model.max_step_tokens
+        self.max_draft_tokens = model.max_draft_tokens
         self._weights = with_lora(model.weights, lora)
         self._packed_adapter = model.decoder.pack_adapter(lora)
 
@@ -142,6 +152,7 @@ class NativeCache:
         """Add a block of a prompt; return the last logits."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
+        model.decoder.settle(self.sequence_input([]))
         with torch.inference_mode():
             ropes = model.ropes(self._kv_cache.capacity)
             logits = prefill(model.config, self._weights, self._kv_cache, ids, ropes)
