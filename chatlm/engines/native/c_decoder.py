@@ -178,7 +178,10 @@ class CDecoder:
         program = Program(
             config, ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result())
         )
-        self._lora_targets = program.lora_targets
+        self._lora_targets = [
+            LoraTarget(layer, name, layers[layer].matrices[name].column_order)
+            for layer, name in program.lora_targets
+        ]
         self._handle = _Handle(kernel, program, threads)
         self._kv_structs: WeakKeyDictionary[KVBuffer, Any] = WeakKeyDictionary()
         self.weights = self._prompt_weights(weights, layers)
@@ -353,29 +356,47 @@ class _LoraPairStruct(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class LoraTarget:
+    """A matrix that an adapter may change."""
+
+    layer: int
+    name: str
+    column_order: Tensor | None
+    """See `PackedMatrix`."""
+
+
 class PackedAdapter:
     """A LoRA adapter in the kernel's layout.
 
     Args:
         lora: the adapter, of the model.
-        targets: layer and name of each matrix that it may change, in the kernel's order.
+        targets: the matrices that it may change, in the kernel's order.
         dtype: of the kernel.
     """
 
     def __init__(
-        self, lora: LoraWeights, targets: Sequence[tuple[int, str]], dtype: torch.dtype
+        self, lora: LoraWeights, targets: Sequence[LoraTarget], dtype: torch.dtype
     ) -> None:
         self._keepalive: list[Tensor] = []
         """Memory that the kernel points to."""
-        packed = [self._pack(lora[layer].get(name), dtype) for layer, name in targets]
+        packed = [
+            self._pack(lora[target.layer].get(target.name), target.column_order, dtype)
+            for target in targets
+        ]
         self.structs = (_LoraPairStruct * len(packed))(*packed)
         """(targets,), valid while this object lives."""
 
-    def _pack(self, pair: LoraPair | None, dtype: torch.dtype) -> _LoraPairStruct:
+    def _pack(
+        self, pair: LoraPair | None, column_order: Tensor | None, dtype: torch.dtype
+    ) -> _LoraPairStruct:
         if pair is None:
             return _LoraPairStruct()
         rows, rank = pair.lora_b.shape
-        lora_a = pad(pair.lora_a.to(dtype), (0, -pair.lora_a.shape[1] % LANES))
+        lora_a = pair.lora_a.to(dtype)
+        if column_order is not None:
+            lora_a = torch.empty_like(lora_a).index_copy_(1, column_order, lora_a)
+        lora_a = pad(lora_a, (0, -lora_a.shape[1] % LANES))
         lora_b = pad(pair.lora_b.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
         self._keepalive += [lora_a, lora_b]
         return _LoraPairStruct(

@@ -61,14 +61,12 @@ def _read_chunk(
     later = torch.ones(between.shape[1:], dtype=torch.bool, device=between.device).triu(1)
     decay = between.masked_fill(later, -torch.inf).exp()
     from_start = since_start.exp()[..., None]
-    if betas is not None:  # each token's change depends on the changes before: a triangular system
+    if betas is not None:
         weighted = keys * betas
-        values = torch.linalg.solve_triangular(
-            (weighted @ keys.transpose(1, 2)) * decay,
-            values * betas - (weighted * from_start) @ memory,
-            upper=False,
-            unitriangular=True,
-        )
+        values = values * betas - (weighted * from_start) @ memory
+        if keys.shape[1] > 1:  # a token's change depends on those before: a triangular system
+            system = (weighted @ keys.transpose(1, 2)) * decay
+            values = torch.linalg.solve_triangular(system, values, upper=False, unitriangular=True)
     out = (queries * from_start) @ memory + ((queries @ keys.transpose(1, 2)) * decay) @ values
     left = since_start[..., -1:]
     memory *= left.exp()[..., None]

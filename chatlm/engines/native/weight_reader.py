@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,13 @@ def _read_matrices(
         if shapes[parts[0]].bias:
             bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
             whole = dataclasses.replace(whole, bias=bias)
-        first = 0
-        for number, part in enumerate(parts):
-            shape = shapes[part]
-            if shape.alternating:
-                groups = torch.arange(rows).view(-1, len(parts), shape.alternating)
-                matrices[part] = whole.select_rows(groups[:, number].flatten())
+        for part, own in part_rows(shapes, parts).items():
+            if not parts[1:]:
+                matrices[part] = whole
+            elif isinstance(own, range):
+                matrices[part] = whole.slice_rows(own.start, len(own))
             else:
-                matrices[part] = whole.slice_rows(first, shape.rows) if parts[1:] else whole
-            first += shape.rows
+                matrices[part] = whole.select_rows(own)
     return matrices
 
 
@@ -118,6 +116,29 @@ def group_by_name(
     for name in shapes:
         groups[names[name]] = (*groups.get(names[name], ()), name)
     return groups
+
+
+def part_rows(
+    shapes: Mapping[str, MatrixShape], parts: Sequence[str]
+) -> Mapping[str, range | Tensor]:
+    """Return which rows of a matrix in a file belong to each matrix of a layer.
+
+    Args:
+        shapes: of the layer's matrices by name.
+        parts: names of those that the file holds as one.
+    """
+    rows: dict[str, range | Tensor] = {}
+    first = 0
+    for number, part in enumerate(parts):
+        shape = shapes[part]
+        if shape.alternating:
+            whole = torch.arange(sum(shapes[each].rows for each in parts))
+            groups = whole.view(-1, len(parts), shape.alternating)
+            rows[part] = groups[:, number].flatten()
+        else:
+            rows[part] = range(first, first + shape.rows)
+        first += shape.rows
+    return rows
 
 
 def _offset(config: ModelConfig, norm: Tensor) -> Tensor:
