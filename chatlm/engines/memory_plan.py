@@ -17,6 +17,7 @@ from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
 from chatlm.engines.native.kv_cache import KVFormat, kv_row_format
+from chatlm.engines.native.recurrent_state import state_bytes
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
@@ -64,6 +65,7 @@ class MemoryPlan:
         own_context: positions that the model supports.
         available: bytes; None if unknown.
         device: whose memory it is.
+        states: bytes of the recurrent states of a text, with copies of earlier ones.
     """
 
     weights: int
@@ -73,10 +75,11 @@ class MemoryPlan:
     own_context: int
     available: int | None
     device: str
+    states: int = 0
 
     def kv_bytes(self, tokens: int) -> int:
-        """Return the size of the KV cache of a text of this length."""
-        return int(self.kv_layout.numbers(tokens) * self.number_bytes)
+        """Return the size of the KV cache of a text of this length, recurrent states included."""
+        return int(self.kv_layout.numbers(tokens) * self.number_bytes) + self.states
 
     def budget(self, context: int | None) -> MemoryBudget:
         """Return the budget for a context; what is left over goes to the prompt cache.
@@ -186,6 +189,7 @@ def plan_memory(
         own_context=own_context,
         available=available,
         device=device,
+        states=state_bytes(read_native_config(folder).state_shapes) if native else 0,
     )
 
 

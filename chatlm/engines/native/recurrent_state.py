@@ -79,6 +79,12 @@ def max_checkpoints(state_bytes: int) -> int:
     return max(MIN_CHECKPOINTS, _CHECKPOINT_BYTES // max(state_bytes, 1))
 
 
+def state_bytes(shapes: Sequence[StateShape]) -> int:
+    """Return the memory of a sequence's states with all its checkpoints."""
+    own = 4 * sum(shape.size for shape in shapes)
+    return own * (1 + max_checkpoints(own)) if own else 0
+
+
 class RecurrentState:
     """The states of all recurrent layers of one sequence.
 
