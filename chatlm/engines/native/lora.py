@@ -102,8 +102,8 @@ def read_lora(
         rank = len(lora_a)
         if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns):
             raise ValueError(f"the matrices of {module} do not fit the model")
-        lora_a = lora_a.to(device, dtype).contiguous()
+        shared = lora_a.to(device, dtype).contiguous()
         for part, own in part_rows(shapes, parts).items():
             its_b = lora_b[own.start : own.stop] if isinstance(own, range) else lora_b[own]
-            layers[layer][part] = LoraPair(lora_a, its_b.to(device, dtype).contiguous(), scale)
+            layers[layer][part] = LoraPair(shared, its_b.to(device, dtype).contiguous(), scale)
     return tuple(layers)
