@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.devices import Placement
-from chatlm.engines.kv_layout import KVLayout, read_kv_layout
+from chatlm.engines.kv_layout import MAX_STATES, KVLayout, read_kv_layout
 from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
 from chatlm.engines.native.kv_cache import KVFormat, kv_row_format
-from chatlm.engines.native.recurrent_state import state_bytes
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
@@ -65,7 +64,8 @@ class MemoryPlan:
         own_context: positions that the model supports.
         available: bytes; None if unknown.
         device: whose memory it is.
-        states: bytes of the recurrent states of a text, with copies of earlier ones.
+        keeps_states: whether its caches keep copies of earlier states.
+        keeps_windows: whether its caches keep what windows had before.
     """
 
     weights: int
@@ -75,11 +75,19 @@ class MemoryPlan:
     own_context: int
     available: int | None
     device: str
-    states: int = 0
+    keeps_states: bool = False
+    keeps_windows: bool = False
 
     def kv_bytes(self, tokens: int) -> int:
-        """Return the size of the KV cache of a text of this length, recurrent states included."""
-        return int(self.kv_layout.numbers(tokens) * self.number_bytes) + self.states
+        """Return the size of the KV cache of a text of this length."""
+        return int(self.kv_layout.numbers(tokens) * self.number_bytes) + self._extra_bytes(tokens)
+
+    def _extra_bytes(self, tokens: int) -> int:
+        """Return the size of states, and of what is kept so that windows and states can go back."""
+        states = 4 * self.kv_layout.state_size * (1 + MAX_STATES * self.keeps_states)
+        if not self.keeps_windows:
+            return states
+        return states + int(self.kv_layout.numbers_in_checkpoints(tokens) * self.number_bytes)
 
     def budget(self, context: int | None) -> MemoryBudget:
         """Return the budget for a context; what is left over goes to the prompt cache.
@@ -96,6 +104,7 @@ class MemoryPlan:
             kv_cache=kv_cache,
             context_length=chosen,
             prompt_cache=min(kv_cache, left),
+            per_prompt=min(kv_cache, self._extra_bytes(chosen)),
             program=self.program,
             available=self.available,
         )
@@ -189,7 +198,8 @@ def plan_memory(
         own_context=own_context,
         available=available,
         device=device,
-        states=state_bytes(read_native_config(folder).state_shapes) if native else 0,
+        keeps_states=not by_runtime,
+        keeps_windows=not native and not by_runtime,
     )
 
 

@@ -15,18 +15,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from chatlm.engines.kv_layout import MAX_STATES, densest
+
 _ALIGNMENT = 16
 """Each tensor begins at a multiple of so many numbers."""
-
-_NEWEST = 5
-"""Checkpoints that are kept in any case: of the last large block, of the small blocks after it, and
-of the prompt's end."""
-
-MIN_CHECKPOINTS = 8
-"""Limit of checkpoints of a model whose states are large."""
-
-_CHECKPOINT_BYTES = 32 << 20
-"""Where a state is small, as many checkpoints are kept as fit in this."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +64,6 @@ class LayerState:
     window: Tensor
     memory: Tensor
     """Empty for a convolution alone."""
-
-
-def max_checkpoints(state_bytes: int) -> int:
-    """Return the limit of checkpoints of a sequence."""
-    return max(MIN_CHECKPOINTS, _CHECKPOINT_BYTES // max(state_bytes, 1))
-
-
-def state_bytes(shapes: Sequence[StateShape]) -> int:
-    """Return the memory of a sequence's states with all its checkpoints."""
-    own = 4 * sum(shape.size for shape in shapes)
-    return own * (1 + max_checkpoints(own)) if own else 0
 
 
 class RecurrentState:
@@ -137,9 +118,9 @@ class RecurrentState:
         if not self.shapes:
             return
         self._checkpoints[self.length] = self.buffer.clone()
-        limit = max_checkpoints(self.buffer.nbytes)
-        while len(self._checkpoints) > limit:
-            del self._checkpoints[_least_useful(list(self._checkpoints))]
+        if len(self._checkpoints) > MAX_STATES:
+            lengths = list(self._checkpoints)
+            del self._checkpoints[lengths[densest(lengths)]]
 
     def truncate(self, length: int) -> int:
         """Go back to a text of this length, or to the last checkpoint before; return its length."""
@@ -155,12 +136,3 @@ class RecurrentState:
         else:
             self.buffer.zero_()
         return self.length
-
-
-def _least_useful(lengths: Sequence[int]) -> int:
-    """Return the checkpoint to drop: neither the first, which chats with the same beginning share,
-    nor one of the newest, but the one whose gap is shortest beside its distance from the end."""
-    end = lengths[-1]
-    middle = range(1, len(lengths) - _NEWEST)
-    best = min(middle, key=lambda i: (lengths[i + 1] - lengths[i - 1]) / (end - lengths[i]))
-    return lengths[best]
