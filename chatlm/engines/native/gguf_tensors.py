@@ -70,9 +70,9 @@ class GgufTensors:
         except GgufError as error:
             raise Unsupported(error.message) from error
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for."""
-        if unknown := sorted(self._unused - {tied}):
+        if unknown := sorted(name for name in self._unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
     def _find(self, name: str, *shape: int) -> TensorSource:

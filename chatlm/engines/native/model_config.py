@@ -78,6 +78,8 @@ class TensorNames:
     of_layer: Mapping[str, str] = field(default_factory=lambda: {**TENSOR_NAMES, **PRE_NORMS})
     """Names within a layer, by those of `LayerWeights`. Matrices with the same name are its rows,
     one after the other."""
+    unread: tuple[str, ...] = ()
+    """What the names of tensors begin with that have no part in text, such as those for images."""
     without_suffix: frozenset[str] = frozenset({"sinks"})
     """Vectors whose names in the file do not end in `.weight`, by those of `LayerWeights`."""
 

@@ -80,11 +80,12 @@ class TensorReader(Protocol):
         """
         ...
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for.
 
         Args:
-            tied: name of a copy of the embedding, which need not be read; or empty.
+            ignored: what the names of tensors begin with that need not be read, such as a copy of
+                the embedding.
 
         Raises:
             Unsupported: there are such tensors.

@@ -62,7 +62,7 @@ def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
             if config.tie_word_embeddings
             else tensors.matrix(head, config.vocab_size, config.hidden_size),
         )
-        tensors.check_all_used(head if config.tie_word_embeddings else "")
+        tensors.check_all_used((*names.unread, *([head] if config.tie_word_embeddings else [])))
         return weights
 
 
@@ -205,10 +205,10 @@ class _SafetensorsReader:
         """Return a vector in float32."""
         return self._find(name, size).to(torch.float32, copy=True).flatten()
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""
-        derived = {name for name in self._unused if name.endswith("rotary_emb.inv_freq")}
-        if unknown := sorted(self._unused - derived - {tied}):
+        unused = {name for name in self._unused if not name.endswith("rotary_emb.inv_freq")}
+        if unknown := sorted(name for name in unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
     def _find(self, name: str, *shape: int) -> Tensor:

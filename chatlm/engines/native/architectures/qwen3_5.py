@@ -35,12 +35,16 @@ _OF_LAYER = {
     "output_gate": "self_attn.q_proj",  # whose rows alternate between queries and gates
 }
 
+_UNREAD = ("mtp.",)
+"""Of the layer that only predicts further tokens."""
+
 _WITHOUT_SUFFIX = frozenset({"A_log", "dt_bias"})
 
 
 def read_text_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `qwen3_5_text`."""
-    return _read(values, TensorNames(of_layer=_OF_LAYER, without_suffix=_WITHOUT_SUFFIX))
+    names = TensorNames(of_layer=_OF_LAYER, unread=_UNREAD, without_suffix=_WITHOUT_SUFFIX)
+    return _read(values, names)
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
@@ -55,6 +59,7 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
         layers="model.language_model.layers",
         norm="model.language_model.norm",
         of_layer=_OF_LAYER,
+        unread=(*_UNREAD, "model.visual."),
         without_suffix=_WITHOUT_SUFFIX,
     )
     return _read(text, names)
