@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -61,13 +62,12 @@ def forward(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
-    indices = {True: 0, False: 0}  # of the layers with attention, and of those without
+    attention_indices, state_indices = count(), count()
     for layer, own in zip(config.layers, weights.layers, strict=True):
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
-        attends = isinstance(layer.mixer, AttentionConfig)
-        x = _mix(layer.mixer, own, x, indices[attends], context, eps)
-        indices[attends] += 1
+        own_indices = attention_indices if layer.attends else state_indices
+        x = _mix(layer.mixer, own, x, next(own_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)

@@ -54,6 +54,11 @@ class LayerConfig:
     norms: tuple[str, ...] = tuple(PRE_NORMS)
     """Which of `pre_mixer_norm`, `post_mixer_norm`, `pre_mlp_norm` and `post_mlp_norm` it has."""
 
+    @property
+    def attends(self) -> bool:
+        """Whether the mixer is attention, which keeps keys and values; others keep a state."""
+        return isinstance(self.mixer, AttentionConfig)
+
     def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
         """Return its matrices by name, see `LayerWeights`."""
         return {**self.mixer.matrix_shapes(hidden_size), **self.mlp.matrix_shapes(hidden_size)}
