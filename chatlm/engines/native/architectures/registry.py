@@ -12,11 +12,14 @@ from chatlm.engines.native.architectures import (
     gemma,
     glm4,
     granite,
+    granite_hybrid,
+    lfm2,
     llama,
     mistral,
     olmo,
     phi3,
     qwen,
+    qwen3_5,
     smollm3,
 )
 from chatlm.engines.native.model_config import ModelConfig
@@ -27,6 +30,8 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "gemma3_text": gemma.read_gemma3_config,
     "glm4": glm4.read_config,
     "granite": granite.read_config,
+    "granitemoehybrid": granite_hybrid.read_config,
+    "lfm2": lfm2.read_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
     "olmo2": olmo.read_olmo2_config,
@@ -35,6 +40,8 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "qwen2": qwen.read_qwen2_config,
     "qwen3": qwen.read_qwen3_config,
     "smollm3": smollm3.read_config,
+    "qwen3_5": qwen3_5.read_config,
+    "qwen3_5_text": qwen3_5.read_text_config,
 }
 """Parsers of config.json, by `model_type`."""
 
