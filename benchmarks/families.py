@@ -235,12 +235,11 @@ def main() -> None:
                 ratio += f", the same token {100 * speed.agreement:.1f} %"
             print(f"{row:<20} {speed.chatlm:.0f} tokens/s{ratio}", flush=True)
     if options.json:
-        values = {"logits": logits, "speed": speeds}
-        print(
-            json.dumps(
-                {name: [dataclasses.asdict(each) for each in rows] for name, rows in values.items()}
-            )
-        )
+        values = {
+            "logits": [dataclasses.asdict(each) for each in logits],
+            "speed": [dataclasses.asdict(each) for each in speeds],
+        }
+        print(json.dumps(values))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
 from chatlm.engines.gguf_runtimes import describe_gguf
 from chatlm.engines.model import (
+    BlockRules,
     Model,
     ModelInfo,
     Unsupported,
@@ -236,6 +237,7 @@ def _load_native(
                 device=device,
                 weights=label,
                 context_length=config.max_position_embeddings,
+                block_rules=BlockRules(first_past=config.long_past),
                 eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
                 recommended_sampling=recommended_sampling(name, generation),
                 notes=notes,

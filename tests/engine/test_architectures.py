@@ -154,3 +154,35 @@ def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:
     cache = native_model(tmp_path, torch.float32, None).new_cache()
     ids = list(range(1, 20))
     assert_equal(cache.prefill(ids), whole(torch.tensor([ids])).logits[0, -1])
+
+
+@FORMS
+def test_positions_change_past_the_original_length_of_longrope(tmp_path: Path, form: Form) -> None:
+    """As in transformers, they do for the whole text; a draft across the limit can be dropped."""
+    rope = dict(tiny.config_of("phi 4").rope_parameters) | {"original_max_position_embeddings": 100}
+    folder = tiny.save(
+        tmp_path, "phi 4", rope_parameters=rope, original_max_position_embeddings=100
+    )
+    ids, model = random_ids(folder), native_model(folder, torch.float32, form)
+    module = tiny.reference(folder, torch.float32)
+
+    def expected(*lengths: int) -> torch.Tensor:
+        return torch.stack([module(torch.tensor([ids[:n]])).logits[0, -1] for n in lengths])
+
+    assert not torch.allclose(module(torch.tensor([ids[:110]])).logits[0, 98], expected(99)[0])
+    cache = model.new_cache()
+    made = [cache.prefill(ids[:64])[None], cache.prefill(ids[64:97])[None]]
+    made.append(cache.decode(ids[97:103]) if form == "bf16" else decoded(cache, ids[97:103]))
+    assert_equal(torch.cat(made), expected(64, 97, *range(98, 104)))
+    assert cache.truncate(99) == 99
+    made = [decoded(cache, ids[99:105]), cache.prefill(ids[105:140])[None]]
+    assert_equal(torch.cat(made), expected(*range(100, 106), 140))
+    assert cache.truncate(120) == 120
+    assert_equal(decoded(cache, ids[120:122]), expected(121, 122))
+    other = model.new_cache()
+    assert_equal(other.prefill(ids[:130])[None], expected(130))
+    assert other.truncate(90) == 0
+
+
+def decoded(cache: Any, ids: list[int]) -> torch.Tensor:
+    return torch.cat([cache.decode([token]) for token in ids])

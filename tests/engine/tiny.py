@@ -124,6 +124,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "phi 4": (
+        "Phi3",
+        {
+            "num_key_value_heads": 1, "hidden_size": 48, "head_dim": 16, "pad_token_id": 0,
+            "tie_word_embeddings": True, "original_max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.1, 1.3, 1.4, 1.5, 2.0],
+                "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 9.0],
+            },
+        },
+    ),
     "qwen2 window": (
         "Qwen2",
         {

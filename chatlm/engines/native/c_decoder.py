@@ -52,7 +52,7 @@ class _SequenceInputStruct(ctypes.Structure):
     _fields_ = (
         ("kv_layers", c_void_p),
         *((name, c_int64) for name in ("capacity", "length", "token_count")),
-        *((name, c_void_p) for name in ("lora", "state", "log")),
+        *((name, c_void_p) for name in ("lora", "ropes", "state", "log")),
         *((name, c_int64) for name in ("accepted", "log_stride")),
     )
 
@@ -184,6 +184,7 @@ class CDecoder:
         ]
         self._handle = _Handle(kernel, program, threads)
         self._kv_structs: WeakKeyDictionary[KVBuffer, Any] = WeakKeyDictionary()
+        self._rope_structs: WeakKeyDictionary[RopeTables, dict[int, Any]] = WeakKeyDictionary()
         self.weights = self._prompt_weights(weights, layers)
         """The packed weights, for prompts."""
         self.close = self._handle.close
@@ -260,9 +261,6 @@ class CDecoder:
         structs = (_SequenceInputStruct * len(sequences))(
             *(self._sequence_struct(sequence, ropes) for sequence in sequences)
         )
-        tables = (c_void_p * max(len(ropes.tables), 1))(
-            *(table.data_ptr() for table in ropes.tables)
-        )
         logits = torch.empty(len(tokens), self._config.vocab_size)
         with self._handle.lock:
             status = self._kernel.functions.decode(
@@ -270,7 +268,6 @@ class CDecoder:
                 structs,
                 len(sequences),
                 (c_int64 * len(tokens))(*tokens),
-                tables,
                 logits.data_ptr(),
             )
         if status:
@@ -325,8 +322,20 @@ class CDecoder:
             kv_cache.length,
             count,
             None if adapter is None else ctypes.addressof(adapter.structs),
+            self._rope_addresses(ropes, kv_cache.length + count),
             **self._state_fields(kv_cache, count),
         )
+
+    def _rope_addresses(self, ropes: RopeTables, length: int) -> int:
+        """Return the address of those of the tables for a text of some tokens."""
+        tables = ropes.for_length(length)
+        known = self._rope_structs.get(ropes)
+        if known is None:
+            known = self._rope_structs[ropes] = {}
+        key = id(tables)
+        if key not in known:
+            known[key] = (c_void_p * max(len(tables), 1))(*(each.data_ptr() for each in tables))
+        return ctypes.addressof(known[key])
 
     def _kv_layer_structs(self, kv_cache: KVCache) -> Any:
         buffer, config = kv_cache.buffer, self._config

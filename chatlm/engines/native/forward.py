@@ -26,6 +26,7 @@ def prefill(
     kv_cache: KVCache,
     ids: Sequence[int],
     ropes: RopeTables,
+    length: int | None = None,
 ) -> Tensor:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
 
@@ -35,11 +36,12 @@ def prefill(
         kv_cache: with the tokens before.
         ids: at least one.
         ropes: of the model, for at least all positions the cache will hold.
+        length: of the text that is read, see `RopeTables.rows`; None if it ends here.
     """
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
     device = kv_cache.device
-    rotations = Rotations(config.ropes, ropes.rows(past, tokens), kv_cache.dtype)
+    rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), kv_cache.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
     logits = forward(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens

@@ -116,7 +116,7 @@ class Kernel:
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
             functions.decode.argtypes = (
-                c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p,
+                c_void_p, c_void_p, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
             functions.settle.argtypes = (c_void_p, c_void_p)
             functions.settle.restype = None

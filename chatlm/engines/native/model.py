@@ -95,7 +95,13 @@ class NativeModel:
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """Decode new tokens of several caches in one step."""
+        if self.config.long_past is not None and any(
+            cache.crosses(len(new)) for cache, new in zip(caches, ids, strict=True)
+        ):
+            return torch.cat([cache.decode_singly(n) for cache, n in zip(caches, ids, strict=True)])
         sequences = [cache.sequence_input(new) for cache, new in zip(caches, ids, strict=True)]
+        for cache, new in zip(caches, ids, strict=True):
+            cache.remember(new)
         with torch.inference_mode():
             ropes = self.ropes(max(each.kv_cache.length + len(each.tokens) for each in sequences))
             return self.decoder.decode(sequences, ropes)
@@ -146,11 +152,56 @@ class NativeCache:
         self._model = model
         self._weights = weights
         self._packed_adapter = packed_adapter
-        self._kv_cache = KVCache(model.config, model.dtype, str(model.device), model.kv_format)
+        self._kv_cache = self._new_kv_cache()
+        self._shorter: KVCache | None = None
+        """What was read before the text got longer than `ModelConfig.long_past`."""
+        self._ids: list[int] = []
+        """All tokens, where positions may be encoded otherwise later."""
+        self._is_long = False
+        """Whether its positions are encoded as in a text longer than `ModelConfig.long_past`."""
+
+    def _new_kv_cache(self) -> KVCache:
+        model = self._model
+        return KVCache(model.config, model.dtype, str(model.device), model.kv_format)
+
+    def crosses(self, count: int) -> bool:
+        """Tell whether all positions are encoded otherwise once `count` tokens are added."""
+        limit, length = self._model.config.long_past, self._kv_cache.length
+        return limit is not None and not self._is_long and 0 < length <= limit < length + count
+
+    def remember(self, ids: Sequence[int]) -> None:
+        """Keep new tokens, since they may have to be read again."""
+        limit = self._model.config.long_past
+        if limit is not None:
+            self._ids += ids
+            self._is_long |= len(self._ids) > limit
+
+    def _cross(self, count: int) -> None:
+        """Read the tokens again if their positions are encoded otherwise from now on."""
+        if not self.crosses(count):
+            return
+        model, length = self._model, self._kv_cache.length + count
+        self._shorter, self._kv_cache = self._kv_cache, self._new_kv_cache()
+        self._is_long = True
+        with torch.inference_mode():
+            ropes = model.ropes(length)
+            for start in range(0, len(self._ids), CAPACITY_STEP):
+                block = self._ids[start : start + CAPACITY_STEP]
+                prefill(model.config, self._weights, self._kv_cache, block, ropes, length)
+
+    def decode_singly(self, ids: Sequence[int]) -> Tensor:
+        """Decode tokens one by one, and read those before again where necessary."""
+        rows = []
+        for token in ids:
+            self._cross(1)
+            rows.append(self._model.decode([self], [[token]]))
+        return torch.cat(rows)
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; return the last logits."""
         model = self._model
+        self._cross(len(ids))
+        self.remember(ids)
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
         with torch.inference_mode():
@@ -173,5 +224,13 @@ class NativeCache:
         Returns:
             The tokens that are kept.
         """
+        limit = self._model.config.long_past
+        if limit is not None:
+            if length <= limit and self._is_long:
+                self._is_long = False
+                shorter, self._shorter = self._shorter, None
+                self._kv_cache = shorter or self._new_kv_cache()
+                length = min(length, self._kv_cache.length)
+            del self._ids[length:]
         self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
         return self._kv_cache.length

@@ -12,7 +12,7 @@ from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.recurrent_state import StateShape
-from chatlm.engines.native.rope import RopeConfig
+from chatlm.engines.native.rope import RopeConfig, find_long_past
 from chatlm.engines.native.short_conv import ShortConvConfig
 
 MAX_HEAD_DIM = 1024
@@ -132,3 +132,8 @@ class ModelConfig:
         """The different RoPEs of the layers."""
         ropes = (mixer.rope for mixer in self.attention_layers if mixer.rope is not None)
         return tuple(dict.fromkeys(ropes))
+
+    @cached_property
+    def long_past(self) -> int | None:
+        """The length past which all positions are encoded otherwise (longrope); None for none."""
+        return find_long_past(self.ropes)

@@ -24,6 +24,11 @@ class RopeConfig:
     interleaved: bool = False
     """Whether a pair is two neighbouring values; otherwise it is two values half of rotary_dim
     apart."""
+    long_inv_freq: tuple[float, ...] = ()
+    """Frequencies of all positions of a text longer than `long_past` (longrope); empty for one
+    set."""
+    long_past: int | None = None
+    """Tokens."""
 
     @property
     def rotary_dim(self) -> int:
@@ -63,6 +68,8 @@ def read_rope(
         raise Unsupported(f"its RoPE rotates {rotary_dim} of {head_dim} values")
     inv_freq = 1.0 / (base ** (torch.arange(0, rotary_dim, 2, dtype=torch.float) / rotary_dim))
     factor = 1.0
+    if kind == "longrope":
+        return _read_longrope(base, rotary_dim, rope, config, interleaved)
     if kind == "default":
         scaled = inv_freq
     elif kind == "linear":
@@ -86,6 +93,34 @@ def _scale_llama3(inv_freq: Tensor, rope: Mapping[str, Any]) -> Tensor:
     scaled = torch.where(wavelength > length / low, inv_freq / factor, inv_freq)
     is_medium = (wavelength <= length / low) & (wavelength >= length / high)
     return torch.where(is_medium, interpolated, scaled)
+
+
+def _read_longrope(
+    base: float,
+    rotary_dim: int,
+    rope: Mapping[str, Any],
+    config: Mapping[str, Any],
+    interleaved: bool,
+) -> RopeConfig:
+    """Return LongRoPE (https://arxiv.org/abs/2402.13753): a divisor for each frequency, of which
+    there is one set for texts up to the original length and one for longer ones."""
+    length = int(
+        rope.get("original_max_position_embeddings") or config["original_max_position_embeddings"]
+    )
+    factor = rope.get("factor") or config["max_position_embeddings"] / length
+    attention_factor = rope.get("attention_factor")
+    if attention_factor is None:
+        attention_factor = 1.0
+        if factor > 1.0:
+            attention_factor = math.sqrt(1 + math.log(factor) / math.log(length))
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64).float() / rotary_dim
+    sets = []
+    for name in ("short_factor", "long_factor"):
+        divisors = torch.tensor(rope[name], dtype=torch.float32)
+        if divisors.shape != exponents.shape:
+            raise Unsupported(f"its RoPE has {divisors.numel()} divisors as {name}")
+        sets.append(tuple((1.0 / (divisors * base**exponents)).tolist()))
+    return RopeConfig(sets[0], float(attention_factor), interleaved, sets[1], length)
 
 
 def _scale_yarn(
@@ -125,9 +160,16 @@ def _yarn_magnitude(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-def rope_table(rope: RopeConfig, positions: int) -> Tensor:
-    """Return cosines, then sines, of the first positions: (positions, rotary_dim), float32."""
-    angles = torch.arange(positions, dtype=torch.float)[:, None] * torch.tensor(rope.inv_freq)
+def rope_table(rope: RopeConfig, positions: int, *, long: bool = False) -> Tensor:
+    """Return cosines, then sines, of the first positions: (positions, rotary_dim), float32.
+
+    Args:
+        rope: the RoPE.
+        positions: how many.
+        long: whether for texts longer than `long_past`.
+    """
+    inv_freq = (long and rope.long_inv_freq) or rope.inv_freq
+    angles = torch.arange(positions, dtype=torch.float)[:, None] * torch.tensor(inv_freq)
     return torch.cat((angles.cos(), angles.sin()), dim=-1) * rope.attention_factor
 
 
@@ -146,10 +188,33 @@ class RopeTables:
         self.positions = positions
         self.tables = tuple(rope_table(rope, positions).to(device) for rope in ropes)
         """(positions, rotary_dim) each."""
+        self._long_past = find_long_past(ropes)
+        self._long_tables = self.tables
+        if self._long_past is not None and positions > self._long_past:
+            self._long_tables = tuple(
+                rope_table(rope, positions, long=True).to(device) for rope in ropes
+            )
 
-    def rows(self, first: int, count: int) -> tuple[Tensor, ...]:
-        """Return the rows of some positions of each table: (count, rotary_dim)."""
-        return tuple(table[first : first + count] for table in self.tables)
+    def for_length(self, length: int) -> tuple[Tensor, ...]:
+        """Return the tables for a text of some tokens."""
+        is_long = self._long_past is not None and length > self._long_past
+        return self._long_tables if is_long else self.tables
+
+    def rows(self, first: int, count: int, length: int | None = None) -> tuple[Tensor, ...]:
+        """Return the rows of some positions of each table: (count, rotary_dim).
+
+        Args:
+            first: position.
+            count: of positions.
+            length: of the text; None if it ends with them.
+        """
+        tables = self.for_length(first + count if length is None else length)
+        return tuple(table[first : first + count] for table in tables)
+
+
+def find_long_past(ropes: Sequence[RopeConfig]) -> int | None:
+    """Return the length past which all positions are encoded otherwise; None if there is none."""
+    return next((rope.long_past for rope in ropes if rope.long_past is not None), None)
 
 
 @dataclass(frozen=True)

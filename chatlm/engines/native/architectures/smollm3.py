@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,27 +13,21 @@ from chatlm.engines.native.model_config import ModelConfig
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `smollm3`."""
-    layers = llama.read_layers({"num_key_value_heads": 4, **values})
+    count = int(values["num_hidden_layers"])
     interval = int(values.get("no_rope_layer_interval", 4))
     has_rope = values.get("no_rope_layers") or [
-        (number + 1) % interval != 0 for number in range(len(layers))
+        (number + 1) % interval != 0 for number in range(count)
     ]
-    if len(has_rope) != len(layers):
+    if len(has_rope) != count:
         raise Unsupported("its no_rope_layers do not fit its number of layers")
     window = values.get("sliding_window") if values.get("use_sliding_window") else None
     types = values.get("layer_types") or [
         "full_attention" if window is None or rope else "sliding_attention" for rope in has_rope
     ]
     windows = layer_windows({**values, "layer_types": types}, window)
-    return read_model(
-        {"tie_word_embeddings": True, **values},
-        [
-            dataclasses.replace(
-                layer,
-                mixer=dataclasses.replace(
-                    layer.mixer, rope=layer.mixer.rope if rope else None, window=own
-                ),
-            )
-            for layer, rope, own in zip(layers, has_rope, windows, strict=True)
-        ],
-    )
+    settings = {"num_key_value_heads": 4, "tie_word_embeddings": True, **values}
+    layers = []
+    for rope, own in zip(has_rope, windows, strict=True):
+        variants = {"window": own} if rope else {"window": own, "rope": None}
+        layers.append(llama.read_layers(settings, **variants)[0])
+    return read_model(settings, layers)

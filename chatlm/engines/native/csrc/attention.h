@@ -18,7 +18,7 @@ static void norm_and_apply_rope(const Decoder *d, const AttentionStep *a, const 
     if (a->rope < 0)
         return;
     int64_t half = a->rotary_dim / 2;
-    const float *cosine = d->ropes[a->rope] + token->position * a->rotary_dim;
+    const float *cosine = token->sequence->ropes[a->rope] + token->position * a->rotary_dim;
     const float *sine = cosine + half;
     if (a->interleaved)
         for (int64_t i = 0; i < half; i++) {

@@ -332,17 +332,15 @@ static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t c
 int64_t max_step_tokens(void) { return MAX_STEP_TOKENS; }
 
 /* Add at most MAX_STEP_TOKENS tokens to the KV caches of their sequences, and write the logits
-   after each: (tokens, vocab_size). They are bit for bit those of one token per call.
-
-   `ropes` has for each RoPE of the model (positions, rotary_dim): rotary_dim / 2 cosines, then as
-   many sines. Returns 0, or -1 when out of memory, with nothing changed. */
+   after each: (tokens, vocab_size). They are bit for bit those of one token per call. Returns 0, or
+   -1 when out of memory, with nothing changed. */
 int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int64_t *tokens,
-           const float *const *ropes, float *logits)
+           float *logits)
 {
     const Model *m = &d->model;
     if (!prepare_tokens(d, sequences, count))
         return -1;
-    d->logits = logits, d->ropes = ropes;
+    d->logits = logits;
     for (int64_t t = 0; t < d->token_count; t++) {
         float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
         read_rows(m->embed_tokens.data, m->embed_tokens.type, m->embed_tokens.row_bytes,

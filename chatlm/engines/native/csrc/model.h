@@ -132,6 +132,8 @@ typedef struct {
     int64_t length;       /* tokens in the cache */
     int64_t token_count;  /* tokens to add */
     const LoraPair *lora; /* one per adaptable matrix, or NULL */
+    /* of each RoPE of the model: (positions, rotary_dim), half of a row cosines, then sines */
+    const float *const *ropes;
     /* of all recurrent layers: the state after the first token of the call before, and rows for its
        other tokens, of which the sequence has kept `accepted`; see RecurrentInput */
     float *state, *log;
@@ -166,7 +168,6 @@ typedef struct {
     int64_t *strides; /* floats from one token to the next, by buffer */
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
-    const float *const *ropes; /* (positions, rotary_dim) each: cosines, then sines */
     float *logits; /* (tokens, vocab_size) */
     const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
     PromptBlock prompt;
