@@ -16,7 +16,7 @@ from chatlm.engines.native.architectures.registry import FAMILIES, read_config
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weight_reader import read_weights
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import decoded_logits, native_model, random_ids, reference_logits
 

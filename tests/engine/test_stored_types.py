@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import kernel_library
 from chatlm.engines.native.dequantize import dequantize_matrix
 from chatlm.engines.native.forward import prefill
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.weights import read_weights, to_linear
+from chatlm.engines.native.weight_reader import read_weights, to_linear
 from chatlm.hub.gguf import architectures
 from chatlm.hub.gguf.file import GgufFile
 from tests.engine.test_gguf_tensors import TYPES
@@ -47,8 +48,8 @@ def stored_model(folder: Path, kind: str, dtype: torch.dtype) -> NativeModel:
 @pytest.mark.parametrize("kind", TYPES)
 def test_decoded_tokens_have_the_logits_of_the_stored_numbers(tmp_path: Path, kind: str) -> None:
     model = stored_model(tmp_path, kind, torch.float32)
-    weights = to_linear(read_weights(tmp_path, model.config), torch.float32)
-    ids, rope = random_ids(tmp_path)[:80], model.rope(512)
+    weights = to_linear(read_weights(tmp_path, model.config), model.config, torch.float32)
+    ids, rope = random_ids(tmp_path)[:80], model.ropes(512)
     kv_cache, cache = KVCache(model.config, torch.float32), model.new_cache()
     expected = torch.stack(
         [prefill(model.config, weights, kv_cache, [token], rope) for token in ids]
