@@ -9,6 +9,7 @@ from functools import cached_property
 from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
+from chatlm.engines.native.moe import SHARED_PREFIX, MoeConfig
 from chatlm.engines.native.rope import RopeConfig
 
 MAX_HEAD_DIM = 1024
@@ -17,7 +18,7 @@ MAX_HEAD_DIM = 1024
 Mixer = AttentionConfig
 """What exchanges information between tokens in a layer."""
 
-Mlp = DenseMlpConfig
+Mlp = DenseMlpConfig | MoeConfig
 """What computes each token for itself in a layer."""
 
 PRE_NORMS = {
@@ -37,6 +38,10 @@ TENSOR_NAMES: Mapping[str, str] = {
     **{name: f"self_attn.{name}" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
     "sinks": "self_attn.sinks",
+    **{
+        f"{SHARED_PREFIX}{name}": f"mlp.shared_expert.{name}"
+        for name in ("gate_proj", "up_proj", "down_proj")
+    },
 }
 """Usual names of a layer's tensors."""
 
@@ -63,6 +68,12 @@ class LayerConfig:
         }
 
 
+EXPERT_NAMES: Mapping[str, str] = {
+    name: f"mlp.experts.{{expert}}.{name}" for name in ("gate_proj", "up_proj", "down_proj")
+}
+"""Usual names of an expert's matrices."""
+
+
 @dataclass(frozen=True)
 class TensorNames:
     """Names of a model's tensors, without `.weight` or `.bias`."""
@@ -76,6 +87,11 @@ class TensorNames:
     one after the other."""
     without_suffix: frozenset[str] = frozenset({"sinks"})
     """Vectors whose names in the file do not end in `.weight`, by those of `LayerWeights`."""
+    router: str = "mlp.gate"
+    experts: Mapping[str, str] = field(default_factory=lambda: EXPERT_NAMES)
+    """Names of the experts' matrices. Without `{expert}` a tensor has all experts, with rows and
+    columns swapped, and the rows of matrices with the same name alternate."""
+    shared_gate: str = "mlp.shared_expert_gate"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
+
+from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.weights import LayerWeights, MatMul
+
+SHARED_PREFIX = "shared_"
+"""Of the names of a shared expert's matrices, such as `shared_up_proj`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,28 @@ class MoeConfig:
     shared_intermediate_size: int = 0
     """Of the expert that every token uses as well, weighted by a gate of its own; 0 for none."""
 
+    def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
+        """Return its matrices by name: those of the shared expert."""
+        inner = self.shared_intermediate_size
+        shapes = {
+            "gate_proj": MatrixShape(inner, hidden_size),
+            "up_proj": MatrixShape(inner, hidden_size),
+            "down_proj": MatrixShape(hidden_size, inner),
+        }
+        return {f"{SHARED_PREFIX}{name}": shape for name, shape in shapes.items() if inner}
+
+    def expert_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
+        """Return the matrices that each expert has, by name."""
+        return {
+            "gate_proj": MatrixShape(self.intermediate_size, hidden_size, self.bias),
+            "up_proj": MatrixShape(self.intermediate_size, hidden_size, self.bias),
+            "down_proj": MatrixShape(hidden_size, self.intermediate_size, self.bias),
+        }
+
+    def vector_sizes(self) -> Mapping[str, int]:
+        """Return the sizes of its vectors by name: none."""
+        return {}
+
 
 Experts = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Sums up the weighted outputs of each token's experts.
@@ -36,6 +64,29 @@ Experts = Callable[[Tensor, Tensor, Tensor], Tensor]
 Takes the inputs, (tokens, hidden_size), the chosen experts, (tokens, num_experts_per_tok), int64,
 and their weights, float32; returns (tokens, hidden_size).
 """
+
+
+def mixture_of_experts(config: MoeConfig, weights: LayerWeights[MatMul], x: Tensor) -> Tensor:
+    """Return the mixture's output: (tokens, hidden_size), float32.
+
+    Args:
+        config: of the layer.
+        weights: of the layer.
+        x: its input: (tokens, hidden_size).
+    """
+    own = weights.moe
+    if own is None:
+        raise ValueError("the layer has no experts")
+    wide = x.float()  # a router that rounds would choose other experts
+    experts, shares = choose_experts(linear(wide, own.router, own.router_bias), config)
+    out: Tensor = own.experts(x, experts, shares)
+    if own.shared_gate is None:
+        return out
+    gate, up, down = (
+        weights.matrices[f"{SHARED_PREFIX}{name}"] for name in ("gate_proj", "up_proj", "down_proj")
+    )
+    share = torch.sigmoid(linear(wide, own.shared_gate))
+    return out + share * down(silu(gate(x)) * up(x))
 
 
 def choose_experts(logits: Tensor, config: MoeConfig) -> tuple[Tensor, Tensor]:

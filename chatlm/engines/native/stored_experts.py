@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chatlm.engines.native.dequantize import dequantize_rows
-from chatlm.engines.native.stored_matrix import StoredMatrix, stored_tensor
+from chatlm.engines.native.stored_matrix import StoredExperts, StoredMatrix, stored_tensor
 
 MXFP4_GROUP = 32
 """Values that share a scale in MXFP4."""
-
-
-@dataclass(frozen=True)
-class StoredExperts:
-    """The same matrix of all experts of a layer; none is read before it is asked for."""
-
-    count: int
-    """Number of experts."""
-    read: Callable[[int], StoredMatrix]
-    """Finds an expert's matrix by its index; one that the file has in another order is copied."""
-    biases: Tensor | None = None
-    """(experts, rows), float32."""
-
-    def __len__(self) -> int:
-        """Return the number of experts."""
-        return self.count
-
-    def __getitem__(self, expert: int) -> StoredMatrix:
-        """Return an expert's matrix, with its bias."""
-        if not 0 <= expert < self.count:
-            raise IndexError(f"there is no expert {expert}")
-        matrix = self.read(expert)
-        if self.biases is None:
-            return matrix
-        return dataclasses.replace(matrix, bias=self.biases[expert])
-
-    def __iter__(self) -> Iterator[StoredMatrix]:
-        """Read one expert after the other."""
-        return (self[expert] for expert in range(self.count))
-
-    def with_biases(self, biases: Tensor) -> StoredExperts:
-        """Return the same matrices with biases: (experts, rows)."""
-        return dataclasses.replace(self, biases=biases.float().contiguous())
 
 
 def stack_matrices(matrices: tuple[StoredMatrix, ...]) -> StoredExperts:
