@@ -79,6 +79,7 @@ class _ExpertsStruct(ctypes.Structure):
         ("moe", MoeStruct),
         ("norm", c_void_p),
         ("inner_buffer", c_int64),
+        ("up_buffer", c_int64),
         ("multiplier", c_float),
     )
 
@@ -229,11 +230,12 @@ class Program:
             output_buffer=logits,
             routes=experts.struct,
         )
-        inner_width = experts.matrices["down_proj"][0].width
+        inner_size = config.num_experts_per_tok * experts.matrices["down_proj"][0].width
         step = _ExpertsStruct(
             moe=experts.struct,
             norm=self.floats(norm),
-            inner_buffer=self._buffer("inner", config.num_experts_per_tok * inner_width),
+            inner_buffer=self._buffer("inner", inner_size),
+            up_buffer=self._buffer("inner_up", inner_size),
             multiplier=self._config.residual_multiplier,
         )
         self.add_step(_STEP_EXPERTS_GATE_UP, step)

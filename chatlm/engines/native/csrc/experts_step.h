@@ -7,23 +7,20 @@
 
 #include "matmul_step.h"
 
-/* The inner values of an expert: 16 of them. */
-static inline f32x16 expert_activation(const Moe *m, f32x16 gate, f32x16 up)
+/* Turn `count` products of gate_proj and up_proj into inner values, in place of the former. */
+static void activate_experts(const Moe *m, float *gate, const float *up, int64_t count)
 {
-    float g[LANES], u[LANES];
-    memcpy(g, &gate, sizeof g), memcpy(u, &up, sizeof u);
-    if (m->swiglu_limit == 0.0f) {
-        for (int i = 0; i < LANES; i++)
-            g[i] = g[i] / (1.0f + expf_approx(-g[i])) * u[i];
-        return load_f32x16(g);
+    float limit = m->swiglu_limit, alpha = m->swiglu_alpha;
+    if (limit == 0.0f) {
+        for (int64_t i = 0; i < count; i++)
+            gate[i] = gate[i] / (1.0f + expf_approx(-gate[i])) * up[i];
+        return;
     }
-    for (int i = 0; i < LANES; i++) {
-        g[i] = g[i] > m->swiglu_limit ? m->swiglu_limit : g[i];
-        u[i] = u[i] > m->swiglu_limit ? m->swiglu_limit : u[i];
-        u[i] = u[i] < -m->swiglu_limit ? -m->swiglu_limit : u[i];
-        g[i] = (u[i] + 1.0f) * g[i] / (1.0f + expf_approx(-m->swiglu_alpha * g[i]));
+    for (int64_t i = 0; i < count; i++) {
+        float g = gate[i] > limit ? limit : gate[i];
+        float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+        gate[i] = (u + 1.0f) * g / (1.0f + expf_approx(-alpha * g));
     }
-    return load_f32x16(g);
 }
 
 /* The activations of some tokens next to each other: copied to `into` unless they are already. */
@@ -48,74 +45,10 @@ static Activations gather_activations(Activations x, const int64_t *tokens, int6
     return into;
 }
 
-/* Products of 16 rows from `row`, with their biases, for 1, 2 or 4 vectors. */
-static void multiply_panel(const PackedMatrix *m, int64_t row, Activations x, int64_t count,
-                           f32x16 *out)
-{
-    const uint8_t *panel = m->panels + row / LANES * panel_bytes(m->format, m->width);
-    if (count == 1)
-        dot_panel(m->format, panel, x, 1, out);
-    else if (count == 2)
-        dot_panel(m->format, panel, x, 2, out);
-    else
-        dot_panel(m->format, panel, x, 4, out);
-    for (int64_t i = 0; m->bias && i < count; i++)
-        out[i] += load_f32x16(m->bias + row);
-}
-
-/* How many of the vectors that are left are multiplied at once. */
-static int64_t vectors_at_once(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+/* --- the steps ------------------------------------------------------------------------------- */
 
 /* Values of an expert's inner vector with padding, from one slot to the next. */
 static int64_t inner_stride(const ExpertsStep *step) { return step->moe.down_proj->width; }
-
-/* The inner values of one expert's rows [from, to), for all its slots: (slots, stride). */
-static void expert_gate_up(const Moe *m, const Routing *routing, const ChosenExpert *chosen,
-                           int64_t from, int64_t to, Activations x, Activations gathered,
-                           float *inner, int64_t stride)
-{
-    const PackedMatrix *gate = &m->gate_proj[chosen->expert], *up = &m->up_proj[chosen->expert];
-    int64_t end = chosen->first_slot + chosen->slots;
-    for (int64_t slot = chosen->first_slot, count; slot < end; slot += count) {
-        count = vectors_at_once(end - slot);
-        Activations some = gather_activations(x, routing->tokens + slot, count, gathered);
-        for (int64_t row = from; row < to; row += LANES) {
-            f32x16 gates[MAX_VECTORS], ups[MAX_VECTORS];
-            multiply_panel(gate, row, some, count, gates);
-            multiply_panel(up, row, some, count, ups);
-            for (int64_t i = 0; i < count; i++) {
-                f32x16 values = expert_activation(m, gates[i], ups[i]);
-                memcpy(inner + (slot + i) * stride + row, &values, sizeof values);
-            }
-        }
-    }
-}
-
-/* Add the rows [from, to) of one expert's output to the tokens that use it, weighted. */
-static void expert_down(const Moe *m, const Routing *routing, const ChosenExpert *chosen,
-                        int64_t from, int64_t to, Activations inner, float multiplier, float *y,
-                        int64_t y_stride)
-{
-    const PackedMatrix *down = &m->down_proj[chosen->expert];
-    int64_t end = chosen->first_slot + chosen->slots;
-    for (int64_t slot = chosen->first_slot, count; slot < end; slot += count) {
-        count = vectors_at_once(end - slot);
-        for (int64_t row = from; row < to; row += LANES) {
-            f32x16 products[MAX_VECTORS];
-            multiply_panel(down, row, activations_from(inner, slot), count, products);
-            for (int64_t i = 0; i < count; i++) {
-                float *out = y + routing->tokens[slot + i] * y_stride + row, sums[LANES];
-                size_t size = (size_t)min_i64(LANES, down->rows - row) * sizeof *sums;
-                memcpy(sums, out, size);
-                f32x16 sum = load_f32x16(sums)
-                             + multiplier * routing->weights[slot + i] * products[i];
-                memcpy(out, &sum, size);
-            }
-        }
-    }
-}
-
-/* --- the steps ------------------------------------------------------------------------------- */
 
 static int64_t experts_gate_up_tasks(const Decoder *d, const ExpertsStep *step)
 {
@@ -139,9 +72,19 @@ static void run_experts_gate_up(const Decoder *d, int64_t phase, const ExpertsSt
         }
     }
     int64_t tasks = matrix_tasks(d, gate), rows = rows_per_task(d, gate), from = task % tasks * rows;
-    expert_gate_up(&step->moe, d->routing, &d->routing->chosen[task / tasks], from,
-                   min_i64(from + rows, gate->rows), s->input, s->gathered,
-                   d->buffers[step->inner_buffer], inner_stride(step));
+    int64_t to = min_i64(from + rows, gate->rows), stride = inner_stride(step);
+    const ChosenExpert *chosen = &d->routing->chosen[task / tasks];
+    int64_t slot = chosen->first_slot, end = slot + chosen->slots;
+    for (int64_t count; slot < end; slot += count) {
+        count = vectors_at_once(end - slot);
+        Activations x = gather_activations(s->input, d->routing->tokens + slot, count, s->gathered);
+        OutputVectors gates = {d->buffers[step->inner_buffer] + slot * stride, stride};
+        OutputVectors ups = {d->buffers[step->up_buffer] + slot * stride, stride};
+        multiply_rows(&gate[chosen->expert], from, to, x, gates, false, 1.0f, count);
+        multiply_rows(&step->moe.up_proj[chosen->expert], from, to, x, ups, false, 1.0f, count);
+        for (int64_t i = from; i < count * stride + from; i += stride)
+            activate_experts(&step->moe, gates.data + i, ups.data + i, to - from);
+    }
 }
 
 /* Rows of all chosen experts' outputs that one task computes. */
@@ -169,8 +112,21 @@ static void run_experts_down(const Decoder *d, int64_t phase, const ExpertsStep 
             quantize_activations(activations_from(s->input, slot));
     }
     int64_t rows = experts_down_rows(d, step), from = task * rows;
-    for (int64_t i = 0; i < routing->chosen_count; i++)
-        expert_down(&step->moe, routing, &routing->chosen[i], from,
-                    min_i64(from + rows, down->rows), s->input, step->multiplier,
-                    d->buffers[RESIDUAL], d->strides[RESIDUAL]);
+    int64_t to = min_i64(from + rows, down->rows), y_stride = d->strides[RESIDUAL];
+    OutputVectors products = {s->prepared, step->moe.gate_proj->width};
+    for (int64_t i = 0; i < routing->chosen_count; i++) {
+        const ChosenExpert *chosen = &routing->chosen[i];
+        int64_t slot = chosen->first_slot, end = slot + chosen->slots;
+        for (int64_t count; slot < end; slot += count) {
+            count = vectors_at_once(end - slot);
+            multiply_rows(&down[chosen->expert], from, to, activations_from(s->input, slot),
+                          products, false, 1.0f, count);
+            for (int64_t v = 0; v < count; v++) {
+                float *y = d->buffers[RESIDUAL] + routing->tokens[slot + v] * y_stride;
+                float weight = step->multiplier * routing->weights[slot + v];
+                for (int64_t row = from; row < to; row++)
+                    y[row] += weight * products.data[v * products.stride + row];
+            }
+        }
+    }
 }

@@ -50,18 +50,29 @@ ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, 
     }
 }
 
+/* How many of the vectors that are left are multiplied at once: 4, 2 or 1. */
+static int64_t vectors_at_once(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+/* The same for a number of tokens that `vectors_at_once` gave. */
+static void multiply_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
+                          OutputVectors y, bool accumulate, float multiplier, int64_t count)
+{
+    if (count == 4)
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 4);
+    else if (count == 2)
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 2);
+    else
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 1);
+}
+
 /* The same for the rows of one task and all tokens. */
 static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
                    OutputVectors y, bool accumulate, float multiplier)
 {
     int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
     for (int64_t left = d->token_count, vectors; left; left -= vectors) {
-        if (left >= 4)
-            vectors = 4, matmul_rows(m, from, to, x, y, accumulate, multiplier, 4);
-        else if (left >= 2)
-            vectors = 2, matmul_rows(m, from, to, x, y, accumulate, multiplier, 2);
-        else
-            vectors = 1, matmul_rows(m, from, to, x, y, accumulate, multiplier, 1);
+        vectors = vectors_at_once(left);
+        multiply_rows(m, from, to, x, y, accumulate, multiplier, vectors);
         x = activations_from(x, vectors), y.data += vectors * y.stride;
     }
 }

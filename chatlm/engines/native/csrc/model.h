@@ -71,6 +71,7 @@ typedef struct {
     Moe moe;
     const float *norm;    /* of the residual stream, which is the input, or NULL */
     int64_t inner_buffer; /* the inner values of a token's experts, one after the other */
+    int64_t up_buffer;    /* where the products of up_proj go before */
     float multiplier;     /* of what is added to the residual */
 } ExpertsStep;
 

@@ -94,9 +94,9 @@ static void prompt_experts_gate_up(const ExpertsPrompt *p, int64_t task, bool us
         multiply_expert(up, panel, x, chosen->slots, from, to, use_amx, buffer, up_results);
         for (int64_t v = from; v < to; v++)
             for (int64_t row = first_row; row < end_row; row += LANES) {
-                f32x16 values =
-                    expert_activation(p->moe, expert_result(gate, results, first_row, row, v - from),
-                                      expert_result(up, up_results, first_row, row, v - from));
+                f32x16 values = expert_result(gate, results, first_row, row, v - from);
+                f32x16 ups = expert_result(up, up_results, first_row, row, v - from);
+                activate_experts(p->moe, (float *)&values, (const float *)&ups, LANES);
                 store_elements(values, inner + v / TILE_VECTORS * TILE_VECTORS * inner_width
                                            + row / TILE_COLUMNS * TILE_SIZE
                                            + v % TILE_VECTORS * TILE_COLUMNS + row % TILE_COLUMNS);
