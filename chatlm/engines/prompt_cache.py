@@ -7,6 +7,7 @@ a cold one, and a seed the same reply.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -72,9 +73,10 @@ class CachedPrompt:
         if blocks == len(planned) != len(self._block_ends):
             blocks -= 1  # the last block gives the logits that choose the first new token
         reused = planned[blocks - 1] if blocks else 0
-        if len(self.ids) > reused and not self.cache.truncate(reused):
-            self.reset()
-            return 0
+        while len(self.ids) > reused and (kept := self.cache.truncate(reused)) < reused:
+            blocks = bisect_right(planned, kept, hi=blocks)
+            reused = planned[blocks - 1] if blocks else 0
+            del self.ids[kept:]
         if blocks < len(self._block_ends):
             self._logits = None
         del self.ids[reused:], self._block_ends[blocks:]
@@ -102,14 +104,18 @@ class CachedPrompt:
         return self._logits
 
     def rollback(self, count: int) -> None:
-        """Drop the newest `count` tokens of the reply; only where `max_step_tokens` is above 1."""
+        """Drop the newest `count` tokens of the reply, at most `max_draft_tokens`."""
+        if not count:
+            return
         del self.ids[len(self.ids) - count :]
-        self.cache.truncate(len(self.ids))
+        if self.cache.truncate(len(self.ids)) != len(self.ids):
+            self.reset()
+            raise RuntimeError("the cache could not drop a draft")
 
     @property
-    def max_step_tokens(self) -> int:
-        """Limit of tokens per decode step, see `LanguageModel`."""
-        return self.model.max_step_tokens
+    def max_draft_tokens(self) -> int:
+        """Limit of a draft, see `LanguageModel`."""
+        return self.model.max_draft_tokens
 
     def _prefill_block(self, ids: Sequence[int]) -> Tensor:
         try:

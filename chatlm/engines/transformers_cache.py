@@ -117,17 +117,22 @@ class TransformersCache:
         """Add tokens one by one; return the logits after each."""
         return torch.stack([self.prefill([token]) for token in ids])
 
-    def truncate(self, length: int) -> bool:
-        """Drop all tokens after the first `length`, where the cache type can."""
+    def truncate(self, length: int) -> int:
+        """Drop all tokens after the first `length`, or all where the cache type cannot."""
         removed = len(self._ids) - length
-        if removed and self._mode.kind != "uncached":
-            if not length or self._crosses_switch(length, len(self._ids)):
-                return False
-            try:
-                self._cache.crop(-removed)
-            except (AttributeError, NotImplementedError, RuntimeError):
-                return False  # a sliding window that has moved past, or a recurrent state
+        if removed and self._mode.kind != "uncached" and not self._crop(removed):
+            length, self._cache = 0, self._new_cache()
         del self._ids[length:]
+        return length
+
+    def _crop(self, removed: int) -> bool:
+        length = len(self._ids) - removed
+        if not length or self._crosses_switch(length, len(self._ids)):
+            return False
+        try:
+            self._cache.crop(-removed)
+        except (AttributeError, NotImplementedError, RuntimeError):
+            return False  # a sliding window that has moved past, or a recurrent state
         return True
 
     def _new_cache(self) -> Any:
@@ -248,7 +253,7 @@ def reads_exactly(module: Any, mode: PrefillMode) -> bool:
         else:
             found[end] = tokens.prefill(ids[:end])
         found[end + 1] = tokens.decode(ids[end : end + 1])[0]
-        if mode.kind == "blocks" and tokens.truncate(end):
+        if mode.kind == "blocks" and tokens.truncate(end) == end:
             found[end + 3] = tokens.prefill(ids[end:])
     except Exception as error:  # a model may raise anything
         if is_out_of_memory(error):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import kernel_library
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.weight_reader import read_weights
 from chatlm.errors import ModelError

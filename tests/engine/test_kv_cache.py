@@ -174,8 +174,7 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
     keys = torch.randn(3, 5, 14).bfloat16()
     kv_cache.reserve(5)
     before = [
-        kv_cache.update(layer, keys + layer, keys - layer)
-        for layer in range(len(config.layers))
+        kv_cache.update(layer, keys + layer, keys - layer) for layer in range(len(config.layers))
     ]
     near = 0.02 if kv_format == "int8" else 0.0
     torch.testing.assert_close(before[2][0], keys + 2, rtol=0, atol=near)

@@ -26,6 +26,7 @@ from chatlm.engines.native import compiler
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weight_reader import read_weights
@@ -82,7 +83,7 @@ def test_a_kv_cache_of_8_bits_is_named_and_its_absence_noted(tmp_path: Path, eng
     else:
         assert (model.info.kv_cache, model.info.notes) == ("8-bit", ())
         assert isinstance(kv_cache, NativeCache)
-        assert kv_cache.sequence_input([]).kv_cache.buffer.kv.dtype is torch.int8
+        assert kv_cache.sequence_input([]).kv_cache.buffer.layers[0].kv.dtype is torch.int8
     assert load("tiny", tmp_path, CPU, engine).info.kv_cache == ""
 
 

@@ -337,7 +337,7 @@ def test_a_truncated_cache_continues_as_if_never_longer(tmp_path: Path) -> None:
     cache.prefill(ids[:64])
     first = cache.decode(ids[64:80])
     cache.decode([7, 8, 9])
-    assert cache.truncate(64)
+    assert cache.truncate(64) == 64
     assert torch.equal(cache.decode(ids[64:80]), first)
 
 
@@ -375,11 +375,13 @@ def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Pat
         ({"model_type": "gpt2"}, "architecture gpt2"),
         ({"hidden_act": "gelu"}, "activation is gelu"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
-        ({"model_type": "mistral", "sliding_window": 100}, "sliding window"),
-        ({"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "sliding window"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding window has 0"),
+        ({"model_type": "qwen2", "layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position"),
         ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
-        ({"partial_rotary_factor": 0.5}, "a part"),
+        ({"partial_rotary_factor": 0.1}, "rotates 1 of 14"),
         ({"head_dim": 7}, "do not fit"),
         ({"head_dim": 10**9}, "size"),
         ({"num_attention_heads": 0}, "do not fit"),

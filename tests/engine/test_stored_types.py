@@ -68,7 +68,7 @@ def test_a_prompt_is_multiplied_with_the_stored_numbers(tmp_path: Path, kind: st
         matrix = getattr(stored.layers[1], name)
         exact = dequantize_matrix(matrix, torch.float32)
         x = torch.randn(75, matrix.columns, generator=torch.Generator().manual_seed(3))
-        packed = getattr(model.weights.layers[1], name)
+        packed = model.weights.layers[1].matrices[name]
         made = packed(x)
         torch.testing.assert_close(made, x @ exact.T, rtol=1e-4, atol=1e-4 * float(exact.std()))
         assert torch.equal(packed(x[:33]), made[:33])
@@ -81,8 +81,8 @@ def test_a_prompt_is_multiplied_with_the_stored_numbers(tmp_path: Path, kind: st
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "BF16"])
 def test_a_prompt_in_bfloat16_is_near(tmp_path: Path, kind: str) -> None:
     model = stored_model(tmp_path, kind, torch.bfloat16)
-    matrix = read_weights(tmp_path, model.config).layers[0].gate_proj
+    matrix = read_weights(tmp_path, model.config).layers[0].matrices["gate_proj"]
     exact = dequantize_matrix(matrix, torch.bfloat16).float()
     x = torch.randn(75, matrix.columns, generator=torch.Generator().manual_seed(3)).bfloat16()
-    made, expected = model.weights.layers[0].gate_proj(x).float(), x.float() @ exact.T
+    made, expected = model.weights.layers[0].matrices["gate_proj"](x).float(), x.float() @ exact.T
     torch.testing.assert_close(made, expected, rtol=1e-2, atol=1e-2 * float(expected.std()))

@@ -1,4 +1,4 @@
-"""The functions of the compiled C kernel that need no decoder, called by ctypes: packing matrices."""
+"""The compiled C kernel, called by ctypes, and the matrices that it packs."""
 
 from __future__ import annotations
 

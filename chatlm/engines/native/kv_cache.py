@@ -196,8 +196,8 @@ class KVCache:
         self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
     ) -> list[Tensor]:
         """Allocate zeroed tensors one after the other."""
-        sizes = [math.prod(shape) for shape in shapes]
-        if self.device.type == "cpu" and sum(sizes):
+        sizes: list[int] = [math.prod(shape) for shape in shapes]
+        if self.device.type == "cpu" and any(sizes):
             whole = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
         else:
             whole = torch.zeros(sum(sizes), dtype=dtype, device=self.device)

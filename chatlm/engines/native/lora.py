@@ -102,7 +102,7 @@ def read_lora(
         rank = len(lora_a)
         if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns):
             raise ValueError(f"the matrices of {module} do not fit the model")
-        lora_a = lora_a.to(device, dtype).contiguous()
+        shared = lora_a.to(device, dtype).contiguous()
         for part, own in zip(parts, lora_b.split([shapes[p].rows for p in parts]), strict=True):
-            layers[layer][part] = LoraPair(lora_a, own.to(device, dtype).contiguous(), scale)
+            layers[layer][part] = LoraPair(shared, own.to(device, dtype).contiguous(), scale)
     return tuple(layers)

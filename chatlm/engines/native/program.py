@@ -361,7 +361,7 @@ class Program:
         return [(weights.matrices[name], first + index) for index, name in enumerate(names)]
 
     def _buffer(self, name: str, size: int) -> int:
-        """Return the index of a buffer; one of another size is another, since its padding differs."""
+        """Return the index of a buffer; each size has its own, since the padding stays zero."""
         return self._buffers.setdefault((name, size), len(self._buffers))
 
     def floats(self, tensor: Tensor | None) -> int | None:

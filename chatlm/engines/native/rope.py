@@ -169,9 +169,7 @@ class Rotation:
             return cls(
                 cosines.repeat_interleave(2, dim=-1), sines.repeat_interleave(2, dim=-1), True
             )
-        return cls(
-            torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1), False
-        )
+        return cls(torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1), False)
 
 
 def apply_rope(x: Tensor, rotation: Rotation) -> Tensor:

@@ -20,8 +20,8 @@ from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.moe import LinearExperts, LinearStack, MoeConfig
 from chatlm.engines.native.stored_experts import (
-    dequantize_experts,
     MXFP4_GROUP,
+    dequantize_experts,
     mxfp4_experts,
     transposed_experts,
 )
