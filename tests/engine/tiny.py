@@ -76,17 +76,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen2 moe": ("Qwen2Moe", {**_MOE, "shared_expert_intermediate_size": 36}),
-    "mixtral": ("Mixtral", {**_MOE, "num_local_experts": 4}),
-    "mixtral with a window": ("Mixtral", {**_MOE, "sliding_window": 24, "num_local_experts": 4}),
+    "mixtral": ("Mixtral", _MOE),
+    "mixtral with a window": ("Mixtral", {**_MOE, "sliding_window": 24}),
     "olmoe": (
         "Olmoe",
-        {**_MOE, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 4,
-         "hidden_size": 64, "num_experts_per_tok": 4, "eos_token_id": None, "pad_token_id": None},
+        {
+            **_MOE, "hidden_size": 56, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "num_experts_per_tok": 4, "eos_token_id": None, "pad_token_id": None,
+        },
     ),
     "gpt-oss": (
         "GptOss",
         {
-            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2, "num_local_experts": 5,
+            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2,
             "sliding_window": 24,
             "rope_parameters": {
                 "rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
