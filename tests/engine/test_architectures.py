@@ -121,9 +121,7 @@ def test_a_cache_of_8_bits_rounds_only_keys_and_values(family: Family) -> None:
 
 def test_an_adapter_gives_the_logits_of_peft(family: Family, tmp_path: Path) -> None:
     modules = adapter_files.ALL[:4] if family.variant in ONLY_ATTENTION else adapter_files.ALL
-    saved = adapter_files.save(
-        tmp_path, family.folder, strength=0.5, target_modules=list(modules)
-    )
+    saved = adapter_files.save(tmp_path, family.folder, strength=0.5, target_modules=list(modules))
     made, ids = [], family.ids[:20]
     for model in (family.model("bf16"), family.model(None), transformers_model(family.folder)):
         cache = model.load_adapter(saved).new_cache()
