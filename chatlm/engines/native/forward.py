@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -58,12 +59,11 @@ def forward(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
-    attention_index = 0
+    attention_indices = count()
     for layer, own in zip(config.layers, weights.layers, strict=True):
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
-        x = attention(layer.mixer, own, x, attention_index, context, eps)
-        attention_index += 1
+        x = attention(layer.mixer, own, x, next(attention_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
