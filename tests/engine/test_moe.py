@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from chatlm.engines.devices import Placement
+from chatlm.engines.memory_plan import plan_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder
@@ -292,3 +295,46 @@ def test_more_experts_per_token_than_the_kernel_takes_are_refused(tmp_path: Path
     ids = random_ids(folder)
     made = decoded_logits(native_model(folder, torch.float32, "steps"), ids)
     assert_same(made, reference_logits(folder, ids, torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("variant", "form", "setting"),
+    [
+        ("gpt-oss", "stored", "stored"),
+        ("gpt-oss", "auto", "auto"),
+        ("gpt-oss", "int8", "int8"),
+        ("qwen2 moe", "int4", "int4"),
+        ("qwen3 moe", "bf16", "bf16"),
+    ],
+)
+def test_the_planned_memory_is_that_of_the_packed_experts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, form: Any, setting: str
+) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "moe_intermediate_size": 192}
+    folder = tiny.save(tmp_path, variant, num_experts=8, vocab_size=128, **sizes)
+    if variant == "gpt-oss":
+        shutil.rmtree(in_mxfp4(folder))
+    packed, pack_stack = [], Kernel.pack_stack
+
+    def counted(*arguments: Any) -> Any:
+        matrices = pack_stack(*arguments)
+        packed.append(sum(matrix.panels.numel() for matrix in matrices))
+        return matrices
+
+    monkeypatch.setattr(Kernel, "pack_stack", counted)
+    native_model(folder, torch.bfloat16, form)
+    plan = plan_memory(folder, Placement({"": "cpu"}, torch.bfloat16), weights=setting)
+    assert plan is not None
+    assert plan.weights == pytest.approx(sum(packed), rel=0.05)
+
+
+def test_memory_for_the_experts_of_a_block_is_planned(tmp_path: Path) -> None:
+    placement = Placement({"": "cpu"}, torch.bfloat16)
+    programs = []
+    for used in (2, 4):
+        folder = tiny.save(tmp_path / str(used), "qwen3 moe", num_experts_per_tok=used)
+        plan = plan_memory(folder, placement)
+        assert plan is not None
+        programs.append(plan.program)
+    slots = 256 * 2  # of the two further experts of each token
+    assert programs[1] - programs[0] == 2 * slots * (52 + 44)
