@@ -310,7 +310,12 @@ def test_more_experts_per_token_than_the_kernel_takes_are_refused(tmp_path: Path
 def test_the_planned_memory_is_that_of_the_packed_experts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, form: Any, setting: str
 ) -> None:
-    sizes = {"hidden_size": 128, "intermediate_size": 192, "moe_intermediate_size": 192}
+    sizes = {
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "moe_intermediate_size": 192,
+        "shared_expert_intermediate_size": 192,
+    }
     folder = tiny.save(tmp_path, variant, num_experts=8, vocab_size=128, **sizes)
     if variant == "gpt-oss":
         shutil.rmtree(in_mxfp4(folder))
@@ -325,7 +330,7 @@ def test_the_planned_memory_is_that_of_the_packed_experts(
     native_model(folder, torch.bfloat16, form)
     plan = plan_memory(folder, Placement({"": "cpu"}, torch.bfloat16), weights=setting)
     assert plan is not None
-    assert plan.weights == pytest.approx(sum(packed), rel=0.05)
+    assert plan.weights == pytest.approx(sum(packed), rel=0.08)
 
 
 def test_memory_for_the_experts_of_a_block_is_planned(tmp_path: Path) -> None:
