@@ -75,7 +75,7 @@ def test_quantized_formats_round_only_the_experts_matrices_and_not_the_router(
         if layer.moe is None:
             return dataclasses.replace(layer, matrices=matrices)
         experts: LinearExperts = layer.moe.experts
-        stacks = {
+        stacks: Any = {
             name: rounded_stack(getattr(experts, name))
             for name in ("gate_proj", "up_proj", "down_proj")
         }
@@ -330,7 +330,7 @@ def test_the_planned_memory_is_that_of_the_packed_experts(
     native_model(folder, torch.bfloat16, form)
     plan = plan_memory(folder, Placement({"": "cpu"}, torch.bfloat16), weights=setting)
     assert plan is not None
-    assert plan.weights == pytest.approx(sum(packed), rel=0.08)
+    assert plan.weights == pytest.approx(sum(packed), rel=0.1)
 
 
 def test_memory_for_the_experts_of_a_block_is_planned(tmp_path: Path) -> None:

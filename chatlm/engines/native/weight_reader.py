@@ -104,7 +104,9 @@ def _read_moe(
         stored_name, shape = f"{prefix}.{name}", shapes[parts[0]]
         sizes = moe.num_experts, shape.rows, shape.columns
         if "{expert}" in name:
-            stacks = (_read_separate_experts(stored_name, *sizes, tensors),)
+            stacks: tuple[StoredExperts, ...] = (
+                _read_separate_experts(stored_name, *sizes, tensors),
+            )
         else:
             stacks = tensors.experts(stored_name, *sizes, len(parts))
         if shape.bias:
