@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
@@ -51,10 +52,12 @@ class GgufTensors:
     def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
         """Return a matrix without its bias; nothing is copied."""
         source = self._find(name, rows, columns)
-        if not source.only_rows_move:
+        if source.change not in (Change.NONE, Change.UNPERMUTE):
             raise Unsupported(f"{name} is stored in another order ({source.change.value})")
         matrix = self._rows(source.names[0], source.rows(self._file), columns)
-        return dataclasses.replace(matrix, row_order=source.row_order(rows))
+        return dataclasses.replace(
+            matrix, row_order=source.row_order(rows), column_order=source.column_order()
+        )
 
     def experts(
         self, name: str, count: int, rows: int, columns: int, parts: int
@@ -84,20 +87,21 @@ class GgufTensors:
         """Return a small tensor, such as a norm or bias, in float32."""
         source = self._find(name, *shape)
         try:
-            return source.read(self._file, torch.float32)
+            return source.read(self._file, torch.float32).reshape(shape)
         except GgufError as error:
             raise Unsupported(error.message) from error
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for."""
-        if unknown := sorted(self._unused - {tied}):
+        if unknown := sorted(name for name in self._unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
     def _find(self, name: str, *shape: int) -> TensorSource:
         source = self._sources.get(name)
         if source is None:
             raise Unsupported(f"it has no tensor {name}")
-        if (found := source.shape(self._file)) != shape:
+        found = source.shape(self._file)
+        if found != shape and shape != (prod(found),):
             raise Unsupported(f"{name} is {found}, not {shape}")
         self._unused.discard(name)
         return source

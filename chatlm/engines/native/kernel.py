@@ -73,6 +73,8 @@ class PackedMatrix:
     """Padded columns."""
     format: str
     """One of `FORMATS`."""
+    column_order: Tensor | None = None
+    """See `StoredMatrix`: whoever makes the vectors that it is multiplied with follows it."""
 
     def as_struct(self) -> PackedMatrixStruct:
         """Return the kernel's struct, valid while this object lives."""
@@ -124,6 +126,8 @@ class Kernel:
             functions.decode.argtypes = (
                 c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p,
             )  # fmt: skip
+            functions.settle.argtypes = (c_void_p, c_void_p)
+            functions.settle.restype = None
             functions.max_step_tokens.restype = c_int64
         except (OSError, AttributeError) as error:
             raise KernelUnavailable(f"{library} cannot be loaded: {error}") from error
@@ -175,7 +179,11 @@ class Kernel:
             if status:
                 raise MemoryError
             bias = None if matrix.bias is None else pad(matrix.bias, (0, -matrix.rows % LANES))
-            packed.append(PackedMatrix(own, bias, matrix.rows, columns, width, packed_format))
+            packed.append(
+                PackedMatrix(
+                    own, bias, matrix.rows, columns, width, packed_format, matrix.column_order
+                )
+            )
         return tuple(packed)
 
     def read_rows(self, matrix: StoredMatrix, indices: Tensor) -> Tensor:

@@ -14,6 +14,7 @@
 #include "matmul_step.h"
 #include "model.h"
 #include "prompt_experts.h"
+#include "recurrent_steps.h"
 
 #include <sched.h>
 
@@ -70,6 +71,8 @@ static int64_t phase_tasks(const Decoder *d, int64_t phase)
     case STEP_ATTENTION: return attention_tasks(d, step->detail);
     case STEP_EXPERTS_GATE_UP: return experts_gate_up_tasks(d, step->detail);
     case STEP_EXPERTS_DOWN: return experts_down_tasks(d, step->detail);
+    case STEP_CONV: return conv_step_tasks(d, step->detail);
+    case STEP_MEMORY: return memory_step_tasks(d, step->detail);
     default: return matmul_step_tasks(d, step->detail);
     }
 }
@@ -85,6 +88,8 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
     case STEP_ATTENTION: gqa_attention(d, step->detail, task, s); break;
     case STEP_EXPERTS_GATE_UP: run_experts_gate_up(d, phase, step->detail, task, s); break;
     case STEP_EXPERTS_DOWN: run_experts_down(d, phase, step->detail, task, s); break;
+    case STEP_CONV: run_conv(d, step->detail, task); break;
+    case STEP_MEMORY: run_memory(d, step->detail, task, s->memory); break;
     default: run_matmul(d, phase, step->detail, task, s);
     }
 }
@@ -92,8 +97,13 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
 /* What the thread that finished a phase's last task does before the next phase begins. */
 static void finish_phase(const Decoder *d, int64_t phase)
 {
-    if (phase < end_phase(&d->model) && d->model.steps[phase].kind == STEP_MATMUL)
-        finish_matmul(d, d->model.steps[phase].detail);
+    if (phase >= end_phase(&d->model))
+        return;
+    const Step *step = &d->model.steps[phase];
+    if (step->kind == STEP_MATMUL)
+        finish_matmul(d, step->detail);
+    else if (step->kind == STEP_MEMORY)
+        finish_memory(d, step->detail);
 }
 
 /* --- threads ------------------------------------------------------------------------------- */
@@ -226,7 +236,7 @@ static Activations arena_alloc_activations(float **arena, int64_t values)
 
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, prompt;
+    int64_t prepared, query, kv_scales, prompt, memory;
     int64_t input, gathered; /* values of `input` and `gathered` */
 } ScratchSizes;
 
@@ -245,7 +255,10 @@ static ScratchSizes scratch_sizes(const Model *m)
             int64_t queries = a->num_attention_heads / a->num_key_value_heads;
             sizes.query = max_i64(sizes.query, queries * stride);
             sizes.kv_scales = max_i64(sizes.kv_scales, 2 * KV_CHUNK * stride / KV_GROUP);
-        } else {
+        } else if (step->kind == STEP_MEMORY) {
+            const MemoryStep *own = step->detail;
+            sizes.memory = max_i64(sizes.memory, memory_scratch_size(&own->memory));
+        } else if (step->kind == STEP_EXPERTS_GATE_UP) {
             const ExpertsStep *experts = step->detail;
             int64_t inner = experts->moe.num_experts_per_tok * inner_stride(experts);
             widest = max_i64(widest, experts->moe.gate_proj->width);
@@ -266,7 +279,7 @@ static bool allocate_buffers(Decoder *d)
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
                          + activations_size(sizes.input) + sizes.gathered
                          + activations_size(sizes.gathered) + sizes.prompt + PROMPT_RESULTS_SIZE
-                         + 8 * LANES;
+                         + sizes.memory + 9 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
@@ -297,6 +310,7 @@ static bool allocate_buffers(Decoder *d)
         s->gathered.values = arena_alloc(&next, sizes.gathered);
         s->prompt_buffer = (buffer_t *)arena_alloc(&next, sizes.prompt);
         s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
+        s->memory = arena_alloc(&next, sizes.memory);
     }
     return true;
 }
@@ -399,6 +413,12 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
     wake_workers(d, 0, false);
     run_tasks(d, &d->scratch[0]);
     return 0;
+}
+
+/* Read the newest tokens that a sequence has kept into its state, before a prompt follows. */
+void settle(Decoder *d, const SequenceInput *sequence)
+{
+    settle_state(d, sequence, d->scratch[0].memory);
 }
 
 static bool grow_tiles(Tiles *tiles, int64_t size)

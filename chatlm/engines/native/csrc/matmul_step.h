@@ -153,7 +153,7 @@ static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *st
     s->input.values = values, s->input.stride = width;
     for (int64_t t = 0; t < d->token_count; t++, values += width) {
         if (step->input == INPUT_ATTENTION)
-            merge_chunks(step->attention, &d->tokens[t], values);
+            merge_chunks(d, step->attention, t, values);
         else if (!is_shared)
             read_residual(d, t, step->norm, values);
         for (int64_t i = step->input_size; !is_shared && i < width; i++)
@@ -169,7 +169,7 @@ static void apply_gate(int64_t kind, float *gate, const float *up, int64_t from,
 {
     if (kind == GATE_SILU)
         for (int64_t i = from; i < to; i++)
-            gate[i] = gate[i] / (1.0f + expf_approx(-gate[i])) * up[i];
+            gate[i] = silu(gate[i]) * up[i];
     else
         for (int64_t i = from; i < to; i++)
             gate[i] = gelu_tanh(gate[i]) * up[i];
