@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -174,6 +174,23 @@ class KVCache:
             new = old.new_zeros(size)
         new[:, :, :, : self.length] = old[:, :, :, : self.length]
         return new
+
+    def read(self, start: int, end: int) -> dict[str, Tensor]:
+        """Return a copy of what is stored of some tokens."""
+        parts = {"kv": self.buffer.kv, "scales": self.buffer.scales}
+        return {
+            name: rows[:, :, :, start:end].cpu().contiguous()
+            for name, rows in parts.items()
+            if rows is not None
+        }
+
+    def append(self, stored: Mapping[str, Tensor]) -> None:
+        """Append tokens as `read` returned them; the capacity must suffice."""
+        end = self.length + stored["kv"].shape[3]
+        self.buffer.kv[:, :, :, self.length : end] = stored["kv"]
+        if self.buffer.scales is not None:
+            self.buffer.scales[:, :, :, self.length : end] = stored["scales"]
+        self.length = end
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append a block to one layer; the caller advances `length` after the last layer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -164,3 +164,28 @@ class NativeCache:
         """Drop all tokens after the first `length`."""
         self._kv_cache.length = length
         return length
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there is more than keys and values."""
+        return False
+
+    def read_block(self, start: int, end: int) -> Mapping[str, Tensor]:
+        """Return keys and values of some tokens as they are stored."""
+        return self._kv_cache.read(start, end)
+
+    def read_state(self, end: int) -> Mapping[str, Tensor]:
+        """Return nothing."""
+        return {}
+
+    def restore(
+        self,
+        ids: Sequence[int],
+        ends: Sequence[int],
+        blocks: Sequence[Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        """Fill the empty cache."""
+        self._kv_cache.reserve(len(ids))
+        for block in blocks:
+            self._kv_cache.append(block)
