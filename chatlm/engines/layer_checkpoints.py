@@ -155,7 +155,7 @@ class Checkpoints:
             return None
         if not _covers_windows(upto, cache):
             return None
-        found = {}
+        found: dict[str, Tensor] = {}
         for index in upto[-1].windows:
             window = _window(upto, index, cache.layers[index].sliding_window)
             found |= {f"{index}.keys": window.keys, f"{index}.values": window.values}
@@ -234,7 +234,8 @@ def fill(
         length: tokens of all blocks.
         device: of the model.
     """
-    for index, layer in enumerate(cache.layers):
+    layers: Sequence[Any] = cache.layers
+    for index, layer in enumerate(layers):
         parts = [state] if type(layer) is DynamicSlidingWindowLayer else blocks
         if f"{index}.keys" in parts[0]:
             keys, values = (
@@ -250,16 +251,15 @@ def fill(
             _fill_states(layer, index, state, device)
 
 
-def _fill_states(
-    layer: LinearAttentionLayer, index: int, state: Mapping[str, Tensor], device: torch.device
-) -> None:
+def _fill_states(layer: Any, index: int, state: Mapping[str, Tensor], device: torch.device) -> None:
     for number in range(layer.number_of_states):
         for name in _STATES:
             tensor = state.get(f"{index}.{name}.{number}")
             if tensor is None:
                 continue
             tensor = tensor.to(device)
-            LinearAttentionLayer.lazy_initialization(layer, **{name: tensor}, state_idx=number)
+            states: dict[str, Any] = {name: tensor, "state_idx": number}
+            LinearAttentionLayer.lazy_initialization(layer, **states)
             getattr(layer, name)[number].copy_(tensor)
             layer.has_previous_state[number] = True
 

@@ -90,11 +90,12 @@ class SavedCaches:
         if not ends or ends[-1] <= best.count_shared(prompt):
             return False
         origins = self._origins(prompt, ends, adapter)
-        state: Mapping[str, Tensor] | None = {}
+        state: Mapping[str, Tensor] = {}
         if fresh.has_state:
-            state = self._read(_state_file(folder, ends[-1]), _STATE + origins[-1])
-            if state is None:
+            found = self._read(_state_file(folder, ends[-1]), _STATE + origins[-1])
+            if found is None:
                 return False
+            state = found
         blocks = []
         for (start, end), origin in zip(pairwise([0, *ends]), origins, strict=True):
             block = self._read(_block_file(folder, start, end), origin)
@@ -349,5 +350,5 @@ def _checksum(tensors: Mapping[str, Tensor], origin: str) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         if tensor.numel():
-            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -329,7 +329,7 @@ class Store:
         return self._caches / str(conversation_id)
 
     def saved_caches(self) -> tuple[Path | None, int, int]:
-        """Return the folder of the saved KV caches, None in memory; of how many chats, and bytes."""
+        """Return the folder of saved KV caches, None in memory, and how many chats and bytes."""
         if self._caches is None or not self._caches.is_dir():
             return self._caches, 0, 0
         return self._caches, len(list(self._caches.iterdir())), tree_bytes(self._caches)

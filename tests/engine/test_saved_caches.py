@@ -278,7 +278,10 @@ def test_a_model_is_known_by_its_files_and_how_it_is_computed(tmp_path: Path) ->
     model = native_model(folder, torch.bfloat16, "int8")
     one = describe_computation(folder, model)
     assert describe_computation(folder, model) == one
-    for change in ({"kv_cache": "8-bit"}, {"weights": "4-bit"}, {"device": "cuda:0"}):
+    changes: list[dict[str, Any]] = [
+        {"kv_cache": "8-bit"}, {"weights": "4-bit"}, {"device": "cuda:0"}
+    ]  # fmt: skip
+    for change in changes:
         changed = native_model(folder, torch.bfloat16, "int8")
         changed.info = dataclasses.replace(changed.info, **change)
         assert describe_computation(folder, changed) != one
