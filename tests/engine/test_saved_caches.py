@@ -36,7 +36,17 @@ IDS = torch.randint(3, 200, (2000,), generator=torch.Generator().manual_seed(1))
 
 GB = 10**9
 
-KINDS = ["native", "native int8", "gemma3_text", "gpt_oss", "qwen3_5_text", "lfm2", "falcon_h1"]
+KINDS = [
+    "native",
+    "native int8",
+    "native lfm2",
+    "native qwen3.5",
+    "gemma3_text",
+    "gpt_oss",
+    "qwen3_5_text",
+    "lfm2",
+    "falcon_h1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +68,9 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def open_tiny(folder: Path, kind: str) -> Model:
     if kind.startswith("native"):
-        saved = tiny.save(folder, "qwen3", max_position_embeddings=4096)
+        variant = kind.removeprefix("native").strip()
+        name = variant if variant in tiny.CONFIGS else "qwen3"
+        saved = tiny.save(folder, name, max_position_embeddings=4096)
         model = native_model(saved, torch.bfloat16, "int8")
         if kind == "native int8":
             model.kv_format = "int8"
