@@ -424,12 +424,10 @@ class Program:
             raise Unsupported("the C kernel does not normalize the outputs of experts")
         experts: PackedExperts = weights.moe.experts
         hidden_size, norm = self._config.hidden_size, weights.vectors.get("pre_mlp_norm")
-        first = len(self.lora_targets)
         routers = [experts.router] + ([experts.shared_gate] if experts.shared_gate else [])
-        self.lora_targets += [(number, "router"), (number, "shared_gate")][: len(routers)]
         logits = self._buffer("router", sum(matrix.rows for matrix in routers))
         self.add_matmul(
-            [(matrix, first + index) for index, matrix in enumerate(routers)],
+            [(matrix, 0) for matrix in routers],
             hidden_size,
             norm=norm,
             output_buffer=logits,

@@ -93,10 +93,10 @@ static void add_lora(const Decoder *d, const MatmulStep *step, int64_t index, in
     }
 }
 
-/* Whether the step's last task is followed by LoRA; lm_head has none. */
+/* Whether the step's last task is followed by LoRA; lm_head and routers have none. */
 static bool has_lora(const Decoder *d, const MatmulStep *step)
 {
-    return d->max_lora_rank && step->output != OUTPUT_LOGITS;
+    return d->max_lora_rank && step->output != OUTPUT_LOGITS && !step->routes;
 }
 
 static int64_t matmul_step_tasks(const Decoder *d, const MatmulStep *step)
