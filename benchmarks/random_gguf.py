@@ -128,12 +128,12 @@ def tensors(shape: Shape) -> Iterator[NamedTensor]:
             "ffn_norm": (hidden,),
         }
         if count := shape.experts:
-            size = shape.expert_size
+            inner = shape.expert_size
             sizes |= {
                 "ffn_gate_inp": (count, hidden),
-                "ffn_gate_exps": (count, size, hidden),
-                "ffn_up_exps": (count, size, hidden),
-                "ffn_down_exps": (count, hidden, size),
+                "ffn_gate_exps": (count, inner, hidden),
+                "ffn_up_exps": (count, inner, hidden),
+                "ffn_down_exps": (count, hidden, inner),
             }
         else:
             sizes |= {"ffn_gate": (wide, hidden), "ffn_up": (wide, hidden)}
