@@ -63,6 +63,12 @@ _YARN: dict[str, Any] = {
     "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, "rope_theta": 1e4,
 }  # fmt: skip
 
+_MOE: dict[str, Any] = {
+    "hidden_size": 52, "intermediate_size": 76, "num_experts": 5, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 44,
+}  # fmt: skip
+"""Sizes of mixtures of experts; torch's grouped products take only multiples of 4."""
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("Gemma", {"num_key_value_heads": 1}),
     "gemma 2": (
@@ -148,6 +154,36 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "num_key_value_heads": 1, "hidden_size": 42, "no_rope_layer_interval": 2,
             "pad_token_id": 0,
+        },
+    ),
+
+    "qwen3 moe": (
+        "Qwen3Moe",
+        {
+            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32,
+            "num_experts": 7, "num_experts_per_tok": 3, "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen2 moe": ("Qwen2Moe", {**_MOE, "shared_expert_intermediate_size": 36}),
+    "mixtral": ("Mixtral", _MOE),
+    "mixtral with a window": ("Mixtral", {**_MOE, "sliding_window": 24}),
+    "olmoe": (
+        "Olmoe",
+        {
+            **_MOE, "hidden_size": 56, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "num_experts_per_tok": 4, "eos_token_id": None, "pad_token_id": None,
+        },
+    ),
+    "gpt-oss": (
+        "GptOss",
+        {
+            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2,
+            "sliding_window": 24,
+            "rope_parameters": {
+                "rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "truncate": False, "original_max_position_embeddings": 128, "rope_theta": 150000.0,
+            },
         },
     ),
     "lfm2": ("Lfm2", _RECURRENT | {"layer_types": ["conv", "full_attention", "conv"]}),

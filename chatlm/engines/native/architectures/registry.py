@@ -11,15 +11,19 @@ from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures import (
     gemma,
     glm4,
+    gpt_oss,
     granite,
     granite_hybrid,
     lfm2,
     llama,
     mistral,
+    mixtral,
     olmo,
+    olmoe,
     phi3,
     qwen,
     qwen3_5,
+    qwen_moe,
     smollm3,
 )
 from chatlm.engines.native.model_config import ModelConfig
@@ -29,6 +33,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "gemma2": gemma.read_gemma2_config,
     "gemma3_text": gemma.read_gemma3_config,
     "glm4": glm4.read_config,
+    "gpt_oss": gpt_oss.read_config,
     "granite": granite.read_config,
     "granitemoehybrid": granite_hybrid.read_config,
     "lfm2": lfm2.read_config,
@@ -37,11 +42,15 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "olmo2": olmo.read_olmo2_config,
     "olmo3": olmo.read_olmo3_config,
     "phi3": phi3.read_config,
+    "mixtral": mixtral.read_config,
+    "olmoe": olmoe.read_config,
     "qwen2": qwen.read_qwen2_config,
+    "qwen2_moe": qwen_moe.read_qwen2_moe_config,
     "qwen3": qwen.read_qwen3_config,
     "smollm3": smollm3.read_config,
     "qwen3_5": qwen3_5.read_config,
     "qwen3_5_text": qwen3_5.read_text_config,
+    "qwen3_moe": qwen_moe.read_qwen3_moe_config,
 }
 """Parsers of config.json, by `model_type`."""
 
