@@ -11,6 +11,7 @@ from typing import Any
 from chatlm.errors import UsageError
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
+from chatlm.types.schemas import Grammar, Schema, parse_grammar, parse_schema
 from chatlm.types.sampling import Sampling
 
 LogitsProcessor = Callable[[Any, Any], Any]
@@ -80,6 +81,16 @@ class Request:
     """Limit of all new tokens, thoughts included; `sampling.max_tokens` limits the answer alone."""
     tools: tuple[ToolDefinition, ...] = ()
     """What the model may call; a reply that calls any stops with `tool_calls`."""
+
+    @property
+    def schema(self) -> Schema | None:
+        """The JSON schema that the answer must fit, from the sampling settings."""
+        return parse_schema(self.sampling.schema) if self.sampling.schema else None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """The grammar that the answer must match, from the sampling settings."""
+        return parse_grammar(self.sampling.grammar) if self.sampling.grammar else None
 
     def __post_init__(self) -> None:
         count = self.logprobs
