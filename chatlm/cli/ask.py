@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from chatlm.chat.attachments import AttachmentReader, format_block
+from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
@@ -35,6 +36,7 @@ from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
+from chatlm.types.schemas import parse_reply, parse_schema
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -153,6 +155,16 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "quotes: --logit-bias '\" cat\"=-100'; repeatable. [-100 to 100]",
 )
 @click.option(
+    "--schema",
+    metavar="FILE|FIELDS",
+    help="Make the answer JSON that fits a schema: a file, or fields such as 'name str, age int'.",
+)
+@click.option(
+    "--grammar",
+    metavar="FILE|TEXT",
+    help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
+)
+@click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
@@ -188,6 +200,8 @@ def ask(
     chat_id: int | None,
     stop: tuple[str, ...],
     logit_bias: tuple[str, ...],
+    schema: str | None,
+    grammar: str | None,
     files: tuple[Path, ...],
     show_thinking: bool,
     no_save: bool,
@@ -228,7 +242,15 @@ def ask(
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs requires --json.", hint="Add --json.")
     biases = [bias for text in logit_bias for bias in parse_logit_bias(text)]
-    wanted = Sampling.from_dict({**numbers, "stop": stop, "logit_bias": biases})
+    wanted = Sampling.from_dict(
+        {
+            **numbers,
+            "stop": stop,
+            "logit_bias": biases,
+            "schema": None if schema is None else read_schema(schema),
+            "grammar": None if grammar is None else str(read_grammar(grammar)),
+        }
+    )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
@@ -478,10 +500,19 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
+        "parsed": _parsed_reply(reply),
         "logprobs": _logprobs_to_dict(answer.tokens, weights),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
+
+
+def _parsed_reply(reply: Reply | None) -> Any:
+    """Return the value of a whole reply that had a schema; None for any other."""
+    schema = (reply.sampling if reply else {}).get("schema")
+    if reply is None or not schema or reply.stop_reason is not StopReason.END:
+        return None
+    return parse_reply(parse_schema(schema), reply.text)
 
 
 def _logprobs_to_dict(tokens: Sequence[TokenLogprob], weights: str) -> dict[str, Any] | None:

@@ -21,12 +21,12 @@ from chatlm.text import one_line
 from chatlm.types.requests import Request
 from chatlm.types.schemas import Grammar, Schema
 
-JSON_OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_OPTIONS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is written: on one line, as Python does, so that a weak model cannot fill the reply with
 white space."""
 
 MAX_STRING, MAX_ITEMS, MAX_PROPERTIES = 1000, 32, 16
-"""Limits in characters, items and keys where a schema has none: a weak model may not find an end."""
+"""Limits in characters, items and keys where a schema has none: a weak model may find no end."""
 
 MAX_INTEGER = 2**53 - 1
 """Likewise, the largest integer that all programs read from JSON."""
@@ -112,9 +112,7 @@ class Constraint:
     def _forbidden(self, vocab_size: int) -> Any:
         """Return which tokens may not come next: (vocab_size,), bool."""
         place = len(self._opened)
-        opening = {
-            each[place] for each in self._openings if each[:place] == self._opened
-        }
+        opening = {each[place] for each in self._openings if each[:place] == self._opened}
         if place or self._needs_opening:
             forbidden = np.ones(vocab_size, dtype=bool)
         else:
@@ -186,7 +184,7 @@ class ConstraintCompiler:
                     "This model has no token that ends a reply, so it cannot follow a schema",
                     hint="Choose another model.",
                 )
-            vocabulary = _Vocabulary(self._encoder, self._end_ids)
+            vocabulary: Any = _Vocabulary(self._encoder, self._end_ids)
             self._tokenizer = LLTokenizer(
                 vocabulary, n_vocab=len(vocabulary.tokens), eos_token=self._end_ids
             )

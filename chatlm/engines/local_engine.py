@@ -43,6 +43,7 @@ from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+from chatlm.types.schemas import GRAMMAR_KINDS
 
 T = TypeVar("T")
 
@@ -121,6 +122,7 @@ class LocalEngine:
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
+            constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
         )

@@ -91,9 +91,7 @@ class Speculator:
         """After the newest chosen token: (vocab_size,)."""
         return self._logits[self._num_accepted]
 
-    def next_input(
-        self, token: int, max_tokens: int, forced: Sequence[int] = ()
-    ) -> list[int]:
+    def next_input(self, token: int, max_tokens: int, forced: Sequence[int] = ()) -> list[int]:
         """Return the tokens to decode, so that `logits` are those after a chosen token.
 
         Args:

@@ -11,8 +11,8 @@ from typing import Any
 from chatlm.errors import UsageError
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
-from chatlm.types.schemas import Grammar, Schema, parse_grammar, parse_schema
 from chatlm.types.sampling import Sampling
+from chatlm.types.schemas import Grammar, Schema, parse_grammar, parse_schema
 
 LogitsProcessor = Callable[[Any, Any], Any]
 """`(input_ids, scores) -> scores`, both torch tensors of shape (1, tokens) and (1, vocabulary)."""

@@ -102,7 +102,7 @@ def check_schema(schema: Any) -> None:
 
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
-        draft.check_schema(schema)
+        draft.check_schema(dict(schema))
     except exceptions.SchemaError as error:
         place = "/".join(map(str, error.absolute_path)) or "the top"
         raise UsageError(
@@ -129,9 +129,7 @@ def parse_reply(schema: Schema, text: str) -> Any:
     except Exception as error:  # such as a reference that leads nowhere, or to a server
         raise SchemaMismatch(f"The reply cannot be checked: {error}") from None
     if problem is not None:
-        raise SchemaMismatch(
-            f"The reply does not fit the schema: {one_line(problem.message, 200)}"
-        )
+        raise SchemaMismatch(f"The reply does not fit the schema: {one_line(problem.message, 200)}")
     return value
 
 
@@ -164,7 +162,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-_FIELD = re.compile(r"(?P<name>[^\s:,]+)(?:[ \t]+(?P<type>[^:]+?))?[ \t]*(?::(?P<about>.*))?")
+_FIELD = re.compile(r"(?P<name>[\w.$-]+)(?:[ \t]+(?P<type>[^:]+?))?[ \t]*(?::(?P<about>.*))?")
 
 
 def _parse_short_notation(text: str) -> Schema:
