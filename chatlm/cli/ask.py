@@ -36,7 +36,7 @@ from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
-from chatlm.types.schemas import parse_reply, parse_schema
+from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -347,6 +347,7 @@ def _print_answer(
     if session.logprobs is not None and not answer.tokens:
         answer.on_event(Notice("The engine did not return log-probabilities."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
+    answer.parse(turn.reply if turn else None)
     if as_json and turn is not None:
         weights = _reply_weights(session, turn)
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None, weights)))
@@ -358,6 +359,8 @@ def _print_answer(
         sys.exit(1)  # the answer was given, but could not be saved
     if code := turn.reply.stop_reason.exit_code:
         sys.exit(code)
+    if answer.misfits:
+        sys.exit(1)
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
@@ -419,6 +422,10 @@ class _AnswerPrinter:
     interrupted: bool = False
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
+    parsed: Any = None
+    """The value of a whole answer that has a schema."""
+    misfits: bool = False
+    """Whether the answer does not fit its schema: it was cut, or a server did not follow it."""
     _line_open: bool = False
     _thought_open: bool = False
     """Whether a thought is being printed."""
@@ -468,6 +475,20 @@ class _AnswerPrinter:
                 raise
             self.output_error = error
 
+    def parse(self, reply: Reply | None) -> None:
+        """Parse a whole answer that had a schema."""
+        schema = (reply.sampling if reply else {}).get("schema")
+        if reply is None or not schema:
+            return
+        if reply.stop_reason is not StopReason.END:
+            self.misfits = True
+            return
+        try:
+            self.parsed = parse_reply(parse_schema(schema), reply.text)
+        except SchemaMismatch as error:
+            self.misfits = True
+            self.on_event(Notice(error.message))
+
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
         self._end_thought()
@@ -500,19 +521,11 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
-        "parsed": _parsed_reply(reply),
+        "parsed": answer.parsed,
         "logprobs": _logprobs_to_dict(answer.tokens, weights),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
-
-
-def _parsed_reply(reply: Reply | None) -> Any:
-    """Return the value of a whole reply that had a schema; None for any other."""
-    schema = (reply.sampling if reply else {}).get("schema")
-    if reply is None or not schema or reply.stop_reason is not StopReason.END:
-        return None
-    return parse_reply(parse_schema(schema), reply.text)
 
 
 def _logprobs_to_dict(tokens: Sequence[TokenLogprob], weights: str) -> dict[str, Any] | None:

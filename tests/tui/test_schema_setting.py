@@ -25,12 +25,12 @@ async def test_a_schema_is_set_shown_and_removed(tmp_path: Path) -> None:
             text = chat_of(pilot).conversation.sampling.schema
             return json.loads(text) if text else None
 
-        await run(pilot, "/schema name, age int")
+        await run(pilot, "schema", "name, age int")
         await until(pilot, lambda: schema() is not None)
-        await run(pilot, f"/schema {file}")
+        await run(pilot, "schema", str(file))
         await until(pilot, lambda: schema() == {"type": "integer"})
-        await run(pilot, "/schema age integer")
+        await run(pilot, "schema", "age integer")
         await until(pilot, lambda: "unknown type" in str(toasts(pilot)))
         assert schema() == {"type": "integer"}
-        await run(pilot, "/schema off")
+        await run(pilot, "schema", "off")
         await until(pilot, lambda: schema() is None)
