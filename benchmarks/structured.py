@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.structured_schemas import SCHEMAS
-from chatlm import ModelLocation, load_pretrained
 from chatlm.engines.batching import stream_many
-from chatlm.engines.constraints import compile_schema
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.errors import ChatlmError, UsageError
+from chatlm.hub import pull
 from chatlm.types.events import Delta, EngineEvent, Finished
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import SchemaMismatch, check_schema, parse_reply
+
+MODEL = "smollm2-135m-instruct"
+FREE_LIMIT = 512
+"""Tokens of a reply without the constraint, where the model may repeat itself without end."""
 
 FREE = r"regex:(.|\n)*"
 STORY = Message("user", "Write a long story about a lighthouse and its keeper.")
@@ -68,13 +71,16 @@ def requests(seeds: int, limit: int, constrained: bool) -> Iterator[tuple[Any, R
             text = question
             if not constrained:
                 text += f"\nAnswer in JSON only, by this schema: {json.dumps(schema)}"
-            yield schema, Request(
-                (Message("user", text),),
-                Sampling(
-                    temperature=0.8,
-                    seed=seed,
-                    max_tokens=limit,
-                    schema=json.dumps(schema) if constrained else None,
+            yield (
+                schema,
+                Request(
+                    (Message("user", text),),
+                    Sampling(
+                        temperature=0.8,
+                        seed=seed,
+                        max_tokens=limit,
+                        schema=json.dumps(schema) if constrained else None,
+                    ),
                 ),
             )
 
@@ -151,8 +157,7 @@ def measure_collection(engine: LocalEngine, folder: Path, count: int, limit: int
             Sampling(temperature=0.8, seed=1, max_tokens=limit, schema=json.dumps(schema)),
         )
         try:
-            compile_schema(schema)
-            engine.check_constraint(request)
+            engine.constraints.compile(request)
         except ChatlmError as error:
             refused[reason(error)] += 1
             continue
@@ -220,8 +225,9 @@ def main() -> None:
 
 def engine_of(path: str) -> LocalEngine:
     """Open the default model."""
-    folder = ModelLocation("smollm2-135m-instruct").folder
-    return LocalEngine.from_folder("model", folder, resolve_placement("cpu"), engine=path)
+    return LocalEngine.from_folder(
+        MODEL, pull.ensure_model(MODEL).folder, resolve_placement("cpu"), engine=path
+    )
 
 
 def report(line: str) -> None:

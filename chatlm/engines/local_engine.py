@@ -99,9 +99,10 @@ class LocalEngine:
             *self.prompt_encoder.end_sequences,
         ]
         self._eos_criteria = EosStoppingCriteria(end_sequences)
-        self._constraints = ConstraintCompiler(
+        self.constraints = ConstraintCompiler(
             self.prompt_encoder, (each[0] for each in end_sequences if len(each) == 1)
         )
+        """Compiles what answers must be."""
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
         self._slow_work_lock = threading.Lock()
@@ -317,7 +318,7 @@ class LocalEngine:
         """Compile what the answer must be; None if it is free."""
         if not (request.sampling.schema or request.sampling.grammar):
             return None
-        return (yield from self._wait_for(lambda: self._constraints.compile(request)))
+        return (yield from self._wait_for(lambda: self.constraints.compile(request)))
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
