@@ -30,6 +30,10 @@ class TokenDecoder(Protocol):
         """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
 
+    def settle(self, sequence: SequenceInput) -> None:
+        """Read the tokens that `decode` has left out of a sequence's recurrent state into it."""
+        ...
+
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Add tokens to KV caches; return the logits after each: (tokens, vocab_size), float32.
 
@@ -148,9 +152,12 @@ class NativeCache:
         """Add a block of a prompt; return the last logits."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
+        model.decoder.settle(self.sequence_input([]))
         with torch.inference_mode():
             ropes = model.ropes(self._kv_cache.capacity)
-            return prefill(model.config, self._weights, self._kv_cache, ids, ropes)
+            logits = prefill(model.config, self._weights, self._kv_cache, ids, ropes)
+            self._kv_cache.recurrent.save_checkpoint()
+            return logits
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""
@@ -161,6 +168,10 @@ class NativeCache:
         return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
     def truncate(self, length: int) -> int:
-        """Drop all tokens after the first `length`."""
-        self._kv_cache.length = length
-        return length
+        """Drop all tokens after the first `length`; with recurrent layers, more of them.
+
+        Returns:
+            The tokens that are kept.
+        """
+        self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
+        return self._kv_cache.length
