@@ -78,7 +78,7 @@ def requests(seeds: int, limit: int, constrained: bool) -> Iterator[tuple[Any, R
                     Sampling(
                         temperature=0.8,
                         seed=seed,
-                        max_tokens=limit,
+                        max_tokens=limit if constrained else min(limit, FREE_LIMIT),
                         schema=json.dumps(schema) if constrained else None,
                     ),
                 ),

@@ -156,12 +156,12 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option(
     "--schema",
-    metavar="FILE|FIELDS",
+    metavar="SCHEMA",
     help="Make the answer JSON that fits a schema: a file, or fields such as 'name str, age int'.",
 )
 @click.option(
     "--grammar",
-    metavar="FILE|TEXT",
+    metavar="GRAMMAR",
     help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
 )
 @click.option(
