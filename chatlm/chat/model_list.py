@@ -1,13 +1,21 @@
-"""List of the models of plugins' engines, as `models list` and `/model` show it."""
+"""List of all models and how they fit, as `models list` and `/model` show it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from chatlm.config.config import Config
+from chatlm.errors import ModelError
+from chatlm.hub import installed
 from chatlm.hub.installed import ModelDetails
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import ModelListing
+
+if TYPE_CHECKING:
+    from chatlm.engines.fit import Fit, FitChecker
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,51 @@ class PluginModels:
     """The plugins that failed."""
 
 
+@dataclass(frozen=True)
+class ListedModels:
+    """All models: of the catalogue, installed ones, and those of plugins."""
+
+    models: tuple[ModelDetails, ...]
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    """How local chat models fit this machine, by name; empty if that cannot be told."""
+    faults: tuple[Fault, ...] = ()
+    """The plugins that failed."""
+
+
 def list_plugin_models(plugins: PluginHost) -> PluginModels:
     """Ask all plugins for their models, which may wait for servers."""
     listings: list[ModelListing] = plugins.call_hook("list_models")
     faults = tuple(plugins.take_faults())
     return PluginModels(tuple(map(ModelDetails.from_listing, listings)), faults)
+
+
+def list_models_with_fit(config: Config, plugins: PluginHost) -> ListedModels:
+    """List all models and how the local ones fit; may wait for servers and measure the memory."""
+    known = installed.list_known_models()
+    of_plugins = list_plugin_models(plugins)
+    return ListedModels(
+        (*known, *of_plugins.models), check_fits(known, config, plugins), of_plugins.faults
+    )
+
+
+def check_fits(models: list[ModelDetails], config: Config, plugins: PluginHost) -> dict[str, Fit]:
+    """Return how models fit this machine, by name; nothing if the device of the settings is not
+    there."""
+    try:
+        checker = fit_checker(config, plugins)
+    except ModelError:
+        return {}
+    found = {details.name: checker.check(details) for details in models}
+    return {name: fit for name, fit in found.items() if fit is not None}
+
+
+def fit_checker(config: Config, plugins: PluginHost) -> FitChecker:
+    """Return what tells how models fit.
+
+    Raises:
+        ModelError: the machine has no such device as the settings name.
+    """
+    from chatlm.engines.fit import FitChecker
+    from chatlm.engines.open import registered_runtimes
+
+    return FitChecker(config, registered_runtimes(plugins).keys())

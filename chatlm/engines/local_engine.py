@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
@@ -35,7 +35,7 @@ from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
-from chatlm.types.events import EngineEvent, Prefill, PromptReady
+from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
@@ -45,6 +45,10 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 MAX_INLINE_CHARACTERS = 20_000
 """Characters of a prompt that are encoded at once; more would delay the other replies of a batch
 by more than a token."""
+
+
+def _ignore_usage(usage: Usage) -> None:
+    """Do nothing."""
 
 
 class LocalEngine:
@@ -64,6 +68,7 @@ class LocalEngine:
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
         memory: limits of the context and the prompt cache; None for none.
+        report_usage: called with the usage of each reply of `stream` that ended.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -81,7 +86,9 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
         memory: MemoryBudget | None = None,
+        report_usage: Callable[[Usage], object] = _ignore_usage,
     ) -> None:
+        self._report_usage = report_usage
         model_info = model.info
         limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
@@ -140,6 +147,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         memory: MemoryBudget | None = None,
         runtimes: Mapping[str, GgufRuntime] | None = None,
+        report_usage: Callable[[Usage], object] = _ignore_usage,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -156,6 +164,7 @@ class LocalEngine:
             find_adapter: see `LocalEngine`.
             memory: see `LocalEngine`.
             runtimes: see `chatlm.engines.load.load`.
+            report_usage: see `LocalEngine`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -180,6 +189,7 @@ class LocalEngine:
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
             memory=memory,
+            report_usage=report_usage,
         )
 
     def preview(self, request: Request) -> Prompt:
@@ -222,6 +232,8 @@ class LocalEngine:
                 for _, event in batch.step():
                     if isinstance(event, Exception):
                         raise event
+                    if isinstance(event, Finished):
+                        self._report_usage(event.usage)
                     yield event
 
     def batch(self) -> LocalBatch:

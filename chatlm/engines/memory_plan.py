@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -33,11 +35,14 @@ _BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
 _GGUF_FACTOR = 1.03
 """Packed weights of a GGUF file, as a part of its size."""
 
-_NATIVE_PROGRAM = 320_000_000
-"""Program, screen and torch without a model: 270 MB measured with `chatlm ask`, and the screen."""
+_NATIVE_PROGRAM = 270_000_000
+"""Program, screen and torch without a model: 220 MB measured with `chatlm ask`, and the screen."""
 
-_TRANSFORMERS_PROGRAM = 480_000_000
-"""The same with transformers, measured as 446 MB."""
+_TRANSFORMERS_PROGRAM = 430_000_000
+"""The same with transformers, measured as 396 MB."""
+
+_BYTES_PER_VOCABULARY_TOKEN = 1000
+"""What tokenizer and samplers keep of each token; `python -m benchmarks.fit` shows the whole."""
 
 _CUDA_PROGRAM = 600_000_000
 """What CUDA and its libraries take on a device; not measured."""
@@ -116,6 +121,87 @@ def _context_lengths(own: int) -> list[int]:
     return [own, *(step for step in steps if MIN_CONTEXT <= step < own)]
 
 
+class ModelFacts(Protocol):
+    """What is known about a model: from its folder, or before it is downloaded."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Values of its config.json."""
+        ...
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether its weights are a GGUF file."""
+        ...
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its files of weights."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        ...
+
+    @property
+    def has_output_matrix(self) -> bool:
+        """Whether it has an output matrix of its own beside the embedding."""
+        ...
+
+    @property
+    def is_native(self) -> bool:
+        """Whether chatlm's own decoders read its config.json."""
+        ...
+
+
+class FolderFacts:
+    """The facts about the model in a folder, each read when it is asked for.
+
+    Args:
+        folder: of the model.
+
+    Raises:
+        ModelError: its config.json cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.config = read_config(folder)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether its weights are a GGUF file."""
+        return gguf_file(self._folder) is not None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its files of weights."""
+        return sum(path.stat().st_size for path in weight_files(self._folder))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return count_parameters(self._folder)
+
+    @cached_property
+    def has_output_matrix(self) -> bool:
+        """Whether it has an output matrix of its own beside the embedding."""
+        text = self.config.get("text_config") or self.config
+        embedding = int(text["vocab_size"]) * int(text.get("hidden_size") or text["n_embd"])
+        shapes = tensor_shapes(self._folder).values()
+        return [prod(shape) for shape in shapes if len(shape) == 2].count(embedding) > 1
+
+    @property
+    def is_native(self) -> bool:
+        """Whether chatlm's own decoders read its config.json."""
+        try:
+            read_native_config(self._folder)
+        except Unsupported:
+            return False
+        return True
+
+
 def plan_memory(
     folder: Path,
     placement: Placement,
@@ -140,10 +226,25 @@ def plan_memory(
     Raises:
         ModelError: its config.json cannot be read.
     """
-    config = read_config(folder)
+    return plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes)
+
+
+def plan_model(
+    facts: ModelFacts,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+    runtimes: Collection[str] = (),
+) -> MemoryPlan | None:
+    """Estimate a model's memory; like `plan_memory`, for a model that need not be here."""
+    config = facts.config
     device = placement.device or "auto"
-    native = engine != "transformers" and weights != "float32" and _is_native(folder, device)
-    by_runtime = gguf_file(folder) is not None and (
+    on_native_device = device == "cpu" or device.startswith("cuda")
+    native = (
+        engine != "transformers" and weights != "float32" and on_native_device and facts.is_native
+    )
+    by_runtime = facts.is_gguf and (
         engine in runtimes
         or (engine == "auto" and not native and weights in ("auto", "stored") and bool(runtimes))
     )
@@ -165,12 +266,13 @@ def plan_memory(
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
+    computing += _BYTES_PER_VOCABULARY_TOKEN * vocabulary
     if by_runtime:
-        weight_bytes = _gguf_bytes(folder)
+        weight_bytes = facts.file_bytes
     elif native:
-        weight_bytes = _native_weights(folder, device, weights, vocabulary * hidden)
+        weight_bytes = _native_weights(facts, device, weights, vocabulary * hidden)
     else:
-        weight_bytes = _transformers_weights(folder, weights, number_bytes, vocabulary * hidden)
+        weight_bytes = _transformers_weights(facts, weights, number_bytes, vocabulary * hidden)
     available = available_memory(device)
     if device in ("cpu", "mps"):
         program = _NATIVE_PROGRAM if native or by_runtime else _TRANSFORMERS_PROGRAM
@@ -189,55 +291,37 @@ def plan_memory(
     )
 
 
-def _is_native(folder: Path, device: str) -> bool:
-    if device != "cpu" and not device.startswith("cuda"):
-        return False
-    try:
-        read_native_config(folder)
-    except Unsupported:
-        return False
-    return True
-
-
-def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> int:
+def _native_weights(facts: ModelFacts, device: str, weights: str, embedding: int) -> int:
     """Return the bytes of the packed weights; the embedding is read from the file row by row."""
-    ggufs = _gguf_bytes(folder)
     if device != "cpu":
-        return 2 * count_parameters(folder)
-    if ggufs and weights in ("auto", "stored"):
-        return int(_GGUF_FACTOR * ggufs)
+        return 2 * facts.parameters
+    if facts.is_gguf and weights in ("auto", "stored"):
+        return int(_GGUF_FACTOR * facts.file_bytes)
     if weights == "stored":
-        in_file = (_copies(folder, embedding) - 1) * embedding / max(1, count_parameters(folder))
-        return int(_stored_bytes(folder) * (1 - in_file))
+        in_file = embedding / max(1, facts.parameters) if facts.has_output_matrix else 0.0
+        return int(facts.file_bytes * (1 - in_file))
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
     # without an output matrix of its own, a model uses the embedding, which is packed for that
-    others = max(0, count_parameters(folder) - _copies(folder, embedding) * embedding)
+    others = max(0, facts.parameters - _copies(facts) * embedding)
     return int((others * bits + embedding * head_bits) / 8)
 
 
-def _transformers_weights(folder: Path, weights: str, number_bytes: int, embedding: int) -> int:
+def _transformers_weights(
+    facts: ModelFacts, weights: str, number_bytes: int, embedding: int
+) -> int:
     if weights in _BITS_OF_TRANSFORMERS:
-        kept = _copies(folder, embedding) * embedding
-        others = max(0, count_parameters(folder) - kept)
+        kept = _copies(facts) * embedding
+        others = max(0, facts.parameters - kept)
         return int(others * _BITS_OF_TRANSFORMERS[weights] / 8) + 2 * kept
-    if weights == "stored" and not _gguf_bytes(folder):
-        return _stored_bytes(folder)
-    return count_parameters(folder) * number_bytes
+    if weights == "stored" and not facts.is_gguf:
+        return facts.file_bytes
+    return facts.parameters * number_bytes
 
 
-def _gguf_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.gguf"))
-
-
-def _stored_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in weight_files(folder))
-
-
-def _copies(folder: Path, embedding: int) -> int:
+def _copies(facts: ModelFacts) -> int:
     """Return whether a model has an embedding alone, or an output matrix of its own, too."""
-    sizes = [prod(shape) for shape in tensor_shapes(folder).values() if len(shape) == 2]
-    return max(1, min(2, sizes.count(embedding)))
+    return 2 if facts.has_output_matrix else 1
 
 
 def budget_memory(
