@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from chatlm.config import paths
-from chatlm.errors import ModelError
+from chatlm.errors import ChatlmError, ModelError
 from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ class CatalogueEntry:
     """Recommended sampling, used where the user sets nothing."""
     aliases: tuple[str, ...] = ()
     """Other names that people type."""
+    first_choice: bool = False
+    """Whether it is offered to a newcomer."""
     original: str = ""
     """Hub id of the makers' own repository."""
     parameters: int | None = None
@@ -163,6 +165,7 @@ class CatalogueEntry:
             sources=sources,
             sampling=read.sampling(),
             aliases=read.texts("aliases"),
+            first_choice=read.flag("first_choice"),
             original=read.text("original", ""),
             parameters=read.optional_count("parameters"),
             active_parameters=read.optional_count("active_parameters"),
@@ -233,7 +236,7 @@ class _Table:
     def sampling(self) -> Sampling:
         try:
             return Sampling.from_dict(self._get("sampling", dict, {}))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ChatlmError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"sampling of {self.where}: {error}") from error
 
     def shape(self) -> Mapping[str, Any] | None:
@@ -379,6 +382,7 @@ def close_names(name: str, count: int = 3) -> list[str]:
         for each in (entry.name, *entry.aliases, entry.original.rpartition("/")[2])
     }
     same = [n for n in entries if n.partition(":")[0].lower() == family]
+    same.sort(key=lambda n: -difflib.SequenceMatcher(None, typed, n.lower()).ratio())
     close = difflib.get_close_matches(typed, known, n=2 * count, cutoff=0.5)
     return list(dict.fromkeys([*same, *(known[each] for each in close)]))[:count]
 

@@ -43,6 +43,11 @@ def quantization_of(path: str) -> str:
     return ""
 
 
+def normalize_quantization(text: str) -> str:
+    """Return a quantization in capitals; another text, such as the stem of a file, as it is."""
+    return text.upper() if quantization_of(text).lower() == text.lower() else text
+
+
 def quality(quantization: str) -> str:
     """Describe in words how much of a model's quality a quantization keeps."""
     name = quantization.upper().removeprefix("UD-")

@@ -47,6 +47,9 @@ from chatlm.hub.weights import PICKLE_SUFFIXES
 
 PROBE_TIMEOUT_SECONDS = 3.0
 
+_CHUNK_BYTES = 1 << 16
+"""Bytes of a download that are written at once."""
+
 
 def is_hub_reachable(
     source: HubSource | GgufSource, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
@@ -336,12 +339,13 @@ def _download_file(
 
     The hub library's own functions start a file from its beginning again in each process.
     """
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
 
     if target.is_file():
         return
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES  # so that little is lost and progress is smooth
     if growing.is_file() and growing.stat().st_size > size:
         growing.unlink()
     url = hf_hub_url(repository, name, revision=commit, endpoint=hub_endpoint())

@@ -23,6 +23,7 @@ from chatlm.hub.catalogue import (
 )
 from chatlm.hub.checksums import FileRecord, record_file
 from chatlm.hub.gguf.file import split_paths, split_stem
+from chatlm.hub.gguf_choices import normalize_quantization
 from chatlm.hub.model_folder import (
     MANIFEST_FILE,
     ModelManifest,
@@ -209,7 +210,7 @@ def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
     if file.lower().endswith(".gguf"):
         quantization = split_stem(Path(file))
     if quantization and quantization != "latest":
-        return HubGgufTarget(repository, revision, quantization)
+        return HubGgufTarget(repository, revision, normalize_quantization(quantization))
     plain = HubTarget(repository, revision)
     if not (paths.models_dir() / plain.folder_name).is_dir():
         # of a repository with GGUF files alone, one may be here
@@ -320,9 +321,9 @@ def _suggest_names(name: str) -> str:
             f"  API_KEY=… chatlm -m openai:{name}@cloud"
         )
     if near:
-        begin = "Models that run here" if service else "Did you mean"
-        ending = ":" if service else "?"
-        lines.append(f"{begin}{ending} {' or '.join(near[:3])}. Take one: chatlm pull {near[0]}")
+        listed = " or ".join(near[:3])
+        begin = f"Models that run here: {listed}." if service else f"Did you mean {listed}?"
+        lines.append(f"{begin} Take one: chatlm pull {near[0]}")
     lines.append(
         "All names: chatlm models list; or give ORG/NAME of the hub, a folder or a .gguf file."
     )

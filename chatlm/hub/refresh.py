@@ -17,6 +17,8 @@ MAX_BYTES = 2 << 20
 
 _SECONDS = 15.0
 
+_MAX_REDIRECTS = 5
+
 _URL_LABEL = "Catalogue"
 """Label of the address among the project's URLs in pyproject.toml."""
 
@@ -109,19 +111,25 @@ def _fetch(url: str) -> str:
 
     data = bytearray()
     try:
-        with httpx2.stream("GET", url, follow_redirects=True, timeout=_SECONDS) as response:
-            _check_address(str(response.url))
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    raise ModelError(
-                        f"What {url} sends is larger than {MAX_BYTES >> 20} MiB, so it is no "
-                        "catalogue.",
-                        "Check the address. The present catalogue stays.",
-                    )
-        return data.decode("utf-8")
-    except (httpx2.HTTPError, UnicodeDecodeError) as error:
+        with httpx2.Client(timeout=_SECONDS) as client:
+            for _ in range(_MAX_REDIRECTS):
+                _check_address(url)
+                with client.stream("GET", url) as response:
+                    if response.next_request is not None:
+                        url = str(response.next_request.url)
+                        continue
+                    response.raise_for_status()
+                    for chunk in response.iter_bytes():
+                        data += chunk
+                        if len(data) > MAX_BYTES:
+                            raise ModelError(
+                                f"What {url} sends is larger than {MAX_BYTES >> 20} MiB, so it is "
+                                "no catalogue.",
+                                "Check the address. The present catalogue stays.",
+                            )
+                    return data.decode("utf-8")
+        raise ModelError(f"{url} leads from one address to another without end.")
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeDecodeError) as error:
         raise ModelError(
             f"The catalogue could not be fetched from {url}: {error}",
             "Check the network and try again. The present catalogue stays.",
