@@ -39,11 +39,13 @@ def main() -> None:
     )
     parser.add_argument("--quant", default="q4_k_m", help="of the random models")
     parser.add_argument("--folder", type=Path, help="keep the random models here")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens that the chat fills")
+    parser.add_argument("--replies", type=int, default=REPLIES, help="that are timed")
     parser.add_argument("--prepare", action="store_true", help="only write the random models")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measure(arguments.child)))
+        print(json.dumps(measure(arguments.child, arguments.context, arguments.replies)))
         return
     default = _default_model()
     with tempfile.TemporaryDirectory() as temporary:
@@ -54,7 +56,7 @@ def main() -> None:
             if arguments.prepare:
                 continue
             home = Path(temporary) / f"home-{name}"
-            rows.append({"model": name, **_run_child(str(file), home, default)})
+            rows.append({"model": name, **_run_child(arguments, str(file), home, default)})
         if arguments.json:
             print(json.dumps(rows, indent=1))
         elif rows:
@@ -84,13 +86,25 @@ def _random_model(folder: Path, shape: str, quant: str) -> Path:
     return target
 
 
-def _run_child(model: str, home: Path, default: Path) -> dict[str, Any]:
+def _run_child(
+    arguments: argparse.Namespace, model: str, home: Path, default: Path
+) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     kernels = home / "kernels"
     if not kernels.exists():
         kernels.symlink_to(default.parents[1] / "kernels", target_is_directory=True)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.fit", "--child", model],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.fit",
+            "--child",
+            model,
+            "--context",
+            str(arguments.context),
+            "--replies",
+            str(arguments.replies),
+        ],
         env={**os.environ, "CHATLM_HOME": str(home)},
         stdout=subprocess.PIPE,
         check=True,
@@ -100,11 +114,13 @@ def _run_child(model: str, home: Path, default: Path) -> dict[str, Any]:
     return values
 
 
-def measure(model: str) -> dict[str, Any]:
+def measure(model: str, context: int, replies: int) -> dict[str, Any]:
     """Return what was expected of a model and what was measured.
 
     Args:
         model: its folder.
+        context: tokens that the chat fills.
+        replies: that are timed.
     """
     from chatlm.config.config import Config
     from chatlm.engines.devices import resolve_placement
@@ -116,7 +132,7 @@ def measure(model: str) -> dict[str, Any]:
     from chatlm.hub.jobs import ignore_progress
     from chatlm.plugin_host.host import PluginHost
 
-    config = Config(model=model, context=CONTEXT)
+    config = Config(model=model, context=context)
     fit = FitChecker(config).check(describe_model(model))
     assert fit is not None
     assert fit.memory is not None
@@ -126,13 +142,13 @@ def measure(model: str) -> dict[str, Any]:
     cost = token_cost(facts, plan, fit.engine)
     bandwidths, expected_speeds, speeds = [], [], []
     with closing(open_engine(config, PluginHost(), ignore_progress)) as engine:
-        for number in range(REPLIES):
+        for number in range(replies):
             bandwidths.append(measure_bandwidth())
             expected_speeds.append(speed_of(cost, plan.device, bandwidths[-1]))
             speeds.append(_reply(engine, f"Say something about the number {number}."))
         with _Peak() as peak:
-            words = " ".join(f"w{n % 97}" for n in range(CONTEXT))
-            room = CONTEXT - REPLY_TOKENS - 128
+            words = " ".join(f"w{n % 97}" for n in range(context))
+            room = context - REPLY_TOKENS - 128
             while engine.count_tokens([_message(words)]) > room:
                 words = words[: len(words) * 15 // 16]
             _reply(engine, words)

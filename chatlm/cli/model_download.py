@@ -14,7 +14,7 @@ from chatlm.config.config import load_config
 from chatlm.errors import ModelError, OutOfMemoryError, UsageError
 from chatlm.hub import installed
 from chatlm.hub import pull as pull_module
-from chatlm.hub.catalogue import CatalogueEntry, GgufFiles, find_entry
+from chatlm.hub.catalogue import CatalogueEntry, GgufFiles, entry_of_repository
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.gguf_choices import choose_files, quality
 from chatlm.hub.installed import ModelLocation
@@ -82,7 +82,7 @@ def file_choices(name: str) -> tuple[str, Choices]:
             if found.has_safetensors
             else "Choose another repository.",
         )
-    entry = entry or _entry_of(repository)
+    entry = entry or entry_of_repository(repository)
     with _checker() as checker:
         return repository, [
             (files, checker.check_files(f"{repository}:{files.quantization}", files.bytes, entry))
@@ -140,7 +140,7 @@ def _check_target(name: str, target: ModelTarget, anyway: bool) -> str:
                 return name
             files = choose_files(repository, found.ggufs, quantization)
             with _checker() as checker:
-                fit = checker.check_files(target.name, files.bytes, _entry_of(repository))
+                fit = checker.check_files(target.name, files.bytes, entry_of_repository(repository))
                 _say_fit(target.name, fit, files.bytes, checker, anyway)
     return name
 
@@ -177,8 +177,6 @@ def _say_fit(
     anyway: bool,
 ) -> None:
     """Print what a download takes and how it would run; refuse what does not fit."""
-    from chatlm.engines.fit import describe_need
-
     speed = f", {fit.speed_text}" if fit.speed_text else ""
     click.echo(
         f"{one_line(name, 80)}: {human_bytes(fit.download_bytes)} to download, "
@@ -190,28 +188,11 @@ def _say_fit(
         smaller = checker.smaller(entry_or_size)
         fits = f"This fits: chatlm pull {smaller.name}\n" if smaller else ""
         raise OutOfMemoryError(
-            describe_need(name, fit) + " Nothing was downloaded.",
+            fit.describe_need(name) + " Nothing was downloaded.",
             hint=f"{fits}To download it all the same: chatlm models pull --anyway {name}",
         )
     if not fit.engine:
         click.echo("Only llama.cpp runs it: pip install 'chatlm[llamacpp]'", err=True)
-
-
-def _entry_of(repository: str) -> CatalogueEntry | None:
-    """Return the model of the catalogue that a GGUF repository holds, as far as names tell."""
-    base = repository.rpartition("/")[2].lower().removesuffix("-gguf")
-    base = base.rpartition("_")[2]  # bartowski writes ORG_NAME
-    found = find_entry(repository)
-    if found:
-        return found[0]
-    from chatlm.hub.catalogue import catalogue
-
-    for entry in catalogue().values():
-        if entry.gguf and entry.gguf.repository.lower() == repository.lower():
-            return entry
-        if entry.original and entry.original.rpartition("/")[2].lower() == base:
-            return entry
-    return None
 
 
 @contextmanager

@@ -118,6 +118,26 @@ class Fit:
             return "disk full"
         return self.verdict
 
+    def describe_need(self, name: str) -> str:
+        """Return what the model needs and what is there, in a sentence."""
+        if self.disk_missing:
+            return (
+                f"{name} needs {human_bytes(self.download_bytes)} on the disk; "
+                f"{human_bytes(self.disk_missing)} more are needed than are free."
+            )
+        memory = self.memory
+        if memory is None or memory.available is None:
+            return f"How much memory {name} needs is not known."
+        about = "about " if self.is_estimate or self.download_bytes else ""
+        needed, context = self.needed, min(COMFORTABLE_CONTEXT, memory.context_length)
+        if needed > memory.available:
+            needed, context = memory.total, memory.context_length
+        return (
+            f"{name} needs {about}{human_bytes(needed)} of memory with a context of "
+            f"{context:,} tokens; {human_bytes(memory.available)} are available on "
+            f"{memory.device}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         speed = self.tokens_per_second
@@ -475,23 +495,6 @@ def _needed(plan: MemoryPlan | None) -> int:
         return 0
     context = min(COMFORTABLE_CONTEXT, plan.own_context)
     return plan.weights + plan.program + plan.kv_bytes(context)
-
-
-def describe_need(name: str, fit: Fit) -> str:
-    """Return what a model needs and what is there, in a sentence."""
-    if fit.disk_missing:
-        return (
-            f"{name} needs {human_bytes(fit.download_bytes)} on the disk; "
-            f"{human_bytes(fit.disk_missing)} more are needed than are free."
-        )
-    if fit.memory is None or fit.memory.available is None:
-        return f"How much memory {name} needs is not known."
-    about = "about " if fit.is_estimate or fit.download_bytes else ""
-    return (
-        f"{name} needs {about}{human_bytes(fit.memory.total)} of memory with a context of "
-        f"{fit.memory.context_length:,} tokens; {human_bytes(fit.memory.available)} are available "
-        f"on {fit.memory.device}."
-    )
 
 
 def _free_disk(folder: Path) -> int:

@@ -387,6 +387,18 @@ def close_names(name: str, count: int = 3) -> list[str]:
     return list(dict.fromkeys([*same, *(known[each] for each in close)]))[:count]
 
 
+def entry_of_repository(repository: str) -> CatalogueEntry | None:
+    """Return the model of the catalogue that a GGUF repository holds, as far as names tell."""
+    base = repository.rpartition("/")[2].lower().removesuffix("-gguf")
+    base = base.rpartition("_")[2]  # some write ORG_NAME
+    for entry in catalogue().values():
+        if entry.gguf and entry.gguf.repository.lower() == repository.lower():
+            return entry
+        if entry.original and entry.original.rpartition("/")[2].lower() == base:
+            return entry
+    return None
+
+
 def unknown_quantization(entry: CatalogueEntry, quantization: str) -> ModelError:
     """Return the error for files that a model of the catalogue does not have."""
     listed = [each.quantization for each in entry.gguf.files] if entry.gguf else []

@@ -40,10 +40,11 @@ def list_endpoint_models() -> list[ModelListing]:
 async def _list_all(
     endpoints: list[Endpoint], local: list[Program], settings: Settings
 ) -> list[ModelListing]:
-    found, *lists = await asyncio.gather(
-        find_local_models(local), *(_list_one(endpoint, settings) for endpoint in endpoints)
-    )
-    return [*(listing for listings in lists for listing in listings), *to_listings(found)]
+    async with asyncio.TaskGroup() as tasks:
+        found = tasks.create_task(find_local_models(local))
+        lists = [tasks.create_task(_list_one(endpoint, settings)) for endpoint in endpoints]
+    configured = [listing for task in lists for listing in task.result()]
+    return [*configured, *to_listings(found.result())]
 
 
 async def _list_one(endpoint: Endpoint, settings: Settings) -> list[ModelListing]:

@@ -200,9 +200,12 @@ def test_without_a_hub_there_is_a_next_step(hub: FakeHub, monkeypatch: pytest.Mo
 
 def test_run_downloads_and_asks(home: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(
-        model_download, "download", lambda name: asked.append(name) or pull.pull_model(name)
-    )
+
+    def download(name: str) -> installed.ModelLocation:
+        asked.append(name)
+        return pull.pull_model(name)
+
+    monkeypatch.setattr(model_download, "download", download)
     result = CliRunner().invoke(cli, ["run", "org/tiny-GGUF:Q4_K_M", "Say", "hi"])
     assert asked == ["org/tiny-GGUF:Q4_K_M"]
     assert result.exit_code == 0, result.output

@@ -31,8 +31,6 @@ NO_HUB = (
     "chatlm -m openai:MODEL@http://HOST:PORT/v1. HF_ENDPOINT names another hub."
 )
 
-KEEP = "keep the toy"
-
 
 class FirstStart(Card[str]):
     """Returns the model to download, or an empty text for none.
@@ -67,8 +65,10 @@ class FirstStart(Card[str]):
     CARD_TITLE = "Welcome to chatlm"
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "up", show=False),
+        Binding("down", "move(1)", "down", show=False),
         Binding("enter", "choose", "download in the background"),
-        Binding("escape", "keep", KEEP),
+        Binding("escape", "keep", "keep the toy"),
     ]
 
     def __init__(self, make_offer: Callable[[], FirstOffer]) -> None:
@@ -79,11 +79,13 @@ class FirstStart(Card[str]):
         """Yield what the model is and what could run instead."""
         yield Static(Content(TOY))
         yield Static("Looking at what this machine could run …", id="offer")
-        yield OptionList(markup=False)
+        models = OptionList(markup=False)
+        models.can_focus = False
+        models.display = False
+        yield models
 
     def on_mount(self) -> None:
         """Look at the machine, in a thread."""
-        self.query_one(OptionList).display = False
         self.start_work(partial(single_value, self._make_offer))
 
     def handle_value(self, value: object) -> None:
@@ -107,12 +109,24 @@ class FirstStart(Card[str]):
         models.set_options([Option(_row(choice), id=choice.entry.name) for choice in offer.choices])
         models.display = True
         models.highlighted = min(1, len(offer.choices) - 1)
-        models.focus()
+        self.refresh_bindings()
 
     @on(OptionList.OptionSelected)
     def _select(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self.dismiss(event.option_id or "")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer a choice only where there is one."""
+        return action != "choose" or self.query_one(OptionList).display
+
+    def action_move(self, step: int) -> None:
+        """Move in the list."""
+        models = self.query_one(OptionList)
+        if step > 0:
+            models.action_cursor_down()
+        else:
+            models.action_cursor_up()
 
     def action_choose(self) -> None:
         """Download the highlighted model."""
