@@ -64,7 +64,7 @@ def test_from_the_first_screen_to_an_answer_of_the_model_that_was_chosen(
 ) -> None:
     terminal = Terminal(chat_home, columns=120, lines=36, folder=tmp_path, newcomer=True)
     try:
-        terminal.wait_for(has("Welcome to chatlm", "a toy of 135 million parameters"))
+        terminal.wait_for(has("Welcome to chatlm", "It is a toy of 135 million"))
         shown = terminal.wait_for(has("quick", "balanced", "best", "tokens/s", "fits"))
         quick = next(line for line in shown.splitlines() if "quick" in line)
         assert "tiny-c:3m" in quick
