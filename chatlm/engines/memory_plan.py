@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from chatlm.engines.devices import Placement
-from chatlm.engines.kv_layout import KVLayout, read_kv_layout
+from chatlm.engines.kv_layout import MAX_STATES, KVLayout, read_kv_layout
 from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
@@ -69,6 +69,8 @@ class MemoryPlan:
         own_context: positions that the model supports.
         available: bytes; None if unknown.
         device: whose memory it is.
+        keeps_states: whether its caches keep copies of earlier states.
+        keeps_windows: whether its caches keep what windows had before.
     """
 
     weights: int
@@ -78,10 +80,19 @@ class MemoryPlan:
     own_context: int
     available: int | None
     device: str
+    keeps_states: bool = False
+    keeps_windows: bool = False
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the size of the KV cache of a text of this length."""
-        return int(self.kv_layout.numbers(tokens) * self.number_bytes)
+        return int(self.kv_layout.numbers(tokens) * self.number_bytes) + self._extra_bytes(tokens)
+
+    def _extra_bytes(self, tokens: int) -> int:
+        """Return the size of states, and of what is kept so that windows and states can go back."""
+        states = 4 * self.kv_layout.state_size * (1 + MAX_STATES * self.keeps_states)
+        if not self.keeps_windows:
+            return states
+        return states + int(self.kv_layout.numbers_in_checkpoints(tokens) * self.number_bytes)
 
     def budget(self, context: int | None) -> MemoryBudget:
         """Return the budget for a context; what is left over goes to the prompt cache.
@@ -98,6 +109,7 @@ class MemoryPlan:
             kv_cache=kv_cache,
             context_length=chosen,
             prompt_cache=min(kv_cache, left),
+            per_prompt=min(kv_cache, self._extra_bytes(chosen)),
             program=self.program,
             available=self.available,
         )
@@ -258,7 +270,7 @@ def plan_model(
             kv_number_bytes = 2.0
         elif native:
             row_multiple, kv_number_bytes = kv_row_format(number_bytes, kv_cache)
-        layout = read_kv_layout(config, row_multiple=row_multiple)
+        layout = read_kv_layout(config, row_multiple=row_multiple, keeps_all=native)
         own_context = int(text.get("max_position_embeddings") or text.get("n_positions") or 2048)
         hidden = int(text.get("hidden_size") or text["n_embd"])
         vocabulary = int(text["vocab_size"])
@@ -288,6 +300,8 @@ def plan_model(
         own_context=own_context,
         available=available,
         device=device,
+        keeps_states=not by_runtime,
+        keeps_windows=not native and not by_runtime,
     )
 
 
