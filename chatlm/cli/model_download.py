@@ -115,12 +115,11 @@ def _check_target(name: str, target: ModelTarget, anyway: bool) -> str:
     """Say how a model fits; return the name to pull, with the quantization that was chosen."""
     match target:
         case CatalogueTarget(entry, quantization) if entry.kind == "chat":
-            details = installed.describe_model(name)
+            files = entry.gguf.find(quantization) if entry.gguf else None
             with _checker() as checker:
-                fit = checker.check(details)
-                if fit is not None:
-                    _say_fit(details.name, fit, entry, checker, anyway)
-        case HubTarget(repository, None | "main") | HubTarget(repository) if not is_offline():
+                fit = checker.check_files(target.name, files.bytes if files else entry.bytes, entry)
+                _say_fit(target.name, fit, entry, checker, anyway)
+        case HubTarget(repository) if not is_offline():
             try:
                 found = read_repository(repository, target.revision or "main")
             except ModelError:

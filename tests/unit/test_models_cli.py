@@ -122,8 +122,8 @@ def test_show_says_what_a_model_needs_in_memory(
         r"weights +16\.0 kB",  # 4,000 parameters
         r"KV cache at 10,000 tokens +204\.8 MB",  # 10 layers, 4 heads of 64, K and V, 4 bytes
         r"prompt cache +204\.8 MB",
-        r"program +48\d\.\d MB",
-        r"total +89\d\.\d MB",
+        r"program +43\d\.\d MB",
+        r"total +84\d\.\d MB",
         r"available +2\.0 GB",
     ):
         assert re.search(row, shown), row
