@@ -48,7 +48,7 @@ Verdict = Literal["fits", "tight", "too big", "unknown"]
 COMFORTABLE_CONTEXT = 8192
 """Tokens of context, or the model's own if that is less, with which a model counts as fitting."""
 
-_SHARE_OF_BANDWIDTH = 0.8
+_SHARE_OF_BANDWIDTH = 0.76
 """Part of the measured bandwidth that decoding reaches; `python -m benchmarks.fit` shows it."""
 
 _LAYER_SECONDS = {"native": 34e-6, "transformers": 600e-6}
@@ -191,6 +191,12 @@ class EntryFacts:
         return self._entry.parameters or self.file_bytes // 2
 
     @property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them, as far as it matters."""
+        files = self._entry.gguf.files[0] if self._entry.gguf else None
+        return {files.quantization if files else "BF16": self.parameters}
+
+    @property
     def has_output_matrix(self) -> bool:
         """Whether it has an output matrix of its own beside the embedding."""
         return not self.config.get("tie_word_embeddings", True)
@@ -220,6 +226,11 @@ class FileFacts:
     def parameters(self) -> int:
         """As many as 4-bit weights of this size have."""
         return int(self.file_bytes * 8 / 4.9)
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them: those of a usual file."""
+        return {"Q4_K": self.parameters}
 
 
 class FitChecker:

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +108,7 @@ def measure_bandwidth(device: str = "cpu", seconds: float = MEASURE_SECONDS) -> 
 
     Args:
         device: cpu or cuda:N.
-        seconds: how long; the median of several passes counts, since others use the memory too.
+        seconds: how long; the best of several passes counts, since others use the memory too.
     """
     return _measure_cuda(device, seconds) if device != "cpu" else _measure_main_memory(seconds)
 
@@ -124,11 +123,11 @@ def _measure_main_memory(seconds: float) -> float:
         def read() -> None:
             list(pool.map(lambda part: np.dot(part, part), parts))
 
-        return _BYTES / _median_seconds(read, seconds)
+        return _BYTES / _shortest_pass(read, seconds)
 
 
-def _median_seconds(read: Callable[[], None], seconds: float) -> float:
-    """Return how long a pass takes."""
+def _shortest_pass(read: Callable[[], None], seconds: float) -> float:
+    """Return how long a pass takes that nothing disturbs."""
     read()  # the first one starts threads
     passes: list[float] = []
     end = time.perf_counter() + seconds
@@ -136,7 +135,7 @@ def _median_seconds(read: Callable[[], None], seconds: float) -> float:
         started = time.perf_counter()
         read()
         passes.append(time.perf_counter() - started)
-    return statistics.median(passes)
+    return min(passes)
 
 
 def _measure_cuda(device: str, seconds: float) -> float:
@@ -149,7 +148,7 @@ def _measure_cuda(device: str, seconds: float) -> float:
         numbers.sum()
         torch.cuda.synchronize(device)
 
-    return total / _median_seconds(read, seconds)
+    return total / _shortest_pass(read, seconds)
 
 
 def processors() -> int:

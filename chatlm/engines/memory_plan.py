@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,12 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
-from chatlm.hub.weights import count_parameters, gguf_file, tensor_shapes, weight_files
+from chatlm.hub.weights import (
+    gguf_file,
+    parameters_by_type,
+    tensor_shapes,
+    weight_files,
+)
 from chatlm.types.memory import MemoryBudget
 
 _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
@@ -34,6 +40,12 @@ _BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
 
 _GGUF_FACTOR = 1.03
 """Packed weights of a GGUF file, as a part of its size."""
+
+_MXFP4_BITS = 4.25
+"""Bits per weight of MXFP4 in a file, scales included."""
+
+_PACKED_MXFP4_BITS = 4.5
+"""The same in chatlm's packed form."""
 
 _NATIVE_PROGRAM = 270_000_000
 """Program, screen and torch without a model: 220 MB measured with `chatlm ask`, and the screen."""
@@ -49,6 +61,9 @@ _CUDA_PROGRAM = 600_000_000
 
 _BLOCK = 256
 """Tokens of a prompt that are computed at once."""
+
+_EXPERT_BLOCK = 32
+"""To a multiple of it, the tokens of a block that use the same expert are padded."""
 
 _USABLE_SHARE = 0.9
 """Share of the available memory that the default context and the prompt cache may fill."""
@@ -157,6 +172,11 @@ class ModelFacts(Protocol):
         ...
 
     @property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them."""
+        ...
+
+    @property
     def has_output_matrix(self) -> bool:
         """Whether it has an output matrix of its own beside the embedding."""
         ...
@@ -191,10 +211,15 @@ class FolderFacts:
         """Size of its files of weights."""
         return sum(path.stat().st_size for path in weight_files(self._folder))
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of its parameters."""
-        return count_parameters(self._folder)
+        return sum(self.types.values())
+
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them."""
+        return parameters_by_type(self._folder)
 
     @cached_property
     def has_output_matrix(self) -> bool:
@@ -275,10 +300,11 @@ def plan_model(
         hidden = int(text.get("hidden_size") or text["n_embd"])
         vocabulary = int(text["vocab_size"])
         inner = int(text.get("intermediate_size") or 4 * hidden)
+        computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
+        computing += _BYTES_PER_VOCABULARY_TOKEN * vocabulary
+        computing += number_bytes * _expert_numbers(text, hidden, inner)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
-    computing += _BYTES_PER_VOCABULARY_TOKEN * vocabulary
     if by_runtime:
         weight_bytes = facts.file_bytes
     elif native:
@@ -305,20 +331,39 @@ def plan_model(
     )
 
 
+def _expert_numbers(text: Mapping[str, Any], hidden: int, inner: int) -> int:
+    """Return the size of the inputs and inner values of a block's experts; 0 without experts."""
+    count = int(text.get("num_local_experts") or text.get("num_experts") or 0)
+    slots = _BLOCK * int(text.get("num_experts_per_tok") or 0)
+    if not count or not slots:
+        return 0
+    padded = slots + min(count, slots) * (_EXPERT_BLOCK - 1)
+    return padded * (hidden + int(text.get("moe_intermediate_size") or inner))
+
+
 def _native_weights(facts: ModelFacts, device: str, weights: str, embedding: int) -> int:
     """Return the bytes of the packed weights; the embedding is read from the file row by row."""
+    types = Counter(facts.types)
+    mxfp4 = 0 if facts.is_gguf else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and scales
+    parameters = types.total()
     if device != "cpu":
-        return 2 * facts.parameters
-    if facts.is_gguf and weights in ("auto", "stored"):
-        return int(_GGUF_FACTOR * facts.file_bytes)
+        return 2 * (parameters + mxfp4)
+    as_stored = weights in ("auto", "stored")
+    if facts.is_gguf and as_stored:
+        is_mxfp4 = types["MXFP4"] > parameters / 2
+        factor = _PACKED_MXFP4_BITS / _MXFP4_BITS if is_mxfp4 else _GGUF_FACTOR
+        return int(factor * facts.file_bytes)
+    packed_mxfp4 = mxfp4 * (_PACKED_MXFP4_BITS if as_stored else _BITS[weights]) / 8
+    copies = _copies(facts)
     if weights == "stored":
-        in_file = embedding / max(1, facts.parameters) if facts.has_output_matrix else 0.0
-        return int(facts.file_bytes * (1 - in_file))
+        in_file = (copies - 1) * embedding / max(1, parameters)
+        stored = facts.file_bytes - mxfp4 * _MXFP4_BITS / 8
+        return int(stored * (1 - in_file) + packed_mxfp4)
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
     # without an output matrix of its own, a model uses the embedding, which is packed for that
-    others = max(0, facts.parameters - _copies(facts) * embedding)
-    return int((others * bits + embedding * head_bits) / 8)
+    others = max(0, parameters - copies * embedding)
+    return int((others * bits + embedding * head_bits) / 8 + packed_mxfp4)
 
 
 def _transformers_weights(

@@ -182,6 +182,7 @@ def _open_local(
         memory=memory,
         runtimes=runtimes,
         report_usage=lambda usage: recorder.record(engine.info, usage),
+        chat_cache=config.chat_cache * 1_000_000,
     )
     return engine
 
