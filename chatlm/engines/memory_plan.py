@@ -20,13 +20,13 @@ from chatlm.engines.native.architectures.registry import read_config as read_nat
 from chatlm.engines.native.kv_cache import KVFormat, kv_row_format
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
+from chatlm.hub.disk import human_bytes
+from chatlm.hub.installed import ModelDetails, list_installed_models
 from chatlm.hub.quantization_config import (
     QuantizedLayout,
     UnreadableQuantization,
     read_quantization,
 )
-from chatlm.hub.disk import human_bytes
-from chatlm.hub.installed import ModelDetails, list_installed_models
 from chatlm.hub.weights import (
     count_parameters,
     gguf_file,
