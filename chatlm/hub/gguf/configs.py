@@ -456,8 +456,10 @@ def granite_hybrid_config(parameters: Hyperparameters) -> Config:
         "max_position_embeddings": context_length,
         "rms_norm_eps": parameters.number("attention.layer_norm_rms_epsilon"),
         "rope_parameters": read_rope(parameters, hidden_size // attention_heads, context_length),
-        # which says whether queries and keys are rotated at all
-        "position_embedding_type": "rope" if parameters.flag("rope.scaling.finetuned", True) else None,
+        # llama.cpp uses this setting to say whether queries and keys are rotated at all
+        "position_embedding_type": "rope"
+        if parameters.flag("rope.scaling.finetuned", True)
+        else None,
         "attention_bias": has_tensor(parameters, f"blk.{heads.index(max(heads))}.attn_q.bias"),
         "attention_multiplier": parameters.number("attention.scale", 1.0),
         "embedding_multiplier": parameters.number("embedding_scale", 1.0),
