@@ -103,6 +103,7 @@ class ChatScreen(Screen[None]):
             close_panel=self.plugin_actions.regions.close_covering_panel,
             cancel_work=self.plugin_actions.cancel_latest,
             abandon_hook=self.plugin_actions.abandon_hook,
+            leave_search=self.leave_search,
             show_chat_list=self.show_chat_list,
             toggle_chat_list=self.toggle_chat_list,
         )
@@ -200,6 +201,21 @@ class ChatScreen(Screen[None]):
         else:
             self.chat.view.focus_composer()
 
+    def leave_search(self) -> bool:
+        """Go back from the search to the composer; return False if nobody searches.
+
+        What is typed after Esc is not meant for the list.
+        """
+        if not self.chats_panel.leave_search():
+            return False
+        self._write_after_search()
+        return True
+
+    def _write_after_search(self) -> None:
+        self.chat.view.focus_composer()
+        if self.size.width < MIN_WIDTH_FOR_LIST:
+            self._list_shown_by_user = self.chats_panel.display = False
+
     def show_chat_list(self) -> None:
         """Show the list."""
         self._list_shown_by_user = self.chats_panel.display = True
@@ -226,6 +242,11 @@ class ChatScreen(Screen[None]):
         )
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
+
+    @on(ChatsPanel.SearchLeft)
+    def _handle_search_left(self, event: ChatsPanel.SearchLeft) -> None:
+        event.stop()
+        self._write_after_search()
 
     @on(ChatList.ChatDeleted)
     async def _replace_deleted_chat(self, event: ChatList.ChatDeleted) -> None:

@@ -74,7 +74,7 @@ COMPOSER = (
 
 
 CHAT = (
-    Command("stop", "stop the reply", "escape", is_slash_command=False),
+    Command("stop", "stop the reply, or close what is open", "escape"),
     Command("continue", "continue the reply", "ctrl+g"),
     Command("regenerate", "regenerate the reply as a new version", "ctrl+r"),
     Command("new", "new chat", "ctrl+n"),
@@ -169,10 +169,10 @@ TURN_NAVIGATION = (
     ),
     Command(
         "turn-help",
-        "all keys",
+        "the keys of a turn",
         "question_mark",
         "",
-        "screen.command('help')",
+        "screen.command('help', 'turn')",
         is_slash_command=False,
     ),
 )

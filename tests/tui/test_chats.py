@@ -102,7 +102,7 @@ async def test_escape_goes_from_the_list_to_the_composer() -> None:
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
-async def test_escape_in_the_search_goes_back_to_the_list_and_stops_no_reply() -> None:
+async def test_escape_in_the_search_goes_back_to_the_composer_and_stops_no_reply() -> None:
     engine = StillEngine("One ", "two", stand_after=1)
     async with make_app(engine, store_with("Old")).run_test(size=WIDE) as pilot:
         await say(pilot, "Count")
@@ -110,7 +110,7 @@ async def test_escape_in_the_search_goes_back_to_the_list_and_stops_no_reply() -
         panel_of(pilot).search("old")
         await until(pilot, lambda: app_of(pilot).focused is panel_of(pilot).query_one(HitList))
         await pilot.press("escape")
-        assert app_of(pilot).focused is chats_of(pilot)
+        assert app_of(pilot).focused is chat_of(pilot).composer
         assert chat_of(pilot).busy
         engine.go.set()
         await idle(pilot)

@@ -39,6 +39,7 @@ class ChatActions:
         close_panel: closes a panel over the transcript; False when there is none.
         cancel_work: cancels the newest work of a plugin; False when there is none.
         abandon_hook: goes on without the plugin whose hook hangs; False when none does.
+        leave_search: goes back from the search to the composer; False when nobody searches.
         show_chat_list: shows the list.
         toggle_chat_list: shows and focuses the list, or hides it.
     """
@@ -52,6 +53,7 @@ class ChatActions:
         close_panel: Callable[[], bool],
         cancel_work: Callable[[], bool],
         abandon_hook: Callable[[], bool],
+        leave_search: Callable[[], bool],
         show_chat_list: Callable[[], None],
         toggle_chat_list: Callable[[], None],
     ) -> None:
@@ -61,6 +63,7 @@ class ChatActions:
         self._close_panel = close_panel
         self._cancel_work = cancel_work
         self._abandon_hook = abandon_hook
+        self._leave_search = leave_search
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
 
@@ -94,7 +97,7 @@ class ChatActions:
         composer = self._chat.composer
         if composer.close_completion() or self._abandon_hook():
             return
-        if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
+        if self._leave_search():
             return
         if composer.cancel_sending():
             return
@@ -197,9 +200,9 @@ class ChatActions:
         message = OutgoingMessage(text) if text else self._chat.composer.outgoing_message()
         self._inspect_actions.preview_prompt(message)
 
-    def do_help(self, _: str) -> None:
-        """Show every key and command."""
-        self._chat.view.app.push_screen(HelpScreen())
+    def do_help(self, place: str) -> None:
+        """Show every key and command, those of a place first."""
+        self._chat.view.app.push_screen(HelpScreen(place))
 
     async def do_quit(self, _: str) -> None:
         """Quit."""

@@ -96,6 +96,8 @@ class ChatController:
         self._submitted_early: Composer.Submitted | None = None
         """A message for the chat that is being loaded."""
         self._read_ahead = ReadAhead(self.view)
+        self._told_notes: set[tuple[str, str]] = set()
+        """Models and what was said about them, which is said once; the settings say it again."""
         self.switch_count = 0
         """How often another chat was opened."""
 
@@ -410,6 +412,11 @@ class ChatController:
         if self._opening is not None:
             self._submitted_early = event
             return
+        try:
+            self.require_idle()
+        except UsageError as error:
+            self.composer.show_unsent(_in_one_line(error))
+            return
         if position is None:
             sent = self.send_message(text)
         else:
@@ -557,13 +564,18 @@ class ChatController:
             self.notify_changed()
 
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
+        self.composer.show_unsent("")
+        refused = bool(live.unsaved_message) and isinstance(message.error, UsageError)
         if live.unsaved_message:
-            self.composer.restore_unsent(live.unsaved_message)
+            reason = "typing replaces it" if refused else ""
+            self.composer.restore_unsent(live.unsaved_message, reason)
             live.unsaved_message = ""
             self.save_draft()
         self._loader.ended_turns += 1
         await self._show_stored_turn(live, message)
-        if message.error is not None:
+        if refused and live.chat is self._chat:
+            await self.view.show_notice(str(message.error), "refused")
+        elif message.error is not None:
             await self._report_error(message.error, live)
         self._live_turn = None
         if live.chat.store is not self._chat.store:
@@ -604,8 +616,11 @@ class ChatController:
         if isinstance(state, Ready):
             self._start_read_ahead()
             self.composer.recount_files()
-            for note in state.info.notes:
-                await self.view.show_notice(note)
+            notes = {note: (state.info.model, note) for note in state.info.notes}
+            news = [note for note, key in notes.items() if key not in self._told_notes]
+            self._told_notes |= set(notes.values())
+            if news:
+                await self.view.show_notice("\n".join(news), "model")
 
     def notify_changed(self) -> None:
         """Announce a change of the chats."""
@@ -661,3 +676,9 @@ class ChatController:
         if not plugins.implementations("suggest_text"):
             return ""
         return suggest_text(self.conversation, text, plugins)
+
+
+def _in_one_line(error: ChatlmError) -> str:
+    """Return an error and its hint as they fit into a border."""
+    parts = (error.message, error.hint.rstrip("."))
+    return " · ".join(filter(None, (part[:1].lower() + part[1:] for part in parts)))

@@ -70,6 +70,10 @@ class ChatsPanel(Vertical):
     }
     """
 
+    @dataclass
+    class SearchLeft(Message):
+        """The user has ended the search."""
+
     ChatOpened: TypeAlias = ChatList.ChatOpened
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
@@ -120,10 +124,11 @@ class ChatsPanel(Vertical):
             self._show_list()
 
     def leave_search(self) -> bool:
-        """Go back from box or results to the list; return False if neither has the focus."""
+        """End the search if box or results have the focus; return False if neither has."""
         if self.screen.focused not in (self._search_box, self._hit_list):
             return False
-        self.reset_search()
+        self._search_box.value = ""
+        self._show_list()
         return True
 
     def reset_search(self) -> None:
@@ -185,7 +190,8 @@ class ChatsPanel(Vertical):
     @on(SearchBox.Closed)
     def _handle_search_closed(self, event: SearchBox.Closed) -> None:
         event.stop()
-        self.leave_search()
+        if self.leave_search():
+            self.post_message(self.SearchLeft())
 
     def _schedule_search(self) -> None:
         if self._search_timer is not None:

@@ -158,6 +158,8 @@ class Composer(TextArea):
         self._temporary_edit: TemporaryEdit | None = None
         self._last_submitted: Composer.Submitted | None = None
         """The last submitted message."""
+        self._unsent_reason = self._unsent_text = ""
+        """Why the text was not sent, and which text."""
         self._last_state = ""
         """The last announced draft."""
         self._scan_timer: Timer | None = None
@@ -431,6 +433,8 @@ class Composer(TextArea):
     def _border_notes(self) -> list[str]:
         keys, text = commands.key_of, self.text
         notes = []
+        if self._unsent_reason and text == self._unsent_text:
+            notes.append(f"not sent: {self._unsent_reason}")
         if self.editing:
             does = "runs" if self.accepts_commands else "resends in a fork"
             notes.append(f"{keys('send')} {does} · {keys('stop')} cancels")
@@ -497,8 +501,13 @@ class Composer(TextArea):
         self._set_temporary_edit(None)
         self.set_draft(before + Draft.with_used_pastes(since, whole.pastes))
 
-    def restore_unsent(self, text: str) -> None:
-        """Restore an unsent text before text typed since."""
+    def restore_unsent(self, text: str, reason: str = "") -> None:
+        """Restore an unsent text before text typed since.
+
+        Args:
+            text: the text.
+            reason: why it was not sent; then it is selected, so that typing replaces it.
+        """
         typed, back = self.draft, Draft(sanitise(text))
         if self._last_submitted is not None and self._last_submitted.text == text:
             back = self._last_submitted.draft
@@ -508,6 +517,14 @@ class Composer(TextArea):
                 )
                 typed = Draft()
         self.set_draft(back + Draft("\n") + typed if typed.text else back)
+        if reason and not typed.text:
+            self.selection = Selection((0, 0), self.document.end)
+        self.show_unsent(reason)
+
+    def show_unsent(self, reason: str) -> None:
+        """Say why the text was not sent, until it changes; empty for no reason any longer."""
+        self._unsent_reason, self._unsent_text = reason, self.text
+        self.update_border()
 
     def _parse_input(self) -> tuple[Command, str] | str:
         if not self.accepts_commands:
