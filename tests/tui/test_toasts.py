@@ -1,4 +1,4 @@
-"""Toasts lie over the beginning of the transcript: they move nothing, and what matters stays seen."""
+"""Toasts lie over the beginning of the transcript: they move nothing and hide nothing needed."""
 
 from __future__ import annotations
 
