@@ -78,7 +78,10 @@ class CoreSettings:
         "auto", "prompt format; auto uses the model's own chat template"
     )
     theme: str = setting(
-        "textual-dark", "the screen's colours, a Textual theme", accepts=_is_name, expected="a name"
+        "chatlm-dark",
+        "the screen's colours: chatlm-dark, chatlm-light or a Textual theme",
+        accepts=_is_name,
+        expected="a name",
     )
     reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
     disabled_plugins: tuple[str, ...] = setting(

@@ -30,6 +30,7 @@ from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
+from chatlm.tui.themes import THEMES
 from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class ChatApp(GuardedApp):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
         plugins = plugins or PluginHost()
         self.services = Services(
             store,

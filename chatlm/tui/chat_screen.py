@@ -20,10 +20,11 @@ from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_
 from chatlm.tui.actions.settings import SettingsActions
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.chat.header import ModelLabel
 from chatlm.tui.chat.status import Status, StatusBar
 from chatlm.tui.chat.transcript import Transcript
-from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat.welcome import Suggestion
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.commands import CommandHandler
@@ -115,8 +116,9 @@ class ChatScreen(Screen[None]):
         }
 
     def compose(self) -> ComposeResult:
-        """Yield the list, the chat and the status bar."""
-        with Horizontal():
+        """Yield the header, the list, the chat and the footer."""
+        yield self.chat.view.header
+        with Horizontal(id="panes"):
             yield self.chats_panel
             yield self.chat.view
         yield self._status_bar
@@ -264,8 +266,12 @@ class ChatScreen(Screen[None]):
         self.chat.refresh_title()
         self._status_bar.thinking = self.chat.thinking
         self.plugin_actions.refresh_status()
-        self._update_hint()
+        self._update_hints()
         self.inspect_actions.measure_context()
+
+    @on(ChatView.Started)
+    def _handle_started(self) -> None:
+        self._update_hints()
 
     @on(ChatView.Switched)
     def _notify_chat_shown(self) -> None:
@@ -282,21 +288,27 @@ class ChatScreen(Screen[None]):
         if event.conversation_id == self.chat.answering_conversation_id:
             self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
+    @on(ModelLabel.Clicked)
+    async def _show_models(self) -> None:
+        await self.action_command("model")
+
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
         await self.action_command("context")
 
     def _show_engine_state(self, state: EngineState) -> None:
         self._status_bar.engine_state = state
+        self._update_hints()
         self.inspect_actions.measure_context()
 
     def _follow_focus(self) -> None:
-        self._update_hint()
+        self._update_hints()
         self.plugin_actions.regions.refresh_panel(chat_changed=False)
 
-    def _update_hint(self) -> None:
+    def _update_hints(self) -> None:
         focused = self.focused
-        self._status_bar.hint = focused.hint if isinstance(focused, TurnView) else None
+        hints = focused.hints if isinstance(focused, TurnView) else self.chat.hints
+        self._status_bar.hints = tuple(hints)
 
     def _show_status(self, status: Status) -> None:
         self._status_bar.status = status

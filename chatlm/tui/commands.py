@@ -1,7 +1,7 @@
 """The table of commands and keys, and the parser of slash commands.
 
 Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
-function key but F1 and F2, nothing that the text area needs for editing. The keys of the chat have
+function key but F1 to F3, nothing that the text area needs for editing. The keys of the chat have
 priority: others bubble up from the focused widget, and would act after a key that was typed later.
 The keys of a turn and of the chat list are plain letters, since nothing is typed there.
 """
@@ -97,7 +97,7 @@ CHAT = (
     Command("import", "import chats from a file", argument="FILE"),
     Command("copy-chat", "copy the whole chat as Markdown"),
     Command("theme", "change the theme", argument="[NAME]"),
-    Command("preview", "preview the exact prompt", argument="[TEXT]"),
+    Command("preview", "preview the exact prompt", "f3", "[TEXT]"),
     Command("help", "all keys and commands", "f1"),
 )
 """Commands of the chat screen."""

@@ -273,7 +273,7 @@ async def test_the_panel_counts_and_draws(home: Path) -> None:
 async def test_the_panel_says_what_to_do_when_there_is_nothing(home: Path) -> None:
     assert "No message is labelled yet" in await panel_of(Conversation(1))
     off = Conversation(1, plugin_data={"emotion": {"label": "off"}})
-    assert "/emotion user begins" in await panel_of(off)
+    assert "/emotion user labels" in await panel_of(off)
 
 
 async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:

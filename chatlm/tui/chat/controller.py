@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from textual.content import Content
+
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.deletion import drop_incognito, open_memory_store
 from chatlm.chat.session import ChatSession
@@ -38,6 +40,7 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
+from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
@@ -144,6 +147,27 @@ class ChatController:
     def busy(self) -> bool:
         """Whether a turn is running."""
         return self._live_turn is not None
+
+    @property
+    def hints(self) -> list[Content]:
+        """Keys that act now, the most important first."""
+        names = {"send": "send"}
+        newest = self.view.newest_view
+        if self.busy:
+            names = {"stop": "stop"}
+        elif isinstance(self._services.engine_state, Failed):
+            names = {"regenerate": "try again"}
+        elif newest is not None:
+            reply = newest.turn.reply
+            if reply is not None and reply.can_continue:
+                names["continue"] = "continue"
+            names["regenerate"] = "regenerate" if reply is not None else "answer"
+        if newest is not None:
+            names["next-region"] = "versions" if len(newest.turn.replies) > 1 else "select a turn"
+        names |= {"palette": "commands", "help": "help"}
+        if not self.busy:
+            names |= {"chats": "chats", "new": "new chat", "quit": "quit"}
+        return [command_hint(name, label) for name, label in names.items()]
 
     def require_idle(self) -> None:
         """Check that no turn is running.
@@ -452,6 +476,7 @@ class ChatController:
             group="turn",
             exit_on_error=False,
         )
+        self.view.post_message(ChatView.Started())
         return True
 
     def _run_turn(self, open_events: Callable[[], SessionEvents], live: LiveTurn) -> None:
