@@ -259,6 +259,7 @@ def ask(
                 plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
                 label_seconds=LABEL_SECONDS,
+                source="ask",
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
@@ -267,7 +268,21 @@ def ask(
                 printer = _AnswerPrinter(
                     echo=not as_json, show_thoughts=show_thinking, outlives_output=saved
                 )
-                _print_answer(session, opening.first_message, printer, saved, as_json)
+                try:
+                    _print_answer(session, opening.first_message, printer, saved, as_json)
+                finally:
+                    if saved and chat_id is None:
+                        _forget_unanswered(session)
+
+
+def _forget_unanswered(session: ChatSession) -> None:
+    """Delete the new chat of a question that got no answer at all."""
+    chat = session.conversation
+    if chat is None or any(reply.parts for turn in chat.turns for reply in turn.replies):
+        return
+    from chatlm.chat.deletion import delete_chats
+
+    delete_chats(session.store, [chat.id], session.plugins)
 
 
 def _print_hang(call: HookCall) -> None:

@@ -85,7 +85,12 @@ class ChatScreen(Screen[None]):
         self._list_shown_by_user: bool | None = None
         """The user's choice; None decides by the width."""
         self.chat = ChatController(services)
-        self.chats_panel = ChatsPanel(services.store, services.now, self.chat.edits.write_queue)
+        self.chats_panel = ChatsPanel(
+            services.store,
+            services.now,
+            self.chat.edits.write_queue,
+            with_asked=services.config.list_ask_chats,
+        )
         self._status_bar = StatusBar()
         self.inspect_actions = InspectActions(services, self.chat)
         self.settings_actions = SettingsActions(services, self.chat)

@@ -57,7 +57,7 @@ def test_first_run_to_reopening(terminal: Terminal, chat_home: Path, tmp_path: P
 def first_run(terminal: Terminal) -> None:
     """A title, suggestions, keys; and typing works at once."""
     terminal.wait_for(
-        has("Talk with a language model", "Three things to try", "No chats yet", "f1", "New chat")
+        has("Chat with a model", "Try one of these", "No chats yet", "f1", "New chat")
     )
     terminal.type("?")
     terminal.wait_for(lambda shown: "│ ?" in shown)

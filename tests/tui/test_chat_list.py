@@ -102,12 +102,12 @@ def chat(store: Store, title: str, said: str = "", reply: str = "Yes.") -> int:
 
 
 def rows(app: PanelApp) -> list[str]:
-    return [str(option.prompt).strip() for option in app.panel.chat_list.options]
+    return [str(option.prompt).strip().split("\n")[0] for option in app.panel.chat_list.options]
 
 
 def highlighted(app: PanelApp) -> str:
     option = app.panel.chat_list.highlighted_option
-    return "" if option is None else str(option.prompt).strip()
+    return "" if option is None else str(option.prompt).strip().split("\n")[0]
 
 
 def toasts(app: PanelApp) -> list[str]:

@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm.errors import StoreError
@@ -50,8 +50,9 @@ class ChatsPanel(Vertical):
 
     Args:
         store: where the chats are.
-        now: returns the current time, for the headings.
+        now: returns the current time, for headings and ages.
         write_queue: runs the changes.
+        with_asked: whether the chats of `chatlm ask` are listed.
     """
 
     DEFAULT_CSS = """
@@ -63,8 +64,10 @@ class ChatsPanel(Vertical):
 
         &:focus-within { background: $foreground 7%; }
         & > SearchBox { margin: 0 0 1 0; }
-        & > Hints { padding: 1 1 0 1; min-height: 3; visibility: hidden; }
-        &:focus-within > Hints { visibility: visible; }
+        & > .legend { height: 1; margin: 1 0 0 0; padding: 0 1; color: $text-muted; }
+        & > Hints { padding: 0 1; min-height: 2; }
+        & > .legend, & > Hints { visibility: hidden; }
+        &:focus-within > .legend, &:focus-within > Hints { visibility: visible; }
         &.-searching > ChatList { display: none; }
         &.-searching > HitList { display: block; }
     }
@@ -78,9 +81,16 @@ class ChatsPanel(Vertical):
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
 
-    def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], datetime],
+        write_queue: WriteQueue,
+        *,
+        with_asked: bool = True,
+    ) -> None:
         super().__init__(id="chats-panel")
-        self.chat_list = ChatList(store, now, write_queue)
+        self.chat_list = ChatList(store, now, write_queue, with_asked=with_asked)
         self._store = store
         self._search_box = SearchBox()
         self._hit_list = HitList()
@@ -97,6 +107,7 @@ class ChatsPanel(Vertical):
         yield self._search_box
         yield self.chat_list
         yield self._hit_list
+        yield Static(rows.LEGEND, classes="legend")
         yield Hints()
 
     def reload(self, current_id: int | None, answering_id: int | None) -> None:
