@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chatlm.chat.attachments import AttachmentReader, format_block
+from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
@@ -159,13 +159,15 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
 )
 @click.option(
+    "-a",
     "-f",
+    "--attach",
     "--file",
     "files",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Add the text of this file to the question; repeatable.",
+    help="Add the text of this file or of a folder's files to the question; repeatable.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
@@ -239,7 +241,7 @@ def ask(
     with loaded_plugins(settings) as plugins:
         plugins.on_hang = _print_hang
         read_file = AttachmentReader(plugins)
-        blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
+        blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():

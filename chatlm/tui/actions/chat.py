@@ -23,6 +23,7 @@ from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.screens.help import ChatCommands, HelpScreen
+from chatlm.tui.screens.history import HistoryScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.screens.transfer import ImportScreen
 from chatlm.tui.services import Services
@@ -80,6 +81,8 @@ class ChatActions:
             "palette": self.do_palette,
             "context": self.do_context,
             "attach": self.do_attach,
+            "editor": self.do_editor,
+            "history": self.do_history,
             "rename": self.do_rename,
             "pin-chat": self.do_pin_chat,
             "delete": self.do_delete,
@@ -149,6 +152,21 @@ class ChatActions:
         if not path.strip():
             raise UsageError("Which file?", hint="Type /attach and a path.")
         self._chat.composer.attach_file(path.strip())
+
+    def do_editor(self, _: str) -> None:
+        """Write the message in the user's editor."""
+        self._chat.composer.edit_outside()
+        self._chat.view.focus_composer()
+
+    def do_history(self, words: str) -> None:
+        """Choose one of the messages that were sent, and write it again."""
+
+        def use(text: str | None) -> None:
+            if text is not None:
+                self._chat.composer.recall(text)
+                self._chat.view.focus_composer()
+
+        self._chat.view.app.push_screen(HistoryScreen(self._chat.sent_messages, words), use)
 
     def do_rename(self, title: str) -> None:
         """Rename the chat."""

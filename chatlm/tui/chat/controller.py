@@ -144,6 +144,11 @@ class ChatController:
         return sampling.thinking or "auto"
 
     @property
+    def sent_messages(self) -> list[str]:
+        """The messages that were sent in the open chat's store, newest first."""
+        return self._loader.sent_messages(self.store)
+
+    @property
     def busy(self) -> bool:
         """Whether a turn is running."""
         return self._live_turn is not None

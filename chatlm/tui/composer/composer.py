@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual import events, on
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.document._document import EditResult, Location, Selection
@@ -23,8 +24,9 @@ from textual.widgets import TextArea
 from chatlm.chat.attachments import read_text_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.tui import commands
+from chatlm.tui import clipboard, commands
 from chatlm.tui.commands import Command
+from chatlm.tui.composer import editor
 from chatlm.tui.composer.attachments import (
     Attachments,
     FileReader,
@@ -158,6 +160,8 @@ class Composer(TextArea):
         self._temporary_edit: TemporaryEdit | None = None
         self._last_submitted: Composer.Submitted | None = None
         """The last submitted message."""
+        self._before_cut: Draft | None = None
+        """The draft before Ctrl-X, which Ctrl-E after it opens in an editor."""
         self._unsent_reason = self._unsent_text = ""
         """Why the text was not sent, and which text."""
         self._last_state = ""
@@ -193,9 +197,35 @@ class Composer(TextArea):
         super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
-        """Replace the selection by a text, folded if it is long."""
-        self.replace(self._folds.fold(text), *self.selection, maintain_selection_offset=False)
+        """Replace the selection by a text, folded if it is long; the path of a file attaches it."""
+        mention = self._attachments.mention_of_paste(text)
+        pasted = self._folds.fold(text) if mention is None else f"{sanitise(mention)} "
+        self.replace(pasted, *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
+
+    def action_copy(self) -> None:
+        """Copy the selection of the composer, or else of the screen; without one, offer to quit."""
+        text = self.selected_text or self.screen.get_selected_text()
+        if text:
+            clipboard.copy(self.app, text, "the selection")
+        else:
+            self.app.action_help_quit()
+
+    def edit_outside(self) -> None:
+        """Let the user write the text in an editor.
+
+        Raises:
+            UsageError: there is no editor, it failed, or no program can have this terminal.
+        """
+        command = editor.find_editor()
+        try:
+            with self.app.suspend():
+                text = editor.edit_text(command, self._folds.unfold(self.text))
+        except SuspendNotSupported as error:
+            raise UsageError("No editor can be opened here", hint="Write it here.") from error
+        if text != self._folds.unfold(self.text):
+            self.set_draft(Draft(sanitise(text)))
+        self.refresh()
 
     def action_unfold(self) -> None:
         """Unfold the paste at the cursor, or else the first."""
@@ -299,6 +329,14 @@ class Composer(TextArea):
         """Handle keys at once; a binding that bubbles up would run after later keys."""
         event.prevent_default()
         action = self._key_actions.get(event.key, "")
+        before_cut, self._before_cut = self._before_cut, None
+        if event.key == "ctrl+x":
+            self._before_cut = self.draft
+        elif event.key == "ctrl+e" and before_cut is not None:
+            event.stop()
+            self.set_draft(before_cut)
+            await self.app.run_action("screen.command('editor')")
+            return
         if self._completion.handle_key(event.key, action):
             event.stop()
             self._show_suggestion()
@@ -500,6 +538,10 @@ class Composer(TextArea):
         self._message_history.reset()
         self._set_temporary_edit(None)
         self.set_draft(before + Draft.with_used_pastes(since, whole.pastes))
+
+    def recall(self, text: str) -> None:
+        """Write an earlier message, behind what is written already."""
+        self.set_draft(self.draft + Draft(("\n" if self.text else "") + sanitise(text)))
 
     def restore_unsent(self, text: str, reason: str = "") -> None:
         """Restore an unsent text before text typed since.
