@@ -83,6 +83,7 @@ class CoreSettings:
         accepts=_is_name,
         expected="a name",
     )
+    vim: bool = setting(False, "the keys of vi in the composer")
     list_ask_chats: bool = setting(True, "list the chats of chatlm ask on the screen")
     reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
     disabled_plugins: tuple[str, ...] = setting(

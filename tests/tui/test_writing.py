@@ -11,12 +11,27 @@ from textual.app import App
 from textual.widgets import OptionList
 
 from chatlm.chat.attachments import MAX_FOLDER_FILES, read_blocks, read_text_file
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
+from chatlm.store.store import Store
+from chatlm.tui.app import ChatApp
 from chatlm.tui.composer.attachments import pasted_path
 from chatlm.tui.composer.editor import edit_text, find_editor
 from chatlm.tui.screens.history import HistoryScreen, find_messages
-from tests.tui.support import app_of, chat_of, idle, make_app, say, toasts, until
+from tests.tui.support import (
+    StillEngine,
+    app_of,
+    chat_of,
+    idle,
+    make_app,
+    newest,
+    opens,
+    plain,
+    say,
+    toasts,
+    until,
+)
 
 APPENDS = "import sys; path = sys.argv[1]; open(path, 'a').write(' and more\\n')"
 
@@ -167,3 +182,33 @@ async def test_a_mentioned_folder_is_sent_with_its_files(folder: Path) -> None:
         assert "notes.txt\n```\none two\n```" in sent
         assert "src/main.py" in sent
         assert ".hidden" not in sent
+
+
+def vim_app() -> ChatApp:
+    engine = StillEngine("One ", "two", stand_after=1)
+    return ChatApp(Store(None), opens(engine), config=Config(vim=True), clock=lambda: 0.0)
+
+
+async def test_the_keys_of_vi_edit_the_message() -> None:
+    async with vim_app().run_test() as pilot:
+        composer = chat_of(pilot).composer
+        await pilot.press(*"one two three", "escape", "b", "d", "w")
+        assert composer.text == "one two "
+        assert composer.border_subtitle == "NORMAL"
+        await pilot.press("0", "x", "i", *"O", "escape", "A", *"four")
+        assert composer.text == "One two four"
+        await pilot.press("escape", "o", *"last", "escape", "g", "g", "d", "d")
+        assert composer.text == "last"
+        await pilot.press("u", "j", "C", "escape", "q", "Q")
+        assert composer.text == "One two four\n", "other letters type nothing"
+
+
+async def test_escape_leaves_the_insert_mode_first_and_stops_second() -> None:
+    async with vim_app().run_test() as pilot:
+        await say(pilot, "Hello")
+        await until(pilot, lambda: "One" in plain(newest(pilot)))
+        await pilot.press("escape")
+        assert chat_of(pilot).busy
+        await pilot.press("escape")
+        await idle(pilot)
+        assert "stopped" in plain(newest(pilot))

@@ -100,6 +100,8 @@ class ChatActions:
         composer = self._chat.composer
         if composer.close_completion() or self._abandon_hook():
             return
+        if composer.has_focus and composer.leave_insert_mode():
+            return
         if self._leave_search():
             return
         if composer.cancel_sending():

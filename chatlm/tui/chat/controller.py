@@ -71,6 +71,7 @@ class ChatController:
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
             suggest=self._suggest_text,
+            vim=services.config.vim,
         )
         self.view = ChatView(
             services.clock,

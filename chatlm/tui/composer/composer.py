@@ -44,6 +44,7 @@ from chatlm.tui.composer.drafts import (
 )
 from chatlm.tui.composer.folds import Folds
 from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
+from chatlm.tui.composer.vim import VimKeys
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
@@ -67,6 +68,7 @@ class Composer(TextArea):
         folder: where paths start; None for the working directory.
         read_file: reads an attached file; called in a thread.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
+        vim: whether it has the keys of vi.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
@@ -129,6 +131,7 @@ class Composer(TextArea):
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
         suggest: Callable[[str], str] = lambda text: "",
+        vim: bool = False,
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
         folder = folder or Path.cwd()
@@ -154,6 +157,7 @@ class Composer(TextArea):
         self._suggestions = Suggestions(
             suggest, call_in_ui_thread=self.call_later, on_suggested=self._show_suggestion
         )
+        self._vim = VimKeys() if vim else None
         self._message_history = MessageHistory(history)
         self._last_recall: tuple[str, Location] | None = None
         """Text and cursor after the last history step."""
@@ -328,6 +332,8 @@ class Composer(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         """Handle keys at once; a binding that bubbles up would run after later keys."""
         event.prevent_default()
+        if await self._run_vim_command(event):
+            return
         action = self._key_actions.get(event.key, "")
         before_cut, self._before_cut = self._before_cut, None
         if event.key == "ctrl+x":
@@ -351,6 +357,33 @@ class Composer(TextArea):
         if event.is_printable or action.startswith("delete"):
             self._completion.update()
             self._show_suggestion()
+
+    async def _run_vim_command(self, event: events.Key) -> bool:
+        """Handle a key of the normal mode; return False for all others."""
+        if self._vim is None or not event.is_printable or event.character is None:
+            return False
+        actions = self._vim.press(event.character)
+        if actions is None:
+            return False
+        event.stop()
+        for action in actions:
+            await self.app.run_action(action, self)
+        self.update_border()
+        return True
+
+    def leave_insert_mode(self) -> bool:
+        """Begin vi's normal mode; return False without such keys, or if it is on already."""
+        left = self._vim is not None and self._vim.leave_insert()
+        self.update_border()
+        return left
+
+    def action_text_start(self) -> None:
+        """Go to the beginning of the text."""
+        self.move_cursor((0, 0))
+
+    def action_text_end(self) -> None:
+        """Go to the end of the text."""
+        self.move_cursor(self.document.end)
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Move up, or from the first line to the previous message."""
@@ -471,6 +504,8 @@ class Composer(TextArea):
     def _border_notes(self) -> list[str]:
         keys, text = commands.key_of, self.text
         notes = []
+        if self._vim is not None and not self._vim.inserting:
+            notes.append(f"NORMAL {self._vim.pending}".rstrip())
         if self._unsent_reason and text == self._unsent_text:
             notes.append(f"not sent: {self._unsent_reason}")
         if self.editing:
