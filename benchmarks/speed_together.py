@@ -33,7 +33,7 @@ PASSAGE = (
     "for the first time in 1858; since 1987 no keeper has lived there. Visitors come by boat, on "
     "Tuesdays and Saturdays, when the wind is below force 5. The stairs have 163 steps."
 )
-CODE = Path(__file__).parents[1].joinpath("chatlm", "stopping.py")
+CODE = Path(__file__).parents[1].joinpath("chatlm", "engines", "stopping.py")
 STORY = "Write a very long story about a lighthouse, with many turns."
 COUNTS = (2, 4, 8, 16)
 

@@ -32,8 +32,14 @@ class SequenceCache(Protocol):
         """
         ...
 
-    def truncate(self, length: int) -> bool:
-        """Drop all tokens after the first `length`; return False if that is not possible."""
+    def truncate(self, length: int) -> int:
+        """Drop all tokens after the first `length`; more where a window or a state is gone.
+
+        The newest tokens, up to `max_draft_tokens`, can always be dropped exactly.
+
+        Returns:
+            The tokens that are kept, at most `length`, possibly none.
+        """
         ...
 
 
@@ -89,7 +95,13 @@ class LanguageModel(Protocol):
     @property
     def max_step_tokens(self) -> int:
         """Limit of tokens per decode step, at least 1; above 1 where several cost little more than
-        one. Then caches can be truncated."""
+        one."""
+        ...
+
+    @property
+    def max_draft_tokens(self) -> int:
+        """How many of the newest tokens a cache can drop exactly, which is the limit of a draft; 0
+        where it cannot, or where a draft costs as much as it may save."""
         ...
 
     def new_cache(self) -> SequenceCache:

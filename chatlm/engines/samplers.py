@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenizer import TokenBytes
+from chatlm.engines.native.token_choice import TokenChooser, token_chooser
 from chatlm.errors import UsageError
 from chatlm.types.sampling import LogitBias, Sampling
+
+ALL_MASKED = "all tokens are masked (-inf); a plugin's logits processor may have masked them"
+"""Message of the error when there is nothing to choose."""
 
 DRY_BREAKERS = frozenset(b'\n:"*')
 """Bytes that break sequences, as in the programs that introduced DRY."""
@@ -251,11 +255,13 @@ def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
     """
     cumulative = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
     if not cumulative[-1] > 0:
-        raise ValueError(
-            "all tokens are masked (-inf); a plugin's logits processor may have masked them"
-        )
+        raise ValueError(ALL_MASKED)
     point = torch.rand((), generator=generator, dtype=torch.float64)
     return int(torch.searchsorted(cumulative, point * cumulative[-1], right=True))
+
+
+POINTS_AHEAD = 32
+"""Random numbers that are drawn at once, which takes no longer than one."""
 
 
 class Sampler:
@@ -312,6 +318,14 @@ class Sampler:
             self._generator.seed()
         else:
             self._generator.manual_seed(sampling.seed)
+        self._chooser = token_chooser()
+        self._points: list[float] = []
+        """Random numbers that were drawn ahead, the next one last."""
+        self._counts_tokens = (
+            self._frequency_penalty != 0.0
+            or self._presence_penalty != 0.0
+            or self._repetition_penalty != 1.0
+        )
         self._reply_counts = torch.zeros(vocab_size, device=device)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._seen[prompt_ids] = True
@@ -321,18 +335,22 @@ class Sampler:
 
         Args:
             logits: (vocab_size,), any float type.
+
+        Raises:
+            ValueError: all tokens are masked.
         """
         logits = logits.float()
         if len(self._biases):
             logits = apply_logit_bias(logits, self._biased_ids, self._biases)
-        logits = apply_penalties(
-            logits,
-            self._reply_counts,
-            self._seen,
-            frequency_penalty=self._frequency_penalty,
-            presence_penalty=self._presence_penalty,
-            repetition_penalty=self._repetition_penalty,
-        )
+        if self._counts_tokens:
+            logits = apply_penalties(
+                logits,
+                self._reply_counts,
+                self._seen,
+                frequency_penalty=self._frequency_penalty,
+                presence_penalty=self._presence_penalty,
+                repetition_penalty=self._repetition_penalty,
+            )
         if self._repetitions:
             logits = apply_dry(
                 logits,
@@ -341,21 +359,50 @@ class Sampler:
                 base=self._dry_base,
                 allowed=self._dry_allowed_length,
             )
+        if self._chooser:
+            return self.accept(self._choose(self._chooser, logits.cpu().contiguous()))
+        return self.accept(self._choose_with_torch(logits))
+
+    def _choose(self, chooser: TokenChooser, logits: Tensor) -> int:
+        may_exclude = self._xtc_probability > 0.0 and self._xtc_threshold <= 0.5
+        excludes = self._temperature > 0 and may_exclude and self._random() < self._xtc_probability
+        token = chooser.choose(
+            logits,
+            temperature=self._temperature,
+            top_k=self._top_k,
+            top_p=self._top_p,
+            min_p=self._min_p,
+            top_n_sigma=self._top_n_sigma,
+            xtc_threshold=self._xtc_threshold if excludes else 1.0,
+            point=self._random() if self._temperature > 0 else 0.0,
+        )
+        if token is None:
+            raise ValueError(ALL_MASKED)
+        return token
+
+    def _choose_with_torch(self, logits: Tensor) -> int:
+        """Do the same where there is no compiler."""
         if self._temperature == 0:
-            token = int(torch.argmax(logits))
-        else:
-            kept = apply_temperature(top_n_sigma(logits, self._top_n_sigma), self._temperature)
-            kept = min_p(top_p(top_k(kept, self._top_k), self._top_p), self._min_p)
-            kept = exclude_top_choices(
-                kept, self._xtc_probability, self._xtc_threshold, self._generator
-            )
-            token = sample_token(torch.softmax(kept, dim=-1), self._generator)
-        return self.accept(token)
+            return int(torch.argmax(logits))
+        kept = apply_temperature(top_n_sigma(logits, self._top_n_sigma), self._temperature)
+        kept = min_p(top_p(top_k(kept, self._top_k), self._top_p), self._min_p)
+        kept = exclude_top_choices(
+            kept, self._xtc_probability, self._xtc_threshold, self._generator
+        )
+        return sample_token(torch.softmax(kept, dim=-1), self._generator)
+
+    def _random(self) -> float:
+        """Return the generator's next number, from 0 to 1 without 1."""
+        if not self._points:
+            points = torch.rand(POINTS_AHEAD, generator=self._generator, dtype=torch.float64)
+            self._points = points.tolist()[::-1]
+        return self._points.pop()
 
     def accept(self, token: int) -> int:
         """Count a token as the newest, chosen or not, and return it."""
-        self._reply_counts[token] += 1
-        self._seen[token] = True
+        if self._counts_tokens:
+            self._reply_counts[token] += 1
+            self._seen[token] = True
         if self._repetitions:
             self._repetitions.add(token)
         return token

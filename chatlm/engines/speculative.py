@@ -77,7 +77,7 @@ class Speculator:
 
     def __init__(self, cached_prompt: CachedPrompt, prompt: Sequence[int]) -> None:
         self._cached_prompt = cached_prompt
-        self._lookup = PromptLookup(prompt) if cached_prompt.max_step_tokens > 1 else None
+        self._lookup = PromptLookup(prompt) if cached_prompt.max_draft_tokens else None
         self._draft: list[int] = []
         self._num_accepted = 0
         """Tokens of the draft that the sampler has chosen so far."""
@@ -121,7 +121,8 @@ class Speculator:
         if self._paused_tokens < self._pause_length:
             self._paused_tokens += 1
             return []
-        return lookup.draft(min(max_tokens, self._draft_length))
+        limit = min(self._draft_length, self._cached_prompt.max_draft_tokens)
+        return lookup.draft(min(max_tokens, limit))
 
     def _adapt_length(self) -> None:
         """Lengthen drafts after accepted ones, and pause after rejected ones."""

@@ -63,6 +63,7 @@ class TransformersModel:
     """
 
     max_step_tokens = 1
+    max_draft_tokens = 0
 
     def __init__(
         self, name: str, folder: Path, placement: Placement, notes: tuple[str, ...] = ()
@@ -113,6 +114,7 @@ class PeftAdaptedModel:
     """
 
     max_step_tokens = 1
+    max_draft_tokens = 0
 
     def __init__(self, model: TransformersModel, adapter: str) -> None:
         self._model = model

@@ -89,6 +89,7 @@ class LlamaCppModel:
             or (api.llama_model_n_swa(pointer) and not settings.swa_full)
         )
         self.max_step_tokens = settings.parallel if rolls_back else 1
+        self.max_draft_tokens = self.max_step_tokens - 1
 
     def new_cache(self) -> LlamaCache:
         """Return an empty KV cache."""
@@ -179,6 +180,7 @@ class LlamaCppAdaptedModel:
         self._context = context
         self._adapter = adapter
         self.max_step_tokens = max_step_tokens
+        self.max_draft_tokens = max_step_tokens - 1
 
     def new_cache(self) -> LlamaCache:
         """Return an empty KV cache."""

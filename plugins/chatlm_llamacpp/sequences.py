@@ -85,8 +85,8 @@ class LlamaCache:
         """Add generated tokens; return the logits after each."""
         return self._context.decode([self], [ids])
 
-    def truncate(self, length: int) -> bool:
-        """Drop all tokens after the first `length`, where the model's memory allows it."""
+    def truncate(self, length: int) -> int:
+        """Drop all tokens after the first `length`, or all where the model's memory requires it."""
         return self._context.truncate(self, length)
 
 
@@ -187,24 +187,29 @@ class LlamaContext:
             cache.length += len(ids)
         return torch.stack([self._logits(row) for row in range(0 if every else index - 1, index)])
 
-    def truncate(self, cache: LlamaCache, length: int) -> bool:
-        """Drop all tokens of a cache after the first `length`; False if it is not possible."""
+    def truncate(self, cache: LlamaCache, length: int) -> int:
+        """Drop all tokens of a cache after the first `length`, or all if that is not possible.
+
+        Returns:
+            The tokens that are kept.
+        """
         if length >= cache.length:
-            return True
-        if length == 0:
-            if cache.slot is not None:
-                self._free_slot(cache.slot)
-            cache.slot, cache.state, cache.length = None, None, 0
-            return True
+            return cache.length
+        if length and self._remove_tokens(cache, length):
+            cache.length = length
+            return length
+        if cache.slot is not None:
+            self._free_slot(cache.slot)
+        cache.slot, cache.state, cache.length = None, None, 0
+        return 0
+
+    def _remove_tokens(self, cache: LlamaCache, length: int) -> bool:
         (slot,) = self._bring_inside([cache])
         window = self._api.llama_model_n_swa(self._model.pointer)
         first = self._api.llama_memory_seq_pos_min(self._memory, slot)
         if window and first > max(0, length - window + 1):  # what the next token sees is gone
             return False
-        if not self._api.llama_memory_seq_rm(self._memory, slot, length, -1):
-            return False
-        cache.length = length
-        return True
+        return bool(self._api.llama_memory_seq_rm(self._memory, slot, length, -1))
 
     def forget_adapter(self, adapter: Owned) -> None:
         """Take an adapter out of the context before it is freed."""

@@ -28,6 +28,7 @@ class UniformModel:
 
     device_type = "cpu"
     max_step_tokens = 1
+    max_draft_tokens = 0
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
@@ -62,8 +63,8 @@ class UniformCache:
     def decode(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.zeros(len(ids), self._model.vocabulary)
 
-    def truncate(self, length: int) -> bool:
-        return True
+    def truncate(self, length: int) -> int:
+        return length
 
 
 def byte_tokenizer(*added: AddedToken, template: Any) -> PreTrainedTokenizerFast:

@@ -57,7 +57,7 @@ def test_a_cache_that_grows_or_is_truncated_gives_the_same(tmp_path: Path, devic
     cache._kv_cache.reserve(4 * cache._kv_cache.capacity)
     again = torch.cat([first, cache.decode(ids[140:])])
     torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
-    assert cache.truncate(100)
+    assert cache.truncate(100) == 100
     torch.testing.assert_close(cache.decode(ids[100:]), once, rtol=1e-4, atol=1e-4)
 
 

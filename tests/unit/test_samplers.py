@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatlm.engines import samplers
+from chatlm.engines.native.token_choice import token_chooser
 from chatlm.engines.samplers import (
     SMALL_NUCLEUS,
     RepetitionTracker,
@@ -356,3 +358,93 @@ def test_biases_typed_in_another_way_are_refused_with_an_example(text: str) -> N
 def test_a_typed_bias_out_of_range_names_the_range() -> None:
     with pytest.raises(UsageError, match="from -100 to 100, not"):
         parse_logit_bias("15043=-101")
+
+
+CHOICES: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.9},
+    {"temperature": 0.01},
+    {"temperature": 0.9, "top_p": 0.95},
+    {"temperature": 3.0, "top_p": 0.999},
+    {"temperature": 1.0, "top_p": 0.0},
+    {"temperature": 0.9, "top_k": 1},
+    {"temperature": 0.9, "top_k": 40},
+    {"temperature": 2.0, "top_k": 400, "top_p": 0.8},
+    {"temperature": 1.5, "top_k": 5000, "top_p": 0.9},
+    {"temperature": 1.2, "min_p": 0.05},
+    {"temperature": 2.0, "top_k": 300, "top_p": 0.9, "min_p": 0.02},
+    {"temperature": 2.0, "top_n_sigma": 1.5},
+    {"temperature": 1.5, "top_n_sigma": 2.0, "top_k": 50, "top_p": 0.9},
+    {"temperature": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.05},
+    {
+        "temperature": 1.5,
+        "xtc_probability": 0.9,
+        "xtc_threshold": 0.02,
+        "top_p": 0.9,
+        "min_p": 0.01,
+    },
+    {"temperature": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "top_p": 0.9},
+    {"temperature": 1.0, "dry_multiplier": 0.8, "logit_bias": [[7, 5.0]]},
+]
+
+
+def wide_sampler(vocab_size: int, **settings: Any) -> Sampler:
+    sampling = Sampling.from_dict(settings).with_fallback(Sampling(dry_base=1.75))
+    return Sampler(
+        sampling,
+        torch.tensor([1, 2, 3]),
+        vocab_size,
+        torch.device("cpu"),
+        lambda _: b"",
+        lambda _: [],
+    )
+
+
+def both_ways(
+    monkeypatch: pytest.MonkeyPatch, vocab_size: int, **settings: Any
+) -> tuple[Sampler, Sampler]:
+    """Return a sampler with the compiled functions, and one as on a machine without a compiler."""
+    compiled = wide_sampler(vocab_size, **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(samplers, "token_chooser", lambda: None)
+        return compiled, wide_sampler(vocab_size, **settings)
+
+
+@pytest.mark.parametrize("settings", CHOICES, ids=str)
+@pytest.mark.parametrize("vocab_size", [16, 1000, 5003])
+def test_the_compiled_functions_choose_what_torch_chooses(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], vocab_size: int
+) -> None:
+    assert token_chooser(), "the tests need a C compiler"
+    random = torch.Generator().manual_seed(9)
+    compiled, plain = both_ways(monkeypatch, vocab_size, seed=6, **settings)
+    for number in range(120):
+        logits = torch.randn(vocab_size, generator=random) * (1 + number % 4)
+        logits[number % vocab_size] += number % 8
+        if number % 5 == 0:
+            logits[::3] = -INF
+        if number % 3 == 0 and "top_p" not in settings:  # which of equals top-p takes is open
+            logits = (2 * logits).round() / 2
+        assert compiled(logits) == plain(logits)
+
+
+@pytest.mark.parametrize("settings", CHOICES, ids=str)
+def test_logits_that_rule_everything_out_are_an_error(settings: dict[str, Any]) -> None:
+    for logits in (torch.full((100,), -INF), torch.tensor([math.nan] + [1.0] * 99)):
+        with pytest.raises(ValueError, match="all tokens are masked"):
+            wide_sampler(100, seed=1, **settings)(logits)
+
+
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32) | st.just(-INF), min_size=3, max_size=200),
+    st.sampled_from(CHOICES),
+    st.integers(0, 1000),
+)
+def test_a_chosen_token_is_never_one_that_was_ruled_out(
+    values: list[float], settings: dict[str, Any], seed: int
+) -> None:
+    logits = torch.tensor([*values, 0.0])
+    token = wide_sampler(len(logits), **settings | {"seed": seed, "logit_bias": []})(logits)
+    assert logits[token] > -INF
+    if settings.get("top_k") == 1:
+        assert logits[token] == logits.max()

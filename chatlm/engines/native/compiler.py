@@ -1,4 +1,4 @@
-"""Compile the C kernel with the system's compiler, once, and cache the library."""
+"""Compile the C sources with the system's compiler, once, and cache the library."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from chatlm.config import paths
@@ -32,6 +33,13 @@ SOURCES = tuple(
         "vectors.h",
     )
 )
+"""Of the decode kernel; the first one is compiled, the others are included."""
+
+
+CHOOSE_SOURCES = tuple(
+    Path(__file__).with_name("csrc") / name for name in ("choose.c", "vectors.h")
+)
+"""Of what chooses tokens."""
 
 
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
@@ -58,17 +66,29 @@ def kernel_library(*, float32: bool) -> Path:
     Raises:
         KernelUnavailable: there is no C compiler, or it failed.
     """
+    return _library("decode", SOURCES, ("-DELEMENT_IS_FLOAT32",) if float32 else ())
+
+
+def choose_library() -> Path:
+    """Return the compiled functions that choose tokens, from the cache if possible.
+
+    Raises:
+        KernelUnavailable: there is no C compiler, or it failed.
+    """
+    return _library("choose", CHOOSE_SOURCES)
+
+
+def _library(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
     command = [*_find_compiler(), *FLAGS]
     if platform.machine() == "x86_64":
         command += X86_FLAGS
-    if float32:
-        command.append("-DELEMENT_IS_FLOAT32")
+    command += flags
     folder = paths.data_dir() / "kernels"
-    library = folder / f"decode-{_build_hash(command)}.so"
+    library = folder / f"{name}-{_build_hash(command, sources)}.so"
     if not library.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(command, library)
+            _compile([*command, str(sources[0])], library)
         except OSError as error:
             raise KernelUnavailable(
                 f"{folder} cannot be written: {error.strerror or error}"
@@ -84,11 +104,11 @@ def _find_compiler() -> list[str]:
     return [program, *command[1:]]
 
 
-def _build_hash(command: list[str]) -> str:
+def _build_hash(command: list[str], sources: Sequence[Path]) -> str:
     """Hash all that the machine code depends on: sources, command, compiler and CPU."""
     compiler = Path(command[0]).resolve().stat()
-    sources = [source.read_bytes() for source in SOURCES]
-    inputs = (sources, command, compiler.st_size, compiler.st_mtime_ns, _describe_cpu())
+    texts = [source.read_bytes() for source in sources]
+    inputs = (texts, command, compiler.st_size, compiler.st_mtime_ns, _describe_cpu())
     return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
@@ -109,7 +129,7 @@ def _compile(command: list[str], library: Path) -> None:
     temporary = Path(name)
     try:
         result = subprocess.run(
-            [*command, str(SOURCES[0]), "-o", name, "-lm"],
+            [*command, "-o", name, "-lm"],
             capture_output=True,
             text=True,
             errors="replace",

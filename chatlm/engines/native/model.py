@@ -84,6 +84,11 @@ class NativeModel:
         """Limit of tokens per decode step."""
         return self.decoder.max_step_tokens
 
+    @property
+    def max_draft_tokens(self) -> int:
+        """Limit of a draft."""
+        return self.max_step_tokens - 1
+
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """Decode new tokens of several caches in one step."""
         sequences = [cache.sequence_input(new) for cache, new in zip(caches, ids, strict=True)]
@@ -110,6 +115,7 @@ class NativeAdaptedModel:
         self._model = model
         self.device_type = model.device_type
         self.max_step_tokens = model.max_step_tokens
+        self.max_draft_tokens = model.max_draft_tokens
         self._weights = with_lora(model.weights, lora)
         self._packed_adapter = model.decoder.pack_adapter(lora)
 
@@ -154,7 +160,7 @@ class NativeCache:
         """Return new tokens as a `TokenDecoder` takes them."""
         return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
-    def truncate(self, length: int) -> bool:
+    def truncate(self, length: int) -> int:
         """Drop all tokens after the first `length`."""
         self._kv_cache.length = length
-        return True
+        return length
