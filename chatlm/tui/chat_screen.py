@@ -35,6 +35,7 @@ from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
+from chatlm.tui.widgets.hints import command_hint
 
 MIN_WIDTH_FOR_LIST = 100
 """Columns below which the list is hidden."""
@@ -44,6 +45,10 @@ HANG_CHECK_SECONDS = 0.25
 
 FIRST_PAINT_SECONDS = 0.05
 """Seconds for the first paint to reach the terminal before background work starts."""
+
+
+PANEL_HINTS = {"stop": "back", "next-region": "next pane", "palette": "commands", "help": "help"}
+"""Keys of the footer in the chat list, which names its own above."""
 
 
 class ChatScreen(Screen[None]):
@@ -312,7 +317,12 @@ class ChatScreen(Screen[None]):
 
     def _update_hints(self) -> None:
         focused = self.focused
-        hints = focused.hints if isinstance(focused, TurnView) else self.chat.hints
+        if isinstance(focused, TurnView):
+            hints = focused.hints
+        elif _contains(self.chats_panel, focused):
+            hints = [command_hint(name, label) for name, label in PANEL_HINTS.items()]
+        else:
+            hints = self.chat.hints
         self._status_bar.hints = tuple(hints)
 
     def _show_status(self, status: Status) -> None:

@@ -41,7 +41,7 @@ class Header(Horizontal):
         & > ModelLabel { width: auto; max-width: 45%; margin: 0 0 0 2; }
         & > ContextGauge { width: 24; min-width: 20; margin: 0 0 0 2; }
         &.-middle > ContextGauge { width: 36; }
-        &.-wide > ContextGauge { width: 66; }
+        &.-wide > ContextGauge { width: 54; }
     }
     """
 

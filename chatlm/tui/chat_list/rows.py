@@ -36,11 +36,11 @@ PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
 
 LEGEND = Content.assemble(
     (PINNED, "$text-primary"),
-    " pinned  ",
+    " pinned ",
     (UNFINISHED, "$text-warning"),
-    " cut off  ",
+    " cut off ",
     (ANSWERING, "$text-primary"),
-    " answering",
+    " writing",
 )
 """What the marks mean."""
 
