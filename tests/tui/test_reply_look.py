@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from textual.pilot import Pilot
 
+from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.markdown import PROSE_WIDTH, StreamingMarkdown
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
-    ScriptedEngine,
     chat_of,
     idle,
     line,
@@ -21,6 +23,10 @@ from tests.tui.support import (
 )
 
 CODE = "Two blocks:\n\n```python\nprint(1)\n```\n\nand\n\n```\nls -l\tx\n```\n"
+
+
+def clipboard_is(pilot: Pilot[None], text: str) -> bool:
+    return pilot.app.clipboard == text
 
 
 def author(pilot: Pilot[None]) -> str:
@@ -74,4 +80,4 @@ async def test_a_click_on_copy_copies_its_own_block() -> None:
         for y, code in zip(heads, ("print(1)", "ls -l\tx"), strict=True):
             column = text.render_line(y).text.index("copy")
             await pilot.click(text, offset=(column + 3, y))
-            await until(pilot, lambda code=code: app.clipboard == code)
+            await until(pilot, partial(clipboard_is, pilot, code))

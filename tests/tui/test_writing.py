@@ -16,7 +16,9 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
+from chatlm.tui.composer import completion
 from chatlm.tui.composer.attachments import pasted_path
+from chatlm.tui.composer.completion import complete
 from chatlm.tui.composer.editor import edit_text, find_editor
 from chatlm.tui.screens.history import HistoryScreen, find_messages
 from tests.tui.support import (
@@ -32,6 +34,7 @@ from tests.tui.support import (
     toasts,
     until,
 )
+from tests.waiting import PATIENCE
 
 APPENDS = "import sys; path = sys.argv[1]; open(path, 'a').write(' and more\\n')"
 
@@ -212,3 +215,18 @@ async def test_escape_leaves_the_insert_mode_first_and_stops_second() -> None:
         await pilot.press("escape")
         await idle(pilot)
         assert "stopped" in plain(newest(pilot))
+
+
+def test_letters_of_a_name_find_files_in_folders_below(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "DEEP_SECONDS", PATIENCE)
+    (folder / "src" / "deep").mkdir()
+    (folder / "src" / "deep" / "domain.py").write_text("")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "main").write_text("")
+    matches = complete("see @main", (), {}, folder, is_whole_message=False)
+    assert matches is not None
+    assert [each.insert for each in matches.candidates] == ["@src/main.py ", "@src/deep/domain.py "]
+    assert complete("see @m", (), {}, folder, is_whole_message=False) is not None
+    assert complete("see @zz", (), {}, folder, is_whole_message=False) is None

@@ -14,7 +14,13 @@ from chatlm.types.messages import Conversation
 def message(
     name: str, parent: str | None, role: str, content: str, **more: Any
 ) -> dict[str, dict[str, Any]]:
-    known = {"id": name, "parentId": parent, "childrenIds": [], "role": role, "content": content}
+    known: dict[str, Any] = {
+        "id": name,
+        "parentId": parent,
+        "childrenIds": [],
+        "role": role,
+        "content": content,
+    }
     return {name: {**known, "timestamp": 1_760_000_000, **more}}
 
 

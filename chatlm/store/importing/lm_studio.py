@@ -56,7 +56,8 @@ def parse_lm_studio(
 
 def _read_version(version: JsonObject, left_out: dict[str, int]) -> tuple[str, str]:
     """Return what a version says and what the model thought; count what is neither."""
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     steps = [version]
     if version.text("type", "singleStep") == "multiStep":
         steps = [

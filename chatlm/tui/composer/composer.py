@@ -21,7 +21,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import TextArea
 
-from chatlm.chat.attachments import read_text_file
+from chatlm.chat.attachments import FileReader, read_text_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import clipboard, commands
@@ -29,7 +29,6 @@ from chatlm.tui.commands import Command
 from chatlm.tui.composer import editor
 from chatlm.tui.composer.attachments import (
     Attachments,
-    FileReader,
     OutgoingMessage,
     TokenCounter,
 )

@@ -225,7 +225,7 @@ class SettingsScreen(Card[None]):
         section: Section = "sampling",
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [*self.HORIZONTAL_BREAKPOINTS, (130, "-roomy")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (130, "-roomy")]
         self._form = SamplingForm(sampling, layers)
         self._editor = SystemEditor(system)
         self._info = info
