@@ -48,7 +48,7 @@ FIRST_PAINT_SECONDS = 0.05
 
 
 PANEL_HINTS = {"stop": "back", "next-region": "next pane", "palette": "commands", "help": "help"}
-"""Keys of the footer in the chat list, which names its own above."""
+"""Keys of the status bar in the chat list, which names its own above."""
 
 
 class ChatScreen(Screen[None]):
@@ -126,7 +126,7 @@ class ChatScreen(Screen[None]):
         }
 
     def compose(self) -> ComposeResult:
-        """Yield the header, the list, the chat and the footer."""
+        """Yield the header, the list, the chat and the status bar."""
         yield self.chat.view.header
         with Horizontal(id="panes"):
             yield self.chats_panel

@@ -30,7 +30,7 @@ NEW_CHAT = "New chat"
 
 
 class ChatView(Vertical):
-    """The open chat, without the chat list and the footer.
+    """The open chat, without the chat list and the status bar.
 
     Args:
         clock: monotonic seconds, such as `time.monotonic`.

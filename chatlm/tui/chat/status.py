@@ -1,4 +1,4 @@
-"""The footer and the engine banner."""
+"""The status bar and the engine banner."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Status:
 
 
 class StatusBar(Widget):
-    """The footer: keys that act now on the left, the state of things on the right.
+    """The last line: keys that act now on the left, the state of things on the right.
 
     When it is narrow, the least important parts are dropped first.
     """
