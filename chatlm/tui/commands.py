@@ -89,7 +89,7 @@ CHAT = (
     Command("system", "edit the system prompt of this chat"),
     Command("context", "context usage, turn by turn"),
     Command("attach", "attach a file or a folder", argument="FILE"),
-    Command("editor", "write the message in $EDITOR; also ctrl+x ctrl+e"),
+    Command("editor", "write in $EDITOR, also ctrl+x ctrl+e"),
     Command("history", "search the messages you sent", argument="[WORDS]"),
     Command("rename", "rename this chat", argument="[TITLE]"),
     Command("pin-chat", "pin this chat to the top of the list"),
