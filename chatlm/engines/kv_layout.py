@@ -10,11 +10,28 @@ _RECURRENT = ("linear", "mamba", "conv", "recurrent", "ssm", "rwkv", "lightning"
 """Parts of the names of layers whose state does not grow with the text."""
 
 MAX_STATES = 6
-"""Limit of the copies of recurrent states that a cache in transformers keeps, so that it can go
-back; the older, the farther apart."""
+"""Limit of the copies of recurrent states that a cache keeps, so that it can go back; the older,
+the farther apart."""
 
 KEPT_BEHIND_WINDOW = 1024
-"""Tokens behind a sliding window that such a cache keeps."""
+"""Tokens behind a sliding window that a cache in transformers keeps."""
+
+
+def densest(lengths: Sequence[int]) -> int:
+    """Return the index of the copy whose loss costs least, never the newest.
+
+    That is the one whose neighbours lie closest together, compared with how far back they are.
+
+    Args:
+        lengths: of the texts that the copies are of, rising.
+    """
+    lengths = [0, *lengths]
+    end = lengths[-1]
+    gaps = [
+        (lengths[number + 1] - lengths[number - 1]) / (end - lengths[number - 1])
+        for number in range(1, len(lengths) - 1)
+    ]
+    return gaps.index(min(gaps))
 
 
 @dataclass(frozen=True)
@@ -52,12 +69,16 @@ class KVLayout:
         )
 
 
-def read_kv_layout(config: Mapping[str, Any], *, row_multiple: int = 1) -> KVLayout:
+def read_kv_layout(
+    config: Mapping[str, Any], *, row_multiple: int = 1, keeps_all: bool = False
+) -> KVLayout:
     """Return the layout of a model's KV cache; where config.json leaves it open, an upper bound.
 
     Args:
         config: values of config.json.
         row_multiple: to which a head's row is padded.
+        keeps_all: whether layers with a sliding window keep all tokens, too, so that the cache can
+            be cut back to any length.
 
     Raises:
         KeyError, TypeError, ValueError, ZeroDivisionError: sizes are missing or damaged.
@@ -68,7 +89,7 @@ def read_kv_layout(config: Mapping[str, Any], *, row_multiple: int = 1) -> KVLay
     if not isinstance(types, list) or len(types) != count:
         types = _types_by_pattern(text, count)
     shared = int(text.get("num_kv_shared_layers") or 0)
-    window = _window(text)
+    window = None if keeps_all else _window(text)
     layers = []
     state_size = 0
     for kind in types[: count - shared]:

@@ -22,6 +22,10 @@ _SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 
+_RECURRENT: dict[str, Any] = {
+    "hidden_size": 52, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+}  # fmt: skip
+
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama tied": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
@@ -53,7 +57,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Architectures and variants, by name: the class and its differences from the common sizes."""
 
-TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": (
         "Granite",
         {
@@ -61,16 +65,62 @@ TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
         },
     ),
+    "lfm2": ("Lfm2", _RECURRENT | {"layer_types": ["conv", "full_attention", "conv"]}),
+    "lfm2 biases": (
+        "Lfm2",
+        _RECURRENT
+        | {
+            "full_attn_idxs": [2], "conv_bias": True, "conv_L_cache": 4, "conv_dim": 48,
+            "block_auto_adjust_ff_dim": False,
+        },
+    ),
+    "qwen3.5": (
+        "Qwen3_5Text",
+        _RECURRENT
+        | {
+            "num_hidden_layers": 4, "head_dim": 16, "linear_key_head_dim": 10,
+            "linear_value_head_dim": 12, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+            "initializer_range": 0.05,  # more magnifies the order of float32 sums
+        },
+    ),
+    "granite 4": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 70,
+            "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 18,
+            "embedding_multiplier": 3.0, "attention_multiplier": 0.11, "residual_multiplier": 0.6,
+            "logits_scaling": 2.5,
+        },
+    ),
+    "granite 4 rope": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 70,
+            "mamba_n_heads": 13, "mamba_n_groups": 1, "mamba_d_state": 16, "mamba_d_conv": 3,
+            "mamba_proj_bias": True, "mamba_conv_bias": False, "position_embedding_type": "rope",
+        },
+    ),
 }  # fmt: skip
-"""Those that the C kernel does not run, so that torch decodes them."""
+"""Further families and their variants, which `test_architectures` compares."""
+
+
+def config_of(variant: str, **changes: Any) -> Any:
+    """The config of transformers of a variant."""
+    kind, own = {**CONFIGS, **FAMILIES}[variant]
+    return getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
 
 
 def save(folder: Path, variant: str, **changes: Any) -> Path:
     """Write a random model of a variant, in bfloat16, into a folder; the same each time."""
-    kind, own = {**CONFIGS, **TORCH_CONFIGS}[variant]
-    config = getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
+    kind, _ = {**CONFIGS, **FAMILIES}[variant]
+    config = config_of(variant, **changes)
     torch.manual_seed(1)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(torch.bfloat16)
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
+    model = model.to(torch.bfloat16)
     for name, tensor in model.named_parameters():
         if name.endswith("norm.weight"):
             tensor.data.uniform_(0.5, 1.5)

@@ -23,8 +23,12 @@ SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
     for name in (
         "kernel.c",
+        "matmul_step.h",
         "attention.h",
+        "recurrent_steps.h",
         "model.h",
+        "linear_memory.h",
+        "causal_conv.h",
         "lora.h",
         "prompt_matmul.h",
         "matmul.h",
