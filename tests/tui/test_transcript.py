@@ -146,7 +146,7 @@ async def test_versions_are_flipped_with_keys_and_mouse() -> None:
         assert view.turn.reply is not None
         assert (view.turn.reply.version, view.adjacent_version(-1)) == (1, None)
         line = view.query_one(".line")
-        at = plain(line).index("→") + line.styles.padding.left
+        at = plain(line).index("›") + line.styles.padding.left
         await pilot.click(line, offset=(at, 0))
         await until(pilot, lambda: "Second." in plain(view))
         assert line_of(view).startswith("‹ 2/3 ›")
