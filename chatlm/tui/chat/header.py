@@ -106,12 +106,12 @@ def model_label(state: EngineState, *, shows_abilities: bool = True) -> Content:
     name = shorten_model(state.model)
     match state:
         case Loading():
-            return Content.assemble(name, (" loading…" if name else "loading…", "$text-muted"))
+            return Content.assemble(name, (" loading…" if name else "loading…", "$foreground 70%"))
         case Failed():
             return Content.assemble(name, (" not loaded", "$text-error"))
         case Ready(info):
             words = abilities(info) if shows_abilities else ()
-            return Content.assemble(name, *((f" {word}", "$text-muted") for word in words))
+            return Content.assemble(name, *((f" {word}", "$foreground 70%") for word in words))
 
 
 def shorten_model(name: str) -> str:

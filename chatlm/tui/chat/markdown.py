@@ -86,14 +86,14 @@ class CodeHead:
         button = COPY_BUTTON
         inner = max(width - 2, 2)
         room = max(inner - button.cell_length - 1, 0)
-        language = Content.styled(self.language, "$text-muted").truncate(room, ellipsis=True)
+        language = Content.styled(self.language, "$foreground 70%").truncate(room, ellipsis=True)
         gap = " " * max(inner - language.cell_length - button.cell_length, 0)
         line = Content.assemble(language, gap, button).truncate(inner)
         return [line.pad(1, 1).stylize_before(CODE_STYLE)]
 
 
 COPY_BUTTON = Content.styled("copy", Style.from_meta({"@click": "copy_code"})).stylize_before(
-    "$text-muted"
+    "$foreground 70%"
 )
 
 

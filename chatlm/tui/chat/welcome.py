@@ -116,7 +116,7 @@ class Feature(Choice):
                 (key, KEY_STYLE),
                 gap,
                 (f"{name:<{NAME_WIDTH}}", "$text-accent"),
-                (purpose, "$text-muted"),
+                (purpose, "$foreground 70%"),
             )
         )
         self._command = command

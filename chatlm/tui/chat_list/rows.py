@@ -70,7 +70,7 @@ def chat_row(
     return Content.assemble(
         (f"{mark} ", colour),
         (title, "bold" if chat.id == current_id else ""),
-        ("\n  " + " · ".join(filter(None, facts)), "$text-muted"),
+        ("\n  " + " · ".join(filter(None, facts)), "$foreground 70%"),
     )
 
 

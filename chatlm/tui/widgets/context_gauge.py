@@ -86,7 +86,7 @@ def gauge_line(fill: ContextFill, width: int) -> Content:
     legend = short_legend(fill)
     for words, before in (
         (warning, legend),
-        (warning, Content.styled("context ", "$text-muted")),
+        (warning, Content.styled("context ", "$foreground 70%")),
         (warning, Content()),
         (short, Content()),
     ):
@@ -124,7 +124,7 @@ def short_legend(fill: ContextFill) -> Content:
     ]
     return Content.assemble(
         *(
-            Content.assemble((sign, style), (f" {word}  ", "$text-muted"))
+            Content.assemble((sign, style), (f" {word}  ", "$foreground 70%"))
             for sign, style, word, tokens in parts
             if tokens
         )
