@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from textual.pilot import Pilot
@@ -75,7 +76,7 @@ MOODS = (
     "Which platform does the next one leave from?",
     "I'm scared that I will miss my first day.",
 )
-COMPANION = {
+COMPANION: dict[str, dict[str, Any]] = {
     "templates": {"template": "companion", "values": {}},
     "emotion": {"label": "user"},
 }

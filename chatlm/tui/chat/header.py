@@ -42,6 +42,7 @@ class Header(Horizontal):
         & > ContextGauge { width: 24; min-width: 20; margin: 0 0 0 2; }
         &.-middle > ContextGauge { width: 36; }
         &.-wide > ContextGauge { width: 54; }
+        &.-narrow.-incognito > ModelLabel { display: none; }
     }
     """
 
@@ -57,6 +58,7 @@ class Header(Horizontal):
 
     def on_resize(self) -> None:
         """Show more of the gauge on a wider screen."""
+        self.set_class(self.size.width < 100, "-narrow")
         self.set_class(100 <= self.size.width < 140, "-middle")
         self.set_class(self.size.width >= 140, "-wide")
         self.query_one(ModelLabel).shows_abilities = self.size.width >= 100
