@@ -103,9 +103,6 @@ class ChatListEntry:
             "turns": self.turns,
             "unfinished": self.unfinished,
             "pinned": self.pinned,
-            "model": self.model,
-            "forked": self.forked,
-            "source": self.source,
         }
 
 
