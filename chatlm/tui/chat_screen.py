@@ -35,6 +35,7 @@ from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
+from chatlm.tui.widgets.download_line import DownloadLine
 from chatlm.tui.widgets.hints import command_hint
 
 MIN_WIDTH_FOR_LIST = 100
@@ -97,6 +98,7 @@ class ChatScreen(Screen[None]):
             with_asked=services.config.list_ask_chats,
         )
         self._status_bar = StatusBar()
+        self.download_line = DownloadLine()
         self.inspect_actions = InspectActions(services, self.chat)
         self.settings_actions = SettingsActions(services, self.chat)
         self.plugin_actions = PluginActions(
@@ -131,6 +133,7 @@ class ChatScreen(Screen[None]):
         with Horizontal(id="panes"):
             yield self.chats_panel
             yield self.chat.view
+        yield self.download_line
         yield self._status_bar
 
     async def on_mount(self) -> None:
@@ -302,11 +305,17 @@ class ChatScreen(Screen[None]):
     async def _show_models(self) -> None:
         await self.action_command("model")
 
+    @on(DownloadLine.SwitchRequested)
+    async def _switch_to_downloaded(self, event: DownloadLine.SwitchRequested) -> None:
+        await self.action_command("model", event.name)
+
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
         await self.action_command("context")
 
     def _show_engine_state(self, state: EngineState) -> None:
+        if state.model and state.model == self.download_line.ready:
+            self.download_line.hide()
         self._status_bar.engine_state = state
         self._update_hints()
         self.inspect_actions.measure_context()
