@@ -71,13 +71,13 @@ def time_tokens(model: NativeModel, kv_format: KVFormat, tokens: int) -> list[fl
     cache = model.new_cache()
     kv_cache = cache.sequence_input([]).kv_cache
     kv_cache.reserve(tokens + WARM_UP + TIMED)
-    buffer = kv_cache.buffer
     generator = torch.Generator().manual_seed(0)
-    if buffer.scales is None:
-        buffer.kv.normal_(generator=generator)
-    else:
-        buffer.kv.random_(-127, 128, generator=generator)
-        buffer.scales.fill_(0.02)
+    for layer in kv_cache.buffer.layers:
+        if layer.scales is None:
+            layer.kv.normal_(generator=generator)
+        else:
+            layer.kv.random_(-127, 128, generator=generator)
+            layer.scales.fill_(0.02)
     kv_cache.length = tokens
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds = []

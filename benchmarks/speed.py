@@ -29,6 +29,7 @@ from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Trans
 from chatlm import ModelLocation, load_pretrained
 from chatlm.config import paths
 from chatlm.engines.native.architectures.registry import read_config
+from chatlm.engines.native.kv_cache import kv_bytes_per_token
 from chatlm.hub import pull
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Message
@@ -134,7 +135,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     results = Results(
         default=chatlm.name,
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
-        cache=4 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim,
+        cache=kv_bytes_per_token(shape, torch.bfloat16, "auto"),
         weights={side.name: side.bytes for side in sides},
         timings={side.name: {length: [] for length in lengths} for side in sides},
     )

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.random_gguf import add_tokenizer
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.weights import read_weights, to_linear
+from chatlm.engines.native.weight_reader import read_weights, to_linear
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 
@@ -39,16 +39,20 @@ def write_all(folder: Path, into: Path) -> dict[str, Path]:
 
 def _write(folder: Path, file: Path) -> None:
     shape = read_config(folder)
-    weights = to_linear(read_weights(folder, shape), torch.bfloat16)
+    weights = to_linear(read_weights(folder, shape), shape, torch.bfloat16)
+    layer_shape = shape.layers[0]
+    attention, mlp = layer_shape.mixer, layer_shape.mlp
+    if attention.rope is None:
+        raise ValueError("not the block of a Llama")
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(shape.max_position_embeddings)
     writer.add_embedding_length(shape.hidden_size)
-    writer.add_block_count(shape.num_hidden_layers)
-    writer.add_feed_forward_length(shape.intermediate_size)
-    writer.add_head_count(shape.num_attention_heads)
-    writer.add_head_count_kv(shape.num_key_value_heads)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base((1.0 / shape.inv_freq[1]) ** (shape.head_dim / 2))
+    writer.add_block_count(len(shape.layers))
+    writer.add_feed_forward_length(mlp.intermediate_size)
+    writer.add_head_count(attention.num_attention_heads)
+    writer.add_head_count_kv(attention.num_key_value_heads)
+    writer.add_rope_dimension_count(attention.head_dim)
+    writer.add_rope_freq_base((1.0 / attention.rope.inv_freq[1]) ** (attention.head_dim / 2))
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
     writer.add_vocab_size(shape.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
@@ -57,18 +61,17 @@ def _write(folder: Path, file: Path) -> None:
     add("token_embd", weights.embed_tokens.weight)
     add("output_norm", weights.norm)
     for number, layer in enumerate(weights.layers):
-        if layer.pre_attention_norm is None or layer.pre_mlp_norm is None:
-            raise ValueError("not the block of a Llama")
+        matrices, vectors = layer.matrices, layer.vectors
         for name, tensor in {
-            "attn_norm": layer.pre_attention_norm,
-            "attn_q": _interleaved(layer.q_proj.weight, shape.num_attention_heads),
-            "attn_k": _interleaved(layer.k_proj.weight, shape.num_key_value_heads),
-            "attn_v": layer.v_proj.weight,
-            "attn_output": layer.o_proj.weight,
-            "ffn_norm": layer.pre_mlp_norm,
-            "ffn_gate": layer.gate_proj.weight,
-            "ffn_up": layer.up_proj.weight,
-            "ffn_down": layer.down_proj.weight,
+            "attn_norm": vectors["pre_mixer_norm"],
+            "attn_q": _interleaved(matrices["q_proj"].weight, attention.num_attention_heads),
+            "attn_k": _interleaved(matrices["k_proj"].weight, attention.num_key_value_heads),
+            "attn_v": matrices["v_proj"].weight,
+            "attn_output": matrices["o_proj"].weight,
+            "ffn_norm": vectors["pre_mlp_norm"],
+            "ffn_gate": matrices["gate_proj"].weight,
+            "ffn_up": matrices["up_proj"].weight,
+            "ffn_down": matrices["down_proj"].weight,
         }.items():
             add(f"blk.{number}.{name}", tensor)
     writer.write_header_to_file()

@@ -97,8 +97,11 @@ class Chatlm:
 def weights_of(folder: Path) -> tuple[int, int]:
     """Count the weights read per token: of the layers, and of the output matrix."""
     shape = read_config(folder)
-    attention = 2 * (shape.num_attention_heads + shape.num_key_value_heads) * shape.head_dim
-    layers = shape.num_hidden_layers * shape.hidden_size * (attention + 3 * shape.intermediate_size)
+    layers = sum(
+        matrix.rows * matrix.columns
+        for layer in shape.layers
+        for matrix in layer.matrix_shapes(shape.hidden_size).values()
+    )
     return layers, shape.vocab_size * shape.hidden_size
 
 

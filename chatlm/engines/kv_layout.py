@@ -31,12 +31,16 @@ class KVLayout:
         return sum(layer.size * min(tokens, layer.window or tokens) for layer in self.layers)
 
 
-def read_kv_layout(config: Mapping[str, Any], *, row_multiple: int = 1) -> KVLayout:
+def read_kv_layout(
+    config: Mapping[str, Any], *, row_multiple: int = 1, keeps_all: bool = False
+) -> KVLayout:
     """Return the layout of a model's KV cache; where config.json leaves it open, an upper bound.
 
     Args:
         config: values of config.json.
         row_multiple: to which a head's row is padded.
+        keeps_all: whether layers with a sliding window keep all tokens, too, so that the cache can
+            be cut back to any length.
 
     Raises:
         KeyError, TypeError, ValueError, ZeroDivisionError: sizes are missing or damaged.
@@ -47,7 +51,7 @@ def read_kv_layout(config: Mapping[str, Any], *, row_multiple: int = 1) -> KVLay
     if not isinstance(types, list) or len(types) != count:
         types = _types_by_pattern(text, count)
     shared = int(text.get("num_kv_shared_layers") or 0)
-    window = _window(text)
+    window = None if keeps_all else _window(text)
     layers = []
     for kind in types[: count - shared]:
         if any(part in str(kind) for part in _RECURRENT):

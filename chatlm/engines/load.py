@@ -20,23 +20,18 @@ from chatlm.engines.model import (
     parse_eos_token_ids,
 )
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel, TokenDecoder
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import (
-    LINEAR_FIELDS,
-    ComputedWeights,
-    LinearWeights,
-    StoredWeights,
-    read_weights,
-    to_linear,
-)
+from chatlm.engines.native.weight_reader import read_weights, to_linear
+from chatlm.engines.native.weights import ComputedWeights, LinearWeights, StoredWeights
 from chatlm.errors import ChatlmError, ModelError, OutOfMemoryError
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.architectures import UnknownArchitecture, find_architecture
@@ -231,7 +226,7 @@ def _load_native(
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
     is_gguf = gguf_file(folder) is not None
-    weights = _PlacedWeights(read_weights(folder, config), dtype, device, is_gguf)
+    weights = _PlacedWeights(read_weights(folder, config), config, dtype, device, is_gguf)
     notes: tuple[str, ...] = ()
     reasons: list[str] = []
     for open_decoder in _DECODERS[engine]:
@@ -268,6 +263,7 @@ class _PlacedWeights:
     """Stored weights, and where and how to compute with them."""
 
     stored: StoredWeights
+    config: ModelConfig
     dtype: torch.dtype
     device: str
     is_gguf: bool
@@ -281,11 +277,10 @@ class _PlacedWeights:
         types = {matrix.type for matrix in self._matrices()}
         if weight_format == "stored" and types != {"BF16"}:
             raise Unsupported(f"without the C kernel, torch rounds {' and '.join(sorted(types))}")
-        return to_linear(self.stored, self.dtype, self.device)
+        return to_linear(self.stored, self.config, self.dtype, self.device)
 
     def _matrices(self) -> list[StoredMatrix]:
-        layers = [getattr(layer, name) for layer in self.stored.layers for name in LINEAR_FIELDS]
-        return [self.stored.embed_tokens, self.stored.lm_head, *layers]
+        return [self.stored.embed_tokens, self.stored.lm_head, *self.stored.matrices()]
 
 
 _OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]
@@ -297,7 +292,6 @@ def _c_decoder(
 ) -> _OpenedDecoder:
     if weights.device != "cpu":
         raise Unsupported("the C kernel runs on the CPU only")
-    CDecoder.check_supported(config)  # before a kernel is compiled in vain
     if weight_format is None and weights.is_gguf:
         weight_format = "stored"
     kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)

@@ -157,7 +157,7 @@ def plan_memory(
             kv_number_bytes = 2.0
         elif native:
             row_multiple, kv_number_bytes = kv_row_format(number_bytes, kv_cache)
-        layout = read_kv_layout(config, row_multiple=row_multiple)
+        layout = read_kv_layout(config, row_multiple=row_multiple, keeps_all=native)
         own_context = int(text.get("max_position_embeddings") or text.get("n_positions") or 2048)
         hidden = int(text.get("hidden_size") or text["n_embd"])
         vocabulary = int(text["vocab_size"])

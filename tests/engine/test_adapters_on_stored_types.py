@@ -12,7 +12,7 @@ import torch
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.lora import read_lora, with_lora
-from chatlm.engines.native.weights import read_weights, to_linear
+from chatlm.engines.native.weight_reader import read_weights, to_linear
 from tests.engine import adapter_files
 from tests.engine.test_gguf_tensors import TYPES
 from tests.engine.test_native import random_ids
@@ -34,9 +34,9 @@ def test_prompts_and_tokens_have_the_logits_of_the_stored_numbers_and_the_adapte
 ) -> None:
     model = stored_model(tmp_path, kind, torch.float32)
     adapter = adapter_files.save(tmp_path / "adapter", tmp_path / "original", strength=0.3)
-    exact = to_linear(read_weights(tmp_path, model.config), torch.float32)
+    exact = to_linear(read_weights(tmp_path, model.config), model.config, torch.float32)
     lora = read_lora(adapter, model.config, torch.float32, torch.device("cpu"))
-    ids, rope = random_ids(tmp_path)[: 2 * PROMPT], model.rope(512)
+    ids, rope = random_ids(tmp_path)[: 2 * PROMPT], model.ropes(512)
 
     def expected(weights: Any) -> torch.Tensor:
         kv_cache = KVCache(model.config, torch.float32)

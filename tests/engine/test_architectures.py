@@ -1,26 +1,39 @@
-"""A family that the C kernel does not run is decoded by torch, as transformers computes it."""
+"""Every family with a native decoder computes the logits of transformers, in C and in torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
-from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures.registry import FAMILIES, read_config
+from chatlm.engines.native.architectures.registry import FAMILIES
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import read_weights
 from tests.engine import adapter_files, tiny
-from tests.engine.test_native import decoded_logits, native_model, random_ids, reference_logits
+from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
+
+Form = Literal["bf16", "steps"] | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model, some tokens, and the logits of transformers after each of them."""
+
+    folder: Path
+    ids: list[int]
+    logits: torch.Tensor
+
+    def model(self, form: Form) -> NativeModel:
+        """Return it with a decoder, see `native_model`."""
+        return native_model(self.folder, torch.float32, form)
 
 
 @pytest.fixture(autouse=True)
@@ -29,90 +42,99 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-def transformers_logits(folder: Path, ids: list[int]) -> torch.Tensor:
-    """Logits after each token: (tokens, vocabulary)."""
-    logits: torch.Tensor = tiny.reference(folder, torch.float32)(torch.tensor([ids])).logits[0]
-    return logits
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = tiny.save(tmp_path_factory.mktemp("family"), request.param)
+    ids = random_ids(folder)
+    with torch.inference_mode():
+        logits = tiny.reference(folder, torch.float32)(torch.tensor([ids])).logits[0]
+    return Family(folder, ids, logits)
 
 
 def assert_equal(logits: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
-def test_torch_decodes_a_family_that_the_c_kernel_lacks(tmp_path: Path, variant: str) -> None:
-    folder = tiny.save(tmp_path, variant)
-    model = load("tiny", folder, EXACT, weights="bf16")
-    assert isinstance(model, NativeModel)
-    assert isinstance(model.decoder, TorchDecoder)
-    assert (model.info.weights, model.info.notes) == ("16-bit, torch", ())
-    with pytest.raises(Unsupported, match="C kernel"):
-        CDecoder.check_supported(model.config)
+FORMS: Any = pytest.mark.parametrize("form", ["bf16", "steps", None], ids=["C", "steps", "torch"])
 
 
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
+@FORMS
 def test_a_short_prompt_and_its_reply_give_the_logits_of_transformers(
-    tmp_path: Path, variant: str
+    family: Family, form: Form
 ) -> None:
-    folder = tiny.save(tmp_path, variant)
-    ids = random_ids(folder)[:12]
-    cache = load("tiny", folder, EXACT, weights="bf16").new_cache()
-    made = torch.cat([cache.prefill(ids[:7])[None], cache.decode(ids[7:])])
-    assert_equal(made, transformers_logits(folder, ids)[6:])
+    cache, ids = family.model(form).new_cache(), family.ids
+    made = torch.cat([cache.prefill(ids[:7])[None], *(cache.decode([each]) for each in ids[7:12])])
+    assert_equal(made, family.logits[6:12])
 
 
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
-@pytest.mark.parametrize("form", [None, "steps"], ids=["torch", "steps"])
+@FORMS
 def test_a_prompt_across_blocks_gives_the_logits_of_transformers(
-    tmp_path: Path, variant: str, form: Literal["steps"] | None
+    family: Family, form: Form
 ) -> None:
-    folder = tiny.save(tmp_path, variant)
-    ids = random_ids(folder)
-    assert_equal(
-        decoded_logits(native_model(folder, torch.float32, form), ids),
-        reference_logits(folder, ids, torch.float32),
-    )
+    cache, ids = family.model(form).new_cache(), family.ids
+    made = [cache.prefill(ids[:64])[None], cache.prefill(ids[64:100])[None]]
+    step = cache._model.max_step_tokens
+    made += [cache.decode(ids[at : at + step]) for at in range(100, len(ids), step)]
+    expected = torch.cat([family.logits[63:64], family.logits[99:]])
+    assert_equal(torch.cat(made), expected)
 
 
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
-def test_a_warm_second_turn_gives_the_logits_of_transformers(tmp_path: Path, variant: str) -> None:
-    folder = tiny.save(tmp_path, variant)
-    ids = random_ids(folder)
-    cache = load("tiny", folder, EXACT, weights="bf16").new_cache()
+@FORMS
+def test_a_warm_second_turn_gives_the_logits_of_transformers(family: Family, form: Form) -> None:
+    cache, ids = family.model(form).new_cache(), family.ids
     cache.prefill(ids[:64])
-    cache.decode([3, 5, 7])  # a reply that the second turn writes differently
+    for token in (3, 5, 7):  # a reply that the second turn writes differently
+        cache.decode([token])
     assert cache.truncate(64) == 64
     cache.prefill(ids[64:128])
-    made = torch.cat([cache.prefill(ids[128:150])[None], cache.decode(ids[150:])])
-    assert_equal(made, transformers_logits(folder, ids)[149:])
+    made = [cache.prefill(ids[128:150])[None], *(cache.decode([each]) for each in ids[150:160])]
+    assert_equal(torch.cat(made), family.logits[149:160])
 
 
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
-def test_an_adapter_acts_on_a_family_that_torch_decodes(tmp_path: Path, variant: str) -> None:
-    folder = tiny.save(tmp_path / "model", variant)
-    saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
-    ids = random_ids(folder)[:20]
-    made = []
-    for engine in ("torch", "transformers"):
-        cache = (
-            load("tiny", folder, EXACT, engine, "bf16" if engine == "torch" else "auto")
-            .load_adapter(saved)
-            .new_cache()
-        )
-        made.append(torch.cat([cache.prefill(ids[:7])[None], cache.decode(ids[7:])]))
-    assert_equal(*made)
-    assert not torch.allclose(made[1], transformers_logits(folder, ids)[6:])
+def test_several_tokens_in_a_step_give_the_bits_of_one_at_a_time(family: Family) -> None:
+    model, ids = family.model("bf16"), family.ids[:100]
+    alone, other = model.new_cache(), model.new_cache()
+    other.decode([9])
+    expected = torch.cat([alone.decode([token]) for token in ids])
+    cache, made = model.new_cache(), []
+    for at in range(0, len(ids), 5):
+        made.append(model.decode([other, cache], [[at], ids[at : at + 5]])[1:])
+    assert torch.equal(torch.cat(made), expected)
+
+
+def test_a_cache_of_8_bits_rounds_only_keys_and_values(family: Family) -> None:
+    exact, rounded = family.model("bf16"), family.model("bf16")
+    rounded.kv_format = "int8"
+    rows = []
+    for model in (exact, rounded):
+        cache = model.new_cache()
+        cache.prefill(family.ids[:100])
+        rows.append(torch.cat([cache.decode([token]) for token in family.ids[100:140]]))
+    assert not torch.equal(*rows)
+    assert float((rows[0] - rows[1]).norm() / rows[0].norm()) < 0.1
+
+
+def test_an_adapter_gives_the_logits_of_peft(family: Family, tmp_path: Path) -> None:
+    saved = adapter_files.save(tmp_path, family.folder, strength=0.5)
+    made, ids = [], family.ids[:20]
+    for model in (family.model("bf16"), family.model(None), transformers_model(family.folder)):
+        cache = model.load_adapter(saved).new_cache()
+        rows = [cache.prefill(ids[:7])[None], *(cache.decode([each]) for each in ids[7:])]
+        made.append(torch.cat(rows))
+    assert_equal(made[0], made[2])
+    assert_equal(made[1], made[2])
+    assert not torch.allclose(made[2], family.logits[6:20])
+
+
+def transformers_model(folder: Path) -> Any:
+    return load("tiny", folder, EXACT, "transformers")
+
+
+def test_the_c_kernel_decodes_every_family(family: Family) -> None:
+    model: Any = load("tiny", family.folder, EXACT, weights="bf16")
+    assert isinstance(model.decoder, CDecoder)
 
 
 def test_every_family_is_tested() -> None:
-    variants = {**tiny.CONFIGS, **tiny.TORCH_CONFIGS}
-    assert {kind.lower() for kind, _ in variants.values()} == set(FAMILIES)
-
-
-@pytest.mark.parametrize("variant", tiny.TORCH_CONFIGS)
-def test_the_c_kernel_refuses_a_block_it_does_not_have(tmp_path: Path, variant: str) -> None:
-    folder = tiny.save(tmp_path, variant)
-    config = read_config(folder)
-    weights = read_weights(folder, config)
-    with pytest.raises(Unsupported, match="C kernel"):
-        CDecoder(None, config, weights, "bf16", 1)  # type: ignore[arg-type]
+    kinds = {tiny.config_of(variant).model_type for variant in {**tiny.CONFIGS, **tiny.FAMILIES}}
+    assert kinds == set(FAMILIES)

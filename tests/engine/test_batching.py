@@ -67,7 +67,7 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
     adapted = model.load_adapter(
         adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
     )
-    ids, rope = random_ids(folder), model.rope(512)
+    ids, rope = random_ids(folder), model.ropes(512)
     # tokens in the cache, tokens to add, and whether with an adapter; the first three cross the
     # boundary of a chunk
     cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]

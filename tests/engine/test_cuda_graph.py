@@ -15,6 +15,7 @@ from chatlm.engines.model import Unsupported
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
 from chatlm.engines.native.kv_cache import SequenceInput
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.transformers_model import TransformersModel
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -100,11 +101,11 @@ def test_a_decoder_that_computes_wrongly_is_not_used(
     right = CudaGraphDecoder._decode_token
 
     def wrong(
-        self: CudaGraphDecoder, sequence: SequenceInput, token: int, turns: torch.Tensor
+        self: CudaGraphDecoder, sequence: SequenceInput, token: int, ropes: RopeTables
     ) -> torch.Tensor:
         if broken == "failure":
             raise RuntimeError("operation not permitted when stream is capturing")
-        return right(self, sequence, 5, turns)
+        return right(self, sequence, 5, ropes)
 
     monkeypatch.setattr(CudaGraphDecoder, "_decode_token", wrong)
     with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "wrong logits"):

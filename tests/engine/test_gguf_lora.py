@@ -14,10 +14,11 @@ import transformers
 from safetensors.torch import load_file
 
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import kernel_library
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weight_reader import read_weights
 from chatlm.errors import ModelError
 from chatlm.hub.gguf import architectures
 from chatlm.hub.gguf.file import GgufFile

@@ -98,7 +98,7 @@ def test_a_cache_of_8_bits_rounds_only_keys_and_values(
     folder = tiny.save(tmp_path, variant)
     ids = random_ids(folder)
     model = int8_model(folder, torch.float32, form)
-    kv_cache, rope = KVCache(model.config, torch.float32, kv_format="int8"), model.rope(512)
+    kv_cache, rope = KVCache(model.config, torch.float32, kv_format="int8"), model.ropes(512)
     prefill(model.config, model.weights, kv_cache, ids[:64], rope)
     prefill(model.config, model.weights, kv_cache, ids[64:PROMPT], rope)
     expected = torch.stack(
@@ -132,15 +132,15 @@ def test_the_kernel_writes_the_codes_that_torch_writes(tmp_path: Path) -> None:
         for token in ids:
             cache.decode([token])
         buffers.append(cache.sequence_input([]).kv_cache.buffer)
-    kernel, other = buffers
+    kernel, other = (buffer.layers[0] for buffer in buffers)
     assert kernel.scales is not None
     assert other.scales is not None
-    codes = [each.kv[:, 0, :, : len(ids)].int() for each in buffers]
+    codes = [each.kv[:, :, : len(ids)].int() for each in (kernel, other)]
     assert codes[0].any()
     assert int((codes[0] - codes[1]).abs().max()) <= 1
     assert float((codes[0] != codes[1]).float().mean()) < 1e-3
     torch.testing.assert_close(
-        kernel.scales[:, 0, :, : len(ids)], other.scales[:, 0, :, : len(ids)], rtol=0.01, atol=0
+        kernel.scales[:, :, : len(ids)], other.scales[:, :, : len(ids)], rtol=0.01, atol=0
     )
 
 
@@ -152,8 +152,10 @@ def test_memory_per_token_is_what_the_cache_holds(
     config = read_config(tiny.save(tmp_path, variant))
     kv_cache = KVCache(config, torch.bfloat16, kv_format=kv_format)
     kv_cache.reserve(100)
-    buffer = kv_cache.buffer
-    size = buffer.kv.nbytes + (buffer.scales.nbytes if buffer.scales is not None else 0)
+    size = sum(
+        layer.kv.nbytes + (layer.scales.nbytes if layer.scales is not None else 0)
+        for layer in kv_cache.buffer.layers
+    )
     assert size == kv_cache.capacity * kv_bytes_per_token(config, torch.bfloat16, kv_format)
 
 
@@ -172,8 +174,7 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
     keys = torch.randn(3, 5, 14).bfloat16()
     kv_cache.reserve(5)
     before = [
-        kv_cache.update(layer, keys + layer, keys - layer)
-        for layer in range(config.num_hidden_layers)
+        kv_cache.update(layer, keys + layer, keys - layer) for layer in range(len(config.layers))
     ]
     near = 0.02 if kv_format == "int8" else 0.0
     torch.testing.assert_close(before[2][0], keys + 2, rtol=0, atol=near)
@@ -187,16 +188,16 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
         new_keys, new_values = kv_cache.update(layer, more, more)
         assert torch.equal(new_keys[:, :5], old_keys)
         assert torch.equal(new_values[:, :5], old_values)
-    buffer = kv_cache.buffer
-    assert not buffer.kv[..., 14:].any()
-    assert not buffer.kv[:, :, :, 6:].any()
+    for stored in kv_cache.buffer.layers:
+        assert not stored.kv[..., 14:].any()
+        assert not stored.kv[:, :, 6:].any()
 
 
 def test_caches_of_two_formats_are_refused_in_one_step(tmp_path: Path) -> None:
     model = native_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
     caches = [KVCache(model.config, torch.bfloat16, kv_format=each) for each in FORMATS]
     with pytest.raises(ValueError, match="different formats"):
-        model.decoder.decode([SequenceInput(cache, [1]) for cache in caches], model.rope(64))
+        model.decoder.decode([SequenceInput(cache, [1]) for cache in caches], model.ropes(64))
 
 
 def test_replies_over_8_bits_are_the_same_warm_cold_alone_and_in_a_batch(tmp_path: Path) -> None:

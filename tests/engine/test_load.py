@@ -24,11 +24,12 @@ from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.model import Unsupported, describe_weights
 from chatlm.engines.native import compiler
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import read_weights
+from chatlm.engines.native.weight_reader import read_weights
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.tokenizer import JsonTokenizer, load_tokenizer
 from chatlm.engines.transformers_model import TransformersModel
@@ -82,7 +83,7 @@ def test_a_kv_cache_of_8_bits_is_named_and_its_absence_noted(tmp_path: Path, eng
     else:
         assert (model.info.kv_cache, model.info.notes) == ("8-bit", ())
         assert isinstance(kv_cache, NativeCache)
-        assert kv_cache.sequence_input([]).kv_cache.buffer.kv.dtype is torch.int8
+        assert kv_cache.sequence_input([]).kv_cache.buffer.layers[0].kv.dtype is torch.int8
     assert load("tiny", tmp_path, CPU, engine).info.kv_cache == ""
 
 
@@ -346,20 +347,18 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 import torch
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.lora import LoraPair
 from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.weights import LINEAR_FIELDS, read_weights
+from chatlm.engines.native.weight_reader import read_weights
 def additions(weights, rank):
-    names = LINEAR_FIELDS
-    sizes = [[(getattr(layer, name).rows, getattr(layer, name).columns) for name in names]
-             for layer in weights.layers]
     return tuple(
-        {name: LoraPair(torch.randn(rank, width).bfloat16(),
-                        torch.randn(rows, rank).bfloat16(), 0.1)
-         for name, (rows, width) in zip(names, layer)}
-        for layer in sizes
+        {name: LoraPair(torch.randn(rank, matrix.columns).bfloat16(),
+                        torch.randn(matrix.rows, rank).bfloat16(), 0.1)
+         for name, matrix in layer.matrices.items()}
+        for layer in weights.layers
     )
 torch.set_num_threads(1)
 kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)

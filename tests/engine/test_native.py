@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from chatlm.engines.model import ModelInfo, Unsupported
 from chatlm.engines.native.architectures.registry import read_config
-from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder
 from chatlm.engines.native.forward import prefill
+from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.kv_cache import KVCache, SequenceInput
 from chatlm.engines.native.model import NativeCache, NativeModel
 from chatlm.engines.native.quantization import (
@@ -34,16 +35,11 @@ from chatlm.engines.native.quantization import (
     pack_int4,
     pack_int8,
 )
-from chatlm.engines.native.rope import rope_table
+from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.stored_matrix import StoredMatrix, stored_tensor
 from chatlm.engines.native.torch_decoder import TorchDecoder
-from chatlm.engines.native.weights import (
-    LINEAR_FIELDS,
-    LayerWeights,
-    Linear,
-    read_weights,
-    to_linear,
-)
+from chatlm.engines.native.weight_reader import read_weights, to_linear
+from chatlm.engines.native.weights import Linear, map_layer
 from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 
@@ -70,7 +66,7 @@ def native_model(
     """Return a model with the C decoder; with torch's for None, and CUDA's for "steps"."""
     config = read_config(folder)
     weights = read_weights(folder, config)
-    linear = to_linear(weights, dtype)
+    linear = to_linear(weights, config, dtype)
     if form == "steps":
         return NativeModel(config, linear, CudaGraphDecoder(config, linear), ABOUT)
     if form is None:
@@ -165,17 +161,14 @@ def test_quantized_formats_round_only_the_weights(
     folder = tiny.save(tmp_path, variant)
     ids = random_ids(folder)
     model = native_model(folder, torch.float32, form)
-    exact = to_linear(read_weights(folder, model.config), torch.float32)
-
-    def matrices(layer: LayerWeights[Linear]) -> Any:
-        return {name: rounded(getattr(layer, name), form) for name in LINEAR_FIELDS}
+    exact = to_linear(read_weights(folder, model.config), model.config, torch.float32)
 
     weights = dataclasses.replace(
         exact,
         lm_head=rounded(exact.lm_head, "int8"),
-        layers=tuple(dataclasses.replace(layer, **matrices(layer)) for layer in exact.layers),
+        layers=tuple(map_layer(layer, lambda each: rounded(each, form)) for layer in exact.layers),
     )
-    kv_cache, rope = KVCache(model.config, torch.float32), model.rope(512)
+    kv_cache, rope = KVCache(model.config, torch.float32), model.ropes(512)
     expected = [prefill(model.config, weights, kv_cache, [token], rope) for token in ids[:80]]
     cache = model.new_cache()
     made = [cache.decode([token]) for token in ids[:80]]
@@ -315,11 +308,11 @@ def test_without_a_compiler_the_same_formats_are_used(
     default_model: Path, form: WeightFormat | None
 ) -> None:
     config = read_config(default_model)
-    weights = to_linear(read_weights(default_model, config), torch.bfloat16)
+    weights = to_linear(read_weights(default_model, config), config, torch.bfloat16)
     decoder = TorchDecoder(config, weights, form)
     assert decoder.formats == {form or "int4"}
     kind = {"bf16": Linear, "int8": Int8Linear, "int4": Int4Linear}[form or "int4"]
-    assert isinstance(decoder._weights.layers[0].up_proj, kind)
+    assert isinstance(decoder._weights.layers[0].matrices["up_proj"], kind)
     assert isinstance(decoder._weights.lm_head, Linear if form == "bf16" else Int8Linear)
 
 
@@ -351,7 +344,7 @@ def test_a_truncated_cache_continues_as_if_never_longer(tmp_path: Path) -> None:
 def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Path) -> None:
     model = native_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
-    kv_cache, rope = KVCache(model.config, torch.bfloat16), model.rope(600)
+    kv_cache, rope = KVCache(model.config, torch.bfloat16), model.ropes(600)
     other = KVCache(read_config(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
     for sequences, reason in (
         ([SequenceInput(kv_cache, [-1])], "no token"),
@@ -372,7 +365,7 @@ def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Pat
         with pytest.raises(ValueError, match=reason):
             decoder.decode(sequences, rope)
     with pytest.raises(ValueError, match="RoPE table"):
-        decoder.decode([SequenceInput(kv_cache, [1, 2])], rope[:1])
+        decoder.decode([SequenceInput(kv_cache, [1, 2])], RopeTables(model.config.ropes, 1))
     assert kv_cache.length == 0
 
 
@@ -382,11 +375,13 @@ def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Pat
         ({"model_type": "gpt2"}, "architecture gpt2"),
         ({"hidden_act": "gelu"}, "activation is gelu"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
-        ({"model_type": "mistral", "sliding_window": 100}, "sliding window"),
-        ({"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "sliding window"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding window has 0"),
+        ({"model_type": "qwen2", "layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position"),
         ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
-        ({"partial_rotary_factor": 0.5}, "a part"),
+        ({"partial_rotary_factor": 0.1}, "rotates 1 of 14"),
         ({"head_dim": 7}, "do not fit"),
         ({"head_dim": 10**9}, "size"),
         ({"num_attention_heads": 0}, "do not fit"),
@@ -411,8 +406,8 @@ def test_unsupported_models_are_left_to_transformers(
 def test_prefill_gives_the_same_token_by_token(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen2")
     config = read_config(folder)
-    weights = to_linear(read_weights(folder, config), torch.float32)
-    ids, rope = random_ids(folder), rope_table(config, 512)
+    weights = to_linear(read_weights(folder, config), config, torch.float32)
+    ids, rope = random_ids(folder), RopeTables(config.ropes, 512)
     block, single = KVCache(config, torch.float32), KVCache(config, torch.float32)
     logits = prefill(config, weights, block, ids, rope)
     for token in ids:

@@ -53,7 +53,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Architectures and variants, by name: the class and its differences from the common sizes."""
 
-TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": (
         "Granite",
         {
@@ -62,15 +62,22 @@ TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
-"""Those that the C kernel does not run, so that torch decodes them."""
+"""Further families and their variants, which `test_architectures` compares."""
+
+
+def config_of(variant: str, **changes: Any) -> Any:
+    """The config of transformers of a variant."""
+    kind, own = {**CONFIGS, **FAMILIES}[variant]
+    return getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
 
 
 def save(folder: Path, variant: str, **changes: Any) -> Path:
     """Write a random model of a variant, in bfloat16, into a folder; the same each time."""
-    kind, own = {**CONFIGS, **TORCH_CONFIGS}[variant]
-    config = getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
+    kind, _ = {**CONFIGS, **FAMILIES}[variant]
+    config = config_of(variant, **changes)
     torch.manual_seed(1)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(torch.bfloat16)
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
+    model = model.to(torch.bfloat16)
     for name, tensor in model.named_parameters():
         if name.endswith("norm.weight"):
             tensor.data.uniform_(0.5, 1.5)

@@ -23,6 +23,7 @@ SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
     for name in (
         "kernel.c",
+        "matmul_step.h",
         "attention.h",
         "model.h",
         "lora.h",

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from chatlm.engines.devices import is_out_of_memory
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.forward import forward
+from chatlm.engines.native.attention import VisibleKeys
+from chatlm.engines.native.forward import Rotations, forward
 from chatlm.engines.native.kv_cache import KVBuffer, KVCache, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
 from chatlm.engines.native.weights import ComputedWeights, LinearWeights
 
 _LOGITS_TOLERANCE = 0.05
@@ -50,29 +52,31 @@ class CudaGraphDecoder:
         """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
 
-    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Decode the tokens one by one."""
         return torch.stack(
             [
-                self._decode_token(sequence, token, rope)
+                self._decode_token(sequence, token, ropes)
                 for sequence in sequences
                 for token in sequence.tokens
             ]
         )
 
-    def _decode_token(self, sequence: SequenceInput, token: int, rope: Tensor) -> Tensor:
+    def _decode_token(self, sequence: SequenceInput, token: int, ropes: RopeTables) -> Tensor:
         kv_cache, weights = sequence.kv_cache, sequence.adapter or self._weights
         kv_cache.reserve(kv_cache.length + 1)
         step = self._steps.get(kv_cache)
         if step is None or step.buffer is not kv_cache.buffer or step.weights is not weights:
             step = self._steps[kv_cache] = _DecodeStep(self._config, weights, kv_cache.buffer)
-        logits = step.run(token, kv_cache.length, rope)
+        logits = step.run(token, kv_cache.length, ropes)
         kv_cache.length += 1
         return logits
 
 
 class _DecodeStep:
     """The decode step of one KV cache, with all inputs and outputs at fixed addresses.
+
+    It is the `BlockContext` of its token.
 
     Args:
         config: of the model.
@@ -83,27 +87,31 @@ class _DecodeStep:
     def __init__(self, config: ModelConfig, weights: ComputedWeights, buffer: KVBuffer) -> None:
         self.weights = weights
         self.buffer = buffer
-        device = buffer.kv.device
+        device = buffer.layers[0].kv.device
+        self._device = device
         self._config = config
         self._token = torch.zeros(1, dtype=torch.long, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
-        self._rope = torch.zeros(1, config.head_dim, device=device)
+        self._ropes = [torch.zeros(1, rope.rotary_dim, device=device) for rope in config.ropes]
         self._cache_positions = torch.arange(buffer.capacity, device=device)
         self._logits = torch.empty(0)
+        self._visible: dict[int | None, VisibleKeys] = {}
+        self.rotation: Callable[[RopeConfig], Rotation]
         self._replay: Callable[[], object] | None = None
 
-    def run(self, token: int, position: int, rope: Tensor) -> Tensor:
+    def run(self, token: int, position: int, ropes: RopeTables) -> Tensor:
         """Return the logits after a token at a position: (vocab_size,), float32."""
         self._token.fill_(token)
         self._position.fill_(position)
-        self._rope.copy_(rope[position : position + 1])
-        if self._replay is None and self.buffer.kv.is_cuda:
+        for own, row in zip(self._ropes, ropes.rows(position, 1), strict=True):
+            own.copy_(row)
+        if self._replay is None and self._device.type == "cuda":
             self._replay = self._capture()
         (self._replay or self._forward)()
         return self._logits.clone()  # the next replay overwrites them
 
     def _capture(self) -> Callable[[], object]:
-        device = self.buffer.kv.device
+        device = self._device
         with torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -124,13 +132,23 @@ class _DecodeStep:
 
     def _forward(self) -> None:
         """Compute the logits; repeating it for the same token changes nothing."""
-        mask = (self._cache_positions <= self._position)[None, None, None]
-        self._logits = forward(
-            self._config, self.weights, self._token, self._rope, self._update_cache, mask
-        )
+        rotations = Rotations(self._config.ropes, self._ropes, self.buffer.dtype)
+        self.rotation = rotations.of
+        self._visible.clear()
+        self._logits = forward(self._config, self.weights, self._token, self)
 
-    def _update_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the token's keys and values; return those of the whole buffer."""
         return self.buffer.store(layer, self._position, keys, values, self.buffer.capacity)
+
+    def visible_keys(self, window: int | None) -> VisibleKeys:
+        """Return the mask of the tokens up to this one."""
+        if window not in self._visible:
+            mask = self._cache_positions <= self._position
+            if window is not None:
+                mask &= self._cache_positions > self._position - window
+            self._visible[window] = VisibleKeys(mask=mask[None, None, None])
+        return self._visible[window]
 
 
 def check_against_prefill(model: NativeModel) -> None:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention, silu
 
+from chatlm.engines.native.attention import BlockContext, VisibleKeys, attention
 from chatlm.engines.native.kv_cache import KVCache
+from chatlm.engines.native.mlp import dense_mlp
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.rope import apply_rope
-from chatlm.engines.native.weights import ComputedWeights, LayerWeights, MatMul
-
-UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Stores a layer's new keys and values, (KV heads, tokens, head_dim); returns all to attend to."""
+from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
+from chatlm.engines.native.weights import ComputedWeights
 
 
 def prefill(
@@ -22,7 +21,7 @@ def prefill(
     weights: ComputedWeights,
     kv_cache: KVCache,
     ids: Sequence[int],
-    rope: Tensor,
+    ropes: RopeTables,
 ) -> Tensor:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
 
@@ -31,36 +30,20 @@ def prefill(
         weights: of the model.
         kv_cache: with the tokens before.
         ids: at least one.
-        rope: see `rope_table`, for at least all positions the cache will hold.
+        ropes: of the model, for at least all positions the cache will hold.
     """
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
-    device = rope.device
-    mask = None
-    if past > 0 and tokens > 1:  # otherwise torch's own causal mask does, or none is needed
-        mask = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
-    logits = forward(
-        config,
-        weights,
-        torch.tensor(ids, device=device),
-        rope[past : past + tokens],
-        kv_cache.update,
-        mask,
-        causal=tokens > 1 and mask is None,
-    )
+    device = kv_cache.device
+    rotations = Rotations(config.ropes, ropes.rows(past, tokens), kv_cache.dtype)
+    context = _CachedBlock(kv_cache, tokens, rotations)
+    logits = forward(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens
     return logits
 
 
 def forward(
-    config: ModelConfig,
-    weights: ComputedWeights,
-    ids: Tensor,
-    rope: Tensor,
-    update_cache: UpdateCache,
-    mask: Tensor | None,
-    *,
-    causal: bool = False,
+    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
 ) -> Tensor:
     """Return the logits after the last token: (vocab_size,), float32.
 
@@ -68,99 +51,90 @@ def forward(
         config: of the model.
         weights: of the model.
         ids: (tokens,)
-        rope: rows of `rope_table` for their positions: (tokens, head_dim).
-        update_cache: stores their keys and values.
-        mask: which keys each token attends to; None for all, or with `causal` for earlier ones.
-        causal: whether each token attends to itself and the ones before it in the block.
+        context: of the block.
     """
-    embeddings = _scale(weights.embed_tokens(ids), config.embedding_multiplier)
-    cosines, sines = rope.to(embeddings.dtype).chunk(2, dim=-1)
-    rotation = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
-    residual = embeddings.float()  # many additions, each of which would be rounded
-    for index, layer in enumerate(weights.layers):
-        x = _norm(residual, layer.pre_attention_norm, config)
-        x = _attention_block(config, layer, x, rotation, index, update_cache, mask, causal)
-        x = _norm(x, layer.post_attention_norm, config)
+    embeddings = weights.embed_tokens(ids)
+    dtype, eps = embeddings.dtype, config.rms_norm_eps
+    # many additions, each of which would be rounded
+    residual = _scale(embeddings.float(), config.embedding_multiplier)
+    attention_index = 0
+    for layer, own in zip(config.layers, weights.layers, strict=True):
+        norms = own.vectors
+        x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
+        x = attention(layer.mixer, own, x, attention_index, context, eps)
+        attention_index += 1
+        x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
-        x = _mlp(layer, _norm(residual, layer.pre_mlp_norm, config))
-        x = _norm(x, layer.post_mlp_norm, config)
+        x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
+        x = dense_mlp(layer.mlp, own, x)
+        x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
-    logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, config.rms_norm_eps))[0]
+    logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
+    return scale_logits(config, logits.float())
+
+
+def scale_logits(config: ModelConfig, logits: Tensor) -> Tensor:
+    """Apply the model's scaling and limit to the products of its output matrix."""
     if config.logits_scaling != 1.0:
         logits = logits / config.logits_scaling
-    return logits.float()
+    cap = config.final_logit_softcapping
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _attention_block(
-    config: ModelConfig,
-    layer: LayerWeights[MatMul],
-    x: Tensor,
-    rotation: tuple[Tensor, Tensor],
-    index: int,
-    update_cache: UpdateCache,
-    mask: Tensor | None,
-    causal: bool,
-) -> Tensor:
-    queries, keys, values = layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)
-    if config.qk_norm == "projection":
-        queries = _norm(queries, layer.q_norm, config)
-        keys = _norm(keys, layer.k_norm, config)
-    queries, keys, values = (
-        _split_heads(states, config.head_dim) for states in (queries, keys, values)
-    )
-    if config.qk_norm == "head":
-        queries = _norm(queries, layer.q_norm, config)
-        keys = _norm(keys, layer.k_norm, config)
-    keys, values = update_cache(index, apply_rope(keys, *rotation), values)
-    attention = _attention(
-        apply_rope(queries, *rotation), keys, values, mask, causal, config.attention_multiplier
-    )
-    return layer.o_proj(attention.transpose(0, 1).reshape(len(x), -1))
+class Rotations:
+    """The angles of a block's positions, for each RoPE of a model.
+
+    Args:
+        ropes: of the model.
+        rows: of their tables.
+        dtype: of the computation.
+    """
+
+    def __init__(
+        self, ropes: Sequence[RopeConfig], rows: Sequence[Tensor], dtype: torch.dtype
+    ) -> None:
+        self._ropes = ropes
+        self._rotations = [
+            Rotation.from_rows(rope, own.to(dtype)) for rope, own in zip(ropes, rows, strict=True)
+        ]
+
+    def of(self, rope: RopeConfig) -> Rotation:
+        """Return those of one RoPE."""
+        return self._rotations[self._ropes.index(rope)]
 
 
-def _attention(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    scale: float | None,
-) -> Tensor:
-    """Grouped-query attention: (heads, tokens, head_dim) to the same shape."""
-    heads, tokens, head_dim = queries.shape
-    if tokens == 1:  # the queries of a KV head become one block, so that its keys are read once
-        queries = queries.reshape(len(keys), -1, head_dim)
-    out = scaled_dot_product_attention(
-        queries[None],
-        keys[None],
-        values[None],
-        attn_mask=mask,
-        is_causal=causal,
-        scale=scale,
-        enable_gqa=len(queries) != len(keys),
-    )
-    return out.reshape(heads, tokens, head_dim)
+class _CachedBlock:
+    """A block of tokens that is added to a KV cache, see `BlockContext`."""
 
+    def __init__(self, kv_cache: KVCache, tokens: int, rotations: Rotations) -> None:
+        self._kv_cache = kv_cache
+        self._tokens = tokens
+        self.rotation: Callable[[RopeConfig], Rotation] = rotations.of
+        self.store = kv_cache.update
+        self._visible: dict[int | None, VisibleKeys] = {}
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Apply RMSNorm over the last dimension, computed in float32."""
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(weight.dtype)
+    def visible_keys(self, window: int | None) -> VisibleKeys:
+        """Return what the block's tokens attend to."""
+        if window is not None and self._kv_cache.length + self._tokens <= window:
+            window = None
+        if window not in self._visible:
+            self._visible[window] = self._find_visible(window)
+        return self._visible[window]
 
-
-def _norm(x: Tensor, weight: Tensor | None, config: ModelConfig) -> Tensor:
-    return x if weight is None else rms_norm(x, weight, config.rms_norm_eps)
+    def _find_visible(self, window: int | None) -> VisibleKeys:
+        tokens, past = self._tokens, self._kv_cache.length
+        first = 0 if window is None else max(0, past + 1 - window)
+        if tokens == 1:
+            return VisibleKeys(first)
+        if past == 0 and window is None:  # torch's own causal mask does
+            return VisibleKeys(causal=True)
+        keys = past + tokens - first
+        mask = torch.ones(tokens, keys, dtype=torch.bool, device=self._kv_cache.device)
+        mask = mask.tril(past - first)
+        if window is not None:
+            mask = mask.triu(past - first - window + 1)
+        return VisibleKeys(first, mask)
 
 
 def _scale(x: Tensor, multiplier: float) -> Tensor:
     return x if multiplier == 1.0 else x * multiplier
-
-
-def _split_heads(states: Tensor, head_dim: int) -> Tensor:
-    """(tokens, heads * head_dim) to (heads, tokens, head_dim)."""
-    return states.view(states.shape[0], -1, head_dim).transpose(0, 1)
-
-
-def _mlp(layer: LayerWeights[MatMul], x: Tensor) -> Tensor:
-    return layer.down_proj(silu(layer.gate_proj(x)) * layer.up_proj(x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import mmap
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.model_config import ModelConfig
 
 LANES = 16
@@ -56,35 +56,43 @@ def kv_row_format(itemsize: int, kv_format: KVFormat) -> tuple[int, float]:
     )
 
 
-def kv_cache_shape(config: ModelConfig, capacity: int, kv_format: KVFormat) -> tuple[int, ...]:
-    """Return the shape of `KVBuffer.kv`: (2, layers, KV heads, capacity, padded head_dim)."""
+def kv_layer_shape(
+    attention: AttentionConfig, capacity: int, kv_format: KVFormat
+) -> tuple[int, int, int, int]:
+    """Return the shape of `KVLayer.kv`: (2, KV heads, capacity, padded head_dim)."""
     multiple, _ = kv_row_format(1, kv_format)
-    row = -(-config.head_dim // multiple) * multiple
-    return (2, config.num_hidden_layers, config.num_key_value_heads, capacity, row)
+    row = -(-attention.head_dim // multiple) * multiple
+    return (2, attention.num_key_value_heads, capacity, row)
 
 
 def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat) -> int:
     """Return the memory that a token takes in a KV cache."""
     _, value_bytes = kv_row_format(dtype.itemsize, kv_format)
-    return int(math.prod(kv_cache_shape(config, 1, kv_format)) * value_bytes)
+    values = sum(math.prod(kv_layer_shape(each, 1, kv_format)) for each in config.attention_layers)
+    return int(values * value_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class KVLayer:
+    """One layer's keys and values: themselves, or codes and their scales."""
+
+    kv: Tensor
+    """Keys, then values, see `kv_layer_shape`."""
+    scales: Tensor | None
+    """Factors of the codes in `kv`: (2, KV heads, capacity, groups); None for values."""
+    head_dim: int
 
 
 @dataclass(frozen=True, eq=False)
 class KVBuffer:
-    """The memory of a KV cache: the values themselves, or codes and their scales."""
+    """The memory of a KV cache."""
 
-    kv: Tensor
-    """Keys, then values, see `kv_cache_shape`."""
-    scales: Tensor | None
-    """Factors of the codes in `kv`: (2, layers, KV heads, capacity, groups); None for values."""
-    head_dim: int
+    layers: tuple[KVLayer, ...]
+    """Of the layers with attention."""
     dtype: torch.dtype
     """Of the computation."""
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit."""
-        return self.kv.shape[3]
+    capacity: int
+    """Tokens that fit."""
 
     def store(
         self, layer: int, positions: slice | Tensor, keys: Tensor, values: Tensor, end: int
@@ -98,19 +106,20 @@ class KVBuffer:
             values: of the same tokens.
             end: at least all positions.
         """
-        kv = self.kv[:, layer, :, :end]
-        if self.scales is None:
-            kv = kv[..., : self.head_dim]
+        own = self.layers[layer]
+        kv = own.kv[:, :, :end]
+        if own.scales is None:
+            kv = kv[..., : own.head_dim]
             _write(kv[0], positions, keys)
             _write(kv[1], positions, values)
             return kv[0], kv[1]
-        scales = self.scales[:, layer, :, :end]
+        scales = own.scales[:, :, :end]
         for number, rows in enumerate((keys, values)):
             codes, own_scales = quantize_rows(rows)
             _write(kv[number], positions, codes)
             _write(scales[number], positions, own_scales)
         factors = scales.unsqueeze(-1).to(self.dtype)
-        stored = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)[..., : self.head_dim]
+        stored = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)[..., : own.head_dim]
         return stored[0], stored[1]
 
 
@@ -139,12 +148,10 @@ class KVCache:
         kv_format: KVFormat = "auto",
     ) -> None:
         self.kv_format = kv_format
-        size = kv_cache_shape(config, 0, kv_format)
-        scales = None
-        if kv_format == "int8":
-            scales = torch.zeros((*size[:4], size[4] // GROUP), dtype=torch.bfloat16, device=device)
-        kv = torch.zeros(size, dtype=dtype if scales is None else torch.int8, device=device)
-        self.buffer = KVBuffer(kv, scales, config.head_dim, dtype)
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._attention = config.attention_layers
+        self.buffer = self._allocate(0)
         """Replaced by a larger one when the cache grows."""
         self.length = 0
         """Tokens in the cache."""
@@ -160,20 +167,42 @@ class KVCache:
         if tokens <= old.capacity:
             return
         capacity = max(tokens, old.capacity * 3 // 2, old.capacity + CAPACITY_STEP)
-        self.buffer = dataclasses.replace(
-            old,
-            kv=self._enlarge(old.kv, capacity),
-            scales=None if old.scales is None else self._enlarge(old.scales, capacity),
+        larger = self._allocate(capacity)
+        for mine, theirs in zip(larger.layers, old.layers, strict=True):
+            mine.kv[:, :, : self.length] = theirs.kv[:, :, : self.length]
+            if mine.scales is not None and theirs.scales is not None:
+                mine.scales[:, :, : self.length] = theirs.scales[:, :, : self.length]
+        self.buffer = larger
+
+    def _allocate(self, capacity: int) -> KVBuffer:
+        """Allocate the memory of all layers as one block, which huge pages suit."""
+        shapes = [kv_layer_shape(each, capacity, self.kv_format) for each in self._attention]
+        is_int8 = self.kv_format == "int8"
+        kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
+        scales: Sequence[Tensor | None] = [None] * len(shapes)
+        if is_int8:
+            groups = [(*shape[:3], shape[3] // GROUP) for shape in shapes]
+            scales = self._allocate_tensors(groups, torch.bfloat16)
+        return KVBuffer(
+            tuple(
+                KVLayer(own, own_scales, each.head_dim)
+                for own, own_scales, each in zip(kv, scales, self._attention, strict=True)
+            ),
+            self.dtype,
+            capacity,
         )
 
-    def _enlarge(self, old: Tensor, capacity: int) -> Tensor:
-        size = (*old.shape[:3], capacity, old.shape[4])
-        if old.device.type == "cpu":
-            new = allocate_huge_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+    def _allocate_tensors(
+        self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+    ) -> list[Tensor]:
+        """Allocate zeroed tensors one after the other."""
+        sizes: list[int] = [math.prod(shape) for shape in shapes]
+        if self.device.type == "cpu" and any(sizes):
+            whole = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
         else:
-            new = old.new_zeros(size)
-        new[:, :, :, : self.length] = old[:, :, :, : self.length]
-        return new
+            whole = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
+        parts = whole[: sum(sizes)].split(sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append a block to one layer; the caller advances `length` after the last layer.

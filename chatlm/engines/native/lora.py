@@ -15,12 +15,13 @@ from torch.nn.functional import linear
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.weight_reader import group_by_name
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
     MatMul,
     ModelWeights,
-    linear_shapes,
+    replace_matrices,
 )
 from chatlm.engines.peft_lora import read_peft_lora
 
@@ -43,7 +44,7 @@ class LoraPair:
 
 
 LoraWeights = tuple[Mapping[str, LoraPair], ...]
-"""An adapter: for each layer its pairs, by field of `LayerWeights`."""
+"""An adapter: for each layer its pairs, by the names of its matrices."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ def with_lora(weights: ModelWeights[Any, Any], lora: LoraWeights) -> ComputedWei
     """Return the weights with an adapter; no tensor is copied."""
 
     def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
-        adapted: Any = {
-            name: LoraLinear(getattr(layer, name), pair) for name, pair in pairs.items()
-        }
-        return dataclasses.replace(layer, **adapted)
+        adapted = {name: LoraLinear(layer.matrices[name], pair) for name, pair in pairs.items()}
+        return replace_matrices(layer, adapted)
 
     return dataclasses.replace(weights, layers=tuple(map(adapt, weights.layers, lora)))
 
@@ -85,24 +84,25 @@ def read_lora(
         Unsupported: it uses something other than LoRA on the layers' matrices.
         ValueError: it is damaged, or does not fit the model.
     """
-    field_of_module = {name: field for field, name in config.tensor_names.linear.items()}
-    layers: list[dict[str, LoraPair]] = [{} for _ in range(config.num_hidden_layers)]
+    layers: list[dict[str, LoraPair]] = [{} for _ in config.layers]
+    names = config.tensor_names
+    modules = set(names.of_layer.values())
     for module, lora_a, lora_b, scale in read_peft_lora(folder):
         match = _MODULE_NAME.fullmatch(module)
-        if (
-            match is None
-            or match[1] != config.tensor_names.layers
-            or match[3] not in field_of_module
-        ):
+        if match is None or match[1] != names.layers or match[3] not in modules:
             raise Unsupported(f"it changes {module}")
-        layer, target = int(match[2]), field_of_module[match[3]]
+        layer = int(match[2])
         if layer >= len(layers):
             raise ValueError(f"the model has no {module}")
-        rows, columns, _ = linear_shapes(config)[target]
+        shapes = config.layers[layer].matrix_shapes(config.hidden_size)
+        parts = group_by_name(shapes, names.of_layer).get(match[3])
+        if parts is None:
+            raise Unsupported(f"it changes {module}")
+        rows, columns = sum(shapes[part].rows for part in parts), shapes[parts[0]].columns
         rank = len(lora_a)
         if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns):
             raise ValueError(f"the matrices of {module} do not fit the model")
-        layers[layer][target] = LoraPair(
-            lora_a.to(device, dtype).contiguous(), lora_b.to(device, dtype).contiguous(), scale
-        )
+        shared = lora_a.to(device, dtype).contiguous()
+        for part, own in zip(parts, lora_b.split([shapes[p].rows for p in parts]), strict=True):
+            layers[layer][part] = LoraPair(shared, own.to(device, dtype).contiguous(), scale)
     return tuple(layers)

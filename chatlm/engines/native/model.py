@@ -14,7 +14,7 @@ from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.rope import rope_table
+from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.weights import ComputedWeights
 
 
@@ -30,14 +30,14 @@ class TokenDecoder(Protocol):
         """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
 
-    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Add tokens to KV caches; return the logits after each: (tokens, vocab_size), float32.
 
         Several tokens in one step give the same results as one at a time.
 
         Args:
             sequences: with distinct caches of this model; at most `max_step_tokens` in total.
-            rope: see `rope_table`, for all positions of the caches with the new tokens.
+            ropes: of the model, for all positions of the caches with the new tokens.
         """
         ...
 
@@ -69,7 +69,7 @@ class NativeModel:
         embedding = weights.embed_tokens(torch.zeros(1, dtype=torch.long))
         self.dtype, self.device = embedding.dtype, embedding.device
         self.device_type = self.device.type
-        self._rope = torch.empty(0, config.head_dim, device=self.device)
+        self._ropes = RopeTables(config.ropes, 0, self.device)
 
     def new_cache(self) -> NativeCache:
         """Return an empty KV cache."""
@@ -93,14 +93,14 @@ class NativeModel:
         """Decode new tokens of several caches in one step."""
         sequences = [cache.sequence_input(new) for cache, new in zip(caches, ids, strict=True)]
         with torch.inference_mode():
-            rope = self.rope(max(each.kv_cache.length + len(each.tokens) for each in sequences))
-            return self.decoder.decode(sequences, rope)
+            ropes = self.ropes(max(each.kv_cache.length + len(each.tokens) for each in sequences))
+            return self.decoder.decode(sequences, ropes)
 
-    def rope(self, positions: int) -> Tensor:
-        """Return the RoPE table of at least `positions` positions."""
-        if positions > len(self._rope):
-            self._rope = rope_table(self.config, positions + CAPACITY_STEP).to(self.device)
-        return self._rope
+    def ropes(self, positions: int) -> RopeTables:
+        """Return the RoPE tables of at least `positions` positions."""
+        if positions > self._ropes.positions:
+            self._ropes = RopeTables(self.config.ropes, positions + CAPACITY_STEP, self.device)
+        return self._ropes
 
 
 class NativeAdaptedModel:
@@ -149,8 +149,8 @@ class NativeCache:
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         with torch.inference_mode():
-            rope = model.rope(self._kv_cache.capacity)
-            return prefill(model.config, self._weights, self._kv_cache, ids, rope)
+            ropes = model.ropes(self._kv_cache.capacity)
+            return prefill(model.config, self._weights, self._kv_cache, ids, ropes)
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""

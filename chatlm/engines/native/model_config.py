@@ -1,36 +1,66 @@
-"""Sizes, variants and tensor names of a decoder-only transformer, read by every native decoder."""
+"""Sizes, layers and tensor names of a decoder-only transformer, read by every native decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+
+from chatlm.engines.native.attention import AttentionConfig
+from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.mlp import DenseMlpConfig
+from chatlm.engines.native.rope import RopeConfig
 
 MAX_HEAD_DIM = 1024
 """A larger head_dim is taken for a damaged config.json."""
 
-LINEAR_MODULES = {
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "o_proj": "self_attn.o_proj",
-    "gate_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "down_proj": "mlp.down_proj",
-}
-"""Usual names of a layer's matrices, by field of `LayerWeights`."""
+Mixer = AttentionConfig
+"""What exchanges information between tokens in a layer."""
+
+Mlp = DenseMlpConfig
+"""What computes each token for itself in a layer."""
 
 PRE_NORMS = {
-    "pre_attention_norm": "input_layernorm",
+    "pre_mixer_norm": "input_layernorm",
     "pre_mlp_norm": "post_attention_layernorm",
 }
-"""Names of the norms of a block that normalizes the inputs of attention and MLP."""
+"""Norms of a block that normalizes the inputs of mixer and MLP."""
 
 POST_NORMS = {
-    "post_attention_norm": "post_attention_layernorm",
+    "post_mixer_norm": "post_attention_layernorm",
     "post_mlp_norm": "post_feedforward_layernorm",
 }
-"""Names of the norms of a block that normalizes the outputs of attention and MLP."""
+"""Norms of a block that normalizes the outputs of mixer and MLP."""
+
+TENSOR_NAMES: Mapping[str, str] = {
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: f"self_attn.{name}" for name in ("q_norm", "k_norm")},
+    **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
+    "sinks": "self_attn.sinks",
+}
+"""Usual names of a layer's tensors."""
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer: a mixer and an MLP, each added to the residual stream."""
+
+    mixer: Mixer
+    mlp: Mlp
+    norms: tuple[str, ...] = tuple(PRE_NORMS)
+    """Which of `pre_mixer_norm`, `post_mixer_norm`, `pre_mlp_norm` and `post_mlp_norm` it has."""
+
+    def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
+        """Return its matrices by name, see `LayerWeights`."""
+        return {**self.mixer.matrix_shapes(hidden_size), **self.mlp.matrix_shapes(hidden_size)}
+
+    def vector_sizes(self, hidden_size: int) -> Mapping[str, int]:
+        """Return the sizes of its vectors by name, see `LayerWeights`."""
+        return {
+            **dict.fromkeys(self.norms, hidden_size),
+            **self.mixer.vector_sizes(),
+            **self.mlp.vector_sizes(),
+        }
 
 
 @dataclass(frozen=True)
@@ -41,43 +71,44 @@ class TensorNames:
     layers: str = "model.layers"
     norm: str = "model.norm"
     lm_head: str = "lm_head"
-    linear: Mapping[str, str] = field(default_factory=lambda: LINEAR_MODULES)
-    """A layer's matrices, by field of `LayerWeights`."""
-    norms: Mapping[str, str] = field(default_factory=lambda: PRE_NORMS)
-    """A layer's norms over the hidden size, by field of `LayerWeights`; one that is missing is not
-    part of the block."""
-    q_norm: str = "self_attn.q_norm"
-    k_norm: str = "self_attn.k_norm"
+    of_layer: Mapping[str, str] = field(default_factory=lambda: {**TENSOR_NAMES, **PRE_NORMS})
+    """Names within a layer, by those of `LayerWeights`. Matrices with the same name are its rows,
+    one after the other."""
+    without_suffix: frozenset[str] = frozenset({"sinks"})
+    """Vectors whose names in the file do not end in `.weight`, by those of `LayerWeights`."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model's sizes and variants, under the names of the hub's config.json."""
+    """A model's sizes and variants, under the names of the hub's config.json where it has them."""
 
-    num_hidden_layers: int
     hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    """Each serves `num_attention_heads // num_key_value_heads` query heads."""
-    head_dim: int
-    intermediate_size: int
     vocab_size: int
     max_position_embeddings: int
     rms_norm_eps: float
-    inv_freq: tuple[float, ...]
-    """RoPE frequencies in radians per position: (head_dim // 2,)."""
-    qkv_bias: bool = False
-    o_proj_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: Literal["head", "projection"] | None = None
-    """Whether RMSNorm is applied to queries and keys: per head, or over all heads at once."""
+    layers: tuple[LayerConfig, ...]
     tie_word_embeddings: bool = False
     """Whether the embedding is the output matrix too."""
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
-    """Scales the outputs of attention and MLP before they are added to the residual stream."""
-    attention_multiplier: float | None = None
-    """Scales attention scores; None for `head_dim ** -0.5`."""
+    """Scales the outputs of mixer and MLP before they are added to the residual stream."""
     logits_scaling: float = 1.0
     """Divides the logits."""
-    tensor_names: TensorNames = TensorNames()
+    final_logit_softcapping: float | None = None
+    """Logits become `softcap * tanh(logit / softcap)`; None for no such limit."""
+    one_plus_norms: bool = False
+    """Whether norms multiply by 1 + their weights, which are then kept in float32."""
+    tensor_names: TensorNames = field(default_factory=TensorNames)
+
+    @cached_property
+    def attention_layers(self) -> tuple[AttentionConfig, ...]:
+        """The attention of the layers that have one, in order: those with a KV cache."""
+        return tuple(
+            layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionConfig)
+        )
+
+    @cached_property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """The different RoPEs of the layers."""
+        ropes = (mixer.rope for mixer in self.attention_layers if mixer.rope is not None)
+        return tuple(dict.fromkeys(ropes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import mmap
 import sys
 from dataclasses import dataclass
@@ -32,7 +33,17 @@ class StoredMatrix:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.data)
+        return len(self.data) if self.row_order is None else len(self.row_order)
+
+    def slice_rows(self, first: int, count: int) -> StoredMatrix:
+        """Return some of its rows as a matrix of their own."""
+        rows = slice(first, first + count)
+        return dataclasses.replace(
+            self,
+            data=self.data[rows] if self.row_order is None else self.data,
+            row_order=None if self.row_order is None else self.row_order[rows],
+            bias=None if self.bias is None else self.bias[rows].contiguous(),
+        )
 
     def release(self) -> None:
         """Let the system take back the memory of the file's pages; they can be read again."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,15 +12,16 @@ from chatlm.engines.native.kv_cache import SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.quantization import WeightFormat, choose_format, pack_int4, pack_int8
+from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.stored_matrix import stored_tensor
 from chatlm.engines.native.weights import (
-    LINEAR_FIELDS,
     ComputedWeights,
     LayerWeights,
     Linear,
     LinearWeights,
     MatMul,
     ModelWeights,
+    map_layer,
 )
 
 
@@ -53,19 +53,18 @@ class TorchDecoder:
     def _pack_layer(
         self, layer: LayerWeights[Linear], weight_format: WeightFormat | None
     ) -> LayerWeights[MatMul]:
-        packed = {}
-        for name in LINEAR_FIELDS:
-            matrix = getattr(layer, name)
+        def pack(matrix: Linear) -> MatMul:
             matrix_format = weight_format or choose_format([stored_tensor(matrix.weight)])
             self.formats.add(matrix_format)
-            packed[name] = _pack(matrix, matrix_format)
-        return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
+            return _pack(matrix, matrix_format)
+
+        return map_layer(layer, pack)
 
     def pack_adapter(self, lora: LoraWeights) -> ComputedWeights:
         """Return the packed weights with an adapter."""
         return with_lora(self._weights, lora)
 
-    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Decode the tokens one by one."""
         return torch.stack(
             [
@@ -74,7 +73,7 @@ class TorchDecoder:
                     sequence.adapter or self._weights,
                     sequence.kv_cache,
                     [token],
-                    rope,
+                    ropes,
                 )
                 for sequence in sequences
                 for token in sequence.tokens

@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatlm.engines.native.architectures import llama
+from chatlm.engines.native.architectures.config_parser import read_model
 from chatlm.engines.native.model_config import ModelConfig
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `granite`."""
-    return dataclasses.replace(
-        llama.read_config(values),
+    scale = float(values["attention_multiplier"])
+    layers = [
+        dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, scale=scale))
+        for layer in llama.read_layers(values)
+    ]
+    return read_model(
+        values,
+        layers,
         embedding_multiplier=float(values["embedding_multiplier"]),
-        attention_multiplier=float(values["attention_multiplier"]),
         residual_multiplier=float(values["residual_multiplier"]),
         logits_scaling=float(values["logits_scaling"]),
     )

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from chatlm.engines.native.architectures.config_parser import (
-    parse_config,
-    refuse_sliding_window,
-    sliding_window,
+    layer_windows,
+    read_attention,
+    read_mlp,
+    read_model,
 )
-from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.attention import AttentionConfig
+from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 
 
 def read_qwen2_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `qwen2`."""
-    _refuse_sliding_window(values)
-    return dataclasses.replace(parse_config(values), qkv_bias=True)
+    return _read_config(values, dataclasses.replace(read_attention(values), qkv_bias=True))
 
 
 def read_qwen3_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `qwen3`."""
-    _refuse_sliding_window(values)
+    return _read_config(values, read_qwen3_attention(values))
+
+
+def read_qwen3_attention(values: Mapping[str, Any]) -> AttentionConfig:
+    """Return the attention of a `qwen3`, which its mixtures of experts have too."""
     bias = bool(values.get("attention_bias", False))
     return dataclasses.replace(
-        parse_config(values, default_head_dim=128),
+        read_attention(values, default_head_dim=128),
         qkv_bias=bias,
         o_proj_bias=bias,
         qk_norm="head",
     )
 
 
-def _refuse_sliding_window(values: Mapping[str, Any]) -> None:
-    used = values.get("use_sliding_window", False)
-    refuse_sliding_window(values, sliding_window(values) if used else math.inf)
+def _read_config(values: Mapping[str, Any], attention: AttentionConfig) -> ModelConfig:
+    mlp = read_mlp(values)
+    return read_model(
+        values,
+        [
+            LayerConfig(dataclasses.replace(attention, window=window), mlp)
+            for window in read_windows(values)
+        ],
+    )
+
+
+def read_windows(values: Mapping[str, Any]) -> list[int | None]:
+    """Return how far each layer looks back; without `layer_types`, from `max_window_layers` on."""
+    window = values.get("sliding_window", 4096) if values.get("use_sliding_window") else None
+    count = int(values["num_hidden_layers"])
+    first = int(values.get("max_window_layers", 28)) if window is not None else count
+    types = ["sliding_attention" if n >= first else "full_attention" for n in range(count)]
+    known = {**values, "layer_types": values.get("layer_types") or types}
+    return layer_windows(known, None if window is None else int(window))

@@ -8,20 +8,56 @@
 enum { CACHE_LINE = 64 }; /* bytes */
 
 /* One head's query or key: normalized where the model has QK norm, then rotated. */
-static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const float *x,
-                                const float *norm_weight, float *out)
+static void norm_and_apply_rope(const Decoder *d, const AttentionStep *a, const TokenState *token,
+                                const float *x, const float *norm_weight, float *out)
 {
-    int64_t half = d->model.head_dim / 2;
-    const float *cosine = token->rope, *sine = token->rope + half;
     if (norm_weight)
-        rms_norm(x, norm_weight, 2 * half, d->model.rms_norm_eps, out);
+        rms_norm(x, norm_weight, a->head_dim, d->model.rms_norm_eps, out);
     else
-        memcpy(out, x, (size_t)(2 * half) * sizeof *out);
-    for (int64_t i = 0; i < half; i++) {
-        float a = out[i], b = out[i + half];
-        out[i] = a * cosine[i] - b * sine[i];
-        out[i + half] = b * cosine[i] + a * sine[i];
-    }
+        memcpy(out, x, (size_t)a->head_dim * sizeof *out);
+    if (a->rope < 0)
+        return;
+    int64_t half = a->rotary_dim / 2;
+    const float *cosine = d->ropes[a->rope] + token->position * a->rotary_dim;
+    const float *sine = cosine + half;
+    if (a->interleaved)
+        for (int64_t i = 0; i < half; i++) {
+            float first = out[2 * i], second = out[2 * i + 1];
+            out[2 * i] = first * cosine[i] - second * sine[i];
+            out[2 * i + 1] = second * cosine[i] + first * sine[i];
+        }
+    else
+        for (int64_t i = 0; i < half; i++) {
+            float first = out[i], second = out[i + half];
+            out[i] = first * cosine[i] - second * sine[i];
+            out[i + half] = second * cosine[i] + first * sine[i];
+        }
+}
+
+/* --- the KV cache ---------------------------------------------------------------------------- */
+
+/* Values of a token's row, with padding. */
+static int64_t kv_stride(const AttentionStep *a, const SequenceInput *sequence)
+{
+    bool is_int8 = sequence->kv_layers[a->kv_layer].key_scales;
+    return round_up(a->head_dim, is_int8 ? KV_GROUP : LANES);
+}
+
+/* The first token that one at a position attends to. */
+static int64_t first_visible(const AttentionStep *a, int64_t position)
+{
+    return a->window ? max_i64(position + 1 - a->window, 0) : 0;
+}
+
+/* Chunks of a sequence's cache that its new tokens attend to. */
+typedef struct {
+    int64_t first, count;
+} ChunkRange;
+
+static ChunkRange chunk_range(const AttentionStep *a, const SequenceInput *s)
+{
+    int64_t first = first_visible(a, s->length) / KV_CHUNK;
+    return (ChunkRange){first, (s->length + s->token_count - 1) / KV_CHUNK + 1 - first};
 }
 
 /* One KV head's keys or values of consecutive tokens, `stride` values each. */
@@ -31,15 +67,12 @@ typedef struct {
     int64_t stride;
 } KVRows;
 
-static KVRows kv_rows(void *cache, uint16_t *scales, const SequenceInput *sequence, int64_t layer,
-                      int64_t head, int64_t token)
+static KVRows kv_rows(void *cache, uint16_t *scales, int64_t first, int64_t stride)
 {
-    int64_t stride = sequence->token_stride;
-    int64_t offset = layer * sequence->layer_stride + head * sequence->head_stride + token * stride;
     if (!scales)
-        return (KVRows){(element_t *)cache + offset, NULL, stride};
-    scales += offset / stride * (stride / KV_GROUP);
-    return (KVRows){(int8_t *)cache + offset, scales, stride};
+        return (KVRows){(element_t *)cache + first * stride, NULL, stride};
+    scales += first * (stride / KV_GROUP);
+    return (KVRows){(int8_t *)cache + first * stride, scales, stride};
 }
 
 /* Quantize one group; an infinity or NaN makes all its values NaN. */
@@ -79,45 +112,40 @@ static void store_kv_row(KVRows rows, int64_t token, const float *x, int64_t siz
 }
 
 /* Write the token's key and value of one KV head into row `row` of a chunk. */
-static void store_kv(const Decoder *d, const Layer *layer, int64_t index, int64_t head, float *key,
-                     KVRows keys, KVRows values, int64_t row)
+static void store_kv(const Decoder *d, const AttentionStep *a, int64_t index, int64_t head,
+                     float *key, KVRows keys, KVRows values, int64_t row)
 {
-    const Model *m = &d->model;
-    const float *qkv = d->qkv + index * d->qkv_stride;
-    qkv += (m->num_attention_heads + head) * m->head_dim;
-    norm_and_apply_rope(d, &d->tokens[index], qkv, layer->k_norm, key);
-    store_kv_row(keys, row, key, m->head_dim);
-    store_kv_row(values, row, qkv + m->num_key_value_heads * m->head_dim, m->head_dim);
-}
-
-/* Tokens of a chunk that a token attends to: itself and earlier ones. */
-static int64_t visible_tokens(const TokenState *token, int64_t first)
-{
-    return max_i64(min_i64(token->position + 1 - first, KV_CHUNK), 0);
+    const float *qkv = d->buffers[a->qkv_buffer] + index * d->strides[a->qkv_buffer];
+    qkv += (a->num_attention_heads + head) * a->head_dim;
+    norm_and_apply_rope(d, a, &d->tokens[index], qkv, a->k_norm, key);
+    store_kv_row(keys, row, key, a->head_dim);
+    store_kv_row(values, row, qkv + a->num_key_value_heads * a->head_dim, a->head_dim);
 }
 
 /* The token's queries that share one KV head, scaled and padded with zeros to a row. */
-static void scaled_queries(const Decoder *d, const Layer *layer, int64_t index, int64_t head,
+static void scaled_queries(const Decoder *d, const AttentionStep *a, int64_t index, int64_t head,
                            float *out)
 {
-    const Model *m = &d->model;
     const TokenState *token = &d->tokens[index];
-    int64_t size = m->head_dim, stride = token->sequence->token_stride;
-    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    const float *query = d->qkv + index * d->qkv_stride + head * queries_per_kv_head * size;
-    float scale = 1.0f / sqrtf((float)size);
+    int64_t size = a->head_dim, stride = kv_stride(a, token->sequence);
+    int64_t queries_per_kv_head = a->num_attention_heads / a->num_key_value_heads;
+    const float *query = d->buffers[a->qkv_buffer] + index * d->strides[a->qkv_buffer];
+    query += head * queries_per_kv_head * size;
     for (int64_t q = 0; q < queries_per_kv_head; q++, query += size, out += stride) {
-        norm_and_apply_rope(d, token, query, layer->q_norm, out);
+        norm_and_apply_rope(d, a, token, query, a->q_norm, out);
         for (int64_t i = 0; i < stride; i++)
-            out[i] = i < size ? out[i] * scale : 0.0f;
+            out[i] = i < size ? out[i] * a->scale : 0.0f;
     }
 }
+
+/* --- scores and values ----------------------------------------------------------------------- */
 
 /* The part of one KV head's chunk that a token attends to. */
 typedef struct {
     const void *keys, *values; /* (tokens, stride): see KVRows */
     const float *key_scales, *value_scales;
     int64_t tokens, stride;
+    float softcap; /* of the scores, or 0 */
 } KVChunk;
 
 /* 16 values of a token's row from column `i`. */
@@ -207,6 +235,11 @@ ALWAYS_INLINE void attend_chunk(KVChunk chunk, const float *queries, float *scor
                                 int64_t output_stride, const int count, const bool is_int8)
 {
     query_key_scores(chunk, queries, scores, count, is_int8);
+    if (chunk.softcap > 0.0f)
+        for (int q = 0; q < count; q++)
+            for (int64_t t = 0; t < chunk.tokens; t++)
+                scores[q * KV_CHUNK + t] =
+                    chunk.softcap * tanhf_approx(scores[q * KV_CHUNK + t] / chunk.softcap);
     for (int q = 0; q < count; q++, scores += KV_CHUNK) {
         float *statistics = out + q * output_stride + chunk.stride;
         softmax_chunk(scores, chunk.tokens, statistics, statistics + 1);
@@ -231,46 +264,78 @@ ALWAYS_INLINE void attend_queries(KVChunk chunk, const float *queries, int64_t c
             attend_chunk(chunk, queries, scores, out, output_stride, MAX_VECTORS, is_int8);
 }
 
+/* --- the step -------------------------------------------------------------------------------- */
+
+static int64_t attention_tasks(const Decoder *d, const AttentionStep *a)
+{
+    int64_t tasks = 0;
+    for (int64_t t = 0; t < d->token_count; t += d->tokens[t].sequence->token_count)
+        tasks += a->num_key_value_heads * chunk_range(a, d->tokens[t].sequence).count;
+    return tasks;
+}
+
+/* Floats of a token's partial results. */
+static int64_t partial_attention_size(const AttentionStep *a, const SequenceInput *sequence)
+{
+    return a->num_attention_heads * chunk_range(a, sequence).count
+           * (kv_stride(a, sequence) + 2);
+}
+
+/* The part of a chunk, from its token `first` on, that a token attends to. */
+static KVChunk visible_part(const AttentionStep *a, KVRows keys, KVRows values, int64_t first,
+                            const float *key_scales, const float *value_scales, int64_t position)
+{
+    int64_t from = max_i64(first_visible(a, position) - first, 0);
+    int64_t to = min_i64(position + 1 - first, KV_CHUNK), row = keys.stride;
+    int64_t bytes = from * row * (keys.scales ? 1 : (int64_t)sizeof(element_t));
+    int64_t groups = from * (row / KV_GROUP);
+    return (KVChunk){(char *)keys.values + bytes, (char *)values.values + bytes,
+                     key_scales + groups,         value_scales + groups,
+                     to - from,                   row,
+                     a->softcap};
+}
+
 /* One task: the queries of one KV head attend to one chunk of a sequence's cache. Writes for each
    query of each token the weighted sum of the values, the maximum score and the sum of the weights.
    First stores the keys and values of new tokens that belong to the chunk. */
-static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
+static void gqa_attention(const Decoder *d, const AttentionStep *a, int64_t task,
                           const ThreadScratch *s)
 {
-    const Model *m = &d->model;
-    const Layer *layer = &m->layers[layer_index];
     const TokenState *token = d->tokens;
-    while (task >= m->num_key_value_heads * token->kv_chunks)
-        task -= m->num_key_value_heads * token->kv_chunks, token += token->sequence->token_count;
+    ChunkRange chunks = chunk_range(a, token->sequence);
+    while (task >= a->num_key_value_heads * chunks.count) {
+        task -= a->num_key_value_heads * chunks.count, token += token->sequence->token_count;
+        chunks = chunk_range(a, token->sequence);
+    }
     const SequenceInput *sequence = token->sequence;
-    int64_t head = task / token->kv_chunks, chunk_index = task % token->kv_chunks;
-    int64_t first = chunk_index * KV_CHUNK;
-    int64_t stride = sequence->token_stride;
-    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    KVRows keys = kv_rows(sequence->k_cache, sequence->k_scales, sequence, layer_index, head, first);
-    KVRows values =
-        kv_rows(sequence->v_cache, sequence->v_scales, sequence, layer_index, head, first);
+    const KVLayer *layer = &sequence->kv_layers[a->kv_layer];
+    int64_t head = task / chunks.count, chunk_index = task % chunks.count;
+    int64_t first = (chunks.first + chunk_index) * KV_CHUNK, stride = kv_stride(a, sequence);
+    int64_t queries_per_kv_head = a->num_attention_heads / a->num_key_value_heads;
+    int64_t row_index = head * sequence->capacity + first;
+    KVRows keys = kv_rows(layer->keys, layer->key_scales, row_index, stride);
+    KVRows values = kv_rows(layer->values, layer->value_scales, row_index, stride);
     const TokenState *end = token + sequence->token_count;
     for (const TokenState *added = token; added < end; added++) {
         int64_t row = added->position - first;
         if (0 <= row && row < KV_CHUNK)
-            store_kv(d, layer, added - d->tokens, head, s->query, keys, values, row);
+            store_kv(d, a, added - d->tokens, head, s->query, keys, values, row);
     }
-    int64_t scale_count = visible_tokens(end - 1, first) * (stride / KV_GROUP);
-    KVChunk chunk = {keys.values, values.values, s->kv_scales, s->kv_scales + scale_count, 0,
-                     stride};
+    int64_t stored = min_i64(end[-1].position + 1 - first, KV_CHUNK);
+    int64_t scale_count = stored * (stride / KV_GROUP);
     for (int64_t i = 0; keys.scales && i < scale_count; i++) {
         s->kv_scales[i] = bf16_to_float(keys.scales[i]);
         s->kv_scales[scale_count + i] = bf16_to_float(values.scales[i]);
     }
     for (; token < end; token++) {
-        int64_t output_stride = token->kv_chunks * (stride + 2);
+        int64_t output_stride = chunks.count * (stride + 2);
         float *out = token->partial_attention
                      + head * queries_per_kv_head * output_stride + chunk_index * (stride + 2);
-        chunk.tokens = visible_tokens(token, first);
-        if (!chunk.tokens)
+        KVChunk chunk = visible_part(a, keys, values, first, s->kv_scales,
+                                     s->kv_scales + scale_count, token->position);
+        if (chunk.tokens <= 0)
             continue;
-        scaled_queries(d, layer, token - d->tokens, head, s->query);
+        scaled_queries(d, a, token - d->tokens, head, s->query);
         if (keys.scales)
             attend_queries(chunk, s->query, queries_per_kv_head, s->attention_scores, out,
                            output_stride, true);
@@ -281,26 +346,32 @@ static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
 }
 
 /* Combine the chunks' partial results into the input of o_proj. */
-static void merge_chunks(const Decoder *d, const TokenState *token, float *out)
+static void merge_chunks(const AttentionStep *a, const TokenState *token, float *out)
 {
-    const Model *m = &d->model;
-    int64_t stride = token->sequence->token_stride, partial_size = stride + 2;
-    int64_t chunks = token->position / KV_CHUNK + 1;
-    for (int64_t h = 0; h < m->num_attention_heads; h++, out += m->head_dim) {
-        const float *partials = token->partial_attention + h * token->kv_chunks * partial_size;
+    int64_t stride = kv_stride(a, token->sequence), partial_size = stride + 2;
+    ChunkRange range = chunk_range(a, token->sequence);
+    int64_t first = first_visible(a, token->position) / KV_CHUNK - range.first;
+    int64_t chunks = token->position / KV_CHUNK + 1 - range.first - first;
+    for (int64_t h = 0; h < a->num_attention_heads; h++, out += a->head_dim) {
+        const float *partials =
+            token->partial_attention + (h * range.count + first) * partial_size;
         float max_score = partials[stride], weight_sum = 0.0f;
         for (int64_t c = 1; c < chunks; c++)
             max_score = partials[c * partial_size + stride] > max_score
                             ? partials[c * partial_size + stride]
                             : max_score;
-        memset(out, 0, (size_t)m->head_dim * sizeof *out);
+        if (a->sinks) {
+            max_score = a->sinks[h] > max_score ? a->sinks[h] : max_score;
+            weight_sum = expf_approx(a->sinks[h] - max_score);
+        }
+        memset(out, 0, (size_t)a->head_dim * sizeof *out);
         for (int64_t c = 0; c < chunks; c++, partials += partial_size) {
             float weight = expf_approx(partials[stride] - max_score);
             weight_sum += weight * partials[stride + 1];
-            for (int64_t i = 0; i < m->head_dim; i++)
+            for (int64_t i = 0; i < a->head_dim; i++)
                 out[i] += weight * partials[i];
         }
-        for (int64_t i = 0; i < m->head_dim; i++)
+        for (int64_t i = 0; i < a->head_dim; i++)
             out[i] /= weight_sum;
     }
 }

@@ -1,234 +1,64 @@
-/* Decodes up to MAX_STEP_TOKENS tokens per call with a Llama-like transformer, and multiplies its
+/* Decodes up to MAX_STEP_TOKENS tokens per call with a decoder-only transformer, and multiplies its
    matrices with whole blocks of a prompt.
 
-   Each call reads the weights once, and memory bandwidth limits the speed. A call runs through
-   phases, and a phase consists of tasks, such as some rows of a matrix. Every thread takes the next
-   task until none is left; the thread that finishes the last one starts the next phase. A thread
-   that wakes late or runs on a slow core thus delays the others by one task at most. Results do not
-   depend on the number of threads or on which other tokens are in the call. */
+   Each call reads the weights once, and memory bandwidth limits the speed. A call runs through the
+   model's steps, which are its phases, and a phase consists of tasks, such as some rows of a matrix.
+   Every thread takes the next task until none is left; the thread that finishes the last one starts
+   the next phase. A thread that wakes late or runs on a slow core thus delays the others by one task
+   at most. Results do not depend on the number of threads or on which other tokens are in the call.
+   */
 
 #include "attention.h"
 #include "lora.h"
+#include "matmul_step.h"
 #include "model.h"
 
 #include <sched.h>
 
-enum { TASK_BYTES = 32 * 1024, TASKS_PER_THREAD = 8 };
 enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
-
-/* --- matrix products ----------------------------------------------------------------------- */
-
-/* Rows per task: few enough to balance the load, and whole cache lines of results. */
-static int64_t rows_per_task(const Decoder *d, const PackedMatrix *m)
-{
-    int64_t rows = LANES * TASK_BYTES / panel_bytes(m->format, m->width);
-    return round_up(max_i64(max_i64(rows, m->rows / (d->num_threads * TASKS_PER_THREAD)), 1),
-                    LANES);
-}
-
-static int64_t matrix_tasks(const Decoder *d, const PackedMatrix *m)
-{
-    return (m->rows + rows_per_task(d, m) - 1) / rows_per_task(d, m);
-}
-
-/* One output vector per token, `stride` floats apart. */
-typedef struct {
-    float *data;
-    int64_t stride;
-} OutputVectors;
-
-/* y (+)= matrix x + bias, for the panels of rows [from, to) and `count` tokens. */
-ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
-                               OutputVectors y, bool accumulate, const int count)
-{
-    for (int64_t r = from; r < to; r += LANES) {
-        f32x16 products[MAX_VECTORS] = {0};
-        dot_panel(m->format, m->panels + r / LANES * panel_bytes(m->format, m->width), x, count,
-                  products);
-        for (int i = 0; i < count; i++) {
-            float *out = y.data + i * y.stride + r;
-            f32x16 product = m->bias ? products[i] + load_f32x16(m->bias + r) : products[i];
-            if (accumulate)
-                product += load_f32x16(out);
-            if (r + LANES <= m->rows)
-                memcpy(out, &product, sizeof product);
-            else
-                memcpy(out, &product, (size_t)(m->rows - r) * sizeof *out);
-        }
-    }
-}
-
-/* The same for the rows of one task and all tokens. */
-static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
-                   OutputVectors y, bool accumulate)
-{
-    int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
-    for (int64_t left = d->token_count, vectors; left; left -= vectors) {
-        if (left >= 4)
-            vectors = 4, matmul_rows(m, from, to, x, y, accumulate, 4);
-        else if (left >= 2)
-            vectors = 2, matmul_rows(m, from, to, x, y, accumulate, 2);
-        else
-            vectors = 1, matmul_rows(m, from, to, x, y, accumulate, 1);
-        x = activations_from(x, vectors), y.data += vectors * y.stride;
-    }
-}
-
-/* Add each sequence's LoRA to the same rows; `target` is the matrix among those of the phase. */
-static void add_lora(const Decoder *d, const PackedMatrix *m, int64_t task, int64_t layer,
-                     int64_t first_target, int64_t target, const float *hidden, OutputVectors y)
-{
-    int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
-    for (int64_t t = 0; t < d->token_count; t++, y.data += y.stride) {
-        const LoraPair *pairs = d->tokens[t].sequence->lora;
-        if (pairs)
-            lora_up(&pairs[layer * LORA_TARGETS + first_target + target],
-                    hidden + (t * MAX_PHASE_MATRICES + target) * d->max_lora_rank, from, to,
-                    y.data);
-    }
-}
 
 /* --- phases -------------------------------------------------------------------------------- */
 
-/* After the last layer come the phase of lm_head and one that ends the call. A call that multiplies
-   a prompt has only one phase before the end. */
-enum { QKV_PROJ, ATTENTION, O_PROJ, GATE_UP_PROJ, DOWN_PROJ, PHASES_PER_LAYER };
+/* After the steps comes a phase that ends the call. A call that multiplies a prompt has only one
+   phase before the end. */
+static int64_t lm_head_phase(const Model *m) { return m->step_count - 1; }
+static int64_t end_phase(const Model *m) { return m->step_count; }
+static int64_t prompt_phase(const Model *m) { return m->step_count + 1; }
 
-/* LoRA targets of each kind of phase. */
-static const int64_t FIRST_LORA_TARGET[PHASES_PER_LAYER] = {
-    [QKV_PROJ] = 0, [O_PROJ] = 3, [GATE_UP_PROJ] = 4, [DOWN_PROJ] = 6};
-static const int64_t LORA_TARGET_COUNT[PHASES_PER_LAYER] = {
-    [QKV_PROJ] = 3, [O_PROJ] = 1, [GATE_UP_PROJ] = 2, [DOWN_PROJ] = 1};
-
-static int64_t lm_head_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER; }
-static int64_t end_phase(const Model *m) { return lm_head_phase(m) + 1; }
-static int64_t prompt_phase(const Model *m) { return lm_head_phase(m) + 2; }
-
-/* The matrices whose rows are divided into the phase's tasks; none for attention. The tasks of
-   gate_proj do those of up_proj too. */
-static const PackedMatrix *phase_matrices(const Model *m, int64_t phase, int64_t *count)
-{
-    *count = 1;
-    if (phase == lm_head_phase(m))
-        return &m->lm_head;
-    const Layer *layer = &m->layers[phase / PHASES_PER_LAYER];
-    switch (phase % PHASES_PER_LAYER) {
-    case QKV_PROJ: *count = 3; return &layer->q_proj;
-    case O_PROJ: return &layer->o_proj;
-    case GATE_UP_PROJ: return &layer->gate_proj;
-    case DOWN_PROJ: return &layer->down_proj;
-    default: *count = 0; return NULL;
-    }
-}
-
-/* hidden = scale * A x of each sequence's LoRA pairs in the phase. */
-static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, float *hidden)
-{
-    int64_t kind = phase % PHASES_PER_LAYER;
-    for (int64_t t = 0; t < d->token_count; t++) {
-        const LoraPair *pairs = d->tokens[t].sequence->lora;
-        if (!pairs || phase == lm_head_phase(&d->model))
-            continue;
-        pairs += phase / PHASES_PER_LAYER * LORA_TARGETS + FIRST_LORA_TARGET[kind];
-        for (int64_t i = 0; i < LORA_TARGET_COUNT[kind]; i++)
-            lora_down(&pairs[i], input.values + t * input.stride,
-                      hidden + (t * MAX_PHASE_MATRICES + i) * d->max_lora_rank);
-    }
-}
-
-/* Compute the input of a phase. Each thread does so before its first task: sharing it costs more.
- */
-static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
+static int64_t phase_tasks(const Decoder *d, int64_t phase)
 {
     const Model *m = &d->model;
-    int64_t count;
-    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
-    bool is_lm_head = phase == lm_head_phase(m);
-    const Layer *layer = is_lm_head ? NULL : &m->layers[phase / PHASES_PER_LAYER];
-    int64_t kind = is_lm_head ? QKV_PROJ : phase % PHASES_PER_LAYER;
-    if (!matrix || (s->call == atomic_load(&d->call) && s->phase == phase))
-        return;
-    s->call = atomic_load(&d->call), s->phase = phase;
-    float *values = kind == O_PROJ ? s->attention : kind == DOWN_PROJ ? d->gate_out : s->normed;
-    const float *norm = is_lm_head             ? m->norm
-                        : kind == GATE_UP_PROJ ? layer->post_attention_layernorm
-                                               : layer->input_layernorm;
-    bool any_quantized = kind == GATE_UP_PROJ && is_quantized(layer->up_proj.format);
-    for (int64_t i = 0; i < count; i++)
-        any_quantized |= is_quantized(matrix[i].format);
-    s->input.values = values, s->input.stride = matrix->width;
-    for (int64_t t = 0; t < d->token_count; t++, values += matrix->width) {
-        if (kind == O_PROJ)
-            merge_chunks(d, &d->tokens[t], values);
-        else if (d->is_normalized)
-            memcpy(values, d->residual, (size_t)m->hidden_size * sizeof *values);
-        else if (kind != DOWN_PROJ)
-            rms_norm(d->residual + t * d->hidden_stride, norm, m->hidden_size, m->rms_norm_eps,
-                     values);
-        if (any_quantized)
-            quantize_activations(activations_from(s->input, t));
+    if (phase == end_phase(m))
+        return 0;
+    if (phase == prompt_phase(m))
+        return prompt_tasks(d->prompt_matrix->rows);
+    const Step *step = &m->steps[phase];
+    switch (step->kind) {
+    case STEP_ATTENTION: return attention_tasks(d, step->detail);
+    default: return matmul_step_tasks(d, step->detail);
     }
-    if (d->max_lora_rank)
-        lora_down_phase(d, phase, s->input, s->lora_hidden);
-}
-
-static void gate_up_silu(const Decoder *d, int64_t layer_index, int64_t task,
-                         const ThreadScratch *s)
-{
-    const Layer *layer = &d->model.layers[layer_index];
-    int64_t rows = rows_per_task(d, &layer->gate_proj), from = task * rows;
-    int64_t to = min_i64(from + rows, d->model.intermediate_size);
-    OutputVectors gate = {d->gate_out, d->intermediate_stride},
-                  up = {d->up_out, d->intermediate_stride};
-    matmul(d, &layer->gate_proj, task, s->input, gate, false);
-    matmul(d, &layer->up_proj, task, s->input, up, false);
-    if (d->max_lora_rank) {
-        int64_t target = FIRST_LORA_TARGET[GATE_UP_PROJ];
-        add_lora(d, &layer->gate_proj, task, layer_index, target, 0, s->lora_hidden, gate);
-        add_lora(d, &layer->up_proj, task, layer_index, target, 1, s->lora_hidden, up);
-    }
-    for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride)
-        for (int64_t i = from; i < to; i++)
-            gate.data[i] = gate.data[i] / (1.0f + expf_approx(-gate.data[i])) * up.data[i];
 }
 
 static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratch *s)
 {
-    const Model *m = &d->model;
-    if (phase == prompt_phase(m)) {
+    if (phase == prompt_phase(&d->model)) {
         const PackedMatrix *matrix = d->prompt_matrix;
         multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
                         &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
         return;
     }
-    int64_t count, target = 0, index = phase / PHASES_PER_LAYER, kind = phase % PHASES_PER_LAYER;
-    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
-    prepare_phase(d, phase, s);
-    if (phase == lm_head_phase(m)) {
-        matmul(d, matrix, task, s->input, (OutputVectors){d->logits, m->lm_head.rows}, false);
-    } else if (kind == ATTENTION) {
-        gqa_attention(d, index, task, s);
-    } else if (kind == GATE_UP_PROJ) {
-        gate_up_silu(d, index, task, s);
-    } else {
-        OutputVectors y = {d->residual, d->hidden_stride};
-        if (kind == QKV_PROJ)
-            y = (OutputVectors){d->qkv, d->qkv_stride};
-        for (; task >= matrix_tasks(d, matrix); matrix++, target++)
-            task -= matrix_tasks(d, matrix), y.data += matrix->rows;
-        matmul(d, matrix, task, s->input, y, kind != QKV_PROJ);
-        if (d->max_lora_rank)
-            add_lora(d, matrix, task, index, FIRST_LORA_TARGET[kind], target, s->lora_hidden, y);
+    const Step *step = &d->model.steps[phase];
+    switch (step->kind) {
+    case STEP_ATTENTION: gqa_attention(d, step->detail, task, s); break;
+    default: run_matmul(d, phase, step->detail, task, s);
     }
 }
 
-/* One task per KV head and chunk of each sequence. */
-static int64_t attention_tasks(const Decoder *d)
+/* What the thread that finished a phase's last task does before the next phase begins. */
+static void finish_phase(const Decoder *d, int64_t phase)
 {
-    int64_t tasks = 0;
-    for (int64_t t = 0; t < d->token_count; t += d->tokens[t].sequence->token_count)
-        tasks += d->model.num_key_value_heads * d->tokens[t].kv_chunks;
-    return tasks;
+    if (phase < end_phase(&d->model) && d->model.steps[phase].kind == STEP_MATMUL)
+        finish_matmul(d, d->model.steps[phase].detail);
 }
 
 /* --- threads ------------------------------------------------------------------------------- */
@@ -241,20 +71,6 @@ static unsigned long long make_ticket(int64_t phase, int64_t tasks)
 static int64_t ticket_phase(unsigned long long ticket) { return (int64_t)(ticket >> 48); }
 static int64_t ticket_tasks(unsigned long long ticket) { return ticket >> 24 & 0xffffff; }
 static int64_t ticket_next_task(unsigned long long ticket) { return ticket & 0xffffff; }
-
-static int64_t phase_tasks(const Decoder *d, int64_t phase)
-{
-    const Model *m = &d->model;
-    int64_t count, tasks = 0;
-    if (phase == end_phase(m))
-        return 0;
-    if (phase == prompt_phase(m))
-        return prompt_tasks(d->prompt_matrix->rows);
-    const PackedMatrix *matrix = phase_matrices(m, phase, &count);
-    for (int64_t i = 0; i < count; i++)
-        tasks += matrix_tasks(d, &matrix[i]);
-    return count ? tasks : attention_tasks(d);
-}
 
 static void begin_phase(Decoder *d, int64_t phase)
 {
@@ -290,8 +106,10 @@ static void run_tasks(Decoder *d, ThreadScratch *s)
             continue;
         spins = 0;
         run_task(d, ticket_phase(ticket), ticket_next_task(ticket), s);
-        if (atomic_fetch_add(&d->finished_tasks, 1) + 1 == ticket_tasks(ticket))
+        if (atomic_fetch_add(&d->finished_tasks, 1) + 1 == ticket_tasks(ticket)) {
+            finish_phase(d, ticket_phase(ticket));
             begin_phase(d, min_i64(ticket_phase(ticket) + 1, end_phase(&d->model)));
+        }
     }
 }
 
@@ -342,7 +160,7 @@ void close_decoder(Decoder *d)
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
     free(d->arena), free(d->partial_attention), free(d->lora_hidden), free(d->prompt_x);
-    free(d->scratch), free(d->workers), free(d);
+    free(d->buffers), free(d->strides), free(d->scratch), free(d->workers), free(d);
 }
 
 static float *arena_alloc(float **arena, int64_t count)
@@ -352,54 +170,72 @@ static float *arena_alloc(float **arena, int64_t count)
     return block;
 }
 
+/* Sizes of the buffers of one thread, in floats. */
+typedef struct {
+    int64_t prepared, query, kv_scales, codes, scales, sums, prompt;
+} ScratchSizes;
+
+static ScratchSizes scratch_sizes(const Model *m)
+{
+    ScratchSizes sizes = {.prompt = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t)
+                                    / (int64_t)sizeof(float)};
+    int64_t widest = 0;
+    for (const Step *step = m->steps; step < m->steps + m->step_count; step++)
+        if (step->kind == STEP_MATMUL) {
+            const MatmulStep *matmul = step->detail;
+            widest = max_i64(widest, matmul->matrices[0].matrix.width);
+        } else if (step->kind == STEP_ATTENTION) {
+            const AttentionStep *a = step->detail;
+            int64_t stride = round_up(a->head_dim, KV_GROUP);
+            int64_t queries = a->num_attention_heads / a->num_key_value_heads;
+            sizes.query = max_i64(sizes.query, queries * stride);
+            sizes.kv_scales = max_i64(sizes.kv_scales, 2 * KV_CHUNK * stride / KV_GROUP);
+        }
+    sizes.prepared = MAX_STEP_TOKENS * widest;
+    sizes.codes = sizes.prepared / (int64_t)sizeof(float);
+    sizes.scales = sizes.prepared / ACTIVATION_GROUP;
+    sizes.sums = sizes.prepared / 16 + LANES;
+    return sizes;
+}
+
 /* Allocate the shared buffers and those of each thread, zero-initialized. */
 static bool allocate_buffers(Decoder *d)
 {
     const Model *m = &d->model;
-    int64_t stride = round_up(m->head_dim, KV_GROUP);
-    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    d->hidden_stride = round_up(m->hidden_size, ACTIVATION_GROUP);
-    d->intermediate_stride = round_up(m->intermediate_size, ACTIVATION_GROUP);
-    d->attention_stride = round_up(m->num_attention_heads * m->head_dim, ACTIVATION_GROUP);
-    d->qkv_stride =
-        round_up((m->num_attention_heads + 2 * m->num_key_value_heads) * m->head_dim, LANES);
-    int64_t widest =
-        max_i64(max_i64(d->hidden_stride, d->attention_stride), d->intermediate_stride);
-    int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
-    int64_t scales = MAX_STEP_TOKENS * widest / ACTIVATION_GROUP;
-    int64_t sums = MAX_STEP_TOKENS * widest / 16 + LANES;
-    int64_t prompt_buffer = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t) / (int64_t)sizeof(float);
-    int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
-                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK
-                         + 2 * KV_CHUNK * stride / KV_GROUP;
-    per_thread += 2 * quantized + scales + 2 * sums + prompt_buffer + PROMPT_RESULTS_SIZE + 8 * LANES;
-    int64_t total =
-        MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
-        + d->num_threads * per_thread;
-    d->arena = aligned_alloc(64, (size_t)total * sizeof(float));
+    ScratchSizes sizes = scratch_sizes(m);
+    int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
+                         + 2 * sizes.codes + sizes.scales + 2 * sizes.sums + sizes.prompt
+                         + PROMPT_RESULTS_SIZE + 16 * LANES;
+    int64_t total = d->num_threads * per_thread;
+    d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
+    d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
     d->scratch = calloc((size_t)d->num_threads, sizeof *d->scratch);
     d->workers = calloc((size_t)d->num_threads, sizeof *d->workers);
-    if (!d->arena || !d->scratch || !d->workers)
+    if (!d->buffers || !d->strides || !d->scratch || !d->workers)
+        return false;
+    for (int64_t i = 0; i < m->buffer_count; i++) {
+        d->strides[i] = round_up(m->buffer_sizes[i], ACTIVATION_GROUP);
+        total += MAX_STEP_TOKENS * d->strides[i];
+    }
+    d->arena = aligned_alloc(64, (size_t)round_up(total, LANES) * sizeof(float));
+    if (!d->arena)
         return false;
     memset(d->arena, 0, (size_t)total * sizeof(float));
     float *next = d->arena;
-    d->residual = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
-    d->qkv = arena_alloc(&next, MAX_STEP_TOKENS * d->qkv_stride);
-    d->gate_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
-    d->up_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
+    for (int64_t i = 0; i < m->buffer_count; i++)
+        d->buffers[i] = arena_alloc(&next, MAX_STEP_TOKENS * d->strides[i]);
     for (int i = 0; i < d->num_threads; i++) {
         ThreadScratch *s = &d->scratch[i];
-        s->normed = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
-        s->attention = arena_alloc(&next, MAX_STEP_TOKENS * d->attention_stride);
-        s->query = arena_alloc(&next, queries_per_kv_head * stride);
+        s->prepared = arena_alloc(&next, sizes.prepared);
+        s->query = arena_alloc(&next, sizes.query);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
-        s->kv_scales = arena_alloc(&next, 2 * KV_CHUNK * stride / KV_GROUP);
-        s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
-        s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
-        s->input.scales = arena_alloc(&next, scales);
-        s->input.sums_of_16 = arena_alloc(&next, sums);
-        s->input.sums_of_32 = arena_alloc(&next, sums);
-        s->prompt_buffer = (buffer_t *)arena_alloc(&next, prompt_buffer);
+        s->kv_scales = arena_alloc(&next, sizes.kv_scales);
+        s->input.q_high = (int8_t *)arena_alloc(&next, sizes.codes);
+        s->input.q_low = (int8_t *)arena_alloc(&next, sizes.codes);
+        s->input.scales = arena_alloc(&next, sizes.scales);
+        s->input.sums_of_16 = arena_alloc(&next, sizes.sums);
+        s->input.sums_of_32 = arena_alloc(&next, sizes.sums);
+        s->prompt_buffer = (buffer_t *)arena_alloc(&next, sizes.prompt);
         s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
     }
     return true;
@@ -444,35 +280,38 @@ static bool grow_buffer(float **buffer, int64_t *capacity, int64_t size)
     return true;
 }
 
-/* Set up the TokenState of each token and the buffers that depend on their number. */
-static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t count,
-                           const float *rope)
+/* Floats that a token of a sequence needs for partial attention, in the step that needs most. */
+static int64_t largest_partial_attention(const Model *m, const SequenceInput *sequence)
 {
-    const Model *m = &d->model;
-    int64_t partial_size = 0, head_partial = sequences->token_stride + 2;
+    int64_t largest = 0;
+    for (const Step *step = m->steps; step < m->steps + m->step_count; step++)
+        if (step->kind == STEP_ATTENTION)
+            largest = max_i64(largest, partial_attention_size(step->detail, sequence));
+    return largest;
+}
+
+/* Set up the TokenState of each token and the buffers that depend on their number. */
+static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t count)
+{
+    int64_t partial_size = 0, offsets[MAX_STEP_TOKENS];
     d->token_count = d->max_lora_rank = 0;
     for (const SequenceInput *s = sequences; s < sequences + count; s++) {
-        int64_t chunks = (s->length + s->token_count - 1) / KV_CHUNK + 1;
-        for (int64_t i = 0; i < s->token_count;
-             i++, partial_size += m->num_attention_heads * chunks * head_partial) {
-            const float *angles = rope + (s->length + i) * m->head_dim;
-            TokenState *token = &d->tokens[d->token_count++];
-            *token = (TokenState){s, s->length + i, angles, NULL, chunks};
+        int64_t size = largest_partial_attention(&d->model, s);
+        for (int64_t i = 0; i < s->token_count; i++, partial_size += size) {
+            offsets[d->token_count] = partial_size;
+            d->tokens[d->token_count++] = (TokenState){s, s->length + i, NULL};
         }
-        for (int64_t i = 0; s->lora && i < m->num_hidden_layers * LORA_TARGETS; i++)
+        for (int64_t i = 0; s->lora && i < d->model.lora_count; i++)
             d->max_lora_rank = max_i64(d->max_lora_rank, s->lora[i].rank);
     }
-    int64_t lora_size = MAX_STEP_TOKENS * MAX_PHASE_MATRICES * d->max_lora_rank;
+    int64_t lora_size = MAX_STEP_TOKENS * MAX_STEP_MATRICES * d->max_lora_rank;
     if (!grow_buffer(&d->partial_attention, &d->partial_attention_capacity, partial_size)
         || !grow_buffer(&d->lora_hidden, &d->lora_hidden_capacity, d->num_threads * lora_size))
         return false;
     for (int i = 0; i < d->num_threads; i++)
         d->scratch[i].lora_hidden = d->lora_hidden + i * lora_size;
-    float *next = d->partial_attention;
-    for (TokenState *token = d->tokens; token < d->tokens + d->token_count; token++) {
-        token->partial_attention = next;
-        next += m->num_attention_heads * token->kv_chunks * head_partial;
-    }
+    for (int64_t t = 0; t < d->token_count; t++)
+        d->tokens[t].partial_attention = d->partial_attention + offsets[t];
     return true;
 }
 
@@ -481,18 +320,21 @@ int64_t max_step_tokens(void) { return MAX_STEP_TOKENS; }
 /* Add at most MAX_STEP_TOKENS tokens to the KV caches of their sequences, and write the logits
    after each: (tokens, vocab_size). They are bit for bit those of one token per call.
 
-   `rope` is (positions, head_dim): head_dim / 2 cosines, then as many sines. Returns 0, or -1 when
-   out of memory, with nothing changed. */
+   `ropes` has for each RoPE of the model (positions, rotary_dim): rotary_dim / 2 cosines, then as
+   many sines. Returns 0, or -1 when out of memory, with nothing changed. */
 int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int64_t *tokens,
-           const float *rope, float *logits)
+           const float *const *ropes, float *logits)
 {
-    if (!prepare_tokens(d, sequences, count, rope))
+    const Model *m = &d->model;
+    if (!prepare_tokens(d, sequences, count))
         return -1;
-    d->logits = logits;
+    d->logits = logits, d->ropes = ropes;
     for (int64_t t = 0; t < d->token_count; t++) {
-        const StoredMatrix *embed_tokens = &d->model.embed_tokens;
-        read_rows(embed_tokens->data, embed_tokens->type, embed_tokens->row_bytes,
-                  embed_tokens->columns, &tokens[t], 1, d->residual + t * d->hidden_stride);
+        float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
+        read_rows(m->embed_tokens.data, m->embed_tokens.type, m->embed_tokens.row_bytes,
+                  m->embed_tokens.columns, &tokens[t], 1, residual);
+        for (int64_t i = 0; i < m->hidden_size; i++)
+            residual[i] *= m->embedding_multiplier;
     }
     wake_workers(d, 0, false);
     run_tasks(d, &d->scratch[0]);
@@ -532,7 +374,7 @@ int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64
 void multiply_lm_head(Decoder *d, const float *x, float *logits)
 {
     d->token_count = 1, d->max_lora_rank = 0, d->logits = logits, d->is_normalized = true;
-    memcpy(d->residual, x, (size_t)d->model.hidden_size * sizeof *x);
+    memcpy(d->buffers[RESIDUAL], x, (size_t)d->model.hidden_size * sizeof *x);
     wake_workers(d, lm_head_phase(&d->model), false);
     run_tasks(d, &d->scratch[0]);
     d->is_normalized = false;

@@ -25,8 +25,9 @@ static void lora_down(const LoraPair *a, const float *x, float *hidden)
     }
 }
 
-/* y += B hidden, for the rows [from, to). */
-static void lora_up(const LoraPair *a, const float *hidden, int64_t from, int64_t to, float *y)
+/* y += multiplier * B hidden, for the rows [from, to). */
+static void lora_up(const LoraPair *a, const float *hidden, int64_t from, int64_t to,
+                    float multiplier, float *y)
 {
     int64_t end = min_i64(to, a->rows);
     for (int64_t row = from; a->rank && row < end; row += LANES) {
@@ -34,6 +35,6 @@ static void lora_up(const LoraPair *a, const float *hidden, int64_t from, int64_
         for (int64_t k = 0; k < a->rank; k++)
             sum += load_elements(a->lora_b + k * a->b_stride + row) * hidden[k];
         for (int64_t i = 0; i < min_i64(LANES, end - row); i++)
-            y[row + i] += sum[i];
+            y[row + i] += multiplier * sum[i];
     }
 }

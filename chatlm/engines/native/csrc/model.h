@@ -1,4 +1,5 @@
-/* Data structures of the decoder: model, sequences, tokens and buffers; and RMSNorm. */
+/* Data structures of the decoder: the model as a program of steps, sequences, tokens and buffers;
+   and RMSNorm. */
 
 #pragma once
 
@@ -12,10 +13,7 @@
 enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
 enum { KV_GROUP = 32 };        /* values of a quantized KV cache that share a scale */
 enum { MAX_STEP_TOKENS = 16 }; /* tokens per call */
-enum {
-    LORA_TARGETS = 7
-}; /* matrices of a layer that LoRA may change, in the order of the phases */
-enum { MAX_PHASE_MATRICES = 3 }; /* of these, in one phase */
+enum { MAX_STEP_MATRICES = 4 };
 
 typedef struct {
     const uint8_t *panels;
@@ -25,49 +23,109 @@ typedef struct {
     int64_t format;
 } PackedMatrix;
 
-typedef struct {
-    PackedMatrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
-    const float *input_layernorm, *post_attention_layernorm;
-    const float *q_norm, *k_norm; /* (head_dim,), or NULL */
-} Layer;
+/* --- the program ----------------------------------------------------------------------------- */
+
+/* A model is a list of steps, which a call runs one after the other. They exchange vectors, one per
+   token, by buffers; buffer 0 is the residual stream. The numbers are those of program.py. */
+
+enum { STEP_MATMUL, STEP_ATTENTION };
 
 typedef struct {
-    int64_t num_hidden_layers, hidden_size, num_attention_heads, num_key_value_heads, head_dim,
-        intermediate_size;
-    float rms_norm_eps;
+    int64_t kind;
+    const void *detail; /* MatmulStep or AttentionStep */
+} Step;
+
+enum { RESIDUAL = 0 };
+
+/* Grouped-query attention; writes partial results, which the matmul step after it merges. */
+typedef struct {
+    int64_t num_attention_heads, num_key_value_heads, head_dim;
+    int64_t kv_layer;    /* index among the layers of the KV cache */
+    int64_t window;      /* tokens that a token attends to, with itself; 0 for all */
+    int64_t qkv_buffer;  /* queries, then keys, then values of all heads */
+    int64_t rope;        /* index among the RoPE tables, or -1 */
+    int64_t rotary_dim;  /* values of a head that rotate */
+    int64_t interleaved; /* whether pairs are neighbours instead of half of rotary_dim apart */
+    float scale;
+    float softcap;                /* of the scores, or 0 */
+    const float *q_norm, *k_norm; /* (head_dim,), or NULL */
+    const float *sinks;           /* (heads,): scores without a value, or NULL */
+} AttentionStep;
+
+enum { INPUT_RESIDUAL, INPUT_BUFFER, INPUT_ATTENTION };
+enum { OUTPUT_BUFFER, OUTPUT_RESIDUAL, OUTPUT_LOGITS };
+enum { NO_GATE, GATE_SILU, GATE_GELU_TANH };
+
+typedef struct {
+    PackedMatrix matrix;
+    int64_t lora; /* index among the pairs of an adapter */
+} StepMatrix;
+
+/* Values of an output vector that are normalized together when the step is done. */
+typedef struct {
+    const float *weight;
+    int64_t offset, size;
+} NormSpan;
+
+/* Products of one to four matrices with the same input. Their outputs lie one after the other;
+   those of a gated step are combined to `activation(gate) * up`. */
+typedef struct {
+    StepMatrix matrices[MAX_STEP_MATRICES];
+    int64_t matrix_count;
+    int64_t input, input_buffer;
+    int64_t input_size;             /* values of a vector, without padding */
+    const float *norm;              /* of INPUT_RESIDUAL, or NULL */
+    const AttentionStep *attention; /* of INPUT_ATTENTION */
+    int64_t output, output_buffer;
+    int64_t gate, up_buffer; /* which activation; where `up` goes before it is multiplied */
+    NormSpan norms[2];       /* of the whole output, applied when the step is done */
+    int64_t norm_count;
+    int64_t adds_normed; /* whether the output is added to the residual after its norm */
+    float multiplier;    /* of what is added to the residual */
+} MatmulStep;
+
+typedef struct {
+    int64_t hidden_size;
+    float rms_norm_eps, embedding_multiplier;
     StoredMatrix embed_tokens; /* (vocab_size, hidden_size), as it is in the file */
-    const Layer *layers;
-    const float *norm;
-    PackedMatrix lm_head;
+    const Step *steps;         /* the last one computes the logits */
+    int64_t step_count;
+    const int64_t *buffer_sizes; /* floats of a vector */
+    int64_t buffer_count;
+    int64_t lora_count; /* matrices that an adapter may change */
 } Model;
+
+/* --- calls ----------------------------------------------------------------------------------- */
+
+/* Where one layer's keys and values are: (KV heads, capacity, padded head_dim) of `element_t`. With
+   scales, (KV heads, capacity, groups) in bfloat16, they are int8_t codes that these multiply. A
+   token's row is padded to LANES values, or to whole groups. */
+typedef struct {
+    void *keys, *values;
+    uint16_t *key_scales, *value_scales;
+} KVLayer;
 
 /* Consecutive tokens of one sequence, and its KV cache. */
 typedef struct {
-    void *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim): `element_t` */
-    /* (layers, KV heads, capacity, groups), bfloat16: the caches then hold int8_t codes that these
-       multiply; NULL otherwise */
-    uint16_t *k_scales, *v_scales;
-    int64_t layer_stride, head_stride,
-        token_stride; /* in elements; a token's row is padded to LANES, or to whole groups */
+    const KVLayer *kv_layers;
+    int64_t capacity;     /* of the cache, in tokens */
     int64_t length;       /* tokens in the cache */
     int64_t token_count;  /* tokens to add */
-    const LoraPair *lora; /* (layers, LORA_TARGETS), or NULL */
+    const LoraPair *lora; /* one per adaptable matrix, or NULL */
 } SequenceInput;
 
 /* One token of the current call. */
 typedef struct {
     const SequenceInput *sequence;
     int64_t position;
-    const float *rope;        /* cosines, then sines, of its position */
-    float *partial_attention; /* per KV chunk: (heads, kv_chunks, padded head_dim + 2) */
-    int64_t kv_chunks;        /* of the sequence; an earlier token sees fewer */
+    float *partial_attention; /* of an attention step: (heads, chunks, padded head_dim + 2) */
 } TokenState;
 
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
-    float *normed, *attention, *lora_hidden, *query, *attention_scores;
+    float *prepared, *lora_hidden, *query, *attention_scores;
     float *kv_scales; /* of a chunk's keys, then of its values */
-    Activations input; /* of `normed`, `attention` or the shared `gate_out` */
+    Activations input; /* of `prepared` or of a shared buffer */
     buffer_t *prompt_buffer;
     float *prompt_results;
     unsigned call;
@@ -79,17 +137,17 @@ typedef struct {
     _Alignas(64) atomic_uint finished_tasks; /* of the current phase */
     _Alignas(64) atomic_uint call;           /* counts the calls */
     Model model;
-    /* floats from one token to the next */
-    int64_t hidden_stride, attention_stride, qkv_stride, intermediate_stride;
+    float **buffers;
+    int64_t *strides; /* floats from one token to the next, by buffer */
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
+    const float *const *ropes; /* (positions, rotary_dim) each: cosines, then sines */
     float *logits; /* (tokens, vocab_size) */
     const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
     PromptBlock prompt;
     element_t *prompt_x; /* the padded vectors */
     int64_t prompt_x_capacity;
     bool use_amx, is_normalized; /* the residual of a call for lm_head alone */
-    float *residual, *qkv, *gate_out, *up_out;
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;
     float *arena;

@@ -191,3 +191,16 @@ static inline float expf_approx(float value)
     memcpy(&factor, &scale, sizeof factor);
     return sum * factor;
 }
+
+/* tanh with an absolute error below 1e-6. */
+static inline float tanhf_approx(float value)
+{
+    return 1.0f - 2.0f / (expf_approx(2.0f * value) + 1.0f);
+}
+
+/* GELU in its approximation by tanh. */
+static inline float gelu_tanh(float x)
+{
+    float twice = 2.0f * 0.7978845608f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + expf_approx(-twice));
+}

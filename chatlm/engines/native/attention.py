@@ -1,0 +1,192 @@
+"""Attention with grouped queries in torch: over all earlier tokens or a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.rope import RopeConfig, Rotation, apply_rope
+from chatlm.engines.native.weights import LayerWeights, MatMul
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """A layer's attention."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    """Each serves `num_attention_heads // num_key_value_heads` query heads."""
+    head_dim: int
+    rope: RopeConfig | None
+    """None for a layer that does not encode positions."""
+    scale: float
+    """Multiplies the scores, usually `head_dim ** -0.5`."""
+    window: int | None = None
+    """How many tokens a token attends to, with itself; None for all before it."""
+    softcap: float | None = None
+    """Scores become `softcap * tanh(score / softcap)`; None for no such limit."""
+    qk_norm: Literal["head", "projection"] | None = None
+    """Whether RMSNorm is applied to queries and keys: per head, or over all heads at once."""
+    qkv_bias: bool = False
+    o_proj_bias: bool = False
+    sinks: bool = False
+    """Whether each head has a score that takes its share of the attention, but has no value."""
+
+    def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
+        """Return its matrices by name."""
+        queries = self.num_attention_heads * self.head_dim
+        values = self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": MatrixShape(queries, hidden_size, self.qkv_bias),
+            "k_proj": MatrixShape(values, hidden_size, self.qkv_bias),
+            "v_proj": MatrixShape(values, hidden_size, self.qkv_bias),
+            "o_proj": MatrixShape(hidden_size, queries, self.o_proj_bias),
+        }
+
+    def vector_sizes(self) -> Mapping[str, int]:
+        """Return the sizes of its vectors by name."""
+        sizes = {"sinks": self.num_attention_heads} if self.sinks else {}
+        if self.qk_norm == "head":
+            sizes |= {"q_norm": self.head_dim, "k_norm": self.head_dim}
+        elif self.qk_norm == "projection":
+            sizes["q_norm"] = self.num_attention_heads * self.head_dim
+            sizes["k_norm"] = self.num_key_value_heads * self.head_dim
+        return sizes
+
+
+@dataclass(frozen=True)
+class VisibleKeys:
+    """Which stored keys the tokens of a block attend to."""
+
+    first: int = 0
+    """The first key that any of them sees."""
+    mask: Tensor | None = None
+    """For the keys from there on: (…, tokens, keys); None for all, or with `causal` for earlier
+    ones."""
+    causal: bool = False
+    """Whether each token attends to itself and the ones before it in the block."""
+
+
+class BlockContext(Protocol):
+    """A block of tokens in its sequence."""
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the block's keys and values, (KV heads, tokens, head_dim); return all of them.
+
+        Args:
+            layer: index among the layers with attention.
+            keys: of the block.
+            values: of the block.
+        """
+        ...
+
+    def visible_keys(self, window: int | None) -> VisibleKeys:
+        """Return what the block's tokens attend to."""
+        ...
+
+    def rotation(self, rope: RopeConfig) -> Rotation:
+        """Return the angles of the block's positions."""
+        ...
+
+
+def attention(
+    config: AttentionConfig,
+    weights: LayerWeights[MatMul],
+    x: Tensor,
+    index: int,
+    context: BlockContext,
+    eps: float,
+) -> Tensor:
+    """Return the attention's output for a block: (tokens, hidden_size), as `x`.
+
+    Args:
+        config: of the layer.
+        weights: of the layer.
+        x: its input.
+        index: of the layer among those with attention.
+        context: of the block.
+        eps: of the norms.
+    """
+    matrices, vectors = weights.matrices, weights.vectors
+    queries, keys, values = (matrices[name](x) for name in ("q_proj", "k_proj", "v_proj"))
+    if config.qk_norm == "projection":
+        queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
+        keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
+    queries, keys, values = (
+        _split_heads(states, config.head_dim) for states in (queries, keys, values)
+    )
+    if config.qk_norm == "head":
+        queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
+        keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
+    if config.rope is not None:
+        rotation = context.rotation(config.rope)
+        queries, keys = apply_rope(queries, rotation), apply_rope(keys, rotation)
+    keys, values = context.store(index, keys, values)
+    visible = context.visible_keys(config.window)
+    if visible.first:
+        keys, values = keys[:, visible.first :], values[:, visible.first :]
+    if config.softcap is None and not config.sinks:
+        out = _attend(config, queries, keys, values, visible)
+    else:
+        out = _attend_step_by_step(config, queries, keys, values, visible, vectors.get("sinks"))
+    return matrices["o_proj"](out.transpose(0, 1).reshape(len(x), -1))
+
+
+def _attend(
+    config: AttentionConfig, queries: Tensor, keys: Tensor, values: Tensor, visible: VisibleKeys
+) -> Tensor:
+    """Grouped-query attention: (heads, tokens, head_dim) to the same shape."""
+    heads, tokens, head_dim = queries.shape
+    if tokens == 1:  # the queries of a KV head become one block, so that its keys are read once
+        queries = queries.reshape(len(keys), -1, head_dim)
+    out = scaled_dot_product_attention(
+        queries[None],
+        keys[None],
+        values[None],
+        attn_mask=visible.mask,
+        is_causal=visible.causal,
+        scale=config.scale,
+        enable_gqa=len(queries) != len(keys),
+    )
+    return out.reshape(heads, tokens, head_dim)
+
+
+def _attend_step_by_step(
+    config: AttentionConfig,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    visible: VisibleKeys,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The same with a limit of the scores or with sinks, which torch's function does not have."""
+    heads, tokens, head_dim = queries.shape
+    grouped = queries.reshape(len(keys), -1, head_dim)
+    scores = (grouped @ keys.transpose(1, 2)).float() * config.scale
+    scores = scores.view(heads, tokens, -1)
+    if config.softcap is not None:
+        scores = config.softcap * torch.tanh(scores / config.softcap)
+    mask = visible.mask
+    if mask is None and visible.causal:
+        mask = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask.reshape(-1, mask.shape[-1]), float("-inf"))
+    if sinks is not None:
+        extra = sinks.float().view(-1, 1, 1).expand(-1, tokens, -1)
+        weights = torch.cat((scores, extra), dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    out = weights.to(values.dtype).view(len(keys), -1, weights.shape[-1]) @ values
+    return out.view(heads, tokens, head_dim)
+
+
+def _split_heads(states: Tensor, head_dim: int) -> Tensor:
+    """(tokens, heads * head_dim) to (heads, tokens, head_dim)."""
+    return states.view(states.shape[0], -1, head_dim).transpose(0, 1)

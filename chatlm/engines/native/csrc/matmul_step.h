@@ -1,0 +1,205 @@
+/* The step that multiplies matrices: tasks of some rows each, its input and what follows it. */
+
+#pragma once
+
+#include "attention.h"
+#include "model.h"
+
+enum { TASK_BYTES = 32 * 1024, TASKS_PER_THREAD = 8 };
+
+/* --- matrix products ----------------------------------------------------------------------- */
+
+/* Rows per task: few enough to balance the load, and whole cache lines of results. */
+static int64_t rows_per_task(const Decoder *d, const PackedMatrix *m)
+{
+    int64_t rows = LANES * TASK_BYTES / panel_bytes(m->format, m->width);
+    return round_up(max_i64(max_i64(rows, m->rows / (d->num_threads * TASKS_PER_THREAD)), 1),
+                    LANES);
+}
+
+static int64_t matrix_tasks(const Decoder *d, const PackedMatrix *m)
+{
+    return (m->rows + rows_per_task(d, m) - 1) / rows_per_task(d, m);
+}
+
+/* One output vector per token, `stride` floats apart. */
+typedef struct {
+    float *data;
+    int64_t stride;
+} OutputVectors;
+
+/* y = matrix x + bias, or y += multiplier * (matrix x + bias), for the panels of rows [from, to) and
+   `count` tokens. */
+ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
+                               OutputVectors y, bool accumulate, float multiplier, const int count)
+{
+    for (int64_t r = from; r < to; r += LANES) {
+        f32x16 products[MAX_VECTORS] = {0};
+        dot_panel(m->format, m->panels + r / LANES * panel_bytes(m->format, m->width), x, count,
+                  products);
+        for (int i = 0; i < count; i++) {
+            float *out = y.data + i * y.stride + r;
+            f32x16 product = m->bias ? products[i] + load_f32x16(m->bias + r) : products[i];
+            if (accumulate)
+                product = load_f32x16(out) + multiplier * product;
+            if (r + LANES <= m->rows)
+                memcpy(out, &product, sizeof product);
+            else
+                memcpy(out, &product, (size_t)(m->rows - r) * sizeof *out);
+        }
+    }
+}
+
+/* The same for the rows of one task and all tokens. */
+static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
+                   OutputVectors y, bool accumulate, float multiplier)
+{
+    int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
+    for (int64_t left = d->token_count, vectors; left; left -= vectors) {
+        if (left >= 4)
+            vectors = 4, matmul_rows(m, from, to, x, y, accumulate, multiplier, 4);
+        else if (left >= 2)
+            vectors = 2, matmul_rows(m, from, to, x, y, accumulate, multiplier, 2);
+        else
+            vectors = 1, matmul_rows(m, from, to, x, y, accumulate, multiplier, 1);
+        x = activations_from(x, vectors), y.data += vectors * y.stride;
+    }
+}
+
+/* Add each sequence's LoRA, `multiplier` times, to the same rows; `index` is the matrix in its
+   step. */
+static void add_lora(const Decoder *d, const MatmulStep *step, int64_t index, int64_t task,
+                     const float *hidden, OutputVectors y, float multiplier)
+{
+    const StepMatrix *m = &step->matrices[index];
+    int64_t rows = rows_per_task(d, &m->matrix), from = task * rows;
+    int64_t to = min_i64(from + rows, m->matrix.rows);
+    for (int64_t t = 0; t < d->token_count; t++, y.data += y.stride) {
+        const LoraPair *pairs = d->tokens[t].sequence->lora;
+        if (pairs)
+            lora_up(&pairs[m->lora], hidden + (t * MAX_STEP_MATRICES + index) * d->max_lora_rank,
+                    from, to, multiplier, y.data);
+    }
+}
+
+/* Whether the step's last task is followed by LoRA; lm_head has none. */
+static bool has_lora(const Decoder *d, const MatmulStep *step)
+{
+    return d->max_lora_rank && step->output != OUTPUT_LOGITS;
+}
+
+static int64_t matmul_step_tasks(const Decoder *d, const MatmulStep *step)
+{
+    int64_t tasks = 0, count = step->gate == NO_GATE ? step->matrix_count : 1;
+    for (int64_t i = 0; i < count; i++)
+        tasks += matrix_tasks(d, &step->matrices[i].matrix);
+    return tasks;
+}
+
+/* hidden = scale * A x of each sequence's LoRA pairs in the step. */
+static void lora_down_step(const Decoder *d, const MatmulStep *step, Activations input,
+                           float *hidden)
+{
+    for (int64_t t = 0; t < d->token_count; t++) {
+        const LoraPair *pairs = d->tokens[t].sequence->lora;
+        for (int64_t i = 0; pairs && i < step->matrix_count; i++)
+            lora_down(&pairs[step->matrices[i].lora], input.values + t * input.stride,
+                      hidden + (t * MAX_STEP_MATRICES + i) * d->max_lora_rank);
+    }
+}
+
+/* Compute the input of a step. Each thread does so before its first task: sharing it costs more. */
+static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *step,
+                           ThreadScratch *s)
+{
+    const Model *m = &d->model;
+    if (s->call == atomic_load(&d->call) && s->phase == phase)
+        return;
+    s->call = atomic_load(&d->call), s->phase = phase;
+    bool is_shared = step->input == INPUT_BUFFER, any_quantized = false;
+    int64_t width = step->matrices[0].matrix.width;
+    float *values = is_shared ? d->buffers[step->input_buffer] : s->prepared;
+    for (int64_t i = 0; i < step->matrix_count; i++)
+        any_quantized |= is_quantized(step->matrices[i].matrix.format);
+    s->input.values = values, s->input.stride = width;
+    for (int64_t t = 0; t < d->token_count; t++, values += width) {
+        const float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
+        if (step->input == INPUT_ATTENTION)
+            merge_chunks(step->attention, &d->tokens[t], values);
+        else if (!is_shared && step->norm && !d->is_normalized)
+            rms_norm(residual, step->norm, m->hidden_size, m->rms_norm_eps, values);
+        else if (!is_shared)
+            memcpy(values, residual, (size_t)m->hidden_size * sizeof *values);
+        for (int64_t i = step->input_size; !is_shared && i < width; i++)
+            values[i] = 0.0f;
+        if (any_quantized)
+            quantize_activations(activations_from(s->input, t));
+    }
+    if (has_lora(d, step))
+        lora_down_step(d, step, s->input, s->lora_hidden);
+}
+
+static void apply_gate(int64_t kind, float *gate, const float *up, int64_t from, int64_t to)
+{
+    if (kind == GATE_SILU)
+        for (int64_t i = from; i < to; i++)
+            gate[i] = gate[i] / (1.0f + expf_approx(-gate[i])) * up[i];
+    else
+        for (int64_t i = from; i < to; i++)
+            gate[i] = gelu_tanh(gate[i]) * up[i];
+}
+
+/* The rows of one task of gate_proj and the same of up_proj. */
+static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
+                      const ThreadScratch *s)
+{
+    const PackedMatrix *matrix = &step->matrices[0].matrix;
+    int64_t rows = rows_per_task(d, matrix), from = task * rows;
+    int64_t to = min_i64(from + rows, matrix->rows);
+    OutputVectors gate = {d->buffers[step->output_buffer], d->strides[step->output_buffer]};
+    OutputVectors up = {d->buffers[step->up_buffer], d->strides[step->up_buffer]};
+    matmul(d, matrix, task, s->input, gate, false, 1.0f);
+    matmul(d, &step->matrices[1].matrix, task, s->input, up, false, 1.0f);
+    if (has_lora(d, step)) {
+        add_lora(d, step, 0, task, s->lora_hidden, gate, 1.0f);
+        add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
+    }
+    for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride)
+        apply_gate(step->gate, gate.data, up.data, from, to);
+}
+
+static void run_matmul(const Decoder *d, int64_t phase, const MatmulStep *step, int64_t task,
+                       ThreadScratch *s)
+{
+    prepare_matmul(d, phase, step, s);
+    if (step->gate != NO_GATE) {
+        run_gated(d, step, task, s);
+        return;
+    }
+    bool adds = step->output == OUTPUT_RESIDUAL;
+    float multiplier = adds ? step->multiplier : 1.0f;
+    int64_t index = 0, buffer = adds ? RESIDUAL : step->output_buffer;
+    OutputVectors y = {d->logits, step->matrices[0].matrix.rows};
+    if (step->output != OUTPUT_LOGITS)
+        y = (OutputVectors){d->buffers[buffer], d->strides[buffer]};
+    for (const PackedMatrix *m; m = &step->matrices[index].matrix, task >= matrix_tasks(d, m);
+         index++)
+        task -= matrix_tasks(d, m), y.data += m->rows;
+    matmul(d, &step->matrices[index].matrix, task, s->input, y, adds, multiplier);
+    if (has_lora(d, step))
+        add_lora(d, step, index, task, s->lora_hidden, y, multiplier);
+}
+
+/* What follows the last task, in the thread that ran it: norms of the output as a whole. */
+static void finish_matmul(const Decoder *d, const MatmulStep *step)
+{
+    for (int64_t t = 0; t < d->token_count && step->norm_count; t++) {
+        float *output = d->buffers[step->output_buffer] + t * d->strides[step->output_buffer];
+        float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
+        for (const NormSpan *n = step->norms; n < step->norms + step->norm_count; n++)
+            rms_norm(output + n->offset, n->weight, n->size, d->model.rms_norm_eps,
+                     output + n->offset);
+        for (int64_t i = 0; step->adds_normed && i < d->model.hidden_size; i++)
+            residual[i] += step->multiplier * output[i];
+    }
+}

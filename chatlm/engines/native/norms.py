@@ -1,0 +1,23 @@
+"""RMSNorm in torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    """Apply RMSNorm over the last dimension, computed in float32.
+
+    Args:
+        x: of any dtype.
+        weight: None to leave `x` as it is. Rounding happens in its dtype, so that one in float32
+            is multiplied without any.
+        eps: added to the mean square.
+        dtype: of the result.
+    """
+    if weight is None:
+        return x.to(dtype)
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return (weight * wide.to(weight.dtype)).to(dtype)

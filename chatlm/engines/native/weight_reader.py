@@ -1,0 +1,205 @@
+"""Read a model's weights from safetensors or GGUF, and convert them to tensors for torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.dequantize import dequantize_matrix
+from chatlm.engines.native.gguf_tensors import GgufTensors
+from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.stored_matrix import (
+    ELEMENT_TYPES,
+    StoredMatrix,
+    TensorReader,
+    stored_tensor,
+)
+from chatlm.engines.native.weights import (
+    EmbeddingTable,
+    LayerWeights,
+    Linear,
+    LinearWeights,
+    ModelWeights,
+    StoredWeights,
+    map_layer,
+)
+from chatlm.hub.weights import gguf_file
+
+
+def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
+    """Map the weights of a model into memory; nothing but vectors is copied.
+
+    Args:
+        folder: with a GGUF file or safetensors.
+        config: of the model.
+
+    Raises:
+        Unsupported: a tensor is missing, unknown, has another shape, or an unsupported type.
+    """
+    with _open_tensors(folder) as tensors:
+        names = config.tensor_names
+        embedding = tensors.matrix(
+            f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size
+        )
+        head = f"{names.lm_head}.weight"
+        weights = ModelWeights(
+            embed_tokens=embedding,
+            layers=tuple(
+                _read_layer(config, number, tensors) for number in range(len(config.layers))
+            ),
+            norm=_offset(config, tensors.vector(f"{names.norm}.weight", config.hidden_size)),
+            lm_head=embedding
+            if config.tie_word_embeddings
+            else tensors.matrix(head, config.vocab_size, config.hidden_size),
+        )
+        tensors.check_all_used(head if config.tie_word_embeddings else "")
+        return weights
+
+
+def _read_layer(
+    config: ModelConfig, number: int, tensors: TensorReader
+) -> LayerWeights[StoredMatrix]:
+    layer, names = config.layers[number], config.tensor_names
+    prefix = f"{names.layers}.{number}"
+
+    def vector(name: str, size: int) -> Tensor:
+        suffix = "" if name in names.without_suffix else ".weight"
+        values = tensors.vector(f"{prefix}.{names.of_layer[name]}{suffix}", size)
+        return _offset(config, values) if name.endswith("norm") else values
+
+    return LayerWeights(
+        _read_matrices(layer.matrix_shapes(config.hidden_size), names.of_layer, prefix, tensors),
+        {name: vector(name, size) for name, size in layer.vector_sizes(config.hidden_size).items()},
+    )
+
+
+def _read_matrices(
+    shapes: Mapping[str, MatrixShape], names: Mapping[str, str], prefix: str, tensors: TensorReader
+) -> Mapping[str, StoredMatrix]:
+    matrices: dict[str, StoredMatrix] = {}
+    for stored_name, parts in group_by_name(shapes, names).items():
+        rows = sum(shapes[part].rows for part in parts)
+        whole = tensors.matrix(f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns)
+        if shapes[parts[0]].bias:
+            bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
+            whole = dataclasses.replace(whole, bias=bias)
+        first = 0
+        for part in parts:
+            matrices[part] = whole.slice_rows(first, shapes[part].rows) if parts[1:] else whole
+            first += shapes[part].rows
+    return matrices
+
+
+def group_by_name(
+    shapes: Mapping[str, MatrixShape], names: Mapping[str, str]
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the matrices of a layer by the names of those that its files hold.
+
+    Args:
+        shapes: of the layer's matrices by name.
+        names: see `TensorNames.of_layer`.
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    for name in shapes:
+        groups[names[name]] = (*groups.get(names[name], ()), name)
+    return groups
+
+
+def _offset(config: ModelConfig, norm: Tensor) -> Tensor:
+    return norm + 1.0 if config.one_plus_norms else norm
+
+
+def vector_dtype(config: ModelConfig, dtype: torch.dtype) -> torch.dtype:
+    """Return in which dtype torch multiplies with vectors, for one of the computation."""
+    return torch.float32 if config.one_plus_norms else dtype
+
+
+def to_linear(
+    weights: StoredWeights, config: ModelConfig, dtype: torch.dtype, device: str = "cpu"
+) -> LinearWeights:
+    """Convert all tensors to a dtype; matrices on the CPU that have it already stay mapped."""
+
+    def tensor(matrix: StoredMatrix) -> Tensor:
+        if matrix.type == ELEMENT_TYPES.get(dtype) and matrix.row_order is None:
+            return matrix.data.view(dtype).to(device)
+        return dequantize_matrix(matrix, dtype).to(device)
+
+    def linear(matrix: StoredMatrix) -> Linear:
+        bias = None if matrix.bias is None else matrix.bias.to(device, dtype)
+        return Linear(tensor(matrix), bias)
+
+    def vector(values: Tensor) -> Tensor:
+        return values.to(device, vector_dtype(config, dtype))
+
+    embedding = tensor(weights.embed_tokens)
+    is_tied = weights.lm_head is weights.embed_tokens
+    return ModelWeights(
+        embed_tokens=EmbeddingTable(embedding),
+        layers=tuple(map_layer(layer, linear, vector) for layer in weights.layers),
+        norm=vector(weights.norm),
+        lm_head=Linear(embedding) if is_tied else linear(weights.lm_head),
+    )
+
+
+class _SafetensorsReader:
+    """A `TensorReader` of a model's safetensors files.
+
+    Args:
+        folder: of the model.
+        files: closes them; tensors stay mapped.
+    """
+
+    def __init__(self, folder: Path, files: ExitStack) -> None:
+        index = folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        self._file_of_tensor: dict[str, Any] = {}
+        for name in names:
+            file = files.enter_context(safe_open(folder / name, framework="pt"))
+            self._file_of_tensor.update(dict.fromkeys(file.keys(), file))
+        self._unused = set(self._file_of_tensor)
+
+    def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
+        """Return a matrix without its bias."""
+        return stored_tensor(self._find(name, rows, columns))
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """Return a vector in float32."""
+        return self._find(name, size).to(torch.float32, copy=True)
+
+    def check_all_used(self, tied: str) -> None:
+        """Refuse tensors that the architecture does not have, such as biases."""
+        derived = {name for name in self._unused if name.endswith("rotary_emb.inv_freq")}
+        if unknown := sorted(self._unused - derived - {tied}):
+            raise Unsupported(f"it has the unknown tensor {unknown[0]}")
+
+    def _find(self, name: str, *shape: int) -> Tensor:
+        if name not in self._file_of_tensor:
+            raise Unsupported(f"it has no tensor {name}")
+        tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
+        if tuple(tensor.shape) != shape or tensor.dtype not in ELEMENT_TYPES:
+            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
+        self._unused.discard(name)
+        return tensor.contiguous()
+
+
+@contextmanager
+def _open_tensors(folder: Path) -> Iterator[TensorReader]:
+    """Open the GGUF file in a folder, or else its safetensors."""
+    gguf = gguf_file(folder)
+    with ExitStack() as files:
+        try:
+            yield GgufTensors.open(gguf, folder) if gguf else _SafetensorsReader(folder, files)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise Unsupported(f"its weights cannot be read: {error}") from error
