@@ -8,11 +8,11 @@ a cold one, and a seed the same reply.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import ANY_BLOCKS, BlockRules, LanguageModel, Model
+from chatlm.engines.model import ANY_BLOCKS, BlockRules, LanguageModel, Model, PausingCache
 
 
 def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLOCKS) -> list[int]:
@@ -88,8 +88,12 @@ class CachedPrompt:
         Yields:
             Tokens of the prompt read so far.
         """
+        return (done for done in self.prefill_in_parts(prompt) if done is not None)
+
+    def prefill_in_parts(self, prompt: Sequence[int]) -> Iterator[int | None]:
+        """Do the same; yield None after each part of a block that the cache can pause at."""
         for end in self._plan_block_ends(prompt)[len(self._block_ends) :]:
-            self._logits = self._prefill_block(prompt[len(self.ids) : end])
+            self._logits = yield from self._prefill_block(prompt[len(self.ids) : end])
             self._block_ends.append(end)
             yield end
 
@@ -117,9 +121,13 @@ class CachedPrompt:
         """Limit of a draft, see `LanguageModel`."""
         return self.model.max_draft_tokens
 
-    def _prefill_block(self, ids: Sequence[int]) -> Tensor:
+    def _prefill_block(self, ids: Sequence[int]) -> Generator[None, None, Tensor]:
+        cache = self.cache
         try:
-            logits = self.cache.prefill(ids)
+            if isinstance(cache, PausingCache):
+                logits = yield from cache.prefill_in_parts(ids)
+            else:
+                logits = cache.prefill(ids)
         except BaseException:  # even an interrupt leaves some layers longer than others
             self.reset()
             raise

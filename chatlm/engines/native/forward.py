@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,20 @@ def prefill(
     ids: Sequence[int],
     ropes: RopeTables,
 ) -> Tensor:
+    """Do the same as `prefill_in_parts` at once."""
+    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes))
+
+
+def prefill_in_parts(
+    config: ModelConfig,
+    weights: ComputedWeights,
+    kv_cache: KVCache,
+    ids: Sequence[int],
+    ropes: RopeTables,
+) -> Generator[None, None, Tensor]:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
+
+    Yields after each layer. The caller may do something else meanwhile, but not with this cache.
 
     Args:
         config: of the model.
@@ -37,7 +50,7 @@ def prefill(
     device = kv_cache.device
     rotations = Rotations(config.ropes, ropes.rows(past, tokens), kv_cache.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
-    logits = forward(config, weights, torch.tensor(ids, device=device), context)
+    logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens
     return logits
 
@@ -45,7 +58,24 @@ def prefill(
 def forward(
     config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
 ) -> Tensor:
-    """Return the logits after the last token: (vocab_size,), float32.
+    """Do the same as `layer_by_layer` at once."""
+    return run_to_end(layer_by_layer(config, weights, ids, context))
+
+
+def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
+    """Run a generator and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Tensor = end.value
+            return result
+
+
+def layer_by_layer(
+    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
+) -> Generator[None, None, Tensor]:
+    """Return the logits after the last token: (vocab_size,), float32. Yields after each layer.
 
     Args:
         config: of the model.
@@ -57,18 +87,17 @@ def forward(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
-    attention_index = 0
-    for layer, own in zip(config.layers, weights.layers, strict=True):
+    for index, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
-        x = attention(layer.mixer, own, x, attention_index, context, eps)
-        attention_index += 1
+        x = attention(layer.mixer, own, x, index, context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
         x = dense_mlp(layer.mlp, own, x)
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
+        yield
     logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
     return scale_logits(config, logits.float())
 
