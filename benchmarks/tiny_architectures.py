@@ -243,6 +243,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attn_layer_period": 2, "attn_layer_offset": 1,
         "expert_layer_period": 2, "expert_layer_offset": 1,
     },
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"head_dim": 32, "n_groups": 2},
     "ministral": {"head_dim": 16},

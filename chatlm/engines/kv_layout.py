@@ -9,6 +9,13 @@ from typing import Any
 _RECURRENT = ("linear", "mamba", "conv", "recurrent", "ssm", "rwkv", "lightning")
 """Parts of the names of layers whose state does not grow with the text."""
 
+MAX_STATES = 6
+"""Limit of the copies of recurrent states that a cache in transformers keeps, so that it can go
+back; the older, the farther apart."""
+
+KEPT_BEHIND_WINDOW = 1024
+"""Tokens behind a sliding window that such a cache keeps."""
+
 
 @dataclass(frozen=True)
 class KVLayer:
@@ -25,10 +32,24 @@ class KVLayout:
     """The KV cache of a model."""
 
     layers: Sequence[KVLayer]
+    state_size: int = 0
+    """Numbers in the states of all recurrent layers, mostly of 32 bits."""
 
     def numbers(self, tokens: int) -> int:
         """Return how many numbers the cache of a text of this length has."""
         return sum(layer.size * min(tokens, layer.window or tokens) for layer in self.layers)
+
+    def numbers_in_checkpoints(self, tokens: int) -> int:
+        """Return how many numbers are kept of windows, so that they can go back.
+
+        Args:
+            tokens: length of the text.
+        """
+        return sum(
+            layer.size * min(tokens, layer.window + KEPT_BEHIND_WINDOW)
+            for layer in self.layers
+            if layer.window
+        )
 
 
 def read_kv_layout(
@@ -53,13 +74,35 @@ def read_kv_layout(
     shared = int(text.get("num_kv_shared_layers") or 0)
     window = None if keeps_all else _window(text)
     layers = []
+    state_size = 0
     for kind in types[: count - shared]:
-        if any(part in str(kind) for part in _RECURRENT):
+        is_recurrent = any(part in str(kind) for part in _RECURRENT)
+        if is_recurrent or "hybrid" in str(kind):
+            state_size += _state_size(text)
+        if is_recurrent:
             continue
         is_local = "sliding" in str(kind) or "chunked" in str(kind)
         size = _size_per_token(text, row_multiple, is_global=not is_local)
         layers.append(KVLayer(size, window if is_local else None))
-    return KVLayout(tuple(layers))
+    return KVLayout(tuple(layers), state_size)
+
+
+def _state_size(text: Mapping[str, Any]) -> int:
+    """Return the numbers in the state of one recurrent layer; 0 for an unknown kind."""
+    hidden = int(text["hidden_size"])
+    if text.get("linear_num_value_heads"):  # a gated delta net
+        heads, key_heads = int(text["linear_num_value_heads"]), int(text["linear_num_key_heads"])
+        key, value = int(text["linear_key_head_dim"]), int(text["linear_value_head_dim"])
+        width, kernel = 2 * key_heads * key + heads * value, int(text["linear_conv_kernel_dim"])
+        return heads * key * value + width * kernel
+    if text.get("mamba_d_state"):
+        inner = int(text.get("mamba_d_ssm") or int(text.get("mamba_expand") or 2) * hidden)
+        state = int(text["mamba_d_state"])
+        width = inner + 2 * int(text.get("mamba_n_groups") or 1) * state
+        return inner * state + width * int(text.get("mamba_d_conv") or 4)
+    if text.get("conv_L_cache"):  # a short convolution
+        return hidden * int(text["conv_L_cache"])
+    return 0
 
 
 def _first(values: Mapping[str, Any], *names: str) -> Any:
@@ -76,6 +119,8 @@ def _window(text: Mapping[str, Any]) -> int | None:
 
 def _types_by_pattern(text: Mapping[str, Any], count: int) -> list[str]:
     """Return the types of a model's layers where config.json does not list them."""
+    if text.get("model_type") == "falcon_h1":
+        return ["hybrid"] * count
     if _window(text) is None or text.get("use_sliding_window") is False:
         return ["full_attention"] * count
     pattern = text.get("sliding_window_pattern")

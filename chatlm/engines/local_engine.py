@@ -46,6 +46,9 @@ MAX_INLINE_CHARACTERS = 20_000
 """Characters of a prompt that are encoded at once; more would delay the other replies of a batch
 by more than a token."""
 
+MESSAGE_TOKENS = 64
+"""Tokens by which the next message lengthens a prompt that is read ahead, at least as a rule."""
+
 
 class LocalEngine:
     """The engine of one local model.
@@ -121,7 +124,8 @@ class LocalEngine:
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
         cached = memory.cached_tokens if memory else 2 * self.info.context_length
-        self._prompt_cache = PromptCache(cached, model_info.block_rules)
+        per_prompt = memory.tokens_per_prompt if memory else 0
+        self._prompt_cache = PromptCache(cached, model_info.block_rules, per_prompt)
         self._reuses_prompts = model_info.block_rules.several
 
     @classmethod
@@ -240,8 +244,7 @@ class LocalEngine:
         )
         try:
             with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
-                cached.reuse_prefix(prompt.ids)
-                for done in cached.prefill(prompt.ids):
+                for done in cached.read_ahead(prompt.ids, MESSAGE_TOKENS):
                     yield Prefill(done, len(prompt.ids))
         except Exception as error:
             raise self._as_user_error(error)  # noqa: B904  # it has its cause

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.devices import Placement
-from chatlm.engines.kv_layout import KVLayout, read_kv_layout
+from chatlm.engines.kv_layout import MAX_STATES, KVLayout, read_kv_layout
 from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
@@ -64,6 +64,7 @@ class MemoryPlan:
         own_context: positions that the model supports.
         available: bytes; None if unknown.
         device: whose memory it is.
+        keeps_checkpoints: whether its caches keep what windows and states had before.
     """
 
     weights: int
@@ -73,10 +74,19 @@ class MemoryPlan:
     own_context: int
     available: int | None
     device: str
+    keeps_checkpoints: bool = False
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the size of the KV cache of a text of this length."""
-        return int(self.kv_layout.numbers(tokens) * self.number_bytes)
+        return int(self.kv_layout.numbers(tokens) * self.number_bytes) + self._extra_bytes(tokens)
+
+    def _extra_bytes(self, tokens: int) -> int:
+        """Return the size of states, and of what is kept so that windows and states can go back."""
+        states = 4 * self.kv_layout.state_size
+        if not self.keeps_checkpoints:
+            return states
+        behind = int(self.kv_layout.numbers_in_checkpoints(tokens) * self.number_bytes)
+        return states * (1 + MAX_STATES) + behind
 
     def budget(self, context: int | None) -> MemoryBudget:
         """Return the budget for a context; what is left over goes to the prompt cache.
@@ -93,6 +103,7 @@ class MemoryPlan:
             kv_cache=kv_cache,
             context_length=chosen,
             prompt_cache=min(kv_cache, left),
+            per_prompt=min(kv_cache, self._extra_bytes(chosen)),
             program=self.program,
             available=self.available,
         )
@@ -186,6 +197,7 @@ def plan_memory(
         own_context=own_context,
         available=available,
         device=device,
+        keeps_checkpoints=not native and not by_runtime,
     )
 
 

@@ -8,7 +8,7 @@ a cold one, and a seed the same reply.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -66,12 +66,42 @@ class CachedPrompt:
 
     def reuse_prefix(self, prompt: Sequence[int]) -> int:
         """Truncate to the blocks that `prompt` shares; return their number of tokens."""
-        common = common_prefix_length(self.ids, prompt)
-        planned = self._plan_block_ends(prompt)
-        same = [old == new <= common for old, new in zip(self._block_ends, planned, strict=False)]
-        blocks = same.index(False) if False in same else len(same)
+        planned = self._plan_block_ends(len(prompt))
+        blocks = self._count_shared_blocks(prompt, planned)
         if blocks == len(planned) != len(self._block_ends):
             blocks -= 1  # the last block gives the logits that choose the first new token
+        return self._truncate(planned, blocks)
+
+    def read_ahead(self, prompt: Sequence[int], growth: int) -> Iterator[int]:
+        """Prefill the blocks of a prompt that a longer one will share.
+
+        Args:
+            prompt: ids.
+            growth: tokens by which the longer one is longer, at least. What ends elsewhere in it
+                is not read, since it would be thrown away.
+
+        Yields:
+            Tokens of the prompt read so far.
+        """
+        ends = self._plan_block_ends(len(prompt) + growth)
+        planned = ends[: bisect_right(ends, len(prompt))]
+        blocks = self._count_shared_blocks(prompt, planned)
+        if blocks < len(planned):
+            self._truncate(planned, blocks)
+            yield from _without_pauses(self._prefill(prompt, planned))
+
+    def _count_shared_blocks(self, prompt: Sequence[int], planned: Sequence[int]) -> int:
+        common = common_prefix_length(self.ids, prompt)
+        same = [old == new <= common for old, new in zip(self._block_ends, planned, strict=False)]
+        return same.index(False) if False in same else len(same)
+
+    def _truncate(self, planned: Sequence[int], blocks: int) -> int:
+        """Drop all but the first blocks; return the number of tokens that are left.
+
+        Args:
+            planned: ends of the blocks.
+            blocks: at most so many can be left.
+        """
         reused = planned[blocks - 1] if blocks else 0
         while len(self.ids) > reused and (kept := self.cache.truncate(reused)) < reused:
             blocks = bisect_right(planned, kept, hi=blocks)
@@ -88,17 +118,20 @@ class CachedPrompt:
         Yields:
             Tokens of the prompt read so far.
         """
-        return (done for done in self.prefill_in_parts(prompt) if done is not None)
+        return _without_pauses(self.prefill_in_parts(prompt))
 
     def prefill_in_parts(self, prompt: Sequence[int]) -> Iterator[int | None]:
-        """Do the same; yield None after each part of a block that the cache can pause at."""
-        for end in self._plan_block_ends(prompt)[len(self._block_ends) :]:
+        """Do the same; yield None wherever the cache can pause within a block."""
+        return self._prefill(prompt, self._plan_block_ends(len(prompt)))
+
+    def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int | None]:
+        for end in planned[len(self._block_ends) :]:
             self._logits = yield from self._prefill_block(prompt[len(self.ids) : end])
             self._block_ends.append(end)
             yield end
 
-    def _plan_block_ends(self, prompt: Sequence[int]) -> list[int]:
-        return block_ends(len(prompt), self.model.device_type, self._rules)
+    def _plan_block_ends(self, length: int) -> list[int]:
+        return block_ends(length, self.model.device_type, self._rules)
 
     @property
     def logits(self) -> Tensor:
@@ -135,6 +168,10 @@ class CachedPrompt:
         return logits
 
 
+def _without_pauses(progress: Iterable[int | None]) -> Iterator[int]:
+    return (done for done in progress if done is not None)
+
+
 def decode_batch(
     model: Model, cached_prompts: Sequence[CachedPrompt], ids: Sequence[Sequence[int]]
 ) -> tuple[Tensor, ...]:
@@ -166,10 +203,14 @@ class PromptCache:
     Args:
         max_tokens: limit of tokens in all of them; the newest is stored in any case.
         rules: of the model.
+        tokens_per_prompt: added to those of each, for what it takes besides.
     """
 
-    def __init__(self, max_tokens: int, rules: BlockRules = ANY_BLOCKS) -> None:
+    def __init__(
+        self, max_tokens: int, rules: BlockRules = ANY_BLOCKS, tokens_per_prompt: int = 0
+    ) -> None:
         self._max_tokens = max_tokens
+        self._tokens_per_prompt = tokens_per_prompt
         self._rules = rules
         self._entries: list[tuple[str | None, CachedPrompt]] = []
         """With the name of the adapter; the newest last."""
@@ -203,12 +244,14 @@ class PromptCache:
 
     def release(self, adapter: str | None, cached_prompt: CachedPrompt) -> None:
         """Store a cache; the least recently used ones are dropped for it."""
+        if not cached_prompt.ids:
+            return
         self._entries = [*self._entries[1 - MAX_CACHED_PROMPTS :], (adapter, cached_prompt)]
-        while (
-            len(self._entries) > 1
-            and sum(len(cached_prompt.ids) for _, cached_prompt in self._entries) > self._max_tokens
-        ):
+        while len(self._entries) > 1 and self._count_tokens() > self._max_tokens:
             del self._entries[0]
+
+    def _count_tokens(self) -> int:
+        return sum(len(cached.ids) + self._tokens_per_prompt for _, cached in self._entries)
 
     def clear(self) -> None:
         """Drop all caches and free their memory."""

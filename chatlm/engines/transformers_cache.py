@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from chatlm.engines.devices import is_out_of_memory
+from chatlm.engines.layer_checkpoints import Checkpoints
 from chatlm.hub.architecture import proven_modes
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,21 @@ class TransformersCache:
         self._rope_switch = rope_switch
         self._activate = activate
         self._ids: list[int] = []
+        self._checkpoints = Checkpoints()
         self._cache = self._new_cache()
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of tokens; return the last logits."""
+        logits = self._forward(ids)
+        if self._mode.kind != "uncached":
+            self._checkpoints.take(self._cache, len(self._ids))
+        return logits
+
+    def decode(self, ids: Sequence[int]) -> Tensor:
+        """Add tokens one by one; return the logits after each."""
+        return torch.stack([self._forward([token]) for token in ids])
+
+    def _forward(self, ids: Sequence[int]) -> Tensor:
         self._activate()
         uncached = self._mode.kind == "uncached"
         if uncached or self._crosses_switch(len(self._ids), len(self._ids) + len(ids)):
@@ -113,30 +125,26 @@ class TransformersCache:
         self._ids += ids
         return logits
 
-    def decode(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens one by one; return the logits after each."""
-        return torch.stack([self.prefill([token]) for token in ids])
-
     def truncate(self, length: int) -> int:
-        """Drop all tokens after the first `length`, or all where the cache type cannot."""
-        removed = len(self._ids) - length
-        if removed and self._mode.kind != "uncached" and not self._crop(removed):
-            length, self._cache = 0, self._new_cache()
+        """Drop all tokens after the first `length`, back to the border of a block if need be."""
+        if length < len(self._ids) and self._mode.kind != "uncached":
+            length = self._restore(length)
+            if not length:
+                self._cache = self._new_cache()
         del self._ids[length:]
         return length
 
-    def _crop(self, removed: int) -> bool:
-        length = len(self._ids) - removed
-        if not length or self._crosses_switch(length, len(self._ids)):
-            return False
-        try:
-            self._cache.crop(-removed)
-        except (AttributeError, NotImplementedError, RuntimeError):
-            return False  # a sliding window that has moved past, or a recurrent state
-        return True
+    def _restore(self, length: int) -> int:
+        """Take the cache back; return the tokens that are left, or 0 if it is spoilt."""
+        now = len(self._ids)
+        if not length or self._crosses_switch(length, now):
+            return 0
+        kept = self._checkpoints.restore(self._cache, now, length)
+        return 0 if self._crosses_switch(kept, now) else kept
 
     def _new_cache(self) -> Any:
         """Return an empty cache; None for none, or where the model makes one of its own kind."""
+        self._checkpoints.clear()
         own = not self._module._supports_default_dynamic_cache()
         if own or self._mode.kind == "uncached":
             return None

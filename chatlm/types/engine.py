@@ -144,7 +144,7 @@ class Engine(Protocol):
         ...
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
-        """Prefill the request's prompt without generating, so that a similar request starts sooner.
+        """Prefill of a request's prompt what a request with one more message shares.
 
         Pulled and closed like `stream`. It never changes a result.
         """

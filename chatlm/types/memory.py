@@ -23,6 +23,8 @@ class MemoryBudget:
     """chatlm, its libraries and what they compute with."""
     available: int | None
     """What the device has for all of it; None if unknown."""
+    per_prompt: int = 0
+    """The part of each KV cache that does not grow with the text."""
 
     @property
     def total(self) -> int:
@@ -39,6 +41,11 @@ class MemoryBudget:
         """How many tokens the chat's KV cache and the prompt cache may hold together."""
         own = self.context_length
         return own + own * self.prompt_cache // max(1, self.kv_cache)
+
+    @property
+    def tokens_per_prompt(self) -> int:
+        """How many tokens take as much as each KV cache does without any."""
+        return self.context_length * self.per_prompt // max(1, self.kv_cache)
 
     def rows(self) -> list[tuple[str, int]]:
         """Return the parts, the total and what is available, with what each is called."""

@@ -55,7 +55,7 @@ def assert_equal(logits: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
-FORMS: Any = pytest.mark.parametrize("form", ["bf16", "steps", None], ids=["C", "steps", "torch"])
+FORMS = pytest.mark.parametrize("form", ["bf16", "steps", None], ids=["C", "steps", "torch"])
 
 
 @FORMS

@@ -137,12 +137,12 @@ def test_float16_on_the_processor_is_left_to_transformers(tmp_path: Path) -> Non
     assert model.info.weights == "16-bit, transformers"
 
 
-@pytest.mark.parametrize(("engine", "reason"), [("native", "sliding window"), ("torch", "sliding")])
+@pytest.mark.parametrize(("engine", "reason"), [("native", "is dynamic"), ("torch", "dynamic")])
 def test_an_engine_that_cannot_run_a_model_says_why(
     tmp_path: Path, engine: str, reason: str
 ) -> None:
     with pytest.raises(ModelError, match=f"engine = {engine}: .*{reason}") as error:
-        load("tiny", with_sliding_window(tmp_path), CPU, engine)
+        load("tiny", with_dynamic_rope(tmp_path), CPU, engine)
     assert "chatlm config set engine auto" in error.value.hint
 
 
@@ -151,22 +151,23 @@ def test_a_model_without_native_decoder_is_run_by_transformers(
 ) -> None:
     monkeypatch.setattr(devices, "can_quantize", lambda: False)
     monkeypatch.setattr(load_module, "can_quantize", lambda: False)
-    folder = with_sliding_window(tmp_path)
+    folder = with_dynamic_rope(tmp_path)
     assert load("tiny", folder, CPU).info.notes == ()
     asked = load("tiny", folder, CPU, weights="int8").info
     assert asked.weights == "16-bit, transformers"
     assert "could not be held as int8: " in asked.notes[0]
-    assert "sliding window" in asked.notes[0]
+    assert "scaling is dynamic" in asked.notes[0]
     assert "chatlm[quantize]" in asked.notes[0]
     with pytest.raises(ModelError, match="bitsandbytes"):
         load("tiny", folder, CPU, "transformers", "int8")
 
 
-def with_sliding_window(folder: Path) -> Path:
+def with_dynamic_rope(folder: Path) -> Path:
     """Save a model that only transformers runs."""
     folder = tiny.save(folder, "mistral")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
     return folder
 
 

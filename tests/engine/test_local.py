@@ -219,10 +219,10 @@ def test_reading_ahead_changes_only_the_time(either: LocalEngine) -> None:
     text, _, _ = run(either, request)
     forget(either)
     progress = list(either.read_ahead(Request(history)))
-    assert progress[-1].done == progress[-1].total
+    assert 256 <= progress[-1].done <= progress[-1].total
     ahead, end, _ = run(either, request)
     assert ahead == text
-    assert end.usage.cached_tokens >= 256
+    assert end.usage.cached_tokens == progress[-1].done
 
 
 def test_out_of_memory_has_a_hint_and_leaves_the_engine_usable(

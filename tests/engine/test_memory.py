@@ -20,12 +20,13 @@ from chatlm.config.config import Config
 from chatlm.engines import devices, machine_memory, memory_plan
 from chatlm.engines import load as load_module
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.kv_layout import read_kv_layout
+from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, read_kv_layout
 from chatlm.engines.load import load
 from chatlm.engines.machine_memory import available_main_memory, available_memory
 from chatlm.engines.memory_plan import MIN_CONTEXT, MemoryPlan, budget_memory, plan_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.open import open_engine
+from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.errors import ChatlmError, OutOfMemoryError
 from chatlm.hub import gguf_folder
 from chatlm.hub.installed import ModelDetails
@@ -33,6 +34,7 @@ from chatlm.hub.jobs import ignore_progress
 from chatlm.hub.weights import count_parameters
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.memory import MemoryBudget
+from tests.engine.byte_model import UniformModel
 from tests.gguf_files import save_gguf
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
@@ -174,6 +176,30 @@ def test_the_kv_cache_follows_from_the_architecture(
     assert {tokens: layout.numbers(tokens) for tokens in numbers} == numbers
 
 
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        (
+            {
+                "linear_num_value_heads": 8, "linear_num_key_heads": 4, "linear_key_head_dim": 16,
+                "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4,
+            },
+            8 * 16 * 32 + (2 * 4 * 16 + 8 * 32) * 4,
+        ),
+        (
+            {"mamba_d_state": 64, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_d_conv": 4},
+            8192 * 64 + (8192 + 128) * 4,
+        ),
+        ({"conv_L_cache": 3}, 4096 * 3),
+        ({}, 0),
+    ],
+)  # fmt: skip
+def test_the_states_of_recurrent_layers_are_counted(changes: dict[str, int], numbers: int) -> None:
+    types = ["linear_attention", "full_attention"]
+    config = {**LLAMA_8B, "num_hidden_layers": 2, "layer_types": types, **changes}
+    assert read_kv_layout(config).state_size == numbers
+
+
 # --- what a model needs ---------------------------------------------------------------------
 
 
@@ -313,6 +339,25 @@ def test_the_prompt_cache_takes_what_is_left_up_to_a_whole_context(
     available.bytes = whole.total - whole.prompt_cache
     none = planned(folder).budget(4096)
     assert (none.prompt_cache, none.cached_tokens, none.fits) == (0, 4096, True)
+
+
+def test_what_windows_keep_to_go_back_is_counted_for_each_prompt(
+    tmp_path: Path, available: Any
+) -> None:
+    config = {**LLAMA_8B, "model_type": "gemma2", "sliding_window": 1024}
+    plan = planned(save(tmp_path / "m", config), "transformers")
+    kept = 65536 * (1024 + KEPT_BEHIND_WINDOW) * 2
+    assert plan.kv_bytes(50_000) == 65536 * 1024 * 2 + kept
+    budget = plan.budget(50_000)
+    assert budget.per_prompt == kept
+    assert budget.tokens_per_prompt == pytest.approx(50_000 * 2 / 3, rel=1e-3)
+    prompts = PromptCache(100_000, tokens_per_prompt=40_000)
+    model = UniformModel(9)
+    for number in range(4):
+        cached = CachedPrompt(model)
+        cached.ids = [number] * 5_000
+        prompts.release(None, cached)
+    assert [cached.ids[0] for _, cached in prompts._entries] == [2, 3]
 
 
 def test_without_a_known_limit_everything_fits(tmp_path: Path, available: Any) -> None:

@@ -85,10 +85,10 @@ def test_a_slower_mode_is_said_and_reads_nothing_ahead(
 ) -> None:
     with closing(open_tiny(tmp_path / "fast", "llama")) as fast:
         assert not any("architecture" in note for note in fast.info.notes)
-        assert list(fast.read_ahead(Request((Message("user", "Hi"),))))
+        assert list(fast.read_ahead(Request((Message("user", "Hi " * 30),))))
     with closing(open_tiny(tmp_path / "slow", "jamba")) as slow:
         assert any("read at once" in note for note in slow.info.notes)
-        assert not list(slow.read_ahead(Request((Message("user", "Hi"),))))
+        assert not list(slow.read_ahead(Request((Message("user", "Hi " * 30),))))
     with closing(open_tiny(tmp_path / "slower", "openai-gpt")) as slower:
         assert any("which is slow" in note for note in slower.info.notes)
 

@@ -65,7 +65,7 @@ def test_a_prompt_is_multiplied_with_the_stored_numbers(tmp_path: Path, kind: st
     model = stored_model(tmp_path, kind, torch.float32)
     stored = read_weights(tmp_path, model.config)
     for name in ("q_proj", "v_proj", "down_proj"):
-        matrix = getattr(stored.layers[1], name)
+        matrix = stored.layers[1].matrices[name]
         exact = dequantize_matrix(matrix, torch.float32)
         x = torch.randn(75, matrix.columns, generator=torch.Generator().manual_seed(3))
         packed = model.weights.layers[1].matrices[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -87,10 +88,11 @@ def layer_by_layer(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
-    for index, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
+    attention_indices = count()
+    for layer, own in zip(config.layers, weights.layers, strict=True):
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
-        x = attention(layer.mixer, own, x, index, context, eps)
+        x = attention(layer.mixer, own, x, next(attention_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = residual + _scale(x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
