@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.native.attention import BlockContext, VisibleKeys, attention
+from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.mlp import dense_mlp
 from chatlm.engines.native.model_config import ModelConfig
@@ -94,11 +95,11 @@ def layer_by_layer(
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
         x = attention(layer.mixer, own, x, next(attention_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
-        residual = residual + _scale(x, config.residual_multiplier)
+        residual = _add(residual, x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
         x = dense_mlp(layer.mlp, own, x)
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
-        residual = residual + _scale(x, config.residual_multiplier)
+        residual = _add(residual, x, config.residual_multiplier)
         yield
     logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
     return scale_logits(config, logits.float())
@@ -165,6 +166,13 @@ class _CachedBlock:
         if window is not None:
             mask = mask.triu(past - first - window + 1)
         return VisibleKeys(first, mask)
+
+
+def _add(residual: Tensor, x: Tensor, multiplier: float) -> Tensor:
+    if compiled := elementwise(residual, x):
+        compiled.add_to_residual(residual, x, multiplier)
+        return residual
+    return residual + _scale(x, multiplier)
 
 
 def _scale(x: Tensor, multiplier: float) -> Tensor:
