@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.random_gguf import add_tokenizer
 from chatlm.engines.native.architectures.registry import read_config
+from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.weight_reader import read_weights, to_linear
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
@@ -42,7 +43,7 @@ def _write(folder: Path, file: Path) -> None:
     weights = to_linear(read_weights(folder, shape), shape, torch.bfloat16)
     layer_shape = shape.layers[0]
     attention, mlp = layer_shape.mixer, layer_shape.mlp
-    if attention.rope is None:
+    if not isinstance(attention, AttentionConfig) or attention.rope is None:
         raise ValueError("not the block of a Llama")
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(shape.max_position_embeddings)

@@ -154,7 +154,7 @@ _LINEAR_METADATA = {
     "ssm.inner_size": 32,
     "full_attention_interval": 4,
     "rope.dimension_count": 4,
-    "rope.dimension_sections": [11, 11, 10, 0],
+    "rope.dimension_sections": [1, 1, 1, 0],
 }
 
 

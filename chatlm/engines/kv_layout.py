@@ -10,11 +10,28 @@ _RECURRENT = ("linear", "mamba", "conv", "recurrent", "ssm", "rwkv", "lightning"
 """Parts of the names of layers whose state does not grow with the text."""
 
 MAX_STATES = 6
-"""Limit of the copies of recurrent states that a cache in transformers keeps, so that it can go
-back; the older, the farther apart."""
+"""Limit of the copies of recurrent states that a cache keeps, so that it can go back; the older,
+the farther apart."""
 
 KEPT_BEHIND_WINDOW = 1024
-"""Tokens behind a sliding window that such a cache keeps."""
+"""Tokens behind a sliding window that a cache in transformers keeps."""
+
+
+def densest(lengths: Sequence[int]) -> int:
+    """Return the index of the copy whose loss costs least, never the newest.
+
+    That is the one whose neighbours lie closest together, compared with how far back they are.
+
+    Args:
+        lengths: of the texts that the copies are of, rising.
+    """
+    lengths = [0, *lengths]
+    end = lengths[-1]
+    gaps = [
+        (lengths[number + 1] - lengths[number - 1]) / (end - lengths[number - 1])
+        for number in range(1, len(lengths) - 1)
+    ]
+    return gaps.index(min(gaps))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, MAX_STATES
+from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, MAX_STATES, densest
 
 _CROPPABLE = (DynamicLayer, DynamicIndexedLayer, DummyLayer)
 """Layers that keep all tokens."""
@@ -173,17 +173,8 @@ def _is_whole(layer: Any) -> bool:
 
 
 def _without_densest(taken: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Merge the checkpoint with its successor whose loss costs least.
-
-    That is the one whose neighbours lie closest together, compared with how far back they are.
-    """
-    lengths = [0, *(each.length for each in taken)]
-    end = lengths[-1]
-    gaps = [
-        (lengths[number + 1] - lengths[number - 1]) / (end - lengths[number - 1])
-        for number in range(1, len(lengths) - 1)
-    ]
-    drop = gaps.index(min(gaps))
+    """Merge the checkpoint with its successor whose loss costs least."""
+    drop = densest([each.length for each in taken])
     dropped, following = taken[drop], taken[drop + 1]
     windows = {
         index: _joined(dropped.windows.get(index), segment)

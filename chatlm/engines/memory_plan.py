@@ -64,7 +64,8 @@ class MemoryPlan:
         own_context: positions that the model supports.
         available: bytes; None if unknown.
         device: whose memory it is.
-        keeps_checkpoints: whether its caches keep what windows and states had before.
+        keeps_states: whether its caches keep copies of earlier states.
+        keeps_windows: whether its caches keep what windows had before.
     """
 
     weights: int
@@ -74,7 +75,8 @@ class MemoryPlan:
     own_context: int
     available: int | None
     device: str
-    keeps_checkpoints: bool = False
+    keeps_states: bool = False
+    keeps_windows: bool = False
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the size of the KV cache of a text of this length."""
@@ -82,11 +84,10 @@ class MemoryPlan:
 
     def _extra_bytes(self, tokens: int) -> int:
         """Return the size of states, and of what is kept so that windows and states can go back."""
-        states = 4 * self.kv_layout.state_size
-        if not self.keeps_checkpoints:
+        states = 4 * self.kv_layout.state_size * (1 + MAX_STATES * self.keeps_states)
+        if not self.keeps_windows:
             return states
-        behind = int(self.kv_layout.numbers_in_checkpoints(tokens) * self.number_bytes)
-        return states * (1 + MAX_STATES) + behind
+        return states + int(self.kv_layout.numbers_in_checkpoints(tokens) * self.number_bytes)
 
     def budget(self, context: int | None) -> MemoryBudget:
         """Return the budget for a context; what is left over goes to the prompt cache.
@@ -197,7 +198,8 @@ def plan_memory(
         own_context=own_context,
         available=available,
         device=device,
-        keeps_checkpoints=not native and not by_runtime,
+        keeps_states=not by_runtime,
+        keeps_windows=not native and not by_runtime,
     )
 
 

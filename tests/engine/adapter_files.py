@@ -9,7 +9,10 @@ import torch
 
 from tests.models import load_plain
 
-ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    "in_proj", "in_proj_qkv", "out_proj",
+)  # fmt: skip
 
 
 def save(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+import transformers
 
 from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
@@ -137,4 +138,18 @@ def test_the_c_kernel_decodes_every_family(family: Family) -> None:
 
 def test_every_family_is_tested() -> None:
     kinds = {tiny.config_of(variant).model_type for variant in {**tiny.CONFIGS, **tiny.FAMILIES}}
-    assert kinds == set(FAMILIES)
+    assert kinds | {"qwen3_5"} == set(FAMILIES)
+
+
+def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:
+    text = tiny.config_of("qwen3.5").to_dict()
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    config = transformers.Qwen3_5Config(
+        text_config=text, vision_config=vision | {"out_hidden_size": text["hidden_size"]}
+    )
+    torch.manual_seed(1)
+    whole = transformers.Qwen3_5ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path)
+    cache = native_model(tmp_path, torch.float32, None).new_cache()
+    ids = list(range(1, 20))
+    assert_equal(cache.prefill(ids), whole(torch.tensor([ids])).logits[0, -1])

@@ -96,9 +96,9 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
         assert torch.equal(made, expected), case
         assert growth.kv_cache.length == memory.length
         used = slice(0, memory.length)
-        for tensor in ("kv", "scales"):
-            both = [getattr(cache.buffer, tensor) for cache in (growth.kv_cache, memory)]
-            assert both == [None, None] or torch.equal(*(each[:, :, :, used] for each in both))
+        for own, other in zip(growth.kv_cache.buffer.layers, memory.buffer.layers, strict=True):
+            for both in ((own.kv, other.kv), (own.scales, other.scales)):
+                assert both == (None, None) or torch.equal(*(each[:, :, used] for each in both))
 
 
 def test_a_draft_is_what_followed_the_longest_match() -> None:

@@ -21,7 +21,7 @@ from chatlm.plugin_host.host import PluginHost
 from tests.engine.byte_model import UniformModel
 from tests.gguf_files import save_gguf
 
-NATIVE, OTHER = "llama tied", "lfm2"
+NATIVE, OTHER = "llama tied", "nemotron"
 """An architecture that chatlm's own decoders run, and one that they do not."""
 
 UNKNOWN = "internlm2"

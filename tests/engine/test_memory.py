@@ -526,7 +526,7 @@ def test_weights_that_cannot_be_mapped_are_no_reason_to_try_transformers(
 
 def test_a_runtime_needs_what_the_file_has(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    file = save_gguf(tmp_path / "tiny.gguf", "lfm2")
+    file = save_gguf(tmp_path / "tiny.gguf", "nemotron")
     gguf_folder.prepare_in_process(file, made)
     os.link(file, made / file.name)
     cuda = Placement({"": "cuda:0"}, torch.bfloat16)

@@ -22,6 +22,10 @@ _SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 
+_RECURRENT: dict[str, Any] = {
+    "hidden_size": 52, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+}  # fmt: skip
+
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama tied": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
@@ -59,6 +63,45 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "num_key_value_heads": 1, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
+        },
+    ),
+    "lfm2": ("Lfm2", _RECURRENT | {"layer_types": ["conv", "full_attention", "conv"]}),
+    "lfm2 biases": (
+        "Lfm2",
+        _RECURRENT
+        | {
+            "full_attn_idxs": [2], "conv_bias": True, "conv_L_cache": 4, "conv_dim": 48,
+            "block_auto_adjust_ff_dim": False,
+        },
+    ),
+    "qwen3.5": (
+        "Qwen3_5Text",
+        _RECURRENT
+        | {
+            "num_hidden_layers": 4, "head_dim": 16, "linear_key_head_dim": 10,
+            "linear_value_head_dim": 12, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+            "initializer_range": 0.05,  # more magnifies the order of float32 sums
+        },
+    ),
+    "granite 4": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 70,
+            "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 18,
+            "embedding_multiplier": 3.0, "attention_multiplier": 0.11, "residual_multiplier": 0.6,
+            "logits_scaling": 2.5,
+        },
+    ),
+    "granite 4 rope": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 70,
+            "mamba_n_heads": 13, "mamba_n_groups": 1, "mamba_d_state": 16, "mamba_d_conv": 3,
+            "mamba_proj_bias": True, "mamba_conv_bias": False, "position_embedding_type": "rope",
         },
     ),
 }  # fmt: skip

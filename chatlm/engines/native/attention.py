@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.recurrent_state import LayerState
 from chatlm.engines.native.rope import RopeConfig, Rotation, apply_rope
 from chatlm.engines.native.weights import LayerWeights, MatMul
 
@@ -36,6 +37,8 @@ class AttentionConfig:
     """Whether RMSNorm is applied to queries and keys: per head, or over all heads at once."""
     qkv_bias: bool = False
     o_proj_bias: bool = False
+    output_gate: bool = False
+    """Whether the output is multiplied by the sigmoid of a projection of the input."""
     sinks: bool = False
     """Whether each head has a score that takes its share of the attention, but has no value."""
 
@@ -43,12 +46,16 @@ class AttentionConfig:
         """Return its matrices by name."""
         queries = self.num_attention_heads * self.head_dim
         values = self.num_key_value_heads * self.head_dim
-        return {
-            "q_proj": MatrixShape(queries, hidden_size, self.qkv_bias),
+        rows = self.head_dim if self.output_gate else 0  # a head's queries, then its gate
+        shapes = {
+            "q_proj": MatrixShape(queries, hidden_size, self.qkv_bias, rows),
             "k_proj": MatrixShape(values, hidden_size, self.qkv_bias),
             "v_proj": MatrixShape(values, hidden_size, self.qkv_bias),
             "o_proj": MatrixShape(hidden_size, queries, self.o_proj_bias),
         }
+        if self.output_gate:
+            shapes["output_gate"] = MatrixShape(queries, hidden_size, self.qkv_bias, rows)
+        return shapes
 
     def vector_sizes(self) -> Mapping[str, int]:
         """Return the sizes of its vectors by name."""
@@ -95,6 +102,14 @@ class BlockContext(Protocol):
         """Return the angles of the block's positions."""
         ...
 
+    def state(self, layer: int) -> LayerState:
+        """Return the state before the block, to be changed in place.
+
+        Args:
+            layer: index among the recurrent layers.
+        """
+        ...
+
 
 def attention(
     config: AttentionConfig,
@@ -136,7 +151,10 @@ def attention(
         out = _attend(config, queries, keys, values, visible)
     else:
         out = _attend_step_by_step(config, queries, keys, values, visible, vectors.get("sinks"))
-    return matrices["o_proj"](out.transpose(0, 1).reshape(len(x), -1))
+    out = out.transpose(0, 1).reshape(len(x), -1)
+    if config.output_gate:
+        out = out * matrices["output_gate"](x).sigmoid()
+    return matrices["o_proj"](out)
 
 
 def _attend(

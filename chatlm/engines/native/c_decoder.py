@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_float, c_int64, c_void_p
 from dataclasses import dataclass
@@ -52,7 +52,8 @@ class _SequenceInputStruct(ctypes.Structure):
     _fields_ = (
         ("kv_layers", c_void_p),
         *((name, c_int64) for name in ("capacity", "length", "token_count")),
-        ("lora", c_void_p),
+        *((name, c_void_p) for name in ("lora", "state", "log")),
+        *((name, c_int64) for name in ("accepted", "log_stride")),
     )
 
 
@@ -94,6 +95,8 @@ class PackedLinear:
         x = x.to(self.dtype).contiguous()
         if x.dim() != 2 or x.shape[1] != self.matrix.columns:
             raise ValueError(f"vectors of the shape {tuple(x.shape)}")
+        if self.matrix.column_order is not None:
+            x = torch.empty_like(x).index_copy_(1, self.matrix.column_order, x)
         y = torch.empty(len(x), self.matrix.rows, dtype=self.dtype)
         matrix = self.matrix.as_struct()
         with self.handle.lock:
@@ -175,7 +178,10 @@ class CDecoder:
         program = Program(
             config, ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result())
         )
-        self._lora_targets = program.lora_targets
+        self._lora_targets = [
+            LoraTarget(layer, name, layers[layer].matrices[name].column_order)
+            for layer, name in program.lora_targets
+        ]
         self._handle = _Handle(kernel, program, threads)
         self._kv_structs: WeakKeyDictionary[KVBuffer, Any] = WeakKeyDictionary()
         self.weights = self._prompt_weights(weights, layers)
@@ -270,8 +276,36 @@ class CDecoder:
         if status:
             raise MemoryError
         for sequence in sequences:
+            sequence.kv_cache.recurrent.length = sequence.kv_cache.length + 1
             sequence.kv_cache.length += len(sequence.tokens)
         return scale_logits(self._config, logits)
+
+    def settle(self, sequence: SequenceInput) -> None:
+        """Read the newest tokens of a sequence into its recurrent state, where they are not yet."""
+        kv_cache = sequence.kv_cache
+        if kv_cache.recurrent.length == kv_cache.length or not kv_cache.recurrent.shapes:
+            return
+        struct = _SequenceInputStruct(token_count=0, **self._state_fields(kv_cache, 0))
+        with self._handle.lock:
+            self._kernel.functions.settle(self._handle.pointer, ctypes.byref(struct))
+        kv_cache.recurrent.length = kv_cache.length
+
+    def _state_fields(self, kv_cache: KVCache, count: int) -> Mapping[str, Any]:
+        """Return the fields of a sequence's recurrent state, before `count` new tokens."""
+        state = kv_cache.recurrent
+        if state.shapes != self._config.state_shapes:
+            raise ValueError("the recurrent state is of another model")
+        if not state.shapes:
+            return {}
+        if count > 1:
+            state.open_log(self.max_step_tokens - 1)
+        log = state.log
+        return {
+            "state": state.buffer.data_ptr(),
+            "log": None if log is None else log.data_ptr(),
+            "accepted": kv_cache.length - state.length,
+            "log_stride": 0 if log is None else log.stride(0),
+        }
 
     def _sequence_struct(self, sequence: SequenceInput, ropes: RopeTables) -> Any:
         kv_cache, count = sequence.kv_cache, len(sequence.tokens)
@@ -291,6 +325,7 @@ class CDecoder:
             kv_cache.length,
             count,
             None if adapter is None else ctypes.addressof(adapter.structs),
+            **self._state_fields(kv_cache, count),
         )
 
     def _kv_layer_structs(self, kv_cache: KVCache) -> Any:
@@ -321,29 +356,47 @@ class _LoraPairStruct(ctypes.Structure):
     )
 
 
+@dataclass(frozen=True)
+class LoraTarget:
+    """A matrix that an adapter may change."""
+
+    layer: int
+    name: str
+    column_order: Tensor | None
+    """See `PackedMatrix`."""
+
+
 class PackedAdapter:
     """A LoRA adapter in the kernel's layout.
 
     Args:
         lora: the adapter, of the model.
-        targets: layer and name of each matrix that it may change, in the kernel's order.
+        targets: the matrices that it may change, in the kernel's order.
         dtype: of the kernel.
     """
 
     def __init__(
-        self, lora: LoraWeights, targets: Sequence[tuple[int, str]], dtype: torch.dtype
+        self, lora: LoraWeights, targets: Sequence[LoraTarget], dtype: torch.dtype
     ) -> None:
         self._keepalive: list[Tensor] = []
         """Memory that the kernel points to."""
-        packed = [self._pack(lora[layer].get(name), dtype) for layer, name in targets]
+        packed = [
+            self._pack(lora[target.layer].get(target.name), target.column_order, dtype)
+            for target in targets
+        ]
         self.structs = (_LoraPairStruct * len(packed))(*packed)
         """(targets,), valid while this object lives."""
 
-    def _pack(self, pair: LoraPair | None, dtype: torch.dtype) -> _LoraPairStruct:
+    def _pack(
+        self, pair: LoraPair | None, column_order: Tensor | None, dtype: torch.dtype
+    ) -> _LoraPairStruct:
         if pair is None:
             return _LoraPairStruct()
         rows, rank = pair.lora_b.shape
-        lora_a = pad(pair.lora_a.to(dtype), (0, -pair.lora_a.shape[1] % LANES))
+        lora_a = pair.lora_a.to(dtype)
+        if column_order is not None:
+            lora_a = torch.empty_like(lora_a).index_copy_(1, column_order, lora_a)
+        lora_a = pad(lora_a, (0, -lora_a.shape[1] % LANES))
         lora_b = pad(pair.lora_b.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
         self._keepalive += [lora_a, lora_b]
         return _LoraPairStruct(

@@ -20,6 +20,7 @@ from chatlm.engines.native.kv_cache import KVBuffer, KVCache, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, with_lora
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.recurrent_state import RecurrentState
 from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
 from chatlm.engines.native.weights import ComputedWeights, LinearWeights
 
@@ -52,6 +53,9 @@ class CudaGraphDecoder:
         """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
 
+    def settle(self, sequence: SequenceInput) -> None:
+        """Do nothing: `decode` leaves nothing out."""
+
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Decode the tokens one by one."""
         return torch.stack(
@@ -67,9 +71,12 @@ class CudaGraphDecoder:
         kv_cache.reserve(kv_cache.length + 1)
         step = self._steps.get(kv_cache)
         if step is None or step.buffer is not kv_cache.buffer or step.weights is not weights:
-            step = self._steps[kv_cache] = _DecodeStep(self._config, weights, kv_cache.buffer)
+            step = self._steps[kv_cache] = _DecodeStep(
+                self._config, weights, kv_cache.buffer, kv_cache.recurrent
+            )
         logits = step.run(token, kv_cache.length, ropes)
         kv_cache.length += 1
+        kv_cache.recurrent.length = kv_cache.length
         return logits
 
 
@@ -82,12 +89,21 @@ class _DecodeStep:
         config: of the model.
         weights: of the model, with an adapter or without.
         buffer: of the KV cache, with capacity for the token.
+        recurrent: the states of the same sequence.
     """
 
-    def __init__(self, config: ModelConfig, weights: ComputedWeights, buffer: KVBuffer) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: ComputedWeights,
+        buffer: KVBuffer,
+        recurrent: RecurrentState,
+    ) -> None:
         self.weights = weights
         self.buffer = buffer
-        device = buffer.layers[0].kv.device
+        self.state = recurrent.layers.__getitem__
+        self._states = recurrent.buffer
+        device = recurrent.buffer.device
         self._device = device
         self._config = config
         self._token = torch.zeros(1, dtype=torch.long, device=device)
@@ -111,7 +127,7 @@ class _DecodeStep:
         return self._logits.clone()  # the next replay overwrites them
 
     def _capture(self) -> Callable[[], object]:
-        device = self._device
+        device, states = self._device, self._states.clone()
         with torch.cuda.device(device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -123,6 +139,7 @@ class _DecodeStep:
             # other threads may use CUDA meanwhile
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._forward()
+            self._states.copy_(states)  # which the warm-up has changed
 
         def replay() -> None:
             with torch.cuda.device(device):
@@ -131,7 +148,7 @@ class _DecodeStep:
         return replay
 
     def _forward(self) -> None:
-        """Compute the logits; repeating it for the same token changes nothing."""
+        """Compute the logits; repeating it for the same token changes only recurrent states."""
         rotations = Rotations(self._config.ropes, self._ropes, self.buffer.dtype)
         self.rotation = rotations.of
         self._visible.clear()

@@ -24,11 +24,13 @@ def dequantize_rows(matrix: StoredMatrix, first: int = 0, count: int | None = No
     rows = slice(first, None if count is None else first + count)
     data = matrix.data[rows] if matrix.row_order is None else matrix.data[matrix.row_order[rows]]
     if matrix.type == "BF16":  # faster than gguf's
-        return data.view(torch.bfloat16).float()
-    try:
-        return torch.from_numpy(dequantize(data.numpy(), matrix.type))
-    except UnreadableType as kind:
-        raise Unsupported(f"its weights are stored as {kind}") from None
+        values = data.view(torch.bfloat16).float()
+    else:
+        try:
+            values = torch.from_numpy(dequantize(data.numpy(), matrix.type))
+        except UnreadableType as kind:
+            raise Unsupported(f"its weights are stored as {kind}") from None
+    return values if matrix.column_order is None else values[:, matrix.column_order]
 
 
 def dequantize_matrix(matrix: StoredMatrix, dtype: torch.dtype) -> Tensor:

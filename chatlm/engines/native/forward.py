@@ -8,14 +8,17 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from chatlm.engines.native.attention import BlockContext, VisibleKeys, attention
+from chatlm.engines.native.attention import AttentionConfig, BlockContext, VisibleKeys, attention
 from chatlm.engines.native.elementwise import elementwise
+from chatlm.engines.native.gated_delta import GatedDeltaConfig, gated_delta_net
 from chatlm.engines.native.kv_cache import KVCache
+from chatlm.engines.native.mamba import MambaConfig, mamba
 from chatlm.engines.native.mlp import dense_mlp
-from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.model_config import Mixer, ModelConfig
 from chatlm.engines.native.norms import rms_norm
 from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
-from chatlm.engines.native.weights import ComputedWeights
+from chatlm.engines.native.short_conv import ShortConvConfig, short_conv
+from chatlm.engines.native.weights import ComputedWeights, LayerWeights, MatMul
 
 
 def prefill(
@@ -54,6 +57,7 @@ def prefill_in_parts(
     context = _CachedBlock(kv_cache, tokens, rotations)
     logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens
+    kv_cache.recurrent.length = kv_cache.length
     return logits
 
 
@@ -89,11 +93,12 @@ def layer_by_layer(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
-    attention_indices = count()
+    attention_indices, state_indices = count(), count()
     for layer, own in zip(config.layers, weights.layers, strict=True):
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
-        x = attention(layer.mixer, own, x, next(attention_indices), context, eps)
+        own_indices = attention_indices if layer.attends else state_indices
+        x = _mix(layer.mixer, own, x, next(own_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
@@ -103,6 +108,26 @@ def layer_by_layer(
         yield
     logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
     return scale_logits(config, logits.float())
+
+
+def _mix(
+    mixer: Mixer,
+    weights: LayerWeights[MatMul],
+    x: Tensor,
+    index: int,
+    context: BlockContext,
+    eps: float,
+) -> Tensor:
+    """Return a mixer's output; `index` is that among the layers with attention, or without."""
+    match mixer:
+        case AttentionConfig():
+            return attention(mixer, weights, x, index, context, eps)
+        case ShortConvConfig():
+            return short_conv(weights, x, context.state(index))
+        case GatedDeltaConfig():
+            return gated_delta_net(mixer, weights, x, context.state(index), eps)
+        case MambaConfig():
+            return mamba(mixer, weights, x, context.state(index), eps)
 
 
 def scale_logits(config: ModelConfig, logits: Tensor) -> Tensor:
@@ -143,6 +168,7 @@ class _CachedBlock:
         self._tokens = tokens
         self.rotation: Callable[[RopeConfig], Rotation] = rotations.of
         self.store = kv_cache.update
+        self.state = kv_cache.recurrent.layers.__getitem__
         self._visible: dict[int | None, VisibleKeys] = {}
 
     def visible_keys(self, window: int | None) -> VisibleKeys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.hub.architecture import read_config
 from chatlm.hub.gguf.architectures import map_tensors
 from chatlm.hub.gguf.file import GgufError, GgufFile
-from chatlm.hub.gguf.tensor_data import TensorSource
+from chatlm.hub.gguf.tensor_data import Change, TensorSource
 
 
 class GgufTensors:
@@ -50,33 +51,36 @@ class GgufTensors:
     def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
         """Return a matrix without its bias; nothing is copied."""
         source = self._find(name, rows, columns)
-        if not source.only_rows_move:
+        if source.change not in (Change.NONE, Change.UNPERMUTE):
             raise Unsupported(f"{name} is stored in another order ({source.change.value})")
         stored = self._file.tensors[source.names[0]]
         raw = self._file.raw_rows(stored.name)[source.rows(self._file)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the tensor cannot be written to
             data = torch.from_numpy(raw)
-        return StoredMatrix(data, stored.type_name, columns, source.row_order(rows))
+        return StoredMatrix(
+            data, stored.type_name, columns, source.row_order(rows), source.column_order()
+        )
 
     def vector(self, name: str, size: int) -> Tensor:
         """Return a vector, such as a norm or bias, in float32."""
         source = self._find(name, size)
         try:
-            return source.read(self._file, torch.float32)
+            return source.read(self._file, torch.float32).flatten()
         except GgufError as error:
             raise Unsupported(error.message) from error
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for."""
-        if unknown := sorted(self._unused - {tied}):
+        if unknown := sorted(name for name in self._unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
     def _find(self, name: str, *shape: int) -> TensorSource:
         source = self._sources.get(name)
         if source is None:
             raise Unsupported(f"it has no tensor {name}")
-        if (found := source.shape(self._file)) != shape:
+        found = source.shape(self._file)
+        if found != shape and shape != (prod(found),):
             raise Unsupported(f"{name} is {found}, not {shape}")
         self._unused.discard(name)
         return source

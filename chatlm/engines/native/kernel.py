@@ -69,6 +69,8 @@ class PackedMatrix:
     """Padded columns."""
     format: str
     """One of `FORMATS`."""
+    column_order: Tensor | None = None
+    """See `StoredMatrix`: whoever makes the vectors that it is multiplied with follows it."""
 
     def as_struct(self) -> PackedMatrixStruct:
         """Return the kernel's struct, valid while this object lives."""
@@ -116,6 +118,8 @@ class Kernel:
             functions.decode.argtypes = (
                 c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p,
             )  # fmt: skip
+            functions.settle.argtypes = (c_void_p, c_void_p)
+            functions.settle.restype = None
             functions.max_step_tokens.restype = c_int64
         except (OSError, AttributeError) as error:
             raise KernelUnavailable(f"{library} cannot be loaded: {error}") from error
@@ -152,7 +156,9 @@ class Kernel:
         if status:
             raise MemoryError
         bias = None if matrix.bias is None else pad(matrix.bias, (0, -matrix.rows % LANES))
-        return PackedMatrix(packed, bias, matrix.rows, matrix.columns, width, packed_format)
+        return PackedMatrix(
+            packed, bias, matrix.rows, matrix.columns, width, packed_format, matrix.column_order
+        )
 
     def read_rows(self, matrix: StoredMatrix, indices: Tensor) -> Tensor:
         """Return rows of a stored matrix in float32: (rows, columns).

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.recurrent_state import RecurrentState
 
 LANES = 16
 """A head's row is padded with zeros to a multiple of it."""
@@ -155,6 +156,8 @@ class KVCache:
         """Replaced by a larger one when the cache grows."""
         self.length = 0
         """Tokens in the cache."""
+        self.recurrent = RecurrentState(config.state_shapes, device)
+        """The states of the layers without attention."""
 
     @property
     def capacity(self) -> int:

@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.model_config import ModelConfig
-from chatlm.engines.native.weight_reader import group_by_name
+from chatlm.engines.native.weight_reader import group_by_name, part_rows
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
@@ -103,6 +103,7 @@ def read_lora(
         if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns):
             raise ValueError(f"the matrices of {module} do not fit the model")
         shared = lora_a.to(device, dtype).contiguous()
-        for part, own in zip(parts, lora_b.split([shapes[p].rows for p in parts]), strict=True):
-            layers[layer][part] = LoraPair(shared, own.to(device, dtype).contiguous(), scale)
+        for part, own in part_rows(shapes, parts).items():
+            its_b = lora_b[own.start : own.stop] if isinstance(own, range) else lora_b[own]
+            layers[layer][part] = LoraPair(shared, its_b.to(device, dtype).contiguous(), scale)
     return tuple(layers)

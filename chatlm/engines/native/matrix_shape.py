@@ -12,3 +12,6 @@ class MatrixShape:
     rows: int
     columns: int
     bias: bool = False
+    alternating: int = 0
+    """Where a file holds several matrices as one: how many rows of each alternate with those
+    of the others; 0 for whole matrices one after the other."""

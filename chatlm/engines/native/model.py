@@ -30,6 +30,10 @@ class TokenDecoder(Protocol):
         """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
 
+    def settle(self, sequence: SequenceInput) -> None:
+        """Read the tokens that `decode` has left out of a sequence's recurrent state into it."""
+        ...
+
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Add tokens to KV caches; return the logits after each: (tokens, vocab_size), float32.
 
@@ -152,6 +156,7 @@ class NativeCache:
         """Do the same layer by layer; yield after each."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
+        model.decoder.settle(self.sequence_input([]))
         ropes = model.ropes(self._kv_cache.capacity)
         parts = prefill_in_parts(model.config, self._weights, self._kv_cache, ids, ropes)
         while True:
@@ -159,6 +164,7 @@ class NativeCache:
                 try:
                     next(parts)
                 except StopIteration as end:
+                    self._kv_cache.recurrent.save_checkpoint()
                     logits: Tensor = end.value
                     return logits
             yield
@@ -172,6 +178,10 @@ class NativeCache:
         return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
     def truncate(self, length: int) -> int:
-        """Drop all tokens after the first `length`."""
-        self._kv_cache.length = length
-        return length
+        """Drop all tokens after the first `length`; with recurrent layers, more of them.
+
+        Returns:
+            The tokens that are kept.
+        """
+        self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
+        return self._kv_cache.length

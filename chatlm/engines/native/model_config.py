@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from chatlm.engines.native.attention import AttentionConfig
+from chatlm.engines.native.gated_delta import GatedDeltaConfig
+from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
+from chatlm.engines.native.recurrent_state import StateShape
 from chatlm.engines.native.rope import RopeConfig
+from chatlm.engines.native.short_conv import ShortConvConfig
 
 MAX_HEAD_DIM = 1024
 """A larger head_dim is taken for a damaged config.json."""
 
-Mixer = AttentionConfig
+Mixer = AttentionConfig | ShortConvConfig | GatedDeltaConfig | MambaConfig
 """What exchanges information between tokens in a layer."""
 
 Mlp = DenseMlpConfig
@@ -50,6 +54,11 @@ class LayerConfig:
     norms: tuple[str, ...] = tuple(PRE_NORMS)
     """Which of `pre_mixer_norm`, `post_mixer_norm`, `pre_mlp_norm` and `post_mlp_norm` it has."""
 
+    @property
+    def attends(self) -> bool:
+        """Whether the mixer is attention, which keeps keys and values; others keep a state."""
+        return isinstance(self.mixer, AttentionConfig)
+
     def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
         """Return its matrices by name, see `LayerWeights`."""
         return {**self.mixer.matrix_shapes(hidden_size), **self.mlp.matrix_shapes(hidden_size)}
@@ -74,6 +83,8 @@ class TensorNames:
     of_layer: Mapping[str, str] = field(default_factory=lambda: {**TENSOR_NAMES, **PRE_NORMS})
     """Names within a layer, by those of `LayerWeights`. Matrices with the same name are its rows,
     one after the other."""
+    unread: tuple[str, ...] = ()
+    """What the names of tensors begin with that have no part in text, such as those for images."""
     without_suffix: frozenset[str] = frozenset({"sinks"})
     """Vectors whose names in the file do not end in `.weight`, by those of `LayerWeights`."""
 
@@ -105,6 +116,15 @@ class ModelConfig:
         """The attention of the layers that have one, in order: those with a KV cache."""
         return tuple(
             layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionConfig)
+        )
+
+    @cached_property
+    def state_shapes(self) -> tuple[StateShape, ...]:
+        """The states of the recurrent layers, in order; such layers are all without attention."""
+        return tuple(
+            layer.mixer.state_shape
+            for layer in self.layers
+            if not isinstance(layer.mixer, AttentionConfig)
         )
 
     @cached_property

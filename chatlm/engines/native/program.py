@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import c_float, c_int64, c_void_p
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from chatlm.engines.model import Unsupported
 from chatlm.engines.native.attention import AttentionConfig
+from chatlm.engines.native.gated_delta import GatedDeltaConfig
 from chatlm.engines.native.kernel import (
     PackedMatrix,
     PackedMatrixStruct,
     StoredMatrixStruct,
     as_stored_struct,
 )
+from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
+from chatlm.engines.native.recurrent_state import StateShape
+from chatlm.engines.native.short_conv import ShortConvConfig
 from chatlm.engines.native.stored_matrix import StoredMatrix
 from chatlm.engines.native.weights import LayerWeights, ModelWeights
 
 MAX_STEP_MATRICES = 4
 
-_STEP_MATMUL, _STEP_ATTENTION = range(2)
+MAX_CONV_KERNEL = 8
+
+_STEP_MATMUL, _STEP_ATTENTION, _STEP_CONV, _STEP_MEMORY = range(4)
 _INPUTS = ("residual", "buffer", "attention")
 _OUTPUTS = ("buffer", "residual", "logits")
 _GATES = (None, "silu", "gelu_tanh")
@@ -39,7 +47,7 @@ class _AttentionStruct(ctypes.Structure):
             (name, c_int64)
             for name in (
                 "num_attention_heads", "num_key_value_heads", "head_dim", "kv_layer", "window",
-                "qkv_buffer", "rope", "rotary_dim", "interleaved",
+                "qkv_buffer", "gate", "rope", "rotary_dim", "interleaved",
             )
         ),
         ("scale", c_float),
@@ -67,6 +75,41 @@ class _MatmulStruct(ctypes.Structure):
         *((name, c_int64) for name in ("norm_count", "adds_normed")),
         ("multiplier", c_float),
     )
+
+
+class _ConvStruct(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("channels", "kernel_size")),
+        *((name, c_void_p) for name in ("weight", "bias")),
+        ("activate", c_int64),
+        *(
+            (name, c_int64)
+            for name in (
+                "input_buffer", "output_buffer", "input", "input_gate", "output_gate", "output",
+                "state", "log",
+            )
+        ),
+    )  # fmt: skip
+
+
+class _MemoryStruct(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, c_int64)
+            for name in (
+                "heads", "key_dim", "value_dim", "heads_per_key", "delta_rule", "queries", "keys",
+                "values", "decay_input", "beta_input", "gate",
+            )
+        ),
+        *(
+            (name, c_void_p)
+            for name in ("decay_rate", "decay_bias", "skip", "head_norm", "places")
+        ),
+        ("epsilon", c_float),
+        *((name, c_int64) for name in ("input_buffer", "output_buffer", "state", "log")),
+        ("norm", c_void_p),
+        ("norm_groups", c_int64),
+    )  # fmt: skip
 
 
 class _ModelStruct(ctypes.Structure):
@@ -101,7 +144,7 @@ class Program:
         self.lora_targets: list[tuple[int, str]] = []
         """Layer and name of each matrix that an adapter may change, in the kernel's order."""
         self._buffer("residual", config.hidden_size)
-        self._attention_count = 0
+        self._attention_count = self._state_offset = self._log_offset = 0
         for number, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
             self._add_layer(number, layer, own)
         self.add_matmul(
@@ -127,14 +170,24 @@ class Program:
     def _add_layer(
         self, number: int, layer: LayerConfig, weights: LayerWeights[PackedMatrix]
     ) -> None:
-        self._add_attention(number, layer.mixer, weights)
+        match layer.mixer:
+            case AttentionConfig():
+                self._add_attention(number, layer.mixer, weights)
+            case ShortConvConfig():
+                self._add_short_conv(number, layer.mixer, weights)
+            case GatedDeltaConfig():
+                self._add_gated_delta_net(number, layer.mixer, weights)
+            case MambaConfig():
+                self._add_mamba(number, layer.mixer, weights)
         self._add_dense_mlp(number, layer.mlp, weights)
 
     def _add_attention(
         self, number: int, config: AttentionConfig, weights: LayerWeights[PackedMatrix]
     ) -> None:
         vectors, hidden_size = weights.vectors, self._config.hidden_size
-        names = ("q_proj", "k_proj", "v_proj")
+        names = ["q_proj", "k_proj", "v_proj"]
+        if config.output_gate:
+            names.append("output_gate")
         sizes = [weights.matrices[name].rows for name in names]
         qkv = self._buffer("qkv", sum(sizes))
         spans: list[tuple[Tensor, int, int]] = []
@@ -157,6 +210,7 @@ class Program:
             kv_layer=self._attention_count,
             window=config.window or 0,
             qkv_buffer=qkv,
+            gate=sum(sizes[:3]) if config.output_gate else -1,
             rope=-1 if config.rope is None else self._config.ropes.index(config.rope),
             rotary_dim=0 if config.rope is None else config.rope.rotary_dim,
             interleaved=config.rope is not None and config.rope.interleaved,
@@ -174,6 +228,157 @@ class Program:
             vectors.get("post_mixer_norm"),
             attention=attention,
         )
+
+    def _add_short_conv(
+        self, number: int, config: ShortConvConfig, weights: LayerWeights[PackedMatrix]
+    ) -> None:
+        channels = config.channels
+        mixed = self._add_projections(number, weights, ("in_proj",))
+        out = self._buffer("recurrent output", channels)
+        self._add_conv(
+            config.state_shape, weights.vectors, mixed, output_buffer=out, input=2 * channels,
+            input_gate=0, output_gate=channels, activate=False,
+        )  # fmt: skip
+        self._add_recurrent_output(number, config.state_shape, weights, out)
+
+    def _add_gated_delta_net(
+        self, number: int, config: GatedDeltaConfig, weights: LayerWeights[PackedMatrix]
+    ) -> None:
+        names = ("in_proj_qkv", "in_proj_a", "in_proj_b", "in_proj_z")
+        mixed = self._add_projections(number, weights, names)
+        self._add_conv(config.state_shape, weights.vectors, mixed, output_buffer=mixed)
+        first = config.conv_channels
+        out = self._add_memory(
+            config.state_shape,
+            weights,
+            mixed,
+            heads_per_key=config.num_value_heads // config.num_key_heads,
+            delta_rule=1,
+            queries=0,
+            keys=config.key_size,
+            values=2 * config.key_size,
+            decay_input=first,
+            beta_input=first + config.num_value_heads,
+            gate=first + 2 * config.num_value_heads,
+            head_norm=self.floats(weights.vectors["norm_weight"]),
+        )
+        self._add_recurrent_output(number, config.state_shape, weights, out)
+
+    def _add_mamba(
+        self, number: int, config: MambaConfig, weights: LayerWeights[PackedMatrix]
+    ) -> None:
+        mixed = self._add_projections(number, weights, ("in_proj_xbc", "in_proj_dt", "in_proj_z"))
+        self._add_conv(config.state_shape, weights.vectors, mixed, output_buffer=mixed)
+        out = self._add_memory(
+            config.state_shape,
+            weights,
+            mixed,
+            heads_per_key=config.num_heads // config.num_groups,
+            queries=config.inner_size + config.key_size,
+            keys=config.inner_size,
+            decay_input=config.conv_channels,
+            gate=config.conv_channels + config.num_heads,
+            skip=self.floats(weights.vectors["D"]),
+            norm=self.floats(weights.vectors["norm_weight"]),
+            norm_groups=config.num_groups,
+        )
+        self._add_recurrent_output(number, config.state_shape, weights, out)
+
+    def _add_projections(
+        self, number: int, weights: LayerWeights[PackedMatrix], names: Sequence[str]
+    ) -> int:
+        """Add the product of a mixer's input with several matrices; return the buffer."""
+        size = sum(weights.matrices[name].rows for name in names)
+        buffer = self._buffer("recurrent input", size)
+        self.add_matmul(
+            self._targets(number, weights, names),
+            self._config.hidden_size,
+            norm=weights.vectors.get("pre_mixer_norm"),
+            output_buffer=buffer,
+        )
+        return buffer
+
+    def _add_conv(
+        self,
+        shape: StateShape,
+        vectors: Mapping[str, Tensor],
+        input_buffer: int,
+        *,
+        output_buffer: int,
+        input: int = 0,
+        input_gate: int = -1,
+        output_gate: int = -1,
+        activate: bool = True,
+    ) -> None:
+        before, channels = shape.window
+        if before >= MAX_CONV_KERNEL:
+            raise Unsupported(f"the C kernel convolves no {before + 1} tokens")
+        conv = _ConvStruct(
+            channels=channels,
+            kernel_size=before + 1,
+            weight=self.floats(vectors["conv"].view(channels, before + 1).T),
+            bias=self.floats(vectors.get("conv_bias")),
+            activate=activate,
+            input_buffer=input_buffer,
+            output_buffer=output_buffer,
+            input=input,
+            input_gate=input_gate,
+            output_gate=output_gate,
+            state=self._state_offset,
+            log=self._log_offset,
+        )
+        self.add_step(_STEP_CONV, conv)
+
+    def _add_memory(
+        self,
+        shape: StateShape,
+        weights: LayerWeights[PackedMatrix],
+        input_buffer: int,
+        **fields: Any,
+    ) -> int:
+        """Add linear attention; return the buffer of its output."""
+        heads, key_dim, value_dim = shape.memory or (0, 0, 0)
+        output_buffer = self._buffer("recurrent output", heads * value_dim)
+        order = weights.matrices["out_proj"].column_order
+        memory = _MemoryStruct(
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            decay_rate=self.floats(weights.vectors["A_log"].float().exp()),
+            decay_bias=self.floats(weights.vectors["dt_bias"]),
+            places=None if order is None else self._head_places(order, value_dim),
+            epsilon=self._config.rms_norm_eps,
+            input_buffer=input_buffer,
+            output_buffer=output_buffer,
+            state=self._state_offset + shape.window_size,
+            log=self._log_offset + shape.log_window_size,
+            **fields,
+        )
+        self.add_step(_STEP_MEMORY, memory)
+        return output_buffer
+
+    def _head_places(self, order: Tensor, size: int) -> int:
+        """Return the address of the heads' places in an order of columns that keeps heads whole."""
+        places = order[::size] // size
+        if not torch.equal(order, (places[:, None] * size + torch.arange(size)).flatten()):
+            raise Unsupported("the columns of its output projection are in an unknown order")
+        return self._array(c_int64, places.tolist())
+
+    def _add_recurrent_output(
+        self,
+        number: int,
+        shape: StateShape,
+        weights: LayerWeights[PackedMatrix],
+        input_buffer: int,
+    ) -> None:
+        self.add_output(
+            self._targets(number, weights, ("out_proj",)),
+            weights.matrices["out_proj"].columns,
+            weights.vectors.get("post_mixer_norm"),
+            input_buffer=input_buffer,
+        )
+        self._state_offset += shape.size
+        self._log_offset += shape.log_size
 
     def _add_dense_mlp(
         self, number: int, config: DenseMlpConfig, weights: LayerWeights[PackedMatrix]

@@ -27,6 +27,9 @@ class StoredMatrix:
     columns: int
     row_order: Tensor | None = None
     """(rows,), int64: row i of the matrix is row `row_order[i]` of `data`; None for the same."""
+    column_order: Tensor | None = None
+    """(columns,), int64: column i of the matrix is column `column_order[i]` of `data`; None for the
+    same."""
     bias: Tensor | None = None
     """(rows,), float32."""
 
@@ -43,6 +46,14 @@ class StoredMatrix:
             data=self.data[rows] if self.row_order is None else self.data,
             row_order=None if self.row_order is None else self.row_order[rows],
             bias=None if self.bias is None else self.bias[rows].contiguous(),
+        )
+
+    def select_rows(self, indices: Tensor) -> StoredMatrix:
+        """Return some of its rows as a matrix of their own, in the order of (rows,) indices."""
+        return dataclasses.replace(
+            self,
+            row_order=indices if self.row_order is None else self.row_order[indices],
+            bias=None if self.bias is None else self.bias[indices],
         )
 
     def release(self) -> None:
@@ -62,18 +73,19 @@ class TensorReader(Protocol):
         ...
 
     def vector(self, name: str, size: int) -> Tensor:
-        """Return a vector, such as a norm or bias, in float32.
+        """Return a vector, such as a norm, a bias or all weights of a convolution, in float32.
 
         Raises:
             Unsupported: there is no such tensor, or it has another shape or an unsupported type.
         """
         ...
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for.
 
         Args:
-            tied: name of a copy of the embedding, which need not be read; or empty.
+            ignored: what the names of tensors begin with that need not be read, such as a copy of
+                the embedding.
 
         Raises:
             Unsupported: there are such tensors.

@@ -64,6 +64,9 @@ class TorchDecoder:
         """Return the packed weights with an adapter."""
         return with_lora(self._weights, lora)
 
+    def settle(self, sequence: SequenceInput) -> None:
+        """Do nothing: `decode` leaves nothing out."""
+
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Decode the tokens one by one."""
         return torch.stack(

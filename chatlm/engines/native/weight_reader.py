@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
             if config.tie_word_embeddings
             else tensors.matrix(head, config.vocab_size, config.hidden_size),
         )
-        tensors.check_all_used(head if config.tie_word_embeddings else "")
+        tensors.check_all_used((*names.unread, *([head] if config.tie_word_embeddings else [])))
         return weights
 
 
@@ -93,10 +93,13 @@ def _read_matrices(
         if shapes[parts[0]].bias:
             bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
             whole = dataclasses.replace(whole, bias=bias)
-        first = 0
-        for part in parts:
-            matrices[part] = whole.slice_rows(first, shapes[part].rows) if parts[1:] else whole
-            first += shapes[part].rows
+        for part, own in part_rows(shapes, parts).items():
+            if not parts[1:]:
+                matrices[part] = whole
+            elif isinstance(own, range):
+                matrices[part] = whole.slice_rows(own.start, len(own))
+            else:
+                matrices[part] = whole.select_rows(own)
     return matrices
 
 
@@ -115,6 +118,29 @@ def group_by_name(
     return groups
 
 
+def part_rows(
+    shapes: Mapping[str, MatrixShape], parts: Sequence[str]
+) -> Mapping[str, range | Tensor]:
+    """Return which rows of a matrix in a file belong to each matrix of a layer.
+
+    Args:
+        shapes: of the layer's matrices by name.
+        parts: names of those that the file holds as one.
+    """
+    rows: dict[str, range | Tensor] = {}
+    first = 0
+    for number, part in enumerate(parts):
+        shape = shapes[part]
+        if shape.alternating:
+            whole = torch.arange(sum(shapes[each].rows for each in parts))
+            groups = whole.view(-1, len(parts), shape.alternating)
+            rows[part] = groups[:, number].flatten()
+        else:
+            rows[part] = range(first, first + shape.rows)
+        first += shape.rows
+    return rows
+
+
 def _offset(config: ModelConfig, norm: Tensor) -> Tensor:
     return norm + 1.0 if config.one_plus_norms else norm
 
@@ -130,7 +156,8 @@ def to_linear(
     """Convert all tensors to a dtype; matrices on the CPU that have it already stay mapped."""
 
     def tensor(matrix: StoredMatrix) -> Tensor:
-        if matrix.type == ELEMENT_TYPES.get(dtype) and matrix.row_order is None:
+        in_order = matrix.row_order is None and matrix.column_order is None
+        if matrix.type == ELEMENT_TYPES.get(dtype) and in_order:
             return matrix.data.view(dtype).to(device)
         return dequantize_matrix(matrix, dtype).to(device)
 
@@ -176,19 +203,20 @@ class _SafetensorsReader:
 
     def vector(self, name: str, size: int) -> Tensor:
         """Return a vector in float32."""
-        return self._find(name, size).to(torch.float32, copy=True)
+        return self._find(name, size).to(torch.float32, copy=True).flatten()
 
-    def check_all_used(self, tied: str) -> None:
+    def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""
-        derived = {name for name in self._unused if name.endswith("rotary_emb.inv_freq")}
-        if unknown := sorted(self._unused - derived - {tied}):
+        unused = {name for name in self._unused if not name.endswith("rotary_emb.inv_freq")}
+        if unknown := sorted(name for name in unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
     def _find(self, name: str, *shape: int) -> Tensor:
         if name not in self._file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
-        if tuple(tensor.shape) != shape or tensor.dtype not in ELEMENT_TYPES:
+        fits = tuple(tensor.shape) == shape or shape == (tensor.numel(),)
+        if not fits or tensor.dtype not in ELEMENT_TYPES:
             raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
         self._unused.discard(name)
         return tensor.contiguous()

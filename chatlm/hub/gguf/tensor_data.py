@@ -111,6 +111,10 @@ class TensorSource:
             return pairs.transpose(1, 2).reshape(rows)
         return self.tiled.order() if self.tiled and not self.tiled.columns else None
 
+    def column_order(self) -> torch.Tensor | None:
+        """Return which column of the file each column is; None for the same."""
+        return self.tiled.order() if self.tiled and self.tiled.columns else None
+
     def rows(self, file: GgufFile) -> slice:
         """Return which rows of the file's tensor it has, all but the last dimension counted as
         rows."""
@@ -159,8 +163,8 @@ class TensorSource:
                 values = torch.log(-values)
             out[row : row + count] = values
         part = out.reshape(shape)
-        if self.tiled and self.tiled.columns:
-            return part[:, self.tiled.order()].contiguous()
+        if (columns := self.column_order()) is not None:
+            return part[:, columns].contiguous()
         order = self.row_order(shape[0])
         return part if order is None else part[order]
 

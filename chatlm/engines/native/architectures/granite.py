@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,9 @@ from chatlm.engines.native.model_config import ModelConfig
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `granite`."""
-    scale = float(values["attention_multiplier"])
-    layers = [
-        dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, scale=scale))
-        for layer in llama.read_layers(values)
-    ]
     return read_model(
         values,
-        layers,
+        llama.read_layers(values, scale=float(values["attention_multiplier"])),
         embedding_multiplier=float(values["embedding_multiplier"]),
         residual_multiplier=float(values["residual_multiplier"]),
         logits_scaling=float(values["logits_scaling"]),

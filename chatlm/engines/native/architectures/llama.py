@@ -15,13 +15,14 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
     return read_model(values, read_layers(values))
 
 
-def read_layers(values: Mapping[str, Any]) -> list[LayerConfig]:
-    """Return the layers of a `llama`."""
+def read_layers(values: Mapping[str, Any], **variants: Any) -> list[LayerConfig]:
+    """Return the layers of a `llama`; `variants` are further fields of their attention."""
     bias = bool(values.get("attention_bias", False))
     attention = dataclasses.replace(
         read_attention(values, default_num_key_value_heads=int(values["num_attention_heads"])),
         qkv_bias=bias,
         o_proj_bias=bias,
+        **variants,
     )
     mlp = read_mlp(values, bias=bool(values.get("mlp_bias", False)))
     return [LayerConfig(attention, mlp)] * int(values["num_hidden_layers"])

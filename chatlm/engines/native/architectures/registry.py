@@ -8,15 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures import granite, llama, mistral, qwen
+from chatlm.engines.native.architectures import (
+    granite,
+    granite_hybrid,
+    lfm2,
+    llama,
+    mistral,
+    qwen,
+    qwen3_5,
+)
 from chatlm.engines.native.model_config import ModelConfig
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "granite": granite.read_config,
+    "granitemoehybrid": granite_hybrid.read_config,
+    "lfm2": lfm2.read_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
     "qwen2": qwen.read_qwen2_config,
     "qwen3": qwen.read_qwen3_config,
+    "qwen3_5": qwen3_5.read_config,
+    "qwen3_5_text": qwen3_5.read_text_config,
 }
 """Parsers of config.json, by `model_type`."""
 

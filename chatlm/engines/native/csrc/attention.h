@@ -346,8 +346,10 @@ static void gqa_attention(const Decoder *d, const AttentionStep *a, int64_t task
 }
 
 /* Combine the chunks' partial results into the input of o_proj. */
-static void merge_chunks(const AttentionStep *a, const TokenState *token, float *out)
+static void merge_chunks(const Decoder *d, const AttentionStep *a, int64_t index, float *out)
 {
+    const TokenState *token = &d->tokens[index];
+    const float *gate = d->buffers[a->qkv_buffer] + index * d->strides[a->qkv_buffer] + a->gate;
     int64_t stride = kv_stride(a, token->sequence), partial_size = stride + 2;
     ChunkRange range = chunk_range(a, token->sequence);
     int64_t first = first_visible(a, token->position) / KV_CHUNK - range.first;
@@ -373,5 +375,7 @@ static void merge_chunks(const AttentionStep *a, const TokenState *token, float 
         }
         for (int64_t i = 0; i < a->head_dim; i++)
             out[i] /= weight_sum;
+        for (int64_t i = 0; a->gate >= 0 && i < a->head_dim; i++)
+            out[i] /= 1.0f + expf_approx(-gate[h * a->head_dim + i]);
     }
 }

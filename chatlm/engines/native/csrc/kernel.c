@@ -12,6 +12,7 @@
 #include "lora.h"
 #include "matmul_step.h"
 #include "model.h"
+#include "recurrent_steps.h"
 
 #include <sched.h>
 
@@ -35,6 +36,8 @@ static int64_t phase_tasks(const Decoder *d, int64_t phase)
     const Step *step = &m->steps[phase];
     switch (step->kind) {
     case STEP_ATTENTION: return attention_tasks(d, step->detail);
+    case STEP_CONV: return conv_step_tasks(d, step->detail);
+    case STEP_MEMORY: return memory_step_tasks(d, step->detail);
     default: return matmul_step_tasks(d, step->detail);
     }
 }
@@ -50,6 +53,8 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
     const Step *step = &d->model.steps[phase];
     switch (step->kind) {
     case STEP_ATTENTION: gqa_attention(d, step->detail, task, s); break;
+    case STEP_CONV: run_conv(d, step->detail, task); break;
+    case STEP_MEMORY: run_memory(d, step->detail, task, s->memory); break;
     default: run_matmul(d, phase, step->detail, task, s);
     }
 }
@@ -57,8 +62,13 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
 /* What the thread that finished a phase's last task does before the next phase begins. */
 static void finish_phase(const Decoder *d, int64_t phase)
 {
-    if (phase < end_phase(&d->model) && d->model.steps[phase].kind == STEP_MATMUL)
-        finish_matmul(d, d->model.steps[phase].detail);
+    if (phase >= end_phase(&d->model))
+        return;
+    const Step *step = &d->model.steps[phase];
+    if (step->kind == STEP_MATMUL)
+        finish_matmul(d, step->detail);
+    else if (step->kind == STEP_MEMORY)
+        finish_memory(d, step->detail);
 }
 
 /* --- threads ------------------------------------------------------------------------------- */
@@ -172,7 +182,7 @@ static float *arena_alloc(float **arena, int64_t count)
 
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, codes, scales, sums, prompt;
+    int64_t prepared, query, kv_scales, codes, scales, sums, prompt, memory;
 } ScratchSizes;
 
 static ScratchSizes scratch_sizes(const Model *m)
@@ -190,6 +200,9 @@ static ScratchSizes scratch_sizes(const Model *m)
             int64_t queries = a->num_attention_heads / a->num_key_value_heads;
             sizes.query = max_i64(sizes.query, queries * stride);
             sizes.kv_scales = max_i64(sizes.kv_scales, 2 * KV_CHUNK * stride / KV_GROUP);
+        } else if (step->kind == STEP_MEMORY) {
+            const MemoryStep *own = step->detail;
+            sizes.memory = max_i64(sizes.memory, memory_scratch_size(&own->memory));
         }
     sizes.prepared = MAX_STEP_TOKENS * widest;
     sizes.codes = sizes.prepared / (int64_t)sizeof(float);
@@ -205,7 +218,7 @@ static bool allocate_buffers(Decoder *d)
     ScratchSizes sizes = scratch_sizes(m);
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
                          + 2 * sizes.codes + sizes.scales + 2 * sizes.sums + sizes.prompt
-                         + PROMPT_RESULTS_SIZE + 16 * LANES;
+                         + PROMPT_RESULTS_SIZE + sizes.memory + 16 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
@@ -237,6 +250,7 @@ static bool allocate_buffers(Decoder *d)
         s->input.sums_of_32 = arena_alloc(&next, sizes.sums);
         s->prompt_buffer = (buffer_t *)arena_alloc(&next, sizes.prompt);
         s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
+        s->memory = arena_alloc(&next, sizes.memory);
     }
     return true;
 }
@@ -339,6 +353,12 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
     wake_workers(d, 0, false);
     run_tasks(d, &d->scratch[0]);
     return 0;
+}
+
+/* Read the newest tokens that a sequence has kept into its state, before a prompt follows. */
+void settle(Decoder *d, const SequenceInput *sequence)
+{
+    settle_state(d, sequence, d->scratch[0].memory);
 }
 
 /* Multiply a matrix with `count` vectors of a prompt, (count, columns), at once; the results,

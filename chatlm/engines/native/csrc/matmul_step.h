@@ -125,7 +125,7 @@ static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *st
     for (int64_t t = 0; t < d->token_count; t++, values += width) {
         const float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
         if (step->input == INPUT_ATTENTION)
-            merge_chunks(step->attention, &d->tokens[t], values);
+            merge_chunks(d, step->attention, t, values);
         else if (!is_shared && step->norm && !d->is_normalized)
             rms_norm(residual, step->norm, m->hidden_size, m->rms_norm_eps, values);
         else if (!is_shared)
@@ -143,7 +143,7 @@ static void apply_gate(int64_t kind, float *gate, const float *up, int64_t from,
 {
     if (kind == GATE_SILU)
         for (int64_t i = from; i < to; i++)
-            gate[i] = gate[i] / (1.0f + expf_approx(-gate[i])) * up[i];
+            gate[i] = silu(gate[i]) * up[i];
     else
         for (int64_t i = from; i < to; i++)
             gate[i] = gelu_tanh(gate[i]) * up[i];

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "linear_memory.h"
 #include "lora.h"
 #include "packing.h"
 #include "prompt_matmul.h"
@@ -28,11 +29,11 @@ typedef struct {
 /* A model is a list of steps, which a call runs one after the other. They exchange vectors, one per
    token, by buffers; buffer 0 is the residual stream. The numbers are those of program.py. */
 
-enum { STEP_MATMUL, STEP_ATTENTION };
+enum { STEP_MATMUL, STEP_ATTENTION, STEP_CONV, STEP_MEMORY };
 
 typedef struct {
     int64_t kind;
-    const void *detail; /* MatmulStep or AttentionStep */
+    const void *detail; /* MatmulStep, AttentionStep, ConvStep or MemoryStep */
 } Step;
 
 enum { RESIDUAL = 0 };
@@ -43,6 +44,7 @@ typedef struct {
     int64_t kv_layer;    /* index among the layers of the KV cache */
     int64_t window;      /* tokens that a token attends to, with itself; 0 for all */
     int64_t qkv_buffer;  /* queries, then keys, then values of all heads */
+    int64_t gate;        /* first value there whose sigmoids multiply the output, or -1 */
     int64_t rope;        /* index among the RoPE tables, or -1 */
     int64_t rotary_dim;  /* values of a head that rotate */
     int64_t interleaved; /* whether pairs are neighbours instead of half of rotary_dim apart */
@@ -84,6 +86,24 @@ typedef struct {
     float multiplier;    /* of what is added to the residual */
 } MatmulStep;
 
+/* A causal convolution of some values of a vector. */
+typedef struct {
+    CausalConv conv;
+    int64_t input_buffer, output_buffer;
+    int64_t input, input_gate, output_gate; /* the first values there; -1 for no gate */
+    int64_t output;
+    int64_t state, log; /* offsets in a sequence's state, and in a row of its log */
+} ConvStep;
+
+/* Linear attention. */
+typedef struct {
+    LinearMemory memory;
+    int64_t input_buffer, output_buffer;
+    int64_t state, log;
+    const float *norm; /* of the whole output, Mamba-2's, in groups; or NULL */
+    int64_t norm_groups;
+} MemoryStep;
+
 typedef struct {
     int64_t hidden_size;
     float rms_norm_eps, embedding_multiplier;
@@ -105,13 +125,17 @@ typedef struct {
     uint16_t *key_scales, *value_scales;
 } KVLayer;
 
-/* Consecutive tokens of one sequence, and its KV cache. */
+/* Consecutive tokens of one sequence, its KV cache and its recurrent state. */
 typedef struct {
     const KVLayer *kv_layers;
     int64_t capacity;     /* of the cache, in tokens */
     int64_t length;       /* tokens in the cache */
     int64_t token_count;  /* tokens to add */
     const LoraPair *lora; /* one per adaptable matrix, or NULL */
+    /* of all recurrent layers: the state after the first token of the call before, and rows for its
+       other tokens, of which the sequence has kept `accepted`; see RecurrentInput */
+    float *state, *log;
+    int64_t accepted, log_stride;
 } SequenceInput;
 
 /* One token of the current call. */
@@ -125,6 +149,7 @@ typedef struct {
 typedef struct {
     float *prepared, *lora_hidden, *query, *attention_scores;
     float *kv_scales; /* of a chunk's keys, then of its values */
+    float *memory;    /* see memory_scratch_size */
     Activations input; /* of `prepared` or of a shared buffer */
     buffer_t *prompt_buffer;
     float *prompt_results;

@@ -198,6 +198,9 @@ static inline float tanhf_approx(float value)
     return 1.0f - 2.0f / (expf_approx(2.0f * value) + 1.0f);
 }
 
+/* x * sigmoid(x). */
+static inline float silu(float x) { return x / (1.0f + expf_approx(-x)); }
+
 /* GELU in its approximation by tanh. */
 static inline float gelu_tanh(float x)
 {
