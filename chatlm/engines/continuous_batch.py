@@ -34,9 +34,9 @@ PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any] | None, None,
 while another thread computes what it needs, and None where it can pause within a block."""
 
 
-PREFILL_SECONDS = 0.05
-"""Time for reading prompts between two tokens of other replies, which seems fluent to who reads
-them."""
+PREFILL_SECONDS, PREFILL_STEPS = 0.1, 2
+"""Time for reading prompts between two tokens of other replies, the longer of two: in seconds, so
+that text still flows, and in decode steps, so that a slow model does not neglect new prompts."""
 
 
 _MAX_WAIT = 0.02
@@ -46,8 +46,8 @@ _MAX_WAIT = 0.02
 class LocalBatch:
     """A `chatlm.Batch` that prefills one prompt at a time between decode steps of the others.
 
-    While replies are decoded, each step reads prompts for `PREFILL_SECONDS`, be that several of
-    them or some layers of a block; a longer pause would show in every stream.
+    While replies are decoded, each step reads prompts for a limited time, be that several of them
+    or some layers of a block; a longer pause would show in every stream.
 
     Args:
         model: of all requests, with adapters or without.
@@ -71,6 +71,8 @@ class LocalBatch:
         self._active: dict[int, ActiveSequence] = {}
         self._awaited: list[Future[Any]] = []
         self._next_index = 0
+        self._decode_seconds = 0.0
+        """Of the last step."""
         self.max_concurrency = model.max_step_tokens
 
     def __len__(self) -> int:
@@ -113,7 +115,10 @@ class LocalBatch:
         """Read the oldest prompt that is not complete, and others while there is time."""
         events: list[tuple[int, EngineEvent | Exception]] = []
         self._awaited = []
-        end = time.perf_counter() + PREFILL_SECONDS if self._active else math.inf
+        end = math.inf
+        if self._active:
+            limit = max(PREFILL_SECONDS, PREFILL_STEPS * self._decode_seconds)
+            end = time.perf_counter() + limit
         for index, prefilling in list(self._prefilling.items()):
             try:
                 for event in prefilling:
@@ -171,7 +176,9 @@ class LocalBatch:
             ):
                 inputs.append((sequence, ids))
         if inputs:
+            started = time.perf_counter()
             caches = [sequence.cached_prompt for sequence, _ in inputs]
             rows = decode_batch(self._model, caches, [ids for _, ids in inputs])
             for (sequence, _), logits in zip(inputs, rows, strict=True):
                 sequence.speculator.set_logits(logits)
+            self._decode_seconds = time.perf_counter() - started
