@@ -226,7 +226,12 @@ class ChatSession:
         engine = self.get_engine()
         last = conversation.turns[-1].reply
         adapter = last.adapter if last else None
-        request = Request(conversation.messages(), self._effective_sampling(conversation), adapter)
+        request = Request(
+            conversation.messages(),
+            self._effective_sampling(conversation),
+            adapter,
+            cache_folder=self.store.cache_folder(conversation.id),
+        )
         with closing(engine.read_ahead(request)) as events:
             yield from events
 

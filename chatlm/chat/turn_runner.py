@@ -139,6 +139,8 @@ class TurnRunner:
             continue_from=reply,
             regenerate=regenerate,
         )
+        cache_folder = self.store.cache_folder(conversation.id)
+        request = dataclasses.replace(request, cache_folder=cache_folder)
         if request.sampling.seed is None:
             sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
             request = dataclasses.replace(request, sampling=sampling)

@@ -40,6 +40,10 @@ COMMANDS = {
         "chatlm.cli.chats_edit:delete",
         "Delete chats permanently.",
     ),
+    "cache": (
+        "chatlm.cli.chats_cache:cache",
+        "Show or delete what is kept on disk so that long chats open at once.",
+    ),
 }
 """Command name -> `module:attribute` and help in one line."""
 

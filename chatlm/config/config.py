@@ -71,6 +71,13 @@ class CoreSettings:
     check_memory: bool = setting(
         True, "refuse a local model that needs more memory than is available"
     )
+    chat_cache: int = setting(
+        2000,
+        "disk space in MB for what local models remember of long chats, so that these open at "
+        "once; 0 keeps nothing",
+        minimum=0,
+        maximum=10_000_000,
+    )
     auto_compact: bool = setting(
         False, "let the model summarise old turns that no longer fit the context"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class AdapterCache:
         self._model: Model | None = model
         self._find = find
         self._loaded: OrderedDict[str, _LoadedAdapter] = OrderedDict()
+        self._digests: dict[str, tuple[Path, FileStamp, str]] = {}
 
     @property
     def model(self) -> Model:
@@ -78,6 +80,28 @@ class AdapterCache:
         while len(self._loaded) > MAX_LOADED_ADAPTERS:
             self._unload(next(iter(self._loaded)))
         return loaded.model
+
+    def digest(self, name: str | None) -> str:
+        """Return a digest of an adapter's files; empty for none.
+
+        Raises:
+            ChatlmError: there is no such adapter, or its files cannot be read.
+        """
+        if name is None:
+            return ""
+        folder = self._find(name)
+        stamp = _file_stamp(name, folder)
+        known = self._digests.get(name)
+        if known is None or known[:2] != (folder, stamp):
+            digest = hashlib.sha256()
+            try:
+                for path in sorted(folder.iterdir()):
+                    if path.is_file() and path.suffix in (".json", ".safetensors", ".gguf"):
+                        digest.update(path.name.encode() + path.read_bytes())
+            except OSError as error:
+                raise _adapter_error(name, str(error)) from error
+            known = self._digests[name] = (folder, stamp, digest.hexdigest())
+        return known[2]
 
     def close(self) -> None:
         """Unload the adapters and drop the model."""

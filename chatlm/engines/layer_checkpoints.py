@@ -39,6 +39,15 @@ _RECURRENT = (
 _KNOWN = (*_CROPPABLE, DynamicSlidingWindowLayer, *_RECURRENT)
 """A model's own kinds of layers, such as subclasses of these, may hold anything else."""
 
+_FULL = (DynamicLayer, LinearAttentionAndFullAttentionLayer)
+"""Layers that `read_block` reads."""
+
+_SAVABLE = (*_FULL, DummyLayer, DynamicSlidingWindowLayer, LinearAttentionLayer)
+"""Layers that `fill` can fill."""
+
+_STATES = ("conv_states", "recurrent_states")
+"""Attributes of recurrent layers: tensors by number."""
+
 _TOKENS = frozenset({"keys", "values"})
 """Attributes with a row per token."""
 
@@ -114,7 +123,9 @@ class Checkpoints:
             cache.crop(length - now)
             self._taken = [each for each in self._taken if each.length <= length]
             return length
-        while self._taken and (self._taken[-1].length > length or not self._covers_windows(cache)):
+        while self._taken and (
+            self._taken[-1].length > length or not _covers_windows(self._taken, cache)
+        ):
             self._taken.pop()
         if not self._taken:
             return 0
@@ -125,30 +136,35 @@ class Checkpoints:
             elif type(layer) is LinearAttentionAndFullAttentionLayer:
                 DynamicLayer.crop(layer, border.length - now)
             if index in border.windows:
-                self._restore_window(layer, index, border.length)
+                window = _window(self._taken, index, layer.sliding_window)
+                layer.keys, layer.values = window.keys, window.values
+                layer.cumulative_length = border.length
             for name, value in border.states.get(index, {}).items():
                 setattr(layer, name, _copy(value))
         return border.length
 
-    def _restore_window(self, layer: Any, index: int, length: int) -> None:
-        size = layer.sliding_window - 1
-        segments = [each.windows[index] for each in self._taken if index in each.windows]
-        layer.keys = torch.cat([each.keys for each in segments], dim=-2)[..., -size:, :]
-        layer.values = torch.cat([each.values for each in segments], dim=-2)[..., -size:, :]
-        layer.cumulative_length = length
+    def read(self, cache: Any, end: int) -> dict[str, Tensor] | None:
+        """Return what windows and states had at a checkpoint, by layer and attribute.
 
-    def _covers_windows(self, cache: Any) -> bool:
-        """Whether all tokens that the windows saw at the newest checkpoint are there."""
-        newest = self._taken[-1]
-        return all(
-            self._tokens_behind(index) >= min(newest.length, cache.layers[index].sliding_window - 1)
-            for index in newest.windows
-        )
-
-    def _tokens_behind(self, index: int) -> int:
-        return sum(
-            each.windows[index].keys.shape[-2] for each in self._taken if index in each.windows
-        )
+        None if there is no such checkpoint, or the layers are not all known.
+        """
+        if not has_state(cache):
+            return {}
+        upto = [each for each in self._taken if each.length <= end]
+        if not is_savable(cache) or not upto or upto[-1].length != end:
+            return None
+        if not _covers_windows(upto, cache):
+            return None
+        found: dict[str, Tensor] = {}
+        for index in upto[-1].windows:
+            window = _window(upto, index, cache.layers[index].sliding_window)
+            found |= {f"{index}.keys": window.keys, f"{index}.values": window.values}
+        for index, state in upto[-1].states.items():
+            for name in _STATES:
+                for number, tensor in state[name].items():
+                    if tensor is not None:
+                        found[f"{index}.{name}.{number}"] = tensor
+        return found
 
     def _drop_old(self, cache: Any) -> None:
         """Drop what lies too far behind, and states that lie close together."""
@@ -159,6 +175,93 @@ class Checkpoints:
             self._taken = [each for each in self._taken if each.length > limit]
         while newest.states and len(self._taken) > MAX_STATES:
             self._taken = _without_densest(self._taken)
+
+
+def _window(taken: Sequence[Checkpoint], index: int, size: int) -> _Segment:
+    """Return what a window of this size saw at the newest checkpoint."""
+    segments = [each.windows[index] for each in taken if index in each.windows]
+    keys = torch.cat([each.keys for each in segments], dim=-2)
+    values = torch.cat([each.values for each in segments], dim=-2)
+    return _Segment(keys[..., 1 - size :, :], values[..., 1 - size :, :])
+
+
+def _covers_windows(taken: Sequence[Checkpoint], cache: Any) -> bool:
+    """Whether all tokens that the windows saw at the newest checkpoint are there."""
+    newest = taken[-1]
+    for index in newest.windows:
+        needed = min(newest.length, cache.layers[index].sliding_window - 1)
+        segments = [each.windows[index] for each in taken if index in each.windows]
+        if sum(each.keys.shape[-2] for each in segments) < needed:
+            return False
+    return True
+
+
+def has_state(cache: Any) -> bool:
+    """Whether a cache has more than the keys and values that `read_block` returns."""
+    return not _is_known(cache) or any(
+        type(layer) not in (DynamicLayer, DummyLayer) for layer in cache.layers
+    )
+
+
+def is_savable(cache: Any) -> bool:
+    """Whether `read_block` and `Checkpoints.read` return all that `fill` needs."""
+    return _is_known(cache) and all(type(layer) in _SAVABLE for layer in cache.layers)
+
+
+def read_block(cache: Any, start: int, end: int) -> dict[str, Tensor]:
+    """Return copies of the keys and values of some tokens in layers with full attention."""
+    found = {}
+    for index, layer in enumerate(cache.layers):
+        if type(layer) in _FULL and layer.is_initialized:
+            found[f"{index}.keys"] = layer.keys[..., start:end, :].clone()
+            found[f"{index}.values"] = layer.values[..., start:end, :].clone()
+    return found
+
+
+def fill(
+    cache: DynamicCache,
+    blocks: Sequence[Mapping[str, Tensor]],
+    state: Mapping[str, Tensor],
+    length: int,
+    device: torch.device,
+) -> None:
+    """Fill an empty cache.
+
+    Args:
+        cache: of the same model.
+        blocks: what `read_block` returned, of all tokens.
+        state: what `Checkpoints.read` returned for the end of the last block.
+        length: tokens of all blocks.
+        device: of the model.
+    """
+    layers: Sequence[Any] = cache.layers
+    for index, layer in enumerate(layers):
+        parts = [state] if type(layer) is DynamicSlidingWindowLayer else blocks
+        if f"{index}.keys" in parts[0]:
+            keys, values = (
+                torch.cat([part[f"{index}.{name}"] for part in parts], dim=-2).to(device)
+                for name in ("keys", "values")
+            )
+            DynamicLayer.lazy_initialization(layer, keys, values)
+            layer.keys, layer.values = keys, values
+        if type(layer) is DynamicSlidingWindowLayer:
+            layer.cumulative_length = length
+            layer._sliding_window_tensor = layer._sliding_window_tensor.to(device)
+        elif isinstance(layer, LinearAttentionLayer):
+            _fill_states(layer, index, state, device)
+
+
+def _fill_states(layer: Any, index: int, state: Mapping[str, Tensor], device: torch.device) -> None:
+    for number in range(layer.number_of_states):
+        for name in _STATES:
+            tensor = state.get(f"{index}.{name}.{number}")
+            if tensor is None:
+                continue
+            tensor = tensor.to(device)
+            states: dict[str, Any] = {name: tensor, "state_idx": number}
+            LinearAttentionLayer.lazy_initialization(layer, **states)
+            getattr(layer, name)[number].copy_(tensor)
+            layer.has_previous_state[number] = True
 
 
 def _is_known(cache: Any) -> bool:

@@ -29,6 +29,7 @@ from chatlm.engines.prompt_encoder import (
     prompt_tokens,
 )
 from chatlm.engines.samplers import Sampler
+from chatlm.engines.saved_caches import SavedCaches, describe_computation
 from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
@@ -67,6 +68,7 @@ class LocalEngine:
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
         memory: limits of the context and the prompt cache; None for none.
+        saved_caches: keeps the KV caches of chats on disk; None keeps none.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -84,6 +86,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
         memory: MemoryBudget | None = None,
+        saved_caches: SavedCaches | None = None,
     ) -> None:
         model_info = model.info
         limit = context or (memory.context_length if memory else model_info.context_length)
@@ -127,6 +130,7 @@ class LocalEngine:
         per_prompt = memory.tokens_per_prompt if memory else 0
         self._prompt_cache = PromptCache(cached, model_info.block_rules, per_prompt)
         self._reuses_prompts = model_info.block_rules.several
+        self._saved_caches = saved_caches
 
     @classmethod
     def from_folder(
@@ -144,6 +148,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         memory: MemoryBudget | None = None,
         runtimes: Mapping[str, GgufRuntime] | None = None,
+        chat_cache: int = 0,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -160,23 +165,25 @@ class LocalEngine:
             find_adapter: see `LocalEngine`.
             memory: see `LocalEngine`.
             runtimes: see `chatlm.engines.load.load`.
+            chat_cache: limit of the bytes of saved KV caches of chats; 0 keeps none.
 
         Raises:
             ModelError: the folder does not hold a usable model.
             OutOfMemoryError: the device has too little memory.
         """
+        model = load(
+            name,
+            folder,
+            placement,
+            engine,
+            weights,
+            kv_cache,
+            context=context or (memory.context_length if memory else None),
+            runtimes=runtimes,
+        )
         return cls(
             name,
-            load(
-                name,
-                folder,
-                placement,
-                engine,
-                weights,
-                kv_cache,
-                context=context or (memory.context_length if memory else None),
-                runtimes=runtimes,
-            ),
+            model,
             load_tokenizer(name, folder),
             prompt_format=prompt_format,
             context=context,
@@ -184,6 +191,9 @@ class LocalEngine:
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
             memory=memory,
+            saved_caches=SavedCaches(describe_computation(folder, model), chat_cache)
+            if chat_cache
+            else None,
         )
 
     def preview(self, request: Request) -> Prompt:
@@ -243,8 +253,10 @@ class LocalEngine:
             message_reserve=self.info.context_length // 16,
         )
         try:
-            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as cached:
+            with self._lock, self._borrow_cache(request, prompt.ids) as cached:
                 for done in cached.read_ahead(prompt.ids, MESSAGE_TOKENS):
+                    yield Prefill(done, len(prompt.ids))
+                for done in self._save_cache(request, cached):
                     yield Prefill(done, len(prompt.ids))
         except Exception as error:
             raise self._as_user_error(error)  # noqa: B904  # it has its cause
@@ -305,13 +317,22 @@ class LocalEngine:
         return self.prompt_encoder.with_options(thinking, request.tools)
 
     @contextmanager
-    def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
-        """Take the best KV cache for a prompt, and store it again afterwards."""
+    def _borrow_cache(self, request: Request, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
+        """Take the best KV cache for a request's prompt, and store it again afterwards."""
+        adapter = request.adapter
         cached = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
         try:
+            if self._saved_caches and request.cache_folder:
+                digest = self._adapters.digest(adapter)
+                self._saved_caches.load(request.cache_folder, cached, prompt, digest)
             yield cached
         finally:
             self._prompt_cache.release(adapter, cached)
+
+    def _save_cache(self, request: Request, cached: CachedPrompt) -> Iterator[int]:
+        if self._saved_caches and request.cache_folder:
+            digest = self._adapters.digest(request.adapter)
+            yield from self._saved_caches.save(request.cache_folder, cached, digest)
 
     def _prefill(self, request: Request) -> PrefillTask:
         """Fit the prompt into the context and prefill it."""
@@ -333,7 +354,7 @@ class LocalEngine:
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
-            cached_prompt = borrowed.enter_context(self._borrow_cache(request.adapter, prompt.ids))
+            cached_prompt = borrowed.enter_context(self._borrow_cache(request, prompt.ids))
             cached = cached_prompt.reuse_prefix(prompt.ids)
             yield PromptReady(total, limit, omitted, cached, prompt_hash(prompt.ids))
             for done in cached_prompt.prefill_in_parts(prompt.ids):

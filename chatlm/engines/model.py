@@ -56,6 +56,46 @@ class PausingCache(Protocol):
         ...
 
 
+@runtime_checkable
+class SavableCache(SequenceCache, Protocol):
+    """A KV cache that can be kept on disk, see `chatlm.engines.saved_caches`."""
+
+    @property
+    def has_state(self) -> bool:
+        """Whether `read_state` has more than `read_block`."""
+        ...
+
+    def read_block(self, start: int, end: int) -> Mapping[str, Tensor]:
+        """Return what a block of tokens left, which later ones never change.
+
+        Args:
+            start: of the block.
+            end: of the block; both are ends of prefilled blocks, or 0.
+        """
+        ...
+
+    def read_state(self, end: int) -> Mapping[str, Tensor] | None:
+        """Return what else there was at the end of a block; None if it is not known any longer."""
+        ...
+
+    def restore(
+        self,
+        ids: Sequence[int],
+        ends: Sequence[int],
+        blocks: Sequence[Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        """Fill an empty cache with what another one had.
+
+        Args:
+            ids: tokens of all blocks.
+            ends: of the blocks.
+            blocks: what `read_block` returned for each.
+            state: what `read_state` returned at the end of the last one.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class BlockRules:
     """Which blocks a model's prompts may be read in without another result."""

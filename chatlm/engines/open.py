@@ -170,6 +170,7 @@ def _open_local(
         find_adapter=partial(_find_adapter, plugins, location.name),
         memory=memory,
         runtimes=runtimes,
+        chat_cache=config.chat_cache * 1_000_000,
     )
 
 

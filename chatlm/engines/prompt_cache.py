@@ -12,7 +12,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import ANY_BLOCKS, BlockRules, LanguageModel, Model, PausingCache
+from chatlm.engines.model import (
+    ANY_BLOCKS,
+    BlockRules,
+    LanguageModel,
+    Model,
+    PausingCache,
+    SequenceCache,
+)
 
 
 def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLOCKS) -> list[int]:
@@ -25,7 +32,7 @@ def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLO
     """
     if not rules.several:
         return [prompt_length]
-    large, small = rules.sizes or ((256, 64) if device_type == "cpu" else (1024, 128))
+    large, small = _block_sizes(device_type, rules)
     whole = prompt_length - prompt_length % large
     ends = [*range(large, whole + 1, large), *range(whole + small, prompt_length, small)]
     if whole != prompt_length:
@@ -33,6 +40,10 @@ def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLO
     if rules.first_past is not None and rules.first_past < prompt_length:
         ends = [end for end in ends if end > rules.first_past]
     return ends
+
+
+def _block_sizes(device_type: str, rules: BlockRules) -> tuple[int, int]:
+    return rules.sizes or ((256, 64) if device_type == "cpu" else (1024, 128))
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
@@ -57,7 +68,7 @@ class CachedPrompt:
 
     def reset(self) -> None:
         """Start again with an empty cache."""
-        self.cache = self.model.new_cache()
+        self.cache: SequenceCache = self.model.new_cache()
         self.ids: list[int] = []
         self._block_ends: list[int] = []
         """Ends of the prefilled blocks; later ids were decoded one by one."""
@@ -68,9 +79,36 @@ class CachedPrompt:
         """Truncate to the blocks that `prompt` shares; return their number of tokens."""
         planned = self._plan_block_ends(len(prompt))
         blocks = self._count_shared_blocks(prompt, planned)
-        if blocks == len(planned) != len(self._block_ends):
+        if blocks == len(planned) and (blocks != len(self._block_ends) or self._logits is None):
             blocks -= 1  # the last block gives the logits that choose the first new token
         return self._truncate(planned, blocks)
+
+    def count_shared(self, prompt: Sequence[int]) -> int:
+        """Count the tokens that `reuse_prefix` would leave at most."""
+        planned = self._plan_block_ends(len(prompt))
+        blocks = self._count_shared_blocks(prompt, planned)
+        return planned[blocks - 1] if blocks else 0
+
+    def lasting_ends(self, length: int) -> list[int]:
+        """Return where those blocks of a prompt end that any longer one shares.
+
+        Args:
+            length: of the prompt in tokens.
+        """
+        if not self._rules.several:
+            return []
+        large, _ = _block_sizes(self.model.device_type, self._rules)
+        return [end for end in self._plan_block_ends(length) if end % large == 0]
+
+    def restore(self, cache: SequenceCache, ids: Sequence[int], ends: Sequence[int]) -> None:
+        """Take a cache that has read lasting blocks.
+
+        Args:
+            cache: of this model.
+            ids: of the blocks.
+            ends: of the blocks.
+        """
+        self.cache, self.ids, self._block_ends, self._logits = cache, [*ids], [*ends], None
 
     def read_ahead(self, prompt: Sequence[int], growth: int) -> Iterator[int]:
         """Prefill the blocks of a prompt that a longer one will share.

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from chatlm.engines.devices import is_out_of_memory
-from chatlm.engines.layer_checkpoints import Checkpoints
+from chatlm.engines.layer_checkpoints import Checkpoints, fill, has_state, read_block
 from chatlm.hub.architecture import proven_modes
 
 log = logging.getLogger(__name__)
@@ -141,6 +141,33 @@ class TransformersCache:
             return 0
         kept = self._checkpoints.restore(self._cache, now, length)
         return 0 if self._crosses_switch(kept, now) else kept
+
+    @property
+    def has_state(self) -> bool:
+        """Whether windows or recurrent layers have more than full attention."""
+        return has_state(self._cache)
+
+    def read_block(self, start: int, end: int) -> Mapping[str, Tensor]:
+        """Return keys and values of the layers with full attention."""
+        return read_block(self._cache, start, end)
+
+    def read_state(self, end: int) -> Mapping[str, Tensor] | None:
+        """Return what windows and recurrent layers had at the end of a block."""
+        if len(set((getattr(self._module, "hf_device_map", None) or {}).values())) > 1:
+            return None
+        return self._checkpoints.read(self._cache, end)
+
+    def restore(
+        self,
+        ids: Sequence[int],
+        ends: Sequence[int],
+        blocks: Sequence[Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        """Fill the empty cache."""
+        fill(self._cache, blocks, state, len(ids), self._module.device)
+        self._ids = [*ids]
+        self._checkpoints.take(self._cache, len(ids))
 
     def _new_cache(self) -> Any:
         """Return an empty cache; None for none, or where the model makes one of its own kind."""

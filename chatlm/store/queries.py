@@ -147,6 +147,11 @@ def _title(row: sqlite3.Row) -> str:
     return short_title(as_text(row["title"]), None if first is None else as_text(first))
 
 
+def chat_ids(db: sqlite3.Connection) -> list[int]:
+    """Return the ids of the chats that are not in the trash."""
+    return [row["id"] for row in db.execute("SELECT id FROM conversation WHERE trashed IS NULL")]
+
+
 def list_trash_entries(db: sqlite3.Connection, limit: int | None) -> list[TrashEntry]:
     """List the trash, last deleted first; `limit` None lists all."""
     found = db.execute(TRASH_SQL, (-1 if limit is None else limit,))

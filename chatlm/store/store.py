@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from chatlm.errors import StoreError
+from chatlm.hub.disk import tree_bytes
 from chatlm.store import queries, writes
 from chatlm.store.blobs import Blobs
 from chatlm.store.database import Database
@@ -46,6 +48,9 @@ from chatlm.types.parts import Part
 from chatlm.types.provenance import Provenance, Trace
 from chatlm.types.sampling import Sampling
 
+CACHES_FOLDER = "caches"
+"""Name of the folder beside the database that has a folder for each chat's saved KV cache."""
+
 
 class Store:
     """The chats of one database file; every method may be called from any thread.
@@ -68,6 +73,7 @@ class Store:
         self.first_id = first_id
         self._database = Database(path)
         self._blobs = Blobs(None if path is None else path.resolve().parent / "blobs")
+        self._caches = None if path is None else path.resolve().parent / CACHES_FOLDER
         if first_id:
             with self._database.write_transaction() as db:
                 writes.start_ids(db, first_id)
@@ -279,6 +285,7 @@ class Store:
         with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
             writes.set_trashed(db, conversation_id, trashed=True)
+        self._remove_unused_caches()
 
     def restore(self, conversation_id: int) -> None:
         """Take a chat out of the trash; does nothing if it is not in the trash."""
@@ -302,6 +309,7 @@ class Store:
         if deleted:
             self._database.truncate_wal()  # the log may still hold the deleted text
         self._remove_unused_blobs()
+        self._remove_unused_caches()
         return deleted
 
     def delete(self, conversation_id: int) -> None:
@@ -311,6 +319,35 @@ class Store:
             writes.delete_conversation(db, conversation_id)
         self._database.truncate_wal()  # the log may still hold the deleted text
         self._remove_unused_blobs()
+        self._remove_unused_caches()
+
+    def cache_folder(self, conversation_id: int) -> Path | None:
+        """Return the folder for a chat's saved KV cache, which may not exist; None where nothing is
+        written. It is removed when the chat is moved to the trash or deleted."""
+        if self._caches is None or self.unwritable is not None:
+            return None
+        return self._caches / str(conversation_id)
+
+    def saved_caches(self) -> tuple[Path | None, int, int]:
+        """Return the folder of saved KV caches, None in memory, and how many chats and bytes."""
+        if self._caches is None or not self._caches.is_dir():
+            return self._caches, 0, 0
+        return self._caches, len(list(self._caches.iterdir())), tree_bytes(self._caches)
+
+    def remove_caches(self) -> None:
+        """Remove the saved KV caches of all chats."""
+        if self._caches is not None:
+            shutil.rmtree(self._caches, ignore_errors=True)
+
+    def _remove_unused_caches(self) -> None:
+        """Remove the saved KV caches of chats that are in the trash or deleted."""
+        if self._caches is None or not self._caches.is_dir():
+            return
+        with self._database.read_transaction() as db:
+            kept = {str(number) for number in queries.chat_ids(db)}
+        for folder in self._caches.iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_unused_blobs(self) -> None:
         """Remove images that no chat refers to, those of an interrupted import included.

@@ -6,6 +6,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chatlm.errors import UsageError
@@ -80,6 +81,9 @@ class Request:
     """Limit of all new tokens, thoughts included; `sampling.max_tokens` limits the answer alone."""
     tools: tuple[ToolDefinition, ...] = ()
     """What the model may call; a reply that calls any stops with `tool_calls`."""
+    cache_folder: Path | None = field(default=None, compare=False, repr=False)
+    """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
+    nothing of it may be written. It never changes a result."""
 
     def __post_init__(self) -> None:
         count = self.logprobs

@@ -379,3 +379,29 @@ def test_a_value_that_json_lacks_is_refused_and_nothing_changes(store: Store) ->
         with pytest.raises((TypeError, ValueError)):
             store.set_plugin_data(chat.id, "rag", {"index": value})
     assert store.conversation(chat.id).plugin_data == {"rag": {"index": "manual"}}
+
+
+def test_saved_caches_go_with_their_chats(tmp_path: Path) -> None:
+    with Store(tmp_path / "chats.db") as store:
+        chats = [add_chat(store) for _ in range(3)]
+        for chat in chats:
+            folder = store.cache_folder(chat.id)
+            assert folder == tmp_path / "caches" / str(chat.id)
+            folder.mkdir(parents=True)
+            (folder / "0-256.safetensors").write_bytes(b"12345")
+        assert store.saved_caches() == (tmp_path / "caches", 3, 15)
+        store.trash(chats[0].id)
+        assert store.saved_caches()[1:] == (2, 10)
+        store.delete(chats[1].id)
+        assert [path.name for path in (tmp_path / "caches").iterdir()] == [str(chats[2].id)]
+        (tmp_path / "caches" / "99").mkdir()  # written while its chat was deleted
+        store.empty_trash()
+        assert store.saved_caches()[1] == 1
+        store.remove_caches()
+        assert store.saved_caches() == (tmp_path / "caches", 0, 0)
+
+
+def test_nothing_is_saved_of_chats_in_memory() -> None:
+    with Store(None) as store:
+        assert store.cache_folder(add_chat(store).id) is None
+        assert store.saved_caches() == (None, 0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -206,6 +206,21 @@ class KVCache:
             whole = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
         parts = whole[: sum(sizes)].split(sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def read(self, start: int, end: int) -> dict[str, Tensor]:
+        """Return a copy of what is stored of some tokens, by layer."""
+        return {name: rows[:, :, start:end].cpu().contiguous() for name, rows in self._stored()}
+
+    def write(self, start: int, end: int, stored: Mapping[str, Tensor]) -> None:
+        """Store tokens as `read` returned them; the capacity must suffice."""
+        for name, rows in self._stored():
+            rows[:, :, start:end] = stored[name]
+
+    def _stored(self) -> Iterator[tuple[str, Tensor]]:
+        for number, layer in enumerate(self.buffer.layers):
+            yield f"{number}.kv", layer.kv
+            if layer.scales is not None:
+                yield f"{number}.scales", layer.scales
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append a block to one layer; the caller advances `length` after the last layer.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,3 +186,32 @@ class NativeCache:
         """
         self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
         return self._kv_cache.length
+
+    @property
+    def has_state(self) -> bool:
+        """Whether there are recurrent layers."""
+        return bool(self._kv_cache.recurrent.shapes)
+
+    def read_block(self, start: int, end: int) -> Mapping[str, Tensor]:
+        """Return keys and values of some tokens as they are stored."""
+        return self._kv_cache.read(start, end)
+
+    def read_state(self, end: int) -> Mapping[str, Tensor] | None:
+        """Return the recurrent states at a checkpoint."""
+        states = self._kv_cache.recurrent.read_checkpoint(end)
+        return None if states is None else {"states": states}
+
+    def restore(
+        self,
+        ids: Sequence[int],
+        ends: Sequence[int],
+        blocks: Sequence[Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        """Fill the empty cache."""
+        self._kv_cache.reserve(len(ids))
+        for (start, end), block in zip(pairwise([0, *ends]), blocks, strict=True):
+            self._kv_cache.write(start, end, block)
+        self._kv_cache.length = len(ids)
+        if self.has_state:
+            self._kv_cache.recurrent.restore(len(ids), state["states"])

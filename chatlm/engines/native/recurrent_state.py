@@ -122,6 +122,19 @@ class RecurrentState:
             lengths = list(self._checkpoints)
             del self._checkpoints[lengths[densest(lengths)]]
 
+    def read_checkpoint(self, length: int) -> Tensor | None:
+        """Return the states at a checkpoint; None if there is none for this length."""
+        if not self.shapes:
+            return self.buffer.cpu()
+        found = self._checkpoints.get(length)
+        return None if found is None else found.cpu()
+
+    def restore(self, length: int, states: Tensor) -> None:
+        """Take the states that a text of this length had; it becomes a checkpoint."""
+        self.buffer.copy_(states)
+        self.length = length
+        self.save_checkpoint()
+
     def truncate(self, length: int) -> int:
         """Go back to a text of this length, or to the last checkpoint before; return its length."""
         if not self.shapes or self.length <= length:
