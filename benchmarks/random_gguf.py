@@ -29,12 +29,13 @@ WEIGHTS_AT_ONCE = 16 << 20
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model of the Llama or Qwen 3 architecture, from its public config.json."""
+    """The sizes of a model of the Llama or Qwen 3 architecture, from its public config.json; a
+    mixture of experts has fewer layers here."""
 
     model: str
     """The real model."""
     architecture: str
-    """In GGUF: llama or qwen3."""
+    """In GGUF: llama, qwen3 or qwen3moe."""
     hidden: int
     intermediate: int
     layers: int
@@ -48,6 +49,11 @@ class Shape:
     context: int
     llama3_factor: float | None = None
     """Of the RoPE scaling of Llama 3.1 and 3.2."""
+    experts: int = 0
+    """Number of experts; 0 for a dense model."""
+    experts_per_token: int = 0
+    expert_size: int = 0
+    """Inner size of an expert."""
 
     @property
     def cache_bytes(self) -> int:
@@ -88,6 +94,10 @@ SHAPES: dict[str, Shape] = {
     "8b-qwen3": Shape(
         "Qwen3-8B", "qwen3", 4096, 12288, 36, 32, 8, 128, 151936, False, 1e6, 1e-6, 40960
     ),
+    "30b-a3b": Shape(
+        "Qwen3-30B-A3B", "qwen3moe", 2048, 6144, 6, 32, 4, 128, 49408, False, 1e6, 1e-6, 40960,
+        experts=128, experts_per_token=8, expert_size=768,
+    ),
 }  # fmt: skip
 
 
@@ -116,11 +126,19 @@ def tensors(shape: Shape) -> Iterator[NamedTensor]:
             "attn_v": (values, hidden),
             "attn_output": (hidden, queries),
             "ffn_norm": (hidden,),
-            "ffn_gate": (wide, hidden),
-            "ffn_up": (wide, hidden),
-            "ffn_down": (hidden, wide),
         }
-        if shape.architecture == "qwen3":
+        if count := shape.experts:
+            inner = shape.expert_size
+            sizes |= {
+                "ffn_gate_inp": (count, hidden),
+                "ffn_gate_exps": (count, inner, hidden),
+                "ffn_up_exps": (count, inner, hidden),
+                "ffn_down_exps": (count, hidden, inner),
+            }
+        else:
+            sizes |= {"ffn_gate": (wide, hidden), "ffn_up": (wide, hidden)}
+            sizes["ffn_down"] = (hidden, wide)
+        if shape.architecture != "llama":
             sizes |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (shape.head_dim,))
         for name, size in sizes.items():
             yield NamedTensor(f"blk.{layer}.{name}", size, layer)
@@ -146,7 +164,7 @@ _FALLBACKS = {
 
 def tensor_type(tensor: NamedTensor, shape: Shape, quant: str) -> str:
     """Return the type in which llama.cpp stores a tensor of a quantized model."""
-    if len(tensor.shape) == 1:
+    if len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp"):
         return "F32"
     wanted = _mixture(tensor, shape) if quant == "q4_k_m" else quant.upper()
     return wanted if tensor.shape[-1] % block_size(wanted)[0] == 0 else _FALLBACKS[wanted]
@@ -162,7 +180,7 @@ def _mixture(tensor: NamedTensor, shape: Shape) -> str:
         or tensor.layer >= 7 * shape.layers // 8
         or (tensor.layer - eighth) % 3 == 2
     )
-    return "Q6_K" if more_bits and re.search(r"attn_v$|ffn_down$", tensor.name) else "Q4_K"
+    return "Q6_K" if more_bits and re.search(r"attn_v$|ffn_down(_exps)?$", tensor.name) else "Q4_K"
 
 
 def write_model(file: Path, shape: Shape, quant: str, tokenizer: Path) -> None:
@@ -210,8 +228,8 @@ def _values(
         return np.array(factors, np.float32).view(np.uint8)
     if len(tensor.shape) == 1:
         return rng.uniform(0.5, 1.5, tensor.shape).astype(np.float32).view(np.uint8)
-    rows, columns = tensor.shape
-    sizes = np.full(rows, 1 / math.sqrt(columns))
+    *rows, columns = tensor.shape
+    sizes = np.full(math.prod(rows), 1 / math.sqrt(columns))
     if tensor.name in ("token_embd", "output"):
         sizes *= np.where(loud, 2.0, 1 / 16)
     return _rows(type_name, columns, sizes, rng)
@@ -254,6 +272,10 @@ def _add_settings(writer: GGUFWriter, shape: Shape, quant: str) -> None:
     writer.add_head_count_kv(shape.key_value_heads)
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.experts_per_token)
+        writer.add_expert_feed_forward_length(shape.expert_size)
     if shape.architecture == "llama":
         writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.theta)
@@ -356,8 +378,13 @@ def write_folder(folder: Path, shape: Shape) -> None:
 
     Args:
         folder: which must not exist.
-        shape: of the model.
+        shape: of the model, without experts.
+
+    Raises:
+        ValueError: it has experts.
     """
+    if shape.experts:
+        raise ValueError("only models without experts are written for transformers")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(shape)), encoding="utf-8")
     planned = [tensor for tensor in tensors(shape) if tensor.name != "rope_freqs"]

@@ -6,6 +6,7 @@ Names of tensors come from the gguf package's own table, so that they do not dep
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -286,6 +287,23 @@ ORIGINALS: dict[str, Original] = {
             "attention.value_length": 32,
         },
     ),
+    "qwen3moe wide": Original(
+        "Qwen3Moe",
+        "qwen3moe",
+        {
+            **_EXPERTS,
+            "hidden_size": 256,
+            "moe_intermediate_size": 256,
+            "head_dim": 64,
+            "norm_topk_prob": True,
+        },
+        {
+            **_EXPERTS_METADATA,
+            "expert_feed_forward_length": 256,
+            "attention.key_length": 64,
+            "attention.value_length": 64,
+        },
+    ),
     "gemma": Original(
         "Gemma",
         "gemma",
@@ -467,7 +485,10 @@ ORIGINALS: dict[str, Original] = {
         },
     ),
     "olmoe": Original(
-        "Olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, _EXPERTS_METADATA
+        "Olmoe",
+        "olmoe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+        _EXPERTS_METADATA,
     ),
     "exaone4": Original(
         "Exaone4", "exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}
@@ -705,7 +726,8 @@ def _quantize(values: Any, kind: GGMLQuantizationType) -> Any:
     try:
         return quants.quantize(values, kind)
     except NotImplementedError:
-        return random_rows(kind, len(values), values.shape[1])
+        *rows, columns = values.shape
+        return random_rows(kind, math.prod(rows), columns).reshape(*rows, -1)
 
 
 _SCALE_OFFSETS = {

@@ -280,7 +280,13 @@ class _PlacedWeights:
         return to_linear(self.stored, self.config, self.dtype, self.device)
 
     def _matrices(self) -> list[StoredMatrix]:
-        return [self.stored.embed_tokens, self.stored.lm_head, *self.stored.matrices()]
+        mixtures = [layer.moe for layer in self.stored.layers if layer.moe is not None]
+        return [
+            self.stored.embed_tokens,
+            self.stored.lm_head,
+            *self.stored.matrices(),
+            *(stack[0] for mixture in mixtures for stack in mixture.experts.values()),
+        ]
 
 
 _OpenedDecoder = tuple[TokenDecoder, ComputedWeights, str]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,13 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
-from chatlm.hub.weights import count_parameters, gguf_file, tensor_shapes, weight_files
+from chatlm.hub.weights import (
+    count_parameters,
+    gguf_file,
+    parameters_by_type,
+    tensor_shapes,
+    weight_files,
+)
 from chatlm.types.memory import MemoryBudget
 
 _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
@@ -32,6 +39,12 @@ _BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
 
 _GGUF_FACTOR = 1.03
 """Packed weights of a GGUF file, as a part of its size."""
+
+_MXFP4_BITS = 4.25
+"""Bits per weight of MXFP4 in a file, scales included."""
+
+_PACKED_MXFP4_BITS = 4.5
+"""The same in chatlm's packed form."""
 
 _NATIVE_PROGRAM = 320_000_000
 """Program, screen and torch without a model: 270 MB measured with `chatlm ask`, and the screen."""
@@ -44,6 +57,9 @@ _CUDA_PROGRAM = 600_000_000
 
 _BLOCK = 256
 """Tokens of a prompt that are computed at once."""
+
+_EXPERT_BLOCK = 32
+"""To a multiple of it, the tokens of a block that use the same expert are padded."""
 
 _USABLE_SHARE = 0.9
 """Share of the available memory that the default context and the prompt cache may fill."""
@@ -174,9 +190,10 @@ def plan_memory(
         hidden = int(text.get("hidden_size") or text["n_embd"])
         vocabulary = int(text["vocab_size"])
         inner = int(text.get("intermediate_size") or 4 * hidden)
+        computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
+        computing += number_bytes * _expert_numbers(text, hidden, inner)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
     if by_runtime:
         weight_bytes = _gguf_bytes(folder)
     elif native:
@@ -203,6 +220,16 @@ def plan_memory(
     )
 
 
+def _expert_numbers(text: Mapping[str, Any], hidden: int, inner: int) -> int:
+    """Return the size of the inputs and inner values of a block's experts; 0 without experts."""
+    count = int(text.get("num_local_experts") or text.get("num_experts") or 0)
+    slots = _BLOCK * int(text.get("num_experts_per_tok") or 0)
+    if not count or not slots:
+        return 0
+    padded = slots + min(count, slots) * (_EXPERT_BLOCK - 1)
+    return padded * (hidden + int(text.get("moe_intermediate_size") or inner))
+
+
 def _is_native(folder: Path, device: str) -> bool:
     if device != "cpu" and not device.startswith("cuda"):
         return False
@@ -216,18 +243,27 @@ def _is_native(folder: Path, device: str) -> bool:
 def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> int:
     """Return the bytes of the packed weights; the embedding is read from the file row by row."""
     ggufs = _gguf_bytes(folder)
+    types = parameters_by_type(folder)
+    mxfp4 = 0 if ggufs else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and their scales
+    parameters = types.total()
     if device != "cpu":
-        return 2 * count_parameters(folder)
-    if ggufs and weights in ("auto", "stored"):
-        return int(_GGUF_FACTOR * ggufs)
+        return 2 * (parameters + mxfp4)
+    as_stored = weights in ("auto", "stored")
+    if ggufs and as_stored:
+        is_mxfp4 = types["MXFP4"] > parameters / 2
+        factor = _PACKED_MXFP4_BITS / _MXFP4_BITS if is_mxfp4 else _GGUF_FACTOR
+        return int(factor * ggufs)
+    packed_mxfp4 = mxfp4 * (_PACKED_MXFP4_BITS if as_stored else _BITS[weights]) / 8
+    copies = _copies(folder, embedding)
     if weights == "stored":
-        in_file = (_copies(folder, embedding) - 1) * embedding / max(1, count_parameters(folder))
-        return int(_stored_bytes(folder) * (1 - in_file))
+        in_file = (copies - 1) * embedding / max(1, parameters)
+        stored = _stored_bytes(folder) - mxfp4 * _MXFP4_BITS / 8
+        return int(stored * (1 - in_file) + packed_mxfp4)
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
     # without an output matrix of its own, a model uses the embedding, which is packed for that
-    others = max(0, count_parameters(folder) - _copies(folder, embedding) * embedding)
-    return int((others * bits + embedding * head_bits) / 8)
+    others = max(0, parameters - copies * embedding)
+    return int((others * bits + embedding * head_bits) / 8 + packed_mxfp4)
 
 
 def _transformers_weights(folder: Path, weights: str, number_bytes: int, embedding: int) -> int:

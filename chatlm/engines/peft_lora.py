@@ -16,7 +16,7 @@ from chatlm.engines.adapters import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, c
 from chatlm.engines.model import Unsupported
 
 _UNSUPPORTED_SETTINGS = (
-    "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
+    "use_dora", "modules_to_save", "layer_replication", "lora_bias",
     "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
 """Settings that, when set, change more than one pair of matrices per target."""
@@ -62,6 +62,8 @@ def read_peft_lora(folder: Path) -> list[PeftLora]:
 def _check_config(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise Unsupported(f"it is of the type {config.get('peft_type')}")
+    if config.get("target_parameters"):
+        raise Unsupported("it changes matrices of experts (target_parameters)")
     for setting in _UNSUPPORTED_SETTINGS:
         if config.get(setting):
             raise Unsupported(f"it uses {setting}")

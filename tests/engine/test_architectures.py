@@ -21,6 +21,9 @@ from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
 
+ONLY_ATTENTION = ("qwen3 moe", "mixtral", "mixtral with a window", "olmoe", "gpt-oss")
+"""Variants whose other matrices are those of experts, which adapters cannot change."""
+
 Form = Literal["bf16", "steps"] | None
 
 
@@ -29,6 +32,7 @@ class Family:
     """A tiny model, some tokens, and the logits of transformers after each of them."""
 
     folder: Path
+    variant: str
     ids: list[int]
     logits: torch.Tensor
 
@@ -49,7 +53,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ids = random_ids(folder)
     with torch.inference_mode():
         logits = tiny.reference(folder, torch.float32)(torch.tensor([ids])).logits[0]
-    return Family(folder, ids, logits)
+    return Family(folder, request.param, ids, logits)
 
 
 def assert_equal(logits: torch.Tensor, expected: torch.Tensor) -> None:
@@ -112,11 +116,13 @@ def test_a_cache_of_8_bits_rounds_only_keys_and_values(family: Family) -> None:
         cache.prefill(family.ids[:100])
         rows.append(torch.cat([cache.decode([token]) for token in family.ids[100:140]]))
     assert not torch.equal(*rows)
-    assert float((rows[0] - rows[1]).norm() / rows[0].norm()) < 0.1
+    errors = (rows[0] - rows[1]).norm(dim=-1) / rows[0].norm(dim=-1)
+    assert float(errors.median()) < 0.1  # a router may choose another expert for some tokens
 
 
 def test_an_adapter_gives_the_logits_of_peft(family: Family, tmp_path: Path) -> None:
-    saved = adapter_files.save(tmp_path, family.folder, strength=0.5)
+    modules = adapter_files.ALL[:4] if family.variant in ONLY_ATTENTION else adapter_files.ALL
+    saved = adapter_files.save(tmp_path, family.folder, strength=0.5, target_modules=list(modules))
     made, ids = [], family.ids[:20]
     for model in (family.model("bf16"), family.model(None), transformers_model(family.folder)):
         cache = model.load_adapter(saved).new_cache()

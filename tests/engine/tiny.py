@@ -57,12 +57,47 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Architectures and variants, by name: the class and its differences from the common sizes."""
 
+_MOE: dict[str, Any] = {
+    "hidden_size": 52, "intermediate_size": 76, "num_experts": 5, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 44,
+}  # fmt: skip
+"""Sizes of mixtures of experts; torch's grouped products take only multiples of 4."""
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": (
         "Granite",
         {
             "num_key_value_heads": 1, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
+        },
+    ),
+    "qwen3 moe": (
+        "Qwen3Moe",
+        {
+            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32,
+            "num_experts": 7, "num_experts_per_tok": 3, "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen2 moe": ("Qwen2Moe", {**_MOE, "shared_expert_intermediate_size": 36}),
+    "mixtral": ("Mixtral", _MOE),
+    "mixtral with a window": ("Mixtral", {**_MOE, "sliding_window": 24}),
+    "olmoe": (
+        "Olmoe",
+        {
+            **_MOE, "hidden_size": 56, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "num_experts_per_tok": 4, "eos_token_id": None, "pad_token_id": None,
+        },
+    ),
+    "gpt-oss": (
+        "GptOss",
+        {
+            **_MOE, "num_attention_heads": 6, "num_key_value_heads": 2,
+            "sliding_window": 24,
+            "rope_parameters": {
+                "rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "truncate": False, "original_max_position_embeddings": 128, "rope_theta": 150000.0,
+            },
         },
     ),
     "lfm2": ("Lfm2", _RECURRENT | {"layer_types": ["conv", "full_attention", "conv"]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,9 @@ from chatlm.engines.native.kv_cache import (
     kv_layer_shape,
 )
 from chatlm.engines.native.lora import LoraPair, LoraWeights
-from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.model_config import LayerConfig, ModelConfig
+from chatlm.engines.native.moe import MoeConfig
+from chatlm.engines.native.packed_experts import PackedExperts, check_experts, pack_experts
 from chatlm.engines.native.program import Program
 from chatlm.engines.native.quantization import WeightFormat, choose_format
 from chatlm.engines.native.rope import RopeTables
@@ -36,6 +39,7 @@ from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
     ModelWeights,
+    MoeWeights,
     StoredWeights,
     map_layer,
 )
@@ -110,6 +114,38 @@ class PackedLinear:
 
 
 @dataclass(frozen=True)
+class PackedMixture:
+    """Packed experts that are mixed for a whole block of a prompt."""
+
+    experts: PackedExperts
+    handle: _Handle
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """Mix, see `Experts`; the sums are float32.
+
+        Raises:
+            MemoryError: there is not enough memory.
+        """
+        x, chosen = x.to(self.dtype).contiguous(), experts.flatten()
+        config, down = self.experts.config, self.experts.matrices["down_proj"][0]
+        if x.dim() != 2 or x.shape[1] != down.rows or len(experts) != len(x):
+            raise ValueError(f"vectors of the shape {tuple(x.shape)}")
+        order = chosen.argsort(stable=True)
+        slots = chosen.bincount(minlength=config.num_experts)
+        tokens, shares = order // experts.shape[1], weights.flatten()[order].float()
+        y = torch.empty(x.shape, dtype=torch.float)
+        with self.handle.lock:
+            status = self.handle.functions.multiply_experts(
+                self.handle.pointer, ctypes.byref(self.experts.struct), x.data_ptr(), x.shape[1],
+                len(x), slots.data_ptr(), tokens.data_ptr(), shares.data_ptr(), y.data_ptr(),
+            )  # fmt: skip
+        if status:
+            raise MemoryError
+        return y
+
+
+@dataclass(frozen=True)
 class PackedHead:
     """The output matrix, multiplied with one vector as for a token that is decoded."""
 
@@ -167,13 +203,20 @@ class CDecoder:
     ) -> None:
         if threads < 1:
             raise ValueError("no thread")
+        for layer in config.layers:  # before anything is packed in vain
+            if isinstance(layer.mlp, MoeConfig):
+                check_experts(layer.mlp)
         self._config, self._kernel = config, kernel
         self.formats: set[str] = set()
         """Formats of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
             head = pool.submit(self._pack_head, weights.lm_head, weight_format)
             layers = list(
-                pool.map(lambda layer: self._pack_layer(layer, weight_format), weights.layers)
+                pool.map(
+                    lambda config, layer: self._pack_layer(config, layer, weight_format),
+                    config.layers,
+                    weights.layers,
+                )
             )
         program = Program(
             config, ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result())
@@ -198,17 +241,31 @@ class CDecoder:
         return self._pack(matrix, "int8" if weight_format == "int4" else weight_format)
 
     def _pack_layer(
-        self, layer: LayerWeights[StoredMatrix], weight_format: WeightFormat | None
+        self,
+        config: LayerConfig,
+        layer: LayerWeights[StoredMatrix],
+        weight_format: WeightFormat | None,
     ) -> LayerWeights[PackedMatrix]:
-        def pack(matrix: StoredMatrix) -> PackedMatrix:
-            chosen: str | None = weight_format
-            if chosen is None:
-                chosen = "stored" if _is_quantized(matrix) else choose_format([matrix])
-            packed = self._pack(matrix, chosen)
-            self.formats.add(packed.format)
-            return packed
+        def choose(matrices: Sequence[StoredMatrix]) -> str:
+            if weight_format is not None and weight_format != "stored":
+                return _QUANTIZED[weight_format]
+            if weight_format == "stored" or _is_quantized(matrices[0]):
+                return matrices[0].type
+            return _QUANTIZED[choose_format(matrices)]
 
-        return map_layer(layer, pack)
+        def pack(matrix: StoredMatrix) -> PackedMatrix:
+            return self._kernel.pack(matrix, choose([matrix]))
+
+        def pack_mixture(moe: MoeWeights) -> MoeWeights:
+            if not isinstance(config.mlp, MoeConfig):
+                raise TypeError("the layer has no experts")
+            packed = pack_experts(self._kernel, config.mlp, moe, choose)
+            self.formats |= packed.formats
+            return dataclasses.replace(moe, experts=packed)
+
+        packed = map_layer(layer, pack, convert_moe=pack_mixture)
+        self.formats |= {matrix.format for matrix in packed.matrices.values()}
+        return packed
 
     def _prompt_weights(
         self,
@@ -220,12 +277,15 @@ class CDecoder:
         def linear(matrix: PackedMatrix) -> PackedLinear:
             return PackedLinear(matrix, self._handle, dtype)
 
+        def mixture(moe: MoeWeights) -> MoeWeights:
+            return dataclasses.replace(moe, experts=PackedMixture(moe.experts, self._handle, dtype))
+
         def vector(values: Tensor) -> Tensor:
             return values.to(vector_dtype(self._config, dtype))
 
         return ModelWeights(
             embed_tokens=StoredEmbedding(stored.embed_tokens, self._kernel),
-            layers=tuple(map_layer(layer, linear, vector) for layer in layers),
+            layers=tuple(map_layer(layer, linear, vector, mixture) for layer in layers),
             norm=vector(stored.norm),
             lm_head=PackedHead(self._handle, self._config.vocab_size),
         )

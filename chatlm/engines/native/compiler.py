@@ -23,7 +23,10 @@ SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
     for name in (
         "kernel.c",
+        "prompt_experts.h",
+        "experts_step.h",
         "matmul_step.h",
+        "routing.h",
         "attention.h",
         "recurrent_steps.h",
         "model.h",

@@ -15,6 +15,7 @@ from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.mamba import MambaConfig, mamba
 from chatlm.engines.native.mlp import dense_mlp
 from chatlm.engines.native.model_config import Mixer, ModelConfig
+from chatlm.engines.native.moe import MoeConfig, mixture_of_experts
 from chatlm.engines.native.norms import rms_norm
 from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
 from chatlm.engines.native.short_conv import ShortConvConfig, short_conv
@@ -102,7 +103,10 @@ def layer_by_layer(
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
-        x = dense_mlp(layer.mlp, own, x)
+        if isinstance(layer.mlp, MoeConfig):
+            x = mixture_of_experts(layer.mlp, own, x)
+        else:
+            x = dense_mlp(layer.mlp, own, x)
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
         yield

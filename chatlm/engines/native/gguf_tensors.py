@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from math import prod
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.stored_matrix import StoredMatrix
+from chatlm.engines.native.stored_matrix import StoredExperts, StoredMatrix
 from chatlm.hub.architecture import read_config
 from chatlm.hub.gguf.architectures import map_tensors
 from chatlm.hub.gguf.file import GgufError, GgufFile
@@ -53,20 +54,40 @@ class GgufTensors:
         source = self._find(name, rows, columns)
         if source.change not in (Change.NONE, Change.UNPERMUTE):
             raise Unsupported(f"{name} is stored in another order ({source.change.value})")
-        stored = self._file.tensors[source.names[0]]
-        raw = self._file.raw_rows(stored.name)[source.rows(self._file)]
+        matrix = self._rows(source.names[0], source.rows(self._file), columns)
+        return dataclasses.replace(
+            matrix, row_order=source.row_order(rows), column_order=source.column_order()
+        )
+
+    def experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts; the file has them neither swapped nor alternating."""
+        source = self._find(name, count, columns, parts * rows)
+        if source.change not in (Change.TRANSPOSE, Change.ALTERNATE):
+            raise Unsupported(f"{name} is stored in another order ({source.change.value})")
+
+        def part(stored_name: str) -> StoredExperts:
+            def read(expert: int) -> StoredMatrix:
+                return self._rows(stored_name, slice(expert * rows, (expert + 1) * rows), columns)
+
+            return StoredExperts(count, read)
+
+        return tuple(part(stored_name) for stored_name in source.names)
+
+    def _rows(self, stored_name: str, rows: slice, columns: int) -> StoredMatrix:
+        """Return rows of a tensor of the file, all but the last dimension counted as rows."""
+        raw = self._file.raw_rows(stored_name)[rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the tensor cannot be written to
             data = torch.from_numpy(raw)
-        return StoredMatrix(
-            data, stored.type_name, columns, source.row_order(rows), source.column_order()
-        )
+        return StoredMatrix(data, self._file.tensors[stored_name].type_name, columns)
 
-    def vector(self, name: str, size: int) -> Tensor:
-        """Return a vector, such as a norm or bias, in float32."""
-        source = self._find(name, size)
+    def vector(self, name: str, *shape: int) -> Tensor:
+        """Return a small tensor, such as a norm or bias, in float32."""
+        source = self._find(name, *shape)
         try:
-            return source.read(self._file, torch.float32).flatten()
+            return source.read(self._file, torch.float32).reshape(shape)
         except GgufError as error:
             raise Unsupported(error.message) from error
 

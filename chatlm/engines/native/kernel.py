@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn.functional import pad
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.compiler import KernelUnavailable
 from chatlm.engines.native.kv_cache import LANES, allocate_huge_pages
-from chatlm.engines.native.stored_matrix import StoredMatrix
+from chatlm.engines.native.stored_matrix import StoredExperts, StoredMatrix
 
 FORMATS = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
@@ -24,6 +25,9 @@ FORMATS = (
 
 _ROW_MULTIPLE = 64
 """A packed row is padded with zeros to a multiple of it."""
+
+_ALIGNMENT = 64
+"""Of a packed matrix, in bytes."""
 
 _OUT_OF_RANGE = 2
 """What `pack_panels` returns for scales that float16 cannot hold."""
@@ -109,6 +113,10 @@ class Kernel:
             functions.multiply_matrix.argtypes = (
                 c_void_p, POINTER(PackedMatrixStruct), c_void_p, c_int64, c_int64, c_void_p,
             )  # fmt: skip
+            functions.multiply_experts.argtypes = (
+                c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p,
+                c_void_p,
+            )  # fmt: skip
             functions.multiply_lm_head.argtypes = (c_void_p, c_void_p, c_void_p)
             functions.multiply_lm_head.restype = None
             functions.open_decoder.argtypes = (c_void_p, c_int)
@@ -127,7 +135,7 @@ class Kernel:
         self.dtype = dtype
 
     def pack(self, matrix: StoredMatrix, packed_format: str) -> PackedMatrix:
-        """Pack a matrix in its own format, or convert it to BF16, Q8_0 or Q4_1.
+        """Pack a matrix in its own format, or convert it to F32, BF16, Q8_0 or Q4_1.
 
         A matrix that Q8_0 or Q4_1 cannot hold, since its weights are too small or too large for
         scales in float16, becomes BF16.
@@ -136,29 +144,47 @@ class Kernel:
             Unsupported: the type of the matrix is unknown, or its scales are damaged.
             MemoryError: there is not enough memory.
         """
-        if matrix.type not in FORMATS:
-            raise Unsupported(f"its weights are stored as {matrix.type}")
-        code = FORMATS.index(packed_format)
-        panels = -(-matrix.rows // LANES)
-        width = -(-matrix.columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
+        return self.pack_stack([matrix], packed_format)[0]
+
+    def pack_stack(
+        self, matrices: Sequence[StoredMatrix] | StoredExperts, packed_format: str
+    ) -> tuple[PackedMatrix, ...]:
+        """Pack matrices of the same shape one after the other into one block of memory.
+
+        All have the same format; see `pack`.
+        """
+        first = matrices[0]
+        code, columns, panels = FORMATS.index(packed_format), first.columns, -(-first.rows // LANES)
+        width = -(-columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
         # prompts take panels in pairs
-        even_panels = panels + panels % 2
-        packed = allocate_huge_pages(even_panels * self.functions.panel_bytes(code, width))
-        stored = as_stored_struct(matrix)
-        status = self.functions.pack_panels(
-            ctypes.byref(stored), code, width, 0, panels, packed.data_ptr()
-        )
-        matrix.release()
-        if status == _OUT_OF_RANGE:
-            if packed_format == matrix.type:
-                raise Unsupported("its scales are not finite, so the file is damaged")
-            return self.pack(matrix, "BF16")
-        if status:
-            raise MemoryError
-        bias = None if matrix.bias is None else pad(matrix.bias, (0, -matrix.rows % LANES))
-        return PackedMatrix(
-            packed, bias, matrix.rows, matrix.columns, width, packed_format, matrix.column_order
-        )
+        size = (panels + panels % 2) * self.functions.panel_bytes(code, width)
+        size += -size % _ALIGNMENT
+        memory = allocate_huge_pages(size * len(matrices))
+        packed = []
+        for number, matrix in enumerate(matrices):
+            if matrix.type not in FORMATS:
+                raise Unsupported(f"its weights are stored as {matrix.type}")
+            if matrix.type != first.type:
+                raise Unsupported("its experts are stored in different formats")
+            own = memory[number * size : (number + 1) * size]
+            stored = as_stored_struct(matrix)
+            status = self.functions.pack_panels(
+                ctypes.byref(stored), code, width, 0, panels, own.data_ptr()
+            )
+            matrix.release()
+            if status == _OUT_OF_RANGE:
+                if packed_format == matrix.type:
+                    raise Unsupported("its scales are not finite, so the file is damaged")
+                return self.pack_stack(matrices, "BF16")
+            if status:
+                raise MemoryError
+            bias = None if matrix.bias is None else pad(matrix.bias, (0, -matrix.rows % LANES))
+            packed.append(
+                PackedMatrix(
+                    own, bias, matrix.rows, columns, width, packed_format, matrix.column_order
+                )
+            )
+        return tuple(packed)
 
     def read_rows(self, matrix: StoredMatrix, indices: Tensor) -> Tensor:
         """Return rows of a stored matrix in float32: (rows, columns).

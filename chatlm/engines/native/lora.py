@@ -89,6 +89,8 @@ def read_lora(
     modules = set(names.of_layer.values())
     for module, lora_a, lora_b, scale in read_peft_lora(folder):
         match = _MODULE_NAME.fullmatch(module)
+        if ".experts." in module:
+            raise Unsupported(f"it changes matrices of experts ({module})")
         if match is None or match[1] != names.layers or match[3] not in modules:
             raise Unsupported(f"it changes {module}")
         layer = int(match[2])

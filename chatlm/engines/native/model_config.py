@@ -11,6 +11,7 @@ from chatlm.engines.native.gated_delta import GatedDeltaConfig
 from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
+from chatlm.engines.native.moe import SHARED_PREFIX, MoeConfig
 from chatlm.engines.native.recurrent_state import StateShape
 from chatlm.engines.native.rope import RopeConfig
 from chatlm.engines.native.short_conv import ShortConvConfig
@@ -21,7 +22,7 @@ MAX_HEAD_DIM = 1024
 Mixer = AttentionConfig | ShortConvConfig | GatedDeltaConfig | MambaConfig
 """What exchanges information between tokens in a layer."""
 
-Mlp = DenseMlpConfig
+Mlp = DenseMlpConfig | MoeConfig
 """What computes each token for itself in a layer."""
 
 PRE_NORMS = {
@@ -41,6 +42,10 @@ TENSOR_NAMES: Mapping[str, str] = {
     **{name: f"self_attn.{name}" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
     "sinks": "self_attn.sinks",
+    **{
+        f"{SHARED_PREFIX}{name}": f"mlp.shared_expert.{name}"
+        for name in ("gate_proj", "up_proj", "down_proj")
+    },
 }
 """Usual names of a layer's tensors."""
 
@@ -72,6 +77,12 @@ class LayerConfig:
         }
 
 
+EXPERT_NAMES: Mapping[str, str] = {
+    name: f"mlp.experts.{{expert}}.{name}" for name in ("gate_proj", "up_proj", "down_proj")
+}
+"""Usual names of an expert's matrices."""
+
+
 @dataclass(frozen=True)
 class TensorNames:
     """Names of a model's tensors, without `.weight` or `.bias`."""
@@ -87,6 +98,11 @@ class TensorNames:
     """What the names of tensors begin with that have no part in text, such as those for images."""
     without_suffix: frozenset[str] = frozenset({"sinks"})
     """Vectors whose names in the file do not end in `.weight`, by those of `LayerWeights`."""
+    router: str = "mlp.gate"
+    experts: Mapping[str, str] = field(default_factory=lambda: EXPERT_NAMES)
+    """Names of the experts' matrices. Without `{expert}` a tensor has all experts, with rows and
+    columns swapped, and the rows of matrices with the same name alternate."""
+    shared_gate: str = "mlp.shared_expert_gate"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from chatlm.engines.native.kernel import (
 from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
+from chatlm.engines.native.moe import SHARED_PREFIX, MoeConfig
+from chatlm.engines.native.packed_experts import MoeStruct, PackedExperts
 from chatlm.engines.native.recurrent_state import StateShape
 from chatlm.engines.native.short_conv import ShortConvConfig
 from chatlm.engines.native.stored_matrix import StoredMatrix
@@ -32,6 +34,7 @@ MAX_STEP_MATRICES = 4
 MAX_CONV_KERNEL = 8
 
 _STEP_MATMUL, _STEP_ATTENTION, _STEP_CONV, _STEP_MEMORY = range(4)
+_STEP_EXPERTS_GATE_UP, _STEP_EXPERTS_DOWN = range(4, 6)
 _INPUTS = ("residual", "buffer", "attention")
 _OUTPUTS = ("buffer", "residual", "logits")
 _GATES = (None, "silu", "gelu_tanh")
@@ -73,6 +76,18 @@ class _MatmulStruct(ctypes.Structure):
         *((name, c_int64) for name in ("output", "output_buffer", "gate", "up_buffer")),
         ("norms", _NormSpanStruct * 2),
         *((name, c_int64) for name in ("norm_count", "adds_normed")),
+        ("multiplier", c_float),
+        ("routes", c_void_p),
+        *((name, c_int64) for name in ("share_buffer", "share_offset")),
+    )
+
+
+class _ExpertsStruct(ctypes.Structure):
+    _fields_ = (
+        ("moe", MoeStruct),
+        ("norm", c_void_p),
+        ("inner_buffer", c_int64),
+        ("up_buffer", c_int64),
         ("multiplier", c_float),
     )
 
@@ -179,7 +194,10 @@ class Program:
                 self._add_gated_delta_net(number, layer.mixer, weights)
             case MambaConfig():
                 self._add_mamba(number, layer.mixer, weights)
-        self._add_dense_mlp(number, layer.mlp, weights)
+        if isinstance(layer.mlp, MoeConfig):
+            self._add_moe(number, layer.mlp, weights)
+        else:
+            self._add_dense_mlp(number, layer.mlp, weights)
 
     def _add_attention(
         self, number: int, config: AttentionConfig, weights: LayerWeights[PackedMatrix]
@@ -399,6 +417,49 @@ class Program:
             input_buffer=gate,
         )
 
+    def _add_moe(self, number: int, config: MoeConfig, weights: LayerWeights[PackedMatrix]) -> None:
+        """Add a router, the chosen experts, and a shared expert, which reads the residual before
+        the others add to it."""
+        if weights.moe is None or "post_mlp_norm" in weights.vectors:
+            raise Unsupported("the C kernel does not normalize the outputs of experts")
+        experts: PackedExperts = weights.moe.experts
+        hidden_size, norm = self._config.hidden_size, weights.vectors.get("pre_mlp_norm")
+        routers = [experts.router] + ([experts.shared_gate] if experts.shared_gate else [])
+        logits = self._buffer("router", sum(matrix.rows for matrix in routers))
+        self.add_matmul(
+            [(matrix, 0) for matrix in routers],
+            hidden_size,
+            norm=norm,
+            output_buffer=logits,
+            routes=experts.struct,
+        )
+        inner_size = config.num_experts_per_tok * experts.matrices["down_proj"][0].width
+        step = _ExpertsStruct(
+            moe=experts.struct,
+            norm=self.floats(norm),
+            inner_buffer=self._buffer("inner", inner_size),
+            up_buffer=self._buffer("inner_up", inner_size),
+            multiplier=self._config.residual_multiplier,
+        )
+        self.add_step(_STEP_EXPERTS_GATE_UP, step)
+        size, names = config.shared_intermediate_size, ("gate_proj", "up_proj", "down_proj")
+        gate_proj, up_proj, down_proj = (f"{SHARED_PREFIX}{name}" for name in names)
+        gate = self._buffer("gate", size) if size else 0
+        if size:
+            self.add_matmul(
+                self._targets(number, weights, (gate_proj, up_proj)),
+                hidden_size,
+                norm=norm,
+                output_buffer=gate,
+                gate="silu",
+                up_buffer=self._buffer("up", size),
+                share=(logits, config.num_experts),
+            )
+        self.add_step(_STEP_EXPERTS_DOWN, step)
+        if size:
+            down = self._targets(number, weights, (down_proj,))
+            self.add_output(down, size, None, input_buffer=gate)
+
     def add_output(
         self,
         matrices: Sequence[tuple[PackedMatrix, int]],
@@ -443,6 +504,8 @@ class Program:
         up_buffer: int = 0,
         norms: Sequence[tuple[Tensor, int, int]] = (),
         adds_normed: bool = False,
+        routes: MoeStruct | None = None,
+        share: tuple[int, int] = (-1, 0),
     ) -> None:
         """Add a step that multiplies up to four matrices with the same input.
 
@@ -458,6 +521,9 @@ class Program:
             up_buffer: for the second matrix.
             norms: weight, offset and size of values that are normalized when all are there.
             adds_normed: whether the output is then added to the residual.
+            routes: the mixture whose experts the output chooses.
+            share: for a gated step, a buffer and an index of its vectors: the sigmoid of the value
+                there multiplies the output.
         """
         kind = "buffer" if input_buffer is not None else "attention" if attention else "residual"
         struct = _MatmulStruct(
@@ -474,6 +540,9 @@ class Program:
             norm_count=len(norms),
             adds_normed=adds_normed,
             multiplier=self._config.residual_multiplier,
+            routes=None if routes is None else ctypes.addressof(routes),
+            share_buffer=share[0],
+            share_offset=share[1],
         )
         for index, (matrix, lora) in enumerate(matrices):
             struct.matrices[index] = _StepMatrixStruct(matrix.as_struct(), lora)

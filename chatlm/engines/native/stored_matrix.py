@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import mmap
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class StoredMatrix:
     same."""
     bias: Tensor | None = None
     """(rows,), float32."""
+    mapped: tuple[Tensor, ...] | None = None
+    """Mapped memory that `data` was made from; None if it is mapped itself."""
 
     @property
     def rows(self) -> int:
@@ -58,7 +61,41 @@ class StoredMatrix:
 
     def release(self) -> None:
         """Let the system take back the memory of the file's pages; they can be read again."""
-        release_pages(self.data)
+        for tensor in (self.data,) if self.mapped is None else self.mapped:
+            release_pages(tensor)
+
+
+@dataclass(frozen=True)
+class StoredExperts:
+    """The same matrix of all experts of a layer; none is read before it is asked for."""
+
+    count: int
+    """Number of experts."""
+    read: Callable[[int], StoredMatrix]
+    """Finds an expert's matrix by its index; one that the file has in another order is copied."""
+    biases: Tensor | None = None
+    """(experts, rows), float32."""
+
+    def __len__(self) -> int:
+        """Return the number of experts."""
+        return self.count
+
+    def __getitem__(self, expert: int) -> StoredMatrix:
+        """Return an expert's matrix, with its bias."""
+        if not 0 <= expert < self.count:
+            raise IndexError(f"there is no expert {expert}")
+        matrix = self.read(expert)
+        if self.biases is None:
+            return matrix
+        return dataclasses.replace(matrix, bias=self.biases[expert])
+
+    def __iter__(self) -> Iterator[StoredMatrix]:
+        """Read one expert after the other."""
+        return (self[expert] for expert in range(self.count))
+
+    def with_biases(self, biases: Tensor) -> StoredExperts:
+        """Return the same matrices with biases: (experts, rows)."""
+        return dataclasses.replace(self, biases=biases.float().contiguous())
 
 
 class TensorReader(Protocol):
@@ -72,8 +109,29 @@ class TensorReader(Protocol):
         """
         ...
 
-    def vector(self, name: str, size: int) -> Tensor:
-        """Return a vector, such as a norm, a bias or all weights of a convolution, in float32.
+    def vector(self, name: str, *shape: int) -> Tensor:
+        """Return a small tensor, such as a norm, a bias or a convolution, in float32.
+
+        Args:
+            name: of the tensor.
+            shape: its shape, or the number of all its values.
+
+        Raises:
+            Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
+    def experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts that are one tensor in transformers (gpt-oss).
+
+        Args:
+            name: of the tensor, (experts, columns, parts * rows).
+            count: number of experts.
+            rows: of each matrix.
+            columns: of each matrix.
+            parts: number of matrices of an expert, whose rows alternate.
 
         Raises:
             Unsupported: there is no such tensor, or it has another shape or an unsupported type.

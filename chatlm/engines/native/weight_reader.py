@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,17 @@ from chatlm.engines.model import Unsupported
 from chatlm.engines.native.dequantize import dequantize_matrix
 from chatlm.engines.native.gguf_tensors import GgufTensors
 from chatlm.engines.native.matrix_shape import MatrixShape
-from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.model_config import LayerConfig, ModelConfig
+from chatlm.engines.native.moe import LinearExperts, LinearStack, MoeConfig
+from chatlm.engines.native.stored_experts import (
+    MXFP4_GROUP,
+    dequantize_experts,
+    mxfp4_experts,
+    transposed_experts,
+)
 from chatlm.engines.native.stored_matrix import (
     ELEMENT_TYPES,
+    StoredExperts,
     StoredMatrix,
     TensorReader,
     stored_tensor,
@@ -30,6 +38,7 @@ from chatlm.engines.native.weights import (
     Linear,
     LinearWeights,
     ModelWeights,
+    MoeWeights,
     StoredWeights,
     map_layer,
 )
@@ -80,7 +89,52 @@ def _read_layer(
     return LayerWeights(
         _read_matrices(layer.matrix_shapes(config.hidden_size), names.of_layer, prefix, tensors),
         {name: vector(name, size) for name, size in layer.vector_sizes(config.hidden_size).items()},
+        _read_moe(layer.mlp, config, prefix, tensors) if isinstance(layer.mlp, MoeConfig) else None,
     )
+
+
+def _read_moe(
+    moe: MoeConfig, config: ModelConfig, prefix: str, tensors: TensorReader
+) -> MoeWeights:
+    names, hidden_size = config.tensor_names, config.hidden_size
+    shapes = moe.expert_shapes(hidden_size)
+    router, shared_gate = f"{prefix}.{names.router}", f"{prefix}.{names.shared_gate}.weight"
+    experts: dict[str, StoredExperts] = {}
+    for name, parts in group_by_name(shapes, names.experts).items():
+        stored_name, shape = f"{prefix}.{name}", shapes[parts[0]]
+        sizes = moe.num_experts, shape.rows, shape.columns
+        if "{expert}" in name:
+            stacks: tuple[StoredExperts, ...] = (
+                _read_separate_experts(stored_name, *sizes, tensors),
+            )
+        else:
+            stacks = tensors.experts(stored_name, *sizes, len(parts))
+        if shape.bias:
+            rows = len(parts) * shape.rows
+            biases = tensors.vector(f"{stored_name}_bias", moe.num_experts, rows)
+            stacks = tuple(
+                stack.with_biases(biases[:, number :: len(parts)])
+                for number, stack in enumerate(stacks)
+            )
+        experts |= zip(parts, stacks, strict=True)
+    return MoeWeights(
+        router=tensors.vector(f"{router}.weight", moe.num_experts, hidden_size),
+        router_bias=tensors.vector(f"{router}.bias", moe.num_experts) if moe.bias else None,
+        experts=experts,
+        shared_gate=tensors.vector(shared_gate, 1, hidden_size)
+        if moe.shared_intermediate_size
+        else None,
+    )
+
+
+def _read_separate_experts(
+    name: str, count: int, rows: int, columns: int, tensors: TensorReader
+) -> StoredExperts:
+    matrices = tuple(
+        tensors.matrix(f"{name.format(expert=expert)}.weight", rows, columns)
+        for expert in range(count)
+    )
+    return StoredExperts(count, matrices.__getitem__)
 
 
 def _read_matrices(
@@ -168,11 +222,31 @@ def to_linear(
     def vector(values: Tensor) -> Tensor:
         return values.to(device, vector_dtype(config, dtype))
 
+    def stack(experts: StoredExperts) -> LinearStack:
+        bias = None if experts.biases is None else experts.biases.to(device, dtype)
+        return LinearStack(dequantize_experts(experts, dtype).to(device), bias)
+
+    def convert_layer(
+        layer: LayerWeights[StoredMatrix], own_config: LayerConfig
+    ) -> LayerWeights[Linear]:
+        def mixture(moe: MoeWeights) -> MoeWeights:
+            if not isinstance(own_config.mlp, MoeConfig):
+                raise TypeError("the layer has no experts")
+            stacks = {name: stack(experts) for name, experts in moe.experts.items()}
+            return MoeWeights(
+                router=moe.router.to(device),
+                router_bias=None if moe.router_bias is None else moe.router_bias.to(device),
+                experts=LinearExperts(own_config.mlp, **stacks),
+                shared_gate=None if moe.shared_gate is None else moe.shared_gate.to(device),
+            )
+
+        return map_layer(layer, linear, vector, mixture)
+
     embedding = tensor(weights.embed_tokens)
     is_tied = weights.lm_head is weights.embed_tokens
     return ModelWeights(
         embed_tokens=EmbeddingTable(embedding),
-        layers=tuple(map_layer(layer, linear, vector) for layer in weights.layers),
+        layers=tuple(map(convert_layer, weights.layers, config.layers)),
         norm=vector(weights.norm),
         lm_head=Linear(embedding) if is_tied else linear(weights.lm_head),
     )
@@ -201,9 +275,22 @@ class _SafetensorsReader:
         """Return a matrix without its bias."""
         return stored_tensor(self._find(name, rows, columns))
 
-    def vector(self, name: str, size: int) -> Tensor:
-        """Return a vector in float32."""
-        return self._find(name, size).to(torch.float32, copy=True).flatten()
+    def vector(self, name: str, *shape: int) -> Tensor:
+        """Return a small tensor in float32."""
+        return self._find(name, *shape).to(torch.float32, copy=True).reshape(shape)
+
+    def experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts that are one tensor, plain or in MXFP4."""
+        if f"{name}_blocks" not in self._file_of_tensor:
+            return transposed_experts(self._find(name, count, columns, parts * rows), parts)
+        groups = (count, parts * rows, columns // MXFP4_GROUP)
+        blocks, scales = (
+            self._find(f"{name}_{kind}", *groups, *more, dtypes=(torch.uint8,))
+            for kind, more in (("blocks", (MXFP4_GROUP // 2,)), ("scales", ()))
+        )
+        return mxfp4_experts(blocks, scales, parts)
 
     def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""
@@ -211,12 +298,14 @@ class _SafetensorsReader:
         if unknown := sorted(name for name in unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
-    def _find(self, name: str, *shape: int) -> Tensor:
+    def _find(
+        self, name: str, *shape: int, dtypes: Collection[torch.dtype] = ELEMENT_TYPES
+    ) -> Tensor:
         if name not in self._file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
         fits = tuple(tensor.shape) == shape or shape == (tensor.numel(),)
-        if not fits or tensor.dtype not in ELEMENT_TYPES:
+        if not fits or tensor.dtype not in dtypes:
             raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
         self._unused.discard(name)
         return tensor.contiguous()

@@ -47,6 +47,20 @@ Embedding = TypeVar("Embedding", covariant=True)
 
 
 @dataclass(frozen=True)
+class MoeWeights:
+    """The tensors of a layer's mixture of experts."""
+
+    router: Tensor
+    """(num_experts, hidden_size), float32."""
+    router_bias: Tensor | None
+    """(num_experts,), float32."""
+    experts: Any
+    """`StoredExperts` by the names of their matrices, or what mixes them: see `moe.Experts`."""
+    shared_gate: Tensor | None = None
+    """Of the shared expert: (1, hidden_size), float32."""
+
+
+@dataclass(frozen=True)
 class LayerWeights(Generic[Matrix]):
     """The tensors of one layer; which there are follows from its `LayerConfig`."""
 
@@ -54,6 +68,8 @@ class LayerWeights(Generic[Matrix]):
     """By their usual names, such as `q_proj`."""
     vectors: Mapping[str, Tensor]
     """Norms and the like, such as `pre_mlp_norm`."""
+    moe: MoeWeights | None = None
+    """For a layer with a mixture of experts."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +101,13 @@ def map_layer(
     layer: LayerWeights[Any],
     convert: Callable[[Any], Any],
     convert_vector: Callable[[Tensor], Tensor] = lambda vector: vector,
+    convert_moe: Callable[[MoeWeights], MoeWeights] = lambda moe: moe,
 ) -> LayerWeights[Any]:
     """Return a layer with converted matrices and vectors."""
     return LayerWeights(
         {name: convert(matrix) for name, matrix in layer.matrices.items()},
         {name: convert_vector(vector) for name, vector in layer.vectors.items()},
+        None if layer.moe is None else convert_moe(layer.moe),
     )
 
 

@@ -9,6 +9,7 @@ from chatlm.engines.model import Unsupported
 from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.mlp import Activation, DenseMlpConfig
 from chatlm.engines.native.model_config import MAX_HEAD_DIM, LayerConfig, ModelConfig
+from chatlm.engines.native.moe import MoeConfig
 from chatlm.engines.native.rope import read_rope
 
 _ACTIVATIONS: Mapping[str, Activation] = {
@@ -74,6 +75,28 @@ def read_mlp(
     if values[activation] not in _ACTIVATIONS:
         raise Unsupported(f"its activation is {values[activation]}")
     return DenseMlpConfig(int(values["intermediate_size"]), _ACTIVATIONS[values[activation]], bias)
+
+
+def read_moe(values: Mapping[str, Any], expert_size: str, *, normalised: bool) -> MoeConfig:
+    """Return the mixture of experts of a layer, without biases and variants.
+
+    Args:
+        values: of config.json.
+        expert_size: the name of an expert's intermediate size there.
+        normalised: see `MoeConfig`.
+
+    Raises:
+        Unsupported: the activation is unknown, or the sizes do not fit together.
+        KeyError, TypeError, ValueError: a value is missing or malformed.
+    """
+    if _ACTIVATIONS.get(values["hidden_act"]) != "silu":
+        raise Unsupported(f"the activation of its experts is {values['hidden_act']}")
+    # Mixtral's name, under which transformers saves other models, too
+    count = int(values["num_local_experts" if "num_local_experts" in values else "num_experts"])
+    used, size = int(values["num_experts_per_tok"]), int(values[expert_size])
+    if not 1 <= used <= count or size < 1:
+        raise Unsupported(f"it uses {used} of {count} experts of the size {size}")
+    return MoeConfig(count, used, size, normalised)
 
 
 def read_model(

@@ -9,26 +9,35 @@ from typing import Any
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures import (
+    gpt_oss,
     granite,
     granite_hybrid,
     lfm2,
     llama,
     mistral,
+    mixtral,
+    olmoe,
     qwen,
     qwen3_5,
+    qwen_moe,
 )
 from chatlm.engines.native.model_config import ModelConfig
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
+    "gpt_oss": gpt_oss.read_config,
     "granite": granite.read_config,
     "granitemoehybrid": granite_hybrid.read_config,
     "lfm2": lfm2.read_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
+    "mixtral": mixtral.read_config,
+    "olmoe": olmoe.read_config,
     "qwen2": qwen.read_qwen2_config,
+    "qwen2_moe": qwen_moe.read_qwen2_moe_config,
     "qwen3": qwen.read_qwen3_config,
     "qwen3_5": qwen3_5.read_config,
     "qwen3_5_text": qwen3_5.read_text_config,
+    "qwen3_moe": qwen_moe.read_qwen3_moe_config,
 }
 """Parsers of config.json, by `model_type`."""
 

@@ -9,9 +9,11 @@
    */
 
 #include "attention.h"
+#include "experts_step.h"
 #include "lora.h"
 #include "matmul_step.h"
 #include "model.h"
+#include "prompt_experts.h"
 #include "recurrent_steps.h"
 
 #include <sched.h>
@@ -21,21 +23,54 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 /* --- phases -------------------------------------------------------------------------------- */
 
 /* After the steps comes a phase that ends the call. A call that multiplies a prompt has only one
-   phase before the end. */
+   phase before the end, those of experts after each other. */
+enum { PROMPT_MATRIX, PROMPT_EXPERTS_INPUT, PROMPT_EXPERTS_GATE_UP, PROMPT_EXPERTS_DOWN };
+
 static int64_t lm_head_phase(const Model *m) { return m->step_count - 1; }
 static int64_t end_phase(const Model *m) { return m->step_count; }
-static int64_t prompt_phase(const Model *m) { return m->step_count + 1; }
+static int64_t prompt_phase(const Model *m, int64_t kind) { return m->step_count + 1 + kind; }
+
+static int64_t prompt_phase_tasks(const Decoder *d, int64_t kind)
+{
+    switch (kind) {
+    case PROMPT_EXPERTS_INPUT: return d->experts_prompt->chosen_count;
+    case PROMPT_EXPERTS_GATE_UP: return prompt_experts_gate_up_tasks(d->experts_prompt);
+    case PROMPT_EXPERTS_DOWN: return prompt_experts_down_tasks(d->experts_prompt);
+    default: return prompt_tasks(d->prompt_matrix->rows);
+    }
+}
+
+static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const ThreadScratch *s)
+{
+    const PackedMatrix *matrix = d->prompt_matrix;
+    switch (kind) {
+    case PROMPT_EXPERTS_INPUT: prompt_experts_input(d->experts_prompt, task); break;
+    case PROMPT_EXPERTS_GATE_UP:
+        prompt_experts_gate_up(d->experts_prompt, task, d->use_amx, s->prompt_buffer,
+                               s->prompt_results);
+        break;
+    case PROMPT_EXPERTS_DOWN:
+        prompt_experts_down(d->experts_prompt, task, d->use_amx, s->prompt_buffer,
+                            s->prompt_results);
+        break;
+    default:
+        multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
+                        &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
+    }
+}
 
 static int64_t phase_tasks(const Decoder *d, int64_t phase)
 {
     const Model *m = &d->model;
     if (phase == end_phase(m))
         return 0;
-    if (phase == prompt_phase(m))
-        return prompt_tasks(d->prompt_matrix->rows);
+    if (phase > end_phase(m))
+        return prompt_phase_tasks(d, phase - prompt_phase(m, 0));
     const Step *step = &m->steps[phase];
     switch (step->kind) {
     case STEP_ATTENTION: return attention_tasks(d, step->detail);
+    case STEP_EXPERTS_GATE_UP: return experts_gate_up_tasks(d, step->detail);
+    case STEP_EXPERTS_DOWN: return experts_down_tasks(d, step->detail);
     case STEP_CONV: return conv_step_tasks(d, step->detail);
     case STEP_MEMORY: return memory_step_tasks(d, step->detail);
     default: return matmul_step_tasks(d, step->detail);
@@ -44,15 +79,15 @@ static int64_t phase_tasks(const Decoder *d, int64_t phase)
 
 static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratch *s)
 {
-    if (phase == prompt_phase(&d->model)) {
-        const PackedMatrix *matrix = d->prompt_matrix;
-        multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
-                        &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
+    if (phase > end_phase(&d->model)) {
+        run_prompt_task(d, phase - prompt_phase(&d->model, 0), task, s);
         return;
     }
     const Step *step = &d->model.steps[phase];
     switch (step->kind) {
     case STEP_ATTENTION: gqa_attention(d, step->detail, task, s); break;
+    case STEP_EXPERTS_GATE_UP: run_experts_gate_up(d, phase, step->detail, task, s); break;
+    case STEP_EXPERTS_DOWN: run_experts_down(d, phase, step->detail, task, s); break;
     case STEP_CONV: run_conv(d, step->detail, task); break;
     case STEP_MEMORY: run_memory(d, step->detail, task, s->memory); break;
     default: run_matmul(d, phase, step->detail, task, s);
@@ -169,7 +204,8 @@ void close_decoder(Decoder *d)
         pthread_join(d->workers[i], NULL);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
-    free(d->arena), free(d->partial_attention), free(d->lora_hidden), free(d->prompt_x);
+    free(d->arena), free(d->partial_attention), free(d->lora_hidden);
+    free(d->prompt_x.data), free(d->prompt_inner.data), free(d->routing);
     free(d->buffers), free(d->strides), free(d->scratch), free(d->workers), free(d);
 }
 
@@ -180,9 +216,28 @@ static float *arena_alloc(float **arena, int64_t count)
     return block;
 }
 
+/* Floats that the quantized form of so many values takes in the arena. */
+static int64_t activations_size(int64_t values)
+{
+    return 2 * (values / (int64_t)sizeof(float)) + values / ACTIVATION_GROUP
+           + 2 * (values / 16 + LANES) + 5 * LANES;
+}
+
+static Activations arena_alloc_activations(float **arena, int64_t values)
+{
+    return (Activations){
+        .q_high = (int8_t *)arena_alloc(arena, values / (int64_t)sizeof(float)),
+        .q_low = (int8_t *)arena_alloc(arena, values / (int64_t)sizeof(float)),
+        .scales = arena_alloc(arena, values / ACTIVATION_GROUP),
+        .sums_of_16 = arena_alloc(arena, values / 16 + LANES),
+        .sums_of_32 = arena_alloc(arena, values / 16 + LANES),
+    };
+}
+
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, codes, scales, sums, prompt, memory;
+    int64_t prepared, query, kv_scales, prompt, memory;
+    int64_t input, gathered; /* values of `input` and `gathered` */
 } ScratchSizes;
 
 static ScratchSizes scratch_sizes(const Model *m)
@@ -203,11 +258,16 @@ static ScratchSizes scratch_sizes(const Model *m)
         } else if (step->kind == STEP_MEMORY) {
             const MemoryStep *own = step->detail;
             sizes.memory = max_i64(sizes.memory, memory_scratch_size(&own->memory));
+        } else if (step->kind == STEP_EXPERTS_GATE_UP) {
+            const ExpertsStep *experts = step->detail;
+            int64_t inner = experts->moe.num_experts_per_tok * inner_stride(experts);
+            widest = max_i64(widest, experts->moe.gate_proj->width);
+            sizes.input = max_i64(sizes.input, MAX_STEP_TOKENS * inner);
+            sizes.gathered =
+                max_i64(sizes.gathered, MAX_VECTORS * experts->moe.gate_proj->width);
         }
     sizes.prepared = MAX_STEP_TOKENS * widest;
-    sizes.codes = sizes.prepared / (int64_t)sizeof(float);
-    sizes.scales = sizes.prepared / ACTIVATION_GROUP;
-    sizes.sums = sizes.prepared / 16 + LANES;
+    sizes.input = max_i64(sizes.input, sizes.prepared);
     return sizes;
 }
 
@@ -217,14 +277,16 @@ static bool allocate_buffers(Decoder *d)
     const Model *m = &d->model;
     ScratchSizes sizes = scratch_sizes(m);
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
-                         + 2 * sizes.codes + sizes.scales + 2 * sizes.sums + sizes.prompt
-                         + PROMPT_RESULTS_SIZE + sizes.memory + 16 * LANES;
+                         + activations_size(sizes.input) + sizes.gathered
+                         + activations_size(sizes.gathered) + sizes.prompt + PROMPT_RESULTS_SIZE
+                         + sizes.memory + 9 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
     d->scratch = calloc((size_t)d->num_threads, sizeof *d->scratch);
     d->workers = calloc((size_t)d->num_threads, sizeof *d->workers);
-    if (!d->buffers || !d->strides || !d->scratch || !d->workers)
+    d->routing = calloc(1, sizeof *d->routing);
+    if (!d->buffers || !d->strides || !d->scratch || !d->workers || !d->routing)
         return false;
     for (int64_t i = 0; i < m->buffer_count; i++) {
         d->strides[i] = round_up(m->buffer_sizes[i], ACTIVATION_GROUP);
@@ -243,11 +305,9 @@ static bool allocate_buffers(Decoder *d)
         s->query = arena_alloc(&next, sizes.query);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
         s->kv_scales = arena_alloc(&next, sizes.kv_scales);
-        s->input.q_high = (int8_t *)arena_alloc(&next, sizes.codes);
-        s->input.q_low = (int8_t *)arena_alloc(&next, sizes.codes);
-        s->input.scales = arena_alloc(&next, sizes.scales);
-        s->input.sums_of_16 = arena_alloc(&next, sizes.sums);
-        s->input.sums_of_32 = arena_alloc(&next, sizes.sums);
+        s->input = arena_alloc_activations(&next, sizes.input);
+        s->gathered = arena_alloc_activations(&next, sizes.gathered);
+        s->gathered.values = arena_alloc(&next, sizes.gathered);
         s->prompt_buffer = (buffer_t *)arena_alloc(&next, sizes.prompt);
         s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
         s->memory = arena_alloc(&next, sizes.memory);
@@ -361,32 +421,66 @@ void settle(Decoder *d, const SequenceInput *sequence)
     settle_state(d, sequence, d->scratch[0].memory);
 }
 
+static bool grow_tiles(Tiles *tiles, int64_t size)
+{
+    if (size <= tiles->capacity)
+        return true;
+    free(tiles->data);
+    tiles->data = aligned_alloc(64, (size_t)round_up(size, 64) * sizeof *tiles->data);
+    tiles->capacity = tiles->data ? size : 0;
+    return tiles->data;
+}
+
 /* Multiply a matrix with `count` vectors of a prompt, (count, columns), at once; the results,
    (count, rows), are written to `y`. Returns 0, or -1 when out of memory. */
 int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64_t columns,
                     int64_t count, element_t *y)
 {
     int64_t size = round_up(count, VECTOR_BLOCK) * m->width;
-    if (size > d->prompt_x_capacity) {
-        free(d->prompt_x);
-        d->prompt_x_capacity = 0;
-        d->prompt_x = aligned_alloc(64, (size_t)size * sizeof *d->prompt_x);
-        if (!d->prompt_x)
-            return -1;
-        d->prompt_x_capacity = size;
-    }
-    memset(d->prompt_x, 0, (size_t)size * sizeof *x);
+    if (!grow_tiles(&d->prompt_x, size))
+        return -1;
+    memset(d->prompt_x.data, 0, (size_t)size * sizeof *x);
     for (int64_t v = 0; v < count; v++)
-        for (int64_t i = 0; i < columns; i += TILE_COLUMNS)
-            memcpy(d->prompt_x + v / TILE_VECTORS * TILE_VECTORS * m->width + i * TILE_VECTORS
-                       + v % TILE_VECTORS * TILE_COLUMNS,
-                   x + v * columns + i,
-                   (size_t)min_i64(TILE_COLUMNS, columns - i) * sizeof *x);
+        store_in_tiles(d->prompt_x.data, m->width, v, x + v * columns, columns);
     d->prompt_matrix = m;
-    d->prompt = (PromptBlock){d->prompt_x, y, count};
-    wake_workers(d, prompt_phase(&d->model), false);
+    d->prompt = (PromptBlock){d->prompt_x.data, y, count};
+    wake_workers(d, prompt_phase(&d->model, PROMPT_MATRIX), false);
     run_tasks(d, &d->scratch[0]);
     return 0;
+}
+
+/* Mix experts for `count` vectors of a prompt, (count, columns): write the weighted sums of their
+   outputs, (count, rows of down_proj), to `y`.
+
+   A slot is a token that uses an expert. `slots` has their number for each expert; `tokens` and
+   `weights` have the slots themselves, by expert. Returns 0, or -1 when out of memory. */
+int multiply_experts(Decoder *d, const Moe *moe, const element_t *x, int64_t columns, int64_t count,
+                     const int64_t *slots, const int64_t *tokens, const float *weights, float *y)
+{
+    size_t experts = (size_t)moe->num_experts;
+    ChosenExpert *chosen = calloc(experts, sizeof *chosen);
+    int64_t *tile_slots = calloc(experts, sizeof *tile_slots);
+    int64_t chosen_count = 0, slot = 0, padded = 0;
+    for (int64_t e = 0; chosen && tile_slots && e < moe->num_experts; slot += slots[e++])
+        if (slots[e]) {
+            tile_slots[chosen_count] = padded;
+            chosen[chosen_count++] = (ChosenExpert){e, slot, slots[e]};
+            padded += round_up(slots[e], VECTOR_BLOCK);
+        }
+    bool ok = chosen && tile_slots && grow_tiles(&d->prompt_x, padded * moe->gate_proj->width)
+              && grow_tiles(&d->prompt_inner, padded * moe->down_proj->width);
+    if (ok) {
+        ExpertsPrompt prompt = {moe, chosen, tile_slots, chosen_count, tokens, weights, x, count,
+                                columns, d->prompt_x.data, d->prompt_inner.data, y};
+        d->experts_prompt = &prompt;
+        for (int64_t kind = PROMPT_EXPERTS_INPUT; kind <= PROMPT_EXPERTS_DOWN; kind++) {
+            wake_workers(d, prompt_phase(&d->model, kind), false);
+            run_tasks(d, &d->scratch[0]);
+        }
+        d->experts_prompt = NULL;
+    }
+    free(chosen), free(tile_slots);
+    return ok ? 0 : -1;
 }
 
 /* Multiply lm_head with the normalized state after the last token of a prompt, (hidden_size,), as

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "attention.h"
-#include "model.h"
+#include "routing.h"
 
 enum { TASK_BYTES = 32 * 1024, TASKS_PER_THREAD = 8 };
 
@@ -50,18 +50,29 @@ ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, 
     }
 }
 
+/* How many of the vectors that are left are multiplied at once: 4, 2 or 1. */
+static int64_t vectors_at_once(int64_t left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+/* The same for a number of tokens that `vectors_at_once` gave. */
+static void multiply_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
+                          OutputVectors y, bool accumulate, float multiplier, int64_t count)
+{
+    if (count == 4)
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 4);
+    else if (count == 2)
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 2);
+    else
+        matmul_rows(m, from, to, x, y, accumulate, multiplier, 1);
+}
+
 /* The same for the rows of one task and all tokens. */
 static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
                    OutputVectors y, bool accumulate, float multiplier)
 {
     int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
     for (int64_t left = d->token_count, vectors; left; left -= vectors) {
-        if (left >= 4)
-            vectors = 4, matmul_rows(m, from, to, x, y, accumulate, multiplier, 4);
-        else if (left >= 2)
-            vectors = 2, matmul_rows(m, from, to, x, y, accumulate, multiplier, 2);
-        else
-            vectors = 1, matmul_rows(m, from, to, x, y, accumulate, multiplier, 1);
+        vectors = vectors_at_once(left);
+        multiply_rows(m, from, to, x, y, accumulate, multiplier, vectors);
         x = activations_from(x, vectors), y.data += vectors * y.stride;
     }
 }
@@ -82,10 +93,10 @@ static void add_lora(const Decoder *d, const MatmulStep *step, int64_t index, in
     }
 }
 
-/* Whether the step's last task is followed by LoRA; lm_head has none. */
+/* Whether the step's last task is followed by LoRA; lm_head and routers have none. */
 static bool has_lora(const Decoder *d, const MatmulStep *step)
 {
-    return d->max_lora_rank && step->output != OUTPUT_LOGITS;
+    return d->max_lora_rank && step->output != OUTPUT_LOGITS && !step->routes;
 }
 
 static int64_t matmul_step_tasks(const Decoder *d, const MatmulStep *step)
@@ -108,14 +119,32 @@ static void lora_down_step(const Decoder *d, const MatmulStep *step, Activations
     }
 }
 
+/* Whether a thread has computed the input of this phase; if not, it must do so now. */
+static bool is_prepared(const Decoder *d, int64_t phase, ThreadScratch *s)
+{
+    unsigned call = atomic_load(&d->call);
+    bool is_done = s->call == call && s->phase == phase;
+    s->call = call, s->phase = phase;
+    return is_done;
+}
+
+/* A token's residual, normalized unless `norm` is NULL. */
+static void read_residual(const Decoder *d, int64_t token, const float *norm, float *out)
+{
+    const Model *m = &d->model;
+    const float *residual = d->buffers[RESIDUAL] + token * d->strides[RESIDUAL];
+    if (norm && !d->is_normalized)
+        rms_norm(residual, norm, m->hidden_size, m->rms_norm_eps, out);
+    else
+        memcpy(out, residual, (size_t)m->hidden_size * sizeof *out);
+}
+
 /* Compute the input of a step. Each thread does so before its first task: sharing it costs more. */
 static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *step,
                            ThreadScratch *s)
 {
-    const Model *m = &d->model;
-    if (s->call == atomic_load(&d->call) && s->phase == phase)
+    if (is_prepared(d, phase, s))
         return;
-    s->call = atomic_load(&d->call), s->phase = phase;
     bool is_shared = step->input == INPUT_BUFFER, any_quantized = false;
     int64_t width = step->matrices[0].matrix.width;
     float *values = is_shared ? d->buffers[step->input_buffer] : s->prepared;
@@ -123,13 +152,10 @@ static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *st
         any_quantized |= is_quantized(step->matrices[i].matrix.format);
     s->input.values = values, s->input.stride = width;
     for (int64_t t = 0; t < d->token_count; t++, values += width) {
-        const float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
         if (step->input == INPUT_ATTENTION)
             merge_chunks(d, step->attention, t, values);
-        else if (!is_shared && step->norm && !d->is_normalized)
-            rms_norm(residual, step->norm, m->hidden_size, m->rms_norm_eps, values);
         else if (!is_shared)
-            memcpy(values, residual, (size_t)m->hidden_size * sizeof *values);
+            read_residual(d, t, step->norm, values);
         for (int64_t i = step->input_size; !is_shared && i < width; i++)
             values[i] = 0.0f;
         if (any_quantized)
@@ -164,8 +190,15 @@ static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
         add_lora(d, step, 0, task, s->lora_hidden, gate, 1.0f);
         add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
     }
-    for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride)
+    for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride) {
         apply_gate(step->gate, gate.data, up.data, from, to);
+        if (step->share_buffer < 0)
+            continue;
+        int64_t at = t * d->strides[step->share_buffer] + step->share_offset;
+        float share = 1.0f / (1.0f + expf_approx(-d->buffers[step->share_buffer][at]));
+        for (int64_t i = from; i < to; i++)
+            gate.data[i] *= share;
+    }
 }
 
 static void run_matmul(const Decoder *d, int64_t phase, const MatmulStep *step, int64_t task,
@@ -190,9 +223,13 @@ static void run_matmul(const Decoder *d, int64_t phase, const MatmulStep *step, 
         add_lora(d, step, index, task, s->lora_hidden, y, multiplier);
 }
 
-/* What follows the last task, in the thread that ran it: norms of the output as a whole. */
+/* What follows the last task, in the thread that ran it: norms of the output as a whole, or the
+   choice of experts. */
 static void finish_matmul(const Decoder *d, const MatmulStep *step)
 {
+    if (step->routes)
+        route_tokens(step->routes, d->buffers[step->output_buffer],
+                     d->strides[step->output_buffer], d->token_count, d->routing);
     for (int64_t t = 0; t < d->token_count && step->norm_count; t++) {
         float *output = d->buffers[step->output_buffer] + t * d->strides[step->output_buffer];
         float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];

@@ -29,11 +29,18 @@ typedef struct {
 /* A model is a list of steps, which a call runs one after the other. They exchange vectors, one per
    token, by buffers; buffer 0 is the residual stream. The numbers are those of program.py. */
 
-enum { STEP_MATMUL, STEP_ATTENTION, STEP_CONV, STEP_MEMORY };
+enum {
+    STEP_MATMUL,
+    STEP_ATTENTION,
+    STEP_CONV,
+    STEP_MEMORY,
+    STEP_EXPERTS_GATE_UP,
+    STEP_EXPERTS_DOWN
+};
 
 typedef struct {
     int64_t kind;
-    const void *detail; /* MatmulStep, AttentionStep, ConvStep or MemoryStep */
+    const void *detail; /* MatmulStep, AttentionStep, ConvStep, MemoryStep or ExpertsStep */
 } Step;
 
 enum { RESIDUAL = 0 };
@@ -57,6 +64,25 @@ typedef struct {
 enum { INPUT_RESIDUAL, INPUT_BUFFER, INPUT_ATTENTION };
 enum { OUTPUT_BUFFER, OUTPUT_RESIDUAL, OUTPUT_LOGITS };
 enum { NO_GATE, GATE_SILU, GATE_GELU_TANH };
+
+enum { MAX_EXPERTS_PER_TOKEN = 16 };
+
+/* A mixture of experts. */
+typedef struct {
+    const PackedMatrix *gate_proj, *up_proj, *down_proj; /* one per expert */
+    int64_t num_experts, num_experts_per_tok;
+    int64_t normalised; /* whether a token's weights sum to 1, rather than those of all experts */
+    float swiglu_limit, swiglu_alpha; /* of clamped SwiGLU; a limit of 0 stands for plain SwiGLU */
+} Moe;
+
+/* What both steps of a mixture of experts need. */
+typedef struct {
+    Moe moe;
+    const float *norm;    /* of the residual stream, which is the input, or NULL */
+    int64_t inner_buffer; /* the inner values of a token's experts, one after the other */
+    int64_t up_buffer;    /* where the products of up_proj go before */
+    float multiplier;     /* of what is added to the residual */
+} ExpertsStep;
 
 typedef struct {
     PackedMatrix matrix;
@@ -84,6 +110,9 @@ typedef struct {
     int64_t norm_count;
     int64_t adds_normed; /* whether the output is added to the residual after its norm */
     float multiplier;    /* of what is added to the residual */
+    const Moe *routes;   /* whose experts the output chooses when the step is done, or NULL */
+    int64_t share_buffer, share_offset; /* of a gated step: a value there, per token, whose sigmoid
+                                           multiplies the output; or -1 */
 } MatmulStep;
 
 /* A causal convolution of some values of a vector. */
@@ -115,6 +144,21 @@ typedef struct {
     int64_t lora_count; /* matrices that an adapter may change */
 } Model;
 
+/* An expert, and which slots belong to it; a slot is a token that uses the expert. */
+typedef struct {
+    int64_t expert, first_slot, slots;
+} ChosenExpert;
+
+enum { MAX_SLOTS = MAX_STEP_TOKENS * MAX_EXPERTS_PER_TOKEN };
+
+/* The experts of all tokens of a call, ordered by their indices. */
+typedef struct {
+    int64_t chosen_count, slot_count;
+    ChosenExpert chosen[MAX_SLOTS];
+    int64_t tokens[MAX_SLOTS];
+    float weights[MAX_SLOTS];
+} Routing;
+
 /* --- calls ----------------------------------------------------------------------------------- */
 
 /* Where one layer's keys and values are: (KV heads, capacity, padded head_dim) of `element_t`. With
@@ -145,12 +189,21 @@ typedef struct {
     float *partial_attention; /* of an attention step: (heads, chunks, padded head_dim + 2) */
 } TokenState;
 
+/* Memory for tiles, see PromptBlock. */
+typedef struct {
+    element_t *data;
+    int64_t capacity;
+} Tiles;
+
+typedef struct ExpertsPrompt ExpertsPrompt;
+
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *prepared, *lora_hidden, *query, *attention_scores;
     float *kv_scales; /* of a chunk's keys, then of its values */
     float *memory;    /* see memory_scratch_size */
     Activations input; /* of `prepared` or of a shared buffer */
+    Activations gathered; /* of up to MAX_VECTORS tokens that use the same expert */
     buffer_t *prompt_buffer;
     float *prompt_results;
     unsigned call;
@@ -164,14 +217,15 @@ typedef struct {
     Model model;
     float **buffers;
     int64_t *strides; /* floats from one token to the next, by buffer */
+    Routing *routing; /* by the last router */
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
     const float *const *ropes; /* (positions, rotary_dim) each: cosines, then sines */
     float *logits; /* (tokens, vocab_size) */
     const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
     PromptBlock prompt;
-    element_t *prompt_x; /* the padded vectors */
-    int64_t prompt_x_capacity;
+    const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with one */
+    Tiles prompt_x, prompt_inner; /* its padded vectors; the inner values of experts */
     bool use_amx, is_normalized; /* the residual of a call for lm_head alone */
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;

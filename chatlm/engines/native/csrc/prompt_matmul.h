@@ -35,6 +35,16 @@ typedef struct {
     int64_t vectors;
 } PromptBlock;
 
+/* Copy a vector to its place in tiles. */
+static void store_in_tiles(element_t *tiles, int64_t width, int64_t vector, const element_t *x,
+                           int64_t columns)
+{
+    tiles += vector / TILE_VECTORS * TILE_VECTORS * width + vector % TILE_VECTORS * TILE_COLUMNS;
+    for (int64_t i = 0; i < columns; i += TILE_COLUMNS)
+        memcpy(tiles + i * TILE_VECTORS, x + i,
+               (size_t)min_i64(TILE_COLUMNS, columns - i) * sizeof *x);
+}
+
 enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
 /* What the two buffers of a thread hold: expanded weights, and results of PASS_VECTORS vectors. */
