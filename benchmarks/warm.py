@@ -150,7 +150,7 @@ def make_folder(folder: Path, name: str) -> Path:
 def make_chat(engine: LocalEngine, tokens: int) -> list[Message]:
     """Return a chat of nine turns with this many tokens, the last reply missing."""
     words = "The river rose in spring and the people of the village moved their goats uphill. "
-    question = Message("user", QUESTION + QUESTION)
+    question = Message("user", QUESTION + "Please say it in a few short sentences.")
     size = 1
     while True:
         chat = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from chatlm.chat.attachments import AttachmentReader, format_block
+from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
@@ -35,6 +36,7 @@ from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
+from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -153,6 +155,16 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "quotes: --logit-bias '\" cat\"=-100'; repeatable. [-100 to 100]",
 )
 @click.option(
+    "--schema",
+    metavar="SCHEMA",
+    help="Make the answer JSON that fits a schema: a file, or fields such as 'name str, age int'.",
+)
+@click.option(
+    "--grammar",
+    metavar="GRAMMAR",
+    help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
+)
+@click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
@@ -188,6 +200,8 @@ def ask(
     chat_id: int | None,
     stop: tuple[str, ...],
     logit_bias: tuple[str, ...],
+    schema: str | None,
+    grammar: str | None,
     files: tuple[Path, ...],
     show_thinking: bool,
     no_save: bool,
@@ -228,7 +242,15 @@ def ask(
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs requires --json.", hint="Add --json.")
     biases = [bias for text in logit_bias for bias in parse_logit_bias(text)]
-    wanted = Sampling.from_dict({**numbers, "stop": stop, "logit_bias": biases})
+    wanted = Sampling.from_dict(
+        {
+            **numbers,
+            "stop": stop,
+            "logit_bias": biases,
+            "schema": None if schema is None else read_schema(schema),
+            "grammar": None if grammar is None else str(read_grammar(grammar)),
+        }
+    )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
@@ -325,6 +347,7 @@ def _print_answer(
     if session.logprobs is not None and not answer.tokens:
         answer.on_event(Notice("The engine did not return log-probabilities."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
+    answer.parse(turn.reply if turn else None)
     if as_json and turn is not None:
         weights = _reply_weights(session, turn)
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None, weights)))
@@ -336,6 +359,8 @@ def _print_answer(
         sys.exit(1)  # the answer was given, but could not be saved
     if code := turn.reply.stop_reason.exit_code:
         sys.exit(code)
+    if answer.misfits:
+        sys.exit(1)
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
@@ -397,6 +422,10 @@ class _AnswerPrinter:
     interrupted: bool = False
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
+    parsed: Any = None
+    """The value of a whole answer that has a schema."""
+    misfits: bool = False
+    """Whether the answer does not fit its schema: it was cut, or a server did not follow it."""
     _line_open: bool = False
     _thought_open: bool = False
     """Whether a thought is being printed."""
@@ -446,6 +475,20 @@ class _AnswerPrinter:
                 raise
             self.output_error = error
 
+    def parse(self, reply: Reply | None) -> None:
+        """Parse a whole answer that had a schema."""
+        schema = (reply.sampling if reply else {}).get("schema")
+        if reply is None or not schema:
+            return
+        if reply.stop_reason is not StopReason.END:
+            self.misfits = True
+            return
+        try:
+            self.parsed = parse_reply(parse_schema(schema), reply.text)
+        except SchemaMismatch as error:
+            self.misfits = True
+            self.on_event(Notice(error.message))
+
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
         self._end_thought()
@@ -478,6 +521,7 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
+        "parsed": answer.parsed,
         "logprobs": _logprobs_to_dict(answer.tokens, weights),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,

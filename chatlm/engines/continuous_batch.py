@@ -172,7 +172,7 @@ class LocalBatch:
         for sequence in sequences:
             state = sequence.state
             if ids := sequence.speculator.next_input(
-                state.tokens[-1], min(state.remaining_tokens, limit)
+                state.tokens[-1], min(state.remaining_tokens, limit), state.forced_tokens
             ):
                 inputs.append((sequence, ids))
         if inputs:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from chatlm.engines.constraints import Constraint
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
@@ -71,6 +72,8 @@ class GenerationState:
     usage: Usage
     started_at: float
     """`time.perf_counter()` when the request arrived."""
+    constraint: Constraint | None = None
+    """What the answer must be."""
     tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens so far, where the request wants them."""
@@ -83,6 +86,11 @@ class GenerationState:
     """Ids that come next, whatever the model would choose."""
     _is_newest_forced: bool = False
     _first_token_at: float = 0.0
+
+    @property
+    def forced_tokens(self) -> tuple[int, ...]:
+        """The tokens that come next whatever the logits are, as far as is known."""
+        return tuple(self._forced)
 
     @property
     def remaining_tokens(self) -> int:
@@ -165,9 +173,17 @@ class GenerationState:
         if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
             self._forced.extend(self.end_of_thought)
         self._is_newest_forced = bool(self._forced)
+        constraint = None if is_thinking else self.constraint
         if self._forced:
-            return self.sampler.accept(self._forced.popleft())
-        return self.sampler(self._process_logits(logits))
+            token = self.sampler.accept(self._forced.popleft())
+        else:
+            processed = self._process_logits(logits)
+            token = self.sampler(constraint.apply(processed) if constraint else processed)
+        if constraint:
+            constraint.accept(token)
+            if not self._forced:
+                self._forced.extend(constraint.forced_tokens())
+        return token
 
     def _input_ids(self) -> Tensor:
         return torch.tensor([self.prompt_ids + self.tokens])
@@ -190,6 +206,8 @@ class GenerationState:
             if torch.as_tensor(criterion(*self._plugin_arguments(logits))).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
+        if self.constraint is not None and self.constraint.is_complete:
+            return StopReason.END, None
         if self.remaining_tokens > 0:
             return None, None
         is_full = len(self.tokens) >= self.limits.context and self._remaining_answer_tokens > 0

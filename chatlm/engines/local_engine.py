@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
 from chatlm.engines.chat_tokenizer import ChatTokenizer
+from chatlm.engines.constraints import Constraint, ConstraintCompiler
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
@@ -42,6 +44,9 @@ from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
+from chatlm.types.schemas import GRAMMAR_KINDS
+
+T = TypeVar("T")
 
 MAX_INLINE_CHARACTERS = 20_000
 """Characters of a prompt that are encoded at once; more would delay the other replies of a batch
@@ -91,17 +96,19 @@ class LocalEngine:
         model_info = model.info
         limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
-        self._eos_criteria = EosStoppingCriteria(
-            [
-                [number]
-                for number in {*model_info.eos_token_ids, self.prompt_encoder.eos_token_id}
-                if number is not None
-            ]
-            + self.prompt_encoder.end_sequences
+        end_ids = {*model_info.eos_token_ids, self.prompt_encoder.eos_token_id}
+        end_sequences = [
+            *([number] for number in end_ids if number is not None),
+            *self.prompt_encoder.end_sequences,
+        ]
+        self._eos_criteria = EosStoppingCriteria(end_sequences)
+        self.constraints = ConstraintCompiler(
+            self.prompt_encoder, (each[0] for each in end_sequences if len(each) == 1)
         )
+        """Compiles what answers must be."""
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
-        self._encoding_lock = threading.Lock()
+        self._slow_work_lock = threading.Lock()
         suggested = (catalogue_sampling or Sampling()).with_fallback(
             model_info.recommended_sampling
         )
@@ -122,6 +129,7 @@ class LocalEngine:
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
+            constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
@@ -290,26 +298,39 @@ class LocalEngine:
             message_reserve=message_reserve,
         )
 
-    @contextmanager
-    def _fit_in_thread(self, request: Request) -> Iterator[Future[FittedPrompt]]:
-        """Fit a long prompt while other replies go on; one at a time, which leaves them a core."""
-        future: Future[FittedPrompt] = Future()
+    def _wait_for(self, compute: Callable[[], T]) -> Generator[Future[Any], None, T]:
+        """Compute what takes long while other replies go on; one at a time, to leave them a core.
 
-        def fit() -> None:
-            with self._encoding_lock:
+        Yields:
+            The future of the result, until it is done.
+        """
+        future: Future[T] = Future()
+
+        def work() -> None:
+            with self._slow_work_lock:
                 if not future.set_running_or_notify_cancel():
                     return
                 try:
-                    future.set_result(self._fit_prompt(request))
+                    future.set_result(compute())
                 except BaseException as error:
                     future.set_exception(error)
 
-        # a daemon, since an abandoned prompt must not delay the program's end
-        threading.Thread(target=fit, name="encode-prompt", daemon=True).start()
+        # a daemon, since an abandoned request must not delay the program's end
+        threading.Thread(target=work, name="prepare-request", daemon=True).start()
         try:
-            yield future
+            while not future.done():
+                yield future
         finally:
             future.cancel()
+        return future.result()
+
+    def _compile_constraint(
+        self, request: Request
+    ) -> Generator[Future[Any], None, Constraint | None]:
+        """Compile what the answer must be; None if it is free."""
+        if not (request.sampling.schema or request.sampling.grammar):
+            return None
+        return (yield from self._wait_for(lambda: self.constraints.compile(request)))
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
@@ -340,17 +361,17 @@ class LocalEngine:
         started = time.perf_counter()
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)
+        constraint = yield from self._compile_constraint(request)
         if sum(len(message.text) for message in request.messages) > MAX_INLINE_CHARACTERS:
-            with self._fit_in_thread(request) as fitting:
-                while not fitting.done():
-                    yield fitting
-            prompt = fitting.result()
+            prompt = yield from self._wait_for(lambda: self._fit_prompt(request))
         else:
             prompt = self._fit_prompt(request)
         total, limit = len(prompt.ids), self.info.context_length
         room = limit - total
         encoder = self._encoder(request)
         parser = encoder.reply_parser([request.messages[index] for index in prompt.included])
+        if constraint is not None and parser.part != "reasoning":
+            constraint.expect(*encoder.answer_openings())
         omitted = tuple(request.messages[index] for index in prompt.omitted)
         continues = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as borrowed:
@@ -388,6 +409,7 @@ class LocalEngine:
                 end_of_thought=encoder.end_of_thought(),
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
+                constraint=constraint,
             )
             yield ActiveSequence(
                 state,

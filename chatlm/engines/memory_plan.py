@@ -22,6 +22,11 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
+from chatlm.hub.quantization_config import (
+    QuantizedLayout,
+    UnreadableQuantization,
+    read_quantization,
+)
 from chatlm.hub.weights import (
     count_parameters,
     gguf_file,
@@ -36,6 +41,10 @@ _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
 
 _BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
 """Bits per quantized weight in transformers; the embedding and the output matrix keep 16."""
+
+_REPACKED_FACTOR = 1.2
+"""Packed weights of a quantized checkpoint, whose scales are repeated for every 32 columns, to its
+files, if they have 4 bits; those of 8 bits take less."""
 
 _GGUF_FACTOR = 1.03
 """Packed weights of a GGUF file, as a part of its size."""
@@ -240,15 +249,26 @@ def _is_native(folder: Path, device: str) -> bool:
     return True
 
 
+def _quantized_layout(folder: Path) -> QuantizedLayout | None:
+    try:
+        return read_quantization(read_config(folder))
+    except UnreadableQuantization:  # the architecture's own, such as MXFP4
+        return None
+
+
 def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> int:
     """Return the bytes of the packed weights; the embedding is read from the file row by row."""
     ggufs = _gguf_bytes(folder)
     types = parameters_by_type(folder)
     mxfp4 = 0 if ggufs else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and their scales
     parameters = types.total()
+    as_stored = weights in ("auto", "stored")
+    if _quantized_layout(folder) is not None:
+        bits = _BITS["int4"] if as_stored else _BITS[weights]
+        bits = bits if device == "cpu" else 16
+        return int(_REPACKED_FACTOR * _stored_bytes(folder) * bits / _BITS["int4"])
     if device != "cpu":
         return 2 * (parameters + mxfp4)
-    as_stored = weights in ("auto", "stored")
     if ggufs and as_stored:
         is_mxfp4 = types["MXFP4"] > parameters / 2
         factor = _PACKED_MXFP4_BITS / _MXFP4_BITS if is_mxfp4 else _GGUF_FACTOR

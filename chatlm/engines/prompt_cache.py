@@ -89,16 +89,28 @@ class CachedPrompt:
         blocks = self._count_shared_blocks(prompt, planned)
         return planned[blocks - 1] if blocks else 0
 
-    def lasting_ends(self, length: int) -> list[int]:
-        """Return where those blocks of a prompt end that any longer one shares.
+    def read_ends(self, *, large: bool) -> list[int]:
+        """Return the ends of the blocks that were read and that longer prompts may share.
+
+        Args:
+            large: whether to return only those that all longer prompts share.
+        """
+        return self._lasting(self._block_ends, large=large)
+
+    def shared_ends(self, length: int) -> list[int]:
+        """Return where blocks of a prompt end that a shorter one may have shared.
 
         Args:
             length: of the prompt in tokens.
         """
+        ends = self._plan_block_ends(length)
+        return self._lasting([end for end in ends if end < length], large=False)
+
+    def _lasting(self, ends: Sequence[int], *, large: bool) -> list[int]:
         if not self._rules.several:
             return []
-        large, _ = _block_sizes(self.model.device_type, self._rules)
-        return [end for end in self._plan_block_ends(length) if end % large == 0]
+        sizes = _block_sizes(self.model.device_type, self._rules)
+        return [end for end in ends if end % sizes[0 if large else 1] == 0]
 
     def restore(self, cache: SequenceCache, ids: Sequence[int], ends: Sequence[int]) -> None:
         """Take a cache that has read lasting blocks.

@@ -162,9 +162,24 @@ class PromptEncoder:
 
     def end_of_thought(self) -> list[int]:
         """Return the ids that end a thought and begin the answer; none if it does not think."""
-        if self.family.reasoning is None:
-            return []
-        text = self.family.reasoning.ending
+        reasoning = self.family.reasoning
+        return [] if reasoning is None else self._encode_markers(reasoning.ending)
+
+    def answer_openings(self) -> tuple[list[list[int]], bool]:
+        """Return the ids of each marker that may come before the answer, and if one must."""
+        reasoning = self.family.reasoning
+        if reasoning is None:
+            return [], False
+        headers = [text for text in reasoning.ignored if reasoning.ending.endswith(text)]
+        starts = [text for text in reasoning.starts if text == text.lstrip()]
+        openings = [
+            text
+            for text in (*starts, *headers)
+            if not any(other != text and text.endswith(other) for other in reasoning.starts)
+        ]
+        return [self._encode_markers(text) for text in openings], reasoning.is_sectioned
+
+    def _encode_markers(self, text: str) -> list[int]:
         return [
             number
             for span in chat_formats.split_control_tokens(text, self._token_pattern)
@@ -287,6 +302,11 @@ class PromptEncoder:
     def eos_token_id(self) -> int | None:
         """Id of the tokenizer's end-of-sequence token."""
         return self._tokenizer.eos_token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """The tokenizer's largest id + 1; a model may have logits for more."""
+        return int(max(self._backend.get_vocab().values())) + 1
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

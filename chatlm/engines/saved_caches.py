@@ -1,7 +1,7 @@
 """Keep the KV caches of long chats on disk, so that a chat that is opened again is not read again.
 
-A chat has a folder. In it is a file for each block of tokens that any longer prompt shares, and for
-a model with windows or recurrent layers one more with what they had at the end of the last block.
+A chat has a folder. In it is a file for each block of tokens that a longer prompt shares, and for a
+model with windows or recurrent layers one more with what they had at the end of the last block.
 Files only appear whole, so writing can be cut off at any moment. Each names what it was computed
 from and by (see `SavedCaches`) and has a checksum; one that does not fit is removed, never used.
 The chats used least recently are removed where all of them take more than the limit.
@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MIN_TOKENS = 1024
 """Shorter chats are not kept: they are read again in the time that a file takes."""
+
+MAX_STATE_BYTES = 32_000_000
+"""A larger state of windows and recurrent layers is written only every few hundred tokens."""
 
 MIN_FREE_BYTES = 1_000_000_000
 """What is left free on the disk."""
@@ -85,7 +88,7 @@ class SavedCaches:
         fresh = best.model.new_cache()
         if not isinstance(fresh, SavableCache):
             return False
-        ends = best.lasting_ends(len(prompt))
+        ends = best.shared_ends(len(prompt))
         ends = ends[: self._count_files(folder, ends, fresh.has_state)]
         if not ends or ends[-1] <= best.count_shared(prompt):
             return False
@@ -125,11 +128,17 @@ class SavedCaches:
             Tokens that are on disk, after each file.
         """
         kept = cached.cache
-        ends = cached.lasting_ends(len(cached.ids))
-        if not isinstance(kept, SavableCache) or not ends or ends[-1] < MIN_TOKENS:
+        if not isinstance(kept, SavableCache):
             return
-        state = kept.read_state(ends[-1]) if kept.has_state else {}
-        if state is None:
+        for large in (False, True):
+            ends = cached.read_ends(large=large)
+            if not ends or ends[-1] < MIN_TOKENS:
+                return
+            state = kept.read_state(ends[-1]) if kept.has_state else {}
+            # it is written anew for each end; a large one only for those that last
+            if state is not None and (large or _count_bytes(state) <= MAX_STATE_BYTES):
+                break
+        else:
             return
         origins = self._origins(cached.ids, ends, adapter)
         try:
@@ -140,6 +149,7 @@ class SavedCaches:
                 if not self._is_written(path, origin):
                     self._write(path, origin, kept.read_block(start, end))
                     yield end
+            _remove_moved(folder, ends)
             if state:
                 path, origin = _state_file(folder, ends[-1]), _STATE + origins[-1]
                 if not self._is_written(path, origin):
@@ -312,6 +322,19 @@ def _remove_partial(folder: Path) -> None:
     for each in folder.glob(_PARTIAL + "*"):
         if time.time() - each.stat().st_mtime > _STALE_SECONDS:
             each.unlink(missing_ok=True)
+
+
+def _count_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _remove_moved(folder: Path, ends: Sequence[int]) -> None:
+    """Remove the files of blocks that begin or end within those of a prompt."""
+    names = {_block_file(folder, *block).name for block in pairwise([0, *ends])}
+    for path in folder.glob(f"[0-9]*{_SUFFIX}"):
+        start = path.name.partition("-")[0]
+        if path.name not in names and start.isdigit() and int(start) < ends[-1]:
+            path.unlink(missing_ok=True)
 
 
 def _block_file(folder: Path, start: int, end: int) -> Path:

@@ -91,12 +91,13 @@ class Speculator:
         """After the newest chosen token: (vocab_size,)."""
         return self._logits[self._num_accepted]
 
-    def next_input(self, token: int, max_tokens: int) -> list[int]:
+    def next_input(self, token: int, max_tokens: int, forced: Sequence[int] = ()) -> list[int]:
         """Return the tokens to decode, so that `logits` are those after a chosen token.
 
         Args:
             token: follows those of earlier calls.
             max_tokens: limit, at least 1.
+            forced: tokens that follow it in any case, as far as is known.
 
         Returns:
             The token and a draft; nothing where the token was drafted and is already decoded.
@@ -109,7 +110,10 @@ class Speculator:
             return []
         self._adapt_length()
         self._cached_prompt.rollback(len(self._draft) - self._num_accepted)
-        self._draft = self._next_draft(self._lookup, max_tokens - 1)
+        if forced:
+            self._draft = list(forced[: min(max_tokens - 1, MAX_DRAFT_TOKENS)])
+        else:
+            self._draft = self._next_draft(self._lookup, max_tokens - 1)
         self._num_accepted = 0
         return [token, *self._draft]
 

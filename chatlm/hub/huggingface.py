@@ -271,7 +271,7 @@ def _check_config(repository: str, revision: str | None, folder: Path, wanted: l
     config = read_config(Path(path).parent)
     is_chat = "modules.json" not in wanted and model_kind(config) == "chat"
     if is_chat and (config.get("model_type") or config.get("auto_map")):
-        check_architecture(repository, config)
+        check_architecture(repository, config, only_transformers=False)
 
 
 def _delete_unusable_files(folder: Path, model_files: list[str]) -> None:

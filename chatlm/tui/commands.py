@@ -84,6 +84,7 @@ CHAT = (
     Command("palette", "command palette", "ctrl+p", is_slash_command=False),
     Command("settings", "sampling, system prompt, appearance", "ctrl+o"),
     Command("thinking", "change how much the model thinks", "f2", "[LEVEL]"),
+    Command("schema", "make replies fit a JSON schema", argument="[SCHEMA]"),
     Command("model", "switch to another model", argument="[NAME]"),
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),

@@ -52,6 +52,8 @@ class EngineInfo:
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
     """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
+    constraints: frozenset[str] = frozenset()
+    """What an answer can be bound to: `schema`, and kinds of grammars (`regex`, `lark`, `gbnf`)."""
     kv_cache: str = ""
     """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
 
@@ -63,7 +65,7 @@ def _why_no_tools(info: EngineInfo) -> str:
 
 
 def check_parts(request: Request, info: EngineInfo) -> None:
-    """Refuse a request with tools or a message part that the engine does not accept.
+    """Refuse a request with a tool, message part, schema or grammar that is not accepted.
 
     Raises:
         UsageError: it has one; the message names the part and the model.
@@ -72,6 +74,13 @@ def check_parts(request: Request, info: EngineInfo) -> None:
         raise UsageError(
             f"The model {info.model} cannot call tools: {_why_no_tools(info)}",
             hint="Choose a model that can, or ask without tools.",
+        )
+    wanted = "schema" if request.sampling.schema else request.grammar and request.grammar.kind
+    if wanted and wanted not in info.constraints:
+        what = "JSON schemas" if wanted == "schema" else f"grammars of the kind {wanted}"
+        raise UsageError(
+            f"The model {info.model} does not support {what}",
+            hint="Choose a local model, or ask without it.",
         )
     for message in request.messages:
         for part in message.parts:

@@ -13,6 +13,7 @@ from chatlm.errors import UsageError
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
 from chatlm.types.sampling import Sampling
+from chatlm.types.schemas import Grammar, Schema, parse_grammar, parse_schema
 
 LogitsProcessor = Callable[[Any, Any], Any]
 """`(input_ids, scores) -> scores`, both torch tensors of shape (1, tokens) and (1, vocabulary)."""
@@ -84,6 +85,16 @@ class Request:
     cache_folder: Path | None = field(default=None, compare=False, repr=False)
     """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
     nothing of it may be written. It never changes a result."""
+
+    @property
+    def schema(self) -> Schema | None:
+        """The JSON schema that the answer must fit, from the sampling settings."""
+        return parse_schema(self.sampling.schema) if self.sampling.schema else None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """The grammar that the answer must match, from the sampling settings."""
+        return parse_grammar(self.sampling.grammar) if self.sampling.grammar else None
 
     def __post_init__(self) -> None:
         count = self.logprobs

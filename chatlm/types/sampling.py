@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from chatlm.errors import UsageError
 from chatlm.text import dump_json
+from chatlm.types.schemas import check_schema, parse_schema, schema_text
 from chatlm.types.settings import setting, setting_specs
 
 Thinking = Literal["auto", "off", "low", "medium", "high"]
@@ -63,6 +64,18 @@ def _are_biases(value: Any) -> bool:
         (token >= 0 if isinstance(token, int) else token != "") and abs(bias) <= MAX_BIAS
         for token, bias in value
     )
+
+
+def _schema(value: Any) -> Any:
+    """Convert a schema from JSON, TOML or YAML: an object, or a text in either notation.
+
+    Raises:
+        UsageError: it is no schema.
+    """
+    if isinstance(value, Mapping):
+        check_schema(value)
+        return schema_text(value)
+    return schema_text(parse_schema(value)) if isinstance(value, str) and value else value
 
 
 @dataclass(frozen=True)
@@ -136,16 +149,28 @@ class Sampling:
         convert=_logit_bias,
         expected=f"pairs of a token id or a text and a bias from {-MAX_BIAS:g} to {MAX_BIAS:g}",
     )
+    schema: str | None = setting(
+        None,
+        "JSON schema that the answer must fit, as JSON or as `name str, age int`; empty for none",
+        convert=_schema,
+    )
+    grammar: str | None = setting(
+        None, "grammar that the answer must match, such as `regex:[0-9]+`; empty for none"
+    )
 
     def __post_init__(self) -> None:
         for name, spec in setting_specs(Sampling).items():
             if problem := spec.problem(getattr(self, name)):
                 raise UsageError(f"{name} {problem}", hint=f"{name}: {spec.help}.")
+        if self.schema and self.grammar:
+            raise UsageError("schema and grammar cannot be combined", hint="Choose one.")
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
         """Return these settings, with `fallback`'s where one is not set."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         own = {name: value for name, value in values.items() if value not in (None, ())}
+        if self.schema or self.grammar:  # either replaces both
+            own = {"schema": None, "grammar": None, **own}
         return dataclasses.replace(fallback, **own)
 
     def settings(self) -> dict[str, Any]:
@@ -170,6 +195,8 @@ class Sampling:
             "thinking_budget": self.thinking_budget,
             "seed": self.seed,
             "stop": self.stop,
+            "schema": self.schema,
+            "grammar": self.grammar,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,6 +238,8 @@ class Sampling:
             thinking_budget=values.get("thinking_budget"),
             seed=values.get("seed"),
             stop=_stop_strings(values.get("stop", ())),
+            schema=_schema(values.get("schema")),
+            grammar=values.get("grammar"),
         )
 
 
@@ -256,7 +285,7 @@ def format_logit_bias(biases: LogitBias) -> str:
 NUMERIC_SAMPLING = {
     name: spec
     for name, spec in setting_specs(Sampling).items()
-    if name not in ("stop", "thinking", "logit_bias")
+    if name not in ("stop", "thinking", "logit_bias", "schema", "grammar")
 }
 """The settings that are numbers, by name."""
 

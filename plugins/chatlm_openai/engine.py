@@ -240,6 +240,7 @@ def _engine_info(
         default_sampling=DEFAULT_SAMPLING,
         notes=(*unlisted, *assumed),
         adapters=adapters_of(model, remote_models),
+        constraints=frozenset({"schema"}),
     )
 
 

@@ -95,6 +95,11 @@ def build_body(
         body["chat_template_kwargs"] = {"enable_thinking": thinks}
     if sampling.logit_bias:
         body["logit_bias"] = _logit_bias(sampling.logit_bias)
+    if request.schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": dict(request.schema)},
+        }
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:

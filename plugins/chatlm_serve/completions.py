@@ -23,6 +23,7 @@ from chatlm import (
     PromptReady,
     Request,
     Sampling,
+    Schema,
     Setup,
     SideChats,
     StopReason,
@@ -30,6 +31,7 @@ from chatlm import (
     ToolCall,
     Usage,
     UsageError,
+    check_schema,
     one_line,
     thinking_problem,
 )
@@ -273,7 +275,9 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 model reads them again."""
 
 SAMPLING_FIELDS = tuple(
-    name for name in Sampling().settings() if name not in ("max_tokens", "stop")
+    name
+    for name in Sampling().settings()
+    if name not in ("max_tokens", "stop", "schema", "grammar")
 )
 """Fields that have the same name in chatlm's sampling."""
 
@@ -281,7 +285,6 @@ NEUTRAL_VALUES: Mapping[str, Any] = {
     "n": 1,
     "tools": [],
     "tool_choice": "none",
-    "response_format": {"type": "text"},
     "store": False,
 }
 """Unsupported fields, each with the only accepted value, which has no effect."""
@@ -298,7 +301,7 @@ KNOWN_FIELDS = frozenset(
     (
         "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
         "stop", "logprobs", "top_logprobs", "user", "reasoning_effort", "chat_template_kwargs",
-        *SAMPLING_FIELDS, *NEUTRAL_VALUES,
+        "response_format", *SAMPLING_FIELDS, *NEUTRAL_VALUES,
     )
 )  # fmt: skip
 
@@ -466,7 +469,36 @@ def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> tuple[Sam
             raise field_error(
                 name, f"must be at most {context_length:,}, the model's context window."
             )
-    return Sampling.from_dict({**values, "stop": _parse_stop(fields)}), thinking_field
+    values |= {"stop": _parse_stop(fields), "schema": _parse_response_format(fields)}
+    return Sampling.from_dict(values), thinking_field
+
+
+def _parse_response_format(fields: Mapping[str, Any]) -> Schema | None:
+    """Return the schema that the answer must fit; None if it is free."""
+    values = _get_typed(fields, "response_format", dict, {"type": "text"})
+    kind = _get_typed(values, "type", str, path="response_format.")
+    extra = values.keys() - {"type", *(("json_schema",) if kind == "json_schema" else ())}
+    if extra:
+        raise _unsupported_error(f"response_format.{min(extra)}")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        raise field_error(
+            "response_format.type",
+            f"must be text, json_object or json_schema, not {one_line(kind, 40)!r}.",
+        )
+    path = "response_format.json_schema."
+    described = _get_typed(values, "json_schema", dict, path="response_format.")
+    for name in described.keys() - {"name", "description", "schema", "strict"}:
+        raise _unsupported_error(f"{path}{name}")
+    schema = _get_typed(described, "schema", dict, path=path)
+    try:
+        check_schema(schema)
+    except UsageError as error:
+        raise field_error(f"{path}schema", f"{error.message}.") from None
+    return dict(schema)
 
 
 _EFFORTS = {"none": "off", "minimal": "low", "low": "low", "medium": "medium", "high": "high"}

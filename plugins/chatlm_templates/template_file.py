@@ -238,11 +238,22 @@ def _plain_sampling_value(name: str, node: Node) -> Any:
     """Convert a setting: one value, a list of texts, or a logit bias as pairs or by token."""
     if name == "logit_bias" and isinstance(node, MappingNode):
         return [[scalar_value(token), scalar_value(bias)] for token, bias in node.value]
+    if name == "schema":
+        return _plain_value(node)
     if not isinstance(node, SequenceNode):
         return scalar_value(node)
     if name == "logit_bias":
         return [[scalar_value(each) for each in list_items(pair)] for pair in list_items(node)]
     return [scalar_text(item) for item in list_items(node)]
+
+
+def _plain_value(node: Node) -> Any:
+    """Convert a node with all that is in it."""
+    if isinstance(node, MappingNode):
+        return {name: _plain_value(value) for name, value in mapping_values(node).items()}
+    if isinstance(node, SequenceNode):
+        return [_plain_value(item) for item in list_items(node)]
+    return scalar_value(node)
 
 
 class DocumentError(Exception):

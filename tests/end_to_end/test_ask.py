@@ -57,6 +57,21 @@ def test_a_seed_gives_the_same_text_in_another_process(chat_home: Path) -> None:
     assert not (chat_home / "chats.db").exists()
 
 
+def test_an_answer_fits_its_schema_and_comes_parsed(chat_home: Path, tmp_path: Path) -> None:
+    fields = ("--schema", "city str, in_france bool", "--seed", "2", "Where is the Eiffel Tower?")
+    plain = ask(*fields)
+    assert plain.returncode == 0, plain.stderr
+    answer = json.loads(ask("--json", *fields).stdout)
+    assert json.loads(plain.stdout) == answer["parsed"] == json.loads(answer["text"])
+    assert list(answer["parsed"]) == ["city", "in_france"]
+    cut = ask("--json", "--max-tokens", "4", *fields)
+    assert json.loads(cut.stdout)["parsed"] is None
+    assert cut.returncode != 0
+    file = tmp_path / "one.gbnf"
+    file.write_text('root ::= "yes" | "no"')
+    assert ask("--grammar", str(file), "Is water wet?").stdout.strip() in ("yes", "no")
+
+
 def test_json_has_logprobs_and_perplexity(chat_home: Path) -> None:
     arguments = ("--json", "--temperature", "0", "What is the capital of France?")
     answer, bare = (
@@ -139,6 +154,11 @@ def test_newer_samplers_and_a_logit_bias(chat_home: Path) -> None:
         (("--logit-bias", "5=101", "Hi"), "bias from -100 to 100"),
         (("--logit-bias", "cat=5", "Hi"), 'must be written as 15043=-100, " cat"=5'),
         (("--logprobs", "2", "Hi"), "Add --json"),
+        (("--schema", "age integer", "Hi"), "unknown type"),
+        (("--schema", "missing.json", "Hi"), "No such file"),
+        (("--schema", '{"type": 5}', "Hi"), "invalid at type"),
+        (("--schema", "a", "--grammar", "regex:a", "Hi"), "cannot be combined"),
+        (("--grammar", "[0-9]", "Hi"), "must begin with its kind"),
         (("--json", "--logprobs", "21", "Hi"), "0<=x<=20"),
         (("--chat", "77", "Hi"), "77"),
         (("--chat", "1", "--no-save", "Hi"), "--no-save"),

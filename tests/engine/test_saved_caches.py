@@ -112,14 +112,14 @@ def test_a_reopened_chat_gives_the_logits_of_one_that_was_read(
     model: Model, tmp_path: Path
 ) -> None:
     saved = SavedCaches("x", GB)
-    write(model, tmp_path / "7", IDS[:600], saved)
+    write(model, tmp_path / "7", IDS[:570], saved)
     for prompt in (IDS[:640], IDS[:1100]):
         tokens, cached = reopen(model, tmp_path / "7", prompt)
         assert tokens == 512
         expected = logits_of(model, CachedPrompt(model), prompt)
         assert torch.equal(logits_of(model, cached, prompt), expected)
-    cached.reuse_prefix(IDS[:1000])
-    list(cached.prefill(IDS[:1000]))
+    cached.reuse_prefix(IDS[:820])
+    list(cached.prefill(IDS[:820]))
     assert list(SavedCaches("x", GB).save(tmp_path / "7", cached, ""))[-1] == 768
     tokens, cached = reopen(model, tmp_path / "7", IDS[:1100])
     assert tokens == 768
@@ -130,14 +130,48 @@ def test_a_reopened_chat_gives_the_logits_of_one_that_was_read(
 def test_files_are_written_once_and_for_the_owner_alone(native: Model, tmp_path: Path) -> None:
     saved = SavedCaches("x", GB)
     folder = tmp_path / "caches" / "7"
-    assert write(native, folder, IDS[:600], saved) == [256, 512]
+    assert write(native, folder, IDS[:570], saved) == [256, 512]
     before = {path.name: path.stat().st_ino for path in folder.iterdir()}
     assert sorted(before) == ["0-256.safetensors", "256-512.safetensors"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for again in (saved, SavedCaches("x", GB)):
-        assert write(native, folder, IDS[:900], again) in ([768], [])
+        assert write(native, folder, IDS[:800], again) in ([768], [])
     assert {name: (folder / name).stat().st_ino for name in before} == before
+
+
+def test_small_blocks_are_kept_until_the_chat_outgrows_them(native: Model, tmp_path: Path) -> None:
+    assert write(native, tmp_path, IDS[:600], SavedCaches("x", GB)) == [256, 512, 576]
+    tokens, cached = reopen(native, tmp_path, IDS[:640])
+    assert tokens == 576
+    expected = logits_of(native, CachedPrompt(native), IDS[:640])
+    assert torch.equal(logits_of(native, cached, IDS[:640]), expected)
+    assert reopen(native, tmp_path, IDS[:800])[0] == 512
+    assert write(native, tmp_path, IDS[:800], SavedCaches("x", GB)) == [768]
+    assert not (tmp_path / "512-576.safetensors").exists()
+
+
+def test_a_large_state_is_written_only_where_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_tiny(tmp_path / "model", "gemma3_text")
+    for limit, expected in ((10**6, 576), (0, 512)):
+        monkeypatch.setattr(saved_caches, "MAX_STATE_BYTES", limit)
+        folder = tmp_path / str(limit)
+        assert write(model, folder, IDS[:600], SavedCaches("x", GB))[-1] == expected
+        tokens, cached = reopen(model, folder, IDS[:640])
+        assert tokens == expected
+        fresh = logits_of(model, CachedPrompt(model), IDS[:640])
+        assert torch.equal(logits_of(model, cached, IDS[:640]), fresh)
+
+
+def test_decoded_tokens_are_not_kept(native: Model, tmp_path: Path) -> None:
+    cached = CachedPrompt(native)
+    list(cached.prefill(IDS[:500]))
+    for token in IDS[500:580]:
+        decode_batch(native, [cached], [[token]])
+    assert list(SavedCaches("x", GB).save(tmp_path, cached, ""))[-1] == 448
+    assert reopen(native, tmp_path, IDS[:640])[0] == 256
 
 
 def test_a_short_chat_is_not_kept(native: Model, tmp_path: Path) -> None:
@@ -148,7 +182,7 @@ def test_a_short_chat_is_not_kept(native: Model, tmp_path: Path) -> None:
 def test_what_was_computed_otherwise_is_thrown_away(native: Model, tmp_path: Path) -> None:
     for change in ("computed_by", "adapter", "text"):
         folder = tmp_path / change
-        write(native, folder, IDS[:600], SavedCaches("x", GB), adapter="a")
+        write(native, folder, IDS[:570], SavedCaches("x", GB), adapter="a")
         prompt = IDS[:640]
         if change == "text":
             prompt = [*IDS[:300], 7, *IDS[301:640]]
@@ -184,7 +218,7 @@ def damage(path: Path, how: str) -> None:
 )
 @pytest.mark.parametrize("name", ["0-256", "256-512"])
 def test_a_damaged_file_is_thrown_away(native: Model, tmp_path: Path, name: str, how: str) -> None:
-    write(native, tmp_path, IDS[:600], SavedCaches("x", GB))
+    write(native, tmp_path, IDS[:570], SavedCaches("x", GB))
     path = tmp_path / f"{name}.safetensors"
     damage(path, how)
     tokens, cached = reopen(native, tmp_path, IDS[:640])
@@ -192,14 +226,14 @@ def test_a_damaged_file_is_thrown_away(native: Model, tmp_path: Path, name: str,
     assert not path.exists()
     expected = logits_of(native, CachedPrompt(native), IDS[:640])
     assert torch.equal(logits_of(native, cached, IDS[:640]), expected)
-    assert write(native, tmp_path, IDS[:600], SavedCaches("x", GB)) == [int(name.split("-")[1])]
+    assert write(native, tmp_path, IDS[:570], SavedCaches("x", GB)) == [int(name.split("-")[1])]
     assert reopen(native, tmp_path, IDS[:640])[0] == 512
 
 
 def test_a_file_of_another_chat_is_not_taken_for_this_ones(native: Model, tmp_path: Path) -> None:
     saved = SavedCaches("x", GB)
-    write(native, tmp_path / "7", IDS[:600], saved)
-    write(native, tmp_path / "8", IDS[600:1200], saved)
+    write(native, tmp_path / "7", IDS[:570], saved)
+    write(native, tmp_path / "8", IDS[600:1170], saved)
     for name in ("0-256", "256-512"):
         path = tmp_path / "7" / f"{name}.safetensors"
         shutil.copyfile(tmp_path / "8" / path.name, path)
@@ -208,27 +242,27 @@ def test_a_file_of_another_chat_is_not_taken_for_this_ones(native: Model, tmp_pa
 
 def test_a_missing_state_makes_the_blocks_useless(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "model", "gemma3_text")
-    write(model, tmp_path / "7", IDS[:600], SavedCaches("x", GB))
+    write(model, tmp_path / "7", IDS[:570], SavedCaches("x", GB))
     assert (tmp_path / "7" / "state-512.safetensors").exists()
     damage(tmp_path / "7" / "state-512.safetensors", "middle")
     assert reopen(model, tmp_path / "7", IDS[:640])[0] == 0
-    assert write(model, tmp_path / "7", IDS[:900], SavedCaches("x", GB))[-1] == 768
+    assert write(model, tmp_path / "7", IDS[:800], SavedCaches("x", GB))[-1] == 768
     names = [path.name for path in (tmp_path / "7").glob("state-*")]
     assert names == ["state-768.safetensors"]
 
 
 def test_the_chats_used_least_recently_make_room(native: Model, tmp_path: Path) -> None:
-    write(native, tmp_path / "1", IDS[:600], SavedCaches("x", GB))
+    write(native, tmp_path / "1", IDS[:570], SavedCaches("x", GB))
     size = tree_bytes(tmp_path / "1")
     saved = SavedCaches("x", 3 * size)
     for number in (2, 3):
-        write(native, tmp_path / str(number), IDS[:600], saved)
+        write(native, tmp_path / str(number), IDS[:570], saved)
         os.utime(tmp_path / str(number), (number, number))
     os.utime(tmp_path / "1", (1, 1))
     assert reopen(native, tmp_path / "1", IDS[:640])[0] == 512  # used now
-    write(native, tmp_path / "4", IDS[:600], saved)
+    write(native, tmp_path / "4", IDS[:570], saved)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3", "4"]
-    assert write(native, tmp_path / "5", IDS[:600], SavedCaches("x", size // 2 + 100)) == [256]
+    assert write(native, tmp_path / "5", IDS[:570], SavedCaches("x", size // 2 + 100)) == [256]
 
 
 def test_what_cannot_be_written_is_left_out(
@@ -237,7 +271,7 @@ def test_what_cannot_be_written_is_left_out(
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, GB))
-        assert write(native, tmp_path / "7", IDS[:600], SavedCaches("x", GB)) == []
+        assert write(native, tmp_path / "7", IDS[:570], SavedCaches("x", GB)) == []
     real = Path.replace
     with monkeypatch.context() as patch:
 
@@ -247,18 +281,18 @@ def test_what_cannot_be_written_is_left_out(
             return real(self, target)
 
         patch.setattr(Path, "replace", full)
-        assert write(native, tmp_path / "7", IDS[:600], SavedCaches("x", GB)) == [256]
+        assert write(native, tmp_path / "7", IDS[:570], SavedCaches("x", GB)) == [256]
     assert [path.name for path in (tmp_path / "7").iterdir()] == ["0-256.safetensors"]
     (tmp_path / "file").write_text("a file where the folder would be")
-    assert write(native, tmp_path / "file" / "7", IDS[:600], SavedCaches("x", GB)) == []
+    assert write(native, tmp_path / "file" / "7", IDS[:570], SavedCaches("x", GB)) == []
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_only_read(native: Model, tmp_path: Path) -> None:
-    write(native, tmp_path / "7", IDS[:600], SavedCaches("x", GB))
+    write(native, tmp_path / "7", IDS[:570], SavedCaches("x", GB))
     (tmp_path / "7").chmod(0o500)
     try:
-        assert write(native, tmp_path / "7", IDS[:900], SavedCaches("x", GB)) == []
+        assert write(native, tmp_path / "7", IDS[:800], SavedCaches("x", GB)) == []
         assert reopen(native, tmp_path / "7", IDS[:640])[0] == 512
     finally:
         (tmp_path / "7").chmod(0o700)
@@ -269,7 +303,7 @@ def test_left_over_parts_are_removed(native: Model, tmp_path: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
-    write(native, tmp_path, IDS[:600], SavedCaches("x", GB))
+    write(native, tmp_path, IDS[:570], SavedCaches("x", GB))
     assert (old.exists(), new.exists()) == (False, True)
     assert reopen(native, tmp_path, IDS[:640])[0] == 512
 

@@ -25,6 +25,7 @@ from chatlm import (
     Request,
     Sampling,
     StopReason,
+    UsageError,
     load_config,
     side_chats,
     stream_many,
@@ -158,6 +159,16 @@ def test_newer_samplers_are_sent_where_they_are_set() -> None:
     body = script.asked[0].body
     assert {name: body.get(name) for name in newer} == newer
     assert body["logit_bias"] == {"15043": -100.0, "3": 2.5}
+
+
+def test_a_schema_is_sent_and_a_grammar_needs_a_local_model() -> None:
+    schema = {"type": "object"}
+    with serving() as script:
+        events_of(script, request("Hi", schema=json.dumps(schema)))
+        assert script.asked[0].body["response_format"]["json_schema"]["schema"] == schema
+        with pytest.raises(UsageError, match="grammars of the kind regex"):
+            events_of(script, request("Hi", grammar="regex:a"))
+        assert len(script.asked) == 1
 
 
 def test_a_bias_by_text_needs_a_local_model() -> None:

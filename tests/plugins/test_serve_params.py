@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -76,7 +77,6 @@ def test_all_that_is_supported_is_read() -> None:
     ("field", "value"),
     [
         ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
         ("n", 2),
         ("n", True),
         ("temprature", 1),
@@ -87,6 +87,37 @@ def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
     error = refusal_of(**{field: value})
     assert (error.param, error.code) == (field, "unsupported_parameter")
     assert field in error.message
+
+
+@pytest.mark.parametrize(
+    ("value", "schema"),
+    [
+        ({"type": "json_object"}, {"type": "object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}},
+            {"type": "integer"},
+        ),
+    ],
+)
+def test_a_response_format_is_a_schema(value: Any, schema: Any) -> None:
+    params = parse_params(body(response_format=value), 2048)
+    assert json.loads(params.sampling.schema or "") == schema
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({"type": "xml"}, "response_format.type"),
+        ({"type": "json_schema"}, "response_format.json_schema"),
+        ({"type": "json_object", "schema": {}}, "response_format.schema"),
+        (
+            {"type": "json_schema", "json_schema": {"schema": {"type": 5}}},
+            "response_format.json_schema.schema",
+        ),
+    ],
+)
+def test_an_invalid_response_format_is_named(value: Any, param: str) -> None:
+    assert refusal_of(response_format=value).param == param
 
 
 @pytest.mark.parametrize(

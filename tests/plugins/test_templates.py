@@ -214,6 +214,7 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
         ("user: '{{ b }}'\nvariables:\n  b: {}\ninput: c", 4, "input must name"),
         ("user: '{{ B }}'\nvariables:\n  B: {}", 3, "lowercase letters"),
         ("user: hi\nsampling:\n  temperature: 9", 3, "temperature must be"),
+        ("user: hi\nsampling:\n  schema: {type: strin}", 3, "the schema is invalid"),
         ("user: hi\nsampling:\n  heat: 1", 3, "unknown sampling setting"),
         ("user: hi\nsampling:\n  logit_bias: [[5, 101]]", 3, "from -100 to 100"),
         ("user: hi\nsampling:\n  logit_bias: 5", 3, "logit_bias must be pairs"),
@@ -311,6 +312,17 @@ def test_a_number_in_base_60_is_an_error_of_its_template_alone(tmp_path: Path, s
         read_template(path)
     path.write_text("user: Hello\nsampling:\n  stop: '12:30'\n")
     assert read_template(path).sampling.stop == ("12:30",)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{type: array, items: {enum: [a, 1]}}", '\'{"type":"array","items":{"enum":["a",1]}}\''],
+)
+def test_a_schema_is_written_as_yaml_or_json(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(f"user: Hello\nsampling:\n  schema: {written}\n")
+    schema = json.loads(read_template(path).sampling.schema or "")
+    assert schema == {"type": "array", "items": {"enum": ["a", 1]}}
 
 
 def test_a_number_of_thousands_of_digits_is_an_error_of_its_template_alone(tmp_path: Path) -> None:

@@ -506,6 +506,17 @@ def test_reading_ahead_stores_nothing(store: Store) -> None:
     assert session.conversation == before
 
 
+def test_only_a_saved_chat_has_a_place_for_its_kv_cache(tmp_path: Path) -> None:
+    with Store(tmp_path / "chats.db") as saved, Store(None) as incognito:
+        for store, expected in ((saved, tmp_path / "caches" / "1"), (incognito, None)):
+            engine = ScriptedEngine("Hello.")
+            session = chat(store, engine)
+            list(session.send("Hi"))
+            list(session.read_ahead())
+            asked = [*engine.requests, *engine.read_ahead_requests]
+            assert [request.cache_folder for request in asked] == [expected, expected]
+
+
 def test_finished_is_stored_before_it_is_reported(store: Store) -> None:
     session = chat(store, ScriptedEngine("Done."))
     for event in session.send("Hi"):

@@ -35,6 +35,8 @@ class StoredMatrix:
     """(rows,), float32."""
     mapped: tuple[Tensor, ...] | None = None
     """Mapped memory that `data` was made from; None if it is mapped itself."""
+    convert: Callable[[], Tensor] | None = None
+    """Makes `data`, which has no bytes until then, from another layout; see `loaded`."""
 
     @property
     def rows(self) -> int:
@@ -43,9 +45,12 @@ class StoredMatrix:
 
     def slice_rows(self, first: int, count: int) -> StoredMatrix:
         """Return some of its rows as a matrix of their own."""
-        rows = slice(first, first + count)
+        rows, convert = slice(first, first + count), self.convert
         return dataclasses.replace(
             self,
+            convert=convert
+            if convert is None or self.row_order is not None
+            else lambda: convert()[rows],
             data=self.data[rows] if self.row_order is None else self.data,
             row_order=None if self.row_order is None else self.row_order[rows],
             bias=None if self.bias is None else self.bias[rows].contiguous(),
@@ -58,6 +63,12 @@ class StoredMatrix:
             row_order=indices if self.row_order is None else self.row_order[indices],
             bias=None if self.bias is None else self.bias[indices],
         )
+
+    def loaded(self) -> StoredMatrix:
+        """Return the matrix with its data; one that is converted is converted each time."""
+        if self.convert is None:
+            return self
+        return dataclasses.replace(self, data=self.convert(), convert=None)
 
     def release(self) -> None:
         """Let the system take back the memory of the file's pages; they can be read again."""

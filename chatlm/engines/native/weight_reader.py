@@ -19,6 +19,7 @@ from chatlm.engines.native.gguf_tensors import GgufTensors
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.moe import LinearExperts, LinearStack, MoeConfig
+from chatlm.engines.native.quantized_checkpoints import QuantizedTensors
 from chatlm.engines.native.stored_experts import (
     MXFP4_GROUP,
     dequantize_experts,
@@ -42,6 +43,7 @@ from chatlm.engines.native.weights import (
     StoredWeights,
     map_layer,
 )
+from chatlm.hub.quantization_config import UnreadableQuantization, read_quantization
 from chatlm.hub.weights import gguf_file
 
 
@@ -298,17 +300,35 @@ class _SafetensorsReader:
         if unknown := sorted(name for name in unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
-    def _find(
-        self, name: str, *shape: int, dtypes: Collection[torch.dtype] = ELEMENT_TYPES
-    ) -> Tensor:
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._file_of_tensor
+
+    def raw(self, name: str) -> Tensor:
+        """Return a tensor as it is."""
         if name not in self._file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
+        self._unused.discard(name)
+        return tensor.contiguous()
+
+    def _find(
+        self, name: str, *shape: int, dtypes: Collection[torch.dtype] = ELEMENT_TYPES
+    ) -> Tensor:
+        tensor = self.raw(name)
         fits = tuple(tensor.shape) == shape or shape == (tensor.numel(),)
         if not fits or tensor.dtype not in dtypes:
             raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
-        self._unused.discard(name)
-        return tensor.contiguous()
+        return tensor
+
+
+def _open_safetensors(folder: Path, files: ExitStack) -> TensorReader:
+    tensors = _SafetensorsReader(folder, files)
+    try:
+        layout = read_quantization(json.loads((folder / "config.json").read_bytes()))
+    except UnreadableQuantization:  # the architecture reads it itself, as gpt-oss MXFP4
+        layout = None
+    return tensors if layout is None else QuantizedTensors(tensors, layout)
 
 
 @contextmanager
@@ -317,6 +337,6 @@ def _open_tensors(folder: Path) -> Iterator[TensorReader]:
     gguf = gguf_file(folder)
     with ExitStack() as files:
         try:
-            yield GgufTensors.open(gguf, folder) if gguf else _SafetensorsReader(folder, files)
+            yield GgufTensors.open(gguf, folder) if gguf else _open_safetensors(folder, files)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error

@@ -7,6 +7,7 @@ from functools import partial
 
 from chatlm.chat.context_usage import builtin_system_tokens
 from chatlm.chat.model_list import list_plugin_models
+from chatlm.chat.output_schema import read_schema
 from chatlm.config import config
 from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
@@ -22,6 +23,7 @@ from chatlm.tui.services import Services
 from chatlm.types.engine import thinking_problem
 from chatlm.types.messages import Message
 from chatlm.types.sampling import DEFAULT_SAMPLING, THINKING_LEVELS, Sampling, Thinking
+from chatlm.types.schemas import schema_text
 
 
 class SettingsActions:
@@ -45,6 +47,7 @@ class SettingsActions:
             "plugins": self.do_plugins,
             "model": self.do_model,
             "thinking": self.do_thinking,
+            "schema": self.do_schema,
         }
 
     def do_settings(self, _: str) -> None:
@@ -94,6 +97,20 @@ class SettingsActions:
         sampling = dataclasses.replace(self._chat.conversation.sampling, thinking=chosen)
         self._chat.edits.set_sampling(sampling)
         self._chat.view.notify(f"Thinking: {chosen}", markup=False)
+
+    def do_schema(self, text: str) -> None:
+        """Make the replies of this chat fit a schema; without one, tell which is set."""
+        sampling, text = self._chat.conversation.sampling, text.strip()
+        if not text:
+            set_now = sampling.schema or "none; try /schema name str, age int"
+            self._chat.view.notify(f"Schema: {set_now}", markup=False)
+            return
+        schema = None if text == "off" else schema_text(read_schema(text))
+        self._chat.edits.set_sampling(dataclasses.replace(sampling, schema=schema, grammar=None))
+        self._chat.view.notify(
+            "Replies are free again." if schema is None else "Replies will fit the schema.",
+            markup=False,
+        )
 
     def _thinking_levels(self) -> list[Thinking]:
         """Return the levels that the model follows.

@@ -29,6 +29,7 @@ from chatlm.types.sampling import (
     format_logit_bias,
     parse_logit_bias,
 )
+from chatlm.types.schemas import GRAMMAR_KINDS, parse_grammar, parse_schema, schema_text
 from chatlm.types.settings import setting_specs
 
 SPECS = setting_specs(Sampling)
@@ -48,7 +49,9 @@ LIST_HELP = {
 """Help of the settings that are lists."""
 
 
-UNSET_LABELS = {"seed": "random", "stop": "none", "logit_bias": "none"}
+UNSET_LABELS = {
+    "seed": "random", "stop": "none", "logit_bias": "none", "schema": "none", "grammar": "none",
+}  # fmt: skip
 """Built-in defaults; other settings default to the server's."""
 
 
@@ -234,6 +237,10 @@ def parse_value(name: str, text: str) -> Any:
         return parse_logit_bias(text)
     elif not text:
         return None
+    elif name == "schema":
+        return schema_text(parse_schema(text))
+    elif name == "grammar":
+        return str(parse_grammar(text))
     elif name in NUMERIC_SAMPLING:
         try:
             value = int(text) if SPECS[name].is_integer else float(text)
@@ -264,6 +271,10 @@ def format_range(name: str) -> str:
         return f"each {-MAX_BIAS:g} to {MAX_BIAS:g}"
     if name == "thinking":
         return "/".join(THINKING_LEVELS)
+    if name == "schema":
+        return "JSON"
+    if name == "grammar":
+        return f"{':, '.join(GRAMMAR_KINDS)}:"
     low, high = SPECS[name].minimum, SPECS[name].maximum
     return f"{low:g} or more" if high >= UNLIMITED_FROM else f"{low:g} to {high:g}"
 
