@@ -6,8 +6,9 @@ import ctypes
 import dataclasses
 import mmap
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -54,6 +55,13 @@ class StoredMatrix:
             data=self.data[rows] if self.row_order is None else self.data,
             row_order=None if self.row_order is None else self.row_order[rows],
             bias=None if self.bias is None else self.bias[rows].contiguous(),
+        )
+
+    def split_rows(self, rows: Sequence[int]) -> tuple[StoredMatrix, ...]:
+        """Return its rows as several matrices, one after the other, with so many rows each."""
+        starts = accumulate(rows, initial=0)
+        return tuple(
+            self.slice_rows(start, count) for start, count in zip(starts, rows, strict=False)
         )
 
     def select_rows(self, indices: Tensor) -> StoredMatrix:
@@ -117,6 +125,14 @@ class TensorReader(Protocol):
 
         Raises:
             Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return a matrix without its bias in parts, one after the other, with so many rows each.
+
+        Raises:
+            Unsupported: see `matrix`.
         """
         ...
 

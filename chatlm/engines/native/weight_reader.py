@@ -144,18 +144,20 @@ def _read_matrices(
 ) -> Mapping[str, StoredMatrix]:
     matrices: dict[str, StoredMatrix] = {}
     for stored_name, parts in group_by_name(shapes, names).items():
-        rows = sum(shapes[part].rows for part in parts)
-        whole = tensors.matrix(f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns)
+        sizes, columns = [shapes[part].rows for part in parts], shapes[parts[0]].columns
+        name, rows = f"{prefix}.{stored_name}", part_rows(shapes, parts)
+        if shapes[parts[0]].alternating:
+            whole = tensors.matrix(f"{name}.weight", sum(sizes), columns)
+            stored = [whole.select_rows(rows[part]) for part in parts]
+        else:
+            stored = [*tensors.matrices(f"{name}.weight", sizes, columns)]
         if shapes[parts[0]].bias:
-            bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
-            whole = dataclasses.replace(whole, bias=bias)
-        for part, own in part_rows(shapes, parts).items():
-            if not parts[1:]:
-                matrices[part] = whole
-            elif isinstance(own, range):
-                matrices[part] = whole.slice_rows(own.start, len(own))
-            else:
-                matrices[part] = whole.select_rows(own)
+            bias = tensors.vector(f"{name}.bias", sum(sizes))
+            stored = [
+                dataclasses.replace(matrix, bias=bias[rows[part]])
+                for part, matrix in zip(parts, stored, strict=True)
+            ]
+        matrices |= zip(parts, stored, strict=True)
     return matrices
 
 
@@ -174,27 +176,19 @@ def group_by_name(
     return groups
 
 
-def part_rows(
-    shapes: Mapping[str, MatrixShape], parts: Sequence[str]
-) -> Mapping[str, range | Tensor]:
-    """Return which rows of a matrix in a file belong to each matrix of a layer.
+def part_rows(shapes: Mapping[str, MatrixShape], parts: Sequence[str]) -> Mapping[str, Tensor]:
+    """Return which rows of a matrix in a file belong to each matrix of a layer, as indices.
 
     Args:
         shapes: of the layer's matrices by name.
         parts: names of those that the file holds as one.
     """
-    rows: dict[str, range | Tensor] = {}
-    first = 0
-    for number, part in enumerate(parts):
-        shape = shapes[part]
-        if shape.alternating:
-            whole = torch.arange(sum(shapes[each].rows for each in parts))
-            groups = whole.view(-1, len(parts), shape.alternating)
-            rows[part] = groups[:, number].flatten()
-        else:
-            rows[part] = range(first, first + shape.rows)
-        first += shape.rows
-    return rows
+    sizes = [shapes[part].rows for part in parts]
+    whole, alternating = torch.arange(sum(sizes)), shapes[parts[0]].alternating
+    if alternating:
+        groups = whole.view(-1, len(parts), alternating)
+        return {part: groups[:, number].flatten() for number, part in enumerate(parts)}
+    return dict(zip(parts, whole.split(sizes), strict=True))
 
 
 def _offset(config: ModelConfig, norm: Tensor) -> Tensor:
@@ -276,6 +270,10 @@ class _SafetensorsReader:
     def matrix(self, name: str, rows: int, columns: int) -> StoredMatrix:
         """Return a matrix without its bias."""
         return stored_tensor(self._find(name, rows, columns))
+
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return a matrix without its bias in parts."""
+        return self.matrix(name, sum(rows), columns).split_rows(rows)
 
     def vector(self, name: str, *shape: int) -> Tensor:
         """Return a small tensor in float32."""
