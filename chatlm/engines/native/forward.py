@@ -31,7 +31,7 @@ def prefill(
     length: int | None = None,
 ) -> Tensor:
     """Do the same as `prefill_in_parts` at once."""
-    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes))
+    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes, length))
 
 
 def prefill_in_parts(
@@ -40,6 +40,7 @@ def prefill_in_parts(
     kv_cache: KVCache,
     ids: Sequence[int],
     ropes: RopeTables,
+    length: int | None = None,
 ) -> Generator[None, None, Tensor]:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
 

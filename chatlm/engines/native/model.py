@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
-from chatlm.engines.native.forward import prefill_in_parts, run_to_end
+from chatlm.engines.native.forward import prefill, prefill_in_parts, run_to_end
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
