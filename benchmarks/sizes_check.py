@@ -74,7 +74,7 @@ def reference_model(file: Path, shape: Shape, folder: Path) -> Any:
     """Return transformers' model in float32 with the weights of a file."""
     path = folder / "config.json"
     path.write_text(json.dumps(config(shape)), encoding="utf-8")
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=torch.float32)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     weights = {}
     for tensor in tensors(shape):

@@ -474,6 +474,34 @@ ORIGINALS: dict[str, Original] = {
         {**_MULTIPLIERS_METADATA, **_EXPERTS_METADATA},
         interleaved=True,
     ),
+    "granitehybrid": Original(
+        "GraniteMoeHybrid",
+        "granitehybrid",
+        {
+            **_MULTIPLIERS,
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 96,
+            "mamba_n_heads": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 16,
+        },
+        {
+            **_MULTIPLIERS_METADATA,
+            "attention.head_count_kv": [0, 2, 0],
+            "expert_shared_feed_forward_length": 96,
+            "rope.dimension_count": 16,
+            "rope.scaling.finetuned": False,
+            "ssm.conv_kernel": 4,
+            "ssm.state_size": 16,
+            "ssm.group_count": 1,
+            "ssm.inner_size": 128,
+            "ssm.time_step_rank": 8,
+        },
+        interleaved=True,
+    ),
     "olmo3": Original(
         "Olmo3",
         "olmo2",
@@ -860,6 +888,21 @@ def _split(name: str, values: torch.Tensor, config: Any) -> dict[str, Any]:
             made = {f"{prefix}.layer_output_scale.weight": values}
         case "self_attn.sinks":
             made = {f"{prefix}.attn_sinks.weight": values}
+        case "shared_mlp.input_linear.weight":
+            first, second = values.chunk(2)
+            made = {f"{prefix}.ffn_gate.weight": first, f"{prefix}.ffn_up.weight": second}
+        case "shared_mlp.output_linear.weight":
+            made = {f"{prefix}.ffn_down.weight": values}
+        case "mamba.A_log":
+            made = {f"{prefix}.ssm_a": -values.exp()[:, None]}
+        case "mamba.D":
+            made = {f"{prefix}.ssm_d": values[:, None]}
+        case "mamba.dt_bias":
+            made = {f"{prefix}.ssm_dt.bias": values}
+        case "mamba.norm.weight":
+            made = {f"{prefix}.ssm_norm.weight": values.view(config.mamba_n_groups, -1)}
+        case "mamba.conv1d.weight":
+            made = {f"{prefix}.ssm_conv1d.weight": values.squeeze(1)}
         case "linear_attn.A_log":
             made = {f"{prefix}.ssm_a": _tile(-values.exp(), config, 1)}
         case "linear_attn.dt_bias":

@@ -33,6 +33,7 @@ def enter() -> TemporaryDirectory[str]:
         os.environ[f"XDG_{name}_HOME"] = str(user / name.lower())
     os.environ["HOME"] = os.environ["USERPROFILE"] = str(user)
     os.environ["CHATLM_HOME"] = str(user / "chatlm")
+    os.environ["CHATLM_OPENAI_FIND_SERVERS"] = "false"  # whatever runs on this machine
     models.lend_kernels(user / "chatlm")
     return folder
 

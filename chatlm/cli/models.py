@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from typing import Any
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.completers import complete_model
+from chatlm.cli.tables import print_table
 from chatlm.config.config import load_config
 from chatlm.errors import ConfigError, ModelError
-from chatlm.hub import installed
+from chatlm.hub import installed, usage
 from chatlm.hub import names as names_module
-from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
+from chatlm.hub.gguf_choices import choose_files, quality
 from chatlm.hub.installed import ModelDetails
+from chatlm.hub.model_folder import model_files
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.sampling import Sampling
+
+if TYPE_CHECKING:
+    from chatlm.engines.fit import Fit
 
 
 @click.group("models", cls=ExtensibleGroup)
@@ -33,47 +38,105 @@ def models_group() -> None:
 
 @models_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_models(as_json: bool) -> None:
-    """List the models of the catalogue and all installed ones.
+@click.option("--installed", is_flag=True, help="Only what can be used without a download.")
+def list_models(as_json: bool, installed: bool) -> None:
+    """List the models of the catalogue, installed ones and those of servers, and how each fits.
+
+    FIT and SPEED are estimates for this machine with the present settings; --json says why.
 
     Example: chatlm models list --json
     """
-    known = [*installed.list_known_models(), *_plugin_models()]
+    known, fits = _known_models()
+    if installed:
+        known = [details for details in known if details.installed]
     if as_json:
-        click.echo(dump_json([_to_dict(details) for details in known]))
+        click.echo(dump_json([_to_dict(each, fits.get(each.name)) for each in known]))
         return
-    rows = [("NAME", "KIND", "INSTALLED", "SIZE", "SOURCE", "DESCRIPTION")]
-    rows += [
-        (
-            one_line(details.name, 48),
-            details.kind,
-            "yes" if details.installed else "no",
-            human_bytes(details.bytes) if details.bytes else "-",
-            one_line(details.source, 40),
-            one_line(details.summary, 70),
-        )
-        for details in known
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[-1]])[:columns].rstrip())
+    print_table(
+        ("NAME", "KIND", "INSTALLED", "SIZE", "FIT", "TOKENS/S", "DESCRIPTION"),
+        [
+            (
+                one_line(details.name, 48),
+                details.kind,
+                "yes" if details.installed else "no",
+                human_bytes(details.bytes) if details.bytes else "-",
+                fit.summary if (fit := fits.get(details.name)) else "-",
+                fit.speed_text.removesuffix(" tokens/s") if fit and fit.speed_text else "-",
+                one_line(details.summary, 100),
+            )
+            for details in known
+        ],
+    )
+
+
+def _known_models() -> tuple[list[ModelDetails], dict[str, Fit]]:
+    """Return all models and how they fit; what fails with plugins is printed to stderr."""
+    from chatlm.chat.model_list import list_models_with_fit
+    from chatlm.plugin_host.lifecycle import loaded_plugins
+
+    try:
+        config = load_config()
+        with loaded_plugins(config) as plugins:
+            listed = list_models_with_fit(config, plugins)
+    except ConfigError as error:
+        click.echo(escape_controls(f"Models of plugins are left out. {error}"), err=True)
+        return installed.list_known_models(), {}
+    for fault in listed.faults:
+        click.echo(escape_controls(str(fault)), err=True)
+    return list(listed.models), dict(listed.fits)
 
 
 @models_group.command()
 @click.argument("name", shell_complete=complete_model)
 @click.option("--force", is_flag=True, help="Download again even if installed.")
-def pull(name: str, force: bool) -> None:
-    """Download a model: a catalogue name, a Hugging Face id (ORG/NAME), or a .gguf file.
+@click.option("--anyway", is_flag=True, help="Download even what does not fit this machine.")
+def pull(name: str, force: bool, anyway: bool) -> None:
+    """Download a model.
 
-    Example: chatlm models pull smollm2-135m-instruct
+    NAME is one of the catalogue (qwen3:4b), a hub id (ORG/NAME, ORG/NAME:Q4_K_M for GGUF files,
+    ORG/NAME@REVISION), the address of its page, or a .gguf file.
+
+    Example: chatlm models pull qwen3:4b
     """
-    with pull_progress() as progress:
-        location = pull_module.pull_model(name, progress, force=force)
+    from chatlm.cli.model_download import download
+
+    location = download(name, force=force, anyway=anyway)
     click.echo(f"{location.name} is ready in {location.folder}")
     if warning := installed.describe_model(location.name).warning:
         click.echo(escape_controls(f"Warning: {warning}"), err=True)
+
+
+@models_group.command("files")
+@click.argument("name", shell_complete=complete_model)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_files(name: str, as_json: bool) -> None:
+    """List the GGUF files of a repository: size, quality and how each fits.
+
+    Example: chatlm models files Qwen/Qwen3-4B-GGUF
+    """
+    from chatlm.cli.model_download import file_choices, file_rows
+
+    repository, choices = file_choices(name)
+    if as_json:
+        click.echo(
+            dump_json(
+                [
+                    {
+                        "name": f"{repository}:{files.quantization}",
+                        "quantization": files.quantization,
+                        "files": list(files.names),
+                        "bytes": files.bytes,
+                        "quality": quality(files.quantization),
+                        "fit": fit.to_dict(),
+                    }
+                    for files, fit in choices
+                ]
+            )
+        )
+        return
+    print_table(("FILE", "SIZE", "QUALITY", "FIT", "SPEED"), file_rows(choices))
+    usual = choose_files(repository, [files for files, _ in choices]).quantization
+    click.echo(f"Take one: chatlm pull {repository}:{usual}")
 
 
 @models_group.command()
@@ -86,14 +149,22 @@ def show(name: str, as_json: bool) -> None:
     """
     details = installed.describe_model(name)
     memory = _memory_budget(details)
+    fit = _fit(details)
+    template = _template(details)
     if as_json:
-        shown = _to_dict(details) | {"memory": memory.to_dict() if memory else None}
+        shown = _to_dict(details, fit) | {
+            "memory": memory.to_dict() if memory else None,
+            "files": [{"name": file, "bytes": size} for file, size in _files(details)],
+            "template": template or None,
+        }
         click.echo(dump_json(shown))
         return
     lines = {
         "Name": details.name,
+        "Aliases": ", ".join(details.aliases),
         "Kind": details.kind,
         "About": details.description,
+        "Can": ", ".join(details.abilities),
         "Licence": details.licence,
         "Context": details.context_length and f"{details.context_length:,} tokens",
         "Weights": details.parameters
@@ -101,6 +172,7 @@ def show(name: str, as_json: bool) -> None:
         "Sampling": _sampling_text(details.sampling),
         "Size": human_bytes(details.bytes),
         "Source": details.source,
+        "Fit": fit and f"{fit.summary}, {fit.speed_text} ±{fit.speed_error:.0%} ({fit.engine})",
         "Pulled": details.pulled_at,
         "Warning": details.warning,
         "Folder": details.folder or f"not installed; download it: chatlm models pull {name}",
@@ -108,12 +180,54 @@ def show(name: str, as_json: bool) -> None:
     for label, value in lines.items():
         if value:
             click.echo(f"{label:<8} {one_line(str(value), 400)}")
+    for label, (file, size) in zip(_first("Files"), _files(details), strict=False):
+        click.echo(f"{label:<8} {one_line(file, 60):<44} {human_bytes(size):>9}")
+    for label, line in zip(_first("Template"), template.splitlines()[:12], strict=False):
+        click.echo(f"{label:<8} {one_line(line, 100)}")
     if memory:
         click.echo(f"Memory   on {memory.device}, with the present settings")
         for what, size in memory.rows():
             click.echo(f"         {what:<32} {human_bytes(size):>9}")
         if not memory.fits:
             click.echo("         It does not fit.")
+
+
+def _first(label: str) -> Iterator[str]:
+    """Yield a label for the first line, and nothing for the others."""
+    yield label
+    yield from itertools.repeat("")
+
+
+def _files(details: ModelDetails) -> list[tuple[str, int]]:
+    """Return the installed files, or those that the catalogue lists, with their sizes."""
+    if details.folder is not None and details.installed:
+        return [
+            (path.relative_to(details.folder).as_posix(), path.stat().st_size)
+            for path in model_files(details.folder)
+        ]
+    return [(name, each.bytes) for each in details.quantizations for name in each.names[:1]]
+
+
+def _template(details: ModelDetails) -> str:
+    """Return an installed model's own chat template; empty if it has none."""
+    if details.folder is None:
+        return ""
+    try:
+        return (details.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _fit(details: ModelDetails) -> Fit | None:
+    from chatlm.chat.model_list import fit_checker
+    from chatlm.plugin_host.lifecycle import loaded_plugins
+
+    try:
+        config = load_config()
+        with loaded_plugins(config) as plugins:
+            return fit_checker(config, plugins).check(details)
+    except (ModelError, ConfigError):  # it has no such device
+        return None
 
 
 def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
@@ -158,6 +272,68 @@ def remove(name: str, yes: bool) -> None:
     click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} freed.")
 
 
+@models_group.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def du(as_json: bool) -> None:
+    """Show what models take on the disk, and what `clean` would free.
+
+    Example: chatlm models du
+    """
+    used = usage.disk_usage()
+    if as_json:
+        click.echo(dump_json([each.to_dict() for each in used]))
+        return
+    print_table(
+        ("SIZE", "FREED", "WHAT"),
+        [
+            (human_bytes(each.bytes), human_bytes(each.freed), one_line(each.name, 80))
+            for each in used
+        ],
+    )
+    click.echo(
+        f"{human_bytes(sum(each.bytes for each in used))} in all; "
+        f"{human_bytes(usage.free_bytes())} are free. FREED is what removing it gives back: "
+        "nothing for files that another program shares."
+    )
+
+
+@models_group.command()
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def clean(yes: bool) -> None:
+    """Delete what interrupted downloads left; models stay.
+
+    Example: chatlm models clean --yes
+    """
+    left = [each for each in usage.disk_usage() if each.is_leftover]
+    if not left:
+        click.echo("There is nothing to clean.")
+        return
+    for each in left:
+        click.echo(f"{human_bytes(each.bytes):>9}  {one_line(each.name, 80)}")
+    if not yes:
+        click.confirm("Delete this? Downloads would start again", abort=True, err=True)
+    click.echo(f"{human_bytes(usage.clean())} freed.")
+
+
+@models_group.command()
+@click.argument("address", required=False)
+def refresh(address: str | None) -> None:
+    """Fetch a newer catalogue from the project's repository, or from an https ADDRESS.
+
+    Without a network, the one that came with chatlm serves.
+
+    Example: chatlm models refresh
+    """
+    from chatlm.hub.refresh import refresh_catalogue
+
+    found = refresh_catalogue(address)
+    click.echo(
+        f"The catalogue of {found.date} with {found.models} models is stored."
+        if found.is_newer
+        else f"The catalogue of {found.date} is the newest there is."
+    )
+
+
 _SHOWN_PROBLEMS = 20
 
 
@@ -192,22 +368,5 @@ def _sampling_text(sampling: Sampling) -> str:
     return values and f"{values} (recommended)"
 
 
-def _plugin_models() -> list[installed.ModelDetails]:
-    """Return the models of the plugins' engines; failures are printed to stderr."""
-    from chatlm.chat.model_list import list_plugin_models
-    from chatlm.config import config
-    from chatlm.plugin_host.lifecycle import loaded_plugins
-
-    try:
-        with loaded_plugins(config.load()) as plugins:
-            listed = list_plugin_models(plugins)
-    except ConfigError as error:
-        click.echo(escape_controls(f"Models of plugins are left out. {error}"), err=True)
-        return []
-    for fault in listed.faults:
-        click.echo(escape_controls(str(fault)), err=True)
-    return list(listed.models)
-
-
-def _to_dict(details: installed.ModelDetails) -> dict[str, Any]:
-    return details.to_dict()
+def _to_dict(details: installed.ModelDetails, fit: Fit | None) -> dict[str, Any]:
+    return details.to_dict() | {"fit": fit.to_dict() if fit else None}

@@ -38,7 +38,7 @@ from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
-from chatlm.types.events import EngineEvent, Prefill, PromptReady
+from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
@@ -54,6 +54,10 @@ by more than a token."""
 
 MESSAGE_TOKENS = 64
 """Tokens by which the next message lengthens a prompt that is read ahead, at least as a rule."""
+
+
+def _ignore_usage(usage: Usage) -> None:
+    """Do nothing."""
 
 
 class LocalEngine:
@@ -73,6 +77,7 @@ class LocalEngine:
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
         memory: limits of the context and the prompt cache; None for none.
+        report_usage: called with the usage of each reply of `stream` that ended.
         saved_caches: keeps the KV caches of chats on disk; None keeps none.
 
     Raises:
@@ -91,8 +96,10 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
         memory: MemoryBudget | None = None,
+        report_usage: Callable[[Usage], object] = _ignore_usage,
         saved_caches: SavedCaches | None = None,
     ) -> None:
+        self._report_usage = report_usage
         model_info = model.info
         limit = context or (memory.context_length if memory else model_info.context_length)
         self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
@@ -156,6 +163,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         memory: MemoryBudget | None = None,
         runtimes: Mapping[str, GgufRuntime] | None = None,
+        report_usage: Callable[[Usage], object] = _ignore_usage,
         chat_cache: int = 0,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
@@ -173,6 +181,7 @@ class LocalEngine:
             find_adapter: see `LocalEngine`.
             memory: see `LocalEngine`.
             runtimes: see `chatlm.engines.load.load`.
+            report_usage: see `LocalEngine`.
             chat_cache: limit of the bytes of saved KV caches of chats; 0 keeps none.
 
         Raises:
@@ -199,6 +208,7 @@ class LocalEngine:
             find_adapter=find_adapter,
             num_parameters=count_parameters(folder),
             memory=memory,
+            report_usage=report_usage,
             saved_caches=SavedCaches(describe_computation(folder, model), chat_cache)
             if chat_cache
             else None,
@@ -244,6 +254,8 @@ class LocalEngine:
                 for _, event in batch.step():
                     if isinstance(event, Exception):
                         raise event
+                    if isinstance(event, Finished):
+                        self._report_usage(event.usage)
                     yield event
 
     def batch(self) -> LocalBatch:

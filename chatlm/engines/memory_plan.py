@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,8 +24,12 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails, list_installed_models
+from chatlm.hub.quantization_config import (
+    QuantizedLayout,
+    UnreadableQuantization,
+    read_quantization,
+)
 from chatlm.hub.weights import (
-    count_parameters,
     gguf_file,
     parameters_by_type,
     tensor_shapes,
@@ -37,6 +43,10 @@ _BITS = {"int4": 5.0, "int8": 8.5, "bf16": 16.0, "auto": 8.5}
 _BITS_OF_TRANSFORMERS = {"int4": 4.5, "int8": 8.0}
 """Bits per quantized weight in transformers; the embedding and the output matrix keep 16."""
 
+_REPACKED_FACTOR = 1.2
+"""Packed weights of a quantized checkpoint, whose scales are repeated for every 32 columns, to its
+files, if they have 4 bits; those of 8 bits take less."""
+
 _GGUF_FACTOR = 1.03
 """Packed weights of a GGUF file, as a part of its size."""
 
@@ -46,11 +56,14 @@ _MXFP4_BITS = 4.25
 _PACKED_MXFP4_BITS = 4.5
 """The same in chatlm's packed form."""
 
-_NATIVE_PROGRAM = 320_000_000
-"""Program, screen and torch without a model: 270 MB measured with `chatlm ask`, and the screen."""
+_NATIVE_PROGRAM = 270_000_000
+"""Program, screen and torch without a model: 220 MB measured with `chatlm ask`, and the screen."""
 
-_TRANSFORMERS_PROGRAM = 480_000_000
-"""The same with transformers, measured as 446 MB."""
+_TRANSFORMERS_PROGRAM = 430_000_000
+"""The same with transformers, measured as 396 MB."""
+
+_BYTES_PER_VOCABULARY_TOKEN = 1000
+"""What tokenizer and samplers keep of each token; `python -m benchmarks.fit` shows the whole."""
 
 _CUDA_PROGRAM = 600_000_000
 """What CUDA and its libraries take on a device; not measured."""
@@ -144,6 +157,97 @@ def _context_lengths(own: int) -> list[int]:
     return [own, *(step for step in steps if MIN_CONTEXT <= step < own)]
 
 
+class ModelFacts(Protocol):
+    """What is known about a model: from its folder, or before it is downloaded."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Values of its config.json."""
+        ...
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether its weights are a GGUF file."""
+        ...
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its files of weights."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        ...
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them."""
+        ...
+
+    @property
+    def has_output_matrix(self) -> bool:
+        """Whether it has an output matrix of its own beside the embedding."""
+        ...
+
+    @property
+    def is_native(self) -> bool:
+        """Whether chatlm's own decoders read its config.json."""
+        ...
+
+
+class FolderFacts:
+    """The facts about the model in a folder, each read when it is asked for.
+
+    Args:
+        folder: of the model.
+
+    Raises:
+        ModelError: its config.json cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.config = read_config(folder)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether its weights are a GGUF file."""
+        return gguf_file(self._folder) is not None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of its files of weights."""
+        return sum(path.stat().st_size for path in weight_files(self._folder))
+
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return sum(self.types.values())
+
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them."""
+        return parameters_by_type(self._folder)
+
+    @cached_property
+    def has_output_matrix(self) -> bool:
+        """Whether it has an output matrix of its own beside the embedding."""
+        text = self.config.get("text_config") or self.config
+        embedding = int(text["vocab_size"]) * int(text.get("hidden_size") or text["n_embd"])
+        shapes = tensor_shapes(self._folder).values()
+        return [prod(shape) for shape in shapes if len(shape) == 2].count(embedding) > 1
+
+    @property
+    def is_native(self) -> bool:
+        """Whether chatlm's own decoders read its config.json."""
+        try:
+            read_native_config(self._folder)
+        except Unsupported:
+            return False
+        return True
+
+
 def plan_memory(
     folder: Path,
     placement: Placement,
@@ -168,10 +272,25 @@ def plan_memory(
     Raises:
         ModelError: its config.json cannot be read.
     """
-    config = read_config(folder)
+    return plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes)
+
+
+def plan_model(
+    facts: ModelFacts,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+    runtimes: Collection[str] = (),
+) -> MemoryPlan | None:
+    """Estimate a model's memory; like `plan_memory`, for a model that need not be here."""
+    config = facts.config
     device = placement.device or "auto"
-    native = engine != "transformers" and weights != "float32" and _is_native(folder, device)
-    by_runtime = gguf_file(folder) is not None and (
+    on_native_device = device == "cpu" or device.startswith("cuda")
+    native = (
+        engine != "transformers" and weights != "float32" and on_native_device and facts.is_native
+    )
+    by_runtime = facts.is_gguf and (
         engine in runtimes
         or (engine == "auto" and not native and weights in ("auto", "stored") and bool(runtimes))
     )
@@ -191,15 +310,16 @@ def plan_memory(
         vocabulary = int(text["vocab_size"])
         inner = int(text.get("intermediate_size") or 4 * hidden)
         computing = 4 * (_BLOCK * (4 * hidden + 3 * inner) + 2 * vocabulary)
+        computing += _BYTES_PER_VOCABULARY_TOKEN * vocabulary
         computing += number_bytes * _expert_numbers(text, hidden, inner)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     if by_runtime:
-        weight_bytes = _gguf_bytes(folder)
+        weight_bytes = facts.file_bytes
     elif native:
-        weight_bytes = _native_weights(folder, device, weights, vocabulary * hidden)
+        weight_bytes = _native_weights(facts, device, weights, vocabulary * hidden)
     else:
-        weight_bytes = _transformers_weights(folder, weights, number_bytes, vocabulary * hidden)
+        weight_bytes = _transformers_weights(facts, weights, number_bytes, vocabulary * hidden)
     available = available_memory(device)
     if device in ("cpu", "mps"):
         program = _NATIVE_PROGRAM if native or by_runtime else _TRANSFORMERS_PROGRAM
@@ -230,34 +350,34 @@ def _expert_numbers(text: Mapping[str, Any], hidden: int, inner: int) -> int:
     return padded * (hidden + int(text.get("moe_intermediate_size") or inner))
 
 
-def _is_native(folder: Path, device: str) -> bool:
-    if device != "cpu" and not device.startswith("cuda"):
-        return False
+def _quantized_layout(config: Mapping[str, Any]) -> QuantizedLayout | None:
     try:
-        read_native_config(folder)
-    except Unsupported:
-        return False
-    return True
+        return read_quantization(config)
+    except UnreadableQuantization:  # the architecture's own, such as MXFP4
+        return None
 
 
-def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> int:
+def _native_weights(facts: ModelFacts, device: str, weights: str, embedding: int) -> int:
     """Return the bytes of the packed weights; the embedding is read from the file row by row."""
-    ggufs = _gguf_bytes(folder)
-    types = parameters_by_type(folder)
-    mxfp4 = 0 if ggufs else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and their scales
+    types = Counter(facts.types)
+    mxfp4 = 0 if facts.is_gguf else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and scales
     parameters = types.total()
+    as_stored = weights in ("auto", "stored")
+    if _quantized_layout(facts.config) is not None:
+        bits = _BITS["int4"] if as_stored else _BITS[weights]
+        bits = bits if device == "cpu" else 16
+        return int(_REPACKED_FACTOR * facts.file_bytes * bits / _BITS["int4"])
     if device != "cpu":
         return 2 * (parameters + mxfp4)
-    as_stored = weights in ("auto", "stored")
-    if ggufs and as_stored:
+    if facts.is_gguf and as_stored:
         is_mxfp4 = types["MXFP4"] > parameters / 2
         factor = _PACKED_MXFP4_BITS / _MXFP4_BITS if is_mxfp4 else _GGUF_FACTOR
-        return int(factor * ggufs)
+        return int(factor * facts.file_bytes)
     packed_mxfp4 = mxfp4 * (_PACKED_MXFP4_BITS if as_stored else _BITS[weights]) / 8
-    copies = _copies(folder, embedding)
+    copies = _copies(facts)
     if weights == "stored":
         in_file = (copies - 1) * embedding / max(1, parameters)
-        stored = _stored_bytes(folder) - mxfp4 * _MXFP4_BITS / 8
+        stored = facts.file_bytes - mxfp4 * _MXFP4_BITS / 8
         return int(stored * (1 - in_file) + packed_mxfp4)
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
@@ -266,28 +386,21 @@ def _native_weights(folder: Path, device: str, weights: str, embedding: int) -> 
     return int((others * bits + embedding * head_bits) / 8 + packed_mxfp4)
 
 
-def _transformers_weights(folder: Path, weights: str, number_bytes: int, embedding: int) -> int:
+def _transformers_weights(
+    facts: ModelFacts, weights: str, number_bytes: int, embedding: int
+) -> int:
     if weights in _BITS_OF_TRANSFORMERS:
-        kept = _copies(folder, embedding) * embedding
-        others = max(0, count_parameters(folder) - kept)
+        kept = _copies(facts) * embedding
+        others = max(0, facts.parameters - kept)
         return int(others * _BITS_OF_TRANSFORMERS[weights] / 8) + 2 * kept
-    if weights == "stored" and not _gguf_bytes(folder):
-        return _stored_bytes(folder)
-    return count_parameters(folder) * number_bytes
+    if weights == "stored" and not facts.is_gguf:
+        return facts.file_bytes
+    return facts.parameters * number_bytes
 
 
-def _gguf_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.gguf"))
-
-
-def _stored_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in weight_files(folder))
-
-
-def _copies(folder: Path, embedding: int) -> int:
+def _copies(facts: ModelFacts) -> int:
     """Return whether a model has an embedding alone, or an output matrix of its own, too."""
-    sizes = [prod(shape) for shape in tensor_shapes(folder).values() if len(shape) == 2]
-    return max(1, min(2, sizes.count(embedding)))
+    return 2 if facts.has_output_matrix else 1
 
 
 def budget_memory(

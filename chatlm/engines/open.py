@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatlm.config.config import Config
-from chatlm.errors import ChatlmError, EngineError, ModelError
+from chatlm.errors import ChatlmError, EngineError, ModelError, OutOfMemoryError
+from chatlm.hub.disk import tree_bytes
 from chatlm.plugin_host.faults import CtrlC, describe_error, marked_ctrl_c
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
@@ -135,43 +136,55 @@ def _register_engine(
 def _open_local(
     name: str, config: Config, plugins: PluginHost, progress: ProgressCallback
 ) -> Engine:
-    from chatlm.hub.catalogue import catalogue
+    from chatlm.hub.catalogue import find_entry
     from chatlm.hub.pull import ensure_model
 
     location = ensure_model(name, progress)
-    entry = catalogue().get(location.name)
+    entry = find_entry(location.name)
     from chatlm.engines.devices import resolve_placement
+    from chatlm.engines.fit import FitChecker, RunRecorder
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.memory_plan import budget_memory
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
-    memory = budget_memory(
-        location.name,
-        location.folder,
-        placement,
-        engine=config.engine,
-        weights=config.weights,
-        kv_cache=config.kv_cache,
-        context=config.context,
-        refuse=config.check_memory,
-        runtimes=runtimes.keys(),
-    )
-    return LocalEngine.from_folder(
+    try:
+        memory = budget_memory(
+            location.name,
+            location.folder,
+            placement,
+            engine=config.engine,
+            weights=config.weights,
+            kv_cache=config.kv_cache,
+            context=config.context,
+            refuse=config.check_memory,
+            runtimes=runtimes.keys(),
+        )
+    except OutOfMemoryError as error:
+        size = tree_bytes(location.folder)
+        if smaller := FitChecker(config, runtimes.keys()).smaller(size):
+            error.hint = (
+                f"The next smaller model that fits: chatlm pull {smaller.name}\n{error.hint}"
+            )
+        raise
+    recorder = RunRecorder(config, runtimes.keys(), location)
+    engine = LocalEngine.from_folder(
         location.name,
         location.folder,
         placement,
         prompt_format=config.prompt_format,
         context=config.context,
-        catalogue_sampling=entry.sampling if entry else Sampling(),
+        catalogue_sampling=entry[0].sampling if entry else Sampling(),
         engine=config.engine,
         weights=config.weights,
         kv_cache=config.kv_cache,
         find_adapter=partial(_find_adapter, plugins, location.name),
         memory=memory,
         runtimes=runtimes,
+        report_usage=lambda usage: recorder.record(engine.info, usage),
         chat_cache=config.chat_cache * 1_000_000,
     )
+    return engine
 
 
 def registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:

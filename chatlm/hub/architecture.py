@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
+from chatlm.hub.quantization_config import UnreadableQuantization, read_quantization
 
 PROVEN_FILE = Path(__file__).with_name("architectures.json")
 
@@ -134,12 +135,16 @@ def unexpected_tensors(config: Any, names: Collection[str]) -> set[str]:
     return set(names)
 
 
-def check_architecture(name: str, config: Mapping[str, Any]) -> None:
+def check_architecture(
+    name: str, config: Mapping[str, Any], *, only_transformers: bool = True
+) -> None:
     """Refuse a chat model that chatlm cannot run, for what its config says.
 
     Args:
         name: of the model, as the user calls it.
         config: values of config.json.
+        only_transformers: whether transformers must run it; chatlm itself reads some quantized
+            weights without a package.
 
     Raises:
         ModelError: it has no decoder for text, its architecture is unknown or needs the
@@ -150,7 +155,10 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
             f"chatlm cannot run {name}: {wrong}.",
             "Download it again, or choose another version of the model.",
         )
-    if problem := _architecture_problem(config) or _quantization_problem(config):
+    problem = _architecture_problem(config)
+    if problem is None and (only_transformers or not _reads_quantization(config)):
+        problem = _quantization_problem(config)
+    if problem:
         reason, hint = problem
         raise ModelError(f"chatlm cannot run {name}: {reason}.", hint)
 
@@ -247,6 +255,13 @@ def _transformers_problem(kind: str, config: Mapping[str, Any]) -> tuple[str, st
         f"transformers {version('transformers')} does not know its architecture {kind}",
         "It may be newer: run `pip install -U transformers`, or use a GGUF file of it.",
     )
+
+
+def _reads_quantization(config: Mapping[str, Any]) -> bool:
+    try:
+        return read_quantization(config) is not None
+    except UnreadableQuantization:
+        return False
 
 
 def _quantization_problem(config: Mapping[str, Any]) -> tuple[str, str] | None:

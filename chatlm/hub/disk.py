@@ -115,13 +115,21 @@ def copy_and_hash(
     return digest.hexdigest()
 
 
+_SMALL_BYTES = 16 << 20
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link `target` to `source` where the disk allows it, else copy."""
+    """Hard-link `target` to `source` where the disk allows it; else copy a small file, and point to
+    a large one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     real = source.resolve()
     try:
         os.link(real, target)
     except OSError:
+        if real.stat().st_size > _SMALL_BYTES:
+            with contextlib.suppress(OSError):  # some systems allow no symbolic links
+                target.symlink_to(real)
+                return
         shutil.copyfile(real, target)
 
 

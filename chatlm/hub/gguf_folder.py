@@ -91,7 +91,7 @@ def prepare_folder(
 
 
 def place_weights(
-    files: Mapping[Path, FileRecord],
+    files: Mapping[Path, tuple[str, FileRecord]],
     folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
@@ -101,15 +101,15 @@ def place_weights(
     It is hard-linked where the disk allows it, which takes no space, and copied elsewhere.
 
     Args:
-        files: the file, or its parts, and what each is known to be.
+        files: the file, or its parts; for each its name in the folder and what it is known to be.
         folder: of the model.
 
     Raises:
         NoSpace: the disk is too full for a copy.
         ModelError: a file changed meanwhile.
     """
-    for path, record in files.items():
-        target = folder / path.name
+    for path, (name, record) in files.items():
+        target = folder / name
         try:
             os.link(path.resolve(), target)
         except OSError:  # another disk, no such links there, or the user may not link the file

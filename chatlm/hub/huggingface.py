@@ -2,8 +2,8 @@
 
 The child process (this module run with -m) reports its findings as JSON lines.
 
-Arguments: repository, revision, folder, file for messages. It writes {"plan": {bytes, commit,
-sha256}} and, when it fails, {"error": {message, hint, no_space}}, one JSON object a line.
+Arguments: the job as JSON, folder, file for messages. It writes {"plan": {bytes, commit, sha256,
+names}} and, when it fails, {"error": {message, hint, kind}}, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from chatlm.errors import ModelError
 from chatlm.hub.architecture import check_architecture, read_config
-from chatlm.hub.catalogue import HubSource
+from chatlm.hub.catalogue import GgufSource, HubSource
 from chatlm.hub.disk import (
     NoSpace,
     link_or_copy,
@@ -28,6 +28,7 @@ from chatlm.hub.disk import (
     translate_disk_full,
     tree_bytes,
 )
+from chatlm.hub.gguf_choices import choose_files, group_files
 from chatlm.hub.jobs import (
     CancelCheck,
     ProgressCallback,
@@ -41,12 +42,18 @@ from chatlm.hub.model_folder import (
     is_model_file,
     model_kind,
 )
+from chatlm.hub.repository import hub_endpoint, hub_errors, is_offline, read_repository
 from chatlm.hub.weights import PICKLE_SUFFIXES
 
 PROBE_TIMEOUT_SECONDS = 3.0
 
+_CHUNK_BYTES = 1 << 16
+"""Bytes of a download that are written at once."""
 
-def is_hub_reachable(source: HubSource, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
+
+def is_hub_reachable(
+    source: HubSource | GgufSource, timeout_seconds: float = PROBE_TIMEOUT_SECONDS
+) -> bool:
     """Tell whether the hub answers about a repository in time; False with HF_HUB_OFFLINE=1.
 
     A refusal counts as an answer: the download that follows says what is wrong.
@@ -73,14 +80,8 @@ def is_hub_reachable(source: HubSource, timeout_seconds: float = PROBE_TIMEOUT_S
     return answered.is_set()
 
 
-def is_offline() -> bool:
-    """Tell whether the user set the hub library offline."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def hub_endpoint() -> str:
-    """Return the hub's address."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+class OnlyGguf(ModelError):
+    """A repository has GGUF files instead of safetensors."""
 
 
 def copy_from_cache(source: HubSource, output_folder: Path) -> str | None:
@@ -107,6 +108,36 @@ def copy_from_cache(source: HubSource, output_folder: Path) -> str | None:
     return snapshot.name
 
 
+def find_gguf_in_cache(source: GgufSource, quantization: str) -> tuple[str, list[Path]] | None:
+    """Find a GGUF model that is complete in the user's Hugging Face cache.
+
+    Returns:
+        The commit and the files, in order; None when the cache does not have it.
+    """
+    repository = _cache_folder() / f"models--{source.repository.replace('/', '--')}"
+    try:
+        commit = (repository / "refs" / source.revision).read_text("ascii").strip()
+    except (OSError, ValueError):
+        commit = source.revision
+    snapshot = repository / "snapshots" / commit
+    paths = {
+        path.relative_to(snapshot).as_posix(): path
+        for path in snapshot.rglob("*.gguf")
+        if path.is_file()
+    }
+    listed = source.find(quantization) if source.files else None
+    try:
+        files = choose_files(
+            source.repository,
+            group_files({name: path.stat().st_size for name, path in paths.items()}),
+            quantization or (listed.quantization if listed else ""),
+            listed.names if listed else (),
+        )
+    except ModelError:
+        return None
+    return commit, [paths[name] for name in files.names]
+
+
 def fetch_from_hub(
     source: HubSource,
     partial_folder: Path,
@@ -118,25 +149,71 @@ def fetch_from_hub(
     exist.
 
     Args:
+        source: the repository.
         partial_folder: the folder, which may hold an earlier interrupted download.
         log: the file for the child's messages.
+        progress: is told how far it is.
+        cancelled: stops it.
 
     Returns:
         The downloaded commit.
 
     Raises:
         NoSpace: the disk is too full.
+        OnlyGguf: it has GGUF files instead.
         ModelError: no such repository, not allowed, no safetensors in it, no connection, or a file
             is not what the hub says.
     """
+    job = {"repository": source.repository, "revision": source.revision}
+    return str(_run_job(job, partial_folder, log, progress, cancelled)["commit"])
+
+
+def fetch_gguf(
+    source: GgufSource,
+    quantization: str,
+    partial_folder: Path,
+    log: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> tuple[str, list[Path]]:
+    """Download a GGUF file, or the parts of a split one; an interrupted download is resumed.
+
+    Args:
+        source: the repository; files that it lists are taken if the repository has them.
+        quantization: empty for the default one.
+        partial_folder: the folder, which may hold an earlier interrupted download.
+        log: the file for the child's messages.
+        progress: is told how far it is.
+        cancelled: stops it.
+
+    Returns:
+        The downloaded commit, and the files in order.
+
+    Raises:
+        NoSpace, ModelError: as `fetch_from_hub`, or it has no such quantization.
+    """
+    listed = source.find(quantization) if source.files else None
+    job = {
+        "repository": source.repository,
+        "revision": source.revision,
+        "quantization": quantization or (listed.quantization if listed else ""),
+        "names": list(listed.names) if listed else [],
+    }
+    plan = _run_job(job, partial_folder, log, progress, cancelled)
+    return str(plan["commit"]), [partial_folder / name for name in plan["names"]]
+
+
+def _run_job(
+    job: dict[str, Any],
+    partial_folder: Path,
+    log: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> dict[str, Any]:
     partial_folder.mkdir(parents=True, exist_ok=True)
     messages = log.with_suffix(".json")
     command = module_command(
-        "chatlm.hub.huggingface",
-        source.repository,
-        source.revision,
-        str(partial_folder),
-        str(messages),
+        "chatlm.hub.huggingface", json.dumps(job), str(partial_folder), str(messages)
     )
     total: int | None = None
 
@@ -146,29 +223,38 @@ def fetch_from_hub(
         done = tree_bytes(partial_folder)
         progress("download", min(done, total) if total else done, total)
 
+    repository = job["repository"]
     status = run_child(command, log, on_poll=tick, cancelled=cancelled)
     error = _read_message(messages, "error")
     if error:
-        raise (NoSpace if error["no_space"] else ModelError)(error["message"], error["hint"])
+        raise _ERRORS[error["kind"]](error["message"], error["hint"])
     if status != 0:
         raise ModelError(
-            f"The download of {source.repository} failed:\n{last_lines(log, 3)}",
+            f"The download of {repository} failed:\n{last_lines(log, 3)}",
             "Run the same command to resume.",
         )
     plan = _read_message(messages, "plan")
-    _check_hashes(source, partial_folder, plan["sha256"], progress)
-    return str(plan["commit"])
+    _check_hashes(repository, partial_folder, plan["sha256"], progress)
+    return plan
+
+
+_ERRORS: dict[str, type[ModelError]] = {
+    each.__name__: each for each in (ModelError, NoSpace, OnlyGguf)
+}
 
 
 def _check_hashes(
-    source: HubSource, folder: Path, expected: dict[str, str], progress: ProgressCallback
+    repository: str, folder: Path, expected: dict[str, str], progress: ProgressCallback
 ) -> None:
-    for number, (name, digest) in enumerate(expected.items()):
-        progress("check", number, len(expected))
+    total = sum((folder / name).stat().st_size for name in expected)
+    done = 0
+    for name, digest in expected.items():
+        progress("check", done, total)
+        done += (folder / name).stat().st_size
         if sha256(folder / name) != digest:
             (folder / name).unlink()
             raise ModelError(
-                f"{name} from {source.repository} differs from the file on the hub (SHA-256).",
+                f"{name} from {repository} differs from the file on the hub (SHA-256).",
                 "Run the same command to download that file again.",
             )
 
@@ -192,70 +278,86 @@ def _cache_folder() -> Path:
 
 def main() -> None:
     """Run the download in the child process."""
-    repository, revision, folder, messages = sys.argv[1:5]
+    job, folder, messages = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     exit_with_parent()
-    with Path(messages).open("w", encoding="utf-8", buffering=1) as file:
+    with messages.open("w", encoding="utf-8", buffering=1) as file:
 
-        def tell(kind: str, **content: Any) -> None:
-            file.write(json.dumps({kind: content}) + "\n")
+        def tell(what: str, **content: Any) -> None:
+            file.write(json.dumps({what: content}) + "\n")
 
         try:
-            _download_repository(repository, revision, Path(folder), tell)
+            with hub_errors(job["repository"], job["revision"]), translate_disk_full(folder):
+                if "quantization" in job:
+                    _download_gguf(job, folder, tell)
+                else:
+                    _download_repository(job["repository"], job["revision"], folder, tell)
         except ModelError as error:
-            no_space = isinstance(error, NoSpace)
-            tell("error", message=error.message, hint=error.hint, no_space=no_space)
+            kind = type(error).__name__
+            tell(
+                "error",
+                message=error.message,
+                hint=error.hint,
+                kind=kind if kind in _ERRORS else ModelError.__name__,
+            )
             sys.exit(1)
 
 
 def _download_repository(repository: str, revision: str, folder: Path, send: Any) -> None:
-    import httpx2
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import snapshot_download
 
-    try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
-        files = {file.rfilename: file for file in info.siblings or []}
-        wanted = [name for name in files if is_model_file(name)]
-        _require_safetensors(repository, list(files), wanted)
-        total = sum(files[name].size or 0 for name in wanted)
-        hashes = {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)}
-        send("plan", bytes=total, commit=info.sha, sha256=hashes)
-        _delete_unusable_files(folder, wanted)
-        require_space(folder, max(total - tree_bytes(folder), 0), f"to download {repository}")
-        _check_config(repository, info.sha, folder, wanted)
-        with translate_disk_full(folder):
-            snapshot_download(
-                repository,
-                revision=info.sha,
-                local_dir=folder,
-                allow_patterns=wanted,
-            )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"The owner of {repository} asks you to accept terms before you can download it.",
-            f"Accept them at {hub_endpoint()}/{repository}, then run: hf auth login",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(
-            f"{repository} has no revision {revision}.",
-            f"See {hub_endpoint()}/{repository}/tree/main",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"The hub has no model {repository}, or it is private.",
-            "Check the spelling; for a private model run: hf auth login",
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError) as error:
-        raise ModelError(
-            f"The download of {repository} from {hub_endpoint()} failed: {error}",
-            "Check the network, then run the same command to resume.",
-        ) from error
+    found = read_repository(repository, revision)
+    wanted = [name for name in found.sizes if is_model_file(name)]
+    _require_safetensors(repository, list(found.sizes), wanted)
+    total = sum(found.sizes[name] for name in wanted)
+    hashes = {name: found.hashes[name] for name in wanted if name in found.hashes}
+    send("plan", bytes=total, commit=found.commit, sha256=hashes, names=wanted)
+    _delete_unusable_files(folder, wanted)
+    require_space(folder, max(total - tree_bytes(folder), 0), f"to download {repository}")
+    _check_config(repository, found.commit, folder, wanted)
+    snapshot_download(repository, revision=found.commit, local_dir=folder, allow_patterns=wanted)
+
+
+def _download_gguf(job: dict[str, Any], folder: Path, send: Any) -> None:
+    repository = job["repository"]
+    found = read_repository(repository, job["revision"])
+    files = choose_files(repository, found.ggufs, job["quantization"], job["names"])
+    hashes = {name: found.hashes[name] for name in files.names if name in found.hashes}
+    send("plan", bytes=files.bytes, commit=found.commit, sha256=hashes, names=files.names)
+    growing = {name: f"{found.hashes.get(name, found.commit)}.part" for name in files.names}
+    _delete_unusable_files(folder, [*files.names, *growing.values()])
+    require_space(folder, max(files.bytes - tree_bytes(folder), 0), f"to download {repository}")
+    for name in files.names:
+        _download_file(
+            repository, found.commit, name, folder / growing[name], folder / name, found.sizes[name]
+        )
+
+
+def _download_file(
+    repository: str, commit: str, name: str, growing: Path, target: Path, size: int
+) -> None:
+    """Download one file; what is there of it from before is kept.
+
+    The hub library's own functions start a file from its beginning again in each process.
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    if target.is_file():
+        return
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES  # so that little is lost and progress is smooth
+    if growing.is_file() and growing.stat().st_size > size:
+        growing.unlink()
+    url = hf_hub_url(repository, name, revision=commit, endpoint=hub_endpoint())
+    with growing.open("ab") as file:
+        have = file.tell()
+        http_get(
+            url, file, resume_size=have, headers=build_hf_headers(), expected_size=size or None
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    growing.replace(target)
 
 
 def _check_config(repository: str, revision: str | None, folder: Path, wanted: list[str]) -> None:
@@ -271,7 +373,7 @@ def _check_config(repository: str, revision: str | None, folder: Path, wanted: l
     config = read_config(Path(path).parent)
     is_chat = "modules.json" not in wanted and model_kind(config) == "chat"
     if is_chat and (config.get("model_type") or config.get("auto_map")):
-        check_architecture(repository, config)
+        check_architecture(repository, config, only_transformers=False)
 
 
 def _delete_unusable_files(folder: Path, model_files: list[str]) -> None:
@@ -299,10 +401,9 @@ def _require_safetensors(
             "Use a version of the model that has *.safetensors files.",
         )
     if any(name.endswith(".gguf") for name in repository_files):
-        raise ModelError(
+        raise OnlyGguf(
             f"{repository} has only GGUF files.",
-            f"Download one from {hub_endpoint()}/{repository} and run: chatlm models pull "
-            "FILE.gguf",
+            f"Take one of them: chatlm models files {repository}",
         )
     raise ModelError(f"{repository} has no *.safetensors weights.", "Choose another model.")
 

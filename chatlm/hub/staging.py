@@ -111,6 +111,30 @@ def delete_stale_staging() -> None:
                 shutil.rmtree(work, ignore_errors=True)
 
 
+def leftovers() -> list[tuple[str, Path]]:
+    """List the staging folders that have something in them, with the names of their models."""
+    places = sorted(_staging_root().glob("*/"))
+    return [
+        (place.name.replace("--", "/", 1).replace("+", ":"), place)
+        for place in places
+        if any(path.name != _LOCK_NAME for path in place.iterdir())
+    ]
+
+
+def delete_leftovers(place: Path) -> int:
+    """Delete what a staging folder has, and return its bytes.
+
+    Raises:
+        Timeout: another process works in it.
+    """
+    with _file_lock(place).acquire(blocking=False):
+        freed = tree_bytes(place)
+        for path in place.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+    return freed
+
+
 def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)

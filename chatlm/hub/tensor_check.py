@@ -102,6 +102,8 @@ def _model_class(config: Mapping[str, Any], kind: ModelKind) -> tuple[Any, Any]:
     except Exception as error:  # transformers raises many types
         raise InvalidConfig(error) from error
     mapping: Any = transformers.MODEL_MAPPING
+    if kind == "reranker":
+        mapping = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if kind == "chat":
         mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         if reads_as_whole(model_config):

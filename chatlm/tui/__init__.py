@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     """
     gc.set_threshold(*gc.get_threshold()[:2], GC_FULL_COLLECTION_THRESHOLD)
     os.environ.setdefault("TEXTUAL_FPS", MAX_FPS)  # Textual reads it when it is imported
+    from chatlm.chat.first_start import is_first_start, make_offer
     from chatlm.engines.open import make_model_opener
     from chatlm.plugin_host.hook_threads import hooks_running
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -56,6 +58,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             incognito=incognito,
             conversation_id=conversation_id,
             notices=notes,
+            offer_models=partial(make_offer, config, plugins)
+            if not incognito and conversation_id is None and is_first_start(config)
+            else None,
+            resumes_downloads=True,
         )
         _run_app(app)
     loaded = app.services.engine.cancel(LOADER_EXIT_SECONDS)

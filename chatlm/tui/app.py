@@ -18,6 +18,7 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from chatlm.chat.deletion import empty_trash
+from chatlm.chat.first_start import FirstOffer, remember_choice, unfinished_choice
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -28,6 +29,7 @@ from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
+from chatlm.tui.screens.first_start import FirstStart
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
 from chatlm.types.messages import utc_now
@@ -59,6 +61,8 @@ class ChatApp(GuardedApp):
         incognito: start with a chat that is not saved.
         conversation_id: the chat to open at the start.
         notices: warnings shown at the start.
+        offer_models: says what a newcomer could download; None where nobody is to be asked.
+        resumes_downloads: whether to go on with the download that a newcomer chose earlier.
         clock: monotonic seconds.
     """
 
@@ -78,9 +82,13 @@ class ChatApp(GuardedApp):
         incognito: bool = False,
         conversation_id: int | None = None,
         notices: Sequence[str] = (),
+        offer_models: Callable[[], FirstOffer] | None = None,
+        resumes_downloads: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._offer_models = offer_models
+        self._resumes_downloads = resumes_downloads
         plugins = plugins or PluginHost()
         self.services = Services(
             store,
@@ -112,11 +120,21 @@ class ChatApp(GuardedApp):
             self.notify(escape_controls(note), severity="warning", markup=False, timeout=15)
         self._install_signal_handlers()
         self.services.set_engine_state(Loading(self.services.config.model))
+        if self._offer_models is not None:
+            self.push_screen(FirstStart(self._offer_models), self._download_first)
+
+    def _download_first(self, name: str | None) -> None:
+        """Download what a newcomer chose; nobody is asked again."""
+        remember_choice(name or "")
+        if name:
+            self.chat_screen.download_line.start(name)
 
     def _start_background_work(self) -> None:
         """Load the model and empty the trash, after the first paint."""
         self.services.load_engine(self.services.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
+        if self._resumes_downloads and (name := unfinished_choice()):
+            self.chat_screen.download_line.start(name)
 
     def _apply_appearance(self) -> None:
         appearance = self.chat_screen.settings_actions

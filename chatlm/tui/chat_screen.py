@@ -34,6 +34,7 @@ from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
+from chatlm.tui.widgets.download_line import DownloadLine
 
 MIN_WIDTH_FOR_LIST = 100
 """Columns below which the list is hidden."""
@@ -86,6 +87,7 @@ class ChatScreen(Screen[None]):
         self.chat = ChatController(services)
         self.chats_panel = ChatsPanel(services.store, services.now, self.chat.edits.write_queue)
         self._status_bar = StatusBar()
+        self.download_line = DownloadLine()
         self.inspect_actions = InspectActions(services, self.chat)
         self.settings_actions = SettingsActions(services, self.chat)
         self.plugin_actions = PluginActions(
@@ -118,6 +120,7 @@ class ChatScreen(Screen[None]):
         with Horizontal():
             yield self.chats_panel
             yield self.chat.view
+        yield self.download_line
         yield self._status_bar
 
     async def on_mount(self) -> None:
@@ -261,11 +264,17 @@ class ChatScreen(Screen[None]):
         if event.conversation_id == self.chat.answering_conversation_id:
             self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
+    @on(DownloadLine.SwitchRequested)
+    async def _switch_to_downloaded(self, event: DownloadLine.SwitchRequested) -> None:
+        await self.action_command("model", event.name)
+
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
         await self.action_command("context")
 
     def _show_engine_state(self, state: EngineState) -> None:
+        if state.model and state.model == self.download_line.ready:
+            self.download_line.hide()
         self._status_bar.engine_state = state
         self.inspect_actions.measure_context()
 

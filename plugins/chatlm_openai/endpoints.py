@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from chatlm import UsageError, one_line
+from chatlm_openai.usual_ports import PROGRAMS
 
 KEYRING_SERVICE = "chatlm"
 """Service name in the system keyring; the user name is the endpoint's name."""
@@ -59,6 +61,21 @@ class Endpoint:
         """The host name and port."""
         return urlsplit(self.url).netloc
 
+    @property
+    def port(self) -> int:
+        """The port."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
     def key(self) -> str:
         """Return the API key from the environment or the system keyring; empty for none.
 
@@ -106,6 +123,8 @@ def find_endpoint(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
     for endpoint in endpoints:
         if text in ("", endpoint.name):
             return endpoint
+    if program := PROGRAMS.get(text):
+        return Endpoint(program.url, program.name)
     if not text:
         raise UsageError("No endpoint is configured.", hint=_example_hint())
     similar = get_close_matches(text, [endpoint.name for endpoint in endpoints], 1)

@@ -28,8 +28,14 @@ from chatlm_openai.adapters import adapters_of
 from chatlm_openai.batch import PreparedRequest, ResponseStream, ServerBatch
 from chatlm_openai.client import EventLoopThread, ServerClient
 from chatlm_openai.endpoints import Endpoint, split_model_name
+from chatlm_openai.local_servers import (
+    OLLAMA_DEFAULT_CONTEXT,
+    LocalModel,
+    find_local_models,
+)
 from chatlm_openai.protocol import RemoteModel
 from chatlm_openai.settings import Settings
+from chatlm_openai.usual_ports import PROGRAMS
 
 ESTIMATE_MARGIN = 8
 """One eighth of the estimated prompt is left free, since the estimate may be too low."""
@@ -202,11 +208,22 @@ def open_engine(name: str) -> OpenAIEngine:
     loop_thread = EventLoopThread()
     try:
         remote_models = loop_thread.run(server.try_list_models()) or []
+        local = loop_thread.run(_describe_local(endpoint, model))
     except BaseException:
         loop_thread.close()
         raise
+    if local and local.context_length:
+        context = local.context_length
+        if local.note:  # the server gives it less than the model has
+            context = min(context, OLLAMA_DEFAULT_CONTEXT)
+        remote_models = [
+            dataclasses.replace(each, context_length=context) if each.name == model else each
+            for each in remote_models
+        ]
     reported = next((each.context_length for each in remote_models if each.name == model), None)
     info = _engine_info(name, model, endpoint, settings, remote_models)
+    if local and local.note:
+        info = dataclasses.replace(info, notes=(*info.notes, local.note))
     return OpenAIEngine(
         loop_thread,
         server,
@@ -216,6 +233,15 @@ def open_engine(name: str) -> OpenAIEngine:
         is_server_limit=info.context_length == reported,
         sends_thoughts=bool({endpoint.name, endpoint.url} & set(settings.thoughts_to)),
     )
+
+
+async def _describe_local(endpoint: Endpoint, model: str) -> LocalModel | None:
+    """Return what a known program on this machine says about its model."""
+    program = PROGRAMS.get(endpoint.name)
+    if program is None or program.url != endpoint.url:
+        return None
+    found = await find_local_models([program])
+    return next((each for each in found.get(program.name, []) if each.name == model), None)
 
 
 def _engine_info(
@@ -234,7 +260,7 @@ def _engine_info(
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
-        weights="remote",
+        weights="on this machine's server" if endpoint.is_local else "remote",
         context_length=min(filter(None, (known, limit)), default=ASSUMED_CONTEXT),
         prompt_format="the server's",
         default_sampling=DEFAULT_SAMPLING,

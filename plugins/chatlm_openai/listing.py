@@ -1,4 +1,4 @@
-"""List the models of all configured endpoints concurrently."""
+"""List the models of all configured endpoints and of servers on this machine, concurrently."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from chatlm import ChatlmError, ModelListing, load_plugin_settings
 from chatlm_openai import PLUGIN
 from chatlm_openai.client import EventLoopThread, ServerClient
 from chatlm_openai.endpoints import Endpoint
+from chatlm_openai.local_servers import find_local_models, to_listings
 from chatlm_openai.settings import Settings
+from chatlm_openai.usual_ports import PROGRAMS, Program
 
 LISTING_SECONDS = 3.0
 """Timeout for one endpoint."""
@@ -20,19 +22,29 @@ log = logging.getLogger("chatlm.plugins.openai")
 
 
 def list_endpoint_models() -> list[ModelListing]:
-    """Return the models of every endpoint in the settings, adapters included."""
+    """Return the models of every endpoint in the settings, adapters included, and those of servers
+    that are noticed on this machine."""
     settings = load_plugin_settings(PLUGIN, Settings)
     endpoints = settings.parse_endpoints()
-    if not endpoints:
+    known = {endpoint.port for endpoint in endpoints if endpoint.is_local}
+    local = [each for each in PROGRAMS.values() if each.port not in known]
+    if not settings.find_servers:
+        local = []
+    if not endpoints and not local:
         return []
     quick = dataclasses.replace(settings, patience_seconds=0.0)
     with closing(EventLoopThread()) as loop_thread:
-        return loop_thread.run(_list_all(endpoints, quick))
+        return loop_thread.run(_list_all(endpoints, local, quick))
 
 
-async def _list_all(endpoints: list[Endpoint], settings: Settings) -> list[ModelListing]:
-    lists = await asyncio.gather(*(_list_one(endpoint, settings) for endpoint in endpoints))
-    return [listing for listings in lists for listing in listings]
+async def _list_all(
+    endpoints: list[Endpoint], local: list[Program], settings: Settings
+) -> list[ModelListing]:
+    async with asyncio.TaskGroup() as tasks:
+        found = tasks.create_task(find_local_models(local))
+        lists = [tasks.create_task(_list_one(endpoint, settings)) for endpoint in endpoints]
+    configured = [listing for task in lists for listing in task.result()]
+    return [*configured, *to_listings(found.result())]
 
 
 async def _list_one(endpoint: Endpoint, settings: Settings) -> list[ModelListing]:

@@ -20,6 +20,13 @@ class Settings:
             "of the key; the first one is the default."
         },
     )
+    find_servers: bool = field(
+        default=True,
+        metadata={
+            "help": "Look for Ollama, LM Studio and similar programs on their usual ports of this "
+            "machine when models are listed."
+        },
+    )
     context: int | None = field(
         default=None,
         metadata={"help": "Context window in tokens if the server does not report it."},

@@ -21,8 +21,8 @@ LOOPBACK = "127.0.0.1"
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=8000,
-    help="Listen on this port; 0 picks a free one. Default: 8000",
+    default=8471,
+    help="Listen on this port; 0 picks a free one. Default: 8471",
 )
 @click.option(
     "--token",

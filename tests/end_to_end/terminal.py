@@ -26,7 +26,8 @@ KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 class Terminal:
     """chatlm in a pseudo-terminal, and its screen.
 
-    A fork of a process in which slow imports are done, unless it is to be `fresh`.
+    A fork of a process in which slow imports are done, unless it is to be `fresh`. The user is no
+    newcomer, who would be asked which model to download, unless `newcomer` says so.
     """
 
     def __init__(
@@ -37,7 +38,11 @@ class Terminal:
         lines: int = 30,
         folder: Path | None = None,
         fresh: bool = False,
+        newcomer: bool = False,
     ) -> None:
+        if not newcomer:
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "first-start.json").write_text('{"format": 1, "choice": ""}')
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}

@@ -113,7 +113,7 @@ def test_copies_of_states_are_few_and_lie_closer_together_at_the_end() -> None:
     assert not state.buffer.any()
 
 
-@pytest.fixture(scope="module", params=["lfm2", "qwen35"])
+@pytest.fixture(scope="module", params=["lfm2", "qwen35", "granitehybrid"])
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalEngine]:
@@ -164,7 +164,7 @@ def test_a_seed_gives_the_same_text_warm_cold_and_in_a_batch(engine: LocalEngine
 
 
 @llamacpp.needs_llamacpp
-@pytest.mark.parametrize("variant", ["lfm2", "qwen35"])
+@pytest.mark.parametrize("variant", ["lfm2", "qwen35", "qwen35moe", "granitehybrid"])
 def test_a_file_has_the_logits_of_llama_cpp(tmp_path: Path, variant: str) -> None:
     path = llamacpp.save(tmp_path, variant)
     exact = Placement({"": "cpu"}, torch.float32)

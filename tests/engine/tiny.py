@@ -118,6 +118,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "initializer_range": 0.05,  # more magnifies the order of float32 sums
         },
     ),
+    "qwen3.5 moe": (
+        "Qwen3_5MoeText",
+        _RECURRENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "head_dim": 16, "linear_key_head_dim": 12, "linear_value_head_dim": 10,
+            "linear_num_key_heads": 3, "linear_num_value_heads": 3, "num_experts": 5,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 36,
+            "shared_expert_intermediate_size": 28, "initializer_range": 0.05,
+        },
+    ),
     "granite 4": (
         "GraniteMoeHybrid",
         _RECURRENT

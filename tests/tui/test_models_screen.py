@@ -12,12 +12,14 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from chatlm import hookimpl
-from chatlm.chat.model_list import PluginModels, list_plugin_models
+from chatlm.chat.model_list import FileChoice, PluginModels, list_plugin_models
+from chatlm.engines.fit import Fit, Verdict
 from chatlm.errors import ModelError
 from chatlm.hub.installed import ModelDetails
 from chatlm.plugin_host.host import PluginHost
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.types.engine import ModelListing
+from chatlm.types.memory import MemoryBudget
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
 from tests.tui.support import hostile_texts, make_app, plain, until
 
@@ -130,6 +132,41 @@ async def test_any_other_model_can_be_typed() -> None:
         await until(pilot, lambda: "org/there is not on this machine." in plain(host.screen))
         await pilot.press("escape", *["backspace"] * 5, *"here", "enter")
         await until(pilot, lambda: host.given == ["org/here"])
+
+
+def fit(verdict: Verdict, speed: float) -> Fit:
+    memory = MemoryBudget("cpu", 900_000_000, 10**8, 8192, 10**8, 10**8, 8_000_000_000)
+    return Fit(verdict, memory, 1_200_000_000, 0, speed, 0.3, "native", needed=1_100_000_000)
+
+
+async def test_how_each_fits_is_shown_in_its_row_and_before_a_download() -> None:
+    fits = {"qwen3-0.6b": fit("fits", 51.0), "tuned": fit("too big", 0.4)}
+    screen = ModelScreen(MODELS, "", Asked(), lambda: PluginModels(fits=fits))
+    async with CardApp(screen).run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: any("fits ~51 t/s" in row for row in rows(pilot)))
+        assert "too big ~0.4 t/s" in rows(pilot)[2]
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "Fits, ~51 tokens/s" in plain(screen))
+        said = plain(screen).replace("\n", " ")
+        assert "needs about 1.1 GB of memory with a context of 8,192 tokens" in said
+
+
+async def test_a_repository_with_gguf_files_offers_them() -> None:
+    choices = (
+        FileChoice("org/m:Q4_K_M", 2_500_000_000, "good", fit("fits", 9.0)),
+        FileChoice("org/m:Q8_0", 4_300_000_000, "almost as the original", fit("too big", 5.0)),
+    )
+    screen = ModelScreen(MODELS, "", lambda name: choices)
+    host = CardApp(screen)
+    async with host.run_test(size=(120, 40)) as pilot:
+        await pilot.press(*"org/m", "enter")
+        await until(pilot, lambda: rows(pilot)[0].startswith("Q4_K_M"))
+        assert "2.5 GB" in rows(pilot)[0]
+        assert "quality: almost as the original" in rows(pilot)[1]
+        await pilot.press("enter")
+        await until(pilot, lambda: "2.5 GB to download" in plain(screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["org/m:Q4_K_M"])
 
 
 async def test_a_model_that_does_not_exist_says_so() -> None:
@@ -252,6 +289,7 @@ async def test_the_command_asks_plugins_in_a_thread() -> None:
     async with chat.run_test() as pilot:
         await chat.chat_screen.action_command("model")
         await until(pilot, lambda: isinstance(pilot.app.screen, ModelScreen))
+        await pilot.press(*"parrot")
         await until(pilot, lambda: any("parrot:green" in row for row in rows(pilot)))
     assert parrot.threads
     assert threading.main_thread() not in parrot.threads

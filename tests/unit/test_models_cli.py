@@ -15,6 +15,7 @@ from chatlm.cli.models import models_group
 from chatlm.engines import memory_plan
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed, pull
+from chatlm.hub.catalogue import catalogue
 from tests.models import DEFAULT, EMBEDDER, offer_tiny, tiny_model, write_folder
 
 
@@ -35,17 +36,23 @@ def run(*arguments: str, text: str | None = None, status: int = 0) -> tuple[str,
 
 def test_list(home: Path) -> None:
     lines = run("list")[0].splitlines()
-    assert lines[0].split() == ["NAME", "KIND", "INSTALLED", "SIZE", "SOURCE", "DESCRIPTION"]
-    assert [line.split()[:3] for line in lines[1:]] == [
+    heads = ["NAME", "KIND", "INSTALLED", "SIZE", "FIT", "TOKENS/S", "DESCRIPTION"]
+    assert lines[0].split() == heads
+    assert [line.split()[:3] for line in lines[1:3]] == [
         [DEFAULT, "chat", "no"],
         [EMBEDDER, "embedder", "no"],
     ]
+    assert len(lines) == 1 + len(catalogue())
+    assert lines[1].split()[5] == "fits"
 
 
 def test_list_json(tiny: Path) -> None:
     pull.pull_model("tiny")
     table = {row["name"]: row for row in json.loads(run("list", "--json")[0])}
-    assert list(table) == [DEFAULT, EMBEDDER, "tiny"]
+    assert list(table) == list(catalogue())
+    assert all(row["fit"]["verdict"] for row in table.values() if row["kind"] == "chat")
+    assert table["qwen3:4b"]["fit"]["engine"] == "native"
+    assert table["qwen3:4b"]["quantizations"][0]["name"] == "Q4_K_M"
     assert (table[DEFAULT]["installed"], table[DEFAULT]["folder"]) == (False, None)
     assert (table["tiny"]["installed"], table["tiny"]["folder"]) == (True, str(tiny))
     assert table["tiny"]["bytes"] == sum(map(len, tiny_model().values())) + len(b"{}")
@@ -115,8 +122,8 @@ def test_show_says_what_a_model_needs_in_memory(
         r"weights +16\.0 kB",  # 4,000 parameters
         r"KV cache at 10,000 tokens +204\.8 MB",  # 10 layers, 4 heads of 64, K and V, 4 bytes
         r"prompt cache +204\.8 MB",
-        r"program +48\d\.\d MB",
-        r"total +89\d\.\d MB",
+        r"program +43\d\.\d MB",
+        r"total +84\d\.\d MB",
         r"available +2\.0 GB",
     ):
         assert re.search(row, shown), row

@@ -169,7 +169,11 @@ def test_a_refusal_says_what_to_do(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("pytorch_model.bin", "only pickle weights"), ("m.gguf", "only GGUF"), ("a.h5", "no \\*")],
+    [
+        ("pytorch_model.bin", "only pickle weights"),
+        ("m-00001-of-00002.gguf", "no complete GGUF"),
+        ("a.h5", "no \\*"),
+    ],
 )
 def test_a_repository_without_safetensors_is_refused(
     home: Path, hub: Hub, name: str, reason: str

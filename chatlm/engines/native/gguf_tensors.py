@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -58,6 +58,19 @@ class GgufTensors:
         return dataclasses.replace(
             matrix, row_order=source.row_order(rows), column_order=source.column_order()
         )
+
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return the parts of a matrix, which may be tensors of their own in the file."""
+        source = self._find(name, sum(rows), columns)
+        if source.change is Change.JOIN:
+            sizes = [self._file.tensors[stored_name].shape[0] for stored_name in source.names]
+            if sizes != list(rows):
+                raise Unsupported(f"{name} consists of {sizes} rows, not {list(rows)}")
+            return tuple(
+                self._rows(stored_name, slice(0, size), columns)
+                for stored_name, size in zip(source.names, sizes, strict=True)
+            )
+        return self.matrix(name, sum(rows), columns).split_rows(rows)
 
     def experts(
         self, name: str, count: int, rows: int, columns: int, parts: int

@@ -19,7 +19,7 @@ from chatlm.engines.native.stored_matrix import StoredExperts, StoredMatrix
 
 FORMATS = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-    "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4",
+    "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "Q4_Z", "Q8_Z",
 )  # fmt: skip
 """Types of stored matrices and formats of packed ones, in the order of the kernel."""
 
@@ -167,7 +167,8 @@ class Kernel:
             if matrix.type != first.type:
                 raise Unsupported("its experts are stored in different formats")
             own = memory[number * size : (number + 1) * size]
-            stored = as_stored_struct(matrix)
+            loaded = matrix.loaded()
+            stored = as_stored_struct(loaded)
             status = self.functions.pack_panels(
                 ctypes.byref(stored), code, width, 0, panels, own.data_ptr()
             )

@@ -106,6 +106,5 @@ def read_lora(
             raise ValueError(f"the matrices of {module} do not fit the model")
         shared = lora_a.to(device, dtype).contiguous()
         for part, own in part_rows(shapes, parts).items():
-            its_b = lora_b[own.start : own.stop] if isinstance(own, range) else lora_b[own]
-            layers[layer][part] = LoraPair(shared, its_b.to(device, dtype).contiguous(), scale)
+            layers[layer][part] = LoraPair(shared, lora_b[own].to(device, dtype), scale)
     return tuple(layers)

@@ -6,8 +6,9 @@ import ctypes
 import dataclasses
 import mmap
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -35,6 +36,8 @@ class StoredMatrix:
     """(rows,), float32."""
     mapped: tuple[Tensor, ...] | None = None
     """Mapped memory that `data` was made from; None if it is mapped itself."""
+    convert: Callable[[], Tensor] | None = None
+    """Makes `data`, which has no bytes until then, from another layout; see `loaded`."""
 
     @property
     def rows(self) -> int:
@@ -43,12 +46,22 @@ class StoredMatrix:
 
     def slice_rows(self, first: int, count: int) -> StoredMatrix:
         """Return some of its rows as a matrix of their own."""
-        rows = slice(first, first + count)
+        rows, convert = slice(first, first + count), self.convert
         return dataclasses.replace(
             self,
+            convert=convert
+            if convert is None or self.row_order is not None
+            else lambda: convert()[rows],
             data=self.data[rows] if self.row_order is None else self.data,
             row_order=None if self.row_order is None else self.row_order[rows],
             bias=None if self.bias is None else self.bias[rows].contiguous(),
+        )
+
+    def split_rows(self, rows: Sequence[int]) -> tuple[StoredMatrix, ...]:
+        """Return its rows as several matrices, one after the other, with so many rows each."""
+        starts = accumulate(rows, initial=0)
+        return tuple(
+            self.slice_rows(start, count) for start, count in zip(starts, rows, strict=False)
         )
 
     def select_rows(self, indices: Tensor) -> StoredMatrix:
@@ -58,6 +71,12 @@ class StoredMatrix:
             row_order=indices if self.row_order is None else self.row_order[indices],
             bias=None if self.bias is None else self.bias[indices],
         )
+
+    def loaded(self) -> StoredMatrix:
+        """Return the matrix with its data; one that is converted is converted each time."""
+        if self.convert is None:
+            return self
+        return dataclasses.replace(self, data=self.convert(), convert=None)
 
     def release(self) -> None:
         """Let the system take back the memory of the file's pages; they can be read again."""
@@ -106,6 +125,14 @@ class TensorReader(Protocol):
 
         Raises:
             Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return a matrix without its bias in parts, one after the other, with so many rows each.
+
+        Raises:
+            Unsupported: see `matrix`.
         """
         ...
 

@@ -19,6 +19,7 @@ from chatlm.engines.native.gguf_tensors import GgufTensors
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.moe import LinearExperts, LinearStack, MoeConfig
+from chatlm.engines.native.quantized_checkpoints import QuantizedTensors
 from chatlm.engines.native.stored_experts import (
     MXFP4_GROUP,
     dequantize_experts,
@@ -42,6 +43,7 @@ from chatlm.engines.native.weights import (
     StoredWeights,
     map_layer,
 )
+from chatlm.hub.quantization_config import UnreadableQuantization, read_quantization
 from chatlm.hub.weights import gguf_file
 
 
@@ -142,18 +144,20 @@ def _read_matrices(
 ) -> Mapping[str, StoredMatrix]:
     matrices: dict[str, StoredMatrix] = {}
     for stored_name, parts in group_by_name(shapes, names).items():
-        rows = sum(shapes[part].rows for part in parts)
-        whole = tensors.matrix(f"{prefix}.{stored_name}.weight", rows, shapes[parts[0]].columns)
+        sizes, columns = [shapes[part].rows for part in parts], shapes[parts[0]].columns
+        name, rows = f"{prefix}.{stored_name}", part_rows(shapes, parts)
+        if shapes[parts[0]].alternating:
+            whole = tensors.matrix(f"{name}.weight", sum(sizes), columns)
+            stored = [whole.select_rows(rows[part]) for part in parts]
+        else:
+            stored = [*tensors.matrices(f"{name}.weight", sizes, columns)]
         if shapes[parts[0]].bias:
-            bias = tensors.vector(f"{prefix}.{stored_name}.bias", rows)
-            whole = dataclasses.replace(whole, bias=bias)
-        for part, own in part_rows(shapes, parts).items():
-            if not parts[1:]:
-                matrices[part] = whole
-            elif isinstance(own, range):
-                matrices[part] = whole.slice_rows(own.start, len(own))
-            else:
-                matrices[part] = whole.select_rows(own)
+            bias = tensors.vector(f"{name}.bias", sum(sizes))
+            stored = [
+                dataclasses.replace(matrix, bias=bias[rows[part]])
+                for part, matrix in zip(parts, stored, strict=True)
+            ]
+        matrices |= zip(parts, stored, strict=True)
     return matrices
 
 
@@ -172,27 +176,19 @@ def group_by_name(
     return groups
 
 
-def part_rows(
-    shapes: Mapping[str, MatrixShape], parts: Sequence[str]
-) -> Mapping[str, range | Tensor]:
-    """Return which rows of a matrix in a file belong to each matrix of a layer.
+def part_rows(shapes: Mapping[str, MatrixShape], parts: Sequence[str]) -> Mapping[str, Tensor]:
+    """Return which rows of a matrix in a file belong to each matrix of a layer, as indices.
 
     Args:
         shapes: of the layer's matrices by name.
         parts: names of those that the file holds as one.
     """
-    rows: dict[str, range | Tensor] = {}
-    first = 0
-    for number, part in enumerate(parts):
-        shape = shapes[part]
-        if shape.alternating:
-            whole = torch.arange(sum(shapes[each].rows for each in parts))
-            groups = whole.view(-1, len(parts), shape.alternating)
-            rows[part] = groups[:, number].flatten()
-        else:
-            rows[part] = range(first, first + shape.rows)
-        first += shape.rows
-    return rows
+    sizes = [shapes[part].rows for part in parts]
+    whole, alternating = torch.arange(sum(sizes)), shapes[parts[0]].alternating
+    if alternating:
+        groups = whole.view(-1, len(parts), alternating)
+        return {part: groups[:, number].flatten() for number, part in enumerate(parts)}
+    return dict(zip(parts, whole.split(sizes), strict=True))
 
 
 def _offset(config: ModelConfig, norm: Tensor) -> Tensor:
@@ -275,6 +271,10 @@ class _SafetensorsReader:
         """Return a matrix without its bias."""
         return stored_tensor(self._find(name, rows, columns))
 
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return a matrix without its bias in parts."""
+        return self.matrix(name, sum(rows), columns).split_rows(rows)
+
     def vector(self, name: str, *shape: int) -> Tensor:
         """Return a small tensor in float32."""
         return self._find(name, *shape).to(torch.float32, copy=True).reshape(shape)
@@ -298,17 +298,35 @@ class _SafetensorsReader:
         if unknown := sorted(name for name in unused if not name.startswith(ignored)):
             raise Unsupported(f"it has the unknown tensor {unknown[0]}")
 
-    def _find(
-        self, name: str, *shape: int, dtypes: Collection[torch.dtype] = ELEMENT_TYPES
-    ) -> Tensor:
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._file_of_tensor
+
+    def raw(self, name: str) -> Tensor:
+        """Return a tensor as it is."""
         if name not in self._file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = self._file_of_tensor[name].get_tensor(name)
+        self._unused.discard(name)
+        return tensor.contiguous()
+
+    def _find(
+        self, name: str, *shape: int, dtypes: Collection[torch.dtype] = ELEMENT_TYPES
+    ) -> Tensor:
+        tensor = self.raw(name)
         fits = tuple(tensor.shape) == shape or shape == (tensor.numel(),)
         if not fits or tensor.dtype not in dtypes:
             raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
-        self._unused.discard(name)
-        return tensor.contiguous()
+        return tensor
+
+
+def _open_safetensors(folder: Path, files: ExitStack) -> TensorReader:
+    tensors = _SafetensorsReader(folder, files)
+    try:
+        layout = read_quantization(json.loads((folder / "config.json").read_bytes()))
+    except UnreadableQuantization:  # the architecture reads it itself, as gpt-oss MXFP4
+        layout = None
+    return tensors if layout is None else QuantizedTensors(tensors, layout)
 
 
 @contextmanager
@@ -317,6 +335,6 @@ def _open_tensors(folder: Path) -> Iterator[TensorReader]:
     gguf = gguf_file(folder)
     with ExitStack() as files:
         try:
-            yield GgufTensors.open(gguf, folder) if gguf else _SafetensorsReader(folder, files)
+            yield GgufTensors.open(gguf, folder) if gguf else _open_safetensors(folder, files)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error

@@ -252,6 +252,31 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             )
         },
     ),
+    "granitehybrid": Architecture(
+        configs.granite_hybrid_config,
+        _ATTENTION
+        | _PRE_NORMS
+        | {
+            "ffn_down": "shared_mlp.output_linear",
+            "ssm_in": "mamba.in_proj",
+            "ssm_conv1d": "mamba.conv1d",
+            "ssm_dt.bias": "mamba.dt_bias",
+            "ssm_a": "mamba.A_log",
+            "ssm_d": "mamba.D",
+            "ssm_norm": "mamba.norm",
+            "ssm_out": "mamba.out_proj",
+        },
+        interleaved=True,
+        changes={
+            "ssm_a": Change.LOG_NEGATED,
+            "ssm_conv1d.weight": Change.UNSQUEEZE,
+            "ssm_d": Change.FLATTEN,
+            "ssm_norm.weight": Change.FLATTEN,
+        },
+        joined={
+            "shared_mlp.input_linear.weight": (("ffn_gate.weight", "ffn_up.weight"), Change.JOIN)
+        },
+    ),
     "exaone4": Architecture(configs.exaone4_config, _OLMO2_LAYERS),
     "hunyuan-dense": Architecture(
         configs.hunyuan_config,

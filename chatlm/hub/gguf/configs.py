@@ -418,6 +418,65 @@ def granite_moe_config(parameters: Hyperparameters) -> Config:
     }
 
 
+def granite_hybrid_config(parameters: Hyperparameters) -> Config:
+    """Read the configuration of granitehybrid, without experts."""
+    parameters.require("expert_count", 0)
+    parameters.require("expert_used_count", 0)
+    layers = parameters.integer("block_count")
+    heads = parameters.per_layer("attention.head_count_kv", layers)
+    if heads is None or len({count for count in heads if count}) != 1:
+        raise parameters.unsupported("attention.head_count_kv", heads)
+    hidden_size = parameters.integer("embedding_length")
+    context_length = parameters.integer("context_length")
+    attention_heads = parameters.integer("attention.head_count")
+    if not attention_heads or hidden_size % attention_heads:
+        raise parameters.unsupported("attention.head_count", attention_heads)
+    inner_size, mamba_heads = (
+        parameters.integer(f"ssm.{key}") for key in ("inner_size", "time_step_rank")
+    )
+    if not mamba_heads or inner_size % mamba_heads or inner_size % hidden_size:
+        raise parameters.unsupported("ssm.inner_size", inner_size)
+    shared_size = parameters.integer("feed_forward_length")
+    parameters.require("expert_shared_feed_forward_length", shared_size)
+    recurrent = heads.index(0) if 0 in heads else 0
+    return {
+        "model_type": "granitemoehybrid",
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "vocab_size": read_vocabulary_size(parameters),
+        "hidden_size": hidden_size,
+        "hidden_act": "silu",
+        "intermediate_size": shared_size,
+        "shared_intermediate_size": shared_size,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "num_hidden_layers": layers,
+        "num_attention_heads": attention_heads,
+        "num_key_value_heads": max(heads),
+        "layer_types": ["full_attention" if count else "linear_attention" for count in heads],
+        "max_position_embeddings": context_length,
+        "rms_norm_eps": parameters.number("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": read_rope(parameters, hidden_size // attention_heads, context_length),
+        # llama.cpp uses this setting to say whether queries and keys are rotated at all
+        "position_embedding_type": "rope"
+        if parameters.flag("rope.scaling.finetuned", True)
+        else None,
+        "attention_bias": has_tensor(parameters, f"blk.{heads.index(max(heads))}.attn_q.bias"),
+        "attention_multiplier": parameters.number("attention.scale", 1.0),
+        "embedding_multiplier": parameters.number("embedding_scale", 1.0),
+        "residual_multiplier": parameters.number("residual_scale", 1.0),
+        "logits_scaling": parameters.number("logit_scale", 1.0),
+        "mamba_d_conv": parameters.integer("ssm.conv_kernel"),
+        "mamba_d_state": parameters.integer("ssm.state_size"),
+        "mamba_n_groups": parameters.integer("ssm.group_count"),
+        "mamba_n_heads": mamba_heads,
+        "mamba_d_head": inner_size // mamba_heads,
+        "mamba_expand": inner_size // hidden_size,
+        "mamba_conv_bias": has_tensor(parameters, f"blk.{recurrent}.ssm_conv1d.bias"),
+        "mamba_proj_bias": has_tensor(parameters, f"blk.{recurrent}.ssm_in.bias"),
+        "tie_word_embeddings": not has_tensor(parameters, "output.weight"),
+    }
+
+
 _EXAONE4_32B_LAYERS = 64
 
 

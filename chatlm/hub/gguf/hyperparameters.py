@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 _NO_EFFECT = (
     "vocab_size",  # the embedding's own size counts
     "tensor_data_layout",
-    "rope.scaling.finetuned",
+    "rope.scaling.finetuned",  # except for granitehybrid
 )
 """Settings that change no result."""
 

@@ -37,6 +37,7 @@ _MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
     "qwen35": ("qwen3_5_text", "qwen3_5"),
     "qwen35moe": ("qwen3_5_moe_text", "qwen3_5_moe"),
     "gpt-oss": ("gpt_oss",),
+    "granitehybrid": ("granitemoehybrid",),
 }
 """Names of an architecture in config.json; those that are not here have their own."""
 

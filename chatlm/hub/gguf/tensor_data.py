@@ -33,7 +33,9 @@ class Change(Enum):
     as well."""
 
     LOG_NEGATED = "log negated"
-    """Decays are stored as -exp of their parameters."""
+    """Decays are stored as -exp of their parameters, with or without a dimension of 1."""
+    FLATTEN = "flatten"
+    """A vector is stored as a matrix."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class TensorSource:
                 return (shape[0], 1, *shape[1:])
             case Change.TRANSPOSE:
                 return (*shape[:-2], shape[-1], *shape[-2:-1])
+            case Change.LOG_NEGATED | Change.FLATTEN:
+                return (prod(shape),)
             case Change.JOIN:
                 return (*shape[:-2], 2 * shape[-2], shape[-1])
             case Change.ALTERNATE if len(shape) > 2:
@@ -135,6 +139,8 @@ class TensorSource:
                 return part.unsqueeze(1)
             case Change.TRANSPOSE:
                 return part.transpose(-1, -2).contiguous()
+            case Change.LOG_NEGATED | Change.FLATTEN:
+                return part.flatten()
             case Change.JOIN:
                 return torch.cat(parts, dim=-2)
             case Change.ALTERNATE if part.dim() > 2:

@@ -6,10 +6,14 @@ import dataclasses
 from functools import partial
 
 from chatlm.chat.context_usage import builtin_system_tokens
-from chatlm.chat.model_list import list_plugin_models
+from chatlm.chat.model_list import (
+    PluginModels,
+    check_fits,
+    list_plugin_models,
+    look_up_model,
+)
 from chatlm.chat.output_schema import read_schema
 from chatlm.config import config
-from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
 from chatlm.hub import installed
 from chatlm.text import one_line
@@ -142,9 +146,15 @@ class SettingsActions:
             self._switch_model(name.strip())
         else:
             current = self._services.engine_state.model
-            here = partial(is_available, plugins=self._services.plugins)
-            ask_plugins = partial(list_plugin_models, self._services.plugins)
-            screen = ModelScreen(installed.list_known_models(), current, here, ask_plugins)
+            config, plugins = self._services.config, self._services.plugins
+            look_up = partial(look_up_model, config=config, plugins=plugins)
+            known = installed.list_known_models()
+
+            def ask_plugins() -> PluginModels:
+                fits = check_fits(known, config, plugins)
+                return dataclasses.replace(list_plugin_models(plugins), fits=fits)
+
+            screen = ModelScreen(known, current, look_up, ask_plugins)
             self._chat.view.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import set_cell_size
 from textual import on
@@ -16,7 +16,7 @@ from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm.chat.model_list import PluginModels
+from chatlm.chat.model_list import FileChoice, PluginModels
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails
 from chatlm.text import escape_controls, one_line
@@ -24,7 +24,10 @@ from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput
 from chatlm.tui.workers import single_value
 
-NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH = 26, 11, 10
+if TYPE_CHECKING:
+    from chatlm.engines.fit import Fit
+
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 26, 11, 10, 16
 """Widths of the columns before the description, in cells."""
 
 
@@ -40,11 +43,11 @@ class ModelScreen(Card[str | None]):
     Args:
         models: the models to show, in this order; only chat models are shown.
         current: name of the current model.
-        is_here: whether a model that is not among `models` can be used without downloading it; runs
-            in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
-            such model.
-        ask_plugins: returns the models of plugins, shown below the others; runs in a thread, since
-            it may wait for servers.
+        look_up: whether a model that is not among `models` can be used without downloading it, or
+            the files to choose from; runs in a thread, since it may read a large file or ask the
+            hub. Raises a `ChatlmError` where there is no such model.
+        ask_plugins: returns the models of plugins, shown below the others, and how models fit this
+            machine; runs in a thread, since it may wait for servers.
     """
 
     @dataclass
@@ -89,16 +92,19 @@ class ModelScreen(Card[str | None]):
         self,
         models: Sequence[ModelDetails],
         current: str,
-        is_here: Callable[[str], bool],
+        look_up: Callable[[str], bool | tuple[FileChoice, ...]],
         ask_plugins: Callable[[], PluginModels] = PluginModels,
     ) -> None:
         super().__init__()
         self._models = {each.name: each for each in models if each.kind == "chat"}
         self._current = current
-        self._is_here = is_here
+        self._look_up = look_up
+        self._fits: dict[str, Fit] = {}
         self._ask_plugins = ask_plugins
         self._download_candidate = ""
         """The model to download when the user confirms."""
+        self._files: dict[str, FileChoice] = {}
+        """Files of repositories that were offered."""
 
     def body(self) -> Iterable[Widget]:
         """Yield the filter, the models and the question."""
@@ -121,8 +127,20 @@ class ModelScreen(Card[str | None]):
         typed = self.query_one(Input).value.strip()
         if value is True:
             self.dismiss(typed)
+        elif isinstance(value, tuple):
+            self._offer_files(value)
         else:
             self._ask_to_download(typed, "Unknown download size")
+
+    def _offer_files(self, choices: tuple[FileChoice, ...]) -> None:
+        """List the files of a repository in place of the models."""
+        for choice in choices:
+            self._fits[choice.name] = choice.fit
+            self._files[choice.name] = choice
+        models = self.query_one(OptionList)
+        models.set_options([Option(_file_row(each), id=each.name) for each in choices])
+        good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
+        models.highlighted = good[len(good) // 2] if good else 0
 
     def _ask_worker(self) -> None:
         self.post_message(self.PluginsAnswered(self._ask_plugins()))
@@ -132,12 +150,13 @@ class ModelScreen(Card[str | None]):
         event.stop()
         for details in event.answer.models:
             self._models.setdefault(details.name, details)
+        self._fits |= event.answer.fits
         faults = [escape_controls(str(fault)) for fault in event.answer.faults]
         line = self.query_one("#plugins", Static)
         line.display = bool(faults)
         line.set_class(bool(faults), "-failed")
         line.update(Content("\n".join(faults)))
-        if event.answer.models:
+        if event.answer.models or event.answer.fits:
             models = self.query_one(OptionList)
             highlighted = models.highlighted_option
             self._update_list(self.query_one(Input).value.strip())
@@ -183,8 +202,10 @@ class ModelScreen(Card[str | None]):
         details = self._models.get(name)
         if name == self._download_candidate or (details is not None and details.installed):
             self.dismiss(name)
+        elif name in self._files:
+            self._ask_to_download(name, f"{human_bytes(self._files[name].bytes)} to download")
         elif details is None:
-            self.start_work(partial(single_value, partial(self._is_here, name)))
+            self.start_work(partial(single_value, partial(self._look_up, name)))
         else:
             self._ask_to_download(name, f"About {human_bytes(details.bytes)} to download")
 
@@ -194,6 +215,9 @@ class ModelScreen(Card[str | None]):
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
         message = f"{one_line(name, 60)} is not on this machine. {question}."
+        if fit := self._fits.get(name):
+            speed = f", {fit.speed_text}" if fit.speed_text else ""
+            message += f"\n{fit.summary.capitalize()}{speed}: {fit.describe_need(name)}"
         line.update(Content(f"{message}\nEnter downloads it, esc cancels."))
 
     def _update_list(self, query: str) -> None:
@@ -206,7 +230,10 @@ class ModelScreen(Card[str | None]):
             if all(word in f"{details.name} {details.summary}".lower() for word in words)
         ]
         options = [
-            Option(model_row(details, details.name == self._current), id=details.name)
+            Option(
+                model_row(details, details.name == self._current, self._fits.get(details.name)),
+                id=details.name,
+            )
             for details in found
         ]
         if query and query not in self._models:
@@ -217,7 +244,7 @@ class ModelScreen(Card[str | None]):
         models.highlighted = names.index(self._current) if self._current in names else 0
 
 
-def model_row(details: ModelDetails, current: bool) -> Content:
+def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> Content:
     """Return one model as a row."""
     here = "in use" if current else "here" if details.installed else "not here"
     style = "$text-success" if details.installed else "$foreground 60%"
@@ -228,5 +255,22 @@ def model_row(details: ModelDetails, current: bool) -> Content:
         ),
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
+        *([_fit_cell(fit)] if fit else []),
         (one_line(details.summary, 200), "$foreground 60%"),
     )
+
+
+def _file_row(choice: FileChoice) -> Content:
+    return Content.assemble(
+        set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 2), NAME_WIDTH),
+        f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
+        _fit_cell(choice.fit),
+        (f"quality: {choice.quality}", "$foreground 60%"),
+    )
+
+
+def _fit_cell(fit: Fit) -> tuple[str, str]:
+    good = fit.summary in ("fits", "unknown")
+    speed = fit.speed_text.replace("tokens/s", "t/s")
+    text = f"{fit.summary} {speed}".strip()
+    return set_cell_size(text, FIT_WIDTH), "$text-success" if good else "$text-warning"

@@ -11,6 +11,7 @@ from chatlm.engines.native.mlp import Activation, DenseMlpConfig
 from chatlm.engines.native.model_config import MAX_HEAD_DIM, LayerConfig, ModelConfig
 from chatlm.engines.native.moe import MoeConfig
 from chatlm.engines.native.rope import read_rope
+from chatlm.hub.quantization_config import UnreadableQuantization, read_quantization
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
@@ -110,11 +111,13 @@ def read_model(
         variants: further fields of `ModelConfig`.
 
     Raises:
-        Unsupported: its weights are quantized, or its sizes do not fit together.
+        Unsupported: its weights are quantized in an unknown way, or its sizes do not fit together.
         KeyError, TypeError, ValueError: a value is missing or malformed.
     """
-    if values.get("quantization_config"):
-        raise Unsupported("its weights are stored quantized")
+    try:
+        read_quantization(values)
+    except UnreadableQuantization as reason:
+        raise Unsupported(str(reason)) from None
     config = ModelConfig(
         **{
             "hidden_size": int(values["hidden_size"]),

@@ -1,4 +1,5 @@
-"""Qwen 3.5: gated delta nets, and attention with an output gate in each fourth layer."""
+"""Qwen 3.5: gated delta nets, and attention with an output gate in each fourth layer; with experts,
+also one that all tokens share."""
 
 from __future__ import annotations
 
@@ -7,8 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures.config_parser import read_attention, read_mlp, read_model
+from chatlm.engines.native.architectures.config_parser import (
+    read_attention,
+    read_mlp,
+    read_model,
+    read_moe,
+)
 from chatlm.engines.native.gated_delta import GatedDeltaConfig
+from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import (
     PRE_NORMS,
     TENSOR_NAMES,
@@ -16,6 +23,7 @@ from chatlm.engines.native.model_config import (
     ModelConfig,
     TensorNames,
 )
+from chatlm.engines.native.moe import MoeConfig
 
 _LINEAR_ATTENTION = {
     **{
@@ -42,13 +50,14 @@ _WITHOUT_SUFFIX = frozenset({"A_log", "dt_bias"})
 
 
 def read_text_config(values: Mapping[str, Any]) -> ModelConfig:
-    """Return the config of a `qwen3_5_text`."""
+    """Return the config of a `qwen3_5_text` or `qwen3_5_moe_text`."""
     names = TensorNames(of_layer=_OF_LAYER, unread=_UNREAD, without_suffix=_WITHOUT_SUFFIX)
     return _read(values, names)
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
-    """Return the config of the language model of a `qwen3_5`, which reads images, too."""
+    """Return the config of the language model of a `qwen3_5` or `qwen3_5_moe`, which also reads
+    images."""
     text = {
         **values["text_config"],
         "quantization_config": values.get("quantization_config"),
@@ -81,7 +90,7 @@ def _read(values: Mapping[str, Any], names: TensorNames) -> ModelConfig:
     )
     if linear.num_value_heads % linear.num_key_heads:
         raise Unsupported("its sizes do not fit together")
-    mlp = read_mlp(values)
+    mlp = _read_mlp(values)
     kinds = {
         "full_attention": LayerConfig(attention, mlp),
         "linear_attention": LayerConfig(linear, mlp),
@@ -91,6 +100,15 @@ def _read(values: Mapping[str, Any], names: TensorNames) -> ModelConfig:
         raise Unsupported(f"it has layers of the type {unknown[0]}")
     return read_model(
         values, [kinds[kind] for kind in types], one_plus_norms=True, tensor_names=names
+    )
+
+
+def _read_mlp(values: Mapping[str, Any]) -> DenseMlpConfig | MoeConfig:
+    if "moe_intermediate_size" not in values:
+        return read_mlp(values)
+    return dataclasses.replace(
+        read_moe(values, "moe_intermediate_size", normalised=True),
+        shared_intermediate_size=int(values["shared_expert_intermediate_size"]),
     )
 
 

@@ -36,6 +36,8 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "qwen2_moe": qwen_moe.read_qwen2_moe_config,
     "qwen3": qwen.read_qwen3_config,
     "qwen3_5": qwen3_5.read_config,
+    "qwen3_5_moe": qwen3_5.read_config,
+    "qwen3_5_moe_text": qwen3_5.read_text_config,
     "qwen3_5_text": qwen3_5.read_text_config,
     "qwen3_moe": qwen_moe.read_qwen3_moe_config,
 }

@@ -8,7 +8,8 @@
 
    - `two_level` formats: a float16, and another where there are minimums, for 256 columns; by these
      the group's own scales and minimums, signed bytes, are multiplied. Then these bytes.
-   - other formats: the scales of its two groups of 32 columns, then their minimums, in float16.
+   - other formats: the scales of its two groups of 32 columns, then their minimums, in float16. With
+     `zero_points`, a minimum is -scale * zero, and zeros are there instead.
 
    and then, for each slab of 32 columns, the codes: see `unpack_slab`. */
 
@@ -22,7 +23,7 @@ enum { SLAB = 32, SLAB_QUADS = SLAB / 4 };
 /* Also the types of stored matrices; the numbers are those of c_decoder.py. */
 enum {
     F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
-    MXFP4
+    MXFP4, Q4_Z, Q8_Z
 };
 
 enum { NO_CODEBOOK, CODEBOOK_IQ4, CODEBOOK_FP4 };
@@ -33,21 +34,24 @@ typedef struct {
     bool two_level, has_minimums;
     int zero; /* the code of 0 where there are no minimums */
     int codebook; /* codes are indices into it; its values are offset by `zero` */
+    bool zero_points;
 } Format;
 
-#define FORMAT_Q4_0 ((Format){4, 32, false, false, 8, NO_CODEBOOK})
-#define FORMAT_Q4_1 ((Format){4, 32, false, true, 0, NO_CODEBOOK})
-#define FORMAT_Q5_0 ((Format){5, 32, false, false, 16, NO_CODEBOOK})
-#define FORMAT_Q5_1 ((Format){5, 32, false, true, 0, NO_CODEBOOK})
-#define FORMAT_Q8_0 ((Format){8, 32, false, false, 128, NO_CODEBOOK})
-#define FORMAT_Q2_K ((Format){2, 16, true, true, 0, NO_CODEBOOK})
-#define FORMAT_Q3_K ((Format){3, 16, true, false, 4, NO_CODEBOOK})
-#define FORMAT_Q4_K ((Format){4, 32, true, true, 0, NO_CODEBOOK})
-#define FORMAT_Q5_K ((Format){5, 32, true, true, 0, NO_CODEBOOK})
-#define FORMAT_Q6_K ((Format){6, 16, true, false, 32, NO_CODEBOOK})
-#define FORMAT_IQ4_NL ((Format){4, 32, false, false, 128, CODEBOOK_IQ4})
-#define FORMAT_IQ4_XS ((Format){4, 32, true, false, 128, CODEBOOK_IQ4})
-#define FORMAT_MXFP4 ((Format){4, 32, false, false, 128, CODEBOOK_FP4})
+#define FORMAT_Q4_0 ((Format){4, 32, false, false, 8, NO_CODEBOOK, false})
+#define FORMAT_Q4_1 ((Format){4, 32, false, true, 0, NO_CODEBOOK, false})
+#define FORMAT_Q5_0 ((Format){5, 32, false, false, 16, NO_CODEBOOK, false})
+#define FORMAT_Q5_1 ((Format){5, 32, false, true, 0, NO_CODEBOOK, false})
+#define FORMAT_Q8_0 ((Format){8, 32, false, false, 128, NO_CODEBOOK, false})
+#define FORMAT_Q2_K ((Format){2, 16, true, true, 0, NO_CODEBOOK, false})
+#define FORMAT_Q3_K ((Format){3, 16, true, false, 4, NO_CODEBOOK, false})
+#define FORMAT_Q4_K ((Format){4, 32, true, true, 0, NO_CODEBOOK, false})
+#define FORMAT_Q5_K ((Format){5, 32, true, true, 0, NO_CODEBOOK, false})
+#define FORMAT_Q6_K ((Format){6, 16, true, false, 32, NO_CODEBOOK, false})
+#define FORMAT_IQ4_NL ((Format){4, 32, false, false, 128, CODEBOOK_IQ4, false})
+#define FORMAT_IQ4_XS ((Format){4, 32, true, false, 128, CODEBOOK_IQ4, false})
+#define FORMAT_MXFP4 ((Format){4, 32, false, false, 128, CODEBOOK_FP4, false})
+#define FORMAT_Q4_Z ((Format){4, 32, false, true, 0, NO_CODEBOOK, true})
+#define FORMAT_Q8_Z ((Format){8, 32, false, true, 0, NO_CODEBOOK, true})
 
 /* Run `statement` with `FORMAT` a constant, so that the compiler makes code for each format. */
 #define FOR_QUANTIZED_FORMAT(number, statement)                                                    \
@@ -65,6 +69,8 @@ typedef struct {
     case IQ4_NL: { const Format FORMAT = FORMAT_IQ4_NL; statement; break; }                        \
     case IQ4_XS: { const Format FORMAT = FORMAT_IQ4_XS; statement; break; }                        \
     case MXFP4: { const Format FORMAT = FORMAT_MXFP4; statement; break; }                          \
+    case Q4_Z: { const Format FORMAT = FORMAT_Q4_Z; statement; break; }                            \
+    case Q8_Z: { const Format FORMAT = FORMAT_Q8_Z; statement; break; }                            \
     }
 
 static Format quantized_format(int64_t number)
@@ -205,7 +211,8 @@ ALWAYS_INLINE f32x16 group_minimum(const Format f, const uint8_t *block, int gro
 {
     if (f.two_level)
         return load_i8_as_f32(block + 64 + group * group_bytes(f) + LANES);
-    return load_f16_as_f32(block + 64 + group * 2 * LANES);
+    f32x16 minimum = load_f16_as_f32(block + 64 + group * 2 * LANES);
+    return f.zero_points ? -minimum * group_scale(f, block, group) : minimum;
 }
 
 /* What the scales and the minimums of a two-level block are multiplied by. */

@@ -24,7 +24,8 @@ static int64_t stored_block_bytes(int64_t type)
     static const uint8_t BYTES[] = {
         [F32] = 4, [F16] = 2, [BF16] = 2, [Q4_0] = 18, [Q4_1] = 20, [Q5_0] = 22, [Q5_1] = 24,
         [Q8_0] = 34, [Q2_K] = 84, [Q3_K] = 110, [Q4_K] = 144, [Q5_K] = 176, [Q6_K] = 210,
-        [IQ4_NL] = 18, [IQ4_XS] = 136, [MXFP4] = 17,
+        [IQ4_NL] = 18, [IQ4_XS] = 136, [MXFP4] = 17, [Q4_Z] = 20,
+        [Q8_Z] = 36,
     };
     return BYTES[type];
 }
@@ -80,6 +81,7 @@ static void read_stored_block(int64_t type, const uint8_t *from, int part, RowBl
         read_nibbles(from + 2, 16, codes);
         break;
     case Q4_1:
+    case Q4_Z:
         *scale = read_u16(from), *minimum = read_u16(from + 2);
         read_nibbles(from + 4, 16, codes);
         break;
@@ -92,6 +94,10 @@ static void read_stored_block(int64_t type, const uint8_t *from, int part, RowBl
         *scale = read_u16(from), *minimum = read_u16(from + 2);
         read_nibbles(from + 8, 16, codes);
         read_fifth_bits(from + 4, codes);
+        break;
+    case Q8_Z:
+        *scale = read_u16(from), *minimum = read_u16(from + 2);
+        memcpy(codes, from + 4, 32);
         break;
     case Q8_0:
         *scale = read_u16(from);
@@ -169,6 +175,8 @@ static void block_values(const Format f, const RowBlock *block, int64_t columns,
         float minimum = 0.0f, code = block->codes[i];
         if (f.has_minimums)
             minimum = f16_to_float(block->minimums[f.two_level ? 0 : group]);
+        if (f.zero_points)
+            minimum *= -scale;
         if (f.two_level)
             scale *= block->group_scales[group], minimum *= block->group_minimums[group];
         if (f.codebook)

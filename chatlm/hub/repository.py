@@ -1,0 +1,136 @@
+"""Ask the hub what a repository has, and turn its refusals into next steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from chatlm.errors import ModelError
+from chatlm.hub.catalogue import GgufFiles
+from chatlm.hub.gguf_choices import group_files
+
+ASK_SECONDS = 10.0
+"""Timeout of a question to the hub."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What a repository of the hub has."""
+
+    name: str
+    commit: str
+    sizes: Mapping[str, int]
+    """Bytes of each file by path."""
+    hashes: Mapping[str, str]
+    """SHA-256 of the large ones."""
+    licence: str
+    """As its card names it; empty if it does not."""
+
+    @property
+    def ggufs(self) -> list[GgufFiles]:
+        """Its GGUF models, smallest first."""
+        return group_files(self.sizes)
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether it has weights in safetensors."""
+        return any(name.endswith(".safetensors") for name in self.sizes)
+
+
+def is_offline() -> bool:
+    """Tell whether the user set the hub library offline."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def hub_endpoint() -> str:
+    """Return the hub's address."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def read_repository(repository: str, revision: str = "main") -> Repository:
+    """Ask the hub for a repository's files.
+
+    Raises:
+        ModelError: there is none, it is not allowed, or the hub does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    if is_offline():
+        raise offline_error()
+    with hub_errors(repository, revision):
+        info = HfApi(endpoint=hub_endpoint()).model_info(
+            repository, revision=revision, files_metadata=True, timeout=ASK_SECONDS
+        )
+    files = {file.rfilename: file for file in info.siblings or [] if _stays_inside(file.rfilename)}
+    card = info.card_data
+    licence = card.get("license", "") if card is not None else ""
+    return Repository(
+        name=repository,
+        commit=info.sha or revision,
+        sizes={name: file.size or 0 for name, file in files.items()},
+        hashes={name: lfs.sha256 for name, file in files.items() if (lfs := file.lfs)},
+        licence=licence if isinstance(licence, str) else "",
+    )
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a file's path, which comes from outside, leads to no other folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def offline_error() -> ModelError:
+    """Return the error for a download that the user has switched off."""
+    return ModelError(
+        "HF_HUB_OFFLINE is set, so the hub is not used.",
+        "To download the model, unset HF_HUB_OFFLINE.",
+    )
+
+
+@contextlib.contextmanager
+def hub_errors(repository: str, revision: str) -> Iterator[None]:
+    """Turn errors of the hub library into `ModelError`s with a next step."""
+    import httpx2
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"The owner of {repository} asks you to accept terms before you can download it.",
+            f"Accept them at {hub_endpoint()}/{repository}, then run: hf auth login\n"
+            "(or set HF_TOKEN). GGUF copies of the same model are often free of that: "
+            "chatlm models list",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"{repository} has no revision {revision}.",
+            f"See {hub_endpoint()}/{repository}/tree/main",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub has no model {repository}, or it is private.",
+            "Check the spelling; for a private model run: hf auth login (or set HF_TOKEN)"
+            + _similar(repository),
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError) as error:
+        raise ModelError(
+            f"The download of {repository} from {hub_endpoint()} failed: {error}",
+            "Check the network, then run the same command to resume.",
+        ) from error
+
+
+def _similar(repository: str) -> str:
+    from chatlm.hub.catalogue import close_names
+
+    close = close_names(repository, 2)
+    return f"\nSimilar models in the catalogue: {', '.join(close)}" if close else ""
