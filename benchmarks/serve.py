@@ -188,6 +188,76 @@ async def longest_gap(address: str, characters: int) -> tuple[float, list[int]]:
     return max(gaps[10:]), [task.result() for task in large]
 
 
+GAP_TOKENS = 128
+"""Tokens of each reply whose gaps are measured."""
+
+
+async def gaps_of_streams(address: str, clients: int, seconds: float) -> dict[str, float]:
+    """Let clients stream reply after reply, each with a new question; return what they saw.
+
+    Args:
+        address: URL of the server, without a path.
+        clients: how many stream at a time.
+        seconds: time after which no client sends another request.
+    """
+    gaps: list[float] = []
+    firsts: list[float] = []
+    tokens = 0
+    start = time.monotonic()
+    async with AsyncOpenAI(
+        base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300
+    ) as client:
+
+        async def talk(number: int) -> None:
+            nonlocal tokens
+            asked = 0
+            while time.monotonic() - start < seconds:
+                asked += 1
+                question = f"Tell the story of lighthouse number {number}, part {asked}."
+                last = begun = time.monotonic()
+                stream = await client.chat.completions.create(
+                    model=MODEL, messages=[{"role": "user", "content": question}], seed=number,
+                    max_tokens=GAP_TOKENS, temperature=0.9, stream=True,
+                    stream_options={"include_usage": True},
+                )  # fmt: skip
+                is_first = True
+                async for chunk in stream:
+                    if chunk.usage:
+                        tokens += chunk.usage.completion_tokens
+                    if not chunk.choices or not chunk.choices[0].delta.content:
+                        continue
+                    now = time.monotonic()
+                    (firsts if is_first else gaps).append(now - (begun if is_first else last))
+                    is_first, last = False, now
+
+        await asyncio.gather(*(talk(number) for number in range(clients)))
+    gaps.sort()
+    return {
+        "clients": clients,
+        "tokens_per_second": tokens / (time.monotonic() - start),
+        "first_token": statistics.median(firsts),
+        "median_gap": statistics.median(gaps),
+        "p95_gap": gaps[int(len(gaps) * 0.95)],
+        "longest_gap": gaps[-1],
+    }
+
+
+def measure_gaps(clients: int, seconds: float, as_json: bool) -> None:
+    """Print throughput and gaps of one client, then of several."""
+    with serving() as address:
+        rows = [asyncio.run(gaps_of_streams(address, count, seconds)) for count in (1, clients)]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    print("clients  tokens/s  first token  median gap     95 %   longest")
+    for row in rows:
+        print(
+            f"{row['clients']:>7.0f}{row['tokens_per_second']:>10.0f}"
+            f"{row['first_token'] * 1e3:>10.0f} ms{row['median_gap'] * 1e3:>9.0f} ms"
+            f"{row['p95_gap'] * 1e3:>6.0f} ms{row['longest_gap'] * 1e3:>7.0f} ms"
+        )
+
+
 def measure_stalls() -> None:
     """Print the longest gap for each size of the large requests."""
     with serving() as address:
@@ -200,14 +270,20 @@ def measure_stalls() -> None:
 def main() -> None:
     """Measure, then print a table, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--clients", type=int, help="50, or 8 with --gaps")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=24, help="maximum tokens of each reply")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--gaps", action="store_true", help="measure throughput and the gaps between tokens instead"
+    )
     parser.add_argument("--stall", action="store_true", help="measure gaps in a stream instead")
     options = parser.parse_args()
     if options.stall:
         measure_stalls()
+        return
+    if options.gaps:
+        measure_gaps(options.clients or 8, options.seconds, options.json)
         return
     with serving() as address:
         alone = OpenAI(base_url=f"{address}/v1", api_key="none")
@@ -222,7 +298,7 @@ def main() -> None:
                 .choices[0]
                 .message.content
             )
-            for question in questions(options.clients)
+            for question in questions(options.clients or 50)
         }
         print(f"{len(set(expected.values()))} different expected replies", file=sys.stderr)
         made = asyncio.run(load(address, MODEL, expected, options.seconds, options.tokens))

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from textual.pilot import Pilot
@@ -75,7 +76,10 @@ MOODS = (
     "Which platform does the next one leave from?",
     "I'm scared that I will miss my first day.",
 )
-COMPANION = {"templates": {"template": "companion", "values": {}}}
+COMPANION: dict[str, dict[str, Any]] = {
+    "templates": {"template": "companion", "values": {}},
+    "emotion": {"label": "user"},
+}
 SHORT = Sampling(seed=7, max_tokens=48)
 MANUAL = {"rag": {"index": "manual"}}
 STORY = "Write a long story about a lighthouse."
@@ -228,8 +232,9 @@ async def camera(
 
 async def newcomer(engine: Engine, size: tuple[int, int]) -> None:
     """The screen before the first message."""
+    plugins = PluginHost([("rag", rag_plugin), ("lora", lora_plugin), ("arena", arena_plugin)])
     with Store(None) as store:
-        async with camera(store, engine, size, {}) as looking:
+        async with camera(store, engine, size, {}, plugins) as looking:
             await looking.take("empty")
             await looking.press("f1")
             await looking.take("help")
@@ -342,7 +347,7 @@ async def arena(size: tuple[int, int]) -> None:
     with (
         closing(open_engine(SETTINGS, plugins, ignore_progress)) as engine,
         tempfile.TemporaryDirectory() as home,
-        patch("chatlm.config.paths.data_dir", lambda: Path(home)),
+        patch.object(store_module, "data_dir", lambda: Path(home)),
         store_module.open_arena_store() as entrants,
         Store(None) as store,
     ):

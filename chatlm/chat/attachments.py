@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
@@ -21,6 +23,12 @@ MAX_FILE_BYTES = 1_000_000
 
 MAX_NAME_WIDTH = 200
 """Maximum characters of a file's name in a message."""
+
+MAX_FOLDER_FILES = 100
+"""Maximum number of files of an attached folder."""
+
+FileReader = Callable[[Path, str], str]
+"""Returns the text of a file, from its path and the name for messages; raises UsageError."""
 
 CACHED_FILES = 8
 """Files whose text is kept, so that sending need not read again what was just counted."""
@@ -121,6 +129,60 @@ def read_text_file(path: Path, name: str) -> str:
     if "\0" in text:
         raise UsageError(f"{shown} is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_blocks(path: Path, name: str, read_file: FileReader) -> list[str]:
+    """Return a file as a message shows it, or each file of a folder; see `format_block`.
+
+    Hidden files are left out. Those of a folder that have no text are named in a last block.
+
+    Args:
+        path: a file or folder.
+        name: how the user named it.
+        read_file: reads a file.
+
+    Raises:
+        UsageError: the file cannot be read; the folder has no text, more than
+            `MAX_FOLDER_FILES` files, or more than `MAX_FILE_BYTES` of text.
+    """
+    if not path.is_dir():
+        return [format_block(name, read_file(path, name))]
+    shown = one_line(name, MAX_NAME_WIDTH)
+    blocks, left_out, size = [], [], 0
+    for file in _files_below(path, shown):
+        inner = f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}"
+        try:
+            text = read_file(file, inner)
+        except UsageError:
+            left_out.append(inner)
+            continue
+        size += len(text.encode("utf-8", "replace"))
+        if size > MAX_FILE_BYTES:
+            raise UsageError(
+                f"{shown} has more than {MAX_FILE_BYTES // 1_000_000} MB of text",
+                hint=f"Attach a part of it, or build an index of it: /rag build {shown}",
+            )
+        blocks.append(format_block(inner, text))
+    if not blocks:
+        raise UsageError(f"{shown} has no files with text", hint="Name another folder.")
+    if left_out:
+        blocks.append(f"Files of {shown} without text, left out: {', '.join(left_out)}")
+    return blocks
+
+
+def _files_below(folder: Path, name: str) -> list[Path]:
+    """Return the files below a folder, sorted; hidden ones and links are left out."""
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        paths = (Path(parent, each) for each in sorted(files) if not each.startswith("."))
+        found += [path for path in paths if not path.is_symlink()]
+        if len(found) > MAX_FOLDER_FILES:
+            raise UsageError(
+                f"{name} has more than {MAX_FOLDER_FILES} files",
+                hint=f"Attach a part of it, or build an index of it: /rag build {name}",
+            )
+    return found
 
 
 def format_block(name: str, text: str) -> str:

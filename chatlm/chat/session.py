@@ -72,6 +72,7 @@ class ChatSession:
         disabled_plugins: plugins that are disabled in a new conversation.
         conversation_id: the conversation to continue; None starts one with the first message.
         label_seconds: how long plugins may take after a reply; None waits for them.
+        source: what begins a new conversation, such as `ask`; empty for the screen.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class ChatSession:
         disabled_plugins: Iterable[str] = (),
         conversation_id: int | None = None,
         label_seconds: float | None = None,
+        source: str = "",
     ) -> None:
         self.store = store
         self.get_engine = get_engine
@@ -104,6 +106,7 @@ class ChatSession:
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
         self.label_seconds = label_seconds
+        self.source = source
 
     @property
     def conversation(self) -> Conversation | None:
@@ -357,6 +360,7 @@ class ChatSession:
             sampling=new.sampling,
             plugin_data=new.plugin_data,
             disabled_plugins=new.disabled_plugins,
+            source=self.source,
         )
         return self._add_first_turn(fresh, text)
 

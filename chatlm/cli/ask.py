@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chatlm.chat.attachments import AttachmentReader, format_block
+from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, setup_from_options
@@ -171,13 +171,15 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--stop", multiple=True, metavar="TEXT", help="End the reply at this text; repeatable."
 )
 @click.option(
+    "-a",
     "-f",
+    "--attach",
     "--file",
     "files",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Add the text of this file to the question; repeatable.",
+    help="Add the text of this file or of a folder's files to the question; repeatable.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
@@ -261,7 +263,7 @@ def ask(
     with loaded_plugins(settings) as plugins:
         plugins.on_hang = _print_hang
         read_file = AttachmentReader(plugins)
-        blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
+        blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
@@ -281,6 +283,7 @@ def ask(
                 plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
                 label_seconds=LABEL_SECONDS,
+                source="ask",
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
@@ -289,7 +292,21 @@ def ask(
                 printer = _AnswerPrinter(
                     echo=not as_json, show_thoughts=show_thinking, outlives_output=saved
                 )
-                _print_answer(session, opening.first_message, printer, saved, as_json)
+                try:
+                    _print_answer(session, opening.first_message, printer, saved, as_json)
+                finally:
+                    if saved and chat_id is None:
+                        _forget_unanswered(session)
+
+
+def _forget_unanswered(session: ChatSession) -> None:
+    """Delete the new chat of a question that got no answer at all."""
+    chat = session.conversation
+    if chat is None or any(reply.parts for turn in chat.turns for reply in turn.replies):
+        return
+    from chatlm.chat.deletion import delete_chats
+
+    delete_chats(session.store, [chat.id], session.plugins)
 
 
 def _print_hang(call: HookCall) -> None:

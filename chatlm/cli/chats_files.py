@@ -102,7 +102,8 @@ def _report_problems(
     default="auto",
     show_default=True,
     help="chatlm is its own jsonl; messages is one list of messages per line; chatgpt is the ZIP "
-    "file of ChatGPT's export, or the conversations.json in it; auto detects the format.",
+    "file of ChatGPT's export, or the conversations.json in it; open-webui is its export, and "
+    "lm-studio one of its conversation files; auto detects the format.",
 )
 @click.option("--skip-bad", is_flag=True, help="Skip chats that cannot be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -85,8 +85,13 @@ class CoreSettings:
         "auto", "prompt format; auto uses the model's own chat template"
     )
     theme: str = setting(
-        "textual-dark", "the screen's colours, a Textual theme", accepts=_is_name, expected="a name"
+        "chatlm-dark",
+        "the screen's colours: chatlm-dark, chatlm-light or a Textual theme",
+        accepts=_is_name,
+        expected="a name",
     )
+    vim: bool = setting(False, "the keys of vi in the composer")
+    list_ask_chats: bool = setting(True, "list the chats of chatlm ask on the screen")
     reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
     disabled_plugins: tuple[str, ...] = setting(
         (), "plugins that are not loaded", accepts=_are_names, expected="a list of names"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
@@ -27,9 +29,14 @@ class ActiveSequence:
     """Returns its KV cache."""
 
 
-PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any], None, None]
+PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any] | None, None, None]
 """Prefills a prompt block by block; the last item is the sequence to decode. It yields a future
-while another thread computes what it needs."""
+while another thread computes what it needs, and None where it can pause within a block."""
+
+
+PREFILL_SECONDS, PREFILL_STEPS = 0.1, 2
+"""Time for reading prompts between two tokens of other replies, the longer of two: in seconds, so
+that text still flows, and in decode steps, so that a slow model does not neglect new prompts."""
 
 
 _MAX_WAIT = 0.02
@@ -38,6 +45,9 @@ _MAX_WAIT = 0.02
 
 class LocalBatch:
     """A `chatlm.Batch` that prefills one prompt at a time between decode steps of the others.
+
+    While replies are decoded, each step reads prompts for a limited time, be that several of them
+    or some layers of a block; a longer pause would show in every stream.
 
     Args:
         model: of all requests, with adapters or without.
@@ -61,6 +71,8 @@ class LocalBatch:
         self._active: dict[int, ActiveSequence] = {}
         self._awaited: list[Future[Any]] = []
         self._next_index = 0
+        self._decode_seconds = 0.0
+        """Of the last step."""
         self.max_concurrency = model.max_step_tokens
 
     def __len__(self) -> int:
@@ -83,12 +95,12 @@ class LocalBatch:
             self.cancel(index)
 
     def step(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """Prefill one block and decode a token of each active sequence.
+        """Prefill a block or some of it, and decode a token of each active sequence.
 
         Returns no events while all prompts are still being encoded.
         """
         with self._lock:
-            events = [*self._prefill_block(), *self._decode_step()]
+            events = [*self._prefill(), *self._decode_step()]
         if not events and self._awaited:
             wait(self._awaited, _MAX_WAIT, return_when=FIRST_COMPLETED)
         return events
@@ -99,10 +111,14 @@ class LocalBatch:
         if sequence := self._active.pop(index, None):
             sequence.release()
 
-    def _prefill_block(self) -> list[tuple[int, EngineEvent | Exception]]:
-        """Prefill one block of the oldest prompt that is not complete."""
+    def _prefill(self) -> list[tuple[int, EngineEvent | Exception]]:
+        """Read the oldest prompt that is not complete, and others while there is time."""
         events: list[tuple[int, EngineEvent | Exception]] = []
         self._awaited = []
+        end = math.inf
+        if self._active:
+            limit = max(PREFILL_SECONDS, PREFILL_STEPS * self._decode_seconds)
+            end = time.perf_counter() + limit
         for index, prefilling in list(self._prefilling.items()):
             try:
                 for event in prefilling:
@@ -111,9 +127,10 @@ class LocalBatch:
                         break
                     if isinstance(event, ActiveSequence):
                         self._active[index] = event
-                    else:
+                    elif event is not None:
                         events.append((index, event))
-                    if isinstance(event, Prefill):
+                    ends_block = isinstance(event, Prefill) and end == math.inf
+                    if ends_block or time.perf_counter() > end:
                         return events
                 else:
                     del self._prefilling[index]
@@ -159,7 +176,9 @@ class LocalBatch:
             ):
                 inputs.append((sequence, ids))
         if inputs:
+            started = time.perf_counter()
             caches = [sequence.cached_prompt for sequence, _ in inputs]
             rows = decode_batch(self._model, caches, [ids for _, ids in inputs])
             for (sequence, _), logits in zip(inputs, rows, strict=True):
                 sequence.speculator.set_logits(logits)
+            self._decode_seconds = time.perf_counter() - started

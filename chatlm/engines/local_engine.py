@@ -390,8 +390,8 @@ class LocalEngine:
             cached_prompt = borrowed.enter_context(self._borrow_cache(request, prompt.ids))
             cached = cached_prompt.reuse_prefix(prompt.ids)
             yield PromptReady(total, limit, omitted, cached, prompt_hash(prompt.ids))
-            for done in cached_prompt.prefill(prompt.ids):
-                yield Prefill(done, total)
+            for done in cached_prompt.prefill_in_parts(prompt.ids):
+                yield None if done is None else Prefill(done, total)
             logits = cached_prompt.logits
             state = GenerationState(
                 prompt_ids=prompt.ids,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -39,6 +39,19 @@ class SequenceCache(Protocol):
 
         Returns:
             The tokens that are kept, at most `length`, possibly none.
+        """
+        ...
+
+
+@runtime_checkable
+class PausingCache(Protocol):
+    """A `SequenceCache` that can pause within a block, so that others need not wait for its end."""
+
+    def prefill_in_parts(self, ids: Sequence[int]) -> Generator[None, None, Tensor]:
+        """Do the same as `SequenceCache.prefill`; yield after each part.
+
+        Other caches may be used between the parts. If not all of them are computed, this one
+        cannot be used any more.
         """
         ...
 

@@ -8,11 +8,18 @@ a cold one, and a seed the same reply.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import ANY_BLOCKS, BlockRules, LanguageModel, Model, SequenceCache
+from chatlm.engines.model import (
+    ANY_BLOCKS,
+    BlockRules,
+    LanguageModel,
+    Model,
+    PausingCache,
+    SequenceCache,
+)
 
 
 def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLOCKS) -> list[int]:
@@ -131,7 +138,7 @@ class CachedPrompt:
         blocks = self._count_shared_blocks(prompt, planned)
         if blocks < len(planned):
             self._truncate(planned, blocks)
-            yield from self._prefill(prompt, planned)
+            yield from _without_pauses(self._prefill(prompt, planned))
 
     def _count_shared_blocks(self, prompt: Sequence[int], planned: Sequence[int]) -> int:
         common = common_prefix_length(self.ids, prompt)
@@ -161,11 +168,15 @@ class CachedPrompt:
         Yields:
             Tokens of the prompt read so far.
         """
-        yield from self._prefill(prompt, self._plan_block_ends(len(prompt)))
+        return _without_pauses(self.prefill_in_parts(prompt))
 
-    def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int]:
+    def prefill_in_parts(self, prompt: Sequence[int]) -> Iterator[int | None]:
+        """Do the same; yield None wherever the cache can pause within a block."""
+        return self._prefill(prompt, self._plan_block_ends(len(prompt)))
+
+    def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int | None]:
         for end in planned[len(self._block_ends) :]:
-            self._logits = self._prefill_block(prompt[len(self.ids) : end])
+            self._logits = yield from self._prefill_block(prompt[len(self.ids) : end])
             self._block_ends.append(end)
             yield end
 
@@ -193,14 +204,22 @@ class CachedPrompt:
         """Limit of a draft, see `LanguageModel`."""
         return self.model.max_draft_tokens
 
-    def _prefill_block(self, ids: Sequence[int]) -> Tensor:
+    def _prefill_block(self, ids: Sequence[int]) -> Generator[None, None, Tensor]:
+        cache = self.cache
         try:
-            logits = self.cache.prefill(ids)
+            if isinstance(cache, PausingCache):
+                logits = yield from cache.prefill_in_parts(ids)
+            else:
+                logits = cache.prefill(ids)
         except BaseException:  # even an interrupt leaves some layers longer than others
             self.reset()
             raise
         self.ids.extend(ids)
         return logits
+
+
+def _without_pauses(progress: Iterable[int | None]) -> Iterator[int]:
+    return (done for done in progress if done is not None)
 
 
 def decode_batch(

@@ -13,13 +13,18 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 
 from chatlm.errors import ChatlmError
 from chatlm.text import escape_controls, one_line
+from chatlm.tui.widgets.hints import Hints
 
 MUTED_STYLE = "$foreground 60%"
 """Style of secondary text."""
+
+
+class KeyHints(Hints):
+    """The keys of a plugin's screen that act now, as on chatlm's own screens."""
 
 
 class PluginCard(ModalScreen[None]):
@@ -65,10 +70,6 @@ class PluginCard(ModalScreen[None]):
                 background: $primary 40%; color: $foreground; text-style: none;
             }
         }
-        & Footer { background: $surface; margin: 0; }
-        & FooterKey { background: $surface; }
-        & FooterKey .footer-key--key { background: $surface; }
-        & FooterKey .footer-key--description { background: $surface; color: $text-muted; }
         & * {
             scrollbar-size-vertical: 1;
             scrollbar-background: $surface;
@@ -95,7 +96,7 @@ class PluginCard(ModalScreen[None]):
             card.border_title = Content(self._title)
             yield from self.body()
             yield Static(classes="problem", id="problem")
-            yield Footer(show_command_palette=False, compact=True)
+            yield KeyHints()
 
     def show_error(self, error: ChatlmError | None) -> None:
         """Show an error with its hint above the footer; None hides it."""

@@ -220,6 +220,10 @@ MIGRATIONS: Migrations = (
             INSERT INTO reasoning_words (rowid, reasoning) VALUES (new.id, new.reasoning);
         END""",
     ),
+    (
+        # what began the chat: empty for the screen, or `ask`
+        "ALTER TABLE conversation ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 

@@ -27,7 +27,9 @@ MAX_ROW_ID = 2**63 - 1
 
 
 CHAT_LIST_SQL = """
-    SELECT c.id, c.title, c.updated, c.pinned,
+    SELECT c.id, c.title, c.updated, c.pinned, c.source, c.forked_from,
+        (SELECT r.model FROM turn t JOIN reply r ON r.id = t.chosen
+         WHERE t.conversation_id = c.id ORDER BY t.position DESC LIMIT 1) AS model,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
         CASE c.title WHEN '' THEN
             (SELECT substr(t.words, 1, 400) FROM turn t
@@ -37,7 +39,7 @@ CHAT_LIST_SQL = """
                             WHERE r.id = t.chosen AND r.stop_reason IS NOT NULL)
          FROM turn t WHERE t.conversation_id = c.id ORDER BY t.position DESC LIMIT 1
         ) AS unfinished
-    FROM conversation c WHERE c.trashed IS NULL
+    FROM conversation c WHERE c.trashed IS NULL AND c.source <> ?
     ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ? OFFSET ?
 """
 
@@ -85,6 +87,12 @@ class ChatListEntry:
     unfinished: bool
     """Whether the last turn has no reply, or one that was growing when the program ended."""
     pinned: bool = False
+    model: str = ""
+    """What wrote the last reply; empty for nothing."""
+    forked: bool = False
+    """Whether it was copied from a chat that still exists."""
+    source: str = ""
+    """`ask` for a chat that `chatlm ask` began; else empty."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -119,10 +127,17 @@ class TrashEntry:
 
 
 def list_chat_entries(
-    db: sqlite3.Connection, limit: int | None, offset: int
+    db: sqlite3.Connection, limit: int | None, offset: int, without: str = "-"
 ) -> list[ChatListEntry]:
-    """List chats, pinned ones first, then last changed first; `limit` None lists all."""
-    found = db.execute(CHAT_LIST_SQL, (-1 if limit is None else limit, offset))
+    """List chats, pinned ones first, then last changed first.
+
+    Args:
+        db: the database.
+        limit: how many; None for all.
+        offset: how many to skip.
+        without: the source of chats to leave out.
+    """
+    found = db.execute(CHAT_LIST_SQL, (without, -1 if limit is None else limit, offset))
     return [_list_entry(row) for row in found]
 
 
@@ -139,6 +154,9 @@ def _list_entry(row: sqlite3.Row) -> ChatListEntry:
         turns=row["turns"],
         unfinished=bool(row["unfinished"]),
         pinned=bool(row["pinned"]),
+        model=as_text(row["model"] or ""),
+        forked=row["forked_from"] is not None,
+        source=as_text(row["source"]),
     )
 
 

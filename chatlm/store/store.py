@@ -112,8 +112,9 @@ class Store:
         sampling: Sampling | None = None,
         plugin_data: PluginData | None = None,
         disabled_plugins: Iterable[str] = (),
+        source: str = "",
     ) -> Conversation:
-        """Create an empty chat."""
+        """Create an empty chat; `source` names what began it, for the list of chats."""
         now = utc_now()
         chat = Conversation(
             id=0,
@@ -127,6 +128,8 @@ class Store:
         )
         with self._database.write_transaction() as db:
             inserted = writes.insert_conversation(db, chat)
+            if source:
+                writes.set_conversation_column(db, inserted.conversation_id, "source", source)
             return queries.load_conversation(db, inserted.conversation_id)
 
     def add_conversation(
@@ -205,15 +208,18 @@ class Store:
             writes.copy_related_rows(db, ids)
             return queries.load_conversation(db, ids.conversation_id)
 
-    def list_conversations(self, limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
+    def list_conversations(
+        self, limit: int | None = None, offset: int = 0, *, with_asked: bool = True
+    ) -> list[ChatListEntry]:
         """List the chats: pinned ones first, then the last changed first.
 
         Args:
             limit: maximum number of chats; None for all.
             offset: how many to skip.
+            with_asked: whether chats that `chatlm ask` began are listed.
         """
         with self._database.read_transaction() as db:
-            return queries.list_chat_entries(db, limit, offset)
+            return queries.list_chat_entries(db, limit, offset, "-" if with_asked else "ask")
 
     def conversation(self, conversation_id: int) -> Conversation:
         """Load a chat with all its turns and replies, in order."""

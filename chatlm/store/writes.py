@@ -39,7 +39,7 @@ from chatlm.types.messages import (
 )
 from chatlm.types.provenance import Provenance, Trace
 
-ConversationColumn = Literal["title", "system", "sampling", "without", "pinned"]
+ConversationColumn = Literal["title", "system", "sampling", "without", "pinned", "source"]
 
 MessageAnnotation = tuple[int | None, Annotation]
 """A label and the id of its reply, None for the user's message."""
@@ -285,7 +285,7 @@ def set_conversation_column(
 ) -> None:
     """Update one column of a chat."""
     db.execute(
-        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of five literals
+        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of six literals
         (value, conversation_id),
     )
 

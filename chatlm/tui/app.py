@@ -32,12 +32,16 @@ from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.screens.first_start import FirstStart
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
+from chatlm.tui.themes import THEMES
 from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 1.2
 """Seconds that quitting waits for a running reply to be stored and for plugin commands."""
+
+QUIT_AGAIN_SECONDS = 3.0
+"""Seconds within which a second Ctrl-C quits."""
 
 QUIT_HOOK_SECONDS = 0.5
 """Seconds that quitting waits for the hooks of a running turn."""
@@ -87,6 +91,8 @@ class ChatApp(GuardedApp):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
         self._offer_models = offer_models
         self._resumes_downloads = resumes_downloads
         plugins = plugins or PluginHost()
@@ -100,6 +106,8 @@ class ChatApp(GuardedApp):
             clock,
         )
         registrations = Registrations(plugins)
+        self._quits_until = 0.0
+        """Until when another Ctrl-C quits, in monotonic seconds."""
         self._startup_notices = [*notices, *registrations.assign_keys(self.services.config.keys)]
         self.set_keymap(commands.user_keymap())
         self.chat_screen = ChatScreen(
@@ -195,6 +203,15 @@ class ChatApp(GuardedApp):
             await asyncio.sleep(0.02)
         self._write_to_terminal(POP_TITLE)
         self.exit()
+
+    def action_help_quit(self) -> None:
+        """Quit on the second Ctrl-C; say so on the first."""
+        now = time.monotonic()
+        if now < self._quits_until:
+            self.call_later(self.action_quit)
+            return
+        self._quits_until = now + QUIT_AGAIN_SECONDS
+        self.notify("ctrl+c again quits.", markup=False, timeout=QUIT_AGAIN_SECONDS)
 
     def action_leave_plugin(self) -> None:
         """Close the topmost plugin screen."""

@@ -20,10 +20,11 @@ from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_
 from chatlm.tui.actions.settings import SettingsActions
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.chat.header import ModelLabel
 from chatlm.tui.chat.status import Status, StatusBar
 from chatlm.tui.chat.transcript import Transcript
-from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat.welcome import Suggestion
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.commands import CommandHandler
@@ -35,6 +36,7 @@ from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.tui.widgets.download_line import DownloadLine
+from chatlm.tui.widgets.hints import command_hint
 
 MIN_WIDTH_FOR_LIST = 100
 """Columns below which the list is hidden."""
@@ -44,6 +46,10 @@ HANG_CHECK_SECONDS = 0.25
 
 FIRST_PAINT_SECONDS = 0.05
 """Seconds for the first paint to reach the terminal before background work starts."""
+
+
+PANEL_HINTS = {"stop": "back", "next-region": "next pane", "palette": "commands", "help": "help"}
+"""Keys of the status bar in the chat list, which names its own above."""
 
 
 class ChatScreen(Screen[None]):
@@ -85,7 +91,12 @@ class ChatScreen(Screen[None]):
         self._list_shown_by_user: bool | None = None
         """The user's choice; None decides by the width."""
         self.chat = ChatController(services)
-        self.chats_panel = ChatsPanel(services.store, services.now, self.chat.edits.write_queue)
+        self.chats_panel = ChatsPanel(
+            services.store,
+            services.now,
+            self.chat.edits.write_queue,
+            with_asked=services.config.list_ask_chats,
+        )
         self._status_bar = StatusBar()
         self.download_line = DownloadLine()
         self.inspect_actions = InspectActions(services, self.chat)
@@ -105,6 +116,7 @@ class ChatScreen(Screen[None]):
             close_panel=self.plugin_actions.regions.close_covering_panel,
             cancel_work=self.plugin_actions.cancel_latest,
             abandon_hook=self.plugin_actions.abandon_hook,
+            leave_search=self.leave_search,
             show_chat_list=self.show_chat_list,
             toggle_chat_list=self.toggle_chat_list,
         )
@@ -116,8 +128,9 @@ class ChatScreen(Screen[None]):
         }
 
     def compose(self) -> ComposeResult:
-        """Yield the list, the chat and the status bar."""
-        with Horizontal():
+        """Yield the header, the list, the chat and the status bar."""
+        yield self.chat.view.header
+        with Horizontal(id="panes"):
             yield self.chats_panel
             yield self.chat.view
         yield self.download_line
@@ -203,6 +216,21 @@ class ChatScreen(Screen[None]):
         else:
             self.chat.view.focus_composer()
 
+    def leave_search(self) -> bool:
+        """Go back from the search to the composer; return False if nobody searches.
+
+        What is typed after Esc is not meant for the list.
+        """
+        if not self.chats_panel.leave_search():
+            return False
+        self._write_after_search()
+        return True
+
+    def _write_after_search(self) -> None:
+        self.chat.view.focus_composer()
+        if self.size.width < MIN_WIDTH_FOR_LIST:
+            self._list_shown_by_user = self.chats_panel.display = False
+
     def show_chat_list(self) -> None:
         """Show the list."""
         self._list_shown_by_user = self.chats_panel.display = True
@@ -230,6 +258,11 @@ class ChatScreen(Screen[None]):
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
 
+    @on(ChatsPanel.SearchLeft)
+    def _handle_search_left(self, event: ChatsPanel.SearchLeft) -> None:
+        event.stop()
+        self._write_after_search()
+
     @on(ChatList.ChatDeleted)
     async def _replace_deleted_chat(self, event: ChatList.ChatDeleted) -> None:
         event.stop()
@@ -246,8 +279,12 @@ class ChatScreen(Screen[None]):
         self.chat.refresh_title()
         self._status_bar.thinking = self.chat.thinking
         self.plugin_actions.refresh_status()
-        self._update_hint()
+        self._update_hints()
         self.inspect_actions.measure_context()
+
+    @on(ChatView.Started)
+    def _handle_started(self) -> None:
+        self._update_hints()
 
     @on(ChatView.Switched)
     def _notify_chat_shown(self) -> None:
@@ -264,6 +301,10 @@ class ChatScreen(Screen[None]):
         if event.conversation_id == self.chat.answering_conversation_id:
             self._show_status(self._status_bar.status)  # its count is newer than the measurement
 
+    @on(ModelLabel.Clicked)
+    async def _show_models(self) -> None:
+        await self.action_command("model")
+
     @on(DownloadLine.SwitchRequested)
     async def _switch_to_downloaded(self, event: DownloadLine.SwitchRequested) -> None:
         await self.action_command("model", event.name)
@@ -276,15 +317,22 @@ class ChatScreen(Screen[None]):
         if state.model and state.model == self.download_line.ready:
             self.download_line.hide()
         self._status_bar.engine_state = state
+        self._update_hints()
         self.inspect_actions.measure_context()
 
     def _follow_focus(self) -> None:
-        self._update_hint()
+        self._update_hints()
         self.plugin_actions.regions.refresh_panel(chat_changed=False)
 
-    def _update_hint(self) -> None:
+    def _update_hints(self) -> None:
         focused = self.focused
-        self._status_bar.hint = focused.hint if isinstance(focused, TurnView) else None
+        if isinstance(focused, TurnView):
+            hints = focused.hints
+        elif _contains(self.chats_panel, focused):
+            hints = [command_hint(name, label) for name, label in PANEL_HINTS.items()]
+        else:
+            hints = self.chat.hints
+        self._status_bar.hints = tuple(hints)
 
     def _show_status(self, status: Status) -> None:
         self._status_bar.status = status

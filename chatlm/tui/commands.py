@@ -1,7 +1,7 @@
 """The table of commands and keys, and the parser of slash commands.
 
 Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
-function key but F1 and F2, nothing that the text area needs for editing. The keys of the chat have
+function key but F1 to F3, nothing that the text area needs for editing. The keys of the chat have
 priority: others bubble up from the focused widget, and would act after a key that was typed later.
 The keys of a turn and of the chat list are plain letters, since nothing is typed there.
 """
@@ -74,7 +74,7 @@ COMPOSER = (
 
 
 CHAT = (
-    Command("stop", "stop the reply", "escape", is_slash_command=False),
+    Command("stop", "stop the reply, or close what is open", "escape"),
     Command("continue", "continue the reply", "ctrl+g"),
     Command("regenerate", "regenerate the reply as a new version", "ctrl+r"),
     Command("new", "new chat", "ctrl+n"),
@@ -89,7 +89,9 @@ CHAT = (
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
     Command("context", "context usage, turn by turn"),
-    Command("attach", "attach a text file", argument="FILE"),
+    Command("attach", "attach a file or a folder", argument="FILE"),
+    Command("editor", "write in $EDITOR, also ctrl+x ctrl+e"),
+    Command("history", "search the messages you sent", argument="[WORDS]"),
     Command("rename", "rename this chat", argument="[TITLE]"),
     Command("pin-chat", "pin this chat to the top of the list"),
     Command("delete", "delete this chat; undo restores it"),
@@ -98,7 +100,7 @@ CHAT = (
     Command("import", "import chats from a file", argument="FILE"),
     Command("copy-chat", "copy the whole chat as Markdown"),
     Command("theme", "change the theme", argument="[NAME]"),
-    Command("preview", "preview the exact prompt", argument="[TEXT]"),
+    Command("preview", "preview the exact prompt", "f3", "[TEXT]"),
     Command("help", "all keys and commands", "f1"),
 )
 """Commands of the chat screen."""
@@ -170,10 +172,10 @@ TURN_NAVIGATION = (
     ),
     Command(
         "turn-help",
-        "all keys",
+        "the keys of a turn",
         "question_mark",
         "",
-        "screen.command('help')",
+        "screen.command('help', 'turn')",
         is_slash_command=False,
     ),
 )

@@ -91,13 +91,17 @@ def annotation_badges(annotations: Iterable[Annotation]) -> str:
     return "\n".join(map(_badge, annotations))
 
 
+def reply_author(reply: Reply) -> tuple[str, str]:
+    """Return the model of a reply, without its owner or folder, and `adapter NAME` or nothing."""
+    model = one_line(reply.model.rstrip("/").rsplit("/", 1)[-1], 60) or "reply"
+    return model, f"adapter {one_line(reply.adapter, 40)}" if reply.adapter else ""
+
+
 def reply_cost(reply: Reply | None) -> str:
-    """Return the adapter, tokens and speed of a reply, if known."""
-    if reply is None:
+    """Return the tokens and speed of a reply, if known."""
+    if reply is None or not reply.usage.completion_tokens:
         return ""
-    adapter = f"adapter {one_line(reply.adapter, 20)}" if reply.adapter else ""
-    tokens = reply.usage.completion_tokens
-    return join_parts(adapter, *([count(tokens, "token"), speed(reply.usage)] if tokens else []))
+    return join_parts(count(reply.usage.completion_tokens, "token"), speed(reply.usage))
 
 
 def _badge(annotation: Annotation) -> str:

@@ -71,7 +71,7 @@ def current_adapter(chat: Conversation) -> str:
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Register `/arena`."""
     usage = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
-    add(SlashCommand("arena", "compare two set-ups blind", arena, usage))
+    add(SlashCommand("arena", "compare two set-ups blind", arena, usage, key="f9"))
 
 
 def _add_contestant(ui: Ui, name: str) -> None:

@@ -88,7 +88,7 @@ def annotate_message(conversation: Conversation, message: Message) -> list[Annot
     label = result_within(
         actions.get_labeller().submit(text), MAX_ANSWER_DELAY if asks else LABEL_TIMEOUT
     )
-    return [label] if label else None
+    return _shown(label)
 
 
 @hookimpl
@@ -101,8 +101,14 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
         return None
     from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
 
-    label = result_within(actions.get_labeller().submit(turn.display_text), LABEL_TIMEOUT)
-    return [label] if label else None
+    return _shown(result_within(actions.get_labeller().submit(turn.display_text), LABEL_TIMEOUT))
+
+
+def _shown(label: Annotation | None) -> list[Annotation] | None:
+    """Return what is shown of a label: nothing where the classifier is unsure."""
+    from chatlm_emotion.card import UNSURE
+
+    return [label] if label and label.value != UNSURE else None
 
 
 @hookimpl

@@ -26,7 +26,7 @@ class Settings:
     """Settings in `[plugins.emotion]`."""
 
     label: LabelScope = field(
-        default="user",
+        default="off",
         metadata={"help": "Messages to label: off, user or all; each chat can override it."},
     )
     classifier: str = field(

@@ -192,19 +192,23 @@ class SharedBatch:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._received: dict[int, deque[EngineEvent | Exception]] = {}
+        self._steps = 0
 
     def stream(self, request: Request) -> Generator[EngineEvent | None, None, None]:
         """Stream a reply like `Engine.stream`, with None after a step without an event for it.
 
-        At most `Batch.max_concurrency` streams may be open at a time.
+        One stream moves the batch for all that take turns, so that none has to wait for several
+        steps while others read their prompts. At most `Batch.max_concurrency` streams may be open
+        at a time.
         """
         number = self._batch.add(request)
         events = self._received[number] = deque()
+        seen = self._steps
         try:
             while True:
-                if not events:
-                    for owner, received in self._batch.step():
-                        self._received[owner].append(received)
+                if not events and seen == self._steps:
+                    self._step()
+                seen = self._steps
                 event = events.popleft() if events else None
                 if isinstance(event, Exception):
                     raise event
@@ -214,6 +218,11 @@ class SharedBatch:
         finally:
             self._batch.cancel(number)
             del self._received[number]
+
+    def _step(self) -> None:
+        self._steps += 1
+        for owner, received in self._batch.step():
+            self._received[owner].append(received)
 
     def close(self) -> None:
         """Cancel all requests and close the batch."""

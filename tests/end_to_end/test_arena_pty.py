@@ -26,7 +26,7 @@ REVEALED = has("Press Enter for the next match.", "Elo", "hot", "cold", "⏎ nex
 
 def asking(shown: str) -> bool:
     """Tell whether the next match may begin; the footer of the last one offers "esc close" too."""
-    asked = "Type a message for both sides" in shown and "esc close" in shown
+    asked = "answer your message" in shown and "esc close" in shown
     return asked and "⏎ next match" not in shown
 
 

@@ -142,7 +142,7 @@ def test_a_kill_loses_a_second_at_most(
     terminal.type("Write a long story about a lighthouse." + ENTER)
     terminal.wait_for(has("esc stops"))
     terminal.type(ESCAPE)
-    terminal.wait_for(has("continue with ctrl+g"))
+    terminal.wait_for(has("ctrl+g continue"))
     terminal.type(TAB)
     terminal.wait_for(has("c copy"))
     terminal.type("p")

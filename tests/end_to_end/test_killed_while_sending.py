@@ -80,7 +80,7 @@ def test_a_killed_ui_keeps_the_message_which_is_answered_when_it_is_opened_again
         again.wait_for(has("◐", QUESTION))
         again.type(CTRL_L)
         again.type(ENTER)
-        again.wait_for(has("answer with ctrl+r"))
+        again.wait_for(has("ctrl+r answer"))
         again.type(CTRL_R)
         again.wait_for(has("It is noon.", "rewritten by a plugin"))
         again.type(CTRL_Q)

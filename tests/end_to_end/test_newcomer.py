@@ -57,7 +57,7 @@ def test_first_run_to_reopening(terminal: Terminal, chat_home: Path, tmp_path: P
 def first_run(terminal: Terminal) -> None:
     """A title, suggestions, keys; and typing works at once."""
     terminal.wait_for(
-        has("Talk with a language model", "Three things to try", "No chats yet", "f1", "New chat")
+        has("Chat with a model", "Try one of these", "No chats yet", "f1", "New chat")
     )
     terminal.type("?")
     terminal.wait_for(lambda shown: "│ ?" in shown)
@@ -74,7 +74,7 @@ def ask_and_stop(terminal: Terminal) -> None:
     terminal.type(ENTER)
     writing(terminal)
     terminal.type(ESCAPE)
-    terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    terminal.wait_for(has("stopped", "ctrl+g continue"))
 
 
 def go_on(terminal: Terminal) -> None:
@@ -82,14 +82,14 @@ def go_on(terminal: Terminal) -> None:
     terminal.type(CTRL_G)
     writing(terminal)
     terminal.type(ESCAPE)
-    terminal.wait_for(lambda shown: "continue with ctrl+g" in shown and tokens(shown) > before)
+    terminal.wait_for(lambda shown: "ctrl+g continue" in shown and tokens(shown) > before)
 
 
 def regenerate_and_flip(terminal: Terminal) -> None:
     terminal.type(CTRL_R)
     writing(terminal)
     terminal.type(ESCAPE)
-    second = terminal.wait_for(has("version 2 of 2", "continue with ctrl+g"))
+    second = terminal.wait_for(has("version 2 of 2", "ctrl+g continue"))
     terminal.type(TAB)
     terminal.wait_for(has("c copy", "e edit"))
     terminal.type(LEFT)
@@ -108,7 +108,7 @@ def edit_in_a_fork(terminal: Terminal) -> None:
     terminal.wait_for(has(f"▌ {POEM}"))
     writing(terminal)
     terminal.type(ESCAPE)
-    shown = terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    shown = terminal.wait_for(has("stopped", "ctrl+g continue"))
     assert f"▌ {STORY}" not in shown
 
 
@@ -156,7 +156,7 @@ def reopen(home: Path, folder: Path) -> None:
         again.wait_for(has("Today", STORY[:15]))
         again.type(CTRL_L)
         again.type(ENTER)
-        again.wait_for(has(f"▌ {POEM}", "continue with ctrl+g"))
+        again.wait_for(has(f"▌ {POEM}", "ctrl+g continue"))
         again.type(UP)  # the composer recalls the last message
         again.wait_for(lambda shown: f"│ {POEM}" in shown)
         again.type(CTRL_Q)

@@ -72,7 +72,7 @@ def test_ask_stop_continue_quit_and_find_it_again(open_chatlm: Callable[[], Term
     terminal = open_chatlm()
     ask_for_a_story(terminal)
     terminal.type(ESCAPE)
-    stopped = terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    stopped = terminal.wait_for(has("stopped", "ctrl+g continue"))
     made = tokens(stopped)
     time.sleep(0.5)
     settled = terminal.wait_for(has("· stopped"))  # the status bar, drawn last
@@ -81,7 +81,7 @@ def test_ask_stop_continue_quit_and_find_it_again(open_chatlm: Callable[[], Term
     terminal.type(CTRL_G)
     terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown) >= 5)
     terminal.type(ESCAPE)
-    last = terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    last = terminal.wait_for(has("stopped", "ctrl+g continue"))
     assert tokens(last) > made
     opening = reply_words(last)
     terminal.type(CTRL_Q)
@@ -91,7 +91,7 @@ def test_ask_stop_continue_quit_and_find_it_again(open_chatlm: Callable[[], Term
     again.wait_for(has("Today", STORY[:20]))
     again.type(CTRL_L)
     again.type(ENTER)
-    found = again.wait_for(has("stopped", "continue with ctrl+g"))
+    found = again.wait_for(has("stopped", "ctrl+g continue"))
     assert reply_words(found) == opening
     again.type(CTRL_Q)
     assert again.wait_to_end() == 0
@@ -110,7 +110,7 @@ def test_a_killed_chat_opens_with_its_half_reply_and_goes_on(
     again.wait_for(has("◐", STORY[:20]))
     again.type(CTRL_L)
     again.type(ENTER)
-    found = again.wait_for(has("cut off when chatlm closed", "continue with ctrl+g"))
+    found = again.wait_for(has("cut off when chatlm closed", "ctrl+g continue"))
     kept = reply_words(found)
     assert len(kept) >= 5, f"of {made} tokens at most the last second may be lost: {kept}"
     again.type(CTRL_G)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.engines import local_engine
+from chatlm.engines import continuous_batch, local_engine
 from chatlm.engines.batching import stream_many
 from chatlm.engines.context_fit import FittedPrompt
 from chatlm.engines.devices import resolve_placement
@@ -26,7 +26,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.engines.speculative import MAX_DRAFT_TOKENS, NGRAM_SIZE, PromptLookup
 from chatlm.errors import ContextTooLong, OutOfMemoryError, UsageError
 from chatlm.types.engine import Batch
-from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
+from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -96,9 +96,11 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
         assert torch.equal(made, expected), case
         assert growth.kv_cache.length == memory.length
         used = slice(0, memory.length)
-        for tensor in ("kv", "scales"):
-            both = [getattr(cache.buffer, tensor) for cache in (growth.kv_cache, memory)]
-            assert both == [None, None] or torch.equal(*(each[:, :, :, used] for each in both))
+        for own, other in zip(growth.kv_cache.buffer.layers, memory.buffer.layers, strict=True):
+            assert torch.equal(own.kv[:, :, used], other.kv[:, :, used])
+            assert (own.scales is None) == (kv_format == "auto")
+            if own.scales is not None and other.scales is not None:
+                assert torch.equal(own.scales[:, :, used], other.scales[:, :, used])
 
 
 def test_a_draft_is_what_followed_the_longest_match() -> None:
@@ -527,3 +529,51 @@ def test_a_processor_that_fails_ends_its_own_reply_alone(engine: LocalEngine) ->
         stepped(batch, found, lambda: False)
     assert str(found[0][-1]) == "not today"
     assert text_of(found[1]) == generate(engine, Request((LIST,), few))[0]
+
+
+def a_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a batch pause wherever it can while it reads prompts."""
+    monkeypatch.setattr(continuous_batch, "PREFILL_SECONDS", 0.0)
+    monkeypatch.setattr(continuous_batch, "PREFILL_STEPS", 0)
+
+
+def test_others_go_on_within_a_block_and_every_reply_stays_the_same(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = dataclasses.replace(GREEDY, max_tokens=24)
+    story = Request((STORY,), dataclasses.replace(short, max_tokens=60, temperature=0.9, seed=5))
+    long = Request((Message("user", f"{PASSAGE * 6} Repeat this text."),), short)
+    alone = [generate(engine, request)[0] for request in (story, long)]
+    engine._prompt_cache.clear()
+    a_layer_at_a_time(monkeypatch)
+    found: dict[int, list[Any]] = {}
+    with closing(engine.batch()) as batch:
+        batch.add(story)
+        stepped(batch, found, lambda: any(isinstance(event, Delta) for event in found.get(0, [])))
+        batch.add(long)
+        stepped(batch, found, lambda: any(isinstance(event, Prefill) for event in found.get(1, [])))
+        deltas = [event for event in found[0] if isinstance(event, Delta)]
+        assert len(deltas) >= 20, "the story grew while the other prompt's first block was read"
+        stepped(batch, found, lambda: False)
+    assert [text_of(found[number]) for number in (0, 1)] == alone
+    engine._prompt_cache.clear()
+
+
+def test_a_prompt_that_is_left_within_a_block_is_read_again(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = dataclasses.replace(GREEDY, max_tokens=24)
+    long = Request((Message("user", f"{PASSAGE * 6} Repeat this text."),), short)
+    alone = generate(engine, long)[0]
+    engine._prompt_cache.clear()
+    a_layer_at_a_time(monkeypatch)
+    found: dict[int, list[Any]] = {}
+    with closing(engine.batch()) as batch:
+        batch.add(Request((STORY,), GREEDY))
+        stepped(batch, found, lambda: any(isinstance(event, Delta) for event in found.get(0, [])))
+        batch.add(long)
+        for _ in range(5):
+            batch.step()
+        batch.cancel(1)
+    assert generate(engine, long)[0] == alone
+    assert generate(engine, Request((STORY,), GREEDY))[0].startswith(text_of(found[0]))

@@ -62,6 +62,7 @@ def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     )
     train_pipeline.train_classifier(order, ProgressListener(), lambda: False)
     monkeypatch.setenv("CHATLM_EMOTION_CLASSIFIER", "small")
+    monkeypatch.setenv("CHATLM_EMOTION_LABEL", "user")
     yield home
     actions.close_labeller()
 
@@ -96,7 +97,7 @@ def test_the_users_messages_are_labelled_and_found(moods: Path) -> None:
         )  # fmt: skip
         assert label.score and label.score > 0.6
         assert labels(second) == [(False, "anger")]
-        assert labels(third) == [(False, "unsure")]
+        assert labels(third) == [], "nothing is shown where the classifier is unsure"
         (hit,) = store.search("mood:anger")
         assert (hit.turn_id, hit.snippet) == (second.id, "I am furious, I hate it")
         assert [hit.turn_id for hit in store.search("mood:JO happy")] == [first.id]
@@ -129,8 +130,10 @@ def test_the_answer_is_labelled_without_the_thought_before_it(
         assert labels(turn) == [(False, "fear"), (True, "joy")]
 
 
-def test_the_default_choice_is_a_setting(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATLM_EMOTION_LABEL", "off")
+def test_nothing_is_labelled_unless_the_user_asks(
+    moods: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHATLM_EMOTION_LABEL")
     with Store(None) as store:
         assert labels(send(chat(store), "I am scared")) == []
         assert labels(send(chat(store, emotion={"label": "user"}), "I am scared"))
@@ -162,7 +165,10 @@ def test_a_slow_classifier_holds_nothing_up_and_labels_at_the_end(
         assert labels(session.conversation.turns[-1]) == [(False, "fear")]
 
 
-def test_without_the_base_nothing_is_labelled_and_nothing_is_shown(home: Path) -> None:
+def test_without_the_base_nothing_is_labelled_and_nothing_is_shown(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_EMOTION_LABEL", "user")
     try:
         with Store(None) as store:
             session = chat(store)
@@ -271,9 +277,9 @@ async def test_the_panel_counts_and_draws(home: Path) -> None:
 
 
 async def test_the_panel_says_what_to_do_when_there_is_nothing(home: Path) -> None:
-    assert "No message is labelled yet" in await panel_of(Conversation(1))
-    off = Conversation(1, plugin_data={"emotion": {"label": "off"}})
-    assert "/emotion user begins" in await panel_of(off)
+    on = Conversation(1, plugin_data={"emotion": {"label": "user"}})
+    assert "No message is labelled yet" in await panel_of(on)
+    assert "/emotion user labels" in await panel_of(Conversation(1))
 
 
 async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:

@@ -377,7 +377,7 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
     with Store(None) as store:
         app = whole(store, *REPLY.partition("]"))
         async with app.run_test(size=(140, 40), notifications=True) as pilot:
-            assert "/rag manual answers them" in everything_visible(pilot).replace("\n", " ")
+            assert "/rag manual answers questions" in everything_visible(pilot).replace("\n", " ")
             await say(pilot, f"/rag {NAME}")
             await until(
                 pilot, lambda: chat_of(pilot).conversation.plugin_data == {"rag": {"index": NAME}}

@@ -73,6 +73,19 @@ def test_each_stream_gets_its_own_tokens_and_one_step_serves_all() -> None:
     assert batch.steps == 5
 
 
+def test_streams_that_wait_do_not_let_the_others_wait_longer() -> None:
+    batch = Words()
+    shared = SharedBatch(batch)
+    waiting = [shared.stream(request("- " * 20)) for _ in range(2)]
+    talking = shared.stream(request("a b c d e"))
+    running = (talking, *waiting)
+    assert [text_of(next(events)) for events in running] == ["a", "", ""]
+    begun = batch.steps
+    for turn, word in enumerate("bcde", 1):
+        assert [text_of(next(events)) for events in running] == [word, "", ""]
+        assert batch.steps == begun + turn
+
+
 def test_a_failing_or_abandoned_stream_does_not_affect_the_others() -> None:
     batch = Words()
     shared = SharedBatch(batch)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
-from textual.widgets import Footer, Input, TextArea
-from textual.widgets._footer import FooterKey
+from textual.widgets import Input, TextArea
 
 from chatlm.tui.widgets.hints import Hints
 from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
-from tests.tui.support import plain, until
+from tests.tui.support import plain
 
 SnapCompare = Callable[..., bool]
 Steps = Callable[[Pilot[None]], Awaitable[None]]
@@ -52,8 +50,6 @@ def still(steps: Steps) -> Steps:
         for area in pilot.app.screen.query(TextArea):
             area.cursor_blink = False
         await steps(pilot)
-        for footer in pilot.app.screen.query(Footer):
-            await until(pilot, partial(footer.query, FooterKey))
         await pilot.pause()
 
     return run

@@ -16,10 +16,9 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Static
 
 from chatlm import ChatlmError, hookimpl
-from chatlm.chat.attachments import read_text_file
+from chatlm.chat.attachments import FileReader, read_text_file
 from chatlm.errors import UsageError
 from chatlm.tui.commands import Command
-from chatlm.tui.composer.attachments import FileReader
 from chatlm.tui.composer.completion import CompletionList, Matches, complete
 from chatlm.tui.composer.composer import Composer
 from tests.waiting import PATIENCE

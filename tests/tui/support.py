@@ -190,7 +190,7 @@ def chats_of(pilot: Pilot[None]) -> ChatList:
 
 def rows(pilot: Pilot[None]) -> list[str]:
     """The chat list as text, headings too."""
-    return [str(option.prompt).strip() for option in chats_of(pilot).options]
+    return [str(option.prompt).strip().split("\n")[0] for option in chats_of(pilot).options]
 
 
 def plain(widget: Widget) -> str:

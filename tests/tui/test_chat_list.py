@@ -102,12 +102,12 @@ def chat(store: Store, title: str, said: str = "", reply: str = "Yes.") -> int:
 
 
 def rows(app: PanelApp) -> list[str]:
-    return [str(option.prompt).strip() for option in app.panel.chat_list.options]
+    return [str(option.prompt).strip().split("\n")[0] for option in app.panel.chat_list.options]
 
 
 def highlighted(app: PanelApp) -> str:
     option = app.panel.chat_list.highlighted_option
-    return "" if option is None else str(option.prompt).strip()
+    return "" if option is None else str(option.prompt).strip().split("\n")[0]
 
 
 def toasts(app: PanelApp) -> list[str]:
@@ -269,7 +269,7 @@ async def test_scrolling_reads_on_until_the_end(ten_thousand: Store) -> None:
             before = chats.option_count
             chats.scroll_end(animate=False, immediate=True)
             await until(pilot, lambda before=before: chats.option_count > before)  # type: ignore[misc]
-        titles = [str(row.prompt)[2:] for row in chats.options if row.id]
+        titles = [str(row.prompt)[2:].split("\n")[0] for row in chats.options if row.id]
         assert titles == [f"Chat {number}" for number in range(len(titles))]
 
 
@@ -311,7 +311,7 @@ async def test_enter_and_a_click_open_a_right_click_only_goes_there() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("down", "enter")
         await pilot.click(app.panel.chat_list, offset=(4, 1))
-        await pilot.click(app.panel.chat_list, offset=(4, 2), button=3)
+        await pilot.click(app.panel.chat_list, offset=(4, 3), button=3)
         await pilot.pause()
         assert app.posted == [ChatList.ChatOpened(1), ChatList.ChatOpened(2)]
         assert highlighted(app) == "Old"
@@ -492,8 +492,8 @@ async def test_hostile_titles_are_drawn_safely(shared_data: Path) -> None:
         chats = app.panel.chat_list
         await pilot.press("end")
         assert chats.option_count > len(texts)
-        assert chats.virtual_size.height == len(texts) + 1, "one line a title"
-        for top in range(0, len(texts), 50):
+        assert chats.virtual_size.height == 2 * len(texts) + 1, "two lines a chat"
+        for top in range(0, 2 * len(texts), 50):
             chats.scroll_to(y=top, animate=False, immediate=True)
             await pilot.pause()
             assert_safe(everything_drawn(pilot))

@@ -12,8 +12,9 @@ from chatlm.store.store import Store
 from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_column import PAGE_SIZE as TURNS
-from chatlm.tui.chat.turn_column import EarlierMarker, Suggestion, Welcome
+from chatlm.tui.chat.turn_column import EarlierMarker
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat.welcome import Suggestion, Welcome
 from chatlm.tui.chat_list.chat_list import PAGE_SIZE
 from chatlm.tui.chat_list.panel import ChatsPanel, HitList
 from chatlm.types.messages import StopReason, Usage
@@ -102,7 +103,7 @@ async def test_escape_goes_from_the_list_to_the_composer() -> None:
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
-async def test_escape_in_the_search_goes_back_to_the_list_and_stops_no_reply() -> None:
+async def test_escape_in_the_search_goes_back_to_the_composer_and_stops_no_reply() -> None:
     engine = StillEngine("One ", "two", stand_after=1)
     async with make_app(engine, store_with("Old")).run_test(size=WIDE) as pilot:
         await say(pilot, "Count")
@@ -110,7 +111,7 @@ async def test_escape_in_the_search_goes_back_to_the_list_and_stops_no_reply() -
         panel_of(pilot).search("old")
         await until(pilot, lambda: app_of(pilot).focused is panel_of(pilot).query_one(HitList))
         await pilot.press("escape")
-        assert app_of(pilot).focused is chats_of(pilot)
+        assert app_of(pilot).focused is chat_of(pilot).composer
         assert chat_of(pilot).busy
         engine.go.set()
         await idle(pilot)
@@ -146,7 +147,7 @@ async def test_an_unfinished_chat_is_marked_and_can_go_on() -> None:
         await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert rows(pilot)[1].startswith("◐")
         assert "It stood on a" in plain(newest(pilot))
-        assert line(pilot) == "cut off when chatlm closed · continue with ctrl+g"
+        assert line(pilot) == "cut off when chatlm closed · ctrl+g continue"
         await pilot.press("ctrl+g")
         await idle(pilot)
         await until(pilot, lambda: "It stood on a rock." in plain(newest(pilot)))
@@ -157,7 +158,7 @@ async def test_a_turn_without_a_reply_can_be_answered() -> None:
     app = make_app(ScriptedEngine("Late."), store_with("One", answered=False), conversation_id=1)
     async with app.run_test() as pilot:
         await until(pilot, lambda: chat_of(pilot).view.newest_view)
-        assert line(pilot) == "not answered · answer with ctrl+r"
+        assert line(pilot) == "not answered · ctrl+r answer"
         await pilot.press("ctrl+r")
         await idle(pilot)
         assert "Late." in plain(newest(pilot))

@@ -15,7 +15,7 @@ from textual.widgets import Button
 
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
-from chatlm.tui.chat.turn_column import Suggestion
+from chatlm.tui.chat.welcome import Suggestion
 from chatlm.tui.composer.completion import CompletionList
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.composer.drafts import for_display

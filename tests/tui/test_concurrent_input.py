@@ -62,7 +62,7 @@ async def test_keys_pressed_in_haste_while_a_reply_is_written() -> None:
         assert "● Hello" in rows(pilot)
         engine.go.set()
         await idle(pilot)
-        assert plain(newest(pilot)).startswith("Hello\nOne two")
+        assert plain(newest(pilot)).startswith("Hello\nsmollm2-135m-instruct\nOne two")
         last = store.conversation(2).turns[0].reply
         assert last is not None
         assert (last.text, last.stop_reason) == ("One two", StopReason.END)

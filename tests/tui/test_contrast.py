@@ -46,7 +46,10 @@ async def hints(pilot: Pilot[None]) -> Strip:
     return line.render_line(0)
 
 
-@pytest.mark.parametrize("theme", ["textual-light", "textual-dark", "solarized-dark", "nord"])
+@pytest.mark.parametrize(
+    "theme",
+    ["chatlm-dark", "chatlm-light", "textual-light", "textual-dark", "solarized-dark", "nord"],
+)
 async def test_the_keys_can_be_read(theme: str) -> None:
     app = make_app(ScriptedEngine("Hi."), theme=theme)
     async with app.run_test(size=(120, 30)) as pilot:

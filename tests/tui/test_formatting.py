@@ -30,7 +30,7 @@ def test_the_parts_of_the_line_below_a_reply() -> None:
     assert formatting.reply_cost(end) == "1,204 tokens · 31.2 tokens/s"
     assert (formatting.reply_cost(first), formatting.reply_cost(None)) == ("1 token", "")
     adapted = Reply(3, 3, "z", StopReason.END, adapter="pirate", usage=Usage(10, 0, 1))
-    assert formatting.reply_cost(adapted) == "adapter pirate · 1 token"
+    assert formatting.reply_cost(adapted) == "1 token"
 
 
 def test_progress_in_words() -> None:

@@ -56,7 +56,7 @@ COMBINING = "Z\u0335\u0321" * 40 + "a" + "\u0301" * 500
 WIDE = "👩‍👩‍👧‍👦" * 50 + "漢" * 200 + "\ufdd0pasted 1: 3 lines\ufdd1"
 
 OUR_ACTION = re.compile(
-    r"screen\.(command|reset)\('[a-z_-]+'\)|app\.simulate_key\('[a-z_+]+'\)|link\(['\"]https?://.*\)",
+    r"screen\.(command|reset)\('[a-z_-]+'\)|app\.simulate_key\('[a-z0-9_+]+'\)|copy_code|link\(['\"]https?://.*\)",
     re.DOTALL,
 )
 UNSAFE = re.compile(

@@ -406,7 +406,7 @@ async def test_a_plugin_writes_to_the_status_bar() -> None:
     async with scripted_screen(plugin, size=(80, 24)) as shown:
         plugin.ui.show_status("mood calm\x1b[2J")
         await shown.settle()
-        assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
+        assert "mood calm␛[2J" in shown.text().splitlines()[-1]
         shown.app.chat_screen.chat.edits.set_disabled_plugins(["plugin"])
         await shown.settle()
         assert "mood" not in shown.text().splitlines()[-1], "it is off in this chat"

@@ -121,7 +121,9 @@ def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
         await say(pilot, "Tell me a story")
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
         await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
-        await until(pilot, lambda: chat_of(pilot).view.query_one(ContextGauge).fill is not None)
+        await until(
+            pilot, lambda: chat_of(pilot).view.header.query_one(ContextGauge).fill is not None
+        )
 
     assert compare(make_app(engine), steps)
 

@@ -1,4 +1,4 @@
-"""The status bar fits any width; the most important parts stay."""
+"""Header and footer fit any width; the most important parts stay."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
 from chatlm.errors import ModelError
-from chatlm.tui.chat.status import Status, StatusBar, describe_engine, status_line
+from chatlm.tui.chat.header import ModelLabel, describe_engine, model_label, shorten_model
+from chatlm.tui.chat.status import Status, footer_line, state_parts
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
+from chatlm.tui.widgets.hints import hint
 from chatlm.types.memory import MemoryBudget
 from tests.tui.support import StillEngine
 
@@ -28,21 +30,49 @@ MEMORY = MemoryBudget(
 READY = Ready(StillEngine().info)
 
 
-def test_the_status_line_at_80_columns_says_all() -> None:
+HINTS = tuple(
+    hint(key, word) for key, word in (("enter", "send"), ("f1", "help"), ("tab", "turns"))
+)
+
+
+def footer(state: EngineState, status: Status, width: int, *plugins: str) -> str:
+    return footer_line(HINTS, state_parts(state, status, plugins), width).plain
+
+
+def test_the_footer_at_80_columns_says_all() -> None:
     status = Status(312, "31.2 tokens/s", "stopped")
-    line = status_line(READY, status, 78)
-    assert line.split("  ")[0] == "smollm2-135m-instruct · cpu bfloat16"
-    assert line.endswith("  31.2 tokens/s · stopped")
-    assert status_line(Loading("m"), Status(), 30) == "m · loading".ljust(30)
-    words = status_line(READY, status, 78, ("adapter pirate",))
-    assert words.split("  ")[0].endswith("-instruct · adapter pirate · cpu bfloat16")
-    assert "not loaded" in status_line(Failed("m", ModelError("no")), Status(), 30)
+    line = footer(READY, status, 78, "adapter pirate")
+    assert line.startswith("enter send · f1 help · tab turns  ")
+    assert line.endswith("  adapter pirate · 31.2 tokens/s · stopped")
+    wide = footer(READY, status, 100, "adapter pirate")
+    assert wide.endswith("  adapter pirate · 31.2 tokens/s · stopped · cpu bfloat16")
+    assert len(wide) == 100
 
 
-@given(st.integers(0, 130), st.one_of(st.just(READY), st.builds(Loading, st.text(max_size=80))))
-def test_the_status_line_fits_any_width(width: int, engine: EngineState) -> None:
+@given(st.integers(1, 130), st.one_of(st.just(READY), st.builds(Loading, st.text(max_size=80))))
+def test_the_footer_fits_any_width(width: int, engine: EngineState) -> None:
     status = Status(10**6, "99.9 tokens/s", reason="stopped")
-    assert cell_len(status_line(engine, status, width)) == width
+    assert cell_len(footer(engine, status, width)) <= width
+
+
+def test_the_most_important_parts_stay() -> None:
+    status = Status(312, "31.2 tokens/s", "stopped")
+    assert footer(READY, status, 21).split() == ["enter", "send", "stopped"]
+
+
+def test_the_header_names_the_model_and_what_it_can_do() -> None:
+    gifted = dataclasses.replace(
+        READY.info,
+        model="org/Qwen3-4B",
+        thinks=True,
+        accepts=frozenset({"text", "tool_call", "image"}),
+    )
+    assert model_label(Ready(gifted)).plain == "Qwen3-4B thinking tools vision"
+    assert model_label(Ready(gifted), shows_abilities=False).plain == "Qwen3-4B"
+    assert model_label(READY).plain == "smollm2-135m-instruct"
+    assert model_label(Loading("m")).plain == "m loading…"
+    assert model_label(Failed("m", ModelError("no"))).plain == "m not loaded"
+    assert len(shorten_model("x" * 90)) == 40
 
 
 def test_a_pointer_on_the_line_is_told_what_the_model_takes_in_memory() -> None:
@@ -62,19 +92,14 @@ def test_a_pointer_on_the_line_is_told_what_the_model_takes_in_memory() -> None:
 async def test_the_tooltip_is_that_of_the_loaded_model() -> None:
     class Bar(App[None]):
         def compose(self) -> ComposeResult:
-            yield StatusBar()
+            yield ModelLabel()
 
     async with Bar().run_test() as pilot:
-        bar = pilot.app.query_one(StatusBar)
-        assert bar.tooltip is None
-        bar.engine_state = READY
+        label = pilot.app.query_one(ModelLabel)
+        assert label.tooltip is None
+        label.state = READY
         await pilot.pause()
-        assert "smollm2-135m-instruct on cpu" in str(bar.tooltip)
-        bar.engine_state = Loading("m")
+        assert "smollm2-135m-instruct on cpu" in str(label.tooltip)
+        label.state = Loading("m")
         await pilot.pause()
-        assert bar.tooltip is None
-
-
-def test_the_most_important_parts_stay() -> None:
-    status = Status(312, "31.2 tokens/s", "stopped")
-    assert status_line(READY, status, 40).split() == ["smollm2-135m-instruct", "stopped"]
+        assert label.tooltip is None

@@ -11,7 +11,7 @@ from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.chat.status import Status, StatusBar, status_line
+from chatlm.tui.chat.status import Status, StatusBar, state_parts
 from chatlm.tui.engine_loader import Loading, Ready
 from chatlm.types.sampling import Sampling, Thinking
 from tests.tui.support import (
@@ -140,7 +140,7 @@ async def test_a_turn_says_once_that_the_setting_has_no_effect() -> None:
         assert "thinking" not in bar(pilot)
 
 
-def test_the_status_line_shows_it_only_where_it_means_something() -> None:
+def test_the_footer_shows_it_only_where_it_means_something() -> None:
     thinking, plain_model = thinker().info, ScriptedEngine(thinks=False).info
     for state, level, expected in (
         (Ready(thinking), "low", True),
@@ -148,8 +148,5 @@ def test_the_status_line_shows_it_only_where_it_means_something() -> None:
         (Ready(plain_model), "low", False),
         (Loading("scripted"), "low", True),
     ):
-        line = status_line(state, Status(), 80, (), level)
-        assert ("thinking low" in line) == expected
-    narrow = status_line(Ready(thinking), Status(reason="complete"), 24, (), "low")
-    assert narrow.startswith("scripted")
-    assert len(narrow) == 24
+        parts = [text for _, text in state_parts(state, Status(), (), level)]
+        assert ("thinking low" in parts) == expected

@@ -13,6 +13,7 @@ from chatlm.store.store import Store
 from chatlm.tui import clipboard
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.tui.chat.reply_view import ReplyView
+from chatlm.tui.chat.status import footer_line
 from chatlm.tui.chat.thought_block import (
     PREVIEW_CHARACTERS,
     ThoughtBlock,
@@ -171,9 +172,9 @@ async def test_the_hint_of_a_selected_turn_names_the_key_if_there_are_thoughts()
     async with app.run_test(size=(80, 30)) as pilot:
         await settled(pilot, app)
         plain_turn, thinking = app.views
-        assert "o thoughts" not in plain_turn.hint.plain
-        assert "o thoughts" in thinking.hint.plain
-        assert len(thinking.hint.plain) <= 78
+        assert "o thoughts" not in [hint.plain for hint in plain_turn.hints]
+        assert "o thoughts" in [hint.plain for hint in thinking.hints]
+        assert len(footer_line(thinking.hints, (), 78)) <= 78
 
 
 async def test_thoughts_are_copied_apart_from_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

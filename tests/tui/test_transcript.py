@@ -11,9 +11,9 @@ from chatlm.tui.chat.turn_column import (
     BetweenMarker,
     EarlierMarker,
     NewerMarker,
-    Welcome,
 )
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat.welcome import Welcome
 from chatlm.types.messages import ContextPolicy, Message, Reply, StopReason, Turn
 from tests.tui.board import (
     BoardApp,
@@ -32,6 +32,10 @@ SIZE = (80, 24)
 TALL = "\n\n".join(f"Paragraph {number}" for number in range(40))
 
 
+def hint_of(view: TurnView) -> str:
+    return " · ".join(hint.plain for hint in view.hints)
+
+
 async def test_a_selected_turn_names_its_keys_and_looks_different() -> None:
     app = BoardApp(turns(2))
     async with app.run_test(size=SIZE) as pilot:
@@ -40,7 +44,7 @@ async def test_a_selected_turn_names_its_keys_and_looks_different() -> None:
         height, plain_colour = second.outer_size.height, second.styles.background
         app.transcript.select_turn(second)
         await pilot.pause()
-        assert second.hint.plain == "c copy · e edit · i details · x prompt · ? all keys"
+        assert hint_of(second) == "c copy · e edit · i details · x prompt · f fork · ? all keys"
         assert second.styles.background != plain_colour
         assert second.outer_size.height == height, "what is below stays where it is"
         await pilot.press("up")
@@ -54,9 +58,9 @@ async def test_the_hint_fits_80_columns_with_all_keys() -> None:
         await settled(pilot, app)
         app.transcript.select_turn(app.views[0])
         await pilot.pause()
-        hint = app.views[0].hint
-        assert hint.plain == "c copy · e edit · ←→ versions · i details · x prompt · ? all keys"
-        assert hint.cell_length < 80
+        hint = hint_of(app.views[0])
+        assert hint == "c copy · e edit · ←→ versions · i details · x prompt · f fork · ? all keys"
+        assert len(hint) < 80
 
 
 async def test_arrows_and_letters_walk_and_the_ends_are_the_ends() -> None:
@@ -134,7 +138,7 @@ async def test_versions_are_flipped_with_keys_and_mouse() -> None:
         await settled(pilot, app)
         view = app.views[0]
         assert "Third." in plain(view)
-        assert line_of(view).startswith("version 3 of 3 ← → · 48 tokens")
+        assert line_of(view).startswith("‹ 3/3 › · 48 tokens")
         app.transcript.select_turn(view)
         for key, text in (("left", "Second."), ("left", "First."), ("left", "First.")):
             await pilot.press(key)
@@ -142,10 +146,10 @@ async def test_versions_are_flipped_with_keys_and_mouse() -> None:
         assert view.turn.reply is not None
         assert (view.turn.reply.version, view.adjacent_version(-1)) == (1, None)
         line = view.query_one(".line")
-        at = plain(line).index("→") + line.styles.padding.left
+        at = plain(line).index("›") + line.styles.padding.left
         await pilot.click(line, offset=(at, 0))
         await until(pilot, lambda: "Second." in plain(view))
-        assert line_of(view).startswith("version 2 of 3 ← →")
+        assert line_of(view).startswith("‹ 2/3 ›")
 
 
 async def test_flipping_keeps_the_place() -> None:
@@ -197,7 +201,7 @@ async def test_a_reply_that_grows_has_no_other_versions_until_it_ends() -> None:
         await view.show_turn(turn(1, "First.", "Second.", "Third."))
         await pilot.pause()
         assert view.adjacent_version(-1) == first.replies[1]
-        assert line_of(view).startswith("version 3 of 3")
+        assert line_of(view).startswith("‹ 3/3 ›")
 
 
 async def test_what_is_not_read_says_so_and_is_grey() -> None:
@@ -389,7 +393,7 @@ async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on() -> No
         await settled(pilot, app)
         old, new = app.views
         assert line_of(old) == "failed\nThe ␛[31mmodel broke."
-        assert line_of(new) == "failed · continue with ctrl+g\nThe ␛[31mmodel broke."
+        assert line_of(new) == "failed · ctrl+g continue\nThe ␛[31mmodel broke."
         line = new.query_one(".line")
         at = plain(line).index("continue") + line.styles.padding.left
         await pilot.click(line, offset=(at + 1, 0))

@@ -65,7 +65,7 @@ async def test_escape_stops_keeps_the_text_and_it_can_go_on() -> None:
         await until(pilot, lambda: "Once" in plain(newest(pilot)))
         await pilot.press("escape")
         await idle(pilot)
-        assert line(pilot) == "stopped · continue with ctrl+g · 1 token"
+        assert line(pilot) == "stopped · ctrl+g continue · 1 token"
         kept = store.conversation(1).turns[0].reply
         assert kept is not None
         assert (kept.text, kept.stop_reason) == ("Once ", StopReason.CANCELLED)
@@ -120,7 +120,7 @@ async def test_regenerate_makes_another_version() -> None:
         await idle(pilot)
         assert "Second." in plain(newest(pilot))
         assert "First." not in plain(newest(pilot))
-        assert line(pilot).startswith("version 2 of 2")
+        assert line(pilot).startswith("‹ 2/2 ›")
     assert [reply.text for reply in store.conversation(1).turns[0].replies] == ["First.", "Second."]
 
 
@@ -149,7 +149,7 @@ async def test_a_failed_generation_is_reported_and_leaves_the_chat_usable() -> N
         assert toasts(pilot) == ["The model broke.\nTry a smaller one."]
         assert line(pilot).startswith("failed")
         assert "The model broke." in line(pilot)
-        assert "continue with ctrl+g" in line(pilot)
+        assert "ctrl+g continue" in line(pilot)
         await say(pilot, "Again")
         await idle(pilot)
         assert "Better." in plain(newest(pilot))
@@ -202,7 +202,6 @@ async def test_a_second_message_waits_in_the_composer() -> None:
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         await say(pilot, "Second")
         assert chat_of(pilot).composer.text == "Second"
-        assert toasts(pilot) == ["A reply is being written\nesc stops it."]
         engine.go.set()
         await idle(pilot)
         assert chat_of(pilot).composer.text == "Second"
@@ -249,7 +248,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
         await until(pilot, lambda: chat_of(pilot).view.newest_view)
         await pilot.press("escape")
         await idle(pilot)
-        assert line(pilot) == "not answered · answer with ctrl+r"
+        assert line(pilot) == "not answered · ctrl+r answer"
         assert notices(pilot) == []
         ready.set()
         await pilot.press("ctrl+r")

@@ -166,7 +166,7 @@ async def test_a_turn_loads_its_chat_once_with_all_that_the_screen_does_about_it
         await until(pilot, lambda: message_shown(pilot) == "Tell me about birds.")
         await until(pilot, lambda: engine.read_ahead_requests)
         monkeypatch.setattr(queries, "load_conversation", counted)
-        gauge = chat_of(pilot).view.query_one(ContextGauge)
+        gauge = chat_of(pilot).view.header.query_one(ContextGauge)
         await say(pilot, "Do they sing?")
         await idle(pilot)
         await until(pilot, lambda: len(engine.read_ahead_requests[-1].messages) == 4)

@@ -43,10 +43,13 @@ SOURCES = tuple(
 """Of the decode kernel; the first one is compiled, the others are included."""
 
 
-CHOOSE_SOURCES = tuple(
-    Path(__file__).with_name("csrc") / name for name in ("choose.c", "vectors.h")
-)
+_VECTORS = Path(__file__).with_name("csrc") / "vectors.h"
+CHOOSE_SOURCES = (_VECTORS.with_name("choose.c"), _VECTORS)
 """Of what chooses tokens."""
+
+
+ELEMENTWISE_SOURCES = (_VECTORS.with_name("elementwise.c"), _VECTORS)
+"""Of steps between a prompt's matrix products."""
 
 
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
@@ -83,6 +86,15 @@ def choose_library() -> Path:
         KernelUnavailable: there is no C compiler, or it failed.
     """
     return _library("choose", CHOOSE_SOURCES)
+
+
+def elementwise_library() -> Path:
+    """Return the compiled steps between a prompt's matrix products, from the cache if possible.
+
+    Raises:
+        KernelUnavailable: there is no C compiler, or it failed.
+    """
+    return _library("elementwise", ELEMENTWISE_SOURCES)
 
 
 def _library(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from chatlm.engines.native.attention import AttentionConfig, BlockContext, VisibleKeys, attention
+from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.gated_delta import GatedDeltaConfig, gated_delta_net
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.mamba import MambaConfig, mamba
@@ -28,7 +29,20 @@ def prefill(
     ids: Sequence[int],
     ropes: RopeTables,
 ) -> Tensor:
+    """Do the same as `prefill_in_parts` at once."""
+    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes))
+
+
+def prefill_in_parts(
+    config: ModelConfig,
+    weights: ComputedWeights,
+    kv_cache: KVCache,
+    ids: Sequence[int],
+    ropes: RopeTables,
+) -> Generator[None, None, Tensor]:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
+
+    Yields after each layer. The caller may do something else meanwhile, but not with this cache.
 
     Args:
         config: of the model.
@@ -42,7 +56,7 @@ def prefill(
     device = kv_cache.device
     rotations = Rotations(config.ropes, ropes.rows(past, tokens), kv_cache.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
-    logits = forward(config, weights, torch.tensor(ids, device=device), context)
+    logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
     return logits
@@ -51,7 +65,24 @@ def prefill(
 def forward(
     config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
 ) -> Tensor:
-    """Return the logits after the last token: (vocab_size,), float32.
+    """Do the same as `layer_by_layer` at once."""
+    return run_to_end(layer_by_layer(config, weights, ids, context))
+
+
+def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
+    """Run a generator and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Tensor = end.value
+            return result
+
+
+def layer_by_layer(
+    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
+) -> Generator[None, None, Tensor]:
+    """Return the logits after the last token: (vocab_size,), float32. Yields after each layer.
 
     Args:
         config: of the model.
@@ -70,14 +101,15 @@ def forward(
         own_indices = attention_indices if layer.attends else state_indices
         x = _mix(layer.mixer, own, x, next(own_indices), context, eps)
         x = rms_norm(x, norms.get("post_mixer_norm"), eps, dtype)
-        residual = residual + _scale(x, config.residual_multiplier)
+        residual = _add(residual, x, config.residual_multiplier)
         x = rms_norm(residual, norms.get("pre_mlp_norm"), eps, dtype)
         if isinstance(layer.mlp, MoeConfig):
             x = mixture_of_experts(layer.mlp, own, x)
         else:
             x = dense_mlp(layer.mlp, own, x)
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
-        residual = residual + _scale(x, config.residual_multiplier)
+        residual = _add(residual, x, config.residual_multiplier)
+        yield
     logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
     return scale_logits(config, logits.float())
 
@@ -164,6 +196,13 @@ class _CachedBlock:
         if window is not None:
             mask = mask.triu(past - first - window + 1)
         return VisibleKeys(first, mask)
+
+
+def _add(residual: Tensor, x: Tensor, multiplier: float) -> Tensor:
+    if compiled := elementwise(residual, x):
+        compiled.add_to_residual(residual, x, multiplier)
+        return residual
+    return residual + _scale(x, multiplier)
 
 
 def _scale(x: Tensor, multiplier: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
+from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.weights import LayerWeights, MatMul
 
@@ -46,4 +47,11 @@ class DenseMlpConfig:
 def dense_mlp(config: DenseMlpConfig, weights: LayerWeights[MatMul], x: Tensor) -> Tensor:
     """Return the MLP's output: (tokens, hidden_size), as `x`."""
     gate, up, down = (weights.matrices[name] for name in ("gate_proj", "up_proj", "down_proj"))
-    return down(ACTIVATIONS[config.activation](gate(x)) * up(x))
+    return down(gated(config.activation, gate(x), up(x)))
+
+
+def gated(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
+    """Return `activation(gate) * up`, in their shape and dtype."""
+    if compiled := elementwise(gate, up):
+        return compiled.apply_gate(gate, up, is_gelu=activation == "gelu_tanh")
+    return ACTIVATIONS[activation](gate) * up

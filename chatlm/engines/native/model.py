@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
-from chatlm.engines.native.forward import prefill
+from chatlm.engines.native.forward import prefill_in_parts, run_to_end
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
@@ -151,14 +151,24 @@ class NativeCache:
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; return the last logits."""
+        return run_to_end(self.prefill_in_parts(ids))
+
+    def prefill_in_parts(self, ids: Sequence[int]) -> Generator[None, None, Tensor]:
+        """Do the same layer by layer; yield after each."""
         model = self._model
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
-        with torch.inference_mode():
-            ropes = model.ropes(self._kv_cache.capacity)
-            logits = prefill(model.config, self._weights, self._kv_cache, ids, ropes)
-            self._kv_cache.recurrent.save_checkpoint()
-            return logits
+        ropes = model.ropes(self._kv_cache.capacity)
+        parts = prefill_in_parts(model.config, self._weights, self._kv_cache, ids, ropes)
+        while True:
+            with torch.inference_mode():
+                try:
+                    next(parts)
+                except StopIteration as end:
+                    self._kv_cache.recurrent.save_checkpoint()
+                    logits: Tensor = end.value
+                    return logits
+            yield
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""

@@ -1,9 +1,11 @@
-"""RMSNorm in torch."""
+"""RMSNorm, compiled for the processor or in torch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from chatlm.engines.native.elementwise import elementwise
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
@@ -18,6 +20,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -
     """
     if weight is None:
         return x.to(dtype)
+    if compiled := elementwise(x, weight):
+        return compiled.rms_norm(x, weight, eps, dtype)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (weight * wide.to(weight.dtype)).to(dtype)

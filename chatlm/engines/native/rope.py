@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import Unsupported
+from chatlm.engines.native.elementwise import elementwise
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ class Rotation:
 
 def apply_rope(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate queries or keys, (heads, tokens, head_dim), by the angles of their positions."""
+    if compiled := elementwise(x, rotation.cos, rotation.sin):
+        return compiled.rotate(x, rotation.cos, rotation.sin, interleaved=rotation.interleaved)
     rotary_dim = rotation.cos.shape[-1]
     rotated = x[..., :rotary_dim]
     if rotation.interleaved:

@@ -15,11 +15,13 @@ from chatlm.store.importing.chatgpt import parse_chatgpt
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.fields import InvalidChat, ParsedChat
 from chatlm.store.importing.json_stream import FindFile, InvalidJson, JsonItem, iter_json_items
+from chatlm.store.importing.lm_studio import parse_lm_studio
+from chatlm.store.importing.open_webui import parse_open_webui
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.store.store import Store
 from chatlm.types.messages import Conversation, utc_now
 
-ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt"]
+ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt", "open-webui", "lm-studio"]
 
 
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
@@ -32,10 +34,17 @@ _PARSERS: dict[str, _ChatParser] = {
     "chatlm": lambda value, _time, _files: parse_chatlm(value),
     "messages": lambda value, time, _files: parse_openai_messages(value, time),
     "chatgpt": parse_chatgpt,
+    "open-webui": parse_open_webui,
+    "lm-studio": parse_lm_studio,
 }
 
 
-_FORMAT_BY_KEY = {"turns": "chatlm", "messages": "messages", "mapping": "chatgpt"}
+_FORMAT_BY_KEY = {
+    "turns": "chatlm",
+    "messages": "messages",
+    "mapping": "chatgpt",
+    "chat": "open-webui",
+}
 """A key that only one format has -> the format."""
 
 
@@ -116,6 +125,11 @@ def _parse_item(
 
 def _detect_format(value: Any) -> str:
     keys = value if isinstance(value, dict) else {}
+    messages = keys.get("messages")
+    if isinstance(messages, list) and any(
+        isinstance(m, dict) and "versions" in m for m in messages
+    ):
+        return "lm-studio"
     for key, form in _FORMAT_BY_KEY.items():
         if key in keys:
             return form

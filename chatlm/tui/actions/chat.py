@@ -23,6 +23,7 @@ from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.screens.help import ChatCommands, HelpScreen
+from chatlm.tui.screens.history import HistoryScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.screens.transfer import ImportScreen
 from chatlm.tui.services import Services
@@ -39,6 +40,7 @@ class ChatActions:
         close_panel: closes a panel over the transcript; False when there is none.
         cancel_work: cancels the newest work of a plugin; False when there is none.
         abandon_hook: goes on without the plugin whose hook hangs; False when none does.
+        leave_search: goes back from the search to the composer; False when nobody searches.
         show_chat_list: shows the list.
         toggle_chat_list: shows and focuses the list, or hides it.
     """
@@ -52,6 +54,7 @@ class ChatActions:
         close_panel: Callable[[], bool],
         cancel_work: Callable[[], bool],
         abandon_hook: Callable[[], bool],
+        leave_search: Callable[[], bool],
         show_chat_list: Callable[[], None],
         toggle_chat_list: Callable[[], None],
     ) -> None:
@@ -61,6 +64,7 @@ class ChatActions:
         self._close_panel = close_panel
         self._cancel_work = cancel_work
         self._abandon_hook = abandon_hook
+        self._leave_search = leave_search
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
 
@@ -77,6 +81,8 @@ class ChatActions:
             "palette": self.do_palette,
             "context": self.do_context,
             "attach": self.do_attach,
+            "editor": self.do_editor,
+            "history": self.do_history,
             "rename": self.do_rename,
             "pin-chat": self.do_pin_chat,
             "delete": self.do_delete,
@@ -94,7 +100,9 @@ class ChatActions:
         composer = self._chat.composer
         if composer.close_completion() or self._abandon_hook():
             return
-        if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
+        if composer.has_focus and composer.leave_insert_mode():
+            return
+        if self._leave_search():
             return
         if composer.cancel_sending():
             return
@@ -147,6 +155,21 @@ class ChatActions:
             raise UsageError("Which file?", hint="Type /attach and a path.")
         self._chat.composer.attach_file(path.strip())
 
+    def do_editor(self, _: str) -> None:
+        """Write the message in the user's editor."""
+        self._chat.composer.edit_outside()
+        self._chat.view.focus_composer()
+
+    def do_history(self, words: str) -> None:
+        """Choose one of the messages that were sent, and write it again."""
+
+        def use(text: str | None) -> None:
+            if text is not None:
+                self._chat.composer.recall(text)
+                self._chat.view.focus_composer()
+
+        self._chat.view.app.push_screen(HistoryScreen(self._chat.sent_messages, words), use)
+
     def do_rename(self, title: str) -> None:
         """Rename the chat."""
         self._chats_panel.rename_chat(self._saved_chat_id(), title.strip() or None)
@@ -197,9 +220,9 @@ class ChatActions:
         message = OutgoingMessage(text) if text else self._chat.composer.outgoing_message()
         self._inspect_actions.preview_prompt(message)
 
-    def do_help(self, _: str) -> None:
-        """Show every key and command."""
-        self._chat.view.app.push_screen(HelpScreen())
+    def do_help(self, place: str) -> None:
+        """Show every key and command, those of a place first."""
+        self._chat.view.app.push_screen(HelpScreen(place))
 
     async def do_quit(self, _: str) -> None:
         """Quit."""

@@ -1,4 +1,4 @@
-"""The chat pane: title, transcript, engine banner and composer."""
+"""The chat pane: transcript, engine banner and composer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.reactive import reactive
-from textual.widgets import Static
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.text import escape_controls, one_line
+from chatlm.text import escape_controls
+from chatlm.tui.chat.header import Header, ModelLabel
 from chatlm.tui.chat.status import EngineBanner, Status
 from chatlm.tui.chat.transcript import Transcript
-from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat.welcome import Suggestion
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.widgets.context_gauge import ContextFill, ContextGauge
 from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import Turn
-
-TITLE_WIDTH = 120
-
 
 NEW_CHAT = "New chat"
 
@@ -47,6 +44,10 @@ class ChatView(Vertical):
         """A chat is new or changed, another one is open, or a turn started or ended."""
 
     @dataclass
+    class Started(Message):
+        """A turn is about to run."""
+
+    @dataclass
     class Switched(Message):
         """Another chat is open, or a new one."""
 
@@ -55,15 +56,6 @@ class ChatView(Vertical):
 
     DEFAULT_CSS = """
     ChatView {
-        & > #head { height: 1; padding: 0 3; }
-        & #title {
-            width: 1fr;
-            color: $text-muted;
-            text-overflow: ellipsis;
-            text-wrap: nowrap;
-        }
-        & ContextGauge { width: 40%; max-width: 44; margin: 0 0 0 2; }
-        &.-incognito #title { color: $text-warning; }
         & > #middle { width: 100%; height: 1fr; layers: default above; }
         & Transcript { margin: 0 2 0 0; }
         & > Composer { margin: 0 1; }
@@ -83,12 +75,11 @@ class ChatView(Vertical):
         self._on_submitted = on_submitted
         self._on_draft_changed = on_draft_changed
         self.composer = composer
+        self.header = Header()
+        """The line above everything, which the screen places."""
 
     def compose(self) -> ComposeResult:
-        """Yield the header, transcript, banner and composer."""
-        with Horizontal(id="head"):
-            yield Static(id="title", markup=False)
-            yield ContextGauge()
+        """Yield the transcript, banner and composer."""
         with Horizontal(id="middle"):
             yield Transcript()
         yield EngineBanner(self._clock)
@@ -171,22 +162,23 @@ class ChatView(Vertical):
         self.screen.set_focus(self.composer)
 
     def show_engine_state(self, state: EngineState) -> None:
-        """Show the state of the engine in the banner."""
+        """Show the state of the engine in the header and the banner."""
+        self.header.query_one(ModelLabel).state = state
         self.query_one(EngineBanner).state = state
 
     def show_context_fill(
         self, fill: ContextFill | None, omitted_turns: Collection[int] = ()
     ) -> None:
         """Show how full the context is, and mark the omitted turns."""
-        self.query_one(ContextGauge).fill = fill
+        self.header.query_one(ContextGauge).fill = fill
         self.transcript.mark_omitted(omitted_turns)
 
     def show_used_tokens(self, used: int) -> None:
         """Update the gauge with the tokens of the running turn."""
-        ruler = self.query_one(ContextGauge)
-        if ruler.fill is not None:
-            ruler.fill = dataclasses.replace(
-                ruler.fill, history_tokens=max(used - ruler.fill.system_tokens, 0)
+        gauge = self.header.query_one(ContextGauge)
+        if gauge.fill is not None:
+            gauge.fill = dataclasses.replace(
+                gauge.fill, history_tokens=max(used - gauge.fill.system_tokens, 0)
             )
 
     def scroll_pages(self, pages: int) -> None:
@@ -212,6 +204,5 @@ class ChatView(Vertical):
     def show_title(self, title: str) -> None:
         """Show the title above the transcript and in the terminal's title."""
         incognito = self.has_class("-incognito")
-        mark = "incognito, nothing is saved · " if incognito else ""
-        self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))
+        self.header.show_title(title, incognito=incognito)
         self.app.sub_title = "incognito chat" if incognito else title

@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from textual.content import Content
+
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.deletion import drop_incognito, open_memory_store
 from chatlm.chat.session import ChatSession
@@ -38,6 +40,7 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
+from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
@@ -68,6 +71,7 @@ class ChatController:
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
             suggest=self._suggest_text,
+            vim=services.config.vim,
         )
         self.view = ChatView(
             services.clock,
@@ -96,6 +100,8 @@ class ChatController:
         self._submitted_early: Composer.Submitted | None = None
         """A message for the chat that is being loaded."""
         self._read_ahead = ReadAhead(self.view)
+        self._told_notes: set[tuple[str, str]] = set()
+        """Models and what was said about them, which is said once; the settings say it again."""
         self.switch_count = 0
         """How often another chat was opened."""
 
@@ -139,9 +145,35 @@ class ChatController:
         return sampling.thinking or "auto"
 
     @property
+    def sent_messages(self) -> list[str]:
+        """The messages that were sent in the open chat's store, newest first."""
+        return self._loader.sent_messages(self.store)
+
+    @property
     def busy(self) -> bool:
         """Whether a turn is running."""
         return self._live_turn is not None
+
+    @property
+    def hints(self) -> list[Content]:
+        """Keys that act now, the most important first."""
+        names = {"send": "send"}
+        newest = self.view.newest_view
+        if self.busy:
+            names = {"stop": "stop"}
+        elif isinstance(self._services.engine_state, Failed):
+            names = {"regenerate": "try again"}
+        elif newest is not None:
+            reply = newest.turn.reply
+            if reply is not None and reply.can_continue:
+                names["continue"] = "continue"
+            names["regenerate"] = "regenerate" if reply is not None else "answer"
+        if newest is not None:
+            names["next-region"] = "versions" if len(newest.turn.replies) > 1 else "select a turn"
+        names |= {"palette": "commands", "help": "help"}
+        if not self.busy:
+            names |= {"chats": "chats", "new": "new chat", "quit": "quit"}
+        return [command_hint(name, label) for name, label in names.items()]
 
     def require_idle(self) -> None:
         """Check that no turn is running.
@@ -410,6 +442,11 @@ class ChatController:
         if self._opening is not None:
             self._submitted_early = event
             return
+        try:
+            self.require_idle()
+        except UsageError as error:
+            self.composer.show_unsent(_in_one_line(error))
+            return
         if position is None:
             sent = self.send_message(text)
         else:
@@ -445,6 +482,7 @@ class ChatController:
             group="turn",
             exit_on_error=False,
         )
+        self.view.post_message(ChatView.Started())
         return True
 
     def _run_turn(self, open_events: Callable[[], SessionEvents], live: LiveTurn) -> None:
@@ -557,13 +595,18 @@ class ChatController:
             self.notify_changed()
 
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
+        self.composer.show_unsent("")
+        refused = bool(live.unsaved_message) and isinstance(message.error, UsageError)
         if live.unsaved_message:
-            self.composer.restore_unsent(live.unsaved_message)
+            reason = "typing replaces it" if refused else ""
+            self.composer.restore_unsent(live.unsaved_message, reason)
             live.unsaved_message = ""
             self.save_draft()
         self._loader.ended_turns += 1
         await self._show_stored_turn(live, message)
-        if message.error is not None:
+        if refused and live.chat is self._chat:
+            await self.view.show_notice(str(message.error), "refused")
+        elif message.error is not None:
             await self._report_error(message.error, live)
         self._live_turn = None
         if live.chat.store is not self._chat.store:
@@ -604,8 +647,11 @@ class ChatController:
         if isinstance(state, Ready):
             self._start_read_ahead()
             self.composer.recount_files()
-            for note in state.info.notes:
-                await self.view.show_notice(note)
+            notes = {note: (state.info.model, note) for note in state.info.notes}
+            news = [note for note, key in notes.items() if key not in self._told_notes]
+            self._told_notes |= set(notes.values())
+            if news:
+                await self.view.show_notice("\n".join(news), "model")
 
     def notify_changed(self) -> None:
         """Announce a change of the chats."""
@@ -661,3 +707,9 @@ class ChatController:
         if not plugins.implementations("suggest_text"):
             return ""
         return suggest_text(self.conversation, text, plugins)
+
+
+def _in_one_line(error: ChatlmError) -> str:
+    """Return an error and its hint as they fit into a border."""
+    parts = (error.message, error.hint.rstrip("."))
+    return " · ".join(filter(None, (part[:1].lower() + part[1:] for part in parts)))

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.texmath import texmath_plugin
 from rich.cells import cell_len, chop_cells
 from textual.content import Content, Span
 from textual.highlight import highlight
@@ -20,6 +22,7 @@ from textual.strip import Strip
 from textual.style import Style
 
 from chatlm.text import escape_controls
+from chatlm.tui.chat.latex import latex_to_text
 
 Alignment = Literal["left", "center", "right"]
 
@@ -31,6 +34,10 @@ RULE_STYLE = "$foreground 30%"
 
 
 COLUMN_GAP = " │ "
+
+
+PROSE_WIDTH = 96
+"""Cells of the longest line of prose; code and tables may be wider."""
 
 
 class Renderable(Protocol):
@@ -48,8 +55,8 @@ class Paragraph:
     content: Content
 
     def lines(self, width: int) -> list[Content]:
-        """Wrap to `width` cells."""
-        return self.content.wrap(width)
+        """Wrap to `width` cells, or to `PROSE_WIDTH` if that is less."""
+        return self.content.wrap(min(width, PROSE_WIDTH))
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,28 @@ class CodeLine:
             line.pad(1, inner - line.cell_length + 1).stylize_before(CODE_STYLE)
             for line in self.content.divide(list(ends)[:-1])
         ]
+
+
+@dataclass(frozen=True)
+class CodeHead:
+    """The line above a block of code: its language, and a button that copies it."""
+
+    language: str
+
+    def lines(self, width: int) -> list[Content]:
+        """Wrap to `width` cells."""
+        button = COPY_BUTTON
+        inner = max(width - 2, 2)
+        room = max(inner - button.cell_length - 1, 0)
+        language = Content.styled(self.language, "$foreground 70%").truncate(room, ellipsis=True)
+        gap = " " * max(inner - language.cell_length - button.cell_length, 0)
+        line = Content.assemble(language, gap, button).truncate(inner)
+        return [line.pad(1, 1).stylize_before(CODE_STYLE)]
+
+
+COPY_BUTTON = Content.styled("copy", Style.from_meta({"@click": "copy_code"})).stylize_before(
+    "$foreground 70%"
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +223,7 @@ STYLES = {
     "heading": "bold $text-primary",
     "quote": "$text-primary 50%",
     "bullet": "$text-primary",
+    "math": "italic",
 }
 
 
@@ -314,6 +344,8 @@ class _BlockParser:
                 return [Fragment(self._table(start, end))]
             case "hr":
                 return [Fragment(HorizontalRule())]
+            case "math_block" | "math_block_eqno":
+                return [Fragment(Paragraph(_formula(token)), Content("  "), Content("  "))]
             case _:
                 return [Fragment(Paragraph(Content(token.content)))]
 
@@ -351,12 +383,13 @@ class _CodeHighlighter:
     def __init__(self) -> None:
         self._language = ""
         self._lines: list[str] = []
+        self._head: Fragment | None = None
         self._fragments: list[Fragment] = []
         self._highlighted: list[Content] = []
         self._next_highlight_at = 0.0
 
     def fragments(self, code: str, language: str, may_grow: bool) -> list[Fragment]:
-        """One piece a line; those that look as before are the same objects.
+        """The head, then one piece a line; those that look as before are the same objects.
 
         Args:
             code: the lines.
@@ -375,6 +408,8 @@ class _CodeHighlighter:
             self._language, self._lines = language, lines
             ended = time.perf_counter()
             self._next_highlight_at = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
+        if self._head is None or not goes_on:
+            self._head = Fragment(CodeHead(language))
         before = self._fragments if goes_on else []
         self._fragments = [
             before[at]
@@ -382,7 +417,7 @@ class _CodeHighlighter:
             else _code_fragment(content)
             for at, content in enumerate(contents)
         ]
-        return self._fragments
+        return [self._head, *self._fragments]
 
 
 def _code_fragment(content: Content) -> Fragment:
@@ -403,6 +438,10 @@ def _inline(token: Token) -> Content:
     at = 0
     for child in token.children or ():
         piece = "\n" if child.type == "hardbreak" else child.content
+        if child.type.startswith("math_"):
+            formula = _formula(child)
+            piece = formula.plain
+            spans += [Span(at + span.start, at + span.end, span.style) for span in formula.spans]
         text.append(piece)
         if child.nesting > 0:
             opened.append((at, _style(child)))
@@ -415,6 +454,16 @@ def _inline(token: Token) -> Content:
     return Content("".join(text), spans)
 
 
+def _formula(token: Token) -> Content:
+    """Return a formula as text, or as it was written where it has no text."""
+    text = latex_to_text(token.content)
+    if text is not None:
+        return Content.styled(escape_controls(text), STYLES["math"])
+    opening = token.markup
+    closing = {"\\(": "\\)", "\\[": "\\]"}.get(opening, opening)
+    return Content.styled(f"{opening}{token.content}{closing}", STYLES["code_inline"])
+
+
 def _style(token: Token) -> Style | str:
     if token.type == "link_open":
         return Style.from_meta({"@click": f"link({str(token.attrGet('href') or '')!r})"})
@@ -425,6 +474,8 @@ def _style(token: Token) -> Style | str:
 def markdown_parser() -> MarkdownIt:
     """Markdown parser for replies."""
     markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
+    dollarmath_plugin(markdown, allow_labels=False, allow_space=False, allow_digits=False)
+    texmath_plugin(markdown, delimiters="brackets")
     markdown.core.ruler.push("keep_line_ends", _keep_line_breaks)
     markdown.core.ruler.push("keep_visible", _sanitise_entities)
     markdown.validateLink = is_web_address  # type: ignore[method-assign]  # markdown-it's own way

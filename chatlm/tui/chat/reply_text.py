@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import webbrowser
+from bisect import bisect_left, bisect_right
 from urllib.parse import unquote
 
+from textual import events
 from textual.content import Content
 from textual.geometry import Region, Size
 from textual.selection import Selection
@@ -16,7 +18,15 @@ from textual.visual import Visual
 from textual.widget import Widget
 
 from chatlm.text import escape_controls, one_line
-from chatlm.tui.chat.markdown import RenderedLine, StreamingMarkdown, blank_line, is_web_address
+from chatlm.tui import clipboard
+from chatlm.tui.chat.markdown import (
+    CodeHead,
+    RenderedLine,
+    StreamingMarkdown,
+    blank_line,
+    code_blocks,
+    is_web_address,
+)
 
 DRAW_TIME_SHARE = 0.1
 """Share of the streaming time that parsing and wrapping may take."""
@@ -42,15 +52,20 @@ class ReplyText(Widget):
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
+        self._source = [text]
+        """The text as it was written."""
         self._markdown = StreamingMarkdown(escape_controls(text))
         self._lines: list[RenderedLine] = []
         self._block_starts: list[int] = []
         """Index of each block's first line."""
+        self._code_heads: list[int] = []
+        """Index of the first line of each block of code."""
         self._wrapped_width = 0
         """Width of the lines."""
         self._pending_text: list[str] = []
         self._draw_timer: Timer | None = None
         self._next_draw_at = 0.0
+        self._clicked_line = 0
 
     async def start_stream(self, text: str) -> None:
         """Start streaming after `text`; call once, on an empty widget."""
@@ -58,6 +73,7 @@ class ReplyText(Widget):
 
     async def append_text(self, text: str) -> None:
         """Append text, drawn when there is time."""
+        self._source.append(text)
         self._pending_text.append(escape_controls(text))
         wait = self._next_draw_at - time.perf_counter()
         if wait <= 0:
@@ -68,6 +84,7 @@ class ReplyText(Widget):
     async def set_text(self, text: str) -> None:
         """Show a complete text."""
         await self.end_stream()
+        self._source = [text]
         self._markdown = StreamingMarkdown(escape_controls(text))
         self._rewrap_from(0)
 
@@ -106,13 +123,26 @@ class ReplyText(Widget):
 
     def get_selection(self, selection: Selection) -> tuple[str, str]:
         """Return the selected text as drawn."""
-        return selection.extract("\n".join(line.content.plain for line in self._lines)), "\n"
+        heads = set(self._code_heads)
+        lines = ["" if y in heads else line.content.plain for y, line in enumerate(self._lines)]
+        return selection.extract("\n".join(lines)), "\n"
 
     def notify_style_update(self) -> None:
         """Redraw all lines after a theme change."""
         super().notify_style_update()
         for line in self._lines:
             line.strip = None
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        """Remember which line is clicked, for the button of a block of code."""
+        self._clicked_line = event.y
+
+    def action_copy_code(self) -> None:
+        """Copy the block of code whose button was clicked."""
+        block = bisect_right(self._code_heads, self._clicked_line) - 1
+        blocks = code_blocks("".join(self._source))
+        if 0 <= block < len(blocks):
+            clipboard.copy(self.app, blocks[block], "the code")
 
     def action_link(self, address: str) -> None:
         """Open a web address in the browser, and show which one."""
@@ -142,6 +172,7 @@ class ReplyText(Widget):
         before = self._lines
         kept = self._block_starts[block] if block < len(self._block_starts) else len(before)
         self._lines, self._block_starts = before[:kept], self._block_starts[:block]
+        del self._code_heads[bisect_left(self._code_heads, kept) :]
         self._wrap_lines(self._wrapped_width)
         if len(self._lines) != len(before):
             self.refresh(layout=True)
@@ -154,11 +185,14 @@ class ReplyText(Widget):
         """Wrap unwrapped blocks, or all after a change of width."""
         if width != self._wrapped_width:
             self._wrapped_width, self._lines, self._block_starts = width, [], []
+            self._code_heads = []
         for block in self._markdown.blocks[len(self._block_starts) :] if width else ():
             self._block_starts.append(len(self._lines))
             if len(self._block_starts) > 1 and not block.tight:
                 self._lines += blank_line().lines(width)
             for piece in block.fragments:
+                if isinstance(piece.renderable, CodeHead):
+                    self._code_heads.append(len(self._lines))
                 self._lines += piece.lines(width)
 
 

@@ -1,21 +1,20 @@
-"""Status bar and engine banner."""
+"""The status bar and the engine banner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.hub.disk import human_bytes
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
-from chatlm.types.engine import EngineInfo
+from chatlm.tui.widgets.hints import HINT_GAP
 from chatlm.types.messages import Turn
 
 
@@ -37,19 +36,27 @@ class Status:
         return cls(
             used_tokens,
             formatting.speed(turn.reply.usage),
-            formatting.stop_label(turn.reply.stop_reason),
+            formatting.stop_text(turn.reply),
         )
 
 
 class StatusBar(Widget):
-    """One line; when it is narrow, the least important parts are dropped first."""
+    """The last line: keys that act now on the left, the state of things on the right.
+
+    When it is narrow, the least important parts are dropped first.
+    """
 
     DEFAULT_CSS = """
     StatusBar {
         height: 1;
         padding: 0 1;
-        background: $foreground 8%;
+        background: $panel;
         color: $text-muted;
+        link-style: none;
+        link-color: $text-muted;
+        link-style-hover: underline;
+        link-background-hover: $panel;
+        link-color-hover: $text;
     }
     """
 
@@ -57,85 +64,65 @@ class StatusBar(Widget):
     engine_state: reactive[EngineState] = reactive[EngineState](Loading(""))
 
     plugin_statuses: reactive[tuple[str, ...]] = reactive(())
-    """Status texts of plugins, beside the model's name."""
+    """Status texts of plugins."""
 
     thinking: reactive[str] = reactive("auto")
     """How much the model shall think in the open chat."""
 
-    hint: reactive[Content | None] = reactive[Content | None](None)
-    """Key hints of the selection, shown instead of the parts."""
+    hints: reactive[tuple[Content, ...]] = reactive[tuple[Content, ...]](())
+    """The keys that act now, the most important first."""
 
     hanging: reactive[str] = reactive("")
     """What chatlm waits for, shown instead of everything else."""
 
-    def watch_engine_state(self, state: EngineState) -> None:
-        """Explain the model's memory to a pointer that rests on the line."""
-        self.tooltip = describe_engine(state.info) if isinstance(state, Ready) else None
-
     def render(self) -> Content:
         """Render the line at the full width."""
+        width = self.content_size.width
         if self.hanging:
             text = Content.styled(one_line(self.hanging, 200), "$text-warning")
-            return text.truncate(self.content_size.width, ellipsis=True)
-        if self.hint is not None:
-            return self.hint.truncate(self.content_size.width, ellipsis=True)
-        return Content(
-            status_line(
-                self.engine_state,
-                self.status,
-                self.content_size.width,
-                self.plugin_statuses,
-                self.thinking,
-            )
-        )
+            return text.truncate(width, ellipsis=True)
+        states = state_parts(self.engine_state, self.status, self.plugin_statuses, self.thinking)
+        return footer_line(self.hints, states, width)
 
 
-def status_line(
+State = tuple[int, str]
+"""Rank and text of a part of the footer; the highest rank is dropped first."""
+
+
+def state_parts(
     engine_state: EngineState,
     status: Status,
-    width: int,
     plugin_statuses: tuple[str, ...] = (),
     thinking: str = "auto",
-) -> str:
-    """Return the bar's text in `width` cells: model left, numbers right."""
-    left, right = _parts(engine_state, status, plugin_statuses, thinking)
-    while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
-        least = max([*left, *right])
-        (left if least in left else right).remove(least)
-    start, end = (" · ".join(text for _, text in side) for side in (left, right))
-    return set_cell_size(set_cell_size(start, max(width - cell_len(end), 0)) + end, width)
-
-
-def describe_engine(info: EngineInfo) -> Content:
-    """Return what the line's names of the device and the weights mean, with the memory's parts."""
-    lines = [f"{info.model} on {info.device}, weights {info.weights}"]
-    if info.memory:
-        lines += [f"{what}: {human_bytes(size)}" for what, size in info.memory.rows()]
-    return Content("\n".join(one_line(line, 80) for line in lines))
-
-
-def _parts(
-    engine_state: EngineState, status: Status, plugin_statuses: tuple[str, ...], thinking: str
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """`(rank, text)` of both sides; rank 0 is dropped last."""
-    left = [(0, one_line(engine_state.model, 60))]
+) -> list[State]:
+    """Return what the footer says about the model and the newest turn."""
+    parts = [(2, one_line(word, 30)) for word in plugin_statuses]
     can_think = not isinstance(engine_state, Ready) or engine_state.info.thinks is not False
     if thinking != "auto" and can_think:
-        left.append((1, f"thinking {thinking}"))
-    left += [(1, one_line(word, 30)) for word in plugin_statuses]
-    match engine_state:
-        case Ready(info):
-            left.append((3, f"{info.device} {info.weights}"))
-        case Loading():
-            left.append((1, "loading"))
-        case Failed():
-            left.append((1, "not loaded"))
-    right = [(2, status.speed), (1, status.reason)]
-    return left, [part for part in right if part[1]]
+        parts.append((2, f"thinking {thinking}"))
+    parts += [(5, status.speed), (1, status.reason)]
+    if isinstance(engine_state, Ready):
+        parts.append((6, f"{engine_state.info.device} {engine_state.info.weights}"))
+    return [part for part in parts if part[1]]
 
 
-def _width(parts: list[tuple[int, str]]) -> int:
-    return cell_len(" · ".join(text for _, text in parts))
+def footer_line(hints: Sequence[Content], states: Sequence[State], width: int) -> Content:
+    """Return hints and states in `width` cells; the first hint is dropped last."""
+    left = list(zip((0, 2, 3, 4, 4, 5, 6, 7, 8, 9), hints, strict=False))
+    right = list(states)
+
+    def line() -> Content:
+        start = HINT_GAP.join(hint for _, hint in left)
+        end = " · ".join(text for _, text in right)
+        gap = " " * max(width - start.cell_length - cell_len(end), 2 if left and right else 0)
+        return Content.assemble(start, gap, end)
+
+    while line().cell_length > width and len(left) + len(right) > 1:
+        if left and (not right or left[-1][0] >= max(right)[0]):
+            left.pop()
+        else:
+            right.remove(max(right))
+    return line().truncate(width, ellipsis=True)
 
 
 class EngineBanner(Static):

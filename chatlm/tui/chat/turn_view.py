@@ -18,6 +18,7 @@ from chatlm.tui import clipboard, commands, formatting
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
+from chatlm.tui.widgets.hints import command_hint, hint
 from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
 from chatlm.types.parts import Part, Reasoning, Text
 
@@ -28,6 +29,7 @@ KEY_HINTS = (
     (("thoughts",), "thoughts"),
     (("details",), "details"),
     (("xray",), "prompt"),
+    (("fork",), "fork"),
     (("turn-help",), "all keys"),
 )
 """Commands hinted for the selected turn, with short labels."""
@@ -55,14 +57,23 @@ class TurnView(Vertical, can_focus=True):
 
         & > .user {
             height: auto;
-            margin: 0 0 1 0;
+            max-width: 100;
             padding: 0 1;
             border-left: outer $primary;
             background: $primary 10%;
             color: $foreground;
         }
+        & > .author {
+            height: 1;
+            padding: 0 1 0 2;
+            color: $text-success;
+            text-style: bold;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+        }
         & > .line {
             height: auto;
+            margin: 1 0 0 0;
             padding: 0 1 0 2;
             color: $text-muted;
         }
@@ -99,6 +110,7 @@ class TurnView(Vertical, can_focus=True):
     def compose(self) -> ComposeResult:
         """Yield the message, the reply and the status line."""
         yield Static(self._message_content(), classes="user")
+        yield Static(self._author_content(self.turn.reply), classes="author")
         if self.turn.reply and self.turn.reply.parts:
             yield self._reply_view(self.turn.reply.parts)
         if self._active_summary:
@@ -126,6 +138,7 @@ class TurnView(Vertical, can_focus=True):
         """Show a reply that is about to stream."""
         self._activity = ""
         self.reply_text = _joined_text(reply)
+        self._update_author(reply)
         await self._remove_reply()
         await self.mount(self._reply_view(reply.parts), before=self.query_one(".line"))
 
@@ -171,6 +184,7 @@ class TurnView(Vertical, can_focus=True):
         if self._active_summary:
             await self.mount(self._summary_block(), before=self.query_one(".line"))
         self._update_message()
+        self._update_author(turn.reply)
         self._update_context_state()
 
     async def stop_streaming(self) -> None:
@@ -254,6 +268,17 @@ class TurnView(Vertical, can_focus=True):
         for message in self.query(".user").results(Static):
             message.update(self._message_content())
 
+    def _author_content(self, reply: Reply | None) -> Content:
+        """What wrote the reply; empty while there is none."""
+        if reply is None:
+            return Content()
+        model, adapter = formatting.reply_author(reply)
+        return Content.assemble(model, (f" · {adapter}", "not bold") if adapter else "")
+
+    def _update_author(self, reply: Reply | None) -> None:
+        for author in self.query(".author").results(Static):
+            author.update(self._author_content(reply))
+
     def _annotation_badges(self, reply_id: int | None) -> str:
         """The labels of a reply, None for the user's message."""
         return formatting.annotation_badges(
@@ -285,10 +310,10 @@ class TurnView(Vertical, can_focus=True):
     def _idle_footer(self) -> Content:
         reply = self.turn.reply
         parts = [
+            self._version_switcher(),
             Content(formatting.context_status(self.turn, omitted=self._omitted)),
             Content(formatting.stop_text(reply)),
             self._continue_hint(),
-            self._version_switcher(),
             Content(formatting.reply_cost(reply)),
         ]
         lines = [Content(" · ").join(part for part in parts if part)]
@@ -303,21 +328,23 @@ class TurnView(Vertical, can_focus=True):
         reply = self.turn.reply
         if not self._is_newest or (reply is not None and not reply.can_continue):
             return Content()
-        word, command = ("answer", "regenerate") if reply is None else ("continue", "continue")
-        return Content.assemble(_command_link(word, command), f" with {commands.key_of(command)}")
+        if reply is None:
+            return command_hint("regenerate", "answer")
+        return command_hint("continue", "continue")
 
     def _version_switcher(self) -> Content:
-        text = formatting.version_text(self.turn)
-        if not text:
+        reply, versions = self.turn.reply, len(self.turn.replies)
+        if reply is None or versions < 2:
             return Content()
+        text = f"{reply.version}/{versions}"
         before = (
-            _command_link("←", "previous-version") if self.adjacent_version(-1) else Content("←")
+            _command_link("‹", "previous-version") if self.adjacent_version(-1) else Content("‹")
         )
-        after = _command_link("→", "next-version") if self.adjacent_version(1) else Content("→")
-        return Content.assemble(text, " ", before, " ", after)
+        after = _command_link("›", "next-version") if self.adjacent_version(1) else Content("›")
+        return Content.assemble(before, " ", (text, "bold $text"), " ", after)
 
     @property
-    def hint(self) -> Content:
+    def hints(self) -> list[Content]:
         """The key hints of the selected turn."""
         hints = []
         for names, word in KEY_HINTS:
@@ -325,9 +352,8 @@ class TurnView(Vertical, can_focus=True):
                 continue
             if word == "thoughts" and not self.has_thoughts:
                 continue
-            keys = "".join(commands.key_of(name) for name in names)
-            hints.append(Content.assemble((keys, "bold $text"), f" {word}"))
-        return Content(" · ").join(hints)
+            hints.append(hint("".join(commands.key_of(name) for name in names), word))
+        return hints
 
     def _reply_view(self, parts: Iterable[Part]) -> ReplyView:
         return ReplyView(parts, thoughts_open=self.thoughts_open)

@@ -50,8 +50,9 @@ class ChatList(RowList):
 
     Args:
         store: where the chats are.
-        now: returns the current time, for the headings.
+        now: returns the current time, for headings and ages.
         write_queue: makes the changes.
+        with_asked: whether the chats of `chatlm ask` are listed.
     """
 
     DEFAULT_CSS = """
@@ -79,8 +80,16 @@ class ChatList(RowList):
     class ChatsChanged(Message):
         """A chat was renamed, pinned, deleted or restored; the list is up to date."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], datetime],
+        write_queue: WriteQueue,
+        *,
+        with_asked: bool = True,
+    ) -> None:
         super().__init__(id="chats", markup=False)
+        self._with_asked = with_asked
         self._store = store
         self._now = now
         self._write_queue = write_queue
@@ -268,8 +277,14 @@ class ChatList(RowList):
                 self._chats, self._has_more = chats, len(chats) == limit
                 self._show_rows(highlight_id, keep_scroll=keep_scroll)
 
-        reading = self._reads.submit(partial(self._store.list_conversations, limit))
+        reading = self._reads.submit(self._reader(limit))
         self.run_worker(self._await_job(reading, show), exit_on_error=False)
+
+    def _reader(self, limit: int | None, offset: int = 0) -> Callable[[], list[ChatListEntry]]:
+        listed = self._store.list_conversations
+        if self._with_asked:
+            return partial(listed, limit, offset)
+        return partial(listed, limit, offset, with_asked=False)
 
     def _show_rows(self, highlight_id: int | None = None, *, keep_scroll: bool = True) -> None:
         """Show the loaded chats; the arguments are those of `_reload_rows`."""
@@ -308,9 +323,7 @@ class ChatList(RowList):
         with self._reporting_errors():
             count = self._reload_count
             try:
-                more = await self._reads.submit(
-                    partial(self._store.list_conversations, limit, len(self._chats))
-                )
+                more = await self._reads.submit(self._reader(limit, len(self._chats)))
             finally:
                 self._loading_more = False
             if count == self._reload_count:  # else the pages may have shifted
@@ -330,7 +343,12 @@ class ChatList(RowList):
                 blank = "\n" if self._last_group else ""
                 options.append(Option(Content(f"{blank}{group}"), disabled=True))
                 self._last_group = group
-            row = rows.chat_row(chat, current_id=self._current_id, answering_id=self._answering_id)
+            row = rows.chat_row(
+                chat,
+                self._now(),
+                current_id=self._current_id,
+                answering_id=self._answering_id,
+            )
             options.append(Option(row, id=str(chat.id)))
         self.add_options(options)
 

@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm.errors import StoreError
@@ -50,8 +50,9 @@ class ChatsPanel(Vertical):
 
     Args:
         store: where the chats are.
-        now: returns the current time, for the headings.
+        now: returns the current time, for headings and ages.
         write_queue: runs the changes.
+        with_asked: whether the chats of `chatlm ask` are listed.
     """
 
     DEFAULT_CSS = """
@@ -63,20 +64,33 @@ class ChatsPanel(Vertical):
 
         &:focus-within { background: $foreground 7%; }
         & > SearchBox { margin: 0 0 1 0; }
-        & > Hints { padding: 1 1 0 1; min-height: 3; visibility: hidden; }
-        &:focus-within > Hints { visibility: visible; }
+        & > .legend { height: 1; margin: 1 0 0 0; padding: 0 1; color: $text-muted; }
+        & > Hints { padding: 0 1; min-height: 2; }
+        & > .legend, & > Hints { visibility: hidden; }
+        &:focus-within > .legend, &:focus-within > Hints { visibility: visible; }
         &.-searching > ChatList { display: none; }
         &.-searching > HitList { display: block; }
     }
     """
 
+    @dataclass
+    class SearchLeft(Message):
+        """The user has ended the search."""
+
     ChatOpened: TypeAlias = ChatList.ChatOpened
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
 
-    def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], datetime],
+        write_queue: WriteQueue,
+        *,
+        with_asked: bool = True,
+    ) -> None:
         super().__init__(id="chats-panel")
-        self.chat_list = ChatList(store, now, write_queue)
+        self.chat_list = ChatList(store, now, write_queue, with_asked=with_asked)
         self._store = store
         self._search_box = SearchBox()
         self._hit_list = HitList()
@@ -93,6 +107,7 @@ class ChatsPanel(Vertical):
         yield self._search_box
         yield self.chat_list
         yield self._hit_list
+        yield Static(rows.LEGEND, classes="legend")
         yield Hints()
 
     def reload(self, current_id: int | None, answering_id: int | None) -> None:
@@ -120,10 +135,11 @@ class ChatsPanel(Vertical):
             self._show_list()
 
     def leave_search(self) -> bool:
-        """Go back from box or results to the list; return False if neither has the focus."""
+        """End the search if box or results have the focus; return False if neither has."""
         if self.screen.focused not in (self._search_box, self._hit_list):
             return False
-        self.reset_search()
+        self._search_box.value = ""
+        self._show_list()
         return True
 
     def reset_search(self) -> None:
@@ -185,7 +201,8 @@ class ChatsPanel(Vertical):
     @on(SearchBox.Closed)
     def _handle_search_closed(self, event: SearchBox.Closed) -> None:
         event.stop()
-        self.leave_search()
+        if self.leave_search():
+            self.post_message(self.SearchLeft())
 
     def _schedule_search(self) -> None:
         if self._search_timer is not None:

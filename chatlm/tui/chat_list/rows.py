@@ -34,12 +34,25 @@ _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
 
 PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
 
+LEGEND = Content.assemble(
+    (PINNED, "$text-primary"),
+    " pinned ",
+    (UNFINISHED, "$text-warning"),
+    " cut off ",
+    (ANSWERING, "$text-primary"),
+    " writing",
+)
+"""What the marks mean."""
 
-def chat_row(chat: ChatListEntry, *, current_id: int | None, answering_id: int | None) -> Content:
-    """One line: a mark and the title, bold for the chat on the screen.
+
+def chat_row(
+    chat: ChatListEntry, now: datetime, *, current_id: int | None, answering_id: int | None
+) -> Content:
+    """Two lines: a mark and the title, bold for the chat on the screen; age, model and origin.
 
     Args:
         chat: what the store says about it.
+        now: the current time.
         current_id: id of the chat on the screen.
         answering_id: id of the chat that a turn is running for.
     """
@@ -52,7 +65,22 @@ def chat_row(chat: ChatListEntry, *, current_id: int | None, answering_id: int |
     else:
         mark, colour = " ", ""
     title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
-    return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current_id else ""))
+    model = one_line(chat.model.rstrip("/").rsplit("/", 1)[-1], 60)
+    facts = (age(chat.updated, now), chat.source, "fork" if chat.forked else "", model)
+    return Content.assemble(
+        (f"{mark} ", colour),
+        (title, "bold" if chat.id == current_id else ""),
+        ("\n  " + " · ".join(filter(None, facts)), "$foreground 70%"),
+    )
+
+
+def age(when: datetime, now: datetime) -> str:
+    """Return how long ago a time is, such as `5 min`, `3 h` or `2 d`."""
+    seconds = (now - when).total_seconds()
+    for size, unit in ((365 * 86400, "y"), (14 * 86400, "w"), (86400, "d"), (3600, "h")):
+        if seconds >= size:
+            return f"{seconds // (7 * 86400 if unit == 'w' else size):.0f} {unit}"
+    return f"{seconds // 60:.0f} min" if seconds >= 60 else "now"
 
 
 def chat_group(chat: ChatListEntry, now: datetime) -> str:

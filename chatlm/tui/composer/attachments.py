@@ -10,15 +10,12 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
-from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block, read_text_file
+from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_blocks, read_text_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.workers import to_user_error
-
-FileReader = Callable[[Path, str], str]
-"""Returns the text of a file, from its path and the name for messages; raises UsageError."""
-
 
 T = TypeVar("T")
 
@@ -36,6 +33,9 @@ _BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1`*[ \t]*$", re.MULTILINE | re.DOTAL
 MAX_NOTE_WIDTH = 40
 """Characters of a file's name in the border of the composer."""
 
+
+MAX_PASTED_PATH = 4096
+"""Characters of the longest path that a system has."""
 
 _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
 """Punctuation that may follow a path without being part of it."""
@@ -83,9 +83,9 @@ def format_mention(raw_path: str) -> str:
 
 
 def find_attachments(text: str, folder: Path) -> list[Attachment]:
-    """Return the existing files that the text mentions; other words with an @ are ignored.
+    """Return the existing files, and the folders with a slash at their end, that the text mentions.
 
-    Code blocks mention no files.
+    Other words with an @ are ignored, and code blocks mention no files.
     """
     code = [match.span() for match in _BLOCK.finditer(text)]
     found = []
@@ -94,7 +94,7 @@ def find_attachments(text: str, folder: Path) -> list[Attachment]:
             continue
         for written, end in _candidate_paths(match):
             path = resolve_path(written, folder)
-            if path is not None and path.is_file():
+            if path is not None and (path.is_file() or (path.is_dir() and written.endswith("/"))):
                 start = match.start()
                 found.append(Attachment(start, text[start:end], written, path))
                 break
@@ -111,6 +111,23 @@ def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
             return []
     shorter = bare.rstrip(_TRAILING_PUNCTUATION)
     return [(bare, match.end()), (shorter, match.end() - len(bare) + len(shorter))]
+
+
+def pasted_path(text: str) -> str | None:
+    """Return the absolute path that a pasted text is, as terminals write a dropped file.
+
+    It may be in quotes, have backslashes before blanks, or be a file:// address.
+    """
+    line = text.strip()
+    if not line or "\n" in line or len(line) > MAX_PASTED_PATH:
+        return None
+    if line[0] in "'\"" and line[-1] == line[0]:
+        line = line[1:-1]
+    elif line.startswith("file://"):
+        line = unquote(urlsplit(line).path)
+    else:
+        line = re.sub(r"\\(.)", r"\1", line)
+    return line if line.startswith(("/", "~/")) else None
 
 
 def resolve_path(raw_path: str, folder: Path) -> Path | None:
@@ -139,7 +156,7 @@ def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> l
     once: dict[Path, str] = {}
     for file in attachments:
         once.setdefault(file.path, file.raw_path)
-    return [format_block(name, read_file(path, name)) for path, name in once.items()]
+    return [block for path, name in once.items() for block in read_blocks(path, name, read_file)]
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
@@ -222,9 +239,19 @@ class Attachments:
         found = resolve_path(path, self._folder)
         if found is None:
             raise UsageError(f"{name} does not exist", hint="Check the path.")
+        if found.is_dir():
+            return format_mention(f"{path.rstrip('/')}/")
         if not found.is_file():
-            raise UsageError(f"{name} is not a file", hint="Give the path of a file.")
+            raise UsageError(f"{name} is not a file", hint="Give the path of a file or folder.")
         return format_mention(path)
+
+    def mention_of_paste(self, text: str) -> str | None:
+        """Return the mention of a file whose path was pasted or dropped; None for other texts."""
+        path = pasted_path(text)
+        try:
+            return None if path is None else self.find_mention(path)
+        except UsageError:
+            return None
 
     def scan(self, text: str, *, attached: str = "", recount: bool = False) -> None:
         """Find the files that a text mentions, and count those whose cost is not known.
@@ -314,8 +341,8 @@ class Attachments:
         token = self._counting[file.mention] = object()
 
         def count() -> AttachmentCost:
-            text = format_block(file.raw_path, self._read_file(file.path, file.raw_path))
-            name = one_line(file.path.name, MAX_NOTE_WIDTH)
+            text = "\n\n".join(read_blocks(file.path, file.raw_path, self._read_file))
+            name = one_line(file.path.name, MAX_NOTE_WIDTH) + "/" * file.path.is_dir()
             return AttachmentCost(name, self._count_tokens(text), len(text))
 
         def work() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,13 @@ MAX_FOLDER_ENTRIES = 5000
 
 MAX_CANDIDATES = 100
 """Maximum number of candidates."""
+
+
+MIN_DEEP_QUERY, MAX_DEEP = 2, 20
+"""Letters from which folders below are searched, and the files shown of them."""
+
+DEEP_SECONDS, DEEP_CACHE_SECONDS = 0.05, 5.0
+"""How long a search in folders below may take, since keys wait for it, and how long it holds."""
 
 
 _COMMAND = re.compile(r"/([^\s/]*)")
@@ -138,6 +146,39 @@ def complete_path(raw_path: str, folder: Path) -> list[str]:
     return [f"{head}{slash}{name}{'/' * _is_folder(place / name)}" for name in like]
 
 
+def _deeper_paths(query: str, folder: Path) -> list[str]:
+    """Return files in folders below that have the letters of a query, at least two, in order.
+
+    Those come first whose own name matches better.
+    """
+    if len(query) < MIN_DEEP_QUERY or "/" in query or query.startswith((".", "~")):
+        return []
+    try:
+        paths = _list_below(folder, int(time.monotonic() / DEEP_CACHE_SECONDS))
+    except OSError:
+        return []
+    names = rank_names(query, {path.rpartition("/")[2] for path in paths})
+    by_name = {name: place for place, name in enumerate(names)}
+    found = [path for path in paths if path.rpartition("/")[2] in by_name]
+    found.sort(key=lambda path: by_name[path.rpartition("/")[2]])
+    return found[:MAX_DEEP]
+
+
+@lru_cache(maxsize=2)
+def _list_below(folder: Path, _: int) -> list[str]:
+    """Return the sorted files in the folders below, without hidden ones, for a short while."""
+    found: list[str] = []
+    deadline = time.monotonic() + DEEP_SECONDS
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if Path(parent) != folder:
+            inside = Path(parent).relative_to(folder).as_posix()
+            found += [f"{inside}/{name}" for name in sorted(files) if not name.startswith(".")]
+        if len(found) > MAX_FOLDER_ENTRIES or time.monotonic() > deadline:
+            break
+    return found
+
+
 @lru_cache(maxsize=4)
 def _list_folder(folder: Path, mtime_ns: int) -> list[str]:
     """Return the sorted names in a folder, cached by its modification time."""
@@ -194,7 +235,7 @@ def _complete_mention(match: re.Match[str], folder: Path) -> Matches | None:
     quoted, bare = match.groups()
     written = bare if quoted is None else _unquote_partial(quoted)
     candidates = []
-    for path in complete_path(written, folder):
+    for path in [*complete_path(written, folder), *_deeper_paths(written, folder)]:
         opened = path.endswith("/")
         insert = format_mention(path).rstrip('"') if opened else f"{format_mention(path)} "
         candidates.append(Candidate(insert, escape_controls(path), continues=opened))

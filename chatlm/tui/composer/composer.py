@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual import events, on
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.document._document import EditResult, Location, Selection
@@ -20,14 +21,14 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import TextArea
 
-from chatlm.chat.attachments import read_text_file
+from chatlm.chat.attachments import FileReader, read_text_file
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.tui import commands
+from chatlm.tui import clipboard, commands
 from chatlm.tui.commands import Command
+from chatlm.tui.composer import editor
 from chatlm.tui.composer.attachments import (
     Attachments,
-    FileReader,
     OutgoingMessage,
     TokenCounter,
 )
@@ -42,6 +43,7 @@ from chatlm.tui.composer.drafts import (
 )
 from chatlm.tui.composer.folds import Folds
 from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
+from chatlm.tui.composer.vim import VimKeys
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
@@ -65,6 +67,7 @@ class Composer(TextArea):
         folder: where paths start; None for the working directory.
         read_file: reads an attached file; called in a thread.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
+        vim: whether it has the keys of vi.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
@@ -127,6 +130,7 @@ class Composer(TextArea):
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
         suggest: Callable[[str], str] = lambda text: "",
+        vim: bool = False,
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
         folder = folder or Path.cwd()
@@ -152,12 +156,17 @@ class Composer(TextArea):
         self._suggestions = Suggestions(
             suggest, call_in_ui_thread=self.call_later, on_suggested=self._show_suggestion
         )
+        self._vim = VimKeys() if vim else None
         self._message_history = MessageHistory(history)
         self._last_recall: tuple[str, Location] | None = None
         """Text and cursor after the last history step."""
         self._temporary_edit: TemporaryEdit | None = None
         self._last_submitted: Composer.Submitted | None = None
         """The last submitted message."""
+        self._before_cut: Draft | None = None
+        """The draft before Ctrl-X, which Ctrl-E after it opens in an editor."""
+        self._unsent_reason = self._unsent_text = ""
+        """Why the text was not sent, and which text."""
         self._last_state = ""
         """The last announced draft."""
         self._scan_timer: Timer | None = None
@@ -191,9 +200,35 @@ class Composer(TextArea):
         super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
-        """Replace the selection by a text, folded if it is long."""
-        self.replace(self._folds.fold(text), *self.selection, maintain_selection_offset=False)
+        """Replace the selection by a text, folded if it is long; the path of a file attaches it."""
+        mention = self._attachments.mention_of_paste(text)
+        pasted = self._folds.fold(text) if mention is None else f"{sanitise(mention)} "
+        self.replace(pasted, *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
+
+    def action_copy(self) -> None:
+        """Copy the selection of the composer, or else of the screen; without one, offer to quit."""
+        text = self.selected_text or self.screen.get_selected_text()
+        if text:
+            clipboard.copy(self.app, text, "the selection")
+        else:
+            self.app.action_help_quit()
+
+    def edit_outside(self) -> None:
+        """Let the user write the text in an editor.
+
+        Raises:
+            UsageError: there is no editor, it failed, or no program can have this terminal.
+        """
+        command = editor.find_editor()
+        try:
+            with self.app.suspend():
+                text = editor.edit_text(command, self._folds.unfold(self.text))
+        except SuspendNotSupported as error:
+            raise UsageError("No editor can be opened here", hint="Write it here.") from error
+        if text != self._folds.unfold(self.text):
+            self.set_draft(Draft(sanitise(text)))
+        self.refresh()
 
     def action_unfold(self) -> None:
         """Unfold the paste at the cursor, or else the first."""
@@ -296,7 +331,17 @@ class Composer(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         """Handle keys at once; a binding that bubbles up would run after later keys."""
         event.prevent_default()
+        if await self._run_vim_command(event):
+            return
         action = self._key_actions.get(event.key, "")
+        before_cut, self._before_cut = self._before_cut, None
+        if event.key == "ctrl+x":
+            self._before_cut = self.draft
+        elif event.key == "ctrl+e" and before_cut is not None:
+            event.stop()
+            self.set_draft(before_cut)
+            await self.app.run_action("screen.command('editor')")
+            return
         if self._completion.handle_key(event.key, action):
             event.stop()
             self._show_suggestion()
@@ -311,6 +356,33 @@ class Composer(TextArea):
         if event.is_printable or action.startswith("delete"):
             self._completion.update()
             self._show_suggestion()
+
+    async def _run_vim_command(self, event: events.Key) -> bool:
+        """Handle a key of the normal mode; return False for all others."""
+        if self._vim is None or not event.is_printable or event.character is None:
+            return False
+        actions = self._vim.press(event.character)
+        if actions is None:
+            return False
+        event.stop()
+        for action in actions:
+            await self.app.run_action(action, self)
+        self.update_border()
+        return True
+
+    def leave_insert_mode(self) -> bool:
+        """Begin vi's normal mode; return False without such keys, or if it is on already."""
+        left = self._vim is not None and self._vim.leave_insert()
+        self.update_border()
+        return left
+
+    def action_text_start(self) -> None:
+        """Go to the beginning of the text."""
+        self.move_cursor((0, 0))
+
+    def action_text_end(self) -> None:
+        """Go to the end of the text."""
+        self.move_cursor(self.document.end)
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Move up, or from the first line to the previous message."""
@@ -431,6 +503,10 @@ class Composer(TextArea):
     def _border_notes(self) -> list[str]:
         keys, text = commands.key_of, self.text
         notes = []
+        if self._vim is not None and not self._vim.inserting:
+            notes.append(f"NORMAL {self._vim.pending}".rstrip())
+        if self._unsent_reason and text == self._unsent_text:
+            notes.append(f"not sent: {self._unsent_reason}")
         if self.editing:
             does = "runs" if self.accepts_commands else "resends in a fork"
             notes.append(f"{keys('send')} {does} · {keys('stop')} cancels")
@@ -497,8 +573,17 @@ class Composer(TextArea):
         self._set_temporary_edit(None)
         self.set_draft(before + Draft.with_used_pastes(since, whole.pastes))
 
-    def restore_unsent(self, text: str) -> None:
-        """Restore an unsent text before text typed since."""
+    def recall(self, text: str) -> None:
+        """Write an earlier message, behind what is written already."""
+        self.set_draft(self.draft + Draft(("\n" if self.text else "") + sanitise(text)))
+
+    def restore_unsent(self, text: str, reason: str = "") -> None:
+        """Restore an unsent text before text typed since.
+
+        Args:
+            text: the text.
+            reason: why it was not sent; then it is selected, so that typing replaces it.
+        """
         typed, back = self.draft, Draft(sanitise(text))
         if self._last_submitted is not None and self._last_submitted.text == text:
             back = self._last_submitted.draft
@@ -508,6 +593,14 @@ class Composer(TextArea):
                 )
                 typed = Draft()
         self.set_draft(back + Draft("\n") + typed if typed.text else back)
+        if reason and not typed.text:
+            self.selection = Selection((0, 0), self.document.end)
+        self.show_unsent(reason)
+
+    def show_unsent(self, reason: str) -> None:
+        """Say why the text was not sent, until it changes; empty for no reason any longer."""
+        self._unsent_reason, self._unsent_text = reason, self.text
+        self.update_border()
 
     def _parse_input(self) -> tuple[Command, str] | str:
         if not self.accepts_commands:

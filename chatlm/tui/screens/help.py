@@ -17,25 +17,33 @@ from chatlm.tui import commands
 from chatlm.tui.commands import Command
 from chatlm.tui.screens.card import Card
 
-SECTIONS = (
-    ("Writing", commands.COMPOSER),
-    ("Anywhere", (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP)),
-    (
+SECTIONS = {
+    "composer": ("Writing", commands.COMPOSER),
+    "chat": ("Anywhere", (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP)),
+    "turn": (
         "On the selected turn; Tab or a click selects one",
         (*commands.TURN, *commands.TURN_NAVIGATION),
     ),
-    ("In the chat list", commands.CHAT_LIST),
-)
+    "list": ("In the chat list", commands.CHAT_LIST),
+}
+"""Titles and commands by the place where they act."""
 
 
 FOOTER = 'To change a key, add it to [keys] in config.toml, for example regenerate = "ctrl+y".'
 
 
 class HelpScreen(Card[None]):
-    """A card with scrolling text."""
+    """A card with scrolling text.
+
+    Args:
+        place: the section to begin with, a key of `SECTIONS`; empty for the first.
+    """
 
     DEFAULT_CSS = """
-    HelpScreen > .card { width: 80; }
+    HelpScreen {
+        & > .card { width: 80; }
+        & .section { margin: 0 0 1 0; }
+    }
     """
 
     CARD_TITLE = "Keys and commands"
@@ -45,14 +53,25 @@ class HelpScreen(Card[None]):
         Binding("f1,enter,question_mark,q", "dismiss", "close", show=False),
     ]
 
+    def __init__(self, place: str = "") -> None:
+        super().__init__()
+        self._place = place
+
     def body(self) -> Iterable[Widget]:
         """Yield a section for each place with keys."""
-        groups = [*SECTIONS, ("From plugins", commands.plugin_commands())]
-        parts = [
-            _section(head, commands.with_current_keys(group)) for head, group in groups if group
-        ]
+        plugins = {"plugins": ("From plugins", commands.plugin_commands())}
         with VerticalScroll():
-            yield Static(Content("\n\n").join([*parts, Content.styled(FOOTER, "$text-muted")]))
+            for place, (title, group) in {**SECTIONS, **plugins}.items():
+                if group:
+                    text = _section(title, commands.with_current_keys(group))
+                    yield Static(text, id=place, classes="section")
+            yield Static(Content.styled(FOOTER, "$text-muted"))
+
+    def on_mount(self) -> None:
+        """Show the section of the place first."""
+        if self._place:
+            section = self.query_one(f"#{self._place}")
+            self.call_after_refresh(section.scroll_visible, animate=False, top=True, immediate=True)
 
 
 def _section(title: str, group: Iterable[Command]) -> Content:

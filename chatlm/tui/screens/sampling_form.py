@@ -75,6 +75,13 @@ class SettingRow(Horizontal):
         & > Input:focus { background: $primary 30%; }
         & > .source { width: 12; margin: 0 0 0 2; color: $text-muted; }
         & > .range { width: 1fr; color: $text-muted; }
+        & > .help {
+            display: none;
+            width: 3fr;
+            color: $text-muted;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+        }
         & > .reset {
             width: 7;
             visibility: hidden;
@@ -101,6 +108,7 @@ class SettingRow(Horizontal):
         yield self.value_input
         yield Static(classes="source")
         yield Static(Content(format_range(self.setting)), classes="range")
+        yield Static(Content(setting_help(self.setting)), classes="help")
         click = Style.from_meta({"@click": f"screen.reset({self.setting!r})"})
         yield Static(Content.styled("× reset", click), classes="reset")
 
@@ -118,6 +126,45 @@ class SettingRow(Horizontal):
         self.set_class(invalid, "-wrong")
         mark = "✗ " if invalid else ""
         self.query_one(".range", Static).update(Content(f"{mark}{format_range(self.setting)}"))
+
+
+class ColumnTitles(Horizontal):
+    """The titles above the rows."""
+
+    DEFAULT_CSS = """
+    ColumnTitles {
+        height: 1;
+        color: $text-muted;
+        text-style: underline;
+        & > Static { width: auto; }
+        & > .name { width: 20; }
+        & > .value { width: 22; }
+        & > .source { width: 12; margin: 0 0 0 2; }
+        & > .range { width: 1fr; }
+        & > .help { display: none; width: 3fr; }
+        & > .reset { width: 8; }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        """Yield a title for each column."""
+        for name, title in COLUMN_TITLES.items():
+            yield Static(title, classes=name)
+
+
+COLUMN_TITLES = {
+    "name": "setting",
+    "value": "value",
+    "source": "from",
+    "range": "allowed",
+    "help": "what it does",
+    "reset": "",
+}
+
+
+def setting_help(name: str) -> str:
+    """Return what a setting does, in one line."""
+    return LIST_HELP.get(name, SPECS[name].help if name in SPECS else "")
 
 
 class SamplingForm(VerticalScroll):
@@ -219,7 +266,7 @@ class SamplingForm(VerticalScroll):
         except UsageError as error:
             self.post_message(self.HelpChanged(error.message, True))
         else:
-            meaning = LIST_HELP.get(row.setting, SPECS[row.setting].help)
+            meaning = setting_help(row.setting)
             self.post_message(self.HelpChanged(f"{row.setting}: {meaning}", False))
 
 

@@ -34,7 +34,7 @@ from chatlm.hub.disk import human_bytes
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
-from chatlm.tui.screens.sampling_form import Layers, SamplingForm
+from chatlm.tui.screens.sampling_form import ColumnTitles, Layers, SamplingForm
 from chatlm.tui.widgets.inputs import VisibleArea, normalise_lines
 from chatlm.tui.workers import single_value
 from chatlm.types.engine import EngineInfo
@@ -140,6 +140,12 @@ class SettingsScreen(Card[None]):
     DEFAULT_CSS = """
     SettingsScreen {
         & > .card { width: 96; height: 26; }
+        &.-roomy > .card { width: 150; }
+        &.-roomy SettingRow, &.-roomy ColumnTitles {
+            & > .range { width: 25; }
+            & > .help { display: block; }
+        }
+        &.-roomy #meaning { height: 1; }
         & TabbedContent { height: 1fr; }
         & ContentSwitcher { height: 1fr; }
         & TabPane { height: 1fr; padding: 1 0 0 0; }
@@ -152,6 +158,7 @@ class SettingsScreen(Card[None]):
         & .input--placeholder, & Tab { color: $text-muted; }
         & #info { height: 1fr; }
         &.-narrow Tab { padding: 0 1 0 0; }
+        &.-narrow ColumnTitles { display: none; }
         &.-narrow SettingRow {
             layout: grid;
             grid-size: 4 2;
@@ -218,6 +225,7 @@ class SettingsScreen(Card[None]):
         section: Section = "sampling",
     ) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (130, "-roomy")]
         self._form = SamplingForm(sampling, layers)
         self._editor = SystemEditor(system)
         self._info = info
@@ -229,6 +237,7 @@ class SettingsScreen(Card[None]):
         """Yield the sections."""
         with TabbedContent(initial=self._section):
             with TabPane("Sampling", id="sampling"):
+                yield ColumnTitles()
                 yield self._form
                 yield Static(id="meaning")
                 yield _button_row(("reset", "Reset all"), ("keep-sampling", "Save as default"))

@@ -56,7 +56,7 @@ class ContextGauge(Widget):
     """A gauge and `1,204 / 8,192`; empty while unknown. A click opens the context screen."""
 
     DEFAULT_CSS = """
-    ContextGauge { width: 48; min-width: 20; height: 1; color: $text-muted; }
+    ContextGauge { width: 48; min-width: 20; height: 1; color: $foreground; }
     ContextGauge:hover { text-style: underline; }
     """
 
@@ -83,12 +83,18 @@ def gauge_line(fill: ContextFill, width: int) -> Content:
     """Return the most detailed line that fits `width` cells, right-aligned."""
     numbers = f"{fill.used_tokens:,} / {fill.context_length:,}"
     warning, short, style = _fill_warning(fill)
-    for words in dict.fromkeys((warning, short)):
+    legend = short_legend(fill)
+    for words, before in (
+        (warning, legend),
+        (warning, Content.styled("context ", "$foreground 70%")),
+        (warning, Content()),
+        (short, Content()),
+    ):
         text = f"{words} · {numbers}" if words else numbers
-        room = width - cell_len(text) - 1
-        if room >= MIN_GAUGE_WIDTH:
+        room = width - before.cell_length - cell_len(text) - 1
+        if room >= (MIN_GAUGE_WIDTH if not before else 2 * MIN_GAUGE_WIDTH):
             drawn = gauge(fill, min(room, MAX_GAUGE_WIDTH))
-            return Content.assemble(drawn, " ", (text, style)).right(width)
+            return Content.assemble(before, drawn, " ", (text, style)).right(width)
     text = f"{short} {numbers}".strip()
     return Content.assemble((text if cell_len(text) <= width else numbers, style)).right(width)
 
@@ -106,6 +112,22 @@ def gauge(fill: ContextFill, width: int) -> Content:
         (TURNS * turns, _fill_warning(fill)[2] or "$text-success"),
         (FREE * free, "$foreground 25%"),
         (RESERVE * reserve, "$foreground 60%"),
+    )
+
+
+def short_legend(fill: ContextFill) -> Content:
+    """Return the gauge's symbols with a word each, as they stand before it."""
+    parts = [
+        (SYSTEM, "$text-primary", "system", fill.system_tokens),
+        (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.history_tokens),
+        (RESERVE, "$foreground 60%", "reply", fill.reply_reserve),
+    ]
+    return Content.assemble(
+        *(
+            Content.assemble((sign, style), (f" {word}  ", "$foreground 70%"))
+            for sign, style, word, tokens in parts
+            if tokens
+        )
     )
 
 

@@ -10,7 +10,14 @@ from textual.screen import Screen
 from textual.style import Style
 from textual.widgets import Static
 
+from chatlm.tui import commands
 from chatlm.tui.commands import key_name
+
+KEY_STYLE = "bold $text"
+"""Style of a key in a hint; what it does follows in the style of its place."""
+
+HINT_GAP = Content(" · ")
+"""Separator between hints."""
 
 
 class Flow(Static):
@@ -23,8 +30,14 @@ class Flow(Static):
     GAP: Content = Content("   ")
     """Separator between items."""
 
-    def __init__(self, items: Iterable[Content] = (), *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(
+        self,
+        items: Iterable[Content] = (),
+        *,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        super().__init__(id=id, classes=classes)
         self._items = list(items)
 
     def set_items(self, items: Iterable[Content]) -> None:
@@ -62,7 +75,7 @@ class Hints(Flow):
     }
     """
 
-    GAP = Content(" · ")
+    GAP = HINT_GAP
 
     def on_mount(self) -> None:
         """Update when the bindings change."""
@@ -85,5 +98,17 @@ def key_hints(bindings: Iterable[Binding]) -> list[Content]:
 
 def _key_hint(binding: Binding) -> Content:
     click = Style.from_meta({"@click": f"app.simulate_key({binding.key!r})"})
-    text = f"{binding.key_display or key_name(binding.key)} {binding.description}"
-    return Content.assemble((text, click))
+    key = binding.key_display or key_name(binding.key)
+    return hint(key, binding.description).stylize(click)
+
+
+def hint(key: str, label: str) -> Content:
+    """Return a key and what it does, in the one style that all hints have."""
+    return Content.assemble((key, KEY_STYLE), f" {label}")
+
+
+def command_hint(name: str, label: str) -> Content:
+    """Return the key of a command and a label; a click presses the key."""
+    key = commands.ALL[name].key.split(",")[0]
+    click = Style.from_meta({"@click": f"app.simulate_key({key!r})"})
+    return hint(key_name(key), label).stylize(click)

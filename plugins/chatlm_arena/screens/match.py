@@ -15,9 +15,10 @@ from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from chatlm import ChatlmError, Ui, escape_controls, load_plugin_settings, one_line
+from chatlm.plugin_kit.screens import KeyHints
 from chatlm_arena import PLUGIN
 from chatlm_arena.actions import LEADERBOARD_SCREEN
 from chatlm_arena.match import RevealedSide
@@ -56,10 +57,6 @@ class ArenaScreen(Screen[None]):
         &.-narrow #sides { layout: vertical; }
         & Input { margin: 0; border: round $foreground 30%; background: $background; }
         & Input:focus { border: round $primary; }
-        & Footer { background: $background; }
-        & FooterKey { background: $background; }
-        & FooterKey .footer-key--key { background: $background; }
-        & FooterKey .footer-key--description { background: $background; color: $text-muted; }
     }
     """
 
@@ -110,7 +107,7 @@ class ArenaScreen(Screen[None]):
             yield ArenaPane("Left", id="left")
             yield ArenaPane("Right", id="right")
         yield MessageInput(placeholder="Message to both sides", id="message")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyHints()
 
     def on_mount(self) -> None:
         """Wait for the first message."""
@@ -337,7 +334,10 @@ class ArenaState(Enum):
 
 
 STATE_HINTS = {
-    ArenaState.FIRST_MESSAGE: "Type a message for both sides.",
+    ArenaState.FIRST_MESSAGE: (
+        "Two set-ups answer your message; you vote, then see their names. "
+        "/arena ratings ranks them."
+    ),
     ArenaState.ANSWERING: "Both sides answer; which one starts is random.",
     ArenaState.VOTING: "Which answer is better? Names are shown after your vote.",
     ArenaState.COUNTING: "Saving the vote …",

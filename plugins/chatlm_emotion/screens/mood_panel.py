@@ -71,7 +71,10 @@ class MoodPanel(Vertical):
 
     def _empty_content(self) -> Content:
         if label_scope(self._ui.state) == OFF:
-            return Content("No message of this chat is labelled. /emotion user begins.")
+            return Content(
+                "Moods are off. /emotion user labels your messages in this chat, with a small "
+                "classifier on this machine, and this panel shows how the mood goes."
+            )
         return Content("No message is labelled yet. Send one; /emotion says if it can be.")
 
 

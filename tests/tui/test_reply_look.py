@@ -1,0 +1,83 @@
+"""Replies name what wrote them, are easy to read, and offer their code to a click."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from textual.pilot import Pilot
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.store.store import Store
+from chatlm.tui.chat.markdown import PROSE_WIDTH, StreamingMarkdown
+from chatlm.tui.chat.reply_text import ReplyText
+from chatlm.types.messages import StopReason, Usage
+from tests.tui.support import (
+    chat_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    plain,
+    say,
+    until,
+)
+
+CODE = "Two blocks:\n\n```python\nprint(1)\n```\n\nand\n\n```\nls -l\tx\n```\n"
+
+
+def clipboard_is(pilot: Pilot[None], text: str) -> bool:
+    return pilot.app.clipboard == text
+
+
+def author(pilot: Pilot[None]) -> str:
+    return plain(newest(pilot).query_one(".author"))
+
+
+def stored(*replies: tuple[str, str | None]) -> Store:
+    store = Store(None)
+    turn = store.add_turn(store.create_conversation("Chat").id, "Hello")
+    for model, adapter in replies:
+        reply = store.start_reply(turn.id, model=model, adapter=adapter)
+        store.finish_reply(reply.id, text="Yes.", stop_reason=StopReason.END, usage=Usage(1, 0, 9))
+    return store
+
+
+async def test_a_reply_names_its_model_and_adapter_and_its_version() -> None:
+    store = stored(("org/SmolLM2-135M", "pirate"), ("other", None))
+    async with make_app(store=store, conversation_id=1).run_test() as pilot:
+        await until(pilot, lambda: chat_of(pilot).view.newest_view is not None)
+        assert author(pilot) == "other"
+        assert line(pilot).startswith("‹ 2/2 › · 9 tokens")
+        await pilot.press("tab", "left")
+        await until(pilot, lambda: author(pilot) == "SmolLM2-135M · adapter pirate")
+        assert line(pilot).startswith("‹ 1/2 ›")
+
+
+async def test_the_name_is_there_while_the_reply_is_written() -> None:
+    async with make_app(ScriptedEngine("Hi.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        assert author(pilot) == "scripted"
+
+
+def test_prose_is_no_wider_than_one_can_read_and_code_may_be() -> None:
+    words, code = "word " * 60, "x" * 110
+    blocks = StreamingMarkdown(f"{words}\n\n```\n{code}\n```").blocks
+    prose, listing = (
+        [each for piece in block.fragments for each in piece.lines(118)] for block in blocks
+    )
+    assert max(each.content.cell_length for each in prose) <= PROSE_WIDTH
+    assert code in listing[1].content.plain
+
+
+async def test_a_click_on_copy_copies_its_own_block() -> None:
+    app = make_app(ScriptedEngine(CODE))
+    async with app.run_test(size=(80, 30)) as pilot:
+        await say(pilot, "Show code")
+        await idle(pilot)
+        text = newest(pilot).query_one(ReplyText)
+        heads = [y for y in range(text.size.height) if "copy" in text.render_line(y).text]
+        for y, code in zip(heads, ("print(1)", "ls -l\tx"), strict=True):
+            column = text.render_line(y).text.index("copy")
+            await pilot.click(text, offset=(column + 3, y))
+            await until(pilot, partial(clipboard_is, pilot, code))
