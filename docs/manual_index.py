@@ -22,7 +22,14 @@ from chatlm_rag.index.embedding import DEFAULT_EMBEDDER
 
 NAME = "manual"
 ROOT = Path(__file__).parents[1]
-PAGES = ("design.md", "glossary.md", "guide.md", "plugins.md", "scaling.md")
+PAGES = (
+    "coming-from-ollama.md",
+    "design.md",
+    "glossary.md",
+    "guide.md",
+    "plugins.md",
+    "scaling.md",
+)
 """Not api.md, whose many short entries would hide the answers to users' questions."""
 
 SOURCES = (Source("README.md"), Source("docs", PAGES))

@@ -12,7 +12,7 @@ Sources of the layouts: GPTQModel (https://github.com/ModelCloud/GPTQModel), Aut
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,10 @@ class QuantizedTensors:
             return self._plain.matrix(name, rows, columns)
         quantized = _MODULES[self._layout.method](self._plain, module, rows, columns, self._layout)
         return quantized.as_stored(module)
+
+    def matrices(self, name: str, rows: Sequence[int], columns: int) -> tuple[StoredMatrix, ...]:
+        """Return a matrix without its bias in parts."""
+        return self.matrix(name, sum(rows), columns).split_rows(rows)
 
     def vector(self, name: str, *shape: int) -> Tensor:
         """Return a vector in float32."""
