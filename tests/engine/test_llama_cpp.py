@@ -20,9 +20,12 @@ IDS = [(37 * index) % 300 for index in range(150)]
 
 LEFT_OUT = {
     "gemma3 27b": "62 layers take long and add nothing",
+    "gpt-oss": "llama.cpp rounds YaRN's limits, which the model's own config.json forbids",
     "llama 3.1": "like llama 3.2",
     "llama old linear": "like llama linear",
     "phi3": "llama.cpp ignores its window",
+    "phi3 longrope": "llama.cpp chooses the frequencies by the context, not by the text",
+    "phi4 mini": "likewise",
     "llama yarn with all settings": "llama.cpp takes some of them from its own settings",
 }
 
@@ -45,7 +48,9 @@ def test_a_file_has_the_logits_of_llama_cpp(tmp_path: Path, variant: str) -> Non
         for cache in (own, theirs):
             logits = [cache.prefill(IDS[:64]), cache.prefill(IDS[64:140])]
             logits += [cache.decode([token])[0] for token in IDS[140:]]
-            cache.truncate(140)  # a second turn
+            kept = cache.truncate(140)  # a second turn
+            if kept < 140:  # a recurrent state goes back to the end of a block
+                cache.prefill(IDS[kept:140])
             logits += [cache.decode([token])[0] for token in IDS[:5]]
             rows.append(torch.stack(logits))
     made, expected = rows[0], rows[1][:, : rows[0].shape[1]]

@@ -13,14 +13,14 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -
 
     Args:
         x: of any dtype.
-        weight: None to leave `x` as it is. Rounding happens in its dtype, so that one in float32
-            is multiplied without any.
+        weight: of the last dimension, or of more; None to leave `x` as it is. Rounding happens in
+            its dtype, so that one in float32 is multiplied without any.
         eps: added to the mean square.
         dtype: of the result.
     """
     if weight is None:
         return x.to(dtype)
-    if compiled := elementwise(x, weight):
+    if weight.dim() == 1 and (compiled := elementwise(x, weight)):
         return compiled.rms_norm(x, weight, eps, dtype)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
