@@ -8,7 +8,7 @@ LIMITS_x86_64 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 CC="$(CC) -mno
 LIMITS := $(LIMITS_$(shell uname -m))
 # The numeric tests, without those that take minutes where bfloat16 is emulated, and those whose result does not
 # depend on the limits: they choose the kernel's compiler flags themselves.
-NUMERIC := $(addprefix tests/engine/test_,native.py cuda_graph.py logprobs.py local.py load.py architectures.py adapters.py::test_an_adapter_adds_what_peft_adds)
+NUMERIC := $(addprefix tests/engine/test_,native.py cuda_graph.py logprobs.py local.py load.py architectures.py::test_a_warm_second_turn_gives_the_logits_of_transformers adapters.py::test_an_adapter_adds_what_peft_adds)
 SLOW_BELOW_AVX512 := [transformers or reused_prefix or reading_ahead or alpaca
 UNLIMITED := touches_no_memory or older_processors or compiled_once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --dist worksteal --basetemp "$$(mktemp -d)"
