@@ -25,8 +25,9 @@ def read_schema(text: str) -> Schema:
     Raises:
         UsageError: the file cannot be read, or it is not a schema.
     """
-    file = _file(text, ".json")
-    return parse_schema(text if file is None else _read(file))
+    file = _file(text)
+    is_file = file is not None and (file.suffix == ".json" or file.is_file())
+    return parse_schema(_read(file) if file is not None and is_file else text)
 
 
 def read_grammar(text: str) -> Grammar:
@@ -38,21 +39,17 @@ def read_grammar(text: str) -> Grammar:
     Raises:
         UsageError: the file cannot be read, or it is not a grammar.
     """
-    for kind in GRAMMAR_KINDS:
-        if file := _file(text, f".{kind}"):
-            return parse_grammar(f"{kind}:{_read(file)}")
-    return parse_grammar(text)
+    file = _file(text)
+    kind = "" if file is None else file.suffix.removeprefix(".")
+    if file is None or kind not in GRAMMAR_KINDS:
+        return parse_grammar(text)
+    return parse_grammar(f"{kind}:{_read(file)}")
 
 
-def _file(text: str, suffix: str) -> Path | None:
-    """Return the path that a text is, if there is such a file or it has the suffix."""
-    if "\n" in text or text.lstrip().startswith("{") or len(text) > 4096 or "\0" in text:
-        return None
-    path = Path(text).expanduser()
-    try:
-        return path if path.suffix == suffix or path.is_file() else None
-    except OSError:
-        return None
+def _file(text: str) -> Path | None:
+    """Return the path that a text may be."""
+    is_path = len(text) < 1024 and not any(each in text for each in '\n\0{"')
+    return Path(text).expanduser() if is_path else None
 
 
 def _read(file: Path) -> str:

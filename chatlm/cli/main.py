@@ -30,7 +30,7 @@ COMMANDS = {
     "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),
     "chats": ("chatlm.cli.chats:chats", "List, search, edit, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
-    "pull": ("chatlm.cli.ollama_names:pull", "Download a model, such as qwen3:4b."),
+    "pull": ("chatlm.cli.ollama_names:pull", "Download a model."),
     "run": ("chatlm.cli.ollama_names:run", "Chat with a model, downloading it first."),
     "list": ("chatlm.cli.ollama_names:list_installed", "List the models on this machine."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),

@@ -19,7 +19,7 @@ pull = models_pull
 
 @click.command("list")
 def list_installed() -> None:
-    """List the models on this machine; `chatlm models list` has all.
+    """List the models on this machine.
 
     Example: chatlm list
     """
@@ -46,7 +46,7 @@ def list_installed() -> None:
 @click.argument("name", shell_complete=complete_model)
 @click.argument("prompt", nargs=-1)
 def run(name: str, prompt: tuple[str, ...]) -> None:
-    """Chat with a model; it is downloaded first if necessary.
+    """Chat with a model, downloading it first.
 
     With a PROMPT, or text from a pipe, print the answer instead of opening the chat.
 

@@ -32,7 +32,7 @@ from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.screens.first_start import FirstStart
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
-from chatlm.tui.themes import THEMES
+from chatlm.tui.themes import CHANGED_THEMES, THEMES
 from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class ChatApp(GuardedApp):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        for theme in THEMES:
+        for theme in (*THEMES, *CHANGED_THEMES):
             self.register_theme(theme)
         self._offer_models = offer_models
         self._resumes_downloads = resumes_downloads

@@ -15,8 +15,9 @@ The screen uses a theme's colours by what they mean, so that every Textual theme
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DARK, LIGHT = "chatlm-dark", "chatlm-light"
 
@@ -84,3 +85,8 @@ THEMES = (
     _theme(LIGHT, dark=False, colours=LIGHT_COLOURS),
 )
 """All their texts have the contrast of WCAG's level AA on all their backgrounds."""
+
+_NORD = BUILTIN_THEMES["nord"]
+
+CHANGED_THEMES = (replace(_NORD, variables={**_NORD.variables, "text-muted": "auto 68%"}),)
+"""Themes of Textual whose quiet texts have too little contrast on their panels."""

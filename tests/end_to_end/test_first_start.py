@@ -69,7 +69,7 @@ def test_from_the_first_screen_to_an_answer_of_the_model_that_was_chosen(
         quick = next(line for line in shown.splitlines() if "quick" in line)
         assert "tiny-c:3m" in quick
         assert "1.5 MB" in quick or "MB" in quick
-        assert "download in the background" in shown
+        terminal.wait_for(has("download in the background"))
         terminal.type("\x1b[A" + ENTER)  # up to the quick one
         terminal.wait_for(has("tiny-c:3m · "))
         terminal.type("Hello." + ENTER)

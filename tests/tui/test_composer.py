@@ -332,7 +332,6 @@ async def test_why_a_file_is_not_sent_is_reported_and_the_message_stays(
     ("path", "error"),
     [
         ("gone", "gone does not exist"),
-        ("src", "src is not a file"),
         ("a\0b", "a␀b does not exist"),
     ],
 )
