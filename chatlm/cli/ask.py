@@ -300,9 +300,14 @@ def ask(
 
 
 def _forget_unanswered(session: ChatSession) -> None:
-    """Delete the new chat of a question that got no answer at all."""
+    """Delete the new chat of a question that got no answer, nor a reason why not."""
     chat = session.conversation
-    if chat is None or any(reply.parts for turn in chat.turns for reply in turn.replies):
+    failed = (None, StopReason.ERROR, StopReason.CANCELLED)
+    if chat is None or any(
+        reply.parts or reply.stop_reason not in failed
+        for turn in chat.turns
+        for reply in turn.replies
+    ):
         return
     from chatlm.chat.deletion import delete_chats
 

@@ -112,7 +112,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
     terminal.type(ENTER)
     terminal.wait_for(has("Content"))
     terminal.type(ESCAPE)
-    terminal.wait_for(has("with ctrl+"))  # continue or answer
+    terminal.wait_for(has("ctrl+r"))  # regenerate or answer
     terminal.type(CTRL_Q)
     assert terminal.wait_to_end() == 0
 

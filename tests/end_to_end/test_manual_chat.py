@@ -36,7 +36,7 @@ def test_the_manual_answers_and_its_source_opens_in_the_editor(
         assert re.search(r"Esc stops a reply and keeps its text[^\[]*\[1\]", shown)
         assert f"[1] guide.md, {HEADING}: supported" in shown
         terminal.type(f"/source 1{ENTER}")
-        sources = has("Sources", f"The chat > {HEADING[:12]}", "Esc stops a reply and keeps")
+        sources = has("Sources", f"The chat > {HEADING[:5]}", "Esc stops a reply and keeps")
         terminal.wait_for(sources)
         terminal.type(ENTER)
         terminal.wait_for(lambda _: arguments.exists() and arguments.read_text().count("\n") == 2)

@@ -29,8 +29,11 @@ def save(
     """
     from peft import LoraConfig, get_peft_model
 
-    given: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": list(ALL)}
     base = load_plain(model, torch.float32)
+    modules = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    given: dict[str, Any] = {
+        "r": 8, "lora_alpha": 16, "target_modules": [name for name in ALL if name in modules],
+    }  # fmt: skip
     adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **{**given, **settings}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -238,7 +238,7 @@ def test_out_of_memory_has_a_hint_and_leaves_the_engine_usable(
         assert "config set context" in error.value.hint
         patch.setattr("chatlm.engines.native.model.NativeCache.prefill_in_parts", full)
         with pytest.raises(OutOfMemoryError, match="Out of memory on cpu"):
-            list(engine.read_ahead(Request(STORY, GREEDY)))
+            list(engine.read_ahead(Request((Message("user", "Rivers flow. " * 200),), GREEDY)))
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]
 
 

@@ -295,7 +295,8 @@ def test_listing_ten_thousand_chats_reads_only_what_it_shows(tmp_path: Path) -> 
 
         with store._database.read_transaction() as db:
             plan = [
-                row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + CHAT_LIST_SQL, (50, 0))
+                row["detail"]
+                for row in db.execute("EXPLAIN QUERY PLAN " + CHAT_LIST_SQL, ("ask", 50, 0))
             ]
             db.set_progress_handler(count, 100)
         newest = store.list_conversations(limit=50)
