@@ -89,14 +89,14 @@ def regenerate_and_flip(terminal: Terminal) -> None:
     terminal.type(CTRL_R)
     writing(terminal)
     terminal.type(ESCAPE)
-    second = terminal.wait_for(has("version 2 of 2", "ctrl+g continue"))
+    second = terminal.wait_for(has("2/2", "ctrl+g continue"))
     terminal.type(TAB)
     terminal.wait_for(has("c copy", "e edit"))
     terminal.type(LEFT)
-    first = terminal.wait_for(has("version 1 of 2"))
+    first = terminal.wait_for(has("1/2"))
     assert first != second
     terminal.type(RIGHT)
-    terminal.wait_for(has("version 2 of 2"))
+    terminal.wait_for(has("2/2"))
 
 
 def edit_in_a_fork(terminal: Terminal) -> None:

@@ -159,13 +159,13 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """Record the ids that the model gets, in order."""
     engine._prompt_cache.clear()
     seen: list[int] = []
-    whole = NativeCache.prefill
+    in_parts = NativeCache.prefill_in_parts
 
     def read(cache: NativeCache, ids: Sequence[int]) -> Any:
         seen.extend(ids)
-        return whole(cache, ids)
+        return in_parts(cache, ids)
 
-    monkeypatch.setattr(NativeCache, "prefill", read)
+    monkeypatch.setattr(NativeCache, "prefill_in_parts", read)
     yield seen
     engine._prompt_cache.clear()
 

@@ -88,7 +88,8 @@ async def test_a_refused_first_message_goes_back_to_the_composer(
         await pilot.press(*"more")
         plugin.go.set()
         await idle(pilot)
-        assert (shown(pilot), titles(store), notices(pilot)) == ([], [], [])
+        assert (shown(pilot), titles(store)) == ([], [])
+        assert notices(pilot) == ["Not that\nAsk nicely."]
         assert chat_of(pilot).composer.text == "no\nmore"
         assert chat_of(pilot).conversation_id is None
         assert chat_of(pilot).view.query("Welcome")

@@ -386,7 +386,15 @@ async def test_a_high_screen_is_filled() -> None:
         assert not app.transcript.query_one(NewerMarker).display
 
 
-async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on() -> None:
+async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pressed = []
+
+    async def press(app: BoardApp, key: str) -> None:
+        pressed.append(key)
+
+    monkeypatch.setattr(BoardApp, "action_simulate_key", press)
     failed = Reply(1, 1, "Half", StopReason.ERROR, error="The \x1b[31mmodel broke.")
     app = BoardApp([Turn(n, n, Message("user", "Hi"), (failed,)) for n in range(2)])
     async with app.run_test(size=SIZE) as pilot:
@@ -396,8 +404,8 @@ async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on() -> No
         assert line_of(new) == "failed · ctrl+g continue\nThe ␛[31mmodel broke."
         line = new.query_one(".line")
         at = plain(line).index("continue") + line.styles.padding.left
-        await pilot.click(line, offset=(at + 1, 0))
-        assert app.board.asked == [("continue", 1)]
+        await pilot.click(line, offset=(at + 1, line.styles.padding.top))
+        assert pressed == ["ctrl+g"]
         assert isinstance(new.styles.background, Color)
 
 
