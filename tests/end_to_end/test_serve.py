@@ -41,6 +41,8 @@ class Running:
     """A server, and the address that it tells."""
 
     def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+        # no newcomer, who would be asked which model to download
+        (home / "first-start.json").write_text('{"format": 1, "choice": ""}')
         self.process = subprocess.Popen(
             [*CHATLM, *arguments, "--port", "0"],
             env={**os.environ, "CHATLM_HOME": str(home), **environment},
@@ -277,7 +279,7 @@ async def test_the_screen_in_a_browser(home: Path) -> None:
             await screen.send_json(["stdin", "What is the capital of France?"])
             await shown.wait_for("capital of France?")
             await screen.send_json(["stdin", "\r"])
-            await shown.wait_for("complete")
+            await shown.wait_for("regenerate")
             assert "tokens/s" in shown.text()
             code = await asyncio.to_thread(server.end, signal.SIGTERM)
             assert (code, "Traceback" in server.said) == (0, False)
@@ -297,7 +299,7 @@ async def test_a_browser_types_and_shows_a_reply_as_it_grows(home: Path, tmp_pat
 
         def complete() -> bool:
             seen.append(screen.text())
-            return "complete" in seen[-1]
+            return "regenerate" in seen[-1]
 
         await until(complete)
         assert len(set(seen)) > 5, "it came in pieces"

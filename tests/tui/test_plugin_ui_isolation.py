@@ -331,13 +331,17 @@ async def test_a_panel_that_fails_when_it_is_closed() -> None:
         def on_unmount(self) -> None:
             raise Oops("in on_unmount")
 
-    panels = Panel("bad", "Bad", lambda ui: Unmounts()), Panel("good", "Good", lambda ui: Static())
+    below_toasts = "\n" * 12 + "All is well."
+    panels = (
+        Panel("bad", "Bad", lambda ui: Unmounts()),
+        Panel("good", "Good", lambda ui: Static(below_toasts)),
+    )
     async with scripted_screen(OneOf(*panels), replies=["Here I am."]) as shown:
         await shown.submit("/bad")
         await shown.submit("/good")
         (fault,) = shown.faults
         assert fault.error == "Oops: in on_unmount"
-        assert "Good" in shown.text()
+        assert "All is well." in shown.text()
         await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
 
