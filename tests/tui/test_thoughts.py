@@ -21,6 +21,7 @@ from chatlm.tui.chat.thought_block import (
     last_line,
 )
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import HitList
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn, Usage
@@ -367,6 +368,12 @@ def test_picture_while_it_thinks(
             await run(pilot, "thoughts")
             await until(pilot, lambda: "The user asks" in shown(pilot)[0])
         await until(pilot, lambda: app_of(pilot).chat_screen._status_bar.status.reason)
+        chats, chat_id = (
+            app_of(pilot).chat_screen.query_one(ChatList),
+            chat_of(pilot).conversation_id,
+        )
+        chats.reload(chat_id, chat_id)  # it may have been read before the reply was stored
+        await until(pilot, lambda: chats.up_to_date)
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=before)
