@@ -112,7 +112,7 @@ class Checkpoints:
         Args:
             cache: as it was after the newest checkpoint, or with more tokens.
             now: tokens in the cache.
-            length: at most so many tokens shall be left.
+            length: the most tokens to keep.
 
         Returns:
             The tokens that are left; 0 if there is no such border, and then the cache is spoilt.

@@ -150,7 +150,7 @@ class CachedPrompt:
 
         Args:
             planned: ends of the blocks.
-            blocks: at most so many can be left.
+            blocks: the most blocks that can be kept.
         """
         reused = planned[blocks - 1] if blocks else 0
         while len(self.ids) > reused and (kept := self.cache.truncate(reused)) < reused:

@@ -66,7 +66,7 @@ class ChatApp(GuardedApp):
         conversation_id: the chat to open at the start.
         notices: warnings shown at the start.
         offer_models: says what a newcomer could download; None where nobody is to be asked.
-        resumes_downloads: whether to go on with the download that a newcomer chose earlier.
+        resumes_downloads: whether to resume the download that a newcomer chose earlier.
         clock: monotonic seconds.
     """
 

@@ -222,9 +222,14 @@ def accepts(compiler: str, flag: str) -> bool:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
-@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("form", "limit"),
+    # activations at the border of two steps round either way; in int8 that is 0.2 % of what the
+    # format itself costs
+    [("bf16", 2e-4), ("int8", 5e-4), ("int4", 2e-4)],
+)
 def test_older_processors_compute_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat, limit: float
 ) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
     ids = random_ids(folder)
@@ -235,7 +240,7 @@ def test_older_processors_compute_the_same(
         monkeypatch.setenv("CC", f"{compiler} {flags}")
         made.append(decoded_logits(native_model(folder, torch.bfloat16, form), ids))
     first, *others = made
-    assert max(divergence(first, other) for other in others) < 5e-4
+    assert max(divergence(first, other) for other in others) < limit
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])

@@ -101,7 +101,7 @@ class ChatController:
         """A message for the chat that is being loaded."""
         self._read_ahead = ReadAhead(self.view)
         self._told_notes: set[tuple[str, str]] = set()
-        """Models and what was said about them, which is said once; the settings say it again."""
+        """Notes about models that were shown; each is shown once, and again in the settings."""
         self.switch_count = 0
         """How often another chat was opened."""
 
