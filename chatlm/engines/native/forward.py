@@ -57,19 +57,20 @@ def prefill_in_parts(
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
     device = kv_cache.device
-    rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), kv_cache.dtype)
+    embeddings = weights.embed_tokens(torch.tensor(ids, device=device))
+    rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), embeddings.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
-    logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
+    logits = yield from layer_by_layer(config, weights, embeddings, context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
     return logits
 
 
 def forward(
-    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
+    config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
 ) -> Tensor:
     """Do the same as `layer_by_layer` at once."""
-    return run_to_end(layer_by_layer(config, weights, ids, context))
+    return run_to_end(layer_by_layer(config, weights, embeddings, context))
 
 
 def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
@@ -83,17 +84,16 @@ def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
 
 
 def layer_by_layer(
-    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
+    config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
 ) -> Generator[None, None, Tensor]:
     """Return the logits after the last token: (vocab_size,), float32. Yields after each layer.
 
     Args:
         config: of the model.
         weights: of the model.
-        ids: (tokens,)
+        embeddings: of the block, in the dtype of the computation: (tokens, hidden_size).
         context: of the block.
     """
-    embeddings = weights.embed_tokens(ids)
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)

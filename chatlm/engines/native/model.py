@@ -27,6 +27,11 @@ class TokenDecoder(Protocol):
         """Limit of tokens per decode step, at least 1."""
         ...
 
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """The dtype of values in KV caches."""
+        ...
+
     def pack_adapter(self, lora: LoraWeights) -> Any:
         """Convert an adapter to the form of `SequenceInput.adapter`."""
         ...
@@ -163,7 +168,8 @@ class NativeCache:
 
     def _new_kv_cache(self) -> KVCache:
         model = self._model
-        return KVCache(model.config, model.dtype, str(model.device), model.kv_format)
+        dtype, device = model.decoder.kv_dtype, str(model.device)
+        return KVCache(model.config, dtype, device, model.kv_format)
 
     def crosses(self, count: int) -> bool:
         """Tell whether all positions are encoded otherwise once `count` tokens are added."""
