@@ -476,8 +476,8 @@ int multiply_matrices(Decoder *d, const PackedMatrix *matrices, int64_t count, c
                       float *const *y)
 {
     for (int64_t from = 0, to = 0; from < count; from = to) {
-        PromptForm form = prompt_form(matrices[from].format, d->use_amx);
-        while (to < count && prompt_form(matrices[to].format, d->use_amx) == form)
+        PromptForm form = prompt_form(matrices[from].format);
+        while (to < count && prompt_form(matrices[to].format) == form)
             to++;
         PromptVectors prompt = {.input = x, .up = up, .gate = gate, .vectors = vectors,
                                 .columns = columns, .width = matrices->width, .form = form};
@@ -508,11 +508,11 @@ int multiply_experts(Decoder *d, const Moe *moe, const float *x, int64_t columns
     for (int64_t e = 0; e < moe->num_experts; slot += slots[e++])
         if (slots[e])
             prompt.experts[prompt.expert_count++].chosen = (ChosenExpert){e, slot, slots[e]};
-    int64_t size = place_experts_prompt(&prompt, x, columns, d->use_amx, NULL);
+    int64_t size = place_experts_prompt(&prompt, x, columns, NULL);
     bool ok = grow_prompt_area(d, size + slot * moe->gate_proj->rows);
     if (ok) {
         prompt.inner = d->prompt_area + size;
-        place_experts_prompt(&prompt, x, columns, d->use_amx, d->prompt_area);
+        place_experts_prompt(&prompt, x, columns, d->prompt_area);
         d->experts_prompt = &prompt;
         wake_workers(d, prompt_phase(&d->model, PROMPT_EXPERTS_INPUT), false);
         run_tasks(d, &d->scratch[0]);

@@ -11,7 +11,7 @@ enum { EXPERT_RESULTS = EXPERT_PANELS * LANES * PASS_VECTORS };
 /* An expert that at least one slot uses, and the vectors of its slots. */
 typedef struct {
     ChosenExpert chosen;
-    PromptVectors gate_x, up_x; /* the same planes where both matrices take the same form */
+    PromptVectors gate_x, up_x; /* the same values where both matrices take the same form */
     PromptVectors inner;
 } ExpertPrompt;
 
@@ -27,9 +27,9 @@ struct ExpertsPrompt {
     float *y;     /* (vectors, rows of down_proj) */
 };
 
-/* Fill in the vectors of each expert. `area` is where their planes begin, or NULL. Returns the
-   floats that these and the inner values take. */
-static int64_t place_experts_prompt(ExpertsPrompt *p, const float *x, int64_t columns, bool use_amx,
+/* Fill in the vectors of each expert. `area` is where their values go, or NULL. Returns the floats
+   that these take. */
+static int64_t place_experts_prompt(ExpertsPrompt *p, const float *x, int64_t columns,
                                     float *area)
 {
     const Moe *moe = p->moe;
@@ -38,17 +38,17 @@ static int64_t place_experts_prompt(ExpertsPrompt *p, const float *x, int64_t co
         int64_t slot = e->chosen.first_slot, slots = e->chosen.slots;
         e->gate_x = (PromptVectors){
             .input = x, .rows = p->tokens + slot, .vectors = slots, .columns = columns,
-            .width = moe->gate_proj->width, .form = prompt_form(moe->gate_proj->format, use_amx)};
+            .width = moe->gate_proj->width, .form = prompt_form(moe->gate_proj->format)};
         e->up_x = e->gate_x;
-        e->up_x.form = prompt_form(moe->up_proj->format, use_amx);
+        e->up_x.form = prompt_form(moe->up_proj->format);
         e->inner = (PromptVectors){
             .input = area ? p->inner + slot * inner_size : NULL, .vectors = slots, .columns = inner_size,
-            .width = moe->down_proj->width, .form = prompt_form(moe->down_proj->format, use_amx)};
+            .width = moe->down_proj->width, .form = prompt_form(moe->down_proj->format)};
         PromptVectors *each[] = {&e->gate_x, &e->up_x, &e->inner};
         for (int i = 0; i < 3; i++) {
             bool is_shared = i == 1 && e->up_x.form == e->gate_x.form;
             if (area)
-                place_prompt_vectors(each[i], is_shared ? e->gate_x.planes : area + size);
+                place_prompt_vectors(each[i], is_shared ? e->gate_x.values : area + size);
             size += is_shared ? 0 : prompt_vectors_size(each[i]);
         }
     }

@@ -1,7 +1,7 @@
-/* Products of a matrix that was expanded to floats, or to pairs of bfloat16, with vectors of a prompt.
+/* Products of a matrix that was expanded to floats, or of one in bfloat16, with vectors of a prompt.
 
-   The layout of panels needs no transposition for that: for each two columns a buffer of bfloat16
-   holds both values of 16 rows, which is what AMX tiles and AVX-512's bfloat16 products take. */
+   The layout of panels needs no transposition for that: those of bfloat16 hold, for each two columns,
+   both values of 16 rows, which is what AMX tiles and AVX-512's bfloat16 products take. */
 
 #pragma once
 
@@ -9,32 +9,12 @@
 
 /* --- expanding panels ------------------------------------------------------------------------ */
 
-/* Store the values of two adjacent columns at `pair`; the lower parts of pairs of bfloat16 follow
-   `lower` values after the higher ones. */
-ALWAYS_INLINE void store_column_pair(const PromptForm form, f32x16 first, f32x16 second, void *out,
-                                     int64_t pair, int64_t lower)
-{
-    if (form == AS_FLOATS) {
-        float *floats = (float *)out + pair * 2 * LANES;
-        memcpy(floats, &first, sizeof first), memcpy(floats + LANES, &second, sizeof second);
-        return;
-    }
-    uint16_t *words = (uint16_t *)out + pair * 2 * LANES;
-    f32x16 even = round_to_bf16(first), odd = round_to_bf16(second);
-    for (int part = 0; part < 2; part++, words += lower) {
-        i32x16 both = ((i32x16)even >> 16 & 0xffff) | (i32x16)odd;
-        memcpy(words, &both, sizeof both);
-        even = round_to_bf16(first - even), odd = round_to_bf16(second - odd);
-    }
-}
-
-#if !defined HAS_WORD_PRODUCTS || defined HAS_AMX
-ALWAYS_INLINE void expand_quantized(const Format f, const PromptForm form, const uint8_t *panel,
-                                    int64_t first, int64_t columns, void *out, int64_t lower)
+#ifndef HAS_WORD_PRODUCTS
+ALWAYS_INLINE void expand_quantized(const Format f, const uint8_t *panel, int64_t first,
+                                    int64_t columns, float *out)
 {
     const int slab_groups = SLAB / f.group, group_quads = f.group / 4;
     const uint8_t *block = panel + first / block_columns(f) * block_bytes(f);
-    int64_t pair = 0;
     for (int64_t column = 0; column < columns; column += block_columns(f), block += block_bytes(f)) {
         for (int s = 0; s < block_columns(f) / SLAB; s++) {
             i32x16 quads[SLAB_QUADS];
@@ -48,15 +28,12 @@ ALWAYS_INLINE void expand_quantized(const Format f, const PromptForm form, const
                     minimum = group_minimum(f, block, s * slab_groups + g);
                 if (f.has_minimums && f.two_level)
                     minimum *= block_minimum(block);
-                for (int q = g * group_quads; q < (g + 1) * group_quads; q++, pair += 2) {
-                    f32x16 values[4];
-                    for (int k = 0; k < 4; k++)
-                        values[k] =
-                            __builtin_convertvector(quads[q] >> 8 * k & 255, f32x16) * scale
-                            + minimum;
-                    store_column_pair(form, values[0], values[1], out, pair, lower);
-                    store_column_pair(form, values[2], values[3], out, pair + 1, lower);
-                }
+                for (int q = g * group_quads; q < (g + 1) * group_quads; q++)
+                    for (int k = 0; k < 4; k++, out += LANES) {
+                        f32x16 codes = __builtin_convertvector(quads[q] >> 8 * k & 255, f32x16);
+                        f32x16 values = codes * scale + minimum;
+                        memcpy(out, &values, sizeof values);
+                    }
             }
         }
     }
@@ -64,34 +41,29 @@ ALWAYS_INLINE void expand_quantized(const Format f, const PromptForm form, const
 #endif
 
 /* Expand `columns` columns of a panel from `first`, both multiples of 256 or up to the last. */
-ALWAYS_INLINE void expand_values(const PromptForm form, int64_t format, const uint8_t *panel,
-                                 int64_t first, int64_t columns, void *out, int64_t lower)
+static void expand_values(int64_t format, const uint8_t *panel, int64_t first, int64_t columns,
+                          float *out)
 {
     if (is_quantized(format)) {
-#if !defined HAS_WORD_PRODUCTS || defined HAS_AMX
-        FOR_QUANTIZED_FORMAT(format,
-                             expand_quantized(FORMAT, form, panel, first, columns, out, lower))
+#ifndef HAS_WORD_PRODUCTS
+        FOR_QUANTIZED_FORMAT(format, expand_quantized(FORMAT, panel, first, columns, out))
 #endif
         return;
     }
     panel += panel_bytes(format, first);
-    if (format == BF16 && form == AS_BF16_PAIRS) {
-        memcpy(out, panel, (size_t)(2 * LANES * columns));
+    if (format == F32) {
+        memcpy(out, panel, (size_t)(LANES * columns) * sizeof *out);
         return;
     }
-    for (int64_t i = 0; i < columns; i += 2) {
+    for (int64_t i = 0; i < columns; i += 2, panel += 4 * LANES, out += 2 * LANES) {
         f32x16 even, odd;
         if (format == BF16) {
-            i32x16 words = load_i32x16(panel + 2 * LANES * i);
+            i32x16 words = load_i32x16(panel);
             even = bf16_low_to_f32(words), odd = bf16_high_to_f32(words);
-        } else if (format == F16) {
-            even = load_f16_as_f32(panel + 2 * LANES * i);
-            odd = load_f16_as_f32(panel + 2 * LANES * (i + 1));
         } else {
-            even = load_f32x16((const float *)panel + LANES * i);
-            odd = load_f32x16((const float *)panel + LANES * (i + 1));
+            even = load_f16_as_f32(panel), odd = load_f16_as_f32(panel + 2 * LANES);
         }
-        store_column_pair(form, even, odd, out, i / 2, lower);
+        memcpy(out, &even, sizeof even), memcpy(out + LANES, &odd, sizeof odd);
     }
 }
 
@@ -129,13 +101,13 @@ static void multiply_floats(FloatProduct p)
     memcpy(p.results, sums, sizeof sums);
 }
 
-/* --- pairs of bfloat16 ----------------------------------------------------------------------- */
+/* --- bfloat16 -------------------------------------------------------------------------------- */
 
 #ifdef HAS_BF16_PRODUCTS
 
-/* Two adjacent panels in the buffer, and a block of vectors that they are multiplied with. */
+/* Two adjacent panels, and a block of vectors that they are multiplied with. */
 typedef struct {
-    const uint16_t *panels; /* (2, columns / 2, 16, 2) */
+    const uint16_t *first, *second; /* (columns / 2, 16, 2) */
     int64_t columns;
     const uint16_t *x; /* tiles, `x_stride` values from 16 vectors to the next */
     int64_t x_stride;
@@ -143,7 +115,7 @@ typedef struct {
     int64_t next_step;
     float *results; /* (VECTOR_BLOCK, PAIR_ROWS), added to unless these are the first columns */
     bool is_first;
-} PairProduct;
+} Bf16Product;
 
 #ifdef HAS_AMX
 
@@ -159,9 +131,8 @@ static void load_tile_shapes(void)
     _tile_loadconfig(&config);
 }
 
-static void multiply_by_tiles(PairProduct p)
+static void multiply_by_tiles(Bf16Product p)
 {
-    const uint16_t *first = p.panels, *second = p.panels + LANES * p.columns;
     const uint16_t *lower = p.x + p.x_stride;
     float *below = p.results + TILE_VECTORS * PAIR_ROWS;
     enum { ROW_BYTES = PAIR_ROWS * sizeof(float) };
@@ -181,8 +152,8 @@ static void multiply_by_tiles(PairProduct p)
             _mm_prefetch((const char *)(p.next + line), _MM_HINT_T1);
         _tile_loadd(4, p.x + i * TILE_VECTORS, 64);
         _tile_loadd(5, lower + i * TILE_VECTORS, 64);
-        _tile_loadd(6, first + i * LANES, 64);
-        _tile_loadd(7, second + i * LANES, 64);
+        _tile_loadd(6, p.first + i * LANES, 64);
+        _tile_loadd(7, p.second + i * LANES, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
@@ -196,19 +167,19 @@ static void multiply_by_tiles(PairProduct p)
 
 #endif
 
-enum { PAIR_VECTORS = 8 };
+enum { BF16_VECTORS = 8 };
 
-/* PAIR_VECTORS vectors of a tile. */
-static void multiply_bf16(PairProduct p)
+/* BF16_VECTORS vectors of a tile. */
+static void multiply_bf16(Bf16Product p)
 {
-    f32x16 sums[PAIR_VECTORS][2] = {0};
-    const uint16_t *first = p.panels, *second = p.panels + LANES * p.columns;
+    f32x16 sums[BF16_VECTORS][2] = {0};
+    const uint16_t *first = p.first, *second = p.second;
     if (!p.is_first)
         memcpy(sums, p.results, sizeof sums);
     for (int64_t tile = 0; tile < p.columns; tile += TILE_COLUMNS, p.x += TILE_SIZE)
         for (int64_t i = 0; i < TILE_COLUMNS; i += 2, first += 2 * LANES, second += 2 * LANES) {
             i32x16 a = load_i32x16(first), b = load_i32x16(second);
-            for (int v = 0; v < PAIR_VECTORS; v++) {
+            for (int v = 0; v < BF16_VECTORS; v++) {
                 int32_t two;
                 memcpy(&two, p.x + v * TILE_COLUMNS + i, sizeof two);
                 __m512bh values = (__m512bh)_mm512_set1_epi32(two);
@@ -219,7 +190,7 @@ static void multiply_bf16(PairProduct p)
     memcpy(p.results, sums, sizeof sums);
 }
 
-static void multiply_bf16_block(PairProduct p, int64_t vectors, bool use_amx)
+static void multiply_bf16_block(Bf16Product p, int64_t vectors, bool use_amx)
 {
 #ifdef HAS_AMX
     if (use_amx) {
@@ -228,8 +199,8 @@ static void multiply_bf16_block(PairProduct p, int64_t vectors, bool use_amx)
     }
 #endif
     (void)use_amx;
-    for (int64_t v = 0; v < vectors; v += PAIR_VECTORS) {
-        PairProduct some = p;
+    for (int64_t v = 0; v < vectors; v += BF16_VECTORS) {
+        Bf16Product some = p;
         some.x += v / TILE_VECTORS * p.x_stride + v % TILE_VECTORS * TILE_COLUMNS;
         some.results += v * PAIR_ROWS;
         multiply_bf16(some);

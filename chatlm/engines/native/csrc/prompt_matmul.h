@@ -11,8 +11,8 @@
 
 enum { MAX_TASK_PANELS = 8, TASK_COLUMNS = 2048, PASS_VECTORS = 512 };
 
-/* What the buffers of a thread hold, in floats: expanded weights of two bytes for TASK_COLUMNS or
-   of four for half as many, their factors, and results of PASS_VECTORS vectors. */
+/* What the buffers of a thread hold, in floats: expanded weights, words for TASK_COLUMNS or floats
+   for half as many, the factors of words, and results of PASS_VECTORS vectors. */
 enum { PROMPT_WEIGHTS_SIZE = MAX_TASK_PANELS * LANES * TASK_COLUMNS / 2 };
 enum { PROMPT_FACTORS_SIZE = MAX_TASK_PANELS * LANES * TASK_COLUMNS / 64 * MAX_WORD_FACTORS };
 enum { PROMPT_RESULTS_SIZE = MAX_TASK_PANELS * LANES * PASS_VECTORS };
@@ -47,11 +47,10 @@ static void store_results(int64_t matrix_rows, const float *bias, int64_t row, i
         }
 }
 
-/* Columns that are expanded at once. */
-static int64_t task_columns(PromptForm form, int64_t format)
+/* Columns that are multiplied at once. */
+static int64_t task_columns(PromptForm form)
 {
-    bool takes_two_bytes = form == AS_WORDS || (form == AS_BF16_PAIRS && format == BF16);
-    return takes_two_bytes ? TASK_COLUMNS : TASK_COLUMNS / 2;
+    return form == AS_FLOATS ? TASK_COLUMNS / 2 : TASK_COLUMNS;
 }
 
 /* Multiply `columns` columns from `column` of `pairs` pairs of panels with the vectors [from, to),
@@ -79,7 +78,7 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
                 .words = words + pair * PAIR_ROWS * columns,
                 .factors = factors + 2 * pair * panel_factors,
                 .columns = columns,
-                .x = (const int16_t *)p->planes + v * p->width + column * TILE_VECTORS,
+                .x = (const int16_t *)p->values + v * p->width + column * TILE_VECTORS,
                 .x_scales = p->scales + (v * p->width + column) / ACTIVATION_GROUP,
                 .x_sums = sums + (v * p->width + column) / sum_columns,
                 .scale_stride = p->width / ACTIVATION_GROUP,
@@ -93,44 +92,31 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
 #endif
 
 #ifdef HAS_BF16_PRODUCTS
-static void multiply_as_bf16_pairs(const uint8_t *panels, int64_t format, int64_t column,
-                                   int64_t columns, int64_t pairs, const PromptVectors *p,
-                                   int64_t from, int64_t to, bool use_amx, PromptBuffers buffers)
+static void multiply_as_bf16(const uint8_t *panels, int64_t column, int64_t columns, int64_t pairs,
+                             const PromptVectors *p, int64_t from, int64_t to, bool use_amx,
+                             PromptBuffers buffers)
 {
-    uint16_t *weights = (uint16_t *)buffers.weights;
-    int64_t lower = 2 * pairs * LANES * columns;
-    for (int64_t panel = 0; panel < 2 * pairs; panel++)
-        expand_values(AS_BF16_PAIRS, format, panels + panel * panel_bytes(format, p->width), column,
-                      columns, weights + panel * LANES * columns, lower);
-    /* high * high + high * low + low * high; what remains is less than a float's rounding of the sum
-       of many products */
-#ifdef BF16_ONE
-    int products = format == BF16 ? 1 : 3;
-#else
-    int products = format == BF16 ? 2 : 3;
-#endif
+    const uint16_t *weights = (const uint16_t *)panels + LANES * column;
     for (int64_t v = from; v < to; v += VECTOR_BLOCK)
-        for (int64_t pair = 0; pair < pairs; pair++)
-            for (int i = 0; i < products; i++) {
-                int64_t step = v + VECTOR_BLOCK < to && i < 2
-                                   ? VECTOR_BLOCK * TILE_COLUMNS / pairs / TILE_COLUMNS * TILE_COLUMNS
-                                   : 0;
-                const uint16_t *x = (const uint16_t *)p->planes + (i == 1 ? plane_size(p) : 0)
-                                    + v * p->width + column * TILE_VECTORS;
-                const uint16_t *next = x + VECTOR_BLOCK * p->width;
-                next += pair % 2 * TILE_VECTORS * p->width + pair / 2 * columns / TILE_COLUMNS * step;
-                PairProduct product = {
-                    .panels = weights + pair * PAIR_ROWS * columns + (i == 2 ? lower : 0),
-                    .columns = columns,
-                    .x = x,
-                    .x_stride = TILE_VECTORS * p->width,
-                    .next = next,
-                    .next_step = step,
-                    .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
-                    .is_first = column == 0 && i == 0,
-                };
-                multiply_bf16_block(product, min_i64(VECTOR_BLOCK, to - v), use_amx);
-            }
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            int64_t step = v + VECTOR_BLOCK < to ? VECTOR_BLOCK * TILE_COLUMNS / pairs : 0;
+            const uint16_t *x = (const uint16_t *)p->values + v * p->width + column * TILE_VECTORS;
+            const uint16_t *next = x + VECTOR_BLOCK * p->width;
+            step = step / TILE_COLUMNS * TILE_COLUMNS;
+            next += pair % 2 * TILE_VECTORS * p->width + pair / 2 * columns / TILE_COLUMNS * step;
+            Bf16Product product = {
+                .first = weights + 2 * pair * LANES * p->width,
+                .second = weights + (2 * pair + 1) * LANES * p->width,
+                .columns = columns,
+                .x = x,
+                .x_stride = TILE_VECTORS * p->width,
+                .next = next,
+                .next_step = step,
+                .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
+                .is_first = column == 0,
+            };
+            multiply_bf16_block(product, min_i64(VECTOR_BLOCK, to - v), use_amx);
+        }
 }
 #endif
 
@@ -139,15 +125,15 @@ static void multiply_as_floats(const uint8_t *panels, int64_t format, int64_t co
                                int64_t to, PromptBuffers buffers)
 {
     for (int64_t panel = 0; panel < 2 * pairs; panel++)
-        expand_values(AS_FLOATS, format, panels + panel * panel_bytes(format, p->width), column,
-                      columns, buffers.weights + panel * LANES * columns, 0);
+        expand_values(format, panels + panel * panel_bytes(format, p->width), column, columns,
+                      buffers.weights + panel * LANES * columns);
     for (int64_t block = from; block < to; block += VECTOR_BLOCK)
         for (int64_t pair = 0; pair < pairs; pair++)
             for (int64_t v = block; v < min_i64(block + VECTOR_BLOCK, to); v += FLOAT_VECTORS)
                 multiply_floats((FloatProduct){
                     .panels = buffers.weights + pair * PAIR_ROWS * columns,
                     .columns = columns,
-                    .x = (const float *)p->planes + plane_offset(p, v, column),
+                    .x = (const float *)p->values + tile_offset(p, v, column),
                     .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
                     .is_first = column == 0,
                 });
@@ -160,8 +146,8 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
                             const PromptVectors *p, int64_t from, int64_t to, bool use_amx,
                             PromptBuffers buffers)
 {
-    int64_t step = task_columns(p->form, format);
-    (void)use_amx;
+    int64_t step = task_columns(p->form);
+    use_amx &= p->form == AS_BF16;
 #ifdef HAS_AMX
     if (use_amx)
         load_tile_shapes();
@@ -175,9 +161,8 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
             break;
 #endif
 #ifdef HAS_BF16_PRODUCTS
-        case AS_BF16_PAIRS:
-            multiply_as_bf16_pairs(panels, format, column, columns, pairs, p, from, to, use_amx,
-                                   buffers);
+        case AS_BF16:
+            multiply_as_bf16(panels, column, columns, pairs, p, from, to, use_amx, buffers);
             break;
 #endif
         default:

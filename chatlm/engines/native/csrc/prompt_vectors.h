@@ -1,11 +1,11 @@
 /* The vectors of a prompt in the form that a matrix format is multiplied with.
 
-   AS_WORDS: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is decoded, so that the
-   products with codes are sums of integers. AS_BF16_PAIRS: each value as the sum of two bfloat16,
-   for processors with bfloat16 products, which is the faster way with AMX and for weights that are
-   bfloat16. AS_FLOATS: elsewhere, and for models whose activations are float32.
+   AS_WORDS, for quantized matrices: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is
+   decoded, so that the products with codes are sums of integers. AS_BF16, for matrices that are
+   bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
+   products would take twice as long. AS_FLOATS: elsewhere, and for models in float32.
 
-   A plane of values is (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
+   The values are (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
    vectors: tiles that lie together, since rows a power of two apart would compete for the same
    cache lines. */
 
@@ -34,7 +34,7 @@ enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
 enum { MAX_WORD_FACTORS = 5 }; /* see prompt_words.h */
 
-typedef enum { AS_FLOATS, AS_WORDS, AS_BF16_PAIRS } PromptForm;
+typedef enum { AS_FLOATS, AS_WORDS, AS_BF16 } PromptForm;
 
 typedef struct {
     const float *input;  /* (…, columns) */
@@ -44,22 +44,22 @@ typedef struct {
     int64_t vectors, columns;
     int64_t width; /* padded columns */
     PromptForm form;
-    void *planes;  /* one of floats or int16_t, or the higher and the lower of two of bfloat16 */
+    void *values;  /* float, int16_t or bfloat16 */
     float *scales; /* AS_WORDS: (vectors, width / ACTIVATION_GROUP) */
     float *sums_of_16, *sums_of_32; /* AS_WORDS: sums of the values of so many columns */
 } PromptVectors;
 
-static PromptForm prompt_form(int64_t format, bool use_amx)
+static PromptForm prompt_form(int64_t format)
 {
 #ifdef HAS_BF16_PRODUCTS
-    if (use_amx || format == BF16)
-        return AS_BF16_PAIRS;
+    if (format == BF16)
+        return AS_BF16;
 #endif
 #ifdef HAS_WORD_PRODUCTS
     if (is_quantized(format))
         return AS_WORDS;
 #endif
-    (void)format, (void)use_amx;
+    (void)format;
     return AS_FLOATS;
 }
 
@@ -74,25 +74,28 @@ static bool may_use_amx(void)
 #endif
 }
 
-static int64_t plane_size(const PromptVectors *p)
+/* Values with padding. */
+static int64_t padded_values(const PromptVectors *p)
 {
     return round_up(p->vectors, VECTOR_BLOCK) * p->width;
 }
 
-/* Floats that the planes, scales and sums of some vectors take: a multiple of 32. */
+/* Floats that the values, scales and sums of some vectors take: a multiple of 32. */
 static int64_t prompt_vectors_size(const PromptVectors *p)
 {
-    int64_t planes = plane_size(p) / (p->form == AS_WORDS ? 2 : 1);
-    return planes + (p->form == AS_WORDS ? plane_size(p) * (1 + 4 + 2) / ACTIVATION_GROUP : 0);
+    int64_t count = padded_values(p);
+    int64_t of_words = p->form == AS_WORDS ? count * (1 + 4 + 2) / ACTIVATION_GROUP : 0;
+    return (p->form == AS_FLOATS ? count : count / 2) + of_words;
 }
 
 /* Let the buffers of `p` be parts of an area of `prompt_vectors_size` floats. */
 static void place_prompt_vectors(PromptVectors *p, float *area)
 {
-    p->planes = area;
-    p->scales = area + plane_size(p) / 2;
-    p->sums_of_16 = p->scales + plane_size(p) / ACTIVATION_GROUP;
-    p->sums_of_32 = p->sums_of_16 + plane_size(p) / 16;
+    int64_t count = padded_values(p);
+    p->values = area;
+    p->scales = area + count / 2;
+    p->sums_of_16 = p->scales + count / ACTIVATION_GROUP;
+    p->sums_of_32 = p->sums_of_16 + count / 16;
 }
 
 static int64_t prompt_vectors_tasks(const PromptVectors *p)
@@ -100,8 +103,8 @@ static int64_t prompt_vectors_tasks(const PromptVectors *p)
     return round_up(p->vectors, VECTOR_BLOCK) / TILE_VECTORS;
 }
 
-/* Where the values of a vector from `column` on are in a plane. */
-static int64_t plane_offset(const PromptVectors *p, int64_t vector, int64_t column)
+/* Where the values of a vector from `column` on are. */
+static int64_t tile_offset(const PromptVectors *p, int64_t vector, int64_t column)
 {
     return vector / TILE_VECTORS * TILE_VECTORS * p->width + column * TILE_VECTORS
            + vector % TILE_VECTORS * TILE_COLUMNS;
@@ -146,7 +149,7 @@ static void words_of_group(const PromptVectors *p, int64_t vector, int64_t colum
     p->scales[(vector * p->width + column) / ACTIVATION_GROUP] = scale;
     for (int i = 0; i < ACTIVATION_GROUP / LANES; i++, column += LANES) {
         i32x16 codes = round_to_codes(values[i], inverse);
-        store_words(codes, (int16_t *)p->planes + plane_offset(p, vector, column / 32 * 32)
+        store_words(codes, (int16_t *)p->values + tile_offset(p, vector, column / 32 * 32)
                                + column % 32);
         float sum = scale * horizontal_sum(__builtin_convertvector(codes, f32x16));
         float *pair = p->sums_of_32 + (vector * p->width + column) / 32;
@@ -166,15 +169,11 @@ static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
         }
         for (int64_t column = 0; column < p->width; column += LANES) {
             f32x16 values = load_padded(p, vector, column);
-            int64_t at = plane_offset(p, vector, column / 32 * 32) + column % 32;
-            if (p->form == AS_FLOATS) {
-                memcpy((float *)p->planes + at, &values, sizeof values);
-            } else {
-                f32x16 high = round_to_bf16(values);
-                f32x16 low = round_to_bf16(values - high);
-                store_words((i32x16)high >> 16, (uint16_t *)p->planes + at);
-                store_words((i32x16)low >> 16, (uint16_t *)p->planes + plane_size(p) + at);
-            }
+            int64_t at = tile_offset(p, vector, column / 32 * 32) + column % 32;
+            if (p->form == AS_FLOATS)
+                memcpy((float *)p->values + at, &values, sizeof values);
+            else
+                store_words((i32x16)round_to_bf16(values) >> 16, (uint16_t *)p->values + at);
         }
     }
 }
