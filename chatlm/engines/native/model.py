@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
-from chatlm.engines.native.forward import prefill, prefill_in_parts, run_to_end
+from chatlm.engines.native.forward import (
+    PromptAttention,
+    prefill,
+    prefill_in_parts,
+    run_to_end,
+)
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
@@ -25,6 +30,11 @@ class TokenDecoder(Protocol):
     @property
     def max_step_tokens(self) -> int:
         """Limit of tokens per decode step, at least 1."""
+        ...
+
+    @property
+    def prompt_attention(self) -> PromptAttention | None:
+        """What attends for a block of a prompt; None for torch."""
         ...
 
     def pack_adapter(self, lora: LoraWeights) -> Any:
@@ -188,7 +198,10 @@ class NativeCache:
             ropes = model.ropes(length)
             for start in range(0, len(self._ids), CAPACITY_STEP):
                 block = self._ids[start : start + CAPACITY_STEP]
-                prefill(model.config, self._weights, self._kv_cache, block, ropes, length)
+                prefill(
+                    model.config, self._weights, self._kv_cache, block, ropes, length,
+                    model.decoder.prompt_attention,
+                )  # fmt: skip
 
     def decode_singly(self, ids: Sequence[int]) -> Tensor:
         """Decode tokens one by one, and read those before again where necessary."""
@@ -210,7 +223,10 @@ class NativeCache:
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
         ropes = model.ropes(self._kv_cache.capacity)
-        parts = prefill_in_parts(model.config, self._weights, self._kv_cache, ids, ropes)
+        parts = prefill_in_parts(
+            model.config, self._weights, self._kv_cache, ids, ropes,
+            attend=model.decoder.prompt_attention,
+        )  # fmt: skip
         while True:
             with torch.inference_mode():
                 try:
