@@ -162,9 +162,7 @@ def _attend_in_torch(
 ) -> Tensor:
     """Return the output for queries, keys and values: (tokens, heads * head_dim)."""
     dtype = projections[0].dtype
-    queries, keys, values = (
-        _split_heads(states, config.head_dim) for states in projections
-    )
+    queries, keys, values = (_split_heads(states, config.head_dim) for states in projections)
     if config.qk_norm == "head":
         queries = rms_norm(queries, vectors["q_norm"], eps, dtype)
         keys = rms_norm(keys, vectors["k_norm"], eps, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.weights import ComputedWeights
+from chatlm.engines.torch_threads import single_torch_thread
 
 
 class TokenDecoder(Protocol):
@@ -228,7 +230,7 @@ class NativeCache:
             attend=model.decoder.prompt_attention,
         )  # fmt: skip
         while True:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._torch_threads():
                 try:
                     next(parts)
                 except StopIteration as end:
@@ -236,6 +238,11 @@ class NativeCache:
                     logits: Tensor = end.value
                     return logits
             yield
+
+    def _torch_threads(self) -> AbstractContextManager[None]:
+        """Let torch have all threads only where it computes much itself."""
+        is_small = self._model.decoder.prompt_attention is not None and not self.has_state
+        return single_torch_thread() if is_small else nullcontext()
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""
