@@ -253,8 +253,8 @@ class BatchRun:
                 logprobs=common.logprobs if request.logprobs is None else request.logprobs,
                 plugin_data={**opening.plugin_data, **common.plugin_data},
             )
-            for message, reply, reasoning in request.history:
-                session.add(message, reply, reasoning)
+            for message, steps in request.history:
+                session.add(message, steps)
             built = session.preview(opening.first_message).request
         sampling = built.sampling
         if sampling.seed is None:

@@ -15,7 +15,7 @@ from chatlm.store.importing.fields import InvalidChat
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
-from chatlm.types.messages import Turn
+from chatlm.types.messages import ReplyStep, Turn
 from chatlm.types.parts import Part, Reasoning, Text
 from chatlm.types.sampling import Sampling
 
@@ -55,8 +55,8 @@ class FileRequest:
     digest: str
     """Of the line: 24 hexadecimal digits."""
     question: str = ""
-    history: tuple[tuple[str, str, str], ...] = ()
-    """Earlier turns: the message, the reply and the thought before it."""
+    history: tuple[tuple[str, tuple[ReplyStep, ...]], ...] = ()
+    """Earlier turns: the message and the reply."""
     system: str | None = None
     """None leaves it to what all requests have in common."""
     model: str = ""
@@ -257,8 +257,7 @@ def _parse_messages(messages: Any) -> dict[str, Any]:
         _check_is_text(turn)
         waiting.append(turn.user.text)
         if turn.reply:
-            thoughts = "".join(p.text for p in turn.reply.parts if isinstance(p, Reasoning))
-            history.append(("\n\n".join(waiting), turn.reply.text, thoughts))
+            history.append(("\n\n".join(waiting), tuple(turn.reply.steps)))
             waiting.clear()
     if not waiting:
         raise UsageError("messages: the last must be from the user")

@@ -128,7 +128,8 @@ def test_both_forms_become_the_same_request() -> None:
     assert first.problem is second.problem is None
     for parsed in (first, second):
         assert parsed.system == "Be brief."
-        assert parsed.history == (("One.", "Two.", ""),)
+        ((message, steps),) = parsed.history
+        assert (message, [step.text for step in steps]) == ("One.", ["Two."])
         assert parsed.question == "Three."
         assert parsed.sampling == Sampling(seed=3, max_tokens=9)
         assert (parsed.id, parsed.model) == ("a", "m")
