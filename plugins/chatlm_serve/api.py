@@ -12,7 +12,13 @@ from starlette.routing import Route
 from chatlm import SideChats
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
-from chatlm_serve.protocols import openai_chat, openai_embeddings, openai_models, vector_stores
+from chatlm_serve.protocols import (
+    openai_chat,
+    openai_embeddings,
+    openai_models,
+    openai_responses,
+    vector_stores,
+)
 from chatlm_serve.protocols.openai_embeddings import EmbeddingService
 from chatlm_serve.protocols.openai_errors import error_body
 from chatlm_serve.reply_service import ReplyService
@@ -46,6 +52,7 @@ class Api:
                 Route(HEALTH_PATH, _health),
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
+                *openai_responses.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
