@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from chatlm import (
@@ -29,7 +30,6 @@ from chatlm import (
 from chatlm_serve.errors import as_api_error, field_error
 from chatlm_serve.generation_request import GenerationRequest, check_fits
 from chatlm_serve.model_names import (
-    SETUP_SEPARATOR,
     find_chat_model,
     list_chat_models,
     model_names,
@@ -49,6 +49,18 @@ SETUPS_TTL_SECONDS = 2.0
 """Maximum age of the cached list of set-ups."""
 
 MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A name that requests may give."""
+
+    name: str
+    parent: str
+    """The model that it is based on; empty for none."""
+    context_length: int | None
+    """Tokens; of a model that is not loaded its own, which may not fit in memory. None if
+    unknown."""
 
 
 class ReplyService:
@@ -94,18 +106,21 @@ class ReplyService:
         except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
 
-    async def models(self) -> dict[str, str]:
-        """Return the names that requests may give, each with the model it is based on.
+    async def models(self) -> list[ListedModel]:
+        """Return the models that requests may name.
 
         Other installed models can be combined with set-ups, too, but are listed alone.
         """
-        names = {
-            name: self.info.model if SETUP_SEPARATOR in name.removeprefix(self.info.model) else ""
-            for name in model_names(self.info.model, await self._available_setups())
+        own, context = self.info.model, self.info.context_length
+        listed = {
+            name: ListedModel(name, own if name != own else "", context)
+            for name in model_names(own, await self._available_setups())
         }
+        loaded = {model.name: model.info.context_length for model in self.pool.models}
         for details in await asyncio.to_thread(list_chat_models):
-            names.setdefault(details.name, "")
-        return names
+            length = loaded.get(details.name, details.context_length)
+            listed.setdefault(details.name, ListedModel(details.name, "", length))
+        return list(listed.values())
 
     async def setup_for(self, name: str) -> tuple[str, Setup]:
         """Return the model and the set-up that a model name selects.
