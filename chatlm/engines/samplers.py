@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +20,17 @@ ALL_MASKED = "all tokens are masked (-inf); a plugin's logits processor may have
 
 DRY_BREAKERS = frozenset(b'\n:"*')
 """Bytes that break sequences, as in the programs that introduced DRY."""
+
+
+@contextmanager
+def single_torch_thread() -> Iterator[None]:
+    """Run torch in this thread alone: waking others takes longer than sampling a token."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def apply_penalties(
@@ -200,6 +213,12 @@ class RepetitionTracker:
         self._ids[count] = token
         self._count += 1
 
+    def copy(self) -> RepetitionTracker:
+        """Return one that goes on from here."""
+        copied = copy.copy(self)
+        copied._ids, copied._lengths = self._ids.copy(), self._lengths.copy()
+        return copied
+
     def next_tokens(self, allowed_length: int) -> dict[int, int]:
         """Return tokens that followed an earlier occurrence of the newest ones.
 
@@ -329,6 +348,18 @@ class Sampler:
         self._reply_counts = torch.zeros(vocab_size, device=device)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._seen[prompt_ids] = True
+
+    def fork(self) -> Sampler:
+        """Return a sampler that goes on from here with the same random numbers."""
+        forked = copy.copy(self)
+        forked._generator = self._generator.clone_state()
+        forked._points = list(self._points)
+        if self._counts_tokens:
+            forked._reply_counts = self._reply_counts.clone()
+            forked._seen = self._seen.clone()
+        if self._repetitions:
+            forked._repetitions = self._repetitions.copy()
+        return forked
 
     def __call__(self, logits: Tensor) -> int:
         """Choose the next token and return its id.
