@@ -17,6 +17,7 @@ from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
+from chatlm.types.messages import ReplyStep
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -156,10 +157,10 @@ class InMemorySideChat:
             self._chats.model_name(self.setup.model), self.setup.adapter, self._chats.plugins
         )
 
-    def request(self, text: str) -> Request:
+    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
         """Build the request for the next message."""
         session, question = self._session_for(text)
-        return session.preview(question).request
+        return session.preview(question, reply).request
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
@@ -169,10 +170,10 @@ class InMemorySideChat:
         """Return the events that need no engine."""
         return list(events_without_engine(request, self.engine))
 
-    def add(self, text: str, reply: str, reasoning: str = "") -> None:
+    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        session.add(question, reply, reasoning)
+        session.add(question, reply)
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:

@@ -42,14 +42,15 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     _check_token(host, token)
     config = load_config(model=model)
     settings = load_plugin_settings(PLUGIN, Settings)
-    from chatlm_serve.api import Api, ApiServer
+    from chatlm_serve.api import Api
+    from chatlm_serve.server import ApiServer
 
     with (
         closing(bind_socket(host, port)) as listener,
         side_chats(config, lambda words: click.echo(escape_controls(words), err=True)) as chats,
     ):
         api = Api(chats, settings.queue, settings.at_once)
-        _announce(f"Serving {api.model}", host, listener, "/v1")
+        _announce(f"Serving {api.replies.info.model}", host, listener, "/v1")
         server = ApiServer(
             api,
             loopback=is_loopback(host),
