@@ -18,25 +18,15 @@ from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import common_prefix_length
 from chatlm.engines.samplers import Sampler, single_torch_thread
 
-WINDOW_STEP = 512
-"""A draft model reads the newest tokens of a text only, between one and two times as many."""
+MAX_UNREAD = 64
+"""Tokens that a draft model reads at once. Where it has not read more than that before the end of a
+text, it starts anew with the newest ones: reading all would take longer than drafts may save."""
 
-MAX_TEXT = 2 * WINDOW_STEP
-"""Tokens of a text that it reads at most, besides `FIRST_TOKENS`."""
+MAX_TEXT = 1024
+"""Tokens of a text in its KV cache, after which it starts anew."""
 
 FIRST_TOKENS = 4
 """Tokens at the start of a text that it reads in any case: models attend to them throughout."""
-
-_READ_TOKENS = 256
-"""Tokens that it reads at once."""
-
-
-def newest_tokens(ids: Sequence[int]) -> list[int]:
-    """Return what a draft model reads of a text; the same start for many lengths."""
-    if len(ids) <= MAX_TEXT:
-        return list(ids)
-    start = (len(ids) - WINDOW_STEP) // WINDOW_STEP * WINDOW_STEP
-    return [*ids[:FIRST_TOKENS], *ids[start:]]
 
 
 class DraftModel:
@@ -59,6 +49,9 @@ class DraftModel:
         """Drop the KV cache."""
         self._cache = self._model.new_cache()
         self._ids: list[int] = []
+        """In the cache."""
+        self._start = 0
+        """Where the newest tokens begin that it reads of a text."""
 
     def draft(self, ids: Sequence[int], sampler: Sampler, vocab_size: int, limit: int) -> list[int]:
         """Return tokens that may follow a text.
@@ -70,19 +63,33 @@ class DraftModel:
             limit: at most so many tokens, at least 1.
         """
         try:
-            return self._draft(newest_tokens(ids), sampler.fork(), vocab_size, limit)
+            text, known = self._newest(ids)
+            return self._draft(text, known, sampler.fork(), vocab_size, limit)
         except BaseException:  # even an interrupt leaves some layers longer than others
             self.forget()
             raise
 
-    def _draft(self, text: list[int], sampler: Sampler, vocab_size: int, limit: int) -> list[int]:
-        kept = min(common_prefix_length(self._ids, text), len(text) - 1)
+    def _newest(self, ids: Sequence[int]) -> tuple[list[int], int]:
+        """Return what is read of a text, and how many tokens of that are in the cache."""
+        text = _part(ids, self._start)
+        known = common_prefix_length(self._ids, text)
+        is_shorter = self._start > max(0, len(ids) - MAX_UNREAD)
+        if is_shorter or len(text) - known > MAX_UNREAD or len(text) > MAX_TEXT:
+            self._start = max(0, len(ids) - MAX_UNREAD)
+            text = _part(ids, self._start)
+            known = common_prefix_length(self._ids, text)
+        return text, known
+
+    def _draft(
+        self, text: list[int], known: int, sampler: Sampler, vocab_size: int, limit: int
+    ) -> list[int]:
+        kept = min(known, len(text) - 1)
         kept = self._cache.truncate(kept)
         del self._ids[kept:]
         started = time.perf_counter()
         unread = text[kept:]
         is_short = len(unread) <= self._model.max_step_tokens
-        logits = self._cache.decode(unread)[-1] if is_short else self._read(unread)
+        logits = self._cache.decode(unread)[-1] if is_short else self._cache.prefill(unread)
         self._ids += unread
         tokens: list[int] = []
         while True:
@@ -100,10 +107,11 @@ class DraftModel:
             self.length.record_draft(len(tokens), time.perf_counter() - started)
         return tokens
 
-    def _read(self, ids: Sequence[int]) -> Tensor:
-        for start in range(0, len(ids), _READ_TOKENS):
-            logits = self._cache.prefill(ids[start : start + _READ_TOKENS])
-        return logits
+
+def _part(ids: Sequence[int], start: int) -> list[int]:
+    """Return the first tokens of a text and those from a position on."""
+    first = min(FIRST_TOKENS, start)
+    return [*ids[:first], *ids[start:]]
 
 
 def _resize(logits: Tensor, vocab_size: int) -> Tensor:
