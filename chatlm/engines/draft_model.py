@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 from chatlm.engines.draft_length import DraftLength
 from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import common_prefix_length
-from chatlm.engines.samplers import Sampler, single_torch_thread
+from chatlm.engines.samplers import Sampler
+from chatlm.engines.torch_threads import single_torch_thread
 
 MAX_UNREAD = 64
 """Tokens that a draft model reads at once. Where it has not read more than that before the end of a

@@ -260,6 +260,7 @@ def plan_memory(
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
     draft_model: Path | None = None,
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory from its config.json and the headers of its files.
 
@@ -272,6 +273,7 @@ def plan_memory(
         runtimes: names of those that plugins offer.
         draft_model: folder of a model that drafts tokens for it, see
             `chatlm.engines.draft_loading.draft_problem`; None for none.
+        reserved: available bytes that others may still take.
 
     Returns:
         None if its config.json does not say enough.
@@ -279,7 +281,7 @@ def plan_memory(
     Raises:
         ModelError: its config.json cannot be read.
     """
-    plan = plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes)
+    plan = plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes, reserved)
     if plan is None or draft_model is None:
         return plan
     drafts = plan_model(FolderFacts(draft_model), placement, "native", kv_cache=kv_cache)
@@ -296,6 +298,7 @@ def plan_model(
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory; like `plan_memory`, for a model that need not be here."""
     config = facts.config
@@ -341,6 +344,8 @@ def plan_model(
             available += min(own_memory(), program)
     else:
         program = _CUDA_PROGRAM
+    if available is not None:
+        available = max(0, available - reserved)
     return MemoryPlan(
         weights=weight_bytes,
         program=program + computing,
@@ -429,6 +434,7 @@ def budget_memory(
     refuse: bool = True,
     runtimes: Collection[str] = (),
     draft_model: Path | None = None,
+    reserved: int = 0,
 ) -> MemoryBudget | None:
     """Return the budget of a model that may be loaded; None if it cannot be estimated.
 
@@ -443,6 +449,7 @@ def budget_memory(
         refuse: whether to refuse a model that does not fit.
         runtimes: see `plan_memory`.
         draft_model: see `plan_memory`.
+        reserved: see `plan_memory`.
 
     Raises:
         OutOfMemoryError: it does not fit; the message says what is needed and available, the hint
@@ -451,7 +458,9 @@ def budget_memory(
     """
 
     def plan_with(weights: str, kv_cache: KVFormat = kv_cache) -> MemoryPlan | None:
-        return plan_memory(folder, placement, engine, weights, kv_cache, runtimes, draft_model)
+        return plan_memory(
+            folder, placement, engine, weights, kv_cache, runtimes, draft_model, reserved
+        )
 
     plan = plan_with(weights)
     if plan is None:
@@ -464,6 +473,7 @@ def budget_memory(
         f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
         f"{human_bytes(budget.available)} are available",
         hint=_suggest(name, folder, plan, context, weights, plan_with),
+        missing=budget.total - budget.available,
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,17 +19,6 @@ ALL_MASKED = "all tokens are masked (-inf); a plugin's logits processor may have
 
 DRY_BREAKERS = frozenset(b'\n:"*')
 """Bytes that break sequences, as in the programs that introduced DRY."""
-
-
-@contextmanager
-def single_torch_thread() -> Iterator[None]:
-    """Run torch in this thread alone: waking others takes longer than sampling a token."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def apply_penalties(

@@ -12,7 +12,13 @@ from starlette.routing import Route
 from chatlm import SideChats
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
-from chatlm_serve.protocols import openai_chat, openai_embeddings, openai_models, vector_stores
+from chatlm_serve.protocols import (
+    openai_chat,
+    openai_embeddings,
+    openai_models,
+    openai_responses,
+    vector_stores,
+)
 from chatlm_serve.protocols.openai_embeddings import EmbeddingService
 from chatlm_serve.protocols.openai_errors import error_body
 from chatlm_serve.reply_service import ReplyService
@@ -30,10 +36,13 @@ class Api:
         chats: creates the chats that answer requests; its model is loaded at once.
         max_waiting: maximum number of requests that wait.
         max_running: maximum number of requests answered concurrently, if the engine can.
+        keep_seconds: how long other models are kept while nobody uses them.
     """
 
-    def __init__(self, chats: SideChats, max_waiting: int, max_running: int) -> None:
-        self.replies = ReplyService(chats, max_waiting, max_running)
+    def __init__(
+        self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
+    ) -> None:
+        self.replies = ReplyService(chats, max_waiting, max_running, keep_seconds)
         self._embeddings = EmbeddingService(max_waiting)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
@@ -43,6 +52,7 @@ class Api:
                 Route(HEALTH_PATH, _health),
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
+                *openai_responses.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
