@@ -58,6 +58,8 @@ class EngineInfo:
     """What an answer can be bound to: `schema`, and kinds of grammars (`regex`, `lark`, `gbnf`)."""
     kv_cache: str = ""
     """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
+    draft_model: str = ""
+    """Name of the model that drafts tokens for it; empty for none."""
 
 
 def _why_no_tools(info: EngineInfo) -> str:
