@@ -103,7 +103,9 @@ def test_tools_and_their_results(home: Path) -> None:
 
 
 def test_results_find_their_calls_by_name() -> None:
-    calls = [{"function": {"name": name, "arguments": {}}} for name in ("one", "two")]
+    calls: list[dict[str, Any]] = [
+        {"function": {"name": name, "arguments": {}}} for name in ("one", "two")
+    ]
     results = [{"role": "tool", "tool_name": name, "content": name} for name in ("two", "one")]
     messages = [USER, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
     request, _ = parse_chat_request({"model": "m", "messages": messages})
