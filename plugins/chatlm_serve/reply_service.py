@@ -27,7 +27,7 @@ from chatlm import (
     Usage,
     thinking_problem,
 )
-from chatlm_serve.errors import as_api_error, field_error
+from chatlm_serve.errors import ErrorJournal, as_api_error, field_error
 from chatlm_serve.generation_request import GenerationRequest, check_fits
 from chatlm_serve.model_names import (
     find_chat_model,
@@ -77,6 +77,8 @@ class ReplyService:
         self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
     ) -> None:
         self.chats = chats
+        self.journal = ErrorJournal()
+        """The newest errors that clients got."""
         self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}
