@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chatlm.engines.constraints import Constraint
+from chatlm.engines.call_constraints import ReplyConstraint
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
@@ -72,8 +72,8 @@ class GenerationState:
     usage: Usage
     started_at: float
     """`time.perf_counter()` when the request arrived."""
-    constraint: Constraint | None = None
-    """What the answer must be."""
+    constraint: ReplyConstraint | None = None
+    """What the reply must be."""
     tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens so far, where the request wants them."""
@@ -84,6 +84,8 @@ class GenerationState:
     """Tokens of each part before the newest, which is counted once its text is known."""
     _forced: deque[int] = field(default_factory=deque)
     """Ids that come next, whatever the model would choose."""
+    _markers_left: int = 0
+    """Of these, how many end a thought, and are no part of the answer."""
     _is_newest_forced: bool = False
     _first_token_at: float = 0.0
 
@@ -172,14 +174,19 @@ class GenerationState:
         is_thinking = self.parser.part == "reasoning"
         if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
             self._forced.extend(self.end_of_thought)
+            self._markers_left = len(self.end_of_thought)
         self._is_newest_forced = bool(self._forced)
-        constraint = None if is_thinking else self.constraint
+        constraint = self.constraint
+        if constraint:
+            constraint.follow(self.parser)
         if self._forced:
             token = self.sampler.accept(self._forced.popleft())
         else:
             processed = self._process_logits(logits)
             token = self.sampler(constraint.apply(processed) if constraint else processed)
-        if constraint:
+        if self._markers_left:
+            self._markers_left -= 1
+        elif constraint:
             constraint.accept(token)
             if not self._forced:
                 self._forced.extend(constraint.forced_tokens())
