@@ -14,6 +14,7 @@ from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
 from chatlm_serve.protocols import (
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_models,
     openai_responses,
@@ -50,6 +51,7 @@ class Api:
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
                 *openai_responses.routes(self.replies),
+                *openai_completions.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],

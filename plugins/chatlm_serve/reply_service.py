@@ -15,6 +15,7 @@ from chatlm import (
     EngineEvent,
     EngineInfo,
     Finished,
+    Message,
     MessageRefused,
     PromptReady,
     Request,
@@ -23,10 +24,11 @@ from chatlm import (
     SideChats,
     StopReason,
     Usage,
+    one_line,
     thinking_problem,
 )
 from chatlm_serve.errors import as_api_error, field_error
-from chatlm_serve.generation_request import GenerationRequest, check_fits
+from chatlm_serve.generation_request import GenerationRequest, TextPrompts, check_fits
 from chatlm_serve.model_names import SETUP_SEPARATOR, model_names, setup_for_model
 from chatlm_serve.reply_events import ReplyEvent, reply_events
 from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown, WorkQueue
@@ -113,7 +115,7 @@ class ReplyService:
 
     async def _choices(self, request: GenerationRequest, setup: Setup) -> ChoiceEvents:
         streams = [
-            self._stream(_with_seed(request, number), setup) for number in range(request.choices)
+            self._stream(_of_choice(request, number), setup) for number in range(request.choices)
         ]
         try:
             if len(streams) == 1:
@@ -182,8 +184,14 @@ async def _merge(streams: Sequence[AsyncGenerator[ReplyEvent, None]]) -> ChoiceE
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _with_seed(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Give each reply to one request a seed of its own, if the client set one."""
+def _of_choice(request: GenerationRequest, number: int) -> GenerationRequest:
+    """Return the request for one reply, with its text, and a seed of its own if there is one."""
+    prompt = request.conversation
+    if isinstance(prompt, TextPrompts):
+        each = request.choices // len(prompt.texts)
+        text = TextPrompts((prompt.texts[number // each],), prompt.suffix)
+        request = dataclasses.replace(request, conversation=text)
+        number %= each
     seed = request.sampling.seed
     if seed is None or not number:
         return request
@@ -212,6 +220,8 @@ def prepare_reply(
             would omit the oldest without the client noticing.
     """
     conversation = asked.conversation
+    if isinstance(conversation, TextPrompts):
+        return _generate_reply((), batch, _raw_request(chats, setup, asked, conversation))
     sampling = _check_thinking(asked, chats.begin(setup).engine.info)
     setup = dataclasses.replace(
         setup,
@@ -235,6 +245,44 @@ def prepare_reply(
         return _generate_refusal(refusal)
     first = () if conversation.turn.reply else chat.events_without_engine(request)
     return _generate_reply(first, batch, request)
+
+
+def _raw_request(
+    chats: SideChats, setup: Setup, asked: GenerationRequest, prompt: TextPrompts
+) -> Request:
+    """Return the request to continue a text, or to fill its gap.
+
+    Raises:
+        ApiError: the set-up is more than an adapter and sampling, which need no chat, or the model
+            cannot do it.
+    """
+    if setup.template or setup.system or setup.plugin_data:
+        raise field_error(
+            "model",
+            "a text is continued by a model with an adapter only, not with a template or an index.",
+        )
+    engine = chats.begin(setup).engine
+    info = engine.info
+    if prompt.suffix is None and "text" not in info.raw_prompts:
+        raise field_error("model", "it answers messages only, and continues no text.")
+    if prompt.suffix is not None and "gap" not in info.raw_prompts:
+        raise field_error(
+            "suffix",
+            f"the model {one_line(info.model, 60)} cannot fill a gap, since its tokenizer has no "
+            "tokens for that. Use one that can, such as Qwen2.5-Coder.",
+            "unsupported_value",
+        )
+    sampling = asked.sampling.with_fallback(setup.sampling)
+    texts = (*prompt.texts, *([] if prompt.suffix is None else [prompt.suffix]))
+    return Request(
+        tuple(Message("user", text, pinned=True) for text in texts),
+        sampling.with_fallback(info.default_sampling),
+        setup.adapter or None,
+        adapter_fixed=True,
+        logprobs=asked.logprobs,
+        max_new_tokens=sampling.max_tokens,
+        raw=True,
+    )
 
 
 def _generate_refusal(refusal: MessageRefused) -> ReplyGenerator:

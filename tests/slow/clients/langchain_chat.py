@@ -25,8 +25,13 @@ def weather(city: str) -> str:
 
 for responses in (False, True):
     chat = ChatOpenAI(
-        base_url=f"{address}/v1", api_key="none", model=model, max_retries=0, temperature=0,
-        max_tokens=200, use_responses_api=responses,
+        base_url=f"{address}/v1",
+        api_key="none",
+        model=model,
+        max_retries=0,
+        temperature=0,
+        max_tokens=200,
+        use_responses_api=responses,
     )
     question = HumanMessage("What is the weather in Paris?")
     assert chat.invoke([question]).text

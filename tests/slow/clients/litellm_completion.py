@@ -51,7 +51,10 @@ assert built.choices[0].message.tool_calls[0].function.name == "weather"
 structured = litellm.completion(response_format=City, **ask).choices[0].message.content
 City.model_validate(json.loads(structured))
 response = litellm.responses(
-    model=ask["model"], api_base=ask["api_base"], api_key="none", input="Say hello.",
+    model=ask["model"],
+    api_base=ask["api_base"],
+    api_key="none",
+    input="Say hello.",
     max_output_tokens=50,
 )
 assert response.output

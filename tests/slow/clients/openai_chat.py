@@ -46,9 +46,14 @@ call = choice.message.tool_calls[0]
 assert json.loads(call.function.arguments)["city"] is not None
 result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees."}
 answered = client.chat.completions.create(
-    messages=[*messages, choice.message, *[result | {"tool_call_id": each.id}
-              for each in choice.message.tool_calls]],
-    tools=tools, tool_choice="none", **limit,
+    messages=[
+        *messages,
+        choice.message,
+        *[result | {"tool_call_id": each.id} for each in choice.message.tool_calls],
+    ],
+    tools=tools,
+    tool_choice="none",
+    **limit,
 )
 assert answered.choices[0].message.content
 with client.chat.completions.stream(
@@ -60,7 +65,8 @@ with client.chat.completions.stream(
 assert streamed.choices[0].message.tool_calls[0].function.name == "weather"
 parsed = client.chat.completions.parse(
     messages=[{"role": "user", "content": "Paris has 2 million people."}],
-    response_format=City, **limit,
+    response_format=City,
+    **limit,
 )
 assert isinstance(parsed.choices[0].message.parsed, City)
 two = client.chat.completions.create(messages=messages, n=2, seed=1, **limit)
@@ -83,9 +89,7 @@ answered = client.responses.create(
     input=[*messages, *called.output, *results], tools=flat, tool_choice="none", **limit
 )
 assert answered.output_text
-parsed = client.responses.parse(
-    input="Paris has 2 million people.", text_format=City, **limit
-)
+parsed = client.responses.parse(input="Paris has 2 million people.", text_format=City, **limit)
 assert isinstance(parsed.output_parsed, City)
 
 # completions and embeddings
