@@ -18,6 +18,7 @@ from chatlm_serve.protocols import (
     openai_embeddings,
     openai_models,
     openai_responses,
+    rerank,
     vector_stores,
 )
 from chatlm_serve.protocols.openai_embeddings import EmbeddingService
@@ -53,6 +54,7 @@ class Api:
                 *openai_responses.routes(self.replies),
                 *openai_completions.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
+                *rerank.routes(self._embeddings.queue),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
             middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token, errors=ERRORS)],
