@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ CHATML = (
 GAP = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
 
 
-def raw(*texts: str, **fields: object) -> Request:
+def raw(*texts: str, **fields: Any) -> Request:
     messages = tuple(Message("user", text, pinned=True) for text in texts)
     return dataclasses.replace(Request(messages, raw=True), **fields)
 

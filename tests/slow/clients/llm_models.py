@@ -13,8 +13,8 @@ os.environ["LLM_USER_PATH"] = str(home)
     "  supports_tools: true\n  supports_schema: true\n"
 )
 
-import llm  # noqa: E402
-from pydantic import BaseModel  # noqa: E402
+import llm
+from pydantic import BaseModel
 
 
 class City(BaseModel):
