@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +17,7 @@ from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
+from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
 from chatlm.types.messages import StopReason, StreamedPart, Usage
 from chatlm.types.parts import ToolCall
@@ -25,17 +25,6 @@ from chatlm.types.requests import Request, prompt_hash
 
 CALL_ID_LENGTH = 9
 """Characters of a tool call's id; Mistral's templates accept no other."""
-
-
-@contextmanager
-def single_torch_thread() -> Iterator[None]:
-    """Run torch in this thread alone: waking others takes longer than sampling a token."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,13 @@ class Api:
         chats: creates the chats that answer requests; its model is loaded at once.
         max_waiting: maximum number of requests that wait.
         max_running: maximum number of requests answered concurrently, if the engine can.
+        keep_seconds: how long other models are kept while nobody uses them.
     """
 
-    def __init__(self, chats: SideChats, max_waiting: int, max_running: int) -> None:
-        self.replies = ReplyService(chats, max_waiting, max_running)
+    def __init__(
+        self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
+    ) -> None:
+        self.replies = ReplyService(chats, max_waiting, max_running, keep_seconds)
         self._embeddings = EmbeddingService(max_waiting)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:

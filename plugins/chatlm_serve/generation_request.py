@@ -96,6 +96,8 @@ class GenerationRequest:
     choices: int = 1
     """How many replies to generate; with a seed, each to one prompt has the next one."""
     stream: bool = False
+    keep_seconds: float | None = None
+    """How long the model is kept in memory when nobody uses it; None for as long as usual."""
 
 
 def check_fits(request: GenerationRequest, context_length: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,12 @@ from chatlm import Sampling, Setup
 from chatlm_serve.errors import ApiError
 from chatlm_serve.generation_request import ClientConversation, ClientTurn, GenerationRequest
 from chatlm_serve.http_guard import is_loopback, names_loopback
-from chatlm_serve.model_names import model_names, setup_for_model
+from chatlm_serve.model_names import (
+    find_chat_model,
+    model_names,
+    setup_for_parts,
+    split_name,
+)
 from chatlm_serve.protocols.openai_chat import KNOWN_FIELDS, parse_chat_request
 
 USER = {"role": "user", "content": "Hi"}
@@ -215,6 +221,13 @@ OFFERED = {
     "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
     "calm": Setup(sampling=Sampling(temperature=0.1)),
 }
+
+
+def setup_for_model(name: str, served: str, offered: Mapping[str, Setup]) -> Setup:
+    model, parts = split_name(name, served)
+    if model != served:
+        model = find_chat_model(model, served)
+    return setup_for_parts(name, model, parts, offered)
 
 
 def test_a_name_joins_set_ups() -> None:

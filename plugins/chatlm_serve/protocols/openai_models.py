@@ -38,11 +38,11 @@ async def _models(service: ReplyService) -> dict[str, dict[str, Any]]:
     """Return the description of each model by its name."""
     common = {"object": "model", "created": 0, "owned_by": "chatlm"}
     models = {
-        name: {"id": name}
+        model.name: {"id": model.name}
         | common
-        | {"max_model_len": service.info.context_length}  # vLLM's name for it
-        | ({"parent": parent} if parent else {})
-        for name, parent in (await service.models()).items()
+        | {"max_model_len": model.context_length}  # vLLM's name for it
+        | ({"parent": model.parent} if model.parent else {})
+        for model in await service.models()
     }
     embedders = [openai_embeddings.EMBEDDING_MODEL] if openai_embeddings.is_installed() else []
     return models | {
