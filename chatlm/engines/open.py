@@ -19,6 +19,7 @@ from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
+    from chatlm.engines.devices import Placement
     from chatlm.hub.jobs import ProgressCallback, Stage
 
 
@@ -158,6 +159,7 @@ def _open_local(
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
+    draft_model = _locate_draft_model(config, progress)
     try:
         memory = budget_memory(
             location.name,
@@ -169,6 +171,7 @@ def _open_local(
             context=config.context,
             refuse=config.check_memory,
             runtimes=runtimes.keys(),
+            draft_model=_usable_draft_folder(location.folder, draft_model, placement, config),
             reserved=reserved,
         )
     except OutOfMemoryError as error:
@@ -194,8 +197,33 @@ def _open_local(
         runtimes=runtimes,
         report_usage=lambda usage: recorder.record(engine.info, usage),
         chat_cache=config.chat_cache * 1_000_000,
+        draft_model=draft_model,
     )
     return engine
+
+
+def _locate_draft_model(config: Config, progress: ProgressCallback) -> tuple[str, Path] | None:
+    """Return name and folder of the draft model that is set, pulled if it is not here."""
+    from chatlm.hub.pull import ensure_model
+
+    if not config.draft_model:
+        return None
+    name = config.draft_model.removeprefix(f"{LOCAL_SCHEME}:")
+    location = ensure_model(name, progress)
+    return location.name, location.folder
+
+
+def _usable_draft_folder(
+    folder: Path, draft_model: tuple[str, Path] | None, placement: Placement, config: Config
+) -> Path | None:
+    """Return the folder of the draft model if it would be used; None otherwise."""
+    from chatlm.engines.draft_loading import draft_problem
+
+    if draft_model is None:
+        return None
+    name, draft_folder = draft_model
+    problem = draft_problem(name, folder, draft_folder, placement, config.engine, config.weights)
+    return None if problem else draft_folder
 
 
 def registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:

@@ -60,6 +60,8 @@ class EngineInfo:
     """What it takes with `Request.raw`: `text` to continue, and `gap` for two texts with a gap."""
     kv_cache: str = ""
     """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
+    draft_model: str = ""
+    """Name of the model that drafts tokens for it; empty for none."""
 
 
 def _why_no_tools(info: EngineInfo) -> str:
