@@ -145,6 +145,7 @@ _STAGE_LABELS: dict[Stage, tuple[str, str]] = {
     "prepare": ("Reading", "its settings and tokens, only this once"),
     "copy": ("Copying", ""),
     "check": ("Checking", ""),
+    "compile": ("Compiling", "the decoder for this processor, only this once"),
 }
 """Each stage's label, and the note shown while its size is unknown."""
 

@@ -86,6 +86,8 @@ class GenerationRequest:
     """The field that sets `sampling.thinking`."""
     thinking_is_switch: bool = False
     """Whether that field knows no levels, so that a model that always thinks follows it."""
+    thinking_is_wish: bool = False
+    """Whether a model that cannot follow `sampling.thinking` thinks as it does."""
     tools: tuple[ToolDefinition, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `required`, `none`, or the name of the tool to call."""

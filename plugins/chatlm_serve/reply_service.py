@@ -185,6 +185,23 @@ class ReplyService:
             for stream in streams:
                 await stream.aclose()
 
+    async def load(self, name: str, keep_seconds: float | None) -> None:
+        """Load a model without a request, or free it as soon as nothing uses it.
+
+        Args:
+            name: as requests name it.
+            keep_seconds: how long it is kept; 0 frees it, None is as long as usual.
+
+        Raises:
+            ApiError: there is no such model, or it cannot be loaded.
+        """
+        model, _ = await self.setup_for(name)
+        if keep_seconds == 0:
+            self.pool.unload(model)
+            return
+        async with self.pool.use(model, keep_seconds):
+            pass
+
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Count the tokens of the prompt that a request becomes.
 
@@ -403,6 +420,7 @@ def _check_thinking(asked: GenerationRequest, info: EngineInfo) -> Sampling:
     problem = thinking_problem(sampling.thinking, info)
     if problem is None:
         return sampling
-    if info.thinks and asked.thinking_is_switch and sampling.thinking != "off":
+    followed = info.thinks and asked.thinking_is_switch and sampling.thinking != "off"
+    if followed or asked.thinking_is_wish:
         return dataclasses.replace(sampling, thinking=None)
     raise field_error(asked.thinking_field, str(problem), "unsupported_value")
