@@ -19,9 +19,11 @@ from chatlm_serve.protocols import (
     ollama_fields,
     ollama_models,
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_models,
     openai_responses,
+    rerank,
     vector_stores,
 )
 from chatlm_serve.protocols.openai_embeddings import EmbeddingService
@@ -65,7 +67,9 @@ class Api:
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
                 *openai_responses.routes(self.replies),
+                *openai_completions.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
+                *rerank.routes(self._embeddings.queue),
                 *anthropic_messages.routes(self.replies),
                 *ollama_chat.routes(self.replies),
                 *ollama_models.routes(self.replies, self._embeddings),
