@@ -52,6 +52,13 @@ class WorkQueue:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many generators run, at most, and how many wait."""
+        count = len(self._open_jobs)
+        running = min(count, self._max_running)
+        return running, count - running
+
     async def stream(
         self, factory: Callable[[], Generator[T | None, None, None]]
     ) -> AsyncGenerator[T, None]:
@@ -81,8 +88,8 @@ class WorkQueue:
             job.cancelled.set()
             self._open_jobs.discard(job)
 
-    def check_capacity(self) -> None:
-        """Check that another generator can be queued.
+    def check_capacity(self, count: int = 1) -> None:
+        """Check that so many more generators can be queued.
 
         Raises:
             QueueFull: too many generators are waiting.
@@ -90,7 +97,7 @@ class WorkQueue:
         """
         if self._stopping:
             raise ShuttingDown
-        if len(self._open_jobs) >= self._max_jobs:
+        if len(self._open_jobs) + count > self._max_jobs:
             raise QueueFull
 
     def stop(self) -> None:

@@ -39,15 +39,15 @@ def no_gradients() -> Iterator[None]:
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that makes, once, a model whose matrices are all of one type."""
 
-    @cache
-    def make(kind: str) -> Path:
-        folder = tmp_path_factory.mktemp(kind)
-        gguf = save_gguf(folder / "tiny.gguf", "llama wide", types={LAYER_MATRICES: kind})
-        with GgufFile(gguf) as file:
-            (folder / "config.json").write_text(json.dumps(architectures.read_config(file)))
-        return folder
+    return cache(lambda kind: save_stored(tmp_path_factory.mktemp(kind), kind))
 
-    return make
+
+def save_stored(folder: Path, kind: str) -> Path:
+    """Write a model whose matrices are all of one type."""
+    gguf = save_gguf(folder / "tiny.gguf", "llama wide", types={LAYER_MATRICES: kind})
+    with GgufFile(gguf) as file:
+        (folder / "config.json").write_text(json.dumps(architectures.read_config(file)))
+    return folder
 
 
 def stored_model(folder: Path, kind: str, dtype: torch.dtype) -> NativeModel:

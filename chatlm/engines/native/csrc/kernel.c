@@ -13,6 +13,7 @@
 #include "lora.h"
 #include "matmul_step.h"
 #include "model.h"
+#include "prompt_attention.h"
 #include "prompt_experts.h"
 #include "recurrent_steps.h"
 
@@ -27,6 +28,8 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 enum {
     PROMPT_VECTORS,
     PROMPT_PRODUCTS,
+    PROMPT_STORE,
+    PROMPT_ATTENTION,
     PROMPT_EXPERTS_INPUT,
     PROMPT_EXPERTS_GATE_UP,
     PROMPT_EXPERTS_INNER,
@@ -41,6 +44,7 @@ static int64_t prompt_phase(const Model *m, int64_t kind) { return m->step_count
 static int64_t next_phase(const Model *m, int64_t phase)
 {
     bool is_last = phase == prompt_phase(m, PROMPT_PRODUCTS)
+                   || phase == prompt_phase(m, PROMPT_ATTENTION)
                    || phase == prompt_phase(m, PROMPT_EXPERTS_DOWN);
     return is_last ? end_phase(m) : phase + 1;
 }
@@ -68,6 +72,8 @@ static int64_t prompt_phase_tasks(const Decoder *d, int64_t kind)
     switch (kind) {
     case PROMPT_VECTORS: return prompt_vectors_tasks(&d->prompt.x);
     case PROMPT_PRODUCTS: return prompt_products_tasks(d);
+    case PROMPT_STORE: return prompt_store_tasks(d->prompt_attention);
+    case PROMPT_ATTENTION: return prompt_attention_tasks(d->prompt_attention, d->num_threads);
     case PROMPT_EXPERTS_GATE_UP: return prompt_experts_gate_up_tasks(d->experts_prompt);
     case PROMPT_EXPERTS_DOWN: return prompt_experts_down_tasks(d->experts_prompt);
     default: return prompt_experts_convert_tasks(d->experts_prompt);
@@ -88,6 +94,10 @@ static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const 
     switch (kind) {
     case PROMPT_VECTORS: convert_prompt_vectors(&d->prompt.x, task); break;
     case PROMPT_PRODUCTS: run_prompt_product(d, task, s); break;
+    case PROMPT_STORE: store_prompt_kv(d, d->prompt_attention, task, s->query); break;
+    case PROMPT_ATTENTION:
+        attend_prompt_rows(d, d->prompt_attention, task, s->query, s->attention);
+        break;
     case PROMPT_EXPERTS_INPUT: prompt_experts_input(experts, task); break;
     case PROMPT_EXPERTS_GATE_UP:
         prompt_experts_gate_up(experts, task, d->use_amx, s->prompt);
@@ -274,7 +284,7 @@ static Activations arena_alloc_activations(float **arena, int64_t values)
 
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, memory;
+    int64_t prepared, query, kv_scales, attention, memory;
     int64_t input, gathered; /* values of `input` and `gathered` */
 } ScratchSizes;
 
@@ -292,6 +302,7 @@ static ScratchSizes scratch_sizes(const Model *m)
             int64_t queries = a->num_attention_heads / a->num_key_value_heads;
             sizes.query = max_i64(sizes.query, queries * stride);
             sizes.kv_scales = max_i64(sizes.kv_scales, 2 * KV_CHUNK * stride / KV_GROUP);
+            sizes.attention = max_i64(sizes.attention, prompt_attention_size(stride));
         } else if (step->kind == STEP_MEMORY) {
             const MemoryStep *own = step->detail;
             sizes.memory = max_i64(sizes.memory, memory_scratch_size(&own->memory));
@@ -314,9 +325,9 @@ static bool allocate_buffers(Decoder *d)
     const Model *m = &d->model;
     ScratchSizes sizes = scratch_sizes(m);
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
-                         + activations_size(sizes.input) + sizes.gathered
+                         + sizes.attention + activations_size(sizes.input) + sizes.gathered
                          + activations_size(sizes.gathered) + PROMPT_WEIGHTS_SIZE
-                         + PROMPT_FACTORS_SIZE + PROMPT_RESULTS_SIZE + sizes.memory + 9 * LANES;
+                         + PROMPT_FACTORS_SIZE + PROMPT_RESULTS_SIZE + sizes.memory + 10 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
@@ -342,6 +353,7 @@ static bool allocate_buffers(Decoder *d)
         s->query = arena_alloc(&next, sizes.query);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
         s->kv_scales = arena_alloc(&next, sizes.kv_scales);
+        s->attention = arena_alloc(&next, sizes.attention);
         s->input = arena_alloc_activations(&next, sizes.input);
         s->gathered = arena_alloc_activations(&next, sizes.gathered);
         s->gathered.values = arena_alloc(&next, sizes.gathered);
@@ -489,6 +501,24 @@ int multiply_matrices(Decoder *d, const PackedMatrix *matrices, int64_t count, c
         run_tasks(d, &d->scratch[0]);
     }
     return 0;
+}
+
+/* Add a block of tokens to the KV cache of one layer with attention, and let them attend.
+
+   `queries`, `keys` and `values` are (tokens, heads * head_dim), `out` is as `queries`. Keys and
+   queries are normalized and rotated here where the layer does so for each head. */
+void attend_prompt(Decoder *d, int64_t kv_layer, const SequenceInput *sequence,
+                   const float *queries, const float *keys, const float *values, float *out)
+{
+    const Step *step = d->model.steps;
+    while (step->kind != STEP_ATTENTION
+           || ((const AttentionStep *)step->detail)->kv_layer != kv_layer)
+        step++;
+    PromptAttention prompt = {step->detail, sequence, queries, keys, values, out};
+    d->prompt_attention = &prompt;
+    wake_workers(d, prompt_phase(&d->model, PROMPT_STORE), false);
+    run_tasks(d, &d->scratch[0]);
+    d->prompt_attention = NULL;
 }
 
 /* Mix experts for `count` vectors of a prompt, (count, columns): write the weighted sums of their

@@ -200,11 +200,13 @@ typedef struct {
 } PromptCall;
 
 typedef struct ExpertsPrompt ExpertsPrompt;
+typedef struct PromptAttention PromptAttention;
 
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *prepared, *lora_hidden, *query, *attention_scores;
     float *kv_scales; /* of a chunk's keys, then of its values */
+    float *attention; /* see prompt_attention_size */
     float *memory;    /* see memory_scratch_size */
     Activations input; /* of `prepared` or of a shared buffer */
     Activations gathered; /* of up to MAX_VECTORS tokens that use the same expert */
@@ -225,6 +227,7 @@ typedef struct {
     TokenState tokens[MAX_STEP_TOKENS];
     float *logits; /* (tokens, vocab_size) */
     PromptCall prompt;
+    const PromptAttention *prompt_attention; /* of a call that adds a block to a KV cache */
     const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with a prompt */
     float *prompt_area; /* the converted vectors of a prompt, and the inner values of experts */
     int64_t prompt_capacity;
