@@ -252,6 +252,7 @@ class ModelPool:
         if timer := self._timers.pop(model.name, None):
             timer.cancel()
         log.info("%s is freed: %s", model.name, human_bytes(model.bytes))
+        model.loading = None  # a cycle, which would keep the memory until Python collects it
         model.queue.stop()
         await asyncio.to_thread(self._close, model)
 
