@@ -129,11 +129,17 @@ class ChatApp(GuardedApp):
         self._install_signal_handlers()
         self.services.set_engine_state(Loading(self.services.config.model))
         if self._offer_models is not None:
-            self.push_screen(FirstStart(self._offer_models), self._download_first)
+            write = self.chat_screen.chat.composer.insert
+            self.push_screen(FirstStart(self._offer_models, write), self._download_first)
 
     def _download_first(self, name: str | None) -> None:
-        """Download what a newcomer chose; nobody is asked again."""
-        remember_choice(name or "")
+        """Download what a newcomer chose, and ask nobody again; who just types is asked again."""
+        if name is None:
+            self.notify(
+                "/model lists what this machine could run instead of the toy.", markup=False
+            )
+            return
+        remember_choice(name)
         if name:
             self.chat_screen.download_line.start(name)
 
