@@ -22,7 +22,7 @@ from chatlm.types.engine import EngineInfo
 MAX_MODEL_WIDTH = 40
 """Cells of a model's name, whose end is kept: it tells versions and sizes apart."""
 
-TITLE_WIDTH = 120
+TITLE_WIDTH, PROJECT_WIDTH = 120, 24
 
 
 class Header(Horizontal):
@@ -48,6 +48,8 @@ class Header(Horizontal):
 
     def __init__(self) -> None:
         super().__init__(id="head")
+        self.project = ""
+        """Name of the chat's project, shown before the title; empty for none."""
 
     def compose(self) -> ComposeResult:
         """Yield the parts from left to right."""
@@ -67,7 +69,10 @@ class Header(Horizontal):
         """Show a chat's title."""
         self.set_class(incognito, "-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
-        self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))
+        project = f"{one_line(self.project, PROJECT_WIDTH)} › " if self.project else ""
+        self.query_one("#title", Static).update(
+            Content.assemble(mark, (project, "$text-accent"), one_line(title, TITLE_WIDTH))
+        )
 
 
 class ModelLabel(Widget):
