@@ -43,6 +43,7 @@ class Header(Horizontal):
         &.-middle > ContextGauge { width: 36; }
         &.-wide > ContextGauge { width: 54; }
         &.-narrow.-incognito > ModelLabel { display: none; }
+        &.-phone > #brand, &.-phone > ContextGauge { display: none; }
     }
     """
 
@@ -60,6 +61,7 @@ class Header(Horizontal):
 
     def on_resize(self) -> None:
         """Show more of the gauge on a wider screen."""
+        self.set_class(self.size.width < 60, "-phone")
         self.set_class(self.size.width < 100, "-narrow")
         self.set_class(100 <= self.size.width < 140, "-middle")
         self.set_class(self.size.width >= 140, "-wide")
