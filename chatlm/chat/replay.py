@@ -118,6 +118,8 @@ def replay(
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
         tools=made_by.tools,
+        tool_choice=made_by.tool_choice,
+        parallel_tool_calls=made_by.parallel_tool_calls,
     )
     interrupted = original.stop_reason in _INTERRUPTED
     texts = _texts_before(original, prefix)

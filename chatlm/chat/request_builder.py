@@ -256,6 +256,8 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
         tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
     )
 
 
@@ -270,6 +272,8 @@ def engineless_provenance(request: Request) -> Provenance:
             map(callable_name, (*request.logits_processors, *request.stopping_criteria))
         ),
         tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
     )
 
 

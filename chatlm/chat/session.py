@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -27,11 +27,12 @@ from chatlm.types.messages import (
     Message,
     Passage,
     PluginData,
+    Reply,
     ReplyStep,
     StopReason,
     Turn,
 )
-from chatlm.types.parts import Reasoning, Text
+from chatlm.types.parts import Text
 from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
@@ -192,13 +193,12 @@ class ChatSession:
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str, reasoning: str = "") -> None:
+    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
         """Store a message with a reply that was generated elsewhere.
 
         Args:
             text: the user's message.
-            reply: the answer.
-            reasoning: what the model thought before it, if that is known.
+            reply: the answer, or all steps to it.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -213,9 +213,9 @@ class ChatSession:
             self._withdraw(stored, previous)
             raise
         started = self.store.start_reply(turn.id, model="")
-        parts = (Reasoning(reasoning), Text(reply))
-        step = ReplyStep(tuple(part for part in parts if part.text), StopReason.END)
-        self.store.finish_reply(started.id, steps=[step])
+        if isinstance(reply, str):
+            reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
+        self.store.finish_reply(started.id, steps=reply)
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -258,10 +258,14 @@ class ChatSession:
             with closing(compact_turns(chat, usage, self.get_engine(), self.store)) as steps:
                 yield from steps
 
-    def preview(self, text: str) -> Preview:
+    def preview(self, text: str, reply: Sequence[ReplyStep] = ()) -> Preview:
         """Build what `send` would send for `text`; nothing is stored.
 
         A blank text previews the newest turn.
+
+        Args:
+            text: the user's message.
+            reply: what its reply has already: steps with results of tools, or text to continue.
 
         Raises:
             UsageError: the text is blank and the chat has no turn.
@@ -279,6 +283,7 @@ class ChatSession:
             sampling=self._chat_sampling(chat),
             config_sampling=self.sampling,
             adapter=self.adapter,
+            continue_from=Reply(0, 1, steps=reply) if reply else None,
         )
         try:
             return Preview(request, engine.preview(request), tuple(passages))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ import click
 from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.templates import ChatStart, render_chat_start
-from chatlm.cli.ask_options import AskCommand, setup_from_options
+from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
@@ -31,6 +30,7 @@ from chatlm.types.events import (
     SessionEvent,
     TokenLogprob,
     TurnStarted,
+    logprobs_to_dict,
 )
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import ToolCall
@@ -103,13 +103,12 @@ def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
 
 EXIT_INTERRUPTED = 130
 
+BATCH_AT_ONCE = 8
+"""Requests of a file that are answered at once, unless --at-once says otherwise."""
+
 
 LABEL_SECONDS = 1.0
 """Seconds to wait for plugins after the answer is printed, such as for its labels."""
-
-
-MAX_EXPONENT = 700.0
-"""About the largest exponent that math.exp accepts."""
 
 
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -183,6 +182,25 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
+@click.option(
+    "--batch",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answer a file of requests together, one JSON object a line; requires -o.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the answers of --batch here; what is answered there already is not asked again.",
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Answer so many requests of --batch at once; each needs memory. Default: 8",
+)
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option(
@@ -210,6 +228,9 @@ def ask(
     dry_run: bool,
     as_json: bool,
     logprobs: int | None,
+    batch: Path | None,
+    output: Path | None,
+    at_once: int | None,
     template: str | None,
     pairs: tuple[str, ...],
     safe_mode: bool,
@@ -221,10 +242,30 @@ def ask(
     Text from a pipe is added below the question. Ctrl-C stops generation and keeps
     the text generated so far.
 
+    With --batch, the requests of a file are answered together. Their lines are such as
+    {"id": 1, "prompt": "…", "max_tokens": 50} or have the form of OpenAI's batches.
+    After an interruption, the same command goes on.
+
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
-    typed = _read_question(words)
     setup = setup_from_options(context)
+    if batch is None:
+        for option, value in (("-o", output), ("--at-once", at_once)):
+            if value is not None:
+                raise UsageError(f"{option} requires --batch.", hint="Add --batch FILE.")
+        typed = _read_question(words)
+    else:
+        _check_batch_options(
+            output,
+            {
+                "A question": words,
+                "--chat": chat_id is not None,
+                "-a": files,
+                "--dry-run": dry_run,
+                "--show-thinking": show_thinking,
+            },
+        )
+        typed = ""
     if chat_id is not None and (setup.plugin_data or setup.system):
         raise UsageError(
             "A saved chat has its own system prompt and plugin settings.",
@@ -241,7 +282,7 @@ def ask(
             "-t starts a new chat and cannot be combined with --chat.",
             hint="Use one of them. In an open chat, /template changes its template.",
         )
-    if logprobs is not None and not as_json:
+    if logprobs is not None and not as_json and batch is None:
         raise UsageError("--logprobs requires --json.", hint="Add --json.")
     biases = [bias for text in logit_bias for bias in parse_logit_bias(text)]
     wanted = Sampling.from_dict(
@@ -262,6 +303,33 @@ def ask(
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
         plugins.on_hang = _print_hang
+        if batch is not None and output is not None:
+            from chatlm.chat.batch_answers import CommonSettings
+            from chatlm.cli.ask_batch import answer_file
+
+            common = CommonSettings(
+                model=settings.model,
+                model_fixed=model is not None,
+                adapter="" if adapter == "off" else (adapter or setup.adapter or None),
+                system=setup.system or None if system is None else system,
+                default_system=settings.system,
+                template=template or "",
+                values=tuple(parse_variables(pairs).items()),
+                sampling=wanted.with_fallback(setup.sampling),
+                default_sampling=settings.sampling,
+                plugin_data=setup.plugin_data,
+                logprobs=logprobs,
+            )
+            answer_file(
+                batch,
+                output,
+                common,
+                settings,
+                plugins,
+                at_once=at_once or BATCH_AT_ONCE,
+                command=command_words(context),
+            )
+            return
         read_file = AttachmentReader(plugins)
         blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
         typed = "\n\n".join(filter(None, (typed, *blocks)))
@@ -297,6 +365,14 @@ def ask(
                 finally:
                     if saved and chat_id is None:
                         _forget_unanswered(session)
+
+
+def _check_batch_options(output: Path | None, others: Mapping[str, object]) -> None:
+    if output is None:
+        raise UsageError("--batch requires a file for the answers.", hint="Add -o FILE.")
+    for option, given in others.items():
+        if given:
+            raise UsageError(f"{option} and --batch cannot be combined.")
 
 
 def _forget_unanswered(session: ChatSession) -> None:
@@ -544,22 +620,9 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "sampling": sampling,
         "usage": usage,
         "parsed": answer.parsed,
-        "logprobs": _logprobs_to_dict(answer.tokens, weights),
+        "logprobs": logprobs_to_dict(answer.tokens, weights),
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
-    }
-
-
-def _logprobs_to_dict(tokens: Sequence[TokenLogprob], weights: str) -> dict[str, Any] | None:
-    """Return the reply's log-probabilities; None if not requested or not available."""
-    if not tokens:
-        return None
-    mean = sum(token.logprob for token in tokens) / len(tokens)
-    return {
-        "mean": mean,
-        "perplexity": math.exp(min(-mean, MAX_EXPONENT)),
-        "weights": weights,  # rounded weights change the perplexity by 1 to 2 %
-        "tokens": [token.to_dict() for token in tokens],
     }
 
 

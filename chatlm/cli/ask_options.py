@@ -38,6 +38,7 @@ class AskCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, with the plugins' options if there may be one."""
+        ctx.meta[_WORDS_KEY] = (ctx.info_name or "", *args)
         own = {name for parameter in self.params for name in parameter.opts}
         names = {arg.partition("=")[0] for arg in args if arg.startswith("--") and arg != "--"}
         faults: list[Fault] = []
@@ -76,7 +77,15 @@ def setup_from_options(context: click.Context) -> Setup:
     return merged
 
 
+def command_words(context: click.Context) -> tuple[str, ...]:
+    """Return the words of the command, such as `ask`, `--json` and the question."""
+    words: tuple[str, ...] = context.meta[_WORDS_KEY]
+    return words
+
+
 _OPTIONS_KEY, _VALUES_KEY = "chatlm.ask_options", "chatlm.ask_values"
+
+_WORDS_KEY = "chatlm.ask_words"
 
 
 def _plugin_options(taken: Iterable[str], *, quiet: bool) -> tuple[list[PluginOption], list[Fault]]:

@@ -6,18 +6,18 @@ import dataclasses
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chatlm.engines.constraints import Constraint
+from chatlm.engines.call_constraints import ReplyConstraint
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
+from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
 from chatlm.types.messages import StopReason, StreamedPart, Usage
 from chatlm.types.parts import ToolCall
@@ -25,17 +25,6 @@ from chatlm.types.requests import Request, prompt_hash
 
 CALL_ID_LENGTH = 9
 """Characters of a tool call's id; Mistral's templates accept no other."""
-
-
-@contextmanager
-def single_torch_thread() -> Iterator[None]:
-    """Run torch in this thread alone: waking others takes longer than sampling a token."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class GenerationState:
     usage: Usage
     started_at: float
     """`time.perf_counter()` when the request arrived."""
-    constraint: Constraint | None = None
-    """What the answer must be."""
+    constraint: ReplyConstraint | None = None
+    """What the reply must be."""
     tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens so far, where the request wants them."""
@@ -84,6 +73,8 @@ class GenerationState:
     """Tokens of each part before the newest, which is counted once its text is known."""
     _forced: deque[int] = field(default_factory=deque)
     """Ids that come next, whatever the model would choose."""
+    _markers_left: int = 0
+    """Of these, how many end a thought, and are no part of the answer."""
     _is_newest_forced: bool = False
     _first_token_at: float = 0.0
 
@@ -172,14 +163,19 @@ class GenerationState:
         is_thinking = self.parser.part == "reasoning"
         if is_thinking and not self._forced and self._reasoning_tokens >= self.limits.thought:
             self._forced.extend(self.end_of_thought)
+            self._markers_left = len(self.end_of_thought)
         self._is_newest_forced = bool(self._forced)
-        constraint = None if is_thinking else self.constraint
+        constraint = self.constraint
+        if constraint:
+            constraint.follow(self.parser)
         if self._forced:
             token = self.sampler.accept(self._forced.popleft())
         else:
             processed = self._process_logits(logits)
             token = self.sampler(constraint.apply(processed) if constraint else processed)
-        if constraint:
+        if self._markers_left:
+            self._markers_left -= 1
+        elif constraint:
             constraint.accept(token)
             if not self._forced:
                 self._forced.extend(constraint.forced_tokens())

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import torch
 
 from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
+from chatlm.engines.call_constraints import ReplyConstraint
 from chatlm.engines.chat_tokenizer import ChatTokenizer
-from chatlm.engines.constraints import Constraint, ConstraintCompiler
+from chatlm.engines.constraint_compiler import ConstraintCompiler
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
@@ -136,6 +137,7 @@ class LocalEngine:
             accepts=frozenset({"text", "tool_call", "tool_result"})
             if self.prompt_encoder.calls_tools
             else frozenset({"text"}),
+            tools_in_system_prompt=not self.prompt_encoder.knows_tools,
             constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
             thinking_levels=self.prompt_encoder.thinking_levels,
@@ -338,9 +340,9 @@ class LocalEngine:
 
     def _compile_constraint(
         self, request: Request
-    ) -> Generator[Future[Any], None, Constraint | None]:
-        """Compile what the answer must be; None if it is free."""
-        if not (request.sampling.schema or request.sampling.grammar):
+    ) -> Generator[Future[Any], None, ReplyConstraint | None]:
+        """Compile what the reply must be; None if it is free."""
+        if not (request.sampling.schema or request.sampling.grammar or request.tools):
             return None
         return (yield from self._wait_for(lambda: self.constraints.compile(request)))
 

@@ -255,6 +255,7 @@ def plan_memory(
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory from its config.json and the headers of its files.
 
@@ -265,6 +266,7 @@ def plan_memory(
         weights: see `chatlm.engines.load.load`.
         kv_cache: see `chatlm.engines.load.load`.
         runtimes: names of those that plugins offer.
+        reserved: available bytes that others may still take.
 
     Returns:
         None if its config.json does not say enough.
@@ -272,7 +274,7 @@ def plan_memory(
     Raises:
         ModelError: its config.json cannot be read.
     """
-    return plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes)
+    return plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes, reserved)
 
 
 def plan_model(
@@ -282,6 +284,7 @@ def plan_model(
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory; like `plan_memory`, for a model that need not be here."""
     config = facts.config
@@ -327,6 +330,8 @@ def plan_model(
             available += min(own_memory(), program)
     else:
         program = _CUDA_PROGRAM
+    if available is not None:
+        available = max(0, available - reserved)
     return MemoryPlan(
         weights=weight_bytes,
         program=program + computing,
@@ -414,6 +419,7 @@ def budget_memory(
     context: int | None = None,
     refuse: bool = True,
     runtimes: Collection[str] = (),
+    reserved: int = 0,
 ) -> MemoryBudget | None:
     """Return the budget of a model that may be loaded; None if it cannot be estimated.
 
@@ -427,6 +433,7 @@ def budget_memory(
         context: as set by the user; None for as much as fits.
         refuse: whether to refuse a model that does not fit.
         runtimes: see `plan_memory`.
+        reserved: see `plan_memory`.
 
     Raises:
         OutOfMemoryError: it does not fit; the message says what is needed and available, the hint
@@ -435,7 +442,7 @@ def budget_memory(
     """
 
     def plan_with(weights: str, kv_cache: KVFormat = kv_cache) -> MemoryPlan | None:
-        return plan_memory(folder, placement, engine, weights, kv_cache, runtimes)
+        return plan_memory(folder, placement, engine, weights, kv_cache, runtimes, reserved)
 
     plan = plan_with(weights)
     if plan is None:
@@ -448,6 +455,7 @@ def budget_memory(
         f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
         f"{human_bytes(budget.available)} are available",
         hint=_suggest(name, folder, plan, context, weights, plan_with),
+        missing=budget.total - budget.available,
     )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chatlm.engines import tool_call_syntax
+from chatlm.engines import tool_call_grammars, tool_call_syntax
+from chatlm.engines.tool_call_grammars import WriteGrammar
 from chatlm.engines.tool_call_syntax import ReadCalls, WriteCalls
 from chatlm.types.parts import ToolCall
 from chatlm.types.sampling import Thinking
@@ -55,6 +56,8 @@ class ToolCallFormat:
     """Texts that end it; the end of the reply ends it as well."""
     read: ReadCalls
     """Reads what is between them."""
+    grammar: WriteGrammar
+    """Writes the grammar of what follows a start marker, to the end of the block."""
     bare_start: str = ""
     """Text that begins a call where the answer begins, and is part of the call. Only a call of a
     tool that was offered counts, since an answer may begin in the same way."""
@@ -129,6 +132,7 @@ HARMONY_CALLS = ToolCallFormat(
     ),
     ends=("<|call|>",),
     read=tool_call_syntax.read_harmony,
+    grammar=tool_call_grammars.harmony,
     inner=("<|constrain|>",),
     bare_start=_TO.strip(),
     interrupts_thoughts=True,
@@ -142,11 +146,18 @@ HERMES_CALLS = ToolCallFormat(
     ("<tool_call>",),
     ("</tool_call>",),
     tool_call_syntax.read_json,
+    tool_call_grammars.json_object,
     write=tool_call_syntax.write_json,
 )
 
+GENERIC_CALLS = HERMES_CALLS
+"""For models whose template describes no tools: chatlm describes them in the system prompt."""
+
 FUNCTION_TAG_CALLS = ToolCallFormat(
-    ("<tool_call>",), ("</tool_call>",), tool_call_syntax.read_function_tags
+    ("<tool_call>",),
+    ("</tool_call>",),
+    tool_call_syntax.read_function_tags,
+    tool_call_grammars.FUNCTION_TAGS,
 )
 
 FAMILIES: tuple[ModelFamily, ...] = (
@@ -166,6 +177,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<|tool_call>",),
             ("<tool_call|>",),
             tool_call_syntax.read_gemma,
+            tool_call_grammars.gemma,
             inner=('<|"|>',),
             end_tokens=("<|tool_response>",),
         ),
@@ -175,7 +187,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
         "Seed-OSS",
         reasoning=ReasoningFormat(("<seed:think>",), ("</seed:think>",)),
         tool_calls=ToolCallFormat(
-            ("<seed:tool_call>",), ("</seed:tool_call>",), tool_call_syntax.read_function_tags
+            ("<seed:tool_call>",),
+            ("</seed:tool_call>",),
+            tool_call_syntax.read_function_tags,
+            tool_call_grammars.FUNCTION_TAGS,
         ),
         tool_call_signs=("<seed:tool_call>",),
     ),
@@ -186,6 +201,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("[TOOL_CALLS]",),
             (),
             tool_call_syntax.read_mistral,
+            tool_call_grammars.mistral,
             inner=("[ARGS]", "[CALL_ID]"),
             call_id=_mistral_id,
         ),
@@ -199,7 +215,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ignored=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
         ),
         tool_calls=ToolCallFormat(
-            ("<|START_ACTION|>",), ("<|END_ACTION|>",), tool_call_syntax.read_json
+            ("<|START_ACTION|>",),
+            ("<|END_ACTION|>",),
+            tool_call_syntax.read_json,
+            tool_call_grammars.command_list,
         ),
         tool_call_signs=("<|START_ACTION|>",),
     ),
@@ -207,7 +226,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
         "Apertus",
         reasoning=ReasoningFormat(("<|inner_prefix|>",), ("<|inner_suffix|>",)),
         tool_calls=ToolCallFormat(
-            ("<|tools_prefix|>",), ("<|tools_suffix|>",), tool_call_syntax.read_named_objects
+            ("<|tools_prefix|>",),
+            ("<|tools_suffix|>",),
+            tool_call_syntax.read_named_objects,
+            tool_call_grammars.named_objects,
         ),
         tool_call_signs=("<|tools_prefix|>",),
     ),
@@ -241,6 +263,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<|tool_calls_section_begin|>",),
             ("<|tool_calls_section_end|>",),
             tool_call_syntax.read_kimi,
+            tool_call_grammars.kimi,
             inner=("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
             interrupts_thoughts=True,
             call_id=lambda call, number: f"functions.{call.name}:{number}",
@@ -250,7 +273,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
     ModelFamily(
         "MiniMax",
         tool_calls=ToolCallFormat(
-            ("<minimax:tool_call>",), ("</minimax:tool_call>",), tool_call_syntax.read_invoke_tags
+            ("<minimax:tool_call>",),
+            ("</minimax:tool_call>",),
+            tool_call_syntax.read_invoke_tags,
+            tool_call_grammars.INVOKE_TAGS,
         ),
         tool_call_signs=("<minimax:tool_call>",),
     ),
@@ -260,6 +286,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),
             ("</｜DSML｜function_calls>", "</｜DSML｜tool_calls>"),
             tool_call_syntax.read_dsml,
+            tool_call_grammars.dsml,
             inner=("｜DSML｜",),
         ),
         tool_call_signs=("｜DSML｜",),
@@ -270,6 +297,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<｜tool▁calls▁begin｜>",),
             ("<｜tool▁calls▁end｜>",),
             tool_call_syntax.read_deepseek,
+            tool_call_grammars.deepseek,
             inner=("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
         ),
         tool_call_signs=("<｜tool▁calls▁begin｜>",),
@@ -280,6 +308,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<|tool_call_start|>",),
             ("<|tool_call_end|>",),
             tool_call_syntax.read_python,
+            tool_call_grammars.python_list,
             write=tool_call_syntax.write_python,
         ),
         tool_call_signs=("<|tool_call_start|>",),
@@ -290,6 +319,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<tool_call>",),
             ("</tool_call>",),
             tool_call_syntax.read_argument_tags,
+            tool_call_grammars.ARGUMENT_TAGS,
             inner=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
             end_tokens=("<|observation|>",),
         ),
@@ -306,6 +336,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<tool_call>",),
             ("</tool_call>",),
             tool_call_syntax.read_json,
+            tool_call_grammars.json_object,
             write=tool_call_syntax.write_json,
             tools_variable="xml_tools",
         ),
@@ -314,7 +345,10 @@ FAMILIES: tuple[ModelFamily, ...] = (
     ModelFamily(
         "Phi-4-mini",
         tool_calls=ToolCallFormat(
-            ("<|tool_call|>",), ("<|/tool_call|>",), tool_call_syntax.read_json
+            ("<|tool_call|>",),
+            ("<|/tool_call|>",),
+            tool_call_syntax.read_json,
+            tool_call_grammars.json_list,
         ),
         tool_call_signs=("<|tool_call|>", "<|/tool_call|>"),
     ),
@@ -324,19 +358,28 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<|tool_call|>",),
             (),
             tool_call_syntax.read_json,
+            tool_call_grammars.json_list,
             write=tool_call_syntax.write_json_list,
         ),
         tool_call_signs=("<|tool_call|>",),
     ),
     ModelFamily(
         "Nemotron Nano 2, Super",
-        tool_calls=ToolCallFormat(("<TOOLCALL>",), ("</TOOLCALL>",), tool_call_syntax.read_json),
+        tool_calls=ToolCallFormat(
+            ("<TOOLCALL>",),
+            ("</TOOLCALL>",),
+            tool_call_syntax.read_json,
+            tool_call_grammars.json_list,
+        ),
         tool_call_signs=("<TOOLCALL>",),
     ),
     ModelFamily(
         "Apriel",
         tool_calls=ToolCallFormat(
-            ("<tool_calls>",), ("</tool_calls>",), tool_call_syntax.read_json
+            ("<tool_calls>",),
+            ("</tool_calls>",),
+            tool_call_syntax.read_json,
+            tool_call_grammars.json_list,
         ),
         tool_call_signs=("<tool_calls>",),
     ),
@@ -347,7 +390,9 @@ FAMILIES: tuple[ModelFamily, ...] = (
     ),
     ModelFamily(
         "GigaChat 3.1",
-        tool_calls=ToolCallFormat(("<|function_call|>",), (), tool_call_syntax.read_json),
+        tool_calls=ToolCallFormat(
+            ("<|function_call|>",), (), tool_call_syntax.read_json, tool_call_grammars.json_object
+        ),
         tool_call_signs=("<|function_call|>",),
     ),
     ModelFamily(
@@ -356,6 +401,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<function=",),
             ("</function>",),
             tool_call_syntax.read_functionary,
+            tool_call_grammars.functionary,
             end_tokens=("<|eom_id|>",),
         ),
         tool_call_signs=("<function=", "</function>", "<|eom_id|>"),
@@ -366,6 +412,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
             ("<|python_tag|>",),
             (),
             tool_call_syntax.read_json,
+            tool_call_grammars.llama_object,
             bare_start="{",
             end_tokens=("<|eom_id|>",),
             is_parallel=False,

@@ -26,13 +26,16 @@ LOCAL_SCHEME = "local"
 """The scheme of chatlm's own engine, which also opens models without a scheme."""
 
 
-def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
+def open_engine(
+    config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int = 0
+) -> Engine:
     """Load the model `config.model`; a catalogue model that is not installed is pulled.
 
     Args:
         config: the model and how to run it.
         plugins: may register engines; `scheme:name` is opened by the one of the scheme.
         progress: called while a model is pulled.
+        reserved: bytes of available memory that other models may still take.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
@@ -40,7 +43,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     """
     registered, name = _resolve_scheme(config.model, plugins)
     if registered is None:
-        return _open_local(name, config, plugins, progress)
+        return _open_local(name, config, plugins, progress, reserved)
     try:
         with marked_ctrl_c():
             engine = registered.opener(name)
@@ -58,9 +61,15 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
 
 
 def make_model_opener(
-    config: Config, plugins: PluginHost
+    config: Config, plugins: PluginHost, reserved: Callable[[], int] = lambda: 0
 ) -> Callable[[str, Callable[[str], None]], Engine]:
-    """Return a function that opens any model with the config's other settings."""
+    """Return a function that opens any model with the config's other settings.
+
+    Args:
+        config: the user's settings.
+        plugins: see `open_engine`.
+        reserved: returns the bytes of available memory that other models may still take.
+    """
 
     def open_model(model: str, report: Callable[[str], None]) -> Engine:
         from chatlm.hub.jobs import describe_progress
@@ -68,7 +77,8 @@ def make_model_opener(
         def progress(stage: Stage, done: int, total: int | None) -> None:
             report(describe_progress(stage, done, total))
 
-        return open_engine(dataclasses.replace(config, model=model), plugins, progress)
+        chosen = dataclasses.replace(config, model=model)
+        return open_engine(chosen, plugins, progress, reserved())
 
     return open_model
 
@@ -134,7 +144,7 @@ def _register_engine(
 
 
 def _open_local(
-    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback
+    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int
 ) -> Engine:
     from chatlm.hub.catalogue import find_entry
     from chatlm.hub.pull import ensure_model
@@ -159,6 +169,7 @@ def _open_local(
             context=config.context,
             refuse=config.check_memory,
             runtimes=runtimes.keys(),
+            reserved=reserved,
         )
     except OutOfMemoryError as error:
         size = tree_bytes(location.folder)

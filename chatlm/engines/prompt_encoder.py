@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import jinja2
 
-from chatlm.engines import chat_formats
+from chatlm.engines import chat_formats, generic_tools
 from chatlm.engines.chat_formats import CallForm, MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
-from chatlm.engines.model_families import find_family, thinking_levels, thinking_variables
+from chatlm.engines.model_families import (
+    GENERIC_CALLS,
+    ToolCallFormat,
+    find_family,
+    thinking_levels,
+    thinking_variables,
+)
 from chatlm.engines.reply_parser import ReplyParser
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
 from chatlm.errors import ModelError
@@ -92,6 +99,8 @@ class PromptEncoder:
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
         self._tool_template = self._choose_tool_template()
+        if self._tool_template is None and self.format != "raw":
+            self.family = replace(self.family, tool_calls=GENERIC_CALLS)
         self.call_form = self._find_call_form()
         """How the template wants the calls of earlier turns."""
         # a newline is text even as an added token
@@ -144,8 +153,8 @@ class PromptEncoder:
         """
         changed = copy.copy(self)
         changed._variables = thinking_variables(thinking)
+        changed._tools = tuple(tools)
         if tools and self._tool_template is not None:
-            changed._tools = tuple(tools)
             changed._template = self._tool_template
             changed._variables |= self._tool_variables(tools)
         return changed
@@ -157,13 +166,25 @@ class PromptEncoder:
 
     @property
     def calls_tools(self) -> bool:
-        """Whether the chat template describes tools to the model, and its calls can be read."""
+        """Whether tools can be described to the model, and its calls can be read."""
+        return self.family.tool_calls is not None and self.format != "raw"
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the chat template describes tools to the model, so that it was trained to."""
         return self._tool_template is not None
+
+    @property
+    def call_format(self) -> ToolCallFormat:
+        """How the model writes tool calls; only for a model that `calls_tools`."""
+        if self.family.tool_calls is None:
+            raise ValueError("this model calls no tools")
+        return self.family.tool_calls
 
     def end_of_thought(self) -> list[int]:
         """Return the ids that end a thought and begin the answer; none if it does not think."""
         reasoning = self.family.reasoning
-        return [] if reasoning is None else self._encode_markers(reasoning.ending)
+        return [] if reasoning is None else self.encode_markers(reasoning.ending)
 
     def answer_openings(self) -> tuple[list[list[int]], bool]:
         """Return the ids of each marker that may come before the answer, and if one must."""
@@ -177,9 +198,17 @@ class PromptEncoder:
             for text in (*starts, *headers)
             if not any(other != text and text.endswith(other) for other in reasoning.starts)
         ]
-        return [self._encode_markers(text) for text in openings], reasoning.is_sectioned
+        return [self.encode_markers(text) for text in openings], reasoning.is_sectioned
 
-    def _encode_markers(self, text: str) -> list[int]:
+    def lark_text(self, text: str) -> str:
+        """Return a text of the format as a Lark expression, its control tokens by id."""
+        return " ".join(
+            f"<[{self.control_tokens[span.token]}]>" if span.control else json.dumps(span.text)
+            for span in chat_formats.split_control_tokens(text, self._control_pattern)
+        )
+
+    def encode_markers(self, text: str) -> list[int]:
+        """Return the ids of a text of the format, which may have control tokens."""
         return [
             number
             for span in chat_formats.split_control_tokens(text, self._token_pattern)
@@ -248,7 +277,7 @@ class PromptEncoder:
         """Return how the template wants the calls of earlier turns."""
         form = self.family.tool_calls
         if self._tool_template is None or form is None:
-            return "object"
+            return "content"
         if form.write is not None and "tool_calls" not in self._tool_template.source:
             return "content"
         groups = chat_formats.group_by_role(_PROBE_CALL)
@@ -350,15 +379,15 @@ class PromptEncoder:
         """Render the messages, in another arrangement where the template refuses them."""
         groups = chat_formats.group_by_role(messages)
         refusal: jinja2.TemplateError | None = None
-        for chat, grouped in (
-            (messages, groups),
+        for chat, grouped, has_system in (
+            (messages, groups, True),
             # gpt-oss takes a thought or a text before a tool call, not both
-            (chat_formats.without_thoughts_before_calls(messages), groups),
+            (chat_formats.without_thoughts_before_calls(messages), groups, True),
             # some templates refuse a system role
-            (messages, chat_formats.merge_system_into_user(groups, messages)),
+            (messages, chat_formats.merge_system_into_user(groups, messages), False),
         ):
             try:
-                return self._render(chat, grouped)
+                return self._render(chat, grouped, has_system)
             except jinja2.TemplateError as error:
                 refusal = error
         raise ModelError(
@@ -366,7 +395,9 @@ class PromptEncoder:
             hint="Try `chatlm config set prompt_format chatml`.",
         ) from refusal
 
-    def _render(self, messages: Sequence[Message], groups: Sequence[MessageGroup]) -> TrackedText:
+    def _render(
+        self, messages: Sequence[Message], groups: Sequence[MessageGroup], has_system: bool
+    ) -> TrackedText:
         last = messages[-1] if messages else None
         continued = ""
         if last is not None and last.role == "assistant":
@@ -375,6 +406,8 @@ class PromptEncoder:
         chat = chat_formats.template_messages(
             messages, groups, self.family.tool_calls, self.call_form
         )
+        if self._tool_template is None:
+            chat = generic_tools.describe(chat, self._tools, has_system)
         try:
             return self._template.render(chat, continued_field=continued, **self._variables)
         except ModelError:

@@ -13,11 +13,12 @@ from typing import Any
 
 from chatlm.engines.model_families import ModelFamily, ReasoningFormat, ToolCallFormat
 from chatlm.engines.stopping import longest_partial_match
+from chatlm.engines.tool_call_grammars import json_object
 from chatlm.engines.tool_call_syntax import Malformed, Unfinished, WrittenCall, read_json
 from chatlm.types.messages import StreamedPart
 
 _NO_REASONING = ReasoningFormat((), ())
-_NO_CALLS = ToolCallFormat((), (), read_json)
+_NO_CALLS = ToolCallFormat((), (), read_json, json_object)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class StreamedText:
     text: str
     dropped: int = 0
     """Number of characters before it that are markers, or white space around them."""
+
+
+@dataclass(frozen=True)
+class OpenCall:
+    """A block of tool calls that has begun."""
+
+    start: str
+    """Its start marker; empty for a call without one."""
+    text: str
+    """What followed so far."""
 
 
 class ReasoningParser:
@@ -184,6 +195,13 @@ class ToolCallParser:
         """The text of the calls so far."""
 
     @property
+    def open_call(self) -> OpenCall | None:
+        """The block of calls that has begun and not ended."""
+        if not self._is_inside:
+            return None
+        return OpenCall(self._start, self._pending[len(self._start) :])
+
+    @property
     def withheld(self) -> str:
         """Text held back, that of complete calls included: text if the reply ends here."""
         return self._taken + self._pending
@@ -319,6 +337,11 @@ class ReplyParser:
     def calls(self) -> Sequence[WrittenCall]:
         """The tool calls that are complete."""
         return self._tool_calls.calls
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        """The block of calls that has begun and not ended."""
+        return self._tool_calls.open_call
 
     def feed(self, text: str) -> list[StreamedText]:
         """Add text; return what is certain, in order."""

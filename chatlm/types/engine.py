@@ -52,6 +52,8 @@ class EngineInfo:
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
     """Values of `Sampling.thinking` that it follows, besides auto, if `thinks` is true."""
+    tools_in_system_prompt: bool = False
+    """Whether chatlm describes tools in the system prompt, since the chat template knows none."""
     constraints: frozenset[str] = frozenset()
     """What an answer can be bound to: `schema`, and kinds of grammars (`regex`, `lark`, `gbnf`)."""
     kv_cache: str = ""
@@ -59,8 +61,6 @@ class EngineInfo:
 
 
 def _why_no_tools(info: EngineInfo) -> str:
-    if info.prompt_format == "template":
-        return "its chat template does not describe any, or calls are in a form chatlm cannot read"
     return f"prompts in the format {info.prompt_format or 'of its server'} do not describe any"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,32 @@ class TokenLogprob:
 
     def _without_alternatives(self) -> dict[str, Any]:
         return {"token": self.text, "logprob": self.logprob, "bytes": list(self.bytes)}
+
+
+def logprobs_to_dict(tokens: Sequence[TokenLogprob], weights: str) -> dict[str, Any] | None:
+    """Convert a reply's log-probabilities to JSON values, with their mean and the perplexity.
+
+    Args:
+        tokens: of the reply.
+        weights: how the weights of the model were held, since rounding changes the perplexity by
+            1 to 2 %.
+
+    Returns:
+        None if there are none.
+    """
+    if not tokens:
+        return None
+    mean = sum(token.logprob for token in tokens) / len(tokens)
+    return {
+        "mean": mean,
+        "perplexity": math.exp(min(-mean, _MAX_EXPONENT)),
+        "weights": weights,
+        "tokens": [token.to_dict() for token in tokens],
+    }
+
+
+_MAX_EXPONENT = 700.0
+"""About the largest exponent that math.exp accepts."""
 
 
 class LogprobBuffer:

@@ -36,6 +36,10 @@ class Provenance:
     """Names of the plugins' logits processors and stopping criteria, which a replay lacks."""
     tools: tuple[ToolDefinition, ...] = ()
     """What the model might call."""
+    tool_choice: str = "auto"
+    """As `Request.tool_choice`."""
+    parallel_tool_calls: bool = True
+    """As `Request.parallel_tool_calls`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values; `tools` and `kv_cache` only where there are any."""
@@ -56,6 +60,8 @@ class Provenance:
             values["kv_cache"] = self.kv_cache
         if self.tools:
             values["tools"] = [tool.to_dict() for tool in self.tools]
+            values["tool_choice"] = self.tool_choice
+            values["parallel_tool_calls"] = self.parallel_tool_calls
         return values
 
     @classmethod
@@ -79,6 +85,8 @@ class Provenance:
             versions=values.get("versions", {}),
             plugin_processors=tuple(values.get("added", ())),
             tools=tuple(map(ToolDefinition.from_dict, values.get("tools", ()))),
+            tool_choice=values.get("tool_choice", "auto"),
+            parallel_tool_calls=values.get("parallel_tool_calls", True),
         )
 
 

@@ -54,12 +54,17 @@ class ToolDefinition:
         return cls(function["name"], function["description"], function["parameters"])
 
 
+TOOL_CHOICES = ("auto", "none", "required")
+"""Values of `Request.tool_choice` beside the names of tools; only the last needs a tool."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything that determines one generation; an engine has no other mode.
 
     Raises:
-        UsageError: `logprobs` is out of range.
+        UsageError: `logprobs` is out of range, two tools have one name, or `tool_choice` names no
+            tool.
     """
 
     messages: tuple[Message, ...]
@@ -82,6 +87,11 @@ class Request:
     """Limit of all new tokens, thoughts included; `sampling.max_tokens` limits the answer alone."""
     tools: tuple[ToolDefinition, ...] = ()
     """What the model may call; a reply that calls any stops with `tool_calls`."""
+    tool_choice: str = "auto"
+    """Whether it calls any: `auto` leaves it to the model, `none` forbids and `required` demands
+    it; the name of a tool demands a call of that tool."""
+    parallel_tool_calls: bool = True
+    """Whether one reply may have several calls."""
     cache_folder: Path | None = field(default=None, compare=False, repr=False)
     """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
     nothing of it may be written. It never changes a result."""
@@ -100,6 +110,14 @@ class Request:
         count = self.logprobs
         if count is not None and (type(count) is not int or not 0 <= count <= MAX_TOP_LOGPROBS):
             raise UsageError(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {count!r}")
+        names = [tool.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise UsageError("Two tools have the same name")
+        if self.tool_choice not in (*TOOL_CHOICES[: 3 if names else 2], *names):
+            raise UsageError(
+                f"tool_choice must be {', '.join(TOOL_CHOICES)} or the name of a tool, not "
+                f"{self.tool_choice!r}, and there must be a tool to demand a call"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import PluginData
+from chatlm.types.messages import PluginData, ReplyStep
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
@@ -138,8 +138,12 @@ class SideChat(Protocol):
         """
         ...
 
-    def request(self, text: str) -> Request:
+    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
         """Build the request for the next message, with the plugins' adjustments.
+
+        Args:
+            text: the message.
+            reply: what its reply has already: steps with results of tools, or text to continue.
 
         Returns:
             every setting is set, except perhaps the seed.
@@ -160,8 +164,8 @@ class SideChat(Protocol):
         reply, and `Finished` if the request is complete."""
         ...
 
-    def add(self, text: str, reply: str, reasoning: str = "") -> None:
-        """Add a message and its reply, with what the model thought before it, to the chat."""
+    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+        """Add a message to the chat with its reply: the answer, or all steps to it."""
 
 
 class SideChats(Protocol):
@@ -212,6 +216,10 @@ class SideChats(Protocol):
     @property
     def swaps_models(self) -> bool:
         """Whether models do not fit in memory together, so that each is freed for the next."""
+        ...
+
+    def free(self, model: str) -> None:
+        """Free a loaded model, which nothing may use any longer; it is loaded again on demand."""
         ...
 
     def __enter__(self) -> Self:

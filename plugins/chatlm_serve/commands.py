@@ -11,7 +11,7 @@ from chatlm import UsageError, escape_controls, load_config, load_plugin_setting
 from chatlm_serve import PLUGIN
 from chatlm_serve.http_guard import is_loopback
 from chatlm_serve.listener import bind_socket, http_url
-from chatlm_serve.plugin import Settings
+from chatlm_serve.plugin import Settings, keep_seconds
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,14 +42,15 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     _check_token(host, token)
     config = load_config(model=model)
     settings = load_plugin_settings(PLUGIN, Settings)
-    from chatlm_serve.api import Api, ApiServer
+    from chatlm_serve.api import Api
+    from chatlm_serve.server import ApiServer
 
     with (
         closing(bind_socket(host, port)) as listener,
-        side_chats(config, lambda words: click.echo(escape_controls(words), err=True)) as chats,
+        side_chats(config, _report, frees_models=False) as chats,
     ):
-        api = Api(chats, settings.queue, settings.at_once)
-        _announce(f"Serving {api.model}", host, listener, "/v1")
+        api = Api(chats, settings.queue, settings.at_once, keep_seconds(settings.keep_alive))
+        _announce(f"Serving {api.replies.info.model}", host, listener, "/v1")
         server = ApiServer(
             api,
             loopback=is_loopback(host),
@@ -95,6 +96,10 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     with closing(bind_socket(host, port)) as listener:
         _announce("Serving the chat", host, listener)
         serve_pages(host, listener, model, pages)
+
+
+def _report(words: str) -> None:
+    click.echo(escape_controls(words), err=True)
 
 
 def _announce(subject: str, host: str, listener: socket.socket, path: str = "") -> None:

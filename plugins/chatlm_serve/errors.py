@@ -1,11 +1,9 @@
-"""Errors of the API, in OpenAI's format."""
+"""Errors of the API, which each protocol formats."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
 
 from chatlm import ChatlmError, ContentFiltered, ContextTooLong, UsageError
 from chatlm_serve.work_queue import QueueFull, ShuttingDown
@@ -42,21 +40,6 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = headers
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The response body in OpenAI's format."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
-            kind = "rate_limit_error"
-        return {
-            "error": {
-                "message": self.message,
-                "type": kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
 
 
 def field_error(param: str, message: str, code: str | None = None) -> ApiError:

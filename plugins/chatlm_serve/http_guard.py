@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,25 +24,50 @@ HEALTH_PATH = "/health"
 MAX_BODY_BYTES = 2**20
 
 
+ErrorBody = Callable[[ApiError], Mapping[str, Any]]
+"""`(error) -> body` of an error response, in a protocol's format."""
+
+
+@dataclass(frozen=True)
+class ErrorFormats:
+    """Formats of error responses by path."""
+
+    default: ErrorBody
+    prefixes: Mapping[str, ErrorBody] = field(default_factory=dict)
+    """Beginnings of paths that have another format."""
+
+    def response(self, error: ApiError, path: str) -> JSONResponse:
+        """Create the response for an error at a path."""
+        found = (body for prefix, body in self.prefixes.items() if path.startswith(prefix))
+        body = next(found, self.default)(error)
+        return JSONResponse(body, error.status, error.headers)
+
+
 class GuardMiddleware:
     """ASGI middleware that rejects foreign Host headers and requests without the token.
+
+    The token is sent as OpenAI's clients do, `Authorization: Bearer TOKEN`, or as Anthropic's,
+    `x-api-key: TOKEN`.
 
     Args:
         app: the protected app.
         loopback: whether the server listens on a loopback address; then the Host header must name
             this machine.
-        token: the required bearer token; empty for none.
+        token: the required token; empty for none.
+        errors: formats of the responses to rejected requests.
     """
 
-    def __init__(self, app: ASGIApp, *, loopback: bool, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, loopback: bool, token: str, errors: ErrorFormats) -> None:
         self._app = app
+        self._errors = errors
         self._loopback = loopback
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject the request or pass it on."""
         error = self._refusal(scope) if scope["type"] == "http" else None
-        await (error_response(error) if error else self._app)(scope, receive, send)
+        app = self._errors.response(error, scope["path"]) if error else self._app
+        await app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
@@ -52,20 +79,17 @@ class GuardMiddleware:
             )
         if not self._token or scope["path"] == HEALTH_PATH:
             return None
-        sent = headers.get("authorization", "").removeprefix("Bearer ")
-        if hmac.compare_digest(sent.encode("latin-1"), self._token.encode()):
-            return None
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        for sent in (bearer, headers.get("x-api-key", "")):
+            if hmac.compare_digest(sent.encode("latin-1"), self._token.encode()):
+                return None
         return ApiError(
             401,
-            "A token is required: Authorization: Bearer TOKEN, with the server's --token.",
+            "A token is required: Authorization: Bearer TOKEN or x-api-key: TOKEN, with the "
+            "server's --token.",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-
-
-def error_response(error: ApiError) -> JSONResponse:
-    """Create the response for an error."""
-    return JSONResponse(error.body, error.status, error.headers)
 
 
 async def read_json_body(request: Request) -> dict[str, Any]:

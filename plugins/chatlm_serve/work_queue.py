@@ -81,8 +81,8 @@ class WorkQueue:
             job.cancelled.set()
             self._open_jobs.discard(job)
 
-    def check_capacity(self) -> None:
-        """Check that another generator can be queued.
+    def check_capacity(self, count: int = 1) -> None:
+        """Check that so many more generators can be queued.
 
         Raises:
             QueueFull: too many generators are waiting.
@@ -90,7 +90,7 @@ class WorkQueue:
         """
         if self._stopping:
             raise ShuttingDown
-        if len(self._open_jobs) >= self._max_jobs:
+        if len(self._open_jobs) + count > self._max_jobs:
             raise QueueFull
 
     def stop(self) -> None:

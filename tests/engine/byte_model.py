@@ -35,7 +35,7 @@ class UniformModel:
         self.info = ModelInfo(
             device="cpu",
             weights="32-bit",
-            context_length=512,
+            context_length=1024,
             eos_token_ids=(vocabulary - 1,),
             recommended_sampling=Sampling(),
         )

@@ -16,6 +16,7 @@ from chatlm.engines.load import load
 from chatlm.engines.native.architectures.registry import FAMILIES
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.moe import MoeConfig
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
 
@@ -94,6 +95,25 @@ def test_a_warm_second_turn_gives_the_logits_of_transformers(family: Family, for
     cache.prefill(ids[64:128])
     made = [cache.prefill(ids[128:150])[None], *(cache.decode([each]) for each in ids[150:160])]
     assert_equal(torch.cat(made), family.logits[149:160])
+
+
+def test_a_prompt_gives_the_same_bits_however_it_is_divided(family: Family) -> None:
+    """Except where torch computes: recurrent layers in blocks, and routers."""
+    models = [native_model(family.folder, torch.float32, "bf16", threads) for threads in (1, 3)]
+    config = models[0].config
+    if config.state_shapes or any(isinstance(each.mlp, MoeConfig) for each in config.layers):
+        pytest.skip("torch computes parts of it")
+    rows = []
+    for model, lengths in zip(
+        (*models, *models), ((150,), (64, 86), (5, 70, 75), (149, 1)), strict=True
+    ):
+        cache, start = model.new_cache(), 0
+        for length in lengths:
+            logits = cache.prefill(family.ids[start : start + length])
+            start += length
+        rows.append(torch.stack([logits, cache.decode([9])[0]]))
+    for other in rows[1:]:
+        assert torch.equal(other, rows[0])
 
 
 def test_several_tokens_in_a_step_give_the_bits_of_one_at_a_time(family: Family) -> None:

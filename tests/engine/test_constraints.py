@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from chatlm.engines.batching import stream_many
-from chatlm.engines.constraints import bounded, compile_schema
+from chatlm.engines.constraint_compiler import compile_schema
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.schema_bounds import bounded
 from chatlm.errors import UsageError
 from chatlm.types.events import Delta, EngineEvent, Finished
 from chatlm.types.messages import Message, StopReason
-from chatlm.types.requests import Request, ToolDefinition
+from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import parse_reply, parse_schema
 
@@ -149,12 +150,6 @@ def test_what_cannot_be_followed_is_named(
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(named)):
         collect(engine.stream(request(**settings)))
-
-
-def test_a_schema_is_refused_beside_tools(engine: LocalEngine) -> None:
-    tool = ToolDefinition("look", "Look.", {"type": "object", "properties": {}})
-    with pytest.raises(UsageError, match="tools"):
-        collect(engine.stream(Request((CAT,), Sampling(schema=PERSON), tools=(tool,))))
 
 
 @pytest.mark.parametrize(

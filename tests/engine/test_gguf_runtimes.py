@@ -159,7 +159,7 @@ def test_an_unknown_architecture_is_installed_and_verified(home: Path, tmp_path:
     runtime = Runtime()
     plugins = PluginHost([("llamacpp", runtime)])
     engine = open_engine(Config(model=path), plugins, ignore_progress)
-    assert (engine.info.context_length, len(runtime.loaded)) == (512, 1)
+    assert (engine.info.context_length, len(runtime.loaded)) == (1024, 1)
     engine.close()
     details = installed.describe_model(path)
     assert (details.kind, details.context_length) == ("chat", 512)

@@ -99,8 +99,9 @@ def test_a_cache_of_8_bits_rounds_only_keys_and_values(
     ids = random_ids(folder)
     model = int8_model(folder, torch.float32, form)
     kv_cache, rope = KVCache(model.config, torch.float32, kv_format="int8"), model.ropes(512)
-    prefill(model.config, model.weights, kv_cache, ids[:64], rope)
-    prefill(model.config, model.weights, kv_cache, ids[64:PROMPT], rope)
+    for block in (ids[:64], ids[64:PROMPT]):
+        attend = model.decoder.prompt_attention
+        prefill(model.config, model.weights, kv_cache, block, rope, attend=attend)
     expected = torch.stack(
         [prefill(model.config, model.weights, kv_cache, [token], rope) for token in ids[PROMPT:]]
     )

@@ -155,8 +155,9 @@ def scripted(folder: Path) -> Engine:
     return ScriptedEngine("Yes.")
 
 
-@pytest.mark.parametrize("open_engine", [local, scripted])
-@pytest.mark.parametrize("part", [IMAGE, CALL], ids=["image", "tool_call"])
+@pytest.mark.parametrize(
+    ("open_engine", "part"), [(local, IMAGE), (scripted, IMAGE), (scripted, CALL)]
+)
 def test_a_part_that_an_engine_does_not_accept_is_refused(
     tmp_path: Path, open_engine: Callable[[Path], Engine], part: Image | ToolCall
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
-from chatlm import Engine, EngineEvent, Request
+from chatlm import Engine, EngineEvent, Finished, Request, StopReason, ToolCall, ToolResult
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta
-from chatlm_serve.api import Api, ApiServer
+from chatlm_serve.api import Api
 from chatlm_serve.listener import bind_socket
+from chatlm_serve.server import ApiServer
 from tests.waiting import PATIENCE, wait_until
 
 MODEL = "scripted"
@@ -43,6 +45,31 @@ class Echo(ScriptedEngine):
             yield event
 
 
+class Caller(ScriptedEngine):
+    """Calls each tool that it is offered once, then says what the tools returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        accepts = frozenset({"text", "tool_call", "tool_result"})
+        self.info = dataclasses.replace(
+            self.info, accepts=accepts, constraints=frozenset({"schema"})
+        )
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        results = [part for part in request.messages[-1].parts if isinstance(part, ToolResult)]
+        self.queue(" ".join(result.text for result in results) or "Nothing.")
+        calls = tuple(
+            ToolCall(f"call{number}", tool.name, '{"of": 1}')
+            for number, tool in enumerate(request.tools)
+            if not results and request.tool_choice in ("auto", "required", tool.name)
+        )
+        for event in super().stream(request):
+            if isinstance(event, Finished) and calls:
+                yield Finished(StopReason.TOOL_CALLS, event.usage, None, calls)
+            elif not calls or not isinstance(event, Delta):
+                yield event
+
+
 class _InAThread(ApiServer):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,6 +88,7 @@ def serving(
     token: str = "",
     connections: int = 256,
     receive_seconds: float = PATIENCE,
+    keep_seconds: float = PATIENCE,
 ) -> Iterator[str]:
     """Serve in a thread.
 
@@ -71,7 +99,7 @@ def serving(
     chats = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bind_socket("127.0.0.1", 0) as listener, chats:
         server = _InAThread(
-            Api(chats, queue, at_once),
+            Api(chats, queue, at_once, keep_seconds),
             loopback=loopback,
             token=token,
             max_connections=connections,

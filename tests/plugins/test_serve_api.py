@@ -35,7 +35,8 @@ from chatlm import (
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
-from chatlm_serve.completions import FINISH_REASONS, MAX_CHARACTERS_PER_TOKEN
+from chatlm_serve.generation_request import MAX_CHARACTERS_PER_TOKEN
+from chatlm_serve.protocols.openai_chat import FINISH_REASONS
 from tests.plugins.serve import MODEL, Echo, send, serving
 from tests.waiting import PATIENCE, wait_until
 
@@ -489,9 +490,11 @@ def test_a_models_tool_calls_are_passed_on() -> None:
         client = client_of(address)
         (choice,) = ask(client, "Hi").choices
         *pieces, last = ask(client, "Hi", stream=True)
-    streamed = pieces[-1].choices[0].delta.tool_calls
-    for call in (choice.message.tool_calls[0], streamed[0]):
-        assert (call.id, call.function.name, call.function.arguments) == ("c1", "now", "{}")
+    (call,) = choice.message.tool_calls
+    assert (call.id, call.function.name, call.function.arguments) == ("c1", "now", "{}")
+    first, second = (piece.choices[0].delta.tool_calls[0] for piece in pieces[-2:])
+    assert (first.id, first.function.name, first.function.arguments) == ("c1", "now", "")
+    assert (second.id, second.index, second.function.arguments) == (None, 0, "{}")
     assert choice.finish_reason == last.choices[0].finish_reason == "tool_calls"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
-from chatlm_serve.completions import (
-    KNOWN_FIELDS,
-    ClientMessage,
-    model_names,
-    parse_params,
-    setup_for_model,
-)
 from chatlm_serve.errors import ApiError
+from chatlm_serve.generation_request import ClientTurn, GenerationRequest
 from chatlm_serve.http_guard import is_loopback, names_loopback
+from chatlm_serve.model_names import (
+    find_chat_model,
+    model_names,
+    setup_for_parts,
+    split_name,
+)
+from chatlm_serve.protocols.openai_chat import KNOWN_FIELDS, parse_chat_request
 
 USER = {"role": "user", "content": "Hi"}
 
@@ -27,15 +29,19 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [USER]} | fields
 
 
+def parse(**fields: Any) -> GenerationRequest:
+    return parse_chat_request(body(**fields))[0]
+
+
 def refusal_of(**fields: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        parse_params(body(**fields), 2048)
+        parse(**fields)
     assert caught.value.status == 400
     return caught.value
 
 
 def test_all_that_is_supported_is_read() -> None:
-    params = parse_params(
+    params, form = parse_chat_request(
         body(
             messages=[
                 {"role": "system", "content": "Be brief."},
@@ -60,12 +66,18 @@ def test_all_that_is_supported_is_read() -> None:
             user="someone",
             response_format={"type": "text"},
             tools=None,
-        ),
-        2048,
+            metadata={"a": "b"},
+            service_tier="auto",
+            prompt_cache_key="x",
+            store=False,
+        )
     )
-    earlier = (ClientMessage("user", "One\n\nmore"), ClientMessage("assistant", "Yes?"))
-    assert (params.system, params.history) == ("Be brief.", (earlier,))
-    assert (params.question, params.stream, params.include_usage) == ("Two", True, True)
+    conversation = params.conversation
+    (earlier,) = conversation.history
+    assert conversation.system == "Be brief."
+    assert (earlier.question, earlier.reply[0].text) == ("One\n\nmore", "Yes?")
+    assert (conversation.turn, params.stream) == (ClientTurn("Two"), True)
+    assert form.end().count("usage") == 1
     assert params.logprobs == 3
     assert params.sampling == Sampling(
         temperature=0, top_p=0.5, frequency_penalty=1, presence_penalty=-1.0, top_k=4, seed=7,
@@ -76,9 +88,8 @@ def test_all_that_is_supported_is_read() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("n", 2),
-        ("n", True),
+        ("functions", [{"name": "f"}]),
+        ("store", True),
         ("temprature", 1),
         ("audio", {}),
     ],
@@ -100,7 +111,7 @@ def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
     ],
 )
 def test_a_response_format_is_a_schema(value: Any, schema: Any) -> None:
-    params = parse_params(body(response_format=value), 2048)
+    params = parse(response_format=value)
     assert json.loads(params.sampling.schema or "") == schema
 
 
@@ -128,7 +139,9 @@ def test_an_invalid_response_format_is_named(value: Any, param: str) -> None:
         ("top_p", "high", "top_p"),
         ("seed", 1.5, "seed"),
         ("max_tokens", 0, "max_tokens"),
-        ("max_tokens", 2049, "max_tokens"),
+        ("max_tokens", True, "max_tokens"),
+        ("n", 9, "n"),
+        ("n", True, "n"),
         ("max_completion_tokens", "9", "max_completion_tokens"),
         ("stop", "", "stop"),
         ("stop", ["x"] * 17, "stop"),
@@ -143,8 +156,8 @@ def test_an_invalid_response_format_is_named(value: Any, param: str) -> None:
         ("messages", "Hi", "messages"),
         ("messages", [USER] * 1001, "messages"),
         ("messages", ["Hi"], "messages[0]"),
-        ("messages", [{"role": "tool", "content": "x"}], "messages[0].role"),
-        ("messages", [{"role": "developer", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
+        ("messages", [{"role": "function", "content": "x"}], "messages[0].role"),
         ("messages", [{"role": "user", "content": None}], "messages[0].content"),
         ("messages", [{**USER, "name": "Bob"}], "messages[0].name"),
         ("messages", [{"role": "user", "content": [{"type": "image_url"}]}],
@@ -171,7 +184,7 @@ def test_what_is_wrong_is_named(field: str, value: Any, param: str) -> None:
     ],
 )
 def test_logprobs_are_asked_for_as_in_openais_api(fields: Any, wanted: int | None) -> None:
-    assert parse_params(body(**fields), 2048).logprobs == wanted
+    assert parse(**fields).logprobs == wanted
 
 
 @pytest.mark.parametrize("number", [-1, 21, True, "3", 1.0])
@@ -195,7 +208,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(sorted(KNOWN_FIELDS)), JSON))
 def test_any_body_is_read_or_refused(fields: dict[str, Any]) -> None:
     try:
-        parse_params(fields, 2048)
+        parse_chat_request(fields)
     except ApiError as error:
         assert error.status == 400
 
@@ -207,6 +220,13 @@ OFFERED = {
     "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
     "calm": Setup(sampling=Sampling(temperature=0.1)),
 }
+
+
+def setup_for_model(name: str, served: str, offered: Mapping[str, Setup]) -> Setup:
+    model, parts = split_name(name, served)
+    if model != served:
+        model = find_chat_model(model, served)
+    return setup_for_parts(name, model, parts, offered)
 
 
 def test_a_name_joins_set_ups() -> None:
@@ -264,12 +284,12 @@ def test_which_host_headers_mean_this_machine(header: str, own: bool) -> None:
 
 def test_a_logit_bias_is_taken_in_openais_form_and_llama_cpps() -> None:
     for form in ({"15043": -100, "7": 1.5}, [[15043, -100], [7, 1.5]]):
-        assert parse_params(body(logit_bias=form), 2048).sampling.logit_bias == (
+        assert parse(logit_bias=form).sampling.logit_bias == (
             (15043, -100),
             (7, 1.5),
         )
-    assert parse_params(body(logit_bias={}), 2048).sampling.logit_bias == ()
-    assert parse_params(body(logit_bias=[["cat", 5]]), 2048).sampling.logit_bias == (("cat", 5),)
+    assert parse(logit_bias={}).sampling.logit_bias == ()
+    assert parse(logit_bias=[["cat", 5]]).sampling.logit_bias == (("cat", 5),)
 
 
 @pytest.mark.parametrize("value", [{"5": 101}, {"5": "x"}, [[5, -101]], "5", 5, [5]])
@@ -286,7 +306,7 @@ NEWER = {
 
 
 def test_newer_samplers_are_taken_and_checked() -> None:
-    sampling = parse_params(body(**NEWER), 2048).sampling
+    sampling = parse(**NEWER).sampling
     assert {name: sampling.settings()[name] for name in NEWER} == NEWER
     for name in NEWER:
         error = refusal_of(**{name: -1})

@@ -14,8 +14,8 @@ from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm_openai.engine import open_engine
-from chatlm_serve.completions import parse_params
 from chatlm_serve.errors import ApiError
+from chatlm_serve.protocols.openai_chat import parse_chat_request
 from tests.plugins.serve import MODEL, serving
 from tests.plugins.test_serve_api import ask, client_of
 
@@ -24,7 +24,7 @@ REPLY = (Reasoning("Two and two."), Text("It is 4."))
 
 
 def thinking_of(**fields: Any) -> tuple[str, str | None]:
-    params = parse_params({"model": "m", "messages": [USER]} | fields, 2048)
+    params, _ = parse_chat_request({"model": "m", "messages": [USER]} | fields)
     return params.thinking_field, params.sampling.thinking
 
 

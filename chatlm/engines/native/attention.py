@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -84,6 +84,15 @@ class VisibleKeys:
 class BlockContext(Protocol):
     """A block of tokens in its sequence."""
 
+    @property
+    def attend(self) -> Callable[[int, Tensor, Tensor, Tensor], Tensor] | None:
+        """What stores keys and values and attends to them in one call; None for torch.
+
+        It takes the layer's index, queries, keys and values, and returns the output; see
+        `forward.PromptAttention`.
+        """
+        ...
+
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the block's keys and values, (KV heads, tokens, head_dim); return all of them.
 
@@ -134,12 +143,29 @@ def attention(
     if config.qk_norm == "projection":
         queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
         keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
-    queries, keys, values = (
-        _split_heads(states, config.head_dim) for states in (queries, keys, values)
-    )
+    if context.attend is not None:
+        out = context.attend(index, queries, keys, values).to(x.dtype)
+    else:
+        out = _attend_in_torch(config, vectors, (queries, keys, values), index, context, eps)
+    if config.output_gate:
+        out = out * matrices["output_gate"](x).sigmoid()
+    return matrices["o_proj"](out)
+
+
+def _attend_in_torch(
+    config: AttentionConfig,
+    vectors: Mapping[str, Tensor],
+    projections: tuple[Tensor, Tensor, Tensor],
+    index: int,
+    context: BlockContext,
+    eps: float,
+) -> Tensor:
+    """Return the output for queries, keys and values: (tokens, heads * head_dim)."""
+    dtype = projections[0].dtype
+    queries, keys, values = (_split_heads(states, config.head_dim) for states in projections)
     if config.qk_norm == "head":
-        queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
-        keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
+        queries = rms_norm(queries, vectors["q_norm"], eps, dtype)
+        keys = rms_norm(keys, vectors["k_norm"], eps, dtype)
     if config.rope is not None:
         rotation = context.rotation(config.rope)
         queries, keys = apply_rope(queries, rotation), apply_rope(keys, rotation)
@@ -151,10 +177,7 @@ def attention(
         out = _attend(config, queries, keys, values, visible)
     else:
         out = _attend_step_by_step(config, queries, keys, values, visible, vectors.get("sinks"))
-    out = out.transpose(0, 1).reshape(len(x), -1)
-    if config.output_gate:
-        out = out * matrices["output_gate"](x).sigmoid()
-    return matrices["o_proj"](out)
+    return out.transpose(0, 1).flatten(1)
 
 
 def _attend(

@@ -337,6 +337,36 @@ class CDecoder:
             sequence.kv_cache.length += len(sequence.tokens)
         return scale_logits(self._config, logits)
 
+    def prompt_attention(
+        self,
+        kv_cache: KVCache,
+        ropes: RopeTables,
+        length: int,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Attend, see `PromptAttention`; the result is the same however a prompt is divided.
+
+        Raises:
+            ValueError: the cache, the tables or the vectors are of another model.
+        """
+        config, tokens = self._config.attention_layers[layer], len(queries)
+        kv_width = config.num_key_value_heads * config.head_dim
+        widths = [config.num_attention_heads * config.head_dim, kv_width, kv_width]
+        inputs = [each.float().contiguous() for each in (queries, keys, values)]
+        if [each.shape for each in inputs] != [(tokens, width) for width in widths]:
+            raise ValueError("the vectors are of another model")
+        struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length))
+        out = torch.empty(tokens, widths[0])
+        with self._handle.lock:
+            self._kernel.functions.attend_prompt(
+                self._handle.pointer, layer, ctypes.byref(struct),
+                *(each.data_ptr() for each in (*inputs, out)),
+            )  # fmt: skip
+        return out
+
     def settle(self, sequence: SequenceInput) -> None:
         """Read the newest tokens of a sequence into its recurrent state, where they are not yet."""
         kv_cache = sequence.kv_cache
@@ -367,7 +397,25 @@ class CDecoder:
     def _sequence_struct(self, sequence: SequenceInput, ropes: RopeTables) -> Any:
         kv_cache, count = sequence.kv_cache, len(sequence.tokens)
         kv_cache.reserve(kv_cache.length + count)
-        buffer, adapter = kv_cache.buffer, sequence.adapter
+        adapter = sequence.adapter
+        return _SequenceInputStruct(
+            lora=None if adapter is None else ctypes.addressof(adapter.structs),
+            **self._cache_fields(kv_cache, ropes, count, kv_cache.length + count),
+            **self._state_fields(kv_cache, count),
+        )
+
+    def _cache_fields(
+        self, kv_cache: KVCache, ropes: RopeTables, count: int, length: int
+    ) -> Mapping[str, Any]:
+        """Return the fields of a sequence's KV cache, before `count` new tokens.
+
+        Args:
+            kv_cache: with room for them.
+            ropes: of the model.
+            count: of new tokens.
+            length: of the text, see `RopeTables.rows`.
+        """
+        buffer = kv_cache.buffer
         layers = self._kv_structs.get(buffer)
         if layers is None:
             layers = self._kv_structs[buffer] = self._kv_layer_structs(kv_cache)
@@ -376,15 +424,15 @@ class CDecoder:
             != [rope.rotary_dim for rope in self._config.ropes]
         ):
             raise ValueError("the RoPE table is of another model")
-        return _SequenceInputStruct(
-            ctypes.addressof(layers),
-            buffer.capacity,
-            kv_cache.length,
-            count,
-            None if adapter is None else ctypes.addressof(adapter.structs),
-            self._rope_addresses(ropes, kv_cache.length + count),
-            **self._state_fields(kv_cache, count),
-        )
+        if kv_cache.length + count > buffer.capacity:
+            raise ValueError("the KV cache is too short")
+        return {
+            "kv_layers": ctypes.addressof(layers),
+            "capacity": buffer.capacity,
+            "length": kv_cache.length,
+            "token_count": count,
+            "ropes": self._rope_addresses(ropes, length),
+        }
 
     def _rope_addresses(self, ropes: RopeTables, length: int) -> int:
         """Return the address of those of the tables for a text of some tokens."""

@@ -23,6 +23,7 @@ SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
     for name in (
         "kernel.c",
+        "prompt_attention.h",
         "prompt_experts.h",
         "experts_step.h",
         "matmul_step.h",

@@ -43,6 +43,7 @@ class CudaGraphDecoder:
     """
 
     max_step_tokens = 1
+    prompt_attention = None
 
     def __init__(self, config: ModelConfig, weights: LinearWeights) -> None:
         self._config = config
@@ -91,6 +92,8 @@ class _DecodeStep:
         buffer: of the KV cache, with capacity for the token.
         recurrent: the states of the same sequence.
     """
+
+    attend = None
 
     def __init__(
         self,

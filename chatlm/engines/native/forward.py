@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from itertools import count
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +24,33 @@ from chatlm.engines.native.short_conv import ShortConvConfig, short_conv
 from chatlm.engines.native.weights import ComputedWeights, LayerWeights, MatMul
 
 
+class PromptAttention(Protocol):
+    """What stores a block's keys and values in a KV cache and attends to it in one call."""
+
+    def __call__(
+        self,
+        kv_cache: KVCache,
+        ropes: RopeTables,
+        length: int,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Return the attention's output: (tokens, heads * head_dim), float32.
+
+        Args:
+            kv_cache: with room for the block.
+            ropes: of the model.
+            length: of the text, see `RopeTables.rows`.
+            layer: index among the layers with attention.
+            queries: (tokens, heads * head_dim), without RoPE and a norm of each head.
+            keys: (tokens, KV heads * head_dim), likewise.
+            values: of the same tokens.
+        """
+        ...
+
+
 def prefill(
     config: ModelConfig,
     weights: ComputedWeights,
@@ -29,9 +58,10 @@ def prefill(
     ids: Sequence[int],
     ropes: RopeTables,
     length: int | None = None,
+    attend: PromptAttention | None = None,
 ) -> Tensor:
     """Do the same as `prefill_in_parts` at once."""
-    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes, length))
+    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes, length, attend))
 
 
 def prefill_in_parts(
@@ -41,6 +71,7 @@ def prefill_in_parts(
     ids: Sequence[int],
     ropes: RopeTables,
     length: int | None = None,
+    attend: PromptAttention | None = None,
 ) -> Generator[None, None, Tensor]:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
 
@@ -53,12 +84,17 @@ def prefill_in_parts(
         ids: at least one.
         ropes: of the model, for at least all positions the cache will hold.
         length: of the text that is read, see `RopeTables.rows`; None if it ends here.
+        attend: of the model, in place of torch.
     """
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
     device = kv_cache.device
+    if length is None:
+        length = past + tokens
     rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), kv_cache.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
+    if attend is not None:
+        context.attend = partial(attend, kv_cache, ropes, length)
     logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
@@ -175,6 +211,7 @@ class _CachedBlock:
         self._tokens = tokens
         self.rotation: Callable[[RopeConfig], Rotation] = rotations.of
         self.store = kv_cache.update
+        self.attend: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
         self.state = kv_cache.recurrent.layers.__getitem__
         self._visible: dict[int | None, VisibleKeys] = {}
 

@@ -117,6 +117,8 @@ class Kernel:
                 c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p,
                 c_void_p,
             )  # fmt: skip
+            functions.attend_prompt.argtypes = (c_void_p, c_int64, *(c_void_p,) * 5)
+            functions.attend_prompt.restype = None
             functions.multiply_lm_head.argtypes = (c_void_p, c_void_p, c_void_p)
             functions.multiply_lm_head.restype = None
             functions.open_decoder.argtypes = (c_void_p, c_int)

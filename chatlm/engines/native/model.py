@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +12,18 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.model import ModelInfo
-from chatlm.engines.native.forward import prefill, prefill_in_parts, run_to_end
+from chatlm.engines.native.forward import (
+    PromptAttention,
+    prefill,
+    prefill_in_parts,
+    run_to_end,
+)
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.weights import ComputedWeights
+from chatlm.engines.torch_threads import single_torch_thread
 
 
 class TokenDecoder(Protocol):
@@ -25,6 +32,11 @@ class TokenDecoder(Protocol):
     @property
     def max_step_tokens(self) -> int:
         """Limit of tokens per decode step, at least 1."""
+        ...
+
+    @property
+    def prompt_attention(self) -> PromptAttention | None:
+        """What attends for a block of a prompt; None for torch."""
         ...
 
     def pack_adapter(self, lora: LoraWeights) -> Any:
@@ -188,7 +200,10 @@ class NativeCache:
             ropes = model.ropes(length)
             for start in range(0, len(self._ids), CAPACITY_STEP):
                 block = self._ids[start : start + CAPACITY_STEP]
-                prefill(model.config, self._weights, self._kv_cache, block, ropes, length)
+                prefill(
+                    model.config, self._weights, self._kv_cache, block, ropes, length,
+                    model.decoder.prompt_attention,
+                )  # fmt: skip
 
     def decode_singly(self, ids: Sequence[int]) -> Tensor:
         """Decode tokens one by one, and read those before again where necessary."""
@@ -210,9 +225,12 @@ class NativeCache:
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
         ropes = model.ropes(self._kv_cache.capacity)
-        parts = prefill_in_parts(model.config, self._weights, self._kv_cache, ids, ropes)
+        parts = prefill_in_parts(
+            model.config, self._weights, self._kv_cache, ids, ropes,
+            attend=model.decoder.prompt_attention,
+        )  # fmt: skip
         while True:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._torch_threads():
                 try:
                     next(parts)
                 except StopIteration as end:
@@ -220,6 +238,11 @@ class NativeCache:
                     logits: Tensor = end.value
                     return logits
             yield
+
+    def _torch_threads(self) -> AbstractContextManager[None]:
+        """Let torch have all threads only where it computes much itself."""
+        is_small = self._model.decoder.prompt_attention is not None and not self.has_state
+        return single_torch_thread() if is_small else nullcontext()
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens by the decoder; return the logits after each."""

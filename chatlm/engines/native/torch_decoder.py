@@ -36,6 +36,7 @@ class TorchDecoder:
     """
 
     max_step_tokens = 1
+    prompt_attention = None
 
     def __init__(
         self, config: ModelConfig, weights: LinearWeights, weight_format: WeightFormat | None

@@ -133,7 +133,7 @@ def abilities(info: EngineInfo) -> tuple[str, ...]:
     """Return what a model does beyond text: `thinking`, `tools`, `vision`."""
     can = {
         "thinking": info.thinks is True,
-        "tools": "tool_call" in info.accepts,
+        "tools": "tool_call" in info.accepts and not info.tools_in_system_prompt,
         "vision": "image" in info.accepts,
     }
     return tuple(word for word, is_true in can.items() if is_true)

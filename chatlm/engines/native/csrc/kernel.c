@@ -13,6 +13,7 @@
 #include "lora.h"
 #include "matmul_step.h"
 #include "model.h"
+#include "prompt_attention.h"
 #include "prompt_experts.h"
 #include "recurrent_steps.h"
 
@@ -23,8 +24,15 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 /* --- phases -------------------------------------------------------------------------------- */
 
 /* After the steps comes a phase that ends the call. A call that multiplies a prompt has only one
-   phase before the end, those of experts after each other. */
-enum { PROMPT_MATRIX, PROMPT_EXPERTS_INPUT, PROMPT_EXPERTS_GATE_UP, PROMPT_EXPERTS_DOWN };
+   phase before the end, those of attention and of experts after each other. */
+enum {
+    PROMPT_MATRIX,
+    PROMPT_STORE,
+    PROMPT_ATTENTION,
+    PROMPT_EXPERTS_INPUT,
+    PROMPT_EXPERTS_GATE_UP,
+    PROMPT_EXPERTS_DOWN
+};
 
 static int64_t lm_head_phase(const Model *m) { return m->step_count - 1; }
 static int64_t end_phase(const Model *m) { return m->step_count; }
@@ -33,6 +41,8 @@ static int64_t prompt_phase(const Model *m, int64_t kind) { return m->step_count
 static int64_t prompt_phase_tasks(const Decoder *d, int64_t kind)
 {
     switch (kind) {
+    case PROMPT_STORE: return prompt_store_tasks(d->prompt_attention);
+    case PROMPT_ATTENTION: return prompt_attention_tasks(d->prompt_attention, d->num_threads);
     case PROMPT_EXPERTS_INPUT: return d->experts_prompt->chosen_count;
     case PROMPT_EXPERTS_GATE_UP: return prompt_experts_gate_up_tasks(d->experts_prompt);
     case PROMPT_EXPERTS_DOWN: return prompt_experts_down_tasks(d->experts_prompt);
@@ -44,6 +54,10 @@ static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const 
 {
     const PackedMatrix *matrix = d->prompt_matrix;
     switch (kind) {
+    case PROMPT_STORE: store_prompt_kv(d, d->prompt_attention, task, s->query); break;
+    case PROMPT_ATTENTION:
+        attend_prompt_rows(d, d->prompt_attention, task, s->query, s->attention);
+        break;
     case PROMPT_EXPERTS_INPUT: prompt_experts_input(d->experts_prompt, task); break;
     case PROMPT_EXPERTS_GATE_UP:
         prompt_experts_gate_up(d->experts_prompt, task, d->use_amx, s->prompt_buffer,
@@ -236,7 +250,7 @@ static Activations arena_alloc_activations(float **arena, int64_t values)
 
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, prompt, memory;
+    int64_t prepared, query, kv_scales, attention, prompt, memory;
     int64_t input, gathered; /* values of `input` and `gathered` */
 } ScratchSizes;
 
@@ -255,6 +269,7 @@ static ScratchSizes scratch_sizes(const Model *m)
             int64_t queries = a->num_attention_heads / a->num_key_value_heads;
             sizes.query = max_i64(sizes.query, queries * stride);
             sizes.kv_scales = max_i64(sizes.kv_scales, 2 * KV_CHUNK * stride / KV_GROUP);
+            sizes.attention = max_i64(sizes.attention, prompt_attention_size(stride));
         } else if (step->kind == STEP_MEMORY) {
             const MemoryStep *own = step->detail;
             sizes.memory = max_i64(sizes.memory, memory_scratch_size(&own->memory));
@@ -277,9 +292,9 @@ static bool allocate_buffers(Decoder *d)
     const Model *m = &d->model;
     ScratchSizes sizes = scratch_sizes(m);
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
-                         + activations_size(sizes.input) + sizes.gathered
+                         + sizes.attention + activations_size(sizes.input) + sizes.gathered
                          + activations_size(sizes.gathered) + sizes.prompt + PROMPT_RESULTS_SIZE
-                         + sizes.memory + 9 * LANES;
+                         + sizes.memory + 10 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
@@ -305,6 +320,7 @@ static bool allocate_buffers(Decoder *d)
         s->query = arena_alloc(&next, sizes.query);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
         s->kv_scales = arena_alloc(&next, sizes.kv_scales);
+        s->attention = arena_alloc(&next, sizes.attention);
         s->input = arena_alloc_activations(&next, sizes.input);
         s->gathered = arena_alloc_activations(&next, sizes.gathered);
         s->gathered.values = arena_alloc(&next, sizes.gathered);
@@ -445,6 +461,26 @@ int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64
     wake_workers(d, prompt_phase(&d->model, PROMPT_MATRIX), false);
     run_tasks(d, &d->scratch[0]);
     return 0;
+}
+
+/* Add a block of tokens to the KV cache of one layer with attention, and let them attend.
+
+   `queries`, `keys` and `values` are (tokens, heads * head_dim), `out` is as `queries`. Keys and
+   queries are normalized and rotated here where the layer does so for each head. */
+void attend_prompt(Decoder *d, int64_t kv_layer, const SequenceInput *sequence,
+                   const float *queries, const float *keys, const float *values, float *out)
+{
+    const Step *step = d->model.steps;
+    while (step->kind != STEP_ATTENTION
+           || ((const AttentionStep *)step->detail)->kv_layer != kv_layer)
+        step++;
+    PromptAttention prompt = {step->detail, sequence, queries, keys, values, out};
+    d->prompt_attention = &prompt;
+    wake_workers(d, prompt_phase(&d->model, PROMPT_STORE), false);
+    run_tasks(d, &d->scratch[0]);
+    wake_workers(d, prompt_phase(&d->model, PROMPT_ATTENTION), false);
+    run_tasks(d, &d->scratch[0]);
+    d->prompt_attention = NULL;
 }
 
 /* Mix experts for `count` vectors of a prompt, (count, columns): write the weighted sums of their

@@ -198,11 +198,13 @@ typedef struct {
 } Tiles;
 
 typedef struct ExpertsPrompt ExpertsPrompt;
+typedef struct PromptAttention PromptAttention;
 
 /* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *prepared, *lora_hidden, *query, *attention_scores;
     float *kv_scales; /* of a chunk's keys, then of its values */
+    float *attention; /* see prompt_attention_size */
     float *memory;    /* see memory_scratch_size */
     Activations input; /* of `prepared` or of a shared buffer */
     Activations gathered; /* of up to MAX_VECTORS tokens that use the same expert */
@@ -225,6 +227,7 @@ typedef struct {
     float *logits; /* (tokens, vocab_size) */
     const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
     PromptBlock prompt;
+    const PromptAttention *prompt_attention; /* of a call that adds a block to a KV cache */
     const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with one */
     Tiles prompt_x, prompt_inner; /* its padded vectors; the inner values of experts */
     bool use_amx, is_normalized; /* the residual of a call for lm_head alone */

@@ -1,4 +1,4 @@
-"""Embeddings: parse requests, embed texts and format responses."""
+"""OpenAI's embeddings: `POST /v1/embeddings`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import base64
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from chatlm import ModelError, find_model, one_line
 from chatlm_serve.errors import ApiError, field_error
+from chatlm_serve.fields import refuse_unknown
+from chatlm_serve.http_guard import read_json_body
+from chatlm_serve.replying import collect, while_connected
+from chatlm_serve.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -51,8 +59,7 @@ def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    for name in fields.keys() - KNOWN_FIELDS:
-        raise field_error(one_line(name, 60), "is not supported.", "unsupported_parameter")
+    refuse_unknown(fields, KNOWN_FIELDS)
     if fields.get("model") != EMBEDDING_MODEL:
         raise ApiError(
             404,
@@ -80,6 +87,47 @@ def is_installed() -> bool:
     except ModelError:
         return False
     return True
+
+
+class EmbeddingService:
+    """The embedding model and its queue; call `stop` and then `close`.
+
+    Args:
+        max_waiting: maximum number of requests that wait.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self.queue = WorkQueue(max_waiting)
+        """For all that embeds texts."""
+        self._embedder = Embedder()
+
+    async def embed(self, texts: Sequence[str]) -> list[EmbeddingBatch]:
+        """Embed texts when it is their turn.
+
+        Raises:
+            ApiError: as `Embedder.embed`.
+            QueueFull, ShuttingDown: see `WorkQueue.stream`.
+        """
+        return await collect(self.queue.stream(partial(self._embedder.embed, texts)))
+
+    def stop(self) -> None:
+        """Cancel all requests; call it in the event loop's thread."""
+        self.queue.stop()
+
+    def close(self) -> None:
+        """Wait until all computation has ended; call `stop` first."""
+        self.queue.close()
+
+
+def routes(service: EmbeddingService) -> list[Route]:
+    """Return the endpoint."""
+    return [Route("/v1/embeddings", partial(_create, service), methods=["POST"])]
+
+
+async def _create(service: EmbeddingService, request: Request) -> Response:
+    parsed = parse_embedding_request(await read_json_body(request))
+    batches = await while_connected(request, service.embed(parsed.texts))
+    return JSONResponse(embedding_response(batches, parsed))
 
 
 class Embedder:

@@ -6,13 +6,23 @@ vector store.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
-from chatlm import Documents, Passage, one_line
-from chatlm_serve.errors import ApiError, field_error
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from chatlm import Documents, Passage, SideChats, UsageError, one_line
+from chatlm_serve.errors import ApiError, as_api_error, field_error
+from chatlm_serve.fields import refuse_unknown
+from chatlm_serve.http_guard import read_json_body
+from chatlm_serve.replying import collect, while_connected
+from chatlm_serve.work_queue import WorkQueue
 
 SERVICE = "documents"
 """The name of the service."""
@@ -21,6 +31,37 @@ DEFAULT_RESULTS, MAX_RESULTS = 10, 50
 """`max_num_results`, as in OpenAI's API; the collection's own limit may be lower."""
 
 KNOWN_FIELDS = {"query", "max_num_results", "rewrite_query"}
+
+
+def routes(chats: SideChats, queue: WorkQueue) -> list[Route]:
+    """Return the endpoints.
+
+    Args:
+        chats: knows the service of the documents.
+        queue: runs the searches, which embed their queries.
+    """
+    return [
+        Route("/v1/vector_stores", partial(_list, chats)),
+        Route("/v1/vector_stores/{name}/search", partial(_search, chats, queue), methods=["POST"]),
+    ]
+
+
+async def _list(chats: SideChats, request: Request) -> Response:
+    return JSONResponse(await asyncio.to_thread(list_response, _documents(chats)))
+
+
+async def _search(chats: SideChats, queue: WorkQueue, request: Request) -> Response:
+    parsed = parse_search_request(await read_json_body(request))
+    factory = partial(search, _documents(chats), request.path_params["name"], parsed)
+    (passages,) = await while_connected(request, collect(queue.stream(factory)))
+    return JSONResponse(search_response(passages, parsed))
+
+
+def _documents(chats: SideChats) -> Documents:
+    try:
+        return chats.service(SERVICE, Documents)
+    except UsageError as error:
+        raise as_api_error(error) from error
 
 
 @dataclass(frozen=True)
@@ -38,8 +79,7 @@ def parse_search_request(body: Mapping[str, Any]) -> SearchRequest:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    for name in fields.keys() - KNOWN_FIELDS:
-        raise field_error(one_line(name, 60), "is not supported.", "unsupported_parameter")
+    refuse_unknown(fields, KNOWN_FIELDS)
     if fields.get("rewrite_query", False) is not False:
         raise field_error("rewrite_query", "is not supported.", "unsupported_parameter")
     query = fields.get("query")

@@ -1,0 +1,248 @@
+"""What a client asks for, in no protocol's words: messages, tools, sampling and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from chatlm import (
+    Message,
+    Part,
+    ReplyStep,
+    Sampling,
+    StopReason,
+    Text,
+    ToolCall,
+    ToolDefinition,
+    ToolResult,
+    UsageError,
+    one_line,
+)
+from chatlm_serve.errors import ApiError, field_error
+
+MAX_MESSAGES = 1000
+MAX_CHARACTERS_PER_TOKEN = 16
+"""Messages with more characters than this for each token of the context are refused; text has 2
+to 6."""
+MAX_STOP_STRINGS = 16
+MAX_TOOLS = 128
+MAX_CHOICES = 8
+
+
+@dataclass(frozen=True)
+class ClientTurn:
+    """A user message, and what answers it in the client's messages."""
+
+    question: str
+    reply: tuple[ReplyStep, ...] = ()
+    """Outputs of the model, each with the results of the tools that it called."""
+
+
+@dataclass(frozen=True)
+class ClientConversation:
+    """The client's messages as turns."""
+
+    system: str
+    history: tuple[ClientTurn, ...]
+    turn: ClientTurn
+    """The turn to answer; its reply ends with results of tools, with text to continue, or is
+    empty."""
+    characters: int
+    """How many there are in all messages."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether the reply has a beginning that the model continues."""
+        return bool(self.turn.reply) and not self.turn.reply[-1].has_tool_results
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A parsed request for one or more replies to a conversation."""
+
+    model: str
+    """As the client named it."""
+    conversation: ClientConversation
+    sampling: Sampling = field(default_factory=Sampling)
+    """`max_tokens` counts thoughts, too. A limit above the context is never reached."""
+    thinking_field: str = "thinking"
+    """The field that sets `sampling.thinking`."""
+    thinking_is_switch: bool = False
+    """Whether that field knows no levels, so that a model that always thinks follows it."""
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: str = "auto"
+    """`auto`, `required`, `none`, or the name of the tool to call."""
+    parallel_tool_calls: bool = True
+    """Whether the reply may call more than one tool."""
+    logprobs: int | None = None
+    """Number of top alternatives per token; None without log-probabilities."""
+    choices: int = 1
+    """How many replies to generate; with a seed, each has the next one."""
+    stream: bool = False
+    keep_seconds: float | None = None
+    """How long the model is kept in memory when nobody uses it; None for as long as usual."""
+
+
+def check_fits(request: GenerationRequest, context_length: int) -> None:
+    """Refuse messages that cannot fit the context, before anything is computed for them.
+
+    Raises:
+        ApiError: they have too many characters.
+    """
+    count = request.conversation.characters
+    if count > MAX_CHARACTERS_PER_TOKEN * context_length:
+        raise ApiError(
+            400,
+            f"messages: {count:,} characters do not fit the context of {context_length:,} tokens.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+def sampling_value(param: str, name: str, value: Any) -> Any:
+    """Return a sampling setting's value after checking it.
+
+    Raises:
+        ApiError: it is out of range; `param` is named.
+    """
+    try:
+        return Sampling.from_dict({name: value}).settings()[name]
+    except UsageError as error:
+        raise field_error(param, str(error)) from error
+
+
+def check_stop(param: str, value: Any) -> tuple[str, ...]:
+    """Return stop strings after checking them.
+
+    Raises:
+        ApiError: they are too many, or not strings; `param` is named.
+    """
+    stops: tuple[str, ...] = sampling_value(param, "stop", value)
+    if len(stops) > MAX_STOP_STRINGS:
+        raise field_error(param, f"must be at most {MAX_STOP_STRINGS} strings, not {len(stops):,}.")
+    return stops
+
+
+def check_tools(
+    tools: Sequence[ToolDefinition], tool_choice: str, path: str = "tools"
+) -> tuple[ToolDefinition, ...]:
+    """Return the tools after checking that they are not too many and the chosen one is there.
+
+    Raises:
+        ApiError: they are not as they must be.
+    """
+    if len(tools) > MAX_TOOLS:
+        raise field_error(path, f"must be at most {MAX_TOOLS} tools, not {len(tools):,}.")
+    names = [tool.name for tool in tools]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise field_error(f"{path}[{index}]", f"another tool is called {one_line(name, 60)!r}.")
+    if tool_choice == "required" and not tools:
+        raise field_error("tool_choice", "requires tools.")
+    if tool_choice not in ("auto", "none", "required", *names):
+        raise field_error("tool_choice", f"no tool is called {one_line(tool_choice, 60)!r}.")
+    return tuple(tools)
+
+
+def split_conversation(
+    messages: Sequence[Message], *, may_continue: bool = False, path: str = "messages"
+) -> ClientConversation:
+    """Split messages into system prompt, earlier turns, and the turn to answer.
+
+    Consecutive messages of one role are merged.
+
+    Args:
+        messages: those of the client. Results need not name their tools.
+        may_continue: whether the last message may be the beginning of the reply.
+        path: name of the messages in an error.
+
+    Raises:
+        ApiError: they cannot be answered.
+    """
+    if not 0 < len(messages) <= MAX_MESSAGES:
+        raise field_error(path, f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}.")
+    merged = [_merge(list(group)) for _, group in groupby(messages, key=lambda each: each.role)]
+    system = merged.pop(0).text if merged[0].role == "system" else ""
+    turns: list[tuple[str, list[ReplyStep]]] = []
+    for message in merged:
+        if message.role == "system":
+            raise field_error(path, "system messages must come first.")
+        if message.role == "user":
+            _check_results(turns, path)
+            if not message.text.strip():
+                raise field_error(path, "a user message is empty.")
+            turns.append((message.text, []))
+        elif not turns:
+            raise field_error(
+                path, "the first message after the system messages must be from the user."
+            )
+        elif message.role == "assistant":
+            _check_results(turns, path)
+            calls = any(isinstance(part, ToolCall) for part in message.parts)
+            reason = StopReason.TOOL_CALLS if calls else StopReason.END
+            turns[-1][1].append(ReplyStep(message.parts, reason))
+        else:
+            _add_results(turns[-1][1], message, path)
+    _check_results(turns, path)
+    if not turns:
+        raise field_error(path, "there is no message from the user.")
+    *history, last = (ClientTurn(question, tuple(steps)) for question, steps in turns)
+    conversation = ClientConversation(system, tuple(history), last, sum(map(_characters, messages)))
+    if conversation.continues and not may_continue:
+        raise field_error(path, "the last message must be from the user, or the result of a tool.")
+    return conversation
+
+
+def _merge(messages: Sequence[Message]) -> Message:
+    """Join messages of one role into one; texts of two messages are divided by a blank line."""
+    parts: list[Part] = []
+    for message in messages:
+        for position, part in enumerate(message.parts):
+            last = parts[-1] if parts else None
+            if isinstance(part, Text) and isinstance(last, Text):
+                divider = "" if position else "\n\n"
+                parts[-1] = Text(last.text + divider + part.text)
+            else:
+                parts.append(part)
+    return Message(messages[0].role, parts)
+
+
+def _add_results(steps: list[ReplyStep], message: Message, path: str) -> None:
+    """Add the results of tools to the step that called them."""
+    last = steps[-1] if steps else ReplyStep()
+    calls = {part.id: part.name for part in last.parts if isinstance(part, ToolCall)}
+    results = []
+    for part in message.parts:
+        if not isinstance(part, ToolResult):
+            raise field_error(path, "a tool's message has results only.")
+        if part.call_id not in calls:
+            raise field_error(
+                path,
+                f"the result of {one_line(part.call_id, 60)!r} does not follow a message with "
+                "that tool call.",
+            )
+        results.append(ToolResult(part.call_id, calls.pop(part.call_id), part.text, part.is_error))
+    steps[-1] = ReplyStep((*last.parts, *results), last.stop_reason)
+
+
+def _check_results(turns: Sequence[tuple[str, Sequence[ReplyStep]]], path: str) -> None:
+    """Check that each call of the newest step has its result."""
+    steps = turns[-1][1] if turns else ()
+    parts = steps[-1].parts if steps else ()
+    results = {part.call_id for part in parts if isinstance(part, ToolResult)}
+    for part in parts:
+        if isinstance(part, ToolCall) and part.id not in results:
+            raise field_error(
+                path, f"the result of the tool call {one_line(part.id, 60)!r} is missing."
+            )
+
+
+def _characters(message: Message) -> int:
+    return sum(map(_part_characters, message.parts))
+
+
+def _part_characters(part: Part) -> int:
+    texts: Iterable[str] = (getattr(part, name, "") for name in ("text", "arguments"))
+    return sum(map(len, texts))

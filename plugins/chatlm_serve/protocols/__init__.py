@@ -1,0 +1,1 @@
+"""The protocols that clients speak, one file each over the same requests and reply events."""

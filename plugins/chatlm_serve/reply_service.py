@@ -1,0 +1,351 @@
+"""Replies to clients: finds the model, builds its request, and queues it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
+from functools import partial
+
+from chatlm import (
+    ContextTooLong,
+    Delta,
+    EngineEvent,
+    EngineInfo,
+    Finished,
+    MessageRefused,
+    PromptReady,
+    Request,
+    Sampling,
+    Setup,
+    SideChat,
+    SideChats,
+    StopReason,
+    Usage,
+    thinking_problem,
+)
+from chatlm_serve.errors import as_api_error, field_error
+from chatlm_serve.generation_request import GenerationRequest, check_fits
+from chatlm_serve.model_names import (
+    find_chat_model,
+    list_chat_models,
+    model_names,
+    setup_for_parts,
+    split_name,
+)
+from chatlm_serve.model_pool import ModelPool, ServedModel
+from chatlm_serve.reply_events import ReplyEvent, reply_events
+from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown
+
+ReplyGenerator = Generator[EngineEvent | None, None, None]
+
+ChoiceEvents = AsyncGenerator[tuple[int, ReplyEvent], None]
+"""Events of several replies, each with the number of its reply, from 0."""
+
+SETUPS_TTL_SECONDS = 2.0
+"""Maximum age of the cached list of set-ups."""
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A name that requests may give."""
+
+    name: str
+    parent: str
+    """The model that it is based on; empty for none."""
+    context_length: int | None
+    """Tokens; of a model that is not loaded its own, which may not fit in memory. None if
+    unknown."""
+
+
+class ReplyService:
+    """The served models, and the queues of the requests to them; call `stop` and then `close`.
+
+    Args:
+        chats: creates the chats that answer requests; its model is loaded at once.
+        max_waiting: maximum number of requests that wait for a model.
+        max_running: maximum number of requests a model answers concurrently, if the engine can.
+        keep_seconds: how long other models are kept while nobody uses them.
+    """
+
+    def __init__(
+        self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
+    ) -> None:
+        self.chats = chats
+        self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
+        self._setups_lock = asyncio.Lock()
+        self._setups: dict[str, Setup] = {}
+        self._setups_listed_at = -SETUPS_TTL_SECONDS
+
+    @property
+    def info(self) -> EngineInfo:
+        """The model that is served in any case."""
+        return self.pool.default
+
+    def stop(self) -> None:
+        """Cancel all replies; call it in the event loop's thread."""
+        self.pool.stop()
+
+    def close(self) -> None:
+        """Wait until all computation has ended; call `stop` first."""
+        self.pool.close()
+
+    def check_capacity(self) -> None:
+        """Check that a reply can be queued, as far as that is known before its model is.
+
+        Raises:
+            ApiError: too many wait, or the server is shutting down.
+        """
+        try:
+            self.pool.check_capacity()
+        except (QueueFull, ShuttingDown) as error:
+            raise as_api_error(error) from error
+
+    async def models(self) -> list[ListedModel]:
+        """Return the models that requests may name.
+
+        Other installed models can be combined with set-ups, too, but are listed alone.
+        """
+        own, context = self.info.model, self.info.context_length
+        listed = {
+            name: ListedModel(name, own if name != own else "", context)
+            for name in model_names(own, await self._available_setups())
+        }
+        loaded = {model.name: model.info.context_length for model in self.pool.models}
+        for details in await asyncio.to_thread(list_chat_models):
+            length = loaded.get(details.name, details.context_length)
+            listed.setdefault(details.name, ListedModel(details.name, "", length))
+        return list(listed.values())
+
+    async def setup_for(self, name: str) -> tuple[str, Setup]:
+        """Return the model and the set-up that a model name selects.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        model, parts = split_name(name, self.info.model)
+        loaded = (model == each.name for each in self.pool.models)
+        if model != self.info.model and not any(loaded):
+            model = await asyncio.to_thread(find_chat_model, model, self.info.model)
+        setup = Setup()
+        if parts:
+            setup = setup_for_parts(name, model, parts, await self._available_setups())
+        served = "" if model == self.info.model else model
+        return model, dataclasses.replace(setup, model=served)
+
+    async def generate(self, request: GenerationRequest) -> ChoiceEvents:
+        """Queue a request; the generator streams its replies, and cancels them when it is closed.
+
+        Raises:
+            ApiError: there is no such model, too many requests wait, or the messages are too long;
+                from the generator: the reply failed.
+        """
+        name, setup = await self.setup_for(request.model)
+        return self._choices(request, name, setup)
+
+    async def _choices(self, request: GenerationRequest, name: str, setup: Setup) -> ChoiceEvents:
+        try:
+            async with self.pool.use(name, request.keep_seconds) as model:
+                check_fits(request, model.info.context_length)
+                model.queue.check_capacity(request.choices)
+                async with aclosing(self._replies(request, model, setup)) as events:
+                    async for item in events:
+                        yield item
+        except Exception as error:
+            raise as_api_error(error) from error
+
+    async def _replies(
+        self, request: GenerationRequest, model: ServedModel, setup: Setup
+    ) -> ChoiceEvents:
+        streams = [
+            self._stream(_with_seed(request, number), model, setup)
+            for number in range(request.choices)
+        ]
+        try:
+            if len(streams) == 1:
+                async for event in streams[0]:
+                    yield 0, event
+                return
+            async with aclosing(_merge(streams)) as merged:
+                async for item in merged:
+                    yield item
+        finally:
+            for stream in streams:
+                await stream.aclose()
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Count the tokens of the prompt that a request becomes.
+
+        Raises:
+            ApiError: there is no such model, or the messages are too long.
+        """
+        name, setup = await self.setup_for(request.model)
+        try:
+            async with self.pool.use(name, request.keep_seconds) as model:
+                check_fits(request, model.info.context_length)
+                return await asyncio.to_thread(_count_tokens, self.chats, setup, request)
+        except Exception as error:
+            raise as_api_error(error) from error
+
+    async def _stream(
+        self, request: GenerationRequest, model: ServedModel, setup: Setup
+    ) -> AsyncGenerator[ReplyEvent, None]:
+        factory = partial(prepare_reply, self.chats, model.batch, setup, request)
+        stream: AsyncGenerator[EngineEvent, None] = model.queue.stream(factory)
+        async with aclosing(stream) as events:
+            async for engine_event in events:
+                for event in reply_events(engine_event):
+                    yield event
+
+    async def _available_setups(self) -> dict[str, Setup]:
+        """Return the set-ups that can be combined with the served model.
+
+        The list is cached briefly, since building it takes as long as generating a few tokens.
+        """
+        async with self._setups_lock:
+            if time.monotonic() - self._setups_listed_at > SETUPS_TTL_SECONDS:
+                setups = await asyncio.to_thread(self.chats.available_setups)
+                self._setups = {name: setup for name, setup in setups.items() if not setup.model}
+                self._setups_listed_at = time.monotonic()
+        return self._setups
+
+
+async def _merge(streams: Sequence[AsyncGenerator[ReplyEvent, None]]) -> ChoiceEvents:
+    """Yield the events of several streams as they come."""
+    events: asyncio.Queue[tuple[int, ReplyEvent | Exception | None]] = asyncio.Queue()
+
+    async def pump(number: int, stream: AsyncGenerator[ReplyEvent, None]) -> None:
+        try:
+            async for event in stream:
+                events.put_nowait((number, event))
+        except Exception as error:
+            events.put_nowait((number, error))
+        else:
+            events.put_nowait((number, None))
+
+    tasks = [asyncio.create_task(pump(*each)) for each in enumerate(streams)]
+    running = len(tasks)
+    try:
+        while running:
+            number, event = await events.get()
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                running -= 1
+            else:
+                yield number, event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _with_seed(request: GenerationRequest, number: int) -> GenerationRequest:
+    """Give each reply to one request a seed of its own, if the client set one."""
+    seed = request.sampling.seed
+    if seed is None or not number:
+        return request
+    sampling = dataclasses.replace(request.sampling, seed=(seed + number) % MAX_SEED)
+    return dataclasses.replace(request, sampling=sampling)
+
+
+def prepare_reply(
+    chats: SideChats, batch: SharedBatch, setup: Setup, asked: GenerationRequest
+) -> ReplyGenerator:
+    """Build the request for one reply, and return the generator of its events.
+
+    The generator yields None while waiting; closing it cancels the reply. If a plugin refuses the
+    message, the reason is the reply.
+
+    Args:
+        chats: creates the chat.
+        batch: the batch of its engine.
+        setup: the set-up that the model name selects.
+        asked: the client's request.
+
+    Raises:
+        ApiError: the model cannot think as the client wishes.
+        ChatlmError: the set-up failed; from the generator: the engine failed.
+        ContextTooLong: from the generator: the messages do not fit the context. The engine alone
+            would omit the oldest without the client noticing.
+    """
+    try:
+        chat, request = _build_request(chats, setup, asked)
+    except MessageRefused as refusal:
+        return _generate_refusal(refusal)
+    first = () if asked.conversation.turn.reply else chat.events_without_engine(request)
+    return _generate_reply(first, batch, request)
+
+
+def _build_request(
+    chats: SideChats, setup: Setup, asked: GenerationRequest
+) -> tuple[SideChat, Request]:
+    conversation = asked.conversation
+    sampling = _check_thinking(asked, chats.begin(setup).engine.info)
+    setup = dataclasses.replace(
+        setup,
+        system=conversation.system or setup.system,
+        sampling=sampling.with_fallback(setup.sampling),
+    )
+    chat = chats.begin(setup)
+    for turn in conversation.history:
+        with suppress(MessageRefused):  # no model has read it
+            chat.add(turn.question, turn.reply)
+    request = dataclasses.replace(
+        chat.request(conversation.turn.question, conversation.turn.reply),
+        logprobs=asked.logprobs,
+        max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
+        tools=asked.tools,
+        tool_choice=asked.tool_choice,
+        parallel_tool_calls=asked.parallel_tool_calls,
+    )
+    return chat, request
+
+
+def _count_tokens(chats: SideChats, setup: Setup, asked: GenerationRequest) -> int:
+    chat, request = _build_request(chats, setup, asked)
+    prompt = chat.engine.preview(request)
+    return sum(prompt.message_tokens) if prompt.omitted else len(prompt.tokens)
+
+
+def _generate_refusal(refusal: MessageRefused) -> ReplyGenerator:
+    yield Delta(refusal.message)
+    yield Finished(StopReason.END, Usage())
+
+
+def _generate_reply(
+    first: Sequence[EngineEvent], batch: SharedBatch, request: Request
+) -> ReplyGenerator:
+    yield from first
+    if request.reply_complete:
+        return
+    with closing(batch.stream(request)) as events:
+        for event in events:
+            if isinstance(event, PromptReady) and event.omitted_messages:
+                raise ContextTooLong(
+                    "The messages and the reply do not fit the context of "
+                    f"{event.context_length:,} tokens: {len(event.omitted_messages)} of the "
+                    "messages would be omitted.",
+                    hint="Remove the oldest messages, or lower max_tokens.",
+                )
+            yield event
+
+
+def _check_thinking(asked: GenerationRequest, info: EngineInfo) -> Sampling:
+    """Return the sampling for a model, which may think anyway where a client switches it on.
+
+    Raises:
+        ApiError: the model cannot follow the client's setting.
+    """
+    sampling = asked.sampling
+    problem = thinking_problem(sampling.thinking, info)
+    if problem is None:
+        return sampling
+    if info.thinks and asked.thinking_is_switch and sampling.thinking != "off":
+        return dataclasses.replace(sampling, thinking=None)
+    raise field_error(asked.thinking_field, str(problem), "unsupported_value")
