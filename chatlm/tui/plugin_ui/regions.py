@@ -187,9 +187,10 @@ class PluginRegions:
         elif self.panel:
             right = screen.size.width - self.panel.region.x + 1
         free = screen.size.width - right
-        rack = screen.query_one(ToastRack)
-        rack.styles.width = width = max(min(free, TOAST_WIDTH), 1)
-        rack.styles.margin = (top, right, 0, max(free - width, 0))
+        width = max(min(free, TOAST_WIDTH), 1)
+        for rack in screen.query(ToastRack):
+            rack.styles.width = width
+            rack.styles.margin = (top, right, 0, max(free - width, 0))
 
     def _create_widget(
         self, region: PluginRegion, factory: Callable[[], object], kind: type[W]
