@@ -19,6 +19,7 @@ from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
+    from chatlm.engines.devices import Placement
     from chatlm.hub.jobs import ProgressCallback, Stage
 
 
@@ -151,13 +152,17 @@ def _open_local(
 
     location = ensure_model(name, progress)
     entry = find_entry(location.name)
+    import torch
+
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.fit import FitChecker, RunRecorder
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.memory_plan import budget_memory
+    from chatlm.engines.native.compiler import compile_missing, decoder_name
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
+    draft_model = _locate_draft_model(config, progress)
     try:
         memory = budget_memory(
             location.name,
@@ -169,6 +174,7 @@ def _open_local(
             context=config.context,
             refuse=config.check_memory,
             runtimes=runtimes.keys(),
+            draft_model=_usable_draft_folder(location.folder, draft_model, placement, config),
             reserved=reserved,
         )
     except OutOfMemoryError as error:
@@ -178,6 +184,12 @@ def _open_local(
                 f"The next smaller model that fits: chatlm pull {smaller.name}\n{error.hint}"
             )
         raise
+    if placement.device == "cpu":
+        float32 = placement.dtype is torch.float32
+        compile_missing(
+            (decoder_name(float32=float32), "choose", "elementwise"),
+            lambda: progress("compile", 0, None),
+        )
     recorder = RunRecorder(config, runtimes.keys(), location)
     engine = LocalEngine.from_folder(
         location.name,
@@ -194,8 +206,33 @@ def _open_local(
         runtimes=runtimes,
         report_usage=lambda usage: recorder.record(engine.info, usage),
         chat_cache=config.chat_cache * 1_000_000,
+        draft_model=draft_model,
     )
     return engine
+
+
+def _locate_draft_model(config: Config, progress: ProgressCallback) -> tuple[str, Path] | None:
+    """Return name and folder of the draft model that is set, pulled if it is not here."""
+    from chatlm.hub.pull import ensure_model
+
+    if not config.draft_model:
+        return None
+    name = config.draft_model.removeprefix(f"{LOCAL_SCHEME}:")
+    location = ensure_model(name, progress)
+    return location.name, location.folder
+
+
+def _usable_draft_folder(
+    folder: Path, draft_model: tuple[str, Path] | None, placement: Placement, config: Config
+) -> Path | None:
+    """Return the folder of the draft model if it would be used; None otherwise."""
+    from chatlm.engines.draft_loading import draft_problem
+
+    if draft_model is None:
+        return None
+    name, draft_folder = draft_model
+    problem = draft_problem(name, folder, draft_folder, placement, config.engine, config.weights)
+    return None if problem else draft_folder
 
 
 def registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:

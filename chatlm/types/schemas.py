@@ -88,6 +88,16 @@ def parse_schema(text: str) -> Schema:
     return dict(schema)
 
 
+def check_depth(schema: Any) -> None:
+    """Check that a value is not nested too deeply to be worked on.
+
+    Raises:
+        UsageError: it is.
+    """
+    if _depth(schema) > MAX_SCHEMA_DEPTH:
+        raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+
+
 def check_schema(schema: Any) -> None:
     """Check that a value is a JSON schema and not nested too deeply.
 
@@ -96,8 +106,7 @@ def check_schema(schema: Any) -> None:
     """
     if not isinstance(schema, Mapping):
         raise UsageError("a schema must be a JSON object")
-    if _depth(schema) > MAX_SCHEMA_DEPTH:
-        raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+    check_depth(schema)
     from jsonschema import exceptions, validators  # takes 60 ms
 
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)

@@ -13,10 +13,16 @@ from chatlm import SideChats
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
 from chatlm_serve.protocols import (
+    anthropic_messages,
+    ollama_chat,
+    ollama_fields,
+    ollama_models,
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_models,
     openai_responses,
+    rerank,
     vector_stores,
 )
 from chatlm_serve.protocols.openai_embeddings import EmbeddingService
@@ -26,7 +32,13 @@ from chatlm_serve.reply_service import ReplyService
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnected; nobody receives it."""
 
-ERRORS = ErrorFormats(error_body)
+ERRORS = ErrorFormats(
+    error_body,
+    {
+        ollama_fields.ERROR_PREFIX: ollama_fields.error_body,
+        anthropic_messages.PATH: anthropic_messages.error_body,
+    },
+)
 
 
 class Api:
@@ -53,7 +65,12 @@ class Api:
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
                 *openai_responses.routes(self.replies),
+                *openai_completions.routes(self.replies),
                 *openai_embeddings.routes(self._embeddings),
+                *rerank.routes(self._embeddings.queue),
+                *anthropic_messages.routes(self.replies),
+                *ollama_chat.routes(self.replies),
+                *ollama_models.routes(self.replies, self._embeddings),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
             middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token, errors=ERRORS)],

@@ -8,6 +8,7 @@ from contextlib import closing
 import click
 
 from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
+from chatlm.plugin_kit.progress import status_lines
 from chatlm_serve import PLUGIN
 from chatlm_serve.http_guard import is_loopback
 from chatlm_serve.listener import bind_socket, http_url
@@ -47,7 +48,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
 
     with (
         closing(bind_socket(host, port)) as listener,
-        side_chats(config, _report, frees_models=False) as chats,
+        side_chats(config, status_lines(), frees_models=False) as chats,
     ):
         api = Api(chats, settings.queue, settings.at_once, keep_seconds(settings.keep_alive))
         _announce(f"Serving {api.replies.info.model}", host, listener, "/v1")
@@ -96,10 +97,6 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     with closing(bind_socket(host, port)) as listener:
         _announce("Serving the chat", host, listener)
         serve_pages(host, listener, model, pages)
-
-
-def _report(words: str) -> None:
-    click.echo(escape_controls(words), err=True)
 
 
 def _announce(subject: str, host: str, listener: socket.socket, path: str = "") -> None:

@@ -23,6 +23,12 @@ HEALTH_PATH = "/health"
 
 MAX_BODY_BYTES = 2**20
 
+BROWSER_HEADERS = frozenset(("origin", "referer", "sec-fetch-site", "sec-fetch-mode"))
+"""Headers of which a browser sends at least one with every POST, and a page cannot remove."""
+
+CURL_TYPES = ("", "application/x-www-form-urlencoded")
+"""Media types of `curl -d` without a header."""
+
 
 ErrorBody = Callable[[ApiError], Mapping[str, Any]]
 """`(error) -> body` of an error response, in a protocol's format."""
@@ -95,14 +101,15 @@ class GuardMiddleware:
 async def read_json_body(request: Request) -> dict[str, Any]:
     """Read a request body as a JSON object.
 
-    Only `application/json` is accepted, since a web page of another origin cannot send that without
-    a CORS preflight.
+    A web page of another origin cannot send `application/json` without a CORS preflight, so no
+    other type is accepted from a browser. `curl -d` names another one, and is let in.
 
     Raises:
         ApiError: the body is not a JSON object or is too large.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    is_from_browser = not BROWSER_HEADERS.isdisjoint(request.headers.keys())
+    if media_type != "application/json" and (is_from_browser or media_type not in CURL_TYPES):
         raise ApiError(415, "Send JSON, with the header Content-Type: application/json")
     body = b""
     async for chunk in request.stream():

@@ -68,7 +68,13 @@ async def reply(request: Request, service: ReplyService, parse: ParseRequest) ->
         ClientDisconnect: the client disconnected.
     """
     service.check_capacity()  # before parsing, so that rejected requests cost nothing
-    body = await read_json_body(request)
+    return await reply_to(request, await read_json_body(request), service, parse)
+
+
+async def reply_to(
+    request: Request, body: Mapping[str, Any], service: ReplyService, parse: ParseRequest
+) -> Response:
+    """Answer a request whose body was read; otherwise like `reply`."""
     asked, form = await asyncio.to_thread(parse, body)  # a large schema takes its time
     events = await service.generate(asked)
     if not asked.stream:
