@@ -103,6 +103,9 @@ class Request:
     it; the name of a tool demands a call of that tool."""
     parallel_tool_calls: bool = True
     """Whether one reply may have several calls."""
+    raw: bool = False
+    """Whether the prompt is the messages' text itself, without a chat format: one message is
+    continued; of two, the reply fills the gap between them."""
     cache_folder: Path | None = field(default=None, compare=False, repr=False)
     """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
     nothing of it may be written. It never changes a result."""
