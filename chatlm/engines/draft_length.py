@@ -8,10 +8,10 @@ MAX_DRAFT_TOKENS = 8
 _MIN_GAIN = 1.05
 """Expected speed, relative to no draft, below which there is none."""
 
-_FIRST_CREDIT = 2.0
+_FIRST_CREDIT = 1.0
 """Time that drafts may lose at the start of a reply, in steps with one token."""
 
-_CREDIT_PER_TOKEN = 0.05
+_CREDIT_PER_TOKEN = 0.03
 """What each token of the reply adds to that."""
 
 _MAX_CREDIT = 8.0
@@ -40,6 +40,8 @@ class DraftLength:
         """Of each further token in a step."""
         self._draft_seconds: float | None = None
         """Of a drafted token."""
+        self._read_seconds: float | None = None
+        """Of a token of the text that the draft model reads."""
         self._accepted, self._tried = 2.8, 4.0
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
@@ -53,11 +55,12 @@ class DraftLength:
         """How likely the next drafted token is chosen, 0 to 1."""
         return self._accepted / self._tried
 
-    def choose(self, limit: int) -> int:
+    def choose(self, limit: int, unread: int = 1) -> int:
         """Return the number of tokens to draft.
 
         Args:
             limit: at most so many.
+            unread: tokens that the draft model has to read before.
         """
         longest = min(limit, MAX_DRAFT_TOKENS)
         if longest < 1 or self._plain_seconds is None or self._credit <= 0:
@@ -65,7 +68,12 @@ class DraftLength:
         if self._draft_seconds is None or self._extra_seconds is None:
             return 1
         best = max(range(1, longest + 1), key=self.expected_gain)
-        return best if self.expected_gain(best) >= _MIN_GAIN else 1  # a try
+        if self.expected_gain(best) >= _MIN_GAIN:
+            return best
+        # a try, as soon as it may fail
+        reading = unread * (self._read_seconds or 0.0) if unread > 1 else 0.0
+        cost = reading + self._draft_seconds + self._extra_seconds
+        return 1 if cost <= self._credit * self._plain_seconds else 0
 
     def expected_gain(self, length: int) -> float:
         """Return the expected speed with drafts of some tokens, relative to no drafts."""
@@ -86,6 +94,10 @@ class DraftLength:
     def record_draft(self, tokens: int, seconds: float) -> None:
         """Take the time of a draft."""
         self._draft_seconds = _mean(self._draft_seconds, seconds / tokens)
+
+    def record_reading(self, tokens: int, seconds: float) -> None:
+        """Take the time of reading many tokens of a text."""
+        self._read_seconds = _mean(self._read_seconds, seconds / tokens)
 
     def record_outcome(self, drafted: int, accepted: int) -> None:
         """Take how many tokens of a draft were chosen, one after the other from its start."""

@@ -136,7 +136,10 @@ class Speculator:
             limit = min(max_tokens - 1, self._cached_prompt.max_draft_tokens)
             self._draft = self._look_up(self._lookup, limit)
             if self._draft_model and not self._draft:
-                self._draft = self._draft_by_model(self._draft_model, self._lookup.ids, limit)
+                vocab_size = self._logits.shape[-1]
+                self._draft = self._draft_model.draft(
+                    self._lookup.ids, self._sampler, vocab_size, limit
+                )
                 self._by_model = True
         self._num_accepted = 0
         # with others in the step, its time would say nothing about drafts
@@ -155,11 +158,6 @@ class Speculator:
             self._paused_tokens += 1
             return []
         return lookup.draft(min(limit, self._draft_length))
-
-    def _draft_by_model(self, model: DraftModel, ids: Sequence[int], limit: int) -> list[int]:
-        count = model.length.choose(limit)
-        vocab_size = self._logits.shape[-1]
-        return model.draft(ids, self._sampler, vocab_size, count) if count else []
 
     def _adapt_length(self) -> None:
         """Lengthen drafts after accepted ones, and pause after rejected ones."""

@@ -108,7 +108,7 @@ def count_steps(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draft before each step, whatever it costs."""
-    monkeypatch.setattr(DraftLength, "choose", lambda self, limit: min(limit, 5))
+    monkeypatch.setattr(DraftLength, "choose", lambda self, limit, unread=1: min(limit, 5))
 
 
 @pytest.mark.parametrize("variant", ["llama", "lfm2", "qwen35", "gpt-oss"])
@@ -198,7 +198,7 @@ def test_a_sampler_can_be_forked_without_a_trace() -> None:
 
 
 def test_a_draft_model_reads_little_at_once(
-    folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    folders: Callable[..., Path], always: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its cache follows a text that grows, is cut off, replaced, and gets too long."""
     monkeypatch.setattr("chatlm.engines.draft_model.MAX_TEXT", 100)
@@ -229,8 +229,9 @@ def test_a_draft_model_reads_little_at_once(
     expected = {
         10: one[:10],
         12: one[:12],
+        50: one[:50],
+        49: one[:49],
         60: one[:60],
-        59: one[:59],
         99: one[:99],
         101: newest(one[:101], MAX_UNREAD),
         110: newest(one[:110], MAX_UNREAD + 9),
@@ -261,10 +262,14 @@ def simulate(acceptance: float, draft: float, extra: float, tokens: int, seed: i
         seed: of the draws.
     """
     length, draws = DraftLength(), random.Random(seed)
-    made, seconds = 0, 0.0
+    made, seconds, unread = 0, 0.0, MAX_UNREAD
     while made < tokens:
-        count = length.choose(min(15, tokens - made))
+        count = length.choose(min(15, tokens - made), unread)
         if count:
+            if unread > 1:
+                length.record_reading(unread, unread * draft / 10)
+                seconds += unread * draft / 10
+            unread = 0
             length.record_draft(count, count * draft)
         length.record_step(1 + count, 1 + extra * count)
         accepted = 0
@@ -273,6 +278,7 @@ def simulate(acceptance: float, draft: float, extra: float, tokens: int, seed: i
         if count:
             length.record_outcome(count, accepted)
         seconds += 1 + count * (draft + extra)
+        unread += 1
         made += min(1 + accepted, tokens - made)
     return tokens / seconds
 
