@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-MAX_DRAFT_TOKENS = 8
-"""Longer drafts are seldom accepted as a whole."""
+FIRST_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 2, 8
+"""Limit of a draft's length at the start of a reply, which doubles with each draft that is accepted
+as a whole, and its end: longer ones seldom are."""
 
 _MIN_GAIN = 1.05
 """Expected speed, relative to no draft, below which there is none."""
@@ -45,10 +46,12 @@ class DraftLength:
         self._accepted, self._tried = 2.8, 4.0
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
+        self._longest = FIRST_DRAFT_TOKENS
 
     def begin_reply(self) -> None:
         """Forget what drafts lost or gained in earlier replies."""
         self._credit = _FIRST_CREDIT
+        self._longest = FIRST_DRAFT_TOKENS
 
     @property
     def acceptance(self) -> float:
@@ -62,7 +65,7 @@ class DraftLength:
             limit: at most so many.
             unread: tokens that the draft model has to read before.
         """
-        longest = min(limit, MAX_DRAFT_TOKENS)
+        longest = min(limit, self._longest)
         if longest < 1 or self._plain_seconds is None or self._credit <= 0:
             return 0
         if self._draft_seconds is None or self._extra_seconds is None:
@@ -101,6 +104,10 @@ class DraftLength:
 
     def record_outcome(self, drafted: int, accepted: int) -> None:
         """Take how many tokens of a draft were chosen, one after the other from its start."""
+        if accepted == drafted:
+            self._longest = min(max(2 * drafted, self._longest), MAX_DRAFT_TOKENS)
+        else:
+            self._longest = max(accepted, FIRST_DRAFT_TOKENS)
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + min(accepted + 1, drafted)
         cost = (self._draft_seconds or 0.0) + (self._extra_seconds or 0.0)

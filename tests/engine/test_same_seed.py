@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ from chatlm.engines import saved_caches
 from chatlm.engines.batching import stream_many
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.saved_caches import SavedCaches
-from chatlm.types.events import Delta, EngineEvent, PromptReady
+from chatlm.types.events import PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -31,13 +29,32 @@ FIRST = (Message("user", "Rivers flow to the sea. " * 4),)
 
 HISTORY = (*FIRST, Message("assistant", "They do, and slowly. " * 3))
 
-REQUESTS = [
-    Request(FIRST, SAMPLING, logprobs=1),
-    Request((*HISTORY, Message("user", "Where to?")), SAMPLING, logprobs=1),
-    Request((Message("user", "Lakes are calm. " * 9),), SAMPLING, logprobs=1),
+MESSAGES = [
+    FIRST,
+    (*HISTORY, Message("user", "Where to?")),
+    (Message("user", "Lakes are calm. " * 9),),
 ]
 
-Reply = list[tuple[Any, ...]]
+
+class Recorder:
+    """A request, and what was chosen from which logits while it was answered."""
+
+    def __init__(self, messages: tuple[Message, ...], chat: Path | None = None) -> None:
+        self.tokens: list[int] = []
+        self.logits: list[torch.Tensor] = []
+        self.request = Request(
+            messages, SAMPLING, stopping_criteria=(self._record,), cache_folder=chat
+        )
+
+    def _record(self, input_ids: torch.Tensor, scores: torch.Tensor) -> bool:
+        self.tokens.append(int(input_ids[0, -1]))
+        self.logits.append(scores[0])
+        return False
+
+    def assert_equals(self, other: Recorder) -> None:
+        assert len(self.tokens) == SAMPLING.max_tokens
+        assert self.tokens == other.tokens
+        assert torch.equal(torch.stack(self.logits), torch.stack(other.logits))
 
 
 @pytest.fixture(scope="module", params=[*tiny.CONFIGS, *tiny.FAMILIES])
@@ -62,32 +79,27 @@ def open_engine(folder: Path) -> LocalEngine:
     )
 
 
-def tokens_of(events: Iterator[EngineEvent] | list[EngineEvent]) -> Reply:
-    """Each token with its log-probability, which shows a difference in any bit."""
-    return [(event.text, event.logprobs) for event in events if isinstance(event, Delta)]
+def answer(engine: LocalEngine, recorder: Recorder) -> int:
+    """Answer a request; return how many tokens of its prompt were cached."""
+    events = list(engine.stream(recorder.request))
+    assert isinstance(events[0], PromptReady)
+    return events[0].cached_tokens
 
 
 def test_a_seed_gives_the_same_reply(folder: Path, tmp_path: Path) -> None:
+    cold, together = (list(map(Recorder, MESSAGES)) for _ in range(2))
     with closing(open_engine(folder)) as engine:
-        cold = []
-        for request in REQUESTS:
+        for recorder in cold:
             engine._prompt_cache.clear()
-            cold.append(tokens_of(engine.stream(request)))
-        assert [sum(len(logprobs) for _, logprobs in reply) for reply in cold] == [10, 10, 10]
-        engine._prompt_cache.clear()
-        assert tokens_of(engine.stream(REQUESTS[0])) == cold[0]
-        saved = dataclasses.replace(REQUESTS[1], cache_folder=tmp_path / "chat")
-        list(engine.read_ahead(dataclasses.replace(saved, messages=HISTORY)))
-        events = list(engine.stream(saved))
-        assert isinstance(events[0], PromptReady)
-        assert events[0].cached_tokens >= 64
-        assert tokens_of(events) == cold[1]
-        together: list[list[EngineEvent]] = [[], [], []]
-        for index, event in stream_many(engine, REQUESTS):
-            together[index].append(event)
-        assert [tokens_of(each) for each in together] == cold
+            assert answer(engine, recorder) == 0
+        warm = Recorder(MESSAGES[1], tmp_path / "chat")
+        list(engine.read_ahead(dataclasses.replace(warm.request, messages=HISTORY)))
+        assert answer(engine, warm) >= 64
+        warm.assert_equals(cold[1])
+        list(stream_many(engine, [recorder.request for recorder in together]))
+        for recorder, expected in zip(together, cold, strict=True):
+            recorder.assert_equals(expected)
     with closing(open_engine(folder)) as restarted:
-        events = list(restarted.stream(saved))
-        assert isinstance(events[0], PromptReady)
-        assert events[0].cached_tokens >= 64
-        assert tokens_of(events) == cold[1]
+        again = Recorder(MESSAGES[1], tmp_path / "chat")
+        assert answer(restarted, again) >= 64
+        again.assert_equals(cold[1])
