@@ -37,12 +37,16 @@ class DraftLength:
     def __init__(self) -> None:
         self._plain_seconds: float | None = None
         """Of a step with one token."""
+        self._plain_cycle: float | None = None
+        """From one such step to the next, with all that is done for a token."""
         self._extra_seconds: float | None = None
         """Of each further token in a step."""
         self._draft_seconds: float | None = None
         """Of a drafted token."""
         self._read_seconds: float | None = None
         """Of a token of the text that the draft model reads."""
+        self._reading = 0.0
+        """Seconds of reading before the newest draft."""
         self._accepted, self._tried = 2.8, 4.0
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
@@ -89,7 +93,6 @@ class DraftLength:
         """Take the time of a step of the large model."""
         if tokens == 1:
             self._plain_seconds = _mean(self._plain_seconds, seconds)
-            self._earn(_CREDIT_PER_TOKEN)
         elif self._plain_seconds is not None:
             extra = max(0.0, seconds - self._plain_seconds) / (tokens - 1)
             self._extra_seconds = _mean(self._extra_seconds, extra)
@@ -101,18 +104,32 @@ class DraftLength:
     def record_reading(self, tokens: int, seconds: float) -> None:
         """Take the time of reading many tokens of a text."""
         self._read_seconds = _mean(self._read_seconds, seconds / tokens)
+        self._reading = seconds
 
-    def record_outcome(self, drafted: int, accepted: int) -> None:
-        """Take how many tokens of a draft were chosen, one after the other from its start."""
+    def record_plain_cycle(self, seconds: float) -> None:
+        """Take the time from a step with one token to the next step."""
+        self._plain_cycle = _mean(self._plain_cycle, seconds)
+        self._earn(_CREDIT_PER_TOKEN)
+
+    def record_outcome(self, drafted: int, accepted: int, seconds: float) -> None:
+        """Take what a draft brought.
+
+        Args:
+            drafted: number of its tokens.
+            accepted: how many of them were chosen, one after the other from its start.
+            seconds: from before the draft to the next step.
+        """
         if accepted == drafted:
             self._longest = min(max(2 * drafted, self._longest), MAX_DRAFT_TOKENS)
         else:
             self._longest = max(accepted, FIRST_DRAFT_TOKENS)
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + min(accepted + 1, drafted)
-        cost = (self._draft_seconds or 0.0) + (self._extra_seconds or 0.0)
-        lost = drafted * cost / (self._plain_seconds or 1.0) - accepted
-        self._earn(_CREDIT_PER_TOKEN * (accepted + 1) - lost)
+        if self._plain_cycle is not None:
+            # reading was weighed before, and a pause of the program is no fault of the draft
+            steps = min((seconds - self._reading) / self._plain_cycle, 2.0 * (drafted + 1))
+            self._earn((1 + _CREDIT_PER_TOKEN) * (accepted + 1) - steps)
+        self._reading = 0.0
 
     def _earn(self, credit: float) -> None:
         self._credit = min(_MAX_CREDIT, self._credit + credit)

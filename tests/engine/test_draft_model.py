@@ -267,19 +267,22 @@ def simulate(acceptance: float, draft: float, extra: float, tokens: int, seed: i
     made, seconds, unread = 0, 0.0, MAX_UNREAD
     while made < tokens:
         count = length.choose(min(15, tokens - made), unread)
+        reading = unread * draft / 10 if count and unread > 16 else 0.0
         if count:
-            if unread > 1:
-                length.record_reading(unread, unread * draft / 10)
-                seconds += unread * draft / 10
+            if reading:
+                length.record_reading(unread, reading)
             unread = 0
             length.record_draft(count, count * draft)
         length.record_step(1 + count, 1 + extra * count)
         accepted = 0
         while accepted < count and draws.random() < acceptance:
             accepted += 1
+        cycle = 1 + count * (draft + extra)
         if count:
-            length.record_outcome(count, accepted)
-        seconds += 1 + count * (draft + extra)
+            length.record_outcome(count, accepted, cycle + reading)
+        else:
+            length.record_plain_cycle(cycle)
+        seconds += cycle + reading
         unread += 1
         made += min(1 + accepted, tokens - made)
     prompt = MAX_UNREAD / 10
@@ -305,12 +308,13 @@ def test_drafts_are_not_longer_than_allowed() -> None:
     length = DraftLength()
     assert length.choose(0) == length.choose(15) == 0  # nothing is known of the large model
     length.record_step(1, 1.0)
+    length.record_plain_cycle(1.0)
     assert length.choose(1) == 1
     assert length.choose(0) == 0
     length.record_draft(1, 0.01)
     length.record_step(2, 1.01)
     for _ in range(20):
-        length.record_outcome(4, 4)
+        length.record_outcome(4, 4, 1.1)
     assert [length.choose(limit) for limit in (0, 1, 3, 15)] == [0, 1, 3, MAX_DRAFT_TOKENS]
 
 
