@@ -117,6 +117,9 @@ class LocalEngine:
             *self.prompt_encoder.end_sequences,
         ]
         self._eos_criteria = EosStoppingCriteria(end_sequences)
+        self._raw_eos_criteria = EosStoppingCriteria(
+            [*end_sequences, *self.prompt_encoder.as_raw().end_sequences]
+        )
         self.constraints = ConstraintCompiler(
             self.prompt_encoder, (each[0] for each in end_sequences if len(each) == 1)
         )
@@ -148,6 +151,7 @@ class LocalEngine:
             tools_in_system_prompt=not self.prompt_encoder.knows_tools,
             constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
+            raw_prompts=frozenset({"text", "gap"} if self.prompt_encoder.gap_format else {"text"}),
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
@@ -372,6 +376,8 @@ class LocalEngine:
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
+        if request.raw:
+            return self.prompt_encoder.as_raw()
         thinking = request.sampling.thinking or "auto"
         return self.prompt_encoder.with_options(thinking, request.tools)
 
@@ -411,7 +417,9 @@ class LocalEngine:
         if constraint is not None and parser.part != "reasoning":
             constraint.expect(*encoder.answer_openings())
         omitted = tuple(request.messages[index] for index in prompt.omitted)
-        continues = bool(request.messages) and request.messages[-1].role == "assistant"
+        continues = request.raw or (
+            bool(request.messages) and request.messages[-1].role == "assistant"
+        )
         with ExitStack() as borrowed:
             cached_prompt = borrowed.enter_context(self._borrow_cache(request, prompt.ids))
             cached = cached_prompt.reuse_prefix(prompt.ids)
@@ -434,10 +442,9 @@ class LocalEngine:
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
                 parser=parser,
-                stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
-                format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
-                - frozenset(sampling.stop),
-                eos_criteria=self._eos_criteria,
+                stop_filter=StopStringFilter([*sampling.stop, *encoder.stop_strings]),
+                format_stop_strings=frozenset(encoder.stop_strings) - frozenset(sampling.stop),
+                eos_criteria=self._raw_eos_criteria if request.raw else self._eos_criteria,
                 limits=TokenLimits(
                     answer=sampling.max_tokens or limit,
                     # a quarter of the room is left for the answer

@@ -152,10 +152,13 @@ def _open_local(
 
     location = ensure_model(name, progress)
     entry = find_entry(location.name)
+    import torch
+
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.fit import FitChecker, RunRecorder
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.memory_plan import budget_memory
+    from chatlm.engines.native.compiler import compile_missing, decoder_name
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
@@ -181,6 +184,12 @@ def _open_local(
                 f"The next smaller model that fits: chatlm pull {smaller.name}\n{error.hint}"
             )
         raise
+    if placement.device == "cpu":
+        float32 = placement.dtype is torch.float32
+        compile_missing(
+            (decoder_name(float32=float32), "choose", "elementwise"),
+            lambda: progress("compile", 0, None),
+        )
     recorder = RunRecorder(config, runtimes.keys(), location)
     engine = LocalEngine.from_folder(
         location.name,

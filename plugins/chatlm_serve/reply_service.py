@@ -16,6 +16,7 @@ from chatlm import (
     EngineEvent,
     EngineInfo,
     Finished,
+    Message,
     MessageRefused,
     PromptReady,
     Request,
@@ -25,10 +26,16 @@ from chatlm import (
     SideChats,
     StopReason,
     Usage,
+    one_line,
     thinking_problem,
 )
-from chatlm_serve.errors import as_api_error, field_error
-from chatlm_serve.generation_request import GenerationRequest, check_fits
+from chatlm_serve.errors import ErrorJournal, as_api_error, field_error
+from chatlm_serve.generation_request import (
+    ClientConversation,
+    GenerationRequest,
+    TextPrompts,
+    check_fits,
+)
 from chatlm_serve.model_names import (
     find_chat_model,
     list_chat_models,
@@ -77,6 +84,8 @@ class ReplyService:
         self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
     ) -> None:
         self.chats = chats
+        self.journal = ErrorJournal()
+        """The newest errors that clients got."""
         self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}
@@ -163,7 +172,7 @@ class ReplyService:
         self, request: GenerationRequest, model: ServedModel, setup: Setup
     ) -> ChoiceEvents:
         streams = [
-            self._stream(_with_seed(request, number), model, setup)
+            self._stream(_of_choice(request, number), model, setup)
             for number in range(request.choices)
         ]
         try:
@@ -177,6 +186,23 @@ class ReplyService:
         finally:
             for stream in streams:
                 await stream.aclose()
+
+    async def load(self, name: str, keep_seconds: float | None) -> None:
+        """Load a model without a request, or free it as soon as nothing uses it.
+
+        Args:
+            name: as requests name it.
+            keep_seconds: how long it is kept; 0 frees it, None is as long as usual.
+
+        Raises:
+            ApiError: there is no such model, or it cannot be loaded.
+        """
+        model, _ = await self.setup_for(name)
+        if keep_seconds == 0:
+            self.pool.unload(model)
+            return
+        async with self.pool.use(model, keep_seconds):
+            pass
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Count the tokens of the prompt that a request becomes.
@@ -245,8 +271,14 @@ async def _merge(streams: Sequence[AsyncGenerator[ReplyEvent, None]]) -> ChoiceE
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _with_seed(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Give each reply to one request a seed of its own, if the client set one."""
+def _of_choice(request: GenerationRequest, number: int) -> GenerationRequest:
+    """Return the request for one reply, with its text, and a seed of its own if there is one."""
+    prompt = request.conversation
+    if isinstance(prompt, TextPrompts):
+        each = request.choices // len(prompt.texts)
+        text = TextPrompts((prompt.texts[number // each],), prompt.suffix)
+        request = dataclasses.replace(request, conversation=text)
+        number %= each
     seed = request.sampling.seed
     if seed is None or not number:
         return request
@@ -274,18 +306,20 @@ def prepare_reply(
         ContextTooLong: from the generator: the messages do not fit the context. The engine alone
             would omit the oldest without the client noticing.
     """
+    prompt = asked.conversation
+    if isinstance(prompt, TextPrompts):
+        return _generate_reply((), batch, _raw_request(chats, setup, asked, prompt))
     try:
-        chat, request = _build_request(chats, setup, asked)
+        chat, request = _build_request(chats, setup, asked, prompt)
     except MessageRefused as refusal:
         return _generate_refusal(refusal)
-    first = () if asked.conversation.turn.reply else chat.events_without_engine(request)
+    first = () if prompt.turn.reply else chat.events_without_engine(request)
     return _generate_reply(first, batch, request)
 
 
 def _build_request(
-    chats: SideChats, setup: Setup, asked: GenerationRequest
+    chats: SideChats, setup: Setup, asked: GenerationRequest, conversation: ClientConversation
 ) -> tuple[SideChat, Request]:
-    conversation = asked.conversation
     sampling = _check_thinking(asked, chats.begin(setup).engine.info)
     setup = dataclasses.replace(
         setup,
@@ -308,9 +342,51 @@ def _build_request(
 
 
 def _count_tokens(chats: SideChats, setup: Setup, asked: GenerationRequest) -> int:
-    chat, request = _build_request(chats, setup, asked)
-    prompt = chat.engine.preview(request)
+    conversation = asked.conversation
+    if isinstance(conversation, TextPrompts):
+        request = _raw_request(chats, setup, asked, conversation)
+    else:
+        _, request = _build_request(chats, setup, asked, conversation)
+    prompt = chats.begin(setup).engine.preview(request)
     return sum(prompt.message_tokens) if prompt.omitted else len(prompt.tokens)
+
+
+def _raw_request(
+    chats: SideChats, setup: Setup, asked: GenerationRequest, prompt: TextPrompts
+) -> Request:
+    """Return the request to continue a text, or to fill its gap.
+
+    Raises:
+        ApiError: the set-up is more than an adapter and sampling, which need no chat, or the model
+            cannot do it.
+    """
+    if setup.template or setup.system or setup.plugin_data:
+        raise field_error(
+            "model",
+            "a text is continued by a model with an adapter only, not with a template or an index.",
+        )
+    engine = chats.begin(setup).engine
+    info = engine.info
+    if prompt.suffix is None and "text" not in info.raw_prompts:
+        raise field_error("model", "it answers messages only, and continues no text.")
+    if prompt.suffix is not None and "gap" not in info.raw_prompts:
+        raise field_error(
+            "suffix",
+            f"the model {one_line(info.model, 60)} cannot fill a gap, since its tokenizer has no "
+            "tokens for that. Use one that can, such as Qwen2.5-Coder.",
+            "unsupported_value",
+        )
+    sampling = asked.sampling.with_fallback(setup.sampling)
+    texts = (*prompt.texts, *([] if prompt.suffix is None else [prompt.suffix]))
+    return Request(
+        tuple(Message("user", text, pinned=True) for text in texts),
+        sampling.with_fallback(info.default_sampling),
+        setup.adapter or None,
+        adapter_fixed=True,
+        logprobs=asked.logprobs,
+        max_new_tokens=sampling.max_tokens,
+        raw=True,
+    )
 
 
 def _generate_refusal(refusal: MessageRefused) -> ReplyGenerator:
@@ -346,6 +422,7 @@ def _check_thinking(asked: GenerationRequest, info: EngineInfo) -> Sampling:
     problem = thinking_problem(sampling.thinking, info)
     if problem is None:
         return sampling
-    if info.thinks and asked.thinking_is_switch and sampling.thinking != "off":
+    followed = info.thinks and asked.thinking_is_switch and sampling.thinking != "off"
+    if followed or asked.thinking_is_wish:
         return dataclasses.replace(sampling, thinking=None)
     raise field_error(asked.thinking_field, str(problem), "unsupported_value")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
 from chatlm_serve.errors import ApiError
-from chatlm_serve.generation_request import ClientTurn, GenerationRequest
+from chatlm_serve.generation_request import ClientConversation, ClientTurn, GenerationRequest
 from chatlm_serve.http_guard import is_loopback, names_loopback
 from chatlm_serve.model_names import (
     find_chat_model,
@@ -73,6 +73,7 @@ def test_all_that_is_supported_is_read() -> None:
         )
     )
     conversation = params.conversation
+    assert isinstance(conversation, ClientConversation)
     (earlier,) = conversation.history
     assert conversation.system == "Be brief."
     assert (earlier.question, earlier.reply[0].text) == ("One\n\nmore", "Yes?")
