@@ -191,20 +191,20 @@ def test_gemma_3_with_images_reads_text(tmp_path: Path) -> None:
     }  # fmt: skip
     config = transformers.Gemma3Config(text_config=text, vision_config=vision)
     torch.manual_seed(1)
-    kind = transformers.Gemma3ForConditionalGeneration
+    kind: Any = transformers.Gemma3ForConditionalGeneration
     kind(config).to(torch.bfloat16).save_pretrained(tmp_path)
     whole = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids = [(7 * number) % 200 for number in range(1, 90)]
     expected = whole(torch.tensor([ids])).logits[0]
     for form in ("bf16", None):
-        cache = native_model(tmp_path, torch.float32, form).new_cache()  # type: ignore[arg-type]
+        cache = native_model(tmp_path, torch.float32, form).new_cache()
         assert_equal(cache.prefill(ids[:70]), expected[69])
         assert_equal(decoded(cache, ids[70:]), expected[70:])
 
 
 def test_gemma_3_with_images_may_leave_out_usual_sizes() -> None:
     """As the config.json of Gemma 3 4B does."""
-    text = {
+    text: dict[str, Any] = {
         "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
         "num_hidden_layers": 34, "sliding_window": 1024,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
@@ -216,7 +216,7 @@ def test_gemma_3_with_images_may_leave_out_usual_sizes() -> None:
     attention = config.attention_layers
     windows = [each.window for each in attention]
     assert windows == [
-        1024 if kind == "sliding_attention" else None for kind in expected.layer_types
+        1024 if kind == "sliding_attention" else None for kind in expected.layer_types or []
     ]
     first = attention[0]
     assert (first.num_attention_heads, first.num_key_value_heads, first.head_dim) == (

@@ -25,7 +25,7 @@ def test_a_fact_in_the_middle_of_a_prompt_is_found(
 @pytest.mark.slow
 def test_facts_in_a_long_prompt_are_found(default_model: Path) -> None:
     for kv_cache in ("auto", "int8"):
-        opened = LocalEngine.from_folder("m", default_model, CPU, kv_cache=kv_cache)  # type: ignore[arg-type]
+        opened = LocalEngine.from_folder("m", default_model, CPU, kv_cache=kv_cache)
         answers = needle.ask_all(opened, (4000, 7000), needle.DEPTHS[::3])
         assert all(answer.found for answer in answers), answers
 
