@@ -313,6 +313,8 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
         for _ in asked.send(ABOUT_CHATLM):
             pass
         ids = {"sources": asked.conversation_id or 0}
+        if not store.passages(store.conversation(ids["sources"]).turns[0].id):
+            raise SystemExit("The plugin rag was too slow here; run this on an idle machine.")
         async with camera(store, engine, size, ids, plugins) as looking:
             await looking.open("sources")
             await looking.command("/source 1")
