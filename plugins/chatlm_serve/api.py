@@ -9,7 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chatlm import SideChats
+from chatlm import SideChats, __version__
+from chatlm_serve import openapi
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
 from chatlm_serve.protocols import (
@@ -71,6 +72,7 @@ class Api:
                 *anthropic_messages.routes(self.replies),
                 *ollama_chat.routes(self.replies),
                 *ollama_models.routes(self.replies, self._embeddings),
+                *openapi.routes(__version__),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
             middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token, errors=ERRORS)],

@@ -10,6 +10,7 @@ import click
 from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
 from chatlm.plugin_kit.progress import status_lines
 from chatlm_serve import PLUGIN
+from chatlm_serve.endpoints import help_text
 from chatlm_serve.http_guard import is_loopback
 from chatlm_serve.listener import bind_socket, http_url
 from chatlm_serve.plugin import Settings, keep_seconds
@@ -17,7 +18,7 @@ from chatlm_serve.plugin import Settings, keep_seconds
 LOOPBACK = "127.0.0.1"
 
 
-@click.command()
+@click.command(epilog=help_text())
 @click.option("--host", default=LOOPBACK, help=f"Listen at this address. Default: {LOOPBACK}")
 @click.option(
     "--port",
@@ -34,7 +35,7 @@ LOOPBACK = "127.0.0.1"
 )
 @click.option("-m", "--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
 def serve(host: str, port: int, token: str, model: str | None) -> None:
-    """Serve the model to other programs through an OpenAI-compatible endpoint.
+    """Serve models to other programs, which speak OpenAI's, Anthropic's or Ollama's protocol.
 
     The model name also selects adapters, templates and indices; GET /v1/models lists all names.
 

@@ -63,9 +63,9 @@ _COMMON_FIELDS = (
 )  # fmt: skip
 """`truncate` and `shift` drop old messages of a chat that does not fit, which is refused here."""
 
-_CHAT_FIELDS = frozenset(("messages", "tools", *_COMMON_FIELDS))
+CHAT_FIELDS = frozenset(("messages", "tools", *_COMMON_FIELDS))
 
-_GENERATE_FIELDS = frozenset(
+GENERATE_FIELDS = frozenset(
     ("prompt", "system", "images", "suffix", "template", "raw", "context", *_COMMON_FIELDS)
 )
 
@@ -117,7 +117,7 @@ async def _load(
 ) -> Response:
     """Load a model without a reply, or free it if it shall not be kept at all."""
     fields = without_nulls(body, "body")
-    refuse_unknown(fields, _CHAT_FIELDS if kind == "chat" else _GENERATE_FIELDS)
+    refuse_unknown(fields, CHAT_FIELDS if kind == "chat" else GENERATE_FIELDS)
     model, keep_seconds = get_typed(fields, "model", str), parse_keep_alive(fields)
     await while_connected(request, service.load(model, keep_seconds))
     form = OllamaFormat(model, kind)
@@ -138,7 +138,7 @@ def parse_chat_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, Olla
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
     fields = without_nulls(body, "body")
-    refuse_unknown(fields, _CHAT_FIELDS)
+    refuse_unknown(fields, CHAT_FIELDS)
     messages = _parse_messages(get_typed(fields, "messages", list))
     return _parse_request(fields, messages, "chat")
 
@@ -146,7 +146,7 @@ def parse_chat_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, Olla
 def parse_generate_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, OllamaFormat]:
     """Parse and validate the body of a single prompt; raises as `parse_chat_request`."""
     fields = without_nulls(body, "body")
-    refuse_unknown(fields, _GENERATE_FIELDS)
+    refuse_unknown(fields, GENERATE_FIELDS)
     for name, neutral in _NEUTRAL_VALUES.items():
         hint = ": send the earlier messages to /api/chat" if name == "context" else ""
         if name in fields and fields[name] != neutral:
