@@ -21,6 +21,9 @@ MAX_SCHEMA_CHARACTERS = 512 * 1024
 MAX_SCHEMA_DEPTH = 64
 """Limit of nested objects and arrays in a schema."""
 
+MAX_SCHEMA_PARTS = 10_000
+"""Limit of the objects and lists in a schema; checking so many takes 1 to 3 seconds."""
+
 GRAMMAR_KINDS = ("regex", "lark", "gbnf")
 
 _OBJECT_TYPES: Mapping[str, Schema] = {
@@ -114,6 +117,8 @@ def check_schema(schema: Any) -> None:
     if not isinstance(schema, Mapping):
         raise UsageError("a schema must be a JSON object")
     check_depth(schema)
+    if sum(isinstance(each, Mapping | list) for each in _all_values(schema)) > MAX_SCHEMA_PARTS:
+        raise UsageError(f"the schema has more than {MAX_SCHEMA_PARTS:,} objects and lists")
     from jsonschema import exceptions, validators  # takes 60 ms
 
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)
@@ -159,6 +164,16 @@ def _check_length(what: str, text: str) -> None:
         raise UsageError(
             f"the {what} has {len(text):,} characters; the limit is {MAX_SCHEMA_CHARACTERS:,}"
         )
+
+
+def _all_values(value: Any) -> Iterator[Any]:
+    """Yield a value and all within it, without recursion."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        if isinstance(each, Mapping | list):
+            waiting += each.values() if isinstance(each, Mapping) else each
 
 
 def _depth(value: Any) -> int:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chatlm import SideChats, __version__
-from chatlm_serve import openapi
+from chatlm_serve import openapi, status_page
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
 from chatlm_serve.protocols import (
@@ -33,14 +33,6 @@ from chatlm_serve.reply_service import ReplyService
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that disconnected; nobody receives it."""
 
-ERRORS = ErrorFormats(
-    error_body,
-    {
-        ollama_fields.ERROR_PREFIX: ollama_fields.error_body,
-        anthropic_messages.PATH: anthropic_messages.error_body,
-    },
-)
-
 
 class Api:
     """The endpoints of all protocols; call `stop` and then `close` at the end.
@@ -57,12 +49,21 @@ class Api:
     ) -> None:
         self.replies = ReplyService(chats, max_waiting, max_running, keep_seconds)
         self._embeddings = EmbeddingService(max_waiting)
+        self._errors = ErrorFormats(
+            error_body,
+            {
+                ollama_fields.ERROR_PREFIX: ollama_fields.error_body,
+                anthropic_messages.PATH: anthropic_messages.error_body,
+            },
+            self.replies.journal,
+        )
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
         """Create the ASGI app; the arguments are those of `GuardMiddleware`."""
         return Starlette(
             routes=[
                 Route(HEALTH_PATH, _health),
+                *status_page.routes(self.replies),
                 *openai_models.routes(self.replies),
                 *openai_chat.routes(self.replies),
                 *openai_responses.routes(self.replies),
@@ -75,12 +76,14 @@ class Api:
                 *openapi.routes(__version__),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
-            middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token, errors=ERRORS)],
+            middleware=[
+                Middleware(GuardMiddleware, loopback=loopback, token=token, errors=self._errors)
+            ],
             exception_handlers={
-                HTTPException: _handle_http_error,
+                HTTPException: self._handle_http_error,
                 ClientDisconnect: _handle_disconnect,
-                ApiError: _handle_error,
-                Exception: _handle_error,
+                ApiError: self._handle_error,
+                Exception: self._handle_error,
             },
         )
 
@@ -94,20 +97,18 @@ class Api:
         self.replies.close()
         self._embeddings.close()
 
+    async def _handle_error(self, request: Request, error: Exception) -> Response:
+        return self._errors.response(as_api_error(error), request.url.path)
+
+    async def _handle_http_error(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        problem = {404: "Not found:", 405: "Method not allowed:"}.get(status, "Request failed:")
+        path = request.url.path
+        return self._errors.response(ApiError(status, f"{problem} {path}"), path)
+
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
-
-
-async def _handle_error(request: Request, error: Exception) -> Response:
-    return ERRORS.response(as_api_error(error), request.url.path)
-
-
-async def _handle_http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    problem = {404: "Not found:", 405: "Method not allowed:"}.get(status, "Request failed:")
-    path = request.url.path
-    return ERRORS.response(ApiError(status, f"{problem} {path}"), path)
 
 
 async def _handle_disconnect(request: Request, error: Exception) -> Response:

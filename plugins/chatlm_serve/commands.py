@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import click
 
@@ -16,6 +16,8 @@ from chatlm_serve.listener import bind_socket, http_url
 from chatlm_serve.plugin import Settings, keep_seconds
 
 LOOPBACK = "127.0.0.1"
+
+OLLAMA_PORT = 11434
 
 
 @click.command(epilog=help_text())
@@ -33,11 +35,14 @@ LOOPBACK = "127.0.0.1"
     default="",
     help="Token that clients must send. Safer: CHATLM_SERVE_TOKEN, hidden from other users.",
 )
+@click.option("--ollama", is_flag=True, help=f"Listen on Ollama's port {OLLAMA_PORT} as well.")
 @click.option("-m", "--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
-def serve(host: str, port: int, token: str, model: str | None) -> None:
-    """Serve models to other programs, which speak OpenAI's, Anthropic's or Ollama's protocol.
+def serve(host: str, port: int, token: str, ollama: bool, model: str | None) -> None:
+    """Serve your models to programs that speak OpenAI's, Ollama's or Anthropic's protocol.
 
-    The model name also selects adapters, templates and indices; GET /v1/models lists all names.
+    A request may name any installed model; it is loaded when it is needed. The name also selects
+    adapters, templates and indices. GET /v1/models lists all names, and a browser shows the state
+    of the server at its address.
 
     Example: chatlm serve --port 8080
     """
@@ -47,12 +52,18 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     from chatlm_serve.api import Api
     from chatlm_serve.server import ApiServer
 
-    with (
-        closing(bind_socket(host, port)) as listener,
-        side_chats(config, status_lines(), frees_models=False) as chats,
-    ):
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(bind_socket(host, port)))
+        listeners = [listener]
+        if ollama:
+            hint = "Ollama itself may be running: stop it, or omit --ollama."
+            second = bind_socket(host, OLLAMA_PORT, hint)
+            listeners.append(stack.enter_context(closing(second)))
+        chats = stack.enter_context(side_chats(config, status_lines(), frees_models=False))
         api = Api(chats, settings.queue, settings.at_once, keep_seconds(settings.keep_alive))
         _announce(f"Serving {api.replies.info.model}", host, listener, "/v1")
+        for each in listeners[1:]:
+            _announce("Ollama's clients find it", host, each)
         server = ApiServer(
             api,
             loopback=is_loopback(host),
@@ -60,7 +71,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
             max_connections=settings.connections,
             receive_seconds=settings.receive_seconds,
         )
-        server.run([listener])
+        server.run(listeners)
 
 
 @click.command()

@@ -138,7 +138,7 @@ def openapi_document(version: str) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     path = endpoint.path
-    content: dict[str, Any] = {"text/html" if path == "/docs" else "application/json": {}}
+    content: dict[str, Any] = {"text/html" if path in ("/", "/docs") else "application/json": {}}
     if path in _STREAMS:
         content[_STREAMS[path]] = {}
     words = re.findall(r"\w+", f"{endpoint.method.lower()} {path}")

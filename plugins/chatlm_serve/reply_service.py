@@ -29,7 +29,7 @@ from chatlm import (
     one_line,
     thinking_problem,
 )
-from chatlm_serve.errors import as_api_error, field_error
+from chatlm_serve.errors import ErrorJournal, as_api_error, field_error
 from chatlm_serve.generation_request import (
     ClientConversation,
     GenerationRequest,
@@ -84,6 +84,8 @@ class ReplyService:
         self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
     ) -> None:
         self.chats = chats
+        self.journal = ErrorJournal()
+        """The newest errors that clients got."""
         self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -81,7 +82,8 @@ async def reply_to(
         whole = await while_connected(request, _collect(events, asked.choices))
         return JSONResponse(form.whole(whole))
     first = await while_connected(request, _next(events))  # its error can still set the status
-    return EventStream(_format(first, events, form), form.media_type)
+    record = partial(service.journal.record, path=request.url.path)
+    return EventStream(_format(first, events, form, record), form.media_type)
 
 
 async def _collect(events: ChoiceEvents, choices: int) -> list[WholeReply]:
@@ -103,9 +105,12 @@ async def _next(events: AsyncGenerator[T, None]) -> T:
 
 
 async def _format(
-    first: tuple[int, ReplyEvent], rest: ChoiceEvents, form: ReplyFormat
+    first: tuple[int, ReplyEvent],
+    rest: ChoiceEvents,
+    form: ReplyFormat,
+    record: Callable[[ApiError], None],
 ) -> AsyncGenerator[str, None]:
-    """Yield the texts of a stream; an error is the last one."""
+    """Yield the texts of a stream; an error is the last one, and recorded."""
     async with aclosing(rest):
         yield form.begin()
         try:
@@ -115,7 +120,9 @@ async def _format(
                 if text := form.event(choice, event):
                     yield text
         except Exception as error:
-            yield form.failure(as_api_error(error))
+            failure = as_api_error(error)
+            record(failure)
+            yield form.failure(failure)
             return
     yield form.end()
 

@@ -12,6 +12,7 @@ import pytest
 from chatlm import EngineError, Reasoning, Text
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_serve.errors import ApiError
+from chatlm_serve.generation_request import ClientConversation
 from chatlm_serve.protocols.anthropic_messages import parse_message_request
 from tests.plugins.serve import MODEL, Answer, Caller, Echo, send, serving
 
@@ -125,6 +126,7 @@ def test_text_beside_results_is_a_message_of_its_own() -> None:
         ]},
     ]  # fmt: skip
     request, _ = parse_message_request({"model": "m", "max_tokens": 1, "messages": messages})
+    assert isinstance(request.conversation, ClientConversation)
     (turn,) = request.conversation.history
     assert [part.type for step in turn.reply for part in step.parts] == [
         "reasoning", "text", "tool_call", "tool_result",

@@ -14,6 +14,7 @@ import chatlm
 from chatlm import Reasoning, Text
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_serve.errors import ApiError
+from chatlm_serve.generation_request import ClientConversation
 from chatlm_serve.protocols.ollama_chat import parse_chat_request, parse_generate_request
 from chatlm_serve.protocols.ollama_fields import parse_keep_alive, parse_options
 from tests.models import DEFAULT
@@ -109,6 +110,7 @@ def test_results_find_their_calls_by_name() -> None:
     results = [{"role": "tool", "tool_name": name, "content": name} for name in ("two", "one")]
     messages = [USER, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
     request, _ = parse_chat_request({"model": "m", "messages": messages})
+    assert isinstance(request.conversation, ClientConversation)
     (step,) = request.conversation.turn.reply
     assert [(part.call_id, part.name, part.text) for part in step.parts[2:]] == [  # type: ignore[union-attr]
         ("call_1_1", "two", "two"),

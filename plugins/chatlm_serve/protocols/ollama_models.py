@@ -185,8 +185,12 @@ def _parse_embed(
     if fields.get(name) in ("", []):
         return [], model
     canonical = EMBEDDING_MODEL if _is_embedder(model) else model
-    parsed = parse_embedding_request({"model": canonical, "input": fields.get(name)})
-    return parsed.texts, model
+    value = fields.get(name)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise field_error(name, "must be a string or a list of strings, none of them empty.")
+    parse_embedding_request({"model": canonical, "input": texts})
+    return texts, model
 
 
 def _is_embedder(name: str) -> bool:
