@@ -39,7 +39,7 @@ ENDPOINTS = (
     Endpoint("POST", "/api/embeddings", "Ollama", "embed one text"),
     Endpoint("GET", "/api/version", "Ollama", "tell the version"),
     Endpoint("POST", "/api/pull", "Ollama", "say how a model is installed"),
-    Endpoint("GET", "/", "", "show the state of the server, as a page"),
+    Endpoint("GET", "/", "", "show the server's state, as a page"),
     Endpoint("GET", "/health", "", "tell that it runs, without a token"),
     Endpoint("GET", "/openapi.json", "", "describe the endpoints, as OpenAPI"),
     Endpoint("GET", "/docs", "", "the same as a page"),

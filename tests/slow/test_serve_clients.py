@@ -49,14 +49,14 @@ def test_every_program_is_run() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_client_works(name: str, address: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", PACKAGES[name]]
+    install = [str(python), "-m", "pip", "install", "-q", PACKAGES[name]]
     installed = subprocess.run(install, capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"{PACKAGES[name]} cannot be installed: {installed.stderr[-300:]}")
     done = subprocess.run(
-        [python, CLIENTS / f"{name}.py", address, models.DEFAULT],
+        [str(python), str(CLIENTS / f"{name}.py"), address, models.DEFAULT],
         cwd=tmp_path,
         capture_output=True,
         text=True,
