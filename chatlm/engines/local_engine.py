@@ -36,6 +36,7 @@ from chatlm.engines.saved_caches import SavedCaches, describe_computation
 from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
+from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
@@ -395,17 +396,19 @@ class LocalEngine:
             for done in cached_prompt.prefill_in_parts(prompt.ids):
                 yield None if done is None else Prefill(done, total)
             logits = cached_prompt.logits
-            state = GenerationState(
-                prompt_ids=prompt.ids,
-                request=request,
-                sampler=Sampler(
+            with single_torch_thread():
+                sampler = Sampler(
                     sampling,
                     torch.tensor(prompt.ids),
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
                     self.prompt_encoder.encode_text,
-                ),
+                )
+            state = GenerationState(
+                prompt_ids=prompt.ids,
+                request=request,
+                sampler=sampler,
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
                 parser=parser,
