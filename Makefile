@@ -16,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --dist worksteal --basete
 WORKERS := 4
 NUMERIC_WORKERS := 2
 
-.PHONY: chat test check-slow format clean help
+.PHONY: chat test check-slow format wheels clean help
 
 chat: $(VENV)/.installed
 	@$(BIN)/chatlm models pull smollm2-135m-instruct
@@ -38,6 +38,11 @@ check-slow: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Compiled by zig for all of them, on any machine; see chatlm/engines/native/csrc/targets.toml.
+wheels: $(VENV)/.made
+	@for platform in linux-x86_64 linux-aarch64 darwin-arm64; do \
+	  CHATLM_WHEEL=$$platform $(BIN)/python -m pip wheel --no-deps --wheel-dir dist . || exit 1; done
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,4 +68,5 @@ help:
 	@echo "make chat        set up, fetch the default model once, open the chat"
 	@echo "make test        format, lint, types, layers, tests"
 	@echo "make check-slow  the thorough checks that make test leaves out"
+	@echo "make wheels      build wheels with compiled decoders into dist/"
 	@echo "make format      let ruff rewrite what it can"

@@ -162,7 +162,10 @@ def measure_collection(engine: LocalEngine, folder: Path, count: int, limit: int
             refused[reason(error)] += 1
             continue
         compiled.append(time.perf_counter() - begin)
-        judged[judge(schema, collect(engine.stream(request)))] += 1
+        try:
+            judged[judge(schema, collect(engine.stream(request)))] += 1
+        except ChatlmError as error:  # too complex at a later token
+            judged[reason(error)] += 1
     total = len(compiled) + sum(refused.values())
     ended = judged["fits"] + judged["does not fit"]
     return {
@@ -171,6 +174,11 @@ def measure_collection(engine: LocalEngine, folder: Path, count: int, limit: int
         "compile_seconds_p95": percentile(compiled, 0.95),
         "valid_of_ended": judged["fits"] / ended if ended else None,
         "cut": judged["cut"],
+        "failed": {
+            why: times
+            for why, times in judged.items()
+            if why not in ("fits", "does not fit", "cut")
+        },
         "refused": dict(refused.most_common(12)),
     }
 

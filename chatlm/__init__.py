@@ -43,12 +43,19 @@ if TYPE_CHECKING:
         EngineError,
         MessageRefused,
         ModelError,
+        OutOfMemoryError,
         UsageError,
     )
     from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
     from chatlm.hub.disk import fsync_tree, human_bytes
     from chatlm.hub.gguf.lora import convert_gguf_lora
-    from chatlm.hub.installed import ModelLocation, find_model
+    from chatlm.hub.installed import (
+        ModelDetails,
+        ModelLocation,
+        find_installed_model,
+        find_model,
+        list_installed_models,
+    )
     from chatlm.hub.pull import ensure_model
     from chatlm.hub.weights import fingerprint_weights, tensor_shapes
     from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
@@ -182,11 +189,13 @@ _MODULE_OF = {
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "Model": "chatlm.engines.model",
+    "ModelDetails": "chatlm.hub.installed",
     "ModelError": "chatlm.errors",
     "ModelInfo": "chatlm.engines.model",
     "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
     "OfferedTemplate": "chatlm.types.setups",
+    "OutOfMemoryError": "chatlm.errors",
     "Panel": "chatlm.plugin_host.ui_api",
     "Part": "chatlm.types.parts",
     "Passage": "chatlm.types.messages",
@@ -248,6 +257,7 @@ _MODULE_OF = {
     "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
     "find_mismatch": "chatlm.hub.checksums",
+    "find_installed_model": "chatlm.hub.installed",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
     "fingerprint_weights": "chatlm.hub.weights",
@@ -255,6 +265,7 @@ _MODULE_OF = {
     "graceful_interrupt": "chatlm.plugin_kit.progress",
     "hookimpl": "chatlm.plugin_host.hookspecs",
     "human_bytes": "chatlm.hub.disk",
+    "list_installed_models": "chatlm.hub.installed",
     "load_config": "chatlm.config.config",
     "load_plugin_settings": "chatlm.plugin_host.settings",
     "load_pretrained": "chatlm.engines.training_api",
@@ -324,11 +335,13 @@ __all__ = [
     "Message",
     "MessageRefused",
     "Model",
+    "ModelDetails",
     "ModelError",
     "ModelInfo",
     "ModelListing",
     "ModelLocation",
     "OfferedTemplate",
+    "OutOfMemoryError",
     "Panel",
     "Part",
     "Passage",
@@ -390,6 +403,7 @@ __all__ = [
     "escape_controls",
     "expand_path",
     "fast_dtype",
+    "find_installed_model",
     "find_mismatch",
     "find_model",
     "find_quick_mismatch",
@@ -398,6 +412,7 @@ __all__ = [
     "graceful_interrupt",
     "hookimpl",
     "human_bytes",
+    "list_installed_models",
     "load_config",
     "load_plugin_settings",
     "load_pretrained",

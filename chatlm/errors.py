@@ -51,7 +51,17 @@ class EngineError(ChatlmError):
 
 
 class OutOfMemoryError(EngineError):
-    """The model or the conversation did not fit into memory."""
+    """The model or the conversation did not fit into memory.
+
+    Args:
+        message: see `ChatlmError`.
+        hint: see `ChatlmError`.
+        missing: bytes that would have to be free as well; None where it is not known.
+    """
+
+    def __init__(self, message: str, hint: str = "", missing: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.missing = missing
 
 
 class ContextTooLong(EngineError):

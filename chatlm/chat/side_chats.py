@@ -40,6 +40,8 @@ class InMemorySideChats:
         open_model: loads a model.
         report: called with what is being loaded, in a few words.
         shared_engine: returns an engine that is loaded anyway and never freed here, or None.
+        frees_models: whether all models are freed for one that does not fit beside them; else it is
+            refused, and `free` makes room.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class InMemorySideChats:
         open_model: OpenModel,
         report: Callable[[str], None],
         shared_engine: Callable[[], Engine | None] = lambda: None,
+        frees_models: bool = True,
     ) -> None:
         self.config = config
         self.plugins = plugins
@@ -56,7 +59,10 @@ class InMemorySideChats:
         self._report = report
         self._shared_engine = shared_engine
         self._engines: dict[str, Engine] = {}
-        self._lock = threading.RLock()
+        self._frees_models = frees_models
+        self._lock = threading.Lock()
+        self._loading_lock = threading.RLock()
+        """Held while a model is loaded, so that others can be used meanwhile."""
         self.swaps_models = False
         """Whether models do not fit in memory together."""
 
@@ -89,13 +95,41 @@ class InMemorySideChats:
     def engine(self, model: str) -> Engine:
         """Return a model's engine, loaded once; if two do not fit, the earlier one is freed."""
         name = self.model_name(model)
+        if there := self._loaded_engine(name):
+            return there
+        with self._loading_lock:
+            if there := self._loaded_engine(name):  # another thread has loaded it
+                return there
+            engine = self._load_engine(name)
+            with self._lock:
+                self._engines[name] = engine
+            return engine
+
+    def free(self, model: str) -> None:
+        """Free a model that was loaded here; nothing may use it any longer."""
+        with self._lock:
+            engine = self._engines.pop(self.model_name(model), None)
+        if engine is not None:
+            engine.close()
+
+    def reserved_memory(self) -> int:
+        """Return how many bytes of main memory the loaded models have not taken yet, but may."""
+        with self._lock:
+            budgets = [engine.info.memory for engine in self._engines.values()]
+        local = [each for each in budgets if each and not each.device.startswith("cuda")]
+        if not local:
+            return 0
+        from chatlm.engines.machine_memory import own_memory
+
+        program = max(budget.program for budget in local)
+        return max(0, program + sum(b.total - b.program for b in local) - own_memory())
+
+    def _loaded_engine(self, name: str) -> Engine | None:
         with self._lock:
             there = self._shared_engine()
             if there is not None and there.info.model == name:
                 return there
-            if name not in self._engines:
-                self._engines[name] = self._load_engine(name)
-            return self._engines[name]
+            return self._engines.get(name)
 
     def _load_engine(self, name: str) -> Engine:
         def report(status: str) -> None:
@@ -105,7 +139,7 @@ class InMemorySideChats:
         try:
             return self._open_model(name, report)
         except OutOfMemoryError:
-            if not self._engines:
+            if not self._engines or not self._frees_models:
                 raise
             self._evict_engines(report)
             return self._open_model(name, report)
@@ -116,8 +150,11 @@ class InMemorySideChats:
         self._close_engines()
 
     def _close_engines(self) -> None:
-        while self._engines:
-            self._engines.popitem()[1].close()
+        with self._lock:
+            engines = list(self._engines.values())
+            self._engines.clear()
+        for engine in engines:
+            engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +165,7 @@ class InMemorySideChats:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._lock:
+        with self._loading_lock:
             self._close_engines()
 
 
@@ -196,18 +233,26 @@ class InMemorySideChat:
 
 
 @contextmanager
-def side_chats(config: Config, report: Callable[[str], None]) -> Iterator[InMemorySideChats]:
+def side_chats(
+    config: Config, report: Callable[[str], None], *, frees_models: bool = True
+) -> Iterator[InMemorySideChats]:
     """Provide side chats to a command: load the user's plugins, and free everything at the end.
 
     Args:
         config: the user's settings.
         report: called with what is being loaded, in a few words.
+        frees_models: see `InMemorySideChats`; else all memory that loaded models may take counts as
+            taken.
     """
     from chatlm.engines.open import make_model_opener
     from chatlm.plugin_host.lifecycle import loaded_plugins
 
-    with (
-        loaded_plugins(config) as plugins,
-        InMemorySideChats(config, plugins, make_model_opener(config, plugins), report) as chats,
-    ):
-        yield chats
+    with loaded_plugins(config) as plugins:
+
+        def reserved_memory() -> int:
+            return 0 if frees_models else chats.reserved_memory()
+
+        open_model = make_model_opener(config, plugins, reserved_memory)
+        chats = InMemorySideChats(config, plugins, open_model, report, frees_models=frees_models)
+        with chats:
+            yield chats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ from chatlm.hub import installed, usage
 from chatlm.hub import names as names_module
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.gguf_choices import choose_files, quality
-from chatlm.hub.installed import ModelDetails
+from chatlm.hub.installed import ModelDetails, ModelLocation
 from chatlm.hub.model_folder import model_files
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
@@ -148,12 +149,16 @@ def show(name: str, as_json: bool) -> None:
     Example: chatlm models show smollm2-135m-instruct
     """
     details = installed.describe_model(name)
-    memory = _memory_budget(details)
+    draft_model, problem = _draft_model(details)
+    memory = _memory_budget(details, None if problem else draft_model)
     fit = _fit(details)
     template = _template(details)
     if as_json:
         shown = _to_dict(details, fit) | {
             "memory": memory.to_dict() if memory else None,
+            "draft_model": {"name": draft_model.name, "problem": problem or None}
+            if draft_model
+            else None,
             "files": [{"name": file, "bytes": size} for file, size in _files(details)],
             "template": template or None,
         }
@@ -173,6 +178,8 @@ def show(name: str, as_json: bool) -> None:
         "Size": human_bytes(details.bytes),
         "Source": details.source,
         "Fit": fit and f"{fit.summary}, {fit.speed_text} ±{fit.speed_error:.0%} ({fit.engine})",
+        "Drafts": draft_model
+        and (f"{draft_model.name} is not used: {problem}" if problem else draft_model.name),
         "Pulled": details.pulled_at,
         "Warning": details.warning,
         "Folder": details.folder or f"not installed; download it: chatlm models pull {name}",
@@ -230,7 +237,27 @@ def _fit(details: ModelDetails) -> Fit | None:
         return None
 
 
-def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
+def _draft_model(details: ModelDetails) -> tuple[ModelLocation | None, str]:
+    """Return the model that is set to draft tokens for a local one, and why it would not."""
+    config = load_config()
+    if not config.draft_model or not details.installed or details.folder is None:
+        return None, ""
+    from chatlm.engines.devices import resolve_placement
+    from chatlm.engines.draft_loading import draft_problem
+
+    try:
+        found = installed.find_model(config.draft_model)
+        placement = resolve_placement(config.device)
+    except ModelError as error:
+        missing = ModelLocation(config.draft_model, Path(config.draft_model), "chat")
+        return missing, error.message.rstrip(".")
+    problem = draft_problem(
+        found.name, details.folder, found.folder, placement, config.engine, config.weights
+    )
+    return found, problem
+
+
+def _memory_budget(details: ModelDetails, draft_model: ModelLocation | None) -> MemoryBudget | None:
     """Return what a local chat model needs with the user's settings; None if that is unknown."""
     if details.kind != "chat" or details.folder is None or not details.installed:
         return None
@@ -253,6 +280,7 @@ def _memory_budget(details: ModelDetails) -> MemoryBudget | None:
             context=config.context,
             refuse=False,
             runtimes=runtimes,
+            draft_model=draft_model.folder if draft_model else None,
         )
     except ModelError:  # it has no such device
         return None

@@ -17,14 +17,17 @@ from chatlm.engines.tool_call_grammars import GrammarWriter, UnwritableSchema
 from chatlm.engines.vocabulary import Vocabulary
 from chatlm.errors import UsageError
 from chatlm.text import one_line
-from chatlm.types.requests import Request
-from chatlm.types.schemas import Grammar, Schema
+from chatlm.types.requests import Request, ToolDefinition
+from chatlm.types.schemas import Grammar, Schema, check_schema
 
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is written: on one line, as Python does, so that a weak model cannot fill the reply with
 white space."""
 
-_CACHED_GRAMMARS = 32
+MAX_ITEMS_IN_ROW = 20_000
+"""How complex a grammar may be; llguidance's own limit is too low for schemas in use."""
+
+_CACHED_GRAMMARS, _CACHED_SCHEMAS = 32, 512
 
 
 class ConstraintCompiler:
@@ -41,6 +44,8 @@ class ConstraintCompiler:
         self._tokenizer: tuple[Vocabulary, LLTokenizer] | None = None
         self._compiled: dict[str, LLMatcher] = {}
         """Matchers at their start, by their grammar; the newest last."""
+        self._valid_parameters: set[str] = set()
+        """Schemas of tools that were checked."""
 
     def compile(self, request: Request) -> ReplyConstraint | None:
         """Return the constraint of a request's reply; None if it is free.
@@ -80,6 +85,8 @@ class ConstraintCompiler:
     def _call_rules(self, request: Request, is_begun: bool) -> CallRules:
         form = self._encoder.call_format
         vocabulary, tokenizer = self._tokens()
+        for tool in request.tools:
+            self._check_parameters(tool)
         schemas: dict[str, Mapping[str, Any]] = {
             tool.name: tool.parameters
             for tool in request.tools
@@ -108,6 +115,22 @@ class ConstraintCompiler:
             encode=self._encoder.encode_markers,
         )
 
+    def _check_parameters(self, tool: ToolDefinition) -> None:
+        """Refuse a tool whose parameters are no valid JSON schema."""
+        text = repr(tool.parameters)
+        if text in self._valid_parameters:
+            return
+        try:
+            check_schema(tool.parameters)
+        except UsageError as error:
+            raise UsageError(
+                f"The tool {one_line(tool.name, 60)} cannot be offered: {error.message}",
+                hint=error.hint,
+            ) from None
+        if len(self._valid_parameters) >= _CACHED_SCHEMAS:
+            self._valid_parameters.clear()
+        self._valid_parameters.add(text)
+
     def _grammar(self, request: Request) -> str | None:
         if request.schema is not None:
             return compile_schema(request.schema)
@@ -132,9 +155,14 @@ class ConstraintCompiler:
         _, tokenizer = self._tokens()
         matcher = self._compiled.pop(grammar, None)
         if matcher is None:
-            matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits())
+            limits = LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW)
+            matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
             if matcher.is_error():
                 raise _unsupported(matcher.get_error())
+            first = matcher.deep_copy()
+            first.compute_bitmask()
+            if first.is_error():  # too complex from the first token on
+                raise _unsupported(first.get_error())
         self._compiled[grammar] = matcher
         if len(self._compiled) > _CACHED_GRAMMARS:
             del self._compiled[next(iter(self._compiled))]

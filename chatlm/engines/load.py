@@ -22,7 +22,7 @@ from chatlm.engines.model import (
 )
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder
-from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
+from chatlm.engines.native.compiler import KernelUnavailable, decoder_name, open_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
 from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.kv_cache import KVFormat
@@ -302,8 +302,14 @@ def _c_decoder(
         raise Unsupported("the C kernel runs on the CPU only")
     if weight_format is None and weights.is_gguf:
         weight_format = "stored"
-    kernel = Kernel(kernel_library(float32=weights.dtype is torch.float32), weights.dtype)
-    decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
+
+    def open_decoder(library: Path) -> CDecoder:
+        kernel = Kernel(library, weights.dtype)
+        decoder = CDecoder(kernel, config, weights.stored, weight_format, torch.get_num_threads())
+        decoder.check_products()
+        return decoder
+
+    decoder = open_library(decoder_name(float32=weights.dtype is torch.float32), open_decoder)
     return decoder, decoder.weights, describe_weights(decoder.formats)
 
 

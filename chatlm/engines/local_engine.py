@@ -21,9 +21,11 @@ from chatlm.engines.constraint_compiler import ConstraintCompiler
 from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.draft_loading import load_draft_model
+from chatlm.engines.draft_model import DraftModel
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
-from chatlm.engines.model import Model
+from chatlm.engines.model import Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
@@ -81,6 +83,9 @@ class LocalEngine:
         memory: limits of the context and the prompt cache; None for none.
         report_usage: called with the usage of each reply of `stream` that ended.
         saved_caches: keeps the KV caches of chats on disk; None keeps none.
+        draft_model: drafts tokens for the model, which must be able to drop them exactly; None
+            for none.
+        notes: for the user, besides those of the model.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -100,6 +105,8 @@ class LocalEngine:
         memory: MemoryBudget | None = None,
         report_usage: Callable[[Usage], object] = _ignore_usage,
         saved_caches: SavedCaches | None = None,
+        draft_model: DraftModel | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._report_usage = report_usage
         model_info = model.info
@@ -111,6 +118,9 @@ class LocalEngine:
             *self.prompt_encoder.end_sequences,
         ]
         self._eos_criteria = EosStoppingCriteria(end_sequences)
+        self._raw_eos_criteria = EosStoppingCriteria(
+            [*end_sequences, *self.prompt_encoder.as_raw().end_sequences]
+        )
         self.constraints = ConstraintCompiler(
             self.prompt_encoder, (each[0] for each in end_sequences if len(each) == 1)
         )
@@ -126,11 +136,12 @@ class LocalEngine:
             device=model_info.device,
             weights=model_info.weights,
             kv_cache=model_info.kv_cache,
+            draft_model=draft_model.name if draft_model else "",
             context_length=min(model_info.context_length, limit),
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
-            notes=(*model_info.notes, *self.prompt_encoder.notes),
+            notes=(*model_info.notes, *self.prompt_encoder.notes, *notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | dict(model_info.versions),
             num_parameters=num_parameters,
@@ -141,6 +152,7 @@ class LocalEngine:
             tools_in_system_prompt=not self.prompt_encoder.knows_tools,
             constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
+            raw_prompts=frozenset({"text", "gap"} if self.prompt_encoder.gap_format else {"text"}),
             thinking_levels=self.prompt_encoder.thinking_levels,
         )
         # two whole contexts, so that switching an adapter on and off needs no new prefill
@@ -149,6 +161,7 @@ class LocalEngine:
         self._prompt_cache = PromptCache(cached, model_info.block_rules, per_prompt)
         self._reuses_prompts = model_info.block_rules.several
         self._saved_caches = saved_caches
+        self._draft_model = draft_model
 
     @classmethod
     def from_folder(
@@ -168,6 +181,7 @@ class LocalEngine:
         runtimes: Mapping[str, GgufRuntime] | None = None,
         report_usage: Callable[[Usage], object] = _ignore_usage,
         chat_cache: int = 0,
+        draft_model: tuple[str, Path] | None = None,
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -186,6 +200,8 @@ class LocalEngine:
             runtimes: see `chatlm.engines.load.load`.
             report_usage: see `LocalEngine`.
             chat_cache: limit of the bytes of saved KV caches of chats; 0 keeps none.
+            draft_model: name and folder of a small model with the same tokenizer, which drafts
+                tokens. Where it cannot, the engine's notes say why.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -201,10 +217,19 @@ class LocalEngine:
             context=context or (memory.context_length if memory else None),
             runtimes=runtimes,
         )
+        tokenizer = load_tokenizer(name, folder)
+        drafts, notes = None, []
+        if draft_model:
+            try:
+                drafts = load_draft_model(
+                    *draft_model, model=model, folder=folder, tokenizer=tokenizer, kv_cache=kv_cache
+                )
+            except Unsupported as reason:
+                notes.append(f"The draft model {draft_model[0]} is not used: {reason}.")
         return cls(
             name,
             model,
-            load_tokenizer(name, folder),
+            tokenizer,
             prompt_format=prompt_format,
             context=context,
             catalogue_sampling=catalogue_sampling,
@@ -215,6 +240,8 @@ class LocalEngine:
             saved_caches=SavedCaches(describe_computation(folder, model), chat_cache)
             if chat_cache
             else None,
+            draft_model=drafts,
+            notes=notes,
         )
 
     def preview(self, request: Request) -> Prompt:
@@ -246,6 +273,7 @@ class LocalEngine:
         with self._lock:
             self._prompt_cache.clear()
             self._adapters.close()
+            self._draft_model = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -349,6 +377,8 @@ class LocalEngine:
 
     def _encoder(self, request: Request) -> PromptEncoder:
         """Return the encoder of a request's prompt."""
+        if request.raw:
+            return self.prompt_encoder.as_raw()
         thinking = request.sampling.thinking or "auto"
         return self.prompt_encoder.with_options(thinking, request.tools)
 
@@ -388,7 +418,9 @@ class LocalEngine:
         if constraint is not None and parser.part != "reasoning":
             constraint.expect(*encoder.answer_openings())
         omitted = tuple(request.messages[index] for index in prompt.omitted)
-        continues = bool(request.messages) and request.messages[-1].role == "assistant"
+        continues = request.raw or (
+            bool(request.messages) and request.messages[-1].role == "assistant"
+        )
         with ExitStack() as borrowed:
             cached_prompt = borrowed.enter_context(self._borrow_cache(request, prompt.ids))
             cached = cached_prompt.reuse_prefix(prompt.ids)
@@ -412,10 +444,9 @@ class LocalEngine:
                 token_bytes=self.prompt_encoder.token_bytes,
                 detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
                 parser=parser,
-                stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
-                format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
-                - frozenset(sampling.stop),
-                eos_criteria=self._eos_criteria,
+                stop_filter=StopStringFilter([*sampling.stop, *encoder.stop_strings]),
+                format_stop_strings=frozenset(encoder.stop_strings) - frozenset(sampling.stop),
+                eos_criteria=self._raw_eos_criteria if request.raw else self._eos_criteria,
                 limits=TokenLimits(
                     answer=sampling.max_tokens or limit,
                     # a quarter of the room is left for the answer
@@ -430,7 +461,7 @@ class LocalEngine:
             )
             yield ActiveSequence(
                 state,
-                Speculator(cached_prompt, prompt.ids),
+                Speculator(cached_prompt, prompt.ids, sampler, self._draft_model),
                 cached_prompt,
                 borrowed.pop_all().close,
             )

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import torch
 
 from chatlm.engines.devices import Placement
+from chatlm.engines.draft_model import FIRST_TOKENS, MAX_TEXT
 from chatlm.engines.kv_layout import MAX_STATES, KVLayout, read_kv_layout
 from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
-from chatlm.engines.native.kv_cache import KVFormat, kv_row_format
+from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVFormat, kv_row_format
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
@@ -95,6 +96,7 @@ class MemoryPlan:
         device: whose memory it is.
         keeps_states: whether its caches keep copies of earlier states.
         keeps_windows: whether its caches keep what windows had before.
+        draft_model: bytes of a model that drafts tokens for it, with its KV cache.
     """
 
     weights: int
@@ -106,6 +108,7 @@ class MemoryPlan:
     device: str
     keeps_states: bool = False
     keeps_windows: bool = False
+    draft_model: int = 0
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the size of the KV cache of a text of this length."""
@@ -136,12 +139,13 @@ class MemoryPlan:
             per_prompt=min(kv_cache, self._extra_bytes(chosen)),
             program=self.program,
             available=self.available,
+            draft_model=self.draft_model,
         )
 
     def _room(self) -> int:
         """Return what is left for KV caches."""
         usable = int((self.available or 0) * _USABLE_SHARE)
-        return usable - self.weights - self.program
+        return usable - self.weights - self.program - self.draft_model
 
     def _longest_context(self) -> int:
         lengths = _context_lengths(self.own_context)
@@ -255,6 +259,8 @@ def plan_memory(
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
+    draft_model: Path | None = None,
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory from its config.json and the headers of its files.
 
@@ -265,6 +271,9 @@ def plan_memory(
         weights: see `chatlm.engines.load.load`.
         kv_cache: see `chatlm.engines.load.load`.
         runtimes: names of those that plugins offer.
+        draft_model: folder of a model that drafts tokens for it, see
+            `chatlm.engines.draft_loading.draft_problem`; None for none.
+        reserved: available bytes that others may still take.
 
     Returns:
         None if its config.json does not say enough.
@@ -272,7 +281,14 @@ def plan_memory(
     Raises:
         ModelError: its config.json cannot be read.
     """
-    return plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes)
+    plan = plan_model(FolderFacts(folder), placement, engine, weights, kv_cache, runtimes, reserved)
+    if plan is None or draft_model is None:
+        return plan
+    drafts = plan_model(FolderFacts(draft_model), placement, "native", kv_cache=kv_cache)
+    if drafts is None:
+        return plan
+    text = MAX_TEXT + FIRST_TOKENS + CAPACITY_STEP
+    return dataclasses.replace(plan, draft_model=drafts.weights + drafts.kv_bytes(text))
 
 
 def plan_model(
@@ -282,6 +298,7 @@ def plan_model(
     weights: str = "auto",
     kv_cache: KVFormat = "auto",
     runtimes: Collection[str] = (),
+    reserved: int = 0,
 ) -> MemoryPlan | None:
     """Estimate a model's memory; like `plan_memory`, for a model that need not be here."""
     config = facts.config
@@ -327,6 +344,8 @@ def plan_model(
             available += min(own_memory(), program)
     else:
         program = _CUDA_PROGRAM
+    if available is not None:
+        available = max(0, available - reserved)
     return MemoryPlan(
         weights=weight_bytes,
         program=program + computing,
@@ -414,6 +433,8 @@ def budget_memory(
     context: int | None = None,
     refuse: bool = True,
     runtimes: Collection[str] = (),
+    draft_model: Path | None = None,
+    reserved: int = 0,
 ) -> MemoryBudget | None:
     """Return the budget of a model that may be loaded; None if it cannot be estimated.
 
@@ -427,6 +448,8 @@ def budget_memory(
         context: as set by the user; None for as much as fits.
         refuse: whether to refuse a model that does not fit.
         runtimes: see `plan_memory`.
+        draft_model: see `plan_memory`.
+        reserved: see `plan_memory`.
 
     Raises:
         OutOfMemoryError: it does not fit; the message says what is needed and available, the hint
@@ -435,7 +458,9 @@ def budget_memory(
     """
 
     def plan_with(weights: str, kv_cache: KVFormat = kv_cache) -> MemoryPlan | None:
-        return plan_memory(folder, placement, engine, weights, kv_cache, runtimes)
+        return plan_memory(
+            folder, placement, engine, weights, kv_cache, runtimes, draft_model, reserved
+        )
 
     plan = plan_with(weights)
     if plan is None:
@@ -443,11 +468,12 @@ def budget_memory(
     budget = plan.budget(context)
     if budget.fits or budget.available is None or not refuse:
         return budget
-    parts = ", ".join(f"{what} {human_bytes(size)}" for what, size in budget.rows()[:4] if size)
+    parts = ", ".join(f"{what} {human_bytes(size)}" for what, size in budget.rows()[:-2] if size)
     raise OutOfMemoryError(
         f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
         f"{human_bytes(budget.available)} are available",
         hint=_suggest(name, folder, plan, context, weights, plan_with),
+        missing=budget.total - budget.available,
     )
 
 

@@ -19,6 +19,7 @@ from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
+    from chatlm.engines.devices import Placement
     from chatlm.hub.jobs import ProgressCallback, Stage
 
 
@@ -26,13 +27,16 @@ LOCAL_SCHEME = "local"
 """The scheme of chatlm's own engine, which also opens models without a scheme."""
 
 
-def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
+def open_engine(
+    config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int = 0
+) -> Engine:
     """Load the model `config.model`; a catalogue model that is not installed is pulled.
 
     Args:
         config: the model and how to run it.
         plugins: may register engines; `scheme:name` is opened by the one of the scheme.
         progress: called while a model is pulled.
+        reserved: bytes of available memory that other models may still take.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
@@ -40,7 +44,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
     """
     registered, name = _resolve_scheme(config.model, plugins)
     if registered is None:
-        return _open_local(name, config, plugins, progress)
+        return _open_local(name, config, plugins, progress, reserved)
     try:
         with marked_ctrl_c():
             engine = registered.opener(name)
@@ -58,9 +62,15 @@ def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback)
 
 
 def make_model_opener(
-    config: Config, plugins: PluginHost
+    config: Config, plugins: PluginHost, reserved: Callable[[], int] = lambda: 0
 ) -> Callable[[str, Callable[[str], None]], Engine]:
-    """Return a function that opens any model with the config's other settings."""
+    """Return a function that opens any model with the config's other settings.
+
+    Args:
+        config: the user's settings.
+        plugins: see `open_engine`.
+        reserved: returns the bytes of available memory that other models may still take.
+    """
 
     def open_model(model: str, report: Callable[[str], None]) -> Engine:
         from chatlm.hub.jobs import describe_progress
@@ -68,7 +78,8 @@ def make_model_opener(
         def progress(stage: Stage, done: int, total: int | None) -> None:
             report(describe_progress(stage, done, total))
 
-        return open_engine(dataclasses.replace(config, model=model), plugins, progress)
+        chosen = dataclasses.replace(config, model=model)
+        return open_engine(chosen, plugins, progress, reserved())
 
     return open_model
 
@@ -134,20 +145,24 @@ def _register_engine(
 
 
 def _open_local(
-    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback
+    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int
 ) -> Engine:
     from chatlm.hub.catalogue import find_entry
     from chatlm.hub.pull import ensure_model
 
     location = ensure_model(name, progress)
     entry = find_entry(location.name)
+    import torch
+
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.fit import FitChecker, RunRecorder
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.memory_plan import budget_memory
+    from chatlm.engines.native.compiler import compile_missing, decoder_name
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
+    draft_model = _locate_draft_model(config, progress)
     try:
         memory = budget_memory(
             location.name,
@@ -159,6 +174,8 @@ def _open_local(
             context=config.context,
             refuse=config.check_memory,
             runtimes=runtimes.keys(),
+            draft_model=_usable_draft_folder(location.folder, draft_model, placement, config),
+            reserved=reserved,
         )
     except OutOfMemoryError as error:
         size = tree_bytes(location.folder)
@@ -167,6 +184,12 @@ def _open_local(
                 f"The next smaller model that fits: chatlm pull {smaller.name}\n{error.hint}"
             )
         raise
+    if placement.device == "cpu":
+        float32 = placement.dtype is torch.float32
+        compile_missing(
+            (decoder_name(float32=float32), "choose", "elementwise"),
+            lambda: progress("compile", 0, None),
+        )
     recorder = RunRecorder(config, runtimes.keys(), location)
     engine = LocalEngine.from_folder(
         location.name,
@@ -183,8 +206,33 @@ def _open_local(
         runtimes=runtimes,
         report_usage=lambda usage: recorder.record(engine.info, usage),
         chat_cache=config.chat_cache * 1_000_000,
+        draft_model=draft_model,
     )
     return engine
+
+
+def _locate_draft_model(config: Config, progress: ProgressCallback) -> tuple[str, Path] | None:
+    """Return name and folder of the draft model that is set, pulled if it is not here."""
+    from chatlm.hub.pull import ensure_model
+
+    if not config.draft_model:
+        return None
+    name = config.draft_model.removeprefix(f"{LOCAL_SCHEME}:")
+    location = ensure_model(name, progress)
+    return location.name, location.folder
+
+
+def _usable_draft_folder(
+    folder: Path, draft_model: tuple[str, Path] | None, placement: Placement, config: Config
+) -> Path | None:
+    """Return the folder of the draft model if it would be used; None otherwise."""
+    from chatlm.engines.draft_loading import draft_problem
+
+    if draft_model is None:
+        return None
+    name, draft_folder = draft_model
+    problem = draft_problem(name, folder, draft_folder, placement, config.engine, config.weights)
+    return None if problem else draft_folder
 
 
 def registered_runtimes(plugins: PluginHost) -> Mapping[str, GgufRuntime]:

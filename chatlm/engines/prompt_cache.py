@@ -48,10 +48,13 @@ def _block_sizes(device_type: str, rules: BlockRules) -> tuple[int, int]:
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
     """Return the length of the common prefix."""
+    shorter = min(len(left), len(right))
+    if left[:shorter] == right[:shorter]:  # much faster than one by one
+        return shorter
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return index
-    return min(len(left), len(right))
+    return shorter
 
 
 MAX_CACHED_PROMPTS = 4

@@ -22,8 +22,10 @@ from chatlm.engines.chat_formats import CallForm, MessageGroup, Span
 from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
+from chatlm.engines.fill_in_middle import find_gap_format
 from chatlm.engines.model_families import (
     GENERIC_CALLS,
+    ModelFamily,
     ToolCallFormat,
     find_family,
     thinking_levels,
@@ -118,8 +120,13 @@ class PromptEncoder:
         self.thinking_levels = thinking_levels(self._template.inputs)
         """The values of `Sampling.thinking` that the template follows."""
         self._note_unknown_reasoning()
-        self.prefix_ids = self._find_prefix_ids()
-        """Ids before the format's own text."""
+        self._text_prefix_ids = self._find_text_prefix_ids()
+        self.prefix_ids = [] if self.format == "template" else self._text_prefix_ids
+        """Ids before the format's own text; a template has its own."""
+        self.gap_format = find_gap_format(self._added_token_ids)
+        """How the model is told of a gap to fill; None if it cannot."""
+        self._is_raw = False
+        self._raw: PromptEncoder | None = None
         # set once, since a tokenizer in use by other threads cannot be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may trim spaces from the offsets
@@ -158,6 +165,19 @@ class PromptEncoder:
             changed._template = self._tool_template
             changed._variables |= self._tool_variables(tools)
         return changed
+
+    def as_raw(self) -> PromptEncoder:
+        """Return an encoder of texts without a chat format, see `Request.raw`."""
+        if self._raw is None:
+            self._raw = changed = copy.copy(self)
+            changed._is_raw = True
+            changed.format = "raw"
+            changed.family = ModelFamily("")
+            changed.prefix_ids = self._text_prefix_ids
+            form = self.gap_format
+            tokens = (*form.tokens, *form.ends) if form else ()
+            changed._guard(text for text in tokens if text in self._added_token_ids)
+        return self._raw
 
     def _tool_variables(self, tools: Sequence[ToolDefinition]) -> dict[str, Any]:
         """Return the variables that tell a template of tools."""
@@ -321,10 +341,8 @@ class PromptEncoder:
         self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
         self._long_text_tokens: dict[bytes, int] = {}
 
-    def _find_prefix_ids(self) -> list[int]:
-        """Return the ids that the tokenizer puts before a text; a template has its own."""
-        if self.format == "template":
-            return []
+    def _find_text_prefix_ids(self) -> list[int]:
+        """Return the ids that the tokenizer puts before a text."""
         return [i for i in self._tokenizer.encode("") if i != self._tokenizer.eos_token_id]
 
     @property
@@ -352,6 +370,9 @@ class PromptEncoder:
         if self.format == "template" and form is not None:
             texts = (text for text in form.end_tokens if text in self._added_token_ids)
             return [[self._added_token_ids[text]] for text in texts]
+        if self._is_raw and self.gap_format is not None:
+            texts = (text for text in self.gap_format.ends if text in self._added_token_ids)
+            return [[self._added_token_ids[text]] for text in texts]
         if self.format != "chatml":
             return []
         ends = ("<|im_end|>", "<|im_start|>")
@@ -368,12 +389,29 @@ class PromptEncoder:
         Raises:
             ModelError: the template refuses the messages.
         """
+        if self._is_raw:
+            return self._raw_spans(messages)
         text = self._render_accepted(messages)
         spans = chat_formats.to_spans(text, self._token_pattern)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
         return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
+
+    def _raw_spans(self, messages: Sequence[Message]) -> list[Span]:
+        """Return the texts, with the control tokens that tell of a gap between two."""
+        texts = [Span(each.text, message_index=at) for at, each in enumerate(messages)]
+        form = self.gap_format
+        if len(texts) < 2 or form is None:
+            return texts
+        marked = [[self._control(form.before), texts[0]], [self._control(form.after), texts[1]]]
+        if form.after_first:
+            marked.reverse()
+        spans = [*marked[0], *marked[1], self._control(form.middle)]
+        return [span for span in spans if span.token or not span.control]
+
+    def _control(self, token: str) -> Span:
+        return Span(token, control=True, token=token)
 
     def _render_accepted(self, messages: Sequence[Message]) -> TrackedText:
         """Render the messages, in another arrangement where the template refuses them."""

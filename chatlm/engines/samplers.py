@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -200,6 +201,12 @@ class RepetitionTracker:
         self._ids[count] = token
         self._count += 1
 
+    def copy(self) -> RepetitionTracker:
+        """Return one that goes on from here."""
+        copied = copy.copy(self)
+        copied._ids, copied._lengths = self._ids.copy(), self._lengths.copy()
+        return copied
+
     def next_tokens(self, allowed_length: int) -> dict[int, int]:
         """Return tokens that followed an earlier occurrence of the newest ones.
 
@@ -329,6 +336,18 @@ class Sampler:
         self._reply_counts = torch.zeros(vocab_size, device=device)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self._seen[prompt_ids] = True
+
+    def fork(self) -> Sampler:
+        """Return a sampler that goes on from here with the same random numbers."""
+        forked = copy.copy(self)
+        forked._generator = self._generator.clone_state()
+        forked._points = list(self._points)
+        if self._counts_tokens:
+            forked._reply_counts = self._reply_counts.clone()
+            forked._seen = self._seen.clone()
+        if self._repetitions:
+            forked._repetitions = self._repetitions.copy()
+        return forked
 
     def __call__(self, logits: Tensor) -> int:
         """Choose the next token and return its id.

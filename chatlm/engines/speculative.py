@@ -1,18 +1,21 @@
-"""Speculative decoding with drafts from the prompt and the reply (prompt lookup).
+"""Speculative decoding with drafts from the prompt and the reply (prompt lookup), or of a model.
 
 Drafts change no result: logits computed ahead are used only if the sampler chooses the token they
 follow. With any sampling the reply stays the same and comes sooner where it repeats earlier text,
-such as a quoted passage.
+such as a quoted passage, or where a small draft model agrees with the large one.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from chatlm.engines.draft_model import DraftModel
 from chatlm.engines.prompt_cache import CachedPrompt, common_prefix_length
+from chatlm.engines.samplers import Sampler
 
 NGRAM_SIZE = 3
 """Tokens that must match before a draft is made."""
@@ -42,29 +45,30 @@ class PromptLookup:
     """
 
     def __init__(self, ids: Sequence[int]) -> None:
-        self._ids: list[int] = []
+        self.ids: list[int] = []
+        """All tokens."""
         self._continuations: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for token in ids:
             self.add(token)
 
     def add(self, token: int) -> None:
         """Append a token."""
-        if len(self._ids) >= NGRAM_SIZE:
-            self._continuations[tuple(self._ids[-NGRAM_SIZE:])].append(len(self._ids))
-        self._ids.append(token)
+        if len(self.ids) >= NGRAM_SIZE:
+            self._continuations[tuple(self.ids[-NGRAM_SIZE:])].append(len(self.ids))
+        self.ids.append(token)
 
     def draft(self, max_tokens: int) -> list[int]:
         """Return up to `max_tokens` tokens that followed the best earlier match."""
-        positions = self._continuations.get(tuple(self._ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
+        positions = self._continuations.get(tuple(self.ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
         if not positions or max_tokens < 1:
             return []
         best = max(positions, key=lambda at: (self._matching_suffix_length(at), at))
-        return self._ids[best : best + max_tokens]
+        return self.ids[best : best + max_tokens]
 
     def _matching_suffix_length(self, position: int) -> int:
         """Count the tokens before a position that equal the end of the sequence."""
-        before = self._ids[max(0, position - MAX_COMPARED_TOKENS) : position]
-        return common_prefix_length(before[::-1], self._ids[-MAX_COMPARED_TOKENS:][::-1])
+        before = self.ids[max(0, position - MAX_COMPARED_TOKENS) : position]
+        return common_prefix_length(before[::-1], self.ids[-MAX_COMPARED_TOKENS:][::-1])
 
 
 class Speculator:
@@ -73,18 +77,33 @@ class Speculator:
     Args:
         cached_prompt: that has read the prompt; it grows with the reply.
         prompt: ids.
+        sampler: of the reply.
+        draft_model: drafts where the text repeats nothing; None for no drafts then.
     """
 
-    def __init__(self, cached_prompt: CachedPrompt, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        cached_prompt: CachedPrompt,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        draft_model: DraftModel | None = None,
+    ) -> None:
         self._cached_prompt = cached_prompt
+        self._sampler = sampler
         self._lookup = PromptLookup(prompt) if cached_prompt.max_draft_tokens else None
+        self._draft_model = draft_model
+        if draft_model:
+            draft_model.length.begin_reply()
         self._draft: list[int] = []
+        self._by_model = False
+        """Whether the draft is the draft model's."""
         self._num_accepted = 0
         """Tokens of the draft that the sampler has chosen so far."""
         self._logits = cached_prompt.logits[None]
         """After the token before the draft, then after each of its tokens."""
         self._draft_length = MIN_DRAFT_TOKENS
         self._pause_length = self._paused_tokens = 0
+        self._step_started: float | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -110,27 +129,44 @@ class Speculator:
             return []
         self._adapt_length()
         self._cached_prompt.rollback(len(self._draft) - self._num_accepted)
+        self._by_model = False
         if forced:
             self._draft = list(forced[: min(max_tokens - 1, MAX_DRAFT_TOKENS)])
         else:
-            self._draft = self._next_draft(self._lookup, max_tokens - 1)
+            limit = min(max_tokens - 1, self._cached_prompt.max_draft_tokens)
+            self._draft = self._look_up(self._lookup, limit)
+            if self._draft_model and not self._draft:
+                self._draft = self._draft_by_model(self._draft_model, self._lookup.ids, limit)
+                self._by_model = True
         self._num_accepted = 0
+        # with others in the step, its time would say nothing about drafts
+        self._step_started = time.perf_counter() if max_tokens > 1 else None
         return [token, *self._draft]
 
     def set_logits(self, logits: Tensor) -> None:
         """Take the logits after each token of `next_input`: (tokens, vocab_size)."""
         self._logits = logits
+        if self._draft_model and self._step_started is not None:
+            seconds = time.perf_counter() - self._step_started
+            self._draft_model.length.record_step(len(logits), seconds)
 
-    def _next_draft(self, lookup: PromptLookup, max_tokens: int) -> list[int]:
+    def _look_up(self, lookup: PromptLookup, limit: int) -> list[int]:
         if self._paused_tokens < self._pause_length:
             self._paused_tokens += 1
             return []
-        limit = min(self._draft_length, self._cached_prompt.max_draft_tokens)
-        return lookup.draft(min(max_tokens, limit))
+        return lookup.draft(min(limit, self._draft_length))
+
+    def _draft_by_model(self, model: DraftModel, ids: Sequence[int], limit: int) -> list[int]:
+        count = model.length.choose(limit)
+        vocab_size = self._logits.shape[-1]
+        return model.draft(ids, self._sampler, vocab_size, count) if count else []
 
     def _adapt_length(self) -> None:
         """Lengthen drafts after accepted ones, and pause after rejected ones."""
         if not self._draft:
+            return
+        if self._by_model and self._draft_model:
+            self._draft_model.length.record_outcome(len(self._draft), self._num_accepted)
             return
         if self._num_accepted == len(self._draft):
             self._draft_length = min(2 * self._draft_length, MAX_DRAFT_TOKENS)

@@ -38,6 +38,7 @@ from chatlm.hub.names import (
     GgufTarget,
     ModelTarget,
     installed_manifests,
+    resolve_installed_name,
     resolve_name,
 )
 from chatlm.hub.other_programs import StoredModel, find_stored_model, list_stored_models
@@ -171,6 +172,22 @@ def find_model(name: str) -> ModelLocation:
         raise ModelError(
             f"The model {name} is not on this machine yet.",
             f"Download it: chatlm models pull {name}",
+        )
+    return location
+
+
+def find_installed_model(name: str) -> ModelLocation:
+    """Return a model of the models folder; for names from other programs, so a path is none.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be used.
+    """
+    target = resolve_installed_name(name)
+    location = locate_target(target)
+    if location is None:
+        raise ModelError(
+            f"The model {target.name} is not installed.",
+            hint=f"Install it: chatlm pull {target.name}",
         )
     return location
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from chatlm.errors import ModelError
 
-Stage = Literal["wait", "download", "unpack", "prepare", "copy", "check"]
+Stage = Literal["wait", "download", "unpack", "prepare", "copy", "check", "compile"]
 """Current step of a job; `wait` while another process downloads the same model."""
 
 
@@ -29,6 +29,7 @@ STAGE_LABELS: dict[Stage, str] = {
     "prepare": "reading its settings and tokens, only this once",
     "copy": "copying",
     "check": "checking",
+    "compile": "compiling the decoder for this processor, only this once",
 }
 
 

@@ -188,6 +188,25 @@ def resolve_name(name: str) -> ModelTarget | FolderTarget:
     raise ModelError(f"There is no model called {name!r}.", _suggest_names(name))
 
 
+def resolve_installed_name(name: str) -> ModelTarget:
+    """Resolve the name of a model that may be in the models folder; a path is none.
+
+    Args:
+        name: of the catalogue, an installed model or the hub, perhaps with Ollama's `:latest`.
+
+    Raises:
+        ModelError: it means nothing.
+    """
+    for each in (name, name.removesuffix(":latest")):
+        if found := find_entry(each):
+            return CatalogueTarget(*found)
+        if folder := _installed_folders().get(each):
+            return _known_target(each, folder)
+    if hub := _resolve_hub(name):
+        return hub
+    raise ModelError(f"There is no model called {name!r}.", _suggest_names(name))
+
+
 def _known_target(name: str, folder: Path) -> ModelTarget:
     """Return the target of an installed model: its repository if it came from one."""
     hub = _resolve_hub(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -145,6 +146,7 @@ _STAGE_LABELS: dict[Stage, tuple[str, str]] = {
     "prepare": ("Reading", "its settings and tokens, only this once"),
     "copy": ("Copying", ""),
     "check": ("Checking", ""),
+    "compile": ("Compiling", "the decoder for this processor, only this once"),
 }
 """Each stage's label, and the note shown while its size is unknown."""
 
@@ -187,6 +189,33 @@ def pull_progress() -> Iterator[ProgressCallback]:
         yield draw
     finally:
         bars.stop()
+
+
+def status_lines() -> Callable[[str], None]:
+    """Return a function that prints what is being done, one line for each step; on stderr.
+
+    A percentage at the end of a text is rewritten in place on a terminal; elsewhere only the first
+    of a step is printed, and every tenth. A text that comes again is printed once.
+    """
+    is_terminal = sys.stderr.isatty()
+    shown = step = ""
+    tenth = 0
+
+    def report(text: str) -> None:
+        nonlocal shown, step, tenth
+        line = one_line(text, 120)
+        if line == shown:
+            return
+        found = re.fullmatch(r"(.*?)\s*(\d+) ?%", line)
+        is_same_step = found is not None and found[1] == step
+        now = int(found[2]) // 10 if found else 0
+        if is_same_step and not is_terminal and now == tenth:
+            return
+        shown, step, tenth = line, found[1] if found else "", now
+        over = "\x1b[1A\x1b[2K" if is_same_step and is_terminal else ""
+        click.echo(over + line, err=True)
+
+    return report
 
 
 def _stage_amount(stage: Stage, done: int, total: int | None) -> str:

@@ -56,8 +56,12 @@ class EngineInfo:
     """Whether chatlm describes tools in the system prompt, since the chat template knows none."""
     constraints: frozenset[str] = frozenset()
     """What an answer can be bound to: `schema`, and kinds of grammars (`regex`, `lark`, `gbnf`)."""
+    raw_prompts: frozenset[str] = frozenset()
+    """What it takes with `Request.raw`: `text` to continue, and `gap` for two texts with a gap."""
     kv_cache: str = ""
     """How its KV cache is held if that rounds keys and values, such as `8-bit`; empty otherwise."""
+    draft_model: str = ""
+    """Name of the model that drafts tokens for it; empty for none."""
 
 
 def _why_no_tools(info: EngineInfo) -> str:
@@ -74,6 +78,15 @@ def check_parts(request: Request, info: EngineInfo) -> None:
         raise UsageError(
             f"The model {info.model} cannot call tools: {_why_no_tools(info)}",
             hint="Choose a model that can, or ask without tools.",
+        )
+    gap = len(request.messages) > 1
+    if request.raw and ("gap" if gap else "text") not in info.raw_prompts:
+        what = "fill gaps: its tokenizer has no tokens for that" if gap else "continue a raw text"
+        raise UsageError(
+            f"The model {info.model} cannot {what}",
+            hint="Choose a model that can, such as qwen2.5-coder."
+            if gap
+            else "Choose a local model, or send messages.",
         )
     wanted = "schema" if request.sampling.schema else request.grammar and request.grammar.kind
     if wanted and wanted not in info.constraints:

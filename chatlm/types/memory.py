@@ -25,11 +25,14 @@ class MemoryBudget:
     """What the device has for all of it; None if unknown."""
     per_prompt: int = 0
     """The part of each KV cache that does not grow with the text."""
+    draft_model: int = 0
+    """Weights and KV cache of a model that drafts tokens; 0 without one."""
 
     @property
     def total(self) -> int:
         """What is needed in all when the context is full."""
-        return self.weights + self.kv_cache + self.prompt_cache + self.program
+        own = self.weights + self.kv_cache + self.prompt_cache + self.program
+        return own + self.draft_model
 
     @property
     def fits(self) -> bool:
@@ -53,6 +56,7 @@ class MemoryBudget:
             ("weights", self.weights),
             (f"KV cache at {self.context_length:,} tokens", self.kv_cache),
             ("prompt cache", self.prompt_cache),
+            *([("draft model", self.draft_model)] if self.draft_model else []),
             ("program", self.program),
             ("total", self.total),
         ]
@@ -66,6 +70,7 @@ class MemoryBudget:
             "kv_cache": self.kv_cache,
             "context_length": self.context_length,
             "prompt_cache": self.prompt_cache,
+            "draft_model": self.draft_model,
             "program": self.program,
             "total": self.total,
             "available": self.available,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import UsageError
+from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
 from chatlm.types.sampling import Sampling
-from chatlm.types.schemas import Grammar, Schema, parse_grammar, parse_schema
+from chatlm.types.schemas import Grammar, Schema, check_depth, parse_grammar, parse_schema
 
 LogitsProcessor = Callable[[Any, Any], Any]
 """`(input_ids, scores) -> scores`, both torch tensors of shape (1, tokens) and (1, vocabulary)."""
@@ -25,12 +26,22 @@ StoppingCriterion = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class ToolDefinition:
-    """A tool that a model may call, as it is described to the model."""
+    """A tool that a model may call, as it is described to the model.
+
+    Raises:
+        UsageError: the schema of its arguments is nested too deeply.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     """JSON schema of its arguments, an object."""
+
+    def __post_init__(self) -> None:
+        try:
+            check_depth(self.parameters)
+        except UsageError as error:
+            raise UsageError(f"The tool {one_line(self.name, 60)}: {error.message}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values in the form of OpenAI's API, which chat templates read."""
@@ -92,6 +103,9 @@ class Request:
     it; the name of a tool demands a call of that tool."""
     parallel_tool_calls: bool = True
     """Whether one reply may have several calls."""
+    raw: bool = False
+    """Whether the prompt is the messages' text itself, without a chat format: one message is
+    continued; of two, the reply fills the gap between them."""
     cache_folder: Path | None = field(default=None, compare=False, repr=False)
     """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
     nothing of it may be written. It never changes a result."""

@@ -20,6 +20,9 @@ MAX_SCHEMA_CHARACTERS = 512 * 1024
 MAX_SCHEMA_DEPTH = 64
 """Limit of nested objects and arrays in a schema."""
 
+MAX_SCHEMA_PARTS = 10_000
+"""Limit of the objects and lists in a schema; checking so many takes 1 to 3 seconds."""
+
 GRAMMAR_KINDS = ("regex", "lark", "gbnf")
 
 _OBJECT_TYPES: Mapping[str, Schema] = {
@@ -88,6 +91,16 @@ def parse_schema(text: str) -> Schema:
     return dict(schema)
 
 
+def check_depth(schema: Any) -> None:
+    """Check that a value is not nested too deeply to be worked on.
+
+    Raises:
+        UsageError: it is.
+    """
+    if _depth(schema) > MAX_SCHEMA_DEPTH:
+        raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+
+
 def check_schema(schema: Any) -> None:
     """Check that a value is a JSON schema and not nested too deeply.
 
@@ -96,8 +109,9 @@ def check_schema(schema: Any) -> None:
     """
     if not isinstance(schema, Mapping):
         raise UsageError("a schema must be a JSON object")
-    if _depth(schema) > MAX_SCHEMA_DEPTH:
-        raise UsageError(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+    check_depth(schema)
+    if sum(isinstance(each, Mapping | list) for each in _all_values(schema)) > MAX_SCHEMA_PARTS:
+        raise UsageError(f"the schema has more than {MAX_SCHEMA_PARTS:,} objects and lists")
     from jsonschema import exceptions, validators  # takes 60 ms
 
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)
@@ -143,6 +157,16 @@ def _check_length(what: str, text: str) -> None:
         raise UsageError(
             f"the {what} has {len(text):,} characters; the limit is {MAX_SCHEMA_CHARACTERS:,}"
         )
+
+
+def _all_values(value: Any) -> Iterator[Any]:
+    """Yield a value and all within it, without recursion."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        if isinstance(each, Mapping | list):
+            waiting += each.values() if isinstance(each, Mapping) else each
 
 
 def _depth(value: Any) -> int:

@@ -218,6 +218,10 @@ class SideChats(Protocol):
         """Whether models do not fit in memory together, so that each is freed for the next."""
         ...
 
+    def free(self, model: str) -> None:
+        """Free a loaded model, which nothing may use any longer; it is loaded again on demand."""
+        ...
+
     def __enter__(self) -> Self:
         """Return itself."""
         ...

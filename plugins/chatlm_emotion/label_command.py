@@ -12,7 +12,7 @@ import click
 
 from chatlm import check_regular_file, dump_json, escape_controls, one_line
 from chatlm.plugin_kit.options import json_option
-from chatlm.plugin_kit.progress import step_bar
+from chatlm.plugin_kit.progress import status_lines, step_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,9 +80,7 @@ def label(
     target = expand_path(str(out))
     done = _read_finished(target, len(raters))
     todo = [text for text in texts if text not in done]
-    with side_chats(
-        load_config(), lambda status: click.echo(escape_controls(status), err=True)
-    ) as chats:
+    with side_chats(load_config(), status_lines()) as chats:
         panel = RaterPanel(chats, raters, names)
         decide = _tie_breaker(tie, chats, names)
         with step_bar(len(todo), "labelling") as progress:

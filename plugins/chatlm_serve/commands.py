@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import click
 
 from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
+from chatlm.plugin_kit.progress import status_lines
 from chatlm_serve import PLUGIN
 from chatlm_serve.http_guard import is_loopback
 from chatlm_serve.listener import bind_socket, http_url
-from chatlm_serve.plugin import Settings
+from chatlm_serve.plugin import Settings, keep_seconds
 
 LOOPBACK = "127.0.0.1"
+
+OLLAMA_PORT = 11434
 
 
 @click.command()
@@ -31,11 +34,20 @@ LOOPBACK = "127.0.0.1"
     default="",
     help="Token that clients must send. Safer: CHATLM_SERVE_TOKEN, hidden from other users.",
 )
+@click.option("--ollama", is_flag=True, help=f"Listen on Ollama's port {OLLAMA_PORT} as well.")
 @click.option("-m", "--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
-def serve(host: str, port: int, token: str, model: str | None) -> None:
-    """Serve the model to other programs through an OpenAI-compatible endpoint.
+def serve(host: str, port: int, token: str, ollama: bool, model: str | None) -> None:
+    """Serve your models to programs that speak OpenAI's, Ollama's or Anthropic's protocol.
 
-    The model name also selects adapters, templates and indices; GET /v1/models lists all names.
+    A request may name any installed model; it is loaded when it is needed. The name also selects
+    adapters, templates and indices. GET /v1/models lists all names, and a browser shows the state
+    of the server at its address.
+
+    \b
+    OpenAI     /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings,
+               /v1/rerank, /v1/models, /v1/vector_stores
+    Anthropic  /v1/messages, /v1/messages/count_tokens
+    Ollama     /api/chat, /api/generate, /api/embed, /api/tags, /api/show, /api/ps
 
     Example: chatlm serve --port 8080
     """
@@ -45,12 +57,18 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     from chatlm_serve.api import Api
     from chatlm_serve.server import ApiServer
 
-    with (
-        closing(bind_socket(host, port)) as listener,
-        side_chats(config, lambda words: click.echo(escape_controls(words), err=True)) as chats,
-    ):
-        api = Api(chats, settings.queue, settings.at_once)
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(bind_socket(host, port)))
+        listeners = [listener]
+        if ollama:
+            hint = "Ollama itself may be running: stop it, or omit --ollama."
+            second = bind_socket(host, OLLAMA_PORT, hint)
+            listeners.append(stack.enter_context(closing(second)))
+        chats = stack.enter_context(side_chats(config, status_lines(), frees_models=False))
+        api = Api(chats, settings.queue, settings.at_once, keep_seconds(settings.keep_alive))
         _announce(f"Serving {api.replies.info.model}", host, listener, "/v1")
+        for each in listeners[1:]:
+            _announce("Ollama's clients find it", host, each)
         server = ApiServer(
             api,
             loopback=is_loopback(host),
@@ -58,7 +76,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
             max_connections=settings.connections,
             receive_seconds=settings.receive_seconds,
         )
-        server.run([listener])
+        server.run(listeners)
 
 
 @click.command()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from chatlm import ChatlmError, ContentFiltered, ContextTooLong, UsageError
+from chatlm import ChatlmError, ContentFiltered, ContextTooLong, UsageError, one_line
 from chatlm_serve.work_queue import QueueFull, ShuttingDown
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
+
+MAX_RECORDED = 20
+"""How many errors the status page shows."""
 
 RETRY_SECONDS = 1
 """Value of `Retry-After` for a client rejected because the server is busy."""
@@ -40,6 +46,30 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = headers
+
+
+@dataclass(frozen=True)
+class RecordedError:
+    """An error that a client got."""
+
+    time: float
+    """In seconds since 1970."""
+    path: str
+    status: int
+    message: str
+
+
+class ErrorJournal:
+    """The newest errors that clients got, for the status page."""
+
+    def __init__(self) -> None:
+        self.newest: deque[RecordedError] = deque(maxlen=MAX_RECORDED)
+        """Newest last."""
+
+    def record(self, error: ApiError, path: str) -> None:
+        """Add an error."""
+        message = one_line(error.message, 300)
+        self.newest.append(RecordedError(time.time(), one_line(path, 80), error.status, message))
 
 
 def field_error(param: str, message: str, code: str | None = None) -> ApiError:

@@ -20,7 +20,7 @@ from chatlm import (
     UsageError,
     one_line,
 )
-from chatlm_serve.errors import ApiError, field_error
+from chatlm_serve.errors import field_error
 
 MAX_MESSAGES = 1000
 MAX_CHARACTERS_PER_TOKEN = 16
@@ -59,18 +59,35 @@ class ClientConversation:
 
 
 @dataclass(frozen=True)
+class TextPrompts:
+    """Texts that are continued without a chat format."""
+
+    texts: tuple[str, ...]
+    """At least one; each gets the same number of replies."""
+    suffix: str | None = None
+    """The text after the gap that the reply fills; None to continue."""
+
+    @property
+    def characters(self) -> int:
+        """How many there are in the longest prompt."""
+        return max(map(len, self.texts)) + len(self.suffix or "")
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
-    """A parsed request for one or more replies to a conversation."""
+    """A parsed request for one or more replies to a conversation, or to texts."""
 
     model: str
     """As the client named it."""
-    conversation: ClientConversation
+    conversation: ClientConversation | TextPrompts
     sampling: Sampling = field(default_factory=Sampling)
     """`max_tokens` counts thoughts, too. A limit above the context is never reached."""
     thinking_field: str = "thinking"
     """The field that sets `sampling.thinking`."""
     thinking_is_switch: bool = False
     """Whether that field knows no levels, so that a model that always thinks follows it."""
+    thinking_is_wish: bool = False
+    """Whether a model that cannot follow `sampling.thinking` thinks as it does."""
     tools: tuple[ToolDefinition, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `required`, `none`, or the name of the tool to call."""
@@ -79,8 +96,10 @@ class GenerationRequest:
     logprobs: int | None = None
     """Number of top alternatives per token; None without log-probabilities."""
     choices: int = 1
-    """How many replies to generate; with a seed, each has the next one."""
+    """How many replies to generate; with a seed, each to one prompt has the next one."""
     stream: bool = False
+    keep_seconds: float | None = None
+    """How long the model is kept in memory when nobody uses it; None for as long as usual."""
 
 
 def check_fits(request: GenerationRequest, context_length: int) -> None:
@@ -91,11 +110,10 @@ def check_fits(request: GenerationRequest, context_length: int) -> None:
     """
     count = request.conversation.characters
     if count > MAX_CHARACTERS_PER_TOKEN * context_length:
-        raise ApiError(
-            400,
-            f"messages: {count:,} characters do not fit the context of {context_length:,} tokens.",
-            param="messages",
-            code="context_length_exceeded",
+        raise field_error(
+            "prompt" if isinstance(request.conversation, TextPrompts) else "messages",
+            f"{count:,} characters do not fit the context of {context_length:,} tokens.",
+            "context_length_exceeded",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import json
 from collections.abc import Callable, Mapping
@@ -16,12 +17,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chatlm_serve.errors import ApiError
+from chatlm_serve.errors import ApiError, ErrorJournal
 
 HEALTH_PATH = "/health"
 """The path that needs no token."""
 
+STATUS_PATH = "/"
+"""The path of the page for people, whose browser asks for the token as a password."""
+
 MAX_BODY_BYTES = 2**20
+
+BROWSER_HEADERS = frozenset(("origin", "referer", "sec-fetch-site", "sec-fetch-mode"))
+"""Headers of which a browser sends at least one with every POST, and a page cannot remove."""
+
+CURL_TYPES = ("", "application/x-www-form-urlencoded")
+"""Media types of `curl -d` without a header."""
 
 
 ErrorBody = Callable[[ApiError], Mapping[str, Any]]
@@ -35,9 +45,12 @@ class ErrorFormats:
     default: ErrorBody
     prefixes: Mapping[str, ErrorBody] = field(default_factory=dict)
     """Beginnings of paths that have another format."""
+    journal: ErrorJournal = field(default_factory=ErrorJournal)
+    """Gets every error."""
 
     def response(self, error: ApiError, path: str) -> JSONResponse:
         """Create the response for an error at a path."""
+        self.journal.record(error, path)
         found = (body for prefix, body in self.prefixes.items() if path.startswith(prefix))
         body = next(found, self.default)(error)
         return JSONResponse(body, error.status, error.headers)
@@ -79,30 +92,45 @@ class GuardMiddleware:
             )
         if not self._token or scope["path"] == HEALTH_PATH:
             return None
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        for sent in (bearer, headers.get("x-api-key", "")):
-            if hmac.compare_digest(sent.encode("latin-1"), self._token.encode()):
-                return None
+        at_page = scope["path"] == STATUS_PATH
+        authorization = headers.get("authorization", "")
+        sent = [authorization.removeprefix("Bearer "), headers.get("x-api-key", "")]
+        if at_page:
+            sent.append(_basic_password(authorization))
+        if any(hmac.compare_digest(each.encode("latin-1"), self._token.encode()) for each in sent):
+            return None
         return ApiError(
             401,
             "A token is required: Authorization: Bearer TOKEN or x-api-key: TOKEN, with the "
             "server's --token.",
             code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
+            headers={"WWW-Authenticate": 'Basic realm="chatlm"' if at_page else "Bearer"},
         )
+
+
+def _basic_password(authorization: str) -> str:
+    """Return the password that a browser sends after it asked its user; empty for none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).partition(b":")[2].decode("latin-1")
+    except ValueError:
+        return ""
 
 
 async def read_json_body(request: Request) -> dict[str, Any]:
     """Read a request body as a JSON object.
 
-    Only `application/json` is accepted, since a web page of another origin cannot send that without
-    a CORS preflight.
+    A web page of another origin cannot send `application/json` without a CORS preflight, so no
+    other type is accepted from a browser. `curl -d` names another one, and is let in.
 
     Raises:
         ApiError: the body is not a JSON object or is too large.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    is_from_browser = not BROWSER_HEADERS.isdisjoint(request.headers.keys())
+    if media_type != "application/json" and (is_from_browser or media_type not in CURL_TYPES):
         raise ApiError(415, "Send JSON, with the header Content-Type: application/json")
     body = b""
     async for chunk in request.stream():

@@ -7,8 +7,13 @@ import socket
 from chatlm import UsageError
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int, hint: str = "") -> socket.socket:
     """Bind a socket, so that a wrong address is reported at once.
+
+    Args:
+        host: name or address.
+        port: 0 picks a free one.
+        hint: what to do if the port is taken; empty for the usual advice.
 
     Raises:
         UsageError: the host is unknown or not an address of this machine, or the port is taken.
@@ -29,7 +34,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
         listener.close()
         raise UsageError(
             f"Cannot listen at {http_url(host, port)}: {error.strerror}.",
-            hint="Choose another port; --port 0 picks a free one.",
+            hint=hint or "Choose another port; --port 0 picks a free one.",
         ) from error
     return listener
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from chatlm import Setup, one_line
+from chatlm import (
+    ModelDetails,
+    ModelError,
+    Setup,
+    find_installed_model,
+    list_installed_models,
+    one_line,
+)
 from chatlm_serve.errors import ApiError, field_error
 
 SETUP_SEPARATOR = "+"
@@ -18,12 +25,18 @@ def model_names(model: str, setups: Mapping[str, Setup]) -> list[str]:
     return [model, *(f"{model}{SETUP_SEPARATOR}{name}" for name in setups)]
 
 
-def unknown_model_error(name: str, known: Iterable[str]) -> ApiError:
-    """Create the error for a model that is not there; it names the most similar one."""
+def unknown_model_error(name: str, known: Iterable[str], problem: str = "") -> ApiError:
+    """Create the error for a model that is not there; it names the most similar one.
+
+    Args:
+        name: the name in the request.
+        known: names of models.
+        problem: what is wrong, if more is known than that it does not exist.
+    """
     near = get_close_matches(name, known, 1)
     return ApiError(
         404,
-        f"The model {one_line(name, 80)!r} does not exist. "
+        f"{problem or f'The model {one_line(name, 80)!r} does not exist.'} "
         + (f"Did you mean {near[0]}? " if near else "")
         + "GET /v1/models lists all models.",
         param="model",
@@ -31,21 +44,63 @@ def unknown_model_error(name: str, known: Iterable[str]) -> ApiError:
     )
 
 
-def setup_for_model(name: str, served_model: str, setups: Mapping[str, Setup]) -> Setup:
-    """Return the set-up that a model name selects.
+def split_name(name: str, served_model: str) -> tuple[str, list[str]]:
+    """Split a name into the model's own, and those of its set-ups.
 
     Args:
         name: the name in the request.
-        served_model: the served model.
+        served_model: the served model, whose name may have the separator in it.
+    """
+    end = name.removeprefix(served_model)
+    if name.startswith(served_model) and (not end or end.startswith(SETUP_SEPARATOR)):
+        model, parts = served_model, end
+    else:
+        model, separator, rest = name.partition(SETUP_SEPARATOR)
+        parts = separator + rest
+    return model, parts.split(SETUP_SEPARATOR)[1:]
+
+
+def list_chat_models() -> list[ModelDetails]:
+    """List the installed models that can chat."""
+    return [details for details in list_installed_models() if details.kind == "chat"]
+
+
+def find_chat_model(name: str, served_model: str) -> str:
+    """Return the name of an installed model that can chat.
+
+    Args:
+        name: any name of it: of the catalogue, of the hub, or as Ollama has it; never a path.
+        served_model: the served model, for the error.
+
+    Raises:
+        ApiError: there is none.
+    """
+    try:
+        found = find_installed_model(name)
+    except ModelError as error:
+        known = [served_model, *(details.name for details in list_chat_models())]
+        raise unknown_model_error(name, known, one_line(error.message, 200)) from error
+    if found.kind != "chat":
+        raise field_error("model", f"{one_line(found.name, 60)} is no chat model: {found.kind}.")
+    return found.name
+
+
+def setup_for_parts(
+    name: str, model: str, parts: Sequence[str], setups: Mapping[str, Setup]
+) -> Setup:
+    """Return the set-up that the parts of a model name select.
+
+    Args:
+        name: the whole name in the request.
+        model: the model.
+        parts: names of set-ups.
         setups: available set-ups by name.
 
     Raises:
-        ApiError: the model does not exist, or its parts cannot be combined.
+        ApiError: a part does not exist, or they cannot be combined.
     """
-    base, separator, rest = name.removeprefix(served_model).partition(SETUP_SEPARATOR)
-    parts = rest.split(SETUP_SEPARATOR) if separator else []
-    if base or not name.startswith(served_model) or any(part not in setups for part in parts):
-        raise unknown_model_error(name, model_names(served_model, setups))
+    if any(part not in setups for part in parts):
+        raise unknown_model_error(name, model_names(model, setups))
     return _merge_setups(setups[part] for part in parts)
 
 

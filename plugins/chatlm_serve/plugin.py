@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ class Settings:
     at_once: int = field(
         default=8,
         metadata={"help": "Requests answered concurrently; each needs memory for its context."},
+    )
+    keep_alive: float = field(
+        default=300.0,
+        metadata={
+            "help": "Seconds for which a model that a request named stays in memory when nobody "
+            "uses it; -1 for ever, 0 not at all."
+        },
     )
     connections: int = field(
         default=256,
@@ -44,6 +52,11 @@ class Settings:
                 raise ValueError(f"{name} must be 1 or more")
         if not self.receive_seconds > 0:
             raise ValueError("receive_seconds must be more than 0")
+
+
+def keep_seconds(keep_alive: float) -> float:
+    """Return the seconds for which a model is kept, infinite for a negative setting."""
+    return math.inf if keep_alive < 0 else keep_alive
 
 
 @hookimpl

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from chatlm import (
     Delta,
@@ -14,6 +16,7 @@ from chatlm import (
     TokenLogprob,
     ToolCall,
     Usage,
+    one_line,
 )
 from chatlm_serve.errors import ApiError
 
@@ -107,6 +110,22 @@ def reply_events(event: EngineEvent) -> Iterator[ReplyEvent]:
                 raise ApiError(500, f"The reply was cut off: {event.stop_reason.label}.")
             yield from _call_deltas(event.tool_calls)
             yield ReplyEnded(event.stop_reason, event.usage, event.matched_stop, event.tool_calls)
+
+
+def call_arguments(call: ToolCall) -> dict[str, Any]:
+    """Return the arguments of a call as an object, for protocols that have no text of them.
+
+    Raises:
+        ApiError: the model wrote something else.
+    """
+    try:
+        value = json.loads(call.arguments or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        name = one_line(call.name, 60)
+        raise ApiError(500, f"The model called {name} with arguments that are no JSON object.")
+    return value
 
 
 def _call_deltas(calls: Iterable[ToolCall]) -> Iterator[ToolCallDelta]:

@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from chatlm import (
@@ -15,21 +16,36 @@ from chatlm import (
     EngineEvent,
     EngineInfo,
     Finished,
+    Message,
     MessageRefused,
     PromptReady,
     Request,
     Sampling,
     Setup,
+    SideChat,
     SideChats,
     StopReason,
     Usage,
+    one_line,
     thinking_problem,
 )
-from chatlm_serve.errors import as_api_error, field_error
-from chatlm_serve.generation_request import GenerationRequest, check_fits
-from chatlm_serve.model_names import SETUP_SEPARATOR, model_names, setup_for_model
+from chatlm_serve.errors import ErrorJournal, as_api_error, field_error
+from chatlm_serve.generation_request import (
+    ClientConversation,
+    GenerationRequest,
+    TextPrompts,
+    check_fits,
+)
+from chatlm_serve.model_names import (
+    find_chat_model,
+    list_chat_models,
+    model_names,
+    setup_for_parts,
+    split_name,
+)
+from chatlm_serve.model_pool import ModelPool, ServedModel
 from chatlm_serve.reply_events import ReplyEvent, reply_events
-from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown, WorkQueue
+from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown
 
 ReplyGenerator = Generator[EngineEvent | None, None, None]
 
@@ -42,62 +58,94 @@ SETUPS_TTL_SECONDS = 2.0
 MAX_SEED = 2**63 - 1
 
 
+@dataclass(frozen=True)
+class ListedModel:
+    """A name that requests may give."""
+
+    name: str
+    parent: str
+    """The model that it is based on; empty for none."""
+    context_length: int | None
+    """Tokens; of a model that is not loaded its own, which may not fit in memory. None if
+    unknown."""
+
+
 class ReplyService:
-    """The served model, and the queue of the requests to it; call `stop` and then `close`.
+    """The served models, and the queues of the requests to them; call `stop` and then `close`.
 
     Args:
         chats: creates the chats that answer requests; its model is loaded at once.
-        max_waiting: maximum number of requests that wait.
-        max_running: maximum number of requests answered concurrently, if the engine can.
+        max_waiting: maximum number of requests that wait for a model.
+        max_running: maximum number of requests a model answers concurrently, if the engine can.
+        keep_seconds: how long other models are kept while nobody uses them.
     """
 
-    def __init__(self, chats: SideChats, max_waiting: int, max_running: int) -> None:
+    def __init__(
+        self, chats: SideChats, max_waiting: int, max_running: int, keep_seconds: float
+    ) -> None:
         self.chats = chats
-        engine = chats.begin(Setup()).engine
-        self.info = engine.info
+        self.journal = ErrorJournal()
+        """The newest errors that clients got."""
+        self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}
         self._setups_listed_at = -SETUPS_TTL_SECONDS
-        batch = engine.batch()
-        self._batch = SharedBatch(batch)
-        self._queue = WorkQueue(max_waiting, min(max_running, batch.max_concurrency))
+
+    @property
+    def info(self) -> EngineInfo:
+        """The model that is served in any case."""
+        return self.pool.default
 
     def stop(self) -> None:
         """Cancel all replies; call it in the event loop's thread."""
-        self._queue.stop()
+        self.pool.stop()
 
     def close(self) -> None:
         """Wait until all computation has ended; call `stop` first."""
-        self._queue.close()
-        self._batch.close()
+        self.pool.close()
 
-    def check_capacity(self, count: int = 1) -> None:
-        """Check that more replies can be queued.
+    def check_capacity(self) -> None:
+        """Check that a reply can be queued, as far as that is known before its model is.
 
         Raises:
             ApiError: too many wait, or the server is shutting down.
         """
         try:
-            self._queue.check_capacity(count)
+            self.pool.check_capacity()
         except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
 
-    async def models(self) -> dict[str, str]:
-        """Return the names that requests may give, each with the model it is based on."""
-        return {
-            name: self.info.model if SETUP_SEPARATOR in name.removeprefix(self.info.model) else ""
-            for name in model_names(self.info.model, await self._available_setups())
-        }
+    async def models(self) -> list[ListedModel]:
+        """Return the models that requests may name.
 
-    async def setup_for(self, name: str) -> Setup:
-        """Return the set-up that a model name selects.
+        Other installed models can be combined with set-ups, too, but are listed alone.
+        """
+        own, context = self.info.model, self.info.context_length
+        listed = {
+            name: ListedModel(name, own if name != own else "", context)
+            for name in model_names(own, await self._available_setups())
+        }
+        loaded = {model.name: model.info.context_length for model in self.pool.models}
+        for details in await asyncio.to_thread(list_chat_models):
+            length = loaded.get(details.name, details.context_length)
+            listed.setdefault(details.name, ListedModel(details.name, "", length))
+        return list(listed.values())
+
+    async def setup_for(self, name: str) -> tuple[str, Setup]:
+        """Return the model and the set-up that a model name selects.
 
         Raises:
             ApiError: there is no such model.
         """
-        if name == self.info.model:
-            return Setup()
-        return setup_for_model(name, self.info.model, await self._available_setups())
+        model, parts = split_name(name, self.info.model)
+        loaded = (model == each.name for each in self.pool.models)
+        if model != self.info.model and not any(loaded):
+            model = await asyncio.to_thread(find_chat_model, model, self.info.model)
+        setup = Setup()
+        if parts:
+            setup = setup_for_parts(name, model, parts, await self._available_setups())
+        served = "" if model == self.info.model else model
+        return model, dataclasses.replace(setup, model=served)
 
     async def generate(self, request: GenerationRequest) -> ChoiceEvents:
         """Queue a request; the generator streams its replies, and cancels them when it is closed.
@@ -106,14 +154,26 @@ class ReplyService:
             ApiError: there is no such model, too many requests wait, or the messages are too long;
                 from the generator: the reply failed.
         """
-        setup = await self.setup_for(request.model)
-        check_fits(request, self.info.context_length)
-        self.check_capacity(request.choices)
-        return self._choices(request, setup)
+        name, setup = await self.setup_for(request.model)
+        return self._choices(request, name, setup)
 
-    async def _choices(self, request: GenerationRequest, setup: Setup) -> ChoiceEvents:
+    async def _choices(self, request: GenerationRequest, name: str, setup: Setup) -> ChoiceEvents:
+        try:
+            async with self.pool.use(name, request.keep_seconds) as model:
+                check_fits(request, model.info.context_length)
+                model.queue.check_capacity(request.choices)
+                async with aclosing(self._replies(request, model, setup)) as events:
+                    async for item in events:
+                        yield item
+        except Exception as error:
+            raise as_api_error(error) from error
+
+    async def _replies(
+        self, request: GenerationRequest, model: ServedModel, setup: Setup
+    ) -> ChoiceEvents:
         streams = [
-            self._stream(_with_seed(request, number), setup) for number in range(request.choices)
+            self._stream(_of_choice(request, number), model, setup)
+            for number in range(request.choices)
         ]
         try:
             if len(streams) == 1:
@@ -123,17 +183,46 @@ class ReplyService:
             async with aclosing(_merge(streams)) as merged:
                 async for item in merged:
                     yield item
-        except Exception as error:
-            raise as_api_error(error) from error
         finally:
             for stream in streams:
                 await stream.aclose()
 
+    async def load(self, name: str, keep_seconds: float | None) -> None:
+        """Load a model without a request, or free it as soon as nothing uses it.
+
+        Args:
+            name: as requests name it.
+            keep_seconds: how long it is kept; 0 frees it, None is as long as usual.
+
+        Raises:
+            ApiError: there is no such model, or it cannot be loaded.
+        """
+        model, _ = await self.setup_for(name)
+        if keep_seconds == 0:
+            self.pool.unload(model)
+            return
+        async with self.pool.use(model, keep_seconds):
+            pass
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Count the tokens of the prompt that a request becomes.
+
+        Raises:
+            ApiError: there is no such model, or the messages are too long.
+        """
+        name, setup = await self.setup_for(request.model)
+        try:
+            async with self.pool.use(name, request.keep_seconds) as model:
+                check_fits(request, model.info.context_length)
+                return await asyncio.to_thread(_count_tokens, self.chats, setup, request)
+        except Exception as error:
+            raise as_api_error(error) from error
+
     async def _stream(
-        self, request: GenerationRequest, setup: Setup
+        self, request: GenerationRequest, model: ServedModel, setup: Setup
     ) -> AsyncGenerator[ReplyEvent, None]:
-        factory = partial(prepare_reply, self.chats, self._batch, setup, request)
-        stream: AsyncGenerator[EngineEvent, None] = self._queue.stream(factory)
+        factory = partial(prepare_reply, self.chats, model.batch, setup, request)
+        stream: AsyncGenerator[EngineEvent, None] = model.queue.stream(factory)
         async with aclosing(stream) as events:
             async for engine_event in events:
                 for event in reply_events(engine_event):
@@ -182,8 +271,14 @@ async def _merge(streams: Sequence[AsyncGenerator[ReplyEvent, None]]) -> ChoiceE
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _with_seed(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Give each reply to one request a seed of its own, if the client set one."""
+def _of_choice(request: GenerationRequest, number: int) -> GenerationRequest:
+    """Return the request for one reply, with its text, and a seed of its own if there is one."""
+    prompt = request.conversation
+    if isinstance(prompt, TextPrompts):
+        each = request.choices // len(prompt.texts)
+        text = TextPrompts((prompt.texts[number // each],), prompt.suffix)
+        request = dataclasses.replace(request, conversation=text)
+        number %= each
     seed = request.sampling.seed
     if seed is None or not number:
         return request
@@ -211,7 +306,20 @@ def prepare_reply(
         ContextTooLong: from the generator: the messages do not fit the context. The engine alone
             would omit the oldest without the client noticing.
     """
-    conversation = asked.conversation
+    prompt = asked.conversation
+    if isinstance(prompt, TextPrompts):
+        return _generate_reply((), batch, _raw_request(chats, setup, asked, prompt))
+    try:
+        chat, request = _build_request(chats, setup, asked, prompt)
+    except MessageRefused as refusal:
+        return _generate_refusal(refusal)
+    first = () if prompt.turn.reply else chat.events_without_engine(request)
+    return _generate_reply(first, batch, request)
+
+
+def _build_request(
+    chats: SideChats, setup: Setup, asked: GenerationRequest, conversation: ClientConversation
+) -> tuple[SideChat, Request]:
     sampling = _check_thinking(asked, chats.begin(setup).engine.info)
     setup = dataclasses.replace(
         setup,
@@ -219,22 +327,66 @@ def prepare_reply(
         sampling=sampling.with_fallback(setup.sampling),
     )
     chat = chats.begin(setup)
-    try:
-        for turn in conversation.history:
-            with suppress(MessageRefused):  # no model has read it
-                chat.add(turn.question, turn.reply)
-        request = dataclasses.replace(
-            chat.request(conversation.turn.question, conversation.turn.reply),
-            logprobs=asked.logprobs,
-            max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
-            tools=asked.tools,
-            tool_choice=asked.tool_choice,
-            parallel_tool_calls=asked.parallel_tool_calls,
+    for turn in conversation.history:
+        with suppress(MessageRefused):  # no model has read it
+            chat.add(turn.question, turn.reply)
+    request = dataclasses.replace(
+        chat.request(conversation.turn.question, conversation.turn.reply),
+        logprobs=asked.logprobs,
+        max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
+        tools=asked.tools,
+        tool_choice=asked.tool_choice,
+        parallel_tool_calls=asked.parallel_tool_calls,
+    )
+    return chat, request
+
+
+def _count_tokens(chats: SideChats, setup: Setup, asked: GenerationRequest) -> int:
+    conversation = asked.conversation
+    if isinstance(conversation, TextPrompts):
+        request = _raw_request(chats, setup, asked, conversation)
+    else:
+        _, request = _build_request(chats, setup, asked, conversation)
+    prompt = chats.begin(setup).engine.preview(request)
+    return sum(prompt.message_tokens) if prompt.omitted else len(prompt.tokens)
+
+
+def _raw_request(
+    chats: SideChats, setup: Setup, asked: GenerationRequest, prompt: TextPrompts
+) -> Request:
+    """Return the request to continue a text, or to fill its gap.
+
+    Raises:
+        ApiError: the set-up is more than an adapter and sampling, which need no chat, or the model
+            cannot do it.
+    """
+    if setup.template or setup.system or setup.plugin_data:
+        raise field_error(
+            "model",
+            "a text is continued by a model with an adapter only, not with a template or an index.",
         )
-    except MessageRefused as refusal:
-        return _generate_refusal(refusal)
-    first = () if conversation.turn.reply else chat.events_without_engine(request)
-    return _generate_reply(first, batch, request)
+    engine = chats.begin(setup).engine
+    info = engine.info
+    if prompt.suffix is None and "text" not in info.raw_prompts:
+        raise field_error("model", "it answers messages only, and continues no text.")
+    if prompt.suffix is not None and "gap" not in info.raw_prompts:
+        raise field_error(
+            "suffix",
+            f"the model {one_line(info.model, 60)} cannot fill a gap, since its tokenizer has no "
+            "tokens for that. Use one that can, such as Qwen2.5-Coder.",
+            "unsupported_value",
+        )
+    sampling = asked.sampling.with_fallback(setup.sampling)
+    texts = (*prompt.texts, *([] if prompt.suffix is None else [prompt.suffix]))
+    return Request(
+        tuple(Message("user", text, pinned=True) for text in texts),
+        sampling.with_fallback(info.default_sampling),
+        setup.adapter or None,
+        adapter_fixed=True,
+        logprobs=asked.logprobs,
+        max_new_tokens=sampling.max_tokens,
+        raw=True,
+    )
 
 
 def _generate_refusal(refusal: MessageRefused) -> ReplyGenerator:
@@ -270,6 +422,7 @@ def _check_thinking(asked: GenerationRequest, info: EngineInfo) -> Sampling:
     problem = thinking_problem(sampling.thinking, info)
     if problem is None:
         return sampling
-    if info.thinks and asked.thinking_is_switch and sampling.thinking != "off":
+    followed = info.thinks and asked.thinking_is_switch and sampling.thinking != "off"
+    if followed or asked.thinking_is_wish:
         return dataclasses.replace(sampling, thinking=None)
     raise field_error(asked.thinking_field, str(problem), "unsupported_value")

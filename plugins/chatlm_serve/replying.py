@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -68,14 +69,21 @@ async def reply(request: Request, service: ReplyService, parse: ParseRequest) ->
         ClientDisconnect: the client disconnected.
     """
     service.check_capacity()  # before parsing, so that rejected requests cost nothing
-    body = await read_json_body(request)
+    return await reply_to(request, await read_json_body(request), service, parse)
+
+
+async def reply_to(
+    request: Request, body: Mapping[str, Any], service: ReplyService, parse: ParseRequest
+) -> Response:
+    """Answer a request whose body was read; otherwise like `reply`."""
     asked, form = await asyncio.to_thread(parse, body)  # a large schema takes its time
     events = await service.generate(asked)
     if not asked.stream:
         whole = await while_connected(request, _collect(events, asked.choices))
         return JSONResponse(form.whole(whole))
     first = await while_connected(request, _next(events))  # its error can still set the status
-    return EventStream(_format(first, events, form), form.media_type)
+    record = partial(service.journal.record, path=request.url.path)
+    return EventStream(_format(first, events, form, record), form.media_type)
 
 
 async def _collect(events: ChoiceEvents, choices: int) -> list[WholeReply]:
@@ -97,9 +105,12 @@ async def _next(events: AsyncGenerator[T, None]) -> T:
 
 
 async def _format(
-    first: tuple[int, ReplyEvent], rest: ChoiceEvents, form: ReplyFormat
+    first: tuple[int, ReplyEvent],
+    rest: ChoiceEvents,
+    form: ReplyFormat,
+    record: Callable[[ApiError], None],
 ) -> AsyncGenerator[str, None]:
-    """Yield the texts of a stream; an error is the last one."""
+    """Yield the texts of a stream; an error is the last one, and recorded."""
     async with aclosing(rest):
         yield form.begin()
         try:
@@ -109,7 +120,9 @@ async def _format(
                 if text := form.event(choice, event):
                     yield text
         except Exception as error:
-            yield form.failure(as_api_error(error))
+            failure = as_api_error(error)
+            record(failure)
+            yield form.failure(failure)
             return
     yield form.end()
 

@@ -52,6 +52,13 @@ class WorkQueue:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many generators run, at most, and how many wait."""
+        count = len(self._open_jobs)
+        running = min(count, self._max_running)
+        return running, count - running
+
     async def stream(
         self, factory: Callable[[], Generator[T | None, None, None]]
     ) -> AsyncGenerator[T, None]:

@@ -25,6 +25,7 @@ import openai
 import pyte
 import pytest
 from openai import OpenAI
+from tokenizers import Tokenizer
 
 from tests import models
 from tests.end_to_end.browser import Page, chromium, page
@@ -203,6 +204,16 @@ def test_embeddings(client: OpenAI) -> None:
     for wrong in ([], [""], "", [[1, 2]]):
         with pytest.raises(openai.BadRequestError, match="input"):
             client.embeddings.create(model=models.EMBEDDER, input=wrong)
+    tokenizer = Tokenizer.from_file(str(models.embedder_model() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    assert client.embeddings.create(model=models.EMBEDDER, input=ids).data[0].embedding == cat
+    whole = client.embeddings.create(model=models.EMBEDDER, input=tokenizer.encode(texts[0]).ids)
+    assert whole.data[0].embedding == pytest.approx(cat, abs=1e-6)
+    for foreign in ([100_257], [64, 8415, 72490], [-1]):  # the second: cl100k's of the first text
+        with pytest.raises(openai.BadRequestError, match="own tokenizer"):
+            client.embeddings.create(model=models.EMBEDDER, input=[foreign])
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=MODEL, input="x")
     with pytest.raises(openai.BadRequestError, match="dimensions"):

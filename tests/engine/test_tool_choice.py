@@ -226,3 +226,15 @@ def test_the_default_model_calls_alone_and_in_a_batch(engine: LocalEngine) -> No
         for call in end.tool_calls:
             jsonschema.validate(json.loads(call.arguments), TOOLS[call.name].parameters)
     assert alone[0].tool_calls and names(alone[1])[0] == "get_weather"
+
+
+def test_a_tool_that_cannot_be_offered_is_named(engine: LocalEngine) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(3000):
+        deep = {"type": "object", "properties": {"x": deep}}
+    with pytest.raises(UsageError, match="The tool dig: the schema is nested"):
+        ToolDefinition("dig", "Dig.", deep)
+    for broken in ({"type": "nope"}, {"properties": {"x": {"pattern": "(["}}}):
+        tool = ToolDefinition("dig", "Dig.", broken)
+        with pytest.raises(UsageError, match="The tool dig cannot be offered"):
+            list(engine.stream(Request((QUESTION,), tools=(tool,))))

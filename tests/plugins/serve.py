@@ -88,6 +88,7 @@ def serving(
     token: str = "",
     connections: int = 256,
     receive_seconds: float = PATIENCE,
+    keep_seconds: float = PATIENCE,
 ) -> Iterator[str]:
     """Serve in a thread.
 
@@ -98,7 +99,7 @@ def serving(
     chats = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bind_socket("127.0.0.1", 0) as listener, chats:
         server = _InAThread(
-            Api(chats, queue, at_once),
+            Api(chats, queue, at_once, keep_seconds),
             loopback=loopback,
             token=token,
             max_connections=connections,

@@ -394,10 +394,19 @@ def test_another_host_name_is_refused(address: str) -> None:
         assert named.status == 200
 
 
+def test_curl_needs_no_header(address: str) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert send(address, CHAT, _body("x"), method="POST", headers=form).status == 200
+
+
 def test_a_web_page_of_another_origin_gets_nothing(address: str, engine: Echo) -> None:
     plain = {"Content-Type": "text/plain"}
     simple = send(address, CHAT, _body("x"), method="POST", headers=plain)
     assert simple.status == 415
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for sent in ({"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Referer": "http://x.y/"}):
+        posted = send(address, CHAT, _body("x"), method="POST", headers={**form, **sent})
+        assert posted.status == 415
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     preflight = send(address, CHAT, method="OPTIONS", headers=asked)
     assert preflight.status == 405

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,9 +12,14 @@ from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
 from chatlm_serve.errors import ApiError
-from chatlm_serve.generation_request import ClientTurn, GenerationRequest
+from chatlm_serve.generation_request import ClientConversation, ClientTurn, GenerationRequest
 from chatlm_serve.http_guard import is_loopback, names_loopback
-from chatlm_serve.model_names import model_names, setup_for_model
+from chatlm_serve.model_names import (
+    find_chat_model,
+    model_names,
+    setup_for_parts,
+    split_name,
+)
 from chatlm_serve.protocols.openai_chat import KNOWN_FIELDS, parse_chat_request
 
 USER = {"role": "user", "content": "Hi"}
@@ -67,6 +73,7 @@ def test_all_that_is_supported_is_read() -> None:
         )
     )
     conversation = params.conversation
+    assert isinstance(conversation, ClientConversation)
     (earlier,) = conversation.history
     assert conversation.system == "Be brief."
     assert (earlier.question, earlier.reply[0].text) == ("One\n\nmore", "Yes?")
@@ -214,6 +221,13 @@ OFFERED = {
     "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
     "calm": Setup(sampling=Sampling(temperature=0.1)),
 }
+
+
+def setup_for_model(name: str, served: str, offered: Mapping[str, Setup]) -> Setup:
+    model, parts = split_name(name, served)
+    if model != served:
+        model = find_chat_model(model, served)
+    return setup_for_parts(name, model, parts, offered)
 
 
 def test_a_name_joins_set_ups() -> None:

@@ -82,6 +82,19 @@ def test_show(tiny: Path) -> None:
     assert (table["licence"], table["source"]) == ("MIT", "package tiny-model 1.0")
 
 
+def test_show_says_whether_the_draft_model_is_used(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull.pull_model("tiny")
+    assert "Drafts" not in run("show", "tiny")[0]
+    monkeypatch.setenv("CHATLM_DRAFT_MODEL", "tiny")
+    assert "Drafts   tiny is not used: " in run("show", "tiny")[0]
+    monkeypatch.setenv("CHATLM_DRAFT_MODEL", "org/nowhere")
+    about = json.loads(run("show", "tiny", "--json")[0])["draft_model"]
+    assert about["name"] == "org/nowhere"
+    assert "not on this machine" in about["problem"]
+
+
 def test_show_has_the_recommended_sampling(tiny: Path) -> None:
     pull.pull_model("tiny")
     assert "Sampling" not in run("show", "tiny")[0]

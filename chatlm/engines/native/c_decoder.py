@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from chatlm.engines.native.compiler import KernelUnavailable
 from chatlm.engines.native.forward import scale_logits
 from chatlm.engines.native.kernel import Kernel, PackedMatrix
 from chatlm.engines.native.kv_cache import (
@@ -46,6 +47,9 @@ from chatlm.engines.native.weights import (
 
 _QUANTIZED = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 """The kernel's formats for matrices that are not packed as they are stored."""
+
+_PRODUCT_TOLERANCE = 0.03
+"""Relative error of a product in 16 bits with weights in 8; it is about 0.005."""
 
 
 class _KVLayerStruct(ctypes.Structure):
@@ -290,6 +294,26 @@ class CDecoder:
             norm=vector(stored.norm),
             lm_head=PackedHead(self._handle, self._config.vocab_size),
         )
+
+    def check_products(self) -> None:
+        """Multiply a small matrix with vectors of a prompt, and compare with torch.
+
+        A library may come from another machine, and what it uses here, such as AMX, may never
+        have been tried.
+
+        Raises:
+            KernelUnavailable: a product is wrong.
+        """
+        random = torch.Generator().manual_seed(1)
+        weight = torch.randn(64, 128, generator=random).bfloat16()
+        x = torch.randn(40, 128, generator=random).to(self._kernel.dtype)
+        expected = x.float() @ weight.float().T
+        stored = StoredMatrix(weight.view(torch.uint8), "BF16", weight.shape[1], mapped=())
+        for packed_format in ("BF16", "Q8_0"):
+            matrix = self._kernel.pack(stored, packed_format)
+            y = PackedLinear(matrix, self._handle, self._kernel.dtype)(x).float()
+            if not float((y - expected).norm()) <= _PRODUCT_TOLERANCE * float(expected.norm()):
+                raise KernelUnavailable("the compiled kernel multiplies wrongly on this processor")
 
     def pack_adapter(self, lora: LoraWeights) -> PackedAdapter:
         """Pack a LoRA adapter for the kernel."""

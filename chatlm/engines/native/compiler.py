@@ -1,4 +1,4 @@
-"""Compile the C sources with the system's compiler, once, and cache the library."""
+"""Open the compiled C sources: from the wheel, or compiled here once with the system's compiler."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from chatlm.config import paths
 from chatlm.engines.model import Unsupported
+from chatlm.engines.native.bundled import bundled_library
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +73,70 @@ class KernelUnavailable(Unsupported):
     """The kernel cannot be compiled or loaded on this machine; the message says why."""
 
 
+@dataclass(frozen=True)
+class _Library:
+    """What is compiled to one file."""
+
+    prefix: str
+    """Of the file's name."""
+    sources: tuple[Path, ...]
+    flags: tuple[str, ...] = ()
+
+
+_LIBRARIES = {
+    "decode-bfloat16": _Library("decode", SOURCES),
+    "decode-float32": _Library("decode", SOURCES, ("-DELEMENT_IS_FLOAT32",)),
+    "choose": _Library("choose", CHOOSE_SOURCES),
+    "elementwise": _Library("elementwise", ELEMENTWISE_SOURCES),
+}
+"""By the names of targets.toml."""
+
+
+def decoder_name(*, float32: bool) -> str:
+    """Return the name of the decode kernel's library for the model's dtype, which is bfloat16 or
+    float32."""
+    return "decode-float32" if float32 else "decode-bfloat16"
+
+
+def open_library(name: str, opener: Callable[[Path], T]) -> T:
+    """Open a library that came with the wheel; if there is none that works, compile it.
+
+    Args:
+        name: such as `choose`, see `_LIBRARIES`.
+        opener: opens the file; raises `KernelUnavailable` if it cannot be used.
+
+    Raises:
+        KernelUnavailable: neither can be used.
+    """
+    bundled = bundled_library(name)
+    if bundled is not None:
+        try:
+            return opener(bundled)
+        except KernelUnavailable as error:
+            log.warning("it is compiled here instead: %s", error)
+    return opener(compiled_library(name))
+
+
+def compile_missing(names: Sequence[str], report: Callable[[], None]) -> None:
+    """Compile libraries that are neither in the wheel nor compiled yet, as far as possible.
+
+    Args:
+        names: of the libraries, see `_LIBRARIES`.
+        report: called before the first one is compiled.
+    """
+    try:
+        missing = [name for name in names if bundled_library(name) is None]
+        missing = [name for name in missing if not _locate(name)[1].is_file()]
+        if missing:
+            report()
+        for name in missing:
+            compiled_library(name)
+    except (KernelUnavailable, OSError) as error:
+        log.info("not compiled ahead: %s", error)  # whoever opens it says why
+
+
 def kernel_library(*, float32: bool) -> Path:
-    """Return the compiled kernel, from the cache if possible.
+    """Return the decode kernel as compiled here, see `compiled_library`.
 
     Args:
         float32: whether the model's dtype is float32 rather than bfloat16.
@@ -77,43 +144,38 @@ def kernel_library(*, float32: bool) -> Path:
     Raises:
         KernelUnavailable: there is no C compiler, or it failed.
     """
-    return _library("decode", SOURCES, ("-DELEMENT_IS_FLOAT32",) if float32 else ())
+    return compiled_library(decoder_name(float32=float32))
 
 
-def choose_library() -> Path:
-    """Return the compiled functions that choose tokens, from the cache if possible.
-
-    Raises:
-        KernelUnavailable: there is no C compiler, or it failed.
-    """
-    return _library("choose", CHOOSE_SOURCES)
-
-
-def elementwise_library() -> Path:
-    """Return the compiled steps between a prompt's matrix products, from the cache if possible.
+def compiled_library(name: str) -> Path:
+    """Return a library that is compiled for this processor, from the cache if possible.
 
     Raises:
         KernelUnavailable: there is no C compiler, or it failed.
     """
-    return _library("elementwise", ELEMENTWISE_SOURCES)
-
-
-def _library(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
-    command = [*_find_compiler(), *FLAGS]
-    if platform.machine() == "x86_64":
-        command += X86_FLAGS
-    command += flags
-    folder = paths.data_dir() / "kernels"
-    library = folder / f"{name}-{_build_hash(command, sources)}.so"
+    command, library = _locate(name)
     if not library.is_file():
+        folder = library.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile([*command, str(sources[0])], library)
+            _compile(command, library)
         except OSError as error:
             raise KernelUnavailable(
                 f"{folder} cannot be written: {error.strerror or error}"
             ) from error
     return library
+
+
+def _locate(name: str) -> tuple[list[str], Path]:
+    """Return the command that compiles a library, and the file in the cache."""
+    made = _LIBRARIES[name]
+    command = [*_find_compiler(), *FLAGS]
+    if platform.machine() == "x86_64":
+        command += X86_FLAGS
+    command += made.flags
+    key = _build_hash(command, made.sources)
+    library = paths.data_dir() / "kernels" / f"{made.prefix}-{key}.so"
+    return [*command, str(made.sources[0])], library
 
 
 def _find_compiler() -> list[str]:

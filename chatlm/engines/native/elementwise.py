@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from chatlm.engines.native.compiler import KernelUnavailable, elementwise_library
+from chatlm.engines.native.compiler import KernelUnavailable, open_library
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Elementwise:
     """The compiled functions; tensors are on the CPU, in float32 or bfloat16, and contiguous.
 
     Args:
-        library: as returned by `elementwise_library`.
+        library: the compiled elementwise.c.
 
     Raises:
         KernelUnavailable: the system cannot load it.
@@ -109,7 +109,7 @@ class Elementwise:
 @functools.cache
 def _compiled() -> Elementwise | None:
     try:
-        return Elementwise(elementwise_library())
+        return open_library("elementwise", Elementwise)
     except KernelUnavailable as error:
         log.info("prompts are computed with torch: %s", error)
         return None

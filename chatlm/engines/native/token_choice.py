@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from chatlm.engines.native.compiler import KernelUnavailable, choose_library
+from chatlm.engines.native.compiler import KernelUnavailable, open_library
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class TokenChooser:
     """The compiled functions.
 
     Args:
-        library: as returned by `choose_library`.
+        library: the compiled choose.c.
 
     Raises:
         KernelUnavailable: the system cannot load it.
@@ -87,7 +87,7 @@ class TokenChooser:
 def token_chooser() -> TokenChooser | None:
     """Return the compiled functions, loaded once; None where there is no C compiler."""
     try:
-        return TokenChooser(choose_library())
+        return open_library("choose", TokenChooser)
     except KernelUnavailable as error:
         log.info("tokens are chosen with torch: %s", error)
         return None

@@ -375,6 +375,7 @@ def describe_model(info: EngineInfo | None) -> Content:
         "Device": info.device,
         "Weights": info.weights,
         **({"KV cache": info.kv_cache} if info.kv_cache else {}),
+        **({"Draft model": info.draft_model} if info.draft_model else {}),
         "Context": count(info.context_length, "token"),
         "Prompt format": info.prompt_format,
     }

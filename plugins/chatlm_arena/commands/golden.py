@@ -8,6 +8,7 @@ import click
 
 from chatlm import UsageError, diff_words, dump_json, escape_controls, load_config, one_line
 from chatlm.plugin_kit.options import json_option
+from chatlm.plugin_kit.progress import status_lines
 from chatlm_arena.commands.options import name_argument as _name
 
 EXIT_CHANGED = 1
@@ -90,7 +91,7 @@ def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
             "There are no golden chats to check.",
             hint="Save a turn in the chat: /arena golden NAME",
         )
-    with side_chats(load_config(), _print_status) as chats:
+    with side_chats(load_config(), status_lines()) as chats:
         results = list(check_goldens(chats, contestant, goldens))
     failed = [result for result in results if not result.passes(similar)]
     if as_json:
@@ -116,7 +117,3 @@ def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
         click.echo(f"{len(results) - len(failed)} of {len(results)} replies are as expected.")
     if failed:
         raise click.exceptions.Exit(EXIT_CHANGED)
-
-
-def _print_status(text: str) -> None:
-    click.echo(one_line(text, 120), err=True)

@@ -38,7 +38,8 @@ KNOWN_FIELDS = {"model", "input", "encoding_format", "user"}
 class EmbeddingRequest:
     """A parsed embedding request."""
 
-    texts: tuple[str, ...]
+    texts: tuple[str | tuple[int, ...], ...]
+    """Texts, or token ids of the model's own tokenizer."""
     as_base64: bool
     """Whether vectors are sent as base64 of little-endian float32 instead of JSON numbers."""
 
@@ -72,12 +73,24 @@ def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
     if encoding not in ("float", "base64"):
         raise field_error("encoding_format", "must be float or base64.")
     value = fields.get("input")
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise field_error("input", "must be a string or a list of strings, none of them empty.")
+    is_one = isinstance(value, str) or _are_ids(value)
+    texts = [value] if is_one else value
+    if not isinstance(texts, list) or not all(
+        (isinstance(text, str) and text) or _are_ids(text) for text in texts
+    ):
+        raise field_error(
+            "input", "must be a string or a list of strings or of token ids, none of them empty."
+        )
     if not 0 < len(texts) <= MAX_TEXTS:
-        raise field_error("input", f"must be 1 to {MAX_TEXTS} strings, not {len(texts):,}.")
-    return EmbeddingRequest(tuple(texts), encoding == "base64")
+        raise field_error("input", f"must be 1 to {MAX_TEXTS} texts, not {len(texts):,}.")
+    return EmbeddingRequest(
+        tuple(text if isinstance(text, str) else tuple(text) for text in texts),
+        encoding == "base64",
+    )
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
 
 
 def is_installed() -> bool:
@@ -101,7 +114,7 @@ class EmbeddingService:
         """For all that embeds texts."""
         self._embedder = Embedder()
 
-    async def embed(self, texts: Sequence[str]) -> list[EmbeddingBatch]:
+    async def embed(self, texts: Sequence[str | tuple[int, ...]]) -> list[EmbeddingBatch]:
         """Embed texts when it is their turn.
 
         Raises:
@@ -136,15 +149,25 @@ class Embedder:
     def __init__(self) -> None:
         self._model: SentenceTransformer | None = None
 
-    def embed(self, texts: Sequence[str]) -> Generator[EmbeddingBatch, None, None]:
+    def embed(
+        self, inputs: Sequence[str | tuple[int, ...]]
+    ) -> Generator[EmbeddingBatch, None, None]:
         """Embed texts in batches; closing the generator stops after the current batch.
 
+        Args:
+            inputs: texts, or token ids of the model's own tokenizer.
+
         Raises:
-            ApiError: the model is not installed, or a text is too long for it.
+            ApiError: the model is not installed, a text is too long for it, or ids are not those
+                that its tokenizer gives a text.
         """
         model = self._load_once()
+        texts = [
+            each if isinstance(each, str) else _text_of(model.tokenizer, each, f"input[{index}]")
+            for index, each in enumerate(inputs)
+        ]
         limit = model.max_seq_length or sys.maxsize
-        input_ids = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        input_ids = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         for index, ids in enumerate(input_ids):
             if len(ids) > limit:
                 raise field_error(
@@ -154,7 +177,7 @@ class Embedder:
                 )
         for start in range(0, len(texts), BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
-            vectors = model.encode(list(texts[batch]), show_progress_bar=False)
+            vectors = model.encode(texts[batch], show_progress_bar=False)
             yield EmbeddingBatch(np.asarray(vectors, np.float32), sum(map(len, input_ids[batch])))
 
     def _load_once(self) -> SentenceTransformer:
@@ -165,6 +188,25 @@ class Embedder:
                 raise ApiError(404, str(error), param="model", code="model_not_found") from error
             self._model = _load(folder)
         return self._model
+
+
+def _text_of(tokenizer: Any, ids: Sequence[int], path: str) -> str:
+    """Return the text of token ids.
+
+    Raises:
+        ApiError: its ids are others, so these are another tokenizer's, as many clients send.
+    """
+    inner = [each for each in ids if each not in (tokenizer.cls_token_id, tokenizer.sep_token_id)]
+    size = len(tokenizer)
+    text = tokenizer.decode(inner) if all(0 <= each < size for each in inner) else ""
+    if not text or tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] != inner:
+        raise field_error(
+            path,
+            f"these are not the token ids of a text in {EMBEDDING_MODEL}'s own tokenizer; send "
+            "the text (in LangChain: check_embedding_ctx_length=False).",
+            "invalid_token_ids",
+        )
+    return str(text)
 
 
 def embedding_response(

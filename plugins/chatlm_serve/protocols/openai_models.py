@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chatlm_serve.model_names import unknown_model_error
-from chatlm_serve.protocols import openai_embeddings
+from chatlm_serve.protocols import openai_embeddings, rerank
 from chatlm_serve.reply_service import ReplyService
 
 
@@ -38,13 +38,13 @@ async def _models(service: ReplyService) -> dict[str, dict[str, Any]]:
     """Return the description of each model by its name."""
     common = {"object": "model", "created": 0, "owned_by": "chatlm"}
     models = {
-        name: {"id": name}
+        model.name: {"id": model.name}
         | common
-        | {"max_model_len": service.info.context_length}  # vLLM's name for it
-        | ({"parent": parent} if parent else {})
-        for name, parent in (await service.models()).items()
+        | {"max_model_len": model.context_length}  # vLLM's name for it
+        | ({"parent": model.parent} if model.parent else {})
+        for model in await service.models()
     }
-    if openai_embeddings.is_installed():
-        name = openai_embeddings.EMBEDDING_MODEL
-        models[name] = {"id": name} | common
-    return models
+    embedders = [openai_embeddings.EMBEDDING_MODEL] if openai_embeddings.is_installed() else []
+    return models | {
+        name: {"id": name} | common for name in (*embedders, *rerank.installed_rerankers())
+    }
