@@ -51,12 +51,22 @@ $(VENV)/.made:
 	  { rm -rf $(VENV); echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml hatch_build.py | $(VENV)/.made
+# PyPI's torch for Linux has CUDA and is much larger; without an NVIDIA card the one for processors is taken. Where its
+# index cannot be reached, PyPI's is.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+$(VENV)/.torch: | $(VENV)/.made
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --retries 0 --timeout 15 \
+	  --index-url $(CPU_TORCH) 'torch>=2.6' || echo "torch for processors was not found; PyPI's has CUDA, too."
+endif
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml hatch_build.py | $(VENV)/.torch
 	@echo "Installing chatlm into $(VENV); torch is large, the first time takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml hatch_build.py | $(VENV)/.made
+$(VENV)/.installed-dev: pyproject.toml hatch_build.py | $(VENV)/.torch
 	@echo "Installing chatlm and its development tools into $(VENV)."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
