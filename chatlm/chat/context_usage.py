@@ -44,7 +44,7 @@ def measure_context(conversation: Conversation, engine: Engine, sampling: Sampli
         ContextTooLong: the newest message and the system prompt alone do not fit.
         ModelError: the model's format refuses the chat.
     """
-    head = int(bool(conversation.system))
+    head = int(bool(conversation.system_prompt))
     own = 0 if head else builtin_system_tokens(engine)
     turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
     messages = conversation.messages()

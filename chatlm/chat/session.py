@@ -33,6 +33,7 @@ from chatlm.types.messages import (
     Turn,
 )
 from chatlm.types.parts import Text
+from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import Sampling
 
@@ -74,6 +75,7 @@ class ChatSession:
         conversation_id: the conversation to continue; None starts one with the first message.
         label_seconds: how long plugins may take after a reply; None waits for them.
         source: what begins a new conversation, such as `ask`; empty for the screen.
+        project: the project that a new conversation belongs to.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ChatSession:
         conversation_id: int | None = None,
         label_seconds: float | None = None,
         source: str = "",
+        project: Project | None = None,
     ) -> None:
         self.store = store
         self.get_engine = get_engine
@@ -108,6 +111,7 @@ class ChatSession:
         self.conversation_id = conversation_id
         self.label_seconds = label_seconds
         self.source = source
+        self.project = project
 
     @property
     def conversation(self) -> Conversation | None:
@@ -366,6 +370,7 @@ class ChatSession:
             plugin_data=new.plugin_data,
             disabled_plugins=new.disabled_plugins,
             source=self.source,
+            project=new.project,
         )
         return self._add_first_turn(fresh, text)
 
@@ -427,6 +432,7 @@ class ChatSession:
             sampling=self.chat_sampling,
             plugin_data=self.plugin_data,
             disabled_plugins=self.disabled_plugins,
+            project=self.project,
         )
 
     def _draft_turn(self, text: str) -> tuple[Conversation, TurnPlugins, list[Passage]]:

@@ -68,6 +68,12 @@ def _print_version(context: click.Context, parameter: click.Parameter, value: bo
     shell_complete=complete_chat,
 )
 @click.option("-m", "--model", metavar="NAME", help="Use this model.")
+@click.option(
+    "--project",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Open this folder as a project: its AGENTS.md and what you saved for it.",
+)
 @plugin_options
 @click.option(
     "--version",
@@ -83,6 +89,7 @@ def cli(
     incognito: bool,
     chat_id: int | None,
     model: str | None,
+    project: str | None,
     safe_mode: bool,
     without: tuple[str, ...],
 ) -> None:
@@ -96,6 +103,7 @@ def cli(
 
     logs.setup_logging()
     given = {"--incognito": incognito, "--chat": chat_id is not None, "--model": model is not None}
+    given |= {"--project": project is not None}
     given |= {"--safe-mode": safe_mode, "--without": bool(without)}
     if context.invoked_subcommand is not None:
         for option in (name for name, used in given.items() if used):
@@ -110,12 +118,21 @@ def cli(
         raise UsageError(
             "A saved chat cannot be opened incognito.", hint="Use either --chat or --incognito."
         )
+    if project is not None:
+        if chat_id is not None:
+            raise UsageError(
+                "A saved chat keeps its project.",
+                hint="Use --project without --chat, for a new one.",
+            )
+        from chatlm.chat.projects import find_project
+
+        find_project(project)  # an error belongs into the shell
     _require_terminal()
     from chatlm import tui
     from chatlm.config import config
 
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
-    tui.run(settings, incognito=incognito, conversation_id=chat_id)
+    tui.run(settings, incognito=incognito, conversation_id=chat_id, project=project or "")
 
 
 def _require_terminal() -> None:

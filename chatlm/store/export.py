@@ -68,8 +68,8 @@ def markdown_blocks(
     """Yield the blocks of `to_markdown`, which empty lines separate."""
     title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
     yield MarkdownBlock(f"# {title}")
-    if conversation.system:
-        quoted = (f"> {line}".rstrip() for line in conversation.system.split("\n"))
+    if system := conversation.system_prompt:
+        quoted = (f"> {line}".rstrip() for line in system.split("\n"))
         yield MarkdownBlock("\n".join(quoted))
     for turn in conversation.turns:
         yield MarkdownBlock("## You")
@@ -185,6 +185,8 @@ def conversation_to_dict(
         "forked_from": conversation.forked_from,
         "kept": {name: dict(values) for name, values in conversation.plugin_data.items()},
         "without": sorted(conversation.disabled_plugins),
+        **({"project": conversation.project.to_dict()} if conversation.project else {}),
+        **({"tags": list(conversation.tags)} if conversation.tags else {}),
         "turns": [
             _turn_to_dict(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
             | {"replies": [_reply_to_dict(reply, provenance(reply.id)) for reply in turn.replies]}

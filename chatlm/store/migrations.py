@@ -224,6 +224,11 @@ MIGRATIONS: Migrations = (
         # what began the chat: empty for the screen, or `ask`
         "ALTER TABLE conversation ADD COLUMN source TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # JSON, empty for none; the tags are separated by spaces
+        "ALTER TABLE conversation ADD COLUMN project TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE conversation ADD COLUMN tags TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from chatlm.store.rows import (
     as_text,
     format_timestamp,
     header_from_row,
+    load_project,
     parse_timestamp,
     reply_from_row,
     short_title,
@@ -27,7 +28,7 @@ MAX_ROW_ID = 2**63 - 1
 
 
 CHAT_LIST_SQL = """
-    SELECT c.id, c.title, c.updated, c.pinned, c.source, c.forked_from,
+    SELECT c.id, c.title, c.updated, c.pinned, c.source, c.forked_from, c.project, c.tags,
         (SELECT r.model FROM turn t JOIN reply r ON r.id = t.chosen
          WHERE t.conversation_id = c.id ORDER BY t.position DESC LIMIT 1) AS model,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
@@ -93,6 +94,9 @@ class ChatListEntry:
     """Whether it was copied from a chat that still exists."""
     source: str = ""
     """`ask` for a chat that `chatlm ask` began; else empty."""
+    project: str = ""
+    """Name of the project that it belongs to; empty for none."""
+    tags: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -103,6 +107,8 @@ class ChatListEntry:
             "turns": self.turns,
             "unfinished": self.unfinished,
             "pinned": self.pinned,
+            "project": self.project,
+            "tags": list(self.tags),
         }
 
 
@@ -157,7 +163,18 @@ def _list_entry(row: sqlite3.Row) -> ChatListEntry:
         model=as_text(row["model"] or ""),
         forked=row["forked_from"] is not None,
         source=as_text(row["source"]),
+        project=project_name(as_text(row["project"])),
+        tags=tuple(as_text(row["tags"]).split()),
     )
+
+
+def project_name(stored: str) -> str:
+    """Return a project's name; a damaged one is told when its chat is opened."""
+    try:
+        project = load_project(stored)
+    except (ValueError, TypeError, LookupError):
+        return ""
+    return project.name if project else ""
 
 
 def _title(row: sqlite3.Row) -> str:

@@ -26,6 +26,7 @@ from chatlm.types.messages import (
     utc_now,
 )
 from chatlm.types.parts import Text, part_from_dict
+from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
 
@@ -88,6 +89,10 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
         disabled = frozenset(map(str, json.loads(row["without"])))
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"The plugin data of chat {row['id']} is damaged.") from error
+    try:
+        project = load_project(as_text(row["project"]))
+    except (ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"The project of chat {row['id']} is damaged.") from error
     return ConversationHeader(
         id=row["id"],
         title=as_text(row["title"]),
@@ -99,6 +104,8 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
         forked_from=row["forked_from"],
         plugin_data=plugin_data,
         disabled_plugins=disabled,
+        project=project,
+        tags=tuple(as_text(row["tags"]).split()),
     )
 
 
@@ -274,6 +281,25 @@ def dump_plugin_data(plugin_data: PluginData) -> str:
 def dump_plugin_names(plugin_names: Iterable[str]) -> str:
     """Convert names of plugins to JSON."""
     return json.dumps(sorted(plugin_names))
+
+
+def dump_project(project: Project | None) -> str:
+    """Convert a project to JSON; empty for none."""
+    return utf8_safe(json.dumps(project.to_dict(), ensure_ascii=False)) if project else ""
+
+
+def load_project(text: str) -> Project | None:
+    """Read back what `dump_project` returned.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is damaged.
+    """
+    return Project.from_dict(json.loads(text)) if text else None
+
+
+def dump_tags(tags: Iterable[str]) -> str:
+    """Join tags, which have no spaces."""
+    return utf8_safe(" ".join(sorted(set(tags))))
 
 
 def dump_provenance(provenance: Provenance) -> bytes:

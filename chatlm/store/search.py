@@ -1,7 +1,9 @@
 """Full-text search in the titles, messages and replies of saved chats.
 
 `NAME:VALUE`, such as `mood:anger`, restricts the search to messages with that label; if no message
-has a label of that name, it is an ordinary word.
+has a label of that name, it is an ordinary word. `#TAG` or `tag:TAG`, and `project:NAME`, restrict
+it to chats with that tag or of that project, and list these chats if they stand alone. If there is
+no such chat, they are ordinary words too.
 
 Words are looked up in an FTS5 index. It cannot split scripts written without spaces into words, so
 query words in these are searched by scanning the text.
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from chatlm.store.queries import chat_title
+from chatlm.store.queries import chat_title, project_name
 from chatlm.store.rows import as_text
 from chatlm.types.messages import Role, StreamedPart
 
@@ -29,6 +31,7 @@ SNIPPET_LEAD, SNIPPET_WIDTH = 40, 160
 
 _ANNOTATION_FILTER = re.compile(r"""(?<!\S)([a-z][\w-]*):(?:"([^"]+)"|([^\s"]+))(?!\S)""")
 """`mood:anger`, or `topic:"lost card"`."""
+_CHAT_FILTER = re.compile(r"""(?<!\S)(?:#|(tag|project):)(?:"([^"]+)"|([^\s"]+))(?!\S)""")
 _UNSPACED_SCRIPTS = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
     "\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -43,25 +46,28 @@ _HAS_ANNOTATIONS = """NOT EXISTS (
 _MESSAGE, _REPLY = _HAS_ANNOTATIONS.format(reply="NULL"), _HAS_ANNOTATIONS.format(reply="r.id")
 """Conditions: the message or reply has a label with each requested name and value prefix."""
 
+_CHAT = "(:chats IS NULL OR c.id IN (SELECT value FROM json_each(:chats)))"
+"""Condition: the chat has the requested tags and project."""
+
 _INDEX_QUERIES = (
-    """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
+    f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
         FROM title_words JOIN conversation c ON c.id = title_words.rowid
-        WHERE title_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+        WHERE title_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
-        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",  # noqa: S608
     f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn_words JOIN turn t ON t.id = turn_words.rowid
         JOIN conversation c ON c.id = t.conversation_id
-        WHERE turn_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+        WHERE turn_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
         ORDER BY turn_words.rowid DESC LIMIT :limit""",  # noqa: S608
     f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time
         FROM reply_words JOIN reply r ON r.id = reply_words.rowid JOIN turn t ON t.id = r.turn_id
         JOIN conversation c ON c.id = t.conversation_id
-        WHERE reply_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+        WHERE reply_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
         ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
 )
@@ -69,7 +75,7 @@ _REASONING_INDEX_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.
         r.reasoning AS text, r.created AS time
         FROM reasoning_words JOIN reply r ON r.id = reasoning_words.rowid
         JOIN turn t ON t.id = r.turn_id JOIN conversation c ON c.id = t.conversation_id
-        WHERE reasoning_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+        WHERE reasoning_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
             AND {_REPLY}
         ORDER BY reasoning_words.rowid DESC LIMIT :limit"""  # noqa: S608
@@ -77,29 +83,29 @@ _REASONING_SCAN_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.i
         r.reasoning AS text, r.created AS time
         FROM reply r JOIN turn t ON t.id = r.turn_id
         JOIN conversation c ON c.id = t.conversation_id
-        WHERE r.reasoning <> '' AND c.trashed IS NULL AND NOT EXISTS (
+        WHERE r.reasoning <> '' AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
             AND {_REPLY}
         ORDER BY r.id DESC LIMIT :limit"""  # noqa: S608
 _SCAN_QUERIES = (
-    """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
+    f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
         FROM conversation c
-        WHERE c.trashed IS NULL AND NOT EXISTS (
+        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
-        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",  # noqa: S608
     f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn t
         JOIN conversation c ON c.id = t.conversation_id
-        WHERE c.trashed IS NULL AND NOT EXISTS (
+        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
         ORDER BY t.id DESC LIMIT :limit""",  # noqa: S608
     f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time
         FROM reply r JOIN turn t ON t.id = r.turn_id
         JOIN conversation c ON c.id = t.conversation_id
-        WHERE c.trashed IS NULL AND NOT EXISTS (
+        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
         ORDER BY r.id DESC LIMIT :limit""",  # noqa: S608
 )
@@ -144,17 +150,19 @@ def search(
 
     Any text is a valid query. `part` "reasoning" searches only the reasoning of replies.
     """
-    labels, query = _parse_annotation_filters(db, query.replace("\0", " "))
+    chats, query = _parse_chat_filters(db, query.replace("\0", " "))
+    labels, query = _parse_annotation_filters(db, query)
     words = [word for word in query.split() if any(map(str.isalnum, word))]
     words = list(dict.fromkeys(words))[:MAX_QUERY_WORDS]
     scanned = [word for word in words if _UNSPACED_SCRIPTS.search(word)]
     indexed = [word for word in words if word not in scanned]
-    if not (words or labels) or limit < 1:
+    if not (words or labels or chats) or limit < 1:
         return []
     arguments = {
         "words": " ".join('"' + word.replace('"', '""') + '"' for word in indexed) + "*",
         "scanned": json.dumps([re.sub("[A-Z]+", _lower, word) for word in scanned]),
         "labels": json.dumps(labels),
+        "chats": None if chats is None else json.dumps(sorted(chats)),
         "limit": limit,
     }
     titles = []
@@ -163,10 +171,38 @@ def search(
     else:
         in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
         titles = [] if labels else db.execute(in_title, arguments).fetchall()
+    if not (words or labels):
+        in_text = []
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=lambda row: (as_text(row["time"]), row["turn_id"]), reverse=True)
     pattern = _compile_pattern(indexed, scanned)
     return [_to_hit(db, row, pattern, part) for row in [*titles, *texts][:limit]]
+
+
+def _parse_chat_filters(db: sqlite3.Connection, query: str) -> tuple[set[int] | None, str]:
+    """Split a query into the chats that its filters name, None for all, and its words."""
+    chats: set[int] | None = None
+    rest = query
+    for match in list(_CHAT_FILTER.finditer(query))[:MAX_QUERY_WORDS]:
+        wanted = (match[2] or match[3]).casefold()
+        found = {
+            row["id"]
+            for row in db.execute(
+                "SELECT id, project, tags FROM conversation"
+                " WHERE trashed IS NULL AND (tags <> '' OR project <> '')"
+            )
+            if wanted in _chat_words(row, "project" if match[1] == "project" else "tags")
+        }
+        if found:
+            chats = found if chats is None else chats & found
+            rest = rest.replace(match[0], " ")
+    return chats, rest
+
+
+def _chat_words(row: sqlite3.Row, column: str) -> list[str]:
+    if column == "tags":
+        return as_text(row["tags"]).casefold().split()
+    return [project_name(as_text(row["project"])).casefold()]
 
 
 def _parse_annotation_filters(

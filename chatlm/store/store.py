@@ -23,7 +23,9 @@ from chatlm.store.rows import (
     ProvenanceLookup,
     TraceLookup,
     dump_plugin_names,
+    dump_project,
     dump_sampling,
+    dump_tags,
     short_title,
     utf8_safe,
 )
@@ -45,6 +47,7 @@ from chatlm.types.messages import (
     utc_now,
 )
 from chatlm.types.parts import Part
+from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace
 from chatlm.types.sampling import Sampling
 
@@ -113,6 +116,7 @@ class Store:
         plugin_data: PluginData | None = None,
         disabled_plugins: Iterable[str] = (),
         source: str = "",
+        project: Project | None = None,
     ) -> Conversation:
         """Create an empty chat; `source` names what began it, for the list of chats."""
         now = utc_now()
@@ -125,6 +129,7 @@ class Store:
             sampling=sampling or Sampling(),
             plugin_data=plugin_data or {},
             disabled_plugins=frozenset(disabled_plugins),
+            project=project,
         )
         with self._database.write_transaction() as db:
             inserted = writes.insert_conversation(db, chat)
@@ -250,6 +255,19 @@ class Store:
     def set_sampling(self, conversation_id: int, sampling: Sampling) -> None:
         """Set the user's sampling settings for a chat."""
         self._set_column(conversation_id, "sampling", dump_sampling(sampling))
+
+    def set_project(self, conversation_id: int, project: Project | None) -> None:
+        """Set the project that a chat belongs to; None for none."""
+        self._set_column(conversation_id, "project", dump_project(project))
+
+    def set_tags(self, conversation_id: int, tags: Iterable[str]) -> None:
+        """Replace a chat's tags.
+
+        Args:
+            conversation_id: the chat.
+            tags: words without spaces.
+        """
+        self._set_column(conversation_id, "tags", dump_tags(tags))
 
     def set_plugin_data(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
         """Replace the values that a plugin stores with a chat.

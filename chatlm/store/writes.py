@@ -19,9 +19,11 @@ from chatlm.store.rows import (
     dump_message_parts,
     dump_plugin_data,
     dump_plugin_names,
+    dump_project,
     dump_provenance,
     dump_sampling,
     dump_steps,
+    dump_tags,
     finite_or_none,
     format_timestamp,
     utf8_safe,
@@ -39,7 +41,9 @@ from chatlm.types.messages import (
 )
 from chatlm.types.provenance import Provenance, Trace
 
-ConversationColumn = Literal["title", "system", "sampling", "without", "pinned", "source"]
+ConversationColumn = Literal[
+    "title", "system", "sampling", "without", "pinned", "source", "project", "tags"
+]
 
 MessageAnnotation = tuple[int | None, Annotation]
 """A label and the id of its reply, None for the user's message."""
@@ -88,8 +92,8 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
     """Insert a chat with its turns and replies; all get new ids."""
     row = db.execute(
         "INSERT INTO conversation"
-        " (title, system, created, updated, sampling, pinned, forked_from, kept, without)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " (title, system, created, updated, sampling, pinned, forked_from, kept, without,"
+        " project, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             utf8_safe(conversation.title),
             utf8_safe(conversation.system),
@@ -100,6 +104,8 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
             conversation.forked_from,
             dump_plugin_data(conversation.plugin_data),
             dump_plugin_names(conversation.disabled_plugins),
+            dump_project(conversation.project),
+            dump_tags(conversation.tags),
         ),
     )
     written = IdMap(row.lastrowid or 0, {}, {})
@@ -285,7 +291,7 @@ def set_conversation_column(
 ) -> None:
     """Update one column of a chat."""
     db.execute(
-        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of six literals
+        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of eight literals
         (value, conversation_id),
     )
 

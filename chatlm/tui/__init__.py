@@ -27,13 +27,19 @@ TASK_EXIT_SECONDS = 0.3
 """Seconds that quitting waits for tasks that are cancelled."""
 
 
-def run(config: Config, incognito: bool = False, conversation_id: int | None = None) -> None:
+def run(
+    config: Config,
+    incognito: bool = False,
+    conversation_id: int | None = None,
+    project: str = "",
+) -> None:
     """Open the UI and return when the user quits.
 
     Args:
         config: the user's settings.
         incognito: start with a chat that is not saved.
         conversation_id: the chat to open at the start.
+        project: the folder of the project to open at the start; empty for none.
 
     Raises:
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
@@ -57,9 +63,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             config=config,
             incognito=incognito,
             conversation_id=conversation_id,
+            project=project,
             notices=notes,
             offer_models=partial(make_offer, config, plugins)
-            if not incognito and conversation_id is None and is_first_start(config)
+            if not (incognito or conversation_id or project) and is_first_start(config)
             else None,
             resumes_downloads=True,
         )

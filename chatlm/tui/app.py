@@ -64,6 +64,7 @@ class ChatApp(GuardedApp):
         config: the user's settings.
         incognito: start with a chat that is not saved.
         conversation_id: the chat to open at the start.
+        project: the folder of the project to open at the start; empty for none.
         notices: warnings shown at the start.
         offer_models: says what a newcomer could download; None where nobody is to be asked.
         resumes_downloads: whether to resume the download that a newcomer chose earlier.
@@ -85,6 +86,7 @@ class ChatApp(GuardedApp):
         config: Config | None = None,
         incognito: bool = False,
         conversation_id: int | None = None,
+        project: str = "",
         notices: Sequence[str] = (),
         offer_models: Callable[[], FirstOffer] | None = None,
         resumes_downloads: bool = False,
@@ -117,6 +119,7 @@ class ChatApp(GuardedApp):
             start_background_work=self._start_background_work,
             incognito=incognito,
             conversation_id=conversation_id,
+            project=project,
         )
 
     def on_mount(self) -> None:
@@ -129,11 +132,17 @@ class ChatApp(GuardedApp):
         self._install_signal_handlers()
         self.services.set_engine_state(Loading(self.services.config.model))
         if self._offer_models is not None:
-            self.push_screen(FirstStart(self._offer_models), self._download_first)
+            write = self.chat_screen.chat.composer.insert
+            self.push_screen(FirstStart(self._offer_models, write), self._download_first)
 
     def _download_first(self, name: str | None) -> None:
-        """Download what a newcomer chose; nobody is asked again."""
-        remember_choice(name or "")
+        """Download what a newcomer chose, and ask nobody again; who just types is asked again."""
+        if name is None:
+            self.notify(
+                "/model lists what this machine could run instead of the toy.", markup=False
+            )
+            return
+        remember_choice(name)
         if name:
             self.chat_screen.download_line.start(name)
 

@@ -17,6 +17,7 @@ from textual.widget import Widget
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
+from chatlm.tui.actions.projects import ProjectActions
 from chatlm.tui.actions.settings import SettingsActions
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.controller import ChatController
@@ -62,6 +63,7 @@ class ChatScreen(Screen[None]):
         start_background_work: called after the first paint.
         incognito: start with a chat that is not saved.
         conversation_id: the chat to open at the start.
+        project: the folder of the project to open at the start; empty for none.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -80,6 +82,7 @@ class ChatScreen(Screen[None]):
         start_background_work: Callable[[], object],
         incognito: bool = False,
         conversation_id: int | None = None,
+        project: str = "",
     ) -> None:
         super().__init__()
         theirs = commands.bindings(commands.plugin_commands(), priority=True)
@@ -88,6 +91,7 @@ class ChatScreen(Screen[None]):
         self._start_program_work = start_background_work
         self._incognito = incognito
         self._conversation_id = conversation_id
+        self._project = project
         self._list_shown_by_user: bool | None = None
         """The user's choice; None decides by the width."""
         self.chat = ChatController(services)
@@ -120,11 +124,13 @@ class ChatScreen(Screen[None]):
             show_chat_list=self.show_chat_list,
             toggle_chat_list=self.toggle_chat_list,
         )
+        self._project_actions = ProjectActions(services, self.chat, self.settings_actions.do_model)
         turn_actions = TurnActions(services, self.chat, self.inspect_actions)
         self.command_handlers: dict[str, CommandHandler] = {
             **chat_actions.handlers(),
             **turn_actions.handlers(),
             **self.settings_actions.handlers(),
+            **self._project_actions.handlers(),
         }
 
     def compose(self) -> ComposeResult:
@@ -144,6 +150,8 @@ class ChatScreen(Screen[None]):
         self.watch(self, "focused", self._follow_focus)
         self.set_interval(HANG_CHECK_SECONDS, self.plugin_actions.show_hanging_hook)
         await self.chat.start(self._conversation_id, incognito=self._incognito)
+        if self._project:
+            await self.action_command("project", self._project)
         for fault in self._services.plugins.take_faults():
             await self.chat.view.show_notice(str(fault))
         self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
@@ -289,6 +297,7 @@ class ChatScreen(Screen[None]):
     @on(ChatView.Switched)
     def _notify_chat_shown(self) -> None:
         self.plugin_actions.notify_chat_shown()
+        self._project_actions.refresh()
 
     @on(ContextMeasured)
     def _show_context_usage(self, event: ContextMeasured) -> None:

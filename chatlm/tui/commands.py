@@ -89,6 +89,8 @@ CHAT = (
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
     Command("context", "context usage, turn by turn"),
+    Command("project", "open a folder with its instructions", argument="[PATH]"),
+    Command("tag", "tag this chat; -NAME removes a tag", argument="[NAME …]"),
     Command("attach", "attach a file or a folder", argument="FILE"),
     Command("editor", "write in $EDITOR, also ctrl+x ctrl+e"),
     Command("history", "search the messages you sent", argument="[WORDS]"),

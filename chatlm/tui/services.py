@@ -22,6 +22,7 @@ from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
+from chatlm.types.projects import Project
 from chatlm.types.sampling import THINKING_LEVELS, Sampling
 
 
@@ -39,6 +40,8 @@ class OpenChat:
     """Plugin data of a new chat."""
     disabled_plugins: frozenset[str] = frozenset()
     """Plugins disabled in a new chat."""
+    project: Project | None = None
+    """The project that a new chat belongs to."""
     loaded: Conversation | None = None
     """The stored chat as it was loaded or changed last, so that nobody reads it in the UI thread;
     None before the first message."""
@@ -52,6 +55,7 @@ class OpenChat:
             sampling=self.sampling,
             plugin_data=self.plugin_data,
             disabled_plugins=self.disabled_plugins,
+            project=self.project,
         )
 
     def change(self, field: str, value: object) -> None:
@@ -66,7 +70,7 @@ class OpenChat:
         """Become a new chat with the settings of the loaded one, which is not stored any longer."""
         chat = self.conversation
         self.system, self.sampling, self.plugin_data = chat.system, chat.sampling, chat.plugin_data
-        self.disabled_plugins = chat.disabled_plugins
+        self.disabled_plugins, self.project = chat.disabled_plugins, chat.project
         self.conversation_id = self.loaded = None
 
     def update_turn(self, turn: Turn) -> None:
@@ -129,6 +133,7 @@ class Services:
             plugin_data=chat.plugin_data,
             disabled_plugins=chat.disabled_plugins,
             conversation_id=chat.conversation_id,
+            project=chat.project,
         )
 
     def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:

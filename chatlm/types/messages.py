@@ -23,6 +23,7 @@ from chatlm.types.parts import (
     text_of,
     with_text,
 )
+from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -602,6 +603,16 @@ class ConversationHeader:
     """What plugins store with the chat."""
     disabled_plugins: frozenset[str] = frozenset()
     """Plugins that the user disabled in this chat."""
+    project: Project | None = None
+    """The folder that it belongs to; None for none."""
+    tags: tuple[str, ...] = ()
+    """The user's tags, sorted."""
+
+    @property
+    def system_prompt(self) -> str:
+        """The whole system prompt: the chat's own, then the project's instructions."""
+        parts = (self.system, self.project.prompt if self.project else "")
+        return "\n\n".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -634,5 +645,6 @@ class Conversation(ConversationHeader):
         Args:
             before: position of the first turn to leave out; None for none.
         """
-        head = (Message("system", self.system),) if self.system else ()
+        system = self.system_prompt
+        head = (Message("system", system),) if system else ()
         return head + tuple(m for turn in self.turns[:before] for m in turn.messages())

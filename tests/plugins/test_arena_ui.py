@@ -85,7 +85,7 @@ async def test_a_match(pair: None) -> None:
         assert "20 tokens" not in seen
         await pilot.press("enter")
         await ready(pilot, shown, ArenaState.FIRST_MESSAGE)
-        assert side(shown, "left") == ""
+        assert side(shown, "left") == "Two of these answer, without their names: hot, cold."
     with store_module.open_arena_store() as store:
         (ballot,) = store.ballots()
         assert (ballot.left, ballot.verdict) == (names[0], "left")

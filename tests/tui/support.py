@@ -105,6 +105,7 @@ def make_app(
     keys: Mapping[str, str] | None = None,
     plugins: PluginHost | None = None,
     auto_compact: bool = False,
+    project: str = "",
 ) -> ChatApp:
     """Return the app with a store in memory and a fixed clock."""
     return ChatApp(
@@ -114,6 +115,7 @@ def make_app(
         config=Config(theme=theme, keys=keys or {}, auto_compact=auto_compact),
         incognito=incognito,
         conversation_id=conversation_id,
+        project=project,
         clock=lambda: 0.0,
     )
 

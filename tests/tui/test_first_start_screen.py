@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -47,7 +49,7 @@ OFFER = FirstOffer(
 
 
 def shown(offer: FirstOffer) -> CardApp:
-    return CardApp(FirstStart(lambda: offer))
+    return CardApp(FirstStart(lambda: offer, lambda text: None))
 
 
 async def listed(pilot: Pilot[None]) -> None:
@@ -139,6 +141,32 @@ async def test_a_download_runs_while_chatting_and_offers_the_switch(
     assert pull.names == ["qwen3:4b"]
     assert not first_start.is_first_start(Config()), "nobody is asked again"
     assert first_start.unfinished_choice() == "qwen3:4b"
+
+
+def _type(app: ChatApp) -> None:
+    """Type faster than the card closes."""
+    for character in "Hi you":
+        app.post_message(events.Key("space" if character == " " else character, character))
+
+
+def _paste(app: ChatApp) -> None:
+    app.screen.post_message(events.Paste("Hi you"))
+
+
+@pytest.mark.parametrize("write", [_type, _paste])
+async def test_what_is_written_goes_to_the_composer(
+    home: Path, write: Callable[[ChatApp], None]
+) -> None:
+    app = newcomer()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: isinstance(app.screen, FirstStart))
+        await listed(pilot)
+        write(app)
+        await until(pilot, lambda: app.chat_screen.chat.composer.text == "Hi you")
+        await until(pilot, lambda: app.screen is app.chat_screen)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Hi you" in plain(app.chat_screen.chat.view.transcript))
+    assert first_start.is_first_start(Config()), "nothing was chosen"
 
 
 async def test_a_download_that_fails_says_why_and_how_to_go_on(

@@ -8,10 +8,14 @@ import pytest
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widget import Widget
+from textual.widgets import Static
 from textual.widgets._toast import Toast, ToastRack
 
+from chatlm import Panel
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.tui.plugin_ui.regions import PluginPanel
 from tests.tui.support import idle, make_app, say, until
+from tests.tui.test_plugin_ui import Plugin, host_of
 
 
 async def show_toasts(pilot: Pilot[None], count: int = 1) -> list[Region]:
@@ -49,6 +53,29 @@ async def test_toasts_cover_neither_header_nor_composer(size: tuple[int, int]) -
 
 def places(pilot: Pilot[None]) -> list[Region]:
     return [widget.region for widget in pilot.app.screen.query("ChatView, Transcript, Composer")]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (110, 30), (160, 48)])
+async def test_toasts_leave_the_title_of_a_panel_in_sight(size: tuple[int, int]) -> None:
+    panel = Panel("notes", "Notes", lambda ui: Static("What the panel says."))
+    app = make_app(ScriptedEngine("Hi."), plugins=host_of(notes=Plugin(panel)))
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await app.chat_screen.action_command("notes")
+        await until(pilot, lambda: app.screen.query(PluginPanel))
+        shown = app.screen.query_one(PluginPanel)
+        await until(pilot, lambda: shown.region.area)
+        title = shown.region.split_horizontal(1)[0]
+        app.notify("A toast that is so long that it has to wrap somewhere. " * 2, markup=False)
+        await until(pilot, lambda: any(toast.region for toast in app.screen.query(Toast)))
+        for toast in app.screen.query(Toast):
+            assert not toast.region.overlaps(title)
+            assert app.screen.region.contains_region(toast.region)
+            assert size[0] < 100 or not toast.region.overlaps(shown.region)
+        app.chat_screen.plugin_actions.regions.close_panel()
+        await until(
+            pilot,
+            lambda: all(toast.region.right > size[0] - 5 for toast in app.screen.query(Toast)),
+        )
 
 
 @pytest.mark.parametrize("command", ["settings", "help", "context"])

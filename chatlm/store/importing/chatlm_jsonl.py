@@ -26,6 +26,7 @@ from chatlm.types.messages import (
     Usage,
 )
 from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.projects import Project
 from chatlm.types.provenance import Call, Change, Provenance, Trace
 from chatlm.types.sampling import Sampling
 
@@ -62,6 +63,8 @@ class _ChatlmParser:
             pinned=chat.boolean("pinned"),
             plugin_data=_parse_plugin_data(chat),
             disabled_plugins=frozenset(chat.text_array("without")),
+            project=_parse_project(chat),
+            tags=_parse_tags(chat),
             turns=tuple(
                 self._parse_turn(n, turn) for n, turn in enumerate(chat.object_array("turns"))
             ),
@@ -276,6 +279,20 @@ def _parse_message(message: JsonObject) -> Message:
         raise message.error(f"role must be one of {', '.join(roles)}")
     parts = _parse_parts(message) or message.text("content")
     return Message(role, parts, message.boolean("pinned"))
+
+
+def _parse_project(chat: JsonObject) -> Project | None:
+    if "project" not in chat.value:
+        return None
+    project = chat.nested("project")
+    return Project(project.text("folder"), project.text("instructions", ""))
+
+
+def _parse_tags(chat: JsonObject) -> tuple[str, ...]:
+    tags = chat.text_array("tags")
+    if any(len(tag.split()) != 1 for tag in tags):
+        raise chat.error("a tag must be one word")
+    return tuple(sorted({tag.strip() for tag in tags}))
 
 
 def _parse_plugin_data(chat: JsonObject) -> PluginData:

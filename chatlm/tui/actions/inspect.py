@@ -75,7 +75,7 @@ class InspectActions:
             chat = session.conversation or self._chat.conversation
             measure = session.context_usage(chat)
             return ContextBreakdown(
-                chat.system,
+                chat.system_prompt,
                 chat.turns,
                 measure.turn_tokens,
                 measure.omitted_turns,

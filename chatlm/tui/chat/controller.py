@@ -45,6 +45,7 @@ from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
 from chatlm.types.messages import Conversation, Turn
 from chatlm.types.sampling import Thinking
+from chatlm.types.setups import Setup
 
 T = TypeVar("T")
 
@@ -102,6 +103,8 @@ class ChatController:
         self._read_ahead = ReadAhead(self.view)
         self._told_notes: set[tuple[str, str]] = set()
         """Notes about models that were shown; each is shown once, and again in the settings."""
+        self.project_setups: dict[str, Setup] = {}
+        """What the user saved for the new chats of each project that was open, by its folder."""
         self.switch_count = 0
         """How often another chat was opened."""
 
@@ -221,13 +224,23 @@ class ChatController:
     async def new_chat(self, *, incognito: bool = False) -> None:
         """Open a new chat, stored with its first message; an incognito one in memory only.
 
+        In a project, it stays there, and begins with what the user saved for it.
+
         It is incognito too where the saved chats cannot be written.
         """
         self._opening = None
         in_memory = incognito or self.saved_store.unwritable is not None
         store = open_memory_store() if in_memory else self.saved_store
+        project = self.conversation.project
+        setup = self.project_setups.get(project.folder, Setup()) if project else Setup()
+        chat = OpenChat(
+            store,
+            system=setup.system or self._services.config.system,
+            sampling=setup.sampling,
+            plugin_data=setup.plugin_data,
+            project=project,
+        )
         async with self._draw_lock:
-            chat = OpenChat(store, system=self._services.config.system)
             await self._switch_chat(chat, self.drafts.of_new_chat(store))
 
     async def open_chat(
@@ -364,6 +377,7 @@ class ChatController:
             self._discard_incognito(before)
         conversation = chat.conversation
         turns = conversation.turns
+        self._show_project(conversation)
         await self.view.show_chat(conversation.title, turns, incognito=self.incognito)
         self.view.status = Status.for_turn(turns[-1]) if turns else Status()
         if live is not None and live.chat is chat and (view := self.view.newest_view):
@@ -682,9 +696,14 @@ class ChatController:
     def refresh_title(self) -> None:
         """Show the title, then what is stored of the chat's header, which others may change; a
         deleted chat keeps its old title on the screen."""
+        self._show_project(self.conversation)
         self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
         if self.conversation_id is not None:
             self.view.run_worker(self._refresh_header(), exit_on_error=False)
+
+    def _show_project(self, conversation: Conversation) -> None:
+        project = conversation.project
+        self.view.header.project = project.name if project else ""
 
     async def _refresh_header(self) -> None:
         chat, edits = self._chat, self.edits.count

@@ -16,12 +16,14 @@ from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import WriteQueue, to_user_error
 from chatlm.types.messages import ContextPolicy, Turn
+from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
 
 _SETTERS: dict[str, Callable[[Store, int, Any], None]] = {
     "system": Store.set_system,
     "sampling": Store.set_sampling,
     "disabled_plugins": Store.set_disabled_plugins,
+    "project": Store.set_project,
 }
 
 
@@ -83,6 +85,16 @@ class ChatEdits:
     def set_disabled_plugins(self, plugins: Iterable[str]) -> None:
         """Disable these plugins in the chat, and enable all others."""
         self._change(self._chat(), "disabled_plugins", frozenset(plugins))
+
+    def set_project(self, project: Project | None) -> None:
+        """Set the project that the chat belongs to."""
+        self._change(self._chat(), "project", project)
+
+    def set_tags(self, tags: tuple[str, ...]) -> None:
+        """Set the tags of the chat, which is stored."""
+        chat = self._chat()
+        chat.change("tags", tags)
+        self._store_change(chat, lambda store, chat_id: store.set_tags(chat_id, tags))
 
     def set_plugin_data(self, plugin: str, values: Mapping[str, Any]) -> None:
         """Merge values into a plugin's data of the chat; None deletes one."""

@@ -22,7 +22,7 @@ from chatlm.types.engine import EngineInfo
 MAX_MODEL_WIDTH = 40
 """Cells of a model's name, whose end is kept: it tells versions and sizes apart."""
 
-TITLE_WIDTH = 120
+TITLE_WIDTH, PROJECT_WIDTH = 120, 24
 
 
 class Header(Horizontal):
@@ -43,11 +43,14 @@ class Header(Horizontal):
         &.-middle > ContextGauge { width: 36; }
         &.-wide > ContextGauge { width: 54; }
         &.-narrow.-incognito > ModelLabel { display: none; }
+        &.-phone > #brand, &.-phone > ContextGauge { display: none; }
     }
     """
 
     def __init__(self) -> None:
         super().__init__(id="head")
+        self.project = ""
+        """Name of the chat's project, shown before the title; empty for none."""
 
     def compose(self) -> ComposeResult:
         """Yield the parts from left to right."""
@@ -58,6 +61,7 @@ class Header(Horizontal):
 
     def on_resize(self) -> None:
         """Show more of the gauge on a wider screen."""
+        self.set_class(self.size.width < 60, "-phone")
         self.set_class(self.size.width < 100, "-narrow")
         self.set_class(100 <= self.size.width < 140, "-middle")
         self.set_class(self.size.width >= 140, "-wide")
@@ -67,7 +71,10 @@ class Header(Horizontal):
         """Show a chat's title."""
         self.set_class(incognito, "-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
-        self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))
+        project = f"{one_line(self.project, PROJECT_WIDTH)} › " if self.project else ""
+        self.query_one("#title", Static).update(
+            Content.assemble(mark, (project, "$text-accent"), one_line(title, TITLE_WIDTH))
+        )
 
 
 class ModelLabel(Widget):

@@ -19,6 +19,7 @@ from textual.widget import Widget
 
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import clipboard
+from chatlm.tui.chat.json_text import ReplyFormat, as_markdown
 from chatlm.tui.chat.markdown import (
     CodeHead,
     RenderedLine,
@@ -52,9 +53,7 @@ class ReplyText(Widget):
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
-        self._source = [text]
-        """The text as it was written."""
-        self._markdown = StreamingMarkdown(escape_controls(text))
+        self._read(text)
         self._lines: list[RenderedLine] = []
         self._block_starts: list[int] = []
         """Index of each block's first line."""
@@ -74,7 +73,7 @@ class ReplyText(Widget):
     async def append_text(self, text: str) -> None:
         """Append text, drawn when there is time."""
         self._source.append(text)
-        self._pending_text.append(escape_controls(text))
+        self._pending_text.append(text)
         wait = self._next_draw_at - time.perf_counter()
         if wait <= 0:
             self._draw_pending()
@@ -84,9 +83,16 @@ class ReplyText(Widget):
     async def set_text(self, text: str) -> None:
         """Show a complete text."""
         await self.end_stream()
-        self._source = [text]
-        self._markdown = StreamingMarkdown(escape_controls(text))
+        self._read(text)
         self._rewrap_from(0)
+
+    def _read(self, text: str) -> None:
+        """Parse a text from its beginning."""
+        self._source = [text]
+        """The text as it was written."""
+        self._format = ReplyFormat()
+        shown = self._format.feed(text)
+        self._markdown = StreamingMarkdown(escape_controls(text if shown is None else shown))
 
     async def end_stream(self) -> None:
         """Stop streaming and draw everything appended so far."""
@@ -140,7 +146,7 @@ class ReplyText(Widget):
     def action_copy_code(self) -> None:
         """Copy the block of code whose button was clicked."""
         block = bisect_right(self._code_heads, self._clicked_line) - 1
-        blocks = code_blocks("".join(self._source))
+        blocks = code_blocks(as_markdown("".join(self._source)))
         if 0 <= block < len(blocks):
             clipboard.copy(self.app, blocks[block], "the code")
 
@@ -163,7 +169,12 @@ class ReplyText(Widget):
         started = time.perf_counter()
         text = "".join(self._pending_text)
         self._pending_text.clear()
-        self._rewrap_from(self._markdown.append(text))
+        shown = self._format.feed(text)
+        if shown is None:  # what looked like JSON is none
+            self._markdown = StreamingMarkdown(escape_controls("".join(self._source)))
+            self._rewrap_from(0)
+        else:
+            self._rewrap_from(self._markdown.append(escape_controls(shown)))
         ended = time.perf_counter()
         self._next_draw_at = ended + (ended - started) / DRAW_TIME_SHARE
 

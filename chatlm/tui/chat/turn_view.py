@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
+from chatlm.tui.chat.json_text import as_markdown
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
@@ -218,7 +219,7 @@ class TurnView(Vertical, can_focus=True):
 
     def code_blocks(self) -> list[str]:
         """The code blocks of the reply."""
-        return code_blocks(self.reply_text)
+        return code_blocks(as_markdown(self.reply_text))
 
     def copy_thoughts(self) -> None:
         """Copy the thoughts of the reply."""

@@ -111,15 +111,18 @@ class Feature(Choice):
     def __init__(self, command: str, name: str, purpose: str) -> None:
         key = commands.key_of(command) or f"/{command}"
         gap = " " * max(KEY_WIDTH - len(key), 1)
-        super().__init__(
-            Content.assemble(
-                (key, KEY_STYLE),
-                gap,
-                (f"{name:<{NAME_WIDTH}}", "$text-accent"),
-                (purpose, "$foreground 70%"),
-            )
+        self._head = Content.assemble(
+            (key, KEY_STYLE), gap, (f"{name:<{NAME_WIDTH}}", "$text-accent")
         )
+        self._purpose = Content.styled(purpose, "$foreground 70%")
+        super().__init__(self._head + self._purpose)
         self._command = command
+
+    def wrap_purpose(self, width: int) -> None:
+        """Let the purpose wrap beside the name, in a line of `width` cells."""
+        indent = self._head.cell_length
+        lines = self._purpose.wrap(max(width - indent - 1, 12))
+        self.update(self._head + Content("\n" + " " * indent).join(lines))
 
     async def action_take(self) -> None:
         """Run the command."""
@@ -154,6 +157,11 @@ class Welcome(Vertical):
         yield Static("What you can look into", classes="head")
         yield from features
         yield Flow(_key_hints(), classes="keys")
+
+    def on_resize(self) -> None:
+        """Fit the features into the width."""
+        for feature in self.query(Feature):
+            feature.wrap_purpose(self.content_size.width)
 
 
 def _key_hints() -> Iterable[Content]:

@@ -66,11 +66,14 @@ def chat_row(
         mark, colour = " ", ""
     title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
     model = one_line(chat.model.rstrip("/").rsplit("/", 1)[-1], 60)
-    facts = (age(chat.updated, now), chat.source, "fork" if chat.forked else "", model)
+    origin = (age(chat.updated, now), chat.source, "fork" if chat.forked else "")
     return Content.assemble(
         (f"{mark} ", colour),
         (title, "bold" if chat.id == current_id else ""),
-        ("\n  " + " · ".join(filter(None, facts)), "$foreground 70%"),
+        ("\n  " + " · ".join(filter(None, origin)), "$foreground 70%"),
+        (f" · {one_line(chat.project, 24)}" if chat.project else "", "$text-accent"),
+        ("".join(f" #{one_line(tag, 24)}" for tag in chat.tags), "$text-secondary"),
+        (f" · {model}" if model else "", "$foreground 70%"),
     )
 
 

@@ -11,6 +11,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.widgets._toast import ToastRack
 
 from chatlm.errors import UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -28,6 +29,9 @@ W = TypeVar("W", bound=Widget)
 
 MIN_WIDTH_FOR_SIDE_PANEL = 100
 """Columns below which a panel covers the transcript."""
+
+TOAST_WIDTH = 60
+"""Columns of the widest toast."""
 
 
 class PluginRegions:
@@ -95,7 +99,10 @@ class PluginRegions:
         if widget is None:
             return
         closes = commands.key_of(name) or f"/{name}"
-        self._panel_name, self.panel = name, PluginPanel(offer.item.title, closes, widget)
+        self._panel_name, self.panel = (
+            name,
+            PluginPanel(offer.item.title, closes, widget, on_placed=self._place_toasts),
+        )
         self._app.register_region(self.panel, region)
         self.place_panel()
         self._chat.view.query_one("#middle", Horizontal).mount(self.panel)
@@ -111,6 +118,7 @@ class PluginRegions:
         panel.display = False
         self._app.release_widget(panel)
         panel.remove()
+        self._place_toasts()
         self._record_close(panel)
 
     def close_covering_panel(self) -> bool:
@@ -164,10 +172,25 @@ class PluginRegions:
 
     def place_panel(self) -> None:
         """Place the panel beside or over the transcript."""
+        screen = self._chat.view.screen
         if self.panel:
-            self.panel.set_overlay(
-                overlay=self._chat.view.screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL
-            )
+            self.panel.set_overlay(overlay=screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
+        else:
+            self._place_toasts()
+
+    def _place_toasts(self) -> None:
+        """Keep toasts beside the panel, or below its title."""
+        screen = self._chat.view.screen
+        top, right = 1, 1
+        if self.panel and self.panel.covers_transcript:
+            top, right = 2, 2
+        elif self.panel:
+            right = screen.size.width - self.panel.region.x + 1
+        free = screen.size.width - right
+        width = max(min(free, TOAST_WIDTH), 1)
+        for rack in screen.query(ToastRack):
+            rack.styles.width = width
+            rack.styles.margin = (top, right, 0, max(free - width, 0))
 
     def _create_widget(
         self, region: PluginRegion, factory: Callable[[], object], kind: type[W]
@@ -221,6 +244,7 @@ class PluginPanel(VerticalScroll, can_focus=True):
         title: shown in the border.
         close_key: the key or command that closes it.
         widget: the plugin's widget.
+        on_placed: called when its place has changed.
     """
 
     DEFAULT_CSS = """
@@ -248,8 +272,11 @@ class PluginPanel(VerticalScroll, can_focus=True):
     }
     """
 
-    def __init__(self, title: str, close_key: str, widget: Widget) -> None:
+    def __init__(
+        self, title: str, close_key: str, widget: Widget, on_placed: Callable[[], object]
+    ) -> None:
         super().__init__()
+        self._on_placed = on_placed
         self._widget = widget
         self._close_key = close_key
         self.border_title = Content(one_line(title, 40))
@@ -257,6 +284,10 @@ class PluginPanel(VerticalScroll, can_focus=True):
     def on_mount(self) -> None:
         """Mount the widget later, since a plugin's may be slow."""
         self.call_later(self.mount, self._widget)
+
+    def on_resize(self) -> None:
+        """Say where it is."""
+        self._on_placed()
 
     @property
     def covers_transcript(self) -> bool:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 from rich.cells import set_cell_size
-from textual import on
+from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
@@ -32,11 +32,12 @@ NO_HUB = (
 )
 
 
-class FirstStart(Card[str]):
-    """Returns the model to download, or an empty text for none.
+class FirstStart(Card[str | None]):
+    """Returns the model to download, an empty text for none, or None if the user began to type.
 
     Args:
         make_offer: says what this machine could run; runs in a thread, since it measures.
+        write: takes the text that the user types or pastes instead of choosing.
     """
 
     DEFAULT_CSS = """
@@ -71,9 +72,14 @@ class FirstStart(Card[str]):
         Binding("escape", "keep", "keep the toy"),
     ]
 
-    def __init__(self, make_offer: Callable[[], FirstOffer]) -> None:
+    def __init__(
+        self, make_offer: Callable[[], FirstOffer], write: Callable[[str], object]
+    ) -> None:
         super().__init__()
         self._make_offer = make_offer
+        self._write = write
+        self._typing = False
+        """Whether the card closes because the user types; keys that still come here are text."""
 
     def body(self) -> Iterable[Widget]:
         """Yield what the model is and what could run instead."""
@@ -103,7 +109,10 @@ class FirstStart(Card[str]):
             line.update(Content("No larger model of the catalogue fits this machine: /model."))
             return
         line.update(
-            Content("This machine could run one of these. You can chat while it is downloaded.")
+            Content(
+                "This machine could run one of these; you can chat while it is downloaded. "
+                "Or type your message: this card asks again at the next start."
+            )
         )
         models = self.query_one(OptionList)
         models.set_options([Option(_row(choice), id=choice.entry.name) for choice in offer.choices])
@@ -116,9 +125,26 @@ class FirstStart(Card[str]):
         event.stop()
         self.dismiss(event.option_id or "")
 
+    def on_key(self, event: events.Key) -> None:
+        """Close on the first character, which is meant for the composer."""
+        if event.is_printable and event.character:
+            event.stop()
+            self._leave_to_write(event.character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Close on a paste, which is meant for the composer."""
+        event.stop()
+        self._leave_to_write(event.text)
+
+    def _leave_to_write(self, text: str) -> None:
+        self._write(text)
+        if not self._typing:
+            self._typing = True
+            self.dismiss(None)
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer a choice only where there is one."""
-        return action != "choose" or self.query_one(OptionList).display
+        """Offer a choice only where there is one, and nobody types."""
+        return not self._typing and (action != "choose" or self.query_one(OptionList).display)
 
     def action_move(self, step: int) -> None:
         """Move in the list."""

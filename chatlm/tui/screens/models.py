@@ -31,6 +31,21 @@ NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 26, 11, 10, 16
 """Widths of the columns before the description, in cells."""
 
 
+COLUMN_TITLES = (
+    f"{'model':<{NAME_WIDTH}}{'size':>{SIZE_WIDTH - 2}}  {'here':<{STATE_WIDTH}}"
+    f"{'fit and speed':<{FIT_WIDTH}}what it is"
+)
+
+NO_MODEL = """
+No known model has these words. Enter tries them as a name:
+
+  qwen3:4b                           a name as Ollama writes it
+  org/name, hf.co/org/name:Q4_K_M    a repository of the hub, or one of its GGUF files
+  ~/models/file.gguf                 a file or a folder on this machine
+  openai:MODEL@http://HOST:PORT/v1   a model on a server"""
+"""What the list says where no model matches."""
+
+
 class FilterInput(VisibleInput):
     """The filter; Enter selects the highlighted model."""
 
@@ -58,8 +73,9 @@ class ModelScreen(Card[str | None]):
 
     DEFAULT_CSS = """
     ModelScreen {
-        & > .card { width: 100; height: 24; }
+        & > .card { width: 132; height: 30; }
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
+        & #columns { height: 1; color: $text-muted; text-style: underline; text-wrap: nowrap; }
         & OptionList {
             height: 1fr;
             border: none;
@@ -113,6 +129,7 @@ class ModelScreen(Card[str | None]):
         )
         models = OptionList(markup=False)
         models.can_focus = False
+        yield Static(COLUMN_TITLES, id="columns")
         yield models
         yield Static("Asking plugins for their models …", id="plugins")
         yield Static(id="question")
@@ -238,6 +255,8 @@ class ModelScreen(Card[str | None]):
         ]
         if query and query not in self._models:
             options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
+        if not found:
+            options.append(Option(Content(NO_MODEL), disabled=True))
         models = self.query_one(OptionList)
         models.set_options(options)
         names = [option.id for option in options]

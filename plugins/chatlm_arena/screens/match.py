@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from threading import Thread
@@ -37,7 +38,7 @@ class MessageInput(Input):
     """Message input that sends on Enter itself, so that the next key is handled after sending."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "screen.send", "send", key_display="⏎"),
+        Binding("enter", "screen.send", "send"),
     ]
 
 
@@ -68,7 +69,7 @@ class ArenaScreen(Screen[None]):
         Binding("s", "skip", "skip"),
         Binding("a", "again", "again"),
         Binding("m", "more", "more"),
-        Binding("enter,n", "next", "next match", key_display="⏎"),
+        Binding("enter,n", "next", "next match", key_display="enter"),
         Binding("u", "undo", "undo"),
         Binding("f", "ratings", "ratings"),
         Binding("escape", "stop", "stop"),
@@ -111,6 +112,13 @@ class ArenaScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Wait for the first message."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Empty both sides, and say who will answer."""
+        names = [each.name for each in self._store.contestants() if each.setup is not None]
+        for side, text in zip(SIDES, empty_sides(names), strict=True):
+            self._pane(side).clear(text)
         self._enter_state(ArenaState.FIRST_MESSAGE)
 
     def on_screen_resume(self) -> None:
@@ -155,9 +163,7 @@ class ArenaScreen(Screen[None]):
     def action_next(self) -> None:
         """Start another match."""
         self._match_worker.live_match = None
-        for side in SIDES:
-            self._pane(side).clear()
-        self._enter_state(ArenaState.FIRST_MESSAGE)
+        self._begin()
 
     def action_undo(self) -> None:
         """Undo the newest vote."""
@@ -377,6 +383,26 @@ KEY_DELAY = 0.4
 previous state does nothing unseen."""
 
 
+def empty_sides(names: Sequence[str]) -> tuple[str, str]:
+    """Return what the sides say before the first message.
+
+    Args:
+        names: the contestants that can play.
+    """
+    setups = (
+        "A set-up is a model with its adapter, template, documents and sampling. "
+        "/arena add NAME, in a chat, enters the one of that chat."
+    )
+    if len(names) < 2:
+        here = f"Only {names[0]} is entered so far." if names else "None is entered so far."
+        return f"Two set-ups answer each of your messages. {here}", setups
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return (
+        f"Two of these answer, without their names: {shown}.",
+        f"You vote for the better answer; the votes make the ratings.\n\n{setups}",
+    )
+
+
 ACTIONS_NEEDING_ANSWERS = ("vote", "more")
 """Actions that need both answers."""
 
@@ -416,7 +442,7 @@ class ArenaPane(VerticalScroll):
     def __init__(self, title: str, id: str) -> None:
         super().__init__(id=id)
         self._title = title
-        self._history = Content()
+        self._history = self._about = Content()
         self._text = ""
 
     def compose(self) -> ComposeResult:
@@ -432,9 +458,10 @@ class ArenaPane(VerticalScroll):
         """Whether the newest message has a reply or the start of one."""
         return bool(self._text)
 
-    def clear(self) -> None:
-        """Clear the pane for a new match."""
+    def clear(self, text: str = "") -> None:
+        """Clear the pane for a new match; the text tells what happens in it."""
         self._history, self._text = Content(), ""
+        self._about = Content.styled(escape_controls(text), MUTED)
         self.border_title, self.border_subtitle = self._title, ""
         self.remove_class("-won")
         self._redraw()
@@ -443,6 +470,7 @@ class ArenaPane(VerticalScroll):
         """Show the next message below the earlier turns."""
         reply = f"{escape_controls(self._text)}\n\n" if self._text else ""
         message = Content.styled(f"{escape_controls(prompt)}\n\n", MUTED)
+        self._about = Content()
         self._history = Content.assemble(self._history, reply, message)
         self.show_reply("", ended=False)
 
@@ -483,6 +511,6 @@ class ArenaPane(VerticalScroll):
 
     def _redraw(self) -> None:
         self.query_one("#said", Static).update(
-            Content.assemble(self._history, escape_controls(self._text))
+            Content.assemble(self._about, self._history, escape_controls(self._text))
         )
         self.scroll_end(animate=False)
