@@ -4,7 +4,7 @@ Run it with `python -m benchmarks.drafts --model NAME --draft NAME` for two mode
 tokenizer. Without them it makes pairs from the default model: the same model with further layers,
 which only add some noise to what the layers before computed, stands for a large model, and the
 default model drafts for it. Without noise it always agrees, with much noise seldom. Both variants
-take turns in each round.
+take turns in each round; times are those of whole replies, the prompt included.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from benchmarks.speed_together import MODEL, tasks
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.transformers_model import load_model
 from chatlm.hub import installed, pull
-from chatlm.types.events import Delta, Finished
+from chatlm.types.events import Delta
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -82,17 +83,11 @@ def save_deeper(folder: Path, source: Path, noise: float) -> Path:
 
 
 def reply(engine: LocalEngine, request: Request) -> tuple[str, float]:
-    """Return a text, and its tokens per second after the first, the draft model's reading included.
-
-    The prompt is in the cache already.
-    """
-    text, speed = "", 0.0
-    for event in engine.stream(request):
-        if isinstance(event, Delta):
-            text += event.text
-        elif isinstance(event, Finished):
-            speed = event.usage.tokens_per_second or 0.0
-    return text, speed
+    """Return a text, and the seconds of the whole reply; nothing of it was read before."""
+    engine._prompt_cache.clear()
+    started = time.perf_counter()
+    text = "".join(event.text for event in engine.stream(request) if isinstance(event, Delta))
+    return text, time.perf_counter() - started
 
 
 def measure(
@@ -110,21 +105,20 @@ def measure(
         ratios = {}
         for what, request in requests(tokens).items():
             texts: set[str] = set()
-            speeds: dict[bool, list[float]] = {True: [], False: []}
+            seconds: dict[bool, list[float]] = {True: [], False: []}
             draft_model = engine._draft_model
             assert draft_model
-            list(engine.stream(request))
             for round_ in range(rounds):
                 for drafts in (True, False) if round_ % 2 else (False, True):
                     draft_model.forget()
                     engine._draft_model = draft_model if drafts else None
-                    text, speed = reply(engine, request)
+                    text, took = reply(engine, request)
                     texts.add(text)
-                    speeds[drafts].append(speed)
+                    seconds[drafts].append(took)
             engine._draft_model = draft_model
             if len(texts) > 1:
                 raise RuntimeError(f"{what}: the draft model changed the reply")
-            ratios[what] = statistics.median(speeds[True]) / statistics.median(speeds[False])
+            ratios[what] = statistics.median(seconds[False]) / statistics.median(seconds[True])
     return ratios
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-MAX_DRAFT_TOKENS = 8
-"""Longer drafts are seldom accepted as a whole."""
+FIRST_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 2, 8
+"""Limit of a draft's length at the start of a reply, which doubles with each draft that is accepted
+as a whole, and its end: longer ones seldom are."""
 
 _MIN_GAIN = 1.05
 """Expected speed, relative to no draft, below which there is none."""
 
-_FIRST_CREDIT = 2.0
+_FIRST_CREDIT = 1.0
 """Time that drafts may lose at the start of a reply, in steps with one token."""
 
-_CREDIT_PER_TOKEN = 0.05
+_CREDIT_PER_TOKEN = 0.03
 """What each token of the reply adds to that."""
 
 _MAX_CREDIT = 8.0
@@ -36,36 +37,50 @@ class DraftLength:
     def __init__(self) -> None:
         self._plain_seconds: float | None = None
         """Of a step with one token."""
+        self._plain_cycle: float | None = None
+        """From one such step to the next, with all that is done for a token."""
         self._extra_seconds: float | None = None
         """Of each further token in a step."""
         self._draft_seconds: float | None = None
         """Of a drafted token."""
+        self._read_seconds: float | None = None
+        """Of a token of the text that the draft model reads."""
+        self._reading = 0.0
+        """Seconds of reading before the newest draft."""
         self._accepted, self._tried = 2.8, 4.0
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
+        self._longest = FIRST_DRAFT_TOKENS
 
     def begin_reply(self) -> None:
         """Forget what drafts lost or gained in earlier replies."""
         self._credit = _FIRST_CREDIT
+        self._longest = FIRST_DRAFT_TOKENS
 
     @property
     def acceptance(self) -> float:
         """How likely the next drafted token is chosen, 0 to 1."""
         return self._accepted / self._tried
 
-    def choose(self, limit: int) -> int:
+    def choose(self, limit: int, unread: int = 1) -> int:
         """Return the number of tokens to draft.
 
         Args:
             limit: at most so many.
+            unread: tokens that the draft model has to read before.
         """
-        longest = min(limit, MAX_DRAFT_TOKENS)
+        longest = min(limit, self._longest)
         if longest < 1 or self._plain_seconds is None or self._credit <= 0:
             return 0
         if self._draft_seconds is None or self._extra_seconds is None:
             return 1
         best = max(range(1, longest + 1), key=self.expected_gain)
-        return best if self.expected_gain(best) >= _MIN_GAIN else 1  # a try
+        if self.expected_gain(best) >= _MIN_GAIN:
+            return best
+        # a try, as soon as it may fail
+        reading = unread * (self._read_seconds or 0.0) if unread > 1 else 0.0
+        cost = reading + self._draft_seconds + self._extra_seconds
+        return 1 if cost <= self._credit * self._plain_seconds else 0
 
     def expected_gain(self, length: int) -> float:
         """Return the expected speed with drafts of some tokens, relative to no drafts."""
@@ -78,7 +93,6 @@ class DraftLength:
         """Take the time of a step of the large model."""
         if tokens == 1:
             self._plain_seconds = _mean(self._plain_seconds, seconds)
-            self._earn(_CREDIT_PER_TOKEN)
         elif self._plain_seconds is not None:
             extra = max(0.0, seconds - self._plain_seconds) / (tokens - 1)
             self._extra_seconds = _mean(self._extra_seconds, extra)
@@ -87,13 +101,35 @@ class DraftLength:
         """Take the time of a draft."""
         self._draft_seconds = _mean(self._draft_seconds, seconds / tokens)
 
-    def record_outcome(self, drafted: int, accepted: int) -> None:
-        """Take how many tokens of a draft were chosen, one after the other from its start."""
+    def record_reading(self, tokens: int, seconds: float) -> None:
+        """Take the time of reading many tokens of a text."""
+        self._read_seconds = _mean(self._read_seconds, seconds / tokens)
+        self._reading = seconds
+
+    def record_plain_cycle(self, seconds: float) -> None:
+        """Take the time from a step with one token to the next step."""
+        self._plain_cycle = _mean(self._plain_cycle, seconds)
+        self._earn(_CREDIT_PER_TOKEN)
+
+    def record_outcome(self, drafted: int, accepted: int, seconds: float) -> None:
+        """Take what a draft brought.
+
+        Args:
+            drafted: number of its tokens.
+            accepted: how many of them were chosen, one after the other from its start.
+            seconds: from before the draft to the next step.
+        """
+        if accepted == drafted:
+            self._longest = min(max(2 * drafted, self._longest), MAX_DRAFT_TOKENS)
+        else:
+            self._longest = max(accepted, FIRST_DRAFT_TOKENS)
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + min(accepted + 1, drafted)
-        cost = (self._draft_seconds or 0.0) + (self._extra_seconds or 0.0)
-        lost = drafted * cost / (self._plain_seconds or 1.0) - accepted
-        self._earn(_CREDIT_PER_TOKEN * (accepted + 1) - lost)
+        if self._plain_cycle is not None:
+            # reading was weighed before, and a pause of the program is no fault of the draft
+            steps = min((seconds - self._reading) / self._plain_cycle, 2.0 * (drafted + 1))
+            self._earn((1 + _CREDIT_PER_TOKEN) * (accepted + 1) - steps)
+        self._reading = 0.0
 
     def _earn(self, credit: float) -> None:
         self._credit = min(_MAX_CREDIT, self._credit + credit)

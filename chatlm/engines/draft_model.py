@@ -19,7 +19,7 @@ from chatlm.engines.prompt_cache import common_prefix_length
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.torch_threads import single_torch_thread
 
-MAX_UNREAD = 64
+MAX_UNREAD = 128
 """Tokens that a draft model reads at once. Where it has not read more than that before the end of a
 text, it starts anew with the newest ones: reading all would take longer than drafts may save."""
 
@@ -61,11 +61,19 @@ class DraftModel:
             ids: of the text.
             sampler: of the reply; it is not changed.
             vocab_size: number of the large model's logits.
-            limit: at most so many tokens, at least 1.
+            limit: at most so many tokens.
+
+        Returns:
+            None at all where a draft would hardly pay.
         """
+        if not self.length.choose(limit):
+            return []
+        text, known = self._newest(ids)
+        count = self.length.choose(limit, len(text) - known)
+        if not count:
+            return []
         try:
-            text, known = self._newest(ids)
-            return self._draft(text, known, sampler.fork(), vocab_size, limit)
+            return self._draft(text, known, sampler.fork(), vocab_size, count)
         except BaseException:  # even an interrupt leaves some layers longer than others
             self.forget()
             raise
@@ -92,6 +100,8 @@ class DraftModel:
         is_short = len(unread) <= self._model.max_step_tokens
         logits = self._cache.decode(unread)[-1] if is_short else self._cache.prefill(unread)
         self._ids += unread
+        if not is_short:
+            self.length.record_reading(len(unread), time.perf_counter() - started)
         tokens: list[int] = []
         while True:
             try:

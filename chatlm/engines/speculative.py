@@ -103,7 +103,9 @@ class Speculator:
         """After the token before the draft, then after each of its tokens."""
         self._draft_length = MIN_DRAFT_TOKENS
         self._pause_length = self._paused_tokens = 0
-        self._step_started: float | None = None
+        self._step_started = self._cycle_started = 0.0
+        self._is_alone = False
+        """Whether the step is of this reply only; otherwise its time says nothing about drafts."""
 
     @property
     def logits(self) -> Tensor:
@@ -127,7 +129,9 @@ class Speculator:
         if self._draft[self._num_accepted : self._num_accepted + 1] == [token]:
             self._num_accepted += 1
             return []
-        self._adapt_length()
+        now = time.perf_counter()
+        self._adapt_length(now - self._cycle_started)
+        self._cycle_started, self._is_alone = now, max_tokens > 1
         self._cached_prompt.rollback(len(self._draft) - self._num_accepted)
         self._by_model = False
         if forced:
@@ -136,17 +140,19 @@ class Speculator:
             limit = min(max_tokens - 1, self._cached_prompt.max_draft_tokens)
             self._draft = self._look_up(self._lookup, limit)
             if self._draft_model and not self._draft:
-                self._draft = self._draft_by_model(self._draft_model, self._lookup.ids, limit)
+                vocab_size = self._logits.shape[-1]
+                self._draft = self._draft_model.draft(
+                    self._lookup.ids, self._sampler, vocab_size, limit
+                )
                 self._by_model = True
         self._num_accepted = 0
-        # with others in the step, its time would say nothing about drafts
-        self._step_started = time.perf_counter() if max_tokens > 1 else None
+        self._step_started = time.perf_counter()
         return [token, *self._draft]
 
     def set_logits(self, logits: Tensor) -> None:
         """Take the logits after each token of `next_input`: (tokens, vocab_size)."""
         self._logits = logits
-        if self._draft_model and self._step_started is not None:
+        if self._draft_model and self._is_alone:
             seconds = time.perf_counter() - self._step_started
             self._draft_model.length.record_step(len(logits), seconds)
 
@@ -156,17 +162,19 @@ class Speculator:
             return []
         return lookup.draft(min(limit, self._draft_length))
 
-    def _draft_by_model(self, model: DraftModel, ids: Sequence[int], limit: int) -> list[int]:
-        count = model.length.choose(limit)
-        vocab_size = self._logits.shape[-1]
-        return model.draft(ids, self._sampler, vocab_size, count) if count else []
+    def _adapt_length(self, seconds: float) -> None:
+        """Lengthen drafts after accepted ones, and pause after rejected ones.
 
-    def _adapt_length(self) -> None:
-        """Lengthen drafts after accepted ones, and pause after rejected ones."""
+        Args:
+            seconds: since the last draft was begun.
+        """
         if not self._draft:
+            if self._draft_model and self._is_alone:
+                self._draft_model.length.record_plain_cycle(seconds)
             return
         if self._by_model and self._draft_model:
-            self._draft_model.length.record_outcome(len(self._draft), self._num_accepted)
+            drafted, accepted = len(self._draft), self._num_accepted
+            self._draft_model.length.record_outcome(drafted, accepted, seconds)
             return
         if self._num_accepted == len(self._draft):
             self._draft_length = min(2 * self._draft_length, MAX_DRAFT_TOKENS)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 
 from chatlm import EngineInfo, OutOfMemoryError, Setup, SideChats, human_bytes, one_line
@@ -138,22 +138,23 @@ class ModelPool:
         """The names of the models that are being loaded, or wait for it."""
         return tuple(self._loading)
 
-    def check_capacity(self) -> None:
-        """Check that a request may be queued, as far as that is known before its model is.
+    def check_capacity(self, name: str) -> None:
+        """Check that a request may be queued, as far as that is known without looking for files.
+
+        Args:
+            name: of the model, which need not exist.
 
         Raises:
-            QueueFull: too many requests wait for each model.
+            QueueFull: too many requests wait for it.
             ShuttingDown: `stop` was called.
         """
         if self._stopping:
             raise ShuttingDown
-        if not self._models:
-            return
-        for model in self._models.values():
-            with suppress(QueueFull):
-                model.queue.check_capacity()
-                return
-        raise QueueFull
+        if model := self._models.get(name):
+            model.queue.check_capacity()
+        loading = self._loading.get(name)
+        if loading is not None and loading.claims >= sum(self._limits):
+            raise QueueFull
 
     @asynccontextmanager
     async def use(
@@ -170,8 +171,7 @@ class ModelPool:
             QueueFull: too many requests wait until it is loaded.
             ShuttingDown: `stop` was called.
         """
-        if self._stopping:
-            raise ShuttingDown
+        self.check_capacity(name)
         if model := self._models.get(name):
             model.users += 1
         else:
@@ -192,8 +192,6 @@ class ModelPool:
         if loading is None:
             loading = self._loading[name] = _Loading(asyncio.create_task(self._load(name)))
             loading.task.add_done_callback(partial(self._end_loading, name))
-        if loading.claims >= sum(self._limits):
-            raise QueueFull
         loading.claims += 1
         try:
             model = await asyncio.shield(loading.task)
@@ -252,6 +250,7 @@ class ModelPool:
         if timer := self._timers.pop(model.name, None):
             timer.cancel()
         log.info("%s is freed: %s", model.name, human_bytes(model.bytes))
+        model.loading = None  # a cycle, which would keep the memory until Python collects it
         model.queue.stop()
         await asyncio.to_thread(self._close, model)
 

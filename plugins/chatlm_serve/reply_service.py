@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from chatlm import (
     ContextTooLong,
@@ -104,14 +105,18 @@ class ReplyService:
         """Wait until all computation has ended; call `stop` first."""
         self.pool.close()
 
-    def check_capacity(self) -> None:
-        """Check that a reply can be queued, as far as that is known before its model is.
+    def check_capacity(self, name: Any) -> None:
+        """Check that a reply can be queued, before its request is parsed.
+
+        Args:
+            name: the model in the request, whatever it is.
 
         Raises:
-            ApiError: too many wait, or the server is shutting down.
+            ApiError: too many wait for the model, or the server is shutting down.
         """
+        model, _ = split_name(name, self.info.model) if isinstance(name, str) else ("", [])
         try:
-            self.pool.check_capacity()
+            self.pool.check_capacity(model)
         except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
 

@@ -68,7 +68,6 @@ async def reply(request: Request, service: ReplyService, parse: ParseRequest) ->
         ApiError: it cannot be answered.
         ClientDisconnect: the client disconnected.
     """
-    service.check_capacity()  # before parsing, so that rejected requests cost nothing
     return await reply_to(request, await read_json_body(request), service, parse)
 
 
@@ -76,6 +75,7 @@ async def reply_to(
     request: Request, body: Mapping[str, Any], service: ReplyService, parse: ParseRequest
 ) -> Response:
     """Answer a request whose body was read; otherwise like `reply`."""
+    service.check_capacity(body.get("model"))  # before parsing, so that rejected ones cost little
     asked, form = await asyncio.to_thread(parse, body)  # a large schema takes its time
     events = await service.generate(asked)
     if not asked.stream:

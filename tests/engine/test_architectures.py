@@ -166,7 +166,7 @@ def test_the_c_kernel_decodes_every_family(family: Family) -> None:
 
 def test_every_family_is_tested() -> None:
     kinds = {tiny.config_of(variant).model_type for variant in {**tiny.CONFIGS, **tiny.FAMILIES}}
-    assert kinds | {"qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
+    assert kinds | {"gemma3", "qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
 
 
 def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:
@@ -181,6 +181,49 @@ def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:
     cache = native_model(tmp_path, torch.float32, None).new_cache()
     ids = list(range(1, 20))
     assert_equal(cache.prefill(ids), whole(torch.tensor([ids])).logits[0, -1])
+
+
+def test_gemma_3_with_images_reads_text(tmp_path: Path) -> None:
+    text = tiny.config_of("gemma 3").to_dict()
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    torch.manual_seed(1)
+    kind: Any = transformers.Gemma3ForConditionalGeneration
+    kind(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    whole = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = [(7 * number) % 200 for number in range(1, 90)]
+    expected = whole(torch.tensor([ids])).logits[0]
+    for form in ("bf16", None):
+        cache = native_model(tmp_path, torch.float32, form).new_cache()
+        assert_equal(cache.prefill(ids[:70]), expected[69])
+        assert_equal(decoded(cache, ids[70:]), expected[70:])
+
+
+def test_gemma_3_with_images_may_leave_out_usual_sizes() -> None:
+    """As the config.json of Gemma 3 4B does."""
+    text: dict[str, Any] = {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    }  # fmt: skip
+    config = FAMILIES["gemma3"]({"model_type": "gemma3", "text_config": text})
+    expected = transformers.Gemma3TextConfig(**text)
+    assert config.vocab_size == expected.vocab_size
+    assert config.max_position_embeddings == expected.max_position_embeddings
+    attention = config.attention_layers
+    windows = [each.window for each in attention]
+    assert windows == [
+        1024 if kind == "sliding_attention" else None for kind in expected.layer_types or []
+    ]
+    first = attention[0]
+    assert (first.num_attention_heads, first.num_key_value_heads, first.head_dim) == (
+        expected.num_attention_heads,
+        expected.num_key_value_heads,
+        expected.head_dim,
+    )
 
 
 @FORMS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +119,25 @@ def test_a_model_goes_when_it_is_idle_and_never_while_it_answers() -> None:
         pool.unload("second")
         await until(lambda: models.here == {"first"})
         assert [model.name for model in pool.models] == ["first"]
+        pool.stop()
+
+    with pool_of(models) as pool:
+        asyncio.run(run(pool))
+
+
+def test_a_freed_model_leaves_memory_at_once() -> None:
+    models = Models()
+
+    async def run(pool: ModelPool) -> None:
+        async with pool.use("second") as model:
+            there = weakref.ref(model)
+            del model
+        gc.disable()  # it must not need to look for cycles, which takes long
+        try:
+            pool.unload("second")
+            await until(lambda: there() is None)
+        finally:
+            gc.enable()
         pool.stop()
 
     with pool_of(models) as pool:

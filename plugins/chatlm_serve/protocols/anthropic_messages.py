@@ -129,8 +129,8 @@ async def _create(service: ReplyService, request: Request) -> Response:
 
 
 async def _count_tokens(service: ReplyService, request: Request) -> Response:
-    service.check_capacity()
     body = await read_json_body(request)
+    service.check_capacity(body.get("model"))
     asked, _ = await asyncio.to_thread(parse_message_request, {"max_tokens": 1, **body})
     count = await while_connected(request, service.count_tokens(asked))
     return JSONResponse({"input_tokens": count})

@@ -104,7 +104,6 @@ def routes(service: ReplyService) -> list[Route]:
 
 
 async def _create(service: ReplyService, kind: Kind, request: Request) -> Response:
-    service.check_capacity()  # before parsing, so that rejected requests cost nothing
     body = await read_json_body(request)
     if not body.get("messages" if kind == "chat" else "prompt"):
         return await _load(service, kind, body, request)

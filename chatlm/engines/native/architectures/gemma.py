@@ -31,6 +31,13 @@ _FOUR_NORMS = {
 
 _SLIDING = "sliding_attention"
 
+_GEMMA3_DEFAULTS: Mapping[str, Any] = {
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208,
+    "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+"""What `text_config` leaves out where it is as in transformers."""
+
 
 def read_gemma_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `gemma`."""
@@ -56,6 +63,29 @@ def read_gemma2_config(values: Mapping[str, Any]) -> ModelConfig:
 
 def read_gemma3_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `gemma3_text`."""
+    return _read_gemma3(values, TensorNames(of_layer={**TENSOR_NAMES, **_FOUR_NORMS}))
+
+
+def read_gemma3_config_with_images(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the config of the language model of a `gemma3`, which also reads images."""
+    text = {
+        **_GEMMA3_DEFAULTS,
+        **values["text_config"],
+        "quantization_config": values.get("quantization_config"),
+        "tie_word_embeddings": values.get("tie_word_embeddings", True),
+    }
+    names = TensorNames(
+        embed_tokens="language_model.model.embed_tokens",
+        layers="language_model.model.layers",
+        norm="language_model.model.norm",
+        lm_head="language_model.lm_head",
+        of_layer={**TENSOR_NAMES, **_FOUR_NORMS},
+        unread=("vision_tower.", "multi_modal_projector."),
+    )
+    return _read_gemma3(text, names)
+
+
+def _read_gemma3(values: Mapping[str, Any], names: TensorNames) -> ModelConfig:
     if values.get("use_bidirectional_attention"):
         raise Unsupported("its tokens attend to later ones")
     plain = {**values, "rope_parameters": None, "rope_scaling": None}  # of no layer
@@ -70,7 +100,7 @@ def read_gemma3_config(values: Mapping[str, Any]) -> ModelConfig:
     return _read_model(
         values,
         _layers_with_four_norms(values, mixers),
-        tensor_names=TensorNames(of_layer={**TENSOR_NAMES, **_FOUR_NORMS}),
+        tensor_names=names,
         final_logit_softcapping=_softcap(values.get("final_logit_softcapping")),
     )
 

@@ -31,6 +31,7 @@ from chatlm.engines.native.model_config import ModelConfig
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "gemma": gemma.read_gemma_config,
     "gemma2": gemma.read_gemma2_config,
+    "gemma3": gemma.read_gemma3_config_with_images,
     "gemma3_text": gemma.read_gemma3_config,
     "glm4": glm4.read_config,
     "gpt_oss": gpt_oss.read_config,
