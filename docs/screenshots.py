@@ -41,6 +41,7 @@ from chatlm_emotion import actions
 from chatlm_emotion import plugin as emotion_plugin
 from chatlm_lora import plugin as lora_plugin
 from chatlm_rag import plugin as rag_plugin
+from chatlm_rag.retrieval.search import preload
 from chatlm_templates import plugin as templates_plugin
 
 IMAGES = Path(__file__).parent / "images"
@@ -306,6 +307,7 @@ async def adapters(engine: Engine, size: tuple[int, int]) -> None:
 async def sources(engine: Engine, size: tuple[int, int]) -> None:
     """A question to the manual, with its sources."""
     plugins = PluginHost([("rag", rag_plugin)])
+    preload("manual")  # a hook has little time for it
     with Store(None) as store:
         asked = ChatSession(
             store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling, plugin_data=MANUAL
@@ -313,6 +315,8 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
         for _ in asked.send(ABOUT_CHATLM):
             pass
         ids = {"sources": asked.conversation_id or 0}
+        if not store.passages(store.conversation(ids["sources"]).turns[0].id):
+            raise SystemExit("The plugin rag was too slow here; run this on an idle machine.")
         async with camera(store, engine, size, ids, plugins) as looking:
             await looking.open("sources")
             await looking.command("/source 1")

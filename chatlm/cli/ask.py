@@ -480,24 +480,35 @@ def _print_request(request: Request, as_json: bool) -> None:
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:
     """Open the configured engine; progress goes to stderr."""
-    with _status_line(f"Loading {settings.model} …"), pull_progress() as progress:
+    loading = f"Loading {settings.model} …"
+    with _status_line(loading) as show, pull_progress() as progress:
         from chatlm.engines.open import open_engine
 
-        engine = open_engine(settings, plugins, progress)
+        engine = open_engine(
+            settings, plugins, progress, report_fit=lambda fit: show(f"{loading} {fit}")
+        )
     for note in engine.info.notes:
         click.echo(escape_controls(note), err=True)
     return engine
 
 
 @contextmanager
-def _status_line(text: str) -> Iterator[None]:
-    """Show a status line during the block, on a terminal only."""
+def _status_line(text: str) -> Iterator[Callable[[str], None]]:
+    """Show a status line during the block, on a terminal only.
+
+    Yields:
+        A function that shows another text instead.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda text: None
         return
-    click.echo(escape_controls(text), nl=False, err=True)
+
+    def show(text: str) -> None:
+        click.echo(f"\r\x1b[K{escape_controls(text)}", nl=False, err=True)
+
+    show(text)
     try:
-        yield
+        yield show
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
 

@@ -297,6 +297,21 @@ class FitChecker:
                 return entry
         return None
 
+    def describe_load(self, location: ModelLocation) -> str:
+        """Return how an installed model fits, what memory it takes and how fast it will be, in a
+        few words; empty if that is not known."""
+        found = find_entry(location.name)
+        try:
+            fit = self._check(
+                location.name, FolderFacts(location.folder), 0, found[0] if found else None
+            )
+        except (ModelError, OSError, KeyError, ValueError, TypeError):
+            return ""
+        if fit.memory is None or not fit.engine:
+            return ""
+        speed = f", {fit.speed_text}" if fit.speed_text else ""
+        return f"{fit.summary}: {human_bytes(fit.memory.total)} of memory{speed}"
+
     def cost_of(self, location: ModelLocation) -> TokenCost:
         """Return what a token of an installed model costs.
 

@@ -28,7 +28,11 @@ LOCAL_SCHEME = "local"
 
 
 def open_engine(
-    config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int = 0
+    config: Config,
+    plugins: PluginHost,
+    progress: ProgressCallback,
+    reserved: int = 0,
+    report_fit: Callable[[str], None] | None = None,
 ) -> Engine:
     """Load the model `config.model`; a catalogue model that is not installed is pulled.
 
@@ -37,6 +41,7 @@ def open_engine(
         plugins: may register engines; `scheme:name` is opened by the one of the scheme.
         progress: called while a model is pulled.
         reserved: bytes of available memory that other models may still take.
+        report_fit: called with how a local model fits this machine, before it is loaded.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
@@ -44,7 +49,7 @@ def open_engine(
     """
     registered, name = _resolve_scheme(config.model, plugins)
     if registered is None:
-        return _open_local(name, config, plugins, progress, reserved)
+        return _open_local(name, config, plugins, progress, reserved, report_fit)
     try:
         with marked_ctrl_c():
             engine = registered.opener(name)
@@ -79,7 +84,7 @@ def make_model_opener(
             report(describe_progress(stage, done, total))
 
         chosen = dataclasses.replace(config, model=model)
-        return open_engine(chosen, plugins, progress, reserved())
+        return open_engine(chosen, plugins, progress, reserved(), report)
 
     return open_model
 
@@ -145,7 +150,12 @@ def _register_engine(
 
 
 def _open_local(
-    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback, reserved: int
+    name: str,
+    config: Config,
+    plugins: PluginHost,
+    progress: ProgressCallback,
+    reserved: int,
+    report_fit: Callable[[str], None] | None,
 ) -> Engine:
     from chatlm.hub.catalogue import find_entry
     from chatlm.hub.pull import ensure_model
@@ -190,6 +200,8 @@ def _open_local(
             (decoder_name(float32=float32), "choose", "elementwise"),
             lambda: progress("compile", 0, None),
         )
+    if report_fit and (fit := FitChecker(config, runtimes.keys()).describe_load(location)):
+        report_fit(fit)
     recorder = RunRecorder(config, runtimes.keys(), location)
     engine = LocalEngine.from_folder(
         location.name,

@@ -226,13 +226,15 @@ def _lower(match: re.Match[str]) -> str:
 def _to_hit(
     db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str], part: StreamedPart
 ) -> ChatSearchHit:
-    snippet, spans = _make_snippet(as_text(row["text"]), pattern)
+    title, text = chat_title(db, row["conversation_id"]), as_text(row["text"])
+    is_title = row["turn_id"] is None  # which a chat with a requested tag may not have of its own
+    snippet, spans = _make_snippet(text or title if is_title else text, pattern)
     speaker: Role = "user" if row["reply_id"] is None else "assistant"
     return ChatSearchHit(
         conversation_id=row["conversation_id"],
-        title=chat_title(db, row["conversation_id"]),
+        title=title,
         turn_id=row["turn_id"],
-        role=None if row["turn_id"] is None else speaker,
+        role=None if is_title else speaker,
         snippet=snippet,
         spans=spans,
         reply_id=row["reply_id"],

@@ -60,6 +60,8 @@ async def test_toasts_leave_the_title_of_a_panel_in_sight(size: tuple[int, int])
     panel = Panel("notes", "Notes", lambda ui: Static("What the panel says."))
     app = make_app(ScriptedEngine("Hi."), plugins=host_of(notes=Plugin(panel)))
     async with app.run_test(size=size, notifications=True) as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
         await app.chat_screen.action_command("notes")
         await until(pilot, lambda: app.screen.query(PluginPanel))
         shown = app.screen.query_one(PluginPanel)

@@ -125,3 +125,7 @@ def test_tags_and_projects_restrict_the_search() -> None:
         assert found("project:harbour boats") == [("Chat 0", True)]
         assert found("project:harbour #trips") == []
         assert len(found("#boats")) == 3, "no tag of this name: a word"
+        untitled = store.create_conversation()
+        store.add_turn(untitled.id, "Which tea?")
+        store.set_tags(untitled.id, ["tea"])
+        assert [hit.snippet for hit in store.search("#tea")] == ["Which tea?"]

@@ -101,7 +101,7 @@ class PluginRegions:
         closes = commands.key_of(name) or f"/{name}"
         self._panel_name, self.panel = (
             name,
-            PluginPanel(offer.item.title, closes, widget, on_placed=self._place_toasts),
+            PluginPanel(offer.item.title, closes, widget),
         )
         self._app.register_region(self.panel, region)
         self.place_panel()
@@ -175,8 +175,7 @@ class PluginRegions:
         screen = self._chat.view.screen
         if self.panel:
             self.panel.set_overlay(overlay=screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
-        else:
-            self._place_toasts()
+        screen.call_after_refresh(self._place_toasts)
 
     def _place_toasts(self) -> None:
         """Keep toasts beside the panel, or below its title."""
@@ -185,7 +184,7 @@ class PluginRegions:
         if self.panel and self.panel.covers_transcript:
             top, right = 2, 2
         elif self.panel:
-            right = screen.size.width - self.panel.region.x + 1
+            right = panel_width(self._chat.view.query_one("#middle").size.width) + 2
         free = screen.size.width - right
         width = max(min(free, TOAST_WIDTH), 1)
         for rack in screen.query(ToastRack):
@@ -237,6 +236,15 @@ class PluginRegions:
             self._plugins.record_success(region.plugin, region.description)
 
 
+def panel_width(available: int) -> int:
+    """Return the columns of a panel beside the transcript, as `PluginPanel`'s style sets them.
+
+    Args:
+        available: columns of both.
+    """
+    return min(max(available * 40 // 100, 30), 60)
+
+
 class PluginPanel(VerticalScroll, can_focus=True):
     """The frame of a plugin's panel: title, widget and close hint.
 
@@ -244,7 +252,6 @@ class PluginPanel(VerticalScroll, can_focus=True):
         title: shown in the border.
         close_key: the key or command that closes it.
         widget: the plugin's widget.
-        on_placed: called when its place has changed.
     """
 
     DEFAULT_CSS = """
@@ -272,11 +279,8 @@ class PluginPanel(VerticalScroll, can_focus=True):
     }
     """
 
-    def __init__(
-        self, title: str, close_key: str, widget: Widget, on_placed: Callable[[], object]
-    ) -> None:
+    def __init__(self, title: str, close_key: str, widget: Widget) -> None:
         super().__init__()
-        self._on_placed = on_placed
         self._widget = widget
         self._close_key = close_key
         self.border_title = Content(one_line(title, 40))
@@ -284,10 +288,6 @@ class PluginPanel(VerticalScroll, can_focus=True):
     def on_mount(self) -> None:
         """Mount the widget later, since a plugin's may be slow."""
         self.call_later(self.mount, self._widget)
-
-    def on_resize(self) -> None:
-        """Say where it is."""
-        self._on_placed()
 
     @property
     def covers_transcript(self) -> bool:
