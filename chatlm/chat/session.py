@@ -193,12 +193,18 @@ class ChatSession:
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+    def add(
+        self, text: str, reply: str | Sequence[ReplyStep], chat: Conversation | None = None
+    ) -> Conversation:
         """Store a message with a reply that was generated elsewhere.
 
         Args:
             text: the user's message.
             reply: the answer, or all steps to it.
+            chat: the chat so far; None loads it.
+
+        Returns:
+            the chat with both.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -206,7 +212,7 @@ class ChatSession:
         """
         _check_not_blank(text)
         previous = self.conversation_id
-        stored = self._store_message(text)
+        stored = self._store_message(text, chat)
         try:
             turn = self._rewrite_message(stored, self._turn_plugins(stored))
         except UsageError:
@@ -216,6 +222,7 @@ class ChatSession:
         if isinstance(reply, str):
             reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
         self.store.finish_reply(started.id, steps=reply)
+        return stored.with_turn(self.store.turn(turn.id))
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -354,14 +361,18 @@ class ChatSession:
         turn = self._rewrite_message(chat, plugins)
         yield from self._runner(plugins).run(chat.with_turn(turn), turn)
 
-    def _store_message(self, text: str) -> Conversation:
+    def _store_message(self, text: str, chat: Conversation | None = None) -> Conversation:
         """Store the message as it was typed; a new chat is stored with it, or not at all.
+
+        Args:
+            text: the message.
+            chat: the chat so far; None loads it.
 
         Returns:
             the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
-            chat = self.store.conversation(self.conversation_id)
+            chat = chat or self.store.conversation(self.conversation_id)
             return chat.with_turn(self._add_turn(chat, text))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(

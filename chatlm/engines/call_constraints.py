@@ -205,7 +205,7 @@ class ReplyConstraint:
             logits: (vocab_size,)
 
         Raises:
-            EngineError: the grammar has become too complex.
+            UsageError: the grammar has become too complex.
         """
         forbidden = self._forbidden(len(logits))
         return logits if forbidden is None else mask_logits(logits, forbidden)

@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from chatlm.engines.call_constraints import CallRules, ReplyConstraint
-from chatlm.engines.constraints import AnswerConstraint, GrammarState
+from chatlm.engines.constraints import AnswerConstraint, GrammarState, describe_problem
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.schema_bounds import bounded
 from chatlm.engines.tool_call_grammars import GrammarWriter, UnwritableSchema
@@ -171,7 +171,7 @@ class ConstraintCompiler:
 
 def _unsupported(message: str) -> UsageError:
     return UsageError(
-        f"This schema or grammar cannot be followed: {one_line(message, 300)}",
+        f"This schema or grammar cannot be followed: {describe_problem(message)}",
         hint="Leave out what is named, or check the reply yourself.",
     )
 

@@ -13,10 +13,19 @@ import torch
 from llguidance import LLMatcher
 from torch import Tensor
 
-from chatlm.errors import EngineError
+from chatlm.errors import ChatlmError, EngineError, UsageError
+from chatlm.text import one_line
 
 MAX_FORCED = 256
 """Tokens that are taken at once where the grammar leaves no choice."""
+
+
+def describe_problem(message: str) -> str:
+    """Return llguidance's words for a problem, without the state of its parser."""
+    reason = message.partition("<state>")[0].strip()
+    if reason in ("", "NoExtensionBias"):
+        return "no text fits it; perhaps it refers to itself without an end"
+    return one_line(reason, 300)
 
 
 class GrammarState:
@@ -39,14 +48,14 @@ class GrammarState:
         """Return which tokens may not come next: (vocab_size,), bool.
 
         Raises:
-            EngineError: the grammar has become too complex.
+            UsageError: the grammar has become too complex.
         """
         words = (vocab_size + 31) // 32
         if len(self._mask) != words:
             self._mask = np.zeros(words, dtype=np.int32)
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"The grammar is too complex: {self._matcher.get_error()[:300]}")
+            raise self._failure()
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
         return bits[:vocab_size] == 0
 
@@ -54,10 +63,20 @@ class GrammarState:
         """Take the chosen token.
 
         Raises:
+            UsageError: the grammar has become too complex.
             EngineError: the grammar does not allow it.
         """
         if not self._matcher.consume_token(token):
-            raise EngineError(f"The reply left its grammar: {self._matcher.get_error()[:300]}")
+            raise self._failure()
+
+    def _failure(self) -> ChatlmError:
+        reason = describe_problem(self._matcher.get_error())
+        if "limit" not in reason:
+            return EngineError(f"The reply left its grammar: {reason}")
+        return UsageError(
+            f"The schema or grammar is too complex: {reason}",
+            hint="Make it simpler: fewer alternatives, or less nesting.",
+        )
 
     def forced_tokens(self) -> list[int]:
         """Return the tokens that come next because there is no choice; often none."""

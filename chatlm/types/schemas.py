@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from chatlm.errors import ChatlmError, UsageError
@@ -87,8 +88,14 @@ def parse_schema(text: str) -> Schema:
         raise UsageError(f"the schema is not JSON: {error}") from None
     except RecursionError:
         raise UsageError("the schema is nested too deeply") from None
-    check_schema(schema)
+    _check_text(text)
     return dict(schema)
+
+
+@lru_cache(maxsize=64)
+def _check_text(text: str) -> None:
+    """Check a schema once, though it is parsed often: a large one takes seconds."""
+    check_schema(json.loads(text))
 
 
 def check_depth(schema: Any) -> None:

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chatlm import SideChats
-from chatlm_serve import status_page
+from chatlm import SideChats, __version__
+from chatlm_serve import openapi, status_page
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
 from chatlm_serve.protocols import (
@@ -73,6 +73,7 @@ class Api:
                 *anthropic_messages.routes(self.replies),
                 *ollama_chat.routes(self.replies),
                 *ollama_models.routes(self.replies, self._embeddings),
+                *openapi.routes(__version__),
                 *vector_stores.routes(self.replies.chats, self._embeddings.queue),
             ],
             middleware=[

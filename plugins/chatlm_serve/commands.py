@@ -10,6 +10,7 @@ import click
 from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
 from chatlm.plugin_kit.progress import status_lines
 from chatlm_serve import PLUGIN
+from chatlm_serve.endpoints import help_text
 from chatlm_serve.http_guard import is_loopback
 from chatlm_serve.listener import bind_socket, http_url
 from chatlm_serve.plugin import Settings, keep_seconds
@@ -19,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 OLLAMA_PORT = 11434
 
 
-@click.command()
+@click.command(epilog=help_text())
 @click.option("--host", default=LOOPBACK, help=f"Listen at this address. Default: {LOOPBACK}")
 @click.option(
     "--port",
@@ -42,12 +43,6 @@ def serve(host: str, port: int, token: str, ollama: bool, model: str | None) -> 
     A request may name any installed model; it is loaded when it is needed. The name also selects
     adapters, templates and indices. GET /v1/models lists all names, and a browser shows the state
     of the server at its address.
-
-    \b
-    OpenAI     /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings,
-               /v1/rerank, /v1/models, /v1/vector_stores
-    Anthropic  /v1/messages, /v1/messages/count_tokens
-    Ollama     /api/chat, /api/generate, /api/embed, /api/tags, /api/show, /api/ps
 
     Example: chatlm serve --port 8080
     """

@@ -65,6 +65,6 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "serve",
         "chatlm_serve.commands:serve",
-        "Serve the model to other programs through an OpenAI-compatible endpoint.",
+        "Serve models to other programs, over OpenAI's, Anthropic's and Ollama's protocols.",
     )
     cli.add_lazy("web", "chatlm_serve.commands:web", "Open the chat in a browser.")

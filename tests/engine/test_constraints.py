@@ -217,3 +217,23 @@ def test_the_short_notation(text: str, properties: Any) -> None:
 def test_invalid_schemas_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_schema(text)
+
+
+def test_what_is_too_complex_or_without_an_end_is_refused_in_plain_words(
+    engine: LocalEngine,
+) -> None:
+    """The library's words hold the whole state of its parser."""
+    levels: dict[str, Any] = {"d40": {"type": "null"}}
+    for level in range(40):
+        both = {name: {"$ref": f"#/$defs/d{level + 1}"} for name in ("l", "r")}
+        levels[f"d{level}"] = {"type": "object", "properties": both, "required": ["l", "r"]}
+    for schema, problem in (
+        ({"$ref": "#"}, "no text fits it"),
+        ({"$ref": "#/$defs/d0", "$defs": levels}, "too complex"),
+    ):
+        sampling = Sampling(schema=json.dumps(schema), max_tokens=20)
+        request = Request((Message("user", "Hi"),), sampling)
+        with pytest.raises(UsageError, match=problem) as caught:
+            list(engine.stream(request))
+        assert "\n" not in caught.value.message
+        assert "<state>" not in str(caught.value)

@@ -34,7 +34,7 @@ from chatlm_serve.protocols.openai_embeddings import (
 from chatlm_serve.reply_service import ReplyService
 from chatlm_serve.replying import while_connected
 
-_EMBED_FIELDS = frozenset(
+EMBED_FIELDS = frozenset(
     {"model", "input", "truncate", "options", "keep_alive", "dimensions", "prompt"}
 )
 
@@ -170,9 +170,11 @@ async def _embed_one(service: EmbeddingService, request: Request) -> Response:
     return JSONResponse({"embedding": batches[0].vectors[0].tolist()})
 
 
-def _parse_embed(fields: Mapping[str, Any], name: str) -> tuple[Sequence[str], str]:
+def _parse_embed(
+    fields: Mapping[str, Any], name: str
+) -> tuple[Sequence[str | tuple[int, ...]], str]:
     """Return the texts to embed, and the model's name in the request."""
-    refuse_unknown(fields, _EMBED_FIELDS - {"input", "prompt"} | {name})
+    refuse_unknown(fields, EMBED_FIELDS - {"input", "prompt"} | {name})
     parse_keep_alive(fields)
     get_typed(fields, "options", dict, {})  # they are about replies and the machine
     if get_typed(fields, "truncate", bool, False):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chatlm import Sampling, Schema, ToolDefinition, UsageError, check_schema, one_line
+from chatlm import Sampling, Schema, ToolDefinition, UsageError, dump_json, one_line, parse_schema
 from chatlm_serve.errors import field_error
 from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error, without_nulls
 from chatlm_serve.generation_request import check_stop, check_tools, sampling_value
 
 MAX_TOP_LOGPROBS = 20
+MAX_BIASES = 1024
 
 HINTS = frozenset(
     (
@@ -41,6 +42,9 @@ def sampling_values(fields: Mapping[str, Any], limits: tuple[str, ...]) -> dict[
     Raises:
         ApiError: a value is out of range.
     """
+    biases = fields.get("logit_bias")
+    if isinstance(biases, list | dict) and len(biases) > MAX_BIASES:
+        raise field_error("logit_bias", f"must be at most {MAX_BIASES:,} tokens.")
     values = {
         name: sampling_value(name, name, fields[name]) for name in SAMPLING_FIELDS if name in fields
     }
@@ -116,10 +120,9 @@ def checked_schema(schema: Mapping[str, Any], path: str) -> Schema:
         ApiError: it is no JSON schema.
     """
     try:
-        check_schema(schema)
+        return parse_schema(dump_json(dict(schema)))  # as text, it is checked only once
     except UsageError as error:
         raise field_error(path, f"{error.message}.") from None
-    return dict(schema)
 
 
 def parse_tool(function: Any, path: str, known: frozenset[str]) -> ToolDefinition:

@@ -38,7 +38,7 @@ assert local.prompt("Say hello.", stream=False, **limit).text()
 assert "".join(local.prompt("Say hello.", **limit))
 schema = local.prompt("Paris has 2 million people.", schema=City, stream=False, **limit).text()
 City.model_validate_json(schema)
-chain = local.chain(
+chain = local.conversation().chain(
     "Call the tool weather for Paris.", tools=[weather], options=limit, chain_limit=3
 )
 try:

@@ -8,6 +8,7 @@ from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import UsageLimits
 
 address, name = sys.argv[1:]
 provider = OpenAIProvider(base_url=f"{address}/v1", api_key="none")
@@ -41,7 +42,9 @@ async def try_model(kind):
         return "Sunny."
 
     try:
-        await with_tool.run("What is the weather in Paris?")
+        await with_tool.run(
+            "What is the weather in Paris?", usage_limits=UsageLimits(request_limit=3)
+        )
     except Exception as error:  # a small model may call the tool again and again
         assert calls, error
 
