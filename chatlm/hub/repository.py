@@ -124,8 +124,8 @@ def hub_errors(repository: str, revision: str) -> Iterator[None]:
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError) as error:
         raise ModelError(
-            f"The download of {repository} from {hub_endpoint()} failed: {error}",
-            "Check the network, then run the same command to resume.",
+            f"{repository} could not be read from {hub_endpoint()}: {error}",
+            "Check the network, then run the same command again; a download goes on where it was.",
         ) from error
 
 

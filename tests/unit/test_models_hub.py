@@ -155,7 +155,7 @@ def test_a_revision_is_asked_for_and_kept_apart(home: Path, hub: Hub) -> None:
         (403, "GatedRepo", "asks you to accept terms"),
         (404, "RepoNotFound", "no model org/tiny, or it is private"),
         (404, "RevisionNotFound", "no revision main"),
-        (500, "", "failed"),
+        (500, "", "could not be read"),
     ],
 )
 def test_a_refusal_says_what_to_do(
