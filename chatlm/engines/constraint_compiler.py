@@ -13,6 +13,7 @@ from chatlm.engines.call_constraints import CallRules, ReplyConstraint
 from chatlm.engines.constraints import AnswerConstraint, GrammarState, describe_problem
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.schema_bounds import bounded
+from chatlm.engines.schema_rewrites import followable
 from chatlm.engines.tool_call_grammars import GrammarWriter, UnwritableSchema
 from chatlm.engines.vocabulary import Vocabulary
 from chatlm.errors import UsageError
@@ -184,7 +185,9 @@ def compile_schema(schema: Schema) -> str:
     """
     try:
         return str(
-            LLMatcher.grammar_from_json_schema(json.dumps(bounded(schema)), overrides=JSON_OPTIONS)
+            LLMatcher.grammar_from_json_schema(
+                json.dumps(bounded(followable(schema))), overrides=JSON_OPTIONS
+            )
         )
     except ValueError as error:
         raise _unsupported(str(error)) from None

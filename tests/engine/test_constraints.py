@@ -137,8 +137,8 @@ def test_thoughts_are_free_and_the_answer_fits(thinking_engine: LocalEngine) -> 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"schema": '{"type": "array", "uniqueItems": true}'}, "uniqueItems"),
-        ({"schema": '{"not": {"type": "string"}}'}, "not"),
+        ({"schema": '{"type": "array", "uniqueItems": true, "minItems": 2}'}, "uniqueItems"),
+        ({"schema": '{"not": {"pattern": "x"}}'}, "not"),
         ({"schema": '{"$ref": "https://example.org/schema"}'}, "example.org"),
         ({"grammar": "regex:("}, "unclosed group"),
         ({"grammar": "lark:start: nothing"}, "nothing"),

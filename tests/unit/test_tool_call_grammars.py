@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
-from llguidance import LLMatcher, LLTokenizer
 
-from chatlm.engines.model_families import FAMILIES, ModelFamily
+from chatlm.engines.model_families import FAMILIES, ModelFamily, ToolCallFormat
 from chatlm.engines.tool_call_grammars import GrammarWriter, quoted
+from tests.unit.random_text import END, random_text
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "get_weather": {
@@ -51,37 +49,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 CALLING = [family for family in FAMILIES if family.tool_calls is not None]
 
 
-class Vocabulary:
-    """A token for each byte, and one for each control token of a family."""
-
-    is_tokenizer_wrapper = True
-    bos_token_id = None
-    eos_token_id = 256
-
-    def __init__(self, family: ModelFamily) -> None:
-        assert family.tool_calls is not None
-        marks = [*family.tool_calls.inner, *family.tool_calls.ends]
-        self.names = [mark for mark in marks if mark in CONTROL]
-        self.special_token_ids = list(range(256, 257 + len(self.names)))
-        self.tokens = [bytes([value]) for value in range(256)]
-        self.tokens += [b"<eos>", *(mark.encode() for mark in self.names)]
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text if isinstance(text, bytes) else text.encode())
-
-    def marker(self, text: str) -> str:
-        pieces = []
-        while text:
-            places = {text.find(name): name for name in self.names if name in text}
-            place = min(places, default=len(text))
-            pieces.append(quoted(text[:place]))
-            text = text[place:]
-            if text:
-                pieces.append(f"<[{257 + self.names.index(places[place])}]>")
-                text = text[len(places[place]) :]
-        return " ".join(filter(None, pieces))
-
-
 CONTROL = {
     "<|constrain|>", "<|call|>", "<|channel|>", "<|message|>", '<|"|>', "<tool_call|>", "[ARGS]",
     "[TOOL_CALLS]", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>",
@@ -91,39 +58,27 @@ CONTROL = {
 }  # fmt: skip
 
 
-def generated(family: ModelFamily, seed: int, several: bool) -> Iterator[str]:
-    """Generate a block by choosing at random among what is allowed, and return its text."""
-    form = family.tool_calls
-    assert form is not None
-    vocabulary: Any = Vocabulary(family)
-    tokenizer = LLTokenizer(vocabulary, n_vocab=len(vocabulary.tokens), eos_token=[256])
-    end = vocabulary.marker(form.ends[0]) if form.ends else ""
-    grammar = form.grammar(SCHEMAS, GrammarWriter(vocabulary.marker, end, several))
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    chance = random.Random(seed)
-    written = b""
-    mask = np.zeros((len(vocabulary.tokens) + 31) // 32, dtype=np.int32)
-    for _ in range(3000):
-        if matcher.is_stopped():
-            break
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(vocabulary.tokens)]
-        allowed = np.flatnonzero(bits).tolist()
-        # rather what ends a value than letters, and these rather than bytes of rare characters
-        weights = [
-            9.0 if one > 255 or chr(one) in '"</]}' else float(31 < one < 127) or 0.01
-            for one in allowed
-        ]
-        (token,) = chance.choices(allowed, weights)
-        assert matcher.consume_token(token)
-        if token == 256:
-            break
-        written += vocabulary.tokens[token]
-    else:
-        pytest.fail(f"no end: {written[:300]!r}")
-    text = written.decode()
-    yield text.removesuffix(form.ends[0]) if form.ends else text
+def marker(text: str, names: Sequence[str]) -> str:
+    """Return a text as a Lark expression, its control tokens by id."""
+    pieces = []
+    while text:
+        places = {text.find(name): name for name in names if name in text}
+        place = min(places, default=len(text))
+        pieces.append(quoted(text[:place]))
+        text = text[place:]
+        if text:
+            pieces.append(f"<[{END + 1 + names.index(places[place])}]>")
+            text = text[len(places[place]) :]
+    return " ".join(filter(None, pieces))
+
+
+def random_block(form: ToolCallFormat, seed: int, several: bool) -> str:
+    """Return what may stand between the markers of a block of calls."""
+    names = [mark for mark in (*form.inner, *form.ends) if mark in CONTROL]
+    end = marker(form.ends[0], names) if form.ends else ""
+    writer = GrammarWriter(lambda text: marker(text, names), end, several)
+    text = random_text(form.grammar(SCHEMAS, writer), seed, names)
+    return text.removesuffix(form.ends[0]) if form.ends else text
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -133,10 +88,10 @@ def test_what_fits_the_grammar_is_read_as_calls(family: ModelFamily, several: bo
     assert form is not None
     names = set()
     for seed in range(8):
-        for text in generated(family, seed, several):
-            calls = form.read(text, SCHEMAS)
-            assert several or len(calls) == 1, text
-            for call in calls:
-                names.add(call.name)
-                jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
+        text = random_block(form, seed, several)
+        calls = form.read(text, SCHEMAS)
+        assert several or len(calls) == 1, text
+        for call in calls:
+            names.add(call.name)
+            jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
     assert names == SCHEMAS.keys()
