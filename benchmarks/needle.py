@@ -1,10 +1,7 @@
 """Whether a fact hidden in a long context is found, at ten depths.
 
 Run it with `python -m benchmarks.needle`. A sentence with a number is put between sentences of the
-guide, and the model has to give the number. It guards long contexts: the 8-bit KV cache beside
-16 bits, YaRN beside transformers (the default model with a config that stretches its positions) and
-sliding windows beside transformers (`--gemma FOLDER`: Gemma 3 270M in Q4_K_M, which is downloaded
-to that folder). What a model does not find with transformers either is no fault of chatlm's.
+guide, and the default model has to give the number: with a KV cache of 16 bits and of 8 bits.
 """
 
 from __future__ import annotations
@@ -13,21 +10,14 @@ import argparse
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from benchmarks.sizes_run import real_file
 from benchmarks.speed_sides import CPU
-from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.transformers_model import load_model
 from chatlm.hub import pull
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -36,20 +26,9 @@ from chatlm.types.sampling import Sampling
 
 MODEL = "smollm2-135m-instruct"
 
-DEPTHS = tuple((number + 0.5) / 10 for number in range(10))
-"""Where the fact is, as a part of the text."""
-
 FACT = "The secret number of the lighthouse is"
 
 QUESTION = "What is the secret number of the lighthouse?"
-
-YARN: dict[str, Any] = {
-    "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096,
-    "rope_theta": 100000.0,
-}  # fmt: skip
-"""What `save_yarn` writes for the default model, whose rope_theta it is."""
-
-EXACT = Placement({"": "cpu"}, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -107,41 +86,11 @@ def ask_all(engine: LocalEngine, lengths: Sequence[int], depths: Sequence[float]
         ]
 
 
-def save_yarn(folder: Path, source: Path) -> Path:
-    """Write the default model with positions that YaRN stretches."""
-    model = load_model(MODEL, source, CPU)
-    model.config.rope_parameters = YARN
-    model.save_pretrained(folder)
-    for pattern in ("*token*", "*.jinja"):
-        for file in source.glob(pattern):
-            (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-def beside_transformers(
-    folder: Path, lengths: Sequence[int], depths: Sequence[float], **settings: Any
-) -> dict[str, list[Answer]]:
-    """Ask the same of chatlm's own decoder and of transformers, both without rounding."""
-    engines = {"chatlm": ("native", "bf16"), "transformers": ("transformers", "auto")}
-    return {
-        name: ask_all(
-            LocalEngine.from_folder(
-                "model", folder, EXACT, engine=engine, weights=weights, **settings
-            ),
-            lengths,
-            depths,
-        )
-        for name, (engine, weights) in engines.items()
-    }
-
-
 def main() -> None:
     """Ask, then print tables, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=(1000, 2000, 4000, 7000))
     parser.add_argument("--depths", type=int, default=10, help="number of depths")
-    parser.add_argument("--gemma", type=Path, help="folder of Gemma 3 270M, also for the download")
-    parser.add_argument("--yarn", action="store_true", help="also the default model with YaRN")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     depths = tuple((number + 0.5) / options.depths for number in range(options.depths))
@@ -151,18 +100,6 @@ def main() -> None:
         engine = LocalEngine.from_folder(MODEL, folder, CPU, kv_cache=kv_cache)  # type: ignore[arg-type]
         sides[f"{MODEL}, {name}"] = ask_all(engine, options.lengths, depths)
         print(name, file=sys.stderr)
-    with tempfile.TemporaryDirectory() as place:
-        if options.yarn:
-            yarn = save_yarn(Path(place), folder)
-            for name, answers in beside_transformers(yarn, options.lengths, depths).items():
-                sides[f"YaRN, {name}"] = answers
-        if options.gemma:
-            options.gemma.mkdir(parents=True, exist_ok=True)
-            file = real_file("gemma3-270m", options.gemma).path
-            gemma = pull.ensure_model(str(file)).folder
-            made = beside_transformers(gemma, options.lengths, depths, prompt_format="raw")
-            for name, answers in made.items():
-                sides[f"Gemma 3 270M, {name}"] = answers
     if options.json:
         rows = {name: [asdict(each) for each in answers] for name, answers in sides.items()}
         print(json.dumps(rows, indent=2))

@@ -16,7 +16,7 @@ from chatlm.engines.native.weight_reader import read_weights, to_linear
 from tests.engine import adapter_files
 from tests.engine.test_gguf_tensors import TYPES
 from tests.engine.test_native import random_ids
-from tests.engine.test_stored_types import stored_model
+from tests.engine.test_stored_types import save_stored, stored_model
 
 PROMPT = 40
 """Tokens that are prefilled; as many are decoded."""
@@ -32,7 +32,7 @@ def no_gradients() -> Iterator[None]:
 def test_prompts_and_tokens_have_the_logits_of_the_stored_numbers_and_the_adapter(
     tmp_path: Path, kind: str
 ) -> None:
-    model = stored_model(tmp_path, kind, torch.float32)
+    model = stored_model(save_stored(tmp_path, kind), kind, torch.float32)
     adapter = adapter_files.save(tmp_path / "adapter", tmp_path / "original", strength=0.3)
     exact = to_linear(read_weights(tmp_path, model.config), model.config, torch.float32)
     lora = read_lora(adapter, model.config, torch.float32, torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_prompts_and_tokens_have_the_logits_of_the_stored_numbers_and_the_adapte
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_adapters_are_switched_from_one_sequence_to_the_next(tmp_path: Path, kind: str) -> None:
-    model = stored_model(tmp_path, kind, torch.bfloat16)
+    model = stored_model(save_stored(tmp_path, kind), kind, torch.bfloat16)
     adapters = [
         adapter_files.save(
             tmp_path / name, tmp_path / "original", seed=number, strength=0.3, r=rank

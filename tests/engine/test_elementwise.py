@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.native import elementwise as module
-from chatlm.engines.native import mlp, norms, rope
+from chatlm.engines.native import norms, products, rope
 from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.rope import RopeConfig, Rotation
 
@@ -57,11 +57,11 @@ def test_norms(
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gates(
-    monkeypatch: pytest.MonkeyPatch, activation: mlp.Activation, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, activation: products.Activation, dtype: torch.dtype
 ) -> None:
     values = torch.linspace(-100, 100, 3 * 77).view(3, 77).to(dtype)
     up = torch.randn(3, 77, generator=torch.Generator().manual_seed(2)).to(dtype)
-    assert_close(both(monkeypatch, lambda: mlp.gated(activation, values, up)))
+    assert_close(both(monkeypatch, lambda: products.apply_gate(activation, values, up)))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

@@ -1,4 +1,4 @@
-"""A fact in a long context is found, with a KV cache of 16 and of 8 bits, and with YaRN."""
+"""A fact in a long context is found, with a KV cache of 16 and of 8 bits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,5 @@ def test_a_fact_in_the_middle_of_a_prompt_is_found(
 def test_facts_in_a_long_prompt_are_found(default_model: Path) -> None:
     for kv_cache in ("auto", "int8"):
         opened = LocalEngine.from_folder("m", default_model, CPU, kv_cache=kv_cache)
-        answers = needle.ask_all(opened, (4000, 7000), needle.DEPTHS[::3])
+        answers = needle.ask_all(opened, (2000,), (0.1, 0.3, 0.5, 0.7, 0.9))
         assert all(answer.found for answer in answers), answers
-
-
-@pytest.mark.slow
-def test_yarn_finds_what_transformers_finds(default_model: Path, tmp_path: Path) -> None:
-    """Past the length for which the config says that the model was trained."""
-    folder = needle.save_yarn(tmp_path, default_model)
-    made = needle.beside_transformers(folder, (4600,), (0.75, 0.25))
-    assert made["chatlm"] == made["transformers"]
-    assert any(answer.found for answer in made["chatlm"])

@@ -159,7 +159,7 @@ def test_logits_are_those_of_the_dequantized_model(tmp_path: Path, kind: str) ->
     folder = save_checkpoint(tmp_path, kind, settings)
     ids = random_ids(folder)[:70]
     expected = tiny.reference(tmp_path / "exact", torch.float32)(torch.tensor([ids])).logits[0]
-    for dtype, most in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+    for dtype, most in ((torch.float32, 1e-6), (torch.bfloat16, 1e-4)):
         model, found = open_model(folder, dtype)
         assert found == formats
         cache = model.new_cache()

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.products import multiply_all
 from chatlm.engines.native.recurrent_state import LayerState
 from chatlm.engines.native.rope import RopeConfig, Rotation, apply_rope
 from chatlm.engines.native.weights import LayerWeights, MatMul
@@ -139,7 +140,10 @@ def attention(
         eps: of the norms.
     """
     matrices, vectors = weights.matrices, weights.vectors
-    queries, keys, values = (matrices[name](x) for name in ("q_proj", "k_proj", "v_proj"))
+    names = ["q_proj", "k_proj", "v_proj"]
+    if config.output_gate:
+        names.append("output_gate")
+    queries, keys, values, *gates = multiply_all([matrices[name] for name in names], x)
     if config.qk_norm == "projection":
         queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
         keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
@@ -147,8 +151,8 @@ def attention(
         out = context.attend(index, queries, keys, values).to(x.dtype)
     else:
         out = _attend_in_torch(config, vectors, (queries, keys, values), index, context, eps)
-    if config.output_gate:
-        out = out * matrices["output_gate"](x).sigmoid()
+    for gate in gates:
+        out = out * gate.sigmoid()
     return matrices["o_proj"](out)
 
 
@@ -173,6 +177,7 @@ def _attend_in_torch(
     visible = context.visible_keys(config.window)
     if visible.first:
         keys, values = keys[:, visible.first :], values[:, visible.first :]
+    keys, values = keys.to(dtype), values.to(dtype)
     if config.softcap is None and not config.sinks:
         out = _attend(config, queries, keys, values, visible)
     else:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from chatlm.engines.native.compiler import KernelUnavailable
 from chatlm.engines.native.forward import scale_logits
-from chatlm.engines.native.kernel import Kernel, PackedMatrix
+from chatlm.engines.native.kernel import Kernel, PackedMatrix, PackedMatrixStruct
 from chatlm.engines.native.kv_cache import (
     LANES,
     KVBuffer,
@@ -31,11 +31,11 @@ from chatlm.engines.native.lora import LoraPair, LoraWeights
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.moe import MoeConfig
 from chatlm.engines.native.packed_experts import PackedExperts, check_experts, pack_experts
-from chatlm.engines.native.program import Program
+from chatlm.engines.native.products import Activation, GroupMatMul
+from chatlm.engines.native.program import GATES, Program
 from chatlm.engines.native.quantization import WeightFormat, choose_format
 from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.stored_matrix import ELEMENT_TYPES, StoredMatrix
-from chatlm.engines.native.weight_reader import vector_dtype
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
@@ -87,51 +87,71 @@ class _Handle:
 
 
 @dataclass(frozen=True)
-class PackedLinear:
-    """A packed matrix that multiplies whole blocks of a prompt."""
+class PackedLinear(GroupMatMul):
+    """A packed matrix that multiplies whole blocks of a prompt, in float32.
+
+    Raises:
+        MemoryError: when it multiplies, and there is not enough memory.
+    """
 
     matrix: PackedMatrix
     handle: _Handle
-    dtype: torch.dtype
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply, see `MatMul`.
+    def multiply_group(self, group: Sequence[PackedLinear], x: Tensor) -> list[Tensor]:
+        """Multiply several matrices, see `GroupMatMul`; the vectors are converted once."""
+        if any(each.matrix.column_order is not None for each in group):
+            return [each._multiply([each], each._in_order(x), None, None)[0] for each in group]
+        return self._multiply(group, x, None, None)
 
-        Raises:
-            MemoryError: there is not enough memory.
-        """
-        x = x.to(self.dtype).contiguous()
-        if x.dim() != 2 or x.shape[1] != self.matrix.columns:
+    def multiply_gated(self, activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
+        """Multiply with `activation(gate) * up`, see `GroupMatMul`."""
+        gate, up = self._in_order(gate), self._in_order(up)
+        return self._multiply([self], gate, up, activation)[0]
+
+    def _in_order(self, x: Tensor) -> Tensor:
+        order = self.matrix.column_order
+        return x if order is None else torch.empty_like(x).index_copy_(1, order, x)
+
+    def _multiply(
+        self,
+        group: Sequence[PackedLinear],
+        x: Tensor,
+        up: Tensor | None,
+        activation: Activation | None,
+    ) -> list[Tensor]:
+        x = x.float().contiguous()
+        up = None if up is None else up.float().contiguous()
+        is_wrong = x.dim() != 2 or any(x.shape[1] != each.matrix.columns for each in group)
+        if is_wrong or (up is not None and up.shape != x.shape):
             raise ValueError(f"vectors of the shape {tuple(x.shape)}")
-        if self.matrix.column_order is not None:
-            x = torch.empty_like(x).index_copy_(1, self.matrix.column_order, x)
-        y = torch.empty(len(x), self.matrix.rows, dtype=self.dtype)
-        matrix = self.matrix.as_struct()
+        products = [torch.empty(len(x), each.matrix.rows) for each in group]
+        matrices = (PackedMatrixStruct * len(group))(*(each.matrix.as_struct() for each in group))
+        outputs = (c_void_p * len(group))(*(product.data_ptr() for product in products))
         with self.handle.lock:
-            status = self.handle.functions.multiply_matrix(
-                self.handle.pointer, ctypes.byref(matrix), x.data_ptr(), x.shape[1], len(x),
-                y.data_ptr(),
+            status = self.handle.functions.multiply_matrices(
+                self.handle.pointer, matrices, len(group), x.data_ptr(),
+                None if up is None else up.data_ptr(), GATES.index(activation), x.shape[1], len(x),
+                outputs,
             )  # fmt: skip
         if status:
             raise MemoryError
-        return y
+        return products
 
 
 @dataclass(frozen=True)
 class PackedMixture:
-    """Packed experts that are mixed for a whole block of a prompt."""
+    """Packed experts that are mixed for a whole block of a prompt, in float32."""
 
     experts: PackedExperts
     handle: _Handle
-    dtype: torch.dtype
 
     def __call__(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Mix, see `Experts`; the sums are float32.
+        """Mix, see `Experts`.
 
         Raises:
             MemoryError: there is not enough memory.
         """
-        x, chosen = x.to(self.dtype).contiguous(), experts.flatten()
+        x, chosen = x.float().contiguous(), experts.flatten()
         config, down = self.experts.config, self.experts.matrices["down_proj"][0]
         if x.dim() != 2 or x.shape[1] != down.rows or len(experts) != len(x):
             raise ValueError(f"vectors of the shape {tuple(x.shape)}")
@@ -171,21 +191,21 @@ class PackedHead:
 
 @dataclass(frozen=True)
 class StoredEmbedding:
-    """An embedding whose rows are read from the file when they are needed."""
+    """An embedding whose rows are read from the file when they are needed, in float32."""
 
     matrix: StoredMatrix
     kernel: Kernel
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Look up, see `Embed`."""
-        return self.kernel.read_rows(self.matrix, ids).to(self.kernel.dtype)
+        return self.kernel.read_rows(self.matrix, ids)
 
 
 class CDecoder:
     """A decoder with packed weights and the kernel's threads.
 
     Args:
-        kernel: compiled for a dtype, that of the KV cache and of a prompt's activations.
+        kernel: compiled for a dtype, that of the KV cache.
         config: of the model.
         weights: of the model.
         weight_format: of the packed matrices. None for `choose_format`, except that matrices
@@ -277,21 +297,16 @@ class CDecoder:
         stored: StoredWeights,
         layers: Sequence[LayerWeights[PackedMatrix]],
     ) -> ComputedWeights:
-        dtype = self._kernel.dtype
-
         def linear(matrix: PackedMatrix) -> PackedLinear:
-            return PackedLinear(matrix, self._handle, dtype)
+            return PackedLinear(matrix, self._handle)
 
         def mixture(moe: MoeWeights) -> MoeWeights:
-            return dataclasses.replace(moe, experts=PackedMixture(moe.experts, self._handle, dtype))
-
-        def vector(values: Tensor) -> Tensor:
-            return values.to(vector_dtype(self._config, dtype))
+            return dataclasses.replace(moe, experts=PackedMixture(moe.experts, self._handle))
 
         return ModelWeights(
             embed_tokens=StoredEmbedding(stored.embed_tokens, self._kernel),
-            layers=tuple(map_layer(layer, linear, vector, mixture) for layer in layers),
-            norm=vector(stored.norm),
+            layers=tuple(map_layer(layer, linear, convert_moe=mixture) for layer in layers),
+            norm=stored.norm,
             lm_head=PackedHead(self._handle, self._config.vocab_size),
         )
 
@@ -306,12 +321,12 @@ class CDecoder:
         """
         random = torch.Generator().manual_seed(1)
         weight = torch.randn(64, 128, generator=random).bfloat16()
-        x = torch.randn(40, 128, generator=random).to(self._kernel.dtype)
-        expected = x.float() @ weight.float().T
+        x = torch.randn(40, 128, generator=random)
+        expected = x @ weight.float().T
         stored = StoredMatrix(weight.view(torch.uint8), "BF16", weight.shape[1], mapped=())
         for packed_format in ("BF16", "Q8_0"):
             matrix = self._kernel.pack(stored, packed_format)
-            y = PackedLinear(matrix, self._handle, self._kernel.dtype)(x).float()
+            y = PackedLinear(matrix, self._handle)(x)
             if not float((y - expected).norm()) <= _PRODUCT_TOLERANCE * float(expected.norm()):
                 raise KernelUnavailable("the compiled kernel multiplies wrongly on this processor")
 
@@ -323,6 +338,11 @@ class CDecoder:
     def max_step_tokens(self) -> int:
         """Limit of tokens per decode step."""
         return int(self._kernel.functions.max_step_tokens())
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """The dtype of values in KV caches."""
+        return self._kernel.dtype
 
     def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
         """Decode tokens of several sequences, bit for bit as one token per call.

@@ -47,6 +47,7 @@ class CudaGraphDecoder:
 
     def __init__(self, config: ModelConfig, weights: LinearWeights) -> None:
         self._config = config
+        self.kv_dtype = weights.embed_tokens.weight.dtype
         self._weights: ComputedWeights = weights
         self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
@@ -152,10 +153,11 @@ class _DecodeStep:
 
     def _forward(self) -> None:
         """Compute the logits; repeating it for the same token changes only recurrent states."""
-        rotations = Rotations(self._config.ropes, self._ropes, self.buffer.dtype)
+        embeddings = self.weights.embed_tokens(self._token)
+        rotations = Rotations(self._config.ropes, self._ropes, embeddings.dtype)
         self.rotation = rotations.of
         self._visible.clear()
-        self._logits = forward(self._config, self.weights, self._token, self)
+        self._logits = forward(self._config, self.weights, embeddings, self)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the token's keys and values; return those of the whole buffer."""

@@ -92,11 +92,12 @@ def prefill_in_parts(
     device = kv_cache.device
     if length is None:
         length = past + tokens
-    rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), kv_cache.dtype)
+    embeddings = weights.embed_tokens(torch.tensor(ids, device=device))
+    rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), embeddings.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
     if attend is not None:
         context.attend = partial(attend, kv_cache, ropes, length)
-    logits = yield from layer_by_layer(config, weights, torch.tensor(ids, device=device), context)
+    logits = yield from layer_by_layer(config, weights, embeddings, context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
     return logits[0]
@@ -130,22 +131,21 @@ def prefill_together(
             ]
         )
 
-    context = _CachedBlock(kv_caches[0], sum(lengths), Rotations((), (), kv_caches[0].dtype))
+    embeddings = weights.embed_tokens(torch.tensor([token for block in blocks for token in block]))
+    context = _CachedBlock(kv_caches[0], sum(lengths), Rotations((), (), embeddings.dtype))
     context.attend = attend_each
-    ids = torch.tensor([token for block in blocks for token in block])
-    logits = yield from layer_by_layer(
-        config, weights, ids, context, tuple(itertools.accumulate(lengths))
-    )
+    ends = tuple(itertools.accumulate(lengths))
+    logits = yield from layer_by_layer(config, weights, embeddings, context, ends)
     for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
         kv_cache.length = kv_cache.recurrent.length = past + length
     return logits
 
 
 def forward(
-    config: ModelConfig, weights: ComputedWeights, ids: Tensor, context: BlockContext
+    config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
 ) -> Tensor:
     """Return the logits after the last token as `layer_by_layer` does."""
-    return run_to_end(layer_by_layer(config, weights, ids, context))[0]
+    return run_to_end(layer_by_layer(config, weights, embeddings, context))[0]
 
 
 def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
@@ -161,7 +161,7 @@ def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
 def layer_by_layer(
     config: ModelConfig,
     weights: ComputedWeights,
-    ids: Tensor,
+    embeddings: Tensor,
     context: BlockContext,
     ends: Sequence[int] | None = None,
 ) -> Generator[None, None, Tensor]:
@@ -170,11 +170,10 @@ def layer_by_layer(
     Args:
         config: of the model.
         weights: of the model.
-        ids: (tokens,)
+        embeddings: of the block, in the dtype of the computation: (tokens, hidden_size).
         context: of the block.
         ends: numbers of tokens after whose last the logits are returned; None for all alone.
     """
-    embeddings = weights.embed_tokens(ids)
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
@@ -194,7 +193,7 @@ def layer_by_layer(
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
         yield
-    rows = [residual[end - 1 : end] for end in ends or [len(ids)]]
+    rows = [residual[end - 1 : end] for end in ends or [len(embeddings)]]
     logits = [weights.lm_head(rms_norm(row, weights.norm, eps, dtype)).float() for row in rows]
     return scale_logits(config, torch.cat(logits))
 

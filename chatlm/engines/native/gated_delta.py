@@ -12,6 +12,7 @@ from torch.nn.functional import silu, softplus
 from chatlm.engines.native.linear_memory import merge_heads, read_tokens, split_heads
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.products import multiply_all
 from chatlm.engines.native.recurrent_state import LayerState, StateShape
 from chatlm.engines.native.short_conv import causal_conv, conv_sizes
 from chatlm.engines.native.weights import LayerWeights, MatMul
@@ -92,24 +93,26 @@ def gated_delta_net(
         eps: of the norm.
     """
     matrices, vectors = weights.matrices, weights.vectors
-    qkv = causal_conv(vectors, matrices["in_proj_qkv"](x), state.window, activate=True)
+    names = ("in_proj_qkv", "in_proj_a", "in_proj_b", "in_proj_z")
+    qkv, a, b, z = multiply_all([matrices[name] for name in names], x)
+    qkv = causal_conv(vectors, qkv, state.window, activate=True)
     queries, keys, values = qkv.split((config.key_size, config.key_size, config.value_size), dim=-1)
     shared = config.num_value_heads // config.num_key_heads
     queries, keys = (
         _normalize(split_heads(each, config.key_head_dim)).repeat_interleave(shared, dim=0)
         for each in (queries, keys)
     )
-    rates = softplus(matrices["in_proj_a"](x).float() + vectors["dt_bias"].float())
+    rates = softplus(a.float() + vectors["dt_bias"].float())
     out = read_tokens(
         queries * config.key_head_dim**-0.5,
         keys,
         split_heads(values, config.value_head_dim),
         (-vectors["A_log"].float().exp() * rates).T,
         state.memory,
-        matrices["in_proj_b"](x).float().sigmoid().T,
+        b.float().sigmoid().T,
     )
     out = rms_norm(out, vectors["norm_weight"].float(), eps, torch.float32)
-    out = merge_heads(out) * silu(matrices["in_proj_z"](x).float())
+    out = merge_heads(out) * silu(z.float())
     return matrices["out_proj"](out.to(x.dtype))
 
 

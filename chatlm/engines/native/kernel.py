@@ -110,8 +110,9 @@ class Kernel:
                 c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_void_p,
             )  # fmt: skip
             functions.read_rows.restype = None
-            functions.multiply_matrix.argtypes = (
-                c_void_p, POINTER(PackedMatrixStruct), c_void_p, c_int64, c_int64, c_void_p,
+            functions.multiply_matrices.argtypes = (
+                c_void_p, POINTER(PackedMatrixStruct), c_int64, c_void_p, c_void_p, c_int64,
+                c_int64, c_int64, c_void_p,
             )  # fmt: skip
             functions.multiply_experts.argtypes = (
                 c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p,

@@ -103,6 +103,8 @@ class KVBuffer:
     ) -> tuple[Tensor, Tensor]:
         """Write keys and values of one layer; return those of the first `end` tokens, as stored.
 
+        Quantized ones are returned in the dtype of `keys`.
+
         Args:
             layer: index from 0.
             positions: of the tokens; a CUDA graph may be captured with a tensor.
@@ -122,7 +124,7 @@ class KVBuffer:
             codes, own_scales = quantize_rows(rows)
             _write(kv[number], positions, codes)
             _write(scales[number], positions, own_scales)
-        factors = scales.unsqueeze(-1).to(self.dtype)
+        factors = scales.unsqueeze(-1).to(keys.dtype)
         stored = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)[..., : own.head_dim]
         return stored[0], stored[1]
 

@@ -15,11 +15,11 @@ from torch.nn.functional import linear
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.products import AdaptedMatMul
 from chatlm.engines.native.weight_reader import group_by_name, part_rows
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
-    MatMul,
     ModelWeights,
     replace_matrices,
 )
@@ -47,23 +47,11 @@ LoraWeights = tuple[Mapping[str, LoraPair], ...]
 """An adapter: for each layer its pairs, by the names of its matrices."""
 
 
-@dataclass(frozen=True)
-class LoraLinear:
-    """A matrix with an adapter."""
-
-    base_layer: MatMul
-    lora: LoraPair
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply, see `MatMul`."""
-        return self.base_layer(x) + self.lora(x)
-
-
 def with_lora(weights: ModelWeights[Any, Any], lora: LoraWeights) -> ComputedWeights:
     """Return the weights with an adapter; no tensor is copied."""
 
-    def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
-        adapted = {name: LoraLinear(layer.matrices[name], pair) for name, pair in pairs.items()}
+    def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[Any]:
+        adapted = {name: AdaptedMatMul(layer.matrices[name], pair) for name, pair in pairs.items()}
         return replace_matrices(layer, adapted)
 
     return dataclasses.replace(weights, layers=tuple(map(adapt, weights.layers, lora)))

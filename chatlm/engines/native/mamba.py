@@ -12,6 +12,7 @@ from torch.nn.functional import silu, softplus
 from chatlm.engines.native.linear_memory import merge_heads, read_tokens, split_heads
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.norms import rms_norm
+from chatlm.engines.native.products import multiply_all
 from chatlm.engines.native.recurrent_state import LayerState, StateShape
 from chatlm.engines.native.short_conv import causal_conv, conv_sizes
 from chatlm.engines.native.weights import LayerWeights, MatMul
@@ -85,14 +86,16 @@ def mamba(
         eps: of the norm.
     """
     matrices, vectors = weights.matrices, weights.vectors
-    xbc = causal_conv(vectors, matrices["in_proj_xbc"](x), state.window, activate=True)
+    names = ("in_proj_xbc", "in_proj_dt", "in_proj_z")
+    xbc, dt, z = multiply_all([matrices[name] for name in names], x)
+    xbc = causal_conv(vectors, xbc, state.window, activate=True)
     inner, b, c = xbc.split((config.inner_size, config.key_size, config.key_size), dim=-1)
     shared = config.num_heads // config.num_groups
     b, c = (
         split_heads(each, config.state_size).repeat_interleave(shared, dim=0) for each in (b, c)
     )
     inner = split_heads(inner, config.head_dim)
-    steps = softplus(matrices["in_proj_dt"](x).float() + vectors["dt_bias"].float()).T
+    steps = softplus(dt.float() + vectors["dt_bias"].float()).T
     out = read_tokens(
         c,
         b,
@@ -101,7 +104,7 @@ def mamba(
         state.memory,
     )
     out = merge_heads(out + inner * vectors["D"].float()[:, None, None])
-    out = out * silu(matrices["in_proj_z"](x).float())
+    out = out * silu(z.float())
     groups = (config.num_groups, -1)  # normalized one by one
     weight = vectors["norm_weight"].float().view(groups)
     out = rms_norm(out.unflatten(-1, groups), weight, eps, torch.float32).flatten(-2)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 from torch import Tensor
-from torch.nn.functional import gelu, silu
 
-from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.products import Activation, multiply_all, multiply_gated
 from chatlm.engines.native.weights import LayerWeights, MatMul
-
-Activation = Literal["silu", "gelu_tanh"]
-"""Applied to the gate: x * sigmoid(x), or GELU in its approximation by tanh."""
-
-ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    "silu": silu,
-    "gelu_tanh": partial(gelu, approximate="tanh"),
-}
 
 
 @dataclass(frozen=True)
@@ -46,12 +35,6 @@ class DenseMlpConfig:
 
 def dense_mlp(config: DenseMlpConfig, weights: LayerWeights[MatMul], x: Tensor) -> Tensor:
     """Return the MLP's output: (tokens, hidden_size), as `x`."""
-    gate, up, down = (weights.matrices[name] for name in ("gate_proj", "up_proj", "down_proj"))
-    return down(gated(config.activation, gate(x), up(x)))
-
-
-def gated(activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
-    """Return `activation(gate) * up`, in their shape and dtype."""
-    if compiled := elementwise(gate, up):
-        return compiled.apply_gate(gate, up, is_gelu=activation == "gelu_tanh")
-    return ACTIVATIONS[activation](gate) * up
+    matrices = weights.matrices
+    gate, up = multiply_all([matrices["gate_proj"], matrices["up_proj"]], x)
+    return multiply_gated(matrices["down_proj"], config.activation, gate, up)

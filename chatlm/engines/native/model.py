@@ -37,6 +37,11 @@ class TokenDecoder(Protocol):
         ...
 
     @property
+    def kv_dtype(self) -> torch.dtype:
+        """The dtype of values in KV caches."""
+        ...
+
+    @property
     def prompt_attention(self) -> PromptAttention | None:
         """What attends for a block of a prompt; None for torch."""
         ...
@@ -183,7 +188,8 @@ class NativeCache:
 
     def _new_kv_cache(self) -> KVCache:
         model = self._model
-        return KVCache(model.config, model.dtype, str(model.device), model.kv_format)
+        dtype, device = model.decoder.kv_dtype, str(model.device)
+        return KVCache(model.config, dtype, device, model.kv_format)
 
     def crosses(self, count: int) -> bool:
         """Tell whether all positions are encoded otherwise once `count` tokens are added."""

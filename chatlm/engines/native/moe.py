@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from chatlm.engines.native.matrix_shape import MatrixShape
+from chatlm.engines.native.products import multiply_all, multiply_gated
 from chatlm.engines.native.weights import LayerWeights, MatMul
 
 SHARED_PREFIX = "shared_"
@@ -86,7 +87,7 @@ def mixture_of_experts(config: MoeConfig, weights: LayerWeights[MatMul], x: Tens
         weights.matrices[f"{SHARED_PREFIX}{name}"] for name in ("gate_proj", "up_proj", "down_proj")
     )
     share = torch.sigmoid(linear(wide, own.shared_gate))
-    return out + share * down(silu(gate(x)) * up(x))
+    return out + share * multiply_gated(down, "silu", *multiply_all([gate, up], x))
 
 
 def choose_experts(logits: Tensor, config: MoeConfig) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,8 @@ _STEP_MATMUL, _STEP_ATTENTION, _STEP_CONV, _STEP_MEMORY = range(4)
 _STEP_EXPERTS_GATE_UP, _STEP_EXPERTS_DOWN = range(4, 6)
 _INPUTS = ("residual", "buffer", "attention")
 _OUTPUTS = ("buffer", "residual", "logits")
-_GATES = (None, "silu", "gelu_tanh")
+GATES = (None, "silu", "gelu_tanh")
+"""Activations by the kernel's numbers."""
 
 
 class _StepStruct(ctypes.Structure):
@@ -535,7 +536,7 @@ class Program:
             attention=None if attention is None else ctypes.addressof(attention),
             output=_OUTPUTS.index(output),
             output_buffer=output_buffer,
-            gate=_GATES.index(gate),
+            gate=GATES.index(gate),
             up_buffer=up_buffer,
             norm_count=len(norms),
             adds_normed=adds_normed,

@@ -42,6 +42,7 @@ class TorchDecoder:
         self, config: ModelConfig, weights: LinearWeights, weight_format: WeightFormat | None
     ) -> None:
         self._config = config
+        self.kv_dtype = weights.embed_tokens.weight.dtype
         self.formats: set[WeightFormat] = set()
         """Formats of the layers' matrices."""
         self._weights: ComputedWeights = ModelWeights(

@@ -7,9 +7,10 @@ from typing import Any
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.attention import AttentionConfig
-from chatlm.engines.native.mlp import Activation, DenseMlpConfig
+from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import MAX_HEAD_DIM, LayerConfig, ModelConfig
 from chatlm.engines.native.moe import MoeConfig
+from chatlm.engines.native.products import Activation
 from chatlm.engines.native.rope import read_rope
 from chatlm.hub.quantization_config import UnreadableQuantization, read_quantization
 

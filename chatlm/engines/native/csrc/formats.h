@@ -106,6 +106,34 @@ int64_t panel_bytes(int64_t format, int64_t width)
     return width / block_columns(f) * block_bytes(f);
 }
 
+/* --- activations --------------------------------------------------------------------------- */
+
+/* Activations are quantized to 15 bits: `scale * code`, with codes up to 127 * 128. */
+
+/* The larger of some magnitudes, as bits, and of those of 16 values. */
+static inline i32x16 larger_magnitudes(i32x16 magnitudes, f32x16 values)
+{
+    i32x16 magnitude = (i32x16)values & 0x7fffffff; /* ordered as the floats are */
+    i32x16 larger = magnitude > magnitudes;
+    return (magnitude & larger) | (magnitudes & ~larger);
+}
+
+/* The scale for values of these magnitudes; returns what they are multiplied by to become codes. */
+static inline float activation_scale(i32x16 magnitudes, float *scale)
+{
+    for (int i = 1; i < LANES; i++)
+        magnitudes[0] = magnitudes[i] > magnitudes[0] ? magnitudes[i] : magnitudes[0];
+    float largest = ((f32x16)magnitudes)[0], max_code = 127 * 128;
+    *scale = largest / max_code;
+    return largest > 1e-30f ? max_code / largest : 0.0f;
+}
+
+static inline i32x16 round_to_codes(f32x16 values, float inverse)
+{
+    /* adding 1.5 * 2^23 rounds to the nearest integer */
+    return (i32x16)(values * inverse + 12582912.0f) - 0x4b400000;
+}
+
 /* --- codes ----------------------------------------------------------------------------------- */
 
 /* The codebooks, offset by 128. */

@@ -23,14 +23,16 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 
 /* --- phases -------------------------------------------------------------------------------- */
 
-/* After the steps comes a phase that ends the call. A call that multiplies a prompt has only one
-   phase before the end, those of attention and of experts after each other. */
+/* After the steps comes a phase that ends the call. Those of prompts, which follow it, are run after
+   each other by themselves. */
 enum {
-    PROMPT_MATRIX,
+    PROMPT_VECTORS,
+    PROMPT_PRODUCTS,
     PROMPT_STORE,
     PROMPT_ATTENTION,
     PROMPT_EXPERTS_INPUT,
     PROMPT_EXPERTS_GATE_UP,
+    PROMPT_EXPERTS_INNER,
     PROMPT_EXPERTS_DOWN
 };
 
@@ -38,38 +40,70 @@ static int64_t lm_head_phase(const Model *m) { return m->step_count - 1; }
 static int64_t end_phase(const Model *m) { return m->step_count; }
 static int64_t prompt_phase(const Model *m, int64_t kind) { return m->step_count + 1 + kind; }
 
+/* The phase that follows; a prompt's last is followed by the end. */
+static int64_t next_phase(const Model *m, int64_t phase)
+{
+    bool is_last = phase == prompt_phase(m, PROMPT_PRODUCTS)
+                   || phase == prompt_phase(m, PROMPT_ATTENTION)
+                   || phase == prompt_phase(m, PROMPT_EXPERTS_DOWN);
+    return is_last ? end_phase(m) : phase + 1;
+}
+
+/* The matrix that a task belongs to; `task` becomes the number of the task within it. */
+static int64_t find_prompt_matrix(const Decoder *d, int64_t *task)
+{
+    int64_t index = 0;
+    for (int64_t tasks; tasks = prompt_tasks(d->prompt.matrices[index].rows, d->num_threads),
+                        *task >= tasks; index++)
+        *task -= tasks;
+    return index;
+}
+
+static int64_t prompt_products_tasks(const Decoder *d)
+{
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < d->prompt.count; i++)
+        tasks += prompt_tasks(d->prompt.matrices[i].rows, d->num_threads);
+    return tasks;
+}
+
 static int64_t prompt_phase_tasks(const Decoder *d, int64_t kind)
 {
     switch (kind) {
+    case PROMPT_VECTORS: return prompt_vectors_tasks(&d->prompt.x);
+    case PROMPT_PRODUCTS: return prompt_products_tasks(d);
     case PROMPT_STORE: return prompt_store_tasks(d->prompt_attention);
     case PROMPT_ATTENTION: return prompt_attention_tasks(d->prompt_attention, d->num_threads);
-    case PROMPT_EXPERTS_INPUT: return d->experts_prompt->chosen_count;
     case PROMPT_EXPERTS_GATE_UP: return prompt_experts_gate_up_tasks(d->experts_prompt);
     case PROMPT_EXPERTS_DOWN: return prompt_experts_down_tasks(d->experts_prompt);
-    default: return prompt_tasks(d->prompt_matrix->rows);
+    default: return prompt_experts_convert_tasks(d->experts_prompt);
     }
+}
+
+static void run_prompt_product(const Decoder *d, int64_t task, const ThreadScratch *s)
+{
+    int64_t index = find_prompt_matrix(d, &task);
+    const PackedMatrix *m = &d->prompt.matrices[index];
+    multiply_prompt(m->panels, m->format, m->rows, m->bias, &d->prompt.x, task, d->num_threads,
+                    d->use_amx, s->prompt, d->prompt.y[index]);
 }
 
 static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const ThreadScratch *s)
 {
-    const PackedMatrix *matrix = d->prompt_matrix;
+    const ExpertsPrompt *experts = d->experts_prompt;
     switch (kind) {
+    case PROMPT_VECTORS: convert_prompt_vectors(&d->prompt.x, task); break;
+    case PROMPT_PRODUCTS: run_prompt_product(d, task, s); break;
     case PROMPT_STORE: store_prompt_kv(d, d->prompt_attention, task, s->query); break;
     case PROMPT_ATTENTION:
         attend_prompt_rows(d, d->prompt_attention, task, s->query, s->attention);
         break;
-    case PROMPT_EXPERTS_INPUT: prompt_experts_input(d->experts_prompt, task); break;
+    case PROMPT_EXPERTS_INPUT: prompt_experts_input(experts, task); break;
     case PROMPT_EXPERTS_GATE_UP:
-        prompt_experts_gate_up(d->experts_prompt, task, d->use_amx, s->prompt_buffer,
-                               s->prompt_results);
+        prompt_experts_gate_up(experts, task, d->use_amx, s->prompt);
         break;
-    case PROMPT_EXPERTS_DOWN:
-        prompt_experts_down(d->experts_prompt, task, d->use_amx, s->prompt_buffer,
-                            s->prompt_results);
-        break;
-    default:
-        multiply_prompt(matrix->panels, matrix->format, matrix->width, matrix->rows, matrix->bias,
-                        &d->prompt, task, d->use_amx, s->prompt_buffer, s->prompt_results);
+    case PROMPT_EXPERTS_INNER: prompt_experts_inner(experts, task); break;
+    default: prompt_experts_down(experts, task, d->use_amx, s->prompt);
     }
 }
 
@@ -167,7 +201,7 @@ static void run_tasks(Decoder *d, ThreadScratch *s)
         run_task(d, ticket_phase(ticket), ticket_next_task(ticket), s);
         if (atomic_fetch_add(&d->finished_tasks, 1) + 1 == ticket_tasks(ticket)) {
             finish_phase(d, ticket_phase(ticket));
-            begin_phase(d, min_i64(ticket_phase(ticket) + 1, end_phase(&d->model)));
+            begin_phase(d, next_phase(&d->model, ticket_phase(ticket)));
         }
     }
 }
@@ -219,7 +253,7 @@ void close_decoder(Decoder *d)
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
     free(d->arena), free(d->partial_attention), free(d->lora_hidden);
-    free(d->prompt_x.data), free(d->prompt_inner.data), free(d->routing);
+    free(d->prompt_area), free(d->routing);
     free(d->buffers), free(d->strides), free(d->scratch), free(d->workers), free(d);
 }
 
@@ -250,14 +284,13 @@ static Activations arena_alloc_activations(float **arena, int64_t values)
 
 /* Sizes of the buffers of one thread, in floats. */
 typedef struct {
-    int64_t prepared, query, kv_scales, attention, prompt, memory;
+    int64_t prepared, query, kv_scales, attention, memory;
     int64_t input, gathered; /* values of `input` and `gathered` */
 } ScratchSizes;
 
 static ScratchSizes scratch_sizes(const Model *m)
 {
-    ScratchSizes sizes = {.prompt = PROMPT_BUFFER_SIZE * (int64_t)sizeof(buffer_t)
-                                    / (int64_t)sizeof(float)};
+    ScratchSizes sizes = {0};
     int64_t widest = 0;
     for (const Step *step = m->steps; step < m->steps + m->step_count; step++)
         if (step->kind == STEP_MATMUL) {
@@ -293,8 +326,8 @@ static bool allocate_buffers(Decoder *d)
     ScratchSizes sizes = scratch_sizes(m);
     int64_t per_thread = sizes.prepared + sizes.query + MAX_VECTORS * KV_CHUNK + sizes.kv_scales
                          + sizes.attention + activations_size(sizes.input) + sizes.gathered
-                         + activations_size(sizes.gathered) + sizes.prompt + PROMPT_RESULTS_SIZE
-                         + sizes.memory + 10 * LANES;
+                         + activations_size(sizes.gathered) + PROMPT_WEIGHTS_SIZE
+                         + PROMPT_FACTORS_SIZE + PROMPT_RESULTS_SIZE + sizes.memory + 10 * LANES;
     int64_t total = d->num_threads * per_thread;
     d->buffers = calloc((size_t)m->buffer_count, sizeof *d->buffers);
     d->strides = calloc((size_t)m->buffer_count, sizeof *d->strides);
@@ -324,8 +357,9 @@ static bool allocate_buffers(Decoder *d)
         s->input = arena_alloc_activations(&next, sizes.input);
         s->gathered = arena_alloc_activations(&next, sizes.gathered);
         s->gathered.values = arena_alloc(&next, sizes.gathered);
-        s->prompt_buffer = (buffer_t *)arena_alloc(&next, sizes.prompt);
-        s->prompt_results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
+        s->prompt.weights = arena_alloc(&next, PROMPT_WEIGHTS_SIZE);
+        s->prompt.factors = arena_alloc(&next, PROMPT_FACTORS_SIZE);
+        s->prompt.results = arena_alloc(&next, PROMPT_RESULTS_SIZE);
         s->memory = arena_alloc(&next, sizes.memory);
     }
     return true;
@@ -435,31 +469,37 @@ void settle(Decoder *d, const SequenceInput *sequence)
     settle_state(d, sequence, d->scratch[0].memory);
 }
 
-static bool grow_tiles(Tiles *tiles, int64_t size)
+/* Make the prompt's area hold `size` floats; what is in it is lost. */
+static bool grow_prompt_area(Decoder *d, int64_t size)
 {
-    if (size <= tiles->capacity)
+    if (size <= d->prompt_capacity)
         return true;
-    free(tiles->data);
-    tiles->data = aligned_alloc(64, (size_t)round_up(size, 64) * sizeof *tiles->data);
-    tiles->capacity = tiles->data ? size : 0;
-    return tiles->data;
+    free(d->prompt_area);
+    d->prompt_area = aligned_alloc(64, (size_t)round_up(size, LANES) * sizeof *d->prompt_area);
+    d->prompt_capacity = d->prompt_area ? size : 0;
+    return d->prompt_area;
 }
 
-/* Multiply a matrix with `count` vectors of a prompt, (count, columns), at once; the results,
-   (count, rows), are written to `y`. Returns 0, or -1 when out of memory. */
-int multiply_matrix(Decoder *d, const PackedMatrix *m, const element_t *x, int64_t columns,
-                    int64_t count, element_t *y)
+/* Multiply `count` matrices of the same width with the vectors of a prompt, (vectors, columns):
+   `x`, or activation(x) * up where `gate` is an activation. The results of each, (vectors, rows),
+   are written to its `y`. Returns 0, or -1 when out of memory. */
+int multiply_matrices(Decoder *d, const PackedMatrix *matrices, int64_t count, const float *x,
+                      const float *up, int64_t gate, int64_t columns, int64_t vectors,
+                      float *const *y)
 {
-    int64_t size = round_up(count, VECTOR_BLOCK) * m->width;
-    if (!grow_tiles(&d->prompt_x, size))
-        return -1;
-    memset(d->prompt_x.data, 0, (size_t)size * sizeof *x);
-    for (int64_t v = 0; v < count; v++)
-        store_in_tiles(d->prompt_x.data, m->width, v, x + v * columns, columns);
-    d->prompt_matrix = m;
-    d->prompt = (PromptBlock){d->prompt_x.data, y, count};
-    wake_workers(d, prompt_phase(&d->model, PROMPT_MATRIX), false);
-    run_tasks(d, &d->scratch[0]);
+    for (int64_t from = 0, to = 0; from < count; from = to) {
+        PromptForm form = prompt_form(matrices[from].format);
+        while (to < count && prompt_form(matrices[to].format) == form)
+            to++;
+        PromptVectors prompt = {.input = x, .up = up, .gate = gate, .vectors = vectors,
+                                .columns = columns, .width = matrices->width, .form = form};
+        if (!grow_prompt_area(d, prompt_vectors_size(&prompt)))
+            return -1;
+        place_prompt_vectors(&prompt, d->prompt_area);
+        d->prompt = (PromptCall){matrices + from, to - from, prompt, y + from};
+        wake_workers(d, prompt_phase(&d->model, PROMPT_VECTORS), false);
+        run_tasks(d, &d->scratch[0]);
+    }
     return 0;
 }
 
@@ -478,8 +518,6 @@ void attend_prompt(Decoder *d, int64_t kv_layer, const SequenceInput *sequence,
     d->prompt_attention = &prompt;
     wake_workers(d, prompt_phase(&d->model, PROMPT_STORE), false);
     run_tasks(d, &d->scratch[0]);
-    wake_workers(d, prompt_phase(&d->model, PROMPT_ATTENTION), false);
-    run_tasks(d, &d->scratch[0]);
     d->prompt_attention = NULL;
 }
 
@@ -488,32 +526,29 @@ void attend_prompt(Decoder *d, int64_t kv_layer, const SequenceInput *sequence,
 
    A slot is a token that uses an expert. `slots` has their number for each expert; `tokens` and
    `weights` have the slots themselves, by expert. Returns 0, or -1 when out of memory. */
-int multiply_experts(Decoder *d, const Moe *moe, const element_t *x, int64_t columns, int64_t count,
+int multiply_experts(Decoder *d, const Moe *moe, const float *x, int64_t columns, int64_t count,
                      const int64_t *slots, const int64_t *tokens, const float *weights, float *y)
 {
-    size_t experts = (size_t)moe->num_experts;
-    ChosenExpert *chosen = calloc(experts, sizeof *chosen);
-    int64_t *tile_slots = calloc(experts, sizeof *tile_slots);
-    int64_t chosen_count = 0, slot = 0, padded = 0;
-    for (int64_t e = 0; chosen && tile_slots && e < moe->num_experts; slot += slots[e++])
-        if (slots[e]) {
-            tile_slots[chosen_count] = padded;
-            chosen[chosen_count++] = (ChosenExpert){e, slot, slots[e]};
-            padded += round_up(slots[e], VECTOR_BLOCK);
-        }
-    bool ok = chosen && tile_slots && grow_tiles(&d->prompt_x, padded * moe->gate_proj->width)
-              && grow_tiles(&d->prompt_inner, padded * moe->down_proj->width);
+    ExpertsPrompt prompt = {.moe = moe, .tokens = tokens, .weights = weights, .vectors = count,
+                            .y = y};
+    prompt.experts = calloc((size_t)moe->num_experts, sizeof *prompt.experts);
+    if (!prompt.experts)
+        return -1;
+    int64_t slot = 0;
+    for (int64_t e = 0; e < moe->num_experts; slot += slots[e++])
+        if (slots[e])
+            prompt.experts[prompt.expert_count++].chosen = (ChosenExpert){e, slot, slots[e]};
+    int64_t size = place_experts_prompt(&prompt, x, columns, NULL);
+    bool ok = grow_prompt_area(d, size + slot * moe->gate_proj->rows);
     if (ok) {
-        ExpertsPrompt prompt = {moe, chosen, tile_slots, chosen_count, tokens, weights, x, count,
-                                columns, d->prompt_x.data, d->prompt_inner.data, y};
+        prompt.inner = d->prompt_area + size;
+        place_experts_prompt(&prompt, x, columns, d->prompt_area);
         d->experts_prompt = &prompt;
-        for (int64_t kind = PROMPT_EXPERTS_INPUT; kind <= PROMPT_EXPERTS_DOWN; kind++) {
-            wake_workers(d, prompt_phase(&d->model, kind), false);
-            run_tasks(d, &d->scratch[0]);
-        }
+        wake_workers(d, prompt_phase(&d->model, PROMPT_EXPERTS_INPUT), false);
+        run_tasks(d, &d->scratch[0]);
         d->experts_prompt = NULL;
     }
-    free(chosen), free(tile_slots);
+    free(prompt.experts);
     return ok ? 0 : -1;
 }
 

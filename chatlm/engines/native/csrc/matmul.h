@@ -79,21 +79,12 @@ static void quantize_activations(Activations x)
 {
     for (int64_t group = 0; group < x.stride / ACTIVATION_GROUP; group++) {
         i32x16 magnitudes = {0};
+        for (int64_t i = group * ACTIVATION_GROUP; i < (group + 1) * ACTIVATION_GROUP; i += LANES)
+            magnitudes = larger_magnitudes(magnitudes, load_f32x16(x.values + i));
+        float inverse = activation_scale(magnitudes, &x.scales[group]);
         for (int64_t i = group * ACTIVATION_GROUP; i < (group + 1) * ACTIVATION_GROUP; i += LANES) {
-            /* the bits of a positive float have its order */
-            i32x16 magnitude = (i32x16)load_f32x16(x.values + i) & 0x7fffffff;
-            i32x16 larger = magnitude > magnitudes;
-            magnitudes = (magnitude & larger) | (magnitudes & ~larger);
-        }
-        for (int i = 1; i < LANES; i++)
-            magnitudes[0] = magnitudes[i] > magnitudes[0] ? magnitudes[i] : magnitudes[0];
-        float largest = ((f32x16)magnitudes)[0], max_code = 127 * 128;
-        float inverse = largest > 1e-30f ? max_code / largest : 0.0f;
-        x.scales[group] = largest / max_code;
-        for (int64_t i = group * ACTIVATION_GROUP; i < (group + 1) * ACTIVATION_GROUP; i += LANES) {
-            /* adding 1.5 * 2^23 rounds to the nearest integer */
-            f32x16 shifted = load_f32x16(x.values + i) * inverse + 12582912.0f;
-            i32x16 codes = (i32x16)shifted - 0x4b400000, high = (codes + 64) >> 7;
+            i32x16 codes = round_to_codes(load_f32x16(x.values + i), inverse);
+            i32x16 high = (codes + 64) >> 7;
             i8x16 high_bytes = __builtin_convertvector(high, i8x16);
             i8x16 low_bytes = __builtin_convertvector(codes - (high << 7), i8x16);
             memcpy(x.q_high + i, &high_bytes, sizeof high_bytes);

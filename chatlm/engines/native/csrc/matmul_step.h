@@ -165,16 +165,6 @@ static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *st
         lora_down_step(d, step, s->input, s->lora_hidden);
 }
 
-static void apply_gate(int64_t kind, float *gate, const float *up, int64_t from, int64_t to)
-{
-    if (kind == GATE_SILU)
-        for (int64_t i = from; i < to; i++)
-            gate[i] = silu(gate[i]) * up[i];
-    else
-        for (int64_t i = from; i < to; i++)
-            gate[i] = gelu_tanh(gate[i]) * up[i];
-}
-
 /* The rows of one task of gate_proj and the same of up_proj. */
 static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
                       const ThreadScratch *s)
@@ -191,7 +181,7 @@ static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
         add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
     }
     for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride) {
-        apply_gate(step->gate, gate.data, up.data, from, to);
+        apply_activation(step->gate, gate.data + from, up.data + from, to - from);
         if (step->share_buffer < 0)
             continue;
         int64_t at = t * d->strides[step->share_buffer] + step->share_offset;

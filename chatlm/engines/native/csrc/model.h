@@ -5,6 +5,7 @@
 
 #include "linear_memory.h"
 #include "lora.h"
+#include "matmul.h"
 #include "packing.h"
 #include "prompt_matmul.h"
 
@@ -63,7 +64,6 @@ typedef struct {
 
 enum { INPUT_RESIDUAL, INPUT_BUFFER, INPUT_ATTENTION };
 enum { OUTPUT_BUFFER, OUTPUT_RESIDUAL, OUTPUT_LOGITS };
-enum { NO_GATE, GATE_SILU, GATE_GELU_TANH };
 
 enum { MAX_EXPERTS_PER_TOKEN = 16 };
 
@@ -191,11 +191,13 @@ typedef struct {
     float *partial_attention; /* of an attention step: (heads, chunks, padded head_dim + 2) */
 } TokenState;
 
-/* Memory for tiles, see PromptBlock. */
+/* A call that multiplies matrices with the vectors of a prompt. */
 typedef struct {
-    element_t *data;
-    int64_t capacity;
-} Tiles;
+    const PackedMatrix *matrices; /* of the same width, and multiplied in the same form */
+    int64_t count;
+    PromptVectors x;
+    float *const *y; /* one per matrix */
+} PromptCall;
 
 typedef struct ExpertsPrompt ExpertsPrompt;
 typedef struct PromptAttention PromptAttention;
@@ -208,8 +210,7 @@ typedef struct {
     float *memory;    /* see memory_scratch_size */
     Activations input; /* of `prepared` or of a shared buffer */
     Activations gathered; /* of up to MAX_VECTORS tokens that use the same expert */
-    buffer_t *prompt_buffer;
-    float *prompt_results;
+    PromptBuffers prompt;
     unsigned call;
     int64_t phase; /* for which `input` and `lora_hidden` are prepared */
 } ThreadScratch;
@@ -225,11 +226,11 @@ typedef struct {
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
     float *logits; /* (tokens, vocab_size) */
-    const PackedMatrix *prompt_matrix; /* of a call that multiplies a prompt */
-    PromptBlock prompt;
+    PromptCall prompt;
     const PromptAttention *prompt_attention; /* of a call that adds a block to a KV cache */
-    const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with one */
-    Tiles prompt_x, prompt_inner; /* its padded vectors; the inner values of experts */
+    const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with a prompt */
+    float *prompt_area; /* the converted vectors of a prompt, and the inner values of experts */
+    int64_t prompt_capacity;
     bool use_amx, is_normalized; /* the residual of a call for lm_head alone */
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;

@@ -1,7 +1,7 @@
 /* SIMD helpers. Loops over vectors of 16 floats are compiled to whatever the processor has.
 
-   ELEMENT_IS_FLOAT32 at compile time makes `element_t`, the type of the KV cache and of a prompt's
-   activations, float instead of bfloat16. */
+   ELEMENT_IS_FLOAT32 at compile time makes `element_t`, the type of the KV cache, float instead of
+   bfloat16. */
 
 #pragma once
 
@@ -60,18 +60,23 @@ static inline i32x16 load_i32x16(const void *from)
     return out;
 }
 
-/* 16 signed bytes as floats. */
-static inline f32x16 load_i8_as_f32(const void *from)
+/* 16 signed bytes as integers. */
+static inline i32x16 load_i8_as_i32(const void *from)
 {
 #ifdef __AVX512F__
-    return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from)));
+    return (i32x16)_mm512_cvtepi8_epi32(_mm_loadu_si128(from));
 #else
     typedef int16_t i16x16 __attribute__((vector_size(LANES * 2)));
     i8x16 bytes; /* widened step by step: GCC 12 converts all at once element by element */
     memcpy(&bytes, from, sizeof bytes);
-    i32x16 wide = __builtin_convertvector(__builtin_convertvector(bytes, i16x16), i32x16);
-    return __builtin_convertvector(wide, f32x16);
+    return __builtin_convertvector(__builtin_convertvector(bytes, i16x16), i32x16);
 #endif
+}
+
+/* 16 signed bytes as floats. */
+static inline f32x16 load_i8_as_f32(const void *from)
+{
+    return __builtin_convertvector(load_i8_as_i32(from), f32x16);
 }
 
 static inline float horizontal_sum(f32x16 v)
@@ -95,6 +100,14 @@ static inline uint16_t float_to_bf16(float value)
     if (value != value)
         return 0x7fc0;
     return (uint16_t)((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+}
+
+/* Round to bfloat16, but keep 32 bits; an infinity stays, and a NaN stays one. */
+static inline f32x16 round_to_bf16(f32x16 values)
+{
+    i32x16 bits = (i32x16)values, rounded = bits + 0x7fff + (bits >> 16 & 1);
+    i32x16 is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    return (f32x16)(((rounded & ~is_nan) | (0x7fc00000 & is_nan)) & (int32_t)0xffff0000);
 }
 
 static inline f32x16 bf16_low_to_f32(i32x16 words) { return (f32x16)(words << 16); }
@@ -206,4 +219,17 @@ static inline float gelu_tanh(float x)
 {
     float twice = 2.0f * 0.7978845608f * (x + 0.044715f * x * x * x);
     return x / (1.0f + expf_approx(-twice));
+}
+
+enum { NO_GATE, GATE_SILU, GATE_GELU_TANH };
+
+/* gate = activation(gate) * up for `count` values. */
+static inline void apply_activation(int64_t kind, float *gate, const float *up, int64_t count)
+{
+    if (kind == GATE_SILU)
+        for (int64_t i = 0; i < count; i++)
+            gate[i] = silu(gate[i]) * up[i];
+    else
+        for (int64_t i = 0; i < count; i++)
+            gate[i] = gelu_tanh(gate[i]) * up[i];
 }

@@ -1,0 +1,210 @@
+/* Products of a matrix that was expanded to floats, or of one in bfloat16, with vectors of a prompt.
+
+   The layout of panels needs no transposition for that: those of bfloat16 hold, for each two columns,
+   both values of 16 rows, which is what AMX tiles and AVX-512's bfloat16 products take. */
+
+#pragma once
+
+#include "prompt_vectors.h"
+
+/* --- expanding panels ------------------------------------------------------------------------ */
+
+#ifndef HAS_WORD_PRODUCTS
+ALWAYS_INLINE void expand_quantized(const Format f, const uint8_t *panel, int64_t first,
+                                    int64_t columns, float *out)
+{
+    const int slab_groups = SLAB / f.group, group_quads = f.group / 4;
+    const uint8_t *block = panel + first / block_columns(f) * block_bytes(f);
+    for (int64_t column = 0; column < columns; column += block_columns(f), block += block_bytes(f)) {
+        for (int s = 0; s < block_columns(f) / SLAB; s++) {
+            i32x16 quads[SLAB_QUADS];
+            unpack_slab(f, block + codes_offset(f) + s * slab_bytes(f), quads);
+            for (int g = 0; g < slab_groups; g++) {
+                f32x16 scale = group_scale(f, block, s * slab_groups + g);
+                if (f.two_level)
+                    scale *= block_scale(block);
+                f32x16 minimum = (float)-f.zero * scale;
+                if (f.has_minimums)
+                    minimum = group_minimum(f, block, s * slab_groups + g);
+                if (f.has_minimums && f.two_level)
+                    minimum *= block_minimum(block);
+                for (int q = g * group_quads; q < (g + 1) * group_quads; q++)
+                    for (int k = 0; k < 4; k++, out += LANES) {
+                        f32x16 codes = __builtin_convertvector(quads[q] >> 8 * k & 255, f32x16);
+                        f32x16 values = codes * scale + minimum;
+                        memcpy(out, &values, sizeof values);
+                    }
+            }
+        }
+    }
+}
+#endif
+
+/* Expand `columns` columns of a panel from `first`, both multiples of 256 or up to the last. */
+static void expand_values(int64_t format, const uint8_t *panel, int64_t first, int64_t columns,
+                          float *out)
+{
+    if (is_quantized(format)) {
+#ifndef HAS_WORD_PRODUCTS
+        FOR_QUANTIZED_FORMAT(format, expand_quantized(FORMAT, panel, first, columns, out))
+#endif
+        return;
+    }
+    panel += panel_bytes(format, first);
+    if (format == F32) {
+        memcpy(out, panel, (size_t)(LANES * columns) * sizeof *out);
+        return;
+    }
+    for (int64_t i = 0; i < columns; i += 2, panel += 4 * LANES, out += 2 * LANES) {
+        f32x16 even, odd;
+        if (format == BF16) {
+            i32x16 words = load_i32x16(panel);
+            even = bf16_low_to_f32(words), odd = bf16_high_to_f32(words);
+        } else {
+            even = load_f16_as_f32(panel), odd = load_f16_as_f32(panel + 2 * LANES);
+        }
+        memcpy(out, &even, sizeof even), memcpy(out + LANES, &odd, sizeof odd);
+    }
+}
+
+/* --- floats ---------------------------------------------------------------------------------- */
+
+#ifdef __AVX512F__
+enum { FLOAT_VECTORS = 8 }; /* vectors at once, whose sums fill the registers */
+#else
+enum { FLOAT_VECTORS = 2 };
+#endif
+
+/* Two adjacent panels that were expanded, and some vectors of a tile. */
+typedef struct {
+    const float *panels; /* (2, columns, 16) */
+    int64_t columns;
+    const float *x;
+    float *results; /* (vectors, PAIR_ROWS) */
+    bool is_first;  /* of the columns; others are added */
+} FloatProduct;
+
+static void multiply_floats(FloatProduct p)
+{
+    f32x16 sums[FLOAT_VECTORS][2] = {0};
+    const float *first = p.panels, *second = p.panels + LANES * p.columns;
+    if (!p.is_first)
+        memcpy(sums, p.results, sizeof sums);
+    for (int64_t tile = 0; tile < p.columns; tile += TILE_COLUMNS, p.x += TILE_SIZE)
+        for (int64_t i = 0; i < TILE_COLUMNS; i++, first += LANES, second += LANES) {
+            f32x16 a = load_f32x16(first), b = load_f32x16(second);
+            for (int v = 0; v < FLOAT_VECTORS; v++) {
+                float value = p.x[v * TILE_COLUMNS + i];
+                sums[v][0] += a * value, sums[v][1] += b * value;
+            }
+        }
+    memcpy(p.results, sums, sizeof sums);
+}
+
+/* --- bfloat16 -------------------------------------------------------------------------------- */
+
+#ifdef HAS_BF16_PRODUCTS
+
+/* Two adjacent panels, and a block of vectors that they are multiplied with. */
+typedef struct {
+    const uint16_t *first, *second; /* (columns / 2, 16, 2) */
+    int64_t columns;
+    const uint16_t *x; /* tiles, `x_stride` values from 16 vectors to the next */
+    int64_t x_stride;
+    const uint16_t *next; /* vectors to prefetch, `next_step` values per tile */
+    int64_t next_step;
+    float *results; /* (VECTOR_BLOCK, PAIR_ROWS), added to unless these are the first columns */
+    bool is_first;
+} Bf16Product;
+
+#ifdef HAS_AMX
+
+static void load_tile_shapes(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++)
+        config.row_bytes[i] = 64, config.rows[i] = 16;
+    _tile_loadconfig(&config);
+}
+
+static void multiply_by_tiles(Bf16Product p)
+{
+    const uint16_t *lower = p.x + p.x_stride;
+    float *below = p.results + TILE_VECTORS * PAIR_ROWS;
+    enum { ROW_BYTES = PAIR_ROWS * sizeof(float) };
+    if (p.is_first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, p.results, ROW_BYTES);
+        _tile_loadd(1, p.results + LANES, ROW_BYTES);
+        _tile_loadd(2, below, ROW_BYTES);
+        _tile_loadd(3, below + LANES, ROW_BYTES);
+    }
+    for (int64_t i = 0; i < p.columns; i += TILE_COLUMNS, p.next += p.next_step) {
+        for (int64_t line = 0; line < p.next_step; line += 32)
+            _mm_prefetch((const char *)(p.next + line), _MM_HINT_T1);
+        _tile_loadd(4, p.x + i * TILE_VECTORS, 64);
+        _tile_loadd(5, lower + i * TILE_VECTORS, 64);
+        _tile_loadd(6, p.first + i * LANES, 64);
+        _tile_loadd(7, p.second + i * LANES, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, p.results, ROW_BYTES);
+    _tile_stored(1, p.results + LANES, ROW_BYTES);
+    _tile_stored(2, below, ROW_BYTES);
+    _tile_stored(3, below + LANES, ROW_BYTES);
+}
+
+#endif
+
+enum { BF16_VECTORS = 8 };
+
+/* BF16_VECTORS vectors of a tile. */
+static void multiply_bf16(Bf16Product p)
+{
+    f32x16 sums[BF16_VECTORS][2] = {0};
+    const uint16_t *first = p.first, *second = p.second;
+    if (!p.is_first)
+        memcpy(sums, p.results, sizeof sums);
+    for (int64_t tile = 0; tile < p.columns; tile += TILE_COLUMNS, p.x += TILE_SIZE)
+        for (int64_t i = 0; i < TILE_COLUMNS; i += 2, first += 2 * LANES, second += 2 * LANES) {
+            i32x16 a = load_i32x16(first), b = load_i32x16(second);
+            for (int v = 0; v < BF16_VECTORS; v++) {
+                int32_t two;
+                memcpy(&two, p.x + v * TILE_COLUMNS + i, sizeof two);
+                __m512bh values = (__m512bh)_mm512_set1_epi32(two);
+                sums[v][0] = (f32x16)_mm512_dpbf16_ps((__m512)sums[v][0], (__m512bh)a, values);
+                sums[v][1] = (f32x16)_mm512_dpbf16_ps((__m512)sums[v][1], (__m512bh)b, values);
+            }
+        }
+    memcpy(p.results, sums, sizeof sums);
+}
+
+static void multiply_bf16_block(Bf16Product p, int64_t vectors, bool use_amx)
+{
+#ifdef HAS_AMX
+    if (use_amx) {
+        multiply_by_tiles(p);
+        return;
+    }
+#endif
+    (void)use_amx;
+    for (int64_t v = 0; v < vectors; v += BF16_VECTORS) {
+        Bf16Product some = p;
+        some.x += v / TILE_VECTORS * p.x_stride + v % TILE_VECTORS * TILE_COLUMNS;
+        some.results += v * PAIR_ROWS;
+        multiply_bf16(some);
+    }
+}
+
+#endif

@@ -1,0 +1,179 @@
+/* The vectors of a prompt in the form that a matrix format is multiplied with.
+
+   AS_WORDS, for quantized matrices: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is
+   decoded, so that the products with codes are sums of integers. AS_BF16, for matrices that are
+   bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
+   products would take twice as long. AS_FLOATS: elsewhere, and for models in float32.
+
+   The values are (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
+   vectors: tiles that lie together, since rows a power of two apart would compete for the same
+   cache lines. */
+
+#pragma once
+
+#include "formats.h"
+
+#if !defined ELEMENT_IS_FLOAT32 && defined __AVX2__
+#define HAS_WORD_PRODUCTS
+#endif
+
+#if !defined ELEMENT_IS_FLOAT32 && defined __AVX512BF16__
+#define HAS_BF16_PRODUCTS
+#endif
+
+#if defined HAS_BF16_PRODUCTS && defined __AMX_BF16__ && defined __linux__
+#define HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+enum { VECTOR_BLOCK = 32 };
+enum { TILE_VECTORS = 16, TILE_COLUMNS = 32, TILE_SIZE = TILE_VECTORS * TILE_COLUMNS };
+
+enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
+
+enum { MAX_WORD_FACTORS = 5 }; /* see prompt_words.h */
+
+typedef enum { AS_FLOATS, AS_WORDS, AS_BF16 } PromptForm;
+
+typedef struct {
+    const float *input;  /* (…, columns) */
+    const int64_t *rows; /* which rows of it the vectors are, or NULL for the first ones */
+    const float *up;     /* as `input`, of a gate: the vectors are activation(input) * up */
+    int64_t gate;        /* its activation, or NO_GATE */
+    int64_t vectors, columns;
+    int64_t width; /* padded columns */
+    PromptForm form;
+    void *values;  /* float, int16_t or bfloat16 */
+    float *scales; /* AS_WORDS: (vectors, width / ACTIVATION_GROUP) */
+    float *sums_of_16, *sums_of_32; /* AS_WORDS: sums of the values of so many columns */
+} PromptVectors;
+
+static PromptForm prompt_form(int64_t format)
+{
+#ifdef HAS_BF16_PRODUCTS
+    if (format == BF16)
+        return AS_BF16;
+#endif
+#ifdef HAS_WORD_PRODUCTS
+    if (is_quantized(format))
+        return AS_WORDS;
+#endif
+    (void)format;
+    return AS_FLOATS;
+}
+
+/* Whether the system lets this process use AMX. */
+static bool may_use_amx(void)
+{
+#ifdef HAS_AMX
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+/* Values with padding. */
+static int64_t padded_values(const PromptVectors *p)
+{
+    return round_up(p->vectors, VECTOR_BLOCK) * p->width;
+}
+
+/* Floats that the values, scales and sums of some vectors take: a multiple of 32. */
+static int64_t prompt_vectors_size(const PromptVectors *p)
+{
+    int64_t count = padded_values(p);
+    int64_t of_words = p->form == AS_WORDS ? count * (1 + 4 + 2) / ACTIVATION_GROUP : 0;
+    return (p->form == AS_FLOATS ? count : count / 2) + of_words;
+}
+
+/* Let the buffers of `p` be parts of an area of `prompt_vectors_size` floats. */
+static void place_prompt_vectors(PromptVectors *p, float *area)
+{
+    int64_t count = padded_values(p);
+    p->values = area;
+    p->scales = area + count / 2;
+    p->sums_of_16 = p->scales + count / ACTIVATION_GROUP;
+    p->sums_of_32 = p->sums_of_16 + count / 16;
+}
+
+static int64_t prompt_vectors_tasks(const PromptVectors *p)
+{
+    return round_up(p->vectors, VECTOR_BLOCK) / TILE_VECTORS;
+}
+
+/* Where the values of a vector from `column` on are. */
+static int64_t tile_offset(const PromptVectors *p, int64_t vector, int64_t column)
+{
+    return vector / TILE_VECTORS * TILE_VECTORS * p->width + column * TILE_VECTORS
+           + vector % TILE_VECTORS * TILE_COLUMNS;
+}
+
+/* 16 values of a vector, zeros after its last. */
+static f32x16 load_padded(const PromptVectors *p, int64_t vector, int64_t column)
+{
+    int64_t count = min_i64(p->columns - column, LANES);
+    if (vector >= p->vectors || count <= 0)
+        return (f32x16){0};
+    int64_t at = (p->rows ? p->rows[vector] : vector) * p->columns + column;
+    if (!p->gate && count == LANES)
+        return load_f32x16(p->input + at);
+    float values[LANES] = {0}, up[LANES] = {0};
+    memcpy(values, p->input + at, (size_t)count * sizeof *values);
+    if (p->gate) {
+        memcpy(up, p->up + at, (size_t)count * sizeof *up);
+        apply_activation(p->gate, values, up, LANES);
+    }
+    return load_f32x16(values);
+}
+
+/* Store 16 int32 as the lower halves of them. */
+static void store_words(i32x16 values, void *out)
+{
+    typedef int16_t i16x16 __attribute__((vector_size(2 * LANES)));
+    i16x16 words = __builtin_convertvector(values, i16x16);
+    memcpy(out, &words, sizeof words);
+}
+
+/* Quantize one group; an infinity or NaN makes its scale one too. */
+static void words_of_group(const PromptVectors *p, int64_t vector, int64_t column)
+{
+    f32x16 values[ACTIVATION_GROUP / LANES];
+    i32x16 magnitudes = {0};
+    for (int i = 0; i < ACTIVATION_GROUP / LANES; i++) {
+        values[i] = load_padded(p, vector, column + i * LANES);
+        magnitudes = larger_magnitudes(magnitudes, values[i]);
+    }
+    float scale, inverse = activation_scale(magnitudes, &scale);
+    p->scales[(vector * p->width + column) / ACTIVATION_GROUP] = scale;
+    for (int i = 0; i < ACTIVATION_GROUP / LANES; i++, column += LANES) {
+        i32x16 codes = round_to_codes(values[i], inverse);
+        store_words(codes, (int16_t *)p->values + tile_offset(p, vector, column / 32 * 32)
+                               + column % 32);
+        float sum = scale * horizontal_sum(__builtin_convertvector(codes, f32x16));
+        float *pair = p->sums_of_32 + (vector * p->width + column) / 32;
+        p->sums_of_16[(vector * p->width + column) / 16] = sum;
+        *pair = i % 2 ? *pair + sum : sum;
+    }
+}
+
+/* Convert the vectors of one task. */
+static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
+{
+    for (int64_t vector = task * TILE_VECTORS; vector < (task + 1) * TILE_VECTORS; vector++) {
+        if (p->form == AS_WORDS) {
+            for (int64_t column = 0; column < p->width; column += ACTIVATION_GROUP)
+                words_of_group(p, vector, column);
+            continue;
+        }
+        for (int64_t column = 0; column < p->width; column += LANES) {
+            f32x16 values = load_padded(p, vector, column);
+            int64_t at = tile_offset(p, vector, column / 32 * 32) + column % 32;
+            if (p->form == AS_FLOATS)
+                memcpy((float *)p->values + at, &values, sizeof values);
+            else
+                store_words((i32x16)round_to_bf16(values) >> 16, (uint16_t *)p->values + at);
+        }
+    }
+}
