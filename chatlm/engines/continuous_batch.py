@@ -68,6 +68,8 @@ class LocalBatch:
         self._lock = lock
         self._as_user_error = as_user_error
         self._prefilling: dict[int, PrefillTask] = {}
+        self._paused: set[int] = set()
+        """Those of them that are within a block."""
         self._active: dict[int, ActiveSequence] = {}
         self._awaited: list[Future[Any]] = []
         self._next_index = 0
@@ -106,6 +108,7 @@ class LocalBatch:
         return events
 
     def _remove(self, index: int) -> None:
+        self._paused.discard(index)
         if prefilling := self._prefilling.pop(index, None):
             prefilling.close()
         if sequence := self._active.pop(index, None):
@@ -119,25 +122,47 @@ class LocalBatch:
         if self._active:
             limit = max(PREFILL_SECONDS, PREFILL_STEPS * self._decode_seconds)
             end = time.perf_counter() + limit
-        for index, prefilling in list(self._prefilling.items()):
-            try:
-                for event in prefilling:
-                    if isinstance(event, Future):
-                        self._awaited.append(event)
-                        break
-                    if isinstance(event, ActiveSequence):
-                        self._active[index] = event
-                    elif event is not None:
-                        events.append((index, event))
-                    ends_block = isinstance(event, Prefill) and end == math.inf
-                    if ends_block or time.perf_counter() > end:
-                        return events
-                else:
-                    del self._prefilling[index]
-            except Exception as error:
-                events.append((index, self._as_user_error(error)))
-                del self._prefilling[index]
+        # blocks that wait at their readers' first pauses are read at once, where the model can
+        for index in list(self._prefilling):
+            if index not in self._paused and self._advance(index, end, events, to_pause=True):
+                return events
+        for index in list(self._prefilling):
+            if self._advance(index, end, events, to_pause=False):
+                return events
         return events
+
+    def _advance(
+        self,
+        index: int,
+        end: float,
+        events: list[tuple[int, EngineEvent | Exception]],
+        *,
+        to_pause: bool,
+    ) -> bool:
+        """Read a prompt, to its end or to its next pause; tell whether the step ends."""
+        self._paused.discard(index)
+        try:
+            for event in self._prefilling[index]:
+                if isinstance(event, Future):
+                    self._awaited.append(event)
+                    return False
+                if isinstance(event, ActiveSequence):
+                    self._active[index] = event
+                elif event is not None:
+                    events.append((index, event))
+                else:
+                    self._paused.add(index)
+                ends_block = isinstance(event, Prefill) and end == math.inf
+                if ends_block or time.perf_counter() > end:
+                    return True
+                if to_pause and event is None:
+                    return False
+                self._paused.discard(index)
+        except Exception as error:
+            events.append((index, self._as_user_error(error)))
+        del self._prefilling[index]
+        self._paused.discard(index)
+        return False
 
     def _decode_step(self) -> list[tuple[int, EngineEvent | Exception]]:
         """Decode the newest tokens, then sample the next ones."""

@@ -38,6 +38,7 @@ from chatlm.engines.saved_caches import SavedCaches, describe_computation
 from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
+from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_parts
@@ -427,14 +428,15 @@ class LocalEngine:
             for done in cached_prompt.prefill_in_parts(prompt.ids):
                 yield None if done is None else Prefill(done, total)
             logits = cached_prompt.logits
-            sampler = Sampler(
-                sampling,
-                torch.tensor(prompt.ids),
-                logits.shape[-1],
-                logits.device,
-                self.prompt_encoder.token_bytes,
-                self.prompt_encoder.encode_text,
-            )
+            with single_torch_thread():
+                sampler = Sampler(
+                    sampling,
+                    torch.tensor(prompt.ids),
+                    logits.shape[-1],
+                    logits.device,
+                    self.prompt_encoder.token_bytes,
+                    self.prompt_encoder.encode_text,
+                )
             state = GenerationState(
                 prompt_ids=prompt.ids,
                 request=request,

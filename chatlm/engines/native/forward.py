@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from itertools import count
@@ -99,14 +100,52 @@ def prefill_in_parts(
     logits = yield from layer_by_layer(config, weights, embeddings, context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
+    return logits[0]
+
+
+def prefill_together(
+    config: ModelConfig,
+    weights: ComputedWeights,
+    kv_caches: Sequence[KVCache],
+    blocks: Sequence[Sequence[int]],
+    ropes: RopeTables,
+    attend: PromptAttention,
+) -> Generator[None, None, Tensor]:
+    """Do the same for blocks of several sequences: (sequences, vocab_size).
+
+    There must be no recurrent layer.
+    """
+    pasts = [kv_cache.length for kv_cache in kv_caches]
+    lengths = list(map(len, blocks))
+    for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
+        kv_cache.reserve(past + length)
+
+    def attend_each(layer: int, *vectors: Tensor) -> Tensor:
+        own = zip(*(each.split(lengths) for each in vectors), strict=True)
+        return torch.cat(
+            [
+                attend(kv_cache, ropes, past + length, layer, *parts)
+                for kv_cache, past, length, parts in zip(
+                    kv_caches, pasts, lengths, own, strict=True
+                )
+            ]
+        )
+
+    embeddings = weights.embed_tokens(torch.tensor([token for block in blocks for token in block]))
+    context = _CachedBlock(kv_caches[0], sum(lengths), Rotations((), (), embeddings.dtype))
+    context.attend = attend_each
+    ends = tuple(itertools.accumulate(lengths))
+    logits = yield from layer_by_layer(config, weights, embeddings, context, ends)
+    for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
+        kv_cache.length = kv_cache.recurrent.length = past + length
     return logits
 
 
 def forward(
     config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
 ) -> Tensor:
-    """Do the same as `layer_by_layer` at once."""
-    return run_to_end(layer_by_layer(config, weights, embeddings, context))
+    """Return the logits after the last token as `layer_by_layer` does."""
+    return run_to_end(layer_by_layer(config, weights, embeddings, context))[0]
 
 
 def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
@@ -120,15 +159,20 @@ def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
 
 
 def layer_by_layer(
-    config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
+    config: ModelConfig,
+    weights: ComputedWeights,
+    embeddings: Tensor,
+    context: BlockContext,
+    ends: Sequence[int] | None = None,
 ) -> Generator[None, None, Tensor]:
-    """Return the logits after the last token: (vocab_size,), float32. Yields after each layer.
+    """Return the logits at some ends: (ends, vocab_size), float32. Yields after each layer.
 
     Args:
         config: of the model.
         weights: of the model.
         embeddings: of the block, in the dtype of the computation: (tokens, hidden_size).
         context: of the block.
+        ends: numbers of tokens after whose last the logits are returned; None for all alone.
     """
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
@@ -149,8 +193,9 @@ def layer_by_layer(
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
         yield
-    logits = weights.lm_head(rms_norm(residual[-1:], weights.norm, eps, dtype))[0]
-    return scale_logits(config, logits.float())
+    rows = [residual[end - 1 : end] for end in ends or [len(embeddings)]]
+    logits = [weights.lm_head(rms_norm(row, weights.norm, eps, dtype)).float() for row in rows]
+    return scale_logits(config, torch.cat(logits))
 
 
 def _mix(

@@ -21,6 +21,8 @@ from chatlm.engines.native.forward import (
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.moe import MoeConfig
+from chatlm.engines.native.prompt_blocks import PromptBlocks
 from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.weights import ComputedWeights
 from chatlm.engines.torch_threads import single_torch_thread
@@ -92,6 +94,12 @@ class NativeModel:
         self.dtype, self.device = embedding.dtype, embedding.device
         self.device_type = self.device.type
         self._ropes = RopeTables(config.ropes, 0, self.device)
+        attend = decoder.prompt_attention
+        is_exact = not config.state_shapes and config.long_past is None
+        is_exact &= not any(isinstance(layer.mlp, MoeConfig) for layer in config.layers)
+        self.prompt_blocks = PromptBlocks(config, weights, attend) if attend and is_exact else None
+        """Reads blocks of several prompts at once, without adapters; None where torch computes
+        parts of them, whose bits would depend on that."""
 
     def new_cache(self) -> NativeCache:
         """Return an empty KV cache."""
@@ -231,6 +239,8 @@ class NativeCache:
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
         ropes = model.ropes(self._kv_cache.capacity)
+        if model.prompt_blocks is not None and self._packed_adapter is None:
+            return (yield from model.prompt_blocks.read(self._kv_cache, ids, ropes))
         parts = prefill_in_parts(
             model.config, self._weights, self._kv_cache, ids, ropes,
             attend=model.decoder.prompt_attention,
