@@ -56,6 +56,9 @@ MAX_INLINE_CHARACTERS = 20_000
 """Characters of a prompt that are encoded at once; more would delay the other replies of a batch
 by more than a token."""
 
+MESSAGE_CHARACTERS = 100
+"""Characters that take as long as the template's text around a message."""
+
 MESSAGE_TOKENS = 64
 """Tokens by which the next message lengthens a prompt that is read ahead, at least as a rule."""
 
@@ -407,7 +410,7 @@ class LocalEngine:
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)
         constraint = yield from self._compile_constraint(request)
-        if sum(len(message.text) for message in request.messages) > MAX_INLINE_CHARACTERS:
+        if _prompt_size(request) > MAX_INLINE_CHARACTERS:
             prompt = yield from self._wait_for(lambda: self._fit_prompt(request))
         else:
             prompt = self._fit_prompt(request)
@@ -465,3 +468,9 @@ class LocalEngine:
                 cached_prompt,
                 borrowed.pop_all().close,
             )
+
+
+def _prompt_size(request: Request) -> int:
+    """Estimate the work of encoding a prompt, in characters of plain text."""
+    tools = sum(len(str(tool.parameters)) + len(tool.description) for tool in request.tools)
+    return tools + sum(MESSAGE_CHARACTERS + len(message.text) for message in request.messages)

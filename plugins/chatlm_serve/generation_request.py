@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -103,12 +104,13 @@ class GenerationRequest:
 
 
 def check_fits(request: GenerationRequest, context_length: int) -> None:
-    """Refuse messages that cannot fit the context, before anything is computed for them.
+    """Refuse messages and tools that cannot fit the context, before anything is computed for them.
 
     Raises:
         ApiError: they have too many characters.
     """
     count = request.conversation.characters
+    count += sum(len(json.dumps(tool.to_dict())) for tool in request.tools)
     if count > MAX_CHARACTERS_PER_TOKEN * context_length:
         raise field_error(
             "prompt" if isinstance(request.conversation, TextPrompts) else "messages",

@@ -311,6 +311,9 @@ def test_what_cannot_fit_the_context_is_refused_before_a_plugin_or_the_engine_se
         with pytest.raises(openai.BadRequestError, match="do not fit the context") as caught:
             ask(client_of(address), "x" * (limit + 1))
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+        look = {"name": "look", "description": "x" * limit, "parameters": {"type": "object"}}
+        with pytest.raises(openai.BadRequestError, match="do not fit the context"):
+            ask(client_of(address), "x", tools=[{"type": "function", "function": look}])
         assert (plugin.seen, engine.requests) == ([], [])
         ask(client_of(address), "x" * limit)
         assert len(plugin.seen) == len(engine.requests) == 1
