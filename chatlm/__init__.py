@@ -104,6 +104,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+    from chatlm.types.projects import Project
     from chatlm.types.requests import (
         LogitsProcessor,
         Prompt,
@@ -207,6 +208,7 @@ _MODULE_OF = {
     "Prefill": "chatlm.types.events",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Prompt": "chatlm.types.requests",
+    "Project": "chatlm.types.projects",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
     "Reasoning": "chatlm.types.parts",
@@ -352,6 +354,7 @@ __all__ = [
     "PluginScreen",
     "Prefill",
     "ProgressReporter",
+    "Project",
     "Prompt",
     "PromptReady",
     "PromptToken",

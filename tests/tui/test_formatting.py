@@ -36,4 +36,12 @@ def test_the_parts_of_the_line_below_a_reply() -> None:
 def test_progress_in_words() -> None:
     assert describe_progress("download", 1, 4) == "downloading 25 %"
     assert describe_progress("download", 1, None) == "downloading"
-    assert set(STAGE_LABELS) == {"wait", "download", "unpack", "prepare", "copy", "check"}
+    assert set(STAGE_LABELS) == {
+        "wait",
+        "download",
+        "unpack",
+        "prepare",
+        "copy",
+        "check",
+        "compile",
+    }

@@ -58,7 +58,7 @@ def parts(golden: Any, found: Any) -> Any:
 
 def _name(row: dict[str, Any]) -> str:
     """Return the identity of a row in its table."""
-    for key in ("key", "name", "kind", "role", "prompt", "path"):
+    for key in ("key", "id", "name", "kind", "role", "prompt", "path"):
         if key in row:
             return str(row[key])
     return json.dumps(row, sort_keys=True)
