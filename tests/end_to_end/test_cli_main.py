@@ -300,9 +300,10 @@ def test_the_screen_gets_what_the_options_say() -> None:
 
     assert chatlm("config", "set", "device", "cpu").returncode == 0
     assert chatlm("config", "set", "model", "mine").returncode == 0
-    none = "{'incognito': False, 'conversation_id': None}"
+    none = "{'incognito': False, 'conversation_id': None, 'project': ''}"
     assert opened() == f"0 RUN mine cpu {none}"
     assert opened("--model", "other") == f"0 RUN other cpu {none}"
-    assert opened("--chat", "3") == "0 RUN mine cpu {'incognito': False, 'conversation_id': 3}"
+    assert opened("--chat", "3") == f"0 RUN mine cpu {none.replace('None', '3')}"
+    assert "'project': '.'" in opened("--project", ".")
     assert "'incognito': True" in opened("--incognito")
     assert opened("--model", " ").startswith("2 Error: --model: model must be a name")

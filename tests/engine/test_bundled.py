@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 from collections.abc import Iterable
 from functools import partial
@@ -80,21 +81,30 @@ def test_another_system_gets_none(all_x86: Path, monkeypatch: pytest.MonkeyPatch
     assert bundled_library("choose", folder=all_x86, features=everything) is None
 
 
-def test_a_damaged_library_is_passed_over(all_x86: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    # a test that starts the program keeps its records from other loggers
+    monkeypatch.setattr(logging.getLogger("chatlm"), "propagate", True)
+    return caplog
+
+
+def test_a_damaged_library_is_passed_over(all_x86: Path, logged: pytest.LogCaptureFixture) -> None:
     known = features("v2", "v3", "v4")
     (all_x86 / "x86-64-v4" / "choose.so").write_bytes(b"librarY")
     path = bundled_library("choose", folder=all_x86, features=known)
     assert path == all_x86 / "x86-64-v3" / "choose.so"
-    assert "choose.so is damaged" in caplog.text
+    assert "choose.so is damaged" in logged.text
 
 
 def test_libraries_of_other_sources_are_not_used(
-    all_x86: Path, caplog: pytest.LogCaptureFixture
+    all_x86: Path, logged: pytest.LogCaptureFixture
 ) -> None:
     manifest = json.loads((all_x86 / MANIFEST).read_text())
     (all_x86 / MANIFEST).write_text(json.dumps({**manifest, "sources": "0" * 64}))
     assert bundled_library("choose", folder=all_x86, features=features("v2")) is None
-    assert "they are of another chatlm" in caplog.text
+    assert "they are of another chatlm" in logged.text
     (all_x86 / MANIFEST).write_text("[]")
     assert bundled_library("choose", folder=all_x86, features=features("v2")) is None
 

@@ -356,8 +356,7 @@ from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.weight_reader import read_weights
 def additions(weights, rank):
     return tuple(
-        {name: LoraPair(torch.randn(rank, matrix.columns).bfloat16(),
-                        torch.randn(matrix.rows, rank).bfloat16(), 0.1)
+        {name: LoraPair(torch.randn(rank, matrix.columns), torch.randn(matrix.rows, rank), 0.1)
          for name, matrix in layer.matrices.items()}
         for layer in weights.layers
     )
