@@ -103,7 +103,7 @@ class Openings:
         return bool(self._taken)
 
     def next_ids(self) -> set[int]:
-        """Return the ids that begin one of them, or go on with the one that has begun."""
+        """Return the ids that may come next: first ones, or the next one of what has begun."""
         place = len(self._taken)
         return {each[place] for each in self._sequences if each[:place] == self._taken}
 

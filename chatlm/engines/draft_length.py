@@ -66,7 +66,7 @@ class DraftLength:
         """Return the number of tokens to draft.
 
         Args:
-            limit: at most so many.
+            limit: maximum number of tokens.
             unread: tokens that the draft model has to read before.
         """
         longest = min(limit, self._longest)

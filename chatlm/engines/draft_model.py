@@ -61,7 +61,7 @@ class DraftModel:
             ids: of the text.
             sampler: of the reply; it is not changed.
             vocab_size: number of the large model's logits.
-            limit: at most so many tokens.
+            limit: maximum number of tokens.
 
         Returns:
             None at all where a draft would hardly pay.

@@ -124,7 +124,7 @@ class PromptEncoder:
         self.prefix_ids = [] if self.format == "template" else self._text_prefix_ids
         """Ids before the format's own text; a template has its own."""
         self.gap_format = find_gap_format(self._added_token_ids)
-        """How the model is told of a gap to fill; None if it cannot."""
+        """How the model is asked to fill a gap in a text; None if it cannot."""
         self._is_raw = False
         self._raw: PromptEncoder | None = None
         # set once, since a tokenizer in use by other threads cannot be changed

@@ -86,7 +86,7 @@ class GenerationRequest:
     thinking_field: str = "thinking"
     """The field that sets `sampling.thinking`."""
     thinking_is_switch: bool = False
-    """Whether that field knows no levels, so that a model that always thinks follows it."""
+    """Whether that field only turns thinking on, so that a model that always thinks obeys it."""
     thinking_is_wish: bool = False
     """Whether a model that cannot follow `sampling.thinking` thinks as it does."""
     tools: tuple[ToolDefinition, ...] = ()

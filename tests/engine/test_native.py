@@ -222,14 +222,9 @@ def accepts(compiler: str, flag: str) -> bool:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
-@pytest.mark.parametrize(
-    ("form", "limit"),
-    # activations at the border of two steps round either way, and processors with products of
-    # bfloat16 round a prompt's activations to it; all that is a part of what the format costs
-    [("bf16", 1.0), ("int8", 0.01), ("int4", 0.001)],
-)
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
 def test_older_processors_compute_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat, limit: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
     ids = random_ids(folder)
@@ -240,8 +235,7 @@ def test_older_processors_compute_the_same(
         monkeypatch.setenv("CC", f"{compiler} {flags}")
         made.append(decoded_logits(native_model(folder, torch.bfloat16, form), ids))
     first, *others = made
-    cost = max(divergence(reference_logits(folder, ids, torch.float32), each) for each in made)
-    assert max(divergence(first, other) for other in others) < limit * cost
+    assert max(divergence(first, other) for other in others) < 2e-4
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])

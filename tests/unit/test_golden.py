@@ -51,8 +51,8 @@ def parts(golden: Any, found: Any) -> Any:
     if isinstance(golden, list) and isinstance(found, list):
         if not all(isinstance(row, dict) for row in (*golden, *found)):
             return found
-        named = {_name(row): row for row in found}
-        return [parts(row, named[_name(row)]) for row in golden if _name(row) in named]
+        named = {_name(row): row for row in golden}
+        return [parts(named[_name(row)], row) for row in found if _name(row) in named]
     return found
 
 

@@ -146,7 +146,7 @@ def parse_include_usage(fields: Mapping[str, Any], stream: bool) -> bool:
     options = get_typed(fields, "stream_options", dict, {})
     if options and not stream:
         raise field_error("stream_options", "requires stream=true.")
-    # obfuscation is padding against eavesdroppers on the network, and no part of the reply
+    # obfuscation only pads the stream against eavesdroppers; the reply is the same without it
     refuse_unknown(options, ("include_usage", "include_obfuscation"), "stream_options.")
     return get_typed(options, "include_usage", bool, False, "stream_options.")
 

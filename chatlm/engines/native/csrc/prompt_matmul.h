@@ -50,7 +50,7 @@ static void store_results(int64_t matrix_rows, const float *bias, int64_t row, i
 /* Columns that are multiplied at once. */
 static int64_t task_columns(PromptForm form)
 {
-    return form == AS_FLOATS ? TASK_COLUMNS / 2 : TASK_COLUMNS;
+    return has_float_values(form) ? TASK_COLUMNS / 2 : TASK_COLUMNS;
 }
 
 /* Multiply `columns` columns from `column` of `pairs` pairs of panels with the vectors [from, to),

@@ -3,7 +3,8 @@
    AS_WORDS, for quantized matrices: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is
    decoded, so that the products with codes are sums of integers. AS_BF16, for matrices that are
    bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
-   products would take twice as long. AS_FLOATS: elsewhere, and for models in float32.
+   products would take twice as long. AS_ROUNDED_FLOATS: the same where it has none, so that every
+   processor computes the same. AS_FLOATS: elsewhere, and for models in float32.
 
    The values are (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
    vectors: tiles that lie together, since rows a power of two apart would compete for the same
@@ -34,7 +35,7 @@ enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
 enum { MAX_WORD_FACTORS = 5 }; /* see prompt_words.h */
 
-typedef enum { AS_FLOATS, AS_WORDS, AS_BF16 } PromptForm;
+typedef enum { AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_BF16 } PromptForm;
 
 typedef struct {
     const float *input;  /* (…, columns) */
@@ -54,6 +55,9 @@ static PromptForm prompt_form(int64_t format)
 #ifdef HAS_BF16_PRODUCTS
     if (format == BF16)
         return AS_BF16;
+#elif !defined ELEMENT_IS_FLOAT32
+    if (format == BF16)
+        return AS_ROUNDED_FLOATS;
 #endif
 #ifdef HAS_WORD_PRODUCTS
     if (is_quantized(format))
@@ -61,6 +65,11 @@ static PromptForm prompt_form(int64_t format)
 #endif
     (void)format;
     return AS_FLOATS;
+}
+
+static bool has_float_values(PromptForm form)
+{
+    return form == AS_FLOATS || form == AS_ROUNDED_FLOATS;
 }
 
 /* Whether the system lets this process use AMX. */
@@ -85,7 +94,7 @@ static int64_t prompt_vectors_size(const PromptVectors *p)
 {
     int64_t count = padded_values(p);
     int64_t of_words = p->form == AS_WORDS ? count * (1 + 4 + 2) / ACTIVATION_GROUP : 0;
-    return (p->form == AS_FLOATS ? count : count / 2) + of_words;
+    return (has_float_values(p->form) ? count : count / 2) + of_words;
 }
 
 /* Let the buffers of `p` be parts of an area of `prompt_vectors_size` floats. */
@@ -170,10 +179,12 @@ static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
         for (int64_t column = 0; column < p->width; column += LANES) {
             f32x16 values = load_padded(p, vector, column);
             int64_t at = tile_offset(p, vector, column / 32 * 32) + column % 32;
-            if (p->form == AS_FLOATS)
+            if (p->form != AS_FLOATS)
+                values = round_to_bf16(values);
+            if (has_float_values(p->form))
                 memcpy((float *)p->values + at, &values, sizeof values);
             else
-                store_words((i32x16)round_to_bf16(values) >> 16, (uint16_t *)p->values + at);
+                store_words((i32x16)values >> 16, (uint16_t *)p->values + at);
         }
     }
 }
