@@ -351,11 +351,18 @@ def _download_file(
     url = hf_hub_url(repository, name, revision=commit, endpoint=hub_endpoint())
     with growing.open("ab") as file:
         have = file.tell()
-        http_get(
-            url, file, resume_size=have, headers=build_hf_headers(), expected_size=size or None
-        )
+        if not size or have < size:
+            http_get(url, file, resume_size=have, headers=build_hf_headers())
         file.flush()
         os.fsync(file.fileno())
+        have = file.tell()
+    if size and have != size:  # a broken connection has raised before: the file itself differs
+        growing.unlink()
+        raise ModelError(
+            f"{name} from {repository} differs from what the hub says of it: "
+            f"it has {have:,} bytes, not {size:,}.",
+            "Run the same command to download that file again.",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     growing.replace(target)
 

@@ -127,6 +127,13 @@ def hub_errors(repository: str, revision: str) -> Iterator[None]:
             f"{repository} could not be read from {hub_endpoint()}: {error}",
             "Check the network, then run the same command again; a download goes on where it was.",
         ) from error
+    except OSError as error:
+        if not str(error).startswith("Consistency check failed"):
+            raise
+        raise ModelError(
+            f"A file of {repository} differs from what the hub says of it: {error}",
+            "Run the same command to download that file again.",
+        ) from error
 
 
 def _similar(repository: str) -> str:

@@ -116,10 +116,21 @@ def test_what_does_not_fit_is_refused_before_a_byte_is_fetched(
     smaller = error.value.hint.splitlines()[0].removeprefix("This fits: chatlm pull ")
     assert catalogue()[smaller].bytes < 3_000_000_000
     assert not gets(hub, "resolve")
-    with pytest.raises(
-        ModelError, match=r"disk|differs|could not be read"
-    ):  # the claimed size is not true
+
+
+def test_a_file_of_another_size_than_the_hub_says_is_refused(home: Path, hub: FakeHub) -> None:
+    true_size = len(hub.repositories["org/tiny-GGUF"]["tiny-Q8_0.gguf"])
+    hub.sizes["tiny-Q8_0.gguf"] = true_size + 1000
+    with pytest.raises(ModelError, match=rf"differs .* has {true_size:,} bytes, not"):
         run("models", "pull", "--anyway", "org/tiny-GGUF:Q8_0")
+    assert not list((home / "models" / ".staging").rglob("*.part"))
+
+
+def test_a_file_that_the_disk_cannot_hold_is_refused(home: Path, hub: FakeHub) -> None:
+    hub.sizes["tiny-Q8_0.gguf"] = 10**18
+    with pytest.raises(ModelError, match="disk"):
+        run("models", "pull", "--anyway", "org/tiny-GGUF:Q8_0")
+    assert not gets(hub, "resolve")
 
 
 def test_an_interrupted_file_goes_on_where_it_ended(home: Path, hub: FakeHub) -> None:
