@@ -17,11 +17,7 @@ from chatlm.text import one_line
 from chatlm.types.messages import Passage
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.schemas import check_schema
-
-Permission = Literal["ask", "allow", "deny"]
-"""What happens when a model calls a tool: the user is asked, it runs, or it is refused."""
-
-PERMISSIONS: tuple[Permission, ...] = ("ask", "allow", "deny")
+from chatlm.types.tool_rules import PERMISSIONS, Permission
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a tool may run unless it says otherwise."""
