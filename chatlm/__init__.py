@@ -134,6 +134,7 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
     from chatlm.types.tools import (
         Tool,
         ToolCancelled,
@@ -162,6 +163,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -254,6 +256,7 @@ _MODULE_OF = {
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
     "ToolPreview": "chatlm.types.tools",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -315,6 +318,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -407,6 +411,7 @@ __all__ = [
     "ToolDefinition",
     "ToolOutput",
     "ToolPreview",
+    "ToolSettings",
     "ToolResult",
     "Turn",
     "Ui",

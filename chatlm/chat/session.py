@@ -321,7 +321,10 @@ class ChatSession:
         """
         chat, plugins, passages = self._draft_turn(text)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
-        return Request(tuple(messages), self._effective_sampling(chat))
+        tools: tuple[ToolDefinition, ...] = ()
+        if self.tools.is_on(chat.tools):
+            tools = ToolSet(find_tools(plugins), self.tools, chat).definitions
+        return Request(tuple(messages), self._effective_sampling(chat), tools=tools)
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
         """Measure how much of the context window each turn takes, without plugins.

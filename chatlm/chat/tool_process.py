@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -31,6 +32,23 @@ _POLL_SECONDS = 0.05
 
 _MAX_ERRORS = 2000
 """Characters of what a failed process wrote to its error output."""
+
+
+def call_tool(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+    """Run a tool here or in a process of its own, as it says; errors become the output.
+
+    Raises:
+        ToolCancelled: nobody waits for it any longer.
+    """
+    if not tool.own_process or tool.problem(arguments):
+        return tool.call(arguments, context)
+    try:
+        output = run_in_process(tool, arguments, context)
+    except ToolCancelled:
+        raise
+    except ChatlmError as error:
+        return ToolOutput(str(error), is_error=True)
+    return dataclasses.replace(output, untrusted=output.untrusted or tool.untrusted_output)
 
 
 def run_in_process(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:

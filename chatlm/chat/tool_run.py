@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import queue
 import threading
@@ -12,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatlm.chat.tool_process import run_in_process
-from chatlm.errors import ChatlmError
+from chatlm.chat.tool_process import call_tool
 from chatlm.types.parts import ToolCall
 from chatlm.types.tools import Tool, ToolCancelled, ToolOutput
 
@@ -172,22 +170,12 @@ class RunningTool:
 
     def _run(self) -> None:
         try:
-            self.output = self._call()
+            self.output = call_tool(self.tool, self._arguments, self.context)
         except ToolCancelled as error:
             if not self.context.cancelled:
                 self.output = ToolOutput(error.message, is_error=True)
-        except ChatlmError as error:
-            self.output = ToolOutput(str(error), is_error=True)
         except BaseException as error:  # such as SystemExit of a tool
             log.exception("the tool %s failed", self.tool.name)
             self.output = ToolOutput(f"{type(error).__name__}: {error}", is_error=True)
         finally:
             self._wake.set()
-
-    def _call(self) -> ToolOutput:
-        if not self.tool.own_process:
-            return self.tool.call(self._arguments, self.context)
-        output = run_in_process(self.tool, self._arguments, self.context)
-        if self.tool.untrusted_output:
-            output = dataclasses.replace(output, untrusted=True)
-        return output

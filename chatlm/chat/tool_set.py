@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -128,6 +128,10 @@ class ToolSet:
         """The tools as they are described to the model."""
         return tuple(each.tool.definition for each in self.offered.values())
 
+    def permission(self, offered: OfferedTool) -> Permission:
+        """Return what happens to calls of a tool, rules for certain arguments aside."""
+        return self._decide(offered, {}, plain=True).permission
+
     def decide(self, offered: OfferedTool, arguments: Mapping[str, Any]) -> Decision:
         """Return what happens to a call, unless the user is asked for another reason.
 
@@ -135,9 +139,17 @@ class ToolSet:
         settings, in this order; among those of one place the most exact one, and `ask` before
         `allow`. Without any, the tool itself says what happens.
         """
+        return self._decide(offered, arguments, plain=False)
+
+    def _decide(
+        self, offered: OfferedTool, arguments: Mapping[str, Any], *, plain: bool
+    ) -> Decision:
+        """As `decide`; `plain` ignores rules with arguments."""
         tool, group = offered.tool, offered.group
         for place, rules in self._denied:
             for rule in rules:
+                if plain and rule.arguments:
+                    continue
                 if rule.matches(tool.name, group, arguments, self.folders, surely=False):
                     return Decision("deny", f"the rule {rule} {place}")
         for place, by_permission in self._levels:
@@ -145,7 +157,8 @@ class ToolSet:
                 (rule.rank(tool.name), permission == "ask", permission, rule)
                 for permission, rules in by_permission.items()
                 for rule in rules
-                if rule.matches(
+                if not (plain and rule.arguments)
+                and rule.matches(
                     tool.name, group, arguments, self.folders, surely=permission == "allow"
                 )
             ]
@@ -188,8 +201,3 @@ def data_folder(plugin: str) -> Path:
 def with_chat_tools(chat: ConversationHeader, tools: ChatTools) -> ConversationHeader:
     """Return the chat with other decisions about tools."""
     return dataclasses.replace(chat, tools=tools)
-
-
-def describe_group(tools: Sequence[OfferedTool]) -> str:
-    """Return the names of a group's tools."""
-    return ", ".join(each.tool.name for each in tools)

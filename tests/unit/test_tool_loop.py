@@ -157,7 +157,7 @@ def pull(events: Iterator[SessionEvent], *answers: Approval | str | None) -> lis
     for event in events:
         seen.append(event)
         if isinstance(event, ApprovalNeeded | ToolQuestion) and waiting:
-            event.answer = waiting.pop(0)  # type: ignore[assignment]
+            event.answer = waiting.pop(0)
     assert not waiting
     return seen
 
