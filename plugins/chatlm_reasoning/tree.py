@@ -147,8 +147,8 @@ def _propose(
         if seed is not None:
             seed = (seed + (depth * KEPT * MAX_BREADTH + number) * SEED_STEP) % 2**63
         limit = min(sampling.max_tokens or MAX_STEP_TOKENS, MAX_STEP_TOKENS)
-        step = dataclasses.replace(sampling, seed=seed, stop=("\n",), max_tokens=limit)
-        requests.append(dataclasses.replace(_continued(request, path), sampling=step))
+        one_line_only = dataclasses.replace(sampling, seed=seed, stop=("\n",), max_tokens=limit)
+        requests.append(dataclasses.replace(_continued(request, path), sampling=one_line_only))
     replies = yield from work.generate(requests)
     found: dict[tuple[str, ...], Path] = {}
     for path, reply in zip(open_paths, replies, strict=True):
