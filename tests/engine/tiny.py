@@ -195,6 +195,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
+    "lfm2 moe": (
+        "Lfm2Moe",
+        _RECURRENT
+        | {
+            "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "num_dense_layers": 1, "num_experts": 7, "num_experts_per_tok": 3,
+            "moe_intermediate_size": 44, "routed_scaling_factor": 1.5, "initializer_range": 0.1,
+        },
+    ),
     "qwen3.5": (
         "Qwen3_5Text",
         _RECURRENT
@@ -224,6 +233,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 18,
             "embedding_multiplier": 3.0, "attention_multiplier": 0.11, "residual_multiplier": 0.6,
             "logits_scaling": 2.5,
+        },
+    ),
+    "granite 4 moe": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 7, "num_experts_per_tok": 3, "intermediate_size": 44,
+            "shared_intermediate_size": 72, "mamba_n_heads": 8, "mamba_n_groups": 2,
+            "mamba_d_state": 18, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
+            "residual_multiplier": 0.6, "logits_scaling": 2.5,
         },
     ),
     "granite 4 rope": (
@@ -258,6 +278,9 @@ def save(folder: Path, variant: str, **changes: Any) -> Path:
             tensor.data.uniform_(0.5, 1.5)
         elif name.endswith("bias"):
             tensor.data.uniform_(-0.5, 0.5)
+    for name, tensor in model.named_buffers():
+        if name.endswith("expert_bias"):
+            tensor.uniform_(-0.3, 0.3)
     model.save_pretrained(folder)
     return folder
 

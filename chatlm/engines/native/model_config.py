@@ -102,7 +102,11 @@ class TensorNames:
     experts: Mapping[str, str] = field(default_factory=lambda: EXPERT_NAMES)
     """Names of the experts' matrices. Without `{expert}` a tensor has all experts, with rows and
     columns swapped, and the rows of matrices with the same name alternate."""
+    stacked_experts: bool = False
+    """Whether such a tensor has the rows of matrices one after the other instead, not swapped."""
     shared_gate: str = "mlp.shared_expert_gate"
+    choice_bias: str = ""
+    """Name of `MoeWeights.choice_bias`, whole."""
 
 
 @dataclass(frozen=True)

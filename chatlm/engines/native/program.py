@@ -454,7 +454,7 @@ class Program:
                 output_buffer=gate,
                 gate="silu",
                 up_buffer=self._buffer("up", size),
-                share=(logits, config.num_experts),
+                share=(logits, config.num_experts) if experts.shared_gate else (-1, 0),
             )
         self.add_step(_STEP_EXPERTS_DOWN, step)
         if size:

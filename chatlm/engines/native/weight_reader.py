@@ -109,6 +109,8 @@ def _read_moe(
             stacks: tuple[StoredExperts, ...] = (
                 _read_separate_experts(stored_name, *sizes, tensors),
             )
+        elif names.stacked_experts:
+            stacks = tensors.stacked_experts(f"{stored_name}.weight", *sizes, len(parts))
         else:
             stacks = tensors.experts(stored_name, *sizes, len(parts))
         if shape.bias:
@@ -124,7 +126,10 @@ def _read_moe(
         router_bias=tensors.vector(f"{router}.bias", moe.num_experts) if moe.bias else None,
         experts=experts,
         shared_gate=tensors.vector(shared_gate, 1, hidden_size)
-        if moe.shared_intermediate_size
+        if moe.shared_intermediate_size and moe.shared_gate
+        else None,
+        choice_bias=tensors.vector(f"{prefix}.{names.choice_bias}", moe.num_experts)
+        if moe.choice_bias
         else None,
     )
 
@@ -229,11 +234,12 @@ def to_linear(
             if not isinstance(own_config.mlp, MoeConfig):
                 raise TypeError("the layer has no experts")
             stacks = {name: stack(experts) for name, experts in moe.experts.items()}
-            return MoeWeights(
-                router=moe.router.to(device),
-                router_bias=None if moe.router_bias is None else moe.router_bias.to(device),
-                experts=LinearExperts(own_config.mlp, **stacks),
-                shared_gate=None if moe.shared_gate is None else moe.shared_gate.to(device),
+            moved = {
+                name: None if tensor is None else tensor.to(device)
+                for name, tensor in moe.vectors().items()
+            }
+            return dataclasses.replace(
+                moe, experts=LinearExperts(own_config.mlp, **stacks), **moved
             )
 
         return map_layer(layer, linear, vector, mixture)
@@ -291,6 +297,20 @@ class _SafetensorsReader:
             for kind, more in (("blocks", (MXFP4_GROUP // 2,)), ("scales", ()))
         )
         return mxfp4_experts(blocks, scales, parts)
+
+    def stacked_experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts that are one tensor, one after the other."""
+        whole = self._find(name, count, parts * rows, columns)
+
+        def part(number: int) -> StoredExperts:
+            first = number * rows
+            return StoredExperts(
+                count, lambda expert: stored_tensor(whole[expert, first : first + rows])
+            )
+
+        return tuple(map(part, range(parts)))
 
     def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""

@@ -58,6 +58,15 @@ class MoeWeights:
     """`StoredExperts` by the names of their matrices, or what mixes them: see `moe.Experts`."""
     shared_gate: Tensor | None = None
     """Of the shared expert: (1, hidden_size), float32."""
+    choice_bias: Tensor | None = None
+    """See `MoeConfig.choice_bias`: (num_experts,), float32."""
+
+    def vectors(self) -> Mapping[str, Tensor | None]:
+        """Return what there is besides the experts, by name."""
+        return {
+            name: getattr(self, name)
+            for name in ("router", "router_bias", "shared_gate", "choice_bias")
+        }
 
 
 @dataclass(frozen=True)

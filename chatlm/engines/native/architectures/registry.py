@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "granite": granite.read_config,
     "granitemoehybrid": granite_hybrid.read_config,
     "lfm2": lfm2.read_config,
+    "lfm2_moe": lfm2.read_moe_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
     "olmo2": olmo.read_olmo2_config,

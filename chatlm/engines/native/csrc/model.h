@@ -72,6 +72,9 @@ typedef struct {
     const PackedMatrix *gate_proj, *up_proj, *down_proj; /* one per expert */
     int64_t num_experts, num_experts_per_tok;
     int64_t normalised; /* whether a token's weights sum to 1, rather than those of all experts */
+    int64_t has_sigmoids;     /* whether weights are sigmoids of the logits, rather than a softmax */
+    const float *choice_bias; /* added to the sigmoids by which experts are chosen, or NULL */
+    float scaling;            /* of the weights */
     float swiglu_limit, swiglu_alpha; /* of clamped SwiGLU; a limit of 0 stands for plain SwiGLU */
 } Moe;
 
