@@ -651,6 +651,8 @@ def save_original(folder: Path, variant: str) -> Path:
     for name, tensor in model.named_buffers():
         if name.endswith("expert_bias"):
             tensor.uniform_(-0.3, 0.3)
+        elif name.endswith("layer_scalar"):
+            tensor.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     return folder
 

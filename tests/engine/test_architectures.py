@@ -166,7 +166,7 @@ def test_the_c_kernel_decodes_every_family(family: Family) -> None:
 
 def test_every_family_is_tested() -> None:
     kinds = {tiny.config_of(variant).model_type for variant in {**tiny.CONFIGS, **tiny.FAMILIES}}
-    assert kinds | {"gemma3", "qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
+    assert kinds | {"gemma3", "gemma4", "qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
 
 
 def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:

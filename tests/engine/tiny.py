@@ -89,6 +89,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "gemma 4": (
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 40,
+            "global_head_dim": 20, "layer_types": _WINDOWS[:2] * 3, "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 10, "vocab_size_per_layer_input": 203,
+            "use_double_wide_mlp": True, "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma 4 values of keys": (
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 4, "sliding_window": 40, "global_head_dim": 24,
+            "layer_types": _WINDOWS[:2] * 2, "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+            "attention_bias": True, "initializer_range": 0.1,
+        },
+    ),
     "glm 4": ("Glm4", {"head_dim": 16, "num_key_value_heads": 1, "pad_token_id": 0}),
     "granite": (
         "Granite",
@@ -281,6 +299,8 @@ def save(folder: Path, variant: str, **changes: Any) -> Path:
     for name, tensor in model.named_buffers():
         if name.endswith("expert_bias"):
             tensor.uniform_(-0.3, 0.3)
+        elif name.endswith("layer_scalar"):
+            tensor.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     return folder
 

@@ -35,6 +35,7 @@ from chatlm.engines.native.stored_matrix import (
 )
 from chatlm.engines.native.weights import (
     EmbeddingTable,
+    LayerInputWeights,
     LayerWeights,
     Linear,
     LinearWeights,
@@ -72,9 +73,24 @@ def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
             lm_head=embedding
             if config.tie_word_embeddings
             else tensors.matrix(head, config.vocab_size, config.hidden_size),
+            layer_inputs=_read_layer_inputs(config, tensors),
         )
         tensors.check_all_used((*names.unread, *([head] if config.tie_word_embeddings else [])))
         return weights
+
+
+def _read_layer_inputs(
+    config: ModelConfig, tensors: TensorReader
+) -> LayerInputWeights[StoredMatrix, StoredMatrix] | None:
+    own, names = config.layer_inputs, config.tensor_names.layer_inputs
+    if own is None:
+        return None
+    size = len(config.layers) * own.size
+    return LayerInputWeights(
+        table=tensors.matrix(f"{names['table']}.weight", config.vocab_size, size),
+        projection=tensors.matrix(f"{names['projection']}.weight", size, config.hidden_size),
+        norm=tensors.vector(f"{names['norm']}.weight", own.size),
+    )
 
 
 def _read_layer(
@@ -244,13 +260,18 @@ def to_linear(
 
         return map_layer(layer, linear, vector, mixture)
 
-    embedding = tensor(weights.embed_tokens)
+    embedding, inputs = tensor(weights.embed_tokens), weights.layer_inputs
     is_tied = weights.lm_head is weights.embed_tokens
     return ModelWeights(
         embed_tokens=EmbeddingTable(embedding),
         layers=tuple(map(convert_layer, weights.layers, config.layers)),
         norm=vector(weights.norm),
         lm_head=Linear(embedding) if is_tied else linear(weights.lm_head),
+        layer_inputs=None
+        if inputs is None
+        else LayerInputWeights(
+            EmbeddingTable(tensor(inputs.table)), linear(inputs.projection), vector(inputs.norm)
+        ),
     )
 
 

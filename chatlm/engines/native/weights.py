@@ -82,6 +82,18 @@ class LayerWeights(Generic[Matrix]):
 
 
 @dataclass(frozen=True)
+class LayerInputWeights(Generic[Matrix, Embedding]):
+    """The tensors that make the inputs of all layers, see `layer_inputs`."""
+
+    table: Embedding
+    """(vocab_size, layers * size)"""
+    projection: Matrix
+    """(layers * size, hidden_size)"""
+    norm: Tensor
+    """(size,)"""
+
+
+@dataclass(frozen=True)
 class ModelWeights(Generic[Matrix, Embedding]):
     """All tensors of a model; matrices are all stored, all packed or all in one dtype."""
 
@@ -89,6 +101,7 @@ class ModelWeights(Generic[Matrix, Embedding]):
     layers: tuple[LayerWeights[Matrix], ...]
     norm: Tensor
     lm_head: Matrix
+    layer_inputs: LayerInputWeights[Matrix, Embedding] | None = None
 
     def matrices(self) -> Iterator[Matrix]:
         """Yield the matrices of all layers."""
