@@ -404,6 +404,7 @@ class CDecoder:
         kv_cache: KVCache,
         ropes: RopeTables,
         length: int,
+        start: int,
         layer: int,
         queries: Tensor,
         keys: Tensor | None,
@@ -425,7 +426,9 @@ class CDecoder:
             for each, width in zip(inputs, widths, strict=True)
         ) or (keys is None or values is None) != (config.shares_kv_of is not None):
             raise ValueError("the vectors are of another model")
-        struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length))
+        struct = _SequenceInputStruct(
+            **self._cache_fields(kv_cache, ropes, tokens, length, start)
+        )
         out = torch.empty(tokens, widths[0])
         with self._handle.lock:
             self._kernel.functions.attend_prompt(
@@ -467,36 +470,39 @@ class CDecoder:
         adapter = sequence.adapter
         return _SequenceInputStruct(
             lora=None if adapter is None else ctypes.addressof(adapter.structs),
-            **self._cache_fields(kv_cache, ropes, count, kv_cache.length + count),
+            **self._cache_fields(
+                kv_cache, ropes, count, kv_cache.length + count, kv_cache.length
+            ),
             **self._state_fields(kv_cache, count),
         )
 
     def _cache_fields(
-        self, kv_cache: KVCache, ropes: RopeTables, count: int, length: int
+        self, kv_cache: KVCache, ropes: RopeTables, count: int, length: int, start: int
     ) -> Mapping[str, Any]:
-        """Return the fields of a sequence's KV cache, before `count` new tokens.
+        """Return the fields of a sequence's KV cache, before `count` tokens.
 
         Args:
             kv_cache: with room for them.
             ropes: of the model.
-            count: of new tokens.
+            count: of tokens.
             length: of the text, see `RopeTables.rows`.
+            start: position of the first of the tokens.
         """
         buffer = kv_cache.buffer
         layers = self._kv_structs.get(buffer)
         if layers is None:
             layers = self._kv_structs[buffer] = self._kv_layer_structs(kv_cache)
-        if ropes.positions < kv_cache.length + count or (
+        if ropes.positions < start + count or (
             [table.shape[1] for table in ropes.tables]
             != [rope.rotary_dim for rope in self._config.ropes]
         ):
             raise ValueError("the RoPE table is of another model")
-        if kv_cache.length + count > buffer.capacity:
+        if start + count > buffer.capacity:
             raise ValueError("the KV cache is too short")
         return {
             "kv_layers": ctypes.addressof(layers),
             "capacity": buffer.capacity,
-            "length": kv_cache.length,
+            "length": start,
             "token_count": count,
             "ropes": self._rope_addresses(ropes, length),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -34,6 +33,7 @@ class PromptAttention(Protocol):
         kv_cache: KVCache,
         ropes: RopeTables,
         length: int,
+        start: int,
         layer: int,
         queries: Tensor,
         keys: Tensor | None,
@@ -45,6 +45,8 @@ class PromptAttention(Protocol):
             kv_cache: with room for the block.
             ropes: of the model.
             length: of the text, see `RopeTables.rows`.
+            start: position of the first query; without keys and values, the block may have
+                begun before it.
             layer: index among the layers with attention.
             queries: (tokens, heads * head_dim), without RoPE and a norm of each head.
             keys: (tokens, KV heads * head_dim), likewise; None where an earlier layer has stored
@@ -99,7 +101,13 @@ def prefill_in_parts(
     rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), embeddings.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
     if attend is not None:
-        context.attend = partial(attend, kv_cache, ropes, length)
+        text_length = length
+
+        def attend_last(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
+            start = past + tokens - len(queries)
+            return attend(kv_cache, ropes, text_length, start, layer, queries, *kv)
+
+        context.attend = attend_last
     logits = yield from layer_by_layer(config, weights, own_ids, embeddings, context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
@@ -120,20 +128,20 @@ def prefill_together(
     """
     pasts = [kv_cache.length for kv_cache in kv_caches]
     lengths = list(map(len, blocks))
+    text_ends = [past + length for past, length in zip(pasts, lengths, strict=True)]
     for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
         kv_cache.reserve(past + length)
 
-    def attend_each(layer: int, *vectors: Tensor | None) -> Tensor:
+    def attend_each(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
+        counts = lengths if len(queries) == len(ids) else [1] * len(lengths)
         nothing = (None,) * len(lengths)
-        own = zip(
-            *(nothing if each is None else each.split(lengths) for each in vectors), strict=True
+        vectors = (
+            nothing if each is None else each.split(counts) for each in (queries, *kv)
         )
         return torch.cat(
             [
-                attend(kv_cache, ropes, past + length, layer, *parts)
-                for kv_cache, past, length, parts in zip(
-                    kv_caches, pasts, lengths, own, strict=True
-                )
+                attend(kv_cache, ropes, end, end - len(parts[0]), layer, *parts)
+                for kv_cache, end, *parts in zip(kv_caches, text_ends, *vectors, strict=True)
             ]
         )
 
@@ -195,8 +203,13 @@ def layer_by_layer(
         inputs = layer_inputs(
             config.layer_inputs, weights.layer_inputs, ids, residual.to(dtype), eps
         )
+    ends = ends or [len(embeddings)]
     attention_indices, state_indices = count(), count()
     for number, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
+        if number == config.storing_layers and context.attend is not None:
+            last = torch.tensor(ends) - 1
+            residual, ends = residual[last], range(1, len(ends) + 1)
+            inputs = None if inputs is None else inputs[:, last]
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
         own_indices = attention_indices if layer.attends else state_indices
@@ -216,7 +229,7 @@ def layer_by_layer(
         if layer.is_scaled:
             residual = residual * norms["layer_scale"]
         yield
-    rows = [residual[end - 1 : end] for end in ends or [len(embeddings)]]
+    rows = [residual[end - 1 : end] for end in ends]
     logits = [weights.lm_head(rms_norm(row, weights.norm, eps, dtype)).float() for row in rows]
     return scale_logits(config, torch.cat(logits))
 

@@ -172,6 +172,18 @@ class ModelConfig:
         return tuple(indices)
 
     @cached_property
+    def storing_layers(self) -> int:
+        """How many of the first layers there are up to the last that keeps something of a token.
+
+        Those after them matter for tokens whose logits are needed alone.
+        """
+        return 1 + max(
+            number
+            for number, layer in enumerate(self.layers)
+            if not isinstance(layer.mixer, AttentionConfig) or layer.mixer.shares_kv_of is None
+        )
+
+    @cached_property
     def state_shapes(self) -> tuple[StateShape, ...]:
         """The states of the recurrent layers, in order; such layers are all without attention."""
         return tuple(
