@@ -246,9 +246,7 @@ class CDecoder:
             inputs = self._pack_inputs(weights.layer_inputs, weight_format)
         program = Program(
             config,
-            ModelWeights(
-                weights.embed_tokens, tuple(layers), weights.norm, head.result(), inputs
-            ),
+            ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result(), inputs),
         )
         self._lora_targets = [
             LoraTarget(layer, name, layers[layer].matrices[name].column_order)
@@ -426,9 +424,7 @@ class CDecoder:
             for each, width in zip(inputs, widths, strict=True)
         ) or (keys is None or values is None) != (config.shares_kv_of is not None):
             raise ValueError("the vectors are of another model")
-        struct = _SequenceInputStruct(
-            **self._cache_fields(kv_cache, ropes, tokens, length, start)
-        )
+        struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length, start))
         out = torch.empty(tokens, widths[0])
         with self._handle.lock:
             self._kernel.functions.attend_prompt(
@@ -470,9 +466,7 @@ class CDecoder:
         adapter = sequence.adapter
         return _SequenceInputStruct(
             lora=None if adapter is None else ctypes.addressof(adapter.structs),
-            **self._cache_fields(
-                kv_cache, ropes, count, kv_cache.length + count, kv_cache.length
-            ),
+            **self._cache_fields(kv_cache, ropes, count, kv_cache.length + count, kv_cache.length),
             **self._state_fields(kv_cache, count),
         )
 
@@ -521,8 +515,7 @@ class CDecoder:
     def _kv_layer_structs(self, kv_cache: KVCache) -> Any:
         buffer, config = kv_cache.buffer, self._config
         shapes = [
-            kv_layer_shape(each, buffer.capacity, kv_cache.kv_format)
-            for each in config.kv_layers
+            kv_layer_shape(each, buffer.capacity, kv_cache.kv_format) for each in config.kv_layers
         ]
         is_own = buffer.dtype == self._kernel.dtype
         if not is_own or [each.kv.shape for each in buffer.layers] != shapes:

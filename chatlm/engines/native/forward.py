@@ -135,9 +135,7 @@ def prefill_together(
     def attend_each(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
         counts = lengths if len(queries) == len(ids) else [1] * len(lengths)
         nothing = (None,) * len(lengths)
-        vectors = (
-            nothing if each is None else each.split(counts) for each in (queries, *kv)
-        )
+        vectors = (nothing if each is None else each.split(counts) for each in (queries, *kv))
         return torch.cat(
             [
                 attend(kv_cache, ropes, end, end - len(parts[0]), layer, *parts)

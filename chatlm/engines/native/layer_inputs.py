@@ -14,7 +14,7 @@ from torch import Tensor
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.norms import rms_norm
 from chatlm.engines.native.products import Activation, multiply_gated
-from chatlm.engines.native.weights import LayerInputWeights, LayerWeights, MatMul
+from chatlm.engines.native.weights import Embed, LayerInputWeights, LayerWeights, MatMul
 
 SHARE = 2**-0.5
 """Of the table and of the projection in the sum of both."""
@@ -43,7 +43,7 @@ class LayerInputConfig:
 
 def layer_inputs(
     config: LayerInputConfig,
-    weights: LayerInputWeights,
+    weights: LayerInputWeights[MatMul, Embed],
     ids: Tensor,
     embeddings: Tensor,
     eps: float,

@@ -103,7 +103,8 @@ def mixture_of_experts(config: MoeConfig, weights: LayerWeights[MatMul], x: Tens
     shared = multiply_gated(down, "silu", *multiply_all([gate, up], x))
     if own.shared_gate is None:
         return out + shared
-    return out + torch.sigmoid(linear(wide, own.shared_gate)) * shared
+    share: Tensor = torch.sigmoid(linear(wide, own.shared_gate))
+    return out + share * shared
 
 
 def choose_experts(

@@ -250,13 +250,11 @@ def to_linear(
             if not isinstance(own_config.mlp, MoeConfig):
                 raise TypeError("the layer has no experts")
             stacks = {name: stack(experts) for name, experts in moe.experts.items()}
-            moved = {
+            moved: dict[str, Any] = {
                 name: None if tensor is None else tensor.to(device)
                 for name, tensor in moe.vectors().items()
             }
-            return dataclasses.replace(
-                moe, experts=LinearExperts(own_config.mlp, **stacks), **moved
-            )
+            return MoeWeights(experts=LinearExperts(own_config.mlp, **stacks), **moved)
 
         return map_layer(layer, linear, vector, mixture)
 

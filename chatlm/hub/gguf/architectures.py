@@ -33,8 +33,8 @@ class Architecture:
     tiled: Callable[[str, Config], TiledHeads | None] = lambda leaf, config: None
     """How the heads of a tensor of a layer are reordered."""
     joined: Sequence[tuple[str, tuple[str, ...], Change]] = ()
-    """Tensors of a layer that are made of several: their whole names in transformers, those of their
-    parts in the file, and how they are joined."""
+    """Tensors of a layer that are made of several: whole names in transformers, those of the parts
+    in the file, and how these are joined."""
 
 
 _NAMES = {
@@ -267,9 +267,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "granitemoe": Architecture(
         configs.granite_moe_config,
-        _ATTENTION
-        | _PRE_NORMS
-        | _GRANITE_EXPERTS,
+        _ATTENTION | _PRE_NORMS | _GRANITE_EXPERTS,
         interleaved=True,
         joined=_GRANITE_EXPERTS_JOINED,
     ),

@@ -1,5 +1,5 @@
-"""Gemma 4: heads of another size in layers that see everything, values with a norm, last layers that
-share keys and values of earlier ones, and inputs of the token itself in each layer."""
+"""Gemma 4: heads of another size in layers that see everything, values with a norm, last layers
+that share keys and values of earlier ones, and inputs of the token itself in each layer."""
 
 from __future__ import annotations
 
