@@ -62,7 +62,9 @@ def layer_inputs(
     projected = projected.unflatten(1, (-1, config.size)).transpose(0, 1).contiguous()
     projected = rms_norm(projected, weights.norm, eps, dtype)
     rows = weights.table(ids).to(dtype) * config.size**0.5
-    return (projected + rows.unflatten(1, (-1, config.size)).transpose(0, 1)) * SHARE
+    rows = rows.unflatten(1, (-1, config.size)).transpose(0, 1)
+    inputs: Tensor = (projected + rows) * SHARE
+    return inputs
 
 
 def gated_input(
