@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -141,7 +142,6 @@ if TYPE_CHECKING:
         ToolCancelled,
         ToolContext,
         ToolOutput,
-        ToolPreview,
         tool,
     )
 
@@ -257,7 +257,7 @@ _MODULE_OF = {
     "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
-    "ToolPreview": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
     "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",

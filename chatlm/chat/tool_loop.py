@@ -24,13 +24,14 @@ from chatlm.types.events import (
     Notice,
     ToolEvent,
     ToolFinished,
+    ToolPreview,
     ToolProgress,
     ToolQuestion,
     ToolStarted,
 )
 from chatlm.types.messages import Conversation, Message, Passage, Reply, StopReason, Turn, Usage
 from chatlm.types.parts import Image, Part, ToolCall, ToolResult
-from chatlm.types.tools import ToolOutput, ToolPreview, parse_arguments
+from chatlm.types.tools import ToolOutput, parse_arguments
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,12 @@ class ToolLoop:
         if decision.permission == "allow" and not copied and not interrupted:
             return offered, arguments
         event = ApprovalNeeded(
-            call, arguments, offered.tool, _preview(offered, arguments), copied, interrupted
+            call,
+            arguments,
+            offered.tool.description,
+            _preview(offered, arguments),
+            copied,
+            interrupted,
         )
         asked = time.monotonic()
         yield event

@@ -171,7 +171,7 @@ class ToolSet:
 def find_tools(plugins: TurnPlugins) -> dict[str, OfferedTool]:
     """Ask the plugins for their tools; of two with one name the first is taken."""
     found: dict[str, OfferedTool] = {}
-    for plugin, tool in plugins.offered_tools():
+    for plugin, (tool,) in plugins.collect("register_tools"):
         found.setdefault(tool.name, OfferedTool(tool, plugin))
     return dict(sorted(found.items()))
 

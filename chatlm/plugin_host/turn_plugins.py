@@ -19,7 +19,6 @@ from chatlm.plugin_host.host import CallResult, HookCaller, PluginHost, Validato
 from chatlm.plugin_host.trace_diff import callable_name, find_changes, summarise_result
 from chatlm.types.provenance import Call, Change
 from chatlm.types.requests import Request
-from chatlm.types.tools import Tool
 
 
 class TurnPlugins(HookCaller):
@@ -129,13 +128,6 @@ class TurnPlugins(HookCaller):
     def loaded_settings(self, name: str) -> Any:
         """As `PluginHost.loaded_settings`."""
         return self._host.loaded_settings(name)
-
-    def offered_tools(self) -> list[tuple[str, Tool]]:
-        """Return the tools of all plugins that are enabled, each with its plugin."""
-        offered = self._host.collect("register_tools")
-        return [
-            (plugin, tool) for plugin, (tool,) in offered if plugin not in self._disabled_plugins
-        ]
 
     def take_calls(self) -> tuple[Call, ...]:
         """Return the calls since the last time, in order; processors and criteria last."""

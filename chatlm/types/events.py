@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from chatlm.types.messages import (
     Annotation,
@@ -20,9 +20,6 @@ from chatlm.types.messages import (
     Usage,
 )
 from chatlm.types.parts import ToolCall, ToolResult
-
-if TYPE_CHECKING:
-    from chatlm.types.tools import Tool, ToolPreview
 
 MAX_TOP_LOGPROBS = 20
 """Maximum of `Request.logprobs`, as in OpenAI's API."""
@@ -249,6 +246,15 @@ class StepStarted:
 
 
 @dataclass(frozen=True)
+class ToolPreview:
+    """What the user sees of a call before it runs, in place of its arguments as JSON."""
+
+    kind: Literal["command", "diff", "text"]
+    """`diff` is a unified diff."""
+    text: str
+
+
+@dataclass(frozen=True)
 class Approval:
     """The user's answer to one call of a tool."""
 
@@ -277,7 +283,8 @@ class ApprovalNeeded:
 
     call: ToolCall
     arguments: Mapping[str, Any]
-    tool: Tool
+    description: str
+    """What the tool does, for the model and the user."""
     preview: ToolPreview | None = None
     """What to show in place of the arguments."""
     copied: tuple[CopiedText, ...] = ()

@@ -234,7 +234,7 @@ def test_a_call_that_needs_permission_waits_for_the_user(store: Store) -> None:
     session, _ = session_of(store, (call("send", to="ann", text="hi"),), "Done.")
     events = pull(session.send("Write to Ann."), ALLOW)
     (asked,) = of_type(events, ApprovalNeeded)
-    assert (asked.tool, asked.arguments) == (send, {"to": "ann", "text": "hi"})
+    assert (asked.description, asked.arguments) == ("Send a message.", {"to": "ann", "text": "hi"})
     assert asked.copied == ()
     assert RAN == ["to ann: hi"]
     assert results(session)[0].status == "done"
