@@ -175,7 +175,17 @@ class QuestionScreen(Card[str | None]):
         & > .card { width: 80; height: auto; max-height: 90%; padding: 1 2; border: round $accent;
             border-title-color: $text-accent; }
         & #question { height: auto; margin: 0 0 1 0; }
-        & OptionList { height: auto; max-height: 12; border: none; }
+        & OptionList {
+            height: auto;
+            max-height: 12;
+            border: none;
+            padding: 0;
+            background: $surface;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            &:focus > .option-list--option-highlighted {
+                background: $primary 30%; color: $foreground; text-style: none;
+            }
+        }
         & Hints { margin: 1 0 0 0; }
     }
     """

@@ -47,7 +47,23 @@ class ToolsScreen(Card[None]):
     DEFAULT_CSS = """
     ToolsScreen {
         & #state { height: auto; margin: 0 0 1 0; }
-        & OptionList { height: 1fr; border: none; padding: 0; background: $surface; }
+        & > .card { width: 110; height: 30; }
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            & > .option-list--option-disabled { color: $text-muted; }
+            & > .option-list--option-highlighted {
+                background: $foreground 10%; color: $foreground;
+            }
+            &:focus > .option-list--option-highlighted {
+                background: $primary 30%; color: $foreground; text-style: none;
+            }
+        }
         & #about { height: auto; max-height: 50%; margin: 1 0; }
         &.-low #about { max-height: 30%; margin: 0; }
         &.-low #state { margin: 0; }
