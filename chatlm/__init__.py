@@ -134,6 +134,14 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tools import (
+        Tool,
+        ToolCancelled,
+        ToolContext,
+        ToolOutput,
+        ToolPreview,
+        tool,
+    )
 
     __version__: str
 
@@ -239,8 +247,13 @@ _MODULE_OF = {
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
+    "Tool": "chatlm.types.tools",
     "ToolCall": "chatlm.types.parts",
+    "ToolCancelled": "chatlm.types.tools",
+    "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
+    "ToolOutput": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.tools",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -285,6 +298,7 @@ _MODULE_OF = {
     "stream_many": "chatlm.engines.batching",
     "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
+    "tool": "chatlm.types.tools",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -386,8 +400,13 @@ __all__ = [
     "Text",
     "TextFacts",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
+    "ToolCancelled",
+    "ToolContext",
     "ToolDefinition",
+    "ToolOutput",
+    "ToolPreview",
     "ToolResult",
     "Turn",
     "Ui",
@@ -433,6 +452,7 @@ __all__ = [
     "stream_many",
     "tensor_shapes",
     "thinking_problem",
+    "tool",
     "write_atomically",
 ]
 
