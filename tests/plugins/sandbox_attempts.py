@@ -378,6 +378,7 @@ def hide_from_the_supervisor() -> str:
 
 
 ATTEMPTS: tuple[Callable[[], str], ...] = (
+    read_inherited_files,  # first: other attempts open files
     connect_to_loopback,
     send_datagram,
     listen_on_a_port,
@@ -437,7 +438,6 @@ ATTEMPTS: tuple[Callable[[], str], ...] = (
     memory_that_stays,
     memory_without_a_process,
     set_the_clock,
-    read_inherited_files,
     read_the_environment,
     hide_from_the_supervisor,
 )

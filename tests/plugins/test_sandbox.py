@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +80,8 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(socket_path)
     abstract = socket.socket(socket.AF_UNIX)
-    abstract.bind("\0chatlm-sandbox-" + str(os.getpid()))
+    abstract_name = f"chatlm-sandbox-{uuid.uuid4()}"
+    abstract.bind("\0" + abstract_name)
     tcp = socket.create_server(("127.0.0.1", 0))
     for server in (unix, abstract, tcp):
         _serve(server)
@@ -92,7 +94,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside
         "movable": str(folder / "movable"),
         "program": str(program),
         "unix_socket": str(folder / "s"),
-        "abstract_socket": "chatlm-sandbox-" + str(os.getpid()),
+        "abstract_socket": abstract_name,
         "port": tcp.getsockname()[1],
         "victim": victim.pid,
     }
@@ -257,7 +259,9 @@ from chatlm_tools.sandbox.sandbox import Sandbox
 with Sandbox({tier!r}, Limits(seconds=600)).open() as run:
     run(["sh", "-c", "(sleep 4712.5 &); sleep 4712.5"])
 """
-    chatlm = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
+    chatlm = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
     wait_until(lambda: _running("sleep", "4712.5"))
     chatlm.send_signal(signal.SIGKILL)
     chatlm.wait()
@@ -299,7 +303,7 @@ time.sleep(600)
 """
 THREADS = """
 import threading, time
-while True: threading.Thread(target=time.sleep, args=(600,)).start()
+while True: threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 """
 FILL = """
 n = 0
@@ -336,10 +340,20 @@ NEST = "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')"
         (MANY_FILES, {"disk"}),
         (NEST, {"disk", ""}),
     ],
-    ids=["fork", "threads", "memory", "memory of many", "disk", "removed files", "one file", "many files", "nested"],
+    ids=[
+        "fork",
+        "threads",
+        "memory",
+        "memory of many",
+        "disk",
+        "removed files",
+        "one file",
+        "many files",
+        "nested",
+    ],
 )
 def test_what_a_program_uses_is_limited(tier: Tier, code: str, causes: set[str]) -> None:
-    outcome = run_python(tier, code, memory=512 << 20, disk=64 << 20, files=2000, seconds=20)
+    outcome = run_python(tier, code, memory=512 << 20, disk=64 << 20, files=2000, seconds=8)
     assert outcome.exit_code != 0
     assert outcome.stopped in causes
     assert outcome.peak_memory < 2 << 30

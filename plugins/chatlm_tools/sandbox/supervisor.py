@@ -102,7 +102,7 @@ class Supervisor:
         else:
             confine.set_limits(spec.limits, running)
             confine.confine(spec)
-        os.nice(5)
+        os.nice(10)
         os.execvpe(command[0], command, dict(spec.environment))
 
     def _watch(self, selector: selectors.BaseSelector, began: float) -> StopCause:
