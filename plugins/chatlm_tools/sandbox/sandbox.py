@@ -13,8 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, cast
 
 from chatlm import ChatlmError
 from chatlm_tools.sandbox.limits import Limits, Outcome
@@ -188,11 +189,10 @@ class SandboxFolder:
             env={"PATH": os.defpath},
             start_new_session=True,  # Ctrl-C in the terminal reaches chatlm alone
         ) as supervisor:
-            assert supervisor.stdin is not None
-            line = self._sandbox.spec(command, self.path).to_json()
-            supervisor.stdin.write(line.encode() + b"\n")
-            supervisor.stdin.flush()
-            answer, problems = _wait(supervisor, limits.seconds + _ANSWER_SECONDS, cancelled)
+            spec = self._sandbox.spec(command, self.path)
+            answer, problems = _converse(
+                supervisor, spec, limits.seconds + _ANSWER_SECONDS, cancelled
+            )
         try:
             values: Mapping[str, object] = json.loads(answer)
         except ValueError:
@@ -207,27 +207,31 @@ class SandboxFolder:
         return Outcome(**{**values, **texts})  # type: ignore[arg-type]
 
 
-def _wait(
-    supervisor: subprocess.Popen[bytes], seconds: float, cancelled: Callable[[], bool]
+def _converse(
+    supervisor: subprocess.Popen[bytes],
+    spec: RunSpec,
+    seconds: float,
+    cancelled: Callable[[], bool],
 ) -> tuple[bytes, bytes]:
-    """Wait for the supervisor's answer; close its input, which ends the run, when cancelled."""
-    assert supervisor.stdin is not None
-    assert supervisor.stdout is not None
-    assert supervisor.stderr is not None
+    """Describe the run and wait for the answer; the input is closed, which ends it, if cancelled.
+
+    Returns:
+        the supervisor's output and its error messages.
+    """
     deadline = time.monotonic() + seconds
-    stdin, supervisor.stdin = supervisor.stdin, None
-    is_closed = False
-    while True:
-        if not is_closed and (cancelled() or time.monotonic() > deadline):
-            stdin.close()
-            is_closed = True
-        try:
-            answer, problems = supervisor.communicate(timeout=0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        if not is_closed:
-            stdin.close()
-        return answer, problems
+    # `communicate` would close the input at once.
+    stdin, supervisor.stdin = cast(IO[bytes], supervisor.stdin), None
+    with stdin:
+        with suppress(BrokenPipeError):
+            stdin.write(spec.to_json().encode() + b"\n")
+            stdin.flush()
+        while True:
+            if cancelled() or time.monotonic() > deadline:
+                stdin.close()
+            try:
+                return supervisor.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                continue
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -248,13 +252,15 @@ def _environment(folder: Path) -> dict[str, str]:
 def _remove(folder: Path) -> None:
     """Remove a folder that a hostile program filled: locked, or nested deeper than paths reach."""
     remove = shutil.which("rm")
+    unlock = shutil.which("chmod")
     for _ in range(2):
         if remove:
-            subprocess.run([remove, "-rf", "--", str(folder)], capture_output=True)
+            command = [remove, "-rf", "--", str(folder)]
+            subprocess.run(command, check=False, capture_output=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
-        unlock = shutil.which("chmod")
         if unlock:
-            subprocess.run([unlock, "-R", "u+rwx", "--", str(folder)], capture_output=True)
+            command = [unlock, "-R", "u+rwx", "--", str(folder)]
+            subprocess.run(command, check=False, capture_output=True)

@@ -257,7 +257,7 @@ def build_filter(*, landlock_abi: int | None, machine: str = "") -> bytes:
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]  # noqa: RUF012
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def install(program: bytes) -> None:

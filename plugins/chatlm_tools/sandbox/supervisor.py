@@ -103,7 +103,7 @@ class Supervisor:
             confine.set_limits(spec.limits, running)
             confine.confine(spec)
         os.nice(10)
-        os.execvpe(command[0], command, dict(spec.environment))
+        os.execvpe(command[0], command, dict(spec.environment))  # noqa: S606  # no shell is meant
 
     def _watch(self, selector: selectors.BaseSelector, began: float) -> StopCause:
         """Wait for the end; return why it had to be stopped, empty if it has ended by itself."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MAX_DEPTH = 64
-_PROC = "/proc"
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,15 @@ class Process:
     """Bytes, shared ones included."""
 
 
+def _processes() -> list[int]:
+    """Return the numbers of all processes."""
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
+
+
 def _read_stat(pid: int) -> tuple[int, Process] | None:
     """Return the parent and the process; None if it has ended."""
     try:
-        fields = Path(f"{_PROC}/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()
     except OSError:
         return None
     state, parent, threads, resident = fields[0], fields[1], fields[17], fields[21]
@@ -42,8 +46,8 @@ def descendants(root: int) -> list[Process]:
         root: a process that orphans of its descendants are given to.
     """
     children: dict[int, list[Process]] = {}
-    for name in os.listdir(_PROC):
-        if name.isdecimal() and (found := _read_stat(int(name))):
+    for pid in _processes():
+        if found := _read_stat(pid):
             children.setdefault(found[0], []).append(found[1])
     result: list[Process] = []
     pending = [root]
@@ -57,20 +61,20 @@ def descendants(root: int) -> list[Process]:
 def count_tasks(user: int) -> int:
     """Return how many processes and threads a user has."""
     total = 0
-    for name in os.listdir(_PROC):
-        if name.isdecimal():
-            try:
-                if os.stat(f"{_PROC}/{name}").st_uid == user:
-                    total += len(os.listdir(f"{_PROC}/{name}/task"))
-            except OSError:
-                continue
+    for pid in _processes():
+        folder = Path(f"/proc/{pid}")
+        try:
+            if folder.stat().st_uid == user:
+                total += sum(1 for _ in (folder / "task").iterdir())
+        except OSError:
+            continue
     return total
 
 
 def proportional_memory(process: Process) -> int:
     """Return resident bytes with shared ones divided among those that share them."""
     try:
-        for line in Path(f"{_PROC}/{process.pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -80,14 +84,13 @@ def proportional_memory(process: Process) -> int:
 
 def _removed_files(process: Process) -> Iterator[tuple[tuple[int, int], int]]:
     """Yield files that are open but in no folder any more: what they are, and their bytes."""
-    folder = f"{_PROC}/{process.pid}/fd"
     try:
-        names = os.listdir(folder)
+        descriptors = list(Path(f"/proc/{process.pid}/fd").iterdir())
     except OSError:
         return
-    for name in names:
+    for descriptor in descriptors:
         try:
-            found = os.stat(f"{folder}/{name}")
+            found = descriptor.stat()
         except OSError:
             continue
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
