@@ -164,6 +164,11 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
 )
 @click.option(
+    "--method",
+    metavar="METHOD",
+    help="Make the reply in another way, such as consensus:9; list them: chatlm reason list",
+)
+@click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
@@ -222,6 +227,7 @@ def ask(
     logit_bias: tuple[str, ...],
     schema: str | None,
     grammar: str | None,
+    method: str | None,
     files: tuple[Path, ...],
     show_thinking: bool,
     no_save: bool,
@@ -292,6 +298,7 @@ def ask(
             "logit_bias": biases,
             "schema": None if schema is None else read_schema(schema),
             "grammar": None if grammar is None else str(read_grammar(grammar)),
+            "method": method,
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)

@@ -52,7 +52,7 @@ def _root(value: Number, degree: int) -> Number:
         if degree % 2:
             return -_root(-value, degree)
         raise UsageError("a negative number has no real square root")
-    return float(value) ** (1 / degree)
+    return math.pow(value, 1 / degree)
 
 
 def _integer_root(value: int, degree: int) -> int | None:
@@ -401,12 +401,11 @@ def _power_of_root(root: Number, exponent: int) -> Number:
 
 def _float_power(base: Number, exponent: Number) -> float:
     try:
-        result = float(base) ** float(exponent)
+        return math.pow(base, exponent)
     except OverflowError:
         raise UsageError("the result is too large") from None
-    if isinstance(result, complex):
-        raise UsageError("the result is not a real number")
-    return result
+    except ValueError:
+        raise UsageError("the result is not a real number") from None
 
 
 def _call(name: str, values: list[Any]) -> Any:
@@ -474,7 +473,8 @@ def _plain(value: Decimal) -> str:
 def _format_units(quantity: Any) -> str:
     """Write a quantity's unit, such as `km/h`; pint cannot write powers that are fractions."""
     registry = _registry()
-    above, below = [], []
+    above: list[str] = []
+    below: list[str] = []
     for name, exponent in quantity.unit_items():
         power = Fraction(exponent)
         symbol = registry.get_symbol(name)

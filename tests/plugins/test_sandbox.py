@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -140,7 +141,7 @@ def test_the_same_attempts_succeed_without_a_sandbox(outside: Outside, tmp_path:
 
 
 def test_a_32_bit_system_call_ends_the_program(tier: Tier) -> None:
-    if seccomp.platform.machine() != "x86_64":
+    if platform.machine() != "x86_64":
         pytest.skip("only x86-64 has them")
     code = """
 import ctypes, mmap

@@ -200,8 +200,8 @@ def test_only_the_named_port_is_open(tmp_path: Path) -> None:
 
 def test_a_redirection_is_checked_like_the_first_address(tmp_path: Path) -> None:
     with server(page=page) as (inner, seen):
-        to_inner = {"Location": f"http://{inner}/page"}
-        with server(go=lambda handler: handler.reply(status=302, **to_inner)) as (host, _):
+        target = f"http://{inner}/page"
+        with server(go=lambda handler: handler.reply(status=302, Location=target)) as (host, _):
             output = run_tool(
                 fetch, {"address": f"http://{host}/go"}, context_for(host, folder=tmp_path)
             )

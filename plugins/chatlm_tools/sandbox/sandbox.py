@@ -64,7 +64,7 @@ def available_tier() -> tuple[Tier | None, str]:
     Returns:
         the tier, None if there is none; and one line for each stronger one, with the reason.
     """
-    reasons = []
+    reasons: list[str] = []
     tiers: tuple[Tier, ...] = ("bubblewrap", "landlock")
     for tier in tiers:
         reason = missing_reason(tier)

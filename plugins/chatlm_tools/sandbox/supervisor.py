@@ -14,7 +14,6 @@ import json
 import os
 import selectors
 import signal
-import sys
 import time
 from typing import Any
 
@@ -43,7 +42,7 @@ class Supervisor:
         began = time.monotonic()
         readers = self._start()
         with selectors.DefaultSelector() as selector:
-            selector.register(sys.stdin.buffer.raw, selectors.EVENT_READ, "control")
+            selector.register(0, selectors.EVENT_READ, "control")
             for name, descriptor in readers.items():
                 selector.register(descriptor, selectors.EVENT_READ, name)
             stopped = self._watch(selector, began)
