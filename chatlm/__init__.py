@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -135,12 +136,12 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
     from chatlm.types.tools import (
         Tool,
         ToolCancelled,
         ToolContext,
         ToolOutput,
-        ToolPreview,
         tool,
     )
 
@@ -163,6 +164,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -255,7 +257,8 @@ _MODULE_OF = {
     "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
-    "ToolPreview": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -317,6 +320,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -411,6 +415,7 @@ __all__ = [
     "ToolOutput",
     "ToolPreview",
     "ToolResult",
+    "ToolSettings",
     "Turn",
     "Ui",
     "Unsupported",
