@@ -160,7 +160,8 @@ def test_a_program_works_in_its_folder(tier: Tier) -> None:
 import os, pathlib, subprocess, tempfile, threading
 pathlib.Path("a").mkdir()
 pathlib.Path("a/one.txt").write_text("one")
-os.rename("a/one.txt", "two.txt")
+pathlib.Path("one.txt").write_text("one")
+os.rename("one.txt", "two.txt")
 os.symlink("two.txt", "three.txt")
 with tempfile.TemporaryFile() as file:
     file.write(b"x")
