@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,19 +14,14 @@ from textual.widgets import Static
 
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import join_parts
+from chatlm.tui.tool_text import describe_arguments, summarise_arguments
 from chatlm.types.parts import ToolCall, ToolResult
 
 MAX_LINES = 200
 """Lines shown of a result."""
 
-MAX_ARGUMENTS = 4000
-"""Characters shown of the arguments."""
-
 NOT_RUN = "not run"
 """State of a call without a result."""
-
-_MAX_SUMMARY = 300
-"""Characters of the arguments in the head line, before it is cut at the width."""
 
 _COLOURS = {
     "done": "$text-success",
@@ -139,7 +133,7 @@ class ToolBlock(Vertical):
             "  ",
             (join_parts(self._state, cost), colour),
             "  ",
-            one_line(summarise_arguments(call.arguments), _MAX_SUMMARY),
+            summarise_arguments(call.arguments),
         )
 
 
@@ -180,26 +174,6 @@ class ToolHead(Widget):
         return self._title.truncate(self.content_size.width, ellipsis=True)
 
 
-def summarise_arguments(text: str) -> str:
-    """Return the arguments of a call on one line, such as `path=notes.md · lines=3`."""
-    values = _parse(text)
-    if values is None:
-        return one_line(text, _MAX_SUMMARY)
-    return join_parts(*(f"{name}={_short(value)}" for name, value in values.items()))
-
-
-def describe_arguments(text: str) -> str:
-    """Return the arguments of a call in lines, each with name and value."""
-    values = _parse(text)
-    if values is None:
-        return escape_controls(text[:MAX_ARGUMENTS])
-    lines = [f"{name}: {_long(value)}" for name, value in values.items()]
-    shown = "\n".join(lines)
-    if len(shown) > MAX_ARGUMENTS:
-        shown = f"{shown[:MAX_ARGUMENTS]}\n… {len(shown) - MAX_ARGUMENTS:,} more characters"
-    return escape_controls(shown)
-
-
 def describe_call(block: CallBlock) -> Content:
     """Return arguments and result in full, but for very long ones."""
     heading = Style.parse("bold")
@@ -217,23 +191,6 @@ def describe_call(block: CallBlock) -> Content:
             shown.append(f"… {more:,} more lines")
         parts.append(Content("\n".join(shown)))
     return Content("\n").join(parts)
-
-
-def _parse(text: str) -> dict[str, object] | None:
-    try:
-        values = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
-def _short(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _long(value: object) -> str:
-    text = _short(value)
-    return f"\n{text}" if "\n" in text else text
 
 
 def _is_error(block: CallBlock) -> bool:

@@ -15,9 +15,9 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm.text import escape_controls, one_line
-from chatlm.tui.chat.tool_block import describe_arguments
 from chatlm.tui.screens.card import Card
 from chatlm.tui.screens.dialogs import PromptLine, PromptScreen
+from chatlm.tui.tool_text import describe_arguments
 from chatlm.types.events import Approval, ApprovalNeeded, ToolPreview, ToolQuestion
 
 PAUSE_SECONDS = 0.6
@@ -89,7 +89,8 @@ class ApprovalScreen(Card[Approval | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer to allow it in the whole chat only where that would be followed."""
-        return not (action == "allow" and parameters == (True,) and self.event.copied)
+        asks_again = bool(self.event.copied) or self.event.always
+        return not (action == "allow" and parameters == (True,) and asks_again)
 
     def action_allow(self, for_chat: bool) -> None:
         """Let it run."""
