@@ -139,8 +139,9 @@ def _frequencies(config: Any) -> Tensor:
     if config.rope_parameters["rope_type"] == "yarn":
         frequencies: Tensor = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))[0]
         return frequencies
-    exponents = torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM
-    return 1.0 / config.rope_parameters["rope_theta"] ** exponents
+    theta: float = config.rope_parameters["rope_theta"]
+    plain: Tensor = 1.0 / theta ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
+    return plain
 
 
 def _slow_places() -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import needle, recall_model
 from benchmarks.speed_sides import CPU
@@ -52,7 +53,7 @@ def test_windows_and_yarn_find_it_in_a_long_prompt(name: str, kv_cache: KVFormat
 
 def test_a_window_ends_at_the_token(tmp_path: Path) -> None:
     kind = recall_model.KINDS["windows alone"]
-    model = native_model(recall_model.save(tmp_path, kind), CPU.dtype, "bf16")
+    model = native_model(recall_model.save(tmp_path, kind), torch.bfloat16, "bf16")
     ids, distance = recall_model.prompt(1000, 0.3)
     at = len(ids) - 1 - distance  # of the fact's first token
     for moved, is_found in ((recall_model.WINDOW - 1, True), (recall_model.WINDOW, False)):
@@ -67,5 +68,5 @@ def test_without_yarn_the_model_for_it_finds_nothing(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
     (folder / "config.json").write_text(json.dumps(config))
-    model = native_model(folder, CPU.dtype, "bf16")
+    model = native_model(folder, torch.bfloat16, "bf16")
     assert not recall_model.recalls(model, recall_model.prompt(4000, 0.1)[0])
