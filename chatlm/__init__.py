@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chatlm.config.paths import (
         bundled_dir,
         check_regular_file,
+        config_dir,
         data_dir,
         expand_path,
         write_atomically,
@@ -250,6 +251,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
+    "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.word_diff",
@@ -398,6 +400,7 @@ __all__ = [
     "bundled_dir",
     "check_regular_file",
     "check_schema",
+    "config_dir",
     "convert_gguf_lora",
     "data_dir",
     "diff_words",

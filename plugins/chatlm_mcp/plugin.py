@@ -1,0 +1,2 @@
+"""Hook implementations of the MCP plugin."""
+from __future__ import annotations
