@@ -135,6 +135,14 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tools import (
+        Tool,
+        ToolCancelled,
+        ToolContext,
+        ToolOutput,
+        ToolPreview,
+        tool,
+    )
 
     __version__: str
 
@@ -240,8 +248,13 @@ _MODULE_OF = {
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
+    "Tool": "chatlm.types.tools",
     "ToolCall": "chatlm.types.parts",
+    "ToolCancelled": "chatlm.types.tools",
+    "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
+    "ToolOutput": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.tools",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -287,6 +300,7 @@ _MODULE_OF = {
     "stream_many": "chatlm.engines.batching",
     "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
+    "tool": "chatlm.types.tools",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -388,8 +402,13 @@ __all__ = [
     "Text",
     "TextFacts",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
+    "ToolCancelled",
+    "ToolContext",
     "ToolDefinition",
+    "ToolOutput",
+    "ToolPreview",
     "ToolResult",
     "Turn",
     "Ui",
@@ -436,6 +455,7 @@ __all__ = [
     "stream_many",
     "tensor_shapes",
     "thinking_problem",
+    "tool",
     "write_atomically",
 ]
 

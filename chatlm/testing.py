@@ -19,13 +19,22 @@ from chatlm.store.store import Store
 from chatlm.types.events import SessionEvent
 from chatlm.types.messages import Annotation, Turn
 from chatlm.types.requests import Request
+from chatlm.types.tools import Tool, ToolCancelled, ToolOutput
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from chatlm.tui.app import ChatApp
 
-__all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "scripted_chat", "scripted_screen"]
+__all__ = [
+    "ScriptedChat",
+    "ScriptedEngine",
+    "ScriptedScreen",
+    "ScriptedToolContext",
+    "run_tool",
+    "scripted_chat",
+    "scripted_screen",
+]
 
 PLUGIN_NAME = "plugin"
 """The plugin's name in tests."""
@@ -203,6 +212,93 @@ async def scripted_screen(
             yield shown
             app.chat_screen.plugin_actions.close()
             await shown.settle()
+
+
+class ScriptedToolContext:
+    """A `chatlm.ToolContext` whose questions are answered by a script.
+
+    Args:
+        answers: of the user to the tool's questions, in order; without one, the tool gets
+            `ToolCancelled` as if nobody were there.
+        conversation_id: the chat.
+        incognito: whether nothing about it may be written to disk.
+        data_folder: of the plugin; None for the current folder.
+        workspace_folders: what the user lets tools use.
+        settings: the object of the plugin's class `Settings`.
+        cancel_after: how many texts of `progress` it takes until the user stops the tool; None for
+            never.
+    """
+
+    def __init__(
+        self,
+        *answers: str,
+        conversation_id: int = 1,
+        incognito: bool = False,
+        data_folder: Path | None = None,
+        workspace_folders: Sequence[Path] = (),
+        settings: Any = None,
+        cancel_after: int | None = None,
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.incognito = incognito
+        self.data_folder = data_folder or Path()
+        self.workspace_folders = tuple(workspace_folders)
+        self.settings = settings
+        self.reported: list[tuple[str, float | None]] = []
+        """The text and the fraction of each call of `progress`."""
+        self.questions: list[str] = []
+        """What the tool asked."""
+        self._answers = list(answers)
+        self._cancel_after = cancel_after
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the user stopped the tool."""
+        return self._cancel_after is not None and len(self.reported) >= self._cancel_after
+
+    def check_cancelled(self) -> None:
+        """Raise `ToolCancelled` if the user stopped the tool."""
+        if self.cancelled:
+            raise ToolCancelled("The user stopped it")
+
+    def progress(self, text: str, fraction: float | None = None) -> None:
+        """Note it in `reported`."""
+        self.reported.append((text, fraction))
+
+    def ask(self, question: str, choices: Sequence[str] = ()) -> str:
+        """Return the next answer of the script.
+
+        Raises:
+            ValueError: it is none of the choices.
+            ToolCancelled: the script has no answer left.
+        """
+        self.questions.append(question)
+        if not self._answers:
+            raise ToolCancelled("Nobody answered the question of the tool")
+        answer = self._answers.pop(0)
+        if choices and answer not in choices:
+            raise ValueError(f"the script answers {answer!r}, which is none of {list(choices)}")
+        return answer
+
+
+def run_tool(
+    tool: Tool,
+    arguments: Mapping[str, Any] | None = None,
+    context: ScriptedToolContext | None = None,
+) -> ToolOutput:
+    """Run a tool as a chat would once the user allowed the call, in this thread.
+
+    Args:
+        tool: the tool.
+        arguments: as a model gives them; wrong ones make an output with `is_error`.
+        context: None for one without answers.
+
+    Raises:
+        ValueError: the schema of the tool's arguments is wrong.
+        ToolCancelled: the tool stopped since the user stopped it or did not answer.
+    """
+    tool.check()
+    return tool.call(arguments or {}, context or ScriptedToolContext())
 
 
 @contextmanager

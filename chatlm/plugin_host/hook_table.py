@@ -30,6 +30,7 @@ from chatlm.types.messages import Annotation, Conversation, Message, Passage, Tu
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
 from chatlm.types.setups import Setup
+from chatlm.types.tools import Tool
 
 
 class CallStyle(StrEnum):
@@ -152,6 +153,7 @@ _ROWS = {
         surfaces=EVERYWHERE - STORED_CHATS,
     ),
     "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
+    "register_tools": Hook(CallStyle.REGISTER, registers=_registers(Tool), surfaces=frozenset()),
     "register_slash_commands": Hook(
         CallStyle.REGISTER, registers=_registers(SlashCommand), surfaces=SCREEN_ONLY
     ),

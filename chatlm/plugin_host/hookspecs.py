@@ -18,6 +18,7 @@ from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
+from chatlm.types.tools import Tool
 
 if TYPE_CHECKING:
     import click
@@ -184,6 +185,11 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 @hookspec
 def register_services(register: Callable[[str, Any], None]) -> None:
     """Offer services to other plugins: `register("documents", service)`."""
+
+
+@hookspec
+def register_tools(register: Callable[[Tool], None]) -> None:
+    """Offer tools that models may call: `register(tool)`; asked whenever tools are needed."""
 
 
 @hookspec

@@ -32,6 +32,7 @@ from chatlm.types.messages import Annotation, Conversation, Message, Passage, ut
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
+from chatlm.types.tools import tool
 
 
 def plugin(**hooks: Any) -> Any:
@@ -313,6 +314,21 @@ def test_the_built_in_plugins_offer_their_services(module: str, name: str) -> No
     host = PluginHost([(module, import_module(f"{module}.plugin"))])
     assert isinstance(host.service(name), SERVICES[name])
     assert host.take_faults() == []
+
+
+def test_register_tools() -> None:
+    @tool
+    def shout(text: str) -> str:
+        """Shout."""
+        return text.upper()
+
+    def offer(register: Any) -> None:
+        register(shout)
+        register("not a tool")
+
+    host = host_of(register_tools=offer)
+    assert host.collect("register_tools") == [("plugin", (shout,))]
+    assert "register takes a Tool" in host.take_faults()[0].error
 
 
 async def test_register_slash_commands() -> None:
