@@ -59,7 +59,13 @@ if TYPE_CHECKING:
     )
     from chatlm.hub.pull import ensure_model
     from chatlm.hub.weights import fingerprint_weights, tensor_shapes
-    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import (
+        AskOption,
+        Commands,
+        PluginContext,
+        ResourceSource,
+        hookimpl,
+    )
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
@@ -125,7 +131,7 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -220,6 +226,7 @@ _MODULE_OF = {
     "Project": "chatlm.types.projects",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
+    "Ratings": "chatlm.types.services",
     "Reasoning": "chatlm.types.parts",
     "ReasoningFormat": "chatlm.engines.model_families",
     "ReasoningParser": "chatlm.engines.reply_parser",
@@ -227,6 +234,7 @@ _MODULE_OF = {
     "Reply": "chatlm.types.messages",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
+    "ResourceSource": "chatlm.plugin_host.hookspecs",
     "Role": "chatlm.types.messages",
     "Sampling": "chatlm.types.sampling",
     "Schema": "chatlm.types.schemas",
@@ -374,6 +382,7 @@ __all__ = [
     "Prompt",
     "PromptReady",
     "PromptToken",
+    "Ratings",
     "Reasoning",
     "ReasoningFormat",
     "ReasoningParser",
@@ -381,6 +390,7 @@ __all__ = [
     "Reply",
     "ReplyStep",
     "Request",
+    "ResourceSource",
     "Role",
     "Sampling",
     "Schema",

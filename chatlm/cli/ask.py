@@ -14,6 +14,7 @@ import click
 
 from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
+from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
@@ -176,9 +177,10 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--file",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
-    help="Add the text of this file or of a folder's files to the question; repeatable.",
+    help="Add the text of this file, of a folder's files or of a resource such as @SERVER:NAME to "
+    "the question; repeatable.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
@@ -222,7 +224,7 @@ def ask(
     logit_bias: tuple[str, ...],
     schema: str | None,
     grammar: str | None,
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     show_thinking: bool,
     no_save: bool,
     dry_run: bool,
@@ -330,8 +332,7 @@ def ask(
                 command=command_words(context),
             )
             return
-        read_file = AttachmentReader(plugins)
-        blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
+        blocks = _read_attachments(files, plugins)
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
@@ -365,6 +366,26 @@ def ask(
                 finally:
                     if saved and chat_id is None:
                         _forget_unanswered(session)
+
+
+def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
+    """Return the blocks of files, folders and resources.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    read_file = AttachmentReader(plugins)
+    resources: Resources | None = None
+    blocks: list[str] = []
+    for name in files:
+        mention = name.removeprefix("@")
+        if ":" in mention and not Path(name).exists():
+            resources = resources or Resources.of_plugins(plugins)
+            if resources.includes(mention):
+                blocks.append(resources.read_block(mention))
+                continue
+        blocks += read_blocks(Path(name), str(Path(name)), read_file)
+    return blocks
 
 
 def _check_batch_options(output: Path | None, others: Mapping[str, object]) -> None:

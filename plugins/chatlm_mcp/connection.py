@@ -28,6 +28,9 @@ CLOSE_SECONDS = 5.0
 
 _POLL_SECONDS = 0.05
 
+for _name in ("mcp", "client"):  # the SDK's loggers would write to the terminal, over the screen
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+
 
 class ConnectionLost(McpServerError):
     """The connection cannot be used any longer; another one has to be opened."""
@@ -223,7 +226,7 @@ class Connection:
             )
         if isinstance(error, MCPError):
             return ConnectionLost("the connection was closed")
-        reason = one_line(str(error), 200) or type(error).__name__
+        reason = one_line(str(error), 200).rstrip(".") or type(error).__name__
         return ConnectionLost(f"the connection failed: {reason}")
 
 

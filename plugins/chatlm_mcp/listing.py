@@ -249,7 +249,9 @@ class KnownServer:
     def remember_use(self, tool: str, fingerprint: str) -> None:
         """Store that the user lets the tool run as it is."""
         if self.used_fingerprint(tool) != fingerprint:
-            self._update(lambda values: values.setdefault("used", {}).__setitem__(tool, fingerprint))
+            self._update(
+                lambda values: values.setdefault("used", {}).__setitem__(tool, fingerprint)
+            )
 
     def forget(self) -> None:
         """Delete everything about the server."""
@@ -303,7 +305,9 @@ def unique(names: Sequence[str]) -> list[str]:
     """Return names of letters, digits, `_` and `-`, 64 at most, each different from all others."""
     found: list[str] = []
     for name in names:
-        plain = "".join(each if each.isascii() and each.isalnum() or each in "_-" else "_" for each in name)
+        plain = "".join(
+            each if (each.isascii() and each.isalnum()) or each in "_-" else "_" for each in name
+        )
         if plain != name or len(plain) > 64 or plain in found:
             digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:6]
             shortened = f"{plain[:57]}_{digest}" if len(plain) > 64 else plain

@@ -60,9 +60,7 @@ def fill_in(server: Server, prompt: ListedPrompt, values: Mapping[str, str], typ
 
 
 def _make_renderer(server: Server, prompt: ListedPrompt) -> TemplateRenderer:
-    def render(
-        values: Mapping[str, str], raw_input: str, facts: TextFacts
-    ) -> RenderedTemplate:
+    def render(values: Mapping[str, str], raw_input: str, facts: TextFacts) -> RenderedTemplate:
         return RenderedTemplate(user=fill_in(server, prompt, values, raw_input))
 
     about = one_line(prompt.description, 80) or "A prompt"

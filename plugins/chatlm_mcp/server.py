@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from chatlm import ChatlmError, one_line
+from chatlm import ChatlmError, UsageError, one_line
 from chatlm_mcp.connection import Connection, ConnectionLost, RequestCancelled
 from chatlm_mcp.limits import MAX_LISTED, MAX_PAGES, McpServerError
 from chatlm_mcp.listing import Listing
@@ -214,6 +215,7 @@ class Server:
             return self._open()
 
     def _open(self) -> Connection:
+        require_sdk()
         self._starting = True
         try:
             connection = Connection(self.config.expanded(), self.log, self._note_change)
@@ -254,6 +256,19 @@ class Server:
         if not isinstance(error, ConnectionLost):
             text = f"The MCP server {self.config.name}: {error.message}."
         return type(error)(text, error.hint or "Look at its log: /mcp, or chatlm mcp test")
+
+
+def require_sdk() -> None:
+    """Check that the SDK is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if find_spec("mcp") is None:
+        raise UsageError(
+            "MCP needs a package that is not installed.",
+            hint="Install it: pip install 'chatlm[mcp]'",
+        )
 
 
 async def _pages(ask: Callable[..., Awaitable[Any]], kind: str) -> list[Any]:

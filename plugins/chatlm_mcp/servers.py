@@ -50,8 +50,7 @@ class Servers:
                 kept = {
                     config.name: self._servers[config.name]
                     for config in configs
-                    if config.name in self._servers
-                    and self._servers[config.name].config == config
+                    if config.name in self._servers and self._servers[config.name].config == config
                 }
                 gone = [each for name, each in self._servers.items() if name not in kept]
                 self._servers = {

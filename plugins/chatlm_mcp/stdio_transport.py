@@ -62,14 +62,21 @@ async def run_server(
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: S101
     received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](0)
+    stopping = False
+
+    def end(reason: str) -> None:
+        if not stopping:
+            on_end(reason)
+
     tasks = [
-        asyncio.create_task(_read_messages(process, received, log, on_end)),
+        asyncio.create_task(_read_messages(process, received, log, end)),
         asyncio.create_task(_write_messages(process.stdin, to_send)),
         asyncio.create_task(_copy_errors(process.stderr, log)),
     ]
     try:
         yield incoming, outgoing
     finally:
+        stopping = True
         for stream in (incoming, outgoing, received, to_send):
             stream.close()
         await asyncio.shield(asyncio.ensure_future(_stop(process)))
@@ -106,9 +113,9 @@ async def _read_messages(
             try:
                 message = jsonrpc_message_adapter.validate_json(text, by_name=False)
             except (ValueError, RecursionError) as error:
-                problem = str(error).splitlines()
+                problem = " ".join(str(error).splitlines()[1:2]).partition(" [type=")[0].strip()
                 log.write(f"[not a message] {one_line(text, 500)}\n".encode())
-                reason = f"it sent what is no message: {one_line(' '.join(problem[1:2]), 120)}"
+                reason = f"it sent something that is no message ({one_line(problem, 120)})"
                 break
             await received.send(SessionMessage(message))
     if reason:

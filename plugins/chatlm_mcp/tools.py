@@ -88,7 +88,10 @@ def _run_tool(
             return ToolOutput(text, is_error=True, source=source)
         known = KnownServer(server.config)
         allowed = known.used_fingerprint(tool.name) or tool.fingerprint
-        if current.fingerprint != allowed and context.ask(_question(server, current), (RUN, REFUSE)) != RUN:
+        if (
+            current.fingerprint != allowed
+            and context.ask(_question(server, current), (RUN, REFUSE)) != RUN
+        ):
             text = "The tool has changed since the user allowed it, and was not allowed again."
             return ToolOutput(text, is_error=True, source=source)
         known.remember_use(tool.name, current.fingerprint)
