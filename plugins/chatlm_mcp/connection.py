@@ -63,6 +63,8 @@ class Connection:
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._task: asyncio.Task[Any] | None = None
+        """Connects, then waits for the end."""
         self._ready: Future[None] = Future()
         self._thread = Thread(
             target=self._run, name=f"chatlm-mcp-{one_line(server.name, 20)}", daemon=True
@@ -139,11 +141,10 @@ class Connection:
             raise self._explain(error, seconds) from error
 
     def close(self) -> None:
-        """End the connection, and the server's processes if it runs here."""
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None:
+        """End the connection, and the server's processes if it runs here; also while it opens."""
+        if self._loop is not None:
             with suppress(RuntimeError):  # it ended meanwhile
-                loop.call_soon_threadsafe(stop.set)
+                self._loop.call_soon_threadsafe(self._finish)
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
 
@@ -164,6 +165,7 @@ class Connection:
         from mcp_types import Implementation
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._task = asyncio.current_task()
         client = Client(
             self._transport(),
             client_info=Implementation(name="chatlm", version=__version__),
@@ -186,6 +188,13 @@ class Connection:
         from chatlm_mcp.stdio_transport import run_server
 
         return run_server(self._server, self._log, self._end)
+
+    def _finish(self) -> None:
+        if self._client is None and not self._ready.done() and self._task is not None:
+            self.end_reason = self.end_reason or "it was ended while it started"
+            self._task.cancel()
+        elif self._stop is not None:
+            self._stop.set()
 
     def _end(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason

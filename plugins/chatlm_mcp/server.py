@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from chatlm import ChatlmError, UsageError, one_line
@@ -76,8 +76,10 @@ class Server:
         """Whether the server said that its tools, resources or prompts have changed."""
         self._clock = clock
         self._lock = RLock()
+        self._start_lock = Lock()
+        """Held while a connection is opened, so that there is one at most."""
         self._connection: Connection | None = None
-        self._starting = False
+        self._opening: Connection | None = None
         self._failures = 0
         """Failures in a row."""
         self._retry_at = 0.0
@@ -92,7 +94,7 @@ class Server:
         connection = self._connection
         if self.config.problem or self.config.disabled:
             state = "failed" if self.config.problem else "off"
-        elif self._starting:
+        elif self._opening is not None:
             state, reason = "starting", ""
         elif connection is not None and connection.is_open:
             state, reason = "running", ""
@@ -167,9 +169,11 @@ class Server:
     def close(self) -> None:
         """End the connection and the server's processes."""
         with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+            connections = (self._connection, self._opening)
+            self._connection = None
+        for connection in connections:
+            if connection is not None:
+                connection.close()
 
     def _request(
         self,
@@ -194,7 +198,7 @@ class Server:
 
     def _connected(self) -> Connection:
         """Return the open connection, or open one unless it failed too recently."""
-        with self._lock:
+        with self._start_lock:
             if self.config.problem:
                 raise McpServerError(f"The MCP server {self.config.name} {self.config.problem}.")
             if self.config.disabled:
@@ -216,22 +220,21 @@ class Server:
 
     def _open(self) -> Connection:
         require_sdk()
-        self._starting = True
         try:
-            connection = Connection(self.config.expanded(), self.log, self._note_change)
-            self._starts += 1
-            connection.open(self.settings.start_seconds)
-        except ConnectionLost as error:
-            self._record_failure(connection, error.message)
-            raise self._error(error) from error
-        except McpServerError as error:
-            self._record_failure(connection, error.message)
-            raise self._error(error) from error
+            ready = self.config.expanded()
         except ChatlmError as error:  # a variable that is not set
             self._reason = error.message
             raise
+        connection = Connection(ready, self.log, self._note_change)
+        self._starts += 1
+        self._opening = connection
+        try:
+            connection.open(self.settings.start_seconds)
+        except McpServerError as error:
+            self._record_failure(connection, error.message)
+            raise self._error(error) from error
         finally:
-            self._starting = False
+            self._opening = None
         self._connection = connection
         return connection
 
