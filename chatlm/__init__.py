@@ -110,6 +110,7 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from chatlm.types.methods import ReplyMethod
     from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
@@ -232,6 +233,7 @@ _MODULE_OF = {
     "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
+    "ReplyMethod": "chatlm.types.methods",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
     "ResourceSource": "chatlm.plugin_host.hookspecs",
@@ -388,6 +390,7 @@ __all__ = [
     "ReasoningParser",
     "RenderedTemplate",
     "Reply",
+    "ReplyMethod",
     "ReplyStep",
     "Request",
     "ResourceSource",

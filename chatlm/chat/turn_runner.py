@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from chatlm.chat import request_builder
+from chatlm.chat.reply_methods import CollectsOffers, stream_request
 from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
@@ -164,7 +165,9 @@ class TurnRunner:
             growing.provenance = request_builder.engineless_provenance(request)
         try:
             yield ReplyStarted(turn.id, reply)
-            with closing(reply_events(engine, request, continued=bool(reply.parts))) as events:
+            with closing(
+                reply_events(engine, request, self.plugins, continued=bool(reply.parts))
+            ) as events:
                 for event in events:
                     problem = growing.add(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -277,20 +280,20 @@ class TurnRunner:
 
 
 def reply_events(
-    engine: Engine, request: Request, *, continued: bool = False
+    engine: Engine, request: Request, plugins: CollectsOffers, *, continued: bool = False
 ) -> Generator[EngineEvent, None, None]:
     """Yield the beginning that plugins gave a new reply, then the engine's events, if it is run.
 
     Args:
         engine: runs the request.
         request: with the plugins' adjustments.
+        plugins: offer the method that the request may name.
         continued: whether an earlier reply is continued.
     """
     yield from events_without_engine(request, engine, continued=continued)
     if not request.reply_complete:
         check_parts(request, engine.info)
-        with closing(engine.stream(request)) as events:
-            yield from events
+        yield from stream_request(engine, request, plugins)
 
 
 def events_without_engine(

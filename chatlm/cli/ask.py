@@ -165,6 +165,11 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
 )
 @click.option(
+    "--method",
+    metavar="METHOD",
+    help="Make the reply in another way, such as consensus:9; list them: chatlm reason list",
+)
+@click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
@@ -224,6 +229,7 @@ def ask(
     logit_bias: tuple[str, ...],
     schema: str | None,
     grammar: str | None,
+    method: str | None,
     files: tuple[str, ...],
     show_thinking: bool,
     no_save: bool,
@@ -294,6 +300,7 @@ def ask(
             "logit_bias": biases,
             "schema": None if schema is None else read_schema(schema),
             "grammar": None if grammar is None else str(read_grammar(grammar)),
+            "method": method,
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
@@ -375,16 +382,14 @@ def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
         UsageError: one cannot be read.
     """
     read_file = AttachmentReader(plugins)
-    resources: Resources | None = None
+    resources = Resources.of_plugins(plugins) if files else Resources()
     blocks: list[str] = []
     for name in files:
         mention = name.removeprefix("@")
-        if ":" in mention and not Path(name).exists():
-            resources = resources or Resources.of_plugins(plugins)
-            if resources.includes(mention):
-                blocks.append(resources.read_block(mention))
-                continue
-        blocks += read_blocks(Path(name), str(Path(name)), read_file)
+        if resources.includes(mention) and not Path(name).exists():
+            blocks.append(resources.read_block(mention))
+        else:
+            blocks += read_blocks(Path(name), str(Path(name)), read_file)
     return blocks
 
 

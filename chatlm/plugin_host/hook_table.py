@@ -27,6 +27,7 @@ from chatlm.plugin_host.validation import (
 )
 from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
 from chatlm.types.setups import Setup
@@ -154,6 +155,11 @@ _ROWS = {
         CallStyle.REGISTER,
         registers=_registers_named(None, "a function"),
         surfaces=EVERYWHERE - SCREEN_ONLY,
+    ),
+    "register_methods": Hook(
+        CallStyle.REGISTER,
+        registers=_registers(ReplyMethod),
+        surfaces=EVERYWHERE - {Surface.SERVE},
     ),
     "register_setups": Hook(
         CallStyle.REGISTER,

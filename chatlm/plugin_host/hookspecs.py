@@ -14,6 +14,7 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
@@ -192,6 +193,11 @@ def list_models() -> Sequence[ModelListing]:
 @hookspec
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
+
+
+@hookspec
+def register_methods(register: Callable[[ReplyMethod], None]) -> None:
+    """Offer ways to make a reply: `register(ReplyMethod("twice", …))` serves `method = twice`."""
 
 
 @hookspec

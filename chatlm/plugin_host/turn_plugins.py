@@ -43,6 +43,11 @@ class TurnPlugins(HookCaller):
         impls = self._host.implementations(hook)
         return [impl for impl in impls if impl.plugin_name not in self._disabled_plugins]
 
+    def collect(self, hook: str) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return what the enabled plugins register in a hook, each with the plugin's name."""
+        offers = self._host.collect(hook)
+        return [offer for offer in offers if offer[0] not in self._disabled_plugins]
+
     def call(
         self,
         impl: pluggy.HookImpl,
