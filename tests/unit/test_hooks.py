@@ -30,6 +30,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
+from chatlm.tui.composer.completion import complete
 from chatlm.types.events import Delta
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
 from chatlm.types.methods import ReplyMethod
@@ -571,13 +572,23 @@ def test_register_resources() -> None:
     assert "without colons" in host.take_faults()[0].error
 
 
-async def test_a_resource_is_mentioned_and_completed_on_the_screen() -> None:
+def test_resources_are_completed_after_the_files(tmp_path: Path) -> None:
+    (tmp_path / "wiki.txt").touch()
+    names = ["wiki:Home", "wiki:My page"]
+    matches = complete(
+        "see @wik", [], {}, tmp_path, is_whole_message=False, resource_names=lambda: names
+    )
+    assert matches is not None
+    assert [candidate.insert for candidate in matches.candidates] == [
+        "@wiki.txt ",
+        "@wiki:Home ",
+        '@"wiki:My page" ',
+    ]
+
+
+async def test_a_resource_is_mentioned_on_the_screen() -> None:
     offers = plugin(register_resources=lambda register: register("wiki", Wiki()))
     async with scripted_screen(offers, replies=["Yes."]) as screen:
-        await screen.pilot.press(*"see @wik")
-        await screen.pilot.pause()
-        assert "wiki:Home" in screen.text()
-        await screen.pilot.press("tab", "ctrl+u")
         await screen.submit("What is @wiki:Home about, @nobody:else?")
         message = screen.requests[0].messages[-1].text
         assert message.startswith("What is wiki:Home about, @nobody:else?")
