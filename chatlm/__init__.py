@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -142,12 +143,12 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
     from chatlm.types.tools import (
         Tool,
         ToolCancelled,
         ToolContext,
         ToolOutput,
-        ToolPreview,
         tool,
     )
 
@@ -170,6 +171,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -264,7 +266,8 @@ _MODULE_OF = {
     "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
-    "ToolPreview": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -327,6 +330,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -423,6 +427,7 @@ __all__ = [
     "ToolOutput",
     "ToolPreview",
     "ToolResult",
+    "ToolSettings",
     "Turn",
     "Ui",
     "Unsupported",

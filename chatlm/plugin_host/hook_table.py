@@ -167,7 +167,7 @@ _ROWS = {
         surfaces=EVERYWHERE - STORED_CHATS,
     ),
     "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
-    "register_tools": Hook(CallStyle.REGISTER, registers=_registers(Tool), surfaces=frozenset()),
+    "register_tools": Hook(CallStyle.REGISTER, registers=_registers(Tool), surfaces=STORED_CHATS),
     "register_slash_commands": Hook(
         CallStyle.REGISTER, registers=_registers(SlashCommand), surfaces=SCREEN_ONLY
     ),

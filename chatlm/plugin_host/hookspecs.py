@@ -145,7 +145,7 @@ class Commands(Protocol):
         """Return a group of chatlm's own, to add commands to it.
 
         Args:
-            name: `models`, `chats`, `config` or `plugins`.
+            name: `models`, `chats`, `config`, `tools` or `plugins`.
 
         Raises:
             ValueError: there is no such group.

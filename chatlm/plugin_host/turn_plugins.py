@@ -113,6 +113,22 @@ class TurnPlugins(HookCaller):
             request, logits_processors=processors, stopping_criteria=criteria
         )
 
+    def note_tool(self, plugin: str, tool: str, seconds: float, summary: str, error: str) -> None:
+        """Record the call of a tool among the calls of the turn.
+
+        Args:
+            plugin: who offers the tool.
+            tool: its name.
+            seconds: how long it ran.
+            summary: its result in a few words.
+            error: why there is none; empty for nothing.
+        """
+        self._calls.append(Call(plugin, f"tool {tool}", round(seconds, 6), summary, error=error))
+
+    def loaded_settings(self, name: str) -> Any:
+        """As `PluginHost.loaded_settings`."""
+        return self._host.loaded_settings(name)
+
     def take_calls(self) -> tuple[Call, ...]:
         """Return the calls since the last time, in order; processors and criteria last."""
         calls = [*self._calls, *(guard.as_call() for guard in self._guards if guard.calls)]

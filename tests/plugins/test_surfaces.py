@@ -161,6 +161,7 @@ async def test_the_screen(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_ask(log: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.pdf").write_bytes(b"%PDF")
+    (log.parent / "config.toml").write_text("[tools]\nenabled = true\n")
     done = run_chatlm(
         *("ask", "-m", "parrot:grey", "-t", "plain", "--tone", "Calm", "--adapter", "off"),
         *("-f", str(tmp_path / "notes.pdf"), "Is it?"),
