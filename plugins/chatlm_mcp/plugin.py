@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 
 class McpPlugin:
-    """The hooks, with the servers that they share."""
+    """The hooks, with the servers that they share.
+
+    Args:
+        servers: None for those of mcp.json, with the plugin's settings.
+    """
 
     Settings = Settings
 
-    def __init__(self) -> None:
+    def __init__(self, servers: Servers | None = None) -> None:
         self._settings = Settings()
-        self._opened: Servers | None = None
+        self._opened = servers
 
     @hookimpl
     def startup(self, context: PluginContext) -> None:

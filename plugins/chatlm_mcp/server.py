@@ -128,7 +128,7 @@ class Server:
         self,
         name: str,
         arguments: dict[str, Any],
-        progress: Callable[[float, float | None, str | None], None] = lambda *_: None,
+        on_progress: Callable[[float, float | None, str | None], None] = lambda *_: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> CallToolResult:
         """Call a tool.
@@ -136,7 +136,7 @@ class Server:
         Args:
             name: as the server calls it.
             arguments: for the tool; the server checks them.
-            progress: called with the steps done, all steps and a text, in another thread.
+            on_progress: called with the steps done, all steps and a text, in another thread.
             cancelled: asked some times a second.
 
         Raises:
@@ -144,8 +144,8 @@ class Server:
             McpServerError: the server failed or refuses the call.
         """
 
-        async def report(done: float, total: float | None, text: str | None) -> None:
-            progress(done, total, text)
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            on_progress(progress, total, message)
 
         async def call(client: Client) -> CallToolResult:
             return await client.call_tool(name, arguments, progress_callback=report)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from chatlm.testing import scripted_screen
-from chatlm_mcp.listing import KnownServer, ListedPrompt, ListedResource, Listing
 from chatlm_mcp.plugin import McpPlugin
 from chatlm_mcp.server_config import ServerConfig, find_server, save_server
-from tests.plugins.mcp_servers import TESTS, sdk_config
+from chatlm_mcp.servers import Servers
+from tests.plugins.mcp_servers import PATIENT, TESTS, sdk_config
 from tests.program import run_chatlm
 from tests.waiting import PATIENCE
 
@@ -97,37 +97,32 @@ def test_servers_of_other_programs_are_taken_over(home: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def known(home: Path) -> Iterator[ServerConfig]:
-    """A server whose lists are known, and which is not started."""
+def servers(home: Path) -> Iterator[Servers]:
+    """A server that runs, and one that is off."""
     home.mkdir()
-    server = sdk_config()
-    save_server(server)
+    save_server(sdk_config())
     save_server(ServerConfig("off", "x", disabled=True))
-    KnownServer(server).remember(
-        Listing(
-            resources=(ListedResource("notes://today", "notes"),),
-            prompts=(ListedPrompt("review", "", ("code", "style"), ("code",)),),
-        )
-    )
-    yield server
+    servers = Servers(PATIENT)
+    servers.live_listing(servers.get("test"))
+    yield servers
+    servers.close()
 
 
-async def test_servers_are_shown_and_used_on_the_screen(known: ServerConfig) -> None:
-    plugin = McpPlugin()
+async def test_servers_are_shown_and_used_on_the_screen(servers: Servers) -> None:
+    plugin = McpPlugin(servers)
     async with scripted_screen(plugin, replies=["Yes."], size=(160, 50)) as screen:
         await screen.submit("/mcp")
+        async with asyncio.timeout(PATIENCE):  # the panel reads files in a thread
+            while "● test  running" not in screen.text():
+                await screen.pilot.pause(0.05)
         text = screen.text()
-        assert "○ test  not started" in text
         assert "– off  off" in text
-        assert "1 resource · 1 prompt" in text
+        assert "9 tools · 2 resources · 1 prompt" in text
+        assert "· add (read-only)" in text
         await screen.submit("/prompt")
         assert "test:review" in screen.notifications[-1]
         await screen.submit("/prompt test:review style=strict x = 1")
         assert "Review this code, be strict:" in screen.text()
         await screen.submit("What is in @test:notes://today?")
-        async with asyncio.timeout(PATIENCE):  # the server starts now
-            while not screen.requests:
-                await screen.pilot.pause(0.05)
-        await screen.settle()
         assert "Buy bread." in screen.requests[-1].messages[-1].text
         assert screen.faults == []

@@ -589,9 +589,9 @@ def test_resources_are_completed_after_the_files(tmp_path: Path) -> None:
 async def test_a_resource_is_mentioned_on_the_screen() -> None:
     offers = plugin(register_resources=lambda register: register("wiki", Wiki()))
     async with scripted_screen(offers, replies=["Yes."]) as screen:
-        await screen.submit("What is @wiki:Home about, @nobody:else?")
+        await screen.submit("What do @wiki:Home, @wiki:Home? and @nobody:else say?")
         message = screen.requests[0].messages[-1].text
-        assert message.startswith("What is wiki:Home about, @nobody:else?")
+        assert message.startswith("What do wiki:Home, wiki:Home? and @nobody:else say?")
         assert message.endswith("Welcome.\n```")
 
 

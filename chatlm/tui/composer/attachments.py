@@ -113,16 +113,29 @@ def find_attachments(
     for match in _MENTION.finditer(text):
         if any(start <= match.start() < end for start, end in code):
             continue
-        for written, end in _candidate_paths(match):
+        candidates = _candidate_paths(match)
+        start = match.start()
+        for written, end in candidates:
             path = resolve_path(written, folder)
-            is_file = path is not None and (
-                path.is_file() or (path.is_dir() and written.endswith("/"))
-            )
-            if is_file or (resources is not None and resources.includes(written)):
-                start = match.start()
-                found.append(Attachment(start, text[start:end], written, path if is_file else None))
+            if path is not None and (path.is_file() or (path.is_dir() and written.endswith("/"))):
+                found.append(Attachment(start, text[start:end], written, path))
                 break
+        else:
+            if resources is not None and (chosen := _choose_resource(candidates, resources)):
+                written, end = chosen
+                found.append(Attachment(start, text[start:end], written, None))
     return found
+
+
+def _choose_resource(
+    candidates: list[tuple[str, int]], resources: Resources
+) -> tuple[str, int] | None:
+    """Return the candidate that is a resource: one that is listed, else without punctuation."""
+    possible = [each for each in candidates if resources.includes(each[0])]
+    if not possible:
+        return None
+    listed = set(resources.names())
+    return next((each for each in possible if each[0] in listed), possible[-1])
 
 
 def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
