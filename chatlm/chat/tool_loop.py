@@ -220,6 +220,7 @@ class ToolLoop:
             _preview(offered, arguments),
             copied,
             interrupted,
+            offered.tool.always_ask,
         )
         asked = time.monotonic()
         yield event
@@ -229,7 +230,7 @@ class ToolLoop:
         if event.answer is None or not event.answer.allowed:
             yield from self._finish(slot, _denied(call, _why_denied(event.answer)))
             return None
-        if event.answer.for_chat:
+        if event.answer.for_chat and not event.always:
             yield from self._allow_in_chat(call.name)
         return offered, arguments
 

@@ -137,7 +137,8 @@ class ToolSet:
 
         A rule that denies decides first. Then the rules of the command, of the chat and of the
         settings, in this order; among those of one place the most exact one, and `ask` before
-        `allow`. Without any, the tool itself says what happens.
+        `allow`. Without any, the tool itself says what happens. Of a tool that always asks, no
+        rule allows a call.
         """
         return self._decide(offered, arguments, plain=False)
 
@@ -145,6 +146,14 @@ class ToolSet:
         self, offered: OfferedTool, arguments: Mapping[str, Any], *, plain: bool
     ) -> Decision:
         """As `decide`; `plain` ignores rules with arguments."""
+        decision = self._decide_by_rules(offered, arguments, plain=plain)
+        if offered.tool.always_ask and decision.permission == "allow":
+            return Decision("ask", f"the tool {offered.tool.name} always asks")
+        return decision
+
+    def _decide_by_rules(
+        self, offered: OfferedTool, arguments: Mapping[str, Any], *, plain: bool
+    ) -> Decision:
         tool, group = offered.tool, offered.group
         for place, rules in self._denied:
             for rule in rules:

@@ -292,6 +292,8 @@ class ApprovalNeeded:
     call, but somebody who wrote that text."""
     interrupted: bool = False
     """Whether it ran before, and the program ended meanwhile: what it did is not known."""
+    always: bool = False
+    """Whether each call of the tool is asked about, so that it cannot be allowed for the chat."""
     answer: Approval | None = None
 
 

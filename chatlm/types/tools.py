@@ -133,6 +133,8 @@ class Tool:
     """Called in a thread of its own with arguments that fit `parameters`."""
     permission: Permission = "ask"
     """What happens without a rule of the user's."""
+    always_ask: bool = False
+    """Whether the user is asked about each call, whatever a rule allows; a rule can still deny."""
     timeout: float | None = DEFAULT_TIMEOUT
     """Seconds after which it is stopped and the model is told so; None for never."""
     own_process: bool = False
@@ -240,6 +242,7 @@ def tool(
     *,
     name: str = "",
     permission: Permission = "ask",
+    always_ask: bool = False,
     timeout: float | None = DEFAULT_TIMEOUT,
     own_process: bool = False,
     preview: Preview | None = None,
@@ -263,8 +266,8 @@ def tool(
     Args:
         function: what to decorate.
         name: the tool's name; empty for the function's.
-        options: as the fields of `Tool`: `permission`, `timeout`, `own_process`, `preview`,
-            `read_only`, `untrusted_output`, `enabled_by_default`, `group`.
+        options: as the fields of `Tool`: `permission`, `always_ask`, `timeout`, `own_process`,
+            `preview`, `read_only`, `untrusted_output`, `enabled_by_default`, `group`.
 
     Raises:
         ValueError: a field is not valid, or the function has no docstring.

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from chatlm import (
     ChatlmError,
     ToolContext,
@@ -113,6 +111,8 @@ class Memory:
         return self._change(lambda facts: facts.pop(_place(facts, number)))
 
     def _change(self, change: Callable[[list[Fact]], Fact]) -> Fact:
+        from filelock import FileLock  # takes 60 ms
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             facts = self.facts()

@@ -137,6 +137,7 @@ def _shell_preview(arguments: Mapping[str, Any]) -> ToolPreview:
 
 @tool(
     permission="ask",
+    always_ask=True,
     timeout=None,
     group="shell",
     preview=_shell_preview,

@@ -114,7 +114,9 @@ def test_mistakes_are_refused(options: tuple[str, ...], message: str) -> None:
 
 def test_a_dry_run_names_the_tools() -> None:
     done = run_chatlm("ask", "-m", "sums:x", "--tools", "all", "--dry-run", "Go.")
-    assert done.stdout.startswith("[tools]\nadd, write\n")
+    heading, names = done.stdout.splitlines()[:2]
+    assert heading == "[tools]"
+    assert {"add", "write"} <= set(names.split(", "))
 
 
 def test_the_list_says_what_each_tool_does() -> None:

@@ -110,6 +110,7 @@ def test_the_shell_reads_the_users_folders_and_writes_only_its_own(tmp_path: Pat
 def test_the_shell_is_off_and_asks() -> None:
     assert not shell.enabled_by_default
     assert shell.permission == "ask"
+    assert shell.always_ask
     assert python.permission == "ask"
     preview = shell.preview and shell.preview({"command": "ls -l"})
     assert preview is not None
