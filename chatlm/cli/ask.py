@@ -337,7 +337,7 @@ def ask(
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
-    tool_options = _tool_options(settings.tools, tools, allow, deny, tool_choice)
+    tool_options = parse_tool_options(settings.tools, tools, allow, deny, tool_choice)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -431,7 +431,7 @@ def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
     return blocks
 
 
-def _tool_options(
+def parse_tool_options(
     settings: ToolSettings,
     names: str | None,
     allow: tuple[str, ...],
