@@ -376,8 +376,9 @@ def serve_editor(agent: EditorAgent) -> None:
     async def serve() -> None:
         with _private_output():
             reader, writer = await acp.stdio_streams(limit=50 * 2**20)
+        methods: Any = agent  # the SDK looks up by name what an agent has
         try:
-            await acp.run_agent(agent, writer, reader)
+            await acp.run_agent(methods, writer, reader)
         finally:
             agent.stop()  # the end of the event loop waits for the threads
 
