@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chatlm.config.paths import (
         bundled_dir,
         check_regular_file,
+        config_dir,
         data_dir,
         expand_path,
         write_atomically,
@@ -58,7 +59,13 @@ if TYPE_CHECKING:
     )
     from chatlm.hub.pull import ensure_model
     from chatlm.hub.weights import fingerprint_weights, tensor_shapes
-    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import (
+        AskOption,
+        Commands,
+        PluginContext,
+        ResourceSource,
+        hookimpl,
+    )
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
@@ -85,6 +92,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -103,6 +111,7 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from chatlm.types.methods import ReplyMethod
     from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
@@ -124,7 +133,7 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -134,12 +143,12 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
     from chatlm.types.tools import (
         Tool,
         ToolCancelled,
         ToolContext,
         ToolOutput,
-        ToolPreview,
         tool,
     )
 
@@ -162,6 +171,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -219,13 +229,16 @@ _MODULE_OF = {
     "Project": "chatlm.types.projects",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
+    "Ratings": "chatlm.types.services",
     "Reasoning": "chatlm.types.parts",
     "ReasoningFormat": "chatlm.engines.model_families",
     "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
+    "ReplyMethod": "chatlm.types.methods",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
+    "ResourceSource": "chatlm.plugin_host.hookspecs",
     "Role": "chatlm.types.messages",
     "Sampling": "chatlm.types.sampling",
     "Schema": "chatlm.types.schemas",
@@ -253,7 +266,8 @@ _MODULE_OF = {
     "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
-    "ToolPreview": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -263,6 +277,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
+    "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.word_diff",
@@ -315,6 +330,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -372,13 +388,16 @@ __all__ = [
     "Prompt",
     "PromptReady",
     "PromptToken",
+    "Ratings",
     "Reasoning",
     "ReasoningFormat",
     "ReasoningParser",
     "RenderedTemplate",
     "Reply",
+    "ReplyMethod",
     "ReplyStep",
     "Request",
+    "ResourceSource",
     "Role",
     "Sampling",
     "Schema",
@@ -408,6 +427,7 @@ __all__ = [
     "ToolOutput",
     "ToolPreview",
     "ToolResult",
+    "ToolSettings",
     "Turn",
     "Ui",
     "Unsupported",
@@ -417,6 +437,7 @@ __all__ = [
     "bundled_dir",
     "check_regular_file",
     "check_schema",
+    "config_dir",
     "convert_gguf_lora",
     "data_dir",
     "diff_words",

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_process import call_tool
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.types.events import SessionEvent
+from chatlm.types.events import Approval, ApprovalNeeded, SessionEvent, ToolQuestion
 from chatlm.types.messages import Annotation, Turn
 from chatlm.types.requests import Request
+from chatlm.types.tool_rules import ToolSettings
 from chatlm.types.tools import Tool, ToolCancelled, ToolOutput
 
 if TYPE_CHECKING:
@@ -63,14 +66,26 @@ class ScriptedChat:
         """The requests to the model, newest last."""
         return self.engine.requests
 
-    def say(self, text: str) -> Turn:
+    def say(self, text: str, *answers: bool | str) -> Turn:
         """Send a message, let the model answer, and return the whole turn.
+
+        Args:
+            text: the message.
+            answers: of the user while tools run, in order: whether a call is allowed, and texts
+                for the questions of tools; what is left unanswered is denied.
 
         Raises:
             UsageError: the text is blank.
             EngineError: the script says so.
         """
-        self.events = list(self.session.send(text))
+        waiting = list(answers)
+        self.events = []
+        for event in self.session.send(text):
+            self.events.append(event)
+            if isinstance(event, ApprovalNeeded) and waiting:
+                event.answer = Approval(bool(waiting.pop(0)))
+            elif isinstance(event, ToolQuestion) and waiting:
+                event.answer = str(waiting.pop(0))
         conversation = self.session.conversation
         if conversation is None:
             raise RuntimeError("the message was not stored")
@@ -99,10 +114,11 @@ def scripted_chat(
     Raises:
         ValueError: the plugin cannot be loaded, or a setting is wrong; the message says why.
     """
-    config = Config(plugins={PLUGIN_NAME: settings or {}})
+    config = Config(plugins={PLUGIN_NAME: settings or {}}, tools=ToolSettings(enabled=True))
     engine = ScriptedEngine(*replies)
     with _started_host(plugin, config, data_dir) as host, Store(None) as store:
-        session = ChatSession(store, lambda: engine, plugins=host)
+        tools = ToolOptions(config.tools)
+        session = ChatSession(store, lambda: engine, plugins=host, tools=tools)
         yield ScriptedChat(session, engine, host)
 
 
@@ -202,7 +218,9 @@ async def scripted_screen(
     """
     from chatlm.tui.app import ChatApp
 
-    config = Config(plugins={PLUGIN_NAME: settings or {}}, keys=keys or {})
+    config = Config(
+        plugins={PLUGIN_NAME: settings or {}}, keys=keys or {}, tools=ToolSettings(enabled=True)
+    )
     engine = ScriptedEngine(*replies)
     with _started_host(plugin, config, data_dir) as host, Store(None) as store:
         app = ChatApp(store, lambda model, report: engine, plugins=host, config=config)
@@ -286,7 +304,7 @@ def run_tool(
     arguments: Mapping[str, Any] | None = None,
     context: ScriptedToolContext | None = None,
 ) -> ToolOutput:
-    """Run a tool as a chat would once the user allowed the call, in this thread.
+    """Run a tool as a chat would once the user allowed the call, without its time limit.
 
     Args:
         tool: the tool.
@@ -298,7 +316,7 @@ def run_tool(
         ToolCancelled: the tool stopped since the user stopped it or did not answer.
     """
     tool.check()
-    return tool.call(arguments or {}, context or ScriptedToolContext())
+    return call_tool(tool, arguments or {}, context or ScriptedToolContext())
 
 
 @contextmanager

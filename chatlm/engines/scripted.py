@@ -12,7 +12,7 @@ from typing import Any
 from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.estimated_tokens import EstimatedTokens
 from chatlm.engines.stopping import StopStringFilter
-from chatlm.types.engine import EngineInfo, check_parts
+from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, StreamedPart, Usage
 from chatlm.types.parts import Reasoning, Text, ToolCall
@@ -87,6 +87,7 @@ class ScriptedEngine:
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Stream the next reply of the script."""
         check_parts(request, self.info)
+        check_no_method(request)
         self.requests.append(request)
         reply = self._replies.popleft() if self._replies else "Nothing is left in the script."
         started = time.perf_counter()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import pluggy
 
@@ -14,6 +14,7 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
@@ -55,6 +56,23 @@ class AskOption:
             raise ValueError(f"help must be one line, not {self.help!r}")
         if not callable(self.setup):
             raise ValueError(f"setup must be a function, not {self.setup!r}")
+
+
+@runtime_checkable
+class ResourceSource(Protocol):
+    """Texts that can be attached to a message by name, such as those of a server."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names to complete; quick, since keys wait for it. `read` may know others."""
+        ...
+
+    def read(self, name: str) -> str:
+        """Return the text of one; called in a thread.
+
+        Raises:
+            ChatlmError: there is none of this name, or it cannot be read.
+        """
+        ...
 
 
 hookspec = pluggy.HookspecMarker("chatlm")
@@ -127,7 +145,7 @@ class Commands(Protocol):
         """Return a group of chatlm's own, to add commands to it.
 
         Args:
-            name: `models`, `chats`, `config` or `plugins`.
+            name: `models`, `chats`, `config`, `tools` or `plugins`.
 
         Raises:
             ValueError: there is no such group.
@@ -175,6 +193,11 @@ def list_models() -> Sequence[ModelListing]:
 @hookspec
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
+
+
+@hookspec
+def register_methods(register: Callable[[ReplyMethod], None]) -> None:
+    """Offer ways to make a reply: `register(ReplyMethod("twice", …))` serves `method = twice`."""
 
 
 @hookspec
@@ -236,6 +259,11 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
 
     A `ChatlmError` that is returned says why the file cannot be read.
     """
+
+
+@hookspec
+def register_resources(register: Callable[[str, ResourceSource], None]) -> None:
+    """Offer texts to attach: `register("wiki", source)` makes `@wiki:NAME` mention one."""
 
 
 @hookspec

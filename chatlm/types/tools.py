@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import one_line
+from chatlm.types.events import ToolPreview
 from chatlm.types.messages import Passage
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.schemas import check_schema
-
-Permission = Literal["ask", "allow", "deny"]
-"""What happens when a model calls a tool: the user is asked, it runs, or it is refused."""
-
-PERMISSIONS: tuple[Permission, ...] = ("ask", "allow", "deny")
+from chatlm.types.tool_rules import PERMISSIONS, Permission
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a tool may run unless it says otherwise."""
@@ -33,15 +30,6 @@ class ToolCancelled(ChatlmError):
     """The user stopped the reply while a tool ran, or did not answer its question."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class ToolPreview:
-    """What the user sees of a call before it runs, in place of its arguments as JSON."""
-
-    kind: Literal["command", "diff", "text"]
-    """`diff` is a unified diff."""
-    text: str
 
 
 @dataclass(frozen=True)
@@ -145,6 +133,8 @@ class Tool:
     """Called in a thread of its own with arguments that fit `parameters`."""
     permission: Permission = "ask"
     """What happens without a rule of the user's."""
+    always_ask: bool = False
+    """Whether the user is asked about each call, whatever a rule allows; a rule can still deny."""
     timeout: float | None = DEFAULT_TIMEOUT
     """Seconds after which it is stopped and the model is told so; None for never."""
     own_process: bool = False
@@ -252,6 +242,7 @@ def tool(
     *,
     name: str = "",
     permission: Permission = "ask",
+    always_ask: bool = False,
     timeout: float | None = DEFAULT_TIMEOUT,
     own_process: bool = False,
     preview: Preview | None = None,
@@ -275,8 +266,8 @@ def tool(
     Args:
         function: what to decorate.
         name: the tool's name; empty for the function's.
-        options: as the fields of `Tool`: `permission`, `timeout`, `own_process`, `preview`,
-            `read_only`, `untrusted_output`, `enabled_by_default`, `group`.
+        options: as the fields of `Tool`: `permission`, `always_ask`, `timeout`, `own_process`,
+            `preview`, `read_only`, `untrusted_output`, `enabled_by_default`, `group`.
 
     Raises:
         ValueError: a field is not valid, or the function has no docstring.
