@@ -39,7 +39,7 @@ def test_facts_in_a_long_prompt_are_found(default_model: Path) -> None:
 @pytest.mark.parametrize("kv_cache", ["auto", "int8"])
 @pytest.mark.parametrize("name", recall_model.KINDS)
 def test_windows_and_yarn_find_what_they_can_see(name: str, kv_cache: KVFormat) -> None:
-    answers = needle.recall_all(recall_model.KINDS[name], kv_cache, (1200,), DEPTHS)
+    answers = needle.recall_all(recall_model.KINDS[name], kv_cache, (800,), DEPTHS)
     assert all(answer.found for answer in answers), answers
 
 
