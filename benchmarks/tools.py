@@ -183,10 +183,10 @@ def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any
     for name in ("calculator", "documents_search"):
         right = counts[name, name]
         called = sum(n for (_, found), n in counts.items() if found == name)
-        wanted = sum(n for (needed, _), n in counts.items() if needed == name)
+        needing = sum(n for (needed, _), n in counts.items() if needed == name)
         scores[name] = {
             "precision": right / called if called else None,
-            "recall": right / wanted,
+            "recall": right / needing,
             "called": called,
         }
     return scores
