@@ -31,7 +31,7 @@ def result_text(result: CallToolResult) -> str:
 
 def result_images(result: CallToolResult) -> tuple[bytes, ...]:
     """Return the pictures of a tool's result; what is not base64 is left out."""
-    images = []
+    images: list[bytes] = []
     for block in result.content[:MAX_BLOCKS]:
         if block.type == "image" and len(images) < MAX_IMAGES:
             with suppress(ValueError):
