@@ -80,6 +80,7 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            resources=services.resources,
             suggest=self._suggest_text,
             vim=services.config.vim,
         )
