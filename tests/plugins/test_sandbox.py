@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from chatlm_tools.sandbox import seccomp
 from chatlm_tools.sandbox.limits import Limits, Outcome
@@ -280,6 +281,22 @@ def test_a_machine_without_any_tier_runs_nothing(monkeypatch: pytest.MonkeyPatch
             Sandbox.best(LIMITS)
     finally:
         sandbox.available_tier.cache_clear()
+
+
+def test_a_command_says_what_contains_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from chatlm_tools.commands import sandbox as command
+    from chatlm_tools.sandbox import sandbox
+
+    for tier, code in (("landlock", 0), (None, 1)):
+        monkeypatch.setattr(sandbox, "available_tier", lambda tier=tier: (tier, "bubblewrap: no"))
+        result = CliRunner().invoke(command, ["--json"])
+        assert (json.loads(result.output), result.exit_code) == (
+            {"tier": tier, "missing": ["bubblewrap: no"]},
+            code,
+        )
+        text = CliRunner().invoke(command).output
+        assert ("landlock" in text) == (tier is not None)
+        assert "Not available: bubblewrap: no" in text
 
 
 def test_the_filter_is_made_for_known_machines_alone() -> None:
