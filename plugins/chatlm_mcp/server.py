@@ -260,7 +260,10 @@ class Server:
             text = f"The MCP server {self.config.name}: {error.message}."
         hint = "Look at its log: /mcp, or chatlm mcp test"
         if self.config.url:
-            hint = f"Its url and headers are in {config_path()}"
+            hint = (
+                f"Its url and headers are in {config_path()}. If it wants you to sign in: "
+                f"chatlm mcp login {self.config.name}"
+            )
         return type(error)(text, error.hint or hint)
 
 
