@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from chatlm.config import paths
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ _FRESH_SECONDS = 24 * 3600.0
 
 MIN_TOKENS = 24
 """New tokens of a reply whose speed is recorded."""
+
+_SATURATED = 0.9
+"""Part of the processors' time that is in use when programs wait for each other."""
 
 _FORMAT = 1
 
@@ -56,6 +61,33 @@ class RecordedRun:
     tokens_per_second: float
     cost: TokenCost
     device: str
+
+
+class OtherLoad:
+    """What other programs have taken of the processors since this was made."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def share(self) -> float:
+        """Return the share that others took from this program, also a hypervisor's, from 0 to 1.
+
+        It is 0 as long as there are idle processors.
+        """
+        busy, own, passed = (
+            now - then for now, then in zip(self._read(), self._start, strict=True)
+        )
+        if passed <= 0 or busy < _SATURATED * passed:
+            return 0.0
+        return min(1.0, max(0.0, (busy - own) / passed))
+
+    def _read(self) -> tuple[float, float, float]:
+        """Return seconds: of all that was used, of this process, and of all processors."""
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # in user and nice
+        passed = sum(times) - twice
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return passed - idle, own.user + own.system, passed
 
 
 def bandwidth(device: str = "cpu") -> float:
