@@ -32,7 +32,7 @@ REPLIES = 5
 MAX_DISTURBANCE = 0.05
 """Share of the processors' time that others may take of a reply that counts."""
 
-MOST_TRIES = 4
+MOST_TRIES = 2
 """Replies that are tried for each that should count; the last ones count in any case."""
 
 

@@ -16,6 +16,7 @@ from chatlm.config.config import Config
 from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.kv_layout import KVLayer, KVLayout
 from chatlm.engines.machine_speed import (
+    MAX_OTHERS,
     MIN_TOKENS,
     UNKNOWN_COST,
     RecordedRun,
@@ -69,9 +70,6 @@ _ERROR_OF_OWN_RUNS = 0.1
 _MAX_CORRECTION = 1.5
 """Most that runs raise what is expected: a reply that repeats earlier text is drafted, and faster
 than another model would be."""
-
-_MAX_OTHERS = 0.1
-"""Share of the processors that other programs may take from a reply whose speed is stored."""
 
 _USUAL_KV_NUMBERS = 36 * 2048
 """Numbers of the KV cache per token, where the shape is unknown: as of a 4B or 8B model."""
@@ -442,7 +440,7 @@ class RunRecorder:
             others: share of the processors that other programs took from it.
         """
         speed = usage.tokens_per_second
-        if speed is None or usage.completion_tokens < MIN_TOKENS or others > _MAX_OTHERS:
+        if speed is None or usage.completion_tokens < MIN_TOKENS or others > MAX_OTHERS:
             return
         run = RecordedRun(speed, self._token_cost(), info.device)
         record_run(self._location.name, info.weights, run)

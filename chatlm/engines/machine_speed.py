@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,9 @@ _FRESH_SECONDS = 24 * 3600.0
 
 MIN_TOKENS = 24
 """New tokens of a reply whose speed is recorded."""
+
+MAX_OTHERS = 0.1
+"""Share of the processors that other programs may take from what is measured and stored."""
 
 _SATURATED = 0.9
 """Part of the processors' time that is in use when programs wait for each other."""
@@ -124,11 +128,14 @@ def _stored_bandwidth(kind: str) -> tuple[float, float] | None:
 
 
 def _measure_and_store(kind: str) -> float:
+    others = OtherLoad()
     measured = measure_bandwidth(kind)
+    disturbed = others.share() > MAX_OTHERS
     table = {
         "machine": _machine(kind),
         "bytes_per_second": round(measured),
-        "measured_at": round(time.time()),
+        # what others disturbed is measured again at the next load
+        "measured_at": 0 if disturbed else round(time.time()),
     }
     stored = _read()
     _write({**stored, "bandwidth": {**stored.get("bandwidth", {}), kind: table}})
@@ -140,7 +147,7 @@ def measure_bandwidth(device: str = "cpu", seconds: float = MEASURE_SECONDS) -> 
 
     Args:
         device: cpu or cuda:N.
-        seconds: how long; the best of several passes counts, since others use the memory too.
+        seconds: how long; the median of several passes counts, as caches hold a part of some.
     """
     return _measure_cuda(device, seconds) if device != "cpu" else _measure_main_memory(seconds)
 
@@ -155,11 +162,11 @@ def _measure_main_memory(seconds: float) -> float:
         def read() -> None:
             list(pool.map(lambda part: np.dot(part, part), parts))
 
-        return _BYTES / _shortest_pass(read, seconds)
+        return _BYTES / _usual_pass(read, seconds)
 
 
-def _shortest_pass(read: Callable[[], None], seconds: float) -> float:
-    """Return how long a pass takes that nothing disturbs."""
+def _usual_pass(read: Callable[[], None], seconds: float) -> float:
+    """Return how long a pass takes, as the median."""
     read()  # the first one starts threads
     passes: list[float] = []
     end = time.perf_counter() + seconds
@@ -167,7 +174,7 @@ def _shortest_pass(read: Callable[[], None], seconds: float) -> float:
         started = time.perf_counter()
         read()
         passes.append(time.perf_counter() - started)
-    return min(passes)
+    return statistics.median(passes)
 
 
 def _measure_cuda(device: str, seconds: float) -> float:
@@ -180,7 +187,7 @@ def _measure_cuda(device: str, seconds: float) -> float:
         numbers.sum()
         torch.cuda.synchronize(device)
 
-    return total / _shortest_pass(read, seconds)
+    return total / _usual_pass(read, seconds)
 
 
 def processors() -> int:

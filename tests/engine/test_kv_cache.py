@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native import kv_cache as kv_cache_module
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import (
     GROUP,
