@@ -146,7 +146,9 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
     plan = plan_model(facts, resolve_placement(config.device))
     assert plan is not None
     cost = token_cost(facts, plan, fit.engine)
-    bandwidths, expected_speeds, speeds = [], [], []
+    bandwidths: list[float] = []
+    expected_speeds: list[float] = []
+    speeds: list[float] = []
     with closing(open_engine(config, PluginHost(), ignore_progress)) as engine:
         tried = 0
         while len(speeds) < replies and tried < MOST_TRIES * replies:

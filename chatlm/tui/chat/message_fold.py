@@ -23,11 +23,10 @@ def fold_message(text: str) -> str:
 
     Each gap is a line that says how much is left out.
     """
-    lines: list[str] = []
+    shown: list[str] = []
     for is_block, part in _parts(text.split("\n")):
-        lines += _fold(part, BLOCK_LINES) if is_block else part
-    lines = _fold(lines, MESSAGE_LINES)
-    return "\n".join(_shorten(line) for line in lines)
+        shown += _fold(part, BLOCK_LINES) if is_block else part
+    return "\n".join(_shorten(line) for line in _fold(shown, MESSAGE_LINES))
 
 
 def _fold(lines: Sequence[str], most: int) -> Sequence[str]:

@@ -109,8 +109,7 @@ class Transcript(VerticalScroll, can_focus=False):
         """Show all of a long message or fold it, and keep the scroll position."""
         put_back = self._capture_position()
         self._column.open_message(view, is_open)
-        if put_back:
-            self._after_layout(put_back)
+        self._after_layout(put_back)
 
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Mark the turns that no longer fit the context, by their ids."""
