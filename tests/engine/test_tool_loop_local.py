@@ -56,6 +56,12 @@ def test_a_small_model_calls_reads_the_result_and_is_replayed(engine: LocalEngin
             }
             assert result.text == str(values["first"] + values["second"])
         assert reply.text.strip()
+        usage = session.context_usage()
+        session.tools = ToolOptions()
+        without = session.context_usage()
+        assert usage.turn_tokens == without.turn_tokens
+        assert usage.used_tokens - without.used_tokens > 50
+        assert usage.system_tokens - without.system_tokens > 50
         *_, again = replay(store, engine, reply.id)
         assert isinstance(again, ReplayFinished)
         assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
