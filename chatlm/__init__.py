@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolCallDelta,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -240,6 +241,7 @@ _MODULE_OF = {
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "ToolCall": "chatlm.types.parts",
+    "ToolCallDelta": "chatlm.types.events",
     "ToolDefinition": "chatlm.types.requests",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
@@ -387,6 +389,7 @@ __all__ = [
     "TextFacts",
     "TokenLogprob",
     "ToolCall",
+    "ToolCallDelta",
     "ToolDefinition",
     "ToolResult",
     "Turn",

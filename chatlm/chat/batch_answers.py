@@ -255,7 +255,7 @@ class BatchRun:
             )
             for message, steps in request.history:
                 session.add(message, steps)
-            built = session.preview(opening.first_message).request
+            built = session.request(opening.first_message)
         sampling = built.sampling
         if sampling.seed is None:
             sampling = dataclasses.replace(sampling, seed=secrets.randbelow(2**31))

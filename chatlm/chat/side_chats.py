@@ -199,7 +199,7 @@ class InMemorySideChat:
     def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
         """Build the request for the next message."""
         session, question = self._session_for(text)
-        return session.preview(question, reply).request
+        return session.request(question, reply)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""

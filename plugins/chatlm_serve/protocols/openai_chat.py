@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from chatlm import Sampling, Schema, StopReason, TokenLogprob, ToolCall, Usage
+from chatlm import Sampling, Schema, StopReason, TokenLogprob, ToolCall, ToolCallDelta, Usage
 from chatlm_serve.errors import ApiError, field_error
 from chatlm_serve.fields import check_neutral, get_typed, refuse_unknown
 from chatlm_serve.generation_request import (
@@ -37,7 +37,6 @@ from chatlm_serve.reply_events import (
     ReplyEnded,
     ReplyEvent,
     TextDelta,
-    ToolCallDelta,
     WholeReply,
 )
 from chatlm_serve.reply_service import ReplyService
@@ -258,15 +257,15 @@ class ChatFormat:
             self._begun.add(choice)
             first = self._chunk(choice, {"role": "assistant", "content": ""})
         match event:
-            case TextDelta(text, logprobs):
+            case TextDelta(text, logprobs, repeats_call=False):
                 return first + self._chunk(choice, {"content": text}, tokens=logprobs)
             case ReasoningDelta(text):
                 return first + self._chunk(choice, {"reasoning_content": text})
             case ToolCallDelta():
                 return first + self._chunk(choice, {"tool_calls": [_call_delta(event)]})
-            case ReplyEnded(stop_reason, usage):
+            case ReplyEnded(usage=usage):
                 self._usages.append(usage)
-                return first + self._chunk(choice, {}, FINISH_REASONS[stop_reason])
+                return first + self._chunk(choice, {}, FINISH_REASONS[event.streamed_reason])
         return first
 
     def end(self) -> str:
