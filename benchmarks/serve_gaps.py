@@ -114,7 +114,7 @@ def has_text(path: str, line: bytes) -> bool:
         case "/api/chat":
             return bool(value.get("message", {}).get("content"))
         case "/v1/messages":
-            return value.get("type") == "content_block_delta"
+            return bool(value.get("type") == "content_block_delta")
     return any(choice["delta"].get("content") for choice in value.get("choices", ()))
 
 

@@ -138,7 +138,9 @@ def main() -> None:
                     report(f"{path}, {together} at a time: {found}")
     if args.collection and args.only in (None, "collection"):
         with closing(engine_of("auto")) as engine:
-            found = measure_collection(engine, args.collection, args.count, args.sample, args.state)
+            found = measure_collection(
+                engine, args.collection, args.count, args.sample, args.limit, args.state
+            )
             result["collection"] = found
             report(f"{args.collection.name}: {found}")
     if args.json:

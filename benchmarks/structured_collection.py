@@ -21,14 +21,12 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import check_schema
 
-LIMIT = 512
-"""Tokens of a reply."""
 TOGETHER = 16
 """Replies at a time."""
 
 
 def measure_collection(
-    engine: LocalEngine, folder: Path, count: int, sample: int, state: Path | None
+    engine: LocalEngine, folder: Path, count: int, sample: int, limit: int, state: Path | None
 ) -> dict[str, Any]:
     """Compile the schemas of a folder, and ask once by each that is supported, or by some.
 
@@ -37,21 +35,22 @@ def measure_collection(
         folder: has the schemas as `.json` files, at any depth.
         count: how many to take, in the order of their names.
         sample: how many of the supported are asked by, drawn with a fixed seed; 0 for all.
+        limit: tokens of a reply.
         state: file with the replies so far, one a line, to go on with; None for none.
     """
     paths = sorted(folder.rglob("*.json"))[:count]
-    supported, seconds, refused = compile_all(engine, folder, paths)
+    supported, seconds, refused = compile_all(engine, folder, paths, limit)
     names = list(supported)
     if 0 < sample < len(names):
         names = sorted(random.Random(1).sample(names, sample))  # noqa: S311
-    done = read_state(state)
+    done = read_state(state, limit)
     waiting = {name: supported[name] for name in names if name not in done}
     for name, verdict in ask(engine, waiting):
         done[name] = verdict
         print(f"{sum(n in done for n in names)}/{len(names)} {name}: {verdict}", file=sys.stderr)
         if state is not None:
             with state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, verdict]) + "\n")
+                file.write(json.dumps([name, verdict, limit]) + "\n")
     verdicts = Counter(done[name] for name in names)
     ended = verdicts["fits"] + verdicts["does not fit"]
     return {
@@ -72,7 +71,7 @@ def measure_collection(
 
 
 def compile_all(
-    engine: LocalEngine, folder: Path, paths: Sequence[Path]
+    engine: LocalEngine, folder: Path, paths: Sequence[Path], limit: int
 ) -> tuple[dict[str, tuple[Any, Request]], list[float], Counter[str]]:
     """Return the supported schemas with their requests, times of compilation, and refusals."""
     supported: dict[str, tuple[Any, Request]] = {}
@@ -87,7 +86,7 @@ def compile_all(
             continue
         request = Request(
             (Message("user", f"Write an example of {path.stem} in JSON."),),
-            Sampling(temperature=0.8, seed=1, max_tokens=LIMIT, schema=json.dumps(schema)),
+            Sampling(temperature=0.8, seed=1, max_tokens=limit, schema=json.dumps(schema)),
         )
         begin = time.perf_counter()
         try:
@@ -128,11 +127,12 @@ def ask(
                     yield name, judge(schema, collect(events))
 
 
-def read_state(state: Path | None) -> dict[str, str]:
-    """Return what an earlier run found."""
+def read_state(state: Path | None, limit: int) -> dict[str, str]:
+    """Return what an earlier run found; what it cut is asked again where more is allowed."""
     if state is None or not state.exists():
         return {}
-    return dict(map(json.loads, state.read_text(encoding="utf-8").splitlines()))
+    lines = map(json.loads, state.read_text(encoding="utf-8").splitlines())
+    return {name: verdict for name, verdict, at in lines if verdict != "cut" or at >= limit}
 
 
 def reason(error: ChatlmError) -> str:

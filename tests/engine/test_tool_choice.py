@@ -261,9 +261,8 @@ def test_the_text_of_a_call_that_is_cut_is_marked() -> None:
             logits_processors=(prefer(engine, start),),
             tools=tuple(TOOLS.values()),
         )
-        *deltas, end = [
-            each for each in engine.stream(request) if isinstance(each, Delta | Finished)
-        ]
+        events = [*engine.stream(request)]
+    end, deltas = events[-1], [each for each in events if isinstance(each, Delta)]
     assert isinstance(end, Finished)
     assert (end.stop_reason, end.tool_calls) == (StopReason.LENGTH, ())
     pieces = [piece for each in deltas for piece in each.calls]
@@ -271,6 +270,4 @@ def test_the_text_of_a_call_that_is_cut_is_marked() -> None:
     assert "".join(piece.arguments for piece in pieces).startswith('{"place": "B')
     marked = [each.text for each in deltas if each.repeats_call]
     assert "".join(marked).startswith('<tool_call>\n{"name": "get_weather"')
-    assert not any(
-        each.text for each in deltas if isinstance(each, Delta) and not each.repeats_call
-    )
+    assert not any(each.text for each in deltas if not each.repeats_call)
