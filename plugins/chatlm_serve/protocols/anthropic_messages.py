@@ -55,7 +55,7 @@ from chatlm_serve.reply_events import (
     call_arguments,
 )
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event, while_connected
+from chatlm_serve.replying import SSE, reply_route, server_sent_event, while_connected
 
 PATH = "/v1/messages"
 
@@ -112,7 +112,7 @@ _ERROR_TYPES: Mapping[int, str] = {
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoints."""
     return [
-        Route(PATH, partial(_create, service), methods=["POST"]),
+        reply_route(PATH, service, parse_message_request),
         Route(f"{PATH}/count_tokens", partial(_count_tokens, service), methods=["POST"]),
     ]
 
@@ -122,10 +122,6 @@ def error_body(error: ApiError) -> dict[str, Any]:
     default = "api_error" if error.status >= 500 else "invalid_request_error"
     kind = _ERROR_TYPES.get(error.status, default)
     return {"type": "error", "error": {"type": kind, "message": error.message}}
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_message_request)
 
 
 async def _count_tokens(service: ReplyService, request: Request) -> Response:

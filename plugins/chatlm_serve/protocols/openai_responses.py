@@ -6,11 +6,8 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from chatlm import (
@@ -53,7 +50,7 @@ from chatlm_serve.reply_events import (
     WholeReply,
 )
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event
+from chatlm_serve.replying import SSE, reply_route, server_sent_event
 
 NEUTRAL_VALUES: Mapping[str, Any] = {"store": False, "background": False, "truncation": "disabled"}
 """Unsupported fields, each with the only accepted value, which has no effect."""
@@ -85,11 +82,7 @@ _TEXT_PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_t
 
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoint."""
-    return [Route("/v1/responses", partial(_create, service), methods=["POST"])]
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_response_request)
+    return [reply_route("/v1/responses", service, parse_response_request)]
 
 
 def parse_response_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, ResponseFormat]:
@@ -101,7 +94,7 @@ def parse_response_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, 
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     for name in MEMORY_FIELDS:
         if name in fields:
             raise unsupported_error(
