@@ -33,6 +33,8 @@ MODEL = "smollm2-135m-instruct"
 OTHER = "another-model"
 PATHS = ("/v1/chat/completions", "/v1/messages", "/api/chat")
 TOKENS = 100
+PAUSE = 3.0
+"""Seconds between freeing the other model and loading it again."""
 LIMIT = 0.2
 """Seconds; a longer gap is a stall."""
 
@@ -50,6 +52,8 @@ class Seen:
     tokens: int = 0
     loads: list[float] = field(default_factory=list)
     """Seconds that each loading of the other model took."""
+    attacks: dict[str, float] = field(default_factory=dict)
+    """The longest time until a hostile body was answered, with its status, by its name."""
 
 
 @contextmanager
@@ -149,7 +153,7 @@ async def talk(session: aiohttp.ClientSession, number: int, end: float, seen: Se
 async def load_models(session: aiohttp.ClientSession, end: float, seen: Seen) -> None:
     """Load and free the other model again and again."""
     while time.monotonic() < end:
-        await asyncio.sleep(1)
+        await asyncio.sleep(PAUSE)
         begin = time.monotonic()
         for keep in ("1m", 0):
             async with session.post(
@@ -161,12 +165,12 @@ async def load_models(session: aiohttp.ClientSession, end: float, seen: Seen) ->
                 seen.loads.append(time.monotonic() - begin)
 
 
-def hostile_bodies() -> list[tuple[str, bytes]]:
-    """Return paths with bodies that cost as much as they can."""
+def hostile_bodies() -> list[tuple[str, str, bytes]]:
+    """Return names, paths and bodies that cost as much as they can."""
     talk_of = [{"role": ("user", "assistant")[at % 2], "content": f"m{at}"} for at in range(999)]
     deep: dict[str, Any] = {"type": "string"}
     for _ in range(60):
-        deep = {"type": "object", "properties": {"a": deep, "b": deep}, "required": ["a"]}
+        deep = {"type": "object", "properties": {"a": deep}, "required": ["a"]}
     huge = {"enum": [f"value number {number}" for number in range(20_000)]}
     tools = [
         {"type": "function", "function": {"name": f"tool{at}", "parameters": {
@@ -176,38 +180,44 @@ def hostile_bodies() -> list[tuple[str, bytes]]:
     ]  # fmt: skip
     short = [{"role": "user", "content": "Hello."}]
 
-    def chat(messages: Any, **more: Any) -> tuple[str, bytes]:
+    def chat(name: str, messages: Any, **more: Any) -> tuple[str, str, bytes]:
         body = {"model": MODEL, "messages": messages, "max_tokens": 5} | more
-        return PATHS[0], json.dumps(body).encode()
+        return name, PATHS[0], json.dumps(body).encode()
 
     def formed(schema: Any) -> dict[str, Any]:
         described = {"name": "x", "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
 
-    words = [{"role": "user", "content": "word " * 150_000}]
+    words = [{"role": "user", "content": "word " * 25_000}]
     return [
-        chat(talk_of),
-        chat(short, **formed(huge)),
-        chat(short, tools=tools),
-        chat(words),
-        (PATHS[1], b'{"model": ' + b"[" * 100_000),
-        (PATHS[2], b'{"model": "' + b"x" * 900_000 + b'"}'),
+        chat("999 short messages", talk_of),
+        chat("an enum of 20,000", short, **formed(huge)),
+        chat("a schema 60 levels deep", short, **formed(deep)),
+        chat("128 tools", short, tools=tools),
+        chat("125,000 characters", words),
+        ("100,000 brackets", PATHS[1], b'{"model": ' + b"[" * 100_000),
+        ("a long name", PATHS[2], b'{"model": "' + b"x" * 900_000 + b'"}'),
     ]
 
 
 async def attack(session: aiohttp.ClientSession, end: float, seen: Seen) -> None:
     """Send hostile bodies one after the other."""
     bodies = hostile_bodies()
+    headers = {"Content-Type": "application/json"}
     while time.monotonic() < end:
-        for path, content in bodies:
-            if time.monotonic() >= end:
+        for name, path, content in bodies:
+            begin = time.monotonic()
+            if begin >= end:
                 return
-            headers = {"Content-Type": "application/json"}
             async with session.post(path, data=content, headers=headers) as response:
                 await response.read()
                 seen.failed += response.status >= 500
                 if response.status == 429:
                     await asyncio.sleep(0.2)
+                    continue
+            answered = f"{name}: {response.status}"
+            taken = time.monotonic() - begin
+            seen.attacks[answered] = max(taken, seen.attacks.get(answered, 0.0))
 
 
 @asynccontextmanager
@@ -252,6 +262,7 @@ def describe(seen: Seen, seconds: float) -> Mapping[str, Any]:
         "median_first_token": sorted(seen.firsts)[len(seen.firsts) // 2],
         "turned_away": seen.turned_away,
         "failed": seen.failed,
+        "attacks": {name: round(taken, 2) for name, taken in seen.attacks.items()},
         "loads": [round(each, 2) for each in seen.loads],
     }
 

@@ -35,7 +35,7 @@ PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any] | None, None,
 while another thread computes what it needs, and None where it can pause within a block."""
 
 
-PREFILL_SECONDS, PREFILL_STEPS = 0.06, 2
+PREFILL_SECONDS, PREFILL_STEPS = 0.04, 2
 """Time for reading prompts between two tokens of other replies, the longer of two: in seconds, so
 that text still flows, and in decode steps, so that a slow model does not neglect new prompts."""
 
