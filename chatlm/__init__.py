@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         PromptReady,
         TokenLogprob,
         ToolCallDelta,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from chatlm.types.methods import ReplyMethod
     from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
@@ -135,6 +137,14 @@ if TYPE_CHECKING:
         TemplateRenderer,
         TextFacts,
     )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
+    from chatlm.types.tools import (
+        Tool,
+        ToolCancelled,
+        ToolContext,
+        ToolOutput,
+        tool,
+    )
 
     __version__: str
 
@@ -155,6 +165,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -217,6 +228,7 @@ _MODULE_OF = {
     "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
+    "ReplyMethod": "chatlm.types.methods",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
     "Role": "chatlm.types.messages",
@@ -240,9 +252,15 @@ _MODULE_OF = {
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
+    "Tool": "chatlm.types.tools",
     "ToolCall": "chatlm.types.parts",
     "ToolCallDelta": "chatlm.types.events",
+    "ToolCancelled": "chatlm.types.tools",
+    "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
+    "ToolOutput": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -287,6 +305,7 @@ _MODULE_OF = {
     "stream_many": "chatlm.engines.batching",
     "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
+    "tool": "chatlm.types.tools",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -303,6 +322,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -365,6 +385,7 @@ __all__ = [
     "ReasoningParser",
     "RenderedTemplate",
     "Reply",
+    "ReplyMethod",
     "ReplyStep",
     "Request",
     "Role",
@@ -388,10 +409,16 @@ __all__ = [
     "Text",
     "TextFacts",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
     "ToolCallDelta",
+    "ToolCancelled",
+    "ToolContext",
     "ToolDefinition",
+    "ToolOutput",
+    "ToolPreview",
     "ToolResult",
+    "ToolSettings",
     "Turn",
     "Ui",
     "Unsupported",
@@ -436,6 +463,7 @@ __all__ = [
     "stream_many",
     "tensor_shapes",
     "thinking_problem",
+    "tool",
     "write_atomically",
 ]
 

@@ -27,9 +27,11 @@ from chatlm.plugin_host.validation import (
 )
 from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
 from chatlm.types.setups import Setup
+from chatlm.types.tools import Tool
 
 
 class CallStyle(StrEnum):
@@ -146,12 +148,18 @@ _ROWS = {
         registers=_registers_named(None, "a function"),
         surfaces=EVERYWHERE - SCREEN_ONLY,
     ),
+    "register_methods": Hook(
+        CallStyle.REGISTER,
+        registers=_registers(ReplyMethod),
+        surfaces=EVERYWHERE - {Surface.SERVE},
+    ),
     "register_setups": Hook(
         CallStyle.REGISTER,
         registers=_registers_named(Setup, "a chatlm.Setup"),
         surfaces=EVERYWHERE - STORED_CHATS,
     ),
     "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
+    "register_tools": Hook(CallStyle.REGISTER, registers=_registers(Tool), surfaces=STORED_CHATS),
     "register_slash_commands": Hook(
         CallStyle.REGISTER, registers=_registers(SlashCommand), surfaces=SCREEN_ONLY
     ),

@@ -14,10 +14,12 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
+from chatlm.types.tools import Tool
 
 if TYPE_CHECKING:
     import click
@@ -126,7 +128,7 @@ class Commands(Protocol):
         """Return a group of chatlm's own, to add commands to it.
 
         Args:
-            name: `models`, `chats`, `config` or `plugins`.
+            name: `models`, `chats`, `config`, `tools` or `plugins`.
 
         Raises:
             ValueError: there is no such group.
@@ -177,6 +179,11 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 
 
 @hookspec
+def register_methods(register: Callable[[ReplyMethod], None]) -> None:
+    """Offer ways to make a reply: `register(ReplyMethod("twice", …))` serves `method = twice`."""
+
+
+@hookspec
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer set-ups: `register("poet", Setup(adapter="poet"))` lets `chatlm serve` answer so."""
 
@@ -184,6 +191,11 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 @hookspec
 def register_services(register: Callable[[str, Any], None]) -> None:
     """Offer services to other plugins: `register("documents", service)`."""
+
+
+@hookspec
+def register_tools(register: Callable[[Tool], None]) -> None:
+    """Offer tools that models may call: `register(tool)`; asked whenever tools are needed."""
 
 
 @hookspec

@@ -14,6 +14,7 @@ import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
 from chatlm.chat.deletion import empty_trash, open_memory_store
+from chatlm.chat.reply_methods import reply_methods, stream_request
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
@@ -28,10 +29,14 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
+from chatlm.types.events import Delta
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
+from chatlm.types.methods import ReplyMethod
+from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
+from chatlm.types.tools import tool
 
 
 def plugin(**hooks: Any) -> Any:
@@ -247,6 +252,22 @@ def test_register_templates() -> None:
     assert render_chat_start("shout", {}, "hello", host).first_message == "HELLO"
 
 
+def test_register_methods() -> None:
+    plain = ReplyMethod("plain", "as usual", lambda engine, request, _: engine.stream(request))
+    host = host_of(register_methods=lambda register: register(plain))
+    asked = Request((Message("user", "Hi"),), Sampling(method="plain"))
+    events = list(stream_request(ScriptedEngine("Hello."), asked, host))
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "Hello."
+
+
+@pytest.mark.parametrize("name", ["", "Plain", "two words", 3])
+def test_a_method_needs_a_name(name: Any) -> None:
+    wrong = ReplyMethod(name, "as usual", lambda engine, request, _: engine.stream(request))
+    host = host_of(register_methods=lambda register: register(wrong))
+    assert not reply_methods(host)
+    assert "must be lowercase" in host.all_faults[0].error
+
+
 def test_register_setups() -> None:
     calm = Setup(sampling=Sampling(temperature=0.2))
     host = host_of(register_setups=lambda register: register("calm", calm))
@@ -313,6 +334,21 @@ def test_the_built_in_plugins_offer_their_services(module: str, name: str) -> No
     host = PluginHost([(module, import_module(f"{module}.plugin"))])
     assert isinstance(host.service(name), SERVICES[name])
     assert host.take_faults() == []
+
+
+def test_register_tools() -> None:
+    @tool
+    def shout(text: str) -> str:
+        """Shout."""
+        return text.upper()
+
+    def offer(register: Any) -> None:
+        register(shout)
+        register("not a tool")
+
+    host = host_of(register_tools=offer)
+    assert host.collect("register_tools") == [("plugin", (shout,))]
+    assert "register takes a Tool" in host.take_faults()[0].error
 
 
 async def test_register_slash_commands() -> None:
