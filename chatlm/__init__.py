@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chatlm.config.paths import (
         bundled_dir,
         check_regular_file,
+        config_dir,
         data_dir,
         expand_path,
         write_atomically,
@@ -58,7 +59,13 @@ if TYPE_CHECKING:
     )
     from chatlm.hub.pull import ensure_model
     from chatlm.hub.weights import fingerprint_weights, tensor_shapes
-    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import (
+        AskOption,
+        Commands,
+        PluginContext,
+        ResourceSource,
+        hookimpl,
+    )
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
@@ -127,7 +134,7 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -223,6 +230,7 @@ _MODULE_OF = {
     "Project": "chatlm.types.projects",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
+    "Ratings": "chatlm.types.services",
     "Reasoning": "chatlm.types.parts",
     "ReasoningFormat": "chatlm.engines.model_families",
     "ReasoningParser": "chatlm.engines.reply_parser",
@@ -231,6 +239,7 @@ _MODULE_OF = {
     "ReplyMethod": "chatlm.types.methods",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
+    "ResourceSource": "chatlm.plugin_host.hookspecs",
     "Role": "chatlm.types.messages",
     "Sampling": "chatlm.types.sampling",
     "Schema": "chatlm.types.schemas",
@@ -270,6 +279,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
+    "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.word_diff",
@@ -380,6 +390,7 @@ __all__ = [
     "Prompt",
     "PromptReady",
     "PromptToken",
+    "Ratings",
     "Reasoning",
     "ReasoningFormat",
     "ReasoningParser",
@@ -388,6 +399,7 @@ __all__ = [
     "ReplyMethod",
     "ReplyStep",
     "Request",
+    "ResourceSource",
     "Role",
     "Sampling",
     "Schema",
@@ -428,6 +440,7 @@ __all__ = [
     "bundled_dir",
     "check_regular_file",
     "check_schema",
+    "config_dir",
     "convert_gguf_lora",
     "data_dir",
     "diff_words",

@@ -128,6 +128,21 @@ class ToolSet:
         """The tools as they are described to the model."""
         return tuple(each.tool.definition for each in self.offered.values())
 
+    def rules_about(self, offered: OfferedTool) -> list[str]:
+        """Return the rules about a tool, each with what it does and where it is."""
+        places = [
+            (permission, place, rules)
+            for place, by_permission in self._levels
+            for permission, rules in by_permission.items()
+        ]
+        places += [("deny", place, rules) for place, rules in self._denied]
+        return [
+            f"{permission} {rule} {place}"
+            for permission, place, rules in places
+            for rule in rules
+            if rule.names(offered.tool.name, offered.group)
+        ]
+
     def permission(self, offered: OfferedTool) -> Permission:
         """Return what happens to calls of a tool, rules for certain arguments aside."""
         return self._decide(offered, {}, plain=True).permission

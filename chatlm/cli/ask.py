@@ -12,6 +12,7 @@ import click
 
 from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
+from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.answer_printer import AnswerPrinter, print_answer
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
@@ -171,9 +172,10 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--file",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
-    help="Add the text of this file or of a folder's files to the question; repeatable.",
+    help="Add the text of this file, of a folder's files or of a resource such as @SERVER:NAME to "
+    "the question; repeatable.",
 )
 @click.option(
     "--tools",
@@ -239,7 +241,7 @@ def ask(
     schema: str | None,
     grammar: str | None,
     method: str | None,
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     show_thinking: bool,
     tools: str | None,
     allow: tuple[str, ...],
@@ -318,7 +320,7 @@ def ask(
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
-    tool_options = _tool_options(settings.tools, tools, allow, deny, tool_choice)
+    tool_options = parse_tool_options(settings.tools, tools, allow, deny, tool_choice)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -354,8 +356,7 @@ def ask(
                 command=command_words(context),
             )
             return
-        read_file = AttachmentReader(plugins)
-        blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
+        blocks = _read_attachments(files, plugins)
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
@@ -395,7 +396,25 @@ def ask(
                         _forget_unanswered(session)
 
 
-def _tool_options(
+def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
+    """Return the blocks of files, folders and resources.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    read_file = AttachmentReader(plugins)
+    resources = Resources.of_plugins(plugins) if files else Resources()
+    blocks: list[str] = []
+    for name in files:
+        mention = name.removeprefix("@")
+        if resources.includes(mention) and not Path(name).exists():
+            blocks.append(resources.read_block(mention))
+        else:
+            blocks += read_blocks(Path(name), str(Path(name)), read_file)
+    return blocks
+
+
+def parse_tool_options(
     settings: ToolSettings,
     names: str | None,
     allow: tuple[str, ...],

@@ -24,9 +24,10 @@ def ask_about_call(event: ApprovalNeeded) -> None:
         _print(f"  Copied from {one_line(copied.source, 60)}: {text}", colour="yellow")
     if event.interrupted:
         _print("  It ran before, and the program ended meanwhile.", colour="yellow")
+    can_stay = not (event.copied or event.always)
     choice = click.prompt(
-        "Allow it? [y]es, for this [c]hat, [n]o",
-        type=click.Choice(["y", "c", "n"]),
+        "Allow it? [y]es, for this [c]hat, [n]o" if can_stay else "Allow it? [y]es, [n]o",
+        type=click.Choice(["y", "c", "n"] if can_stay else ["y", "n"]),
         show_choices=False,
         default="n",
         show_default=False,

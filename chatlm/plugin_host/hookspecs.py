@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import pluggy
 
@@ -56,6 +56,23 @@ class AskOption:
             raise ValueError(f"help must be one line, not {self.help!r}")
         if not callable(self.setup):
             raise ValueError(f"setup must be a function, not {self.setup!r}")
+
+
+@runtime_checkable
+class ResourceSource(Protocol):
+    """Texts that can be attached to a message by name, such as those of a server."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names to complete; quick, since keys wait for it. `read` may know others."""
+        ...
+
+    def read(self, name: str) -> str:
+        """Return the text of one; called in a thread.
+
+        Raises:
+            ChatlmError: there is none of this name, or it cannot be read.
+        """
+        ...
 
 
 hookspec = pluggy.HookspecMarker("chatlm")
@@ -242,6 +259,11 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
 
     A `ChatlmError` that is returned says why the file cannot be read.
     """
+
+
+@hookspec
+def register_resources(register: Callable[[str, ResourceSource], None]) -> None:
+    """Offer texts to attach: `register("wiki", source)` makes `@wiki:NAME` mention one."""
 
 
 @hookspec

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from chatlm.chat.resources import Resources
 from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.chat.tool_set import ToolOptions
@@ -103,6 +104,8 @@ class Services:
     """Monotonic seconds."""
     now: Callable[[], datetime] = utc_now
     engine_state: EngineState = field(default_factory=lambda: Loading(""))
+    resources: Resources = field(default_factory=Resources)
+    """What plugins offer to attach to a message."""
 
     def set_engine_state(self, state: EngineState) -> None:
         """Store and publish the state of the engine."""

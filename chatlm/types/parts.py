@@ -113,8 +113,8 @@ class ToolResult:
 
     @property
     def cost(self) -> str:
-        """What it took, such as `0.3 s`; empty where it is not known."""
-        return "" if self.seconds is None else _format_seconds(self.seconds)
+        """What it took, such as `0.3 s`; empty where that is not known or next to nothing."""
+        return "" if (self.seconds or 0.0) < 0.05 else _format_seconds(self.seconds or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values; what is not set is left out, from `outcome` on."""

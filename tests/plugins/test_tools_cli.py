@@ -69,7 +69,7 @@ def test_the_answer_and_each_call_are_printed() -> None:
     assert (done.returncode, done.stdout) == (0, "It is 5.\n")
     lines = done.stderr.splitlines()
     assert '[add {"a": 2, "b": 3} …]' in lines
-    assert any(line.startswith("[add · done · ") for line in lines)
+    assert any(line.startswith("[add · done") for line in lines)
     assert "Tool result: add" in run_chatlm("chats", "show", "1").stdout
 
 
