@@ -10,7 +10,7 @@ from chatlm import Tool, ToolCancelled, ToolContext, ToolOutput, one_line
 from chatlm_mcp import PLUGIN
 from chatlm_mcp.connection import RequestCancelled
 from chatlm_mcp.listing import KnownServer, ListedTool, unique
-from chatlm_mcp.results import result_text
+from chatlm_mcp.results import result_images, result_text
 from chatlm_mcp.server import Server
 from chatlm_mcp.servers import FIRST_LIST_SECONDS, Servers
 
@@ -105,7 +105,13 @@ def _run_tool(
         result = server.call_tool(tool.name, dict(arguments), report, is_cancelled)
     except RequestCancelled as error:
         raise ToolCancelled("It was cancelled.") from error
-    return ToolOutput(result_text(result), result.is_error, untrusted=True, source=source)
+    return ToolOutput(
+        result_text(result),
+        result.is_error,
+        untrusted=True,
+        source=source,
+        images=result_images(result),
+    )
 
 
 def _question(server: Server, tool: ListedTool) -> str:

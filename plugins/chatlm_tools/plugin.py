@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings"]
 
-_MEMORY_SCREEN = "memory"
+_MEMORY_SCREEN, _OUTPUT_SCREEN = "memory", "program"
 
 
 @hookimpl
@@ -50,17 +50,22 @@ def register_tools(register: Callable[[Tool], None]) -> None:
 
 @hookimpl
 def register_commands(cli: Commands) -> None:
-    """Add `chatlm memory`."""
+    """Add `chatlm memory` and `chatlm sandbox`."""
     cli.add_lazy(
         "memory",
         "chatlm_tools.commands:memory",
         "List, add, edit and delete facts that models may remember across chats.",
     )
+    cli.add_lazy(
+        "sandbox",
+        "chatlm_tools.commands:sandbox",
+        "Say what contains programs that models run on this machine.",
+    )
 
 
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Add `/memory`."""
+    """Add `/memory` and `/run`."""
     register(
         SlashCommand(
             "memory",
@@ -69,12 +74,22 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
             "[add TEXT|edit NUMBER TEXT|delete NUMBER]",
         )
     )
+    register(
+        SlashCommand(
+            "run",
+            "run the reply's Python code in the sandbox",
+            _run_code,
+            "[NUMBER]",
+            key="f12",
+        )
+    )
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the list of facts."""
+    """Add the list of facts, and what a program wrote."""
     register(PluginScreen(_MEMORY_SCREEN, _open_memory))
+    register(PluginScreen(_OUTPUT_SCREEN, _open_output))
 
 
 def _show_memory(ui: Ui, argument: str) -> None:
@@ -89,6 +104,25 @@ def _show_memory(ui: Ui, argument: str) -> None:
         ui.notify(change_memory(argument))
     else:
         ui.open_screen(_MEMORY_SCREEN)
+
+
+def _run_code(ui: Ui, argument: str) -> None:
+    """Run a block of the selected reply's code, and show what it wrote.
+
+    Raises:
+        UsageError: there is no such block.
+        SandboxUnavailable: nothing on this machine can contain it.
+    """
+    from chatlm_tools.actions import run_code
+
+    if text := run_code(ui, argument):
+        ui.open_screen(_OUTPUT_SCREEN, text)
+
+
+def _open_output(ui: Ui, argument: str) -> Any:
+    from chatlm.plugin_kit.screens import TextCard
+
+    return TextCard("What the program wrote", argument)
 
 
 def _open_memory(ui: Ui, argument: str) -> Any:

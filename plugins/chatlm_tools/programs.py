@@ -7,11 +7,12 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import ToolCancelled, ToolContext, ToolOutput, ToolPreview, tool
-from chatlm_tools.settings import current_settings
+from chatlm_tools.settings import Settings, current_settings
 
 if TYPE_CHECKING:
     from chatlm_tools.sandbox.limits import Limits, Outcome
@@ -30,10 +31,9 @@ _ENDED = {
 }
 
 
-def _limits(context: ToolContext) -> Limits:
+def _limits(settings: Settings) -> Limits:
     from chatlm_tools.sandbox.limits import Limits
 
-    settings = current_settings(context)
     return Limits(seconds=settings.sandbox_seconds, memory=settings.sandbox_memory << 20)
 
 
@@ -90,26 +90,29 @@ def _finish(outcome: Outcome, limits: Limits) -> str:
     return _describe(outcome, limits)
 
 
-def run_python(code: str, context: ToolContext) -> ToolOutput:
+def run_python(code: str, settings: Settings, cancelled: Callable[[], bool]) -> ToolOutput:
     """Run a program in a fresh sandbox.
+
+    Args:
+        code: the whole program.
+        settings: of the plugin.
+        cancelled: asked ten times a second; the program is killed once it is true.
 
     Raises:
         SandboxUnavailable: nothing on this machine can contain it.
-        ToolCancelled: the user stopped it.
+        ToolCancelled: it was cancelled.
     """
     from chatlm_tools.sandbox.sandbox import Sandbox
 
-    limits = _limits(context)
+    limits = _limits(settings)
     with Sandbox.best(limits).open() as run:
         (run.path / "main.py").write_text(code, "utf-8")
         shutil.copyfile(_RUNNER, run.path / ".runner.py")
-        outcome = run([sys.executable, "-I", "-X", "utf8", ".runner.py"], _ask_cancelled(context))
+        outcome = run([sys.executable, "-I", "-X", "utf8", ".runner.py"], cancelled)
         text = _finish(outcome, limits)
         images, more = _pictures(run.path)
-    if images:
-        text += f"\nThe user sees {len(images)} picture{'s' * (len(images) != 1)}."
     if more:
-        text += f"\n{more} more are not shown: too many, too large, or no PNG files."
+        text += f"\n{more} pictures are left out: too many, too large, or no PNG files."
     return ToolOutput(text, is_error=outcome.is_error, images=tuple(images))
 
 
@@ -128,7 +131,11 @@ def python(code: str, context: ToolContext) -> ToolOutput:
     Args:
         code: the whole program.
     """
-    return run_python(code, context)
+    output = run_python(code, current_settings(context), _ask_cancelled(context))
+    if count := len(output.images):
+        seen = f"\nThe user sees {count} picture{'s' * (count != 1)}."
+        return replace(output, text=output.text + seen)
+    return output
 
 
 def _shell_preview(arguments: Mapping[str, Any]) -> ToolPreview:
@@ -154,7 +161,7 @@ def shell(command: str, context: ToolContext) -> ToolOutput:
     """
     from chatlm_tools.sandbox.sandbox import Sandbox
 
-    limits = _limits(context)
+    limits = _limits(current_settings(context))
     folders = [Path(os.path.realpath(folder)) for folder in context.workspace_folders]
     with Sandbox.best(limits, folders).open() as run:
         outcome = run(["/bin/sh", "-c", command], _ask_cancelled(context))

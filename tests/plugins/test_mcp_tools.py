@@ -48,9 +48,9 @@ def test_tools_are_offered_with_the_servers_schemas(servers: Servers) -> None:
 
 def test_known_tools_are_offered_without_starting_the_server(servers: Servers) -> None:
     assert make_tools(servers, 0) == []
-    assert len(make_tools(servers, 300)) == 9
+    assert len(make_tools(servers, 300)) == 10
     servers.close()
-    assert len(make_tools(servers, 0)) == 9
+    assert len(make_tools(servers, 0)) == 10
     assert servers.get("test").health().state == "not started"
 
 
@@ -62,6 +62,13 @@ def test_a_failing_tool_and_a_crash_are_results_that_the_model_reads(servers: Se
     assert "exit code 3" in crashed.text
     added = run_tool(tool_of(servers, "test__add"), {"first": 2, "second": 3})
     assert added.text == "5"
+
+
+def test_pictures_are_passed_on(servers: Servers) -> None:
+    output = run_tool(tool_of(servers, "test__draw"))
+    assert output.text.startswith("A point:\n(image of the type image/png, ")
+    (image,) = output.images
+    assert image.startswith(b"\x89PNG")
 
 
 def test_progress_is_shown(servers: Servers) -> None:
@@ -135,7 +142,7 @@ def test_a_server_that_does_not_answer_costs_no_tools_of_others(servers: Servers
     save_server(raw_config("silent"))
     make_tools(servers, 0)
     KnownServer(servers.get("test").config).remember(servers.get("test").list_all())
-    assert len(make_tools(servers, 0.1)) == 9
+    assert len(make_tools(servers, 0.1)) == 10
 
 
 def test_resources_are_read_by_uri_and_by_name(servers: Servers) -> None:

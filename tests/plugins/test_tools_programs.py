@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from chatlm import ToolCancelled
-from chatlm.testing import ScriptedToolContext, run_tool
+from chatlm.testing import ScriptedToolContext, run_tool, scripted_screen
+from chatlm_tools import plugin
 from chatlm_tools.programs import python, shell
 from chatlm_tools.sandbox.sandbox import available_tier
 from chatlm_tools.settings import Settings
@@ -80,7 +81,7 @@ os.link("e.png", "f.png")
 """
     output = run_tool(python, {"code": code})
     assert output.images == ()
-    assert "1 more are not shown" in output.text
+    assert "1 pictures are left out" in output.text
 
 
 def test_limits_are_told_to_the_model() -> None:
@@ -105,6 +106,43 @@ def test_the_shell_reads_the_users_folders_and_writes_only_its_own(tmp_path: Pat
     assert output.is_error
     assert output.untrusted
     assert not (tmp_path / "new").exists()
+
+
+REPLY = """Try this:
+
+```python
+print("first")
+```
+
+```sh
+rm -rf /
+```
+
+```py
+values = [1, 2]
+values[5]
+```
+"""
+
+
+async def test_the_user_runs_a_block_of_a_reply(home: Path) -> None:
+    async with scripted_screen(plugin, replies=["No code.", REPLY]) as screen:
+        await screen.submit("Hello.")
+        await screen.submit("/run")
+        assert "no Python code" in screen.text()
+        await screen.submit("Write a program.")
+        await screen.submit("/run 1")
+        assert "What the program wrote" in screen.text()
+        assert "first" in screen.text()
+        await screen.press("escape")
+        await screen.submit("/run 3")
+        assert "blocks 1 to 2" in screen.text()
+        await screen.press("f12")
+        assert "IndexError" in screen.text()
+        await screen.press("escape")
+        composer = screen.app.chat_screen.chat.composer
+        assert composer.text.startswith("The program failed. Please correct it.")
+        assert "IndexError: list index out of range" in composer.text
 
 
 def test_the_shell_is_off_and_asks() -> None:

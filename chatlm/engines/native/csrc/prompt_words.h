@@ -109,20 +109,22 @@ typedef struct {
     bool is_first; /* of the columns; others are added */
 } WordProduct;
 
-ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int minimums)
+ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int minimums,
+                                  const int vectors)
 {
     f32x16 sums[WORD_VECTORS][2] = {0};
+    size_t result_bytes = (size_t)vectors * sizeof *sums;
     const int16_t *first = p.words, *second = p.words + LANES * p.columns;
     int64_t second_factors = p.columns / 64 * (scales + minimums);
     if (!p.is_first)
-        memcpy(sums, p.results, sizeof sums);
+        memcpy(sums, p.results, result_bytes);
     for (int64_t column = 0; column < p.columns; column += 64) {
         for (int s = 0; s < scales; s++) {
             i32x16 dots[WORD_VECTORS][2] = {0};
             for (int i = s * 64 / scales; i < (s + 1) * 64 / scales; i += 2) {
                 i32x16 a = load_i32x16(first), b = load_i32x16(second);
                 first += 2 * LANES, second += 2 * LANES;
-                for (int v = 0; v < WORD_VECTORS; v++) {
+                for (int v = 0; v < vectors; v++) {
                     int32_t two;
                     memcpy(&two, p.x + i / 32 * TILE_SIZE + v * TILE_COLUMNS + i % 32, sizeof two);
                     i32x16 values = two - (i32x16){0};
@@ -130,7 +132,7 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int min
                     dots[v][1] = dot_words(dots[v][1], b, values);
                 }
             }
-            for (int v = 0; v < WORD_VECTORS; v++) {
+            for (int v = 0; v < vectors; v++) {
                 float scale = p.x_scales[v * p.scale_stride];
                 sums[v][0] +=
                     __builtin_convertvector(dots[v][0], f32x16) * scale * p.factors[s];
@@ -139,7 +141,7 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int min
             }
         }
         for (int m = 0; m < minimums; m++)
-            for (int v = 0; v < WORD_VECTORS; v++) {
+            for (int v = 0; v < vectors; v++) {
                 float sum = p.x_sums[v * p.sum_stride + m];
                 sums[v][0] += p.factors[scales + m] * sum;
                 sums[v][1] += p.factors[second_factors + scales + m] * sum;
@@ -147,7 +149,23 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int min
         p.x += 2 * TILE_SIZE, p.x_scales++, p.x_sums += minimums;
         p.factors += scales + minimums;
     }
-    memcpy(p.results, sums, sizeof sums);
+    memcpy(p.results, sums, result_bytes);
+}
+
+/* The same for up to WORD_VECTORS vectors: fewer, as experts have them, take less time. */
+ALWAYS_INLINE void multiply_some_words(WordProduct p, const int scales, const int minimums,
+                                       int64_t vectors)
+{
+    if (vectors == 1)
+        multiply_words(p, scales, minimums, 1);
+    else if (vectors == 2)
+        multiply_words(p, scales, minimums, 2);
+#ifdef __AVX512BW__
+    else if (vectors <= 4)
+        multiply_words(p, scales, minimums, 4);
+#endif
+    else
+        multiply_words(p, scales, minimums, WORD_VECTORS);
 }
 
 /* The same for `vectors` vectors from one whose index is a multiple of VECTOR_BLOCK. */
@@ -155,17 +173,18 @@ static void multiply_words_block(Format f, WordProduct p, int64_t x_stride, int6
 {
     const int16_t *x = p.x;
     for (int64_t v = 0; v < vectors; v += WORD_VECTORS) {
+        int64_t left = vectors - v;
         p.x = x + v / TILE_VECTORS * x_stride + v % TILE_VECTORS * TILE_COLUMNS;
         if (word_scales(f) == 1 && word_minimums(f) == 2)
-            multiply_words(p, 1, 2);
+            multiply_some_words(p, 1, 2, left);
         else if (word_scales(f) == 1 && word_minimums(f) == 4)
-            multiply_words(p, 1, 4);
+            multiply_some_words(p, 1, 4, left);
         else if (word_scales(f) == 1)
-            multiply_words(p, 1, 0);
+            multiply_some_words(p, 1, 0, left);
         else if (word_minimums(f))
-            multiply_words(p, 2, 2);
+            multiply_some_words(p, 2, 2, left);
         else
-            multiply_words(p, 2, 0);
+            multiply_some_words(p, 2, 0, left);
         p.results += WORD_VECTORS * 2 * LANES;
         p.x_scales += WORD_VECTORS * p.scale_stride, p.x_sums += WORD_VECTORS * p.sum_stride;
     }
