@@ -137,6 +137,7 @@ TURN = (
     Command("copy-code", "copy a code block; repeat for the next", "b"),
     Command("thoughts", "open or close thoughts and calls of tools", "o"),
     Command("copy-thoughts", "copy the thoughts"),
+    Command("message", "show all of a long message, or fold it", "m"),
     Command("previous-version", "show the previous version", "left"),
     Command("next-version", "show the next version", "right"),
     Command("edit", "edit the message and resend it in a fork", "e"),
