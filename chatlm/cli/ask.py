@@ -43,7 +43,7 @@ from chatlm.types.parts import ToolCall, ToolResult
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
-from chatlm.types.tool_rules import ToolSettings, parse_rules
+from chatlm.types.tool_rules import ChatTools, ToolSettings, parse_rules
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -337,7 +337,9 @@ def ask(
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
-    tool_options = parse_tool_options(settings.tools, tools, allow, deny, tool_choice)
+    tool_options = parse_tool_options(
+        settings.tools, tools, allow, deny, tool_choice, has_template=template is not None
+    )
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -395,6 +397,7 @@ def ask(
                 label_seconds=LABEL_SECONDS,
                 source="ask",
                 tools=tool_options,
+                chat_tools=ChatTools().with_offers(opening.rendered.tools),
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
@@ -437,8 +440,10 @@ def parse_tool_options(
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     choice: str | None,
+    *,
+    has_template: bool = False,
 ) -> ToolOptions:
-    """Return what the options say about tools.
+    """Return what the options say about tools; a template may offer some, too.
 
     Raises:
         UsageError: a rule is none, or rules are given but no tools.
@@ -451,7 +456,7 @@ def parse_tool_options(
         chosen = tuple(filter(None, (name.strip() for name in names.split(","))))
         chosen = tuple("*" if name == "all" else name for name in chosen)
     options = ToolOptions(settings, chosen, allow, deny, choice or "auto")
-    if (allow or deny or choice) and not names and not settings.enabled:
+    if (allow or deny or choice) and not (names or settings.enabled or has_template):
         raise UsageError(
             "--allow, --deny and --tool-choice require tools.", hint="Add --tools NAMES."
         )
