@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from chatlm import one_line
@@ -15,13 +17,26 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 200
 """Pieces of one result."""
 
+MAX_IMAGES = 8
+"""Pictures of one result."""
+
 
 def result_text(result: CallToolResult) -> str:
-    """Return a tool's result as text; pictures and sounds are named, not included."""
+    """Return a tool's result as text, in which pictures and sounds are named."""
     text = _join(block_text(block) for block in result.content[:MAX_BLOCKS])
     if not text and result.structured_content is not None:
         text = _cut(json.dumps(result.structured_content, ensure_ascii=False))
     return text or "(no content)"
+
+
+def result_images(result: CallToolResult) -> tuple[bytes, ...]:
+    """Return the pictures of a tool's result; what is not base64 is left out."""
+    images: list[bytes] = []
+    for block in result.content[:MAX_BLOCKS]:
+        if block.type == "image" and len(images) < MAX_IMAGES:
+            with suppress(ValueError):
+                images.append(base64.b64decode(block.data, validate=True))
+    return tuple(images)
 
 
 def resource_text(result: ReadResourceResult) -> str:
@@ -37,7 +52,7 @@ def block_text(block: Any) -> str:
         return plain_text(block.text)
     if kind in ("image", "audio"):
         size = len(block.data) * 3 // 4
-        return f"({kind} of the type {one_line(block.mime_type, 40)}, {size:,} bytes, not shown)"
+        return f"({kind} of the type {one_line(block.mime_type, 40)}, {size:,} bytes)"
     if kind == "resource_link":
         return f"(resource {one_line(block.name, 100)}: {one_line(str(block.uri), 300)})"
     if kind == "resource":

@@ -10,7 +10,7 @@ from chatlm import Tool, ToolCancelled, ToolContext, ToolOutput, one_line
 from chatlm_mcp import PLUGIN
 from chatlm_mcp.connection import RequestCancelled
 from chatlm_mcp.listing import KnownServer, ListedTool, unique
-from chatlm_mcp.results import result_text
+from chatlm_mcp.results import result_images, result_text
 from chatlm_mcp.server import Server
 from chatlm_mcp.servers import FIRST_LIST_SECONDS, Servers
 
@@ -94,7 +94,8 @@ def _run_tool(
         ):
             text = "The tool has changed since the user allowed it, and was not allowed again."
             return ToolOutput(text, is_error=True, source=source)
-        known.remember_use(tool.name, current.fingerprint)
+        if not context.incognito:  # nothing about such a chat is written to disk
+            known.remember_use(tool.name, current.fingerprint)
         context.check_cancelled()
 
         def report(done: float, total: float | None, text: str | None) -> None:
@@ -105,7 +106,13 @@ def _run_tool(
         result = server.call_tool(tool.name, dict(arguments), report, is_cancelled)
     except RequestCancelled as error:
         raise ToolCancelled("It was cancelled.") from error
-    return ToolOutput(result_text(result), result.is_error, untrusted=True, source=source)
+    return ToolOutput(
+        result_text(result),
+        result.is_error,
+        untrusted=True,
+        source=source,
+        images=result_images(result),
+    )
 
 
 def _question(server: Server, tool: ListedTool) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native import kv_cache as kv_cache_module
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import (
@@ -240,3 +241,27 @@ def test_replies_over_8_bits_are_the_same_warm_cold_alone_and_in_a_batch(tmp_pat
 
 def text_of(events: Sequence[Any]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the peak")
+def test_a_kv_cache_gives_its_memory_back_while_it_grows(tmp_path: Path) -> None:
+    config = read_config(tiny.save(tmp_path, "llama", head_dim=512, num_hidden_layers=16))
+    kv_cache = KVCache(config, torch.float32)
+    kv_cache.reserve(2048)
+    for layer in kv_cache.buffer.layers:
+        layer.kv.fill_(1.0)
+    kv_cache.length = kv_cache.capacity
+    held = sum(layer.kv.nbytes for layer in kv_cache.buffer.layers)
+    assert held > 8 * kv_cache_module._AREA_BYTES, "otherwise this shows nothing"
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = peak_memory()
+    kv_cache.reserve(kv_cache.capacity + 1)
+    grown = sum(layer.kv.nbytes for layer in kv_cache.buffer.layers)
+    assert peak_memory() - before < grown - held + held / 2, "twice the cache at once"
+    assert all(layer.kv[:, :, : kv_cache.length].eq(1.0).all() for layer in kv_cache.buffer.layers)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held at once."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

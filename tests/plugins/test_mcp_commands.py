@@ -36,11 +36,11 @@ def fail(*arguments: str) -> str:
 
 def test_a_server_is_added_listed_tested_and_removed(home: Path) -> None:
     added = run("add", "test", "--env", "TOKEN=${HOME}", "--", sys.executable, SERVER)
-    assert "9 tools, 2 resources, 1 prompt" in added
+    assert "10 tools, 2 resources, 1 prompt" in added
     assert find_server("test").env == {"TOKEN": "${HOME}"}
     (row,) = json.loads(run("list", "--json"))
-    assert (row["name"], row["transport"], len(row["tools"])) == ("test", "stdio", 9)
-    assert "test  9 tools, 2 resources, 1 prompt" in run("list")
+    assert (row["name"], row["transport"], len(row["tools"])) == ("test", "stdio", 10)
+    assert "test  10 tools, 2 resources, 1 prompt" in run("list")
     tested = run("test", "test")
     assert "add (read-only): Add two numbers." in tested
     assert "@test:notes://today" in tested
@@ -117,7 +117,7 @@ async def test_servers_are_shown_and_used_on_the_screen(servers: Servers) -> Non
                 await screen.pilot.pause(0.05)
         text = screen.text()
         assert "– off  off" in text
-        assert "9 tools · 2 resources · 1 prompt" in text
+        assert "10 tools · 2 resources · 1 prompt" in text
         assert "· add (read-only)" in text
         await screen.submit("/prompt")
         assert "test:review" in screen.notifications[-1]

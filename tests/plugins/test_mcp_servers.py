@@ -256,7 +256,7 @@ def http_server() -> Iterator[str]:
 
 def test_a_server_is_used_over_http(home: Path) -> None:
     with http_server() as url, running(ServerConfig("test", url=url), PATIENT) as server:
-        assert len(server.list_all().tools) == 9
+        assert len(server.list_all().tools) == 10
         assert call(server, "add", first=2, second=3) == "5"
         assert len(call(server, "huge", characters=1000)) == 1000
         with pytest.raises(ConnectionLost):
