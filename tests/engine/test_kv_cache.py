@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -192,6 +193,32 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
     for stored in kv_cache.buffer.layers:
         assert not stored.kv[..., 14:].any()
         assert not stored.kv[:, :, 6:].any()
+
+
+@pytest.mark.parametrize("kv_format", FORMATS)
+def test_a_growing_kv_cache_frees_each_layer_after_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_format: KVFormat
+) -> None:
+    monkeypatch.setattr("chatlm.engines.native.kv_cache._BLOCK_BYTES", 1)
+    config = read_config(tiny.save(tmp_path, "llama"))
+    kv_cache = KVCache(config, torch.bfloat16, kv_format=kv_format)
+    kv_cache.reserve(5)
+    keys, count = torch.ones(3, 5, 14).bfloat16(), len(config.layers)
+    for layer in range(count):
+        kv_cache.update(layer, keys, keys)
+    kv_cache.length = 5
+    copied = []
+
+    def freed() -> None:
+        copied.append([bool(each.kv.any()) for each in kv_cache.buffer.layers])
+
+    for old in kv_cache.buffer.layers[:-1]:
+        weakref.finalize(old, freed)
+    del old
+    kv_cache.reserve(kv_cache.capacity + 1)
+    assert copied == [[other <= layer for other in range(count)] for layer in range(count - 1)]
+    blocks = {each.kv.untyped_storage().data_ptr() for each in kv_cache.buffer.layers}
+    assert len(blocks) == count  # a layer's memory is its own
 
 
 def test_caches_of_two_formats_are_refused_in_one_step(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ scale per `GROUP` values, about half of 16 bits."""
 CAPACITY_STEP = 512
 """The capacity grows by at least this many tokens."""
 
+_BLOCK_BYTES = 16 << 20
+"""Layers are allocated together up to about this size: enough for huge pages, and little enough
+that a cache that grows needs hardly more memory than the larger one takes."""
+
 
 def allocate_huge_pages(byte_count: int) -> Tensor:
     """Allocate zeroed bytes in huge pages where available, which saves TLB misses.
@@ -175,15 +179,17 @@ class KVCache:
         if tokens <= old.capacity:
             return
         capacity = max(tokens, old.capacity * 3 // 2, old.capacity + CAPACITY_STEP)
-        larger = self._allocate(capacity)
-        for mine, theirs in zip(larger.layers, old.layers, strict=True):
+        self.buffer = self._allocate(capacity)  # takes up memory only where it is written to
+        layers = list(reversed(old.layers))
+        del old  # so that each layer is freed after its copy
+        for mine in self.buffer.layers:
+            theirs = layers.pop()
             mine.kv[:, :, : self.length] = theirs.kv[:, :, : self.length]
             if mine.scales is not None and theirs.scales is not None:
                 mine.scales[:, :, : self.length] = theirs.scales[:, :, : self.length]
-        self.buffer = larger
 
     def _allocate(self, capacity: int) -> KVBuffer:
-        """Allocate the memory of all layers as one block, which huge pages suit."""
+        """Allocate the memory of all layers."""
         shapes = [kv_layer_shape(each, capacity, self.kv_format) for each in self._attention]
         is_int8 = self.kv_format == "int8"
         kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
@@ -203,14 +209,23 @@ class KVCache:
     def _allocate_tensors(
         self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
     ) -> list[Tensor]:
-        """Allocate zeroed tensors one after the other."""
-        sizes: list[int] = [math.prod(shape) for shape in shapes]
-        if self.device.type == "cpu" and any(sizes):
-            whole = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
-        else:
-            whole = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
-        parts = whole[: sum(sizes)].split(sizes)
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        """Allocate zeroed tensors, in blocks of some that follow each other."""
+        tensors: list[Tensor] = []
+        sizes: list[int] = []
+        for index, shape in enumerate(shapes):
+            sizes.append(math.prod(shape))
+            is_last = index + 1 == len(shapes)
+            if not is_last and sum(sizes) * dtype.itemsize < _BLOCK_BYTES:
+                continue
+            if self.device.type == "cpu" and any(sizes):
+                block = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
+            else:
+                block = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
+            own = shapes[len(tensors) : index + 1]
+            parts = block[: sum(sizes)].split(sizes)
+            tensors += [part.view(each) for part, each in zip(parts, own, strict=True)]
+            sizes.clear()
+        return tensors
 
     def read(self, start: int, end: int) -> dict[str, Tensor]:
         """Return a copy of what is stored of some tokens, by layer."""

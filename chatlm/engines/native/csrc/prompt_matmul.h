@@ -43,7 +43,10 @@ static void store_results(int64_t matrix_rows, const float *bias, int64_t row, i
             f32x16 values = load_f32x16(results + v * PAIR_ROWS + r - row);
             if (bias)
                 values += load_f32x16(bias + r);
-            memcpy(y + r, &values, (size_t)min_i64(LANES, matrix_rows - r) * sizeof *y);
+            if (r + LANES <= matrix_rows)
+                memcpy(y + r, &values, sizeof values);
+            else
+                memcpy(y + r, &values, (size_t)(matrix_rows - r) * sizeof *y);
         }
 }
 

@@ -128,6 +128,11 @@ static f32x16 load_padded(const PromptVectors *p, int64_t vector, int64_t column
     int64_t at = (p->rows ? p->rows[vector] : vector) * p->columns + column;
     if (!p->gate && count == LANES)
         return load_f32x16(p->input + at);
+    if (count == LANES) {
+        f32x16 values = load_f32x16(p->input + at), up = load_f32x16(p->up + at);
+        apply_activation(p->gate, (float *)&values, (const float *)&up, LANES);
+        return values;
+    }
     float values[LANES] = {0}, up[LANES] = {0};
     memcpy(values, p->input + at, (size_t)count * sizeof *values);
     if (p->gate) {
