@@ -34,20 +34,25 @@ static int64_t prompt_tasks(int64_t rows, int threads)
     return (rows + task_rows - 1) / task_rows;
 }
 
-/* Store the results of 32 rows from `row` for some vectors. */
-static void store_results(int64_t matrix_rows, const float *bias, int64_t row, int64_t vectors,
-                          const float *results, float *y)
+/* Store the results of some pairs of panels from `row` for some vectors. */
+static void store_results(int64_t matrix_rows, const float *bias, int64_t row, int64_t pairs,
+                          int64_t vectors, const float *results, float *y)
 {
-    for (int64_t v = 0; v < vectors; v++, y += matrix_rows)
-        for (int64_t r = row; r < min_i64(row + PAIR_ROWS, matrix_rows); r += LANES) {
-            f32x16 values = load_f32x16(results + v * PAIR_ROWS + r - row);
+    int64_t end = min_i64(row + pairs * PAIR_ROWS, matrix_rows);
+    for (int64_t v = 0; v < vectors; v++, y += matrix_rows, results += PAIR_ROWS) {
+        const float *from = results;
+        for (int64_t r = row; r < end; r += LANES) {
+            f32x16 values = load_f32x16(from);
             if (bias)
                 values += load_f32x16(bias + r);
             if (r + LANES <= matrix_rows)
                 memcpy(y + r, &values, sizeof values);
             else
                 memcpy(y + r, &values, (size_t)(matrix_rows - r) * sizeof *y);
+            bool is_second = (r - row) / LANES % 2;
+            from += is_second ? PASS_VECTORS * PAIR_ROWS - LANES : LANES;
         }
+    }
 }
 
 /* Columns that are multiplied at once. */
@@ -84,8 +89,12 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
                 .x = (const int16_t *)p->values + v * p->width + column * TILE_VECTORS,
                 .x_scales = p->scales + (v * p->width + column) / ACTIVATION_GROUP,
                 .x_sums = sums + (v * p->width + column) / sum_columns,
+                .x_pair_products = p->form == AS_PAIRED_WORDS
+                                       ? p->pair_products + (v * p->width + column) / 32
+                                       : NULL,
                 .scale_stride = p->width / ACTIVATION_GROUP,
                 .sum_stride = p->width / sum_columns,
+                .pair_stride = p->width / 32,
                 .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
                 .is_first = column == 0,
             };
@@ -160,6 +169,7 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
         switch (p->form) {
 #ifdef HAS_WORD_PRODUCTS
         case AS_WORDS:
+        case AS_PAIRED_WORDS:
             multiply_as_words(panels, format, column, columns, pairs, p, from, to, buffers);
             break;
 #endif
@@ -189,8 +199,7 @@ static void multiply_prompt(const uint8_t *panels, int64_t format, int64_t rows,
     for (int64_t from = 0; from < p->vectors; from += PASS_VECTORS) {
         int64_t to = min_i64(from + PASS_VECTORS, p->vectors);
         multiply_panels(panels, format, pairs, p, from, to, use_amx, buffers);
-        for (int64_t pair = 0; pair < pairs; pair++)
-            store_results(rows, bias, (first + 2 * pair) * LANES, to - from,
-                          buffers.results + pair * PASS_VECTORS * PAIR_ROWS, y + from * rows);
+        store_results(rows, bias, first * LANES, pairs, to - from, buffers.results,
+                      y + from * rows);
     }
 }

@@ -1,7 +1,8 @@
 /* The vectors of a prompt in the form that a matrix format is multiplied with.
 
    AS_WORDS, for quantized matrices: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is
-   decoded, so that the products with codes are sums of integers. AS_BF16, for matrices that are
+   decoded, so that the products with codes are sums of integers. AS_PAIRED_WORDS: the same words, and
+   the same results, where additions are cheaper than products (see prompt_words.h). AS_BF16, for matrices that are
    bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
    products would take twice as long. AS_ROUNDED_FLOATS: the same where it has none, so that every
    processor computes the same. AS_FLOATS: elsewhere, and for models in float32.
@@ -16,6 +17,11 @@
 
 #if !defined ELEMENT_IS_FLOAT32 && defined __AVX2__
 #define HAS_WORD_PRODUCTS
+#endif
+
+#if defined HAS_WORD_PRODUCTS && defined __AVX512VNNI__
+#define HAS_PAIRED_WORDS
+#include <cpuid.h>
 #endif
 
 #if !defined ELEMENT_IS_FLOAT32 && defined __AVX512BF16__
@@ -33,9 +39,9 @@ enum { TILE_VECTORS = 16, TILE_COLUMNS = 32, TILE_SIZE = TILE_VECTORS * TILE_COL
 
 enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
-enum { MAX_WORD_FACTORS = 5 }; /* see prompt_words.h */
+enum { MAX_WORD_FACTORS = 6 }; /* see prompt_words.h */
 
-typedef enum { AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_BF16 } PromptForm;
+typedef enum { AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_PAIRED_WORDS, AS_BF16 } PromptForm;
 
 typedef struct {
     const float *input;  /* (…, columns) */
@@ -46,9 +52,28 @@ typedef struct {
     int64_t width; /* padded columns */
     PromptForm form;
     void *values;  /* float, int16_t or bfloat16 */
-    float *scales; /* AS_WORDS: (vectors, width / ACTIVATION_GROUP) */
-    float *sums_of_16, *sums_of_32; /* AS_WORDS: sums of the values of so many columns */
+    float *scales; /* of words: (vectors, width / ACTIVATION_GROUP) */
+    float *sums_of_16, *sums_of_32; /* of words: sums of the values of so many columns */
+    uint32_t *pair_products; /* AS_PAIRED_WORDS: (vectors, width / 32), see prompt_words.h */
 } PromptVectors;
+
+/* Whether the processor adds words at least twice as fast as it multiplies them: AMD's do. */
+static bool has_cheap_additions(void)
+{
+#if defined HAS_PAIRED_WORDS && defined PAIRS_WORDS
+    return PAIRS_WORDS; /* for tests */
+#elif defined HAS_PAIRED_WORDS
+    static _Atomic int known; /* the question takes long in a virtual machine */
+    if (!known) {
+        unsigned highest, ebx, ecx, edx;
+        bool is_amd = __get_cpuid(0, &highest, &ebx, &ecx, &edx) && ebx == signature_AMD_ebx;
+        known = is_amd ? 1 : -1;
+    }
+    return known > 0;
+#else
+    return false;
+#endif
+}
 
 static PromptForm prompt_form(int64_t format)
 {
@@ -61,7 +86,7 @@ static PromptForm prompt_form(int64_t format)
 #endif
 #ifdef HAS_WORD_PRODUCTS
     if (is_quantized(format))
-        return AS_WORDS;
+        return has_cheap_additions() ? AS_PAIRED_WORDS : AS_WORDS;
 #endif
     (void)format;
     return AS_FLOATS;
@@ -71,6 +96,8 @@ static bool has_float_values(PromptForm form)
 {
     return form == AS_FLOATS || form == AS_ROUNDED_FLOATS;
 }
+
+static bool has_words(PromptForm form) { return form == AS_WORDS || form == AS_PAIRED_WORDS; }
 
 /* Whether the system lets this process use AMX. */
 static bool may_use_amx(void)
@@ -93,7 +120,7 @@ static int64_t padded_values(const PromptVectors *p)
 static int64_t prompt_vectors_size(const PromptVectors *p)
 {
     int64_t count = padded_values(p);
-    int64_t of_words = p->form == AS_WORDS ? count * (1 + 4 + 2) / ACTIVATION_GROUP : 0;
+    int64_t of_words = has_words(p->form) ? count * (1 + 4 + 2 + 2) / ACTIVATION_GROUP : 0;
     return (has_float_values(p->form) ? count : count / 2) + of_words;
 }
 
@@ -105,6 +132,7 @@ static void place_prompt_vectors(PromptVectors *p, float *area)
     p->scales = area + count / 2;
     p->sums_of_16 = p->scales + count / ACTIVATION_GROUP;
     p->sums_of_32 = p->sums_of_16 + count / 16;
+    p->pair_products = (uint32_t *)(p->sums_of_32 + count / 32);
 }
 
 static int64_t prompt_vectors_tasks(const PromptVectors *p)
@@ -150,6 +178,17 @@ static void store_words(i32x16 values, void *out)
     memcpy(out, &words, sizeof words);
 }
 
+#ifdef HAS_PAIRED_WORDS
+/* The sum, modulo 2^32, of the products of 16 codes in pairs: of each four, the first with the third,
+   and the second with the fourth. */
+static uint32_t multiply_pairs(i32x16 codes)
+{
+    __m512i others = _mm512_shuffle_epi32((__m512i)codes, _MM_PERM_BADC);
+    __m512i products = _mm512_mullo_epi32((__m512i)codes, others);
+    return (uint32_t)_mm512_mask_reduce_add_epi32(0x3333, products);
+}
+#endif
+
 /* Quantize one group; an infinity or NaN makes its scale one too. */
 static void words_of_group(const PromptVectors *p, int64_t vector, int64_t column)
 {
@@ -169,6 +208,12 @@ static void words_of_group(const PromptVectors *p, int64_t vector, int64_t colum
         float *pair = p->sums_of_32 + (vector * p->width + column) / 32;
         p->sums_of_16[(vector * p->width + column) / 16] = sum;
         *pair = i % 2 ? *pair + sum : sum;
+#ifdef HAS_PAIRED_WORDS
+        if (p->form == AS_PAIRED_WORDS) {
+            uint32_t *products = p->pair_products + (vector * p->width + column) / 32;
+            *products = (i % 2 ? *products : 0) + multiply_pairs(codes);
+        }
+#endif
     }
 }
 
@@ -176,7 +221,7 @@ static void words_of_group(const PromptVectors *p, int64_t vector, int64_t colum
 static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
 {
     for (int64_t vector = task * TILE_VECTORS; vector < (task + 1) * TILE_VECTORS; vector++) {
-        if (p->form == AS_WORDS) {
+        if (has_words(p->form)) {
             for (int64_t column = 0; column < p->width; column += ACTIVATION_GROUP)
                 words_of_group(p, vector, column);
             continue;
