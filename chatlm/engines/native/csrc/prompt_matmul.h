@@ -58,7 +58,7 @@ static void store_results(int64_t matrix_rows, const float *bias, int64_t row, i
 /* Columns that are multiplied at once. */
 static int64_t task_columns(PromptForm form)
 {
-    return has_float_values(form) ? TASK_COLUMNS / 2 : TASK_COLUMNS;
+    return has_float_values(form) || form == AS_SPLIT_BF16 ? TASK_COLUMNS / 2 : TASK_COLUMNS;
 }
 
 /* Multiply `columns` columns from `column` of `pairs` pairs of panels with the vectors [from, to),
@@ -132,6 +132,35 @@ static void multiply_as_bf16(const uint8_t *panels, int64_t column, int64_t colu
 }
 #endif
 
+#ifdef HAS_AMX
+static void multiply_as_split_bf16(const uint8_t *panels, int64_t format, int64_t column,
+                                   int64_t columns, int64_t pairs, const PromptVectors *p,
+                                   int64_t from, int64_t to, PromptBuffers buffers)
+{
+    for (int64_t panel = 0; panel < 2 * pairs; panel++) {
+        float *values = buffers.weights + panel * LANES * columns;
+        expand_values(format, panels + panel * panel_bytes(format, p->width), column, columns,
+                      values);
+        split_values(values, columns);
+    }
+    for (int64_t v = from; v < to; v += VECTOR_BLOCK)
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            const float *first = buffers.weights + pair * PAIR_ROWS * columns;
+            const uint16_t *x = (const uint16_t *)p->values + v * p->width + column * TILE_VECTORS;
+            multiply_split((SplitProduct){
+                .first = first,
+                .second = first + LANES * columns,
+                .columns = columns,
+                .x = x,
+                .small_x = x + padded_values(p),
+                .x_stride = TILE_VECTORS * p->width,
+                .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
+                .is_first = column == 0,
+            });
+        }
+}
+#endif
+
 static void multiply_as_floats(const uint8_t *panels, int64_t format, int64_t column,
                                int64_t columns, int64_t pairs, const PromptVectors *p, int64_t from,
                                int64_t to, PromptBuffers buffers)
@@ -159,7 +188,7 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
                             PromptBuffers buffers)
 {
     int64_t step = task_columns(p->form);
-    use_amx &= p->form == AS_BF16;
+    use_amx &= p->form == AS_BF16 || p->form == AS_SPLIT_BF16;
 #ifdef HAS_AMX
     if (use_amx)
         load_tile_shapes();
@@ -176,6 +205,11 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
 #ifdef HAS_BF16_PRODUCTS
         case AS_BF16:
             multiply_as_bf16(panels, column, columns, pairs, p, from, to, use_amx, buffers);
+            break;
+#endif
+#ifdef HAS_AMX
+        case AS_SPLIT_BF16:
+            multiply_as_split_bf16(panels, format, column, columns, pairs, p, from, to, buffers);
             break;
 #endif
         default:

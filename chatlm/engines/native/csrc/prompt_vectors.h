@@ -4,7 +4,8 @@
    decoded, so that the products with codes are sums of integers. AS_PAIRED_WORDS: the same words, and
    the same results, where additions are cheaper than products (see prompt_words.h). AS_BF16, for matrices that are
    bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
-   products would take twice as long. AS_ROUNDED_FLOATS: the same where it has none, so that every
+   products would take twice as long. AS_SPLIT_BF16, for quantized matrices with AMX: each number as the
+   sum of two in bfloat16, which keep 16 bits or more. AS_ROUNDED_FLOATS: the same where it has none, so that every
    processor computes the same. AS_FLOATS: elsewhere, and for models in float32.
 
    The values are (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
@@ -41,7 +42,9 @@ enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
 enum { MAX_WORD_FACTORS = 6 }; /* see prompt_words.h */
 
-typedef enum { AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_PAIRED_WORDS, AS_BF16 } PromptForm;
+typedef enum {
+    AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_PAIRED_WORDS, AS_BF16, AS_SPLIT_BF16
+} PromptForm;
 
 typedef struct {
     const float *input;  /* (…, columns) */
@@ -51,12 +54,13 @@ typedef struct {
     int64_t vectors, columns;
     int64_t width; /* padded columns */
     PromptForm form;
-    void *values;  /* float, int16_t or bfloat16 */
+    void *values;  /* float, int16_t or bfloat16; AS_SPLIT_BF16: the larger parts, then the others */
     float *scales; /* of words: (vectors, width / ACTIVATION_GROUP) */
     float *sums_of_16, *sums_of_32; /* of words: sums of the values of so many columns */
     uint32_t *pair_products; /* AS_PAIRED_WORDS: (vectors, width / 32), see prompt_words.h */
 } PromptVectors;
 
+#ifdef HAS_WORD_PRODUCTS
 /* Whether the processor adds words at least twice as fast as it multiplies them: AMD's do. */
 static bool has_cheap_additions(void)
 {
@@ -74,6 +78,23 @@ static bool has_cheap_additions(void)
     return false;
 #endif
 }
+#endif
+
+/* Whether the system lets this process use AMX. */
+static bool may_use_amx(void)
+{
+#ifdef HAS_AMX
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    static _Atomic int known;
+    if (!known) {
+        bool may = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+        known = may ? 1 : -1;
+    }
+    return known > 0;
+#else
+    return false;
+#endif
+}
 
 static PromptForm prompt_form(int64_t format)
 {
@@ -85,6 +106,8 @@ static PromptForm prompt_form(int64_t format)
         return AS_ROUNDED_FLOATS;
 #endif
 #ifdef HAS_WORD_PRODUCTS
+    if (is_quantized(format) && may_use_amx())
+        return AS_SPLIT_BF16;
     if (is_quantized(format))
         return has_cheap_additions() ? AS_PAIRED_WORDS : AS_WORDS;
 #endif
@@ -99,17 +122,6 @@ static bool has_float_values(PromptForm form)
 
 static bool has_words(PromptForm form) { return form == AS_WORDS || form == AS_PAIRED_WORDS; }
 
-/* Whether the system lets this process use AMX. */
-static bool may_use_amx(void)
-{
-#ifdef HAS_AMX
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#else
-    return false;
-#endif
-}
-
 /* Values with padding. */
 static int64_t padded_values(const PromptVectors *p)
 {
@@ -121,7 +133,8 @@ static int64_t prompt_vectors_size(const PromptVectors *p)
 {
     int64_t count = padded_values(p);
     int64_t of_words = has_words(p->form) ? count * (1 + 4 + 2 + 2) / ACTIVATION_GROUP : 0;
-    return (has_float_values(p->form) ? count : count / 2) + of_words;
+    bool is_wide = has_float_values(p->form) || p->form == AS_SPLIT_BF16;
+    return (is_wide ? count : count / 2) + of_words;
 }
 
 /* Let the buffers of `p` be parts of an area of `prompt_vectors_size` floats. */
@@ -227,7 +240,7 @@ static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
             continue;
         }
         for (int64_t column = 0; column < p->width; column += LANES) {
-            f32x16 values = load_padded(p, vector, column);
+            f32x16 exact = load_padded(p, vector, column), values = exact;
             int64_t at = tile_offset(p, vector, column / 32 * 32) + column % 32;
             if (p->form != AS_FLOATS)
                 values = round_to_bf16(values);
@@ -235,6 +248,9 @@ static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
                 memcpy((float *)p->values + at, &values, sizeof values);
             else
                 store_words((i32x16)values >> 16, (uint16_t *)p->values + at);
+            if (p->form == AS_SPLIT_BF16)
+                store_words((i32x16)round_to_bf16(exact - values) >> 16,
+                            (uint16_t *)p->values + padded_values(p) + at);
         }
     }
 }
