@@ -3,7 +3,8 @@
 Logits: tiny random models in float32, the largest difference over prompts in blocks and single
 tokens, in units of their spread. Speed: random models of 0.1 billion weights in Q8_0, and Gemma 3
 270M's real file, each in chatlm and llama.cpp in turns, with the share of the text on which both
-agree for the real one.
+agree for the real one. Experts: a token of a mixture in the shape of Qwen3-30B-A3B with few layers,
+and one of a dense model, relative to reading what each uses once at the memory's bandwidth.
 """
 
 from __future__ import annotations
@@ -20,13 +21,23 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from gguf import GGUFReader
 
 from benchmarks.peer_environments import peer_python
+from benchmarks.random_gguf import SHAPES, write_model
 from benchmarks.sizes_check import agreement
-from benchmarks.sizes_run import LeftOut, peer_command, real_file, run_child
+from benchmarks.sizes_run import (
+    DEFAULT_MODEL,
+    LeftOut,
+    measured_bandwidth,
+    peer_command,
+    real_file,
+    run_child,
+)
 from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
 from chatlm.engines.native.model import NativeModel
+from chatlm.hub import pull
 from tests import gguf_files
 from tests.engine import tiny
 
@@ -45,23 +56,103 @@ SIZES: Mapping[str, Any] = {
 HEAD_DIM = 64
 
 MATRICES = {
-    r"(attn_(q|k|v|qkv|output)|ffn_(up|gate|down)(_exps)?|token_embd|output)\.weight": "Q8_0"
+    r"(attn_(q|k|v|qkv|gate|output)|ffn_(up|gate|down)(_exps|_shexp)?|ssm_(in|out)|token_embd|"
+    r"shortconv\.(in|out)_?proj|output|inp_gate|per_layer_(token_embd|model_proj)|proj)"
+    r"\.weight": "Q8_0"
 }
 
-SPEED: Mapping[str, Mapping[str, Any]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma": {},
-    "gemma2": {"sliding_window": 512, "query_pre_attn_scalar": 64},
-    "gemma3": {"sliding_window": 512, "query_pre_attn_scalar": 64},
-    "phi3": {"sliding_window": None},
-    "granite": {"attention_multiplier": 0.125},
-    "olmo2": {},
-    "smollm3": {},
-    "glm4": {},
+
+@dataclasses.dataclass(frozen=True)
+class Larger:
+    """How a random model differs from an original of `tests.gguf_files` and from `SIZES`."""
+
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of the file."""
+    tensors: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
+
+
+_CONVOLUTIONS = {"layer_types": ["conv", "conv", "full_attention", "conv"] * 2}
+
+_NO_HEAD_SIZE = {"attention.key_length": None, "attention.value_length": None}
+"""For files that do not say it, since it follows from other sizes."""
+
+_CONVOLUTIONS_METADATA = {"attention.head_count_kv": [0, 0, 4, 0] * 2, **_NO_HEAD_SIZE}
+
+_EXPERTS = {"num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 768}
+
+_EXPERTS_METADATA = {
+    "expert_count": 16, "expert_used_count": 4, "expert_feed_forward_length": 768,
+}  # fmt: skip
+
+SPEED: Mapping[str, Larger] = {
+    "llama": Larger(),
+    "qwen2": Larger(),
+    "qwen3": Larger(),
+    "gemma": Larger(),
+    "gemma2": Larger({"sliding_window": 512, "query_pre_attn_scalar": 64}),
+    "gemma3": Larger({"sliding_window": 512, "query_pre_attn_scalar": 64}),
+    "gemma4": Larger(
+        {
+            "sliding_window": 512,
+            "global_head_dim": 2 * HEAD_DIM,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 2,
+            "num_kv_shared_layers": 4,
+            "vocab_size_per_layer_input": 32_000,
+            "hidden_size_per_layer_input": 64,
+        },
+        {
+            "attention.key_length": 2 * HEAD_DIM,
+            "attention.value_length": 2 * HEAD_DIM,
+            "attention.key_length_swa": HEAD_DIM,
+            "attention.value_length_swa": HEAD_DIM,
+            "rope.dimension_count": 2 * HEAD_DIM,
+            "rope.dimension_count_swa": HEAD_DIM,
+            "attention.sliding_window_pattern": [True, True, True, False] * 2,
+            "embedding_length_per_layer_input": 64,
+            "attention.shared_kv_layers": 4,
+            "feed_forward_length": [3072] * 4 + [6144] * 4,
+        },
+        {"rope_freqs.weight": [1.0] * 16 + [1e30] * 48},
+    ),
+    "phi3": Larger({"sliding_window": None}),
+    "granite": Larger({"attention_multiplier": 0.125}),
+    "granitehybrid": Larger(
+        {
+            "layer_types": [*["linear_attention"] * 3, "full_attention"] * 2,
+            "shared_intermediate_size": 3072,
+            "mamba_n_heads": 32,
+            "mamba_d_state": 64,
+            "attention_multiplier": 0.125,
+        },
+        {
+            "attention.head_count_kv": [0, 0, 0, 4] * 2,
+            "ssm.state_size": 64,
+            "ssm.inner_size": 2048,
+            "ssm.time_step_rank": 32,
+            "expert_shared_feed_forward_length": 3072,
+            **_NO_HEAD_SIZE,
+        },
+    ),
+    "olmo2": Larger(),
+    "smollm3": Larger(),
+    "glm4": Larger({}, {"rope.dimension_count": HEAD_DIM // 2}),
+    "lfm2": Larger(_CONVOLUTIONS, _CONVOLUTIONS_METADATA),
+    "lfm2moe": Larger(_CONVOLUTIONS | _EXPERTS, _CONVOLUTIONS_METADATA | _EXPERTS_METADATA),
+    "qwen3moe": Larger(_EXPERTS, _EXPERTS_METADATA),
+    "gpt-oss": Larger(
+        {"sliding_window": 128}, {"expert_feed_forward_length": SIZES["intermediate_size"]}
+    ),
+    "qwen35": Larger(),
 }
-"""Originals of `tests.gguf_files`, and what differs from `SIZES` besides."""
+
+MOE, DENSE = "30b-a3b", "4b"
+"""Of `random_gguf.SHAPES`: a mixture, and what it is compared with."""
+
+MOE_LAYERS = {MOE: 2, DENSE: 4}
+
+MOE_TARGET = 1.3
+"""Limit of the mixture's cost relative to the dense model's, each in units of its floor."""
 
 REAL = "gemma3-270m"
 
@@ -109,18 +200,23 @@ def compare_logits(family: str) -> Logits:
 def write_random(variant: str, folder: Path) -> Path:
     """Write a random GGUF file of an original's structure and `SIZES`; return its folder."""
     original = gguf_files.ORIGINALS[variant]
-    changes = {**original.changes, "head_dim": HEAD_DIM, **SPEED[variant]}
+    own = SPEED[variant]
+    changes = {**original.changes, "head_dim": HEAD_DIM}
     changes = {name: value for name, value in changes.items() if name not in SIZES}
+    changes |= own.changes
     metadata = dict(original.metadata)
     for key in ("attention.key_length", "attention.value_length"):
         metadata[key] = HEAD_DIM
     if "rope.dimension_count" in metadata:
-        metadata["rope.dimension_count"] = HEAD_DIM // 2 if variant == "glm4" else HEAD_DIM
+        metadata["rope.dimension_count"] = HEAD_DIM
     if "attention.sliding_window" in metadata:
         metadata["attention.sliding_window"] = changes.get("sliding_window") or 0
     if "attention.scale" in metadata:
         metadata["attention.scale"] = changes["attention_multiplier"]
-    larger = dataclasses.replace(original, changes=changes, metadata=metadata)
+    metadata |= own.metadata
+    larger = dataclasses.replace(
+        original, changes=changes, metadata=metadata, tensors={**original.tensors, **own.tensors}
+    )
     with (
         patch.dict(gguf_files.SIZES, {**SIZES, "initializer_range": 0.03}),
         patch.dict(gguf_files.ORIGINALS, {variant: larger}),
@@ -201,12 +297,74 @@ def measure_real(cache: Path, python: Path | None, rounds: int, threads: int) ->
     return dataclasses.replace(speed, agreement=same / compared if compared else None)
 
 
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a token costs."""
+
+    model: str
+    active_bytes: int
+    """Of the file, that a token uses."""
+    seconds: float
+    floor: float
+    """Seconds for reading these bytes once."""
+
+    @property
+    def ratio(self) -> float:
+        """The time in units of the floor."""
+        return self.seconds / self.floor
+
+
+def active_bytes(file: Path) -> int:
+    """Return the bytes of a GGUF file that a token uses: of its experts, those it chooses."""
+    reader = GGUFReader(file)
+    architecture = reader.fields["general.architecture"].contents()
+
+    def setting(name: str) -> int:
+        field = reader.fields.get(f"{architecture}.{name}")
+        return 0 if field is None else int(field.contents())
+
+    count, used = setting("expert_count"), setting("expert_used_count")
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in reader.tensors}
+    if "output.weight" in sizes:
+        del sizes["token_embd.weight"]
+    return sum(size * used // count if "_exps." in name else size for name, size in sizes.items())
+
+
+def write_shape(shape: str, folder: Path) -> Path:
+    """Write a random model of a real one's shape with few layers, unless it is there already."""
+    home = folder / f"{shape}-{MOE_LAYERS[shape]}-layers"
+    if not home.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            file = Path(place) / "random.gguf"
+            sizes = dataclasses.replace(SHAPES[shape], layers=MOE_LAYERS[shape])
+            write_model(file, sizes, "q4_k_m", pull.ensure_model(DEFAULT_MODEL).folder)
+            gguf_files.make_folder(file).rename(home)
+    return home
+
+
+def measure_cost(shape: str, folder: Path, rounds: int) -> Cost:
+    """Time the tokens of a model, and read the memory in turns with that."""
+    home = write_shape(shape, folder)
+    model = _open(home, torch.bfloat16)
+    prompt = [3 + 7 * number % 250 for number in range(SPEED_PROMPT)]
+    seconds, speeds = [], []
+    for _ in range(rounds):
+        speeds.append(measured_bandwidth())
+        seconds.append(1 / _tokens_per_second(model, prompt))
+    size = active_bytes(next(home.glob("*.gguf")))
+    return Cost(
+        f"{shape}, {MOE_LAYERS[shape]} layers", size, statistics.median(seconds),
+        size / statistics.median(speeds),
+    )  # fmt: skip
+
+
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description="Compare each family with a native decoder.")
     parser.add_argument("--only", help="families of the first table, with commas")
     parser.add_argument("--no-speed", action="store_true", help="compare logits only")
     parser.add_argument("--speed", help="rows of the second table, with commas")
+    parser.add_argument("--experts", action="store_true", help="measure experts alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/chatlm-bench").expanduser())
@@ -216,15 +374,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     families = [*tiny.CONFIGS, *tiny.FAMILIES]
     logits = []
-    for family in options.only.split(",") if options.only else families:
+    for family in _chosen(options.only, families) if not options.experts else ():
         logits.append(compare_logits(family))
         print(f"{family:<20} largest difference {logits[-1].difference:.1e}", flush=True)
     speeds = []
-    if not options.no_speed:
+    if not options.no_speed and not options.experts:
         options.cache.mkdir(parents=True, exist_ok=True)
         python = options.peer_python or peer_python("llamacpp", options.cache / "peers")
         common = python, options.rounds, options.threads
-        for row in options.speed.split(",") if options.speed else [*SPEED, REAL]:
+        for row in _chosen(options.speed, [*SPEED, REAL]):
             real = row == REAL
             speed = measure_real(options.cache, *common) if real else measure_random(row, *common)
             speeds.append(speed)
@@ -234,12 +392,28 @@ def main() -> None:
             if speed.agreement is not None:
                 ratio += f", the same token {100 * speed.agreement:.1f} %"
             print(f"{row:<20} {speed.chatlm:.0f} tokens/s{ratio}", flush=True)
+    costs = []
+    if options.experts or not (options.no_speed or options.speed):
+        options.cache.mkdir(parents=True, exist_ok=True)
+        costs = [measure_cost(shape, options.cache, options.rounds) for shape in (DENSE, MOE)]
+        for cost in costs:
+            print(
+                f"{cost.model:<20} {1000 * cost.seconds:.1f} ms a token, {cost.ratio:.2f} × its "
+                f"floor ({cost.active_bytes / 1e6:.0f} MB)"
+            )
+        relative = costs[1].ratio / costs[0].ratio
+        print(f"a mixture's token beside a dense one's: {relative:.2f} (at most {MOE_TARGET})")
     if options.json:
         values = {
             "logits": [dataclasses.asdict(each) for each in logits],
             "speed": [dataclasses.asdict(each) for each in speeds],
+            "experts": [dataclasses.asdict(each) | {"ratio": each.ratio} for each in costs],
         }
         print(json.dumps(values))
+
+
+def _chosen(given: str | None, all_rows: list[str]) -> list[str]:
+    return given.split(",") if given else all_rows
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Whether a fact hidden in a long context is found, at ten depths.
 
 Run it with `python -m benchmarks.needle`. A sentence with a number is put between sentences of the
-guide, and the default model has to give the number: with a KV cache of 16 bits and of 8 bits.
+guide, and the default model has to give the number: with a KV cache of 16 bits and of 8 bits. Then
+tiny models that recall by the weights that they were given (see `benchmarks.recall_model`) do the
+same with windows and with YaRN; with windows alone, a fact is to be found only within them.
 """
 
 from __future__ import annotations
@@ -10,14 +12,19 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
+from benchmarks import recall_model
 from benchmarks.speed_sides import CPU
+from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native.kv_cache import KVFormat
+from chatlm.engines.native.model import NativeModel
 from chatlm.hub import pull
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -29,6 +36,8 @@ MODEL = "smollm2-135m-instruct"
 FACT = "The secret number of the lighthouse is"
 
 QUESTION = "What is the secret number of the lighthouse?"
+
+KV_CACHES: Mapping[KVFormat, str] = {"auto": "16-bit KV cache", "int8": "8-bit KV cache"}
 
 
 @dataclass(frozen=True)
@@ -86,32 +95,57 @@ def ask_all(engine: LocalEngine, lengths: Sequence[int], depths: Sequence[float]
         ]
 
 
+def recall_all(
+    kind: recall_model.Kind, kv_cache: KVFormat, lengths: Sequence[int], depths: Sequence[float]
+) -> list[Answer]:
+    """Ask a model whose weights were set; right is also not to find what it cannot see."""
+    answers = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = recall_model.save(Path(place), kind)
+        model = load("recall", folder, CPU, "native", kv_cache=kv_cache)
+        if not isinstance(model, NativeModel):
+            raise TypeError("not a native decoder")
+        for tokens in lengths:
+            for depth in depths:
+                ids, distance = recall_model.prompt(tokens, depth)
+                found = recall_model.recalls(model, ids)
+                is_right = found == recall_model.is_visible(kind, distance)
+                text = "found" if found else "not found"
+                answers.append(Answer(len(ids), depth, is_right, text))
+    return answers
+
+
 def main() -> None:
     """Ask, then print tables, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=(1000, 2000, 4000, 7000))
     parser.add_argument("--depths", type=int, default=10, help="number of depths")
+    parser.add_argument("--only-set", action="store_true", help="leave out the default model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     depths = tuple((number + 0.5) / options.depths for number in range(options.depths))
-    folder = pull.ensure_model(MODEL).folder
     sides: dict[str, list[Answer]] = {}
-    for kv_cache, name in (("auto", "16-bit KV cache"), ("int8", "8-bit KV cache")):
-        engine = LocalEngine.from_folder(MODEL, folder, CPU, kv_cache=kv_cache)  # type: ignore[arg-type]
+    for kv_cache, name in KV_CACHES.items() if not options.only_set else ():
+        folder = pull.ensure_model(MODEL).folder
+        engine = LocalEngine.from_folder(MODEL, folder, CPU, kv_cache=kv_cache)
         sides[f"{MODEL}, {name}"] = ask_all(engine, options.lengths, depths)
         print(name, file=sys.stderr)
+    for what, kind in recall_model.KINDS.items():
+        for kv_cache, name in KV_CACHES.items():
+            sides[f"{what}, {name}"] = recall_all(kind, kv_cache, options.lengths, depths)
+        print(what, file=sys.stderr)
     if options.json:
         rows = {name: [asdict(each) for each in answers] for name, answers in sides.items()}
         print(json.dumps(rows, indent=2))
         return
     heads = "".join(f"{each:>8}" for each in options.lengths)
-    print(f"{f'found of {options.depths}':<44}{heads}")
+    print(f"{f'right of {options.depths}':<52}{heads}")
     for name, answers in sides.items():
         found = [
             sum(each.found for each in answers[at : at + options.depths])
             for at in range(0, len(answers), options.depths)
         ]
-        print(f"{name:<44}{''.join(f'{each:>8}' for each in found)}")
+        print(f"{name:<52}{''.join(f'{each:>8}' for each in found)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chatlm.config.paths import (
         bundled_dir,
         check_regular_file,
+        config_dir,
         data_dir,
         expand_path,
         write_atomically,
@@ -58,7 +59,13 @@ if TYPE_CHECKING:
     )
     from chatlm.hub.pull import ensure_model
     from chatlm.hub.weights import fingerprint_weights, tensor_shapes
-    from chatlm.plugin_host.hookspecs import AskOption, Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.hookspecs import (
+        AskOption,
+        Commands,
+        PluginContext,
+        ResourceSource,
+        hookimpl,
+    )
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
     from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
@@ -85,6 +92,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
     from chatlm.types.messages import (
@@ -103,6 +111,7 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from chatlm.types.methods import ReplyMethod
     from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
@@ -124,7 +133,7 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -133,6 +142,14 @@ if TYPE_CHECKING:
         SideChats,
         TemplateRenderer,
         TextFacts,
+    )
+    from chatlm.types.tool_rules import ChatTools, ToolSettings
+    from chatlm.types.tools import (
+        Tool,
+        ToolCancelled,
+        ToolContext,
+        ToolOutput,
+        tool,
     )
 
     __version__: str
@@ -154,6 +171,7 @@ _MODULE_OF = {
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
+    "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
@@ -211,13 +229,16 @@ _MODULE_OF = {
     "Project": "chatlm.types.projects",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
+    "Ratings": "chatlm.types.services",
     "Reasoning": "chatlm.types.parts",
     "ReasoningFormat": "chatlm.engines.model_families",
     "ReasoningParser": "chatlm.engines.reply_parser",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
+    "ReplyMethod": "chatlm.types.methods",
     "ReplyStep": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
+    "ResourceSource": "chatlm.plugin_host.hookspecs",
     "Role": "chatlm.types.messages",
     "Sampling": "chatlm.types.sampling",
     "Schema": "chatlm.types.schemas",
@@ -239,8 +260,14 @@ _MODULE_OF = {
     "Text": "chatlm.types.parts",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
+    "Tool": "chatlm.types.tools",
     "ToolCall": "chatlm.types.parts",
+    "ToolCancelled": "chatlm.types.tools",
+    "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
+    "ToolOutput": "chatlm.types.tools",
+    "ToolPreview": "chatlm.types.events",
+    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -250,6 +277,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
+    "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.word_diff",
@@ -285,6 +313,7 @@ _MODULE_OF = {
     "stream_many": "chatlm.engines.batching",
     "tensor_shapes": "chatlm.hub.weights",
     "thinking_problem": "chatlm.types.engine",
+    "tool": "chatlm.types.tools",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
@@ -301,6 +330,7 @@ __all__ = [
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
+    "ChatTools",
     "ChatlmError",
     "Classifier",
     "Commands",
@@ -358,13 +388,16 @@ __all__ = [
     "Prompt",
     "PromptReady",
     "PromptToken",
+    "Ratings",
     "Reasoning",
     "ReasoningFormat",
     "ReasoningParser",
     "RenderedTemplate",
     "Reply",
+    "ReplyMethod",
     "ReplyStep",
     "Request",
+    "ResourceSource",
     "Role",
     "Sampling",
     "Schema",
@@ -386,9 +419,15 @@ __all__ = [
     "Text",
     "TextFacts",
     "TokenLogprob",
+    "Tool",
     "ToolCall",
+    "ToolCancelled",
+    "ToolContext",
     "ToolDefinition",
+    "ToolOutput",
+    "ToolPreview",
     "ToolResult",
+    "ToolSettings",
     "Turn",
     "Ui",
     "Unsupported",
@@ -398,6 +437,7 @@ __all__ = [
     "bundled_dir",
     "check_regular_file",
     "check_schema",
+    "config_dir",
     "convert_gguf_lora",
     "data_dir",
     "diff_words",
@@ -433,6 +473,7 @@ __all__ = [
     "stream_many",
     "tensor_shapes",
     "thinking_problem",
+    "tool",
     "write_atomically",
 ]
 

@@ -10,22 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_process import call_tool
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.types.events import SessionEvent
+from chatlm.types.events import Approval, ApprovalNeeded, SessionEvent, ToolQuestion
 from chatlm.types.messages import Annotation, Turn
 from chatlm.types.requests import Request
+from chatlm.types.tool_rules import ToolSettings
+from chatlm.types.tools import Tool, ToolCancelled, ToolOutput
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from chatlm.tui.app import ChatApp
 
-__all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "scripted_chat", "scripted_screen"]
+__all__ = [
+    "ScriptedChat",
+    "ScriptedEngine",
+    "ScriptedScreen",
+    "ScriptedToolContext",
+    "run_tool",
+    "scripted_chat",
+    "scripted_screen",
+]
 
 PLUGIN_NAME = "plugin"
 """The plugin's name in tests."""
@@ -54,14 +66,26 @@ class ScriptedChat:
         """The requests to the model, newest last."""
         return self.engine.requests
 
-    def say(self, text: str) -> Turn:
+    def say(self, text: str, *answers: bool | str) -> Turn:
         """Send a message, let the model answer, and return the whole turn.
+
+        Args:
+            text: the message.
+            answers: of the user while tools run, in order: whether a call is allowed, and texts
+                for the questions of tools; what is left unanswered is denied.
 
         Raises:
             UsageError: the text is blank.
             EngineError: the script says so.
         """
-        self.events = list(self.session.send(text))
+        waiting = list(answers)
+        self.events = []
+        for event in self.session.send(text):
+            self.events.append(event)
+            if isinstance(event, ApprovalNeeded) and waiting:
+                event.answer = Approval(bool(waiting.pop(0)))
+            elif isinstance(event, ToolQuestion) and waiting:
+                event.answer = str(waiting.pop(0))
         conversation = self.session.conversation
         if conversation is None:
             raise RuntimeError("the message was not stored")
@@ -90,10 +114,11 @@ def scripted_chat(
     Raises:
         ValueError: the plugin cannot be loaded, or a setting is wrong; the message says why.
     """
-    config = Config(plugins={PLUGIN_NAME: settings or {}})
+    config = Config(plugins={PLUGIN_NAME: settings or {}}, tools=ToolSettings(enabled=True))
     engine = ScriptedEngine(*replies)
     with _started_host(plugin, config, data_dir) as host, Store(None) as store:
-        session = ChatSession(store, lambda: engine, plugins=host)
+        tools = ToolOptions(config.tools)
+        session = ChatSession(store, lambda: engine, plugins=host, tools=tools)
         yield ScriptedChat(session, engine, host)
 
 
@@ -193,7 +218,9 @@ async def scripted_screen(
     """
     from chatlm.tui.app import ChatApp
 
-    config = Config(plugins={PLUGIN_NAME: settings or {}}, keys=keys or {})
+    config = Config(
+        plugins={PLUGIN_NAME: settings or {}}, keys=keys or {}, tools=ToolSettings(enabled=True)
+    )
     engine = ScriptedEngine(*replies)
     with _started_host(plugin, config, data_dir) as host, Store(None) as store:
         app = ChatApp(store, lambda model, report: engine, plugins=host, config=config)
@@ -203,6 +230,93 @@ async def scripted_screen(
             yield shown
             app.chat_screen.plugin_actions.close()
             await shown.settle()
+
+
+class ScriptedToolContext:
+    """A `chatlm.ToolContext` whose questions are answered by a script.
+
+    Args:
+        answers: of the user to the tool's questions, in order; without one, the tool gets
+            `ToolCancelled` as if nobody were there.
+        conversation_id: the chat.
+        incognito: whether nothing about it may be written to disk.
+        data_folder: of the plugin; None for the current folder.
+        workspace_folders: what the user lets tools use.
+        settings: the object of the plugin's class `Settings`.
+        cancel_after: how many texts of `progress` it takes until the user stops the tool; None for
+            never.
+    """
+
+    def __init__(
+        self,
+        *answers: str,
+        conversation_id: int = 1,
+        incognito: bool = False,
+        data_folder: Path | None = None,
+        workspace_folders: Sequence[Path] = (),
+        settings: Any = None,
+        cancel_after: int | None = None,
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.incognito = incognito
+        self.data_folder = data_folder or Path()
+        self.workspace_folders = tuple(workspace_folders)
+        self.settings = settings
+        self.reported: list[tuple[str, float | None]] = []
+        """The text and the fraction of each call of `progress`."""
+        self.questions: list[str] = []
+        """What the tool asked."""
+        self._answers = list(answers)
+        self._cancel_after = cancel_after
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the user stopped the tool."""
+        return self._cancel_after is not None and len(self.reported) >= self._cancel_after
+
+    def check_cancelled(self) -> None:
+        """Raise `ToolCancelled` if the user stopped the tool."""
+        if self.cancelled:
+            raise ToolCancelled("The user stopped it")
+
+    def progress(self, text: str, fraction: float | None = None) -> None:
+        """Note it in `reported`."""
+        self.reported.append((text, fraction))
+
+    def ask(self, question: str, choices: Sequence[str] = ()) -> str:
+        """Return the next answer of the script.
+
+        Raises:
+            ValueError: it is none of the choices.
+            ToolCancelled: the script has no answer left.
+        """
+        self.questions.append(question)
+        if not self._answers:
+            raise ToolCancelled("Nobody answered the question of the tool")
+        answer = self._answers.pop(0)
+        if choices and answer not in choices:
+            raise ValueError(f"the script answers {answer!r}, which is none of {list(choices)}")
+        return answer
+
+
+def run_tool(
+    tool: Tool,
+    arguments: Mapping[str, Any] | None = None,
+    context: ScriptedToolContext | None = None,
+) -> ToolOutput:
+    """Run a tool as a chat would once the user allowed the call, without its time limit.
+
+    Args:
+        tool: the tool.
+        arguments: as a model gives them; wrong ones make an output with `is_error`.
+        context: None for one without answers.
+
+    Raises:
+        ValueError: the schema of the tool's arguments is wrong.
+        ToolCancelled: the tool stopped since the user stopped it or did not answer.
+    """
+    tool.check()
+    return call_tool(tool, arguments or {}, context or ScriptedToolContext())
 
 
 @contextmanager

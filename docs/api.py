@@ -44,6 +44,7 @@ GROUPS = {
         "chatlm.chat.session",
         "chatlm.chat.replay",
     ),
+    "Tools": ("chatlm.types.tools", "chatlm.types.tool_rules"),
     "Services": ("chatlm.types.services", "chatlm.plugin_host.lifecycle"),
 }
 """Modules by heading; names of all other modules are in the last group."""

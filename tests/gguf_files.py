@@ -188,6 +188,31 @@ _PHI3_METADATA = {
 }
 
 
+_GRANITE_HYBRID = {
+    **_MULTIPLIERS,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "shared_intermediate_size": 96,
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 16,
+}
+
+
+_GRANITE_HYBRID_METADATA = {
+    **_MULTIPLIERS_METADATA,
+    "attention.head_count_kv": [0, 2, 0],
+    "expert_shared_feed_forward_length": 96,
+    "rope.dimension_count": 16,
+    "rope.scaling.finetuned": False,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 16,
+    "ssm.group_count": 1,
+    "ssm.inner_size": 128,
+    "ssm.time_step_rank": 8,
+}
+
+
 ORIGINALS: dict[str, Original] = {
     "llama": Original("Llama", "llama", {}, {"rope.dimension_count": 16}, interleaved=True),
     "llama tied": Original("Llama", "llama", {"tie_word_embeddings": True}, interleaved=True),
@@ -477,29 +502,20 @@ ORIGINALS: dict[str, Original] = {
     "granitehybrid": Original(
         "GraniteMoeHybrid",
         "granitehybrid",
+        {**_GRANITE_HYBRID, "num_local_experts": 0, "num_experts_per_tok": 0},
+        _GRANITE_HYBRID_METADATA,
+        interleaved=True,
+    ),
+    "granitehybrid with experts": Original(
+        "GraniteMoeHybrid",
+        "granitehybrid",
         {
-            **_MULTIPLIERS,
-            "num_hidden_layers": 3,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-            "num_local_experts": 0,
-            "num_experts_per_tok": 0,
-            "shared_intermediate_size": 96,
-            "mamba_n_heads": 8,
-            "mamba_n_groups": 1,
-            "mamba_d_state": 16,
+            **_GRANITE_HYBRID,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 32,
         },
-        {
-            **_MULTIPLIERS_METADATA,
-            "attention.head_count_kv": [0, 2, 0],
-            "expert_shared_feed_forward_length": 96,
-            "rope.dimension_count": 16,
-            "rope.scaling.finetuned": False,
-            "ssm.conv_kernel": 4,
-            "ssm.state_size": 16,
-            "ssm.group_count": 1,
-            "ssm.inner_size": 128,
-            "ssm.time_step_rank": 8,
-        },
+        {**_GRANITE_HYBRID_METADATA, **_EXPERTS_METADATA},
         interleaved=True,
     ),
     "olmo3": Original(
@@ -592,6 +608,24 @@ ORIGINALS: dict[str, Original] = {
         },
         {"attention.head_count_kv": [0, 0, 2, 0], "shortconv.l_cache": 3},
     ),
+    "lfm2moe": Original(
+        "Lfm2Moe",
+        "lfm2moe",
+        {
+            **_EXPERTS,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "num_dense_layers": 1,
+        },
+        {
+            **_EXPERTS_METADATA,
+            "attention.head_count_kv": [0, 0, 2, 0],
+            "shortconv.l_cache": 3,
+            "expert_feed_forward_length": 32,
+            "leading_dense_block_count": 1,
+            "expert_gating_func": 2,
+        },
+    ),
 }
 
 
@@ -614,6 +648,11 @@ def save_original(folder: Path, variant: str) -> Path:
             tensor.data.uniform_(0.5, 1.5)
         elif name.endswith("bias"):
             tensor.data.uniform_(-0.5, 0.5)
+    for name, tensor in model.named_buffers():
+        if name.endswith("expert_bias"):
+            tensor.uniform_(-0.3, 0.3)
+        elif name.endswith("layer_scalar"):
+            tensor.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     return folder
 
@@ -890,9 +929,15 @@ def _split(name: str, values: torch.Tensor, config: Any) -> dict[str, Any]:
             made = {f"{prefix}.attn_sinks.weight": values}
         case "shared_mlp.input_linear.weight":
             first, second = values.chunk(2)
-            made = {f"{prefix}.ffn_gate.weight": first, f"{prefix}.ffn_up.weight": second}
-        case "shared_mlp.output_linear.weight":
+            end = "_shexp" if config.num_local_experts else ""
+            made = {
+                f"{prefix}.ffn_gate{end}.weight": first,
+                f"{prefix}.ffn_up{end}.weight": second,
+            }
+        case "shared_mlp.output_linear.weight" if not config.num_local_experts:
             made = {f"{prefix}.ffn_down.weight": values}
+        case "feed_forward.expert_bias":
+            made = {f"{prefix}.exp_probs_b.bias": values}
         case "mamba.A_log":
             made = {f"{prefix}.ssm_a": -values.exp()[:, None]}
         case "mamba.D":

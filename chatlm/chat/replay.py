@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from chatlm.chat.reply_methods import CollectsOffers, NoOffers, stream_request
 from chatlm.chat.request_builder import provenance
 from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
@@ -89,7 +90,12 @@ def require_provenance(store: Store, reply_id: int) -> Provenance:
 
 
 def replay(
-    store: Store, engine: Engine, reply_id: int, *, adapter: str | None = None
+    store: Store,
+    engine: Engine,
+    reply_id: int,
+    *,
+    adapter: str | None = None,
+    plugins: CollectsOffers | None = None,
 ) -> Generator[ReplayEvent, None, None]:
     """Run the request of a stored reply again, with its settings and seed; no chat changes.
 
@@ -101,6 +107,7 @@ def replay(
         engine: may have another model than the original.
         reply_id: the reply.
         adapter: replaces the reply's adapter; "" for none.
+        plugins: offer the method that made the reply, if one did.
 
     Raises:
         UsageError: the reply has no provenance.
@@ -126,7 +133,7 @@ def replay(
     limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
     usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
     calls: Sequence[ToolCall] = ()
-    with closing(engine.stream(request)) as events:
+    with closing(stream_request(engine, request, plugins or NoOffers())) as events:
         for event in events:
             yield event
             match event:

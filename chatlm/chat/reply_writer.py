@@ -58,6 +58,8 @@ class ReplyWriter:
         """Saved with the reply."""
         self.finished = False
         """Whether the engine finished by itself."""
+        self.reply = reply
+        """The reply as it was saved last, once it is closed."""
 
     def add(self, event: Delta | Finished) -> str | None:
         """Add an event; returns a message for the user if saving fails.
@@ -153,6 +155,7 @@ class ReplyWriter:
                 reasoning_tokens=before.usage.reasoning_tokens + self._usage.reasoning_tokens,
             )
             steps = self._steps(self._reason, usage)
+        self.reply = dataclasses.replace(reply, steps=steps)
         self._store.finish_reply(reply.id, steps=steps, settings=settings, error=error)
         self._stored = True
 

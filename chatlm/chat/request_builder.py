@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
+from chatlm.chat.untrusted_text import mark_messages
 from chatlm.errors import ChatlmError, ContextTooLong, UsageError
 from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
@@ -14,7 +15,7 @@ from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
 from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Call, Provenance
-from chatlm.types.requests import Request
+from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 from chatlm.version import version
 
@@ -32,6 +33,8 @@ def build_request(
     logprobs: int | None = None,
     continue_from: Reply | None = None,
     regenerate: bool = False,
+    tools: Sequence[ToolDefinition] = (),
+    tool_choice: str = "auto",
 ) -> Request:
     """Build the request for a turn.
 
@@ -49,19 +52,27 @@ def build_request(
         continue_from: the reply to continue; None for a new one.
         regenerate: whether the turn has another reply; a model that is greedy by default would
             repeat it, so it samples, unless the user set the temperature.
+        tools: what the model may call; then text from outside is marked as data.
+        tool_choice: as `Request.tool_choice`.
 
     Returns:
         every setting is set, except the seed and what the engine's defaults leave open.
     """
-    messages = build_messages(conversation, turn, passages, plugins)
+    messages = mark_messages(
+        _with_reply(build_messages(conversation, turn, passages, plugins), continue_from),
+        passages if tools else (),
+        files=bool(tools),
+    )
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_reply(_describe_old_parts(messages, engine.info), continue_from)),
+            tuple(_describe_old_parts(messages, engine.info)),
             sampling,
             adapter or None,
             adapter_fixed=adapter is not None,
             logprobs=logprobs,
+            tools=tuple(tools),
+            tool_choice=tool_choice if tools else "auto",
         ),
         conversation=conversation,
         turn=turn,

@@ -13,6 +13,8 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
+from chatlm.chat.tool_loop import retrieved_only
+from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -34,8 +36,9 @@ from chatlm.types.messages import (
 )
 from chatlm.types.parts import Text
 from chatlm.types.projects import Project
-from chatlm.types.requests import Prompt, Request
+from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ class ChatSession:
         disabled_plugins: plugins that are disabled in a new conversation.
         conversation_id: the conversation to continue; None starts one with the first message.
         label_seconds: how long plugins may take after a reply; None waits for them.
+        tools: what the session does about tools, whatever the chat says.
+        chat_tools: what the user decided about tools in a new conversation.
         source: what begins a new conversation, such as `ask`; empty for the screen.
         project: the project that a new conversation belongs to.
     """
@@ -96,6 +101,8 @@ class ChatSession:
         label_seconds: float | None = None,
         source: str = "",
         project: Project | None = None,
+        tools: ToolOptions | None = None,
+        chat_tools: ChatTools | None = None,
     ) -> None:
         self.store = store
         self.get_engine = get_engine
@@ -112,6 +119,8 @@ class ChatSession:
         self.label_seconds = label_seconds
         self.source = source
         self.project = project
+        self.tools = tools or ToolOptions()
+        self.chat_tools = chat_tools or ChatTools()
 
     @property
     def conversation(self) -> Conversation | None:
@@ -245,6 +254,7 @@ class ChatSession:
             self._effective_sampling(conversation),
             adapter,
             cache_folder=self.store.cache_folder(conversation.id),
+            tools=self._tool_definitions(conversation, engine),
         )
         with closing(engine.read_ahead(request)) as events:
             yield from events
@@ -291,6 +301,8 @@ class ChatSession:
             config_sampling=self.sampling,
             adapter=self.adapter,
             continue_from=Reply(0, 1, steps=reply) if reply else None,
+            tools=self._tool_definitions(chat, engine),
+            tool_choice=self.tools.choice,
         )
         try:
             return Preview(request, engine.preview(request), tuple(passages))
@@ -309,7 +321,10 @@ class ChatSession:
         """
         chat, plugins, passages = self._draft_turn(text)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
-        return Request(tuple(messages), self._effective_sampling(chat))
+        tools: tuple[ToolDefinition, ...] = ()
+        if self.tools.is_on(chat.tools):
+            tools = ToolSet(find_tools(plugins), self.tools, chat).definitions
+        return Request(tuple(messages), self._effective_sampling(chat), tools=tools)
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
         """Measure how much of the context window each turn takes, without plugins.
@@ -382,6 +397,7 @@ class ChatSession:
             disabled_plugins=new.disabled_plugins,
             source=self.source,
             project=new.project,
+            tools=new.tools,
         )
         return self._add_first_turn(fresh, text)
 
@@ -444,6 +460,7 @@ class ChatSession:
             plugin_data=self.plugin_data,
             disabled_plugins=self.disabled_plugins,
             project=self.project,
+            tools=self.chat_tools,
         )
 
     def _draft_turn(self, text: str) -> tuple[Conversation, TurnPlugins, list[Passage]]:
@@ -451,7 +468,8 @@ class ChatSession:
         plugins for it, and the turn's passages."""
         if not text.strip():
             chat = self._stored()
-            return chat, self._turn_plugins(chat), self.store.passages(chat.turns[-1].id)
+            passages = retrieved_only(self.store.passages(chat.turns[-1].id))
+            return chat, self._turn_plugins(chat), passages
         chat = self._conversation_or_new()
         plugins = self._turn_plugins(chat)
         message = request_builder.message_from_input(chat, text, plugins)
@@ -469,6 +487,14 @@ class ChatSession:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return conversation
 
+    def _tool_definitions(
+        self, chat: ConversationHeader, engine: Engine
+    ) -> tuple[ToolDefinition, ...]:
+        """Return the tools that the model is told of."""
+        if not self.tools.is_on(chat.tools) or "tool_call" not in engine.info.accepts:
+            return ()
+        return ToolSet(find_tools(self._turn_plugins(chat)), self.tools, chat).definitions
+
     def _turn_plugins(self, conversation: ConversationHeader) -> TurnPlugins:
         return TurnPlugins(self.plugins, conversation.disabled_plugins)
 
@@ -482,6 +508,7 @@ class ChatSession:
             self.adapter,
             self.logprobs,
             self.label_seconds,
+            self.tools,
         )
 
     def _chat_sampling(self, conversation: ConversationHeader) -> Sampling:

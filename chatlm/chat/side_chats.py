@@ -203,7 +203,7 @@ class InMemorySideChat:
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
-        yield from reply_events(self.engine, request)
+        yield from reply_events(self.engine, request, self._chats.plugins)
 
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the events that need no engine."""

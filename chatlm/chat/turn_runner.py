@@ -8,10 +8,13 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatlm.chat import request_builder
+from chatlm.chat.reply_methods import CollectsOffers, stream_request
 from chatlm.chat.reply_writer import ReplyWriter
+from chatlm.chat.tool_loop import ToolLoop, retrieved_only
+from chatlm.chat.tool_set import ToolOptions, ToolSet, check_names, find_tools
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
@@ -27,6 +30,7 @@ from chatlm.types.events import (
     PromptReady,
     ReplyStarted,
     SessionEvent,
+    StepStarted,
     TurnFinished,
 )
 from chatlm.types.messages import (
@@ -57,6 +61,10 @@ THINKING = "thinking"
 """Topic of the notice that the model does not follow the setting."""
 
 
+TOOLS = "tools"
+"""Topic of the notice that the model cannot call any."""
+
+
 SessionEvents = Generator[SessionEvent, None, None]
 
 
@@ -79,6 +87,8 @@ class TurnRunner:
     """As `Request.logprobs`."""
     label_seconds: float | None = None
     """How long plugins may take after the reply; None waits for them."""
+    tools: ToolOptions = field(default_factory=ToolOptions)
+    """What is done about tools, whatever the chat says."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
         """Label a stored message, retrieve passages for it and answer it.
@@ -126,10 +136,23 @@ class TurnRunner:
         engine = self.get_engine()
         # loading the engine can take minutes, in which the user may change the chat's settings
         conversation = self._with_new_header(conversation)
+        tools = self._tools(conversation, engine)
+        loop = ToolLoop(self.store, self.plugins, tools, conversation, turn)
+        if tools.options.is_on(conversation.tools) and "tool_call" not in engine.info.accepts:
+            yield Notice(f"{engine.info.model} cannot call tools, so it has none here.", TOOLS)
+        resumed = reply is not None and bool(tools.offered and reply.steps[-1].unanswered_calls)
+        if reply is not None and resumed:
+            yield ReplyStarted(turn.id, reply)
+            try:
+                yield from loop.run(reply)
+            finally:
+                if loop.was_stopped:
+                    self._finish_silently(conversation, turn, reply.id)
+            reply = loop.reply
         request = request_builder.build_request(
             conversation,
             turn,
-            self.store.passages(turn.id),
+            retrieved_only(self.store.passages(turn.id)),
             engine=engine,
             plugins=self.plugins,
             sampling=self.sampling_for(conversation),
@@ -138,6 +161,8 @@ class TurnRunner:
             logprobs=self.logprobs,
             continue_from=reply,
             regenerate=regenerate,
+            tools=tools.definitions,
+            tool_choice=tools.options.choice,
         )
         cache_folder = self.store.cache_folder(conversation.id)
         request = dataclasses.replace(request, cache_folder=cache_folder)
@@ -159,12 +184,64 @@ class TurnRunner:
             )
         else:
             self.store.journal_reply(reply.id, reply.steps)
+        first_step = len(reply.steps) - (not reply.steps[-1].has_tool_results)
+        opening = request.messages
+        if opening[-1].role == "assistant":  # the step so far, or its beginning by a plugin
+            opening = opening[:-1]
+        complete = False
         growing = ReplyWriter(self.store, reply, settings)
+        try:
+            yield StepStarted(reply) if resumed else ReplyStarted(turn.id, reply)
+            while True:
+                yield from self._stream_step(
+                    conversation, turn, engine, request, growing, continued=bool(reply.parts)
+                )
+                reply = growing.reply
+                if not self._calls_tools(reply, tools, request):
+                    break
+                loop.count_output(reply.steps[-1].usage)
+                yield from loop.run(reply)
+                reply, tools = loop.reply, loop.tools
+                if limit := loop.limit():
+                    yield from self._stop_at_limit(reply, limit)
+                    break
+                messages = (*opening, *loop.messages(first_step))
+                request = dataclasses.replace(request, messages=messages, tool_choice="auto")
+                growing = ReplyWriter(self.store, reply, settings)
+                yield StepStarted(reply)
+            complete = growing.finished
+        finally:
+            growing.close()
+            if not complete:
+                self._finish_silently(conversation, turn, reply.id)
+        yield from self._finish(conversation, turn, reply.id)
+
+    def _stream_step(
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        engine: Engine,
+        request: Request,
+        growing: ReplyWriter,
+        *,
+        continued: bool,
+    ) -> SessionEvents:
+        """Let the model write one step of a reply.
+
+        Args:
+            conversation: the chat, with the turn.
+            turn: the turn to answer.
+            engine: runs the request.
+            request: of this step.
+            growing: stores it.
+            continued: whether the reply has any text or calls already.
+        """
         if request.reply_complete:
             growing.provenance = request_builder.engineless_provenance(request)
         try:
-            yield ReplyStarted(turn.id, reply)
-            with closing(reply_events(engine, request, continued=bool(reply.parts))) as events:
+            with closing(
+                reply_events(engine, request, self.plugins, continued=continued)
+            ) as events:
                 for event in events:
                     problem = growing.add(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -177,7 +254,7 @@ class TurnRunner:
                     yield event
         except ContextTooLong as error:
             calls = (call for trace in self.store.traces(turn.id) for call in trace.calls)
-            passages = self.store.passages(turn.id)
+            passages = retrieved_only(self.store.passages(turn.id))
             explained = request_builder.explain_overflow(
                 error, request, conversation, turn, passages, calls, engine
             )
@@ -196,9 +273,40 @@ class TurnRunner:
             raise failure from error
         finally:
             growing.close()
-            if not growing.finished:
-                self._finish_silently(conversation, turn, reply.id)
-        yield from self._finish(conversation, turn, reply.id)
+
+    def _tools(self, conversation: ConversationHeader, engine: Engine) -> ToolSet:
+        """Return the tools of the chat; none that a model without tools would need.
+
+        Raises:
+            UsageError: the session names a tool that does not exist.
+        """
+        wanted = self.tools.is_on(conversation.tools)
+        can_call = "tool_call" in engine.info.accepts or self.tools.names is not None
+        tools = find_tools(self.plugins) if wanted and can_call else {}
+        if self.tools.names is not None:
+            check_names(self.tools.names, tools)
+        return ToolSet(tools, self.tools, conversation)
+
+    def _calls_tools(self, reply: Reply, tools: ToolSet, request: Request) -> bool:
+        """Whether a reply goes on with calls that are run here.
+
+        Calls of tools that a plugin added to the request are left to it.
+        """
+        last = reply.steps[-1]
+        if last.stop_reason is not StopReason.TOOL_CALLS or not tools.offered:
+            return False
+        others = {tool.name for tool in request.tools} - tools.offered.keys()
+        return not any(call.name in others for call in last.unanswered_calls)
+
+    def _stop_at_limit(self, reply: Reply, limit: str) -> SessionEvents:
+        """Store that a limit ended the reply, and say so."""
+        ended = reply.with_stop_reason(StopReason.TOOL_LIMIT)
+        try:
+            self.store.finish_reply(ended.id, steps=ended.steps)
+        except StoreError as error:
+            yield Notice(f"The reply is not being saved. {error}")
+        yield Notice(f"The reply was stopped after {limit} with tools; it can be continued.")
+        yield Finished(StopReason.TOOL_LIMIT, ended.steps[-1].usage)
 
     def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
         """Return the adapter to request; a reply is continued with the adapter that started it."""
@@ -277,20 +385,20 @@ class TurnRunner:
 
 
 def reply_events(
-    engine: Engine, request: Request, *, continued: bool = False
+    engine: Engine, request: Request, plugins: CollectsOffers, *, continued: bool = False
 ) -> Generator[EngineEvent, None, None]:
     """Yield the beginning that plugins gave a new reply, then the engine's events, if it is run.
 
     Args:
         engine: runs the request.
         request: with the plugins' adjustments.
+        plugins: offer the method that the request may name.
         continued: whether an earlier reply is continued.
     """
     yield from events_without_engine(request, engine, continued=continued)
     if not request.reply_complete:
         check_parts(request, engine.info)
-        with closing(engine.stream(request)) as events:
-            yield from events
+        yield from stream_request(engine, request, plugins)
 
 
 def events_without_engine(

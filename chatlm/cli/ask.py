@@ -14,8 +14,10 @@ import click
 
 from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
+from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
+from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
@@ -24,22 +26,28 @@ from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
+    ApprovalNeeded,
     Delta,
     Finished,
     Notice,
     SessionEvent,
     TokenLogprob,
+    ToolFinished,
+    ToolQuestion,
+    ToolStarted,
     TurnStarted,
     logprobs_to_dict,
 )
 from chatlm.types.messages import Reply, StopReason, Turn
-from chatlm.types.parts import ToolCall
+from chatlm.types.parts import ToolCall, ToolResult
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
+from chatlm.types.tool_rules import ToolSettings, parse_rules
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
+    from chatlm.chat.tool_set import ToolOptions
     from chatlm.plugin_host.hook_threads import HookCall
     from chatlm.plugin_host.host import PluginHost
 
@@ -164,6 +172,11 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Make the answer match a grammar: a .lark or .gbnf file, or such as 'regex:[0-9]+'.",
 )
 @click.option(
+    "--method",
+    metavar="METHOD",
+    help="Make the reply in another way, such as consensus:9; list them: chatlm reason list",
+)
+@click.option(
     "--show-thinking", is_flag=True, help="Print the model's thoughts on stderr, before the answer."
 )
 @click.option(
@@ -176,9 +189,31 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--file",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="FILE",
-    help="Add the text of this file or of a folder's files to the question; repeatable.",
+    help="Add the text of this file, of a folder's files or of a resource such as @SERVER:NAME to "
+    "the question; repeatable.",
+)
+@click.option(
+    "--tools",
+    metavar="NAMES",
+    help="Offer these tools and groups of tools to the model, with commas between; 'all' for all. "
+    "List them: chatlm tools list",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="RULE",
+    help="Let these calls run without asking: a tool, a group, or such as "
+    "'files_read(path=~/notes/*)'; repeatable.",
+)
+@click.option(
+    "--deny", multiple=True, metavar="RULE", help="Refuse these calls, as --allow; repeatable."
+)
+@click.option(
+    "--tool-choice",
+    metavar="CHOICE",
+    help="Whether the model calls a tool at first: auto, none, required or a tool's name.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print the prompt without generating a reply.")
@@ -222,8 +257,13 @@ def ask(
     logit_bias: tuple[str, ...],
     schema: str | None,
     grammar: str | None,
-    files: tuple[Path, ...],
+    method: str | None,
+    files: tuple[str, ...],
     show_thinking: bool,
+    tools: str | None,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    tool_choice: str | None,
     no_save: bool,
     dry_run: bool,
     as_json: bool,
@@ -263,6 +303,7 @@ def ask(
                 "-a": files,
                 "--dry-run": dry_run,
                 "--show-thinking": show_thinking,
+                "--tools": tools is not None,
             },
         )
         typed = ""
@@ -292,9 +333,11 @@ def ask(
             "logit_bias": biases,
             "schema": None if schema is None else read_schema(schema),
             "grammar": None if grammar is None else str(read_grammar(grammar)),
+            "method": method,
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
+    tool_options = parse_tool_options(settings.tools, tools, allow, deny, tool_choice)
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -330,8 +373,7 @@ def ask(
                 command=command_words(context),
             )
             return
-        read_file = AttachmentReader(plugins)
-        blocks = [block for path in files for block in read_blocks(path, str(path), read_file)]
+        blocks = _read_attachments(files, plugins)
         typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
@@ -352,19 +394,68 @@ def ask(
                 conversation_id=chat_id,
                 label_seconds=LABEL_SECONDS,
                 source="ask",
+                tools=tool_options,
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
                 printer = _AnswerPrinter(
-                    echo=not as_json, show_thoughts=show_thinking, outlives_output=saved
+                    echo=not as_json,
+                    asks=not as_json and sys.stdin.isatty() and sys.stderr.isatty(),
+                    show_thoughts=show_thinking,
+                    outlives_output=saved,
                 )
                 try:
                     _print_answer(session, opening.first_message, printer, saved, as_json)
                 finally:
                     if saved and chat_id is None:
                         _forget_unanswered(session)
+
+
+def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
+    """Return the blocks of files, folders and resources.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    read_file = AttachmentReader(plugins)
+    resources = Resources.of_plugins(plugins) if files else Resources()
+    blocks: list[str] = []
+    for name in files:
+        mention = name.removeprefix("@")
+        if resources.includes(mention) and not Path(name).exists():
+            blocks.append(resources.read_block(mention))
+        else:
+            blocks += read_blocks(Path(name), str(Path(name)), read_file)
+    return blocks
+
+
+def parse_tool_options(
+    settings: ToolSettings,
+    names: str | None,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    choice: str | None,
+) -> ToolOptions:
+    """Return what the options say about tools.
+
+    Raises:
+        UsageError: a rule is none, or rules are given but no tools.
+    """
+    from chatlm.chat.tool_set import ToolOptions
+
+    parse_rules((*allow, *deny))
+    chosen = None
+    if names is not None:
+        chosen = tuple(filter(None, (name.strip() for name in names.split(","))))
+        chosen = tuple("*" if name == "all" else name for name in chosen)
+    options = ToolOptions(settings, chosen, allow, deny, choice or "auto")
+    if (allow or deny or choice) and not names and not settings.enabled:
+        raise UsageError(
+            "--allow, --deny and --tool-choice require tools.", hint="Add --tools NAMES."
+        )
+    return options
 
 
 def _check_batch_options(output: Path | None, others: Mapping[str, object]) -> None:
@@ -472,8 +563,13 @@ def _read_question(arguments: tuple[str, ...]) -> str:
 def _print_request(request: Request, as_json: bool) -> None:
     if as_json:
         messages = [{"role": m.role, "content": m.text} for m in request.messages]
-        click.echo(dump_json({"messages": messages, "sampling": request.sampling.to_dict()}))
+        values = {"messages": messages, "sampling": request.sampling.to_dict()}
+        if request.tools:
+            values["tools"] = [tool.to_dict() for tool in request.tools]
+        click.echo(dump_json(values))
         return
+    if request.tools:
+        click.echo(f"[tools]\n{', '.join(tool.name for tool in request.tools)}\n")
     for message in request.messages:
         click.echo(f"[{message.role}]\n{escape_controls(message.text)}\n")
 
@@ -529,6 +625,8 @@ class _AnswerPrinter:
     stop_string: str | None = None
     stop_reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
+    asks: bool = False
+    """Whether somebody is there who can be asked."""
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     parsed: Any = None
@@ -556,6 +654,18 @@ class _AnswerPrinter:
                     self._print_thought(text)
             case Finished(matched_stop=stop, stop_reason=reason):
                 self.stop_string, self.stop_reason = stop, reason
+            case ApprovalNeeded():
+                self.end_line()
+                if self.asks:
+                    ask_about_call(event)
+            case ToolQuestion():
+                self.end_line()
+                if self.asks:
+                    ask_for_tool(event)
+            case ToolStarted() | ToolFinished():
+                self.end_line()
+                if self.echo:
+                    print_tool_event(event)
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
@@ -624,7 +734,8 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "reasoning_seconds": reply.thoughts.seconds if reply else None,
         "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
         "stop": answer.stop_string,
-        "tool_calls": [call.to_dict() for call in _tool_calls(reply)] if reply else [],
+        "tool_calls": _parts_as_dicts(reply, ToolCall),
+        "tool_results": _parts_as_dicts(reply, ToolResult),
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,
         "adapter": reply.adapter if reply else None,
@@ -635,6 +746,14 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> 
         "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
+
+
+def _parts_as_dicts(
+    reply: Reply | None, kind: type[ToolCall] | type[ToolResult]
+) -> list[dict[str, Any]]:
+    """Return all calls, or all results, of a reply."""
+    parts = reply.parts if reply else ()
+    return [part.to_dict() for part in parts if isinstance(part, kind)]
 
 
 def _print_stop_reason(reply: Reply | None, answer: _AnswerPrinter, session: Any) -> None:

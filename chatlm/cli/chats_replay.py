@@ -134,7 +134,7 @@ def _run_replay(
 ) -> ReplayFinished:
     with loaded_plugins(settings) as plugins:
         engine = load_engine(settings, plugins)
-        with closing(replay(store, engine, reply.id, adapter=adapter)) as events:
+        with closing(replay(store, engine, reply.id, adapter=adapter, plugins=plugins)) as events:
             return next(
                 event for event in _show_progress(events) if isinstance(event, ReplayFinished)
             )

@@ -14,6 +14,7 @@ from chatlm.config.schema import Section, Setting, parse_toml, unknown_setting
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import Sampling
 from chatlm.types.settings import setting
+from chatlm.types.tool_rules import ToolSettings
 
 
 def _is_name(value: str) -> bool:
@@ -111,6 +112,7 @@ class Config(CoreSettings):
     keys: Mapping[str, str] = field(default_factory=dict)
     """The user's key bindings, by command name."""
     sampling: Sampling = field(default_factory=Sampling)
+    tools: ToolSettings = field(default_factory=ToolSettings)
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Each plugin's section `[plugins.NAME]`, unchecked."""
     safe_mode: bool = False
@@ -119,7 +121,8 @@ class Config(CoreSettings):
 
 CORE = Section(CoreSettings, old_settings=OLD_SETTINGS)
 SAMPLING = Section(Sampling, ("sampling",))
-SECTIONS: tuple[Section[Any], ...] = (CORE, SAMPLING)
+TOOLS = Section(ToolSettings, ("tools",))
+SECTIONS: tuple[Section[Any], ...] = (CORE, SAMPLING, TOOLS)
 """The sections of the core; those of plugins are checked when a plugin is loaded."""
 
 
@@ -153,6 +156,7 @@ def load(path: Path | None = None, *, model: str | None = None) -> Config:
         **own,
         keys=sections["keys"],
         sampling=SAMPLING.read(sections["sampling"], str(path)),
+        tools=TOOLS.read(sections["tools"], str(path)),
         plugins=sections["plugins"],
     )
 
@@ -168,6 +172,7 @@ def effective_settings(path: Path | None = None) -> list[Setting]:
     core, sections = _split(toml_file.read(path), path)
     settings = CORE.effective(core, str(path))
     settings += SAMPLING.effective(sections["sampling"], str(path))
+    settings += TOOLS.effective(sections["tools"], str(path))
     settings += [
         Setting(f"keys.{name}", value, "config.toml", "the key for it")
         for name, value in config.keys.items()
@@ -237,7 +242,7 @@ def _find_section(key: str, source: str) -> tuple[Section[Any], str]:
 def _split(document: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the document into the settings of the core and the sections by name."""
     core: dict[str, Any] = {}
-    sections: dict[str, Any] = {"sampling": {}, "keys": {}, "plugins": {}}
+    sections: dict[str, Any] = {"sampling": {}, "tools": {}, "keys": {}, "plugins": {}}
     for key, value in document.items():
         if key not in sections:
             if not any(old.name == key for old in OLD_SETTINGS):

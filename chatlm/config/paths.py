@@ -32,6 +32,11 @@ def config_file() -> Path:
     return folder / "config.toml"
 
 
+def config_dir() -> Path:
+    """Return the folder of config.toml and of other files that users write."""
+    return config_file().parent
+
+
 def log_file() -> Path:
     """Return the path of the newest log file."""
     home = _home()

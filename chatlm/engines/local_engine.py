@@ -41,7 +41,7 @@ from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.weights import count_parameters
-from chatlm.types.engine import EngineInfo, check_parts
+from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
@@ -406,6 +406,7 @@ class LocalEngine:
     def _prefill(self, request: Request) -> PrefillTask:
         """Fit the prompt into the context and prefill it."""
         check_parts(request, self.info)
+        check_no_method(request)
         started = time.perf_counter()
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)

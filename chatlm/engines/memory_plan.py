@@ -334,7 +334,8 @@ def plan_model(
     if by_runtime:
         weight_bytes = facts.file_bytes
     elif native:
-        weight_bytes = _native_weights(facts, device, weights, vocabulary * hidden)
+        unpacked = _layer_input_numbers(text) if device == "cpu" else 0
+        weight_bytes = _native_weights(facts, device, weights, vocabulary * hidden, unpacked)
     else:
         weight_bytes = _transformers_weights(facts, weights, number_bytes, vocabulary * hidden)
     available = available_memory(device)
@@ -376,8 +377,18 @@ def _quantized_layout(config: Mapping[str, Any]) -> QuantizedLayout | None:
         return None
 
 
-def _native_weights(facts: ModelFacts, device: str, weights: str, embedding: int) -> int:
-    """Return the bytes of the packed weights; the embedding is read from the file row by row."""
+def _layer_input_numbers(text: Mapping[str, Any]) -> int:
+    """Return the size of a table with inputs of all layers (Gemma 4); 0 without."""
+    size = int(text.get("hidden_size_per_layer_input") or 0)
+    rows = int(text.get("vocab_size_per_layer_input") or text["vocab_size"])
+    return rows * int(text["num_hidden_layers"]) * size if size else 0
+
+
+def _native_weights(
+    facts: ModelFacts, device: str, weights: str, embedding: int, unpacked: int
+) -> int:
+    """Return the bytes of the packed weights; the embedding and `unpacked` other numbers are read
+    from the file row by row."""
     types = Counter(facts.types)
     mxfp4 = 0 if facts.is_gguf else int(types.pop("U8", 0) * 8 / _MXFP4_BITS)  # codes and scales
     parameters = types.total()
@@ -391,17 +402,17 @@ def _native_weights(facts: ModelFacts, device: str, weights: str, embedding: int
     if facts.is_gguf and as_stored:
         is_mxfp4 = types["MXFP4"] > parameters / 2
         factor = _PACKED_MXFP4_BITS / _MXFP4_BITS if is_mxfp4 else _GGUF_FACTOR
-        return int(factor * facts.file_bytes)
+        return int(factor * facts.file_bytes * (1 - unpacked / max(1, parameters)))
     packed_mxfp4 = mxfp4 * (_PACKED_MXFP4_BITS if as_stored else _BITS[weights]) / 8
     copies = _copies(facts)
     if weights == "stored":
-        in_file = (copies - 1) * embedding / max(1, parameters)
+        in_file = ((copies - 1) * embedding + unpacked) / max(1, parameters)
         stored = facts.file_bytes - mxfp4 * _MXFP4_BITS / 8
         return int(stored * (1 - in_file) + packed_mxfp4)
     bits = _BITS[weights]
     head_bits = max(bits, _BITS["int8"])
     # without an output matrix of its own, a model uses the embedding, which is packed for that
-    others = max(0, parameters - copies * embedding)
+    others = max(0, parameters - copies * embedding - unpacked)
     return int((others * bits + embedding * head_bits) / 8 + packed_mxfp4)
 
 

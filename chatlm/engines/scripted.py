@@ -12,18 +12,19 @@ from typing import Any
 from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.estimated_tokens import EstimatedTokens
 from chatlm.engines.stopping import StopStringFilter
-from chatlm.types.engine import EngineInfo, check_parts
+from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, StreamedPart, Usage
-from chatlm.types.parts import Reasoning, Text
+from chatlm.types.parts import Reasoning, Text, ToolCall
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Thinking
 
 _WORD_PATTERN = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
 
-ScriptedReply = str | tuple[Reasoning | Text, ...] | StopReason | Exception
-"""One reply of a script: a text or, for a model that thinks, its thoughts and texts in order; a
-StopReason or an exception ends the stream instead."""
+ScriptedReply = str | tuple[Reasoning | Text | ToolCall, ...] | StopReason | Exception
+"""One reply of a script: a text; or its thoughts, texts and, at the end, calls of tools, in order;
+a StopReason or an exception ends the stream instead. A call's id may be empty: then each gets one
+of its own."""
 
 WORD_TOKENS = EstimatedTokens(_WORD_PATTERN.findall, estimated=False)
 """Prompts of an engine whose tokens are words."""
@@ -58,6 +59,7 @@ class ScriptedEngine:
         self.read_ahead_requests: list[Request] = []
         """Every request read ahead."""
         self.closed = False
+        self._call_count = 0
         self._ids: dict[str, int] = {}
         self._replies = deque(replies)
         self._delay = delay
@@ -70,6 +72,7 @@ class ScriptedEngine:
             default_sampling=DEFAULT_SAMPLING,
             thinks=thinks,
             thinking_levels=tuple(thinking_levels),
+            accepts=frozenset({"text", "tool_call", "tool_result"}),
         )
 
     @property
@@ -84,6 +87,7 @@ class ScriptedEngine:
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Stream the next reply of the script."""
         check_parts(request, self.info)
+        check_no_method(request)
         self.requests.append(request)
         reply = self._replies.popleft() if self._replies else "Nothing is left in the script."
         started = time.perf_counter()
@@ -130,7 +134,8 @@ class ScriptedEngine:
             yield Delta(text, withheld, usage=usage, part=part)
             if matched is not None:
                 break
-        yield Finished(reason, usage, matched)
+        calls = () if matched or reason is not StopReason.END else self._calls_of(reply)
+        yield Finished(StopReason.TOOL_CALLS if calls else reason, usage, matched, calls)
 
     def batch(self) -> SequentialBatch:
         """Answer one request after the other."""
@@ -154,6 +159,18 @@ class ScriptedEngine:
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Count the words, and two control tokens per message."""
         return WORD_TOKENS.count_tokens(messages)
+
+    def _calls_of(
+        self, reply: str | tuple[Reasoning | Text | ToolCall, ...]
+    ) -> tuple[ToolCall, ...]:
+        """Return the calls of a reply, each with an id."""
+        calls = [part for part in reply if isinstance(part, ToolCall)]
+        first = self._call_count
+        self._call_count += len(calls)
+        return tuple(
+            call if call.id else dataclasses.replace(call, id=f"call_{number}")
+            for number, call in enumerate(calls, first + 1)
+        )
 
     def _id_of(self, word: str) -> int:
         return self._ids.setdefault(word, len(self._ids))
@@ -187,10 +204,14 @@ class ScriptedEngine:
         self.closed = True
 
 
-def _words_of(reply: str | tuple[Reasoning | Text, ...]) -> list[tuple[StreamedPart, str]]:
+def _words_of(
+    reply: str | tuple[Reasoning | Text | ToolCall, ...],
+) -> list[tuple[StreamedPart, str]]:
     """Return the words of a reply, each with its part."""
     words: list[tuple[StreamedPart, str]] = []
     for part in (Text(reply),) if isinstance(reply, str) else reply:
+        if isinstance(part, ToolCall):
+            continue
         kind: StreamedPart = "reasoning" if isinstance(part, Reasoning) else "text"
         words += ((kind, word) for word in _WORD_PATTERN.findall(part.text))
     return words

@@ -27,9 +27,11 @@ from chatlm.plugin_host.validation import (
 )
 from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
 from chatlm.types.setups import Setup
+from chatlm.types.tools import Tool
 
 
 class CallStyle(StrEnum):
@@ -116,6 +118,14 @@ def _registers_service(name: Any, service: Any) -> None:
         raise TypeError(f"the service {name} must have the methods of chatlm.{protocol.__name__}")
 
 
+def _registers_resources(prefix: Any, source: Any) -> None:
+    """Check the arguments of `register(prefix, source)`."""
+    if not isinstance(prefix, str) or not prefix.strip() or ":" in prefix or "/" in prefix:
+        raise TypeError("register takes a prefix, a text without colons and slashes, and a source")
+    if not isinstance(source, hookspecs.ResourceSource):
+        raise TypeError("the source must have the methods of chatlm.ResourceSource")
+
+
 def _registers(kind: type) -> Callable[..., None]:
     """Return a check for `register(value)`; the value has a method `check`."""
 
@@ -146,12 +156,18 @@ _ROWS = {
         registers=_registers_named(None, "a function"),
         surfaces=EVERYWHERE - SCREEN_ONLY,
     ),
+    "register_methods": Hook(
+        CallStyle.REGISTER,
+        registers=_registers(ReplyMethod),
+        surfaces=EVERYWHERE - {Surface.SERVE},
+    ),
     "register_setups": Hook(
         CallStyle.REGISTER,
         registers=_registers_named(Setup, "a chatlm.Setup"),
         surfaces=EVERYWHERE - STORED_CHATS,
     ),
     "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
+    "register_tools": Hook(CallStyle.REGISTER, registers=_registers(Tool), surfaces=STORED_CHATS),
     "register_slash_commands": Hook(
         CallStyle.REGISTER, registers=_registers(SlashCommand), surfaces=SCREEN_ONLY
     ),
@@ -164,6 +180,9 @@ _ROWS = {
     "chat_deleted": Hook(CallStyle.NOTIFY, surfaces=SCREEN_ONLY),
     "suggest_text": Hook(CallStyle.FIRST, nonempty_text, surfaces=SCREEN_ONLY),
     "read_attachment": Hook(CallStyle.FIRST, text_or_error, surfaces=STORED_CHATS),
+    "register_resources": Hook(
+        CallStyle.REGISTER, registers=_registers_resources, surfaces=STORED_CHATS
+    ),
     "describe_text": Hook(CallStyle.MERGE, text_mapping),
     "write_message": Hook(CallStyle.FIRST, text_or_refusal),
     "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation), surfaces=STORED_CHATS),

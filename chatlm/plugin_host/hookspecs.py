@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import pluggy
 
@@ -14,10 +14,12 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.services import as_service
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
+from chatlm.types.tools import Tool
 
 if TYPE_CHECKING:
     import click
@@ -54,6 +56,23 @@ class AskOption:
             raise ValueError(f"help must be one line, not {self.help!r}")
         if not callable(self.setup):
             raise ValueError(f"setup must be a function, not {self.setup!r}")
+
+
+@runtime_checkable
+class ResourceSource(Protocol):
+    """Texts that can be attached to a message by name, such as those of a server."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names to complete; quick, since keys wait for it. `read` may know others."""
+        ...
+
+    def read(self, name: str) -> str:
+        """Return the text of one; called in a thread.
+
+        Raises:
+            ChatlmError: there is none of this name, or it cannot be read.
+        """
+        ...
 
 
 hookspec = pluggy.HookspecMarker("chatlm")
@@ -126,7 +145,7 @@ class Commands(Protocol):
         """Return a group of chatlm's own, to add commands to it.
 
         Args:
-            name: `models`, `chats`, `config` or `plugins`.
+            name: `models`, `chats`, `config`, `tools` or `plugins`.
 
         Raises:
             ValueError: there is no such group.
@@ -177,6 +196,11 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 
 
 @hookspec
+def register_methods(register: Callable[[ReplyMethod], None]) -> None:
+    """Offer ways to make a reply: `register(ReplyMethod("twice", …))` serves `method = twice`."""
+
+
+@hookspec
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer set-ups: `register("poet", Setup(adapter="poet"))` lets `chatlm serve` answer so."""
 
@@ -184,6 +208,11 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 @hookspec
 def register_services(register: Callable[[str, Any], None]) -> None:
     """Offer services to other plugins: `register("documents", service)`."""
+
+
+@hookspec
+def register_tools(register: Callable[[Tool], None]) -> None:
+    """Offer tools that models may call: `register(tool)`; asked whenever tools are needed."""
 
 
 @hookspec
@@ -230,6 +259,11 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
 
     A `ChatlmError` that is returned says why the file cannot be read.
     """
+
+
+@hookspec
+def register_resources(register: Callable[[str, ResourceSource], None]) -> None:
+    """Offer texts to attach: `register("wiki", source)` makes `@wiki:NAME` mention one."""
 
 
 @hookspec

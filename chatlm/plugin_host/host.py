@@ -198,6 +198,7 @@ class PluginHost(HookCaller):
         self._consecutive_failures: Counter[tuple[str, str]] = Counter()
         self._dropped: set[str] = set()
         self._services: dict[str, tuple[str, Any]] | None = None
+        self._settings: dict[str, Any] = {}
         self._faults: list[Fault] = []
         self.all_faults: list[Fault] = []
         """Every fault so far, in order, whether taken or not."""
@@ -277,10 +278,18 @@ class PluginHost(HookCaller):
         try:
             if kind is None:
                 return None
-            return settings.plugin_section(name, kind).read(section, str(paths.config_file()))
+            values: Any = settings.plugin_section(name, kind).read(
+                section, str(paths.config_file())
+            )
+            self._settings[name] = values
+            return values
         except ChatlmError as error:
             self.drop(name, "settings", error)
             return None
+
+    def loaded_settings(self, name: str) -> Any:
+        """The object that `settings` returned last for a plugin; None where there is none."""
+        return self._settings.get(name)
 
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""

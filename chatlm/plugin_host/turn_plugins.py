@@ -43,6 +43,11 @@ class TurnPlugins(HookCaller):
         impls = self._host.implementations(hook)
         return [impl for impl in impls if impl.plugin_name not in self._disabled_plugins]
 
+    def collect(self, hook: str) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return what the enabled plugins register in a hook, each with the plugin's name."""
+        offers = self._host.collect(hook)
+        return [offer for offer in offers if offer[0] not in self._disabled_plugins]
+
     def call(
         self,
         impl: pluggy.HookImpl,
@@ -107,6 +112,22 @@ class TurnPlugins(HookCaller):
         return dataclasses.replace(
             request, logits_processors=processors, stopping_criteria=criteria
         )
+
+    def note_tool(self, plugin: str, tool: str, seconds: float, summary: str, error: str) -> None:
+        """Record the call of a tool among the calls of the turn.
+
+        Args:
+            plugin: who offers the tool.
+            tool: its name.
+            seconds: how long it ran.
+            summary: its result in a few words.
+            error: why there is none; empty for nothing.
+        """
+        self._calls.append(Call(plugin, f"tool {tool}", round(seconds, 6), summary, error=error))
+
+    def loaded_settings(self, name: str) -> Any:
+        """As `PluginHost.loaded_settings`."""
+        return self._host.loaded_settings(name)
 
     def take_calls(self) -> tuple[Call, ...]:
         """Return the calls since the last time, in order; processors and criteria last."""

@@ -187,6 +187,7 @@ def conversation_to_dict(
         "without": sorted(conversation.disabled_plugins),
         **({"project": conversation.project.to_dict()} if conversation.project else {}),
         **({"tags": list(conversation.tags)} if conversation.tags else {}),
+        **({"tools": tools} if (tools := conversation.tools.to_dict()) else {}),
         "turns": [
             _turn_to_dict(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
             | {"replies": [_reply_to_dict(reply, provenance(reply.id)) for reply in turn.replies]}
@@ -304,7 +305,8 @@ def _markdown_of(part: Part, missing_images: Collection[str]) -> Iterator[str]:
             yield f"Tool call: {name}"
             yield _code_block(arguments)
         case ToolResult(name=name, text=text, is_error=failed):
-            yield f"Tool {'error' if failed else 'result'}: {name}"
+            how = part.outcome or ("error" if failed else "result")
+            yield " · ".join(filter(None, (f"Tool {how}: {name}", part.cost, part.source)))
             yield _code_block(text)
         case Image():
             facts = f"{part.name or part.media_type}, {part.width}×{part.height}"

@@ -229,6 +229,10 @@ MIGRATIONS: Migrations = (
         "ALTER TABLE conversation ADD COLUMN project TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE conversation ADD COLUMN tags TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # JSON, empty for none
+        "ALTER TABLE conversation ADD COLUMN tools TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 

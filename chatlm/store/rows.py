@@ -29,6 +29,7 @@ from chatlm.types.parts import Text, part_from_dict
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 
 def utf8_safe(text: str) -> str:
@@ -93,6 +94,10 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
         project = load_project(as_text(row["project"]))
     except (ValueError, TypeError, LookupError) as error:
         raise StoreError(f"The project of chat {row['id']} is damaged.") from error
+    try:
+        tools = load_tools(as_text(row["tools"]))
+    except (ValueError, TypeError, AttributeError, UsageError) as error:
+        raise StoreError(f"The tools of chat {row['id']} are damaged.") from error
     return ConversationHeader(
         id=row["id"],
         title=as_text(row["title"]),
@@ -106,6 +111,7 @@ def header_from_row(row: sqlite3.Row) -> ConversationHeader:
         disabled_plugins=disabled,
         project=project,
         tags=tuple(as_text(row["tags"]).split()),
+        tools=tools,
     )
 
 
@@ -295,6 +301,21 @@ def load_project(text: str) -> Project | None:
         ValueError, TypeError, LookupError: it is damaged.
     """
     return Project.from_dict(json.loads(text)) if text else None
+
+
+def dump_tools(tools: ChatTools) -> str:
+    """Convert what the user decided about tools to JSON; empty for nothing."""
+    values = tools.to_dict()
+    return utf8_safe(json.dumps(values, ensure_ascii=False)) if values else ""
+
+
+def load_tools(text: str) -> ChatTools:
+    """Read back what `dump_tools` returned.
+
+    Raises:
+        ValueError, TypeError, AttributeError, UsageError: it is damaged.
+    """
+    return ChatTools.from_dict(json.loads(text)) if text else ChatTools()
 
 
 def dump_tags(tags: Iterable[str]) -> str:

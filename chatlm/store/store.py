@@ -26,6 +26,7 @@ from chatlm.store.rows import (
     dump_project,
     dump_sampling,
     dump_tags,
+    dump_tools,
     short_title,
     utf8_safe,
 )
@@ -50,6 +51,7 @@ from chatlm.types.parts import Part
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 CACHES_FOLDER = "caches"
 """Name of the folder beside the database that has a folder for each chat's saved KV cache."""
@@ -117,6 +119,7 @@ class Store:
         disabled_plugins: Iterable[str] = (),
         source: str = "",
         project: Project | None = None,
+        tools: ChatTools | None = None,
     ) -> Conversation:
         """Create an empty chat; `source` names what began it, for the list of chats."""
         now = utc_now()
@@ -130,6 +133,7 @@ class Store:
             plugin_data=plugin_data or {},
             disabled_plugins=frozenset(disabled_plugins),
             project=project,
+            tools=tools or ChatTools(),
         )
         with self._database.write_transaction() as db:
             inserted = writes.insert_conversation(db, chat)
@@ -259,6 +263,16 @@ class Store:
     def set_project(self, conversation_id: int, project: Project | None) -> None:
         """Set the project that a chat belongs to; None for none."""
         self._set_column(conversation_id, "project", dump_project(project))
+
+    def set_tools(self, conversation_id: int, tools: ChatTools) -> None:
+        """Set what the user decided about tools in a chat."""
+        self._set_column(conversation_id, "tools", dump_tools(tools))
+
+    def allow_tool(self, conversation_id: int, name: str) -> None:
+        """Let a tool run in a chat without asking, beside what was decided before."""
+        with self._database.write_transaction() as db:
+            tools = queries.load_header(db, conversation_id).tools.with_permission(name, "allow")
+            writes.set_conversation_column(db, conversation_id, "tools", dump_tools(tools))
 
     def set_tags(self, conversation_id: int, tags: Iterable[str]) -> None:
         """Replace a chat's tags.
@@ -482,12 +496,15 @@ class Store:
             reply_id = writes.append_reply(db, turn_id, model, adapter, settings)
             return queries.load_reply(db, reply_id)
 
-    def journal_reply(self, reply_id: int, content: str | Iterable[ReplyStep]) -> None:
+    def journal_reply(
+        self, reply_id: int, content: str | Iterable[ReplyStep], images: Iterable[bytes] = ()
+    ) -> None:
         """Save the whole reply so far; a finished reply counts as growing again.
 
         Args:
             reply_id: the reply.
             content: its steps; a string stands for one step with this text.
+            images: the bytes of images that are new in it.
         """
         if isinstance(content, str):
             reply = Reply(reply_id, 1, content)
@@ -495,6 +512,8 @@ class Store:
             reply = Reply(reply_id, 1, steps=content)
         with self._database.write_transaction() as db:
             queries.turn_id_of_reply(db, reply_id)
+            for image in images:
+                self._blobs.add(image)
             writes.journal_reply(db, reply)
 
     def finish_reply(

@@ -24,6 +24,7 @@ from chatlm.store.rows import (
     dump_sampling,
     dump_steps,
     dump_tags,
+    dump_tools,
     finite_or_none,
     format_timestamp,
     utf8_safe,
@@ -42,7 +43,15 @@ from chatlm.types.messages import (
 from chatlm.types.provenance import Provenance, Trace
 
 ConversationColumn = Literal[
-    "title", "system", "sampling", "without", "pinned", "source", "project", "tags"
+    "title",
+    "system",
+    "sampling",
+    "without",
+    "pinned",
+    "source",
+    "project",
+    "tags",
+    "tools",
 ]
 
 MessageAnnotation = tuple[int | None, Annotation]
@@ -93,7 +102,7 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
     row = db.execute(
         "INSERT INTO conversation"
         " (title, system, created, updated, sampling, pinned, forked_from, kept, without,"
-        " project, tags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " project, tags, tools) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             utf8_safe(conversation.title),
             utf8_safe(conversation.system),
@@ -106,6 +115,7 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
             dump_plugin_names(conversation.disabled_plugins),
             dump_project(conversation.project),
             dump_tags(conversation.tags),
+            dump_tools(conversation.tools),
         ),
     )
     written = IdMap(row.lastrowid or 0, {}, {})
@@ -291,7 +301,7 @@ def set_conversation_column(
 ) -> None:
     """Update one column of a chat."""
     db.execute(
-        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of eight literals
+        f"UPDATE conversation SET {column} = ? WHERE id = ?",  # noqa: S608 - one of nine literals
         (value, conversation_id),
     )
 

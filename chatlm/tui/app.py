@@ -19,6 +19,7 @@ from textual.reactive import reactive
 
 from chatlm.chat.deletion import empty_trash
 from chatlm.chat.first_start import FirstOffer, remember_choice, unfinished_choice
+from chatlm.chat.resources import Resources
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -106,6 +107,7 @@ class ChatApp(GuardedApp):
             EngineLoader(open_engine, lambda state: self.post_message(EngineChanged(state))),
             self._publish_engine_state,
             clock,
+            resources=Resources.of_plugins(plugins),
         )
         registrations = Registrations(plugins)
         self._quits_until = 0.0

@@ -86,6 +86,7 @@ CHAT = (
     Command("thinking", "change how much the model thinks", "f2", "[LEVEL]"),
     Command("schema", "make replies fit a JSON schema", argument="[SCHEMA]"),
     Command("model", "switch to another model", argument="[NAME]"),
+    Command("tools", "tools of this chat and what they may do", argument="[on|off]"),
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
     Command("context", "context usage, turn by turn"),
@@ -134,7 +135,7 @@ APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
 TURN = (
     Command("copy", "copy the reply", "c"),
     Command("copy-code", "copy a code block; repeat for the next", "b"),
-    Command("thoughts", "open or close the thoughts", "o"),
+    Command("thoughts", "open or close thoughts and calls of tools", "o"),
     Command("copy-thoughts", "copy the thoughts"),
     Command("previous-version", "show the previous version", "left"),
     Command("next-version", "show the next version", "right"),

@@ -10,8 +10,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from chatlm.chat.resources import Resources
 from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.config.config import Config
 from chatlm.engines.open import is_available
 from chatlm.errors import ModelError
@@ -24,6 +26,7 @@ from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEng
 from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
 from chatlm.types.projects import Project
 from chatlm.types.sampling import THINKING_LEVELS, Sampling
+from chatlm.types.tool_rules import ChatTools
 
 
 @dataclass
@@ -42,6 +45,8 @@ class OpenChat:
     """Plugins disabled in a new chat."""
     project: Project | None = None
     """The project that a new chat belongs to."""
+    tools: ChatTools = field(default_factory=ChatTools)
+    """What the user decided about tools in a new chat."""
     loaded: Conversation | None = None
     """The stored chat as it was loaded or changed last, so that nobody reads it in the UI thread;
     None before the first message."""
@@ -56,6 +61,7 @@ class OpenChat:
             plugin_data=self.plugin_data,
             disabled_plugins=self.disabled_plugins,
             project=self.project,
+            tools=self.tools,
         )
 
     def change(self, field: str, value: object) -> None:
@@ -71,6 +77,7 @@ class OpenChat:
         chat = self.conversation
         self.system, self.sampling, self.plugin_data = chat.system, chat.sampling, chat.plugin_data
         self.disabled_plugins, self.project = chat.disabled_plugins, chat.project
+        self.tools = chat.tools
         self.conversation_id = self.loaded = None
 
     def update_turn(self, turn: Turn) -> None:
@@ -97,6 +104,8 @@ class Services:
     """Monotonic seconds."""
     now: Callable[[], datetime] = utc_now
     engine_state: EngineState = field(default_factory=lambda: Loading(""))
+    resources: Resources = field(default_factory=Resources)
+    """What plugins offer to attach to a message."""
 
     def set_engine_state(self, state: EngineState) -> None:
         """Store and publish the state of the engine."""
@@ -134,6 +143,8 @@ class Services:
             disabled_plugins=chat.disabled_plugins,
             conversation_id=chat.conversation_id,
             project=chat.project,
+            tools=ToolOptions(self.config.tools),
+            chat_tools=chat.tools,
         )
 
     def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:

@@ -104,6 +104,19 @@ def check_parts(request: Request, info: EngineInfo) -> None:
                 )
 
 
+def check_no_method(request: Request) -> None:
+    """Refuse a request whose reply a method makes: an engine only generates.
+
+    Raises:
+        UsageError: it names one.
+    """
+    if method := request.sampling.reply_method:
+        raise UsageError(
+            f"The method {one_line(method[0], 30)} cannot be used here",
+            hint="Ask for a single reply, or set method to off.",
+        )
+
+
 def thinking_problem(thinking: Thinking | None, info: EngineInfo) -> UsageError | None:
     """Return why a model does not follow a value of `Sampling.thinking`; None if it does."""
     if thinking in (None, "auto") or info.thinks is None or thinking in info.thinking_levels:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from chatlm.types.messages import (
     Annotation,
@@ -19,7 +19,7 @@ from chatlm.types.messages import (
     Turn,
     Usage,
 )
-from chatlm.types.parts import ToolCall
+from chatlm.types.parts import ToolCall, ToolResult
 
 MAX_TOP_LOGPROBS = 20
 """Maximum of `Request.logprobs`, as in OpenAI's API."""
@@ -238,6 +238,110 @@ class ReplyStarted:
 
 
 @dataclass(frozen=True)
+class StepStarted:
+    """The results of the tools are stored, and the model writes on in the same reply."""
+
+    reply: Reply
+    """The reply so far, with the results."""
+
+
+@dataclass(frozen=True)
+class ToolPreview:
+    """What the user sees of a call before it runs, in place of its arguments as JSON."""
+
+    kind: Literal["command", "diff", "text"]
+    """`diff` is a unified diff."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Approval:
+    """The user's answer to one call of a tool."""
+
+    allowed: bool
+    reason: str = ""
+    """Why it is denied, for the model to read."""
+    for_chat: bool = False
+    """Whether the tool runs in this chat without asking from now on."""
+
+
+@dataclass(frozen=True)
+class CopiedText:
+    """A piece of a call's arguments that was copied from text from outside."""
+
+    text: str
+    source: str
+    """Where it comes from, for the user."""
+
+
+@dataclass(eq=False)
+class ApprovalNeeded:
+    """A call waits for the user: set `answer` before the next event is pulled.
+
+    Without an answer it is denied, as nobody was there to allow it.
+    """
+
+    call: ToolCall
+    arguments: Mapping[str, Any]
+    description: str
+    """What the tool does, for the model and the user."""
+    preview: ToolPreview | None = None
+    """What to show in place of the arguments."""
+    copied: tuple[CopiedText, ...] = ()
+    """Pieces of the arguments that come from text from outside: perhaps the user did not want the
+    call, but somebody who wrote that text."""
+    interrupted: bool = False
+    """Whether it ran before, and the program ended meanwhile: what it did is not known."""
+    always: bool = False
+    """Whether each call of the tool is asked about, so that it cannot be allowed for the chat."""
+    answer: Approval | None = None
+
+
+@dataclass(frozen=True)
+class ToolStarted:
+    """A call was allowed and runs."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True)
+class ToolProgress:
+    """A call runs; reported several times a second, whether there is news or not."""
+
+    call: ToolCall
+    seconds: float
+    """How long it has been running."""
+    text: str = ""
+    """What it said last."""
+    fraction: float | None = None
+    """How much of it is done, 0 to 1; None where that is not known."""
+
+
+@dataclass(eq=False)
+class ToolQuestion:
+    """A running tool asks: set `answer` before the next event is pulled; without, it is stopped."""
+
+    call: ToolCall
+    question: str
+    choices: tuple[str, ...] = ()
+    """The possible answers; none for any text."""
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolFinished:
+    """A call has a result, which is stored."""
+
+    call: ToolCall
+    result: ToolResult
+    reply: Reply
+    """The reply so far, with the result."""
+
+
+ToolEvent = ApprovalNeeded | ToolStarted | ToolProgress | ToolQuestion | ToolFinished
+
+
+@dataclass(frozen=True)
 class Notice:
     """A message for the user: what failed or was done differently, and what to do."""
 
@@ -263,6 +367,8 @@ SessionEvent = (
     | PassagesFound
     | ReplyStarted
     | EngineEvent
+    | StepStarted
+    | ToolEvent
     | Notice
     | TurnFinished
 )

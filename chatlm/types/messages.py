@@ -15,6 +15,7 @@ from chatlm.types.parts import (
     Part,
     Reasoning,
     Text,
+    ToolCall,
     ToolResult,
     append_text,
     join_thoughts,
@@ -25,6 +26,7 @@ from chatlm.types.parts import (
 )
 from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 Role = Literal["system", "user", "assistant", "tool"]
 """Who speaks in a message; `tool` gives the results of tool calls."""
@@ -130,7 +132,7 @@ _STOP_REASONS = {
     StopReason.LENGTH: _StopReasonFacts("reached the length limit", can_continue=True),
     StopReason.CONTEXT_FULL: _StopReasonFacts("context full", can_continue=True),
     StopReason.CRITERION: _StopReasonFacts("ended by a stopping rule", can_continue=True),
-    StopReason.TOOL_CALLS: _StopReasonFacts("called tools"),
+    StopReason.TOOL_CALLS: _StopReasonFacts("called tools", can_continue=True),
     StopReason.TOOL_LIMIT: _StopReasonFacts("reached the tool limit", can_continue=True),
     StopReason.NOTHING_RELEVANT: _StopReasonFacts("nothing relevant found", exit_code=3),
     StopReason.REFUSAL: _StopReasonFacts("refused by the model", exit_code=4),
@@ -315,7 +317,8 @@ class ReplyStep:
     """One generation within a reply, followed by the results of the tools it called."""
 
     parts: tuple[Part, ...] = ()
-    """What the model generated, then one `ToolResult` for each of its tool calls."""
+    """What the model generated, then one `ToolResult` for each of its tool calls, each followed by
+    the images that only the user sees."""
     stop_reason: StopReason | None = None
     """None while it grows."""
     usage: Usage = field(default_factory=Usage)
@@ -336,6 +339,29 @@ class ReplyStep:
         return all(isinstance(part, Text) for part in self.parts)
 
     @property
+    def output(self) -> tuple[Part, ...]:
+        """What the model generated: no results of tools, nor the images that came with them."""
+        results = [at for at, part in enumerate(self.parts) if isinstance(part, ToolResult)]
+        first = results[0] if results else len(self.parts)
+        return tuple(
+            part
+            for at, part in enumerate(self.parts)
+            if not isinstance(part, ToolResult) and not (at > first and isinstance(part, Image))
+        )
+
+    @property
+    def unanswered_calls(self) -> tuple[ToolCall, ...]:
+        """The calls without a result, and those that were interrupted while the tool ran."""
+        done = {
+            part.call_id
+            for part in self.parts
+            if isinstance(part, ToolResult) and part.outcome != "interrupted"
+        }
+        return tuple(
+            part for part in self.parts if isinstance(part, ToolCall) and part.id not in done
+        )
+
+    @property
     def has_tool_results(self) -> bool:
         """Whether tools were run, so that the model's next output is another step."""
         return any(isinstance(part, ToolResult) for part in self.parts)
@@ -347,7 +373,7 @@ class ReplyStep:
         reasoning of an earlier turn.
         """
         results = tuple(part for part in self.parts if isinstance(part, ToolResult))
-        output = tuple(part for part in self.parts if not isinstance(part, ToolResult))
+        output = self.output
         messages: tuple[Message, ...] = ()
         if any(part.type != "reasoning" for part in output):
             messages += (Message("assistant", output, pinned),)
@@ -607,6 +633,8 @@ class ConversationHeader:
     """The folder that it belongs to; None for none."""
     tags: tuple[str, ...] = ()
     """The user's tags, sorted."""
+    tools: ChatTools = field(default_factory=ChatTools)
+    """What the user decided about tools in this chat."""
 
     @property
     def system_prompt(self) -> str:

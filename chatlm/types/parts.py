@@ -7,7 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
+
+ToolOutcome = Literal["", "denied", "timed out", "stopped", "interrupted"]
+"""Why a call has no output of its tool: the user or a rule denied it, it took too long, the user
+stopped the reply, or the program ended while it ran."""
+
+TOOL_OUTCOMES: tuple[ToolOutcome, ...] = get_args(ToolOutcome)
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -89,16 +95,42 @@ class ToolResult:
     """`ToolCall.id` of the call it answers."""
     name: str
     text: str
+    """What the model reads."""
     is_error: bool = False
+    outcome: ToolOutcome = ""
+    """Why the tool returned nothing itself; empty where it did."""
+    seconds: float | None = None
+    """How long it ran; None where it did not, or that is not known."""
+    untrusted: bool = False
+    """Whether the text comes from outside: data, never instructions."""
+    source: str = ""
+    """Where the text came from, for the user."""
+
+    @property
+    def status(self) -> str:
+        """How it went, such as `done` or `denied`."""
+        return self.outcome or ("failed" if self.is_error else "done")
+
+    @property
+    def cost(self) -> str:
+        """What it took, such as `0.3 s`; empty where that is not known or next to nothing."""
+        return "" if (self.seconds or 0.0) < 0.05 else _format_seconds(self.seconds or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
+        """Convert to JSON values; what is not set is left out, from `outcome` on."""
+        extra = {
+            "outcome": self.outcome or None,
+            "seconds": self.seconds,
+            "untrusted": self.untrusted or None,
+            "source": self.source or None,
+        }
         return {
             "type": self.type,
             "call_id": self.call_id,
             "name": self.name,
             "text": self.text,
             "is_error": self.is_error,
+            **{name: value for name, value in extra.items() if value is not None},
         }
 
 

@@ -55,6 +55,17 @@ def _logit_bias(value: Any) -> Any:
     return value
 
 
+NO_METHOD = "off"
+"""Value of `Sampling.method` for a plain reply where another layer sets a method."""
+
+
+_METHOD = re.compile(r"[a-z][a-z0-9-]{0,29}(:\S(.*\S)?)?")
+
+
+def _is_method(value: Any) -> bool:
+    return _METHOD.fullmatch(value) is not None
+
+
 _IS_ID = re.compile("-?[0-9]{1,4000}", re.ASCII)
 """Whole numbers that Python reads, invalid ids too, so that they are refused."""
 
@@ -157,6 +168,13 @@ class Sampling:
     grammar: str | None = setting(
         None, "grammar that the answer must match, such as `regex:[0-9]+`; empty for none"
     )
+    method: str | None = setting(
+        None,
+        "how a reply is made, such as `consensus:9`, which takes the answer that most samples "
+        "agree on; off for a plain reply",
+        accepts=_is_method,
+        expected="a name such as chain, or name:argument such as consensus:9",
+    )
 
     def __post_init__(self) -> None:
         for name, spec in setting_specs(Sampling).items():
@@ -164,6 +182,14 @@ class Sampling:
                 raise UsageError(f"{name} {problem}", hint=f"{name}: {spec.help}.")
         if self.schema and self.grammar:
             raise UsageError("schema and grammar cannot be combined", hint="Choose one.")
+
+    @property
+    def reply_method(self) -> tuple[str, str] | None:
+        """Name and argument of the method that makes the reply; None for a plain one."""
+        if self.method in (None, "", NO_METHOD):
+            return None
+        name, _, argument = str(self.method).partition(":")
+        return name, argument
 
     def with_fallback(self, fallback: Sampling) -> Sampling:
         """Return these settings, with `fallback`'s where one is not set."""
@@ -197,6 +223,7 @@ class Sampling:
             "stop": self.stop,
             "schema": self.schema,
             "grammar": self.grammar,
+            "method": self.method,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,6 +267,7 @@ class Sampling:
             stop=_stop_strings(values.get("stop", ())),
             schema=_schema(values.get("schema")),
             grammar=values.get("grammar"),
+            method="off" if values.get("method") is False else values.get("method"),
         )
 
 
@@ -285,7 +313,7 @@ def format_logit_bias(biases: LogitBias) -> str:
 NUMERIC_SAMPLING = {
     name: spec
     for name, spec in setting_specs(Sampling).items()
-    if name not in ("stop", "thinking", "logit_bias", "schema", "grammar")
+    if name not in ("stop", "thinking", "logit_bias", "schema", "grammar", "method")
 }
 """The settings that are numbers, by name."""
 

@@ -82,11 +82,24 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class Ratings(Protocol):
+    """Rates models by the user's votes."""
+
+    def leaderboard(self) -> Sequence[Mapping[str, Any]]:
+        """Return a row of JSON values for each contestant with votes, strongest first.
+
+        Each has at least `name`, `elo`, `games` and `win_rate`.
+        """
+        ...
+
+
 SERVICES: Mapping[str, type] = {
     "documents": Documents,
     "classifier": Classifier,
     "adapters": Adapters,
     "judge": Judge,
+    "ratings": Ratings,
 }
 """The names of these services, each with its protocol. Plugins may offer others."""
 

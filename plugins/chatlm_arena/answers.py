@@ -231,6 +231,13 @@ def stream_answers(
                 if not needs_engine:
                     yield entry
                     continue
+                if writer.request.sampling.reply_method:
+                    try:
+                        with guard(writer.answer_request.seat.contestant):
+                            yield from _stream_by_method(entry)
+                    except ChatlmError as error:
+                        failure = error
+                    continue
                 if batch is None:
                     batch = opened.enter_context(closing(writer.engine.batch()))
                 running[batch.add(writer.request)] = entry
@@ -247,6 +254,15 @@ def stream_answers(
                     yield key, writer
     if failure:
         raise failure
+
+
+def _stream_by_method(entry: tuple[K, AnswerWriter]) -> Iterator[tuple[K, AnswerWriter]]:
+    """Generate one reply by its method, which runs the engine's batch itself."""
+    _, writer = entry
+    with closing(writer.answer_request.seat.chat.stream(writer.request)) as events:
+        for event in events:
+            writer.add(event)
+            yield entry
 
 
 @contextmanager

@@ -25,12 +25,26 @@ def register_commands(cli: Commands) -> None:
     )
 
 
+class ArenaRatings:
+    """The service `ratings`: the leaderboard of all votes."""
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Return the rows of the leaderboard, strongest first."""
+        from chatlm_arena.leaderboard import build_leaderboard
+        from chatlm_arena.store import store as store_module
+
+        with store_module.open_arena_store() as store:
+            board = build_leaderboard(store.votes())
+        return [row.to_dict() for row in board.rows]
+
+
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the judge to other plugins."""
+    """Offer the judge and the ratings to other plugins."""
     from chatlm_arena.judging import PairwiseJudge
 
     register("judge", PairwiseJudge())
+    register("ratings", ArenaRatings())
 
 
 @hookimpl

@@ -154,6 +154,11 @@ def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, A
 
 
 def _check_supported(request: Request) -> None:
+    if method := request.sampling.reply_method:
+        raise EngineError(
+            f"The method {method[0]} cannot be used here.",
+            hint="Ask for a single reply, or set method to off.",
+        )
     if functions := [
         *map(_callable_name, request.logits_processors),
         *map(_callable_name, request.stopping_criteria),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
@@ -166,7 +167,7 @@ def test_the_c_kernel_decodes_every_family(family: Family) -> None:
 
 def test_every_family_is_tested() -> None:
     kinds = {tiny.config_of(variant).model_type for variant in {**tiny.CONFIGS, **tiny.FAMILIES}}
-    assert kinds | {"gemma3", "qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
+    assert kinds | {"gemma3", "gemma4", "qwen3_5", "qwen3_5_moe"} == set(FAMILIES)
 
 
 def test_a_model_that_also_reads_images_reads_text(tmp_path: Path) -> None:
@@ -193,6 +194,32 @@ def test_gemma_3_with_images_reads_text(tmp_path: Path) -> None:
     torch.manual_seed(1)
     kind: Any = transformers.Gemma3ForConditionalGeneration
     kind(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    whole = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = [(7 * number) % 200 for number in range(1, 90)]
+    expected = whole(torch.tensor([ids])).logits[0]
+    for form in ("bf16", None):
+        cache = native_model(tmp_path, torch.float32, form).new_cache()
+        assert_equal(cache.prefill(ids[:70]), expected[69])
+        assert_equal(decoded(cache, ids[70:]), expected[70:])
+
+
+def test_gemma_4_with_images_reads_text_and_ignores_what_its_file_has_in_vain(
+    tmp_path: Path,
+) -> None:
+    text = tiny.config_of("gemma 4").to_dict()
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None)
+    torch.manual_seed(1)
+    kind: Any = transformers.Gemma4ForConditionalGeneration
+    kind(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.language_model.layers.5.self_attn.k_proj.weight"  # whose keys are shared
+    save_file(
+        tensors | {name: torch.ones(20, 51)}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
     whole = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids = [(7 * number) % 200 for number in range(1, 90)]
     expected = whole(torch.tensor([ids])).logits[0]

@@ -40,7 +40,7 @@ from tests.engine.test_native import (
 )
 from tests.gguf_files import make_folder, random_rows, save_gguf
 
-VARIANTS = ("qwen3 moe", "qwen2 moe", "mixtral", "olmoe", "gpt-oss")
+VARIANTS = ("qwen3 moe", "qwen2 moe", "mixtral", "olmoe", "gpt-oss", "lfm2 moe", "granite 4 moe")
 """Mixtures of experts among `tiny.FAMILIES`."""
 
 

@@ -16,9 +16,9 @@ from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save(tmp_path_factory.mktemp("model"), "llama grouped")
+@pytest.fixture(scope="module", params=["llama grouped", "gemma 4"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("model"), request.param)
 
 
 @pytest.fixture

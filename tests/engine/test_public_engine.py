@@ -28,6 +28,7 @@ from chatlm import (
     StopReason,
     UsageError,
 )
+from chatlm.chat.reply_methods import NoOffers
 from chatlm.chat.turn_runner import reply_events
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.types.parts import Image, Reasoning, Text, ToolCall
@@ -178,7 +179,7 @@ def test_a_part_is_refused_before_an_engine_of_a_plugin_gets_it() -> None:
             raise AssertionError("it was sent")
 
     with pytest.raises(UsageError, match="image"):
-        list(reply_events(Careless(), Request((Message("user", (IMAGE,)),))))
+        list(reply_events(Careless(), Request((Message("user", (IMAGE,)),)), NoOffers()))
 
 
 def test_accepted_parts_and_reasoning_are_not_refused() -> None:

@@ -89,6 +89,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "gemma 4": (
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 6, "num_key_value_heads": 1, "sliding_window": 40,
+            "global_head_dim": 20, "layer_types": _WINDOWS[:2] * 3, "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 10, "vocab_size_per_layer_input": 203,
+            "use_double_wide_mlp": True, "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma 4 values of keys": (
+        "Gemma4Text",
+        {
+            "num_hidden_layers": 4, "sliding_window": 40, "global_head_dim": 24,
+            "layer_types": _WINDOWS[:2] * 2, "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+            "attention_bias": True, "initializer_range": 0.1,
+        },
+    ),
     "glm 4": ("Glm4", {"head_dim": 16, "num_key_value_heads": 1, "pad_token_id": 0}),
     "granite": (
         "Granite",
@@ -195,6 +213,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "block_auto_adjust_ff_dim": False,
         },
     ),
+    "lfm2 moe": (
+        "Lfm2Moe",
+        _RECURRENT
+        | {
+            "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "num_dense_layers": 1, "num_experts": 7, "num_experts_per_tok": 3,
+            "moe_intermediate_size": 44, "routed_scaling_factor": 1.5, "initializer_range": 0.1,
+        },
+    ),
     "qwen3.5": (
         "Qwen3_5Text",
         _RECURRENT
@@ -224,6 +251,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 18,
             "embedding_multiplier": 3.0, "attention_multiplier": 0.11, "residual_multiplier": 0.6,
             "logits_scaling": 2.5,
+        },
+    ),
+    "granite 4 moe": (
+        "GraniteMoeHybrid",
+        _RECURRENT
+        | {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "num_local_experts": 7, "num_experts_per_tok": 3, "intermediate_size": 44,
+            "shared_intermediate_size": 72, "mamba_n_heads": 8, "mamba_n_groups": 2,
+            "mamba_d_state": 18, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
+            "residual_multiplier": 0.6, "logits_scaling": 2.5,
         },
     ),
     "granite 4 rope": (
@@ -258,6 +296,11 @@ def save(folder: Path, variant: str, **changes: Any) -> Path:
             tensor.data.uniform_(0.5, 1.5)
         elif name.endswith("bias"):
             tensor.data.uniform_(-0.5, 0.5)
+    for name, tensor in model.named_buffers():
+        if name.endswith("expert_bias"):
+            tensor.uniform_(-0.3, 0.3)
+        elif name.endswith("layer_scalar"):
+            tensor.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     return folder
 

@@ -24,8 +24,8 @@ from tests.waiting import PATIENCE
 GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
 
 RECORDER = """
-import json, os
-from chatlm import AskOption, Message, RenderedTemplate, Setup, hookimpl
+import dataclasses, json, os
+from chatlm import AskOption, Message, RenderedTemplate, ReplyMethod, Setup, hookimpl
 from chatlm.plugin_host.hook_table import HOOKS
 
 context = None
@@ -74,6 +74,12 @@ def hook_register_templates(register):
     register("plain", lambda values, text, facts: RenderedTemplate(user=text, raw_input=text))
 
 
+@hookimpl(specname="register_methods")
+def hook_register_methods(register):
+    record("register_methods")
+    register(ReplyMethod("again", "as usual", lambda engine, request, _: engine.stream(request)))
+
+
 @hookimpl(specname="read_attachment")
 def hook_read_attachment(path):
     record("read_attachment")
@@ -91,6 +97,9 @@ def hook_adjust_request(request, conversation, turn, engine):
     engine.preview(request)
     record("adjust_request", adapter=request.adapter, ids=[conversation.id, turn.id])
     context.service("anything", object)
+    if os.environ.get("HOOK_METHOD"):
+        sampling = dataclasses.replace(request.sampling, method="again")
+        return dataclasses.replace(request, sampling=sampling)
 """
 
 ELSEWHERE = {
@@ -111,6 +120,7 @@ def log(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "plugins" / "recorder.py").write_text(RECORDER)
     file = home / "hooks.jsonl"
     monkeypatch.setenv("HOOK_LOG", str(file))
+    monkeypatch.setenv("HOOK_METHOD", "yes")
     return file
 
 
@@ -151,6 +161,7 @@ async def test_the_screen(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_ask(log: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.pdf").write_bytes(b"%PDF")
+    (log.parent / "config.toml").write_text("[tools]\nenabled = true\n")
     done = run_chatlm(
         *("ask", "-m", "parrot:grey", "-t", "plain", "--tone", "Calm", "--adapter", "off"),
         *("-f", str(tmp_path / "notes.pdf"), "Is it?"),
@@ -160,7 +171,8 @@ def test_ask(log: Path, tmp_path: Path) -> None:
     check_requests(log)
 
 
-def test_serve(log: Path) -> None:
+def test_serve(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOOK_METHOD")  # its replies share one batch
     command = [sys.executable, "-m", "chatlm", "serve", "-m", "parrot:grey", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:

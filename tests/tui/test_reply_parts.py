@@ -15,6 +15,7 @@ from chatlm.tui.chat.live_turn import LiveTurn, TextStreamed, run_turn
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.tui.chat.reply_view import PartBlock, ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
+from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.services import OpenChat
@@ -83,16 +84,13 @@ async def test_all_parts_are_drawn_in_order() -> None:
         view = app.views[0]
         kinds = [type(block) for block in view.query_one(ReplyView).children]
         assert kinds == [
-            ThoughtBlock, ReplyText, PartBlock, PartBlock, PartBlock, PartBlock,
-            ThoughtBlock, ReplyText, PartBlock,
+            ThoughtBlock, ReplyText, ToolBlock, ToolBlock, ThoughtBlock, ReplyText, PartBlock,
         ]  # fmt: skip
-        thought, text, call, result, _, failed, _, answer, image = blocks(view)
+        thought, text, called, failed, _, answer, image = blocks(view)
         assert thought == "▸ Thought"
         assert (text, answer) == ("Let me look.", "It will be mild in Paris.")
-        assert call == 'Tool call  get_weather\n{"city": "Paris", "unit": "celsius"}'
-        assert result.startswith("Tool result  get_weather\n00:00  8 °C")
-        assert result.endswith("… 16 more lines")
-        assert failed == "Tool error  get_map\nthe server did not answer"
+        assert called == "▸ get_weather  done  city=Paris · unit=celsius"
+        assert failed == "▸ get_map  failed  city=Paris"
         assert image == "Image  cat.png · image/png · 640×480"
         message = plain(view.query_one(".user"))
         assert message == (
@@ -139,7 +137,7 @@ async def test_a_version_with_other_parts_replaces_what_is_drawn() -> None:
         await view.show_turn(turn_of(ReplyStep((Text("Just text."),), StopReason.END, USAGE)))
         await until(pilot, lambda: blocks(view) == ["Just text."])
         await view.show_turn(turn_of(STEPS[0]))
-        await until(pilot, lambda: len(blocks(view)) == 4)
+        await until(pilot, lambda: len(blocks(view)) == 3)
         await view.show_turn(Turn(1, 0, Message("user", "Hi")))
         await until(pilot, lambda: not view.query(ReplyView))
 

@@ -18,6 +18,7 @@ from chatlm.config import config, paths
 from chatlm.config import paths as paths_module
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import NUMERIC_SAMPLING, Sampling
+from chatlm.types.tool_rules import ToolSettings
 
 
 @pytest.fixture
@@ -142,12 +143,14 @@ def test_an_old_setting_can_be_removed(file: Path) -> None:
 def test_the_keys_are_those_of_config_and_sampling() -> None:
     own = {field.name for field in dataclasses.fields(config.Config)} - {
         "sampling",
+        "tools",
         "plugins",
         "keys",
         "safe_mode",
     }
     sampling = {f"sampling.{field.name}" for field in dataclasses.fields(Sampling)}
-    assert set(config.key_help()) == own | sampling
+    tools = {f"tools.{field.name}" for field in dataclasses.fields(ToolSettings)}
+    assert set(config.key_help()) == own | sampling | tools
     assert {f"sampling.{name}" for name in NUMERIC_SAMPLING} < set(config.key_help())
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
 from chatlm.chat.deletion import empty_trash, open_memory_store
+from chatlm.chat.reply_methods import reply_methods, stream_request
+from chatlm.chat.resources import Resources
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
@@ -28,10 +30,15 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
+from chatlm.tui.composer.completion import complete
+from chatlm.types.events import Delta
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
+from chatlm.types.methods import ReplyMethod
+from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
+from chatlm.types.tools import tool
 
 
 def plugin(**hooks: Any) -> Any:
@@ -247,6 +254,22 @@ def test_register_templates() -> None:
     assert render_chat_start("shout", {}, "hello", host).first_message == "HELLO"
 
 
+def test_register_methods() -> None:
+    plain = ReplyMethod("plain", "as usual", lambda engine, request, _: engine.stream(request))
+    host = host_of(register_methods=lambda register: register(plain))
+    asked = Request((Message("user", "Hi"),), Sampling(method="plain"))
+    events = list(stream_request(ScriptedEngine("Hello."), asked, host))
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "Hello."
+
+
+@pytest.mark.parametrize("name", ["", "Plain", "two words", 3])
+def test_a_method_needs_a_name(name: Any) -> None:
+    wrong = ReplyMethod(name, "as usual", lambda engine, request, _: engine.stream(request))
+    host = host_of(register_methods=lambda register: register(wrong))
+    assert not reply_methods(host)
+    assert "must be lowercase" in host.all_faults[0].error
+
+
 def test_register_setups() -> None:
     calm = Setup(sampling=Sampling(temperature=0.2))
     host = host_of(register_setups=lambda register: register("calm", calm))
@@ -313,6 +336,21 @@ def test_the_built_in_plugins_offer_their_services(module: str, name: str) -> No
     host = PluginHost([(module, import_module(f"{module}.plugin"))])
     assert isinstance(host.service(name), SERVICES[name])
     assert host.take_faults() == []
+
+
+def test_register_tools() -> None:
+    @tool
+    def shout(text: str) -> str:
+        """Shout."""
+        return text.upper()
+
+    def offer(register: Any) -> None:
+        register(shout)
+        register("not a tool")
+
+    host = host_of(register_tools=offer)
+    assert host.collect("register_tools") == [("plugin", (shout,))]
+    assert "register takes a Tool" in host.take_faults()[0].error
 
 
 async def test_register_slash_commands() -> None:
@@ -497,6 +535,64 @@ async def test_a_plugin_reads_what_is_attached_on_the_screen(tmp_path: Path) -> 
     async with scripted_screen(reads, replies=["Yes."]) as screen:
         await screen.submit(f"What is @{book} about?")
         assert "Call me Ishmael." in screen.requests[0].messages[-1].text
+
+
+class Wiki:
+    def names(self) -> list[str]:
+        return ["Home", "My page"]
+
+    def read(self, name: str) -> str:
+        if name == "Broken":
+            raise ZeroDivisionError
+        if name not in self.names():
+            raise UsageError("there is no such page")
+        return "Welcome." if name == "Home" else "x" * (MAX_FILE_BYTES + 1)
+
+
+def test_register_resources() -> None:
+    def offer(register: Any) -> None:
+        register("wiki", Wiki())
+
+    other = plugin(register_resources=lambda register: register("wiki", Wiki()))
+    host = PluginHost([("other", other), ("wiki", plugin(register_resources=offer))])
+    resources = Resources.of_plugins(host)
+    assert resources.names() == ["wiki:Home", "wiki:My page"]
+    assert [resources.includes(text) for text in ("wiki:x", "wiki:", "wiki", "web:x")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert resources.read_block("wiki:Home") == "wiki:Home\n```\nWelcome.\n```"
+    for name, why in [("No", "no such page"), ("Broken", "ZeroDivision"), ("My page", "1 MB")]:
+        with pytest.raises(UsageError, match=why):
+            resources.read_block(f"wiki:{name}")
+    host = PluginHost([("bad", plugin(register_resources=lambda register: register("a:b", 1)))])
+    assert Resources.of_plugins(host).names() == []
+    assert "without colons" in host.take_faults()[0].error
+
+
+def test_resources_are_completed_after_the_files(tmp_path: Path) -> None:
+    (tmp_path / "wiki.txt").touch()
+    names = ["wiki:Home", "wiki:My page"]
+    matches = complete(
+        "see @wik", [], {}, tmp_path, is_whole_message=False, resource_names=lambda: names
+    )
+    assert matches is not None
+    assert [candidate.insert for candidate in matches.candidates] == [
+        "@wiki.txt ",
+        "@wiki:Home ",
+        '@"wiki:My page" ',
+    ]
+
+
+async def test_a_resource_is_mentioned_on_the_screen() -> None:
+    offers = plugin(register_resources=lambda register: register("wiki", Wiki()))
+    async with scripted_screen(offers, replies=["Yes."]) as screen:
+        await screen.submit("What do @wiki:Home, @wiki:Home? and @nobody:else say?")
+        message = screen.requests[0].messages[-1].text
+        assert message.startswith("What do wiki:Home, wiki:Home? and @nobody:else say?")
+        assert message.endswith("Welcome.\n```")
 
 
 def test_an_attachment_is_read_again_when_its_file_changed(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def turn(position: int, *replies: Reply, chosen: int | None = None) -> Turn:
 def test_only_replies_that_were_cut_short_can_go_on() -> None:
     able = {reason for reason in StopReason if reason.can_continue}
     assert {reason.value for reason in able} == {
-        *("length", "context_full", "criterion", "tool_limit", "cancelled", "error")
+        *("length", "context_full", "criterion", "tool_limit", "cancelled", "error"),
+        "tool_calls",
     }
     assert Reply(1, 1).can_continue
     assert not Reply(1, 1, stop_reason=StopReason.END).can_continue

@@ -42,6 +42,21 @@ class AttentionConfig:
     """Whether the output is multiplied by the sigmoid of a projection of the input."""
     sinks: bool = False
     """Whether each head has a score that takes its share of the attention, but has no value."""
+    value_norm: bool = False
+    """Whether RMSNorm without weights is applied to the values of each head."""
+    values_are_keys: bool = False
+    """Whether the values are the keys before norm and RoPE, so that there is no `v_proj`."""
+    shares_kv_of: int | None = None
+    """An earlier layer whose keys and values it reads, counted among those with attention; None
+    for its own."""
+
+    @property
+    def projections(self) -> list[str]:
+        """The matrices that its input is multiplied with."""
+        names = ["q_proj"]
+        if self.shares_kv_of is None:
+            names += ["k_proj"] if self.values_are_keys else ["k_proj", "v_proj"]
+        return names + (["output_gate"] if self.output_gate else [])
 
     def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
         """Return its matrices by name."""
@@ -52,11 +67,10 @@ class AttentionConfig:
             "q_proj": MatrixShape(queries, hidden_size, self.qkv_bias, rows),
             "k_proj": MatrixShape(values, hidden_size, self.qkv_bias),
             "v_proj": MatrixShape(values, hidden_size, self.qkv_bias),
+            "output_gate": MatrixShape(queries, hidden_size, self.qkv_bias, rows),
             "o_proj": MatrixShape(hidden_size, queries, self.o_proj_bias),
         }
-        if self.output_gate:
-            shapes["output_gate"] = MatrixShape(queries, hidden_size, self.qkv_bias, rows)
-        return shapes
+        return {name: shapes[name] for name in (*self.projections, "o_proj")}
 
     def vector_sizes(self) -> Mapping[str, int]:
         """Return the sizes of its vectors by name."""
@@ -66,6 +80,8 @@ class AttentionConfig:
         elif self.qk_norm == "projection":
             sizes["q_norm"] = self.num_attention_heads * self.head_dim
             sizes["k_norm"] = self.num_key_value_heads * self.head_dim
+        if self.shares_kv_of is not None:
+            sizes.pop("k_norm", None)
         return sizes
 
 
@@ -86,12 +102,16 @@ class BlockContext(Protocol):
     """A block of tokens in its sequence."""
 
     @property
-    def attend(self) -> Callable[[int, Tensor, Tensor, Tensor], Tensor] | None:
+    def attend(self) -> Callable[[int, Tensor, Tensor | None, Tensor | None], Tensor] | None:
         """What stores keys and values and attends to them in one call; None for torch.
 
         It takes the layer's index, queries, keys and values, and returns the output; see
         `forward.PromptAttention`.
         """
+        ...
+
+    def load(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return all keys and values of a layer whose block is stored, see `store`."""
         ...
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,40 +160,50 @@ def attention(
         eps: of the norms.
     """
     matrices, vectors = weights.matrices, weights.vectors
-    names = ["q_proj", "k_proj", "v_proj"]
-    if config.output_gate:
-        names.append("output_gate")
-    queries, keys, values, *gates = multiply_all([matrices[name] for name in names], x)
+    names = config.projections
+    products = multiply_all([matrices[name] for name in names], x)
+    by_name = dict(zip(names, products, strict=True))
+    queries, keys = by_name["q_proj"], by_name.get("k_proj")
+    values = keys if config.values_are_keys else by_name.get("v_proj")
     if config.qk_norm == "projection":
         queries = rms_norm(queries, vectors["q_norm"], eps, x.dtype)
-        keys = rms_norm(keys, vectors["k_norm"], eps, x.dtype)
+        keys = None if keys is None else rms_norm(keys, vectors["k_norm"], eps, x.dtype)
     if context.attend is not None:
         out = context.attend(index, queries, keys, values).to(x.dtype)
     else:
-        out = _attend_in_torch(config, vectors, (queries, keys, values), index, context, eps)
-    for gate in gates:
-        out = out * gate.sigmoid()
+        out = _attend_in_torch(config, vectors, queries, keys, values, index, context, eps)
+    if config.output_gate:
+        out = out * by_name["output_gate"].sigmoid()
     return matrices["o_proj"](out)
 
 
 def _attend_in_torch(
     config: AttentionConfig,
     vectors: Mapping[str, Tensor],
-    projections: tuple[Tensor, Tensor, Tensor],
+    queries: Tensor,
+    keys: Tensor | None,
+    values: Tensor | None,
     index: int,
     context: BlockContext,
     eps: float,
 ) -> Tensor:
     """Return the output for queries, keys and values: (tokens, heads * head_dim)."""
-    dtype = projections[0].dtype
-    queries, keys, values = (_split_heads(states, config.head_dim) for states in projections)
-    if config.qk_norm == "head":
-        queries = rms_norm(queries, vectors["q_norm"], eps, dtype)
-        keys = rms_norm(keys, vectors["k_norm"], eps, dtype)
-    if config.rope is not None:
-        rotation = context.rotation(config.rope)
-        queries, keys = apply_rope(queries, rotation), apply_rope(keys, rotation)
-    keys, values = context.store(index, keys, values)
+    dtype = queries.dtype
+
+    def positioned(states: Tensor, norm: str) -> Tensor:
+        heads = _split_heads(states, config.head_dim)
+        if config.qk_norm == "head":
+            heads = rms_norm(heads, vectors[norm], eps, dtype)
+        return heads if config.rope is None else apply_rope(heads, context.rotation(config.rope))
+
+    queries = positioned(queries, "q_norm")
+    if keys is None or values is None:
+        keys, values = context.load(index, dtype)
+    else:
+        values = _split_heads(values, config.head_dim)
+        if config.value_norm:
+            values = rms_norm(values, torch.ones_like(values[0, 0]), eps, dtype)
+        keys, values = context.store(index, positioned(keys, "k_norm"), values)
     visible = context.visible_keys(config.window)
     if visible.first:
         keys, values = keys[:, visible.first :], values[:, visible.first :]

@@ -38,6 +38,7 @@ from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.stored_matrix import ELEMENT_TYPES, StoredMatrix
 from chatlm.engines.native.weights import (
     ComputedWeights,
+    LayerInputWeights,
     LayerWeights,
     ModelWeights,
     MoeWeights,
@@ -242,8 +243,10 @@ class CDecoder:
                     weights.layers,
                 )
             )
+            inputs = self._pack_inputs(weights.layer_inputs, weight_format)
         program = Program(
-            config, ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result())
+            config,
+            ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result(), inputs),
         )
         self._lora_targets = [
             LoraTarget(layer, name, layers[layer].matrices[name].column_order)
@@ -252,7 +255,7 @@ class CDecoder:
         self._handle = _Handle(kernel, program, threads)
         self._kv_structs: WeakKeyDictionary[KVBuffer, Any] = WeakKeyDictionary()
         self._rope_structs: WeakKeyDictionary[RopeTables, dict[int, Any]] = WeakKeyDictionary()
-        self.weights = self._prompt_weights(weights, layers)
+        self.weights = self._prompt_weights(weights, layers, inputs)
         """The packed weights, for prompts."""
         self.close = self._handle.close
 
@@ -272,11 +275,7 @@ class CDecoder:
         weight_format: WeightFormat | None,
     ) -> LayerWeights[PackedMatrix]:
         def choose(matrices: Sequence[StoredMatrix]) -> str:
-            if weight_format is not None and weight_format != "stored":
-                return _QUANTIZED[weight_format]
-            if weight_format == "stored" or _is_quantized(matrices[0]):
-                return matrices[0].type
-            return _QUANTIZED[choose_format(matrices)]
+            return _choose_format(matrices, weight_format)
 
         def pack(matrix: StoredMatrix) -> PackedMatrix:
             return self._kernel.pack(matrix, choose([matrix]))
@@ -292,10 +291,22 @@ class CDecoder:
         self.formats |= {matrix.format for matrix in packed.matrices.values()}
         return packed
 
+    def _pack_inputs(
+        self,
+        inputs: LayerInputWeights[StoredMatrix, StoredMatrix] | None,
+        weight_format: WeightFormat | None,
+    ) -> LayerInputWeights[PackedMatrix, StoredMatrix] | None:
+        if inputs is None:
+            return None
+        chosen = _choose_format([inputs.projection], weight_format)
+        projection = self._kernel.pack(inputs.projection, chosen)
+        return LayerInputWeights(inputs.table, projection, inputs.norm)
+
     def _prompt_weights(
         self,
         stored: StoredWeights,
         layers: Sequence[LayerWeights[PackedMatrix]],
+        inputs: LayerInputWeights[PackedMatrix, StoredMatrix] | None,
     ) -> ComputedWeights:
         def linear(matrix: PackedMatrix) -> PackedLinear:
             return PackedLinear(matrix, self._handle)
@@ -308,6 +319,11 @@ class CDecoder:
             layers=tuple(map_layer(layer, linear, convert_moe=mixture) for layer in layers),
             norm=stored.norm,
             lm_head=PackedHead(self._handle, self._config.vocab_size),
+            layer_inputs=None
+            if inputs is None
+            else LayerInputWeights(
+                StoredEmbedding(inputs.table, self._kernel), linear(inputs.projection), inputs.norm
+            ),
         )
 
     def check_products(self) -> None:
@@ -386,10 +402,11 @@ class CDecoder:
         kv_cache: KVCache,
         ropes: RopeTables,
         length: int,
+        start: int,
         layer: int,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
     ) -> Tensor:
         """Attend, see `PromptAttention`; the result is the same however a prompt is divided.
 
@@ -399,15 +416,20 @@ class CDecoder:
         config, tokens = self._config.attention_layers[layer], len(queries)
         kv_width = config.num_key_value_heads * config.head_dim
         widths = [config.num_attention_heads * config.head_dim, kv_width, kv_width]
-        inputs = [each.float().contiguous() for each in (queries, keys, values)]
-        if [each.shape for each in inputs] != [(tokens, width) for width in widths]:
+        inputs = [
+            None if each is None else each.float().contiguous() for each in (queries, keys, values)
+        ]
+        if any(
+            each is not None and each.shape != (tokens, width)
+            for each, width in zip(inputs, widths, strict=True)
+        ) or (keys is None or values is None) != (config.shares_kv_of is not None):
             raise ValueError("the vectors are of another model")
-        struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length))
+        struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length, start))
         out = torch.empty(tokens, widths[0])
         with self._handle.lock:
             self._kernel.functions.attend_prompt(
                 self._handle.pointer, layer, ctypes.byref(struct),
-                *(each.data_ptr() for each in (*inputs, out)),
+                *(None if each is None else each.data_ptr() for each in (*inputs, out)),
             )  # fmt: skip
         return out
 
@@ -444,36 +466,37 @@ class CDecoder:
         adapter = sequence.adapter
         return _SequenceInputStruct(
             lora=None if adapter is None else ctypes.addressof(adapter.structs),
-            **self._cache_fields(kv_cache, ropes, count, kv_cache.length + count),
+            **self._cache_fields(kv_cache, ropes, count, kv_cache.length + count, kv_cache.length),
             **self._state_fields(kv_cache, count),
         )
 
     def _cache_fields(
-        self, kv_cache: KVCache, ropes: RopeTables, count: int, length: int
+        self, kv_cache: KVCache, ropes: RopeTables, count: int, length: int, start: int
     ) -> Mapping[str, Any]:
-        """Return the fields of a sequence's KV cache, before `count` new tokens.
+        """Return the fields of a sequence's KV cache, before `count` tokens.
 
         Args:
             kv_cache: with room for them.
             ropes: of the model.
-            count: of new tokens.
+            count: of tokens.
             length: of the text, see `RopeTables.rows`.
+            start: position of the first of the tokens.
         """
         buffer = kv_cache.buffer
         layers = self._kv_structs.get(buffer)
         if layers is None:
             layers = self._kv_structs[buffer] = self._kv_layer_structs(kv_cache)
-        if ropes.positions < kv_cache.length + count or (
+        if ropes.positions < start + count or (
             [table.shape[1] for table in ropes.tables]
             != [rope.rotary_dim for rope in self._config.ropes]
         ):
             raise ValueError("the RoPE table is of another model")
-        if kv_cache.length + count > buffer.capacity:
+        if start + count > buffer.capacity:
             raise ValueError("the KV cache is too short")
         return {
             "kv_layers": ctypes.addressof(layers),
             "capacity": buffer.capacity,
-            "length": kv_cache.length,
+            "length": start,
             "token_count": count,
             "ropes": self._rope_addresses(ropes, length),
         }
@@ -492,8 +515,7 @@ class CDecoder:
     def _kv_layer_structs(self, kv_cache: KVCache) -> Any:
         buffer, config = kv_cache.buffer, self._config
         shapes = [
-            kv_layer_shape(each, buffer.capacity, kv_cache.kv_format)
-            for each in config.attention_layers
+            kv_layer_shape(each, buffer.capacity, kv_cache.kv_format) for each in config.kv_layers
         ]
         is_own = buffer.dtype == self._kernel.dtype
         if not is_own or [each.kv.shape for each in buffer.layers] != shapes:
@@ -569,6 +591,15 @@ class PackedAdapter:
             rows,
             pair.scale,
         )
+
+
+def _choose_format(matrices: Sequence[StoredMatrix], weight_format: WeightFormat | None) -> str:
+    """Return the kernel's format for some matrices that are packed alike."""
+    if weight_format is not None and weight_format != "stored":
+        return _QUANTIZED[weight_format]
+    if weight_format == "stored" or _is_quantized(matrices[0]):
+        return matrices[0].type
+    return _QUANTIZED[choose_format(matrices)]
 
 
 def _is_quantized(matrix: StoredMatrix) -> bool:

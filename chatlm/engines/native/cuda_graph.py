@@ -157,11 +157,16 @@ class _DecodeStep:
         rotations = Rotations(self._config.ropes, self._ropes, embeddings.dtype)
         self.rotation = rotations.of
         self._visible.clear()
-        self._logits = forward(self._config, self.weights, embeddings, self)
+        self._logits = forward(self._config, self.weights, self._token, embeddings, self)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the token's keys and values; return those of the whole buffer."""
+        layer = self._config.kv_indices[layer]
         return self.buffer.store(layer, self._position, keys, values, self.buffer.capacity)
+
+    def load(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values of the whole buffer."""
+        return self.buffer.load(self._config.kv_indices[layer], self.buffer.capacity, dtype)
 
     def visible_keys(self, window: int | None) -> VisibleKeys:
         """Return the mask of the tokens up to this one."""

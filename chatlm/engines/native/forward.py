@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from chatlm.engines.native.attention import AttentionConfig, BlockContext, Visib
 from chatlm.engines.native.elementwise import elementwise
 from chatlm.engines.native.gated_delta import GatedDeltaConfig, gated_delta_net
 from chatlm.engines.native.kv_cache import KVCache
+from chatlm.engines.native.layer_inputs import gated_input, layer_inputs
 from chatlm.engines.native.mamba import MambaConfig, mamba
 from chatlm.engines.native.mlp import dense_mlp
 from chatlm.engines.native.model_config import Mixer, ModelConfig
@@ -33,10 +33,11 @@ class PromptAttention(Protocol):
         kv_cache: KVCache,
         ropes: RopeTables,
         length: int,
+        start: int,
         layer: int,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
     ) -> Tensor:
         """Return the attention's output: (tokens, heads * head_dim), float32.
 
@@ -44,9 +45,12 @@ class PromptAttention(Protocol):
             kv_cache: with room for the block.
             ropes: of the model.
             length: of the text, see `RopeTables.rows`.
+            start: position of the first query; without keys and values, the block may have
+                begun before it.
             layer: index among the layers with attention.
             queries: (tokens, heads * head_dim), without RoPE and a norm of each head.
-            keys: (tokens, KV heads * head_dim), likewise.
+            keys: (tokens, KV heads * head_dim), likewise; None where an earlier layer has stored
+                them.
             values: of the same tokens.
         """
         ...
@@ -92,12 +96,19 @@ def prefill_in_parts(
     device = kv_cache.device
     if length is None:
         length = past + tokens
-    embeddings = weights.embed_tokens(torch.tensor(ids, device=device))
+    own_ids = torch.tensor(ids, device=device)
+    embeddings = weights.embed_tokens(own_ids)
     rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), embeddings.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
     if attend is not None:
-        context.attend = partial(attend, kv_cache, ropes, length)
-    logits = yield from layer_by_layer(config, weights, embeddings, context)
+        text_length = length
+
+        def attend_last(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
+            start = past + tokens - len(queries)
+            return attend(kv_cache, ropes, text_length, start, layer, queries, *kv)
+
+        context.attend = attend_last
+    logits = yield from layer_by_layer(config, weights, own_ids, embeddings, context)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
     return logits[0]
@@ -117,35 +128,41 @@ def prefill_together(
     """
     pasts = [kv_cache.length for kv_cache in kv_caches]
     lengths = list(map(len, blocks))
+    text_ends = [past + length for past, length in zip(pasts, lengths, strict=True)]
     for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
         kv_cache.reserve(past + length)
 
-    def attend_each(layer: int, *vectors: Tensor) -> Tensor:
-        own = zip(*(each.split(lengths) for each in vectors), strict=True)
+    def attend_each(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
+        counts = lengths if len(queries) == len(ids) else [1] * len(lengths)
+        nothing = (None,) * len(lengths)
+        vectors = (nothing if each is None else each.split(counts) for each in (queries, *kv))
         return torch.cat(
             [
-                attend(kv_cache, ropes, past + length, layer, *parts)
-                for kv_cache, past, length, parts in zip(
-                    kv_caches, pasts, lengths, own, strict=True
-                )
+                attend(kv_cache, ropes, end, end - len(parts[0]), layer, *parts)
+                for kv_cache, end, *parts in zip(kv_caches, text_ends, *vectors, strict=True)
             ]
         )
 
-    embeddings = weights.embed_tokens(torch.tensor([token for block in blocks for token in block]))
+    ids = torch.tensor([token for block in blocks for token in block])
+    embeddings = weights.embed_tokens(ids)
     context = _CachedBlock(kv_caches[0], sum(lengths), Rotations((), (), embeddings.dtype))
     context.attend = attend_each
     ends = tuple(itertools.accumulate(lengths))
-    logits = yield from layer_by_layer(config, weights, embeddings, context, ends)
+    logits = yield from layer_by_layer(config, weights, ids, embeddings, context, ends)
     for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
         kv_cache.length = kv_cache.recurrent.length = past + length
     return logits
 
 
 def forward(
-    config: ModelConfig, weights: ComputedWeights, embeddings: Tensor, context: BlockContext
+    config: ModelConfig,
+    weights: ComputedWeights,
+    ids: Tensor,
+    embeddings: Tensor,
+    context: BlockContext,
 ) -> Tensor:
     """Return the logits after the last token as `layer_by_layer` does."""
-    return run_to_end(layer_by_layer(config, weights, embeddings, context))[0]
+    return run_to_end(layer_by_layer(config, weights, ids, embeddings, context))[0]
 
 
 def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
@@ -161,6 +178,7 @@ def run_to_end(steps: Generator[None, None, Tensor]) -> Tensor:
 def layer_by_layer(
     config: ModelConfig,
     weights: ComputedWeights,
+    ids: Tensor,
     embeddings: Tensor,
     context: BlockContext,
     ends: Sequence[int] | None = None,
@@ -170,6 +188,7 @@ def layer_by_layer(
     Args:
         config: of the model.
         weights: of the model.
+        ids: of the block's tokens.
         embeddings: of the block, in the dtype of the computation: (tokens, hidden_size).
         context: of the block.
         ends: numbers of tokens after whose last the logits are returned; None for all alone.
@@ -177,8 +196,18 @@ def layer_by_layer(
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
     residual = _scale(embeddings.float(), config.embedding_multiplier)
+    inputs: Tensor | None = None
+    if config.layer_inputs is not None and weights.layer_inputs is not None:
+        inputs = layer_inputs(
+            config.layer_inputs, weights.layer_inputs, ids, residual.to(dtype), eps
+        )
+    ends = ends or [len(embeddings)]
     attention_indices, state_indices = count(), count()
-    for layer, own in zip(config.layers, weights.layers, strict=True):
+    for number, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
+        if number == config.storing_layers and context.attend is not None:
+            last = torch.tensor(ends) - 1
+            residual, ends = residual[last], range(1, len(ends) + 1)
+            inputs = None if inputs is None else inputs[:, last]
         norms = own.vectors
         x = rms_norm(residual, norms.get("pre_mixer_norm"), eps, dtype)
         own_indices = attention_indices if layer.attends else state_indices
@@ -192,8 +221,13 @@ def layer_by_layer(
             x = dense_mlp(layer.mlp, own, x)
         x = rms_norm(x, norms.get("post_mlp_norm"), eps, dtype)
         residual = _add(residual, x, config.residual_multiplier)
+        if layer.inputs is not None and inputs is not None:
+            x = gated_input(layer.inputs, own, residual.to(dtype), inputs[number], eps)
+            residual = _add(residual, x, config.residual_multiplier)
+        if layer.is_scaled:
+            residual = residual * norms["layer_scale"]
         yield
-    rows = [residual[end - 1 : end] for end in ends or [len(embeddings)]]
+    rows = [residual[end - 1 : end] for end in ends]
     logits = [weights.lm_head(rms_norm(row, weights.norm, eps, dtype)).float() for row in rows]
     return scale_logits(config, torch.cat(logits))
 
@@ -256,9 +290,13 @@ class _CachedBlock:
         self._tokens = tokens
         self.rotation: Callable[[RopeConfig], Rotation] = rotations.of
         self.store = kv_cache.update
-        self.attend: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
+        self.attend: Callable[[int, Tensor, Tensor | None, Tensor | None], Tensor] | None = None
         self.state = kv_cache.recurrent.layers.__getitem__
         self._visible: dict[int | None, VisibleKeys] = {}
+
+    def load(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values up to the block's end."""
+        return self._kv_cache.load(layer, self._kv_cache.length + self._tokens, dtype)
 
     def visible_keys(self, window: int | None) -> VisibleKeys:
         """Return what the block's tokens attend to."""

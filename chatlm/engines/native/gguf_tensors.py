@@ -77,12 +77,26 @@ class GgufTensors:
     ) -> tuple[StoredExperts, ...]:
         """Return the matrices of all experts; the file has them neither swapped nor alternating."""
         source = self._find(name, count, columns, parts * rows)
-        if source.change not in (Change.TRANSPOSE, Change.ALTERNATE):
+        return self._experts(name, source, (Change.TRANSPOSE, Change.ALTERNATE), count, rows)
+
+    def stacked_experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts, which are tensors of their own in the file."""
+        source = self._find(name, count, parts * rows, columns)
+        return self._experts(name, source, (Change.NONE, Change.JOIN), count, rows)
+
+    def _experts(
+        self, name: str, source: TensorSource, changes: tuple[Change, ...], count: int, rows: int
+    ) -> tuple[StoredExperts, ...]:
+        sizes = [self._file.tensors[stored_name].shape for stored_name in source.names]
+        if source.change not in changes or any(size[1] != rows for size in sizes):
             raise Unsupported(f"{name} is stored in another order ({source.change.value})")
 
         def part(stored_name: str) -> StoredExperts:
             def read(expert: int) -> StoredMatrix:
-                return self._rows(stored_name, slice(expert * rows, (expert + 1) * rows), columns)
+                own = slice(expert * rows, (expert + 1) * rows)
+                return self._rows(stored_name, own, self._file.tensors[stored_name].shape[-1])
 
             return StoredExperts(count, read)
 

@@ -76,7 +76,7 @@ def kv_layer_shape(
 def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat) -> int:
     """Return the memory that a token takes in a KV cache."""
     _, value_bytes = kv_row_format(dtype.itemsize, kv_format)
-    values = sum(math.prod(kv_layer_shape(each, 1, kv_format)) for each in config.attention_layers)
+    values = sum(math.prod(kv_layer_shape(each, 1, kv_format)) for each in config.kv_layers)
     return int(values * value_bytes)
 
 
@@ -96,7 +96,7 @@ class KVBuffer:
     """The memory of a KV cache."""
 
     layers: tuple[KVLayer, ...]
-    """Of the layers with attention."""
+    """Of `ModelConfig.kv_layers`."""
     dtype: torch.dtype
     """Of the computation."""
     capacity: int
@@ -117,20 +117,23 @@ class KVBuffer:
             end: at least all positions.
         """
         own = self.layers[layer]
-        kv = own.kv[:, :, :end]
-        if own.scales is None:
-            kv = kv[..., : own.head_dim]
-            _write(kv[0], positions, keys)
-            _write(kv[1], positions, values)
-            return kv[0], kv[1]
-        scales = own.scales[:, :, :end]
         for number, rows in enumerate((keys, values)):
-            codes, own_scales = quantize_rows(rows)
-            _write(kv[number], positions, codes)
-            _write(scales[number], positions, own_scales)
-        factors = scales.unsqueeze(-1).to(keys.dtype)
-        stored = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)[..., : own.head_dim]
-        return stored[0], stored[1]
+            if own.scales is None:
+                _write(own.kv[number, ..., : own.head_dim], positions, rows)
+            else:
+                codes, scales = quantize_rows(rows)
+                _write(own.kv[number], positions, codes)
+                _write(own.scales[number], positions, scales)
+        return self.load(layer, end, keys.dtype)
+
+    def load(self, layer: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of the first `end` tokens of a layer, see `store`."""
+        own = self.layers[layer]
+        kv = own.kv[:, :, :end]
+        if own.scales is not None:
+            factors = own.scales[:, :, :end].unsqueeze(-1).to(dtype)
+            kv = (kv.unflatten(-1, (-1, GROUP)) * factors).flatten(-2)
+        return kv[0, ..., : own.head_dim], kv[1, ..., : own.head_dim]
 
 
 def _write(rows: Tensor, positions: slice | Tensor, new: Tensor) -> None:
@@ -160,7 +163,8 @@ class KVCache:
         self.kv_format = kv_format
         self.dtype = dtype
         self.device = torch.device(device)
-        self._attention = config.attention_layers
+        self._attention = config.kv_layers
+        self._kv_indices = config.kv_indices
         self.buffer = self._allocate(0)
         """Replaced by a larger one when the cache grows."""
         self.length = 0
@@ -246,7 +250,7 @@ class KVCache:
         """Append a block to one layer; the caller advances `length` after the last layer.
 
         Args:
-            layer: index from 0.
+            layer: index among the layers with attention.
             keys: (KV heads, tokens, head_dim), as `values`; the capacity must suffice.
             values: of the same tokens.
 
@@ -254,7 +258,12 @@ class KVCache:
             All keys and values of the layer with the block, as stored, in the same layout.
         """
         end = self.length + keys.shape[1]
+        layer = self._kv_indices[layer]
         return self.buffer.store(layer, slice(self.length, end), keys, values, end)
+
+    def load(self, layer: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the first `end` keys and values of a layer, counted as in `update`."""
+        return self.buffer.load(self._kv_indices[layer], end, dtype)
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

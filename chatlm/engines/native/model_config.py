@@ -8,6 +8,7 @@ from functools import cached_property
 
 from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.gated_delta import GatedDeltaConfig
+from chatlm.engines.native.layer_inputs import LayerInputConfig
 from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.matrix_shape import MatrixShape
 from chatlm.engines.native.mlp import DenseMlpConfig
@@ -58,6 +59,10 @@ class LayerConfig:
     mlp: Mlp
     norms: tuple[str, ...] = tuple(PRE_NORMS)
     """Which of `pre_mixer_norm`, `post_mixer_norm`, `pre_mlp_norm` and `post_mlp_norm` it has."""
+    inputs: LayerInputConfig | None = None
+    """Of all layers; None without."""
+    is_scaled: bool = False
+    """Whether a number multiplies the residual stream after the layer."""
 
     @property
     def attends(self) -> bool:
@@ -66,7 +71,10 @@ class LayerConfig:
 
     def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
         """Return its matrices by name, see `LayerWeights`."""
-        return {**self.mixer.matrix_shapes(hidden_size), **self.mlp.matrix_shapes(hidden_size)}
+        parts = [self.mixer, self.mlp] + ([self.inputs] if self.inputs else [])
+        return {
+            name: shape for part in parts for name, shape in part.matrix_shapes(hidden_size).items()
+        }
 
     def vector_sizes(self, hidden_size: int) -> Mapping[str, int]:
         """Return the sizes of its vectors by name, see `LayerWeights`."""
@@ -74,6 +82,8 @@ class LayerConfig:
             **dict.fromkeys(self.norms, hidden_size),
             **self.mixer.vector_sizes(),
             **self.mlp.vector_sizes(),
+            **(self.inputs.vector_sizes(hidden_size) if self.inputs else {}),
+            **({"layer_scale": 1} if self.is_scaled else {}),
         }
 
 
@@ -102,7 +112,13 @@ class TensorNames:
     experts: Mapping[str, str] = field(default_factory=lambda: EXPERT_NAMES)
     """Names of the experts' matrices. Without `{expert}` a tensor has all experts, with rows and
     columns swapped, and the rows of matrices with the same name alternate."""
+    stacked_experts: bool = False
+    """Whether such a tensor has the rows of matrices one after the other instead, not swapped."""
     shared_gate: str = "mlp.shared_expert_gate"
+    choice_bias: str = ""
+    """Name of `MoeWeights.choice_bias`, whole."""
+    layer_inputs: Mapping[str, str] = field(default_factory=dict)
+    """Names of `LayerInputWeights`."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +143,44 @@ class ModelConfig:
     """Whether norms multiply by 1 + their weights, which are then kept in float32."""
     tensor_names: TensorNames = field(default_factory=TensorNames)
 
+    @property
+    def layer_inputs(self) -> LayerInputConfig | None:
+        """The inputs of the layers; None without."""
+        return self.layers[0].inputs
+
     @cached_property
     def attention_layers(self) -> tuple[AttentionConfig, ...]:
-        """The attention of the layers that have one, in order: those with a KV cache."""
+        """The attention of the layers that have one, in order."""
         return tuple(
             layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionConfig)
+        )
+
+    @cached_property
+    def kv_layers(self) -> tuple[AttentionConfig, ...]:
+        """The attention of the layers with keys and values of their own, those of a KV cache."""
+        return tuple(each for each in self.attention_layers if each.shares_kv_of is None)
+
+    @cached_property
+    def kv_indices(self) -> tuple[int, ...]:
+        """Which of `kv_layers` has the keys and values of each of `attention_layers`."""
+        indices: list[int] = []
+        for each in self.attention_layers:
+            if each.shares_kv_of is None:
+                indices.append(len(set(indices)))
+            else:
+                indices.append(indices[each.shares_kv_of])
+        return tuple(indices)
+
+    @cached_property
+    def storing_layers(self) -> int:
+        """How many of the first layers there are up to the last that keeps something of a token.
+
+        Those after them matter for tokens whose logits are needed alone.
+        """
+        return 1 + max(
+            number
+            for number, layer in enumerate(self.layers)
+            if not isinstance(layer.mixer, AttentionConfig) or layer.mixer.shares_kv_of is None
         )
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from chatlm.engines.native.weights import LayerWeights, MatMul
 SHARED_PREFIX = "shared_"
 """Of the names of a shared expert's matrices, such as `shared_up_proj`."""
 
+SIGMOID_EPSILON = 1e-6
+"""Added to the sum of sigmoids that divides them, as in LFM2."""
+
 
 @dataclass(frozen=True)
 class MoeConfig:
@@ -26,7 +30,14 @@ class MoeConfig:
     intermediate_size: int
     """Of each expert."""
     normalised: bool = True
-    """Whether the weights of a token's experts sum to 1; otherwise those of all experts do."""
+    """Whether the weights of a token's experts sum to 1; otherwise they are their shares among all
+    experts, or sigmoids."""
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    """What makes weights of the router's logits."""
+    choice_bias: bool = False
+    """Whether a bias is added to the sigmoids by which experts are chosen, but not to weights."""
+    scaling: float = 1.0
+    """Multiplies the weights."""
     bias: bool = False
     """Whether the router and the experts' matrices have biases."""
     swiglu_limit: float | None = None
@@ -34,7 +45,9 @@ class MoeConfig:
     swiglu_alpha: float = 1.702
     """Of the clamped activation."""
     shared_intermediate_size: int = 0
-    """Of the expert that every token uses as well, weighted by a gate of its own; 0 for none."""
+    """Of the expert that every token uses as well; 0 for none."""
+    shared_gate: bool = True
+    """Whether a gate of its own weights the shared expert."""
 
     def matrix_shapes(self, hidden_size: int) -> Mapping[str, MatrixShape]:
         """Return its matrices by name: those of the shared expert."""
@@ -79,28 +92,45 @@ def mixture_of_experts(config: MoeConfig, weights: LayerWeights[MatMul], x: Tens
     if own is None:
         raise ValueError("the layer has no experts")
     wide = x.float()  # a router that rounds would choose other experts
-    experts, shares = choose_experts(linear(wide, own.router, own.router_bias), config)
+    logits = linear(wide, own.router, own.router_bias)
+    experts, shares = choose_experts(logits, config, own.choice_bias)
     out: Tensor = own.experts(x, experts, shares)
-    if own.shared_gate is None:
+    if not config.shared_intermediate_size:
         return out
     gate, up, down = (
         weights.matrices[f"{SHARED_PREFIX}{name}"] for name in ("gate_proj", "up_proj", "down_proj")
     )
-    share = torch.sigmoid(linear(wide, own.shared_gate))
-    return out + share * multiply_gated(down, "silu", *multiply_all([gate, up], x))
+    shared = multiply_gated(down, "silu", *multiply_all([gate, up], x))
+    if own.shared_gate is None:
+        return out + shared
+    share: Tensor = torch.sigmoid(linear(wide, own.shared_gate))
+    return out + share * shared
 
 
-def choose_experts(logits: Tensor, config: MoeConfig) -> tuple[Tensor, Tensor]:
+def choose_experts(
+    logits: Tensor, config: MoeConfig, choice_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return each token's experts and their weights: (tokens, num_experts_per_tok).
 
     Args:
         logits: of the router: (tokens, num_experts), float32.
         config: of the mixture.
+        choice_bias: see `MoeConfig.choice_bias`; (num_experts,), or None.
     """
+    if config.scoring == "sigmoid":
+        scores = logits.sigmoid()
+        biased = scores if choice_bias is None else scores + choice_bias
+        experts = biased.topk(config.num_experts_per_tok, dim=-1).indices
+        weights = scores.gather(-1, experts)
+        if config.normalised:
+            weights = weights / (weights.sum(-1, keepdim=True) + SIGMOID_EPSILON)
+        return experts, weights * config.scaling
     best, experts = logits.topk(config.num_experts_per_tok, dim=-1)
     if config.normalised:
-        return experts, best.softmax(-1)
-    return experts, (best - logits.logsumexp(-1, keepdim=True)).exp()
+        weights = best.softmax(-1)
+    else:
+        weights = (best - logits.logsumexp(-1, keepdim=True)).exp()
+    return experts, weights * config.scaling
 
 
 def activate(gate: Tensor, up: Tensor, config: MoeConfig) -> Tensor:

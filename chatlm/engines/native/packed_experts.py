@@ -27,8 +27,12 @@ class MoeStruct(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("gate_proj", "up_proj", "down_proj")),
-        *((name, c_int64) for name in ("num_experts", "num_experts_per_tok", "normalised")),
-        *((name, c_float) for name in ("swiglu_limit", "swiglu_alpha")),
+        *(
+            (name, c_int64)
+            for name in ("num_experts", "num_experts_per_tok", "normalised", "has_sigmoids")
+        ),
+        ("choice_bias", c_void_p),
+        *((name, c_float) for name in ("scaling", "swiglu_limit", "swiglu_alpha")),
     )
 
 
@@ -40,6 +44,7 @@ class PackedExperts:
         matrices: of each expert, by name.
         router: gives the experts' logits.
         shared_gate: of a shared expert, or None.
+        choice_bias: see `MoeConfig.choice_bias`; None without.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class PackedExperts:
         matrices: Mapping[str, Sequence[PackedMatrix]],
         router: PackedMatrix,
         shared_gate: PackedMatrix | None,
+        choice_bias: Tensor | None,
     ) -> None:
         self.config = config
         self.matrices = matrices
         self.router = router
         self.shared_gate = shared_gate
+        self._choice_bias = None if choice_bias is None else choice_bias.float().contiguous()
         self._arrays = {
             name: (PackedMatrixStruct * len(each))(*(matrix.as_struct() for matrix in each))
             for name, each in matrices.items()
@@ -62,6 +69,9 @@ class PackedExperts:
             num_experts=config.num_experts,
             num_experts_per_tok=config.num_experts_per_tok,
             normalised=config.normalised,
+            has_sigmoids=config.scoring == "sigmoid",
+            choice_bias=None if self._choice_bias is None else self._choice_bias.data_ptr(),
+            scaling=config.scaling,
             swiglu_limit=config.swiglu_limit or 0.0,
             swiglu_alpha=config.swiglu_alpha,
         )
@@ -115,6 +125,7 @@ def pack_experts(
         },
         kernel.pack(_in_memory(moe.router, moe.router_bias), "F32"),
         None if moe.shared_gate is None else kernel.pack(_in_memory(moe.shared_gate), "F32"),
+        moe.choice_bias,
     )
 
 

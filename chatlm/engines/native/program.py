@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import c_float, c_int64, c_void_p
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,7 @@ from chatlm.engines.native.kernel import (
     StoredMatrixStruct,
     as_stored_struct,
 )
+from chatlm.engines.native.layer_inputs import SHARE, LayerInputConfig
 from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
@@ -27,9 +30,12 @@ from chatlm.engines.native.packed_experts import MoeStruct, PackedExperts
 from chatlm.engines.native.recurrent_state import StateShape
 from chatlm.engines.native.short_conv import ShortConvConfig
 from chatlm.engines.native.stored_matrix import StoredMatrix
-from chatlm.engines.native.weights import LayerWeights, ModelWeights
+from chatlm.engines.native.weights import LayerInputWeights, LayerWeights, ModelWeights
 
 MAX_STEP_MATRICES = 4
+
+NO_LORA = -1
+"""In place of a matrix's index, where no adapter may change it."""
 
 MAX_CONV_KERNEL = 8
 
@@ -50,13 +56,14 @@ class _AttentionStruct(ctypes.Structure):
         *(
             (name, c_int64)
             for name in (
-                "num_attention_heads", "num_key_value_heads", "head_dim", "kv_layer", "window",
-                "qkv_buffer", "gate", "rope", "rotary_dim", "interleaved",
+                "num_attention_heads", "num_key_value_heads", "head_dim", "number", "kv_layer",
+                "window", "qkv_buffer", "keys", "values", "gate", "rope", "rotary_dim",
+                "interleaved",
             )
         ),
         ("scale", c_float),
         ("softcap", c_float),
-        *((name, c_void_p) for name in ("q_norm", "k_norm", "sinks")),
+        *((name, c_void_p) for name in ("q_norm", "k_norm", "v_norm", "sinks")),
     )  # fmt: skip
 
 
@@ -65,7 +72,11 @@ class _StepMatrixStruct(ctypes.Structure):
 
 
 class _NormSpanStruct(ctypes.Structure):
-    _fields_ = (("weight", c_void_p), ("offset", c_int64), ("size", c_int64))
+    _fields_ = (
+        ("weight", c_void_p),
+        *((name, c_int64) for name in ("offset", "size", "count")),
+        ("epsilon", c_float),
+    )
 
 
 class _MatmulStruct(ctypes.Structure):
@@ -75,9 +86,10 @@ class _MatmulStruct(ctypes.Structure):
         ("norm", c_void_p),
         ("attention", c_void_p),
         *((name, c_int64) for name in ("output", "output_buffer", "gate", "up_buffer")),
+        ("up_offset", c_int64),
         ("norms", _NormSpanStruct * 2),
-        *((name, c_int64) for name in ("norm_count", "adds_normed")),
-        ("multiplier", c_float),
+        *((name, c_int64) for name in ("norm_count", "sum_buffer", "sum_size")),
+        *((name, c_float) for name in ("multiplier", "sum_scale")),
         ("routes", c_void_p),
         *((name, c_int64) for name in ("share_buffer", "share_offset")),
     )
@@ -134,11 +146,28 @@ class _ModelStruct(ctypes.Structure):
         ("rms_norm_eps", c_float),
         ("embedding_multiplier", c_float),
         ("embed_tokens", StoredMatrixStruct),
+        ("input_table", StoredMatrixStruct),
+        ("input_buffer", c_int64),
+        ("input_multiplier", c_float),
         ("steps", c_void_p),
         ("step_count", c_int64),
         ("buffer_sizes", c_void_p),
         *((name, c_int64) for name in ("buffer_count", "lora_count")),
     )
+
+
+@dataclass(frozen=True)
+class NormSpan:
+    """Values of an output vector that are normalized together."""
+
+    weight: Tensor
+    """(size,)"""
+    offset: int
+    size: int
+    count: int = 1
+    """Such spans one after the other."""
+    epsilon: float | None = None
+    """None for that of the model."""
 
 
 class Program:
@@ -161,16 +190,21 @@ class Program:
         """Layer and name of each matrix that an adapter may change, in the kernel's order."""
         self._buffer("residual", config.hidden_size)
         self._attention_count = self._state_offset = self._log_offset = 0
+        inputs = weights.layer_inputs
+        self._input_buffer = -1 if inputs is None else self._add_layer_inputs(inputs)
         for number, (layer, own) in enumerate(zip(config.layers, weights.layers, strict=True)):
             self._add_layer(number, layer, own)
         self.add_matmul(
-            [(weights.lm_head, 0)], config.hidden_size, norm=weights.norm, output="logits"
+            [(weights.lm_head, NO_LORA)], config.hidden_size, norm=weights.norm, output="logits"
         )
         self._struct = _ModelStruct(
             config.hidden_size,
             config.rms_norm_eps,
             config.embedding_multiplier,
             as_stored_struct(weights.embed_tokens),
+            StoredMatrixStruct() if inputs is None else as_stored_struct(inputs.table),
+            self._input_buffer,
+            0.0 if config.layer_inputs is None else config.layer_inputs.size**0.5 * SHARE,
             self._array(_StepStruct, self._steps),
             len(self._steps),
             self._array(c_int64, [size for _, size in self._buffers]),
@@ -199,21 +233,65 @@ class Program:
             self._add_moe(number, layer.mlp, weights)
         else:
             self._add_dense_mlp(number, layer.mlp, weights)
+        if layer.inputs is not None:
+            self._add_layer_input(number, layer.inputs, weights)
+        if layer.is_scaled:
+            if self._last_matmul.sum_buffer < 0:
+                raise Unsupported("the C kernel scales a layer only after a norm")
+            self._last_matmul.sum_scale = float(weights.vectors["layer_scale"])
+
+    def _add_layer_inputs(self, weights: LayerInputWeights[PackedMatrix, StoredMatrix]) -> int:
+        """Add the product that the inputs of all layers are made of; return their buffer, which
+        has the rows of the table already."""
+        hidden_size, (size,) = self._config.hidden_size, weights.norm.shape
+        whole = weights.projection.rows
+        inputs = self._buffer("layer inputs", whole)
+        # what is normalized is smaller by the root of hidden_size, and so is epsilon
+        epsilon = self._config.rms_norm_eps * hidden_size
+        self.add_matmul(
+            [(weights.projection, NO_LORA)],
+            hidden_size,
+            output_buffer=self._buffer("projected inputs", whole),
+            norms=[NormSpan(weights.norm * SHARE, 0, size, whole // size, epsilon)],
+            sum_buffer=inputs,
+            multiplier=1.0,
+        )
+        return inputs
+
+    def _add_layer_input(
+        self, number: int, config: LayerInputConfig, weights: LayerWeights[PackedMatrix]
+    ) -> None:
+        gate = self._buffer("input gate", config.size)
+        self.add_matmul(
+            self._targets(number, weights, ("input_gate",)),
+            self._config.hidden_size,
+            output_buffer=gate,
+            gate=config.activation,
+            up_buffer=self._input_buffer,
+            up_offset=number * config.size,
+        )
+        self.add_output(
+            self._targets(number, weights, ("input_proj",)),
+            config.size,
+            weights.vectors["post_input_norm"],
+            input_buffer=gate,
+        )
 
     def _add_attention(
         self, number: int, config: AttentionConfig, weights: LayerWeights[PackedMatrix]
     ) -> None:
         vectors, hidden_size = weights.vectors, self._config.hidden_size
-        names = ["q_proj", "k_proj", "v_proj"]
-        if config.output_gate:
-            names.append("output_gate")
+        names = config.projections
         sizes = [weights.matrices[name].rows for name in names]
+        offsets = dict(zip(names, accumulate(sizes, initial=0), strict=False))
+        keys = offsets.get("k_proj", -1)
         qkv = self._buffer("qkv", sum(sizes))
-        spans: list[tuple[Tensor, int, int]] = []
+        spans: list[NormSpan] = []
         if config.qk_norm == "projection":
             spans = [
-                (vectors["q_norm"], 0, sizes[0]), (vectors["k_norm"], sizes[0], sizes[1]),
-            ]  # fmt: skip
+                NormSpan(vectors["q_norm"], 0, sizes[0]),
+                NormSpan(vectors["k_norm"], sizes[0], sizes[1]),
+            ]
         self.add_matmul(
             self._targets(number, weights, names),
             hidden_size,
@@ -226,17 +304,21 @@ class Program:
             num_attention_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
-            kv_layer=self._attention_count,
+            number=self._attention_count,
+            kv_layer=self._config.kv_indices[self._attention_count],
             window=config.window or 0,
             qkv_buffer=qkv,
-            gate=sum(sizes[:3]) if config.output_gate else -1,
+            keys=keys,
+            values=keys if config.values_are_keys else offsets.get("v_proj", -1),
+            gate=offsets.get("output_gate", -1),
             rope=-1 if config.rope is None else self._config.ropes.index(config.rope),
             rotary_dim=0 if config.rope is None else config.rope.rotary_dim,
             interleaved=config.rope is not None and config.rope.interleaved,
             scale=config.scale,
             softcap=config.softcap or 0.0,
             q_norm=self.floats(vectors["q_norm"] if per_head else None),
-            k_norm=self.floats(vectors["k_norm"] if per_head else None),
+            k_norm=self.floats(vectors.get("k_norm") if per_head else None),
+            v_norm=self.floats(torch.ones(config.head_dim) if config.value_norm else None),
             sinks=self.floats(vectors.get("sinks")),
         )
         self._attention_count += 1
@@ -428,7 +510,7 @@ class Program:
         routers = [experts.router] + ([experts.shared_gate] if experts.shared_gate else [])
         logits = self._buffer("router", sum(matrix.rows for matrix in routers))
         self.add_matmul(
-            [(matrix, 0) for matrix in routers],
+            [(matrix, NO_LORA) for matrix in routers],
             hidden_size,
             norm=norm,
             output_buffer=logits,
@@ -454,7 +536,7 @@ class Program:
                 output_buffer=gate,
                 gate="silu",
                 up_buffer=self._buffer("up", size),
-                share=(logits, config.num_experts),
+                share=(logits, config.num_experts) if experts.shared_gate else (-1, 0),
             )
         self.add_step(_STEP_EXPERTS_DOWN, step)
         if size:
@@ -487,8 +569,8 @@ class Program:
             attention=attention,
             output="residual" if post_norm is None else "buffer",
             output_buffer=self._buffer("branch", hidden_size) if post_norm is not None else 0,
-            norms=[] if post_norm is None else [(post_norm, 0, hidden_size)],
-            adds_normed=post_norm is not None,
+            norms=[] if post_norm is None else [NormSpan(post_norm, 0, hidden_size)],
+            sum_buffer=None if post_norm is None else 0,
         )
 
     def add_matmul(
@@ -503,8 +585,10 @@ class Program:
         output_buffer: int = 0,
         gate: str | None = None,
         up_buffer: int = 0,
-        norms: Sequence[tuple[Tensor, int, int]] = (),
-        adds_normed: bool = False,
+        up_offset: int = 0,
+        norms: Sequence[NormSpan] = (),
+        sum_buffer: int | None = None,
+        multiplier: float | None = None,
         routes: MoeStruct | None = None,
         share: tuple[int, int] = (-1, 0),
     ) -> None:
@@ -519,9 +603,11 @@ class Program:
             output: where to; `residual` is added to.
             output_buffer: for the output "buffer".
             gate: the activation of the first matrix, by which the second is then multiplied.
-            up_buffer: for the second matrix.
-            norms: weight, offset and size of values that are normalized when all are there.
-            adds_normed: whether the output is then added to the residual.
+            up_buffer: for the second matrix; without one, whose values are multiplied instead.
+            up_offset: of these values.
+            norms: what is normalized when the whole output is there.
+            sum_buffer: to which the output is then added, 0 for the residual; None for none.
+            multiplier: of what is added; None for the model's `residual_multiplier`.
             routes: the mixture whose experts the output chooses.
             share: for a gated step, a buffer and an index of its vectors: the sigmoid of the value
                 there multiplies the output.
@@ -538,17 +624,27 @@ class Program:
             output_buffer=output_buffer,
             gate=GATES.index(gate),
             up_buffer=up_buffer,
+            up_offset=up_offset,
             norm_count=len(norms),
-            adds_normed=adds_normed,
-            multiplier=self._config.residual_multiplier,
+            sum_buffer=-1 if sum_buffer is None else sum_buffer,
+            sum_size=sum(matrix.rows for matrix, _ in matrices),
+            multiplier=self._config.residual_multiplier if multiplier is None else multiplier,
+            sum_scale=1.0,
             routes=None if routes is None else ctypes.addressof(routes),
             share_buffer=share[0],
             share_offset=share[1],
         )
         for index, (matrix, lora) in enumerate(matrices):
             struct.matrices[index] = _StepMatrixStruct(matrix.as_struct(), lora)
-        for index, (weight, offset, size) in enumerate(norms):
-            struct.norms[index] = _NormSpanStruct(self.floats(weight), offset, size)
+        for index, span in enumerate(norms):
+            struct.norms[index] = _NormSpanStruct(
+                self.floats(span.weight),
+                span.offset,
+                span.size,
+                span.count,
+                self._config.rms_norm_eps if span.epsilon is None else span.epsilon,
+            )
+        self._last_matmul = struct
         self.add_step(_STEP_MATMUL, struct)
 
     def add_step(self, kind: int, detail: ctypes.Structure) -> None:

@@ -83,6 +83,12 @@ class QuantizedTensors:
         """Refuse quantized experts."""
         raise Unsupported(f"{name}: quantized experts are not read")
 
+    def stacked_experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Refuse quantized experts."""
+        raise Unsupported(f"{name}: quantized experts are not read")
+
     def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have."""
         self._plain.check_all_used(ignored)

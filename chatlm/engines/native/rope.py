@@ -64,7 +64,8 @@ def read_rope(
     kind = rope.get("rope_type") or rope.get("type") or "default"
     base = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     share = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    rotary_dim = int(head_dim * float(share))
+    # with "proportional" all pairs count, of which some have the frequency 0
+    rotary_dim = head_dim if kind == "proportional" else int(head_dim * float(share))
     if not 2 <= rotary_dim <= head_dim or rotary_dim % 2:
         raise Unsupported(f"its RoPE rotates {rotary_dim} of {head_dim} values")
     inv_freq = 1.0 / (base ** (torch.arange(0, rotary_dim, 2, dtype=torch.float) / rotary_dim))
@@ -77,6 +78,11 @@ def read_rope(
         scaled = inv_freq / rope["factor"]
     elif kind == "llama3":
         scaled = _scale_llama3(inv_freq, rope)
+    elif kind == "proportional":
+        turning = min(int(float(share) * head_dim // 2), head_dim // 2)
+        scaled = 1.0 / base ** (torch.arange(0, 2 * turning, 2).float() / head_dim)
+        scaled = torch.cat((scaled, torch.zeros(head_dim // 2 - turning)))
+        scaled = scaled / rope.get("factor", 1.0)
     elif kind == "yarn":
         scaled, factor = _scale_yarn(base, rotary_dim, rope, config)
     else:

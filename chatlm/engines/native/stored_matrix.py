@@ -165,6 +165,23 @@ class TensorReader(Protocol):
         """
         ...
 
+    def stacked_experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts that are one tensor, one after the other (Granite).
+
+        Args:
+            name: of the tensor, (experts, parts * rows, columns).
+            count: number of experts.
+            rows: of each matrix.
+            columns: of each matrix.
+            parts: number of matrices of an expert.
+
+        Raises:
+            Unsupported: there is no such tensor, or it has another shape or an unsupported type.
+        """
+        ...
+
     def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse a model with tensors that were not asked for.
 

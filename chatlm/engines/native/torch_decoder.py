@@ -50,6 +50,7 @@ class TorchDecoder:
             layers=tuple(self._pack_layer(layer, weight_format) for layer in weights.layers),
             norm=weights.norm,
             lm_head=_pack(weights.lm_head, "bf16" if weight_format == "bf16" else "int8"),
+            layer_inputs=weights.layer_inputs,
         )
 
     def _pack_layer(

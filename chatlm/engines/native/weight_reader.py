@@ -35,6 +35,7 @@ from chatlm.engines.native.stored_matrix import (
 )
 from chatlm.engines.native.weights import (
     EmbeddingTable,
+    LayerInputWeights,
     LayerWeights,
     Linear,
     LinearWeights,
@@ -72,9 +73,24 @@ def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
             lm_head=embedding
             if config.tie_word_embeddings
             else tensors.matrix(head, config.vocab_size, config.hidden_size),
+            layer_inputs=_read_layer_inputs(config, tensors),
         )
         tensors.check_all_used((*names.unread, *([head] if config.tie_word_embeddings else [])))
         return weights
+
+
+def _read_layer_inputs(
+    config: ModelConfig, tensors: TensorReader
+) -> LayerInputWeights[StoredMatrix, StoredMatrix] | None:
+    own, names = config.layer_inputs, config.tensor_names.layer_inputs
+    if own is None:
+        return None
+    size = len(config.layers) * own.size
+    return LayerInputWeights(
+        table=tensors.matrix(f"{names['table']}.weight", config.vocab_size, size),
+        projection=tensors.matrix(f"{names['projection']}.weight", size, config.hidden_size),
+        norm=tensors.vector(f"{names['norm']}.weight", own.size),
+    )
 
 
 def _read_layer(
@@ -109,6 +125,8 @@ def _read_moe(
             stacks: tuple[StoredExperts, ...] = (
                 _read_separate_experts(stored_name, *sizes, tensors),
             )
+        elif names.stacked_experts:
+            stacks = tensors.stacked_experts(f"{stored_name}.weight", *sizes, len(parts))
         else:
             stacks = tensors.experts(stored_name, *sizes, len(parts))
         if shape.bias:
@@ -124,7 +142,10 @@ def _read_moe(
         router_bias=tensors.vector(f"{router}.bias", moe.num_experts) if moe.bias else None,
         experts=experts,
         shared_gate=tensors.vector(shared_gate, 1, hidden_size)
-        if moe.shared_intermediate_size
+        if moe.shared_intermediate_size and moe.shared_gate
+        else None,
+        choice_bias=tensors.vector(f"{prefix}.{names.choice_bias}", moe.num_experts)
+        if moe.choice_bias
         else None,
     )
 
@@ -229,22 +250,26 @@ def to_linear(
             if not isinstance(own_config.mlp, MoeConfig):
                 raise TypeError("the layer has no experts")
             stacks = {name: stack(experts) for name, experts in moe.experts.items()}
-            return MoeWeights(
-                router=moe.router.to(device),
-                router_bias=None if moe.router_bias is None else moe.router_bias.to(device),
-                experts=LinearExperts(own_config.mlp, **stacks),
-                shared_gate=None if moe.shared_gate is None else moe.shared_gate.to(device),
-            )
+            moved: dict[str, Any] = {
+                name: None if tensor is None else tensor.to(device)
+                for name, tensor in moe.vectors().items()
+            }
+            return MoeWeights(experts=LinearExperts(own_config.mlp, **stacks), **moved)
 
         return map_layer(layer, linear, vector, mixture)
 
-    embedding = tensor(weights.embed_tokens)
+    embedding, inputs = tensor(weights.embed_tokens), weights.layer_inputs
     is_tied = weights.lm_head is weights.embed_tokens
     return ModelWeights(
         embed_tokens=EmbeddingTable(embedding),
         layers=tuple(map(convert_layer, weights.layers, config.layers)),
         norm=vector(weights.norm),
         lm_head=Linear(embedding) if is_tied else linear(weights.lm_head),
+        layer_inputs=None
+        if inputs is None
+        else LayerInputWeights(
+            EmbeddingTable(tensor(inputs.table)), linear(inputs.projection), vector(inputs.norm)
+        ),
     )
 
 
@@ -291,6 +316,20 @@ class _SafetensorsReader:
             for kind, more in (("blocks", (MXFP4_GROUP // 2,)), ("scales", ()))
         )
         return mxfp4_experts(blocks, scales, parts)
+
+    def stacked_experts(
+        self, name: str, count: int, rows: int, columns: int, parts: int
+    ) -> tuple[StoredExperts, ...]:
+        """Return the matrices of all experts that are one tensor, one after the other."""
+        whole = self._find(name, count, parts * rows, columns)
+
+        def part(number: int) -> StoredExperts:
+            first = number * rows
+            return StoredExperts(
+                count, lambda expert: stored_tensor(whole[expert, first : first + rows])
+            )
+
+        return tuple(map(part, range(parts)))
 
     def check_all_used(self, ignored: tuple[str, ...]) -> None:
         """Refuse tensors that the architecture does not have, such as biases."""

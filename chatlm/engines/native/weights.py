@@ -58,6 +58,15 @@ class MoeWeights:
     """`StoredExperts` by the names of their matrices, or what mixes them: see `moe.Experts`."""
     shared_gate: Tensor | None = None
     """Of the shared expert: (1, hidden_size), float32."""
+    choice_bias: Tensor | None = None
+    """See `MoeConfig.choice_bias`: (num_experts,), float32."""
+
+    def vectors(self) -> Mapping[str, Tensor | None]:
+        """Return what there is besides the experts, by name."""
+        return {
+            name: getattr(self, name)
+            for name in ("router", "router_bias", "shared_gate", "choice_bias")
+        }
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,18 @@ class LayerWeights(Generic[Matrix]):
 
 
 @dataclass(frozen=True)
+class LayerInputWeights(Generic[Matrix, Embedding]):
+    """The tensors that make the inputs of all layers, see `layer_inputs`."""
+
+    table: Embedding
+    """(vocab_size, layers * size)"""
+    projection: Matrix
+    """(layers * size, hidden_size)"""
+    norm: Tensor
+    """(size,)"""
+
+
+@dataclass(frozen=True)
 class ModelWeights(Generic[Matrix, Embedding]):
     """All tensors of a model; matrices are all stored, all packed or all in one dtype."""
 
@@ -80,6 +101,7 @@ class ModelWeights(Generic[Matrix, Embedding]):
     layers: tuple[LayerWeights[Matrix], ...]
     norm: Tensor
     lm_head: Matrix
+    layer_inputs: LayerInputWeights[Matrix, Embedding] | None = None
 
     def matrices(self) -> Iterator[Matrix]:
         """Yield the matrices of all layers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chatlm.hub.gguf import configs
@@ -32,8 +32,9 @@ class Architecture:
     """Names of tensors outside the layers that differ from `_NAMES`."""
     tiled: Callable[[str, Config], TiledHeads | None] = lambda leaf, config: None
     """How the heads of a tensor of a layer are reordered."""
-    joined: Mapping[str, tuple[tuple[str, ...], Change]] = field(default_factory=dict)
-    """Tensors of a layer that are made of several, by their whole names in transformers."""
+    joined: Sequence[tuple[str, tuple[str, ...], Change]] = ()
+    """Tensors of a layer that are made of several: whole names in transformers, those of the parts
+    in the file, and how these are joined."""
 
 
 _NAMES = {
@@ -166,6 +167,21 @@ _QWEN35_LAYERS = (
 )
 
 
+_GRANITE_EXPERTS = {
+    "ffn_gate_inp": "block_sparse_moe.router.layer",
+    "ffn_down_exps": "block_sparse_moe.output_linear",
+}
+
+
+_GRANITE_EXPERTS_JOINED = (
+    (
+        "block_sparse_moe.input_linear.weight",
+        ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+        Change.JOIN,
+    ),
+)
+
+
 def _qwen35_tiled(leaf: str, config: Config) -> TiledHeads | None:
     keys = config["linear_num_key_heads"]
     heads, size = config["linear_num_value_heads"] // keys, config["linear_value_head_dim"]
@@ -236,28 +252,33 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         names={"token_embd_norm": "model.embedding_norm"},
         changes={"shortconv.conv.weight": Change.UNSQUEEZE},
     ),
+    "lfm2moe": Architecture(
+        configs.lfm2_moe_config,
+        _LFM2_LAYERS
+        | {
+            "ffn_gate_inp": "feed_forward.gate",
+            "ffn_gate_exps": "feed_forward.experts.{expert}.w1",
+            "ffn_down_exps": "feed_forward.experts.{expert}.w2",
+            "ffn_up_exps": "feed_forward.experts.{expert}.w3",
+            "exp_probs_b.bias": "feed_forward.expert_bias",
+        },
+        names={"token_embd_norm": "model.embedding_norm"},
+        changes={"shortconv.conv.weight": Change.UNSQUEEZE},
+    ),
     "granitemoe": Architecture(
         configs.granite_moe_config,
-        _ATTENTION
-        | _PRE_NORMS
-        | {
-            "ffn_gate_inp": "block_sparse_moe.router.layer",
-            "ffn_down_exps": "block_sparse_moe.output_linear",
-        },
+        _ATTENTION | _PRE_NORMS | _GRANITE_EXPERTS,
         interleaved=True,
-        joined={
-            "block_sparse_moe.input_linear.weight": (
-                ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
-                Change.JOIN,
-            )
-        },
+        joined=_GRANITE_EXPERTS_JOINED,
     ),
     "granitehybrid": Architecture(
         configs.granite_hybrid_config,
         _ATTENTION
         | _PRE_NORMS
+        | _GRANITE_EXPERTS
         | {
             "ffn_down": "shared_mlp.output_linear",
+            "ffn_down_shexp": "shared_mlp.output_linear",
             "ssm_in": "mamba.in_proj",
             "ssm_conv1d": "mamba.conv1d",
             "ssm_dt.bias": "mamba.dt_bias",
@@ -273,9 +294,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ssm_d": Change.FLATTEN,
             "ssm_norm.weight": Change.FLATTEN,
         },
-        joined={
-            "shared_mlp.input_linear.weight": (("ffn_gate.weight", "ffn_up.weight"), Change.JOIN)
-        },
+        joined=(
+            *_GRANITE_EXPERTS_JOINED,
+            *(
+                (
+                    "shared_mlp.input_linear.weight",
+                    (f"ffn_gate{end}.weight", f"ffn_up{end}.weight"),
+                    Change.JOIN,
+                )
+                for end in ("", "_shexp")  # without and with experts beside it
+            ),
+        ),
     ),
     "exaone4": Architecture(configs.exaone4_config, _OLMO2_LAYERS),
     "hunyuan-dense": Architecture(
@@ -315,16 +344,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "ffn_down_exps.bias": "mlp.experts.down_proj_bias",
         },
         changes={"ffn_down_exps.weight": Change.TRANSPOSE},
-        joined={
-            "mlp.experts.gate_up_proj": (
+        joined=(
+            (
+                "mlp.experts.gate_up_proj",
                 ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
                 Change.ALTERNATE,
             ),
-            "mlp.experts.gate_up_proj_bias": (
+            (
+                "mlp.experts.gate_up_proj_bias",
                 ("ffn_gate_exps.bias", "ffn_up_exps.bias"),
                 Change.ALTERNATE,
             ),
-        },
+        ),
     ),
 }
 """By `general.architecture`; tests/unit/test_gguf_architectures.py compares each with its
@@ -387,7 +418,7 @@ def map_tensors(file: GgufFile, config: Config) -> dict[str, TensorSource]:
     sources: dict[str, TensorSource] = {}
     joined = set(ROPE_TENSORS)
     for layer in range(config["num_hidden_layers"]):
-        for target, (leaves, change) in architecture.joined.items():
+        for target, leaves, change in architecture.joined:
             names = tuple(f"blk.{layer}.{leaf}" for leaf in leaves)
             joined.update(names)
             if all(name in file.tensors for name in names):

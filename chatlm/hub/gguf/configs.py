@@ -7,6 +7,7 @@ silently apply to another.
 from __future__ import annotations
 
 from chatlm.hub.gguf.decoder_config import (
+    SIGMOID,
     Config,
     has_tensor,
     read_decoder,
@@ -404,6 +405,27 @@ def lfm2_config(parameters: Hyperparameters) -> Config:
     }
 
 
+def lfm2_moe_config(parameters: Hyperparameters) -> Config:
+    """Read the configuration of lfm2moe."""
+    count, used = read_experts(parameters, gating=SIGMOID)
+    dense = parameters.integer("leading_dense_block_count", 0)
+    parameters.require("expert_weights_norm", True)
+    parameters.require("expert_weights_scale", 1.0)
+    config = lfm2_config(parameters)
+    del config["block_auto_adjust_ff_dim"]
+    return config | {
+        "model_type": "lfm2_moe",
+        "architectures": ["Lfm2MoeForCausalLM"],
+        "moe_intermediate_size": parameters.integer("expert_feed_forward_length"),
+        "num_dense_layers": dense,
+        "num_experts": count,
+        "num_experts_per_tok": used,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+        "use_expert_bias": has_tensor(parameters, f"blk.{dense}.exp_probs_b.bias"),
+    }
+
+
 def granite_moe_config(parameters: Hyperparameters) -> Config:
     """Read the configuration of granitemoe."""
     count, used = read_experts(parameters)
@@ -419,9 +441,9 @@ def granite_moe_config(parameters: Hyperparameters) -> Config:
 
 
 def granite_hybrid_config(parameters: Hyperparameters) -> Config:
-    """Read the configuration of granitehybrid, without experts."""
-    parameters.require("expert_count", 0)
-    parameters.require("expert_used_count", 0)
+    """Read the configuration of granitehybrid."""
+    count = parameters.integer("expert_count", 0)
+    used = parameters.integer("expert_used_count", 0)
     layers = parameters.integer("block_count")
     heads = parameters.per_layer("attention.head_count_kv", layers)
     if heads is None or len({count for count in heads if count}) != 1:
@@ -436,8 +458,12 @@ def granite_hybrid_config(parameters: Hyperparameters) -> Config:
     )
     if not mamba_heads or inner_size % mamba_heads or inner_size % hidden_size:
         raise parameters.unsupported("ssm.inner_size", inner_size)
-    shared_size = parameters.integer("feed_forward_length")
-    parameters.require("expert_shared_feed_forward_length", shared_size)
+    size = parameters.integer("feed_forward_length")
+    shared_size = parameters.integer("expert_shared_feed_forward_length", size)
+    if count:
+        read_experts(parameters)
+    elif shared_size != size:
+        raise parameters.unsupported("expert_shared_feed_forward_length", shared_size)
     recurrent = heads.index(0) if 0 in heads else 0
     return {
         "model_type": "granitemoehybrid",
@@ -445,10 +471,10 @@ def granite_hybrid_config(parameters: Hyperparameters) -> Config:
         "vocab_size": read_vocabulary_size(parameters),
         "hidden_size": hidden_size,
         "hidden_act": "silu",
-        "intermediate_size": shared_size,
+        "intermediate_size": size,
         "shared_intermediate_size": shared_size,
-        "num_local_experts": 0,
-        "num_experts_per_tok": 0,
+        "num_local_experts": count,
+        "num_experts_per_tok": used,
         "num_hidden_layers": layers,
         "num_attention_heads": attention_heads,
         "num_key_value_heads": max(heads),

@@ -71,11 +71,13 @@ def read_decoder(
 
 
 _SOFTMAX = 1
+SIGMOID = 2
+"""What makes weights of a router's logits, as llama.cpp numbers it."""
 
 
-def read_experts(parameters: Hyperparameters) -> tuple[int, int]:
+def read_experts(parameters: Hyperparameters, gating: int = _SOFTMAX) -> tuple[int, int]:
     """Return the number of experts and how many a token uses."""
-    parameters.require("expert_gating_func", _SOFTMAX)
+    parameters.require("expert_gating_func", gating)
     return parameters.integer("expert_count"), parameters.integer("expert_used_count")
 
 

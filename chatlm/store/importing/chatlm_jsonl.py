@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import hashlib
 import json
 from enum import StrEnum
@@ -25,10 +26,21 @@ from chatlm.types.messages import (
     Turn,
     Usage,
 )
-from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.parts import (
+    TOOL_OUTCOMES,
+    File,
+    Image,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolOutcome,
+    ToolResult,
+)
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Call, Change, Provenance, Trace
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
@@ -65,6 +77,7 @@ class _ChatlmParser:
             disabled_plugins=frozenset(chat.text_array("without")),
             project=_parse_project(chat),
             tags=_parse_tags(chat),
+            tools=_parse_tools(chat),
             turns=tuple(
                 self._parse_turn(n, turn) for n, turn in enumerate(chat.object_array("turns"))
             ),
@@ -207,6 +220,10 @@ def parse_part(part: JsonObject) -> Part:
                 part.text("name"),
                 part.text("text"),
                 part.boolean("is_error"),
+                _parse_outcome(part),
+                part.number("seconds"),
+                part.boolean("untrusted"),
+                part.text("source", ""),
             )
         case "file":
             return File(part.text("name"), part.text("text"), part.text("media_type"))
@@ -225,6 +242,26 @@ def parse_part(part: JsonObject) -> Part:
                 raise part.error(str(error)) from error
         case _:
             raise part.error(f"type {kind[:40]!r} is unknown")
+
+
+def _parse_outcome(part: JsonObject) -> ToolOutcome:
+    text = part.text("outcome", "")
+    for outcome in TOOL_OUTCOMES:
+        if text == outcome:
+            return outcome
+    raise part.error(f"outcome {text[:40]!r} is unknown")
+
+
+def _parse_tools(chat: JsonObject) -> ChatTools:
+    """Parse what the user decided about tools in the chat; calls that are allowed without asking
+    are left out, since the file may come from elsewhere."""
+    if "tools" not in chat.value:
+        return ChatTools()
+    try:
+        tools = ChatTools.from_dict(chat.nested("tools").value)
+    except (TypeError, UsageError) as error:
+        raise chat.error(f"tools: {error}") from error
+    return dataclasses.replace(tools, enabled=None, allow=())
 
 
 def _parse_annotation(label: JsonObject) -> Annotation:

@@ -308,10 +308,10 @@ class TurnActions:
         self._selected_view().copy_code()
 
     async def do_thoughts(self, _: str) -> None:
-        """Open the thoughts of the reply, or close them."""
+        """Open the thoughts and calls of the reply, or close them."""
         view = self._selected_view()
-        if not view.has_thoughts:
-            raise UsageError("This reply has no thoughts")
+        if not view.has_folds:
+            raise UsageError("This reply has no thoughts and no calls of tools")
         await self._chat.view.transcript.open_thoughts(view, not view.thoughts_open)
 
     def do_copy_thoughts(self, _: str) -> None:

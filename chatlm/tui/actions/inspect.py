@@ -144,17 +144,18 @@ class InspectActions:
     def replay_reply(self, reply: Reply, model: str) -> None:
         """Replay a reply, optionally with another model, and compare."""
         self._chat.pause_read_ahead()
-        store = self._chat.store
+        store, plugins = self._chat.store, self._services.plugins
 
         def again() -> Generator[object, None, None]:
             if not model:
-                yield from replay(store, self._wait_for_engine(), reply.id)
+                yield from replay(store, self._wait_for_engine(), reply.id, plugins=plugins)
                 return
             with closing(EngineLoader(self._services.open_engine, lambda _: None)) as loader:
                 loader.start(model)
                 while loader.still_loading(POLL_SECONDS):
                     yield None  # the user may give up here
-                yield from replay(store, loader.wait(self._stop_waiting), reply.id)
+                engine = loader.wait(self._stop_waiting)
+                yield from replay(store, engine, reply.id, plugins=plugins)
 
         self._chat.view.app.push_screen(
             ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()

@@ -13,9 +13,11 @@ from chatlm.chat.model_list import (
     look_up_model,
 )
 from chatlm.chat.output_schema import read_schema
+from chatlm.chat.tool_set import ToolOptions, find_tools
 from chatlm.config import config
 from chatlm.errors import UsageError
 from chatlm.hub import installed
+from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.text import one_line
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.commands import CommandHandler
@@ -23,6 +25,7 @@ from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
+from chatlm.tui.screens.tools import ToolsScreen
 from chatlm.tui.services import Services
 from chatlm.types.engine import thinking_problem
 from chatlm.types.messages import Message
@@ -49,6 +52,7 @@ class SettingsActions:
             "system": self.do_system,
             "theme": self.do_theme,
             "plugins": self.do_plugins,
+            "tools": self.do_tools,
             "model": self.do_model,
             "thinking": self.do_thinking,
             "schema": self.do_schema,
@@ -57,6 +61,40 @@ class SettingsActions:
     def do_settings(self, _: str) -> None:
         """Open the settings."""
         self._show_settings("sampling")
+
+    def do_tools(self, argument: str) -> None:
+        """Show the tools of the chat, or switch them on or off.
+
+        Raises:
+            UsageError: the argument is neither.
+        """
+        chat, services = self._chat.conversation, self._services
+        match argument.strip().lower():
+            case "":
+                pass
+            case "on" | "off" as word:
+                tools = dataclasses.replace(chat.tools, enabled=word == "on")
+                self._chat.edits.set_tools(tools)
+                self._chat.view.notify(f"Tools are {word} in this chat.", markup=False)
+                return
+            case other:
+                raise UsageError(
+                    f"/tools takes on or off, not {one_line(other, 40)!r}",
+                    hint="/tools alone lists them.",
+                )
+        plugins = TurnPlugins(services.plugins, chat.disabled_plugins)
+        state, note = services.engine_state, ""
+        if isinstance(state, Ready) and "tool_call" not in state.info.accepts:
+            note = f"{one_line(state.info.model, 60)} cannot call tools."
+        self._chat.view.app.push_screen(
+            ToolsScreen(
+                lambda: find_tools(plugins),
+                ToolOptions(services.config.tools),
+                chat,
+                self._chat.edits.set_tools,
+                note,
+            )
+        )
 
     def do_system(self, _: str) -> None:
         """Edit the system prompt."""

@@ -38,11 +38,20 @@ from chatlm.tui.chat.live_turn import (
 from chatlm.tui.chat.status import Status
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
+from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue, to_user_error
-from chatlm.types.events import MessageRewritten, Notice, TurnStarted, TurnWithdrawn
+from chatlm.types.events import (
+    Approval,
+    ApprovalNeeded,
+    MessageRewritten,
+    Notice,
+    ToolQuestion,
+    TurnStarted,
+    TurnWithdrawn,
+)
 from chatlm.types.messages import Conversation, Turn
 from chatlm.types.sampling import Thinking
 from chatlm.types.setups import Setup
@@ -71,6 +80,7 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            resources=services.resources,
             suggest=self._suggest_text,
             vim=services.config.vim,
         )
@@ -559,9 +569,38 @@ class ChatController:
                 await self._withdraw_turn(live, message.event)
             case Notice(text=text, topic=topic):
                 await self.view.show_notice(text, topic)
+            case ApprovalNeeded() | ToolQuestion():
+                await live.apply_event(message.event)
+                self._ask_user(live, message.event, message.answered)
             case step:
                 await live.apply_event(step)
         self._sync_status(live)
+
+    def _ask_user(
+        self, live: LiveTurn, event: ApprovalNeeded | ToolQuestion, answered: threading.Event | None
+    ) -> None:
+        """Show the card of a call that waits for the user."""
+        app = self.view.app
+
+        def close(answer: Approval | str | None) -> None:
+            """Pass the answer to the turn; none stops it."""
+            if answer is None:
+                live.stop.set()
+            elif isinstance(event, ApprovalNeeded) and isinstance(answer, Approval):
+                event.answer = answer
+                if answer.for_chat:
+                    tools = live.chat.conversation.tools.with_permission(event.call.name, "allow")
+                    live.chat.change("tools", tools)
+            elif isinstance(event, ToolQuestion) and isinstance(answer, str):
+                event.answer = answer
+            if answered is not None:
+                answered.set()
+
+        if isinstance(event, ToolQuestion):
+            app.push_screen(QuestionScreen(event), close)
+            return
+        other = "" if live.chat is self._chat else export.display_title(live.chat.conversation)
+        app.push_screen(ApprovalScreen(event, other), close)
 
     async def _show_started(self, live: LiveTurn, conversation: Conversation, turn: Turn) -> None:
         """Show a message that was just stored, in the fork if it is an edited one."""
@@ -610,6 +649,8 @@ class ChatController:
 
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
         self.composer.show_unsent("")
+        if isinstance(card := self.view.app.screen, ApprovalScreen | QuestionScreen):
+            card.dismiss(None)  # the turn ended in another way
         refused = bool(live.unsaved_message) and isinstance(message.error, UsageError)
         if live.unsaved_message:
             reason = "typing replaces it" if refused else ""

@@ -18,12 +18,14 @@ from chatlm.tui.workers import WriteQueue, to_user_error
 from chatlm.types.messages import ContextPolicy, Turn
 from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ChatTools
 
 _SETTERS: dict[str, Callable[[Store, int, Any], None]] = {
     "system": Store.set_system,
     "sampling": Store.set_sampling,
     "disabled_plugins": Store.set_disabled_plugins,
     "project": Store.set_project,
+    "tools": Store.set_tools,
 }
 
 
@@ -89,6 +91,10 @@ class ChatEdits:
     def set_project(self, project: Project | None) -> None:
         """Set the project that the chat belongs to."""
         self._change(self._chat(), "project", project)
+
+    def set_tools(self, tools: ChatTools) -> None:
+        """Set what the user decided about tools in the chat."""
+        self._change(self._chat(), "tools", tools)
 
     def set_tags(self, tags: tuple[str, ...]) -> None:
         """Set the tags of the chat, which is stored."""

@@ -15,6 +15,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.thought_meter import ThoughtMeter
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
+from chatlm.text import one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.status import Status
@@ -22,6 +23,7 @@ from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import UPDATES_PER_SECOND, to_user_error
 from chatlm.types.events import (
+    ApprovalNeeded,
     Delta,
     Finished,
     MessageAnnotated,
@@ -30,12 +32,26 @@ from chatlm.types.events import (
     Prefill,
     PromptReady,
     ReplyStarted,
+    StepStarted,
+    ToolEvent,
+    ToolFinished,
+    ToolProgress,
+    ToolQuestion,
+    ToolStarted,
     TurnFinished,
     TurnStarted,
     TurnWithdrawn,
 )
-from chatlm.types.messages import Conversation, Reply, StopReason, StreamedPart, Turn, Usage
-from chatlm.types.parts import Reasoning
+from chatlm.types.messages import (
+    Conversation,
+    Reply,
+    ReplyStep,
+    StopReason,
+    StreamedPart,
+    Turn,
+    Usage,
+)
+from chatlm.types.parts import Part, Reasoning, ToolCall, ToolResult
 
 
 @dataclass
@@ -76,9 +92,7 @@ class LiveTurn:
         if self.view is not None:
             self.view.show_activity(activity)
 
-    async def apply_event(
-        self, event: MessageRewritten | MessageAnnotated | ReplyStarted | PromptReady | Prefill
-    ) -> None:
+    async def apply_event(self, event: PROGRESS_EVENTS) -> None:
         """Apply an event other than new text."""
         match event:
             case MessageRewritten(turn=turn):
@@ -94,11 +108,51 @@ class LiveTurn:
                 self.meter = ThoughtMeter(last if isinstance(last, Reasoning) else None)
                 if self.view is not None:
                     await self.view.begin_reply(reply)
+            case Finished(tool_calls=calls) if self.reply is not None:
+                *earlier, step = self.reply.steps
+                step = dataclasses.replace(step, parts=(*step.parts, *calls))
+                await self._show_reply(dataclasses.replace(self.reply, steps=(*earlier, step)))
+            case ToolFinished(reply=reply):
+                await self._show_reply(reply)
+            case StepStarted(reply=reply):
+                await self._show_reply(reply)
+                self.reply = dataclasses.replace(reply, steps=(*reply.steps, ReplyStep()))
+                self.meter = ThoughtMeter()
+            case ApprovalNeeded(call=call) | ToolQuestion(call=call):
+                self._show_tool(call, "waits for you", "")
+            case ToolStarted(call=call):
+                self._show_tool(call, "running", "")
+            case ToolProgress(call=call, seconds=seconds):
+                done = "" if event.fraction is None else f"{event.fraction:.0%}"
+                cost = f"{seconds:.0f} s" if seconds >= 1 else ""
+                facts = formatting.join_parts(cost, done, one_line(event.text, 100))
+                self._show_tool(call, "running", facts)
             case PromptReady(prompt_tokens=used):
                 self.status = Status(used_tokens=used, reason="reading")
                 self.show_activity("reading your message")
             case Prefill(done=done, total=total) if done < total:
                 self.show_activity(f"reading {done:,} of {total:,} tokens")
+
+    async def _show_reply(self, reply: Reply) -> None:
+        """Show the reply with calls and results so far.
+
+        A call that runs has a result for the case that the program ends, which is left out here.
+        """
+        *earlier, step = reply.steps
+        parts = tuple(part for part in step.parts if not _stands_for_running(part))
+        step = dataclasses.replace(step, parts=parts)
+        self.reply = reply = dataclasses.replace(reply, steps=(*earlier, step))
+        if self.view is not None:
+            await self.view.show_reply(reply)
+
+    def _show_tool(self, call: ToolCall, state: str, facts: str) -> None:
+        """Show what a call does, in its line and in the status."""
+        if self.view is not None:
+            self.view.show_tool_state(call.id, formatting.join_parts(state, facts))
+        name = one_line(call.name, 64)
+        stop = f"{commands.key_of('stop')} stops"
+        self.show_activity(formatting.join_parts(f"{name} {state}", facts, stop))
+        self.status = dataclasses.replace(self.status, reason=f"{name} {state}")
 
     async def append_text(self, streamed: TextStreamed) -> None:
         """Append streamed text."""
@@ -135,6 +189,10 @@ class LiveTurn:
         return dataclasses.replace(turn, replies=(*others, reply), active_reply_id=reply.id)
 
 
+def _stands_for_running(part: Part) -> bool:
+    return isinstance(part, ToolResult) and part.outcome == "interrupted"
+
+
 def _continues(stored: Reply, streamed: Reply) -> bool:
     """Whether the streamed reply is the stored one with more text or reasoning."""
     return (
@@ -155,9 +213,16 @@ PROGRESS_EVENTS = (
     | ReplyStarted
     | PromptReady
     | Prefill
+    | Finished
+    | StepStarted
+    | ToolEvent
     | Notice
 )
 """Events that are shown at once."""
+
+
+ANSWER_POLL_SECONDS = 0.1
+"""How often a turn that waits for the user looks whether it was stopped."""
 
 
 def run_turn(
@@ -195,11 +260,17 @@ def run_turn(
                         turn = finished
                 if isinstance(event, Delta):
                     gathered.add(event)
+                elif isinstance(event, Finished) and not event.tool_calls:
+                    gathered.flush()
                 elif isinstance(event, PROGRESS_EVENTS):
                     gathered.flush()
-                    post(TurnProgressed(event))
-                elif isinstance(event, Finished):
-                    gathered.flush()
+                    answered = None
+                    if isinstance(event, ApprovalNeeded | ToolQuestion):
+                        answered = threading.Event()
+                    post(TurnProgressed(event, answered))
+                    while answered is not None and not stop.is_set():
+                        if answered.wait(ANSWER_POLL_SECONDS):
+                            break
                 if stop.is_set():
                     break
     except Exception as problem:
@@ -316,6 +387,8 @@ class TurnProgressed:
     """A step of the running turn other than new text."""
 
     event: PROGRESS_EVENTS
+    answered: threading.Event | None = None
+    """Of an event that waits for the user: set when its answer is there."""
 
 
 @dataclass(frozen=True)

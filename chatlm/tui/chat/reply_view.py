@@ -14,13 +14,17 @@ from textual.widgets import Static
 
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.tui.chat.thought_block import ThoughtBlock
+from chatlm.tui.chat.tool_block import CallBlock, ToolBlock
 from chatlm.tui.formatting import describe_part
 from chatlm.types.messages import StreamedPart
-from chatlm.types.parts import Part, Reasoning, Text, join_thoughts
+from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult, join_thoughts
 
 BlockT = TypeVar("BlockT", bound=Widget)
 
 _NO_COST = Reasoning("")
+
+Block = Part | CallBlock
+"""What one widget draws."""
 
 
 class ReplyView(Vertical):
@@ -37,8 +41,10 @@ class ReplyView(Vertical):
 
         & > ReplyText { margin: 0 0 1 0; }
         & > ReplyText:last-child { margin: 0; }
-        & > ThoughtBlock, & > PartBlock { margin: 0 1 1 2; }
-        & > ThoughtBlock:last-child, & > PartBlock:last-child { margin: 0 1 0 2; }
+        & > ThoughtBlock, & > ToolBlock, & > PartBlock { margin: 0 1 1 2; }
+        & > ThoughtBlock:last-child, & > ToolBlock:last-child, & > PartBlock:last-child {
+            margin: 0 1 0 2;
+        }
     }
     """
 
@@ -75,17 +81,28 @@ class ReplyView(Vertical):
             await self.mount(self._widget_of(new, is_streaming=True))
 
     async def open_thoughts(self, is_open: bool) -> None:
-        """Show or hide the text of all thoughts."""
+        """Show or hide the text of all thoughts, and all calls of tools."""
         self._thoughts_open = is_open
-        for block in self.query(ThoughtBlock):
+        for block in self.query_children(ThoughtBlock):
             await block.set_open(is_open)
+        for call in self.query_children(ToolBlock):
+            await call.set_open(is_open)
 
-    async def show_parts(self, parts: Iterable[Part], *, streamed: bool) -> None:
+    def show_tool_state(self, call_id: str, state: str) -> None:
+        """Show what happens to a call that has no result yet."""
+        for block in self.query_children(ToolBlock):
+            if block.block.call.id == call_id:
+                block.show_state(state)
+
+    async def show_parts(
+        self, parts: Iterable[Part], *, streamed: bool, live: bool = False
+    ) -> None:
         """Show the parts as stored.
 
         Args:
             parts: all of them.
             streamed: whether text was appended since, so that it is drawn anew.
+            live: whether the reply is still being written.
         """
         before, self._blocks = self._blocks, _blocks_of(parts)
         kept = 0
@@ -95,6 +112,8 @@ class ReplyView(Vertical):
                     await widget.set_text(new.text)
             elif isinstance(widget, ThoughtBlock) and isinstance(new, Reasoning):
                 await widget.show_thought(new)
+            elif isinstance(widget, ToolBlock) and isinstance(new, CallBlock):
+                widget.show_block(new, live=live)
             elif old != new:
                 break
             kept += 1
@@ -111,8 +130,10 @@ class ReplyView(Vertical):
     def _newest(self, kind: type[BlockT]) -> BlockT:
         return self.query_children(kind).last()
 
-    def _widget_of(self, block: Part, is_streaming: bool = False) -> Widget:
+    def _widget_of(self, block: Block, is_streaming: bool = False) -> Widget:
         match block:
+            case CallBlock():
+                return ToolBlock(block, is_open=self._thoughts_open)
             case Reasoning():
                 return ThoughtBlock(block, is_open=self._thoughts_open, is_streaming=is_streaming)
             case Text(text):
@@ -120,12 +141,21 @@ class ReplyView(Vertical):
         return PartBlock(block)
 
 
-def _blocks_of(parts: Iterable[Part]) -> list[Part]:
-    """Join neighbouring texts, and neighbouring thoughts."""
-    blocks: list[Part] = []
+def _blocks_of(parts: Iterable[Part]) -> list[Block]:
+    """Join neighbouring texts, and neighbouring thoughts; put results to their calls."""
+    blocks: list[Block] = []
+    calls: dict[str, int] = {}
     for part in parts:
         last = blocks[-1] if blocks else None
-        if isinstance(part, Text) and isinstance(last, Text):
+        if isinstance(part, ToolCall):
+            calls[part.id] = len(blocks)
+            blocks.append(CallBlock(part))
+        elif isinstance(part, ToolResult) and part.call_id in calls:
+            at = calls.pop(part.call_id)
+            called = blocks[at]
+            assert isinstance(called, CallBlock)  # noqa: S101 - for the type checker
+            blocks[at] = CallBlock(called.call, part)
+        elif isinstance(part, Text) and isinstance(last, Text):
             blocks[-1] = Text(last.text + part.text)
         elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
             blocks[-1] = join_thoughts((last, part))
@@ -135,7 +165,7 @@ def _blocks_of(parts: Iterable[Part]) -> list[Part]:
 
 
 class PartBlock(Static):
-    """A tool call, a tool's result, an image or a file.
+    """An image, a file, or the result of an unknown call.
 
     Args:
         part: the part.

@@ -19,6 +19,7 @@ from chatlm.tui.chat.json_text import as_markdown
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
+from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.widgets.hints import command_hint, hint
 from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
 from chatlm.types.parts import Part, Reasoning, Text
@@ -161,6 +162,22 @@ class TurnView(Vertical, can_focus=True):
     def has_thoughts(self) -> bool:
         """Whether thoughts of its reply are drawn."""
         return bool(self.query(ThoughtBlock))
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether thoughts or calls of its reply are drawn, which open and close."""
+        return self.has_thoughts or bool(self.query(ToolBlock))
+
+    async def show_reply(self, reply: Reply) -> None:
+        """Show a reply that goes on after the results of tools."""
+        self.reply_text = _joined_text(reply)
+        for view in self.query(ReplyView):
+            await view.show_parts(reply.parts, streamed=True, live=True)
+
+    def show_tool_state(self, call_id: str, state: str) -> None:
+        """Show what happens to a call that has no result yet."""
+        for view in self.query(ReplyView):
+            view.show_tool_state(call_id, state)
 
     async def open_thoughts(self, is_open: bool) -> None:
         """Show or hide the text of the thoughts."""
@@ -351,9 +368,10 @@ class TurnView(Vertical, can_focus=True):
         for names, word in KEY_HINTS:
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
-            if word == "thoughts" and not self.has_thoughts:
+            if word == "thoughts" and not self.has_folds:
                 continue
-            hints.append(hint("".join(commands.key_of(name) for name in names), word))
+            label = "calls" if word == "thoughts" and not self.has_thoughts else word
+            hints.append(hint("".join(commands.key_of(name) for name in names), label))
         return hints
 
     def _reply_view(self, parts: Iterable[Part]) -> ReplyView:

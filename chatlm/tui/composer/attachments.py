@@ -1,11 +1,11 @@
-"""Find, read and insert the files that a message mentions as `@path`."""
+"""Find, read and insert the files and resources that a message mentions as `@path`."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_blocks, read_text_file
+from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.workers import to_user_error
@@ -43,15 +44,33 @@ _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file mentioned in a text."""
+    """A file, a folder or a plugin's resource mentioned in a text."""
 
     start: int
     """Start and end of the mention."""
     mention: str
     """The mention as typed, with the @."""
     raw_path: str
-    """The path as it was typed."""
-    path: Path
+    """The path as it was typed, or the mention of a resource, such as `wiki:Home`."""
+    path: Path | None
+    """None for a resource."""
+
+    @property
+    def short_name(self) -> str:
+        """The name for a note, with a slash after that of a folder."""
+        name = self.raw_path if self.path is None else self.path.name
+        is_folder = self.path is not None and self.path.is_dir()
+        return one_line(name, MAX_NOTE_WIDTH) + "/" * is_folder
+
+    def read_blocks(self, read_file: FileReader, resources: Resources) -> list[str]:
+        """Return the blocks that it adds to a message.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        if self.path is None:
+            return [resources.read_block(self.raw_path)]
+        return read_blocks(self.path, self.raw_path, read_file)
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,10 @@ def format_mention(raw_path: str) -> str:
     return f"@{dump_json(raw_path)}"
 
 
-def find_attachments(text: str, folder: Path) -> list[Attachment]:
-    """Return the existing files, and the folders with a slash at their end, that the text mentions.
+def find_attachments(
+    text: str, folder: Path, resources: Resources | None = None
+) -> list[Attachment]:
+    """Return what the text mentions: existing files, folders with a slash at their end, resources.
 
     Other words with an @ are ignored, and code blocks mention no files.
     """
@@ -92,13 +113,29 @@ def find_attachments(text: str, folder: Path) -> list[Attachment]:
     for match in _MENTION.finditer(text):
         if any(start <= match.start() < end for start, end in code):
             continue
-        for written, end in _candidate_paths(match):
+        candidates = _candidate_paths(match)
+        start = match.start()
+        for written, end in candidates:
             path = resolve_path(written, folder)
             if path is not None and (path.is_file() or (path.is_dir() and written.endswith("/"))):
-                start = match.start()
                 found.append(Attachment(start, text[start:end], written, path))
                 break
+        else:
+            if resources is not None and (chosen := _choose_resource(candidates, resources)):
+                written, end = chosen
+                found.append(Attachment(start, text[start:end], written, None))
     return found
+
+
+def _choose_resource(
+    candidates: list[tuple[str, int]], resources: Resources
+) -> tuple[str, int] | None:
+    """Return the candidate that is a resource: one that is listed, else without punctuation."""
+    possible = [each for each in candidates if resources.includes(each[0])]
+    if not possible:
+        return None
+    listed = set(resources.names())
+    return next((each for each in possible if each[0] in listed), possible[-1])
 
 
 def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
@@ -147,16 +184,21 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     return text
 
 
-def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> list[str]:
-    """Return the block of each file, once.
+def format_blocks(
+    attachments: Iterable[Attachment],
+    read_file: FileReader,
+    resources: Resources | None = None,
+) -> list[str]:
+    """Return the block of each file or resource, once.
 
     Raises:
-        UsageError: a file cannot be read.
+        UsageError: one cannot be read.
     """
-    once: dict[Path, str] = {}
+    once: dict[Path | str, Attachment] = {}
     for file in attachments:
-        once.setdefault(file.path, file.raw_path)
-    return [block for path, name in once.items() for block in read_blocks(path, name, read_file)]
+        once.setdefault(file.path or file.raw_path, file)
+    offered = resources or Resources()
+    return [block for file in once.values() for block in file.read_blocks(read_file, offered)]
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
@@ -181,6 +223,7 @@ class OutgoingMessage:
     """The text with its pastes, and with plain file names instead of mentions."""
     files: tuple[Attachment, ...] = ()
     read_file: FileReader = read_text_file
+    resources: Resources = field(default_factory=Resources)
 
     def read(self) -> str:
         """Return the text followed by the files; call it in a thread if there are files.
@@ -188,7 +231,7 @@ class OutgoingMessage:
         Raises:
             UsageError: a file cannot be read.
         """
-        blocks = format_blocks(self.files, self.read_file)
+        blocks = format_blocks(self.files, self.read_file, self.resources)
         return "\n\n".join([self.text.rstrip(), *blocks]) if blocks else self.text
 
 
@@ -199,6 +242,7 @@ class Attachments:
         folder: where paths start.
         count_tokens: returns the tokens of a text; called in a thread.
         read_file: reads an attached file; called in a thread.
+        resources: what plugins offer to attach; read in a thread.
         call_in_ui_thread: calls a function in the UI thread, from any thread.
         on_changed: called when `notes` has changed.
         on_failed: called when a file of `attach` cannot be read.
@@ -209,6 +253,7 @@ class Attachments:
         folder: Path,
         count_tokens: TokenCounter,
         read_file: FileReader,
+        resources: Resources,
         *,
         call_in_ui_thread: Callable[[Callable[[], None]], object],
         on_changed: Callable[[], None],
@@ -217,6 +262,7 @@ class Attachments:
         self._folder = folder
         self._count_tokens = count_tokens
         self._read_file = read_file
+        self._resources = resources
         self._call_in_ui_thread = call_in_ui_thread
         self._on_changed = on_changed
         self._on_failed = on_failed
@@ -262,7 +308,7 @@ class Attachments:
                 cannot be read.
             recount: also count files that were counted before.
         """
-        self._files = {file.mention: file for file in find_attachments(text, self._folder)}
+        self._files = {file.mention: file for file in self._find(text)}
         self._costs = {name: cost for name, cost in self._costs.items() if name in self._files}
         for mention, file in self._files.items():
             cost = self._costs.get(mention)
@@ -276,7 +322,7 @@ class Attachments:
         mentions = [mention for mention in self._files if mention in text]
         costs = [self._costs[mention] for mention in mentions if mention in self._costs]
         names = [
-            one_line(self._files[mention].path.name, MAX_NOTE_WIDTH)
+            self._files[mention].short_name.rstrip("/")
             for mention in mentions
             if mention not in self._costs
         ]
@@ -290,7 +336,7 @@ class Attachments:
             text: the text as typed.
             unfold: inserts the pastes of a text.
         """
-        files = find_attachments(text, self._folder)
+        files = self._find(text)
         mentions = {file.mention for file in files}
         gone = [
             file
@@ -298,7 +344,7 @@ class Attachments:
             if mention in text and mention not in mentions
         ]
         whole = unfold(replace_mentions(text, files))
-        return OutgoingMessage(whole, (*gone, *files), self._read_file)
+        return OutgoingMessage(whole, (*gone, *files), self._read_file, self._resources)
 
     @property
     def is_reading_message(self) -> bool:
@@ -337,13 +383,15 @@ class Attachments:
             self._on_changed()
         return was_reading
 
+    def _find(self, text: str) -> list[Attachment]:
+        return find_attachments(text, self._folder, self._resources)
+
     def _start_counting(self, file: Attachment, *, tell: bool) -> None:
         token = self._counting[file.mention] = object()
 
         def count() -> AttachmentCost:
-            text = "\n\n".join(read_blocks(file.path, file.raw_path, self._read_file))
-            name = one_line(file.path.name, MAX_NOTE_WIDTH) + "/" * file.path.is_dir()
-            return AttachmentCost(name, self._count_tokens(text), len(text))
+            text = "\n\n".join(file.read_blocks(self._read_file, self._resources))
+            return AttachmentCost(file.short_name, self._count_tokens(text), len(text))
 
         def work() -> None:
             cost = _result_of(count, "counting an attached file")

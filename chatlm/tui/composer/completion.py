@@ -86,6 +86,7 @@ def complete(
     folder: Path,
     *,
     is_whole_message: bool,
+    resource_names: Callable[[], Sequence[str]] = tuple,
 ) -> Matches | None:
     """Return the candidates for the text before the cursor; None if there are none.
 
@@ -95,6 +96,7 @@ def complete(
         completers: completes a command's argument, by the command's name.
         folder: where paths start.
         is_whole_message: whether `line_before_cursor` is the whole message, as a command is.
+        resource_names: returns what plugins offer to attach, such as `wiki:Home`.
     """
     if is_whole_message and (match := _COMMAND.fullmatch(line_before_cursor)):
         return _complete_command(match[1], commands)
@@ -102,7 +104,7 @@ def complete(
         named = [command for command in commands if command.name == match[1]]
         return _complete_argument(match, named[0], completers, folder) if named else None
     if match := _FILE.search(line_before_cursor):
-        return _complete_mention(match, folder)
+        return _complete_mention(match, folder, resource_names())
     return None
 
 
@@ -231,7 +233,9 @@ def _complete_argument(
     return _make_completion(match.start(2), typed, "", candidates)
 
 
-def _complete_mention(match: re.Match[str], folder: Path) -> Matches | None:
+def _complete_mention(
+    match: re.Match[str], folder: Path, resources: Sequence[str]
+) -> Matches | None:
     quoted, bare = match.groups()
     written = bare if quoted is None else _unquote_partial(quoted)
     candidates = []
@@ -239,6 +243,8 @@ def _complete_mention(match: re.Match[str], folder: Path) -> Matches | None:
         opened = path.endswith("/")
         insert = format_mention(path).rstrip('"') if opened else f"{format_mention(path)} "
         candidates.append(Candidate(insert, escape_controls(path), continues=opened))
+    for mention in rank_names(written, resources)[: MAX_CANDIDATES - len(candidates)]:
+        candidates.append(Candidate(f"{format_mention(mention)} ", escape_controls(mention)))
     return _make_completion(match.start(), match[0], written, candidates)
 
 
@@ -271,6 +277,7 @@ class Completion:
         completers: completes a command's argument, by the command's name. Paths are completed
             without it.
         folder: where paths start.
+        resource_names: returns what plugins offer to attach, such as `wiki:Home`.
         accepts_commands: returns whether a slash at the start of the text begins a command.
         send: sends the message, after a candidate that completes it.
         on_accepted: called after a candidate was inserted.
@@ -282,6 +289,7 @@ class Completion:
         slash_commands: Iterable[Command],
         completers: Mapping[str, Completer],
         folder: Path,
+        resource_names: Callable[[], Sequence[str]],
         *,
         accepts_commands: Callable[[], bool],
         send: Callable[[], None],
@@ -294,6 +302,7 @@ class Completion:
         self._area = area
         self._completers = completers
         self._folder = folder
+        self._resource_names = resource_names
         self._accepts_commands = accepts_commands
         self._send = send
         self._on_accepted = on_accepted
@@ -375,6 +384,7 @@ class Completion:
             self._completers,
             self._folder,
             is_whole_message=is_whole_message,
+            resource_names=self._resource_names,
         )
 
 

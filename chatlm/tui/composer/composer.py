@@ -22,6 +22,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from chatlm.chat.attachments import FileReader, read_text_file
+from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import clipboard, commands
@@ -66,6 +67,7 @@ class Composer(TextArea):
             without it.
         folder: where paths start; None for the working directory.
         read_file: reads an attached file; called in a thread.
+        resources: what plugins offer to attach; None for nothing.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
         vim: whether it has the keys of vi.
     """
@@ -129,11 +131,13 @@ class Composer(TextArea):
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
+        resources: Resources | None = None,
         suggest: Callable[[str], str] = lambda text: "",
         vim: bool = False,
     ) -> None:
         every = [command for command in commands.ALL.values() if command.is_slash_command]
         folder = folder or Path.cwd()
+        resources = resources or Resources()
         # The collaborators come first: TextArea's own __init__ calls methods that use them.
         self._folds = Folds(self._line_at)
         self._completion = Completion(
@@ -141,6 +145,7 @@ class Composer(TextArea):
             every if slash_commands is None else slash_commands,
             completers or {},
             folder,
+            resources.names,
             accepts_commands=lambda: self.accepts_commands,
             send=self.action_send,
             on_accepted=self.scan_text,
@@ -149,6 +154,7 @@ class Composer(TextArea):
             folder,
             count_tokens,
             read_file,
+            resources,
             call_in_ui_thread=self.call_later,
             on_changed=self.update_border,
             on_failed=self._warn,

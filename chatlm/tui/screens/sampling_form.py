@@ -51,6 +51,7 @@ LIST_HELP = {
 
 UNSET_LABELS = {
     "seed": "random", "stop": "none", "logit_bias": "none", "schema": "none", "grammar": "none",
+    "method": "none",
 }  # fmt: skip
 """Built-in defaults; other settings default to the server's."""
 
@@ -322,6 +323,8 @@ def format_range(name: str) -> str:
         return "JSON"
     if name == "grammar":
         return f"{':, '.join(GRAMMAR_KINDS)}:"
+    if name == "method":
+        return "name:argument"
     low, high = SPECS[name].minimum, SPECS[name].maximum
     return f"{low:g} or more" if high >= UNLIMITED_FROM else f"{low:g} to {high:g}"
 

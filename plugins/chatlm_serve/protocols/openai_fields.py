@@ -24,7 +24,7 @@ HINTS = frozenset(
 SAMPLING_FIELDS = tuple(
     name
     for name in Sampling().settings()
-    if name not in ("max_tokens", "stop", "schema", "grammar", "thinking")
+    if name not in ("max_tokens", "stop", "schema", "grammar", "thinking", "method")
 )
 """Fields that have the same name in chatlm's sampling."""
 

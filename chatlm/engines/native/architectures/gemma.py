@@ -22,7 +22,7 @@ from chatlm.engines.native.model_config import (
 )
 from chatlm.engines.native.rope import RopeConfig, read_rope
 
-_FOUR_NORMS = {
+FOUR_NORMS = {
     "pre_mixer_norm": "input_layernorm",
     "post_mixer_norm": "post_attention_layernorm",
     "pre_mlp_norm": "pre_feedforward_layernorm",
@@ -56,14 +56,14 @@ def read_gemma2_config(values: Mapping[str, Any]) -> ModelConfig:
         _layers_with_four_norms(
             values, [dataclasses.replace(attention, window=window) for window in windows]
         ),
-        tensor_names=TensorNames(of_layer={**TENSOR_NAMES, **_FOUR_NORMS}),
+        tensor_names=TensorNames(of_layer={**TENSOR_NAMES, **FOUR_NORMS}),
         final_logit_softcapping=_softcap(values.get("final_logit_softcapping", 30.0)),
     )
 
 
 def read_gemma3_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `gemma3_text`."""
-    return _read_gemma3(values, TensorNames(of_layer={**TENSOR_NAMES, **_FOUR_NORMS}))
+    return _read_gemma3(values, TensorNames(of_layer={**TENSOR_NAMES, **FOUR_NORMS}))
 
 
 def read_gemma3_config_with_images(values: Mapping[str, Any]) -> ModelConfig:
@@ -79,7 +79,7 @@ def read_gemma3_config_with_images(values: Mapping[str, Any]) -> ModelConfig:
         layers="language_model.model.layers",
         norm="language_model.model.norm",
         lm_head="language_model.lm_head",
-        of_layer={**TENSOR_NAMES, **_FOUR_NORMS},
+        of_layer={**TENSOR_NAMES, **FOUR_NORMS},
         unread=("vision_tower.", "multi_modal_projector."),
     )
     return _read_gemma3(text, names)
@@ -150,7 +150,7 @@ def _layers_with_four_norms(
     values: Mapping[str, Any], mixers: Sequence[AttentionConfig]
 ) -> list[LayerConfig]:
     mlp = read_mlp(values, activation="hidden_activation")
-    return [LayerConfig(mixer, mlp, tuple(_FOUR_NORMS)) for mixer in mixers]
+    return [LayerConfig(mixer, mlp, tuple(FOUR_NORMS)) for mixer in mixers]
 
 
 def _read_model(

@@ -1,4 +1,5 @@
-"""Granite 4: Mamba-2 layers, attention in some, and Granite's multipliers."""
+"""Granite 4: Mamba-2 layers, attention in some, and Granite's multipliers; with experts, also one
+that all tokens share."""
 
 from __future__ import annotations
 
@@ -8,8 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures.config_parser import read_attention, read_mlp, read_model
+from chatlm.engines.native.architectures.config_parser import (
+    read_attention,
+    read_mlp,
+    read_model,
+    read_moe,
+)
 from chatlm.engines.native.mamba import MambaConfig
+from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import (
     PRE_NORMS,
     TENSOR_NAMES,
@@ -17,6 +24,7 @@ from chatlm.engines.native.model_config import (
     ModelConfig,
     TensorNames,
 )
+from chatlm.engines.native.moe import SHARED_PREFIX, MoeConfig
 
 _MAMBA = {
     **dict.fromkeys(("in_proj_z", "in_proj_xbc", "in_proj_dt"), "mamba.in_proj"),
@@ -26,16 +34,28 @@ _MAMBA = {
     "norm_weight": "mamba.norm",
 }
 
+_DENSE = {
+    "gate_proj": "shared_mlp.input_linear",
+    "up_proj": "shared_mlp.input_linear",
+    "down_proj": "shared_mlp.output_linear",
+}
+
 _TENSORS = TensorNames(
     of_layer={
         **TENSOR_NAMES,
         **PRE_NORMS,
         **_MAMBA,
-        "gate_proj": "shared_mlp.input_linear",
-        "up_proj": "shared_mlp.input_linear",
-        "down_proj": "shared_mlp.output_linear",
+        **_DENSE,
+        **{f"{SHARED_PREFIX}{name}": target for name, target in _DENSE.items()},
     },
     without_suffix=frozenset({"A_log", "D", "dt_bias", "conv_bias"}),
+    router="block_sparse_moe.router.layer",
+    experts={
+        "gate_proj": "block_sparse_moe.input_linear",
+        "up_proj": "block_sparse_moe.input_linear",
+        "down_proj": "block_sparse_moe.output_linear",
+    },
+    stacked_experts=True,
 )
 
 _TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
@@ -44,8 +64,6 @@ _TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of a `granitemoehybrid`."""
-    if int(values.get("num_local_experts") or 0):
-        raise Unsupported("its layers have experts")
     attention = read_attention(
         values, default_num_key_value_heads=int(values["num_attention_heads"])
     )
@@ -58,7 +76,7 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=bias,
         o_proj_bias=bias,
     )
-    mlp = read_mlp({**values, "intermediate_size": values["shared_intermediate_size"]})
+    mlp = _read_mlp(values)
     kinds = {
         "full_attention": LayerConfig(attention, mlp),
         "linear_attention": LayerConfig(_read_mamba(values), mlp),
@@ -79,6 +97,17 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
         residual_multiplier=float(values.get("residual_multiplier", 1.0)),
         logits_scaling=float(values.get("logits_scaling", 1.0)),
         tensor_names=_TENSORS,
+    )
+
+
+def _read_mlp(values: Mapping[str, Any]) -> DenseMlpConfig | MoeConfig:
+    size = int(values["shared_intermediate_size"])
+    if not int(values.get("num_local_experts") or 0):
+        return read_mlp({**values, "intermediate_size": size})
+    return dataclasses.replace(
+        read_moe(values, "intermediate_size", normalised=True),
+        shared_intermediate_size=size,
+        shared_gate=False,
     )
 
 

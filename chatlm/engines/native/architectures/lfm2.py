@@ -1,15 +1,27 @@
-"""LFM2: gated short convolutions, and attention with QK norm in some layers."""
+"""LFM2: gated short convolutions, and attention with QK norm in some layers; with experts in all
+layers but the first."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures.config_parser import read_attention, read_mlp, read_model
+from chatlm.engines.native.architectures.config_parser import (
+    read_attention,
+    read_mlp,
+    read_model,
+    read_moe,
+)
 from chatlm.engines.native.mlp import DenseMlpConfig
-from chatlm.engines.native.model_config import LayerConfig, ModelConfig, TensorNames
+from chatlm.engines.native.model_config import (
+    LayerConfig,
+    Mixer,
+    Mlp,
+    ModelConfig,
+    TensorNames,
+)
 from chatlm.engines.native.short_conv import ShortConvConfig
 
 _TENSORS = TensorNames(
@@ -32,15 +44,40 @@ _TENSORS = TensorNames(
         "down_proj": "feed_forward.w2",
     },
     without_suffix=frozenset({"conv_bias"}),
+    router="feed_forward.gate",
+    experts={
+        "gate_proj": "feed_forward.experts.{expert}.w1",
+        "up_proj": "feed_forward.experts.{expert}.w3",
+        "down_proj": "feed_forward.experts.{expert}.w2",
+    },
+    choice_bias="feed_forward.expert_bias",
 )
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Return the config of an `lfm2`."""
+    return _read(values, [_read_mlp(values)] * int(values["num_hidden_layers"]))
+
+
+def read_moe_config(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the config of an `lfm2_moe`."""
+    values = {"hidden_act": "silu", **values}
+    count, dense = int(values["num_hidden_layers"]), int(values.get("num_dense_layers", 2))
+    moe = dataclasses.replace(
+        read_moe(
+            values, "moe_intermediate_size", normalised=bool(values.get("norm_topk_prob", True))
+        ),
+        scoring="sigmoid",
+        choice_bias=bool(values.get("use_expert_bias", True)),
+        scaling=float(values.get("routed_scaling_factor", 1.0)),
+    )
+    return _read(values, [read_mlp(values) if n < dense else moe for n in range(count)])
+
+
+def _read(values: Mapping[str, Any], mlps: Sequence[Mlp]) -> ModelConfig:
     tied = values.get("tie_embedding", values.get("tie_word_embeddings", True))
     values = {
         "rope_theta": 1e6,
-        "hidden_act": "silu",
         **values,
         "rms_norm_eps": values["norm_eps"],
         "tie_word_embeddings": tied,
@@ -51,15 +88,12 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
         int(values["conv_L_cache"]),
         bool(values.get("conv_bias", False)),
     )
-    mlp = _read_mlp(values)
-    kinds = {
-        "full_attention": LayerConfig(attention, mlp),
-        "conv": LayerConfig(convolution, mlp),
-    }
+    mixers: dict[str, Mixer] = {"full_attention": attention, "conv": convolution}
     types = _layer_types(values)
-    if unknown := sorted(set(map(str, types)) - set(kinds)):
+    if unknown := sorted(set(map(str, types)) - set(mixers)):
         raise Unsupported(f"it has layers of the type {unknown[0]}")
-    return read_model(values, [kinds[kind] for kind in types], tensor_names=_TENSORS)
+    layers = [LayerConfig(mixers[kind], mlp) for kind, mlp in zip(types, mlps, strict=True)]
+    return read_model(values, layers, tensor_names=_TENSORS)
 
 
 def _layer_types(values: Mapping[str, Any]) -> list[str]:
@@ -82,4 +116,4 @@ def _read_mlp(values: Mapping[str, Any]) -> DenseMlpConfig:
         if (factor := values.get("block_ffn_dim_multiplier", 1.0)) is not None:
             multiple = int(values.get("block_multiple_of", 256))
             size = -(-int(factor * size) // multiple) * multiple
-    return read_mlp({**values, "intermediate_size": size})
+    return read_mlp({"hidden_act": "silu", **values, "intermediate_size": size})

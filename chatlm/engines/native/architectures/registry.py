@@ -10,6 +10,7 @@ from typing import Any
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures import (
     gemma,
+    gemma4,
     glm4,
     gpt_oss,
     granite,
@@ -33,11 +34,14 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "gemma2": gemma.read_gemma2_config,
     "gemma3": gemma.read_gemma3_config_with_images,
     "gemma3_text": gemma.read_gemma3_config,
+    "gemma4": gemma4.read_config,
+    "gemma4_text": gemma4.read_text_config,
     "glm4": glm4.read_config,
     "gpt_oss": gpt_oss.read_config,
     "granite": granite.read_config,
     "granitemoehybrid": granite_hybrid.read_config,
     "lfm2": lfm2.read_config,
+    "lfm2_moe": lfm2.read_moe_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
     "olmo2": olmo.read_olmo2_config,

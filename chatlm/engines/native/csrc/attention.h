@@ -111,15 +111,25 @@ static void store_kv_row(KVRows rows, int64_t token, const float *x, int64_t siz
         quantize_kv_group(x + i, min_i64(KV_GROUP, size - i), codes + i, scales + i / KV_GROUP);
 }
 
+/* One head's value, normalized into `out` where the model does so. */
+static const float *normed_value(const Decoder *d, const AttentionStep *a, const float *x,
+                                 float *out)
+{
+    if (!a->v_norm)
+        return x;
+    rms_norm(x, a->v_norm, a->head_dim, d->model.rms_norm_eps, out);
+    return out;
+}
+
 /* Write the token's key and value of one KV head into row `row` of a chunk. */
 static void store_kv(const Decoder *d, const AttentionStep *a, int64_t index, int64_t head,
                      float *key, KVRows keys, KVRows values, int64_t row)
 {
     const float *qkv = d->buffers[a->qkv_buffer] + index * d->strides[a->qkv_buffer];
-    qkv += (a->num_attention_heads + head) * a->head_dim;
-    norm_and_apply_rope(d, a, &d->tokens[index], qkv, a->k_norm, key);
+    qkv += head * a->head_dim;
+    norm_and_apply_rope(d, a, &d->tokens[index], qkv + a->keys, a->k_norm, key);
     store_kv_row(keys, row, key, a->head_dim);
-    store_kv_row(values, row, qkv + a->num_key_value_heads * a->head_dim, a->head_dim);
+    store_kv_row(values, row, normed_value(d, a, qkv + a->values, key), a->head_dim);
 }
 
 /* The token's queries that share one KV head, scaled and padded with zeros to a row. */
@@ -316,7 +326,7 @@ static void gqa_attention(const Decoder *d, const AttentionStep *a, int64_t task
     KVRows keys = kv_rows(layer->keys, layer->key_scales, row_index, stride);
     KVRows values = kv_rows(layer->values, layer->value_scales, row_index, stride);
     const TokenState *end = token + sequence->token_count;
-    for (const TokenState *added = token; added < end; added++) {
+    for (const TokenState *added = token; a->keys >= 0 && added < end; added++) {
         int64_t row = added->position - first;
         if (0 <= row && row < KV_CHUNK)
             store_kv(d, a, added - d->tokens, head, s->query, keys, values, row);

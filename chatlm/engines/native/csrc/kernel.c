@@ -457,6 +457,13 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
                   m->embed_tokens.columns, &tokens[t], 1, residual);
         for (int64_t i = 0; i < m->hidden_size; i++)
             residual[i] *= m->embedding_multiplier;
+        if (m->input_buffer < 0)
+            continue;
+        float *inputs = d->buffers[m->input_buffer] + t * d->strides[m->input_buffer];
+        read_rows(m->input_table.data, m->input_table.type, m->input_table.row_bytes,
+                  m->input_table.columns, &tokens[t], 1, inputs);
+        for (int64_t i = 0; i < m->input_table.columns; i++)
+            inputs[i] *= m->input_multiplier;
     }
     wake_workers(d, 0, false);
     run_tasks(d, &d->scratch[0]);
@@ -503,20 +510,20 @@ int multiply_matrices(Decoder *d, const PackedMatrix *matrices, int64_t count, c
     return 0;
 }
 
-/* Add a block of tokens to the KV cache of one layer with attention, and let them attend.
+/* Add a block of tokens to the KV cache of one layer with attention, given by its number, and let
+   them attend; without keys and values these are there already.
 
    `queries`, `keys` and `values` are (tokens, heads * head_dim), `out` is as `queries`. Keys and
    queries are normalized and rotated here where the layer does so for each head. */
-void attend_prompt(Decoder *d, int64_t kv_layer, const SequenceInput *sequence,
+void attend_prompt(Decoder *d, int64_t layer, const SequenceInput *sequence,
                    const float *queries, const float *keys, const float *values, float *out)
 {
     const Step *step = d->model.steps;
-    while (step->kind != STEP_ATTENTION
-           || ((const AttentionStep *)step->detail)->kv_layer != kv_layer)
+    while (step->kind != STEP_ATTENTION || ((const AttentionStep *)step->detail)->number != layer)
         step++;
     PromptAttention prompt = {step->detail, sequence, queries, keys, values, out};
     d->prompt_attention = &prompt;
-    wake_workers(d, prompt_phase(&d->model, PROMPT_STORE), false);
+    wake_workers(d, prompt_phase(&d->model, keys ? PROMPT_STORE : PROMPT_ATTENTION), false);
     run_tasks(d, &d->scratch[0]);
     d->prompt_attention = NULL;
 }

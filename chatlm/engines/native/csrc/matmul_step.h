@@ -93,10 +93,10 @@ static void add_lora(const Decoder *d, const MatmulStep *step, int64_t index, in
     }
 }
 
-/* Whether the step's last task is followed by LoRA; lm_head and routers have none. */
+/* Whether the step's last task is followed by LoRA; such as lm_head and routers have none. */
 static bool has_lora(const Decoder *d, const MatmulStep *step)
 {
-    return d->max_lora_rank && step->output != OUTPUT_LOGITS && !step->routes;
+    return d->max_lora_rank && step->matrices[0].lora >= 0;
 }
 
 static int64_t matmul_step_tasks(const Decoder *d, const MatmulStep *step)
@@ -165,7 +165,7 @@ static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *st
         lora_down_step(d, step, s->input, s->lora_hidden);
 }
 
-/* The rows of one task of gate_proj and the same of up_proj. */
+/* The rows of one task of gate_proj and the same of up_proj, if there is one. */
 static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
                       const ThreadScratch *s)
 {
@@ -174,11 +174,14 @@ static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
     int64_t to = min_i64(from + rows, matrix->rows);
     OutputVectors gate = {d->buffers[step->output_buffer], d->strides[step->output_buffer]};
     OutputVectors up = {d->buffers[step->up_buffer], d->strides[step->up_buffer]};
+    up.data += step->up_offset;
     matmul(d, matrix, task, s->input, gate, false, 1.0f);
-    matmul(d, &step->matrices[1].matrix, task, s->input, up, false, 1.0f);
-    if (has_lora(d, step)) {
+    if (has_lora(d, step))
         add_lora(d, step, 0, task, s->lora_hidden, gate, 1.0f);
-        add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
+    if (step->matrix_count > 1) {
+        matmul(d, &step->matrices[1].matrix, task, s->input, up, false, 1.0f);
+        if (has_lora(d, step))
+            add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
     }
     for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride) {
         apply_activation(step->gate, gate.data + from, up.data + from, to - from);
@@ -222,11 +225,17 @@ static void finish_matmul(const Decoder *d, const MatmulStep *step)
                      d->strides[step->output_buffer], d->token_count, d->routing);
     for (int64_t t = 0; t < d->token_count && step->norm_count; t++) {
         float *output = d->buffers[step->output_buffer] + t * d->strides[step->output_buffer];
-        float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
         for (const NormSpan *n = step->norms; n < step->norms + step->norm_count; n++)
-            rms_norm(output + n->offset, n->weight, n->size, d->model.rms_norm_eps,
-                     output + n->offset);
-        for (int64_t i = 0; step->adds_normed && i < d->model.hidden_size; i++)
-            residual[i] += step->multiplier * output[i];
+            for (int64_t i = 0; i < n->count; i++) {
+                float *values = output + n->offset + i * n->size;
+                rms_norm(values, n->weight, n->size, n->epsilon, values);
+            }
+        if (step->sum_buffer < 0)
+            continue;
+        float *sum = d->buffers[step->sum_buffer] + t * d->strides[step->sum_buffer];
+        for (int64_t i = 0; i < step->sum_size; i++)
+            sum[i] += step->multiplier * output[i];
+        for (int64_t i = 0; step->sum_scale != 1.0f && i < step->sum_size; i++)
+            sum[i] *= step->sum_scale;
     }
 }

@@ -49,16 +49,19 @@ enum { RESIDUAL = 0 };
 /* Grouped-query attention; writes partial results, which the matmul step after it merges. */
 typedef struct {
     int64_t num_attention_heads, num_key_value_heads, head_dim;
+    int64_t number;      /* among the layers with attention */
     int64_t kv_layer;    /* index among the layers of the KV cache */
     int64_t window;      /* tokens that a token attends to, with itself; 0 for all */
-    int64_t qkv_buffer;  /* queries, then keys, then values of all heads */
+    int64_t qkv_buffer;  /* queries of all heads, then what the next three say */
+    int64_t keys;        /* the first value of the keys, or -1 where another layer stores them */
+    int64_t values;      /* likewise; may be the keys */
     int64_t gate;        /* first value there whose sigmoids multiply the output, or -1 */
     int64_t rope;        /* index among the RoPE tables, or -1 */
     int64_t rotary_dim;  /* values of a head that rotate */
     int64_t interleaved; /* whether pairs are neighbours instead of half of rotary_dim apart */
     float scale;
     float softcap;                /* of the scores, or 0 */
-    const float *q_norm, *k_norm; /* (head_dim,), or NULL */
+    const float *q_norm, *k_norm, *v_norm; /* (head_dim,), or NULL */
     const float *sinks;           /* (heads,): scores without a value, or NULL */
 } AttentionStep;
 
@@ -72,6 +75,9 @@ typedef struct {
     const PackedMatrix *gate_proj, *up_proj, *down_proj; /* one per expert */
     int64_t num_experts, num_experts_per_tok;
     int64_t normalised; /* whether a token's weights sum to 1, rather than those of all experts */
+    int64_t has_sigmoids;     /* whether weights are sigmoids of the logits, rather than a softmax */
+    const float *choice_bias; /* added to the sigmoids by which experts are chosen, or NULL */
+    float scaling;            /* of the weights */
     float swiglu_limit, swiglu_alpha; /* of clamped SwiGLU; a limit of 0 stands for plain SwiGLU */
 } Moe;
 
@@ -89,10 +95,12 @@ typedef struct {
     int64_t lora; /* index among the pairs of an adapter */
 } StepMatrix;
 
-/* Values of an output vector that are normalized together when the step is done. */
+/* Values of an output vector that are normalized together when the step is done, `count` times one
+   after the other. */
 typedef struct {
     const float *weight;
-    int64_t offset, size;
+    int64_t offset, size, count;
+    float epsilon;
 } NormSpan;
 
 /* Products of one to four matrices with the same input. Their outputs lie one after the other;
@@ -105,11 +113,13 @@ typedef struct {
     const float *norm;              /* of INPUT_RESIDUAL, or NULL */
     const AttentionStep *attention; /* of INPUT_ATTENTION */
     int64_t output, output_buffer;
-    int64_t gate, up_buffer; /* which activation; where `up` goes before it is multiplied */
+    int64_t gate, up_buffer; /* which activation; where `up` goes before it is multiplied, or is */
+    int64_t up_offset;       /* already, if there is one matrix */
     NormSpan norms[2];       /* of the whole output, applied when the step is done */
     int64_t norm_count;
-    int64_t adds_normed; /* whether the output is added to the residual after its norm */
-    float multiplier;    /* of what is added to the residual */
+    int64_t sum_buffer, sum_size; /* to which the output is added after its norm, or -1 */
+    float multiplier;             /* of what is added to that or to the residual */
+    float sum_scale;              /* by which the sum is multiplied */
     const Moe *routes;   /* whose experts the output chooses when the step is done, or NULL */
     int64_t share_buffer, share_offset; /* of a gated step: a value there, per token, whose sigmoid
                                            multiplies the output; or -1 */
@@ -137,6 +147,9 @@ typedef struct {
     int64_t hidden_size;
     float rms_norm_eps, embedding_multiplier;
     StoredMatrix embed_tokens; /* (vocab_size, hidden_size), as it is in the file */
+    StoredMatrix input_table;  /* whose rows, multiplied, are in a buffer when a call begins */
+    int64_t input_buffer;      /* or -1 for no such table */
+    float input_multiplier;
     const Step *steps;         /* the last one computes the logits */
     int64_t step_count;
     const int64_t *buffer_sizes; /* floats of a vector */

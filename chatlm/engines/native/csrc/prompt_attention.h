@@ -23,7 +23,8 @@ static const float HIDDEN_SCORE = -1e30f;
 struct PromptAttention {
     const AttentionStep *step;
     const SequenceInput *sequence;
-    const float *queries, *keys, *values; /* (tokens, heads * head_dim), before norm and RoPE */
+    const float *queries, *keys, *values; /* (tokens, heads * head_dim), before norm and RoPE; no
+                                             keys and values where they are stored already */
     float *out;                           /* as `queries` */
 };
 
@@ -56,7 +57,7 @@ static void store_prompt_kv(const Decoder *d, const PromptAttention *p, int64_t 
         int64_t at = (t * a->num_key_value_heads + head) * a->head_dim;
         norm_and_apply_rope(d, a, &token, p->keys + at, a->k_norm, row);
         store_kv_row(keys, t, row, a->head_dim);
-        store_kv_row(values, t, p->values + at, a->head_dim);
+        store_kv_row(values, t, normed_value(d, a, p->values + at, row), a->head_dim);
     }
 }
 

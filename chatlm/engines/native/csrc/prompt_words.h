@@ -137,11 +137,11 @@ ALWAYS_INLINE i32x16 spread_words(const int16_t *from)
 
 /* Add the products with TILE_COLUMNS columns, whose words are `first` and `second`. */
 ALWAYS_INLINE void add_products(const int16_t *first, const int16_t *second, const int16_t *x,
-                                i32x16 dots[WORD_VECTORS][2])
+                                i32x16 dots[WORD_VECTORS][2], const int vectors)
 {
     for (int i = 0; i < TILE_COLUMNS; i += 2, first += 2 * LANES, second += 2 * LANES) {
         i32x16 a = load_i32x16(first), b = load_i32x16(second);
-        for (int v = 0; v < WORD_VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             i32x16 values = spread_words(x + v * TILE_COLUMNS + i);
             dots[v][0] = dot_words(dots[v][0], a, values);
             dots[v][1] = dot_words(dots[v][1], b, values);
@@ -149,7 +149,7 @@ ALWAYS_INLINE void add_products(const int16_t *first, const int16_t *second, con
     }
 }
 
-/* The same with those of paired words: (a + v)(b + w). */
+/* The same for WORD_VECTORS vectors with those of paired words: (a + v)(b + w). */
 ALWAYS_INLINE void add_paired_products(const int16_t *first, const int16_t *second,
                                        const int16_t *x, i32x16 dots[WORD_VECTORS][2])
 {
@@ -165,19 +165,20 @@ ALWAYS_INLINE void add_paired_products(const int16_t *first, const int16_t *seco
     }
 }
 
-ALWAYS_INLINE void multiply_words(WordProduct p, const bool is_paired, const int scales,
-                                  const int minimums)
+ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int minimums,
+                                  const int vectors, const bool is_paired)
 {
     f32x16 sums[WORD_VECTORS][2] = {0};
+    size_t result_bytes = (size_t)vectors * sizeof *sums;
     const int16_t *first = p.words, *second = p.words + LANES * p.columns, *x = p.x;
     const int factors = 2 * scales + minimums, tiles = 64 / TILE_COLUMNS / scales;
     int64_t second_factors = p.columns / 64 * factors;
     if (!p.is_first)
-        memcpy(sums, p.results, sizeof sums);
+        memcpy(sums, p.results, result_bytes);
     for (int64_t column = 0; column < p.columns; column += 64) {
         for (int s = 0; s < scales; s++) {
             i32x16 dots[WORD_VECTORS][2] = {0};
-            for (int v = 0; is_paired && v < WORD_VECTORS; v++) {
+            for (int v = 0; is_paired && v < vectors; v++) {
                 const uint32_t *products = p.x_pair_products + v * p.pair_stride + s * tiles;
                 uint32_t of_vector = tiles == 2 ? products[0] + products[1] : products[0];
                 for (int k = 0; k < 2; k++) {
@@ -191,10 +192,10 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const bool is_paired, const int
                 if (is_paired)
                     add_paired_products(first, second, x, dots);
                 else
-                    add_products(first, second, x, dots);
+                    add_products(first, second, x, dots, vectors);
                 first += TILE_COLUMNS * LANES, second += TILE_COLUMNS * LANES;
             }
-            for (int v = 0; v < WORD_VECTORS; v++) {
+            for (int v = 0; v < vectors; v++) {
                 float scale = p.x_scales[v * p.scale_stride];
                 sums[v][0] +=
                     __builtin_convertvector(dots[v][0], f32x16) * scale * p.factors[s];
@@ -203,7 +204,7 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const bool is_paired, const int
             }
         }
         for (int m = 0; m < minimums; m++)
-            for (int v = 0; v < WORD_VECTORS; v++) {
+            for (int v = 0; v < vectors; v++) {
                 float sum = p.x_sums[v * p.sum_stride + m];
                 sums[v][0] += p.factors[scales + m] * sum;
                 sums[v][1] += p.factors[second_factors + scales + m] * sum;
@@ -211,21 +212,27 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const bool is_paired, const int
         p.x_scales++, p.x_sums += minimums, p.x_pair_products += is_paired ? 2 : 0;
         p.factors += factors;
     }
-    memcpy(p.results, sums, sizeof sums);
+    memcpy(p.results, sums, result_bytes);
 }
 
-ALWAYS_INLINE void multiply_words_of(Format f, WordProduct p, const bool is_paired)
+/* The same for up to WORD_VECTORS vectors: fewer, as experts have them, take less time. */
+ALWAYS_INLINE void multiply_some_words(WordProduct p, const int scales, const int minimums,
+                                       int64_t vectors)
 {
-    if (word_scales(f) == 1 && word_minimums(f) == 2)
-        multiply_words(p, is_paired, 1, 2);
-    else if (word_scales(f) == 1 && word_minimums(f) == 4)
-        multiply_words(p, is_paired, 1, 4);
-    else if (word_scales(f) == 1)
-        multiply_words(p, is_paired, 1, 0);
-    else if (word_minimums(f))
-        multiply_words(p, is_paired, 2, 2);
+    if (vectors == 1)
+        multiply_words(p, scales, minimums, 1, false);
+    else if (vectors == 2)
+        multiply_words(p, scales, minimums, 2, false);
+#ifdef __AVX512BW__
+    else if (vectors <= 4)
+        multiply_words(p, scales, minimums, 4, false);
+#endif
+#ifdef HAS_PAIRED_WORDS
+    else if (p.x_pair_products)
+        multiply_words(p, scales, minimums, WORD_VECTORS, true);
+#endif
     else
-        multiply_words(p, is_paired, 2, 0);
+        multiply_words(p, scales, minimums, WORD_VECTORS, false);
 }
 
 /* The same for `vectors` vectors from one whose index is a multiple of VECTOR_BLOCK. */
@@ -233,16 +240,22 @@ static void multiply_words_block(Format f, WordProduct p, int64_t x_stride, int6
 {
     const int16_t *x = p.x;
     for (int64_t v = 0; v < vectors; v += WORD_VECTORS) {
+        int64_t left = vectors - v;
         p.x = x + v / TILE_VECTORS * x_stride + v % TILE_VECTORS * TILE_COLUMNS;
-#ifdef HAS_PAIRED_WORDS
-        if (p.x_pair_products) {
-            multiply_words_of(f, p, true);
-            p.x_pair_products += WORD_VECTORS * p.pair_stride;
-        } else
-#endif
-            multiply_words_of(f, p, false);
+        if (word_scales(f) == 1 && word_minimums(f) == 2)
+            multiply_some_words(p, 1, 2, left);
+        else if (word_scales(f) == 1 && word_minimums(f) == 4)
+            multiply_some_words(p, 1, 4, left);
+        else if (word_scales(f) == 1)
+            multiply_some_words(p, 1, 0, left);
+        else if (word_minimums(f))
+            multiply_some_words(p, 2, 2, left);
+        else
+            multiply_some_words(p, 2, 0, left);
         p.results += WORD_VECTORS * 2 * LANES;
         p.x_scales += WORD_VECTORS * p.scale_stride, p.x_sums += WORD_VECTORS * p.sum_stride;
+        if (p.x_pair_products)
+            p.x_pair_products += WORD_VECTORS * p.pair_stride;
     }
 }
 

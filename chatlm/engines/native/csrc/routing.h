@@ -6,19 +6,32 @@
 
 #include "model.h"
 
-/* The experts with the largest logits, the lower index first among equals, and their weights. */
+static const float SIGMOID_EPSILON = 1e-6f; /* added to the sum of sigmoids that divides them */
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + expf_approx(-x)); }
+
+/* The experts with the largest scores, which are their logits unless there is a bias, the lower
+   index first among equals; and their weights. */
 static void choose_experts(const Moe *m, const float *logits, int64_t *experts, float *weights)
 {
-    for (int64_t k = 0; k < m->num_experts_per_tok; k++) {
-        int64_t best = -1;
-        for (int64_t e = 0; e < m->num_experts; e++) {
-            bool is_taken = false;
-            for (int64_t i = 0; i < k; i++)
-                is_taken |= experts[i] == e;
-            if (!is_taken && (best < 0 || logits[e] > logits[best]))
-                best = e;
-        }
-        experts[k] = best;
+    float scores[MAX_EXPERTS_PER_TOKEN];
+    int64_t count = 0, most = m->num_experts_per_tok;
+    for (int64_t e = 0; e < m->num_experts; e++) {
+        float score = m->choice_bias ? sigmoid(logits[e]) + m->choice_bias[e] : logits[e];
+        if (count == most && !(score > scores[most - 1]))
+            continue;
+        int64_t at = count < most ? count++ : most - 1;
+        for (; at > 0 && score > scores[at - 1]; at--)
+            scores[at] = scores[at - 1], experts[at] = experts[at - 1];
+        scores[at] = score, experts[at] = e;
+    }
+    if (m->has_sigmoids) {
+        float total = SIGMOID_EPSILON;
+        for (int64_t k = 0; k < most; k++)
+            weights[k] = sigmoid(logits[experts[k]]), total += weights[k];
+        for (int64_t k = 0; k < most; k++)
+            weights[k] = weights[k] / (m->normalised ? total : 1.0f) * m->scaling;
+        return;
     }
     float largest = logits[experts[0]], sum = 0.0f;
     for (int64_t k = 0; k < m->num_experts_per_tok; k++)
@@ -29,7 +42,7 @@ static void choose_experts(const Moe *m, const float *logits, int64_t *experts, 
             sum += expf_approx(logits[e] - largest);
     }
     for (int64_t k = 0; k < m->num_experts_per_tok; k++)
-        weights[k] /= sum;
+        weights[k] = weights[k] / sum * m->scaling;
 }
 
 /* Route `tokens` tokens by their logits, `stride` floats apart. */

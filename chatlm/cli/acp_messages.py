@@ -1,0 +1,137 @@
+"""Values of the Agent Client Protocol made from chatlm's, and the other way round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from chatlm.chat.attachments import FileReader, format_block, read_blocks
+from chatlm.errors import UsageError
+from chatlm.text import escape_controls, one_line
+from chatlm.types.messages import StopReason
+from chatlm.types.parts import ToolCall, ToolResult
+
+if TYPE_CHECKING:
+    from acp.schema import PermissionOption, ToolCallUpdate
+
+    from chatlm.types.events import ApprovalNeeded
+
+Ending = Literal["end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"]
+
+_ENDINGS: dict[StopReason, Ending] = {
+    StopReason.LENGTH: "max_tokens",
+    StopReason.CONTEXT_FULL: "max_tokens",
+    StopReason.TOOL_LIMIT: "max_turn_requests",
+    StopReason.REFUSAL: "refusal",
+    StopReason.CONTENT_FILTER: "refusal",
+    StopReason.CANCELLED: "cancelled",
+}
+
+ALLOW_ONCE, ALLOW_IN_CHAT, REJECT = "allow", "allow-in-chat", "reject"
+"""Ids of the answers to a call."""
+
+MAX_SHOWN = 4000
+"""Characters of arguments or a result that an editor gets to show."""
+
+
+def ending(reason: StopReason | None) -> Ending:
+    """Return how the editor is told that a reply ended."""
+    return "cancelled" if reason is None else _ENDINGS.get(reason, "end_turn")
+
+
+def prompt_text(blocks: Sequence[Any], read_file: FileReader) -> str:
+    """Return the message of the editor's user.
+
+    Args:
+        blocks: text, links to files, which are read, and pieces of files.
+        read_file: reads a file.
+
+    Raises:
+        UsageError: a file cannot be read, or there is a picture or a sound.
+    """
+    written: list[str] = []
+    attached: list[str] = []
+    for block in blocks:
+        if block.type == "text":
+            written.append(block.text)
+        elif block.type == "resource_link":
+            written.append(one_line(block.name, 200))
+            if (path := _local_path(block.uri)) is not None:
+                attached += read_blocks(path, str(path), read_file)
+            else:
+                attached.append(one_line(block.uri, 1000))
+        elif block.type == "resource":
+            text = getattr(block.resource, "text", None)
+            if text is None:
+                raise UsageError(f"{one_line(block.resource.uri, 200)} is not text.")
+            path = _local_path(block.resource.uri)
+            attached.append(format_block(str(path or block.resource.uri), text))
+        else:
+            raise UsageError(f"chatlm takes no {one_line(block.type, 20)} from editors yet.")
+    return "\n\n".join(filter(None, ("".join(written), *dict.fromkeys(attached))))
+
+
+def _local_path(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def call_arguments(call: ToolCall) -> Any:
+    """Return the arguments of a call as JSON values, or as the text that the model wrote."""
+    try:
+        return json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        return call.arguments
+
+
+def call_title(event: ApprovalNeeded) -> str:
+    """Return a line that says what a call would do."""
+    shown = event.preview.text if event.preview else ""
+    return one_line(f"{event.call.name}: {shown}" if shown else event.call.name, 120)
+
+
+def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:
+    """Return what the editor shows when it asks: the arguments, and why they are suspicious."""
+    from acp import text_block, tool_content
+    from acp.schema import ToolCallUpdate
+
+    lines = []
+    if event.preview is not None:
+        lines.append(event.preview.text)
+    lines += [
+        f"{one_line(copied.text, 200)!r} was copied from {one_line(copied.source, 100)}."
+        for copied in event.copied
+    ]
+    if event.interrupted:
+        lines.append("It ran before, and the program ended meanwhile: what it did is not known.")
+    text = escape_controls("\n".join(lines))[:MAX_SHOWN]
+    return ToolCallUpdate(
+        tool_call_id=event.call.id,
+        title=call_title(event),
+        status="pending",
+        raw_input=dict(event.arguments),
+        content=[tool_content(text_block(text))] if text else None,
+    )
+
+
+def approval_options(event: ApprovalNeeded) -> list[PermissionOption]:
+    """Return the answers that the user can give."""
+    from acp.schema import PermissionOption
+
+    options = [PermissionOption(option_id=ALLOW_ONCE, name="Allow", kind="allow_once")]
+    if not (event.copied or event.interrupted or event.always):
+        options.append(
+            PermissionOption(
+                option_id=ALLOW_IN_CHAT, name="Allow in this chat", kind="allow_always"
+            )
+        )
+    return [*options, PermissionOption(option_id=REJECT, name="Reject", kind="reject_once")]
+
+
+def result_text(result: ToolResult) -> str:
+    """Return a result as the editor shows it."""
+    text = escape_controls(result.text)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

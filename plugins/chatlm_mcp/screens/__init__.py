@@ -1,0 +1,1 @@
+"""What the plugin shows in the terminal UI; the only modules that import Textual."""

@@ -1,0 +1,1 @@
+"""The tools that leave the machine: `web_search` and `fetch`."""

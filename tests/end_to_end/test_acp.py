@@ -1,0 +1,197 @@
+"""`chatlm acp` is an agent for editors; the SDK's own client is the editor."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import acp
+import pytest
+from acp.schema import (
+    AllowedOutcome,
+    DeniedOutcome,
+    RequestPermissionResponse,
+    ResourceContentBlock,
+)
+
+from chatlm import Store
+from tests.waiting import PATIENCE
+
+PLUGIN = '''
+from chatlm import Reasoning, Text, ToolCall, hookimpl, tool
+
+
+@tool
+def stamp(letter: str) -> str:
+    """Stamp a letter."""
+    return f"stamped {letter}"
+
+
+@tool(permission="allow")
+def choose(context) -> str:
+    """Let the user choose."""
+    return "chosen: " + context.ask("Which one?", ("left", "right"))
+
+
+@hookimpl
+def register_tools(register):
+    register(stamp)
+    register(choose)
+
+
+@hookimpl
+def register_engines(register):
+    from chatlm.testing import ScriptedEngine
+
+    print("This must not reach the editor.")
+    register(
+        "parrot",
+        lambda name: ScriptedEngine(
+            (Reasoning("Two calls."), ToolCall("1", "stamp", '{"letter": "a"}')),
+            (ToolCall("2", "choose", "{}"),),
+            "Done.",
+        ),
+    )
+'''
+
+
+class Editor:
+    """Notes what the agent sends, and answers its questions by a script."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[Any, list[Any]]] = []
+        self.updates: list[Any] = []
+        self.on_update = asyncio.Event()
+
+    async def request_permission(
+        self, session_id: str, tool_call: Any, options: list[Any], **_: Any
+    ) -> RequestPermissionResponse:
+        self.asked.append((tool_call, options))
+        if not self.answers:
+            return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
+        chosen = AllowedOutcome(outcome="selected", option_id=self.answers.pop(0))
+        return RequestPermissionResponse(outcome=chosen)
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        self.updates.append(update)
+        self.on_update.set()
+
+    def text(self, kind: str) -> str:
+        return "".join(
+            update.content.text for update in self.updates if update.session_update == kind
+        )
+
+
+@asynccontextmanager
+async def editing(home: Path, editor: Editor, *options: str) -> AsyncIterator[Any]:
+    """Start the agent and begin a session; yields the connection and the session's id."""
+    client: Any = editor  # it has the methods that this agent calls
+    environment = {**acp.default_environment(), "CHATLM_HOME": str(home)}
+    async with (
+        asyncio.timeout(PATIENCE),
+        acp.spawn_agent_process(
+            client, sys.executable, "-m", "chatlm", "acp", *options, env=environment
+        ) as (agent, _),
+    ):
+        greeting = await agent.initialize(protocol_version=acp.PROTOCOL_VERSION)
+        assert greeting.protocol_version == 1
+        session = await agent.new_session(cwd=str(home), mcp_servers=[])
+        yield agent, session.session_id
+
+
+async def test_the_default_model_answers_and_stops(chat_home: Path) -> None:
+    note = chat_home / "note.md"
+    note.write_text("The walrus is in the bath.")
+    editor = Editor()
+    async with editing(chat_home, editor) as (agent, session):
+        link = ResourceContentBlock(type="resource_link", name="note.md", uri=note.as_uri())
+        asked = [acp.text_block("Where is the walrus? See "), link]
+        done = await agent.prompt(session_id=session, prompt=asked)
+        assert done.stop_reason in ("end_turn", "max_tokens")
+        answer = editor.text("agent_message_chunk")
+        assert answer.strip()
+
+        editor.on_update.clear()
+        writing = asyncio.create_task(
+            agent.prompt(
+                session_id=session, prompt=[acp.text_block("Count from one to a thousand.")]
+            )
+        )
+        await editor.on_update.wait()
+        await agent.cancel(session_id=session)
+        assert (await writing).stop_reason == "cancelled"
+
+        with pytest.raises(acp.RequestError):
+            await agent.prompt(session_id="nobody", prompt=asked)
+    with Store(chat_home / "chats.db") as store:
+        (entry,) = store.list_conversations()
+        chat = store.conversation(entry.id)
+        assert chat.turns[0].user.text.startswith("Where is the walrus? See note.md")
+        assert "The walrus is in the bath." in chat.turns[0].user.text
+        assert chat.turns[0].reply and chat.turns[0].reply.text == answer
+        assert chat.turns[1].reply and chat.turns[1].reply.stop_reason == "cancelled"
+
+
+@pytest.fixture
+def scripted_home(home: Path) -> Path:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(PLUGIN)
+    return home
+
+
+def states(editor: Editor, call_id: str) -> list[str]:
+    return [
+        update.status
+        for update in editor.updates
+        if update.session_update.startswith("tool_call") and update.tool_call_id == call_id
+    ]
+
+
+async def test_calls_are_asked_about_and_shown(scripted_home: Path) -> None:
+    editor = Editor("allow", "1")
+    options = ("-m", "parrot:x", "--tools", "stamp,choose", "--no-save")
+    async with editing(scripted_home, editor, *options) as (agent, session):
+        asked = [acp.text_block("Stamp it.")]
+        done = await agent.prompt(session_id=session, prompt=asked)
+    assert done.stop_reason == "end_turn"
+    assert editor.text("agent_thought_chunk").startswith("Two calls.")
+    assert editor.text("agent_message_chunk") == "Done."
+    (stamp, answers), (choice, choices) = editor.asked
+    assert stamp.raw_input == {"letter": "a"}
+    assert [each.option_id for each in answers] == ["allow", "allow-in-chat", "reject"]
+    assert [each.name for each in choices] == ["left", "right"]
+    assert choice.content[0].content.text == "Which one?"
+    first, second = (call.tool_call_id for call in (stamp, choice))
+    assert states(editor, first) == ["pending", "in_progress", "completed"]
+    assert states(editor, second)[-1] == "completed"
+    shown = [
+        u.content[0].content.text
+        for u in editor.updates
+        if getattr(u, "content", None) and isinstance(u.content, list)
+    ]
+    assert shown == ["stamped a", "chosen: right"]
+
+
+async def test_a_call_that_nobody_allows_does_not_run(scripted_home: Path) -> None:
+    editor = Editor("reject")
+    options = ("-m", "parrot:x", "--tools", "stamp", "--no-save")
+    async with editing(scripted_home, editor, *options) as (agent, session):
+        await agent.prompt(session_id=session, prompt=[acp.text_block("Stamp it.")])
+    first = editor.asked[0][0].tool_call_id
+    assert states(editor, first) == ["pending", "failed"]
+
+
+async def test_what_editors_may_not_send_is_refused(scripted_home: Path) -> None:
+    editor = Editor()
+    async with editing(scripted_home, editor, "-m", "parrot:x", "--no-save") as (agent, session):
+        for block in (acp.image_block("AAAA", "image/png"), acp.text_block("  ")):
+            with pytest.raises(acp.RequestError):
+                await agent.prompt(session_id=session, prompt=[block])
+        missing = ResourceContentBlock(type="resource_link", name="x", uri="file:///no/such/file")
+        with pytest.raises(acp.RequestError, match="does not exist"):
+            await agent.prompt(session_id=session, prompt=[missing])
