@@ -467,6 +467,7 @@ class LocalEngine:
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
                 constraint=constraint,
+                call_head=encoder.call_format.head if request.tools else None,
             )
             yield ActiveSequence(
                 state,
