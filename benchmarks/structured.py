@@ -3,34 +3,33 @@
 Run it with `python -m benchmarks.structured`. It asks the default model for JSON by each of 20
 schemas, with the constraint and without (there the schema is part of the question), and times
 decoding with a grammar that allows everything, alone and 16 at a time. `--collection FOLDER` also
-compiles all `.json` schemas below a folder and asks once by each that is supported.
+compiles all `.json` schemas below a folder and asks once by each that is supported, or by
+`--sample` of them; with `--state FILE` it goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.structured_collection import measure_collection
+from benchmarks.structured_replies import collect, judge
 from benchmarks.structured_schemas import SCHEMAS
 from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.errors import ChatlmError, UsageError
 from chatlm.hub import pull
-from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
-from chatlm.types.schemas import SchemaMismatch, check_schema, parse_reply
 
 MODEL = "smollm2-135m-instruct"
 FREE_LIMIT = 512
@@ -39,29 +38,6 @@ FREE_LIMIT = 512
 FREE = r"regex:(.|\n)*"
 STORY = Message("user", "Write a long story about a lighthouse and its keeper.")
 PATHS = ("native", "torch", "transformers")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """One whole reply."""
-
-    text: str
-    stop_reason: StopReason
-    usage: Usage
-
-
-def collect(events: Iterable[EngineEvent | Exception]) -> Reply:
-    """Return the reply of a stream."""
-    text, ending = "", None
-    for event in events:
-        if isinstance(event, Exception):
-            raise event
-        if isinstance(event, Delta) and event.part == "text":
-            text += event.text
-        elif isinstance(event, Finished):
-            ending = event
-    assert ending is not None
-    return Reply(text, ending.stop_reason, ending.usage)
 
 
 def requests(seeds: int, limit: int, constrained: bool) -> Iterator[tuple[Any, Request]]:
@@ -103,17 +79,6 @@ def measure_validity(engine: LocalEngine, seeds: int, limit: int, constrained: b
     }
 
 
-def judge(schema: Any, reply: Reply) -> str:
-    """Return whether a reply fits its schema, does not, or was cut."""
-    if reply.stop_reason is not StopReason.END:
-        return "cut"
-    try:
-        parse_reply(schema, reply.text)
-    except SchemaMismatch:
-        return "does not fit"
-    return "fits"
-
-
 def measure_overhead(engine: LocalEngine, tokens: int, together: int, rounds: int) -> Any:
     """Time decoding with a grammar that allows everything, and without one, in turns."""
     seconds: dict[str, list[float]] = {"free": [], "constrained": []}
@@ -141,59 +106,6 @@ def measure_overhead(engine: LocalEngine, tokens: int, together: int, rounds: in
     }
 
 
-def measure_collection(engine: LocalEngine, folder: Path, count: int, limit: int) -> Any:
-    """Compile the schemas of a folder, and ask once by each that is supported."""
-    compiled, refused, judged = [], Counter[str](), Counter[str]()
-    for path in sorted(folder.rglob("*.json"))[:count]:
-        try:
-            schema = json.loads(path.read_text(encoding="utf-8-sig"))
-            check_schema(schema)
-        except (ValueError, UsageError) as error:
-            refused[f"invalid: {str(error)[:60]}"] += 1
-            continue
-        begin = time.perf_counter()
-        request = Request(
-            (Message("user", f"Write an example of {path.stem} in JSON."),),
-            Sampling(temperature=0.8, seed=1, max_tokens=limit, schema=json.dumps(schema)),
-        )
-        try:
-            engine.constraints.compile(request)
-        except ChatlmError as error:
-            refused[reason(error)] += 1
-            continue
-        compiled.append(time.perf_counter() - begin)
-        try:
-            judged[judge(schema, collect(engine.stream(request)))] += 1
-        except ChatlmError as error:  # too complex at a later token
-            judged[reason(error)] += 1
-    total = len(compiled) + sum(refused.values())
-    ended = judged["fits"] + judged["does not fit"]
-    return {
-        "schemas": total,
-        "supported": len(compiled) / total if total else None,
-        "compile_seconds_p95": percentile(compiled, 0.95),
-        "valid_of_ended": judged["fits"] / ended if ended else None,
-        "cut": judged["cut"],
-        "failed": {
-            why: times
-            for why, times in judged.items()
-            if why not in ("fits", "does not fit", "cut")
-        },
-        "refused": dict(refused.most_common(12)),
-    }
-
-
-def reason(error: ChatlmError) -> str:
-    """Return why a schema was refused, without what differs from schema to schema."""
-    text = str(error).partition("followed: ")[2] or str(error)
-    return text.split('"$ref"')[0][:70]
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the value below which a share of the values lies."""
-    return sorted(values)[min(int(share * len(values)), len(values) - 1)] if values else None
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0] if __doc__ else "")
@@ -205,6 +117,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("validity", "overhead", "collection"))
     parser.add_argument("--collection", type=Path, help="folder of JSON schemas")
     parser.add_argument("--count", type=int, default=500, help="schemas of the collection")
+    parser.add_argument("--sample", type=int, default=0, help="asked by; 0 for all supported")
+    parser.add_argument("--state", type=Path, help="file that keeps the collection's replies")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     args = parser.parse_args()
     result: dict[str, Any] = {}
@@ -224,7 +138,9 @@ def main() -> None:
                     report(f"{path}, {together} at a time: {found}")
     if args.collection and args.only in (None, "collection"):
         with closing(engine_of("auto")) as engine:
-            found = measure_collection(engine, args.collection, args.count, 512)
+            found = measure_collection(
+                engine, args.collection, args.count, args.sample, args.limit, args.state
+            )
             result["collection"] = found
             report(f"{args.collection.name}: {found}")
     if args.json:

@@ -16,7 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.structured import collect, engine_of
+from benchmarks.structured import engine_of
+from benchmarks.structured_replies import collect
 from chatlm.engines.batching import stream_many
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request, ToolDefinition

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         Prefill,
         PromptReady,
         TokenLogprob,
+        ToolCallDelta,
         ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
@@ -262,6 +263,7 @@ _MODULE_OF = {
     "TokenLogprob": "chatlm.types.events",
     "Tool": "chatlm.types.tools",
     "ToolCall": "chatlm.types.parts",
+    "ToolCallDelta": "chatlm.types.events",
     "ToolCancelled": "chatlm.types.tools",
     "ToolContext": "chatlm.types.tools",
     "ToolDefinition": "chatlm.types.requests",
@@ -421,6 +423,7 @@ __all__ = [
     "TokenLogprob",
     "Tool",
     "ToolCall",
+    "ToolCallDelta",
     "ToolCancelled",
     "ToolContext",
     "ToolDefinition",

@@ -117,7 +117,7 @@ class FileAnswer:
                 self._check_schema()
 
     def _check_schema(self) -> None:
-        if not self.sampling.schema:
+        if not self.sampling.schema or self.stop_reason is StopReason.TOOL_CALLS:
             return
         if self.stop_reason is not StopReason.END:
             self.misfits = True
@@ -221,7 +221,8 @@ class BatchRun:
             answer.adapter, answer.sampling = request.adapter, request.sampling
             if ignored := thinking_problem(request.sampling.thinking, engine.info):
                 answer.notices.append(str(ignored))
-            for event in events_without_engine(request, engine):
+            continued = bool(answer.request.reply)
+            for event in events_without_engine(request, engine, continued=continued):
                 answer.add(event)
             if request.reply_complete:
                 return None
@@ -255,7 +256,7 @@ class BatchRun:
             )
             for message, steps in request.history:
                 session.add(message, steps)
-            built = session.preview(opening.first_message).request
+            built = session.request(opening.first_message, request.reply)
         sampling = built.sampling
         if sampling.seed is None:
             sampling = dataclasses.replace(sampling, seed=secrets.randbelow(2**31))
@@ -264,6 +265,9 @@ class BatchRun:
             sampling=sampling,
             logprobs=common.logprobs if request.logprobs is None else request.logprobs,
             max_new_tokens=request.max_new_tokens,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
         )
 
 

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from chatlm.chat.request_tools import TOOL_FIELDS, check_results, parse_tools
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store.importing.fields import InvalidChat
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import ReplyStep, Turn
-from chatlm.types.parts import Part, Reasoning, Text
+from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.requests import ToolDefinition
 from chatlm.types.sampling import Sampling
 
 MAX_LINE_CHARACTERS = 8_000_000
@@ -24,7 +26,9 @@ MAX_LINE_CHARACTERS = 8_000_000
 
 OPENAI_URL = "/v1/chat/completions"
 
-_OWN_FIELDS = frozenset({"id", "prompt", "messages", "system", "model", "adapter", "logprobs"})
+_OWN_FIELDS = TOOL_FIELDS | {
+    *("id", "prompt", "messages", "system", "model", "adapter", "logprobs"),
+}
 
 _SAMPLING_FIELDS = frozenset(Sampling().settings())
 
@@ -38,7 +42,9 @@ _WITHOUT_EFFECT = frozenset(
 )
 """Fields of OpenAI's body that change no answer here."""
 
-_ONLY_VALUES: Mapping[str, Any] = {"n": 1, "stream": False, "store": False, "tools": []}
+_OTHER_FIELDS = frozenset({"model", "messages", "logprobs", "top_logprobs"})
+
+_ONLY_VALUES: Mapping[str, Any] = {"n": 1, "stream": False, "store": False}
 """Fields of OpenAI's body that are accepted with one value, which has no effect."""
 
 
@@ -57,6 +63,8 @@ class FileRequest:
     question: str = ""
     history: tuple[tuple[str, tuple[ReplyStep, ...]], ...] = ()
     """Earlier turns: the message and the reply."""
+    reply: tuple[ReplyStep, ...] = ()
+    """Steps of the reply so far, which end with the results of tools."""
     system: str | None = None
     """None leaves it to what all requests have in common."""
     model: str = ""
@@ -67,6 +75,10 @@ class FileRequest:
     logprobs: int | None = None
     max_new_tokens: int | None = None
     """As `Request.max_new_tokens`: OpenAI's limit counts thoughts, too."""
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: str = "auto"
+    """As in `Request`."""
+    parallel_tool_calls: bool = True
     problem: ChatlmError | None = None
     """Why the request cannot be answered; then nothing else is known of it."""
 
@@ -173,12 +185,16 @@ def _parse_own(values: Mapping[str, Any]) -> dict[str, Any]:
     if logprobs is not None and not 0 <= logprobs <= MAX_TOP_LOGPROBS:
         raise UsageError(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {logprobs}")
     settings = {name: value for name, value in values.items() if name in _SAMPLING_FIELDS}
-    return parsed | {
-        "model": _get(values, "model", str) if "model" in values else "",
-        "adapter": _get(values, "adapter", str) if "adapter" in values else None,
-        "sampling": Sampling.from_dict(settings),
-        "logprobs": logprobs,
-    }
+    return (
+        parsed
+        | parse_tools(values)
+        | {
+            "model": _get(values, "model", str) if "model" in values else "",
+            "adapter": _get(values, "adapter", str) if "adapter" in values else None,
+            "sampling": Sampling.from_dict(settings),
+            "logprobs": logprobs,
+        }
+    )
 
 
 def _parse_openai(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +220,7 @@ def _parse_openai(values: Mapping[str, Any]) -> dict[str, Any]:
         elif name in _ONLY_VALUES:
             if value != _ONLY_VALUES[name]:
                 raise UsageError(f"body.{name} is not supported")
-        elif name not in _WITHOUT_EFFECT | {"model", "messages", "logprobs", "top_logprobs"}:
+        elif name not in _WITHOUT_EFFECT | TOOL_FIELDS | _OTHER_FIELDS:
             raise UsageError(f"body.{one_line(name, 60)} is not supported")
     if isinstance(settings.get("logit_bias"), dict):
         settings["logit_bias"] = _parse_bias_by_id(settings["logit_bias"])
@@ -218,12 +234,16 @@ def _parse_openai(values: Mapping[str, Any]) -> dict[str, Any]:
     if not parsed["question"].strip():
         raise UsageError("the last message is empty")
     sampling = Sampling.from_dict(settings)
-    return parsed | {
-        "model": _get(body, "model", str),
-        "sampling": sampling,
-        "logprobs": top if wants_logprobs else None,
-        "max_new_tokens": sampling.max_tokens,
-    }
+    return (
+        parsed
+        | parse_tools(body)
+        | {
+            "model": _get(body, "model", str),
+            "sampling": sampling,
+            "logprobs": top if wants_logprobs else None,
+            "max_new_tokens": sampling.max_tokens,
+        }
+    )
 
 
 def _parse_bias_by_id(biases: Mapping[str, Any]) -> list[tuple[int, Any]]:
@@ -257,21 +277,28 @@ def _parse_messages(messages: Any) -> dict[str, Any]:
         _check_is_text(turn)
         waiting.append(turn.user.text)
         if turn.reply:
+            check_results(turn.reply.steps)
             history.append(("\n\n".join(waiting), tuple(turn.reply.steps)))
             waiting.clear()
+    reply: tuple[ReplyStep, ...] = ()
     if not waiting:
-        raise UsageError("messages: the last must be from the user")
+        question, reply = history.pop()
+        if not reply[-1].has_tool_results:
+            raise UsageError("messages: the last must be from the user, or the result of a tool")
+        waiting = [question]
     return {
         "system": chat.conversation.system or None,
         "history": tuple(history),
         "question": "\n\n".join(waiting),
+        "reply": reply,
     }
 
 
 def _check_is_text(turn: Turn) -> None:
-    parts: Sequence[Part] = (*turn.user.parts, *(turn.reply.parts if turn.reply else ()))
-    if not all(isinstance(part, Text | Reasoning) for part in parts):
-        raise UsageError("messages: only text is supported, not tool calls, images or files")
+    steps = turn.reply.steps if turn.reply else ()
+    parts: Sequence[Part] = (*turn.user.parts, *(part for step in steps for part in step.parts))
+    if not all(isinstance(part, Text | Reasoning | ToolCall | ToolResult) for part in parts):
+        raise UsageError("messages: images and files are not supported")
 
 
 _TYPE_NAMES: Mapping[type, str] = {

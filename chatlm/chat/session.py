@@ -288,28 +288,25 @@ class ChatSession:
             UsageError: the text is blank and the chat has no turn.
             ContextTooLong, ModelError: as `send`.
         """
-        engine = self.get_engine()
-        chat, plugins, passages = self._draft_turn(text)
-        turn = chat.turns[-1]
-        request = request_builder.build_request(
-            chat,
-            turn,
-            passages,
-            engine=engine,
-            plugins=plugins,
-            sampling=self._chat_sampling(chat),
-            config_sampling=self.sampling,
-            adapter=self.adapter,
-            continue_from=Reply(0, 1, steps=reply) if reply else None,
-            tools=self._tool_definitions(chat, engine),
-            tool_choice=self.tools.choice,
-        )
-        try:
-            return Preview(request, engine.preview(request), tuple(passages))
-        except ContextTooLong as error:
-            raise request_builder.explain_overflow(
-                error, request, chat, turn, passages, plugins.take_calls(), engine
-            ) from error
+        request, passages, encode = self._build(text, reply)
+        return Preview(request, encode(), tuple(passages))
+
+    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+        """Build what `send` would send for `text`, and encode it only if it has passages.
+
+        Args:
+            text: the user's message.
+            reply: what its reply has already: steps with results of tools, or text to continue.
+
+        Raises:
+            UsageError: the text is blank and the chat has no turn.
+            ContextTooLong: the passages do not fit; the engine refuses other prompts that do not.
+            ModelError: as `send`.
+        """
+        request, passages, encode = self._build(text, reply)
+        if passages:
+            encode()
+        return request
 
     def draft(self, text: str) -> Request:
         """Build the request for `text` as far as possible without the model; nothing is stored.
@@ -333,7 +330,9 @@ class ChatSession:
             conversation: the chat, such as `TurnFinished` gives it; None loads it.
         """
         chat = conversation or self._conversation_or_new()
-        return measure_context(chat, self.get_engine(), self._effective_sampling(chat))
+        engine = self.get_engine()
+        tools = self._tool_definitions(chat, engine)
+        return measure_context(chat, engine, self._effective_sampling(chat), tools)
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
         """Let the model summarise a turn; at the end the summary replaces the turn in the prompt.
@@ -462,6 +461,37 @@ class ChatSession:
             project=self.project,
             tools=self.chat_tools,
         )
+
+    def _build(
+        self, text: str, reply: Sequence[ReplyStep]
+    ) -> tuple[Request, Sequence[Passage], Callable[[], Prompt]]:
+        """Return the request for a message, the passages for it, and what encodes its prompt."""
+        engine = self.get_engine()
+        chat, plugins, passages = self._draft_turn(text)
+        turn = chat.turns[-1]
+        request = request_builder.build_request(
+            chat,
+            turn,
+            passages,
+            engine=engine,
+            plugins=plugins,
+            sampling=self._chat_sampling(chat),
+            config_sampling=self.sampling,
+            adapter=self.adapter,
+            continue_from=Reply(0, 1, steps=reply) if reply else None,
+            tools=self._tool_definitions(chat, engine),
+            tool_choice=self.tools.choice,
+        )
+
+        def encode() -> Prompt:
+            try:
+                return engine.preview(request)
+            except ContextTooLong as error:
+                raise request_builder.explain_overflow(
+                    error, request, chat, turn, passages, plugins.take_calls(), engine
+                ) from error
+
+        return request, passages, encode
 
     def _draft_turn(self, text: str) -> tuple[Conversation, TurnPlugins, list[Passage]]:
         """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the

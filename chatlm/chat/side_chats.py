@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Self, TypeVar
 
 from chatlm.chat.deletion import open_memory_store
@@ -159,12 +158,7 @@ class InMemorySideChats:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._loading_lock:
             self._close_engines()
 
@@ -199,7 +193,7 @@ class InMemorySideChat:
     def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
         """Build the request for the next message."""
         session, question = self._session_for(text)
-        return session.preview(question, reply).request
+        return session.request(question, reply)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""

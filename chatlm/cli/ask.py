@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,34 +14,21 @@ from chatlm.chat.attachments import AttachmentReader, read_blocks
 from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
+from chatlm.cli.answer_printer import AnswerPrinter, print_answer
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
-from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_kit.progress import pull_progress
-from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
-    ApprovalNeeded,
-    Delta,
-    Finished,
-    Notice,
-    SessionEvent,
-    TokenLogprob,
-    ToolFinished,
-    ToolQuestion,
-    ToolStarted,
-    TurnStarted,
-    logprobs_to_dict,
 )
-from chatlm.types.messages import Reply, StopReason, Turn
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.messages import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
-from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
-from chatlm.types.tool_rules import ToolSettings, parse_rules
+from chatlm.types.tool_rules import ChatTools, ToolSettings, parse_rules
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -108,8 +93,6 @@ def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
         values[name.strip()] = text
     return values
 
-
-EXIT_INTERRUPTED = 130
 
 BATCH_AT_ONCE = 8
 """Requests of a file that are answered at once, unless --at-once says otherwise."""
@@ -337,7 +320,9 @@ def ask(
         }
     )
     settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
-    tool_options = parse_tool_options(settings.tools, tools, allow, deny, tool_choice)
+    tool_options = parse_tool_options(
+        settings.tools, tools, allow, deny, tool_choice, has_template=template is not None
+    )
     from chatlm.chat.deletion import open_memory_store
     from chatlm.chat.session import ChatSession
     from chatlm.plugin_host.lifecycle import loaded_plugins
@@ -395,19 +380,20 @@ def ask(
                 label_seconds=LABEL_SECONDS,
                 source="ask",
                 tools=tool_options,
+                chat_tools=ChatTools().with_offers(opening.rendered.tools),
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
-                printer = _AnswerPrinter(
+                printer = AnswerPrinter(
                     echo=not as_json,
                     asks=not as_json and sys.stdin.isatty() and sys.stderr.isatty(),
                     show_thoughts=show_thinking,
                     outlives_output=saved,
                 )
                 try:
-                    _print_answer(session, opening.first_message, printer, saved, as_json)
+                    print_answer(session, opening.first_message, printer, saved, as_json)
                 finally:
                     if saved and chat_id is None:
                         _forget_unanswered(session)
@@ -437,8 +423,10 @@ def parse_tool_options(
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     choice: str | None,
+    *,
+    has_template: bool = False,
 ) -> ToolOptions:
-    """Return what the options say about tools.
+    """Return what the options say about tools; a template may offer some, too.
 
     Raises:
         UsageError: a rule is none, or rules are given but no tools.
@@ -451,7 +439,7 @@ def parse_tool_options(
         chosen = tuple(filter(None, (name.strip() for name in names.split(","))))
         chosen = tuple("*" if name == "all" else name for name in chosen)
     options = ToolOptions(settings, chosen, allow, deny, choice or "auto")
-    if (allow or deny or choice) and not names and not settings.enabled:
+    if (allow or deny or choice) and not (names or settings.enabled or has_template):
         raise UsageError(
             "--allow, --deny and --tool-choice require tools.", hint="Add --tools NAMES."
         )
@@ -516,42 +504,6 @@ def _first_system_prompt(option: str | None, *others: str) -> str:
     return next(filter(None, others), "") if option is None else option
 
 
-def _print_answer(
-    session: ChatSession, question: str, answer: _AnswerPrinter, saved: bool, as_json: bool
-) -> None:
-    """Ask, and print the answer as it comes or as JSON at the end."""
-    try:
-        with closing(session.send(question)) as events:
-            for event in events:
-                answer.on_event(event)
-    except KeyboardInterrupt:
-        answer.interrupted = True
-    finally:
-        answer.end_line()
-    if answer.output_error is not None:
-        raise ChatlmError(
-            f"The answer cannot be written to the output: {answer.output_error.strerror}.",
-            hint=f"It is saved: chatlm chats show {session.conversation_id}",
-        )
-    if session.logprobs is not None and not answer.tokens:
-        answer.on_event(Notice("The engine did not return log-probabilities."))
-    turn = session.store.turn(answer.turn.id) if answer.turn else None
-    answer.parse(turn.reply if turn else None)
-    if as_json and turn is not None:
-        weights = _reply_weights(session, turn)
-        click.echo(dump_json(_to_dict(turn, answer, session if saved else None, weights)))
-    else:
-        _print_stop_reason(turn.reply if turn else None, answer, session if saved else None)
-    if answer.interrupted:
-        sys.exit(EXIT_INTERRUPTED)
-    if turn is None or turn.reply is None or turn.reply.stop_reason is None:
-        sys.exit(1)  # the answer was given, but could not be saved
-    if code := turn.reply.stop_reason.exit_code:
-        sys.exit(code)
-    if answer.misfits:
-        sys.exit(1)
-
-
 def _read_question(arguments: tuple[str, ...]) -> str:
     """Return the question from the command line, then the text from a pipe."""
     parts = [" ".join(arguments)]
@@ -607,174 +559,3 @@ def _status_line(text: str) -> Iterator[Callable[[str], None]]:
         yield show
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
-
-
-@dataclasses.dataclass
-class _AnswerPrinter:
-    """Prints a turn's events as they arrive and collects the values of the final output."""
-
-    echo: bool
-    show_thoughts: bool
-    """Whether thoughts are printed on stderr."""
-    outlives_output: bool
-    """Whether the answer is of use if it cannot be printed."""
-    output_error: OSError | None = None
-    turn: Turn | None = None
-    text: str = ""
-    thoughts: str = ""
-    stop_string: str | None = None
-    stop_reason: StopReason = StopReason.CANCELLED
-    interrupted: bool = False
-    asks: bool = False
-    """Whether somebody is there who can be asked."""
-    tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
-    notices: list[str] = dataclasses.field(default_factory=list)
-    parsed: Any = None
-    """The value of a whole answer that has a schema."""
-    misfits: bool = False
-    """Whether the answer does not fit its schema: it was cut, or a server did not follow it."""
-    _line_open: bool = False
-    _thought_open: bool = False
-    """Whether a thought is being printed."""
-
-    def on_event(self, event: SessionEvent) -> None:
-        match event:
-            case TurnStarted(turn=turn):
-                self.turn = turn
-            case Delta(text=text, logprobs=tokens, part="text"):
-                self.text += text
-                self.tokens += tokens
-                if text:
-                    self._end_thought()
-                if self.echo and text:
-                    self._print(text)
-            case Delta(text=text, part="reasoning"):
-                self.thoughts += text
-                if self.show_thoughts and text:
-                    self._print_thought(text)
-            case Finished(matched_stop=stop, stop_reason=reason):
-                self.stop_string, self.stop_reason = stop, reason
-            case ApprovalNeeded():
-                self.end_line()
-                if self.asks:
-                    ask_about_call(event)
-            case ToolQuestion():
-                self.end_line()
-                if self.asks:
-                    ask_for_tool(event)
-            case ToolStarted() | ToolFinished():
-                self.end_line()
-                if self.echo:
-                    print_tool_event(event)
-            case Notice(text=text):
-                self.notices.append(text)
-                self.end_line()
-                click.echo(escape_controls(text), err=True)
-
-    def _print_thought(self, text: str) -> None:
-        if self._line_open and not self._thought_open:
-            click.echo(err=True)  # on stderr, so that stdout has the answer and nothing else
-        self._thought_open = True
-        click.secho(escape_controls(text), dim=True, nl=False, err=True)
-
-    def _end_thought(self) -> None:
-        """Leave an empty line between a thought and what follows."""
-        if self._thought_open:
-            click.echo("\n", err=True)
-            self._thought_open = False
-
-    def _print(self, text: str) -> None:
-        self._line_open = not text.endswith("\n")
-        try:
-            click.echo(escape_controls(text), nl=False)
-            sys.stdout.flush()
-        except OSError as error:
-            self.echo = self._line_open = False
-            if not self.outlives_output or error.errno == errno.EPIPE:
-                raise
-            self.output_error = error
-
-    def parse(self, reply: Reply | None) -> None:
-        """Parse a whole answer that had a schema."""
-        schema = (reply.sampling if reply else {}).get("schema")
-        if reply is None or not schema:
-            return
-        if reply.stop_reason is not StopReason.END:
-            self.misfits = True
-            return
-        try:
-            self.parsed = parse_reply(parse_schema(schema), reply.text)
-        except SchemaMismatch as error:
-            self.misfits = True
-            self.on_event(Notice(error.message))
-
-    def end_line(self) -> None:
-        """Leave the cursor at the beginning of a line."""
-        self._end_thought()
-        if self._line_open:
-            click.echo()
-            self._line_open = False
-
-
-def _reply_weights(session: ChatSession, turn: Turn) -> str:
-    """Return how the weights of the model were held that generated the reply; empty if none did."""
-    provenance = session.store.provenance(turn.reply.id) if turn.reply else None
-    return provenance.weights if provenance else ""
-
-
-def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any, weights: str) -> dict[str, Any]:
-    reply = turn.reply
-    sampling = reply.sampling if reply else {}
-    usage = reply.usage.to_dict() if reply else {}
-    if reply:
-        usage["tokens_per_second"] = reply.usage.tokens_per_second
-    return {
-        "text": reply.text if reply and reply.stop_reason else answer.text,
-        "reasoning": (reply.reasoning if reply and reply.stop_reason else answer.thoughts) or None,
-        "reasoning_seconds": reply.thoughts.seconds if reply else None,
-        "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
-        "stop": answer.stop_string,
-        "tool_calls": _parts_as_dicts(reply, ToolCall),
-        "tool_results": _parts_as_dicts(reply, ToolResult),
-        "seed": sampling.get("seed"),
-        "model": reply.model if reply else None,
-        "adapter": reply.adapter if reply else None,
-        "sampling": sampling,
-        "usage": usage,
-        "parsed": answer.parsed,
-        "logprobs": logprobs_to_dict(answer.tokens, weights),
-        "chat": session.conversation_id if session else None,
-        "notices": answer.notices,
-    }
-
-
-def _parts_as_dicts(
-    reply: Reply | None, kind: type[ToolCall] | type[ToolResult]
-) -> list[dict[str, Any]]:
-    """Return all calls, or all results, of a reply."""
-    parts = reply.parts if reply else ()
-    return [part.to_dict() for part in parts if isinstance(part, kind)]
-
-
-def _print_stop_reason(reply: Reply | None, answer: _AnswerPrinter, session: Any) -> None:
-    """Print why a reply ended, unless it ended as it should and there is one."""
-    if reply is None or reply.stop_reason is None or _says_it_all(reply):
-        return
-    names = ", ".join(one_line(call.name, 60) for call in _tool_calls(reply))
-    if reply.stop_reason is StopReason.CRITERION:
-        names = one_line(answer.stop_string or "", 60)
-    details = f": {names}" if names else ""
-    where = f"; saved in chat {session.conversation_id}" if session else ""
-    click.echo(f"[{reply.stop_reason.label}{details}{where}]", err=True)
-
-
-def _says_it_all(reply: Reply) -> bool:
-    ended = reply.stop_reason in (StopReason.END, StopReason.STOP_STRING)
-    return ended and bool(reply.text.strip())
-
-
-def _tool_calls(reply: Reply) -> list[ToolCall]:
-    """Return the calls that ended the reply."""
-    if reply.stop_reason is not StopReason.TOOL_CALLS:
-        return []
-    return [part for part in reply.steps[-1].parts if isinstance(part, ToolCall)]

@@ -244,6 +244,11 @@ class ReplyConstraint:
         return answer is not None and answer.is_complete
 
     @property
+    def binds_call(self) -> bool:
+        """Whether the block of calls that has begun can only become calls."""
+        return self._is_in_call and self._call is not None
+
+    @property
     def _bound_answer(self) -> AnswerConstraint | None:
         """What the next token must fit, if it belongs to a bound answer."""
         is_other = self._is_thinking or self._is_in_call or self._calls_made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
@@ -34,10 +35,12 @@ PrefillTask = Generator[EngineEvent | ActiveSequence | Future[Any] | None, None,
 while another thread computes what it needs, and None where it can pause within a block."""
 
 
-PREFILL_SECONDS, PREFILL_STEPS = 0.1, 2
+PREFILL_SECONDS, PREFILL_STEPS = 0.04, 2
 """Time for reading prompts between two tokens of other replies, the longer of two: in seconds, so
 that text still flows, and in decode steps, so that a slow model does not neglect new prompts."""
 
+_NEWEST_STEPS = 8
+"""Decode steps of which the shortest counts: others may have waited for a processor."""
 
 _MAX_WAIT = 0.02
 """Seconds that a step waits for other threads; another request may come meanwhile."""
@@ -73,8 +76,8 @@ class LocalBatch:
         self._active: dict[int, ActiveSequence] = {}
         self._awaited: list[Future[Any]] = []
         self._next_index = 0
-        self._decode_seconds = 0.0
-        """Of the last step."""
+        self._decode_seconds: deque[float] = deque(maxlen=_NEWEST_STEPS)
+        """Of the newest steps."""
         self.max_concurrency = model.max_step_tokens
 
     def __len__(self) -> int:
@@ -120,7 +123,8 @@ class LocalBatch:
         self._awaited = []
         end = math.inf
         if self._active:
-            limit = max(PREFILL_SECONDS, PREFILL_STEPS * self._decode_seconds)
+            decoding = min(self._decode_seconds, default=0.0)
+            limit = max(PREFILL_SECONDS, PREFILL_STEPS * decoding)
             end = time.perf_counter() + limit
         # blocks that wait at their readers' first pauses are read at once, where the model can
         for index in list(self._prefilling):
@@ -206,4 +210,4 @@ class LocalBatch:
             rows = decode_batch(self._model, caches, [ids for _, ids in inputs])
             for (sequence, _), logits in zip(inputs, rows, strict=True):
                 sequence.speculator.set_logits(logits)
-            self._decode_seconds = time.perf_counter() - started
+            self._decode_seconds.append(time.perf_counter() - started)

@@ -16,6 +16,7 @@ from chatlm.config.config import Config
 from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.kv_layout import KVLayer, KVLayout
 from chatlm.engines.machine_speed import (
+    MAX_OTHERS,
     MIN_TOKENS,
     UNKNOWN_COST,
     RecordedRun,
@@ -48,13 +49,13 @@ Verdict = Literal["fits", "tight", "too big", "unknown"]
 COMFORTABLE_CONTEXT = 8192
 """Tokens of context, or the model's own if that is less, with which a model counts as fitting."""
 
-_SHARE_OF_BANDWIDTH = 0.76
+_SHARE_OF_BANDWIDTH = 0.81
 """Part of the measured bandwidth that decoding reaches; `python -m benchmarks.fit` shows it."""
 
-_LAYER_SECONDS = {"native": 34e-6, "transformers": 600e-6}
+_LAYER_SECONDS = {"native": 40e-6, "transformers": 600e-6}
 """What a layer takes beside reading its weights, by what runs it."""
 
-_VOCABULARY_SECONDS = 46e-9
+_VOCABULARY_SECONDS = 1e-9
 """What sampling takes for each token of the vocabulary."""
 
 _ERROR_OF_TRANSFORMERS = 0.5
@@ -430,15 +431,16 @@ class RunRecorder:
         self._cost: TokenCost | None = None
         refresh_bandwidth()
 
-    def record(self, info: EngineInfo, usage: Usage) -> None:
-        """Store the speed of a reply, unless it is too short to tell.
+    def record(self, info: EngineInfo, usage: Usage, others: float = 0.0) -> None:
+        """Store the speed of a reply, unless it is too short to tell, or others slowed it down.
 
         Args:
             info: of the engine.
             usage: of the reply.
+            others: share of the processors that other programs took from it.
         """
         speed = usage.tokens_per_second
-        if speed is None or usage.completion_tokens < MIN_TOKENS:
+        if speed is None or usage.completion_tokens < MIN_TOKENS or others > MAX_OTHERS:
             return
         run = RecordedRun(speed, self._token_cost(), info.device)
         record_run(self._location.name, info.weights, run)

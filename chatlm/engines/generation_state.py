@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.reply_parser import ReplyParser, StreamedText
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
+from chatlm.engines.tool_call_stream import ToolCallStream
 from chatlm.engines.torch_threads import single_torch_thread
-from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
+from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob, ToolCallDelta
 from chatlm.types.messages import StopReason, StreamedPart, Usage
 from chatlm.types.parts import ToolCall
 from chatlm.types.requests import Request, prompt_hash
@@ -63,6 +65,8 @@ class GenerationState:
     """`time.perf_counter()` when the request arrived."""
     constraint: ReplyConstraint | None = None
     """What the reply must be."""
+    call_head: re.Pattern[str] | None = None
+    """What precedes the arguments of a tool call, see `ToolCallFormat.head`."""
     tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens so far, where the request wants them."""
@@ -77,6 +81,10 @@ class GenerationState:
     """Of these, how many end a thought, and are no part of the answer."""
     _is_newest_forced: bool = False
     _first_token_at: float = 0.0
+    _call_stream: ToolCallStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._call_stream = ToolCallStream(self.call_head, self._new_call_id)
 
     @property
     def forced_tokens(self) -> tuple[int, ...]:
@@ -119,9 +127,13 @@ class GenerationState:
                     token_logprob(logits, self.tokens[-1], alternatives, self.token_bytes)
                 )
         pieces = self._release_text()
+        calls = self._release_calls()
         reason, stop = self._check_stop(logits)
+        rest: list[StreamedText] = []
         if reason is not None:
-            pieces += self._release_rest(reason)
+            rest = self._release_rest(reason)
+            calls += self._release_calls()
+        is_cut_call = reason is not None and self._call_stream.is_within_call
         self._update_usage()
         if self.stop_filter.matched_stop is not None:
             stop = self.stop_filter.matched_stop
@@ -132,31 +144,38 @@ class GenerationState:
                 usage=self.usage,
                 logprobs=self._logprob_buffer.release(piece.text, piece.dropped),
                 part=piece.part,
+                repeats_call=is_cut_call and piece.part == "text" and number >= len(pieces),
             )
-            for piece in pieces
+            for number, piece in enumerate([*pieces, *rest])
         ]
         withheld = self._withheld_text()
         if not deltas or (withheld and deltas[-1].part != self.parser.part):
             deltas.append(Delta("", usage=self.usage, part=self.parser.part))
-        deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld)
+        deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld, calls=tuple(calls))
         if reason is None:
             return [*deltas]
-        calls = self._tool_calls()
-        if calls:
+        whole_calls = self._tool_calls()
+        if whole_calls:
             reason, stop = StopReason.TOOL_CALLS, None
-        return [*deltas, Finished(reason, self.usage, stop, calls)]
+        return [*deltas, Finished(reason, self.usage, stop, whole_calls)]
+
+    def _release_calls(self) -> list[ToolCallDelta]:
+        """Return what became certain of the tool calls."""
+        is_bound = self.constraint is not None and self.constraint.binds_call
+        parser = self.parser
+        return [*self._call_stream.feed(parser.open_call, parser.calls, is_bound)]
 
     def _tool_calls(self) -> tuple[ToolCall, ...]:
-        """Return the calls of the whole reply, each with an id that depends on it alone."""
-        origin = prompt_hash([*self.prompt_ids, *self.tokens])
+        """Return the calls of the whole reply."""
         return tuple(
-            ToolCall(
-                hashlib.sha256(f"{origin} {number}".encode()).hexdigest()[:CALL_ID_LENGTH],
-                call.name,
-                call.arguments,
-            )
-            for number, call in enumerate(self.parser.calls)
+            ToolCall(call_id, call.name, call.arguments)
+            for call_id, call in zip(self._call_stream.ids, self.parser.calls, strict=False)
         )
+
+    def _new_call_id(self, number: int) -> str:
+        """Return an id that depends on the prompt and the reply up to the call alone."""
+        origin = prompt_hash([*self.prompt_ids, *self.tokens])
+        return hashlib.sha256(f"{origin} {number}".encode()).hexdigest()[:CALL_ID_LENGTH]
 
     def _next_token(self, logits: Tensor) -> int:
         """Sample a token; at the end of a thought's budget, its end comes instead."""

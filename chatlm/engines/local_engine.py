@@ -25,6 +25,7 @@ from chatlm.engines.draft_loading import load_draft_model
 from chatlm.engines.draft_model import DraftModel
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
+from chatlm.engines.machine_speed import OtherLoad
 from chatlm.engines.model import Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
@@ -63,7 +64,7 @@ MESSAGE_TOKENS = 64
 """Tokens by which the next message lengthens a prompt that is read ahead, at least as a rule."""
 
 
-def _ignore_usage(usage: Usage) -> None:
+def _ignore_usage(usage: Usage, others: float) -> None:
     """Do nothing."""
 
 
@@ -84,7 +85,8 @@ class LocalEngine:
         find_adapter: finds the adapters that requests name.
         num_parameters: of the model; None when unknown.
         memory: limits of the context and the prompt cache; None for none.
-        report_usage: called with the usage of each reply of `stream` that ended.
+        report_usage: called with the usage of each reply of `stream` that ended, and the share of
+            the processors that other programs took from it.
         saved_caches: keeps the KV caches of chats on disk; None keeps none.
         draft_model: drafts tokens for the model, which must be able to drop them exactly; None
             for none.
@@ -106,7 +108,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         num_parameters: int | None = None,
         memory: MemoryBudget | None = None,
-        report_usage: Callable[[Usage], object] = _ignore_usage,
+        report_usage: Callable[[Usage, float], object] = _ignore_usage,
         saved_caches: SavedCaches | None = None,
         draft_model: DraftModel | None = None,
         notes: Sequence[str] = (),
@@ -182,7 +184,7 @@ class LocalEngine:
         find_adapter: FindAdapter = no_adapter,
         memory: MemoryBudget | None = None,
         runtimes: Mapping[str, GgufRuntime] | None = None,
-        report_usage: Callable[[Usage], object] = _ignore_usage,
+        report_usage: Callable[[Usage, float], object] = _ignore_usage,
         chat_cache: int = 0,
         draft_model: tuple[str, Path] | None = None,
     ) -> LocalEngine:
@@ -284,12 +286,15 @@ class LocalEngine:
         """Generate a reply, see `chatlm.Engine`."""
         with self._lock, closing(self._open_batch(nullcontext())) as batch:
             batch.add(request)
+            others = OtherLoad()
             while len(batch):
                 for _, event in batch.step():
                     if isinstance(event, Exception):
                         raise event
+                    if isinstance(event, Prefill):  # the reply's tokens come after the last one
+                        others = OtherLoad()
                     if isinstance(event, Finished):
-                        self._report_usage(event.usage)
+                        self._report_usage(event.usage, others.share())
                     yield event
 
     def batch(self) -> LocalBatch:
@@ -462,6 +467,7 @@ class LocalEngine:
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started_at=started,
                 constraint=constraint,
+                call_head=encoder.call_format.head if request.tools else None,
             )
             yield ActiveSequence(
                 state,

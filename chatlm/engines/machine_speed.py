@@ -10,12 +10,15 @@ import json
 import logging
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from chatlm.config import paths
 
@@ -32,6 +35,12 @@ _FRESH_SECONDS = 24 * 3600.0
 
 MIN_TOKENS = 24
 """New tokens of a reply whose speed is recorded."""
+
+MAX_OTHERS = 0.1
+"""Share of the processors that other programs may take from what is measured and stored."""
+
+_SATURATED = 0.9
+"""Part of the processors' time that is in use when programs wait for each other."""
 
 _FORMAT = 1
 
@@ -56,6 +65,33 @@ class RecordedRun:
     tokens_per_second: float
     cost: TokenCost
     device: str
+
+
+class OtherLoad:
+    """What other programs have taken of the processors since this was made."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def share(self) -> float:
+        """Return the share that others took from this program, also a hypervisor's, from 0 to 1.
+
+        It is 0 as long as there are idle processors.
+        """
+        busy, own, passed = (
+            now - then for now, then in zip(self._read(), self._start, strict=True)
+        )
+        if passed <= 0 or busy < _SATURATED * passed:
+            return 0.0
+        return min(1.0, max(0.0, (busy - own) / passed))
+
+    def _read(self) -> tuple[float, float, float]:
+        """Return seconds: of all that was used, of this process, and of all processors."""
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # in user and nice
+        passed = sum(times) - twice
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return passed - idle, own.user + own.system, passed
 
 
 def bandwidth(device: str = "cpu") -> float:
@@ -92,11 +128,14 @@ def _stored_bandwidth(kind: str) -> tuple[float, float] | None:
 
 
 def _measure_and_store(kind: str) -> float:
+    others = OtherLoad()
     measured = measure_bandwidth(kind)
+    disturbed = others.share() > MAX_OTHERS
     table = {
         "machine": _machine(kind),
         "bytes_per_second": round(measured),
-        "measured_at": round(time.time()),
+        # what others disturbed is measured again at the next load
+        "measured_at": 0 if disturbed else round(time.time()),
     }
     stored = _read()
     _write({**stored, "bandwidth": {**stored.get("bandwidth", {}), kind: table}})
@@ -108,7 +147,7 @@ def measure_bandwidth(device: str = "cpu", seconds: float = MEASURE_SECONDS) -> 
 
     Args:
         device: cpu or cuda:N.
-        seconds: how long; the best of several passes counts, since others use the memory too.
+        seconds: how long; the median of several passes counts, as caches hold a part of some.
     """
     return _measure_cuda(device, seconds) if device != "cpu" else _measure_main_memory(seconds)
 
@@ -123,11 +162,11 @@ def _measure_main_memory(seconds: float) -> float:
         def read() -> None:
             list(pool.map(lambda part: np.dot(part, part), parts))
 
-        return _BYTES / _shortest_pass(read, seconds)
+        return _BYTES / _usual_pass(read, seconds)
 
 
-def _shortest_pass(read: Callable[[], None], seconds: float) -> float:
-    """Return how long a pass takes that nothing disturbs."""
+def _usual_pass(read: Callable[[], None], seconds: float) -> float:
+    """Return how long a pass takes, as the median."""
     read()  # the first one starts threads
     passes: list[float] = []
     end = time.perf_counter() + seconds
@@ -135,7 +174,7 @@ def _shortest_pass(read: Callable[[], None], seconds: float) -> float:
         started = time.perf_counter()
         read()
         passes.append(time.perf_counter() - started)
-    return min(passes)
+    return statistics.median(passes)
 
 
 def _measure_cuda(device: str, seconds: float) -> float:
@@ -148,7 +187,7 @@ def _measure_cuda(device: str, seconds: float) -> float:
         numbers.sum()
         torch.cuda.synchronize(device)
 
-    return total / _shortest_pass(read, seconds)
+    return total / _usual_pass(read, seconds)
 
 
 def processors() -> int:

@@ -81,6 +81,11 @@ class ToolCallFormat:
         """All markers."""
         return self.starts + self.ends + self.inner
 
+    @property
+    def head(self) -> re.Pattern[str] | None:
+        """What precedes the arguments of a call, which are JSON; None where they are not."""
+        return tool_call_syntax.HEADS.get(self.read)
+
 
 @dataclass(frozen=True)
 class ModelFamily:

@@ -216,7 +216,7 @@ def _open_local(
         find_adapter=partial(_find_adapter, plugins, location.name),
         memory=memory,
         runtimes=runtimes,
-        report_usage=lambda usage: recorder.record(engine.info, usage),
+        report_usage=lambda usage, others: recorder.record(engine.info, usage, others),
         chat_cache=config.chat_cache * 1_000_000,
         draft_model=draft_model,
     )

@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
+from chatlm.engines.tokenizer_file import read_tokenizer
 from chatlm.errors import ModelError
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -48,7 +47,7 @@ class JsonTokenizer:
     def __init__(self, folder: Path) -> None:
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_bytes())
-            self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.backend_tokenizer = read_tokenizer(folder / "tokenizer.json")
         except Exception as error:  # `tokenizers` raises plain exceptions
             raise Unsupported(f"its tokenizer cannot be read: {error}") from error
         except BaseException as error:

@@ -325,6 +325,37 @@ def _gemma_container(text: str, place: int, closing: str) -> tuple[Any, int]:
     return (dict(entries) if closing == "}" else [value for _, value in entries]), end
 
 
+_TEXT = r'("(?:[^"\\]|\\.)*")'
+
+_JSON_HEAD = (
+    rf'\{{\s*(?:"tool_call_id"\s*:\s*"[^"]*"\s*,\s*)?"(?:name|tool_name)"\s*:\s*{_TEXT}'
+    r'\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+
+HEADS: Mapping[ReadCalls, re.Pattern[str]] = {
+    read: re.compile(pattern, re.DOTALL)
+    for read, pattern in (
+        (read_json, _JSON_HEAD),
+        (read_named_objects, rf"\{{\s*{_TEXT}\s*:\s*(?=\{{)"),
+        (read_mistral, rf"{_JSON_HEAD}|([^\s\[\]{{}}]+)\[ARGS\]\s*(?=\{{)"),
+        (read_harmony, r"^(?:to=functions\.)?([^\s<>]+).*?<\|message\|>\s*(?=\{)"),
+        (
+            read_kimi,
+            r"<\|tool_call_begin\|>\s*(?:functions\.)?([^\s:<>]+)(?::\d+)?\s*"
+            r"<\|tool_call_argument_begin\|>\s*(?=\{)",
+        ),
+        (
+            read_deepseek,
+            r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([^\s<>]+)\s*```json"
+            r"|([^\s<>]+)<｜tool▁sep｜>)\s*(?=\{)",
+        ),
+        (read_functionary, r"^([^<>\s]+)>\s*(?=\{)"),
+    )
+}
+"""What precedes the arguments of a call as its grammar allows it, by the reader, where they are
+JSON; one group has the name, in quotes or without."""
+
+
 def write_json(calls: Sequence[WrittenCall]) -> list[str]:
     """Write `{"name": …, "arguments": {…}}` for each call."""
     return [f"\n{_json_of(call)}\n" for call in calls]
@@ -376,9 +407,15 @@ def _make_call(name: Any, arguments: Any) -> WrittenCall:
     if not isinstance(name, str) or not name.strip() or not isinstance(arguments, dict):
         raise Malformed("no name, or arguments that are no object")
     try:
-        return WrittenCall(name.strip(), json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+        written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        return WrittenCall(name.strip(), without_surrogates(written))
     except (TypeError, ValueError, RecursionError) as error:
         raise Malformed("an argument that JSON cannot express") from error
+
+
+def without_surrogates(text: str) -> str:
+    """Replace what is no character, and could not be sent, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _at_least_one(calls: list[WrittenCall]) -> list[WrittenCall]:

@@ -85,8 +85,20 @@ class Ui(Protocol):
         """Send a message, as if the user had typed it; refused with a notice while a reply is
         being generated."""
 
-    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
-        """Change the system prompt or the sampling of the chat; None leaves it unchanged."""
+    def set_chat(
+        self,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[str] = (),
+    ) -> None:
+        """Change the system prompt or the sampling of the chat; None leaves it unchanged.
+
+        Args:
+            system: the system prompt.
+            sampling: the chat's own sampling settings.
+            tools: names of tools and groups to offer in the chat, too.
+        """
 
     def new_chat(
         self,
@@ -96,6 +108,7 @@ class Ui(Protocol):
         state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
+        tools: Sequence[str] = (),
     ) -> None:
         """Show a new chat.
 
@@ -105,6 +118,7 @@ class Ui(Protocol):
             state: the plugin's data of the chat.
             model: switch to this model, like `/model`; empty for the current one.
             message: sent at once; empty for none.
+            tools: names of tools and groups to offer in it, too.
         """
 
     def open_screen(self, name: str, argument: str = "") -> None:

@@ -357,8 +357,15 @@ def short_title(title: str, first_message: str | None) -> str:
     """Return the title, else the beginning of the first message on one line; may be empty."""
     if title or not first_message:
         return title
-    line = " ".join(first_message.split())
+    line = " ".join((_before_files(first_message) or first_message).split())
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
+
+
+def _before_files(message: str) -> str:
+    """Return what stands before the first code block of a message and the name of its file."""
+    before, fence, _ = f"\n{message}".partition("\n```")
+    text, _, name = before.rpartition("\n\n")
+    return text if fence and text.strip() and "\n" not in name.strip() else ""
 
 
 BlobLookup = Callable[[str], bytes | None]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from chatlm.text import escape_controls, one_line
 from chatlm.types.messages import (
+    PLUGIN_MODEL_PREFIX,
     Annotation,
     ContextPolicy,
     Reply,
@@ -91,10 +92,18 @@ def annotation_badges(annotations: Iterable[Annotation]) -> str:
     return "\n".join(map(_badge, annotations))
 
 
+def model_label(name: str) -> str:
+    """Return a model's name without its owner or folder; of a plugin that answered itself, so."""
+    if name.startswith(PLUGIN_MODEL_PREFIX):
+        return f"{one_line(name.removeprefix(PLUGIN_MODEL_PREFIX), 40)} (plugin)"
+    return one_line(name.rstrip("/").rsplit("/", 1)[-1], 60)
+
+
 def reply_author(reply: Reply) -> tuple[str, str]:
     """Return the model of a reply, without its owner or folder, and `adapter NAME` or nothing."""
-    model = one_line(reply.model.rstrip("/").rsplit("/", 1)[-1], 60) or "reply"
-    return model, f"adapter {one_line(reply.adapter, 40)}" if reply.adapter else ""
+    return model_label(
+        reply.model
+    ) or "reply", f"adapter {one_line(reply.adapter, 40)}" if reply.adapter else ""
 
 
 def reply_cost(reply: Reply | None) -> str:

@@ -147,6 +147,18 @@ class Prefill:
 
 
 @dataclass(frozen=True)
+class ToolCallDelta:
+    """More of a tool call; its first delta has its id and name."""
+
+    index: int
+    """Number of the call in the reply, from 0."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    """More text of the JSON object."""
+
+
+@dataclass(frozen=True)
 class Delta:
     """One more token was generated; `text` is what can be shown of it, perhaps nothing yet.
 
@@ -163,6 +175,10 @@ class Delta:
     ends a reply and one that a stop string cuts into are never among them."""
     part: StreamedPart = "text"
     """The part that `text` and `withheld` belong to: the answer, or the reasoning before it."""
+    calls: tuple[ToolCallDelta, ...] = ()
+    """What became certain of tool calls, after `text`; `Finished` has all of them as a whole."""
+    repeats_call: bool = False
+    """Whether `text` is that of a call whose beginning was among the `calls`, and which was cut."""
 
     @property
     def answer(self) -> str:

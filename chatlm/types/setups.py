@@ -31,6 +31,8 @@ class RenderedTemplate:
     """The input that the plugin's `write_message` turns into `user`; empty if it does not."""
     plugin_state: Mapping[str, Any] = field(default_factory=dict)
     """JSON values that the plugin stores with a chat started from it."""
+    tools: tuple[str, ...] = ()
+    """Tools and groups of tools that a chat started from it offers; it allows no call of them."""
 
 
 TextFacts = Callable[[], Mapping[str, str]]

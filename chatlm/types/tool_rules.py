@@ -228,6 +228,13 @@ class ChatTools:
             off=(*off, name) if offered is False else off,
         )
 
+    def with_offers(self, names: Iterable[str]) -> ChatTools:
+        """Return it with these tools and groups offered too, and tools on if there are any."""
+        tools = self
+        for name in names:
+            tools = dataclasses.replace(tools.with_offer(name, True), enabled=True)
+        return tools
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values; only what is set."""
         values: dict[str, Any] = {} if self.enabled is None else {"enabled": self.enabled}

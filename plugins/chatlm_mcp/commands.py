@@ -158,6 +158,30 @@ def test(name: str) -> None:
 
 @mcp.command()
 @_name_argument
+@click.option("--no-browser", is_flag=True, help="Print the address instead of opening it.")
+def login(name: str, no_browser: bool) -> None:
+    """Sign in to a server behind a URL that wants OAuth.
+
+    Example: chatlm mcp login issues
+    """
+    from chatlm_mcp.server import require_sdk
+    from chatlm_mcp.sign_in import sign_in
+
+    def open_page(url: str) -> None:
+        click.echo(f"Sign in here: {escape_controls(url)}")
+        if not no_browser:
+            click.launch(url)
+
+    require_sdk()
+    config = find_server(name)
+    sign_in(config.expanded(), open_page)
+    click.echo(f"Signed in to {name}.")
+    if not _test(config):
+        raise click.exceptions.Exit(1)
+
+
+@mcp.command()
+@_name_argument
 def remove(name: str) -> None:
     """Remove a server, and what chatlm remembers of it.
 
@@ -165,9 +189,11 @@ def remove(name: str) -> None:
     """
     from chatlm_mcp.listing import KnownServer
     from chatlm_mcp.server_log import log_path
+    from chatlm_mcp.sign_in import StoredTokens
 
     remove_server(name)
     KnownServer(ServerConfig(name)).forget()
+    StoredTokens(ServerConfig(name)).delete()
     for path in (log_path(name), log_path(name).with_suffix(".old.log")):
         path.unlink(missing_ok=True)
     click.echo(f"Removed {name}.")

@@ -246,9 +246,11 @@ async def _connect_http(server: ServerConfig) -> AsyncIterator[TransportStreams]
 
     from chatlm_mcp.http_limits import LimitedTransport
     from chatlm_mcp.limits import MAX_MESSAGE_BYTES
+    from chatlm_mcp.sign_in import stored_sign_in
 
     async with (
         httpx2.AsyncClient(
+            auth=stored_sign_in(server),
             headers=dict(server.headers),
             timeout=httpx2.Timeout(30.0, read=None),
             transport=LimitedTransport(),

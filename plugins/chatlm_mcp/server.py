@@ -13,7 +13,7 @@ from chatlm import ChatlmError, UsageError, one_line
 from chatlm_mcp.connection import Connection, ConnectionLost, RequestCancelled
 from chatlm_mcp.limits import MAX_LISTED, MAX_PAGES, McpServerError
 from chatlm_mcp.listing import Listing
-from chatlm_mcp.server_config import ServerConfig
+from chatlm_mcp.server_config import ServerConfig, config_path
 from chatlm_mcp.server_log import ServerLog
 from chatlm_mcp.settings import Settings
 
@@ -258,7 +258,13 @@ class Server:
         text = f"The MCP server {self.config.name} failed: {error.message}."
         if not isinstance(error, ConnectionLost):
             text = f"The MCP server {self.config.name}: {error.message}."
-        return type(error)(text, error.hint or "Look at its log: /mcp, or chatlm mcp test")
+        hint = "Look at its log: /mcp, or chatlm mcp test"
+        if self.config.url:
+            hint = (
+                f"Its url and headers are in {config_path()}. If it wants you to sign in: "
+                f"chatlm mcp login {self.config.name}"
+            )
+        return type(error)(text, error.hint or hint)
 
 
 def require_sdk() -> None:

@@ -94,7 +94,8 @@ def _run_tool(
         ):
             text = "The tool has changed since the user allowed it, and was not allowed again."
             return ToolOutput(text, is_error=True, source=source)
-        known.remember_use(tool.name, current.fingerprint)
+        if not context.incognito:  # nothing about such a chat is written to disk
+            known.remember_use(tool.name, current.fingerprint)
         context.check_cancelled()
 
         def report(done: float, total: float | None, text: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from chatlm import (
     StopReason,
     TokenLogprob,
     ToolCall,
+    ToolCallDelta,
     Usage,
     one_line,
 )
@@ -36,6 +37,8 @@ class TextDelta:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    repeats_call: bool = False
+    """Whether it is the text of a call that was cut, and that was streamed as a call before."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,6 @@ class ReasoningDelta:
     """More text of the thought before the answer."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class ToolCallDelta:
-    """More of a tool call; its first delta has its id and name."""
-
-    index: int
-    """Number of the call in the reply, from 0."""
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-    """More text of the JSON object."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +57,13 @@ class ReplyEnded:
     matched_stop: str | None = None
     """The stop string that ended it."""
     tool_calls: tuple[ToolCall, ...] = ()
+    cut_call: bool = False
+    """Whether the last call that was streamed was cut."""
+
+    @property
+    def streamed_reason(self) -> StopReason:
+        """Why a reply ended whose calls were streamed, even the one that was cut."""
+        return StopReason.LENGTH if self.cut_call else self.stop_reason
 
 
 ReplyEvent = ReplyStarted | TextDelta | ReasoningDelta | ToolCallDelta | ReplyEnded
@@ -92,24 +90,42 @@ class WholeReply:
                 self.end = event
 
 
-def reply_events(event: EngineEvent) -> Iterator[ReplyEvent]:
-    """Convert an engine's event.
+class ReplyEvents:
+    """Converts the events of an engine, those of one reply."""
 
-    Raises:
-        ApiError: the reply was cut off.
-    """
-    match event:
-        case PromptReady():
-            yield ReplyStarted(event.prompt_tokens, event.cached_tokens)
-        case Delta(part="reasoning", text=text) if text:
-            yield ReasoningDelta(text)
-        case Delta(part="text", text=text, logprobs=logprobs) if text or logprobs:
-            yield TextDelta(text, logprobs)
-        case Finished():
-            if event.stop_reason in (StopReason.CANCELLED, StopReason.ERROR):
-                raise ApiError(500, f"The reply was cut off: {event.stop_reason.label}.")
-            yield from _call_deltas(event.tool_calls)
-            yield ReplyEnded(event.stop_reason, event.usage, event.matched_stop, event.tool_calls)
+    def __init__(self) -> None:
+        self._calls = 0
+        """How many have begun."""
+
+    def read(self, event: EngineEvent) -> Iterator[ReplyEvent]:
+        """Convert the next event.
+
+        Raises:
+            ApiError: the reply was cut off.
+        """
+        match event:
+            case PromptReady():
+                yield ReplyStarted(event.prompt_tokens, event.cached_tokens)
+            case Delta():
+                if event.part == "reasoning" and event.text:
+                    yield ReasoningDelta(event.text)
+                elif event.part == "text" and (event.text or event.logprobs):
+                    yield TextDelta(event.text, event.logprobs, event.repeats_call)
+                self._calls += sum(bool(delta.id) for delta in event.calls)
+                yield from event.calls
+            case Finished():
+                if event.stop_reason in (StopReason.CANCELLED, StopReason.ERROR):
+                    raise ApiError(500, f"The reply was cut off: {event.stop_reason.label}.")
+                calls = event.tool_calls
+                yield from self._whole_calls(calls)
+                cut = self._calls > len(calls)
+                yield ReplyEnded(event.stop_reason, event.usage, event.matched_stop, calls, cut)
+
+    def _whole_calls(self, calls: Sequence[ToolCall]) -> Iterator[ToolCallDelta]:
+        """Yield the calls of an engine that does not stream them, as clients expect them."""
+        for index in range(self._calls, len(calls)):
+            yield ToolCallDelta(index, calls[index].id, calls[index].name)
+            yield ToolCallDelta(index, arguments=calls[index].arguments)
 
 
 def call_arguments(call: ToolCall) -> dict[str, Any]:
@@ -126,10 +142,3 @@ def call_arguments(call: ToolCall) -> dict[str, Any]:
         name = one_line(call.name, 60)
         raise ApiError(500, f"The model called {name} with arguments that are no JSON object.")
     return value
-
-
-def _call_deltas(calls: Iterable[ToolCall]) -> Iterator[ToolCallDelta]:
-    """Yield the beginning of each call, then its arguments, as clients expect them."""
-    for index, call in enumerate(calls):
-        yield ToolCallDelta(index, call.id, call.name)
-        yield ToolCallDelta(index, arguments=call.arguments)

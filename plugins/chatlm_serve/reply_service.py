@@ -45,7 +45,7 @@ from chatlm_serve.model_names import (
     split_name,
 )
 from chatlm_serve.model_pool import ModelPool, ServedModel
-from chatlm_serve.reply_events import ReplyEvent, reply_events
+from chatlm_serve.reply_events import ReplyEvent, ReplyEvents
 from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown
 
 ReplyGenerator = Generator[EngineEvent | None, None, None]
@@ -228,9 +228,10 @@ class ReplyService:
     ) -> AsyncGenerator[ReplyEvent, None]:
         factory = partial(prepare_reply, self.chats, model.batch, setup, request)
         stream: AsyncGenerator[EngineEvent, None] = model.queue.stream(factory)
+        read = ReplyEvents().read
         async with aclosing(stream) as events:
             async for engine_event in events:
-                for event in reply_events(engine_event):
+                for event in read(engine_event):
                     yield event
 
     async def _available_setups(self) -> dict[str, Setup]:

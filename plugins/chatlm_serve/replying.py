@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from chatlm_serve.errors import ApiError, as_api_error
@@ -56,25 +57,36 @@ ParseRequest = Callable[[Mapping[str, Any]], tuple[GenerationRequest, ReplyForma
 """`(body) -> request, format`; raises `ApiError` for a body that it cannot serve."""
 
 
-async def reply(request: Request, service: ReplyService, parse: ParseRequest) -> Response:
-    """Answer a request with replies.
+def reply_route(path: str, service: ReplyService, parse: ParseRequest) -> Route:
+    """Return an endpoint that answers with replies.
 
     Args:
-        request: the HTTP request.
+        path: of the endpoint.
         service: generates the replies.
-        parse: reads its body.
-
-    Raises:
-        ApiError: it cannot be answered.
-        ClientDisconnect: the client disconnected.
+        parse: reads the body of a request.
     """
-    return await reply_to(request, await read_json_body(request), service, parse)
+
+    async def reply(request: Request) -> Response:
+        return await reply_to(request, await read_json_body(request), service, parse)
+
+    return Route(path, reply, methods=["POST"])
 
 
 async def reply_to(
     request: Request, body: Mapping[str, Any], service: ReplyService, parse: ParseRequest
 ) -> Response:
-    """Answer a request whose body was read; otherwise like `reply`."""
+    """Answer a request with replies.
+
+    Args:
+        request: the HTTP request.
+        body: its body.
+        service: generates the replies.
+        parse: reads the body.
+
+    Raises:
+        ApiError: it cannot be answered.
+        ClientDisconnect: the client disconnected.
+    """
     service.check_capacity(body.get("model"))  # before parsing, so that rejected ones cost little
     asked, form = await asyncio.to_thread(parse, body)  # a large schema takes its time
     events = await service.generate(asked)

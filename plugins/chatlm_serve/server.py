@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,30 @@ from chatlm_serve.connections import (
 
 SHUTDOWN_SECONDS = 5
 """Time for open streams to end on shutdown."""
+
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes in Python keeps others waiting, a tenth of Python's default: an
+engine's thread lets go of the interpreter several times for each token, and a stream waits for all
+of them while a model is loaded or a long chat is read."""
+
+
+@contextmanager
+def short_pauses() -> Iterator[None]:
+    """Let Python interrupt the streams for no longer than it must.
+
+    Threads take turns more often, and the garbage collector leaves alone what is there already,
+    such as the models, which it would go through again and again.
+    """
+    interval = sys.getswitchinterval()
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        gc.unfreeze()
 
 
 class ApiServer(uvicorn.Server):
@@ -60,10 +86,11 @@ class ApiServer(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until SIGINT or SIGTERM, and return once the engine is idle."""
-        try:
-            super().run(sockets)
-        finally:
-            self._api.close()
+        with short_pauses():
+            try:
+                super().run(sockets)
+            finally:
+                self._api.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""

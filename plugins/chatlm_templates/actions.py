@@ -55,9 +55,9 @@ def use_template(
     previous_system = "" if in_new_chat else own_system_prompt(ui)
     selected = SelectedTemplate(template.name, other_values, filled.system, previous_system)
     if in_new_chat:
-        ui.new_chat(system=filled.system, state=selected.plugin_data)
+        ui.new_chat(system=filled.system, state=selected.plugin_data, tools=template.tools)
     else:
-        ui.set_chat(system=filled.system or previous_system)
+        ui.set_chat(system=filled.system or previous_system, tools=template.tools)
         ui.set_state(**selected.plugin_data)
     if message := raw_input if template.takes_input else filled.user:
         ui.insert_text(message)
@@ -122,6 +122,8 @@ def _describe_use(template: Template) -> str:
         else "its message is in the composer"
     )
     notice = f'Template "{template.name}" is on: {effect}.'
+    if template.tools:
+        notice += f" It offers the model {', '.join(template.tools)}; see /tools."
     hints = [
         f"{hint} {one_line(value, 60)}"
         for hint in ("model", "adapter", "index")

@@ -97,6 +97,8 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"  -v {_describe_variable(variable, template)}")
     if sampling := template.sampling.to_dict():
         click.echo("Sampling: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
+    if template.tools:
+        click.echo(f"Tools: {', '.join(template.tools)}")
     for hint in ("model", "adapter", "index"):
         if value := getattr(template, hint):
             click.echo(f"Written for {hint} {one_line(value, 80)}")

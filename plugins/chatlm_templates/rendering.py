@@ -55,6 +55,7 @@ def render_template(
         user=filled.user,
         sampling=template.sampling,
         raw_input=input_text,
+        tools=template.tools,
         plugin_state={"template": template.name, "values": values, "system": filled.system},
     )
 

@@ -148,6 +148,8 @@ class Template:
     input: str = ""
     """The variable that takes what the user types or pipes in."""
     sampling: Sampling = field(default_factory=Sampling)
+    tools: tuple[str, ...] = ()
+    """Tools and groups of tools that a chat with it offers."""
     model: str = ""
     """The model it was written for, as a hint."""
     adapter: str = ""
@@ -198,4 +200,5 @@ class Template:
             "model": self.model,
             "adapter": self.adapter,
             "index": self.index,
+            "tools": list(self.tools),
         }

@@ -35,12 +35,14 @@ _TEXT_KEYS = ("system", *(part for part in PROMPT_PARTS if part != "examples"), 
 
 _SCALAR_KEYS = ("description", "model", "adapter", "index", "input")
 
-_KEYS = (*_SCALAR_KEYS, "sampling", "variables", *_TEXT_KEYS, "examples")
+_KEYS = (*_SCALAR_KEYS, "sampling", "tools", "variables", *_TEXT_KEYS, "examples")
 
 NAME_RULE = "a name has lowercase letters, digits and single hyphens"
 """Describes what `is_valid_name` accepts."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+_TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -117,6 +119,7 @@ def _parse_template(name: str, root: Node | None) -> Template:
         examples=tuple(map(_parse_example, list_items(nodes["examples"])))
         if "examples" in nodes
         else (),
+        tools=_parse_tools(nodes["tools"]) if "tools" in nodes else (),
         sampling=_parse_sampling(nodes["sampling"]) if "sampling" in nodes else Sampling(),
         **texts,
         **hints,
@@ -221,6 +224,17 @@ def _parse_example(node: Node) -> PromptExample:
         explanation=scalar_text(nodes["explanation"]).strip() if "explanation" in nodes else "",
         positive=kind == "positive",
     )
+
+
+def _parse_tools(node: Node) -> tuple[str, ...]:
+    """Return the names of tools: a list, or one name."""
+    items = list_items(node) if isinstance(node, SequenceNode) else [node]
+    for item in items:
+        if not _TOOL.fullmatch(scalar_text(item)):
+            raise DocumentError(
+                line_number(item), "tools must be names of tools or groups, such as calculator"
+            )
+    return tuple(scalar_text(item) for item in items)
 
 
 def _parse_sampling(node: Node) -> Sampling:

@@ -1,4 +1,4 @@
-"""The commands `chatlm memory …`."""
+"""The commands `chatlm memory …` and `chatlm sandbox`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ def delete(number: int) -> None:
     Example: chatlm memory delete 3
     """
     click.echo(f"Deleted: {one_line(user_memory().delete(number).text, 500)}")
+
+
+@click.command()
+@json_option
+def sandbox(as_json: bool) -> None:
+    """Say what contains the programs of the tools python and shell on this machine.
+
+    The exit code is 1 if nothing does, and no program is run.
+
+    Example: chatlm sandbox
+    """
+    from chatlm_tools.sandbox.sandbox import available_tier
+
+    tier, reasons = available_tier()
+    if as_json:
+        click.echo(dump_json({"tier": tier, "missing": reasons.splitlines()}))
+    else:
+        click.echo(f"Programs are contained by {tier}." if tier else "No program can be run.")
+        for reason in reasons.splitlines():
+            click.echo(f"Not available: {one_line(reason, 300)}")
+    if tier is None:
+        raise click.exceptions.Exit(1)
 
 
 def _show(fact: Fact) -> None:

@@ -50,11 +50,16 @@ def register_tools(register: Callable[[Tool], None]) -> None:
 
 @hookimpl
 def register_commands(cli: Commands) -> None:
-    """Add `chatlm memory`."""
+    """Add `chatlm memory` and `chatlm sandbox`."""
     cli.add_lazy(
         "memory",
         "chatlm_tools.commands:memory",
         "List, add, edit and delete facts that models may remember across chats.",
+    )
+    cli.add_lazy(
+        "sandbox",
+        "chatlm_tools.commands:sandbox",
+        "Say what contains programs that models run on this machine.",
     )
 
 

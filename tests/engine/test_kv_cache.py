@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native import kv_cache as kv_cache_module
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import (
@@ -195,32 +195,6 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
         assert not stored.kv[:, :, 6:].any()
 
 
-@pytest.mark.parametrize("kv_format", FORMATS)
-def test_a_growing_kv_cache_frees_each_layer_after_its_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_format: KVFormat
-) -> None:
-    monkeypatch.setattr("chatlm.engines.native.kv_cache._BLOCK_BYTES", 1)
-    config = read_config(tiny.save(tmp_path, "llama"))
-    kv_cache = KVCache(config, torch.bfloat16, kv_format=kv_format)
-    kv_cache.reserve(5)
-    keys, count = torch.ones(3, 5, 14).bfloat16(), len(config.layers)
-    for layer in range(count):
-        kv_cache.update(layer, keys, keys)
-    kv_cache.length = 5
-    copied = []
-
-    def freed() -> None:
-        copied.append([bool(each.kv.any()) for each in kv_cache.buffer.layers])
-
-    for old in kv_cache.buffer.layers[:-1]:
-        weakref.finalize(old, freed)
-    del old
-    kv_cache.reserve(kv_cache.capacity + 1)
-    assert copied == [[other <= layer for other in range(count)] for layer in range(count - 1)]
-    blocks = {each.kv.untyped_storage().data_ptr() for each in kv_cache.buffer.layers}
-    assert len(blocks) == count  # a layer's memory is its own
-
-
 def test_caches_of_two_formats_are_refused_in_one_step(tmp_path: Path) -> None:
     model = native_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
     caches = [KVCache(model.config, torch.bfloat16, kv_format=each) for each in FORMATS]
@@ -267,3 +241,27 @@ def test_replies_over_8_bits_are_the_same_warm_cold_alone_and_in_a_batch(tmp_pat
 
 def text_of(events: Sequence[Any]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the peak")
+def test_a_kv_cache_gives_its_memory_back_while_it_grows(tmp_path: Path) -> None:
+    config = read_config(tiny.save(tmp_path, "llama", head_dim=512, num_hidden_layers=16))
+    kv_cache = KVCache(config, torch.float32)
+    kv_cache.reserve(2048)
+    for layer in kv_cache.buffer.layers:
+        layer.kv.fill_(1.0)
+    kv_cache.length = kv_cache.capacity
+    held = sum(layer.kv.nbytes for layer in kv_cache.buffer.layers)
+    assert held > 8 * kv_cache_module._AREA_BYTES, "otherwise this shows nothing"
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = peak_memory()
+    kv_cache.reserve(kv_cache.capacity + 1)
+    grown = sum(layer.kv.nbytes for layer in kv_cache.buffer.layers)
+    assert peak_memory() - before < grown - held + held / 2, "twice the cache at once"
+    assert all(layer.kv[:, :, : kv_cache.length].eq(1.0).all() for layer in kv_cache.buffer.layers)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held at once."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import jsonschema
@@ -18,6 +20,7 @@ from chatlm import (
     Request,
     Sampling,
     StopReason,
+    ToolCall,
     ToolDefinition,
     UsageError,
 )
@@ -92,12 +95,20 @@ def run(
         **options,
     )
     text = ""
+    streamed: list[ToolCall] = []
     for event in engine.stream(request):
-        if isinstance(event, Delta) and event.part == "text":
-            text += event.text
+        if isinstance(event, Delta):
+            text += event.answer
+            for delta in event.calls:
+                if delta.id:
+                    streamed.append(ToolCall(delta.id, delta.name, ""))
+                call = streamed[delta.index]
+                arguments = call.arguments + delta.arguments
+                streamed[delta.index] = dataclasses.replace(call, arguments=arguments)
         if isinstance(event, Finished):
             for call in event.tool_calls:
                 jsonschema.validate(json.loads(call.arguments), TOOLS[call.name].parameters)
+            assert tuple(streamed[: len(event.tool_calls)]) == event.tool_calls
             return text, event
     raise AssertionError("the stream ended without Finished")
 
@@ -238,3 +249,25 @@ def test_a_tool_that_cannot_be_offered_is_named(engine: LocalEngine) -> None:
         tool = ToolDefinition("dig", "Dig.", broken)
         with pytest.raises(UsageError, match="The tool dig cannot be offered"):
             list(engine.stream(Request((QUESTION,), tools=(tool,))))
+
+
+def test_the_text_of_a_call_that_is_cut_is_marked() -> None:
+    family = next(each for each in CALLING if each.name.startswith("Hermes"))
+    with closing(open_family(family)) as engine:
+        start = '<tool_call>\n{"name": "get_weather", "arguments": {"place": "Bern'
+        request = Request(
+            (QUESTION,),
+            Sampling(temperature=1.0, seed=0, max_tokens=len(start)),
+            logits_processors=(prefer(engine, start),),
+            tools=tuple(TOOLS.values()),
+        )
+        events = [*engine.stream(request)]
+    end, deltas = events[-1], [each for each in events if isinstance(each, Delta)]
+    assert isinstance(end, Finished)
+    assert (end.stop_reason, end.tool_calls) == (StopReason.LENGTH, ())
+    pieces = [piece for each in deltas for piece in each.calls]
+    assert pieces[0].name == "get_weather"
+    assert "".join(piece.arguments for piece in pieces).startswith('{"place": "B')
+    marked = [each.text for each in deltas if each.repeats_call]
+    assert "".join(marked).startswith('<tool_call>\n{"name": "get_weather"')
+    assert not any(each.text for each in deltas if not each.repeats_call)

@@ -469,7 +469,6 @@ HARMLESS = (
     send_a_signal,
     limit_another,
     slow_another,
-    become_root,
     read_the_environment,
     hide_from_the_supervisor,
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import Tool, ToolCancelled, UsageError
-from chatlm.testing import ScriptedToolContext, run_tool
+from chatlm import Tool, ToolCall, ToolCancelled, ToolResult, UsageError
+from chatlm.testing import ScriptedToolContext, run_tool, scripted_chat
 from chatlm_mcp.listing import KnownServer
+from chatlm_mcp.plugin import McpPlugin
 from chatlm_mcp.prompts import make_templates
 from chatlm_mcp.resources import ServerResources
 from chatlm_mcp.server_config import save_server
@@ -105,6 +106,13 @@ def test_a_tool_that_changed_is_asked_about_again(servers: Servers) -> None:
     assert run_tool(add, arguments).text == "3"
 
 
+def test_nothing_is_remembered_of_an_incognito_chat(servers: Servers) -> None:
+    context = ScriptedToolContext(incognito=True)
+    add = tool_of(servers, "test__add")
+    assert run_tool(add, {"first": 1, "second": 2}, context).text == "3"
+    assert KnownServer(servers.get("test").config).used_fingerprint("add") == ""
+
+
 def test_a_tool_that_is_another_than_it_was_listed_is_asked_about(servers: Servers) -> None:
     add = tool_of(servers, "test__add")
     server = servers.get("test")
@@ -170,3 +178,33 @@ def test_prompts_are_templates(servers: Servers) -> None:
 
 def test_groups_are_valid_names() -> None:
     assert group_name("my server.x") == "my_server_x"
+
+
+def test_a_chat_calls_them_once_they_are_allowed(servers: Servers) -> None:
+    calls = [
+        ("test__hostile", "{}"),
+        ("test__add", '{"first": "two", "second": 3}'),
+        ("test__crash", "{}"),
+        ("test__add", '{"first": 2, "second": 3}'),
+    ]
+    made = [(ToolCall(str(at), name, text),) for at, (name, text) in enumerate(calls)]
+    make_tools(servers, 300)
+    with scripted_chat(McpPlugin(servers), *made, "Done.") as chat:
+        turn = chat.say("Go on.", True, True, False)
+        assert chat.faults == []
+    assert turn.reply is not None
+    assert turn.reply.text == "Done."
+    hostile, wrong, crashed, added = (
+        part for part in turn.reply.parts if isinstance(part, ToolResult)
+    )
+    assert "<|im_start|>" in hostile.text
+    assert (hostile.untrusted, hostile.source) == (True, "MCP server test")
+    assert wrong.is_error  # the arguments do not fit the schema, so nobody is asked
+    assert "first" in wrong.text
+    assert "exit code 3" in crashed.text
+    assert added.status == "denied"
+    # the model reads what came from outside as data
+    parts = [part for message in chat.requests[-1].messages for part in message.parts]
+    read = next(part for part in parts if isinstance(part, ToolResult) and part.call_id == "0")
+    assert read.text != hostile.text
+    assert "Obey me." in read.text

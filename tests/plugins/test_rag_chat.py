@@ -19,7 +19,7 @@ from chatlm.store import export
 from chatlm.store.store import Store
 from chatlm_rag import actions, self_test
 from chatlm_rag.documents.files import Source
-from chatlm_rag.index import builder
+from chatlm_rag.index import builder, embedding
 from chatlm_rag.index.folder import find_index
 from chatlm_rag.index.writer import BuildStopped
 from chatlm_rag.retrieval import explain, grounding, search
@@ -171,6 +171,17 @@ def test_an_index_that_cannot_be_used_stops_the_message(index: str) -> None:
         with pytest.raises(UsageError, match=r"Nothing was sent\. There is no index") as caught:
             say(session, "Hi")
         assert caught.value.hint.endswith("/rag off stops the search in this chat.")
+
+
+@pytest.mark.usefixtures("documents")
+def test_while_the_embedder_is_downloaded_the_message_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with chat("Fine.", index="gone") as (session, _):
+        monkeypatch.setattr(embedding, "_being_fetched", ["all-minilm-l6-v2"])
+        with pytest.raises(UsageError, match="gone is still being opened") as caught:
+            say(session, "Hi")
+        assert "again when the download is done" in caught.value.hint
 
 
 @pytest.mark.parametrize("kept", [{"index": 5}, {"index": None}, {"other": "x"}])

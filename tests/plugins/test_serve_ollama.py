@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import chatlm
 from chatlm import Reasoning, Text
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_serve.errors import ApiError
-from chatlm_serve.generation_request import ClientConversation
+from chatlm_serve.generation_request import ClientConversation, TextPrompts
 from chatlm_serve.protocols.ollama_chat import parse_chat_request, parse_generate_request
 from chatlm_serve.protocols.ollama_fields import parse_keep_alive, parse_options
 from tests.models import DEFAULT
@@ -169,11 +170,34 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], named: str) -> None:
     assert refusal_of(parse_chat_request, model="m", **fields).startswith(named)
 
 
-@pytest.mark.parametrize("name", ["suffix", "template", "raw", "context", "images"])
+@pytest.mark.parametrize("name", ["template", "context", "images"])
 def test_what_a_prompt_cannot_have_is_refused(name: str) -> None:
-    value: Any = {"raw": True, "context": [1], "images": ["A"]}.get(name, "x")
+    value: Any = {"context": [1], "images": ["A"]}.get(name, "x")
     problem = refusal_of(parse_generate_request, model="m", prompt="x", **{name: value})
     assert problem.startswith(f"{name}: is not supported")
+
+
+def test_a_raw_prompt_is_continued_and_a_gap_is_filled() -> None:
+    raw, _ = parse_generate_request({"model": "m", "prompt": "x", "raw": True})
+    assert raw.conversation == TextPrompts(("x",))
+    gap, _ = parse_generate_request({"model": "m", "prompt": "f(", "suffix": ")", "raw": False})
+    assert gap.conversation == TextPrompts(("f(",), ")")
+    for name, value in (("system", "Be brief."), ("think", True)):
+        for way in ({"raw": True}, {"suffix": ")"}):
+            fields = {"prompt": "x", name: value, **way}
+            assert refusal_of(parse_generate_request, model="m", **fields).startswith(name)
+
+
+def test_a_gap_reaches_the_engine() -> None:
+    engine = Echo()
+    engine.info = dataclasses.replace(engine.info, raw_prompts=frozenset({"text", "gap"}))
+    with serving(engine) as address:
+        client = ollama.Client(host=address)
+        client.generate(model=MODEL, prompt="def f(", suffix="): pass")
+        (request,) = engine.requests
+        assert request.raw
+        assert [message.text for message in request.messages] == ["def f(", "): pass"]
+        assert "fill" not in client.generate(model=MODEL, prompt="a", raw=True).response
 
 
 def test_options_without_effect_are_accepted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -23,18 +22,7 @@ from tests.plugins.test_serve_tools import PARAMETERS
 TOOL: Any = {"type": "function", "name": "size", "parameters": PARAMETERS, "strict": True}
 
 
-@pytest.fixture
-def engine() -> Caller:
-    return Caller()
-
-
-@pytest.fixture
-def client(engine: Caller) -> Iterator[openai.OpenAI]:
-    with serving(engine) as address:
-        yield client_of(address)
-
-
-def test_a_response_comes_whole(client: openai.OpenAI, engine: Caller) -> None:
+def test_a_response_comes_whole(client: openai.OpenAI, caller: Caller) -> None:
     response = client.responses.create(
         model=MODEL,
         input="one two",
@@ -50,7 +38,7 @@ def test_a_response_comes_whole(client: openai.OpenAI, engine: Caller) -> None:
     assert (response.store, response.metadata) == (False, {"a": "b"})  # type: ignore[attr-defined]
     assert response.usage is not None
     assert response.usage.total_tokens == response.usage.input_tokens + 1
-    request = engine.requests[-1]
+    request = caller.requests[-1]
     assert [message.text for message in request.messages] == ["Be brief.", "one two"]
     assert (request.sampling.temperature, request.max_new_tokens) == (0.5, 9)
 
@@ -78,7 +66,7 @@ def test_a_response_comes_as_events(client: openai.OpenAI) -> None:
     assert text == "It is 4."
 
 
-def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, engine: Caller) -> None:
+def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, caller: Caller) -> None:
     called = client.responses.create(
         model=MODEL, input="How big?", tools=[TOOL], tool_choice="required"
     )
@@ -92,7 +80,7 @@ def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, engi
     ]
     answered = client.responses.create(model=MODEL, input=items, tools=[TOOL])
     assert answered.output_text == "7"
-    assert engine.requests[-1].messages[1:] == (
+    assert caller.requests[-1].messages[1:] == (
         Message("assistant", [ToolCall("call0", "size", '{"of": 1}')]),
         Message("tool", [ToolResult("call0", "size", "7")]),
     )
@@ -103,10 +91,10 @@ def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, engi
     assert final.output[0].to_dict()["arguments"] == '{"of": 1}'
 
 
-def test_a_schema_reaches_the_engine(client: openai.OpenAI, engine: Caller) -> None:
+def test_a_schema_reaches_the_engine(client: openai.OpenAI, caller: Caller) -> None:
     form: Any = {"type": "json_schema", "name": "x", "schema": PARAMETERS, "strict": True}
     client.responses.create(model=MODEL, input="x", text={"format": form})
-    assert json.loads(engine.requests[-1].sampling.schema or "") == PARAMETERS
+    assert json.loads(caller.requests[-1].sampling.schema or "") == PARAMETERS
 
 
 def test_a_cut_response_is_incomplete(client: openai.OpenAI) -> None:

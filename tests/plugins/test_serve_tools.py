@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -13,8 +12,8 @@ from chatlm import Message, Text, ToolCall, ToolResult
 from chatlm_serve.errors import ApiError
 from chatlm_serve.generation_request import MAX_TOOLS
 from chatlm_serve.protocols.openai_chat import parse_chat_request
-from tests.plugins.serve import MODEL, Caller, serving
-from tests.plugins.test_serve_api import ask, client_of
+from tests.plugins.serve import MODEL, Caller
+from tests.plugins.test_serve_api import ask
 
 PARAMETERS = {"type": "object", "properties": {"of": {"type": "integer"}}, "required": ["of"]}
 
@@ -39,29 +38,18 @@ ASKED = {"role": "user", "content": "How big?"}
 CALLED = {"role": "assistant", "content": None, "tool_calls": [call(0), call(1, "age")]}
 
 
-@pytest.fixture
-def engine() -> Caller:
-    return Caller()
-
-
-@pytest.fixture
-def client(engine: Caller) -> Iterator[openai.OpenAI]:
-    with serving(engine) as address:
-        yield client_of(address)
-
-
-def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, engine: Caller) -> None:
+def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, caller: Caller) -> None:
     tools: Any = [tool("size"), tool("age")]
     called = ask(client, "How big?", tools=tools, tool_choice="required", parallel_tool_calls=False)
     (choice,) = called.choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
-    request = engine.requests[-1]
+    request = caller.requests[-1]
     assert [each.to_dict() for each in request.tools] == tools
     assert (request.tool_choice, request.parallel_tool_calls) == ("required", False)
     messages: Any = [ASKED, choice.message.model_dump(), result(0), result(1, "9")]
     reply = client.chat.completions.create(model=MODEL, messages=messages, tools=tools)
     assert reply.choices[0].message.content == "7 9"
-    assert engine.requests[-1].messages == (
+    assert caller.requests[-1].messages == (
         Message("user", "How big?"),
         Message(
             "assistant",
@@ -71,20 +59,20 @@ def test_tools_are_called_and_their_results_answered(client: openai.OpenAI, engi
     )
 
 
-def test_earlier_turns_keep_their_calls(client: openai.OpenAI, engine: Caller) -> None:
+def test_earlier_turns_keep_their_calls(client: openai.OpenAI, caller: Caller) -> None:
     said = CALLED | {"content": "Let me see."}
     messages: Any = [
         ASKED, said, result(1), result(0), {"role": "assistant", "content": "7 and 7."}, ASKED,
     ]  # fmt: skip
     tools: Any = [tool("size")]
     client.chat.completions.create(model=MODEL, messages=messages, tools=tools)
-    sent = engine.requests[-1].messages
+    sent = caller.requests[-1].messages
     assert [message.role for message in sent] == ["user", "assistant", "tool", "assistant", "user"]
     assert sent[1].parts[0] == Text("Let me see.")
     assert [part.type for part in sent[1].parts] == ["text", "tool_call", "tool_call"]
 
 
-def test_a_tool_is_named_and_its_call_streamed(client: openai.OpenAI, engine: Caller) -> None:
+def test_a_tool_is_named_and_its_call_streamed(client: openai.OpenAI, caller: Caller) -> None:
     choice = {"type": "function", "function": {"name": "age"}}
     tools = [tool("size"), tool("age")]
     pieces = list(ask(client, "How old?", tools=tools, tool_choice=choice, stream=True))
@@ -93,7 +81,7 @@ def test_a_tool_is_named_and_its_call_streamed(client: openai.OpenAI, engine: Ca
     assert (deltas[0].id, deltas[0].function.name) == ("call1", "age")
     assert "".join(each.function.arguments for each in deltas) == '{"of": 1}'
     assert pieces[-1].choices[0].finish_reason == "tool_calls"
-    assert engine.requests[-1].tool_choice == "age"
+    assert caller.requests[-1].tool_choice == "age"
 
 
 @pytest.mark.parametrize(
@@ -134,17 +122,17 @@ def test_what_is_wrong_with_tools_is_named(fields: dict[str, Any], param: str) -
     assert caught.value.message.startswith(param)
 
 
-def test_a_model_that_cannot_call_tools_says_so(client: openai.OpenAI, engine: Caller) -> None:
-    engine.info = dataclasses.replace(engine.info, accepts=frozenset({"text"}))
+def test_a_model_that_cannot_call_tools_says_so(client: openai.OpenAI, caller: Caller) -> None:
+    caller.info = dataclasses.replace(caller.info, accepts=frozenset({"text"}))
     with pytest.raises(openai.BadRequestError, match="cannot call tools"):
         ask(client, "x", tools=[tool("size")])
 
 
-def test_several_replies_are_told_apart(client: openai.OpenAI, engine: Caller) -> None:
+def test_several_replies_are_told_apart(client: openai.OpenAI, caller: Caller) -> None:
     reply = ask(client, "x", n=3, seed=5)
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
     assert {choice.message.content for choice in reply.choices} == {"Nothing."}
-    assert sorted(request.sampling.seed or 0 for request in engine.requests) == [5, 6, 7]
+    assert sorted(request.sampling.seed or 0 for request in caller.requests) == [5, 6, 7]
     pieces = list(ask(client, "x", n=2, stream=True, stream_options={"include_usage": True}))
     for number in range(2):
         own = [p.choices[0] for p in pieces if p.choices and p.choices[0].index == number]
@@ -154,7 +142,7 @@ def test_several_replies_are_told_apart(client: openai.OpenAI, engine: Caller) -
     assert pieces[-1].usage.completion_tokens == 2 * reply.usage.completion_tokens // 3
 
 
-def test_a_reply_that_was_begun_is_continued(client: openai.OpenAI, engine: Caller) -> None:
+def test_a_reply_that_was_begun_is_continued(client: openai.OpenAI, caller: Caller) -> None:
     begun = {"role": "assistant", "content": "It is"}
     messages: Any = [ASKED, begun]
     with pytest.raises(openai.BadRequestError, match="must be from the user"):
@@ -162,4 +150,4 @@ def test_a_reply_that_was_begun_is_continued(client: openai.OpenAI, engine: Call
     extra = {"continue_final_message": True}
     reply = client.chat.completions.create(model=MODEL, messages=messages, extra_body=extra)
     assert reply.choices[0].message.content == "Nothing."
-    assert engine.requests[-1].messages[-1] == Message("assistant", "It is")
+    assert caller.requests[-1].messages[-1] == Message("assistant", "It is")

@@ -347,3 +347,22 @@ def test_a_template_sets_the_newer_samplers(tmp_path: Path, written: str) -> Non
         top_n_sigma=1.5,
         logit_bias=((15043, -100), (" cat", 5.5)),
     )
+
+
+# --- tools ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [("tools: [calculator, files_read]", ("calculator", "files_read")), ("tools: all", ("all",))],
+)
+def test_a_template_offers_tools(tmp_path: Path, line: str, names: tuple[str, ...]) -> None:
+    template = read_template(write(tmp_path, f"{line}\nuser: hi\n"))
+    assert render_template(template, {}).tools == names
+    assert template.to_dict()["tools"] == list(names)
+
+
+def test_a_tool_without_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TemplateFileError, match="tools must be names") as error:
+        read_template(write(tmp_path, "user: hi\ntools:\n- clock\n- two words\n"))
+    assert error.value.line == 4

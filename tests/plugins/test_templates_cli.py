@@ -36,7 +36,7 @@ def test_a_broken_one_is_reported_and_the_others_are_listed(home: Path) -> None:
     checked = chatlm("templates", "check")
     assert checked.returncode == 1
     assert "line 2" in checked.stderr
-    assert "16 of 17" in checked.stdout
+    assert "21 of 22" in checked.stdout
 
 
 def test_new_edit_show_and_render(home: Path) -> None:

@@ -104,11 +104,12 @@ async def test_a_faulty_one_says_line_and_reason_and_is_not_used(prompts: Path) 
 async def test_what_is_in_use_is_marked_and_can_be_ended(prompts: Path) -> None:
     ui = remembering(template="translate", values={"language": "French"})
     async with CardApp(TemplatePicker(ui)).run_test() as pilot:
-        option = pilot.app.screen.query_one(OptionList).highlighted_option
+        options = pilot.app.screen.query_one(OptionList)
+        option = options.highlighted_option
         assert option is not None
         assert option.id == "translate"
         assert "in use" in str(option.prompt)
-        await pilot.press(*["up"] * (len(rows(pilot)) - 2), "enter")
+        await pilot.press(*["up"] * (options.highlighted or 0), "enter")
         await pilot.pause()
     assert ui.state == {}
 

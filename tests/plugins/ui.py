@@ -80,8 +80,15 @@ class RememberingUi:
     def send(self, text: str) -> None:
         self.calls.append(("send", {"text": text}))
 
-    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
-        self.calls.append(("set_chat", {"system": system, "sampling": sampling}))
+    def set_chat(
+        self,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[str] = (),
+    ) -> None:
+        given = {"system": system, "sampling": sampling}
+        self.calls.append(("set_chat", given | ({"tools": tools} if tools else {})))
         if system is not None:
             self._change(system=system)
 
@@ -93,9 +100,12 @@ class RememberingUi:
         state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
+        tools: Sequence[str] = (),
     ) -> None:
         given = {"system": system, "sampling": sampling, "kept": state, "model": model}
-        self.calls.append(("new_chat", {**given, "message": message}))
+        self.calls.append(
+            ("new_chat", {**given, "message": message} | ({"tools": tools} if tools else {}))
+        )
         self.conversation = Conversation(0, system=system, plugin_data={self._plugin: state or {}})
 
     def open_screen(self, name: str, argument: str = "") -> None:

@@ -22,6 +22,7 @@ from chatlm.testing import scripted_screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp
 from chatlm.tui.plugin_ui.registrations import Registrations
+from chatlm.types.tool_rules import ChatTools
 from tests.tui.support import StillEngine, app_of, opens, until
 from tests.waiting import PATIENCE
 
@@ -318,8 +319,11 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         await shown.press("tab", "up")
         assert selected_text(ui) == "First"
         first = ui.conversation.id
-        ui.new_chat(system="Be brief.", state={"a": [1]}, message="Third")
+        ui.set_chat(tools=["clock"])
+        await until(shown.pilot, lambda: ui.conversation.tools.on == ("clock",))
+        ui.new_chat(system="Be brief.", state={"a": [1]}, message="Third", tools=["python"])
         await shown.settle()
+        assert ui.conversation.tools == ChatTools(enabled=True, on=("python",))
         assert ui.conversation.id != first
         assert ui.conversation.system == "Be brief."
         assert ui.state == {"a": [1]}
@@ -360,6 +364,7 @@ async def test_a_message_is_refused_while_a_reply_is_written() -> None:
         lambda ui: ui.set_chat(sampling={"temperature": 1}),
         lambda ui: ui.set_state(value={1, 2}),
         lambda ui: ui.new_chat(message=3),
+        lambda ui: ui.set_chat(tools=[1]),
     ],
 )
 async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Generator
 from contextlib import closing
@@ -10,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from chatlm import EngineEvent, Request, UsageError
+from chatlm import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Request,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    UsageError,
+)
 from chatlm.chat.answer_file import AnswerFile
 from chatlm.chat.batch_answers import BatchRun, CommonSettings
 from chatlm.chat.request_lines import parse_request_line, read_requests
@@ -25,12 +35,27 @@ COMMON = CommonSettings("scripted", model_fixed=True, sampling=Sampling(seed=7))
 
 
 class Echo(ScriptedEngine):
-    """Answers with the last message in capitals; fails where the message says so."""
+    """Answers with the last message in capitals; fails where the message says so.
+
+    It calls the first tool that it is offered, unless the message is its result.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        accepts = frozenset({"text", "tool_call", "tool_result"})
+        self.info = dataclasses.replace(self.info, accepts=accepts)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        text = request.messages[-1].text
+        last = request.messages[-1]
+        text = last.text or " ".join(getattr(part, "text", "") for part in last.parts)
         self.queue(EngineError("it broke") if text == "fail" else text.upper())
-        yield from super().stream(request)
+        calls = request.tools and request.tool_choice != "none" and last.role != "tool"
+        for event in super().stream(request):
+            if calls and isinstance(event, Finished):
+                call = ToolCall("call1", request.tools[0].name, '{"of": 1}')
+                yield Finished(StopReason.TOOL_CALLS, event.usage, None, (call,))
+            elif not calls or not isinstance(event, Delta):
+                yield event
 
 
 def write(path: Path, *lines: dict[str, Any] | str) -> Path:
@@ -95,7 +120,7 @@ def test_a_wrong_line_says_what_is_wrong(line: str, problem: str) -> None:
     ("body", "problem"),
     [
         ({"n": 2}, "body.n"),
-        ({"tools": [{"type": "function"}]}, "body.tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
         ({"stream": True}, "body.stream"),
         ({"sede": 1}, "body.sede"),
         ({"top_logprobs": 3}, "requires logprobs"),
@@ -235,3 +260,94 @@ def test_messages_that_do_not_fit_are_refused_not_shortened(tmp_path: Path) -> N
     output = tmp_path / "out.jsonl"
     answer(write(tmp_path / "in.jsonl", {"id": 1, "messages": messages}), output)
     assert "do not fit the context" in read(output)[1]["error"]["message"]
+
+
+SIZE = {
+    "type": "function",
+    "function": {
+        "name": "size",
+        "description": "Returns it.",
+        "parameters": {"type": "object", "properties": {"of": {"type": "integer"}}},
+    },
+}
+CALL = {"id": "call1", "type": "function", "function": {"name": "size", "arguments": '{"of": 1}'}}
+CALLED = [
+    {"role": "user", "content": "How big?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+]
+RESULT = {"role": "tool", "tool_call_id": "call1", "content": "seven"}
+
+
+@pytest.mark.parametrize("in_openais_form", [False, True])
+def test_tools_are_called_and_their_results_answered(tmp_path: Path, in_openais_form: bool) -> None:
+    def line(name: str, messages: Any, **more: Any) -> dict[str, Any]:
+        body = {"messages": messages, "tools": [SIZE], **more}
+        if not in_openais_form:
+            return {"id": name, **body}
+        url = "/v1/chat/completions"
+        return {"custom_id": name, "method": "POST", "url": url, "body": {"model": "m", **body}}
+
+    requests = write(
+        tmp_path / "in.jsonl",
+        line("call", CALLED[:1], tool_choice="required", parallel_tool_calls=False),
+        line("none", CALLED[:1], tool_choice="none"),
+        line("again", [*CALLED, RESULT]),
+        line("later", [*CALLED, RESULT, {"role": "assistant", "content": "7."}, CALLED[0]],
+             tool_choice={"type": "function", "function": {"name": "size"}}),
+    )  # fmt: skip
+    engine, _ = answer(requests, tmp_path / "out.jsonl")
+    answers = read(tmp_path / "out.jsonl")
+    first, _, third, last = engine.requests
+    assert [tool.to_dict() for tool in first.tools] == [SIZE]
+    assert (first.tool_choice, first.parallel_tool_calls) == ("required", False)
+    assert third.messages[-1].parts == (ToolResult("call1", "size", "seven"),)
+    assert last.tool_choice == "size"
+    assert [message.role for message in last.messages] == [
+        "user", "assistant", "tool", "assistant", "user",
+    ]  # fmt: skip
+    if in_openais_form:
+        choices = {name: each["response"]["body"]["choices"][0] for name, each in answers.items()}
+        assert choices["call"]["message"]["tool_calls"] == [CALL]
+        assert choices["call"]["message"]["content"] is None
+        assert choices["call"]["finish_reason"] == "tool_calls"
+        assert choices["none"]["message"]["content"] == "HOW BIG?"
+        assert choices["again"]["message"]["content"] == "SEVEN"
+        assert "tool_calls" not in choices["again"]["message"]
+    else:
+        assert answers["call"]["tool_calls"] == [
+            {"type": "tool_call", "id": "call1", "name": "size", "arguments": '{"of": 1}'}
+        ]
+        assert answers["call"]["stop_reason"] == "tool_calls"
+        assert answers["none"]["text"] == "HOW BIG?"
+        assert answers["again"]["text"] == "SEVEN"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tools": {}}, "tools must be a list"),
+        ({"tools": [SIZE, SIZE]}, "two tools have the same name"),
+        ({"tools": [{**SIZE, "type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "x": 1}}]}, "function.x"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "needs a name"),
+        (
+            {"tools": [{"type": "function", "function": {
+                "name": "a", "parameters": {"type": "nothing"}}}]},
+            "tools[0].function.parameters",
+        ),
+        ({"tool_choice": "required"}, "requires tools"),
+        ({"tools": [SIZE], "tool_choice": "some"}, "tool_choice must be"),
+        (
+            {"tools": [SIZE], "tool_choice": {"type": "function", "function": {"name": "b"}}},
+            "no tool is called b",
+        ),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"messages": CALLED}, "result of the tool call 'call1' is missing"),
+        ({"messages": [CALLED[0], RESULT]}, "tool messages are not supported"),
+    ],
+)  # fmt: skip
+def test_wrong_tools_are_named(fields: dict[str, Any], problem: str) -> None:
+    line = {"messages": CALLED[:1], **fields}
+    parsed = parse_request_line(json.dumps(line), 1)
+    assert parsed.problem is not None
+    assert problem in parsed.problem.message

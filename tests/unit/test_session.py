@@ -572,7 +572,7 @@ def test_provenance_is_stored_with_a_reply(store: Store) -> None:
     assert (made_by.messages, made_by.sampling) == (request.messages, request.sampling)
     assert made_by.sampling.seed is not None
     left_open = {name for name, value in made_by.sampling.settings().items() if value is None}
-    assert left_open == {"schema", "grammar"}
+    assert left_open == {"schema", "grammar", "method"}
     assert (made_by.model, made_by.weights, made_by.context_length) == ("scripted", "none", 4096)
     assert made_by.prompt_hash == engine.preview(request).hash
     assert made_by.versions == {"chatlm": chatlm.__version__, "torch": "2"}

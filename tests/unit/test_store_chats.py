@@ -12,6 +12,7 @@ import pytest
 
 from chatlm.errors import StoreError
 from chatlm.store.queries import RECENT_INPUTS_SQL
+from chatlm.store.rows import short_title
 from chatlm.store.store import Store
 from chatlm.types.messages import (
     Annotation,
@@ -405,3 +406,15 @@ def test_nothing_is_saved_of_chats_in_memory() -> None:
     with Store(None) as store:
         assert store.cache_folder(add_chat(store).id) is None
         assert store.saved_caches() == (None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "title"),
+    [
+        ("What is in notes.md\n\nnotes.md\n````\n# Notes\n````", "What is in notes.md"),
+        ("```\nx = 1\n```\nExplain this.", "``` x = 1 ``` Explain this."),
+        ("Hello,\n\nwhat is this?", "Hello, what is this?"),
+    ],
+)
+def test_the_text_of_attached_files_is_no_title(message: str, title: str) -> None:
+    assert short_title("", message) == title

@@ -29,9 +29,13 @@ scale per `GROUP` values, about half of 16 bits."""
 CAPACITY_STEP = 512
 """The capacity grows by at least this many tokens."""
 
-_BLOCK_BYTES = 16 << 20
-"""Layers are allocated together up to about this size: enough for huge pages, and little enough
-that a cache that grows needs hardly more memory than the larger one takes."""
+_GROWTH = 8
+"""It grows by at least this part, so that little is copied in all; by not much more, since huge
+pages take what is only reserved."""
+
+_AREA_BYTES = 32 << 20
+"""Layers are allocated together up to this size, so that huge pages suit them, and so that a cache
+that grows gives its old memory back little by little: it never takes twice its size."""
 
 
 def allocate_huge_pages(byte_count: int) -> Tensor:
@@ -179,21 +183,21 @@ class KVCache:
 
     def reserve(self, tokens: int) -> None:
         """Grow to a capacity of at least `tokens`."""
-        old = self.buffer
-        if tokens <= old.capacity:
+        capacity = self.buffer.capacity
+        if tokens <= capacity:
             return
-        capacity = max(tokens, old.capacity * 3 // 2, old.capacity + CAPACITY_STEP)
-        self.buffer = self._allocate(capacity)  # takes up memory only where it is written to
-        layers = list(reversed(old.layers))
-        del old  # so that each layer is freed after its copy
-        for mine in self.buffer.layers:
-            theirs = layers.pop()
+        capacity = max(tokens, capacity + max(CAPACITY_STEP, capacity // _GROWTH))
+        larger = self._allocate(capacity)
+        old = list(reversed(self.buffer.layers))
+        self.buffer = larger
+        for mine in larger.layers:
+            theirs = old.pop()  # the last reference, so that its memory is free once it is copied
             mine.kv[:, :, : self.length] = theirs.kv[:, :, : self.length]
             if mine.scales is not None and theirs.scales is not None:
                 mine.scales[:, :, : self.length] = theirs.scales[:, :, : self.length]
 
     def _allocate(self, capacity: int) -> KVBuffer:
-        """Allocate the memory of all layers."""
+        """Allocate the memory of all layers; what is not used yet is not taken from the system."""
         shapes = [kv_layer_shape(each, capacity, self.kv_format) for each in self._attention]
         is_int8 = self.kv_format == "int8"
         kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
@@ -213,23 +217,17 @@ class KVCache:
     def _allocate_tensors(
         self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
     ) -> list[Tensor]:
-        """Allocate zeroed tensors, in blocks of some that follow each other."""
-        tensors: list[Tensor] = []
-        sizes: list[int] = []
-        for index, shape in enumerate(shapes):
-            sizes.append(math.prod(shape))
-            is_last = index + 1 == len(shapes)
-            if not is_last and sum(sizes) * dtype.itemsize < _BLOCK_BYTES:
-                continue
+        """Allocate zeroed tensors, several together up to `_AREA_BYTES`."""
+        parts: list[Tensor] = []
+        for own in _groups(shapes, _AREA_BYTES // dtype.itemsize):
+            sizes: list[int] = [math.prod(shape) for shape in own]
             if self.device.type == "cpu" and any(sizes):
-                block = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
+                whole = allocate_huge_pages(sum(sizes) * dtype.itemsize).view(dtype)
             else:
-                block = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
-            own = shapes[len(tensors) : index + 1]
-            parts = block[: sum(sizes)].split(sizes)
-            tensors += [part.view(each) for part, each in zip(parts, own, strict=True)]
-            sizes.clear()
-        return tensors
+                whole = torch.zeros(sum(sizes), dtype=dtype, device=self.device)
+            split = whole[: sum(sizes)].split(sizes)
+            parts += [part.view(shape) for part, shape in zip(split, own, strict=True)]
+        return parts
 
     def read(self, start: int, end: int) -> dict[str, Tensor]:
         """Return a copy of what is stored of some tokens, by layer."""
@@ -264,6 +262,17 @@ class KVCache:
     def load(self, layer: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the first `end` keys and values of a layer, counted as in `update`."""
         return self.buffer.load(self._kv_indices[layer], end, dtype)
+
+
+def _groups(shapes: Sequence[tuple[int, ...]], most: int) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Yield neighbouring shapes of at most `most` numbers in all, or a single larger one."""
+    start, size = 0, 0
+    for number, shape in enumerate(shapes):
+        if number > start and size + math.prod(shape) > most:
+            yield shapes[start:number]
+            start, size = number, 0
+        size += math.prod(shape)
+    yield shapes[start:]
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -286,6 +286,7 @@ class TurnActions:
             "copy-code": self.do_copy_code,
             "thoughts": self.do_thoughts,
             "copy-thoughts": self.do_copy_thoughts,
+            "message": self.do_message,
             "previous-version": self.do_previous_version,
             "next-version": self.do_next_version,
             "edit": self.do_edit,
@@ -317,6 +318,13 @@ class TurnActions:
     def do_copy_thoughts(self, _: str) -> None:
         """Copy the thoughts of the reply."""
         self._selected_view().copy_thoughts()
+
+    def do_message(self, _: str) -> None:
+        """Show all of a long message, or fold it."""
+        view = self._selected_view()
+        if not view.has_long_message:
+            raise UsageError("This message is shown whole")
+        self._chat.view.transcript.open_message(view, not view.message_open)
 
     async def do_previous_version(self, _: str) -> None:
         """Activate the previous version of the reply."""

@@ -105,6 +105,12 @@ class Transcript(VerticalScroll, can_focus=False):
         if put_back:
             self._after_layout(put_back)
 
+    def open_message(self, view: TurnView, is_open: bool) -> None:
+        """Show all of a long message or fold it, and keep the scroll position."""
+        put_back = self._capture_position()
+        self._column.open_message(view, is_open)
+        self._after_layout(put_back)
+
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Mark the turns that no longer fit the context, by their ids."""
         self._column.mark_omitted(turn_ids)

@@ -44,6 +44,8 @@ class TurnColumn(Vertical):
         self._omitted_turns: Collection[int] = ()
         self._open_thoughts: set[int] = set()
         """Ids of the turns whose thoughts are open."""
+        self._open_messages: set[int] = set()
+        """Ids of the turns whose long messages are shown whole."""
 
     def compose(self) -> ComposeResult:
         """Yield the hidden markers."""
@@ -67,6 +69,7 @@ class TurnColumn(Vertical):
             await view.stop_streaming()
         self._turns_above, self._turns_between, self._omitted_turns = list(turns[:-1]), [], ()
         self._open_thoughts.clear()
+        self._open_messages.clear()
         with self.app.batch_update():
             await self.query_children("TurnView, NoticeLine, Welcome").remove()
             await self.mount(TurnView(turns[-1], newest=True) if turns else Welcome())
@@ -110,6 +113,11 @@ class TurnColumn(Vertical):
         """Show or hide the thoughts of a turn; that lasts as long as the chat is open."""
         (self._open_thoughts.add if is_open else self._open_thoughts.discard)(view.turn.id)
         await view.open_thoughts(is_open)
+
+    def open_message(self, view: TurnView, is_open: bool) -> None:
+        """Show all of a long message, or fold it; that lasts as long as the chat is open."""
+        (self._open_messages.add if is_open else self._open_messages.discard)(view.turn.id)
+        view.open_message(is_open)
 
     def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Mark the turns that no longer fit the context, by their ids."""
@@ -177,8 +185,14 @@ class TurnColumn(Vertical):
         before: BetweenMarker | None = None,
         after: EarlierMarker | None = None,
     ) -> None:
-        opened = self._open_thoughts
-        views = [TurnView(turn, thoughts_open=turn.id in opened) for turn in turns]
+        views = [
+            TurnView(
+                turn,
+                thoughts_open=turn.id in self._open_thoughts,
+                message_open=turn.id in self._open_messages,
+            )
+            for turn in turns
+        ]
         await self.mount_all(views, before=before, after=after)
         for view in views:
             view.set_omitted(view.turn.id in self._omitted_turns)

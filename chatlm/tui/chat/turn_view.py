@@ -17,6 +17,7 @@ from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
 from chatlm.tui.chat.json_text import as_markdown
 from chatlm.tui.chat.markdown import code_blocks
+from chatlm.tui.chat.message_fold import fold_message
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import ToolBlock
@@ -29,6 +30,7 @@ KEY_HINTS = (
     (("edit",), "edit"),
     (("previous-version", "next-version"), "versions"),
     (("thoughts",), "thoughts"),
+    (("message",), "whole message"),
     (("details",), "details"),
     (("xray",), "prompt"),
     (("fork",), "fork"),
@@ -49,6 +51,7 @@ class TurnView(Vertical, can_focus=True):
         turn: the turn as stored.
         newest: whether it is the last of its chat, whose reply can be continued or regenerated.
         thoughts_open: whether the text of its thoughts is shown.
+        message_open: whether all of a long message is shown.
     """
 
     DEFAULT_CSS = """
@@ -95,9 +98,18 @@ class TurnView(Vertical, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.TURN)]
 
-    def __init__(self, turn: Turn, *, newest: bool = False, thoughts_open: bool = False) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        *,
+        newest: bool = False,
+        thoughts_open: bool = False,
+        message_open: bool = False,
+    ) -> None:
         super().__init__()
         self.turn = turn
+        self.message_open = message_open
+        """Whether all of a long message is shown."""
         self.thoughts_open = thoughts_open
         """Whether the text of the thoughts is shown."""
         self.reply_text = _joined_text(turn.reply)
@@ -185,6 +197,17 @@ class TurnView(Vertical, can_focus=True):
         for view in self.query(ReplyView):
             await view.open_thoughts(is_open)
 
+    @property
+    def has_long_message(self) -> bool:
+        """Whether a part of the message is left out as long as it is folded."""
+        text = self.turn.display_text
+        return fold_message(text) != text
+
+    def open_message(self, is_open: bool) -> None:
+        """Show all of a long message, or fold it."""
+        self.message_open = is_open
+        self._update_message()
+
     async def show_turn(self, turn: Turn) -> None:
         """Show the turn as stored."""
         streamed, self._activity = self._activity is not None, None
@@ -270,7 +293,11 @@ class TurnView(Vertical, can_focus=True):
 
     def _message_content(self) -> Content:
         """The user's text, attached parts, a note if a plugin rewrote it, and labels."""
-        lines = [Content(escape_controls(self.turn.display_text))]
+        text = self.turn.display_text
+        folded = text if self.message_open else fold_message(text)
+        lines = [Content(escape_controls(folded))]
+        if folded != text:
+            lines.append(_command_link("▸ show the whole message", "message"))
         for part in self.turn.user.parts:
             if not isinstance(part, Text):
                 shown = formatting.describe_part(part)
@@ -369,6 +396,8 @@ class TurnView(Vertical, can_focus=True):
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
             if word == "thoughts" and not self.has_folds:
+                continue
+            if word == "whole message" and (self.message_open or not self.has_long_message):
                 continue
             label = "calls" if word == "thoughts" and not self.has_thoughts else word
             hints.append(hint("".join(commands.key_of(name) for name in names), label))

@@ -20,6 +20,7 @@ from chatlm.store.queries import ChatListEntry
 from chatlm.text import one_line
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
+from chatlm.tui.formatting import model_label
 from chatlm.tui.widgets.inputs import LineInput
 
 UNTITLED = "Untitled"
@@ -65,7 +66,7 @@ def chat_row(
     else:
         mark, colour = " ", ""
     title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
-    model = one_line(chat.model.rstrip("/").rsplit("/", 1)[-1], 60)
+    model = model_label(chat.model)
     origin = (age(chat.updated, now), chat.source, "fork" if chat.forked else "")
     return Content.assemble(
         (f"{mark} ", colour),

@@ -138,11 +138,17 @@ class PluginUi:
         _require_type(text, str)
         self._host.call_in_ui_thread(partial(self._chat.send_message, text))
 
-    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
-        """Change the system prompt or the sampling."""
+    def set_chat(
+        self,
+        *,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        tools: Sequence[str] = (),
+    ) -> None:
+        """Change the system prompt, the sampling or the offered tools."""
         _require_type(system, str, type(None))
         _require_type(sampling, Sampling, type(None))
-        self._host.call_in_ui_thread(partial(self._set_chat, system, sampling))
+        self._host.call_in_ui_thread(partial(self._set_chat, system, sampling, _names(tools)))
 
     def new_chat(
         self,
@@ -152,6 +158,7 @@ class PluginUi:
         state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
+        tools: Sequence[str] = (),
     ) -> None:
         """Open a new chat, incognito if the open one is."""
         _require_type(system, str)
@@ -161,7 +168,7 @@ class PluginUi:
         values = dict(state or {})
         json.dumps(values, allow_nan=False)
         self._host.call_in_ui_thread(
-            partial(self._new_chat, system or None, sampling, values, model, message)
+            partial(self._new_chat, system or None, sampling, values, model, message, _names(tools))
         )
 
     def open_screen(self, name: str, argument: str = "") -> None:
@@ -191,11 +198,15 @@ class PluginUi:
         self._chat.composer.insert(text)
         self._chat.view.focus_composer()
 
-    def _set_chat(self, system: str | None, sampling: Sampling | None) -> None:
+    def _set_chat(
+        self, system: str | None, sampling: Sampling | None, tools: tuple[str, ...]
+    ) -> None:
         if system is not None:
             self._chat.edits.set_system(system)
         if sampling is not None:
             self._chat.edits.set_sampling(sampling)
+        if tools:
+            self._chat.edits.set_tools(self._chat.conversation.tools.with_offers(tools))
 
     async def _new_chat(
         self,
@@ -204,6 +215,7 @@ class PluginUi:
         state: Mapping[str, Any],
         model: str,
         message: str,
+        tools: tuple[str, ...],
     ) -> None:
         if message:
             self._chat.require_idle()
@@ -212,13 +224,19 @@ class PluginUi:
             if model:
                 self._host.switch_model(model)
             await self._chat.new_chat(incognito=self._chat.incognito)
-            self._set_chat(system, sampling)
+            self._set_chat(system, sampling, tools)
             self._chat.edits.set_plugin_data(self.plugin, state)
             self._chat.view.focus_composer()
             if message:
                 self._chat.send_message(message)
 
         await self._chat.leave_chat(begin)
+
+
+def _names(tools: Sequence[str]) -> tuple[str, ...]:
+    for name in tools:
+        _require_type(name, str)
+    return tuple(tools)
 
 
 def _require_type(value: object, *kinds: type) -> None:

@@ -95,7 +95,20 @@ def fetch_embedder(name: str, work: ProgressReporter) -> LocalEmbedder:
     def report(stage: str, done: int, total: int | None) -> None:
         work.update(done, total, f"downloading the embedder {name} ({stage})")
 
-    return _local_embedder(ensure_model(name, report, lambda: work.cancelled))
+    _being_fetched.append(name)
+    try:
+        return _local_embedder(ensure_model(name, report, lambda: work.cancelled))
+    finally:
+        _being_fetched.remove(name)
+
+
+def is_being_fetched() -> bool:
+    """Return whether an embedder is being downloaded."""
+    return bool(_being_fetched)
+
+
+_being_fetched: list[str] = []
+"""Names of the embedders that are being downloaded, in any thread."""
 
 
 def find_embedder(name: str) -> LocalEmbedder:

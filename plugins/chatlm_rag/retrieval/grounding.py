@@ -14,6 +14,7 @@ from chatlm import (
     load_plugin_settings,
 )
 from chatlm_rag import PLUGIN
+from chatlm_rag.index import embedding
 from chatlm_rag.retrieval.hits import Origin, SearchHit
 from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
 from chatlm_rag.retrieval.search import OpenIndex, configured_reranker, get_open_index
@@ -59,6 +60,11 @@ def refusal(name: str, question: str) -> UsageError | None:
     try:
         result = search_index(name, question)
     except ChatlmError as error:
+        if embedding.is_being_fetched():
+            return UsageError(
+                f"Nothing was sent. {name} is still being opened; its embedder is downloaded.",
+                hint=f"Send the message again when the download is done. {TURN_OFF_HINT}",
+            )
         hint = f"{error.hint}\n{TURN_OFF_HINT}" if error.hint else TURN_OFF_HINT
         return UsageError(f"Nothing was sent. {error.message}", hint=hint)
     if result.relevant or load_plugin_settings(PLUGIN, Settings).answer_anyway:

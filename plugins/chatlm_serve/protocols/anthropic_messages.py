@@ -22,6 +22,7 @@ from chatlm import (
     StopReason,
     Text,
     ToolCall,
+    ToolCallDelta,
     ToolDefinition,
     ToolResult,
     Usage,
@@ -50,12 +51,11 @@ from chatlm_serve.reply_events import (
     ReplyEvent,
     ReplyStarted,
     TextDelta,
-    ToolCallDelta,
     WholeReply,
     call_arguments,
 )
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event, while_connected
+from chatlm_serve.replying import SSE, reply_route, server_sent_event, while_connected
 
 PATH = "/v1/messages"
 
@@ -112,7 +112,7 @@ _ERROR_TYPES: Mapping[int, str] = {
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoints."""
     return [
-        Route(PATH, partial(_create, service), methods=["POST"]),
+        reply_route(PATH, service, parse_message_request),
         Route(f"{PATH}/count_tokens", partial(_count_tokens, service), methods=["POST"]),
     ]
 
@@ -122,10 +122,6 @@ def error_body(error: ApiError) -> dict[str, Any]:
     default = "api_error" if error.status >= 500 else "invalid_request_error"
     kind = _ERROR_TYPES.get(error.status, default)
     return {"type": "error", "error": {"type": kind, "message": error.message}}
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_message_request)
 
 
 async def _count_tokens(service: ReplyService, request: Request) -> Response:
@@ -405,7 +401,9 @@ class MessageFormat:
             }
             for call in each.end.tool_calls
         ]
-        return self._message(content, usage_object(each.end.usage)) | _ending(each.end)
+        return self._message(content, usage_object(each.end.usage)) | _ending(
+            each.end, each.end.stop_reason
+        )
 
     def begin(self) -> str:
         """Return nothing: the stream begins with the reply's first event."""
@@ -415,7 +413,7 @@ class MessageFormat:
         """Format an event."""
         first = "" if self._started else self._start(event)
         match event:
-            case TextDelta(text=text) if text:
+            case TextDelta(text=text, repeats_call=False) if text:
                 block: dict[str, Any] = {"type": "text", "text": ""}
                 return first + self._delta("text", block, {"type": "text_delta", "text": text})
             case ReasoningDelta(text) if self._shows_thoughts:
@@ -427,7 +425,8 @@ class MessageFormat:
                 delta = {"type": "input_json_delta", "partial_json": arguments}
                 return first + self._delta(f"tool {index}", block, delta)
             case ReplyEnded():
-                ended = {"delta": _ending(event), "usage": usage_object(event.usage)}
+                ending = _ending(event, event.streamed_reason)
+                ended = {"delta": ending, "usage": usage_object(event.usage)}
                 return first + self._close_block() + _event("message_delta", ended)
         return first
 
@@ -480,10 +479,10 @@ def _event(name: str, values: Mapping[str, Any]) -> str:
     return server_sent_event({"type": name, **values}, name)
 
 
-def _ending(end: ReplyEnded) -> dict[str, Any]:
-    stopped = end.stop_reason is StopReason.STOP_STRING
+def _ending(end: ReplyEnded, stop_reason: StopReason) -> dict[str, Any]:
+    stopped = stop_reason is StopReason.STOP_STRING
     return {
-        "stop_reason": STOP_REASONS[end.stop_reason],
+        "stop_reason": STOP_REASONS[stop_reason],
         "stop_sequence": end.matched_stop if stopped else None,
     }
 

@@ -32,7 +32,12 @@ from chatlm_serve.fields import (
     unsupported_error,
     without_nulls,
 )
-from chatlm_serve.generation_request import GenerationRequest, split_conversation
+from chatlm_serve.generation_request import (
+    ClientConversation,
+    GenerationRequest,
+    TextPrompts,
+    split_conversation,
+)
 from chatlm_serve.http_guard import read_json_body
 from chatlm_serve.protocols.ollama_fields import (
     error_body,
@@ -71,9 +76,7 @@ GENERATE_FIELDS = frozenset(
 
 _NEUTRAL_VALUES: Mapping[str, Any] = {
     "images": [],
-    "suffix": "",
     "template": "",
-    "raw": False,
     "context": [],
 }
 """Unsupported fields, each with the value that has no effect."""
@@ -139,7 +142,7 @@ def parse_chat_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, Olla
     fields = without_nulls(body, "body")
     refuse_unknown(fields, CHAT_FIELDS)
     messages = _parse_messages(get_typed(fields, "messages", list))
-    return _parse_request(fields, messages, "chat")
+    return _parse_request(fields, _conversation(messages), "chat")
 
 
 def parse_generate_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, OllamaFormat]:
@@ -150,14 +153,23 @@ def parse_generate_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, 
         hint = ": send the earlier messages to /api/chat" if name == "context" else ""
         if name in fields and fields[name] != neutral:
             raise unsupported_error(name, f"is not supported{hint}.")
-    messages = [Message("user", get_typed(fields, "prompt", str))]
-    if system := get_typed(fields, "system", str, ""):
-        messages.insert(0, Message("system", system))
-    return _parse_request(fields, messages, "generate")
+    prompt, system = get_typed(fields, "prompt", str), get_typed(fields, "system", str, "")
+    suffix = get_typed(fields, "suffix", str, "")
+    if suffix or get_typed(fields, "raw", bool, False):
+        if system or fields.get("think"):
+            name = "system" if system else "think"
+            raise unsupported_error(name, "cannot be combined with raw or suffix.")
+        return _parse_request(fields, TextPrompts((prompt,), suffix or None), "generate")
+    messages = [*([Message("system", system)] if system else []), Message("user", prompt)]
+    return _parse_request(fields, _conversation(messages), "generate")
+
+
+def _conversation(messages: Sequence[Message]) -> ClientConversation:
+    return split_conversation(messages, may_continue=True)
 
 
 def _parse_request(
-    fields: Mapping[str, Any], messages: Sequence[Message], kind: Kind
+    fields: Mapping[str, Any], conversation: ClientConversation | TextPrompts, kind: Kind
 ) -> tuple[GenerationRequest, OllamaFormat]:
     model = get_typed(fields, "model", str)
     for name in ("truncate", "shift"):
@@ -166,7 +178,7 @@ def _parse_request(
     tools, _, _ = parse_tools({"tools": fields.get("tools", [])}, nested=True)
     request = GenerationRequest(
         model=model,
-        conversation=split_conversation(messages, may_continue=True),
+        conversation=conversation,
         sampling=sampling_of(fields, thinking),
         thinking_field="think",
         thinking_is_switch=is_switch,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from chatlm import Sampling, Schema, StopReason, TokenLogprob, ToolCall, Usage
+from chatlm import Sampling, Schema, StopReason, TokenLogprob, ToolCall, ToolCallDelta, Usage
 from chatlm_serve.errors import ApiError, field_error
-from chatlm_serve.fields import check_neutral, get_typed, refuse_unknown
+from chatlm_serve.fields import check_neutral, get_typed, refuse_unknown, without_nulls
 from chatlm_serve.generation_request import (
     MAX_CHOICES,
     GenerationRequest,
@@ -37,11 +34,10 @@ from chatlm_serve.reply_events import (
     ReplyEnded,
     ReplyEvent,
     TextDelta,
-    ToolCallDelta,
     WholeReply,
 )
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event
+from chatlm_serve.replying import SSE, reply_route, server_sent_event
 
 DONE_EVENT = "data: [DONE]\n\n"
 
@@ -79,11 +75,7 @@ filter, since OpenAI has no word for it and a stream has sent its text as conten
 
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoint."""
-    return [Route("/v1/chat/completions", partial(_create, service), methods=["POST"])]
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_chat_request)
+    return [reply_route("/v1/chat/completions", service, parse_chat_request)]
 
 
 def parse_chat_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, ChatFormat]:
@@ -95,7 +87,7 @@ def parse_chat_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, Chat
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     refuse_unknown(fields, KNOWN_FIELDS)
     check_neutral(fields, NEUTRAL_VALUES)
     model = get_typed(fields, "model", str)
@@ -258,15 +250,15 @@ class ChatFormat:
             self._begun.add(choice)
             first = self._chunk(choice, {"role": "assistant", "content": ""})
         match event:
-            case TextDelta(text, logprobs):
+            case TextDelta(text, logprobs, repeats_call=False):
                 return first + self._chunk(choice, {"content": text}, tokens=logprobs)
             case ReasoningDelta(text):
                 return first + self._chunk(choice, {"reasoning_content": text})
             case ToolCallDelta():
                 return first + self._chunk(choice, {"tool_calls": [_call_delta(event)]})
-            case ReplyEnded(stop_reason, usage):
+            case ReplyEnded(usage=usage):
                 self._usages.append(usage)
-                return first + self._chunk(choice, {}, FINISH_REASONS[stop_reason])
+                return first + self._chunk(choice, {}, FINISH_REASONS[event.streamed_reason])
         return first
 
     def end(self) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from chatlm import Sampling, TokenLogprob, Usage
 from chatlm_serve.errors import ApiError, field_error
-from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error
+from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error, without_nulls
 from chatlm_serve.generation_request import MAX_CHOICES, GenerationRequest, TextPrompts
 from chatlm_serve.protocols.openai_chat import (
     DONE_EVENT,
@@ -31,7 +28,7 @@ from chatlm_serve.protocols.openai_fields import (
 )
 from chatlm_serve.reply_events import ReplyEnded, ReplyEvent, TextDelta, WholeReply
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event
+from chatlm_serve.replying import SSE, reply_route, server_sent_event
 
 DEFAULT_TOKENS = 16
 """OpenAI's default of `max_tokens` here."""
@@ -46,11 +43,7 @@ KNOWN_FIELDS = frozenset(
 
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoint."""
-    return [Route("/v1/completions", partial(_create, service), methods=["POST"])]
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_completion_request)
+    return [reply_route("/v1/completions", service, parse_completion_request)]
 
 
 def parse_completion_request(
@@ -64,7 +57,7 @@ def parse_completion_request(
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     refuse_unknown(fields, KNOWN_FIELDS)
     model = get_typed(fields, "model", str)
     stream = get_typed(fields, "stream", bool, False)

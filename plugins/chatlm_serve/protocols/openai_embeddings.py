@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from chatlm import ModelError, find_model, one_line
 from chatlm_serve.errors import ApiError, field_error
-from chatlm_serve.fields import refuse_unknown
+from chatlm_serve.fields import refuse_unknown, without_nulls
 from chatlm_serve.http_guard import read_json_body
 from chatlm_serve.replying import collect, while_connected
 from chatlm_serve.work_queue import WorkQueue
@@ -59,7 +59,7 @@ def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     refuse_unknown(fields, KNOWN_FIELDS)
     if fields.get("model") != EMBEDDING_MODEL:
         raise ApiError(

@@ -6,11 +6,8 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from chatlm import (
@@ -21,6 +18,7 @@ from chatlm import (
     StopReason,
     TokenLogprob,
     ToolCall,
+    ToolCallDelta,
     ToolResult,
     Usage,
     one_line,
@@ -49,11 +47,10 @@ from chatlm_serve.reply_events import (
     ReplyEnded,
     ReplyEvent,
     TextDelta,
-    ToolCallDelta,
     WholeReply,
 )
 from chatlm_serve.reply_service import ReplyService
-from chatlm_serve.replying import SSE, reply, server_sent_event
+from chatlm_serve.replying import SSE, reply_route, server_sent_event
 
 NEUTRAL_VALUES: Mapping[str, Any] = {"store": False, "background": False, "truncation": "disabled"}
 """Unsupported fields, each with the only accepted value, which has no effect."""
@@ -85,11 +82,7 @@ _TEXT_PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_t
 
 def routes(service: ReplyService) -> list[Route]:
     """Return the endpoint."""
-    return [Route("/v1/responses", partial(_create, service), methods=["POST"])]
-
-
-async def _create(service: ReplyService, request: Request) -> Response:
-    return await reply(request, service, parse_response_request)
+    return [reply_route("/v1/responses", service, parse_response_request)]
 
 
 def parse_response_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, ResponseFormat]:
@@ -101,7 +94,7 @@ def parse_response_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, 
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     for name in MEMORY_FIELDS:
         if name in fields:
             raise unsupported_error(
@@ -293,7 +286,7 @@ class ResponseFormat:
         for call in only.end.tool_calls:
             item = self._new_item("function_call", call.id, call.name)
             item.text = call.arguments
-        return self._ended(only.end)
+        return self._ended(only.end, only.end.stop_reason)
 
     def begin(self) -> str:
         """Return the events before the reply."""
@@ -307,7 +300,7 @@ class ResponseFormat:
         match event:
             case ReasoningDelta(text):
                 return self._add_text("reasoning", text, ())
-            case TextDelta(text, logprobs):
+            case TextDelta(text, logprobs, repeats_call=False):
                 return self._add_text("message", text, logprobs)
             case ToolCallDelta():
                 return self._add_call(event)
@@ -330,8 +323,8 @@ class ResponseFormat:
         texts = ""
         if not self._items:
             texts = self._begin_item("message")
-        texts += self._close_item()
-        response = self._ended(event)
+        texts += self._close_item("incomplete" if event.cut_call else "completed")
+        response = self._ended(event, event.streamed_reason)
         name = f"response.{response['status']}"
         return texts + self._event(name, {"response": response})
 
@@ -380,7 +373,7 @@ class ResponseFormat:
         place = {"item_id": item.id, "output_index": item.index, "content_index": 0}
         return text + self._event("response.content_part.added", place | {"part": item.part()})
 
-    def _close_item(self) -> str:
+    def _close_item(self, status: str = "completed") -> str:
         item, self._open = self._open, None
         if item is None:
             return ""
@@ -398,15 +391,15 @@ class ResponseFormat:
             text += self._event("response.content_part.done", place | {"part": item.part()})
         return text + self._event(
             "response.output_item.done",
-            {"output_index": item.index, "item": item.to_dict("completed")},
+            {"output_index": item.index, "item": item.to_dict(status)},
         )
 
     def _event(self, name: str, values: Mapping[str, Any]) -> str:
         number, self._sent = self._sent, self._sent + 1
         return server_sent_event({"type": name, "sequence_number": number, **values}, name)
 
-    def _ended(self, end: ReplyEnded) -> dict[str, Any]:
-        status, reason = _STATUS.get(end.stop_reason, ("completed", ""))
+    def _ended(self, end: ReplyEnded, stop_reason: StopReason) -> dict[str, Any]:
+        status, reason = _STATUS.get(stop_reason, ("completed", ""))
         items = [item.to_dict("completed") for item in self._items]
         if items and status != "completed":
             items[-1]["status"] = status

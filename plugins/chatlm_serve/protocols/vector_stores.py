@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from chatlm import Documents, Passage, SideChats, UsageError, one_line
 from chatlm_serve.errors import ApiError, as_api_error, field_error
-from chatlm_serve.fields import refuse_unknown
+from chatlm_serve.fields import refuse_unknown, without_nulls
 from chatlm_serve.http_guard import read_json_body
 from chatlm_serve.replying import collect, while_connected
 from chatlm_serve.work_queue import WorkQueue
@@ -78,7 +78,7 @@ def parse_search_request(body: Mapping[str, Any]) -> SearchRequest:
     Raises:
         ApiError: a field, which is named, is missing, invalid or unsupported.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    fields = without_nulls(body, "body")
     refuse_unknown(fields, KNOWN_FIELDS)
     if fields.get("rewrite_query", False) is not False:
         raise field_error("rewrite_query", "is not supported.", "unsupported_parameter")

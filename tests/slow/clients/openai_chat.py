@@ -59,10 +59,12 @@ assert answered.choices[0].message.content
 with client.chat.completions.stream(
     messages=messages, tools=tools, tool_choice="required", **limit
 ) as stream:
-    for _ in stream:
-        pass
+    deltas = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
     streamed = stream.get_final_completion()
-assert streamed.choices[0].message.tool_calls[0].function.name == "weather"
+assert len(deltas) > 1
+whole = streamed.choices[0].message.tool_calls[0]
+assert whole.function.name == "weather"
+assert whole.function.arguments == call.function.arguments
 parsed = client.chat.completions.parse(
     messages=[{"role": "user", "content": "Paris has 2 million people."}],
     response_format=City,
@@ -89,6 +91,12 @@ answered = client.responses.create(
     input=[*messages, *called.output, *results], tools=flat, tool_choice="none", **limit
 )
 assert answered.output_text
+with client.responses.stream(input=messages, tools=flat, tool_choice="required", **limit) as stream:
+    deltas = [
+        event.delta for event in stream if event.type == "response.function_call_arguments.delta"
+    ]
+assert len(deltas) > 1
+assert "".join(deltas) == "".join(item.arguments for item in calls)
 parsed = client.responses.parse(input="Paris has 2 million people.", text_format=City, **limit)
 assert isinstance(parsed.output_parsed, City)
 
