@@ -197,8 +197,14 @@ def compare_logits(family: str) -> Logits:
     return Logits(family, float(difference))
 
 
-def write_random(variant: str, folder: Path) -> Path:
-    """Write a random GGUF file of an original's structure and `SIZES`; return its folder."""
+def write_random(variant: str, folder: Path, **sizes: Any) -> Path:
+    """Write a random GGUF file of an original's structure and `SIZES`; return its folder.
+
+    Args:
+        variant: of `SPEED`.
+        folder: where the file goes.
+        sizes: that differ from `SIZES`.
+    """
     original = gguf_files.ORIGINALS[variant]
     own = SPEED[variant]
     changes = {**original.changes, "head_dim": HEAD_DIM}
@@ -218,7 +224,7 @@ def write_random(variant: str, folder: Path) -> Path:
         original, changes=changes, metadata=metadata, tensors={**original.tensors, **own.tensors}
     )
     with (
-        patch.dict(gguf_files.SIZES, {**SIZES, "initializer_range": 0.03}),
+        patch.dict(gguf_files.SIZES, {**SIZES, "initializer_range": 0.03, **sizes}),
         patch.dict(gguf_files.ORIGINALS, {variant: larger}),
     ):
         file = gguf_files.save_gguf(folder / "random.gguf", variant, types=MATRICES)

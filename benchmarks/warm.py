@@ -2,10 +2,12 @@
 
 Run it with `python -m benchmarks.warm`. Models have the shapes of real ones with random weights,
 fewer layers where that keeps the run short, and the default model's tokenizer; the time does not
-depend on the weights. Measured is the ninth turn of a chat of 1,600 tokens whose last message has
-about 40: read anew, with what the eighth turn left, and after reading ahead. Then a chat of 4,000
-tokens is continued by a new engine on the loaded model, with the KV cache on disk and without.
-Whether all replies are the same is printed, too. Nothing here is a pass or a fail.
+depend on the weights. With `--gguf` they are GGUF files of the same families in one size, which
+chatlm and llama.cpp run in turn, both below chatlm's prompt cache. Measured is the ninth turn of a
+chat of 1,600 tokens whose last message has about 40: read anew, with what the eighth turn left, and
+after reading ahead. Then a chat of 4,000 tokens is continued by a new engine on the loaded model,
+with the KV cache on disk and without. Whether all replies are the same is printed, too. Nothing
+here is a pass or a fail.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from benchmarks.families import write_random
 from benchmarks.speed_sides import CPU
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
@@ -33,6 +36,7 @@ from chatlm.hub import pull
 from chatlm.types.events import Delta, PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
+from chatlm.types.runtimes import GgufModel
 from chatlm.types.sampling import Sampling
 
 DEFAULT = "smollm2-135m-instruct"
@@ -95,6 +99,14 @@ SHAPES: Mapping[str, tuple[str, dict[str, Any]]] = {
 """The model type and sizes of Gemma 3 270M, gpt-oss-20b with 2 layers and 8 experts, Qwen3.5 0.8B
 with 8 layers, LFM2 350M, and Granite 4.0 H 350M with 8 layers."""
 
+GGUF: Mapping[str, str] = {
+    "default": "llama", "gemma3": "gemma3", "gpt_oss": "gpt-oss", "qwen3_5": "qwen35",
+    "lfm2": "lfm2", "granite-hybrid": "granitehybrid",
+}  # fmt: skip
+"""Which rows of `benchmarks.families.SPEED` have the structures of the models."""
+
+CONTEXT = 8192
+
 TURNS, CHAT_TOKENS, LONG_TOKENS = 9, 1600, 4000
 
 QUESTION = "Which of all those places would you visit first, in what season of the year, and why? "
@@ -129,8 +141,11 @@ class Result:
     """Whether all replies were the same."""
 
 
-def make_folder(folder: Path, name: str) -> Path:
+def make_folder(folder: Path, name: str, *, gguf: bool = False) -> Path:
     """Return the folder of a model; one with random weights is written."""
+    if gguf:
+        folder.mkdir(parents=True)
+        return write_random(GGUF[name], folder, max_position_embeddings=CONTEXT)
     default = pull.ensure_model(DEFAULT).folder
     if name == "default":
         return default
@@ -179,13 +194,14 @@ def first_token(engine: LocalEngine, request: Request) -> tuple[float, int, int,
 
 def measure(name: str, folder: Path, engine_setting: str, caches: Path) -> Result:
     """Measure one model."""
-    model = load(name, folder, CPU, engine_setting)
+    runtimes = {"llamacpp": _open_by_llamacpp}
+    model = load(name, folder, CPU, engine_setting, context=CONTEXT, runtimes=runtimes)
     tokenizer = load_tokenizer(name, folder)
     saved_in = caches / name
 
     def open_engine() -> LocalEngine:
         saved = SavedCaches(name + engine_setting, 10**10)
-        return LocalEngine(name, model, tokenizer, context=8192, saved_caches=saved)
+        return LocalEngine(name, model, tokenizer, context=CONTEXT, saved_caches=saved)
 
     sampling = Sampling(temperature=0.8, seed=1, max_tokens=4)
     engine = open_engine()
@@ -210,7 +226,8 @@ def measure(name: str, folder: Path, engine_setting: str, caches: Path) -> Resul
     restart, _, _, text_restart = first_token(
         open_engine(), Request(tuple(long_chat), sampling, cache_folder=saved_in)
     )
-    size = sum(path.stat().st_size for path in saved_in.iterdir()) / 1e6
+    # llama.cpp's caches are not kept on disk
+    size = sum(path.stat().st_size for path in saved_in.glob("*")) / 1e6
     return Result(
         name,
         f"{type(model).__name__}, {model.info.weights}",
@@ -228,25 +245,38 @@ def measure(name: str, folder: Path, engine_setting: str, caches: Path) -> Resul
     )
 
 
+def _open_by_llamacpp(model: GgufModel) -> Any:
+    from chatlm_llamacpp.model import open_model
+    from chatlm_llamacpp.settings import Settings
+
+    return open_model(model, Settings())
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Time the first token of long chats.")
     names = ["default", *SHAPES]
     parser.add_argument("--only", choices=names, action="append", help="may be given repeatedly")
     parser.add_argument("--engine", default="auto", help="auto or transformers")
+    parser.add_argument(
+        "--gguf", action="store_true", help="GGUF files, in chatlm and in llama.cpp"
+    )
     parser.add_argument("--folder", type=Path, help="where models are kept between runs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = []
+    engines = ("auto", "llamacpp") if options.gguf else (options.engine,)
     for name in options.only or names:
         with tempfile.TemporaryDirectory() as place:
-            folder = (options.folder or Path(place)) / name
+            home = (options.folder or Path(place)) / f"{name}{'-gguf' if options.gguf else ''}"
+            folder = home / "made" if options.gguf else home
             if not folder.exists():
-                folder = make_folder(folder, name)
-            result = measure(name, folder, options.engine, Path(place) / "caches")
-        results.append(result)
-        if not options.json:
-            print_result(result)
+                folder = make_folder(home, name, gguf=options.gguf)
+            for engine in engines:
+                result = measure(name, folder, engine, Path(place) / f"caches-{engine}")
+                results.append(result)
+                if not options.json:
+                    print_result(result)
     if options.json:
         print(json.dumps([asdict(each) for each in results]))
 

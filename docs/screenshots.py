@@ -36,6 +36,7 @@ from chatlm.types.events import Delta
 from chatlm.types.messages import ContextPolicy
 from chatlm.types.sampling import Sampling
 from chatlm_arena import plugin as arena_plugin
+from chatlm_arena.screens.match import ArenaScreen, ArenaState
 from chatlm_arena.store import store as store_module
 from chatlm_emotion import actions
 from chatlm_emotion import plugin as emotion_plugin
@@ -205,6 +206,15 @@ class Camera:
         while not condition():
             await self._pilot.pause(0.05)
 
+    def shows_votes(self) -> bool:
+        """Whether the keys of a vote are shown, which takes a moment."""
+        screen = self._pilot.app.screen
+        return (
+            isinstance(screen, ArenaScreen)
+            and screen.state is ArenaState.VOTING
+            and screen.keys_armed
+        )
+
     async def take(self, name: str) -> None:
         """Write the screen to `docs/images/NAME-WIDTHxHEIGHT.svg`."""
         size = self._pilot.app.size
@@ -361,6 +371,7 @@ async def arena(size: tuple[int, int]) -> None:
         async with camera(store, engine, size, {}, plugins) as looking:
             await looking.command("/arena")
             await looking.press(*TO_BOTH, "enter")
+            await looking.until(looking.shows_votes)
             await looking.take("arena")
 
 

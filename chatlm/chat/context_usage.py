@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chatlm.errors import ContextTooLong, ModelError
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Conversation, Message
-from chatlm.types.requests import Request
+from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import Sampling
 
 
@@ -23,7 +23,8 @@ class ContextUsage:
     omitted_turns: frozenset[int]
     """Ids of the turns that do not fit."""
     system_tokens: int
-    """Tokens of the system prompt, or of the one that the model's chat format inserts."""
+    """Tokens of the system prompt, or of the one that the model's chat format inserts, and of the
+    tools that the model is told of."""
     used_tokens: int
     """Tokens of the prompt; more than `context_length` if what must stay does not fit."""
     context_length: int
@@ -32,18 +33,26 @@ class ContextUsage:
     """Tokens of it that are reserved for the reply."""
 
 
-def measure_context(conversation: Conversation, engine: Engine, sampling: Sampling) -> ContextUsage:
+def measure_context(
+    conversation: Conversation,
+    engine: Engine,
+    sampling: Sampling,
+    tools: Sequence[ToolDefinition] = (),
+) -> ContextUsage:
     """Measure a chat's prompt, without plugins.
 
     Args:
         conversation: the chat; without turns, its system prompt is measured.
         engine: encodes the prompt.
         sampling: the user's settings for it; `max_tokens` is reserved for the reply.
+        tools: what the model is told of, whose tokens count as the system prompt's.
 
     Raises:
         ContextTooLong: the newest message and the system prompt alone do not fit.
         ModelError: the model's format refuses the chat.
     """
+    if tools:
+        return _with_tools(conversation, engine, sampling, tools)
     head = int(bool(conversation.system_prompt))
     own = 0 if head else builtin_system_tokens(engine)
     turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
@@ -73,6 +82,42 @@ def measure_context(conversation: Conversation, engine: Engine, sampling: Sampli
         used_tokens=used,
         context_length=prompt.context_length,
         reply_reserve=prompt.reply_reserve,
+    )
+
+
+def _with_tools(
+    conversation: Conversation,
+    engine: Engine,
+    sampling: Sampling,
+    tools: Sequence[ToolDefinition],
+) -> ContextUsage:
+    """As `measure_context`; the turns cost what they cost without tools."""
+    plain = measure_context(conversation, engine, sampling)
+    asked = Request((Message("user", ""),))
+    told = dataclasses.replace(asked, tools=tuple(tools))
+    extra = len(engine.preview(told).tokens) - len(engine.preview(asked).tokens)
+    turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
+    used, omitted = plain.used_tokens + extra, plain.omitted_turns
+    if turns:
+        request = Request(conversation.messages(), sampling, tools=tuple(tools))
+        try:
+            prompt = engine.preview(request)
+        except ContextTooLong:
+            pinned = {
+                turn.id
+                for turn in conversation.turns
+                if any(message.pinned for message in turn.messages())
+            }
+            omitted = frozenset(turns) - pinned - {turns[-1]}
+        else:
+            head = int(bool(conversation.system_prompt))
+            used = len(prompt.tokens)
+            omitted = frozenset(turns[index - head] for index in prompt.omitted)
+    return dataclasses.replace(
+        plain,
+        system_tokens=plain.system_tokens + extra,
+        used_tokens=used,
+        omitted_turns=omitted,
     )
 
 

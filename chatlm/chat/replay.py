@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from chatlm.chat.request_builder import provenance
 from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
+from chatlm.text import one_line
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
-from chatlm.types.messages import Reply, StopReason, Usage
-from chatlm.types.parts import Part, ToolCall, reasoning_of, text_of
+from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Usage
+from chatlm.types.parts import Part, Reasoning, Text, ToolCall, reasoning_of, text_of
 from chatlm.types.provenance import Provenance, describe_old_weights
 from chatlm.types.requests import Request
 
@@ -100,7 +102,8 @@ def replay(
     """Run the request of a stored reply again, with its settings and seed; no chat changes.
 
     Yields `ReplayStarted`, the engine's events, then `ReplayFinished`. Pulled and closed like
-    `Engine.stream`. If a plugin gave the reply, the engine answers the same messages.
+    `Engine.stream`. If a plugin gave the reply, the engine answers the same messages. No tool runs:
+    each step of a reply with tools reads the recorded results, as long as the calls are the same.
 
     Args:
         store: where the reply is stored.
@@ -119,34 +122,65 @@ def replay(
     last = made_by.messages[-1] if made_by.messages else None
     prefix = last.parts if last is not None and last.role == "assistant" else ()
     so_far = text_of(prefix)
-    yield ReplayStarted(original, made_by, so_far)
+    recorded = _recorded_steps(made_by.messages, original)
+    yield ReplayStarted(original, made_by, so_far if len(recorded) == 0 else "")
     request = Request(
         made_by.messages,
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
         tools=made_by.tools,
-        tool_choice=made_by.tool_choice,
+        tool_choice="auto" if recorded else made_by.tool_choice,
         parallel_tool_calls=made_by.parallel_tool_calls,
     )
+    offers = plugins or NoOffers()
+    steps = [
+        (
+            step,
+            dataclasses.replace(
+                request,
+                messages=made_by.messages[:end],
+                tool_choice=made_by.tool_choice if number == 0 else "auto",
+            ),
+        )
+        for number, (end, step) in enumerate(recorded)
+    ]
+    last_step = _steps_with_parts(original)[-1]
     interrupted = original.stop_reason in _INTERRUPTED
-    texts = _texts_before(original, prefix)
+    texts = _texts_before(original, prefix, len(recorded))
     limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
     usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
-    calls: Sequence[ToolCall] = ()
-    with closing(stream_request(engine, request, plugins or NoOffers())) as events:
-        for event in events:
-            yield event
-            match event:
-                case PromptReady():
-                    fitted = event
-                case Delta(text=piece, withheld=held, part=part):
-                    texts[part], usage = texts[part] + piece, event.usage
-                    seen = texts | {part: texts[part] + held}
-                    if interrupted and all(len(seen[kind]) >= limits[kind] for kind in limits):
-                        texts = {kind: seen[kind][: limits[kind]] for kind in limits}
-                        break
-                case Finished(stop_reason=reason, usage=usage, tool_calls=calls):
-                    pass
+    notes: list[str] = []
+    for number, (step, each) in enumerate([*steps, (last_step, request)], 1):
+        is_last = number > len(steps)
+        calls: Sequence[ToolCall] = ()
+        whole = True
+        if is_last and number > 1:
+            for part in prefix:  # what the last request continued
+                if isinstance(part, Text | Reasoning):
+                    texts[part.type] += part.text
+        with closing(stream_request(engine, each, offers)) as events:
+            for event in events:
+                yield event
+                match event:
+                    case PromptReady():
+                        fitted = event
+                    case Delta(text=piece, withheld=held, part=part_type):
+                        texts[part_type], usage = texts[part_type] + piece, event.usage
+                        seen = texts | {part_type: texts[part_type] + held}
+                        if (
+                            is_last
+                            and interrupted
+                            and all(len(seen[kind]) >= limits[kind] for kind in limits)
+                        ):
+                            texts = {kind: seen[kind][: limits[kind]] for kind in limits}
+                            whole = False
+                            break
+                    case Finished(stop_reason=reason, usage=usage, tool_calls=calls):
+                        pass
+        if whole and (note := _compare_calls(number, step, calls)):
+            notes.append(note)
+            break
+    same_text = texts == {"text": original.text, "reasoning": original.reasoning}
     yield ReplayFinished(
         original=original,
         provenance=made_by,
@@ -154,21 +188,62 @@ def replay(
         reasoning=texts["reasoning"],
         stop_reason=reason.if_answered(bool(texts["text"].strip() or calls)),
         usage=usage,
-        same_text=texts == {"text": original.text, "reasoning": original.reasoning},
+        same_text=same_text and not notes,
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
-        mismatches=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
+        mismatches=(
+            *notes,
+            *_find_mismatches(made_by, provenance(request, engine.info, fitted)),
+        ),
     )
 
 
-def _texts_before(original: Reply, prefix: Sequence[Part]) -> dict[str, str]:
-    """Return the text and reasoning that the reply had before its last request.
+def _steps_with_parts(reply: Reply) -> tuple[ReplyStep, ...]:
+    """Return the steps, without those at the end in which nothing was generated."""
+    steps = reply.steps
+    while len(steps) > 1 and not steps[-1].parts:
+        steps = steps[:-1]
+    return steps
+
+
+def _recorded_steps(messages: Sequence[Message], original: Reply) -> list[tuple[int, ReplyStep]]:
+    """Return the steps whose calls and results the last request has.
+
+    Returns:
+        each with the number of messages before it; empty unless all earlier steps are there.
+    """
+    earlier = _steps_with_parts(original)[:-1]
+    end = len(messages) - bool(messages and messages[-1].role == "assistant")
+    found: list[tuple[int, ReplyStep]] = []
+    for step in reversed(earlier):
+        roles = [message.role for message in messages[max(0, end - 2) : end]]
+        if roles != ["assistant", "tool"]:
+            return []
+        end -= 2
+        found.insert(0, (end, step))
+    return found
+
+
+def _texts_before(original: Reply, prefix: Sequence[Part], replayed: int) -> dict[str, str]:
+    """Return the text and reasoning that the reply had before what is replayed.
 
     Args:
         original: the reply.
         prefix: the parts of its last step that the request continued.
+        replayed: how many of its earlier steps are replayed too.
     """
+    if replayed:
+        return {"text": "", "reasoning": ""}
     earlier = [part for step in original.steps[:-1] for part in step.parts]
     return {"text": text_of([*earlier, *prefix]), "reasoning": reasoning_of([*earlier, *prefix])}
+
+
+def _compare_calls(number: int, step: ReplyStep, calls: Sequence[ToolCall]) -> str:
+    """Return how the calls of a step differ from the recorded ones, whose ids do not matter."""
+    before, now = (
+        ", ".join(f"{call.name} {one_line(call.arguments, 200)}" for call in each) or "none"
+        for each in ([part for part in step.parts if isinstance(part, ToolCall)], calls)
+    )
+    return "" if before == now else f"calls of tools in step {number}: {before} → {now}"
 
 
 def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:

@@ -330,7 +330,9 @@ class ChatSession:
             conversation: the chat, such as `TurnFinished` gives it; None loads it.
         """
         chat = conversation or self._conversation_or_new()
-        return measure_context(chat, self.get_engine(), self._effective_sampling(chat))
+        engine = self.get_engine()
+        tools = self._tool_definitions(chat, engine)
+        return measure_context(chat, engine, self._effective_sampling(chat), tools)
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
         """Let the model summarise a turn; at the end the summary replaces the turn in the prompt.

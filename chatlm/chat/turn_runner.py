@@ -188,13 +188,20 @@ class TurnRunner:
         opening = request.messages
         if opening[-1].role == "assistant":  # the step so far, or its beginning by a plugin
             opening = opening[:-1]
+        tool_choice = request.tool_choice
         complete = False
         growing = ReplyWriter(self.store, reply, settings)
         try:
             yield StepStarted(reply) if resumed else ReplyStarted(turn.id, reply)
             while True:
                 yield from self._stream_step(
-                    conversation, turn, engine, request, growing, continued=bool(reply.parts)
+                    conversation,
+                    turn,
+                    engine,
+                    request,
+                    growing,
+                    tool_choice=tool_choice,
+                    continued=bool(reply.parts),
                 )
                 reply = growing.reply
                 if not self._calls_tools(reply, tools, request):
@@ -224,6 +231,7 @@ class TurnRunner:
         request: Request,
         growing: ReplyWriter,
         *,
+        tool_choice: str,
         continued: bool,
     ) -> SessionEvents:
         """Let the model write one step of a reply.
@@ -234,6 +242,7 @@ class TurnRunner:
             engine: runs the request.
             request: of this step.
             growing: stores it.
+            tool_choice: of the reply's first step.
             continued: whether the reply has any text or calls already.
         """
         if request.reply_complete:
@@ -247,7 +256,9 @@ class TurnRunner:
                     if problem is not None:
                         yield Notice(problem)
                     if isinstance(event, PromptReady):
-                        growing.provenance = request_builder.provenance(request, engine.info, event)
+                        made_by = request_builder.provenance(request, engine.info, event)
+                        # of the first step, since later ones are free to call tools
+                        growing.provenance = dataclasses.replace(made_by, tool_choice=tool_choice)
                         if event.omitted_messages:
                             yield Notice(_describe_omission(event), CONTEXT_FULL)
                     yield from self._fault_notices()

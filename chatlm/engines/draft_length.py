@@ -9,6 +9,12 @@ as a whole, and its end: longer ones seldom are."""
 _MIN_GAIN = 1.05
 """Expected speed, relative to no draft, below which there is none."""
 
+_HORIZON = 24
+"""Tokens of the reply within which drafts are to save the time that reading the text takes."""
+
+_MAX_SKIPPED = 15
+"""Most replies without drafts after some in which they lost time."""
+
 _FIRST_CREDIT = 1.0
 """Time that drafts may lose at the start of a reply, in steps with one token."""
 
@@ -51,10 +57,24 @@ class DraftLength:
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
         self._longest = FIRST_DRAFT_TOKENS
+        self._balance = 0.0
+        """What drafts brought to the reply, reading included, in steps with one token."""
+        self._backoff = self._skipped = 0
+        """Replies to leave out after one in which drafts lose time, and those still to come."""
 
     def begin_reply(self) -> None:
-        """Forget what drafts lost or gained in earlier replies."""
-        self._credit = _FIRST_CREDIT
+        """Start anew, but leave out some replies where drafts lost time in the one before.
+
+        Their number doubles with each loss in succession.
+        """
+        if self._skipped:
+            self._skipped -= 1
+        elif self._balance < 0:
+            self._backoff = min(2 * self._backoff + 1, _MAX_SKIPPED)
+            self._skipped = self._backoff
+        elif self._balance > 0:
+            self._backoff = 0
+        self._credit, self._balance = _FIRST_CREDIT, 0.0
         self._longest = FIRST_DRAFT_TOKENS
 
     @property
@@ -70,15 +90,17 @@ class DraftLength:
             unread: tokens that the draft model has to read before.
         """
         longest = min(limit, self._longest)
-        if longest < 1 or self._plain_seconds is None or self._credit <= 0:
+        if longest < 1 or self._plain_seconds is None or self._credit <= 0 or self._skipped:
             return 0
         if self._draft_seconds is None or self._extra_seconds is None:
             return 1
         best = max(range(1, longest + 1), key=self.expected_gain)
-        if self.expected_gain(best) >= _MIN_GAIN:
+        gain = self.expected_gain(best)
+        reading = unread * (self._read_seconds or 0.0) if unread > 1 else 0.0
+        saved = _HORIZON * (1 - 1 / gain) * self._plain_seconds if gain > 0 else 0.0
+        if gain >= _MIN_GAIN and reading <= saved:
             return best
         # a try, as soon as it may fail
-        reading = unread * (self._read_seconds or 0.0) if unread > 1 else 0.0
         cost = reading + self._draft_seconds + self._extra_seconds
         return 1 if cost <= self._credit * self._plain_seconds else 0
 
@@ -129,6 +151,7 @@ class DraftLength:
             # reading was weighed before, and a pause of the program is no fault of the draft
             steps = min((seconds - self._reading) / self._plain_cycle, 2.0 * (drafted + 1))
             self._earn((1 + _CREDIT_PER_TOKEN) * (accepted + 1) - steps)
+            self._balance += accepted + 1 - steps - self._reading / self._plain_cycle
         self._reading = 0.0
 
     def _earn(self, credit: float) -> None:

@@ -19,7 +19,7 @@ from chatlm.engines.prompt_cache import common_prefix_length
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.torch_threads import single_torch_thread
 
-MAX_UNREAD = 128
+MAX_UNREAD = 32
 """Tokens that a draft model reads at once. Where it has not read more than that before the end of a
 text, it starts anew with the newest ones: reading all would take longer than drafts may save."""
 

@@ -86,7 +86,7 @@ CHAT = (
     Command("thinking", "change how much the model thinks", "f2", "[LEVEL]"),
     Command("schema", "make replies fit a JSON schema", argument="[SCHEMA]"),
     Command("model", "switch to another model", argument="[NAME]"),
-    Command("tools", "tools of this chat and what they may do", argument="[on|off]"),
+    Command("tools", "tools of this chat; on or off switches them", argument="[STATE]"),
     Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
     Command("context", "context usage, turn by turn"),

@@ -54,7 +54,7 @@ class McpPlugin:
         cli.add_lazy(
             "mcp",
             "chatlm_mcp.commands:mcp",
-            "Use servers of the Model Context Protocol, or be one.",
+            "Use servers of the Model Context Protocol (MCP), or be one.",
         )
 
     @hookimpl

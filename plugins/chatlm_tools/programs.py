@@ -50,6 +50,9 @@ def _describe(outcome: Outcome, limits: Limits) -> str:
         parts.append(_ENDED[outcome.stopped].format(**values))
     elif outcome.exit_code < 0:
         parts.append(f"It was ended by signal {-outcome.exit_code}.")
+    elif 128 < outcome.exit_code <= 128 + 64:
+        # bubblewrap and shells tell a signal in this way; a program may also exit so.
+        parts.append(f"Exit code {outcome.exit_code}, as after signal {outcome.exit_code - 128}")
     elif outcome.exit_code > 0:
         parts.append(f"Exit code {outcome.exit_code}")
     return "\n".join(filter(None, parts)) or "It ended without output."

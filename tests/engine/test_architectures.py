@@ -23,7 +23,14 @@ from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
 
-ONLY_ATTENTION = ("qwen3 moe", "mixtral", "mixtral with a window", "olmoe", "gpt-oss")
+ONLY_ATTENTION = (
+    "qwen3 moe",
+    "mixtral",
+    "mixtral with a window",
+    "olmoe",
+    "gpt-oss",
+    "granite moe",
+)
 """Variants whose other matrices are those of experts, which adapters cannot change."""
 
 Form = Literal["bf16", "steps"] | None

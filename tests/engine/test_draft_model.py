@@ -304,6 +304,40 @@ def test_drafts_that_are_accepted_pay() -> None:
     assert simulate(0.7, 0.05, 0.3, 256, 1) > 1.05
 
 
+def test_replies_after_a_loss_are_left_alone_ever_longer() -> None:
+    length = DraftLength()
+    length.record_step(1, 1.0)
+    length.record_plain_cycle(1.0)
+    length.record_draft(1, 0.01)
+    length.record_step(2, 1.01)
+
+    def left_out() -> int:
+        """How many replies there are without drafts before the next with some."""
+        for count in range(100):
+            length.begin_reply()
+            if length.choose(4):
+                return count
+        raise AssertionError
+
+    assert left_out() == 0
+    for expected in (1, 3, 7, 15, 15):
+        length.record_outcome(1, 0, 1.5)
+        assert left_out() == expected
+    length.record_outcome(1, 1, 1.5)
+    assert left_out() == 0
+
+
+def test_a_long_text_is_read_only_if_drafts_save_more() -> None:
+    length = DraftLength()
+    length.record_step(1, 1.0)
+    length.record_plain_cycle(1.0)
+    length.record_draft(1, 0.1)
+    length.record_step(2, 1.1)
+    length.record_reading(100, 10.0)
+    assert length.choose(4) and length.choose(4, 50)
+    assert not length.choose(4, 200)
+
+
 def test_drafts_are_not_longer_than_allowed() -> None:
     length = DraftLength()
     assert length.choose(0) == length.choose(15) == 0  # nothing is known of the large model

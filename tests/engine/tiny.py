@@ -115,6 +115,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "residual_multiplier": 0.6, "logits_scaling": 2.5,
         },
     ),
+    "granite moe": (
+        "GraniteMoe",
+        {
+            **_MOE, "num_local_experts": 5, "num_key_value_heads": 1, "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.11, "residual_multiplier": 0.6, "logits_scaling": 2.5,
+        },
+    ),
     "llama yarn": (
         "Llama",
         {

@@ -271,6 +271,22 @@ with Sandbox({tier!r}, Limits(seconds=600)).open() as run:
     wait_until(lambda: not _running("sleep", "4712.5"))
 
 
+def test_the_folder_around_python_is_not_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment may have been made in the user's home."""
+    from chatlm_tools.sandbox import sandbox
+
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    sandbox.python_folders.cache_clear()
+    try:
+        folders = [Path(folder) for folder in sandbox.python_folders()]
+    finally:
+        sandbox.python_folders.cache_clear()
+    assert tmp_path / "lib" in folders
+    assert not any(folder == tmp_path or folder in tmp_path.parents for folder in folders)
+
+
 def test_a_machine_without_any_tier_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from chatlm_tools.sandbox import sandbox
 

@@ -42,7 +42,7 @@ def test_an_error_is_shown_with_the_program_s_own_lines() -> None:
 def test_an_exit_code_is_told() -> None:
     assert run_tool(python, {"code": "import sys; sys.exit(3)"}).text == "Exit code 3"
     assert run_tool(python, {"code": "raise SystemExit('no')"}).text == "no\nExit code 1"
-    assert run_tool(python, {"code": "import os; os.abort()"}).text == "It was ended by signal 6."
+    assert "signal 6" in run_tool(python, {"code": "import os; os.abort()"}).text
 
 
 def test_nothing_is_kept_between_programs() -> None:

@@ -47,6 +47,16 @@ def test_files_are_offered_at_the_start_of_a_word(folder: Path) -> None:
     assert labels(offer('@"my no', folder)) == ["my notes.txt"]
 
 
+def test_folders_that_tools_fill_are_offered_by_name_only(folder: Path) -> None:
+    for name in ("__pycache__", "node_modules"):
+        (folder / name).mkdir()
+        (folder / name / "inside.txt").touch()
+    assert labels(offer("@", folder)) == ["my notes.txt", "notes.txt", "src/"]
+    assert labels(offer("@inside", folder)) == []
+    assert labels(offer("@node", folder)) == ["node_modules/"]
+    assert labels(offer("@node_modules/", folder)) == ["node_modules/inside.txt"]
+
+
 def test_a_folder_is_read_again_when_it_has_changed(folder: Path) -> None:
     assert complete_path("new", folder) == []
     (folder / "new.txt").touch()

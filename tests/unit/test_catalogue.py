@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -188,6 +189,21 @@ def test_refresh_stores_a_newer_one_and_says_so(home: Path) -> None:
         assert "new:1b" in catalogue()
         again = CliRunner().invoke(models_group, ["refresh", url])
         assert again.output == "The catalogue of 2100-01-01 is the newest there is.\n"
+
+
+def test_refresh_without_an_address_uses_the_projects_or_asks_for_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = ["Changelog, https://example.org/c"]
+    stated = types.SimpleNamespace(get_all=lambda name: urls if name == "Project-URL" else None)
+    monkeypatch.setattr(refresh, "metadata", lambda name: stated)
+    with pytest.raises(ModelError, match="does not say where its project's repository is") as error:
+        refresh.refresh_catalogue()
+    assert "chatlm models refresh https://" in error.value.hint
+    with serving(MINIMAL.encode()) as url:
+        urls.append(f"Catalogue, {url}")
+        told = CliRunner().invoke(models_group, ["refresh"])
+        assert told.output == "The catalogue of 2100-01-01 with 1 models is stored.\n"
 
 
 @pytest.mark.parametrize(

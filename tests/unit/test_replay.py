@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 
 from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.cli.chats_show import _reply_facts
 from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.errors import EngineError, StoreError, UsageError
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message, Reply, StopReason
-from chatlm.types.parts import Reasoning, Text
+from chatlm.types.parts import Reasoning, Text, ToolCall
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
+from chatlm.types.tools import tool
 from tests.costs import processor_seconds, step_seconds
 
 
@@ -254,3 +258,46 @@ def test_the_shell_shows_a_kv_cache_that_rounds(store: Store) -> None:
         for provenance in (rounded, dataclasses.replace(rounded, kv_cache=""))
     }
     assert shown == {"8-bit": "cpu, 8-bit, KV cache 8-bit", "": "cpu, 8-bit"}
+
+
+def test_a_reply_with_tools_is_replayed_from_the_recorded_results(store: Store) -> None:
+    ran = []
+
+    @tool(permission="allow")
+    def add(a: int) -> str:
+        """Add."""
+        ran.append(a)
+        return str(a + 1)
+
+    class Plugin:
+        @hookimpl
+        def register_tools(self, register: Any) -> None:
+            register(add)
+
+    script: tuple[ScriptedReply, ...] = (
+        (Text("I add. "), ToolCall("", "add", '{"a": 1}')),
+        (Text("Again. "), ToolCall("", "add", '{"a": 2}')),
+        "It is 3.",
+    )
+    engine = ScriptedEngine(*script)
+    session = ChatSession(
+        store,
+        lambda: engine,
+        plugins=PluginHost([("adds", Plugin())]),
+        tools=ToolOptions(names=("add",), choice="required"),
+    )
+    list(session.send("Hi"))
+    reply = newest(store)
+    again = replayed(store, repeating := ScriptedEngine(*script), reply)
+    assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
+    assert again.text == "I add. Again. It is 3."
+    assert [each.messages for each in repeating.requests] == [
+        each.messages for each in engine.requests
+    ]
+    assert [each.tool_choice for each in repeating.requests] == ["required", "auto", "auto"]
+    assert ran == [1, 2]
+    other = (script[0], (Text("Again. "), ToolCall("", "add", '{"a": 7}')), "It is 8.")
+    differs = replayed(store, ScriptedEngine(*other), reply)
+    assert not differs.same_text
+    assert differs.mismatches[0] == ('calls of tools in step 2: add {"a": 2} → add {"a": 7}')
+    assert ran == [1, 2]

@@ -28,6 +28,9 @@ MAX_FOLDER_ENTRIES = 5000
 """Maximum number of files read from one folder."""
 
 
+_GENERATED = ("__pycache__", "node_modules")
+"""Folders that tools fill, which nobody attaches."""
+
 MAX_CANDIDATES = 100
 """Maximum number of candidates."""
 
@@ -131,7 +134,8 @@ def rank_names(query: str, names: Iterable[str]) -> list[str]:
 def complete_path(raw_path: str, folder: Path) -> list[str]:
     """Return the files and folders that match a path; folders end in a slash.
 
-    Only one folder is searched, and hidden files match only a name that starts with a dot.
+    Only one folder is searched, and hidden files match only a name that starts with a dot; folders
+    that tools generate match only the beginning of their name.
     """
     head, slash, last = raw_path.rpartition("/")
     place = resolve_path(head + slash or ".", folder)
@@ -141,11 +145,15 @@ def complete_path(raw_path: str, folder: Path) -> list[str]:
         names = _list_folder(place, place.stat().st_mtime_ns)
     except OSError:
         return []
-    hidden = last.startswith(".")
-    like = rank_names(last, (name for name in names if hidden or not name.startswith(".")))[
-        :MAX_CANDIDATES
-    ]
+    like = rank_names(last, (name for name in names if not _is_hidden(name, last)))[:MAX_CANDIDATES]
     return [f"{head}{slash}{name}{'/' * _is_folder(place / name)}" for name in like]
+
+
+def _is_hidden(name: str, typed: str = "") -> bool:
+    """Return whether a file is not offered for what was typed of its name."""
+    if name.startswith("."):
+        return not typed.startswith(".")
+    return name in _GENERATED and not (typed and name.startswith(typed))
 
 
 def _deeper_paths(query: str, folder: Path) -> list[str]:
@@ -172,10 +180,10 @@ def _list_below(folder: Path, _: int) -> list[str]:
     found: list[str] = []
     deadline = time.monotonic() + DEEP_SECONDS
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         if Path(parent) != folder:
             inside = Path(parent).relative_to(folder).as_posix()
-            found += [f"{inside}/{name}" for name in sorted(files) if not name.startswith(".")]
+            found += [f"{inside}/{name}" for name in sorted(files) if not _is_hidden(name)]
         if len(found) > MAX_FOLDER_ENTRIES or time.monotonic() > deadline:
             break
     return found

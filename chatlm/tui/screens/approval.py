@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -10,6 +9,7 @@ from textual import on
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -66,11 +66,18 @@ class ApprovalScreen(Card[Approval | None]):
         super().__init__()
         self.event = event
         self._chat_title = chat_title
-        self._ready_at = 0.0
+        self._is_ready = False
+        """Whether keys are meant for the card."""
+        self._pause: Timer | None = None
 
     def on_mount(self) -> None:
         """Wait until the user does not type."""
         self._wait_for_pause()
+
+    def on_key(self) -> None:
+        """Wait again after a key that was meant for the message."""
+        if not self._is_ready:
+            self._wait_for_pause()
 
     def body(self) -> Iterable[Widget]:
         """Yield what would be called, with what, and why that may be unwanted."""
@@ -88,19 +95,18 @@ class ApprovalScreen(Card[Approval | None]):
             yield Static(Content("\n").join(warnings), id="warnings")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer to allow it in the whole chat only where that would be followed."""
+        """Take keys after a pause, and offer what would be followed."""
         asks_again = bool(self.event.copied) or self.event.always
+        if action in ("allow", "deny") and not self._is_ready:
+            return False
         return not (action == "allow" and parameters == (True,) and asks_again)
 
     def action_allow(self, for_chat: bool) -> None:
         """Let it run."""
-        if self._is_ready():
-            self.dismiss(Approval(True, for_chat=for_chat))
+        self.dismiss(Approval(True, for_chat=for_chat))
 
     def action_deny(self) -> None:
         """Ask why not, and deny it."""
-        if not self._is_ready():
-            return
         hint = "The model reads it and can do something else. Empty for no reason."
         self.app.push_screen(PromptScreen("Why not?", hint=hint), self._deny)
 
@@ -116,16 +122,17 @@ class ApprovalScreen(Card[Approval | None]):
         if reason is not None:
             self.dismiss(Approval(False, reason))
 
-    def _is_ready(self) -> bool:
-        """Whether the key was meant for the card."""
-        if time.monotonic() >= self._ready_at:
-            return True
-        self._wait_for_pause()
-        return False
-
     def _wait_for_pause(self) -> None:
-        if not self.app.is_headless:
-            self._ready_at = time.monotonic() + PAUSE_SECONDS
+        if self._pause is not None:
+            self._pause.stop()
+        if self.app.is_headless:  # nobody types
+            self._become_ready()
+        else:
+            self._pause = self.set_timer(PAUSE_SECONDS, self._become_ready)
+
+    def _become_ready(self) -> None:
+        self._is_ready = True
+        self.refresh_bindings()
 
     def _call(self) -> Content:
         preview = self.event.preview

@@ -59,6 +59,7 @@ class FirstStart(Card[str | None]):
                 background: $primary 40%; color: $foreground; text-style: none;
             }
         }
+        & #about { color: $text-muted; }
         & #offer.-warning { color: $text-warning; }
     }
     """
@@ -78,6 +79,8 @@ class FirstStart(Card[str | None]):
         super().__init__()
         self._make_offer = make_offer
         self._write = write
+        self._about: dict[str, str] = {}
+        """What the models of the offer are, by name."""
         self._typing = False
         """Whether the card closes because the user types; keys that still come here are text."""
 
@@ -89,6 +92,9 @@ class FirstStart(Card[str | None]):
         models.can_focus = False
         models.display = False
         yield models
+        about = Static(id="about")
+        about.display = False
+        yield about
 
     def on_mount(self) -> None:
         """Look at the machine, in a thread."""
@@ -114,11 +120,19 @@ class FirstStart(Card[str | None]):
                 "Or type your message: this card asks again at the next start."
             )
         )
+        self._about = {choice.entry.name: choice.entry.description for choice in offer.choices}
         models = self.query_one(OptionList)
         models.set_options([Option(_row(choice), id=choice.entry.name) for choice in offer.choices])
         models.display = True
         models.highlighted = min(1, len(offer.choices) - 1)
         self.refresh_bindings()
+
+    @on(OptionList.OptionHighlighted)
+    def _describe(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        about = self.query_one("#about", Static)
+        about.update(Content(one_line(self._about.get(event.option_id or "", ""), 200)))
+        about.display = True
 
     @on(OptionList.OptionSelected)
     def _select(self, event: OptionList.OptionSelected) -> None:
@@ -172,6 +186,5 @@ def _row(choice: FirstChoice) -> Content:
         set_cell_size(one_line(entry.name, 14), 15),
         f"{human_bytes(entry.bytes):>8}  ",
         f"{fit.speed_text or '-':<16}",
-        (f"{fit.summary:<9}", "$text-success"),
-        (one_line(entry.description, 80), "$foreground 60%"),
+        (fit.summary, "$text-success"),
     )

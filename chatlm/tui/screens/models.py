@@ -274,7 +274,7 @@ def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> C
         ),
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
-        *([_fit_cell(fit)] if fit else []),
+        _fit_cell(fit) if fit else " " * FIT_WIDTH,
         (one_line(details.summary, 200), "$foreground 60%"),
     )
 

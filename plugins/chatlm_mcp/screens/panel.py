@@ -83,7 +83,7 @@ class McpPanel(Vertical):
         yield OptionList(markup=False)
         yield Static(
             Content.assemble(
-                ("↑↓", "bold $text"), " select · ", ("Enter", "bold $text"), " start again"
+                ("↑↓", "bold $text"), " select · ", ("enter", "bold $text"), " start again"
             ),
             classes="keys",
         )

@@ -78,7 +78,7 @@ class RagSources(Vertical):
         yield Static(classes="head")
         yield OptionList(markup=False)
         yield Static(
-            Content.assemble(("↑↓", "bold $text"), " select · ", ("Enter", "bold $text"), " open"),
+            Content.assemble(("↑↓", "bold $text"), " select · ", ("enter", "bold $text"), " open"),
             classes="keys",
         )
 

@@ -43,7 +43,7 @@ class Outcome:
     """How a run ended."""
 
     exit_code: int
-    """The program's own; below 0 the signal that ended it."""
+    """The program's own; below 0 the signal that ended it, which bubblewrap tells as 128 more."""
     stopped: StopCause
     stdout: str
     stderr: str

@@ -30,6 +30,8 @@ _SYSTEM_FOLDERS = (
 )
 """What programs need to run. Nothing of any user is in them, and no passwords."""
 
+_PYTHON_PARTS = ("bin", "lib", "lib32", "lib64", "pyvenv.cfg")
+
 _ANSWER_SECONDS = 20.0
 """How long the supervisor may take beyond the program's time, on a busy machine."""
 _TEST_LIMITS = Limits(seconds=60, memory=1 << 30)
@@ -91,8 +93,13 @@ def _try_tier(tier: Tier) -> str:
 
 @functools.cache
 def python_folders() -> tuple[str, ...]:
-    """Return the folders of this Python and its packages."""
-    found = {sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.realpath(sys.executable)}
+    """Return the folders of this Python and its packages.
+
+    Not the whole folder that Python is installed in, which may be the user's home.
+    """
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    found = {f"{prefix}/{part}" for prefix in prefixes for part in _PYTHON_PARTS}
+    found |= {sys.executable, os.path.realpath(sys.executable)}
     for folder in {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}:
         found.add(folder)
         for entry in os.scandir(folder):

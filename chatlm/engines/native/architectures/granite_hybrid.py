@@ -15,6 +15,7 @@ from chatlm.engines.native.architectures.config_parser import (
     read_model,
     read_moe,
 )
+from chatlm.engines.native.architectures.granite import GRANITE_EXPERTS
 from chatlm.engines.native.mamba import MambaConfig
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import (
@@ -49,13 +50,7 @@ _TENSORS = TensorNames(
         **{f"{SHARED_PREFIX}{name}": target for name, target in _DENSE.items()},
     },
     without_suffix=frozenset({"A_log", "D", "dt_bias", "conv_bias"}),
-    router="block_sparse_moe.router.layer",
-    experts={
-        "gate_proj": "block_sparse_moe.input_linear",
-        "up_proj": "block_sparse_moe.input_linear",
-        "down_proj": "block_sparse_moe.output_linear",
-    },
-    stacked_experts=True,
+    **GRANITE_EXPERTS,
 )
 
 _TYPES = {"mamba": "linear_attention", "attention": "full_attention"}

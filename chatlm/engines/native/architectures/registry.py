@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
     "glm4": glm4.read_config,
     "gpt_oss": gpt_oss.read_config,
     "granite": granite.read_config,
+    "granitemoe": granite.read_moe_config,
     "granitemoehybrid": granite_hybrid.read_config,
     "lfm2": lfm2.read_config,
     "lfm2_moe": lfm2.read_moe_config,
