@@ -267,6 +267,7 @@ def _engine_info(
         notes=(*unlisted, *assumed),
         adapters=adapters_of(model, remote_models),
         constraints=frozenset({"schema"}),
+        accepts=frozenset({"text", "tool_call", "tool_result"}),
     )
 
 

@@ -16,6 +16,8 @@ from chatlm import (
     Sampling,
     StopReason,
     TokenLogprob,
+    ToolCall,
+    ToolResult,
     dump_json,
 )
 
@@ -76,7 +78,11 @@ def build_body(
     _check_supported(request)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_message_value(message, sends_thoughts) for message in request.messages],
+        "messages": [
+            value
+            for message in request.messages
+            for value in _message_values(message, sends_thoughts)
+        ],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -100,6 +106,14 @@ def build_body(
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": dict(request.schema)},
         }
+    if request.tools:
+        body["tools"] = [tool.to_dict() for tool in request.tools]
+        body["tool_choice"] = (
+            request.tool_choice
+            if request.tool_choice in TOOL_CHOICES
+            else {"type": "function", "function": {"name": request.tool_choice}}
+        )
+        body["parallel_tool_calls"] = request.parallel_tool_calls
     if sampling.stop:
         body["stop"] = list(map(replace_surrogates, sampling.stop))
     if request.logprobs is not None:
@@ -126,8 +140,43 @@ def _logit_bias(biases: LogitBias) -> dict[str, float]:
     return by_id
 
 
+TOOL_CHOICES = ("auto", "none", "required")
+"""Values of `Request.tool_choice` that are no tool's name."""
+
+
+def _message_values(message: Message, sends_thoughts: bool) -> Iterator[dict[str, Any]]:
+    """Yield a message as the server takes it; each result of a tool is a message of its own."""
+    if message.role != "tool":
+        yield _message_value(message, sends_thoughts)
+        return
+    for part in message.parts:
+        if isinstance(part, ToolResult):
+            yield {
+                "role": "tool",
+                "tool_call_id": part.call_id,
+                "content": replace_surrogates(part.text),
+            }
+
+
 def _message_value(message: Message, sends_thoughts: bool) -> dict[str, Any]:
-    value = {"role": message.role, "content": replace_surrogates(message.text)}
+    value: dict[str, Any] = {
+        "role": message.role,
+        "content": replace_surrogates(message.text),
+    }
+    calls = [part for part in message.parts if isinstance(part, ToolCall)]
+    if calls:
+        value["content"] = value["content"] or None
+        value["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": replace_surrogates(call.arguments),
+                },
+            }
+            for call in calls
+        ]
     thoughts = "".join(part.text for part in message.parts if isinstance(part, Reasoning))
     if sends_thoughts and thoughts:
         value["reasoning_content"] = replace_surrogates(thoughts)

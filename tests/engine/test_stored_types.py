@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,13 +22,15 @@ from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kernel import Kernel
 from chatlm.engines.native.kv_cache import KVCache
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.products import multiply_all
+from chatlm.engines.native.products import multiply_all, multiply_gated
 from chatlm.engines.native.weight_reader import read_weights, to_linear
 from chatlm.hub.gguf import architectures
 from chatlm.hub.gguf.file import GgufFile
 from tests.engine.test_gguf_tensors import TYPES
 from tests.engine.test_native import ABOUT, divergence, random_ids
 from tests.gguf_files import save_gguf
+
+EMULATION = Path(__file__).with_name("amx_emulation.h")
 
 LAYER_MATRICES = r"(attn_(q|k|v|output)|ffn_(gate|up|down)|token_embd|output)\.weight"
 
@@ -114,6 +120,57 @@ def test_a_prompt_is_multiplied_exactly_by_a_model_in_bfloat16_too(
         near = (1e-2 if kind == "BF16" else 1e-3) * float(expected.std())
         torch.testing.assert_close(made, expected, rtol=0, atol=near)
         assert torch.equal(packed[name](x[40:41]), made[40:41])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there words may be paired")
+@pytest.mark.parametrize("kind", [each for each in TYPES if each not in ("F32", "F16", "BF16")])
+def test_a_product_is_the_same_with_half_the_multiplications(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Where the processor has no VNNI, both ways are one."""
+    compiler, made = os.environ.get("CC", "cc"), []
+    for pairs in (0, 1):
+        monkeypatch.setenv("CC", f"{compiler} -DPAIRS_WORDS={pairs}")
+        own = stored_model(folder_of(kind), kind, torch.bfloat16).weights.layers[0].matrices
+        x = torch.randn(75, 256, generator=torch.Generator().manual_seed(3))
+        made.append((own["q_proj"](x), own["down_proj"](own["up_proj"](x))))
+    for plain, paired in zip(*made, strict=True):
+        assert torch.equal(plain, paired)
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_tiles_multiply_as_exactly_where_the_system_allows_them(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, is_allowed: bool
+) -> None:
+    """AMX is emulated, since few processors have it; without permission nothing is different."""
+    compiler = os.environ.get("CC", "cc")
+    macros = subprocess.run(
+        [*shlex.split(compiler), "-march=native", "-dM", "-E", "-xc", "/dev/null"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    if "__AVX512BF16__" not in macros:
+        pytest.skip("tiles come only with AVX-512's products of bfloat16")
+    status = 0 if is_allowed else -1
+    flags = f"-DEMULATED_SYSCALL_RESULT={status} -include {shlex.quote(str(EMULATION))}"
+    made = {}
+    for name, command in (("without", compiler), ("with", f"{compiler} {flags}")):
+        monkeypatch.setenv("CC", command)
+        for kind in ("Q4_K", "Q6_K"):
+            packed = stored_model(folder_of(kind), kind, torch.bfloat16).weights.layers[0].matrices
+            x = torch.randn(75, 256, generator=torch.Generator().manual_seed(3))
+            gate, up = (packed[each](x) for each in ("gate_proj", "up_proj"))
+            down = multiply_gated(packed["down_proj"], "silu", gate, up)
+            assert torch.equal(packed["gate_proj"](x[40:41]), gate[40:41])
+            made[name, kind] = torch.cat((gate, up, down), 1)
+            if name == "without":
+                continue
+            assert torch.equal(made["without", kind], made["with", kind]) is not is_allowed
+            if not is_allowed:
+                continue
+            stored = read_weights(folder_of(kind), read_config(folder_of(kind))).layers[0].matrices
+            matrix = dequantize_matrix(stored["gate_proj"], torch.float32)
+            near = 1e-4 * float(gate.std())
+            torch.testing.assert_close(gate, x @ matrix.T, rtol=0, atol=near)
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -38,6 +38,7 @@ _MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
     "qwen35moe": ("qwen3_5_moe_text", "qwen3_5_moe"),
     "gpt-oss": ("gpt_oss",),
     "granitehybrid": ("granitemoehybrid",),
+    "lfm2moe": ("lfm2_moe",),
 }
 """Names of an architecture in config.json; those that are not here have their own."""
 

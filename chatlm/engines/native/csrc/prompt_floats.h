@@ -9,7 +9,7 @@
 
 /* --- expanding panels ------------------------------------------------------------------------ */
 
-#ifndef HAS_WORD_PRODUCTS
+#if !defined HAS_WORD_PRODUCTS || defined HAS_AMX
 ALWAYS_INLINE void expand_quantized(const Format f, const uint8_t *panel, int64_t first,
                                     int64_t columns, float *out)
 {
@@ -45,7 +45,7 @@ static void expand_values(int64_t format, const uint8_t *panel, int64_t first, i
                           float *out)
 {
     if (is_quantized(format)) {
-#ifndef HAS_WORD_PRODUCTS
+#if !defined HAS_WORD_PRODUCTS || defined HAS_AMX
         FOR_QUANTIZED_FORMAT(format, expand_quantized(FORMAT, panel, first, columns, out))
 #endif
         return;
@@ -154,6 +154,82 @@ static void multiply_by_tiles(Bf16Product p)
         _tile_loadd(5, lower + i * TILE_VECTORS, 64);
         _tile_loadd(6, p.first + i * LANES, 64);
         _tile_loadd(7, p.second + i * LANES, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, p.results, ROW_BYTES);
+    _tile_stored(1, p.results + LANES, ROW_BYTES);
+    _tile_stored(2, below, ROW_BYTES);
+    _tile_stored(3, below + LANES, ROW_BYTES);
+}
+
+/* --- sums of two numbers in bfloat16 --------------------------------------------------------- */
+
+/* Replace the values of a panel, (columns, 16), by the two parts of each: for each two columns, the
+   larger parts of 16 rows, (16, 2), then the others. */
+static void split_values(float *values, int64_t columns)
+{
+    for (int64_t i = 0; i < columns; i += 2, values += 2 * LANES) {
+        f32x16 even = load_f32x16(values), odd = load_f32x16(values + LANES);
+        f32x16 large_even = round_to_bf16(even), large_odd = round_to_bf16(odd);
+        f32x16 small_even = round_to_bf16(even - large_even);
+        f32x16 small_odd = round_to_bf16(odd - large_odd);
+        i32x16 parts[2] = {
+            ((i32x16)large_even >> 16 & 0xffff) | (i32x16)large_odd,
+            ((i32x16)small_even >> 16 & 0xffff) | (i32x16)small_odd,
+        };
+        memcpy(values, parts, sizeof parts);
+    }
+}
+
+/* Two adjacent panels that were split, and VECTOR_BLOCK vectors. */
+typedef struct {
+    const float *first, *second; /* see split_values */
+    int64_t columns;
+    const uint16_t *x, *small_x; /* tiles, `x_stride` values from 16 vectors to the next */
+    int64_t x_stride;
+    float *results; /* see Bf16Product */
+    bool is_first;
+} SplitProduct;
+
+/* All products of two parts but those of both smaller ones, which are below float's precision or
+   near it. */
+static void multiply_split(SplitProduct p)
+{
+    enum { ROW_BYTES = PAIR_ROWS * sizeof(float), PARTS_BYTES = 128 };
+    float *below = p.results + TILE_VECTORS * PAIR_ROWS;
+    if (p.is_first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, p.results, ROW_BYTES);
+        _tile_loadd(1, p.results + LANES, ROW_BYTES);
+        _tile_loadd(2, below, ROW_BYTES);
+        _tile_loadd(3, below + LANES, ROW_BYTES);
+    }
+    for (int64_t i = 0; i < p.columns; i += TILE_COLUMNS) {
+        const uint16_t *x = p.x + i * TILE_VECTORS, *small_x = p.small_x + i * TILE_VECTORS;
+        const float *first = p.first + i * LANES, *second = p.second + i * LANES;
+        _tile_loadd(6, first, PARTS_BYTES);
+        _tile_loadd(7, second, PARTS_BYTES);
+        _tile_loadd(4, small_x, 64);
+        _tile_loadd(5, small_x + p.x_stride, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(4, x, 64);
+        _tile_loadd(5, x + p.x_stride, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(6, first + LANES, PARTS_BYTES);
+        _tile_loadd(7, second + LANES, PARTS_BYTES);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);

@@ -34,23 +34,31 @@ static int64_t prompt_tasks(int64_t rows, int threads)
     return (rows + task_rows - 1) / task_rows;
 }
 
-/* Store the results of 32 rows from `row` for some vectors. */
-static void store_results(int64_t matrix_rows, const float *bias, int64_t row, int64_t vectors,
-                          const float *results, float *y)
+/* Store the results of some pairs of panels from `row` for some vectors. */
+static void store_results(int64_t matrix_rows, const float *bias, int64_t row, int64_t pairs,
+                          int64_t vectors, const float *results, float *y)
 {
-    for (int64_t v = 0; v < vectors; v++, y += matrix_rows)
-        for (int64_t r = row; r < min_i64(row + PAIR_ROWS, matrix_rows); r += LANES) {
-            f32x16 values = load_f32x16(results + v * PAIR_ROWS + r - row);
+    int64_t end = min_i64(row + pairs * PAIR_ROWS, matrix_rows);
+    for (int64_t v = 0; v < vectors; v++, y += matrix_rows, results += PAIR_ROWS) {
+        const float *from = results;
+        for (int64_t r = row; r < end; r += LANES) {
+            f32x16 values = load_f32x16(from);
             if (bias)
                 values += load_f32x16(bias + r);
-            memcpy(y + r, &values, (size_t)min_i64(LANES, matrix_rows - r) * sizeof *y);
+            if (r + LANES <= matrix_rows)
+                memcpy(y + r, &values, sizeof values);
+            else
+                memcpy(y + r, &values, (size_t)(matrix_rows - r) * sizeof *y);
+            bool is_second = (r - row) / LANES % 2;
+            from += is_second ? PASS_VECTORS * PAIR_ROWS - LANES : LANES;
         }
+    }
 }
 
 /* Columns that are multiplied at once. */
 static int64_t task_columns(PromptForm form)
 {
-    return has_float_values(form) ? TASK_COLUMNS / 2 : TASK_COLUMNS;
+    return has_float_values(form) || form == AS_SPLIT_BF16 ? TASK_COLUMNS / 2 : TASK_COLUMNS;
 }
 
 /* Multiply `columns` columns from `column` of `pairs` pairs of panels with the vectors [from, to),
@@ -81,8 +89,12 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
                 .x = (const int16_t *)p->values + v * p->width + column * TILE_VECTORS,
                 .x_scales = p->scales + (v * p->width + column) / ACTIVATION_GROUP,
                 .x_sums = sums + (v * p->width + column) / sum_columns,
+                .x_pair_products = p->form == AS_PAIRED_WORDS
+                                       ? p->pair_products + (v * p->width + column) / 32
+                                       : NULL,
                 .scale_stride = p->width / ACTIVATION_GROUP,
                 .sum_stride = p->width / sum_columns,
+                .pair_stride = p->width / 32,
                 .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
                 .is_first = column == 0,
             };
@@ -120,6 +132,35 @@ static void multiply_as_bf16(const uint8_t *panels, int64_t column, int64_t colu
 }
 #endif
 
+#ifdef HAS_AMX
+static void multiply_as_split_bf16(const uint8_t *panels, int64_t format, int64_t column,
+                                   int64_t columns, int64_t pairs, const PromptVectors *p,
+                                   int64_t from, int64_t to, PromptBuffers buffers)
+{
+    for (int64_t panel = 0; panel < 2 * pairs; panel++) {
+        float *values = buffers.weights + panel * LANES * columns;
+        expand_values(format, panels + panel * panel_bytes(format, p->width), column, columns,
+                      values);
+        split_values(values, columns);
+    }
+    for (int64_t v = from; v < to; v += VECTOR_BLOCK)
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            const float *first = buffers.weights + pair * PAIR_ROWS * columns;
+            const uint16_t *x = (const uint16_t *)p->values + v * p->width + column * TILE_VECTORS;
+            multiply_split((SplitProduct){
+                .first = first,
+                .second = first + LANES * columns,
+                .columns = columns,
+                .x = x,
+                .small_x = x + padded_values(p),
+                .x_stride = TILE_VECTORS * p->width,
+                .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
+                .is_first = column == 0,
+            });
+        }
+}
+#endif
+
 static void multiply_as_floats(const uint8_t *panels, int64_t format, int64_t column,
                                int64_t columns, int64_t pairs, const PromptVectors *p, int64_t from,
                                int64_t to, PromptBuffers buffers)
@@ -147,7 +188,7 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
                             PromptBuffers buffers)
 {
     int64_t step = task_columns(p->form);
-    use_amx &= p->form == AS_BF16;
+    use_amx &= p->form == AS_BF16 || p->form == AS_SPLIT_BF16;
 #ifdef HAS_AMX
     if (use_amx)
         load_tile_shapes();
@@ -157,12 +198,18 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
         switch (p->form) {
 #ifdef HAS_WORD_PRODUCTS
         case AS_WORDS:
+        case AS_PAIRED_WORDS:
             multiply_as_words(panels, format, column, columns, pairs, p, from, to, buffers);
             break;
 #endif
 #ifdef HAS_BF16_PRODUCTS
         case AS_BF16:
             multiply_as_bf16(panels, column, columns, pairs, p, from, to, use_amx, buffers);
+            break;
+#endif
+#ifdef HAS_AMX
+        case AS_SPLIT_BF16:
+            multiply_as_split_bf16(panels, format, column, columns, pairs, p, from, to, buffers);
             break;
 #endif
         default:
@@ -186,8 +233,7 @@ static void multiply_prompt(const uint8_t *panels, int64_t format, int64_t rows,
     for (int64_t from = 0; from < p->vectors; from += PASS_VECTORS) {
         int64_t to = min_i64(from + PASS_VECTORS, p->vectors);
         multiply_panels(panels, format, pairs, p, from, to, use_amx, buffers);
-        for (int64_t pair = 0; pair < pairs; pair++)
-            store_results(rows, bias, (first + 2 * pair) * LANES, to - from,
-                          buffers.results + pair * PASS_VECTORS * PAIR_ROWS, y + from * rows);
+        store_results(rows, bias, first * LANES, pairs, to - from, buffers.results,
+                      y + from * rows);
     }
 }

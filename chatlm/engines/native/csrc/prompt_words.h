@@ -1,7 +1,13 @@
 /* Products of a quantized matrix with vectors of a prompt as sums of integers.
 
    Codes become words of 16 bits, without their zero and multiplied with the scale of their group
-   where a format has two levels of scales; all that is exact. */
+   where a format has two levels of scales; all that is exact.
+
+   Where additions are cheaper than products, two products are made with one multiplication (Winograd,
+   "A new algorithm for inner product", 1968): w, v times a, b is (a + v)(b + w) - ab - vw, where the
+   sums of ab depend on the vector alone, and those of vw on the matrix. Sums of integers modulo 2^32
+   are the same in whichever way they are made. Pairs are the first and the third of four columns, and
+   the second and the fourth. */
 
 #pragma once
 
@@ -9,6 +15,7 @@
 
 #ifdef HAS_WORD_PRODUCTS
 
+typedef uint32_t u32x16 __attribute__((vector_size(4 * LANES)));
 typedef int16_t i16x32 __attribute__((vector_size(4 * LANES)));
 
 #ifdef __AVX512BW__
@@ -26,56 +33,9 @@ ALWAYS_INLINE int word_scales(const Format f)
 
 ALWAYS_INLINE int word_minimums(const Format f) { return f.has_minimums ? 64 / f.group : 0; }
 
-/* Vectors of 16 factors per 64 columns of a panel: the scales, then the minimums. */
-ALWAYS_INLINE int word_factors(const Format f) { return word_scales(f) + word_minimums(f); }
-
-/* Expand whole units of 64 columns: for each two columns, both words of 16 rows. */
-ALWAYS_INLINE void expand_words(const Format f, const uint8_t *panel, int64_t first,
-                                int64_t columns, int16_t *out, f32x16 *factors)
-{
-    const int slab_groups = SLAB / f.group, group_quads = f.group / 4;
-    int64_t in_block = first % block_columns(f);
-    const uint8_t *block = panel + first / block_columns(f) * block_bytes(f);
-    for (int64_t column = 0; column < columns; column += SLAB) {
-        int s = (int)(in_block / SLAB);
-        i32x16 quads[SLAB_QUADS];
-        unpack_slab(f, block + codes_offset(f) + s * slab_bytes(f), quads);
-        for (int g = 0; g < slab_groups; g++) {
-            i16x32 scale = {0};
-            if (f.two_level) {
-                i32x16 wide = load_i8_as_i32(block + 64 + (s * slab_groups + g) * group_bytes(f));
-                scale = (i16x32)((wide & 0xffff) | wide << 16);
-            }
-            for (int q = g * group_quads; q < (g + 1) * group_quads; q++) {
-                i16x32 words[2] = {
-                    (i16x32)((quads[q] & 0xff) | (quads[q] & 0xff00) << 8),
-                    (i16x32)((quads[q] >> 16 & 0xff) | (quads[q] >> 8 & 0xff0000)),
-                };
-                for (int k = 0; k < 2; k++) {
-                    words[k] -= (int16_t)f.zero;
-                    if (f.two_level)
-                        words[k] *= scale;
-                }
-                memcpy(out, words, sizeof words);
-                out += 4 * LANES;
-            }
-        }
-        bool is_second = s % 2;
-        if (!is_second || word_scales(f) == 2)
-            factors[is_second] = f.two_level ? block_scale(block) : group_scale(f, block, s);
-        for (int g = 0; f.has_minimums && g < slab_groups; g++) {
-            f32x16 minimum = group_minimum(f, block, s * slab_groups + g);
-            if (f.two_level)
-                minimum *= block_minimum(block);
-            factors[word_scales(f) + is_second * slab_groups + g] = minimum;
-        }
-        if (is_second)
-            factors += word_factors(f);
-        in_block += SLAB;
-        if (in_block == block_columns(f))
-            in_block = 0, block += block_bytes(f);
-    }
-}
+/* Vectors of 16 factors per 64 columns of a panel: the scales, the minimums, and for each scale the
+   sums of the products of paired words, which are integers. */
+ALWAYS_INLINE int word_factors(const Format f) { return 2 * word_scales(f) + word_minimums(f); }
 
 /* sum + dot product, in each lane, of its two words with two values. */
 ALWAYS_INLINE i32x16 dot_words(i32x16 sum, i32x16 words, i32x16 values)
@@ -97,6 +57,63 @@ ALWAYS_INLINE i32x16 dot_words(i32x16 sum, i32x16 words, i32x16 values)
 #endif
 }
 
+/* Expand whole units of 64 columns: for each two columns, both words of 16 rows. */
+ALWAYS_INLINE void expand_words(const Format f, const uint8_t *panel, int64_t first,
+                                int64_t columns, int16_t *out, f32x16 *factors)
+{
+    const int slab_groups = SLAB / f.group, group_quads = f.group / 4;
+    int64_t in_block = first % block_columns(f);
+    const uint8_t *block = panel + first / block_columns(f) * block_bytes(f);
+    i32x16 pair_products = {0};
+    for (int64_t column = 0; column < columns; column += SLAB) {
+        int s = (int)(in_block / SLAB);
+        i32x16 quads[SLAB_QUADS];
+        unpack_slab(f, block + codes_offset(f) + s * slab_bytes(f), quads);
+        for (int g = 0; g < slab_groups; g++) {
+            i16x32 scale = {0};
+            if (f.two_level) {
+                i32x16 wide = load_i8_as_i32(block + 64 + (s * slab_groups + g) * group_bytes(f));
+                scale = (i16x32)((wide & 0xffff) | wide << 16);
+            }
+            for (int q = g * group_quads; q < (g + 1) * group_quads; q++) {
+                i16x32 words[2] = {
+                    (i16x32)((quads[q] & 0xff) | (quads[q] & 0xff00) << 8),
+                    (i16x32)((quads[q] >> 16 & 0xff) | (quads[q] >> 8 & 0xff0000)),
+                };
+                for (int k = 0; k < 2; k++) {
+                    words[k] -= (int16_t)f.zero;
+                    if (f.two_level)
+                        words[k] *= scale;
+                }
+#ifdef HAS_PAIRED_WORDS
+                pair_products = dot_words(pair_products, (i32x16)words[0], (i32x16)words[1]);
+#endif
+                memcpy(out, words, sizeof words);
+                out += 4 * LANES;
+            }
+        }
+        bool is_second = s % 2;
+        if (is_second || word_scales(f) == 2) {
+            int at = word_factors(f) - (is_second ? 1 : 2);
+            memcpy(&factors[at], &pair_products, sizeof pair_products);
+            pair_products = (i32x16){0};
+        }
+        if (!is_second || word_scales(f) == 2)
+            factors[is_second] = f.two_level ? block_scale(block) : group_scale(f, block, s);
+        for (int g = 0; f.has_minimums && g < slab_groups; g++) {
+            f32x16 minimum = group_minimum(f, block, s * slab_groups + g);
+            if (f.two_level)
+                minimum *= block_minimum(block);
+            factors[word_scales(f) + is_second * slab_groups + g] = minimum;
+        }
+        if (is_second)
+            factors += word_factors(f);
+        in_block += SLAB;
+        if (in_block == block_columns(f))
+            in_block = 0, block += block_bytes(f);
+    }
+}
+
 /* Two adjacent panels that were expanded, and a block of vectors. */
 typedef struct {
     const int16_t *words; /* (2, columns / 2, 16, 2) */
@@ -104,33 +121,79 @@ typedef struct {
     int64_t columns;
     const int16_t *x; /* tiles */
     const float *x_scales, *x_sums;
-    int64_t scale_stride, sum_stride; /* from one vector to the next */
+    const uint32_t *x_pair_products; /* NULL: words are not paired */
+    int64_t scale_stride, sum_stride, pair_stride; /* from one vector to the next */
     float *results; /* (vectors, PAIR_ROWS) */
     bool is_first; /* of the columns; others are added */
 } WordProduct;
 
+/* Two words of a vector in all lanes. */
+ALWAYS_INLINE i32x16 spread_words(const int16_t *from)
+{
+    int32_t two;
+    memcpy(&two, from, sizeof two);
+    return two - (i32x16){0};
+}
+
+/* Add the products with TILE_COLUMNS columns, whose words are `first` and `second`. */
+ALWAYS_INLINE void add_products(const int16_t *first, const int16_t *second, const int16_t *x,
+                                i32x16 dots[WORD_VECTORS][2], const int vectors)
+{
+    for (int i = 0; i < TILE_COLUMNS; i += 2, first += 2 * LANES, second += 2 * LANES) {
+        i32x16 a = load_i32x16(first), b = load_i32x16(second);
+        for (int v = 0; v < vectors; v++) {
+            i32x16 values = spread_words(x + v * TILE_COLUMNS + i);
+            dots[v][0] = dot_words(dots[v][0], a, values);
+            dots[v][1] = dot_words(dots[v][1], b, values);
+        }
+    }
+}
+
+/* The same for WORD_VECTORS vectors with those of paired words: (a + v)(b + w). */
+ALWAYS_INLINE void add_paired_products(const int16_t *first, const int16_t *second,
+                                       const int16_t *x, i32x16 dots[WORD_VECTORS][2])
+{
+    for (int i = 0; i < TILE_COLUMNS; i += 4, first += 4 * LANES, second += 4 * LANES) {
+        i16x32 w0 = (i16x32)load_i32x16(first), v0 = (i16x32)load_i32x16(first + 2 * LANES);
+        i16x32 w1 = (i16x32)load_i32x16(second), v1 = (i16x32)load_i32x16(second + 2 * LANES);
+        for (int v = 0; v < WORD_VECTORS; v++) {
+            i16x32 a = (i16x32)spread_words(x + v * TILE_COLUMNS + i);
+            i16x32 b = (i16x32)spread_words(x + v * TILE_COLUMNS + i + 2);
+            dots[v][0] = dot_words(dots[v][0], (i32x16)(a + v0), (i32x16)(b + w0));
+            dots[v][1] = dot_words(dots[v][1], (i32x16)(a + v1), (i32x16)(b + w1));
+        }
+    }
+}
+
 ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int minimums,
-                                  const int vectors)
+                                  const int vectors, const bool is_paired)
 {
     f32x16 sums[WORD_VECTORS][2] = {0};
     size_t result_bytes = (size_t)vectors * sizeof *sums;
-    const int16_t *first = p.words, *second = p.words + LANES * p.columns;
-    int64_t second_factors = p.columns / 64 * (scales + minimums);
+    const int16_t *first = p.words, *second = p.words + LANES * p.columns, *x = p.x;
+    const int factors = 2 * scales + minimums, tiles = 64 / TILE_COLUMNS / scales;
+    int64_t second_factors = p.columns / 64 * factors;
     if (!p.is_first)
         memcpy(sums, p.results, result_bytes);
     for (int64_t column = 0; column < p.columns; column += 64) {
         for (int s = 0; s < scales; s++) {
             i32x16 dots[WORD_VECTORS][2] = {0};
-            for (int i = s * 64 / scales; i < (s + 1) * 64 / scales; i += 2) {
-                i32x16 a = load_i32x16(first), b = load_i32x16(second);
-                first += 2 * LANES, second += 2 * LANES;
-                for (int v = 0; v < vectors; v++) {
-                    int32_t two;
-                    memcpy(&two, p.x + i / 32 * TILE_SIZE + v * TILE_COLUMNS + i % 32, sizeof two);
-                    i32x16 values = two - (i32x16){0};
-                    dots[v][0] = dot_words(dots[v][0], a, values);
-                    dots[v][1] = dot_words(dots[v][1], b, values);
+            for (int v = 0; is_paired && v < vectors; v++) {
+                const uint32_t *products = p.x_pair_products + v * p.pair_stride + s * tiles;
+                uint32_t of_vector = tiles == 2 ? products[0] + products[1] : products[0];
+                for (int k = 0; k < 2; k++) {
+                    u32x16 of_words;
+                    memcpy(&of_words, p.factors + k * second_factors + scales + minimums + s,
+                           sizeof of_words);
+                    dots[v][k] = (i32x16)(0 - of_words - of_vector);
                 }
+            }
+            for (int i = 0; i < tiles; i++, x += TILE_SIZE) {
+                if (is_paired)
+                    add_paired_products(first, second, x, dots);
+                else
+                    add_products(first, second, x, dots, vectors);
+                first += TILE_COLUMNS * LANES, second += TILE_COLUMNS * LANES;
             }
             for (int v = 0; v < vectors; v++) {
                 float scale = p.x_scales[v * p.scale_stride];
@@ -146,8 +209,8 @@ ALWAYS_INLINE void multiply_words(WordProduct p, const int scales, const int min
                 sums[v][0] += p.factors[scales + m] * sum;
                 sums[v][1] += p.factors[second_factors + scales + m] * sum;
             }
-        p.x += 2 * TILE_SIZE, p.x_scales++, p.x_sums += minimums;
-        p.factors += scales + minimums;
+        p.x_scales++, p.x_sums += minimums, p.x_pair_products += is_paired ? 2 : 0;
+        p.factors += factors;
     }
     memcpy(p.results, sums, result_bytes);
 }
@@ -157,15 +220,19 @@ ALWAYS_INLINE void multiply_some_words(WordProduct p, const int scales, const in
                                        int64_t vectors)
 {
     if (vectors == 1)
-        multiply_words(p, scales, minimums, 1);
+        multiply_words(p, scales, minimums, 1, false);
     else if (vectors == 2)
-        multiply_words(p, scales, minimums, 2);
+        multiply_words(p, scales, minimums, 2, false);
 #ifdef __AVX512BW__
     else if (vectors <= 4)
-        multiply_words(p, scales, minimums, 4);
+        multiply_words(p, scales, minimums, 4, false);
+#endif
+#ifdef HAS_PAIRED_WORDS
+    else if (p.x_pair_products)
+        multiply_words(p, scales, minimums, WORD_VECTORS, true);
 #endif
     else
-        multiply_words(p, scales, minimums, WORD_VECTORS);
+        multiply_words(p, scales, minimums, WORD_VECTORS, false);
 }
 
 /* The same for `vectors` vectors from one whose index is a multiple of VECTOR_BLOCK. */
@@ -187,6 +254,8 @@ static void multiply_words_block(Format f, WordProduct p, int64_t x_stride, int6
             multiply_some_words(p, 2, 0, left);
         p.results += WORD_VECTORS * 2 * LANES;
         p.x_scales += WORD_VECTORS * p.scale_stride, p.x_sums += WORD_VECTORS * p.sum_stride;
+        if (p.x_pair_products)
+            p.x_pair_products += WORD_VECTORS * p.pair_stride;
     }
 }
 
