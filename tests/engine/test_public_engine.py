@@ -156,8 +156,14 @@ def scripted(folder: Path) -> Engine:
     return ScriptedEngine("Yes.")
 
 
+def text_only(folder: Path) -> Engine:
+    engine = ScriptedEngine("Yes.")
+    engine.info = dataclasses.replace(engine.info, accepts=frozenset({"text"}))
+    return engine
+
+
 @pytest.mark.parametrize(
-    ("open_engine", "part"), [(local, IMAGE), (scripted, IMAGE), (scripted, CALL)]
+    ("open_engine", "part"), [(local, IMAGE), (scripted, IMAGE), (text_only, CALL)]
 )
 def test_a_part_that_an_engine_does_not_accept_is_refused(
     tmp_path: Path, open_engine: Callable[[Path], Engine], part: Image | ToolCall
