@@ -27,7 +27,19 @@ from chatlm.tui.themes import THEMES
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn
 from chatlm.types.tool_rules import ChatTools
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
-from tests.tui.support import chat_of, idle, line, make_app, newest, plain, run, say, toasts, until
+from tests.tui.support import (
+    chat_of,
+    chats_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    plain,
+    run,
+    say,
+    toasts,
+    until,
+)
 
 RAN: list[str] = []
 
@@ -348,6 +360,14 @@ def test_how_calls_look(
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+def lists_the_model(pilot: Pilot[None]) -> bool:
+    """Whether the list of chats was read after the reply began; else it is read again."""
+    if any("scripted" in str(option.prompt) for option in chats_of(pilot).options):
+        return True
+    chat_of(pilot).notify_changed()
+    return False
+
+
 @pytest.mark.parametrize("theme", ["chatlm-dark", "chatlm-light"])
 @pytest.mark.parametrize("size", [(80, 24), (120, 36)], ids=["80x24", "120x36"])
 def test_how_the_card_looks(
@@ -359,6 +379,7 @@ def test_how_the_card_looks(
         chat_of(pilot).composer.cursor_blink = False
         await start(pilot, "Add oat milk.")
         await card(pilot)
+        await until(pilot, lambda: size[0] < 100 or lists_the_model(pilot))
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=before)
