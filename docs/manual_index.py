@@ -27,6 +27,7 @@ PAGES = (
     "design.md",
     "glossary.md",
     "guide.md",
+    "model-names.md",
     "plugins.md",
     "scaling.md",
 )

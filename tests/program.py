@@ -111,7 +111,8 @@ class ProgramInTerminal(fdspawn):  # type: ignore[misc]
         """Close the terminal, and end the program."""
         super().close()
         if force and not _server().has_ended(self.pid):
-            self.kill(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end by itself just now
+                self.kill(signal.SIGKILL)
             self.wait()
 
 

@@ -122,7 +122,8 @@ def replay(
     last = made_by.messages[-1] if made_by.messages else None
     prefix = last.parts if last is not None and last.role == "assistant" else ()
     so_far = text_of(prefix)
-    recorded = _recorded_steps(made_by.messages, original)
+    # without its tools, a step with calls cannot be repeated
+    recorded = _recorded_steps(made_by.messages, original) if made_by.tools else []
     yield ReplayStarted(original, made_by, so_far if len(recorded) == 0 else "")
     request = Request(
         made_by.messages,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -220,8 +221,10 @@ def test_a_model_without_a_chat_format_refuses_tools() -> None:
         with pytest.raises(UsageError, match="bytes cannot call tools") as caught:
             use(request)
         assert caught.value.hint
+    scripted = ScriptedEngine("Hi")
+    scripted.info = dataclasses.replace(scripted.info, accepts=frozenset({"text"}))
     with pytest.raises(UsageError, match="scripted cannot call tools"):
-        next(ScriptedEngine("Hi").stream(request))
+        next(scripted.stream(request))
 
 
 PLAIN = "{% for m in messages %}" + TURN + "<|im_end|>\n{% endfor %}" + NEXT

@@ -288,6 +288,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 def config_of(variant: str, **changes: Any) -> Any:
     """The config of transformers of a variant."""
     kind, own = {**CONFIGS, **FAMILIES}[variant]
+    if "vocab_size" in changes and "vocab_size_per_layer_input" in own:
+        changes = {"vocab_size_per_layer_input": changes["vocab_size"], **changes}
     return getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
 
 
