@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol, TypeVar, overload
 
 from chatlm.errors import ChatlmError, UsageError
@@ -306,7 +307,7 @@ class _FunctionRunner:
         """The pydantic model of the arguments."""
         from pydantic import ConfigDict, Field, create_model  # 100 ms, so not when it is decorated
 
-        hints = inspect.get_annotations(self.function, eval_str=True)
+        hints = self._type_hints()
         fields: dict[str, Any] = {}
         for name, parameter in inspect.signature(self.function).parameters.items():
             if name == "context":
@@ -322,6 +323,23 @@ class _FunctionRunner:
             fields[name] = (hints[name], about)
         config = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
         return create_model(self.function.__name__, __config__=config, **fields)
+
+    def _type_hints(self) -> dict[str, Any]:
+        """Return the types of the parameters, without `context`, whose type may not be imported."""
+        function: Any = inspect.unwrap(self.function)
+        names = [name for name in function.__annotations__ if name not in ("context", "return")]
+
+        def parameters() -> None:
+            """Has the annotations."""
+
+        bare = FunctionType(parameters.__code__, getattr(function, "__globals__", {}))
+        bare.__annotations__ = {name: function.__annotations__[name] for name in names}
+        try:
+            return inspect.get_annotations(bare, eval_str=True)
+        except NameError as error:
+            raise ValueError(
+                f"{function.__name__} cannot be a tool: a type hint has an unknown name: {error}"
+            ) from error
 
     @cached_property
     def schema(self) -> dict[str, Any]:

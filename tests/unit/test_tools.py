@@ -180,6 +180,25 @@ def test_a_function_without_a_docstring_is_refused() -> None:
             return ""
 
 
+def test_the_type_of_the_context_need_not_be_imported() -> None:
+    @tool
+    def told(what: str, context: NotImported) -> str:  # type: ignore[name-defined]  # noqa: F821
+        """Do it."""
+        return what
+
+    assert list(told.parameters["properties"]) == ["what"]
+
+
+def test_a_type_hint_with_an_unknown_name_is_explained() -> None:
+    @tool
+    def odd(what: NotImported) -> str:  # type: ignore[name-defined]  # noqa: F821
+        """Do it."""
+        return str(what)
+
+    with pytest.raises(ValueError, match=r"odd cannot be a tool: a type hint .* 'NotImported'"):
+        list(odd.parameters)
+
+
 def test_a_function_whose_arguments_have_no_hints_is_refused_when_it_is_checked() -> None:
     @tool
     def vague(what) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
