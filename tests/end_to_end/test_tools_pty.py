@@ -109,6 +109,15 @@ def press(terminal: Terminal, key: str, *texts: str) -> None:
     terminal.wait_for(lambda shown: has(*texts)(shown) and "Allow this call?" not in shown)
 
 
+def send(terminal: Terminal, message: str) -> None:
+    """Send a message once the reply before it has ended, and wait for the card."""
+    terminal.wait_for(has("ctrl+r regenerate"))
+    terminal.type(message)
+    terminal.wait_for(has(message))
+    terminal.type(ENTER)
+    terminal.wait_for(has("Allow this call?"))
+
+
 def reply(garden: Path) -> Reply:
     with Store(garden / "chats.db") as store:
         (entry,) = store.list_conversations()
@@ -130,14 +139,12 @@ def test_a_call_is_allowed_denied_and_stopped(garden: Path, terminals: list[Term
     terminal = ask(garden, terminals)
     press(terminal, "a", "water  done", "The plants are fine.")
     assert watered(garden) == ["fern"]
-    terminal.type("Again." + ENTER)
-    terminal.wait_for(has("Allow this call?"))
+    send(terminal, "Again.")
     press(terminal, "d", "Why not?")
     terminal.type("It rains." + ENTER)
     terminal.wait_for(lambda shown: shown.count("The plants are fine.") == 2)
     terminal.wait_for(has("water  denied"))
-    terminal.type("Once more." + ENTER)
-    terminal.wait_for(has("Allow this call?"))
+    send(terminal, "Once more.")
     terminal.type(ESCAPE)
     terminal.wait_for(has("water  not run", "stopped"))
     assert watered(garden) == ["fern"]
