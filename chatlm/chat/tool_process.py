@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import enum
 import importlib
 import json
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from chatlm.config.schema import Section
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import one_line
 from chatlm.types.messages import Passage
@@ -61,16 +62,16 @@ def run_in_process(tool: Tool, arguments: Mapping[str, Any], context: ToolContex
 
     Raises:
         ToolCancelled: nobody waits for it any longer.
-        UsageError: the tool cannot be found by its name, or its plugin's settings are no JSON.
+        UsageError: the tool, or the class of its plugin's settings, cannot be found by its name.
     """
     call = {
-        "tool": _reference(tool),
+        "tool": _reference(function_of(tool), f"the tool {tool.name}", "function"),
         "arguments": dict(arguments),
         "conversation_id": context.conversation_id,
         "incognito": context.incognito,
         "data_folder": str(context.data_folder),
         "workspace_folders": [str(folder) for folder in context.workspace_folders],
-        "settings": base64.b64encode(pickle.dumps(context.settings)).decode(),
+        "settings": _settings_to_dict(tool, context.settings),
     }
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -157,21 +158,50 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
                 stream.close()
 
 
-def _reference(tool: Tool) -> dict[str, str]:
-    """Return how another process finds the tool.
+def _reference(found: Any, owner: str, what: str) -> dict[str, str]:
+    """Return how another process finds a function or class.
+
+    Args:
+        found: the function or class.
+        owner: what needs it, for the error message.
+        what: `function` or `class`, likewise.
 
     Raises:
         UsageError: it cannot.
     """
-    function = function_of(tool)
-    module = sys.modules.get(getattr(function, "__module__", "") or "")
-    name = getattr(function, "__qualname__", "")
+    module = sys.modules.get(getattr(found, "__module__", "") or "")
+    name = getattr(found, "__qualname__", "")
     if module is None or not name or "<locals>" in name or not getattr(module, "__file__", None):
         raise UsageError(
-            f"the tool {tool.name} cannot run in a process of its own: its function is not at the "
-            "top of a module"
+            f"{owner} cannot run in a process of its own: its {what} is not at the top of a module"
         )
-    return {"module": module.__name__, "file": str(module.__file__), "function": name}
+    return {"module": module.__name__, "file": str(module.__file__), "name": name}
+
+
+def _settings_to_dict(tool: Tool, settings: Any) -> dict[str, Any] | None:
+    """Return a plugin's settings as the config file has them, with their class."""
+    if settings is None:
+        return None
+    owner = f"the tool {tool.name}"
+    return {
+        "class": _reference(type(settings), owner, "plugin's class Settings"),
+        "values": {
+            field.name: _plain(value)
+            for field in dataclasses.fields(settings)
+            if (value := getattr(settings, field.name)) is not None
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting without the types that JSON lacks."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _output_to_dict(output: ToolOutput) -> dict[str, Any]:
@@ -207,8 +237,7 @@ class _PipeContext:
         self.incognito = call["incognito"]
         self.data_folder = Path(call["data_folder"])
         self.workspace_folders = tuple(map(Path, call["workspace_folders"]))
-        # written by the process that started this one
-        self.settings = pickle.loads(base64.b64decode(call["settings"]))  # noqa: S301
+        self.settings = _settings_from_dict(call["settings"])
         self.cancelled = False  # the process is killed instead
         self._source, self._sink = source, sink
         self._lock = threading.Lock()
@@ -234,18 +263,30 @@ class _PipeContext:
             self._sink.flush()
 
 
-def _find_tool(reference: Mapping[str, str]) -> Tool:
+def _find(reference: Mapping[str, str]) -> Any:
+    """Import what `_reference` describes."""
     try:
         found: Any = importlib.import_module(reference["module"])
     except ImportError:
         from chatlm.plugin_host.discovery import load_file
 
         found = load_file(Path(reference["file"]))
-    for name in reference["function"].split("."):
+    for name in reference["name"].split("."):
         found = getattr(found, name)
-    if not isinstance(found, Tool):
-        raise TypeError(f"{reference['function']} is not a tool")
     return found
+
+
+def _find_tool(reference: Mapping[str, str]) -> Tool:
+    found = _find(reference)
+    if not isinstance(found, Tool):
+        raise TypeError(f"{reference['name']} is not a tool")
+    return found
+
+
+def _settings_from_dict(values: Mapping[str, Any] | None) -> Any:
+    if values is None:
+        return None
+    return Section(_find(values["class"])).read(values["values"], "the settings of the plugin")
 
 
 def _main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ import pytest
 
 from chatlm import Passage, Text, ToolCall, ToolContext, ToolOutput, ToolResult, UsageError, tool
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_process import call_tool
 from chatlm.chat.tool_set import ToolOptions
 from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.testing import ScriptedToolContext
 from chatlm.types.events import (
     Approval,
     ApprovalNeeded,
@@ -113,6 +117,27 @@ def ask_alone(context: ToolContext) -> str:
     """Ask from a process of its own."""
     context.progress("asking", 0.1)
     return context.ask("Name?") + str(context.workspace_folders)
+
+
+class Pace(enum.Enum):
+    SLOW = "slow"
+    FAST = "fast"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of every type that a setting may have."""
+
+    names: tuple[str, ...] = ()
+    folder: Path = Path("none")
+    pace: Pace = Pace.SLOW
+    limit: int | None = None
+
+
+@tool(own_process=True)
+def show_settings(context: ToolContext) -> str:
+    """Show the plugin's settings in a process of its own."""
+    return repr(context.settings)
 
 
 ALL = (add, send, launch, fetch, hang, wait, prefer, process_id, hang_alone, ask_alone)
@@ -590,3 +615,20 @@ def test_an_export_keeps_results_and_decisions(store: Store) -> None:
     parsed = parse_chatlm(values).conversation
     assert parsed.turns[0].replies[0].steps == chat.turns[0].replies[0].steps
     assert parsed.tools == ChatTools()  # an imported file permits nothing
+
+
+def test_a_tool_in_a_process_of_its_own_has_the_settings_of_its_plugin(tmp_path: Path) -> None:
+    settings = Settings(("a", "b"), tmp_path, Pace.FAST)
+    output = call_tool(show_settings, {}, ScriptedToolContext(settings=settings))
+    assert output.text == repr(settings)
+    assert call_tool(show_settings, {}, ScriptedToolContext()).text == "None"
+
+
+def test_settings_of_a_hidden_class_are_named(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Hidden:
+        names: tuple[str, ...] = ()
+
+    output = call_tool(show_settings, {}, ScriptedToolContext(settings=Hidden()))
+    assert output.is_error
+    assert "show_settings cannot run in a process of its own: its plugin's class" in output.text
