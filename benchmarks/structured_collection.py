@@ -36,7 +36,7 @@ def measure_collection(
         count: how many to take, in the order of their names.
         sample: how many of the supported are asked by, drawn with a fixed seed; 0 for all.
         limit: tokens of a reply.
-        state: file with the replies so far, one a line, to go on with; None for none.
+        state: file with the replies so far, one a line, so that a later run resumes; None for none.
     """
     paths = sorted(folder.rglob("*.json"))[:count]
     supported, seconds, refused = compile_all(engine, folder, paths, limit)

@@ -24,7 +24,7 @@ class ContextUsage:
     """Ids of the turns that do not fit."""
     system_tokens: int
     """Tokens of the system prompt, or of the one that the model's chat format inserts, and of the
-    tools that the model is told of."""
+    tools offered to the model."""
     used_tokens: int
     """Tokens of the prompt; more than `context_length` if what must stay does not fit."""
     context_length: int
@@ -45,7 +45,7 @@ def measure_context(
         conversation: the chat; without turns, its system prompt is measured.
         engine: encodes the prompt.
         sampling: the user's settings for it; `max_tokens` is reserved for the reply.
-        tools: what the model is told of, whose tokens count as the system prompt's.
+        tools: those offered to the model, whose tokens count as the system prompt's.
 
     Raises:
         ContextTooLong: the newest message and the system prompt alone do not fit.

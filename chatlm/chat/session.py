@@ -520,7 +520,7 @@ class ChatSession:
     def _tool_definitions(
         self, chat: ConversationHeader, engine: Engine
     ) -> tuple[ToolDefinition, ...]:
-        """Return the tools that the model is told of."""
+        """Return the tools offered to the model."""
         if not self.tools.is_on(chat.tools) or "tool_call" not in engine.info.accepts:
             return ()
         return ToolSet(find_tools(self._turn_plugins(chat)), self.tools, chat).definitions

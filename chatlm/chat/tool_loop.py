@@ -436,7 +436,7 @@ def _preview(offered: OfferedTool, arguments: Mapping[str, Any]) -> ToolPreview 
 
 
 def _cut(text: str, limit: int) -> str:
-    """Return at most so many characters of a text, with a note of what was left out."""
+    """Truncate a text to a number of characters, with a note of what was left out."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}\n[{len(text) - limit:,} of {len(text):,} characters were left out here]"

@@ -102,7 +102,7 @@ class ToolSet:
 
     @property
     def offered(self) -> dict[str, OfferedTool]:
-        """The tools that the model is told of."""
+        """The tools offered to the model."""
         if not self.options.is_on(self.chat.tools):
             return {}
         return {name: each for name, each in self.tools.items() if self.offers(each)}

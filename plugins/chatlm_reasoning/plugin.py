@@ -32,8 +32,8 @@ def register_methods(register: Callable[[ReplyMethod], None]) -> None:
     register(
         ReplyMethod(
             "tree",
-            f"tries several next steps ({DEFAULT_BREADTH}), and goes on with those that the model "
-            "itself finds best",
+            f"tries several next steps ({DEFAULT_BREADTH}) and continues from those that the model "
+            "itself rates best",
             stream_tree,
             "[BREADTH]",
         )

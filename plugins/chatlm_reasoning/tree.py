@@ -1,4 +1,4 @@
-"""A small tree of thought: try several next steps, and go on with the best."""
+"""A small tree of thought: try several next steps, and continue from the best."""
 
 from __future__ import annotations
 

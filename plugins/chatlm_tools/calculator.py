@@ -360,7 +360,7 @@ def _not_zero(value: Any) -> Any:
 
 
 def _checked(value: Any) -> Any:
-    """Refuse numbers that are too large to go on with."""
+    """Refuse numbers that are too large to compute with."""
     number = value.magnitude
     if isinstance(number, int):
         value = _registry().Quantity(Fraction(number), value.units)

@@ -1,4 +1,4 @@
-"""A server is told of the tools and gets calls and results back in OpenAI's form."""
+"""Tools, calls and results are sent to servers in OpenAI's form."""
 
 from __future__ import annotations
 

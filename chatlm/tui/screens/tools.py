@@ -167,9 +167,9 @@ class ToolsScreen(Card[None]):
         is_on = self._options.is_on(self._chat.tools)
         state = Content.assemble(
             ("● ", "$text-success" if is_on else "$foreground 30%"),
-            "On in this chat: the model may call what is marked."
+            "On in this chat: the model may call the marked tools."
             if is_on
-            else "Off in this chat: the model is told of none. t switches them on.",
+            else "Off in this chat: the model sees no tools. t turns them on.",
             (f"\n{self._note}" if self._note else "", "$text-warning"),
         )
         self.query_one("#state", Static).update(state)

@@ -28,7 +28,7 @@ _SYSTEM_FOLDERS = (
     *("/etc/localtime", "/etc/timezone", "/etc/fonts", "/etc/mime.types", "/etc/nsswitch.conf"),
     "/sys/devices/system/cpu",
 )
-"""What programs need to run. Nothing of any user is in them, and no passwords."""
+"""What programs need to run; they hold no user's data and no passwords."""
 
 _PYTHON_PARTS = ("bin", "lib", "lib32", "lib64", "pyvenv.cfg")
 
