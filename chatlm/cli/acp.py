@@ -35,7 +35,7 @@ def acp(
     safe_mode: bool,
     without: tuple[str, ...],
 ) -> None:
-    """Be an agent for editors, over the Agent Client Protocol (ACP).
+    """Run as an agent for editors (Agent Client Protocol).
 
     The editor starts it and talks to it over standard input and output. In the settings of Zed:
     {"agent_servers": {"chatlm": {"command": "chatlm", "args": ["acp"]}}}. The editor asks before a

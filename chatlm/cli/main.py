@@ -34,7 +34,7 @@ COMMANDS = {
     "run": ("chatlm.cli.ollama_names:run", "Chat with a model, downloading it first."),
     "list": ("chatlm.cli.ollama_names:list_installed", "List the models on this machine."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
-    "acp": ("chatlm.cli.acp:acp", "Be an agent for editors, over the Agent Client Protocol (ACP)."),
+    "acp": ("chatlm.cli.acp:acp", "Run as an agent for editors (Agent Client Protocol)."),
     "tools": ("chatlm.cli.tools:tools", "List the tools that models may call."),
     "plugins": ("chatlm.cli.plugins:plugins", "List, enable, disable, check and create plugins."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: failures and where they happened."),

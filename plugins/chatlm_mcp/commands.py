@@ -41,7 +41,7 @@ _name_argument = click.argument(
 
 @click.group()
 def mcp() -> None:
-    """Use servers of the Model Context Protocol (MCP), or be one.
+    """Manage MCP servers, or serve chatlm to MCP clients.
 
     Tools, resources and prompts of the servers can be used in every chat. The servers are kept
     in mcp.json beside config.toml, in the form of mcpServers that other programs use.

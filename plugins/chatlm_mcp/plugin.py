@@ -54,7 +54,7 @@ class McpPlugin:
         cli.add_lazy(
             "mcp",
             "chatlm_mcp.commands:mcp",
-            "Use servers of the Model Context Protocol (MCP), or be one.",
+            "Manage MCP servers, or serve chatlm to MCP clients.",
         )
 
     @hookimpl

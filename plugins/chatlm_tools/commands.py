@@ -70,7 +70,7 @@ def delete(number: int) -> None:
 @click.command()
 @json_option
 def sandbox(as_json: bool) -> None:
-    """Say what contains the programs of the tools python and shell on this machine.
+    """Show which sandbox this machine has for programs that models run.
 
     The exit code is 1 if nothing does, and no program is run.
 

@@ -59,7 +59,7 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "sandbox",
         "chatlm_tools.commands:sandbox",
-        "Say what contains programs that models run on this machine.",
+        "Show which sandbox this machine has for programs that models run.",
     )
 
 
