@@ -6,11 +6,13 @@ keyword without such a form stays, so that the schema is refused by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from chatlm.types.schemas import Schema
+from chatlm.errors import UsageError
+from chatlm.types.schemas import Schema, all_values
 
 FOLLOWED_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -19,6 +21,9 @@ FOLLOWED_FORMATS = frozenset(
 
 MAX_LISTED_SUBSETS = 4
 """Values of an enumeration whose subsets are listed, to have arrays without repetitions."""
+
+MAX_PATTERN_SECONDS = 0.5
+"""For matching listed values with the patterns of one schema."""
 
 MAX_OPTIONS = 64
 """Options of `oneOf` that are compared with each other."""
@@ -34,12 +39,25 @@ _SINGLE = (
 _APPLIED = frozenset(("$ref", "allOf", "anyOf", "oneOf", "if"))
 """Keywords that may say more about an object than its own properties do."""
 
+_REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
+
 _TYPES = ("string", "number", "boolean", "null", "array", "object")
 
 
 def followable(schema: Schema) -> dict[str, Any]:
-    """Return a schema that llguidance can follow, if there is one as strict or stricter."""
-    return dict(_Rewriter(schema).rewrite(schema))
+    """Return a schema that llguidance can follow, if there is one as strict or stricter.
+
+    Raises:
+        UsageError: it says that nothing fits it.
+    """
+    rewritten = _Rewriter(schema).rewrite(schema)
+    if not isinstance(rewritten, Mapping):
+        raise UsageError("Nothing fits this schema", hint="Change what `not` rules out.")
+    return dict(rewritten)
+
+
+class _Undecided(Exception):
+    """It is not known whether a value fits a schema."""
 
 
 class _Rewriter:
@@ -51,6 +69,7 @@ class _Rewriter:
 
     def __init__(self, root: Schema) -> None:
         self._root = root
+        self._pattern_seconds = MAX_PATTERN_SECONDS
 
     def rewrite(self, schema: Any) -> Any:
         """Return a schema and those inside it, rewritten."""
@@ -123,19 +142,52 @@ class _Rewriter:
         """Return whether one of two schemas lists its values, and none of them fits the other."""
         for one, other in ((first, second), (second, first)):
             values = _values(one)
-            if values is not None:
-                validator = self._validator(other)
-                return not any(
-                    _type_of(each) in types and validator.is_valid(each) for each in values
-                )
+            if values is not None and not self._matches_names(other):
+                try:
+                    validator = self._validator(other)
+                    return not any(
+                        _type_of(each) in types and validator.is_valid(each) for each in values
+                    )
+                except _Undecided:
+                    return False
         return False
 
     def _validator(self, schema: Schema) -> Any:
         from jsonschema import validators  # takes 60 ms
 
         kind = validators.validator_for(self._root, default=validators.Draft202012Validator)
+        extend: Any = validators.extend  # untyped
+        kind = extend(kind, {"pattern": self._check_pattern})
         shared = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
         return kind({**schema, **shared})
+
+    def _matches_names(self, schema: Any) -> bool:
+        """Return whether a schema may match names of properties with patterns, without a limit."""
+        keys = {key for each in all_values(schema) if isinstance(each, Mapping) for key in each}
+        if keys & _REFERENCES and schema is not self._root:
+            return self._matches_names(self._root)
+        return "patternProperties" in keys
+
+    def _check_pattern(
+        self, validator: Any, pattern: str, value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        """Check a text as `pattern` says, but for a limited time: some take for ever."""
+        import regex  # which has a limit, unlike `re`, and lets other threads run
+        from jsonschema import ValidationError
+
+        if not isinstance(value, str):
+            return
+        if self._pattern_seconds <= 0:
+            raise _Undecided
+        began = time.monotonic()
+        try:
+            found = regex.search(pattern, value, timeout=self._pattern_seconds)
+        except (regex.error, TimeoutError) as error:
+            raise _Undecided from error
+        finally:
+            self._pattern_seconds -= time.monotonic() - began
+        if found is None:
+            yield ValidationError("the pattern does not match")
 
     def close_evaluated(self, out: dict[str, Any]) -> None:
         """Replace `unevaluatedProperties`: there are no others than those of `allOf` and `$ref`."""

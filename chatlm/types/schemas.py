@@ -117,13 +117,15 @@ def check_schema(schema: Any) -> None:
     if not isinstance(schema, Mapping):
         raise UsageError("a schema must be a JSON object")
     check_depth(schema)
-    if sum(isinstance(each, Mapping | list) for each in _all_values(schema)) > MAX_SCHEMA_PARTS:
+    if sum(isinstance(each, Mapping | list) for each in all_values(schema)) > MAX_SCHEMA_PARTS:
         raise UsageError(f"the schema has more than {MAX_SCHEMA_PARTS:,} objects and lists")
     from jsonschema import exceptions, validators  # takes 60 ms
 
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
         draft.check_schema(dict(schema))
+    except RecursionError:  # a regular expression; the schema itself is not deep
+        raise UsageError("a pattern of the schema is nested too deeply") from None
     except exceptions.SchemaError as error:
         place = "/".join(map(str, error.absolute_path)) or "the top"
         raise UsageError(
@@ -166,7 +168,7 @@ def _check_length(what: str, text: str) -> None:
         )
 
 
-def _all_values(value: Any) -> Iterator[Any]:
+def all_values(value: Any) -> Iterator[Any]:
     """Yield a value and all within it, without recursion."""
     waiting = [value]
     while waiting:
