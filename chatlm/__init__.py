@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatlm.chat.images import PreparedImage, read_image
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.chat.word_diff import diff_words
@@ -225,6 +226,7 @@ _MODULE_OF = {
     "PluginData": "chatlm.types.messages",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
+    "PreparedImage": "chatlm.chat.images",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Prompt": "chatlm.types.requests",
     "Project": "chatlm.types.projects",
@@ -306,6 +308,7 @@ _MODULE_OF = {
     "parse_grammar": "chatlm.types.schemas",
     "parse_reply": "chatlm.types.schemas",
     "parse_schema": "chatlm.types.schemas",
+    "read_image": "chatlm.chat.images",
     "read_peft_lora": "chatlm.engines.peft_lora",
     "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
@@ -385,6 +388,7 @@ __all__ = [
     "PluginData",
     "PluginScreen",
     "Prefill",
+    "PreparedImage",
     "ProgressReporter",
     "Project",
     "Prompt",
@@ -467,6 +471,7 @@ __all__ = [
     "parse_grammar",
     "parse_reply",
     "parse_schema",
+    "read_image",
     "read_peft_lora",
     "record_file",
     "run_ui",
