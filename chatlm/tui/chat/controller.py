@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -14,9 +14,11 @@ from textual.content import Content
 
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.deletion import drop_incognito, open_memory_store
+from chatlm.chat.images import PreparedImage
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.turn_runner import SessionEvents
+from chatlm.chat.web_images import named_hosts
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store import export
 from chatlm.store.store import Store
@@ -41,6 +43,7 @@ from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat, Services, argument_completers
+from chatlm.tui.vision import Vision
 from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue, to_user_error
 from chatlm.types.events import (
@@ -80,6 +83,8 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            vision=Vision(lambda: services.engine.engine),
+            web_hosts=named_hosts(services.config),
             resources=services.resources,
             suggest=self._suggest_text,
             vim=services.config.vim,
@@ -446,9 +451,9 @@ class ChatController:
         self.drafts.wait(seconds)
         self.edits.write_queue.wait(seconds)
 
-    def send_message(self, text: str) -> bool:
+    def send_message(self, text: str, images: Sequence[PreparedImage] = ()) -> bool:
         """Send a message; return False, with a toast, while a turn is running."""
-        return self._start_turn(lambda session: session.send(text), message=text)
+        return self._start_turn(lambda session: session.send(text, images), message=text)
 
     def continue_reply(self) -> None:
         """Continue a reply that was cut short."""
@@ -462,7 +467,7 @@ class ChatController:
             self._start_turn(ChatSession.regenerate)
 
     def _submit(self, event: Composer.Submitted) -> None:
-        text, position = event.text, event.edited_position
+        text, images, position = event.text, event.images, event.edited_position
         if self._opening is not None:
             self._submitted_early = event
             return
@@ -472,9 +477,11 @@ class ChatController:
             self.composer.show_unsent(_in_one_line(error))
             return
         if position is None:
-            sent = self.send_message(text)
+            sent = self.send_message(text, images)
         else:
-            sent = self._start_turn(lambda session: session.edit(position, text), message=text)
+            sent = self._start_turn(
+                lambda session: session.edit(position, text, images), message=text
+            )
         if sent:
             self.composer.confirm_submitted(event)
             if self.conversation_id is None:
