@@ -28,6 +28,7 @@ from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
+from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message
 from chatlm.types.parts import ToolCall, ToolResult
@@ -152,7 +153,7 @@ def sums(count: int, seed: int) -> list[tuple[str, Fraction]]:
     return found
 
 
-def ask(engine: LocalEngine, requests: Sequence[Request]) -> list[Output]:
+def ask_together(engine: Engine, requests: Sequence[Request]) -> list[Output]:
     """Answer requests together."""
     texts = [""] * len(requests)
     ends: dict[int, Finished] = {}
@@ -177,7 +178,7 @@ def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any
     """Count which tool is called first for each question."""
     requests = [request_of([Message("user", text)], adapter, tools=True) for text, _ in SELECTION]
     counts: Counter[tuple[str, str]] = Counter()
-    for (_, wanted), output in zip(SELECTION, ask(engine, requests), strict=True):
+    for (_, wanted), output in zip(SELECTION, ask_together(engine, requests), strict=True):
         counts[wanted, output.calls[0].name if output.calls else ""] += 1
     scores: dict[str, Any] = {}
     for name in ("calculator", "documents_search"):
@@ -210,7 +211,7 @@ def measure_sums(
     """Ask all sums; with tools, a call of the calculator is run and the model answers again."""
     began = time.monotonic()
     chats = [[Message("user", text)] for text, _ in questions]
-    outputs = ask(engine, [request_of(chat, adapter, tools=tools) for chat in chats])
+    outputs = ask_together(engine, [request_of(chat, adapter, tools=tools) for chat in chats])
     tokens = sum(output.tokens for output in outputs)
     answers = [output.text for output in outputs]
     called = [index for index, output in enumerate(outputs) if output.calls]
@@ -220,7 +221,7 @@ def measure_sums(
         chats[index] += [Message("assistant", parts=(call,)), Message("tool", parts=(result,))]
     if called:
         again = [request_of(chats[index], adapter, tools=True) for index in called]
-        for index, output in zip(called, ask(engine, again), strict=True):
+        for index, output in zip(called, ask_together(engine, again), strict=True):
             answers[index] = output.text
             tokens += output.tokens
     right = sum(is_right(text, value) for text, (_, value) in zip(answers, questions, strict=True))
