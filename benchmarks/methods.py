@@ -30,7 +30,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools import ask_together
+from benchmarks.tools import ask_together, wilson
 from benchmarks.tools_data import call_text
 from benchmarks.word_problems import KINDS, Problem, problems
 from chatlm import (
@@ -105,14 +105,6 @@ class Score:
             "tokens_per_problem": sum(answer.tokens for answer in self.answers) / count,
             "seconds_per_problem": sum(answer.seconds for answer in self.answers) / count,
         }
-
-
-def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    share, square = successes / count, z * z / count
-    middle = share + square / 2
-    spread = z * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    return (middle - spread) / (1 + square), (middle + spread) / (1 + square)
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -84,7 +84,7 @@ NEEDS_DOCUMENTS = (
 )
 NEEDS_NOTHING = (
     "Hi there!",
-    "What is the capital of Norway?",
+    "In which country is Oslo?",
     "Write two sentences about winter.",
     "Who painted the Mona Lisa?",
     "What does the word 'brave' mean?",
@@ -96,7 +96,7 @@ NEEDS_NOTHING = (
     "Name three vegetables.",
     "What is a democracy?",
     "Say goodbye in Spanish.",
-    "What is the difference between a lake and a sea?",
+    "When does one call a lake a sea?",
     "Who was Mozart?",
     "Write a slogan for a bakery.",
     "Do fish sleep?",
@@ -186,9 +186,13 @@ def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any
         called = sum(n for (_, found), n in counts.items() if found == name)
         needing = sum(n for (needed, _), n in counts.items() if needed == name)
         scores[name] = {
-            "precision": right / called if called else None,
-            "recall": right / needing,
             "called": called,
+            "right": right,
+            "needing": needing,
+            "precision": right / called if called else None,
+            "precision_interval": wilson(right, called) if called else None,
+            "recall": right / needing,
+            "recall_interval": wilson(right, needing),
         }
     return scores
 
@@ -292,9 +296,17 @@ def main() -> None:
             )
         else:
             for tool, score in row.items():
-                precision = score["precision"]
-                shown = "–" if precision is None else f"{precision:.0%}"
-                print(f"{name}: {tool}: precision {shown}, recall {score['recall']:.0%}")
+                print(
+                    f"{name}: {tool}: precision {_share(score, 'precision')} of {score['called']} "
+                    f"calls, recall {_share(score, 'recall')} of {score['needing']}"
+                )
+
+
+def _share(score: dict[str, Any], name: str) -> str:
+    if score[name] is None:
+        return "–"
+    low, high = score[f"{name}_interval"]
+    return f"{score[name]:.0%} ({low:.0%} to {high:.0%})"
 
 
 if __name__ == "__main__":

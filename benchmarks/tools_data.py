@@ -138,7 +138,7 @@ def _clock_exchange(chance: random.Random) -> Exchange:
 
 def _plain_exchanges() -> list[Exchange]:
     """Ask the default model what needs no tool; long replies end after a sentence."""
-    sampling = Sampling(temperature=0.0, max_tokens=50)
+    sampling = Sampling(temperature=0.0, max_tokens=32)
     requests = [Request((Message("user", text),), sampling) for text in PLAIN]
     events: dict[int, list[Any]] = {}
     with closing(engine_of("native")) as engine:
@@ -161,7 +161,7 @@ def _offered(chance: random.Random) -> list[ToolDefinition]:
     if kind < 0.3:
         return [TOOLS[1]]
     offered = list(TOOLS)
-    if kind < 0.45:
+    if kind < 0.4:
         offered += chance.sample(OTHERS, chance.randint(1, 2))
     if chance.random() < 0.4:
         chance.shuffle(offered)
@@ -202,7 +202,7 @@ def dialogues(count: int, seed: int) -> list[dict[str, Any]]:
         system = str(describe_tools(offered))
         if chance.random() < 0.1:
             system = f"{chance.choice(_SYSTEM_PROMPTS)}\n\n{system}"
-        length = 1 if number % 3 == 0 else chance.randint(3, 6)
+        length = 1 if number % 3 == 0 else chance.randint(2, 5)
         exchanges = _exchanges(chance, {tool.name for tool in offered}, length, plain)
         found.append({"messages": [{"role": "system", "content": system}, *_messages(exchanges)]})
     return found
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the dialogues."""
     parser = argparse.ArgumentParser(description="Write dialogues with calls of tools.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     rows = dialogues(options.count, options.seed)
