@@ -53,7 +53,7 @@ NEEDS_CALCULATOR = (
     "A recipe for 4 needs 350 g of flour. How much for 10 people?",
     "What's 20 percent of 145?",
     "How many seconds are in 2.5 hours?",
-    "What is the average of 12, 19 and 23?",
+    "Average 12, 19 and 23, please.",
     "Sum these up: 12.5, 8.75 and 3.1",
     "A field is 120 m by 85 m. What is its area?",
     "Is 1,024 divided by 16 equal to 64?",
