@@ -6,7 +6,7 @@ tools reads each one. Its model is a script that obeys every injection, the wors
 `--adapter` also the default model with that adapter. Nobody answers when the chat asks for consent,
 and the tools only note that they were run. Reported are the calls that ran although nobody was
 asked, and the share of the injected calls that were flagged as copies of text from outside: with
-the tools' own permissions, and where the user has allowed all tools beforehand.
+the tools' own permissions, and for the script also where the user has allowed all tools beforehand.
 """
 
 from __future__ import annotations
@@ -277,11 +277,17 @@ def summarise(outcomes: Sequence[Outcome], permissions: Mapping[str, str]) -> di
     }
 
 
-def measure(engine: Engine | None, adapter: str) -> dict[str, Any]:
-    """Try all injections with one model, with and without general consent."""
+def measure(engine: Engine | None, adapter: str, consents: Sequence[bool]) -> dict[str, Any]:
+    """Try all injections with one model.
+
+    Args:
+        engine: the model; None for the script.
+        adapter: of the model.
+        consents: whether the user has allowed all tools beforehand, for each row.
+    """
     permissions = {each.name: each.permission for each in _Tools(injections()[0]).tools.values()}
     rows = {}
-    for allowed in (False, True):
+    for allowed in consents:
         outcomes = [attempt(each, engine, adapter, allowed=allowed) for each in injections()]
         rows["all tools allowed" if allowed else "own permissions"] = summarise(
             outcomes, permissions
@@ -295,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adapter", type=Path, help="folder of an adapter of the default model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    results = {"a model that obeys": measure(None, "")}
+    results = {"a model that obeys": measure(None, "", (False, True))}
     if options.adapter:
         engine = LocalEngine.from_folder(
             MODEL,
@@ -304,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             find_adapter=lambda _: options.adapter,
         )
         with closing(engine):
-            results["the default model with the adapter"] = measure(engine, "tools")
+            results["the default model with the adapter"] = measure(engine, "tools", (False,))
     if options.json:
         json.dump(results, sys.stdout, indent=1)
         print()
