@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatlm.chat.images import PreparedImage, read_image
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.chat.word_diff import diff_words
@@ -81,7 +82,9 @@ if TYPE_CHECKING:
         Engine,
         EngineInfo,
         EngineOpener,
+        ImageEngine,
         ModelListing,
+        count_image_tokens,
         thinking_problem,
     )
     from chatlm.types.events import (
@@ -199,6 +202,7 @@ _MODULE_OF = {
     "GgufRuntime": "chatlm.types.runtimes",
     "Grammar": "chatlm.types.schemas",
     "Image": "chatlm.types.parts",
+    "ImageEngine": "chatlm.types.engine",
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
@@ -225,6 +229,7 @@ _MODULE_OF = {
     "PluginData": "chatlm.types.messages",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
+    "PreparedImage": "chatlm.chat.images",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Prompt": "chatlm.types.requests",
     "Project": "chatlm.types.projects",
@@ -279,6 +284,7 @@ _MODULE_OF = {
     "bundled_dir": "chatlm.config.paths",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
+    "count_image_tokens": "chatlm.types.engine",
     "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
     "data_dir": "chatlm.config.paths",
@@ -306,6 +312,7 @@ _MODULE_OF = {
     "parse_grammar": "chatlm.types.schemas",
     "parse_reply": "chatlm.types.schemas",
     "parse_schema": "chatlm.types.schemas",
+    "read_image": "chatlm.chat.images",
     "read_peft_lora": "chatlm.engines.peft_lora",
     "record_file": "chatlm.hub.checksums",
     "run_ui": "chatlm.tui",
@@ -359,6 +366,7 @@ __all__ = [
     "GgufRuntime",
     "Grammar",
     "Image",
+    "ImageEngine",
     "Judge",
     "LanguageModel",
     "LocalEngine",
@@ -385,6 +393,7 @@ __all__ = [
     "PluginData",
     "PluginScreen",
     "Prefill",
+    "PreparedImage",
     "ProgressReporter",
     "Project",
     "Prompt",
@@ -442,6 +451,7 @@ __all__ = [
     "check_schema",
     "config_dir",
     "convert_gguf_lora",
+    "count_image_tokens",
     "data_dir",
     "diff_words",
     "dump_json",
@@ -467,6 +477,7 @@ __all__ = [
     "parse_grammar",
     "parse_reply",
     "parse_schema",
+    "read_image",
     "read_peft_lora",
     "record_file",
     "run_ui",

@@ -254,6 +254,7 @@ class ChatSession:
             self._effective_sampling(conversation),
             adapter,
             cache_folder=self.store.cache_folder(conversation.id),
+            images=self.store.images,
             tools=self._tool_definitions(conversation, engine),
         )
         with closing(engine.read_ahead(request)) as events:
@@ -321,7 +322,12 @@ class ChatSession:
         tools: tuple[ToolDefinition, ...] = ()
         if self.tools.is_on(chat.tools):
             tools = ToolSet(find_tools(plugins), self.tools, chat).definitions
-        return Request(tuple(messages), self._effective_sampling(chat), tools=tools)
+        return Request(
+            tuple(messages),
+            self._effective_sampling(chat),
+            tools=tools,
+            images=self.store.images,
+        )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
         """Measure how much of the context window each turn takes, without plugins.
@@ -481,6 +487,7 @@ class ChatSession:
             continue_from=Reply(0, 1, steps=reply) if reply else None,
             tools=self._tool_definitions(chat, engine),
             tool_choice=self.tools.choice,
+            images=self.store.images,
         )
 
         def encode() -> Prompt:
