@@ -132,7 +132,7 @@ class Measurement:
     def __init__(self, chats: SideChats, args: argparse.Namespace) -> None:
         self._chats = chats
         self._args = args
-        self._engine = chats.engine(args.model)
+        self._engine = chats.begin(Setup(args.model, args.adapter)).engine
         self._state: Path | None = args.state
         key = {"model": args.model, "adapter": args.adapter, "max_tokens": args.max_tokens}
         self._key: Mapping[str, Any] = key
