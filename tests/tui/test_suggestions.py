@@ -320,7 +320,7 @@ async def test_hostile_suggestions_are_drawn_safely(tmp_path: Path, shared_data:
             drawn = whole(app)
             assert not set(drawn) & {"\x1b", "\x9b", "\u202e", "\ufdd0", "\ufdd1"}
             await pilot.press("tab")
-            assert app.composer.outgoing_message().read() == app.composer.text
+            assert app.composer.outgoing_message().read().text == app.composer.text
 
 
 @pytest.mark.parametrize(

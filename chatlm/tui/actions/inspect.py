@@ -124,9 +124,9 @@ class InspectActions:
         title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
-            text = message.read()
-            seen = session.preview(text)
-            words = turns[-1].display_text if again else text
+            whole = message.read()
+            seen = session.preview(whole.text, images=whole.images)
+            words = turns[-1].display_text if again else whole.text
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
         self._chat.view.app.push_screen(XrayScreen(read, title))

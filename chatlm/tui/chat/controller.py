@@ -13,6 +13,7 @@ from textual.content import Content
 from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.session import ChatSession
 from chatlm.chat.suggestions import suggest_text
+from chatlm.chat.web_images import named_hosts
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store import export
 from chatlm.store.store import Store
@@ -25,6 +26,7 @@ from chatlm.tui.chat.turn_control import TurnControl
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Ready
 from chatlm.tui.services import OpenChat, Services, argument_completers
+from chatlm.tui.vision import Vision
 from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue
 from chatlm.types.messages import Conversation
@@ -47,6 +49,8 @@ class ChatController:
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
+            vision=Vision(lambda: services.engine.engine),
+            web_hosts=named_hosts(services.config),
             resources=services.resources,
             suggest=self._suggest_text,
             vim=services.config.vim,
@@ -174,7 +178,7 @@ class ChatController:
 
     def _submit(self, event: Composer.Submitted) -> None:
         """Send what the user wrote, or keep it for the chat that is being loaded."""
-        text, position = event.text, event.edited_position
+        text, images, position = event.text, event.images, event.edited_position
         if self.switch.hold_message(event):
             return
         try:
@@ -183,9 +187,11 @@ class ChatController:
             self.composer.show_unsent(_in_one_line(error))
             return
         if position is None:
-            sent = self.turns.send_message(text)
+            sent = self.turns.send_message(text, images)
         else:
-            sent = self.turns.start(lambda session: session.edit(position, text), message=text)
+            sent = self.turns.start(
+                lambda session: session.edit(position, text, images), message=text
+            )
         if sent:
             self.composer.confirm_submitted(event)
             if self.conversation_id is None:

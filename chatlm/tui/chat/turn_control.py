@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from chatlm.chat.images import PreparedImage
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, UsageError
@@ -66,9 +67,9 @@ class TurnControl:
         self._show_chat = show_chat
         self._read_ahead = ReadAhead(state.view)
 
-    def send_message(self, text: str) -> bool:
+    def send_message(self, text: str, images: Sequence[PreparedImage] = ()) -> bool:
         """Send a message; return False, with a toast, while a turn is running."""
-        return self.start(lambda session: session.send(text), message=text)
+        return self.start(lambda session: session.send(text, images), message=text)
 
     def continue_reply(self) -> None:
         """Continue a reply that was cut short."""

@@ -20,6 +20,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from chatlm.chat.attachments import FileReader, read_text_file
+from chatlm.chat.images import PreparedImage
 from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
@@ -28,7 +29,9 @@ from chatlm.tui.commands import Command
 from chatlm.tui.composer import editor
 from chatlm.tui.composer.attachments import (
     Attachments,
+    CompleteMessage,
     OutgoingMessage,
+    Sources,
     TokenCounter,
 )
 from chatlm.tui.composer.completion import Completer, Completion
@@ -41,6 +44,7 @@ from chatlm.tui.composer.drafts import (
 )
 from chatlm.tui.composer.suggestion_line import SuggestionLine
 from chatlm.tui.composer.vim import VimKeys
+from chatlm.tui.vision import Vision
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
@@ -57,6 +61,8 @@ class Composer(DraftArea):
             without it.
         folder: where paths start; None for the working directory.
         read_file: reads an attached file; called in a thread.
+        vision: what the model makes of images; None for a model that is not known.
+        web_hosts: servers that need not be public, see `fetch_image`.
         resources: what plugins offer to attach; None for nothing.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
         vim: whether it has the keys of vi.
@@ -91,6 +97,8 @@ class Composer(DraftArea):
         draft: Draft
         """The draft that was sent."""
         temporary_edit: TemporaryEdit | None = None
+        images: tuple[PreparedImage, ...] = ()
+        """The images that are sent with it."""
 
         @property
         def edited_position(self) -> int | None:
@@ -117,6 +125,8 @@ class Composer(DraftArea):
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
+        vision: Vision | None = None,
+        web_hosts: tuple[str, ...] = (),
         resources: Resources | None = None,
         suggest: Callable[[str], str] = lambda text: "",
         vim: bool = False,
@@ -138,8 +148,8 @@ class Composer(DraftArea):
         self._attachments = Attachments(
             folder,
             count_tokens,
-            read_file,
-            resources,
+            Sources(read_file, resources, web_hosts),
+            vision or Vision(),
             call_in_ui_thread=self.call_later,
             on_changed=self.update_border,
             on_failed=self._warn,
@@ -492,10 +502,13 @@ class Composer(DraftArea):
         if message.files:
             self._attachments.read_message(message, submit)
         else:
-            submit(message.text)
+            submit(CompleteMessage(message.text))
 
     def _post_submitted(
-        self, draft: Draft, temporary_edit: TemporaryEdit | None, result: str | ChatlmError
+        self,
+        draft: Draft,
+        temporary_edit: TemporaryEdit | None,
+        result: CompleteMessage | ChatlmError,
     ) -> None:
         if isinstance(result, ChatlmError):
             self._warn(result)
@@ -507,7 +520,7 @@ class Composer(DraftArea):
                 )
             )
         else:
-            self.post_message(self.Submitted(result, draft, temporary_edit))
+            self.post_message(self.Submitted(result.text, draft, temporary_edit, result.images))
 
     def _enter_command(self, command: Command, argument: str) -> None:
         argument = self.unfold(argument)
