@@ -15,7 +15,7 @@ from tests import models
 
 PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Support/pip/pip.conf")
 
-TERMINAL = {"TERM": "xterm", "CHATLM_IMAGES": "text"}
+TERMINAL = {"TERM": "xterm"}
 TERMINAL_OVERRIDES = ("COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
 """Variables by which a user changes what programs draw."""
 

@@ -101,7 +101,6 @@ class CoreSettings:
         "auto",
         "how the screen draws images: by Kitty's protocol, by Sixel, in half blocks, or as a line "
         "of text; auto asks the terminal, and takes text over ssh",
-        variable="CHATLM_IMAGES",
     )
     screenshot: str = setting(
         "",

@@ -17,8 +17,9 @@ Graphics = Literal["kitty", "sixel", "blocks", "text"]
 QUERY_SECONDS = 0.15
 """How long a terminal may take to answer; terminals answer within milliseconds."""
 
-_QUERY = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c"
-"""Asks for Kitty's protocol, which others ignore, then for attributes, which all answer."""
+_QUERY = "\x1b[c"
+"""Asks for the terminal's attributes, which all answer. Kitty's protocol is not asked for: only
+terminals known by name have its placeholders in text, and others would print the question."""
 
 _PROGRAMS: Mapping[str, Graphics] = {
     "ghostty": "kitty",
@@ -34,6 +35,7 @@ _KINDS: Mapping[str, Graphics] = {
     "foot": "sixel",
     "foot-extra": "sixel",
     "mlterm": "sixel",
+    "xterm": "text",  # without `-256color`: too few colours
     "linux": "text",
     "dumb": "text",
     "": "text",
@@ -60,6 +62,8 @@ def detect_graphics(setting: str, environment: Mapping[str, str] | None = None) 
     if env.get("SSH_CONNECTION") or env.get("SSH_TTY"):
         return "text"  # the link may be slow
     known = _PROGRAMS.get(env.get("TERM_PROGRAM", "")) or _KINDS.get(env.get("TERM", ""))
+    if known is None and (env.get("KITTY_WINDOW_ID") or env.get("GHOSTTY_RESOURCES_DIR")):
+        known = "text" if env.get("TMUX") else "kitty"
     return known or graphics_of_answer(_ask_terminal())
 
 
@@ -67,12 +71,10 @@ def graphics_of_answer(answer: str) -> Graphics:
     """Return what a terminal draws by its answer to the query.
 
     Args:
-        answer: such as `\\x1b_Gi=31;OK\\x1b\\\\\\x1b[?62;4c`; empty for none.
+        answer: such as `\\x1b[?62;4c`, in which 4 stands for Sixel; empty for none.
     """
-    attributes = answer.rpartition("\x1b[?")[2].rstrip("c").split(";")
-    if "\x1b[?" in answer and "4" in attributes[1:]:
-        return "sixel"  # terminals with both often lack the placeholders of Kitty's protocol
-    return "kitty" if "_Gi=31;OK" in answer else "blocks"
+    attributes = answer.removeprefix("\x1b[?").removesuffix("c").split(";")
+    return "sixel" if "4" in attributes[1:] else "blocks"
 
 
 def _is_terminal(stream: object) -> bool:
@@ -102,7 +104,7 @@ def _ask_terminal() -> str:
         tty.setcbreak(source, termios.TCSANOW)
         sys.__stdout__.write(_QUERY)
         sys.__stdout__.flush()
-        while not (b"\x1b[?" in answer and answer.endswith(b"c")):
+        while not answer.endswith(b"c"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([source], [], [], left)[0]:
                 break
