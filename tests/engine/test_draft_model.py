@@ -243,7 +243,9 @@ def test_a_draft_model_reads_little_at_once(
         assert len(drafts.draft(one[:length], model.new_cache(), sampler, 320, 4)) == 4
         assert read[-1] == text
         fresh = model.new_cache().prefill(text)
-        assert drafts.draft(one[:length], model.new_cache(), sampler, 320, 1) == [int(fresh.argmax())]
+        assert drafts.draft(one[:length], model.new_cache(), sampler, 320, 1) == [
+            int(fresh.argmax())
+        ]
     drafts.draft(other[:280], model.new_cache(), sampler, 320, 4)
     assert read[-1] == newest(other[:280], 32)
     drafts.draft(other[:20], model.new_cache(), sampler, 320, 4)
