@@ -9,10 +9,10 @@ from chatlm.engines.devices import Placement
 from chatlm.engines.draft_model import Drafter, DraftModel
 from chatlm.engines.load import load
 from chatlm.engines.model import Model, Unsupported
+from chatlm.engines.mtp_drafts import load_mtp
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.mtp import load_mtp
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import ModelError
 

@@ -21,9 +21,9 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
 
 from chatlm.engines.draft_loading import OWN_LAYER, draft_problem
 from chatlm.engines.model import Unsupported
+from chatlm.engines.mtp_drafts import MtpDrafter, load_mtp
 from chatlm.engines.native.hidden_states import MAX_KEPT, HiddenStates
 from chatlm.engines.native.model import NativeModel
-from chatlm.engines.native.mtp import MtpDrafter, load_mtp
 from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.speculative import Speculator

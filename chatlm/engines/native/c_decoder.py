@@ -237,7 +237,7 @@ class CDecoder:
         self.formats: set[str] = set()
         """Formats of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            packing = None if head else pool.submit(self._pack_head, weights.lm_head, weight_format)
+            own_head = pool.submit(lambda: head or self._pack_head(weights.lm_head, weight_format))
             layers = list(
                 pool.map(
                     lambda config, layer: self._pack_layer(config, layer, weight_format),
@@ -246,7 +246,7 @@ class CDecoder:
                 )
             )
             inputs = self._pack_inputs(weights.layer_inputs, weight_format)
-            self.head = packing.result() if packing else head
+            self.head = own_head.result()
             """The packed output matrix."""
         program = Program(
             config,

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from chatlm.engines.model import ModelInfo, Unsupported
-from chatlm.engines.native.c_decoder import CDecoder
+from chatlm.engines.model import ModelInfo
 from chatlm.engines.native.forward import (
     PromptAttention,
     prefill,
@@ -69,6 +68,23 @@ class TokenDecoder(Protocol):
         ...
 
 
+class HiddenStateDecoder(Protocol):
+    """A `TokenDecoder` that also gives hidden states."""
+
+    def decode(
+        self, sequences: Sequence[SequenceInput], ropes: RopeTables, *, hidden: Tensor
+    ) -> Tensor:
+        """Do the same as `TokenDecoder.decode`.
+
+        Args:
+            sequences: see there.
+            ropes: see there.
+            hidden: filled with what leaves the last layer, before the norm: (tokens, hidden_size),
+                float32.
+        """
+        ...
+
+
 class NativeModel:
     """A `chatlm.Model` with chatlm's own forward pass.
 
@@ -100,22 +116,19 @@ class NativeModel:
         attend = decoder.prompt_attention
         is_exact = not config.state_shapes and config.long_past is None
         is_exact &= not any(isinstance(layer.mlp, MoeConfig) for layer in config.layers)
-        self._hidden_state_decoder: CDecoder | None = None
+        self._hidden_state_decoder: HiddenStateDecoder | None = None
         """Gives the hidden states that its caches keep; None if they keep none."""
         self.prompt_blocks = PromptBlocks(config, weights, attend) if attend and is_exact else None
         """Reads blocks of several prompts at once, without adapters; None where torch computes
         parts of them, whose bits would depend on that."""
 
-    def keep_hidden_states(self) -> CDecoder:
-        """Have its caches keep the hidden states of their newest tokens; return its decoder.
+    def keep_hidden_states(self, decoder: HiddenStateDecoder) -> None:
+        """Have its caches keep the hidden states of their newest tokens.
 
-        Raises:
-            Unsupported: only the C kernel gives them.
+        Args:
+            decoder: its own.
         """
-        if not isinstance(self.decoder, CDecoder):
-            raise Unsupported("only chatlm's own engine on the CPU can do it")
-        self._hidden_state_decoder = self.decoder
-        return self.decoder
+        self._hidden_state_decoder = decoder
 
     @property
     def keeps_hidden_states(self) -> bool:

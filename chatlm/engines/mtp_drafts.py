@@ -48,10 +48,9 @@ class MtpDrafter:
     """
 
     def __init__(self, name: str, model: NativeModel, weights: MtpWeights) -> None:
-        mtp = model.config.mtp
-        if mtp is None:
-            raise ValueError("the model has no such layer")
-        decoder = model.keep_hidden_states()
+        mtp, decoder = model.config.mtp, model.decoder
+        if mtp is None or not isinstance(decoder, CDecoder):
+            raise Unsupported("only chatlm's own engine on the CPU runs such a layer")
         self.name = name
         self.length = DraftLength()
         """How long drafts are."""
@@ -65,6 +64,7 @@ class MtpDrafter:
         self._embedding_norm, self._hidden_norm = weights.embedding_norm, weights.hidden_norm
         self._final_norm = model.weights.norm
         self._ends = frozenset(model.info.eos_token_ids)
+        model.keep_hidden_states(decoder)
         self.forget()
 
     def forget(self) -> None:
