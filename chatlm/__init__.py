@@ -6,9 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatlm.chat.downloads import Download, DownloadRules, check_address, download
     from chatlm.chat.images import PreparedImage, read_image
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
+    from chatlm.chat.web_addresses import AddressRefused, CheckedConnections
     from chatlm.chat.word_diff import diff_words
     from chatlm.config.config import Config, load_config
     from chatlm.config.paths import (
@@ -166,6 +168,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 _MODULE_OF = {
     "AdaptedModel": "chatlm.engines.model",
     "Adapters": "chatlm.types.services",
+    "AddressRefused": "chatlm.chat.web_addresses",
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
@@ -177,6 +180,7 @@ _MODULE_OF = {
     "ChatTokens": "chatlm.engines.training_api",
     "ChatTools": "chatlm.types.tool_rules",
     "ChatlmError": "chatlm.errors",
+    "CheckedConnections": "chatlm.chat.web_addresses",
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
@@ -189,6 +193,8 @@ _MODULE_OF = {
     "Database": "chatlm.store.database",
     "Delta": "chatlm.types.events",
     "Documents": "chatlm.types.services",
+    "Download": "chatlm.chat.downloads",
+    "DownloadRules": "chatlm.chat.downloads",
     "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.types.events",
@@ -231,8 +237,8 @@ _MODULE_OF = {
     "Prefill": "chatlm.types.events",
     "PreparedImage": "chatlm.chat.images",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
-    "Prompt": "chatlm.types.requests",
     "Project": "chatlm.types.projects",
+    "Prompt": "chatlm.types.requests",
     "PromptReady": "chatlm.types.events",
     "PromptToken": "chatlm.types.requests",
     "Ratings": "chatlm.types.services",
@@ -274,28 +280,30 @@ _MODULE_OF = {
     "ToolDefinition": "chatlm.types.requests",
     "ToolOutput": "chatlm.types.tools",
     "ToolPreview": "chatlm.types.events",
-    "ToolSettings": "chatlm.types.tool_rules",
     "ToolResult": "chatlm.types.parts",
+    "ToolSettings": "chatlm.types.tool_rules",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
     "Unsupported": "chatlm.engines.model",
     "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
     "bundled_dir": "chatlm.config.paths",
+    "check_address": "chatlm.chat.downloads",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
-    "count_image_tokens": "chatlm.types.engine",
     "config_dir": "chatlm.config.paths",
     "convert_gguf_lora": "chatlm.hub.gguf.lora",
+    "count_image_tokens": "chatlm.types.engine",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.word_diff",
+    "download": "chatlm.chat.downloads",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
     "escape_controls": "chatlm.text",
     "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
-    "find_mismatch": "chatlm.hub.checksums",
     "find_installed_model": "chatlm.hub.installed",
+    "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
     "find_quick_mismatch": "chatlm.hub.checksums",
     "fingerprint_weights": "chatlm.hub.weights",
@@ -330,6 +338,7 @@ _MODULE_OF = {
 __all__ = [
     "AdaptedModel",
     "Adapters",
+    "AddressRefused",
     "Annotation",
     "Artifact",
     "Artifacts",
@@ -341,6 +350,7 @@ __all__ = [
     "ChatTokens",
     "ChatTools",
     "ChatlmError",
+    "CheckedConnections",
     "Classifier",
     "Commands",
     "Config",
@@ -353,6 +363,8 @@ __all__ = [
     "Database",
     "Delta",
     "Documents",
+    "Download",
+    "DownloadRules",
     "Engine",
     "EngineError",
     "EngineEvent",
@@ -447,6 +459,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "bundled_dir",
+    "check_address",
     "check_regular_file",
     "check_schema",
     "config_dir",
@@ -454,6 +467,7 @@ __all__ = [
     "count_image_tokens",
     "data_dir",
     "diff_words",
+    "download",
     "dump_json",
     "ensure_model",
     "escape_controls",

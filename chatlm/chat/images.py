@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,17 @@ from chatlm.errors import UsageError
 from chatlm.hub.disk import human_bytes
 from chatlm.store.blobs import MAX_IMAGE_BYTES
 from chatlm.text import one_line
-from chatlm.types.parts import Image
+from chatlm.types.messages import Message
+from chatlm.types.parts import Image, Part, Text
 
 if TYPE_CHECKING:
     import PIL.Image
 
 MAX_PIXELS = 64_000_000
 """Maximum pixels of an image; decoded it takes up to four bytes for each."""
+
+MAX_IMAGES = 20
+"""Maximum number of images of one message."""
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".heic", ".heif", ".avif"}
@@ -104,18 +111,17 @@ def read_image(content: bytes, name: str) -> PreparedImage:
             hint="Save or download it again.",
         ) from error
     lossy = source in _LOSSY_FORMATS and b"VP8L" not in content
-    encoded = _encode(pixels, lossy=lossy)
-    if len(encoded) > MAX_IMAGE_BYTES:
-        raise UsageError(
-            f"{shown} takes {human_bytes(len(encoded))} as a PNG file, more than "
-            f"{human_bytes(MAX_IMAGE_BYTES)}",
-            hint="Make it smaller, or save it as JPEG.",
-        )
-    sha256 = hashlib.sha256(encoded).hexdigest()
-    media_type = "image/jpeg" if lossy else "image/png"
-    return PreparedImage(
-        Image(media_type, pixels.width, pixels.height, sha256, name), encoded, tuple(notes)
-    )
+    return _finish(pixels, name, lossy=lossy, notes=notes)
+
+
+def prepare_pixels(pixels: PIL.Image.Image, name: str) -> PreparedImage:
+    """Return an image of pixels that did not come from a file, such as a rendered page.
+
+    Raises:
+        UsageError: it is too large.
+    """
+    _check_pixels(pixels.size, name or "The image")
+    return _finish(_to_rgb(pixels), name, lossy=False)
 
 
 def read_image_file(path: Path, name: str = "") -> PreparedImage:
@@ -131,14 +137,19 @@ def read_image_file(path: Path, name: str = "") -> PreparedImage:
     name = one_line(name or path.name, _MAX_NAME_WIDTH)
     try:
         check_regular_file(path)
-        with path.open("rb") as file:
-            content = file.read(MAX_IMAGE_BYTES + 1)
+        stat = path.stat()
+        return _read_version(path, stat.st_mtime_ns, stat.st_size, name)
     except FileNotFoundError as error:
         raise UsageError(f"{name} does not exist", hint="Check the path.") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{name} cannot be read: {why}") from error
-    return read_image(content, name)
+
+
+@lru_cache(maxsize=4)  # an image is read when it is counted, and again when it is sent
+def _read_version(path: Path, _modified: int, _size: int, name: str) -> PreparedImage:
+    with path.open("rb") as file:
+        return read_image(file.read(MAX_IMAGE_BYTES + 1), name)
 
 
 def is_image_file(path: Path) -> bool:
@@ -179,6 +190,56 @@ def sniff_format(begin: bytes) -> str | None:
     if begin.startswith(b"BM") and begin[6:10] == b"\0\0\0\0":
         return "BMP"
     return None
+
+
+def message_parts(
+    text: str, images: Sequence[PreparedImage], kept: Sequence[Image] = ()
+) -> tuple[Part, ...]:
+    """Return the parts of a message: each image once, then the text, as most models were trained.
+
+    Args:
+        text: of the message.
+        images: its new images.
+        kept: images that are stored already.
+    """
+    return (*dict.fromkeys((*kept, *(each.image for each in images))), Text(text))
+
+
+def kept_images(message: Message, text: str) -> list[Image]:
+    """Return the images of a message that stay when its text is replaced: all but those that the
+    old text names and the new one does not."""
+    return [
+        part
+        for part in message.parts
+        if isinstance(part, Image)
+        and not (part.name and part.name in message.text and part.name not in text)
+    ]
+
+
+def with_unsaved(
+    stored: Mapping[str, bytes], images: Sequence[PreparedImage]
+) -> Mapping[str, bytes]:
+    """Return the bytes of stored images and of those that are not stored yet, by hash."""
+    new = {each.image.sha256: each.content for each in images}
+    # a ChainMap reads a stored image only when it is asked for, and writes to the first map alone
+    return ChainMap(new, stored) if new else stored  # type: ignore[arg-type]
+
+
+def _finish(
+    pixels: PIL.Image.Image, name: str, *, lossy: bool, notes: Sequence[str] = ()
+) -> PreparedImage:
+    """Write RGB pixels to a file and describe it."""
+    encoded = _encode(pixels, lossy=lossy)
+    if len(encoded) > MAX_IMAGE_BYTES:
+        raise UsageError(
+            f"{name or 'The image'} takes {human_bytes(len(encoded))} as a PNG file, more than "
+            f"{human_bytes(MAX_IMAGE_BYTES)}",
+            hint="Make it smaller, or save it as JPEG.",
+        )
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    media_type = "image/jpeg" if lossy else "image/png"
+    image = Image(media_type, pixels.width, pixels.height, sha256, name)
+    return PreparedImage(image, encoded, tuple(notes))
 
 
 def _formats(content: bytes) -> tuple[str, ...]:
