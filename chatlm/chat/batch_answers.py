@@ -18,12 +18,8 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.chat.templates import render_chat_start
 from chatlm.chat.turn_runner import events_without_engine
-<<<<<<< HEAD
-from chatlm.errors import ChatlmError, ContextTooLong, EngineError, UsageError
-=======
 from chatlm.chat.vision import check_images
-from chatlm.errors import ChatlmError, ContextTooLong, EngineError
->>>>>>> main
+from chatlm.errors import ChatlmError, ContextTooLong, EngineError, UsageError
 from chatlm.types.engine import Batch, Engine, check_parts, thinking_problem
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady, TokenLogprob
 from chatlm.types.messages import PluginData, StopReason, Usage

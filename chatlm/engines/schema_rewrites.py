@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from chatlm.errors import UsageError
-from chatlm.types.schemas import Schema, all_values
+from chatlm.types.schemas import Schema
 
 FOLLOWED_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -39,8 +39,6 @@ _SINGLE = (
 _APPLIED = frozenset(("$ref", "allOf", "anyOf", "oneOf", "if"))
 """Keywords that may say more about an object than its own properties do."""
 
-_REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
-
 _TYPES = ("string", "number", "boolean", "null", "array", "object")
 
 
@@ -58,6 +56,17 @@ def followable(schema: Schema) -> dict[str, Any]:
 
 class _Undecided(Exception):
     """It is not known whether a value fits a schema."""
+
+
+def _check_nothing(validator: Any, keyword: Any, value: Any, schema: Schema) -> Iterator[Exception]:
+    raise _Undecided
+    yield
+
+
+def _misfit(message: str) -> Exception:
+    from jsonschema import ValidationError
+
+    return ValidationError(message)
 
 
 class _Rewriter:
@@ -142,7 +151,7 @@ class _Rewriter:
         """Return whether one of two schemas lists its values, and none of them fits the other."""
         for one, other in ((first, second), (second, first)):
             values = _values(one)
-            if values is not None and not self._matches_names(other):
+            if values is not None:
                 try:
                     validator = self._validator(other)
                     return not any(
@@ -157,37 +166,63 @@ class _Rewriter:
 
         kind = validators.validator_for(self._root, default=validators.Draft202012Validator)
         extend: Any = validators.extend  # untyped
-        kind = extend(kind, {"pattern": self._check_pattern})
+        checks = {
+            "pattern": self._check_pattern,
+            "patternProperties": self._check_matching_names,
+            "additionalProperties": self._check_other_names,
+            "unevaluatedProperties": _check_nothing,
+        }
+        kind = extend(kind, checks)
         shared = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
         return kind({**schema, **shared})
-
-    def _matches_names(self, schema: Any) -> bool:
-        """Return whether a schema may match names of properties with patterns, without a limit."""
-        keys = {key for each in all_values(schema) if isinstance(each, Mapping) for key in each}
-        if keys & _REFERENCES and schema is not self._root:
-            return self._matches_names(self._root)
-        return "patternProperties" in keys
 
     def _check_pattern(
         self, validator: Any, pattern: str, value: Any, schema: Schema
     ) -> Iterator[Exception]:
-        """Check a text as `pattern` says, but for a limited time: some take for ever."""
-        import regex  # which has a limit, unlike `re`, and lets other threads run
-        from jsonschema import ValidationError
+        if isinstance(value, str) and not self._matches(pattern, value):
+            yield _misfit("the pattern does not match")
 
-        if not isinstance(value, str):
+    def _check_matching_names(
+        self, validator: Any, patterns: Mapping[str, Any], value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        if isinstance(value, Mapping):
+            for pattern, inner in patterns.items():
+                for name, each in value.items():
+                    if self._matches(pattern, name):
+                        yield from validator.descend(each, inner, path=name, schema_path=pattern)
+
+    def _check_other_names(
+        self, validator: Any, allowed: Any, value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        if not isinstance(value, Mapping):
             return
+        for name, each in value.items():
+            if name in schema.get("properties", ()) or any(
+                self._matches(pattern, name) for pattern in schema.get("patternProperties", ())
+            ):
+                continue
+            if allowed is False:
+                yield _misfit("there is no such property")
+            else:
+                yield from validator.descend(each, allowed, path=name)
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        """Match as `re.search` does, but for a limited time: some patterns take for ever.
+
+        Raises:
+            _Undecided: the time is up, or the pattern is not valid.
+        """
+        import regex  # which has a limit, unlike `re`, and lets other threads run
+
         if self._pattern_seconds <= 0:
             raise _Undecided
         began = time.monotonic()
         try:
-            found = regex.search(pattern, value, timeout=self._pattern_seconds)
+            return regex.search(pattern, text, timeout=self._pattern_seconds) is not None
         except (regex.error, TimeoutError) as error:
             raise _Undecided from error
         finally:
             self._pattern_seconds -= time.monotonic() - began
-        if found is None:
-            yield ValidationError("the pattern does not match")
 
     def close_evaluated(self, out: dict[str, Any]) -> None:
         """Replace `unevaluatedProperties`: there are no others than those of `allOf` and `$ref`."""

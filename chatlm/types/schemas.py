@@ -117,7 +117,7 @@ def check_schema(schema: Any) -> None:
     if not isinstance(schema, Mapping):
         raise UsageError("a schema must be a JSON object")
     check_depth(schema)
-    if sum(isinstance(each, Mapping | list) for each in all_values(schema)) > MAX_SCHEMA_PARTS:
+    if sum(isinstance(each, Mapping | list) for each in _all_values(schema)) > MAX_SCHEMA_PARTS:
         raise UsageError(f"the schema has more than {MAX_SCHEMA_PARTS:,} objects and lists")
     from jsonschema import exceptions, validators  # takes 60 ms
 
@@ -168,7 +168,7 @@ def _check_length(what: str, text: str) -> None:
         )
 
 
-def all_values(value: Any) -> Iterator[Any]:
+def _all_values(value: Any) -> Iterator[Any]:
     """Yield a value and all within it, without recursion."""
     waiting = [value]
     while waiting:
