@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from chatlm.chat.context_usage import builtin_system_tokens
+from chatlm.chat.context_usage import builtin_system_tokens, count_tool_tokens
 from chatlm.chat.model_list import (
     PluginModels,
     check_fits,
@@ -83,15 +83,18 @@ class SettingsActions:
                     hint="/tools alone lists them.",
                 )
         plugins = TurnPlugins(services.plugins, chat.disabled_plugins)
-        state, note = services.engine_state, ""
-        if isinstance(state, Ready) and "tool_call" not in state.info.accepts:
-            note = f"{one_line(state.info.model, 60)} cannot call tools."
+        engine, note, count_tokens = services.engine.engine, "", None
+        if engine is not None and "tool_call" in engine.info.accepts:
+            count_tokens = partial(count_tool_tokens, engine)
+        elif engine is not None:
+            note = f"{one_line(engine.info.model, 60)} cannot call tools."
         self._chat.view.app.push_screen(
             ToolsScreen(
                 lambda: find_tools(plugins),
                 ToolOptions(services.config.tools),
                 chat,
                 self._chat.edits.set_tools,
+                count_tokens,
                 note,
             )
         )
