@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from chatlm.chat.deletion import open_memory_store
 from chatlm.chat.reply_writer import ReplyWriter
@@ -90,6 +90,11 @@ class LiveReply:
         self.loop = loop
         self.reply = reply
         """The reply with all whole steps so far."""
+
+    @property
+    def images(self) -> Mapping[str, bytes]:
+        """The bytes of the images that the tools returned, by hash."""
+        return self._store.images
 
     def writer(self) -> ReplyWriter:
         """Return the writer of the next step."""

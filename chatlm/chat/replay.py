@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -142,6 +143,7 @@ def replay(
         tools=made_by.tools,
         tool_choice="auto" if recorded else made_by.tool_choice,
         parallel_tool_calls=made_by.parallel_tool_calls,
+        images=store.images,
     )
     steps = [
         (
@@ -286,6 +288,11 @@ def _replay_live(
         opening = opening[:-1]
     notes = [f"tool {name}: not there any longer" for name in live.missing(request.tools)]
     with closing(live.begin(request, prefix)) as running:
+        images: Mapping[str, bytes] = ChainMap(
+            {},
+            running.images,  # type: ignore[arg-type]  # only the first is changed
+            request.images,  # type: ignore[arg-type]
+        )
         while True:
             is_last = len(running.reply.steps) >= len(original)
             writer = running.writer()
@@ -300,7 +307,9 @@ def _replay_live(
                 notes.append(f"limit: {limit} with tools")
                 break
             messages = (*opening, *running.loop.messages(0))
-            request = dataclasses.replace(request, messages=messages, tool_choice="auto")
+            request = dataclasses.replace(
+                request, messages=messages, tool_choice="auto", images=images
+            )
         now = _steps_with_parts(running.reply)
     for number, (step, again) in enumerate(zip_longest(original, now, fillvalue=ReplyStep()), 1):
         calls = [part for part in again.parts if isinstance(part, ToolCall)]

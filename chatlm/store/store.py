@@ -29,7 +29,7 @@ from chatlm.store.rows import (
     short_title,
     utf8_safe,
 )
-from chatlm.store.search import ChatSearchHit, search
+from chatlm.store.search import ChatSearchHit, SearchedPart, search
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
@@ -41,7 +41,6 @@ from chatlm.types.messages import (
     Reply,
     ReplyStep,
     StopReason,
-    StreamedPart,
     Turn,
     Usage,
     utc_now,
@@ -394,6 +393,11 @@ class Store:
         """Return the bytes of an image; a StoreError if they are missing or damaged."""
         return self._blobs.read(sha256)
 
+    @property
+    def images(self) -> Mapping[str, bytes]:
+        """The bytes of all images by hash, each read when it is asked for, see `Request.images`."""
+        return self._blobs
+
     def has_blob(self, sha256: str) -> bool:
         """Return whether the bytes of an image exist, without reading them."""
         return sha256 in self._blobs
@@ -415,7 +419,7 @@ class Store:
             writes.replace_draft(db, conversation_id, text)
 
     def search(
-        self, query: str, limit: int = 50, *, part: StreamedPart = "text"
+        self, query: str, limit: int = 50, *, part: SearchedPart = "text"
     ) -> list[ChatSearchHit]:
         """Find the titles, messages and replies that contain every word of `query`.
 
@@ -425,7 +429,8 @@ class Store:
         Args:
             query: the words.
             limit: maximum number of hits.
-            part: `reasoning` searches the reasoning of replies, and nothing else.
+            part: `reasoning` searches the reasoning of replies, and nothing else; `tools` searches
+                calls of tools and their results.
         """
         with self._database.read_transaction() as db:
             return search(db, utf8_safe(query), limit, part)

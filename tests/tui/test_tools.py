@@ -191,14 +191,8 @@ async def test_allow_in_this_chat_is_stored_and_shown_by_the_panel() -> None:
         assert store.header(chat_id).tools == ChatTools(True, allow=("shell",))
         await run(pilot, "tools")
         panel = await card(pilot, ToolsScreen)
-        await until(
-            pilot,
-            lambda: (
-                "allow shell, a rule of this chat" in "".join(panel._set.rules_about(panel._tools["shell"]))
-                if panel._tools
-                else False
-            ),
-        )
+        await until(pilot, lambda: panel._tools)
+        assert "allow shell, a rule of this chat" in panel._set.rules_about(panel._tools["shell"])
         await pilot.press("r", "escape")
         await idle(pilot)
         assert chat_of(pilot).conversation.tools == ChatTools()

@@ -72,7 +72,7 @@ class InspectActions:
 
     def show_context(self) -> None:
         """Open the context screen."""
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         session = self._create_session()
 
         def ledger() -> ContextBreakdown:
@@ -115,6 +115,7 @@ class InspectActions:
             tools=made.tools,
             tool_choice=made.tool_choice,
             parallel_tool_calls=made.parallel_tool_calls,
+            images=store.images,
         )
 
         def read() -> PromptXray:
@@ -135,16 +136,16 @@ class InspectActions:
         title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
-            text = message.read()
-            seen = session.preview(text)
-            words = turns[-1].display_text if again else text
+            whole = message.read()
+            seen = session.preview(whole.text, images=whole.images)
+            words = turns[-1].display_text if again else whole.text
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def summarise_turn(self, turn: Turn) -> None:
         """Let the model summarise a turn, and use the summary in its place."""
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         session = self._create_session()
 
         def leave(_: None) -> None:
@@ -161,7 +162,7 @@ class InspectActions:
             model: another model; empty for the loaded one.
             live: whether its tools run again.
         """
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         store, plugins = self._chat.store, self._services.plugins
         chat, options = self._chat.conversation, ToolOptions(self._services.config.tools)
 
@@ -190,7 +191,7 @@ class InspectActions:
                 yield from run(engine)
 
         self._chat.view.app.push_screen(
-            ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
+            ReplayScreen(reply.text, again), lambda _: self._chat.turns.resume_read_ahead()
         )
 
     def _redraw(self, turn_id: int | None = None) -> None:
