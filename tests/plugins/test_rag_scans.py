@@ -41,7 +41,7 @@ def scanned_pdf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ocr.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
 
 def test_text_in_an_image_is_attached_and_indexed(scan: Path) -> None:
