@@ -23,7 +23,7 @@ from chatlm.hub.catalogue import (
 )
 from chatlm.hub.checksums import FileRecord, record_file
 from chatlm.hub.gguf.file import split_paths, split_stem
-from chatlm.hub.gguf_choices import normalize_quantization
+from chatlm.hub.gguf_choices import normalize_quantization, shorten_stem
 from chatlm.hub.model_folder import (
     MANIFEST_FILE,
     ModelManifest,
@@ -227,7 +227,7 @@ def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
     revision = hub_id["revision"] or (None if revision == "main" else revision)
     quantization = hub_id["quantization"] or ""
     if file.lower().endswith(".gguf"):
-        quantization = split_stem(Path(file))
+        quantization = shorten_stem(repository, split_stem(Path(file)))
     if quantization and quantization != "latest":
         return HubGgufTarget(repository, revision, normalize_quantization(quantization))
     plain = HubTarget(repository, revision)
@@ -238,11 +238,7 @@ def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
             if (
                 here
                 and here["quantization"]
-                and (here["repository"], here["revision"])
-                == (
-                    repository,
-                    revision,
-                )
+                and (here["repository"], here["revision"]) == (repository, revision)
             ):
                 return HubGgufTarget(repository, revision, here["quantization"])
     return plain

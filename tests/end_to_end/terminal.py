@@ -27,12 +27,13 @@ class Terminal:
     """chatlm in a pseudo-terminal, and its screen.
 
     A fork of a process in which slow imports are done, unless it is to be `fresh`. The user is no
-    newcomer, who would be asked which model to download, unless `newcomer` says so.
+    newcomer, who would be asked which model to download, unless `newcomer` says so. Without a
+    `home`, chatlm finds its folders below HOME.
     """
 
     def __init__(
         self,
-        home: Path,
+        home: Path | None,
         *arguments: str,
         columns: int = 110,
         lines: int = 30,
@@ -40,12 +41,12 @@ class Terminal:
         fresh: bool = False,
         newcomer: bool = False,
     ) -> None:
-        if not newcomer:
+        if home is not None and not newcomer:
             home.mkdir(parents=True, exist_ok=True)
             (home / "first-start.json").write_text('{"format": 1, "choice": ""}')
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
-        environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
+        environment = {**os.environ, "CHATLM_HOME": str(home or ""), "TERM": "xterm-256color"}
         environment["PYTHONFAULTHANDLER"] = "1"
         for size in ("COLUMNS", "LINES"):  # they would go before the terminal's own
             environment.pop(size, None)
