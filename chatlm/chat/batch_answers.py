@@ -18,6 +18,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.chat.templates import render_chat_start
 from chatlm.chat.turn_runner import events_without_engine
+from chatlm.chat.vision import check_images
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError
 from chatlm.types.engine import Batch, Engine, check_parts, thinking_problem
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady, TokenLogprob
@@ -226,6 +227,7 @@ class BatchRun:
                 answer.add(event)
             if request.reply_complete:
                 return None
+            check_images((part for each in request.messages for part in each.parts), engine.info)
             check_parts(request, engine.info)
             return batch.add(request)
         except ChatlmError as error:

@@ -132,6 +132,7 @@ def replay(
         tools=made_by.tools,
         tool_choice="auto" if recorded else made_by.tool_choice,
         parallel_tool_calls=made_by.parallel_tool_calls,
+        images=store.images,
     )
     offers = plugins or NoOffers()
     steps = [

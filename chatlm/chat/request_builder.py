@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from chatlm.chat.untrusted_text import mark_messages
@@ -35,6 +35,7 @@ def build_request(
     regenerate: bool = False,
     tools: Sequence[ToolDefinition] = (),
     tool_choice: str = "auto",
+    images: Mapping[str, bytes] | None = None,
 ) -> Request:
     """Build the request for a turn.
 
@@ -54,6 +55,7 @@ def build_request(
             repeat it, so it samples, unless the user set the temperature.
         tools: what the model may call; then text from outside is marked as data.
         tool_choice: as `Request.tool_choice`.
+        images: as `Request.images`; None for none.
 
     Returns:
         every setting is set, except the seed and what the engine's defaults leave open.
@@ -73,6 +75,7 @@ def build_request(
             logprobs=logprobs,
             tools=tuple(tools),
             tool_choice=tool_choice if tools else "auto",
+            images=images or {},
         ),
         conversation=conversation,
         turn=turn,
@@ -108,7 +111,7 @@ def retrieve_passages(
     conversation: Conversation, turn: Turn, plugins: TurnPlugins
 ) -> list[Passage]:
     """Let all plugins retrieve passages for what the user typed."""
-    asked = Message("user", turn.display_text)
+    asked = turn.user.with_text(turn.display_text)
     passages: list[Passage] = plugins.call_hook(
         "retrieve_passages", conversation=conversation, message=asked
     )

@@ -15,6 +15,7 @@ from chatlm.chat.reply_methods import CollectsOffers, stream_request
 from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.chat.tool_loop import ToolLoop, retrieved_only
 from chatlm.chat.tool_set import ToolOptions, ToolSet, check_names, find_tools
+from chatlm.chat.vision import check_images
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
@@ -163,6 +164,7 @@ class TurnRunner:
             regenerate=regenerate,
             tools=tools.definitions,
             tool_choice=tools.options.choice,
+            images=self.store.images,
         )
         cache_folder = self.store.cache_folder(conversation.id)
         request = dataclasses.replace(request, cache_folder=cache_folder)
@@ -408,6 +410,7 @@ def reply_events(
     """
     yield from events_without_engine(request, engine, continued=continued)
     if not request.reply_complete:
+        check_images((part for each in request.messages for part in each.parts), engine.info)
         check_parts(request, engine.info)
         yield from stream_request(engine, request, plugins)
 

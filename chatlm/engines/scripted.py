@@ -44,6 +44,7 @@ class ScriptedEngine:
         context: limit of prompt and reply together, in tokens.
         thinks: as `EngineInfo.thinks`.
         thinking_levels: as `EngineInfo.thinking_levels`.
+        images: whether it accepts images, as if it looked at them.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ScriptedEngine:
         context: int = 4096,
         thinks: bool | None = None,
         thinking_levels: Collection[Thinking] = (),
+        images: bool = False,
     ) -> None:
         self.requests: list[Request] = []
         """Every request streamed, for assertions."""
@@ -72,13 +74,17 @@ class ScriptedEngine:
             default_sampling=DEFAULT_SAMPLING,
             thinks=thinks,
             thinking_levels=tuple(thinking_levels),
-            accepts=frozenset({"text", "tool_call", "tool_result"}),
+            accepts=frozenset({"text", "tool_call", "tool_result", *(["image"] if images else [])}),
         )
 
     @property
     def vocabulary(self) -> list[str]:
         """The words of all prompts and replies so far; a word's place is its token id."""
         return list(self._ids)
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Count one token for each 32×32 pixels of an image."""
+        return -(-width // 32) * -(-height // 32)
 
     def queue(self, *replies: ScriptedReply) -> None:
         """Append replies to the script."""

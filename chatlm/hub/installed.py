@@ -44,6 +44,7 @@ from chatlm.hub.names import (
 from chatlm.hub.other_programs import StoredModel, find_stored_model, list_stored_models
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
+from chatlm.hub.vision import reads_images
 from chatlm.hub.weights import parameters_by_type
 from chatlm.types.engine import ModelListing
 from chatlm.types.sampling import Sampling
@@ -308,6 +309,7 @@ def describe_model(name: str) -> ModelDetails:
         pulled_at=None,
         parameters=parameters,
         dtypes=dtypes,
+        abilities=_image_ability(location.folder),
         sampling=_folder_sampling(location.folder),
     )
 
@@ -442,7 +444,7 @@ def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
         pulled_at=manifest.pulled_at,
         parameters=parameters,
         dtypes=dtypes,
-        abilities=entry.abilities if entry else (),
+        abilities=(*(entry.abilities if entry else ()), *_image_ability(folder)),
         sampling=sampling.with_fallback(_folder_sampling(folder)),
         warning=template_warning(folder) or "",
         aliases=entry.aliases if entry else (),
@@ -487,6 +489,10 @@ def _stored_details(model: StoredModel) -> ModelDetails:
         parameters=None,
         dtypes=(),
     )
+
+
+def _image_ability(folder: Path) -> tuple[str, ...]:
+    return ("images",) if reads_images(folder) else ()
 
 
 def _folder_sampling(folder: Path) -> Sampling:

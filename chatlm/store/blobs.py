@@ -7,7 +7,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from chatlm.errors import StoreError
@@ -28,8 +28,8 @@ _PARTIAL_PREFIX = ".part-"
 _HASH = re.compile(r'"sha256": ?"([0-9a-f]{64})"')
 
 
-class Blobs:
-    """The bytes of a store's images. Callers that add or remove hold the write lock of its
+class Blobs(Mapping[str, bytes]):
+    """The bytes of a store's images by hash. Callers that add or remove hold the write lock of its
     database, so that no blob is removed between its writing and the message that refers to it.
 
     Args:
@@ -93,10 +93,27 @@ class Blobs:
             )
         return content
 
-    def __contains__(self, sha256: str) -> bool:
+    def __getitem__(self, sha256: str) -> bytes:
+        if sha256 not in self:
+            raise KeyError(sha256)
+        return self.read(sha256)
+
+    def __contains__(self, sha256: object) -> bool:
+        if not isinstance(sha256, str) or not _NAME.fullmatch(sha256):
+            return False
         if self._folder is None:
             return sha256 in self._in_memory
         return (self._folder / sha256).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        if self._folder is None:
+            return iter([*self._in_memory])
+        if not self._folder.is_dir():
+            return iter(())
+        return (path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
     def is_empty(self) -> bool:
         """Return whether there is nothing that could be removed."""

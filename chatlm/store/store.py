@@ -394,6 +394,11 @@ class Store:
         """Return the bytes of an image; a StoreError if they are missing or damaged."""
         return self._blobs.read(sha256)
 
+    @property
+    def images(self) -> Mapping[str, bytes]:
+        """The bytes of all images by hash, each read when it is asked for, see `Request.images`."""
+        return self._blobs
+
     def has_blob(self, sha256: str) -> bool:
         """Return whether the bytes of an image exist, without reading them."""
         return sha256 in self._blobs

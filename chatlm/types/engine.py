@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from chatlm.errors import UsageError
 from chatlm.text import one_line
@@ -98,8 +98,11 @@ def check_parts(request: Request, info: EngineInfo) -> None:
     for message in request.messages:
         for part in message.parts:
             if part.type != "reasoning" and part.type not in info.accepts:
+                what = (
+                    "images" if part.type == "image" else f"message parts of the type {part.type}"
+                )
                 raise UsageError(
-                    f"The model {info.model} does not accept message parts of the type {part.type}",
+                    f"The model {info.model} does not accept {what}",
                     hint="Choose a model that does, or start a new chat without it.",
                 )
 
@@ -200,6 +203,40 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the model's memory."""
         ...
+
+
+@runtime_checkable
+class ImageEngine(Engine, Protocol):
+    """An engine that knows how many tokens images take; it reads them if `info.accepts` has
+    `image`."""
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Count the tokens of an image in a prompt, in microseconds.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+
+        Raises:
+            UsageError: the model does not read images.
+        """
+        ...
+
+
+def count_image_tokens(engine: Engine, width: int, height: int) -> int | None:
+    """Count the tokens that an image takes in a prompt.
+
+    Args:
+        engine: of the model.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        None where the model does not read images, or only its server knows.
+    """
+    if "image" not in engine.info.accepts or not isinstance(engine, ImageEngine):
+        return None
+    return engine.image_tokens(width, height)
 
 
 EngineOpener = Callable[[str], Engine]

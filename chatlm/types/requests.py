@@ -13,6 +13,7 @@ from chatlm.errors import UsageError
 from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
+from chatlm.types.parts import Image
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import Grammar, Schema, check_depth, parse_grammar, parse_schema
 
@@ -109,6 +110,25 @@ class Request:
     cache_folder: Path | None = field(default=None, compare=False, repr=False)
     """Where the engine may keep the KV cache of the chat, so that it opens at once; None where
     nothing of it may be written. It never changes a result."""
+    images: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """Bytes of the messages' images, as files, by SHA-256 in hex; such as `Store.images`, which
+    reads each from the disk when it is asked for."""
+
+    def image_bytes(self, image: Image) -> bytes:
+        """Return the bytes of an image of the messages.
+
+        Raises:
+            UsageError: `images` does not have them.
+            StoreError: they cannot be read.
+        """
+        try:
+            return self.images[image.sha256]
+        except KeyError:
+            raise UsageError(
+                f"The bytes of the image {one_line(image.name, 60) or image.sha256[:12]} are not "
+                "here",
+                hint="Attach the image again.",
+            ) from None
 
     @property
     def schema(self) -> Schema | None:
