@@ -31,7 +31,7 @@ from chatlm.hub.model_folder import (
     model_folder_name,
     read_manifest,
 )
-from chatlm.hub.other_programs import find_stored_model
+from chatlm.hub.other_programs import find_stored_model, list_stored_models
 
 _HUB_ID = re.compile(
     r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(:(?P<quantization>\w[\w.-]*))?(@(?P<revision>\w[\w./-]*))?",
@@ -326,6 +326,8 @@ def _suggest_names(name: str) -> str:
     if found and found[0].gguf:
         return unknown_quantization(found[0], name.rpartition("-")[2]).hint
     near = close_names(name)
+    if typed.startswith(("ollama:", "lmstudio:")):
+        near = difflib.get_close_matches(name, [each.name for each in list_stored_models()])
     near += [n for n in difflib.get_close_matches(typed, known_names(), 3, 0.4) if n not in near]
     lines = []
     service = next((where for start, where in _SERVICES.items() if typed.startswith(start)), "")

@@ -134,7 +134,9 @@ async def test_any_other_model_can_be_typed() -> None:
         await until(pilot, lambda: host.given == ["org/here"])
 
 
-async def test_a_model_that_was_named_is_asked_about_at_once_and_still_when_its_fit_is_known() -> None:
+async def test_a_model_that_was_named_is_asked_about_at_once_and_still_when_its_fit_is_known() -> (
+    None
+):
     answered = threading.Event()
 
     def ask() -> PluginModels:

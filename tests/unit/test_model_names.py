@@ -164,6 +164,9 @@ def test_models_of_ollama_and_lm_studio_are_used_from_their_files(
     listed = [each.name for each in installed.list_known_models() if ":" in each.name]
     stored = [name for name in listed if name.startswith(("ollama:", "lmstudio:"))]
     assert stored == ["lmstudio:org/tiny-GGUF:Q4_K_M", "ollama:tiny:latest"]
+    with pytest.raises(ModelError) as error:
+        names.resolve_name("lmstudio:org/tiny-GGUF/tiny-Q4_K_M")
+    assert "Did you mean lmstudio:org/tiny-GGUF:Q4_K_M?" in str(error.value.hint)
     target = names.resolve_name("ollama:tiny")
     assert isinstance(target, GgufTarget)
     location = pull.ensure_model("ollama:tiny")

@@ -22,6 +22,7 @@ from chatlm.hub.installed import ModelDetails
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput
+from chatlm.tui.widgets.pick_list import PickList
 from chatlm.tui.workers import single_value
 
 if TYPE_CHECKING:
@@ -77,19 +78,7 @@ class ModelScreen(Card[str | None]):
         & > .card { width: 132; height: 30; }
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
         & #columns { height: 1; color: $text-muted; text-style: underline; text-wrap: nowrap; }
-        & OptionList {
-            height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
-            }
-        }
+        & PickList { height: 1fr; }
         & #plugins { height: auto; max-height: 6; color: $text-muted; }
         & #plugins.-failed { color: $text-error; }
         & #question { display: none; height: auto; color: $text-warning; }
@@ -136,8 +125,7 @@ class ModelScreen(Card[str | None]):
             placeholder="Filter, or enter a hub id such as org/name, or a path",
             compact=True,
         )
-        models = OptionList(markup=False)
-        models.can_focus = False
+        models = PickList(markup=False)
         yield Static(COLUMN_TITLES, id="columns")
         yield models
         yield Static("Asking plugins for their models …", id="plugins")
@@ -165,7 +153,7 @@ class ModelScreen(Card[str | None]):
         for choice in choices:
             self._fits[choice.name] = choice.fit
             self._files[choice.name] = choice
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         models.set_options([Option(_file_row(each), id=each.name) for each in choices])
         good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
         models.highlighted = good[len(good) // 2] if good else 0
@@ -185,7 +173,7 @@ class ModelScreen(Card[str | None]):
         line.set_class(bool(faults), "-failed")
         line.update(Content("\n".join(faults)))
         if event.answer.models or event.answer.fits:
-            highlighted = self.query_one(OptionList).highlighted_option
+            highlighted = self.query_one(PickList).highlighted_option
             candidate, question = self._download_candidate, self._question
             chosen = highlighted.id if highlighted is not None else None
             self._update_list(self.query_one(Input).value.strip(), chosen or "")
@@ -193,11 +181,7 @@ class ModelScreen(Card[str | None]):
 
     def action_move(self, step: int) -> None:
         """Move in the list while typing."""
-        models = self.query_one(OptionList)
-        if step > 0:
-            models.action_cursor_down()
-        else:
-            models.action_cursor_up()
+        self.query_one(PickList).move(step)
 
     def action_leave(self) -> None:
         """Cancel the question, or close."""
@@ -228,7 +212,7 @@ class ModelScreen(Card[str | None]):
         self._choose_highlighted()
 
     def _choose_highlighted(self) -> None:
-        option = self.query_one(OptionList).highlighted_option
+        option = self.query_one(PickList).highlighted_option
         if option is None or option.id is None or self.working:
             return
         name = option.id
@@ -274,7 +258,7 @@ class ModelScreen(Card[str | None]):
             options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
         if not found:
             options.append(Option(Content(NO_MODEL), disabled=True))
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         models.set_options(options)
         names = [option.id for option in options]
         wanted = (highlight, query if query in self._models else "", self._current)
