@@ -128,8 +128,9 @@ def _check_target(name: str, target: ModelTarget, anyway: bool) -> str:
             if config is not None:
                 with _checker() as checker:
                     size = found.safetensors_bytes
-                    if fit := checker.check_repository(target.name, config, size):
-                        _say_fit(target.name, fit, size, checker, anyway)
+                    whole = checker.check_repository(target.name, config, size)
+                    if whole is not None:
+                        _say_fit(target.name, whole, size, checker, anyway)
             if found.has_safetensors or not found.ggufs:
                 return name
             _, choices = file_choices(name)

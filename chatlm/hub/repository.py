@@ -92,7 +92,8 @@ def read_hub_config(found: Repository) -> dict[str, Any] | None:
         ModelError: the hub does not answer, or it is no config.json.
     """
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
     if not found.safetensors_bytes or "config.json" not in found.sizes:
         return None
