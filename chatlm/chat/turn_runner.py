@@ -429,7 +429,7 @@ def events_without_engine(
     if not continued and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", usage)
     if request.reply_complete:
-        yield Finished(StopReason.END, usage)
+        yield Finished(request.reply_stop_reason, usage)
 
 
 def _count_reply(request: Request, engine: Engine) -> Usage:
