@@ -288,7 +288,7 @@ def _not_an_image(content: bytes, shown: str) -> UsageError:
     """Return the error for a file that no reader knows, which says what it is if that is plain."""
     begin = content[:SNIFFED_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     found = sniff_format(content[:SNIFFED_BYTES])
-    if found == "HEIF":
+    if found == "HEIF" and not _register_heif():
         return UsageError(
             f"{shown} is a HEIC file, and the package that reads them is not installed",
             hint='Install it with pip install "chatlm[heic]", or save the image as JPEG.',
