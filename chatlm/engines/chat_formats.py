@@ -20,7 +20,7 @@ from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tool_call_syntax import Malformed, WrittenCall, write_json_list
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -90,6 +90,8 @@ class Span:
     """Type of the message's part that it belongs to."""
     token: str = ""
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
+    number: int | None = None
+    """Of a placeholder of an image: its number, see `chatlm.engines.image_ids`."""
 
 
 CallForm = Literal["object", "text", "content"]
@@ -97,7 +99,10 @@ CallForm = Literal["object", "text", "content"]
 or as JSON text, or within the content."""
 
 
-_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
+_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type, Image.type)
+
+_IMAGE_MARKER = "\ufffc"
+"""Stands for an image within a content; its origin tells it from the same character of a text."""
 
 
 def _origin(index: int, part: str) -> int:
@@ -158,8 +163,10 @@ def template_messages(
             chat += [_result_message(values, part, index, ids) for index, part in results]
             continue
         made = [(index, part) for index, part in own if isinstance(part, ToolCall)]
-        texts = [(index, messages[index].text) for index in group]
-        values["content"] = _join([(i, text) for i, text in texts if text] if made else texts)
+        contents = [_content(index, messages[index]) for index in group]
+        values["content"] = TrackedText("\n\n").join(
+            [content for content in contents if content] if made else contents
+        )
         thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
         if any(text for _, text in thoughts):
             values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
@@ -258,6 +265,90 @@ def without_thoughts_before_calls(messages: Iterable[Message]) -> list[Message]:
         else message
         for message in messages
     ]
+
+
+def _content(index: int, message: Message) -> TrackedText:
+    """Return the text of a message, with a marker in place of each image."""
+    return concat(
+        TrackedText(part.text, _origin(index, part.type))
+        if isinstance(part, Text)
+        else TrackedText(_IMAGE_MARKER, _origin(index, part.type))
+        for part in message.parts
+        if isinstance(part, Text | Image)
+    )
+
+
+def with_content_lists(
+    chat: Iterable[Mapping[str, Any]], *, only_with_images: bool
+) -> list[dict[str, Any]]:
+    """Make the contents of a template's messages lists of texts and images.
+
+    Args:
+        chat: as `template_messages` returns them.
+        only_with_images: whether contents without an image stay texts.
+    """
+    changed: list[dict[str, Any]] = []
+    for values in chat:
+        content = values["content"]
+        pieces = _pieces(content)
+        has_images = any(is_image for _, is_image in pieces)
+        if only_with_images and not has_images:
+            changed.append(dict(values))
+            continue
+        items = [
+            {"type": TrackedText("image", TEMPLATE)}
+            if is_image
+            else {"type": TrackedText("text", TEMPLATE), "text": text}
+            for text, is_image in pieces
+        ]
+        changed.append({**values, "content": items})
+    return changed
+
+
+def _pieces(content: str) -> list[tuple[str, bool]]:
+    """Split a content at the markers of images; return each piece and whether it is one.
+
+    White space around images that joins messages is left out.
+    """
+    pieces: list[tuple[str, bool]] = []
+    start = 0
+    image = _PARTS.index(Image.type)
+    for place, origin in enumerate(origins_of(content)):
+        if origin >= 0 and origin % len(_PARTS) == image:
+            pieces += [(content[start:place], False), (content[place : place + 1], True)]
+            start = place + 1
+    pieces.append((content[start:], False))
+    return [piece for piece in pieces if piece[0]] or [(content, False)]
+
+
+def insert_images(
+    spans: Iterable[Span],
+    images: Sequence[tuple[int, Sequence[Span]]],
+    placeholder: str,
+) -> list[Span]:
+    """Replace the placeholders of images by the tokens of each.
+
+    Args:
+        spans: of a rendered prompt.
+        images: the index of the message of each, and its spans.
+        placeholder: text of the token.
+
+    Raises:
+        ValueError: there are not as many placeholders as images.
+    """
+    out: list[Span] = []
+    rest = list(images)
+    for span in spans:
+        if not span.control or span.token != placeholder:
+            out.append(span)
+            continue
+        if not rest:
+            raise ValueError("more placeholders than images")
+        index, own = rest.pop(0)
+        out += [replace(each, message_index=index, part=Image.type) for each in own]
+    if rest:
+        raise ValueError(f"{len(rest)} images without a placeholder")
+    return out
 
 
 def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:

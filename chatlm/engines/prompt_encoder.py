@@ -23,6 +23,8 @@ from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.fill_in_middle import find_gap_format
+from chatlm.engines.image_ids import image_ids
+from chatlm.engines.model import ImageReader
 from chatlm.engines.model_families import (
     GENERIC_CALLS,
     ModelFamily,
@@ -35,7 +37,7 @@ from chatlm.engines.reply_parser import ReplyParser
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 from chatlm.types.requests import PromptToken, ToolDefinition
 from chatlm.types.sampling import Thinking
 
@@ -66,13 +68,18 @@ class PromptEncoder:
         tokenizer: a fast tokenizer.
         prompt_format: one of `PROMPT_FORMATS`; auto takes the model's template, or else ChatML.
         eos_token_ids: ids that end a reply, from the generation config.
+        images: of a model that reads images.
 
     Raises:
         ModelError: the model cannot be used with the format.
     """
 
     def __init__(
-        self, tokenizer: ChatTokenizer, prompt_format: str, eos_token_ids: Iterable[int]
+        self,
+        tokenizer: ChatTokenizer,
+        prompt_format: str,
+        eos_token_ids: Iterable[int],
+        images: ImageReader | None = None,
     ) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
@@ -81,6 +88,9 @@ class PromptEncoder:
             )
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
+        self._images = images
+        self._image_spans = lru_cache(256)(self._make_image_spans)
+        self._wants_lists = False
         self.notes: list[str] = []
         self._variables: dict[str, Any] = {}
         self._tools: tuple[ToolDefinition, ...] = ()
@@ -100,6 +110,8 @@ class PromptEncoder:
         """How the model marks its thoughts and writes tool calls."""
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
+        if images is not None and self.format == "template":
+            self._wants_lists = not self._takes_texts()
         self._tool_template = self._choose_tool_template()
         if self._tool_template is None and self.format != "raw":
             self.family = replace(self.family, tool_calls=GENERIC_CALLS)
@@ -116,7 +128,8 @@ class PromptEncoder:
         specials = {token.content for token in added if token.special}
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
-        self._guard((specials | ends | self._find_written_tokens()) & possible)
+        written = self._find_written_tokens() | self._find_image_tokens()
+        self._guard((specials | ends | written) & possible)
         self.thinking_levels = thinking_levels(self._template.inputs)
         """The values of `Sampling.thinking` that the template follows."""
         self._note_unknown_reasoning()
@@ -238,7 +251,8 @@ class PromptEncoder:
         ]
 
     def _compile_model_templates(self) -> dict[str, ChatTemplate]:
-        sources = self._tokenizer.chat_template or {}
+        own = self._images.chat_template if self._images else None
+        sources = own or self._tokenizer.chat_template or {}
         if isinstance(sources, str):
             sources = {"default": sources}
         return {name: self._compile(source) for name, source in sources.items()}
@@ -301,12 +315,83 @@ class PromptEncoder:
         if form.write is not None and "tool_calls" not in self._tool_template.source:
             return "content"
         groups = chat_formats.group_by_role(_PROBE_CALL)
-        chat = chat_formats.template_messages(_PROBE_CALL, groups, form)
+        chat = self._template_messages(_PROBE_CALL, groups)
         try:
             text = self._tool_template.render(chat, **self._tool_variables([_PROBE_TOOL]))
         except (jinja2.TemplateError, ModelError):
             return "text"
         return "text" if "{'k': 'v'}" in text else "object"  # as Python writes an object
+
+    @property
+    def placeholder_id(self) -> int:
+        """The id of the tokens in whose place the model reads an image; -1 if it reads none."""
+        return -1 if self._images is None else self._images.feature_id
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether prompts may have images."""
+        return self._images is not None and self.format == "template"
+
+    def _takes_texts(self) -> bool:
+        """Whether the template takes contents that are texts, not lists of texts and images."""
+        texts = [("system", "first text"), ("user", "second text"), ("assistant", "third text")]
+        for chosen in (texts, texts[1:]):
+            messages = [Message(role, text) for role, text in chosen]
+            chat = chat_formats.template_messages(messages, chat_formats.group_by_role(messages))
+            with suppress(jinja2.TemplateError, ModelError):
+                shown = self._template.render(chat)
+                return all(text in shown for _, text in chosen)
+        return False
+
+    def _template_messages(
+        self,
+        messages: Sequence[Message],
+        groups: Sequence[MessageGroup],
+        call_form: CallForm = "object",
+    ) -> list[dict[str, Any]]:
+        """Return the messages as the template wants them, without tools that it does not know."""
+        return self._as_lists(
+            chat_formats.template_messages(messages, groups, self.family.tool_calls, call_form)
+        )
+
+    def _as_lists(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self.reads_images:
+            return chat
+        return chat_formats.with_content_lists(chat, only_with_images=not self._wants_lists)
+
+    def _find_image_tokens(self) -> set[str]:
+        """Return the tokens of images, which no text may become."""
+        if self._images is None:
+            return set()
+        texts = self._images.placeholder, self._images.expand(512, 384)
+        return {token for text in texts for token in self._token_pattern.findall(text)}
+
+    def _make_image_spans(self, width: int, height: int) -> tuple[Span, ...]:
+        assert self._images is not None
+        text = self._images.expand(width, height)
+        return tuple(chat_formats.split_control_tokens(text, self._token_pattern))
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Count the tokens of an image.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+        """
+        runs = chat_formats.span_runs(self._image_spans(width, height))
+        return sum(len(self.encode_run(run).ids) for run in runs)
+
+    def _spans_of(self, image: Image) -> list[Span]:
+        """Return the spans that replace the placeholder of an image, numbered by its hash."""
+        assert self._images is not None
+        spans = self._image_spans(image.width, image.height)
+        places = [
+            at
+            for at, span in enumerate(spans)
+            if self._added_token_ids.get(span.token) == self._images.feature_id
+        ]
+        numbers = dict(zip(places, image_ids(image.sha256, len(places)), strict=True))
+        return [replace(span, number=numbers.get(at)) for at, span in enumerate(spans)]
 
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
@@ -317,7 +402,7 @@ class PromptEncoder:
             for messages in _PROBES:
                 with suppress(jinja2.TemplateError, ModelError):
                     groups = chat_formats.group_by_role(messages)
-                    chat = chat_formats.template_messages(messages, groups, self.family.tool_calls)
+                    chat = self._template_messages(messages, groups)
                     text = template.render(chat, **self._tool_variables([_PROBE_TOOL]))
                     spans = chat_formats.to_spans(text, self._token_pattern)
                     found |= {span.token for span in spans}
@@ -393,10 +478,29 @@ class PromptEncoder:
             return self._raw_spans(messages)
         text = self._render_accepted(messages)
         spans = chat_formats.to_spans(text, self._token_pattern)
+        if self._images is not None:
+            spans = self._insert_images(spans, messages, self._images.placeholder)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
         return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
+
+    def _insert_images(
+        self, spans: Sequence[Span], messages: Sequence[Message], placeholder: str
+    ) -> list[Span]:
+        images = [
+            (index, self._spans_of(part))
+            for index, message in enumerate(messages)
+            for part in message.parts
+            if isinstance(part, Image)
+        ]
+        try:
+            return chat_formats.insert_images(spans, images, placeholder)
+        except ValueError as error:
+            raise ModelError(
+                f"The model's chat template does not show the images of this chat: {error}",
+                hint="Send the image in a message of your own, or choose another model.",
+            ) from error
 
     def _raw_spans(self, messages: Sequence[Message]) -> list[Span]:
         """Return the texts, with the control tokens that tell of a gap between two."""
@@ -446,6 +550,7 @@ class PromptEncoder:
         )
         if self._tool_template is None:
             chat = generic_tools.describe(chat, self._tools, has_system)
+        chat = self._as_lists(chat)
         try:
             return self._template.render(chat, continued_field=continued, **self._variables)
         except ModelError:
@@ -469,7 +574,13 @@ class PromptEncoder:
     def estimate_message_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Estimate the tokens of each message from its content, without rendering the chat."""
         return [
-            self._content_tokens(_content_text(message)) + self._message_overhead
+            self._content_tokens(_content_text(message))
+            + sum(
+                self.image_tokens(part.width, part.height)
+                for part in message.parts
+                if isinstance(part, Image) and self.reads_images
+            )
+            + self._message_overhead
             for message in messages
         ]
 
@@ -501,7 +612,8 @@ class PromptEncoder:
         """
         text = "".join(span.text for span in run)
         if run[0].control:
-            token = self._added_token_ids[run[0].token]
+            number = run[0].number
+            token = self._added_token_ids[run[0].token] if number is None else number
             return EncodedText(array("I", [token]), array("I", [len(text)]))
         return self.encode_with_offsets(text, is_first)
 
@@ -692,6 +804,8 @@ def prompt_tokens(
             for index in positions:
                 end = len(text) if index == len(encoded.ids) - 1 else encoded.end_offsets[index]
                 token = encoded.ids[index]
+                if span.number is not None:
+                    token = encoder.placeholder_id
                 is_control = token in controls
                 yield PromptToken(token, text[start:end], is_control, message, span.part)
                 start = end
