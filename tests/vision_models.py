@@ -69,7 +69,9 @@ def make_tokenizer(specials: Mapping[str, str], others: list[str]) -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([*specials.values(), *others])
-    known = {name: specials[name] for name in ("bos_token", "eos_token", "pad_token") if name in specials}
+    known = {
+        name: specials[name] for name in ("bos_token", "eos_token", "pad_token") if name in specials
+    }
     extra = {name: text for name, text in specials.items() if name not in known}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -88,7 +90,13 @@ class VisionModel:
     """Packages beyond those of chatlm that its processor needs."""
 
 
-def idefics3(text: Mapping[str, Any], *, splits: bool = True, image_size: int = 28) -> tuple[Any, Any]:
+def idefics3(
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any] | None = None,
+    *,
+    splits: bool = True,
+    image_size: int = 28,
+) -> tuple[Any, Any]:
     """SmolVLM's architecture: an image is divided into tiles, and read whole besides."""
     from transformers.models.idefics3.image_processing_pil_idefics3 import (
         Idefics3ImageProcessorPil,
@@ -102,12 +110,13 @@ def idefics3(text: Mapping[str, Any], *, splits: bool = True, image_size: int = 
         },
         [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)],
     )  # fmt: skip
-    config = transformers.Idefics3Config(
+    make: Any = transformers.Idefics3Config
+    config = make(
         text_config={"model_type": "llama", **_TEXT, "vocab_size": len(tokenizer), **text},
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 4, "image_size": image_size, "patch_size": 7,
-            "initializer_range": 0.2,
+            "initializer_range": 0.2, **(vision or {}),
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -115,12 +124,12 @@ def idefics3(text: Mapping[str, Any], *, splits: bool = True, image_size: int = 
     )  # fmt: skip
     processor = transformers.Idefics3Processor(
         Idefics3ImageProcessorPil(
-            size={"longest_edge": 2 * image_size},
+            size={"longest_edge": 2 * image_size if splits else image_size},
             max_image_size={"longest_edge": image_size},
             do_image_splitting=splits,
         ),
         tokenizer,
-        image_seq_len=(image_size // 7) ** 2 // 4,
+        image_seq_len=(image_size // config.vision_config.patch_size) ** 2 // 4,
         chat_template=IDEFICS_TEMPLATE,
     )
     return transformers.Idefics3ForConditionalGeneration(config), processor
@@ -138,7 +147,8 @@ def gemma3(text: Mapping[str, Any]) -> tuple[Any, Any]:
         },
         ["<start_of_turn>"],
     )  # fmt: skip
-    config = transformers.Gemma3Config(
+    make: Any = transformers.Gemma3Config
+    config = make(
         text_config={
             **_TEXT, "vocab_size": len(tokenizer), "sliding_window": 24,
             "query_pre_attn_scalar": 12, "num_hidden_layers": 3,
@@ -170,7 +180,9 @@ def gemma3(text: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def qwen2_5_vl(text: Mapping[str, Any]) -> tuple[Any, Any]:
     """Qwen 2.5 VL: as many tokens as the image is large, at positions in three dimensions."""
-    return _qwen("Qwen2_5_VL", {"out_hidden_size": 48, "fullatt_block_indexes": [1], "window_size": 28}, text)
+    return _qwen(
+        "Qwen2_5_VL", {"out_hidden_size": 48, "fullatt_block_indexes": [1], "window_size": 28}, text
+    )
 
 
 def qwen3_vl(text: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -213,7 +225,11 @@ def _qwen(name: str, vision: Mapping[str, Any], text: Mapping[str, Any]) -> tupl
         patch_size=7, merge_size=2, temporal_patch_size=2,
         size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56},
     )  # fmt: skip
-    videos = transformers.Qwen3VLVideoProcessor if name == "Qwen3VL" else transformers.Qwen2VLVideoProcessor
+    videos = (
+        transformers.Qwen3VLVideoProcessor
+        if name == "Qwen3VL"
+        else transformers.Qwen2VLVideoProcessor
+    )
     processor = getattr(transformers, f"{name}Processor")(
         images, tokenizer, videos(patch_size=7, merge_size=2), chat_template=QWEN_TEMPLATE
     )

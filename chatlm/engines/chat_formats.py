@@ -321,36 +321,6 @@ def _pieces(content: str) -> list[tuple[str, bool]]:
     return [piece for piece in pieces if piece[0]] or [(content, False)]
 
 
-def insert_images(
-    spans: Iterable[Span],
-    images: Sequence[tuple[int, Sequence[Span]]],
-    placeholder: str,
-) -> list[Span]:
-    """Replace the placeholders of images by the tokens of each.
-
-    Args:
-        spans: of a rendered prompt.
-        images: the index of the message of each, and its spans.
-        placeholder: text of the token.
-
-    Raises:
-        ValueError: there are not as many placeholders as images.
-    """
-    out: list[Span] = []
-    rest = list(images)
-    for span in spans:
-        if not span.control or span.token != placeholder:
-            out.append(span)
-            continue
-        if not rest:
-            raise ValueError("more placeholders than images")
-        index, own = rest.pop(0)
-        out += [replace(each, message_index=index, part=Image.type) for each in own]
-    if rest:
-        raise ValueError(f"{len(rest)} images without a placeholder")
-    return out
-
-
 def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:
     tracked = (TrackedText(text, _origin(index, part)) for index, text in texts)
     return TrackedText("\n\n").join(tracked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -22,6 +23,28 @@ _TEXT_INPUTS = frozenset(
 """What a processor returns for the text around an image."""
 
 
+def load_processor(folder: Path) -> Any:
+    """Load a model's processor with transformers, so that its results do not depend on whether
+    torchvision is installed, except where nothing but torchvision will do.
+
+    Raises:
+        Exception: transformers cannot load it.
+    """
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            return AutoProcessor.from_pretrained(folder, backend="pil", **options)
+        except ImportError:  # what reads videos exists for torchvision alone
+            return AutoProcessor.from_pretrained(folder, **options)
+
+
+def _reason(error: Exception) -> str:
+    for package in ("torchvision", "num2words"):
+        if package in str(error).lower() and importlib.util.find_spec(package) is None:
+            return f"it needs the package {package}; run `pip install 'chatlm[vision]'`"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class ImageProcessor:
     """The part of a model's processor that reads images.
 
@@ -33,14 +56,10 @@ class ImageProcessor:
     """
 
     def __init__(self, folder: Path) -> None:
-        with quiet_transformers():
-            try:
-                self._processor: Any = AutoProcessor.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False, backend="pil"
-                )
-            except Exception as error:  # transformers raises many types
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                raise Unsupported(f"its image processor cannot be loaded: {reason}") from error
+        try:
+            self._processor = load_processor(folder)
+        except Exception as error:  # transformers raises many types
+            raise Unsupported(f"its image processor cannot be loaded: {_reason(error)}") from error
         self.placeholder: str = getattr(self._processor, "image_token", None) or ""
         """The text of the token that a chat template writes for an image."""
         if not self.placeholder or not hasattr(self._processor, "image_processor"):
@@ -94,7 +113,7 @@ class ImageProcessor:
         return {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
 
     def _expand(self, width: int, height: int) -> str:
-        """Replace a placeholder as for any image of this size, since its content does not matter."""
+        """Replace a placeholder; it depends on the size of an image alone, not on its content."""
         import PIL.Image
 
         with quiet_transformers():

@@ -71,7 +71,9 @@ def plan_blocks(
     for unit in units:
         ends += [*range(base + large, unit.start + 1, large), unit.stop]
         base = unit.stop
-    ends += [base + end for end in block_ends(length - base, device_type, BlockRules(sizes=rules.sizes))]
+    ends += [
+        base + end for end in block_ends(length - base, device_type, BlockRules(sizes=rules.sizes))
+    ]
     if rules.first_past is not None and rules.first_past < length:
         ends = [end for end in ends if end > rules.first_past]
     return ends

@@ -23,7 +23,7 @@ from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.fill_in_middle import find_gap_format
-from chatlm.engines.image_ids import image_ids
+from chatlm.engines.image_spans import ImageSpans
 from chatlm.engines.model import ImageReader
 from chatlm.engines.model_families import (
     GENERIC_CALLS,
@@ -88,8 +88,7 @@ class PromptEncoder:
             )
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
-        self._images = images
-        self._image_spans = lru_cache(256)(self._make_image_spans)
+        self._own_template = images.chat_template if images else None
         self._wants_lists = False
         self.notes: list[str] = []
         self._variables: dict[str, Any] = {}
@@ -110,16 +109,18 @@ class PromptEncoder:
         """How the model marks its thoughts and writes tool calls."""
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
+        # a newline is text even as an added token
+        possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
+        self._token_pattern = _any_of(possible)
+        self._images: ImageSpans | None = None
         if images is not None and self.format == "template":
+            self._images = ImageSpans(images, self._token_pattern, self._added_token_ids)
             self._wants_lists = not self._takes_texts()
         self._tool_template = self._choose_tool_template()
         if self._tool_template is None and self.format != "raw":
             self.family = replace(self.family, tool_calls=GENERIC_CALLS)
         self.call_form = self._find_call_form()
         """How the template wants the calls of earlier turns."""
-        # a newline is text even as an added token
-        possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
-        self._token_pattern = _any_of(possible)
         self._takes_left = frozenset(token.content for token in added if token.lstrip)
         self._takes_right = frozenset(token.content for token in added if token.rstrip)
         ends = {
@@ -128,7 +129,9 @@ class PromptEncoder:
         specials = {token.content for token in added if token.special}
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
-        written = self._find_written_tokens() | self._find_image_tokens()
+        written = self._find_written_tokens()
+        if self._images is not None:
+            written |= self._images.written_tokens()
         self._guard((specials | ends | written) & possible)
         self.thinking_levels = thinking_levels(self._template.inputs)
         """The values of `Sampling.thinking` that the template follows."""
@@ -184,6 +187,7 @@ class PromptEncoder:
         if self._raw is None:
             self._raw = changed = copy.copy(self)
             changed._is_raw = True
+            changed._images = None
             changed.format = "raw"
             changed.family = ModelFamily("")
             changed.prefix_ids = self._text_prefix_ids
@@ -251,8 +255,7 @@ class PromptEncoder:
         ]
 
     def _compile_model_templates(self) -> dict[str, ChatTemplate]:
-        own = self._images.chat_template if self._images else None
-        sources = own or self._tokenizer.chat_template or {}
+        sources = self._own_template or self._tokenizer.chat_template or {}
         if isinstance(sources, str):
             sources = {"default": sources}
         return {name: self._compile(source) for name, source in sources.items()}
@@ -325,22 +328,25 @@ class PromptEncoder:
     @property
     def placeholder_id(self) -> int:
         """The id of the tokens in whose place the model reads an image; -1 if it reads none."""
-        return -1 if self._images is None else self._images.feature_id
+        return -1 if self._images is None else self._images.placeholder_id
 
     @property
     def reads_images(self) -> bool:
         """Whether prompts may have images."""
-        return self._images is not None and self.format == "template"
+        return self._images is not None
 
     def _takes_texts(self) -> bool:
         """Whether the template takes contents that are texts, not lists of texts and images."""
-        texts = [("system", "first text"), ("user", "second text"), ("assistant", "third text")]
-        for chosen in (texts, texts[1:]):
-            messages = [Message(role, text) for role, text in chosen]
-            chat = chat_formats.template_messages(messages, chat_formats.group_by_role(messages))
+        messages = [
+            Message("system", "first text"),
+            Message("user", "second text"),
+            Message("assistant", "third text"),
+        ]
+        for chosen in (messages, messages[1:]):
+            chat = chat_formats.template_messages(chosen, chat_formats.group_by_role(chosen))
             with suppress(jinja2.TemplateError, ModelError):
                 shown = self._template.render(chat)
-                return all(text in shown for _, text in chosen)
+                return all(message.text in shown for message in chosen)
         return False
 
     def _template_messages(
@@ -359,18 +365,6 @@ class PromptEncoder:
             return chat
         return chat_formats.with_content_lists(chat, only_with_images=not self._wants_lists)
 
-    def _find_image_tokens(self) -> set[str]:
-        """Return the tokens of images, which no text may become."""
-        if self._images is None:
-            return set()
-        texts = self._images.placeholder, self._images.expand(512, 384)
-        return {token for text in texts for token in self._token_pattern.findall(text)}
-
-    def _make_image_spans(self, width: int, height: int) -> tuple[Span, ...]:
-        assert self._images is not None
-        text = self._images.expand(width, height)
-        return tuple(chat_formats.split_control_tokens(text, self._token_pattern))
-
     def image_tokens(self, width: int, height: int) -> int:
         """Count the tokens of an image.
 
@@ -378,20 +372,9 @@ class PromptEncoder:
             width: in pixels.
             height: in pixels.
         """
-        runs = chat_formats.span_runs(self._image_spans(width, height))
+        spans = self._images.of_size(width, height) if self._images else ()
+        runs = chat_formats.span_runs(spans)
         return sum(len(self.encode_run(run).ids) for run in runs)
-
-    def _spans_of(self, image: Image) -> list[Span]:
-        """Return the spans that replace the placeholder of an image, numbered by its hash."""
-        assert self._images is not None
-        spans = self._image_spans(image.width, image.height)
-        places = [
-            at
-            for at, span in enumerate(spans)
-            if self._added_token_ids.get(span.token) == self._images.feature_id
-        ]
-        numbers = dict(zip(places, image_ids(image.sha256, len(places)), strict=True))
-        return [replace(span, number=numbers.get(at)) for at, span in enumerate(spans)]
 
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
@@ -479,28 +462,11 @@ class PromptEncoder:
         text = self._render_accepted(messages)
         spans = chat_formats.to_spans(text, self._token_pattern)
         if self._images is not None:
-            spans = self._insert_images(spans, messages, self._images.placeholder)
+            spans = self._images.insert(spans, messages)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
         return chat_formats.absorb_white_space(spans, self._takes_left, self._takes_right)
-
-    def _insert_images(
-        self, spans: Sequence[Span], messages: Sequence[Message], placeholder: str
-    ) -> list[Span]:
-        images = [
-            (index, self._spans_of(part))
-            for index, message in enumerate(messages)
-            for part in message.parts
-            if isinstance(part, Image)
-        ]
-        try:
-            return chat_formats.insert_images(spans, images, placeholder)
-        except ValueError as error:
-            raise ModelError(
-                f"The model's chat template does not show the images of this chat: {error}",
-                hint="Send the image in a message of your own, or choose another model.",
-            ) from error
 
     def _raw_spans(self, messages: Sequence[Message]) -> list[Span]:
         """Return the texts, with the control tokens that tell of a gap between two."""
@@ -578,7 +544,7 @@ class PromptEncoder:
             + sum(
                 self.image_tokens(part.width, part.height)
                 for part in message.parts
-                if isinstance(part, Image) and self.reads_images
+                if isinstance(part, Image)
             )
             + self._message_overhead
             for message in messages

@@ -117,10 +117,10 @@ class TransformersImages:
             found[_ENCODED] = {"image": self._encode(self._find(ids, unit), adapter)}
             if "token_type_ids" in self._arguments:
                 found["token_type_ids"] = types
-        base = getattr(self._module, "model", None)
-        if not hasattr(base, "get_rope_index"):
+        find_positions = getattr(self._module.model, "get_rope_index", None)
+        if find_positions is None:
             return found, None
-        positions, _ = base.get_rope_index(
+        positions, _ = find_positions(
             torch.tensor([plain_ids(ids, self.feature_id)], device=self._module.device),
             mm_token_type_ids=types,
             image_grid_thw=torch.cat([self._grid(self._find(ids, unit)) for unit in units]),

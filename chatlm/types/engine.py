@@ -88,6 +88,12 @@ def check_parts(request: Request, info: EngineInfo) -> None:
             if gap
             else "Choose a local model, or send messages.",
         )
+    if request.raw and any(
+        part.type == "image" for each in request.messages for part in each.parts
+    ):
+        raise UsageError(
+            "A raw prompt is text alone", hint="Send the image in a message, without `raw`."
+        )
     wanted = "schema" if request.sampling.schema else request.grammar and request.grammar.kind
     if wanted and wanted not in info.constraints:
         what = "JSON schemas" if wanted == "schema" else f"grammars of the kind {wanted}"

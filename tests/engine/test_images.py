@@ -19,6 +19,7 @@ import transformers
 from chatlm.engines import image_check
 from chatlm.engines.devices import Placement
 from chatlm.engines.image_ids import find_images, image_ids, plain_ids
+from chatlm.engines.image_processor import load_processor
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import plan_blocks
 from chatlm.engines.transformers_images import TransformersImages
@@ -92,7 +93,7 @@ class Pipeline:
     """transformers' own way from a chat to logits."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
+        self.processor = load_processor(folder)
         self.model = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
@@ -287,7 +288,7 @@ def test_reading_ahead_reads_the_image(engine: LocalEngine) -> None:
 
 
 def test_missing_and_broken_bytes_are_clear_errors(engine: LocalEngine) -> None:
-    other, content = picture("green")
+    other = picture("green")[0]
     with pytest.raises(UsageError, match="not here"):
         events_of(engine, request(user(other), images={}))
     broken = hashlib.sha256(b"no image").hexdigest()
