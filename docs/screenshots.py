@@ -172,7 +172,7 @@ class Camera:
 
     async def open(self, name: str) -> None:
         """Show the chat of a picture."""
-        await self._screen.chat.open_chat(self._ids[name])
+        await self._screen.chat.switch.open_chat(self._ids[name])
         self._screen.set_focus(self._screen.chat.composer)
         await self.settle()
 

@@ -111,7 +111,7 @@ def retrieve_passages(
     conversation: Conversation, turn: Turn, plugins: TurnPlugins
 ) -> list[Passage]:
     """Let all plugins retrieve passages for what the user typed."""
-    asked = Message("user", turn.display_text)
+    asked = turn.user.with_text(turn.display_text)
     passages: list[Passage] = plugins.call_hook(
         "retrieve_passages", conversation=conversation, message=asked
     )

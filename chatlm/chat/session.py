@@ -13,6 +13,7 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
+from chatlm.chat.images import PreparedImage, kept_images, message_parts, with_unsaved
 from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
@@ -34,7 +35,7 @@ from chatlm.types.messages import (
     StopReason,
     Turn,
 )
-from chatlm.types.parts import Text
+from chatlm.types.parts import Image, Text
 from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -129,8 +130,12 @@ class ChatSession:
             return None
         return self.store.conversation(self.conversation_id)
 
-    def send(self, text: str) -> SessionEvents:
+    def send(self, text: str, images: Sequence[PreparedImage] = ()) -> SessionEvents:
         """Store the user's message as it was typed, let plugins rewrite it, then answer it.
+
+        Args:
+            text: the message.
+            images: what goes before its text.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it; it is not stored any longer.
@@ -139,16 +144,18 @@ class ChatSession:
         """
         _check_not_blank(text)
         previous = self.conversation_id
-        yield from self._answer_new_turn(self._store_message(text), previous)
+        yield from self._answer_new_turn(self._store_message(text, images=images), previous)
 
-    def edit(self, position: int, text: str) -> SessionEvents:
+    def edit(self, position: int, text: str, images: Sequence[PreparedImage] = ()) -> SessionEvents:
         """Replace an earlier message and answer it, in a fork of the chat.
 
-        The session continues in the fork; the original does not change.
+        The session continues in the fork; the original does not change. The images of the message
+        stay, save those whose names are no longer in its text.
 
         Args:
             position: the turn whose message is replaced, 0 for the first.
             text: the new message.
+            images: what is added to its images.
 
         Raises:
             UsageError: the text is blank, a plugin refuses it, or the turn does not exist; the
@@ -163,8 +170,11 @@ class ChatSession:
             raise UsageError(
                 f"There is no message {position + 1} in this chat", hint=f"It has {turns}."
             )
+        kept = kept_images(original.turns[position].user, text)
         fork = self.store.fork(original.id, position)
-        yield from self._answer_new_turn(self._add_first_turn(fork, text), original.id)
+        yield from self._answer_new_turn(
+            self._add_first_turn(fork, text, images, kept), original.id
+        )
 
     def regenerate(self) -> SessionEvents:
         """Answer the newest turn again; earlier replies stay as its versions.
@@ -276,7 +286,9 @@ class ChatSession:
             with closing(compact_turns(chat, usage, self.get_engine(), self.store)) as steps:
                 yield from steps
 
-    def preview(self, text: str, reply: Sequence[ReplyStep] = ()) -> Preview:
+    def preview(
+        self, text: str, reply: Sequence[ReplyStep] = (), images: Sequence[PreparedImage] = ()
+    ) -> Preview:
         """Build what `send` would send for `text`; nothing is stored.
 
         A blank text previews the newest turn.
@@ -284,12 +296,13 @@ class ChatSession:
         Args:
             text: the user's message.
             reply: what its reply has already: steps with results of tools, or text to continue.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank and the chat has no turn.
             ContextTooLong, ModelError: as `send`.
         """
-        request, passages, encode = self._build(text, reply)
+        request, passages, encode = self._build(text, reply, images)
         return Preview(request, encode(), tuple(passages))
 
     def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
@@ -309,15 +322,19 @@ class ChatSession:
             encode()
         return request
 
-    def draft(self, text: str) -> Request:
+    def draft(self, text: str, images: Sequence[PreparedImage] = ()) -> Request:
         """Build the request for `text` as far as possible without the model; nothing is stored.
 
         Plugins' adjustments and the model's default settings are missing.
 
+        Args:
+            text: the user's message.
+            images: the message's images.
+
         Raises:
             UsageError: the text is blank and the chat has no turn.
         """
-        chat, plugins, passages = self._draft_turn(text)
+        chat, plugins, passages = self._draft_turn(text, images)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
         tools: tuple[ToolDefinition, ...] = ()
         if self.tools.is_on(chat.tools):
@@ -326,7 +343,7 @@ class ChatSession:
             tuple(messages),
             self._effective_sampling(chat),
             tools=tools,
-            images=self.store.images,
+            images=with_unsaved(self.store.images, images),
         )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
@@ -381,19 +398,25 @@ class ChatSession:
         turn = self._rewrite_message(chat, plugins)
         yield from self._runner(plugins).run(chat.with_turn(turn), turn)
 
-    def _store_message(self, text: str, chat: Conversation | None = None) -> Conversation:
+    def _store_message(
+        self,
+        text: str,
+        chat: Conversation | None = None,
+        images: Sequence[PreparedImage] = (),
+    ) -> Conversation:
         """Store the message as it was typed; a new chat is stored with it, or not at all.
 
         Args:
             text: the message.
             chat: the chat so far; None loads it.
+            images: the message's images.
 
         Returns:
             the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
             chat = chat or self.store.conversation(self.conversation_id)
-            return chat.with_turn(self._add_turn(chat, text))
+            return chat.with_turn(self._add_turn(chat, text, images))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
             system=new.system,
@@ -404,12 +427,18 @@ class ChatSession:
             project=new.project,
             tools=new.tools,
         )
-        return self._add_first_turn(fresh, text)
+        return self._add_first_turn(fresh, text, images)
 
-    def _add_first_turn(self, fresh: Conversation, text: str) -> Conversation:
+    def _add_first_turn(
+        self,
+        fresh: Conversation,
+        text: str,
+        images: Sequence[PreparedImage],
+        kept: Sequence[Image] = (),
+    ) -> Conversation:
         """Store the message in a chat created for it, in which the session continues."""
         try:
-            turn = self._add_turn(fresh, text)
+            turn = self._add_turn(fresh, text, images, kept)
         except ChatlmError:
             with suppress(StoreError):
                 self._discard(fresh.id)
@@ -417,10 +446,18 @@ class ChatSession:
         self.conversation_id = fresh.id
         return fresh.with_turn(turn)
 
-    def _add_turn(self, chat: Conversation, text: str) -> Turn:
+    def _add_turn(
+        self,
+        chat: Conversation,
+        text: str,
+        images: Sequence[PreparedImage],
+        kept: Sequence[Image] = (),
+    ) -> Turn:
         # what is marked as raw is written once more, so not without need
         raw = bool(self._turn_plugins(chat).implementations("write_message"))
-        return self.store.add_turn(chat.id, text, text if raw else "")
+        parts = message_parts(text, images, kept)
+        blobs = [image.content for image in images]
+        return self.store.add_turn(chat.id, parts, text if raw else "", blobs)
 
     def _rewrite_message(self, chat: Conversation, plugins: TurnPlugins) -> Turn:
         """Let plugins rewrite the message of the last turn if they have not, and store it.
@@ -434,7 +471,7 @@ class ChatSession:
         before = dataclasses.replace(chat, turns=chat.turns[:-1])
         message = request_builder.message_from_input(before, turn.raw_input, plugins)
         raw_input = turn.raw_input if message != turn.raw_input else ""
-        return self.store.rewrite_message(turn.id, message, raw_input)
+        return self.store.rewrite_message(turn.id, turn.user.with_text(message).parts, raw_input)
 
     def _withdraw(self, chat: Conversation, previous_id: int | None) -> bool:
         """Remove a refused message, and the chat that was created for it.
@@ -469,11 +506,11 @@ class ChatSession:
         )
 
     def _build(
-        self, text: str, reply: Sequence[ReplyStep]
+        self, text: str, reply: Sequence[ReplyStep], images: Sequence[PreparedImage] = ()
     ) -> tuple[Request, Sequence[Passage], Callable[[], Prompt]]:
         """Return the request for a message, the passages for it, and what encodes its prompt."""
         engine = self.get_engine()
-        chat, plugins, passages = self._draft_turn(text)
+        chat, plugins, passages = self._draft_turn(text, images)
         turn = chat.turns[-1]
         request = request_builder.build_request(
             chat,
@@ -487,7 +524,7 @@ class ChatSession:
             continue_from=Reply(0, 1, steps=reply) if reply else None,
             tools=self._tool_definitions(chat, engine),
             tool_choice=self.tools.choice,
-            images=self.store.images,
+            images=with_unsaved(self.store.images, images),
         )
 
         def encode() -> Prompt:
@@ -500,7 +537,9 @@ class ChatSession:
 
         return request, passages, encode
 
-    def _draft_turn(self, text: str) -> tuple[Conversation, TurnPlugins, list[Passage]]:
+    def _draft_turn(
+        self, text: str, images: Sequence[PreparedImage] = ()
+    ) -> tuple[Conversation, TurnPlugins, list[Passage]]:
         """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the
         plugins for it, and the turn's passages."""
         if not text.strip():
@@ -513,7 +552,8 @@ class ChatSession:
         raw_input = text if message != text else ""
         number = len(chat.turns)
         turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
-        turn = Turn(turn_id, number, Message("user", message), raw_input=raw_input)
+        parts = message_parts(message, images)
+        turn = Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
         chat = chat.with_turn(turn)
         return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from chatlm.chat.images import PreparedImage
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.errors import ChatlmError
 from chatlm.text import dump_json, escape_controls, one_line
@@ -209,11 +211,16 @@ def _tool_calls(reply: Reply) -> list[ToolCall]:
 
 
 def print_answer(
-    session: ChatSession, question: str, answer: AnswerPrinter, saved: bool, as_json: bool
+    session: ChatSession,
+    question: str,
+    answer: AnswerPrinter,
+    saved: bool,
+    as_json: bool,
+    images: Sequence[PreparedImage] = (),
 ) -> None:
     """Ask, and print the answer as it comes or as JSON at the end."""
     try:
-        with closing(session.send(question)) as events:
+        with closing(session.send(question, images)) as events:
             for event in events:
                 answer.on_event(event)
     except KeyboardInterrupt:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chatlm.chat.attachments import AttachmentReader, read_blocks
+from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
+from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.output_schema import read_grammar, read_schema
 from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
+from chatlm.chat.web_images import fetch_image, is_web_address, named_hosts
 from chatlm.cli.answer_printer import AnswerPrinter, print_answer
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
@@ -174,8 +176,9 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     type=click.Path(),
     metavar="FILE",
-    help="Add the text of this file, of a folder's files or of a resource such as @SERVER:NAME to "
-    "the question; repeatable.",
+    help="Add this file to the question: a text, an image, or pages of a PDF file as images with "
+    "FILE#pages=1-3; or a folder's files, an image's web address, or a resource such as "
+    "@SERVER:NAME; repeatable.",
 )
 @click.option(
     "--tools",
@@ -358,8 +361,8 @@ def ask(
                 command=command_words(context),
             )
             return
-        blocks = _read_attachments(files, plugins)
-        typed = "\n\n".join(filter(None, (typed, *blocks)))
+        attached = _read_attachments(files, plugins, named_hosts(settings))
+        typed = "\n\n".join(filter(None, (typed, *attached.blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
             raise UsageError("No question was given.", hint='For example: chatlm ask "…"')
@@ -384,7 +387,7 @@ def ask(
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
-                _print_request(session.draft(opening.first_message), as_json)
+                _print_request(session.draft(opening.first_message, attached.images), as_json)
             else:
                 printer = AnswerPrinter(
                     echo=not as_json,
@@ -393,28 +396,35 @@ def ask(
                     outlives_output=saved,
                 )
                 try:
-                    print_answer(session, opening.first_message, printer, saved, as_json)
+                    message = opening.first_message
+                    print_answer(session, message, printer, saved, as_json, attached.images)
                 finally:
                     if saved and chat_id is None:
                         _forget_unanswered(session)
 
 
-def _read_attachments(files: Sequence[str], plugins: PluginHost) -> list[str]:
-    """Return the blocks of files, folders and resources.
+def _read_attachments(
+    files: Sequence[str], plugins: PluginHost, web_hosts: Sequence[str]
+) -> Attached:
+    """Return the texts and images of files, folders, addresses and resources.
 
     Raises:
         UsageError: one cannot be read.
     """
     read_file = AttachmentReader(plugins)
     resources = Resources.of_plugins(plugins) if files else Resources()
-    blocks: list[str] = []
+    found = []
     for name in files:
         mention = name.removeprefix("@")
         if resources.includes(mention) and not Path(name).exists():
-            blocks.append(resources.read_block(mention))
-        else:
-            blocks += read_blocks(Path(name), str(Path(name)), read_file)
-    return blocks
+            found.append(Attached((resources.read_block(mention),)))
+            continue
+        if is_web_address(mention) and not Path(name).exists():
+            found.append(Attached(images=(fetch_image(mention, web_hosts),)))
+            continue
+        path, fragment = (name, "") if Path(name).exists() else split_fragment(name)
+        found.append(read_attached(Path(path), str(Path(path)), fragment, read_file))
+    return join_attached(found)
 
 
 def parse_tool_options(

@@ -193,15 +193,15 @@ class ChatApp(GuardedApp):
     def on_unmount(self) -> None:
         """Stop all threads."""
         self.services.engine.cancel()
-        self.chat_screen.chat.stop()
+        self.chat_screen.chat.turns.stop()
 
     async def action_quit(self) -> None:
         """Quit, unless the user wants to stay in an incognito chat."""
-        await self.chat_screen.chat.leave_chat(self._quit)
+        await self.chat_screen.chat.switch.leave_chat(self._quit)
 
     async def _quit(self) -> None:
         """Save the running reply and the draft, then exit."""
-        self.chat_screen.chat.stop()
+        self.chat_screen.chat.turns.stop()
         self.chat_screen.plugin_actions.close()
         self.services.plugins.finish_within(QUIT_HOOK_SECONDS)
         deadline = time.monotonic() + QUIT_SECONDS
@@ -262,5 +262,5 @@ class ChatApp(GuardedApp):
         if isinstance(self._driver, LinuxDriver):
             self._driver.exit_event.set()
         self.services.plugins.finish_within(QUIT_HOOK_SECONDS)
-        self.chat_screen.chat.stop_and_wait(QUIT_SECONDS)
+        self.chat_screen.chat.turns.stop_and_wait(QUIT_SECONDS)
         os._exit(128 + signum)

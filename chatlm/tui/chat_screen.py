@@ -149,7 +149,7 @@ class ChatScreen(Screen[None]):
         self.watch(self.chat.view, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
         self.set_interval(HANG_CHECK_SECONDS, self.plugin_actions.show_hanging_hook)
-        await self.chat.start(self._conversation_id, incognito=self._incognito)
+        await self.chat.switch.start(self._conversation_id, incognito=self._incognito)
         if self._project:
             await self.action_command("project", self._project)
         for fault in self._services.plugins.take_faults():
@@ -251,7 +251,7 @@ class ChatScreen(Screen[None]):
     @on(ChatList.ChatOpened)
     async def _open_chat(self, event: ChatList.ChatOpened) -> None:
         event.stop()
-        await self.chat.leave_chat(partial(self._show_chat, event))
+        await self.chat.switch.leave_chat(partial(self._show_chat, event))
 
     async def _show_chat(self, event: ChatList.ChatOpened) -> None:
         """Open the chat; hide the list on a narrow screen."""
@@ -260,7 +260,7 @@ class ChatScreen(Screen[None]):
         self.run_worker(self._open_and_hide_list(event), exit_on_error=False)
 
     async def _open_and_hide_list(self, event: ChatList.ChatOpened) -> None:
-        opened = await self.chat.open_chat(
+        opened = await self.chat.switch.open_chat(
             event.conversation_id, event.turn_id, shows_thoughts=event.shows_thoughts
         )
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
@@ -275,7 +275,7 @@ class ChatScreen(Screen[None]):
     async def _replace_deleted_chat(self, event: ChatList.ChatDeleted) -> None:
         event.stop()
         if event.conversation_id == self.chat.saved_conversation_id:
-            await self.chat.new_chat()
+            await self.chat.switch.new_chat()
 
     @on(ChatList.ChatsChanged)
     @on(ChatView.Changed)

@@ -302,6 +302,6 @@ async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -
             await pilot.press("f8")
             await until(pilot, lambda: "You · 1 message" in everything_visible(pilot))
             await pilot.press("ctrl+n")
-            await chat_of(pilot).open_chat(1)
+            await chat_of(pilot).switch.open_chat(1)
             await until(pilot, lambda: "😊 mood joy (" in plain(newest(pilot)))
         assert host.all_faults == []

@@ -123,7 +123,7 @@ async def test_each_chat_has_its_own_and_it_is_there_again_when_it_is_opened() -
             await until(pilot, lambda: "adapter" not in bar(pilot))
             await say(pilot, "Hello")
             await idle(pilot)
-            await chat_of(pilot).open_chat(1)
+            await chat_of(pilot).switch.open_chat(1)
             await until(pilot, lambda: "adapter terse" in bar(pilot))
             await say(pilot, "Again")
             await idle(pilot)

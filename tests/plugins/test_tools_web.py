@@ -14,11 +14,11 @@ from typing import Any
 import httpcore2
 import pytest
 
-from chatlm import ToolCancelled, UsageError
+from chatlm import AddressRefused, CheckedConnections, ToolCancelled, UsageError, check_address
+from chatlm.chat.web_addresses import is_public
 from chatlm.testing import ScriptedToolContext, run_tool
 from chatlm_tools.settings import Settings
-from chatlm_tools.web.addresses import AddressRefused, CheckedConnections, is_public
-from chatlm_tools.web.download import MAX_BYTES, check_address, download
+from chatlm_tools.web.download import MAX_BYTES, download_page
 from chatlm_tools.web.tools import fetch, web_search
 
 PAGE = """<!doctype html><html><head><title>On lighthouses</title></head><body>
@@ -269,7 +269,7 @@ def test_a_redirection_looks_its_name_up_again() -> None:
         port = host.partition(":")[2]
         names = Rebinding(["127.0.0.1"], ["127.0.0.1"])
         with pytest.raises(AddressRefused):
-            download(
+            download_page(
                 f"http://rebind.example:{port}/go", CheckedConnections(lookup=names), lambda: None
             )
     assert seen == []
@@ -347,7 +347,7 @@ def test_a_download_ends_with_the_reply() -> None:
             raise ToolCancelled("stopped")
 
     with server(slow=slow) as (host, _), pytest.raises(ToolCancelled):
-        download(f"http://{host}/slow", CheckedConnections([host]), check_cancelled)
+        download_page(f"http://{host}/slow", CheckedConnections([host]), check_cancelled)
 
 
 def test_texts_in_other_encodings_are_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from chatlm.errors import UsageError
 from chatlm.tui.commands import Command
 from chatlm.tui.composer.completion import CompletionList, Matches, complete
 from chatlm.tui.composer.composer import Composer
+from chatlm.tui.vision import Vision
 from tests.waiting import PATIENCE
 
 COMMANDS = (
@@ -48,6 +49,7 @@ class ComposerApp(App[None]):
         values: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
         read_file: FileReader = read_text_file,
         suggest: Callable[[str], str] = lambda text: "",
+        vision: Vision | None = None,
     ) -> None:
         super().__init__()
         self.posted: list[Composer.Submitted | Composer.CommandEntered] = []
@@ -60,6 +62,7 @@ class ComposerApp(App[None]):
             folder=folder,
             read_file=read_file,
             suggest=suggest,
+            vision=vision,
         )
         self.composer.cursor_blink = False
 

@@ -15,6 +15,7 @@ from chatlm.text import escape_controls
 from chatlm.tui.composer import attachments
 from chatlm.tui.composer.attachments import (
     AttachmentCost,
+    Sources,
     find_attachments,
     format_mention,
 )
@@ -52,7 +53,7 @@ def test_files_stand_below_the_message_once_and_are_named_plainly(folder: Path) 
     files = find_attachments(text, folder)
     words = attachments.replace_mentions(text, files)
     assert words == "Compare notes.txt with my notes.txt, then notes.txt"
-    assert attachments.format_blocks(files, read_text_file) == [
+    assert list(attachments.read_attachments(files, Sources()).blocks) == [
         "notes.txt\n```\none two\n```",
         "my notes.txt\n```\nthree\n```",
     ]

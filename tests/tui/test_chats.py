@@ -191,16 +191,16 @@ async def test_a_reply_goes_on_while_another_chat_is_shown() -> None:
     async with make_app(engine, store).run_test(size=WIDE) as pilot:
         await say(pilot, "Count")
         await until(pilot, lambda: "One" in plain(newest(pilot)))
-        assert await chat_of(pilot).open_chat(1)
+        assert await chat_of(pilot).switch.open_chat(1)
         await until(pilot, lambda: "About Other" in plain(newest(pilot)))
         assert rows(pilot)[1].startswith("●")
         await say(pilot, "Me too")
         assert chat_of(pilot).composer.text == "Me too"
 
-        assert await chat_of(pilot).open_chat(2)
+        assert await chat_of(pilot).switch.open_chat(2)
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         assert line(pilot).startswith("writing")
-        assert await chat_of(pilot).open_chat(1)
+        assert await chat_of(pilot).switch.open_chat(1)
         engine.go.set()
         await idle(pilot)
         assert "three" not in plain(chat_of(pilot).view.query_one(Transcript))

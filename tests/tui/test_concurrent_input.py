@@ -53,10 +53,10 @@ async def test_keys_pressed_in_haste_while_a_reply_is_written() -> None:
         assert len(engine.requests) == 1
         for _ in range(3):
             await pilot.press("ctrl+n", "ctrl+t", "ctrl+r", "ctrl+g")
-            await chat_of(pilot).open_chat(other.id)
+            await chat_of(pilot).switch.open_chat(other.id)
             await pilot.press("tab", "e", "f", "r", "d", "p", "s", "i")
             await leave(pilot)
-            await chat_of(pilot).open_chat(2)
+            await chat_of(pilot).switch.open_chat(2)
         await run(pilot, "delete")
         await run(pilot, "undo")
         assert "● Hello" in rows(pilot)
@@ -90,6 +90,6 @@ async def test_what_is_typed_while_a_chat_opens_is_kept(monkeypatch: pytest.Monk
             pilot.app.post_message(events.Key(key, key))
         await asyncio.sleep(0.1)
         opens.set()
-        await until(pilot, lambda: not chat_of(pilot).drafts.saving)
+        await until(pilot, lambda: not chat_of(pilot).state.drafts.saving)
         assert chat_of(pilot).composer.text == "its draft abc"
         assert "mine" in store.draft(None)

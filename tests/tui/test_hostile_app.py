@@ -142,7 +142,7 @@ async def test_as_titles(texts: list[str]) -> None:
             await check(pilot)
             await pilot.press("pageup")
         for conversation_id, text in list(zip(ids, texts, strict=True))[::7]:
-            await chat_of(pilot).open_chat(conversation_id)
+            await chat_of(pilot).switch.open_chat(conversation_id)
             await check(pilot)
             assert store.conversation(conversation_id).title == as_utf8(text)
         for text in some(texts)[::2]:
@@ -152,7 +152,7 @@ async def test_as_titles(texts: list[str]) -> None:
             await check(pilot)
             await pilot.press("escape")
         for conversation_id, text in list(zip(ids, texts, strict=True))[:17]:
-            await chat_of(pilot).open_chat(conversation_id)
+            await chat_of(pilot).switch.open_chat(conversation_id)
             await app_of(pilot).chat_screen.action_command("rename")
             await check(pilot)
             await pilot.press("enter")
@@ -248,7 +248,7 @@ async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
             assert chat.system == as_utf8(text)
             assert chat.turns[0].reply is not None
             assert chat.turns[0].reply.text == as_utf8(text)
-            await chat_of(pilot).open_chat(chat.id)
+            await chat_of(pilot).switch.open_chat(chat.id)
             await check(pilot)
             await app_of(pilot).chat_screen.action_command("copy-chat")
             assert joined(as_utf8(text)) in joined(pilot.app.clipboard)

@@ -181,7 +181,7 @@ async def test_the_draft_stays_while_a_reply_streams_and_waits_for_its_chat() ->
         assert answered is not None
         await pilot.press("ctrl+n")
         assert chat.composer.text == ""
-        await chat.open_chat(answered)
+        await chat.switch.open_chat(answered)
         assert chat.composer.text == "next"
 
 

@@ -68,7 +68,7 @@ async def test_labels_stand_under_their_messages_the_first_before_the_reply_is_t
             assert lines.index("user calm") < lines.index("assistant calm (0.93)")
             assert "assistant short (0.93)" in lines
             await pilot.press("ctrl+n")
-            await chat_of(pilot).open_chat(1)
+            await chat_of(pilot).switch.open_chat(1)
             await until(pilot, lambda: chat_of(pilot).view.newest_view)
             assert plain(newest(pilot)).split("\n") == lines, "the same from the store"
 
@@ -106,7 +106,7 @@ async def test_plugins_are_notified_of_each_chat_that_is_shown() -> None:
         saved = store.create_conversation("Saved").id
         async with app_with(labels, StillEngine("one"), store).run_test() as pilot:
             await until(pilot, lambda: labels.shown == [0])
-            await chat_of(pilot).open_chat(saved)
+            await chat_of(pilot).switch.open_chat(saved)
             await until(pilot, lambda: labels.shown == [0, saved])
             await say(pilot, "Hello")
             await idle(pilot)

@@ -53,7 +53,7 @@ async def answer_on_a_slow_screen(
     chat: ChatController, text: str, answered: Callable[[], bool]
 ) -> None:
     """Send a message and hold what its turn draws until the whole turn is stored."""
-    async with chat._draw_lock:
+    async with chat.state.draw_lock:
         chat.composer.text = text
         chat.composer.action_send()
         deadline = time.monotonic() + PATIENCE

@@ -109,7 +109,7 @@ async def test_a_chat_keeps_what_was_confirmed_and_tells_of_a_change(folder: Pat
         store.add_turn(store.create_conversation(project=Project(str(folder), "Old.")).id, "Hi")
         app = make_app(StillEngine("Aye"), store)
         async with app.run_test(notifications=True) as pilot:
-            assert await chat_of(pilot).open_chat(1)
+            assert await chat_of(pilot).switch.open_chat(1)
             await until(pilot, lambda: any("has changed" in n.message for n in app._notifications))
             assert chat_of(pilot).conversation.project == Project(str(folder), "Old.")
 

@@ -43,7 +43,7 @@ async def test_chats_open_and_new_ones_stay_in_memory(home: Path) -> None:
             assert "incognito, nothing is saved" in plain(
                 chat_of(pilot).view.header.query_one("#title")
             )
-            assert await chat_of(pilot).open_chat(1)
+            assert await chat_of(pilot).switch.open_chat(1)
             await until(pilot, lambda: "By the pier." in everything_drawn(pilot))
             await say(pilot, "And then?")
             await until(pilot, lambda: "read-only" in " ".join(toasts(pilot)))

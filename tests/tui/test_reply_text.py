@@ -47,7 +47,7 @@ async def test_streamed_and_reopened_replies_look_the_same(text: str) -> None:
         await say(pilot, "Go")
         await idle(pilot)
         streamed = plain(newest(pilot).query_one(ReplyText))
-        assert await chat_of(pilot).open_chat(1)
+        assert await chat_of(pilot).switch.open_chat(1)
         await until(pilot, lambda: plain(newest(pilot).query_one(ReplyText)))
         assert plain(newest(pilot).query_one(ReplyText)) == streamed
 
@@ -63,11 +63,11 @@ async def test_a_reply_that_goes_on_looks_like_the_whole(text: str) -> None:
     engine = ScriptedEngine(text[half:], delay=0.01)
     async with make_app(engine, store, conversation_id=1).run_test() as pilot:
         await until(pilot, lambda: chat_of(pilot).view.newest_view)
-        chat_of(pilot).continue_reply()
+        chat_of(pilot).turns.continue_reply()
         await until(pilot, lambda: engine.requests)
         await idle(pilot)
         grown = plain(newest(pilot).query_one(ReplyText))
-        assert await chat_of(pilot).open_chat(2)
+        assert await chat_of(pilot).switch.open_chat(2)
         await until(pilot, lambda: plain(newest(pilot).query_one(ReplyText)))
         assert plain(newest(pilot).query_one(ReplyText)) == grown
 
@@ -147,7 +147,7 @@ async def test_hostile_texts_are_drawn_harmlessly_everywhere(shared_data: Path) 
             )
     async with make_app(store=store).run_test(size=(120, 50)) as pilot:
         for chat_id in chats:
-            assert await chat_of(pilot).open_chat(chat_id)
+            assert await chat_of(pilot).switch.open_chat(chat_id)
             await until(pilot, lambda: chat_of(pilot).view.newest_view)
             assert UNSAFE.search(everything_drawn(pilot)) is None
             assert UNSAFE.search(pilot.app.export_screenshot().replace("\n", "")) is None

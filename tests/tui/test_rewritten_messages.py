@@ -111,7 +111,7 @@ async def test_a_refused_message_is_taken_back_and_the_turn_before_it_can_be_con
         assert len(shown(pilot)) == 1
         assert chat_of(pilot).composer.text == "no"
         chat_of(pilot).composer.text = ""
-        chat_of(pilot).regenerate()
+        chat_of(pilot).turns.regenerate()
         await idle(pilot)
         assert len(newest(pilot).turn.replies) == 2
 

@@ -13,7 +13,7 @@ from textual.widgets import Button
 
 from chatlm import Conversation, hookimpl
 from chatlm.testing import scripted_screen
-from chatlm.tui.composer import composer as composer_module
+from chatlm.tui.composer import suggestion_line
 from chatlm.tui.composer.suggestions import fit_suggestion
 from tests.tui.composing import ComposerApp, type_keys, whole
 from tests.tui.support import hostile_texts, until
@@ -137,12 +137,12 @@ async def test_typing_what_is_suggested_keeps_the_rest_and_anything_else_drops_i
 async def test_a_pause_in_typing_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composer_module, "SUGGEST_DELAY_SECONDS", 3600)
+    monkeypatch.setattr(suggestion_line, "SUGGEST_DELAY_SECONDS", 3600)
     suggest = Suggester()
     app = app_with(tmp_path, suggest)
     async with app.run_test() as pilot:
         await type_keys(pilot, "Kind re")
-        monkeypatch.setattr(composer_module, "SUGGEST_DELAY_SECONDS", 0.001)
+        monkeypatch.setattr(suggestion_line, "SUGGEST_DELAY_SECONDS", 0.001)
         await pilot.press("g")
         await suggested(pilot, app, "ards")
         assert suggest.asked == ["Kind reg"]
@@ -151,7 +151,7 @@ async def test_a_pause_in_typing_is_waited_for(
 async def test_while_an_answer_takes_long_typing_goes_on_and_only_the_newest_text_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composer_module, "SUGGEST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(suggestion_line, "SUGGEST_DELAY_SECONDS", 0.001)
     suggest = Suggester({"D": "EAD", **ANSWERS}, blocks_on=("D",))
     app = app_with(tmp_path, suggest)
     async with app.run_test() as pilot:
@@ -320,7 +320,7 @@ async def test_hostile_suggestions_are_drawn_safely(tmp_path: Path, shared_data:
             drawn = whole(app)
             assert not set(drawn) & {"\x1b", "\x9b", "\u202e", "\ufdd0", "\ufdd1"}
             await pilot.press("tab")
-            assert app.composer.outgoing_message().read() == app.composer.text
+            assert app.composer.outgoing_message().read().text == app.composer.text
 
 
 @pytest.mark.parametrize(

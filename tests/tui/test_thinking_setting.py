@@ -63,12 +63,12 @@ async def test_the_key_takes_the_next_level_and_the_chat_keeps_it() -> None:
         await say(pilot, "Hi")
         await idle(pilot)
         assert asked() == "off"
-        await chat_of(pilot).new_chat()
+        await chat_of(pilot).switch.new_chat()
         await until(pilot, lambda: "thinking" not in bar(pilot))
         await say(pilot, "Hi")
         await idle(pilot)
         assert asked() == "auto"
-        await chat_of(pilot).open_chat(1)
+        await chat_of(pilot).switch.open_chat(1)
         await until(pilot, lambda: "thinking off" in bar(pilot))
     assert store.conversation(1).sampling.thinking == "off"
 

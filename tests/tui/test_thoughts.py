@@ -236,7 +236,7 @@ async def test_a_streaming_thought_shows_its_last_line_then_what_it_took() -> No
         await idle(pilot)
         expected = ["▸ Thought for 5 s · 20 tokens", "It is noon."]
         await until(pilot, lambda: shown(pilot) == expected)
-        await chat_of(pilot).open_chat(1)
+        await chat_of(pilot).switch.open_chat(1)
         await until(pilot, lambda: shown(pilot) == expected)
     reply = store.conversation(1).turns[0].reply
     assert reply is not None

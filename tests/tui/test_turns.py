@@ -226,9 +226,9 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
         assert line(pilot) == "waiting for the model"
         assert store.conversation(2).turns[0].user.text == "Hello"
 
-        assert await chat_of(pilot).open_chat(other.id)
+        assert await chat_of(pilot).switch.open_chat(other.id)
         await until(pilot, lambda: "An old question" in plain(newest(pilot)))
-        assert await chat_of(pilot).open_chat(2)
+        assert await chat_of(pilot).switch.open_chat(2)
         await until(pilot, lambda: line(pilot) == "waiting for the model")
 
         ready.set()
@@ -321,7 +321,7 @@ async def test_switching_chats_at_any_moment_of_a_turn_harms_nothing() -> None:
                 await pilot.pause(0.01)
             await pilot.press("ctrl+n")
             await until(pilot, lambda: not chat_of(pilot).busy)
-        assert await chat_of(pilot).open_chat(1)
+        assert await chat_of(pilot).switch.open_chat(1)
         await until(pilot, lambda: "one two three four" in plain(newest(pilot)))
     assert app.return_code in (None, 0)
     replies = [store.conversation(chat.id).turns[0].reply for chat in store.list_conversations()]

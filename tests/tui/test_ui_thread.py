@@ -136,7 +136,7 @@ async def test_no_step_of_a_chat_reads_or_writes_in_the_ui_thread(store: Store) 
         watch.check("browsing the history")
         chat.composer.text = ""
         await pilot.press(*"abc")
-        assert await chat.open_chat(3)
+        assert await chat.switch.open_chat(3)
         await until(pilot, lambda: chat.composer.text == "draft about dogs")
         await pilot.press("ctrl+n")
         await until(pilot, lambda: chat.composer.text == "abc")
@@ -192,8 +192,8 @@ class SlowStore(Store):
 async def start_opening(pilot: Pilot[None], chat: int) -> None:
     """Open a chat as the list does, without waiting for it."""
     screen = app_of(pilot).chat_screen
-    screen.run_worker(chat_of(pilot).open_chat(chat), exit_on_error=False)
-    await until(pilot, lambda: chat_of(pilot)._opening is not None)
+    screen.run_worker(chat_of(pilot).switch.open_chat(chat), exit_on_error=False)
+    await until(pilot, lambda: chat_of(pilot).switch.is_opening)
 
 
 async def test_what_is_typed_and_sent_while_a_chat_loads_is_meant_for_it(path: Path) -> None:
@@ -229,7 +229,7 @@ async def test_the_chat_that_was_asked_for_last_is_shown(path: Path) -> None:
             store.go[2].set()
             await until(pilot, lambda: message_shown(pilot) == "Tell me about dogs.")
             await until(pilot, lambda: chat.composer.text == "draft about dogs")
-            assert chat.switch_count == 3, "the new chat, the first one and the last one"
+            assert chat.switch.count == 3, "the new chat, the first one and the last one"
 
 
 async def test_a_chat_that_cannot_be_loaded_leaves_the_open_one_with_its_draft(
@@ -261,7 +261,7 @@ async def test_a_turn_that_ends_while_its_chat_loads_is_shown_complete(path: Pat
             await say(pilot, "Go on")
             await pilot.press("ctrl+n")
             store.go[1].set()
-            assert await chat.open_chat(1)
+            assert await chat.switch.open_chat(1)
             await idle(pilot)
             await until(pilot, lambda: "One two three." in plain(newest(pilot)))
             assert message_shown(pilot) == "Go on"

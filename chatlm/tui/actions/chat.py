@@ -108,26 +108,26 @@ class ChatActions:
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()
-        elif not (self._close_panel() or self._chat.stop() or self._cancel_work()):
+        elif not (self._close_panel() or self._chat.turns.stop() or self._cancel_work()):
             self._chat.view.focus_composer()
 
     def do_continue(self, _: str) -> None:
         """Continue a reply that was cut short."""
-        self._chat.continue_reply()
+        self._chat.turns.continue_reply()
         self._chat.view.focus_composer()
 
     def do_regenerate(self, _: str) -> None:
         """Regenerate the newest reply."""
-        self._chat.regenerate()
+        self._chat.turns.regenerate()
         self._chat.view.focus_composer()
 
     async def do_new(self, _: str) -> None:
         """Start a chat."""
-        await self._chat.leave_chat(self._new_chat)
+        await self._chat.switch.leave_chat(self._new_chat)
 
     async def do_incognito(self, _: str) -> None:
         """Start a chat that is not saved."""
-        await self._chat.leave_chat(partial(self._new_chat, incognito=True))
+        await self._chat.switch.leave_chat(partial(self._new_chat, incognito=True))
 
     def do_chats(self, _: str) -> None:
         """Show and focus the list; hide it if it has the focus."""
@@ -229,7 +229,7 @@ class ChatActions:
         await self._chat.view.app.action_quit()
 
     async def _new_chat(self, *, incognito: bool = False) -> None:
-        await self._chat.new_chat(incognito=incognito)
+        await self._chat.switch.new_chat(incognito=incognito)
         self._chat.view.focus_composer()
 
     def _export(self, file: str | None) -> None:
@@ -344,7 +344,7 @@ class TurnActions:
 
     async def do_fork(self, _: str) -> None:
         """Fork the chat after this turn."""
-        await self._chat.fork_chat(self._selected_view().turn.position + 1)
+        await self._chat.switch.fork_chat(self._selected_view().turn.position + 1)
         self._chat.view.focus_composer()
         self._chat.view.notify("This is a fork; the original chat is unchanged.", markup=False)
 

@@ -68,7 +68,7 @@ class InspectActions:
 
     def show_context(self) -> None:
         """Open the context screen."""
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         session = self._create_session()
 
         def ledger() -> ContextBreakdown:
@@ -124,16 +124,16 @@ class InspectActions:
         title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
-            text = message.read()
-            seen = session.preview(text)
-            words = turns[-1].display_text if again else text
+            whole = message.read()
+            seen = session.preview(whole.text, images=whole.images)
+            words = turns[-1].display_text if again else whole.text
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def summarise_turn(self, turn: Turn) -> None:
         """Let the model summarise a turn, and use the summary in its place."""
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         session = self._create_session()
 
         def leave(_: None) -> None:
@@ -143,7 +143,7 @@ class InspectActions:
 
     def replay_reply(self, reply: Reply, model: str) -> None:
         """Replay a reply, optionally with another model, and compare."""
-        self._chat.pause_read_ahead()
+        self._chat.turns.pause_read_ahead()
         store, plugins = self._chat.store, self._services.plugins
 
         def again() -> Generator[object, None, None]:
@@ -158,7 +158,7 @@ class InspectActions:
                 yield from replay(store, engine, reply.id, plugins=plugins)
 
         self._chat.view.app.push_screen(
-            ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
+            ReplayScreen(reply.text, again), lambda _: self._chat.turns.resume_read_ahead()
         )
 
     def _redraw(self, turn_id: int | None = None) -> None:

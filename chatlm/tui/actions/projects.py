@@ -83,7 +83,7 @@ class ProjectActions:
     def _note(self, project: Project, found: FoundProject | None) -> None:
         if found is None:
             return
-        self._chat.project_setups[project.folder] = found.setup
+        self._chat.switch.project_setups[project.folder] = found.setup
         key = (project.folder, found.instructions)
         if project.instructions not in ("", found.instructions) and key not in self._told:
             self._told.add(key)
@@ -117,7 +117,7 @@ class ProjectActions:
         """Put the chat into the project; a new one begins with what was saved for it."""
         chat, setup = self._chat, found.setup
         project = found.project(with_instructions=confirmed)
-        chat.project_setups[project.folder] = setup
+        chat.switch.project_setups[project.folder] = setup
         chat.edits.set_project(project)
         if chat.conversation_id is None:
             if setup.system:
@@ -165,7 +165,7 @@ class ProjectActions:
             sampling=chat.sampling,
             plugin_data=chat.plugin_data,
         )
-        self._chat.project_setups[folder] = setup
+        self._chat.switch.project_setups[folder] = setup
         self._chat.read_then(
             partial(projects.save_setup, folder, setup),
             lambda _: self._chat.view.notify(
@@ -187,7 +187,9 @@ class ProjectActions:
                 )
 
         project = self._chat.conversation.project
-        setup = self._chat.project_setups.get(project.folder, Setup()) if project else Setup()
+        setup = (
+            self._chat.switch.project_setups.get(project.folder, Setup()) if project else Setup()
+        )
         self._chat.view.app.push_screen(ProjectScreen(project, setup, known), run)
 
 

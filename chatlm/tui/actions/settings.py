@@ -275,6 +275,6 @@ class SettingsActions:
 
     def _switch_model(self, name: str | None) -> None:
         if name and name != self._services.engine_state.model:
-            self._chat.stop()
+            self._chat.turns.stop()
             self._services.load_engine(name)
             self._chat.view.focus_composer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -10,11 +9,11 @@ from typing import Any
 
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
-from chatlm.tui.chat.chat_view import ChatView
+from chatlm.tui.chat.chat_state import ChatState
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
-from chatlm.tui.workers import WriteQueue, to_user_error
+from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import ContextPolicy, Turn
 from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
@@ -33,33 +32,17 @@ class ChatEdits:
     """Changes to the open chat, shown at once and written to the store in order.
 
     Args:
-        view: shows the open chat.
-        chat: returns the open chat.
-        draw_lock: held while turns are drawn.
-        require_idle: raises `UsageError` while a turn is running.
+        state: the open chat.
         redraw: shows the chat as it is stored.
-        notify_changed: announces a change.
     """
 
-    def __init__(
-        self,
-        view: ChatView,
-        chat: Callable[[], OpenChat],
-        draw_lock: asyncio.Lock,
-        *,
-        require_idle: Callable[[], None],
-        redraw: Callable[[], Awaitable[None]],
-        notify_changed: Callable[[], None],
-    ) -> None:
-        self.write_queue = WriteQueue()
+    def __init__(self, state: ChatState, redraw: Callable[[], Awaitable[None]]) -> None:
+        self.write_queue = state.write_queue
         self.count = 0
         """How many changes were made."""
-        self._view = view
-        self._chat = chat
-        self._draw_lock = draw_lock
-        self._require_idle = require_idle
+        self._state = state
+        self._view = state.view
         self._redraw = redraw
-        self._notify_changed = notify_changed
 
     def store_changes(self, chat: OpenChat, before: OpenChat) -> None:
         """Store what was changed in a new chat while its first message was being stored.
@@ -78,33 +61,33 @@ class ChatEdits:
 
     def set_system(self, system: str) -> None:
         """Set the system prompt of the chat."""
-        self._change(self._chat(), "system", system)
+        self._change(self._state.chat, "system", system)
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Set the sampling of the chat."""
-        self._change(self._chat(), "sampling", sampling)
+        self._change(self._state.chat, "sampling", sampling)
 
     def set_disabled_plugins(self, plugins: Iterable[str]) -> None:
         """Disable these plugins in the chat, and enable all others."""
-        self._change(self._chat(), "disabled_plugins", frozenset(plugins))
+        self._change(self._state.chat, "disabled_plugins", frozenset(plugins))
 
     def set_project(self, project: Project | None) -> None:
         """Set the project that the chat belongs to."""
-        self._change(self._chat(), "project", project)
+        self._change(self._state.chat, "project", project)
 
     def set_tools(self, tools: ChatTools) -> None:
         """Set what the user decided about tools in the chat."""
-        self._change(self._chat(), "tools", tools)
+        self._change(self._state.chat, "tools", tools)
 
     def set_tags(self, tags: tuple[str, ...]) -> None:
         """Set the tags of the chat, which is stored."""
-        chat = self._chat()
+        chat = self._state.chat
         chat.change("tags", tags)
         self._store_change(chat, lambda store, chat_id: store.set_tags(chat_id, tags))
 
     def set_plugin_data(self, plugin: str, values: Mapping[str, Any]) -> None:
         """Merge values into a plugin's data of the chat; None deletes one."""
-        self._change_plugin_data(self._chat(), plugin, values)
+        self._change_plugin_data(self._state.chat, plugin, values)
 
     def _change_plugin_data(self, chat: OpenChat, plugin: str, values: Mapping[str, Any]) -> None:
         data = chat.conversation.plugin_data
@@ -122,7 +105,7 @@ class ChatEdits:
 
     def _store_change(self, chat: OpenChat, write: Callable[[Store, int], object]) -> None:
         if chat.conversation_id is None:
-            self._notify_changed()
+            self._state.notify_changed()
         else:
             self._submit_write(partial(write, chat.store, chat.conversation_id), self._redraw)
 
@@ -130,27 +113,27 @@ class ChatEdits:
         """Activate the previous (-1) or next (1) version of a reply."""
         if len(view.turn.replies) < 2:
             raise UsageError("This message has only one reply", hint="Regenerate to get another.")
-        self._require_idle()
+        self._state.require_idle()
         reply = view.adjacent_version(step)
         if reply is not None:
             turn = dataclasses.replace(view.turn, active_reply_id=reply.id)
             await self._update_turn(
-                turn, partial(self._chat().store.choose_reply, turn.id, reply.id)
+                turn, partial(self._state.chat.store.choose_reply, turn.id, reply.id)
             )
 
     async def set_context_policy(self, view: TurnView, policy: ContextPolicy) -> None:
         """Change whether and how the model reads a turn."""
-        self._require_idle()
+        self._state.require_idle()
         turn = dataclasses.replace(view.turn, context_policy=policy)
         await self._update_turn(
-            turn, partial(self._chat().store.set_context_policy, turn.id, policy)
+            turn, partial(self._state.chat.store.set_context_policy, turn.id, policy)
         )
 
     async def _update_turn(self, turn: Turn, write: Callable[[], object]) -> None:
         """Show a changed turn at once and store it; a failed write is reverted on the screen."""
-        self._chat().update_turn(turn)
+        self._state.chat.update_turn(turn)
         self._submit_write(write, self._redraw)
-        async with self._draw_lock:
+        async with self._state.draw_lock:
             await self._view.transcript.update_turn(turn)
         if self._view.newest_view is not None and self._view.newest_view.turn.id == turn.id:
             self._view.status = Status.for_turn(turn)
@@ -174,7 +157,7 @@ class ChatEdits:
                 self._view.toast(error)
             if revert is not None:
                 await revert()
-        self._notify_changed()
+        self._state.notify_changed()
 
 
 def _update_plugin_data(

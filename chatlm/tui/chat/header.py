@@ -18,6 +18,7 @@ from chatlm.text import one_line
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.engine import EngineInfo
+from chatlm.types.projects import Project
 
 MAX_MODEL_WIDTH = 40
 """Cells of a model's name, whose end is kept: it tells versions and sizes apart."""
@@ -49,8 +50,7 @@ class Header(Horizontal):
 
     def __init__(self) -> None:
         super().__init__(id="head")
-        self.project = ""
-        """Name of the chat's project, shown before the title; empty for none."""
+        self._project = ""
 
     def compose(self) -> ComposeResult:
         """Yield the parts from left to right."""
@@ -67,11 +67,15 @@ class Header(Horizontal):
         self.set_class(self.size.width >= 140, "-wide")
         self.query_one(ModelLabel).shows_abilities = self.size.width >= 100
 
+    def set_project(self, project: Project | None) -> None:
+        """Show a chat's project before the next title."""
+        self._project = project.name if project else ""
+
     def show_title(self, title: str, *, incognito: bool) -> None:
         """Show a chat's title."""
         self.set_class(incognito, "-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
-        project = f"{one_line(self.project, PROJECT_WIDTH)} › " if self.project else ""
+        project = f"{one_line(self._project, PROJECT_WIDTH)} › " if self._project else ""
         self.query_one("#title", Static).update(
             Content.assemble(mark, (project, "$text-accent"), one_line(title, TITLE_WIDTH))
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,10 +14,14 @@ from threading import Thread
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_blocks, read_text_file
+from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
+from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_text_file
+from chatlm.chat.images import PreparedImage
 from chatlm.chat.resources import Resources
+from chatlm.chat.web_images import fetch_image, is_web_address
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.tui.vision import Vision
 from chatlm.tui.workers import to_user_error
 
 T = TypeVar("T")
@@ -38,13 +44,28 @@ MAX_NOTE_WIDTH = 40
 MAX_PASTED_PATH = 4096
 """Characters of the longest path that a system has."""
 
+MAX_PASTED_PATHS = 65_536
+"""Characters of the longest list of paths."""
+
 _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
 """Punctuation that may follow a path without being part of it."""
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Where attachments are read from; used in threads."""
+
+    read_file: FileReader = read_text_file
+    """Reads the text of a file."""
+    resources: Resources = field(default_factory=Resources)
+    """What plugins offer to attach."""
+    web_hosts: tuple[str, ...] = ()
+    """Servers that need not be public, each as HOST:PORT."""
+
+
+@dataclass(frozen=True)
 class Attachment:
-    """A file, a folder or a plugin's resource mentioned in a text."""
+    """A file, a folder, an image of the web or a plugin's resource mentioned in a text."""
 
     start: int
     """Start and end of the mention."""
@@ -53,24 +74,35 @@ class Attachment:
     raw_path: str
     """The path as it was typed, or the mention of a resource, such as `wiki:Home`."""
     path: Path | None
-    """None for a resource."""
+    """None for a resource and for an address of the web."""
+    fragment: str = ""
+    """What of a file is attached, see `split_fragment`."""
 
     @property
     def short_name(self) -> str:
         """The name for a note, with a slash after that of a folder."""
         name = self.raw_path if self.path is None else self.path.name
+        name += f"#{self.fragment}" * bool(self.fragment)
         is_folder = self.path is not None and self.path.is_dir()
         return one_line(name, MAX_NOTE_WIDTH) + "/" * is_folder
 
-    def read_blocks(self, read_file: FileReader, resources: Resources) -> list[str]:
-        """Return the blocks that it adds to a message.
+    @property
+    def is_on_the_web(self) -> bool:
+        """Whether it is an address, which is asked for only when the user says so."""
+        return self.path is None and is_web_address(self.raw_path)
+
+    def read(self, sources: Sources) -> Attached:
+        """Return what it adds to a message.
 
         Raises:
             UsageError: it cannot be read.
         """
+        if self.is_on_the_web:
+            return Attached(images=(fetch_image(self.raw_path, sources.web_hosts),))
         if self.path is None:
-            return [resources.read_block(self.raw_path)]
-        return read_blocks(self.path, self.raw_path, read_file)
+            return Attached((sources.resources.read_block(self.raw_path),))
+        name, _ = split_fragment(self.raw_path) if self.fragment else (self.raw_path, "")
+        return read_attached(self.path, name, self.fragment, sources.read_file)
 
 
 @dataclass(frozen=True)
@@ -79,13 +111,22 @@ class AttachmentCost:
 
     name: str
     tokens: int | None
-    """None while no model is loaded."""
-    characters: int
+    """None while no model is loaded, or where the model does not say."""
+    characters: int = 0
+    """Of its text."""
+    pixels: tuple[str, ...] = ()
+    """The size of each image, such as `640×480`."""
 
     def __str__(self) -> str:
-        if self.tokens is None:
-            return f"{self.name} · {self.characters:,} characters"
-        return f"{self.name} · {self.tokens:,} tokens"
+        facts = [self.name]
+        if len(self.pixels) > 1:
+            facts.append(f"{len(self.pixels)} images")
+        facts += self.pixels[:1] if len(self.pixels) == 1 else []
+        if self.tokens is not None:
+            facts.append(f"{self.tokens:,} tokens")
+        elif not self.pixels:
+            facts.append(f"{self.characters:,} characters")
+        return " · ".join(facts)
 
 
 def format_mention(raw_path: str) -> str:
@@ -116,15 +157,28 @@ def find_attachments(
         candidates = _candidate_paths(match)
         start = match.start()
         for written, end in candidates:
-            path = resolve_path(written, folder)
-            if path is not None and (path.is_file() or (path.is_dir() and written.endswith("/"))):
-                found.append(Attachment(start, text[start:end], written, path))
+            path, fragment = _resolve(written, folder)
+            if path is not None:
+                found.append(Attachment(start, text[start:end], written, path, fragment))
                 break
         else:
-            if resources is not None and (chosen := _choose_resource(candidates, resources)):
+            address, end = candidates[-1] if candidates else ("", start)
+            if is_web_address(address):
+                found.append(Attachment(start, text[start:end], address, None))
+            elif resources is not None and (chosen := _choose_resource(candidates, resources)):
                 written, end = chosen
                 found.append(Attachment(start, text[start:end], written, None))
     return found
+
+
+def _resolve(written: str, folder: Path) -> tuple[Path | None, str]:
+    """Return the file or folder that a mention names, and the fragment behind it."""
+    path = resolve_path(written, folder)
+    if path is not None and (path.is_file() or (path.is_dir() and written.endswith("/"))):
+        return path, ""
+    name, fragment = split_fragment(written)
+    path = resolve_path(name, folder) if fragment else None
+    return (path, fragment) if path is not None and path.is_file() else (None, "")
 
 
 def _choose_resource(
@@ -167,6 +221,21 @@ def pasted_path(text: str) -> str | None:
     return line if line.startswith(("/", "~/")) else None
 
 
+def pasted_paths(text: str) -> Iterator[list[str]]:
+    """Yield the lists of absolute paths that a pasted text may be: one path, or several, each on
+    a line of its own or separated by blanks."""
+    if (path := pasted_path(text)) is not None:
+        yield [path]
+    if len(text) > MAX_PASTED_PATHS:
+        return
+    with suppress(ValueError):  # a quote that does not end
+        for pieces in (text.split("\n"), map(shlex.quote, shlex.split(text))):
+            paths = [pasted_path(piece) for piece in pieces if piece.strip()]
+            known = [path for path in paths if path is not None]
+            if len(known) == len(paths) > 1:
+                yield known
+
+
 def resolve_path(raw_path: str, folder: Path) -> Path | None:
     """Return the path if it exists; `~` is the home folder."""
     try:
@@ -184,21 +253,16 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     return text
 
 
-def format_blocks(
-    attachments: Iterable[Attachment],
-    read_file: FileReader,
-    resources: Resources | None = None,
-) -> list[str]:
-    """Return the block of each file or resource, once.
+def read_attachments(attachments: Iterable[Attachment], sources: Sources) -> Attached:
+    """Return what files and resources add to a message, each once.
 
     Raises:
-        UsageError: one cannot be read.
+        UsageError: one cannot be read, or there are too many images.
     """
-    once: dict[Path | str, Attachment] = {}
+    once: dict[tuple[Path | str, str], Attachment] = {}
     for file in attachments:
-        once.setdefault(file.path or file.raw_path, file)
-    offered = resources or Resources()
-    return [block for file in once.values() for block in file.read_blocks(read_file, offered)]
+        once.setdefault((file.path or file.raw_path, file.fragment), file)
+    return join_attached(file.read(sources) for file in once.values())
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
@@ -210,9 +274,22 @@ def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
         tokens = [cost.tokens for cost in known if cost.tokens is not None]
         whole = sum(tokens) if len(tokens) == len(known) else None
         known = [
-            AttachmentCost(f"{len(known)} files", whole, sum(cost.characters for cost in known))
+            AttachmentCost(
+                f"{len(known)} files",
+                whole,
+                sum(cost.characters for cost in known),
+                tuple(size for cost in known for size in cost.pixels),
+            )
         ]
     return failed[:1] + [str(cost) for cost in known]
+
+
+@dataclass(frozen=True)
+class CompleteMessage:
+    """A message with what its files add to it."""
+
+    text: str
+    images: tuple[PreparedImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,17 +299,19 @@ class OutgoingMessage:
     text: str
     """The text with its pastes, and with plain file names instead of mentions."""
     files: tuple[Attachment, ...] = ()
-    read_file: FileReader = read_text_file
-    resources: Resources = field(default_factory=Resources)
+    sources: Sources = field(default_factory=Sources)
 
-    def read(self) -> str:
+    def read(self) -> CompleteMessage:
         """Return the text followed by the files; call it in a thread if there are files.
 
         Raises:
             UsageError: a file cannot be read.
         """
-        blocks = format_blocks(self.files, self.read_file, self.resources)
-        return "\n\n".join([self.text.rstrip(), *blocks]) if blocks else self.text
+        attached = read_attachments(self.files, self.sources)
+        text = self.text
+        if attached.blocks:
+            text = "\n\n".join([text.rstrip(), *attached.blocks])
+        return CompleteMessage(text, attached.images)
 
 
 class Attachments:
@@ -241,8 +320,8 @@ class Attachments:
     Args:
         folder: where paths start.
         count_tokens: returns the tokens of a text; called in a thread.
-        read_file: reads an attached file; called in a thread.
-        resources: what plugins offer to attach; read in a thread.
+        sources: where files are read from; used in threads.
+        vision: what the model makes of images; asked in a thread.
         call_in_ui_thread: calls a function in the UI thread, from any thread.
         on_changed: called when `notes` has changed.
         on_failed: called when a file of `attach` cannot be read.
@@ -252,8 +331,8 @@ class Attachments:
         self,
         folder: Path,
         count_tokens: TokenCounter,
-        read_file: FileReader,
-        resources: Resources,
+        sources: Sources,
+        vision: Vision,
         *,
         call_in_ui_thread: Callable[[Callable[[], None]], object],
         on_changed: Callable[[], None],
@@ -261,8 +340,8 @@ class Attachments:
     ) -> None:
         self._folder = folder
         self._count_tokens = count_tokens
-        self._read_file = read_file
-        self._resources = resources
+        self._sources = sources
+        self._vision = vision
         self._call_in_ui_thread = call_in_ui_thread
         self._on_changed = on_changed
         self._on_failed = on_failed
@@ -282,7 +361,10 @@ class Attachments:
             UsageError: there is no such file.
         """
         name = one_line(path, MAX_NAME_WIDTH)
-        found = resolve_path(path, self._folder)
+        if is_web_address(path):
+            return format_mention(path)
+        found, _ = _resolve(path, self._folder)
+        found = found or resolve_path(path, self._folder)
         if found is None:
             raise UsageError(f"{name} does not exist", hint="Check the path.")
         if found.is_dir():
@@ -292,12 +374,15 @@ class Attachments:
         return format_mention(path)
 
     def mention_of_paste(self, text: str) -> str | None:
-        """Return the mention of a file whose path was pasted or dropped; None for other texts."""
-        path = pasted_path(text)
-        try:
-            return None if path is None else self.find_mention(path)
-        except UsageError:
-            return None
+        """Return the mentions of files whose paths were pasted or dropped; None for other texts."""
+        mentions = []
+        for paths in pasted_paths(text):
+            try:
+                mentions = [self.find_mention(path) for path in paths]
+            except UsageError:
+                continue
+            return " ".join(mentions) or None
+        return None
 
     def scan(self, text: str, *, attached: str = "", recount: bool = False) -> None:
         """Find the files that a text mentions, and count those whose cost is not known.
@@ -312,7 +397,11 @@ class Attachments:
         self._costs = {name: cost for name, cost in self._costs.items() if name in self._files}
         for mention, file in self._files.items():
             cost = self._costs.get(mention)
-            is_known = isinstance(cost, AttachmentCost) and cost.tokens is not None
+            is_known = isinstance(cost, AttachmentCost) and (
+                cost.tokens is not None or bool(cost.pixels)
+            )
+            if file.is_on_the_web and mention != attached:
+                continue  # a request for each key that completes it would tell others
             if recount or mention == attached or not (is_known or mention in self._counting):
                 self._start_counting(file, tell=mention == attached)
         self._on_changed()
@@ -326,8 +415,11 @@ class Attachments:
             for mention in mentions
             if mention not in self._costs
         ]
+        on_web = [name for name in names if is_web_address(name)]
+        names = [name for name in names if name not in on_web]
         reading = names if len(names) < 2 else [f"{len(names)} files"]
-        return summarise_costs(costs) + [f"reading {what}…" for what in reading]
+        notes = summarise_costs(costs) + [f"reading {what}…" for what in reading]
+        return notes + ["read from the web when it is sent"] * bool(on_web)
 
     def outgoing_message(self, text: str, unfold: Callable[[str], str]) -> OutgoingMessage:
         """Return the message that a text stands for.
@@ -344,7 +436,7 @@ class Attachments:
             if mention in text and mention not in mentions
         ]
         whole = unfold(replace_mentions(text, files))
-        return OutgoingMessage(whole, (*gone, *files), self._read_file, self._resources)
+        return OutgoingMessage(whole, (*gone, *files), self._sources)
 
     @property
     def is_reading_message(self) -> bool:
@@ -352,7 +444,7 @@ class Attachments:
         return self._message is not None
 
     def read_message(
-        self, message: OutgoingMessage, on_read: Callable[[str | ChatlmError], None]
+        self, message: OutgoingMessage, on_read: Callable[[CompleteMessage | ChatlmError], None]
     ) -> None:
         """Read the files of a message in a thread, in place of any other message.
 
@@ -362,19 +454,25 @@ class Attachments:
                 `cancel_message`.
         """
 
-        def finish(result: str | ChatlmError) -> None:
+        def finish(result: CompleteMessage | ChatlmError) -> None:
             if self._message is message:
                 self._message = None
                 self._on_changed()
                 on_read(result)
 
         def work() -> None:
-            result = _result_of(message.read, "reading attached files")
+            result = _result_of(partial(self._read, message), "reading attached files")
             self._call_in_ui_thread(partial(finish, result))
 
         self._message = message
         self._on_changed()
         Thread(target=work, name="chatlm-attachments", daemon=True).start()
+
+    def _read(self, message: OutgoingMessage) -> CompleteMessage:
+        """Read a message; one with images that the model cannot read is refused."""
+        whole = message.read()
+        self._vision.check([each.image for each in whole.images])
+        return whole
 
     def cancel_message(self) -> bool:
         """Give up the message whose files are being read; return False if there is none."""
@@ -384,14 +482,26 @@ class Attachments:
         return was_reading
 
     def _find(self, text: str) -> list[Attachment]:
-        return find_attachments(text, self._folder, self._resources)
+        return find_attachments(text, self._folder, self._sources.resources)
 
     def _start_counting(self, file: Attachment, *, tell: bool) -> None:
         token = self._counting[file.mention] = object()
 
         def count() -> AttachmentCost:
-            text = "\n\n".join(file.read_blocks(self._read_file, self._resources))
-            return AttachmentCost(file.short_name, self._count_tokens(text), len(text))
+            attached = file.read(self._sources)
+            images = [each.image for each in attached.images]
+            self._vision.check(images)
+            text = "\n\n".join(attached.blocks)
+            costs = [self._vision.count_tokens(image) for image in images]
+            if text or not images:
+                costs.append(self._count_tokens(text))
+            known = [cost for cost in costs if cost is not None]
+            return AttachmentCost(
+                file.short_name,
+                sum(known) if len(known) == len(costs) else None,
+                len(text),
+                tuple(f"{image.width:,}×{image.height:,}" for image in images),
+            )
 
         def work() -> None:
             cost = _result_of(count, "counting an attached file")

@@ -9,19 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual import events, on
 from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.document._document import EditResult, Location, Selection
-from textual.document._edit import Edit
+from textual.document._document import Location, Selection
 from textual.message import Message
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import TextArea
 
 from chatlm.chat.attachments import FileReader, read_text_file
+from chatlm.chat.images import PreparedImage
 from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
@@ -30,34 +29,29 @@ from chatlm.tui.commands import Command
 from chatlm.tui.composer import editor
 from chatlm.tui.composer.attachments import (
     Attachments,
+    CompleteMessage,
     OutgoingMessage,
+    Sources,
     TokenCounter,
 )
 from chatlm.tui.composer.completion import Completer, Completion
+from chatlm.tui.composer.draft_area import DraftArea
 from chatlm.tui.composer.drafts import (
     Draft,
     MessageHistory,
     TemporaryEdit,
-    find_placeholders,
-    for_display,
     sanitise,
 )
-from chatlm.tui.composer.folds import Folds
-from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
+from chatlm.tui.composer.suggestion_line import SuggestionLine
 from chatlm.tui.composer.vim import VimKeys
+from chatlm.tui.vision import Vision
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
 
-SUGGEST_DELAY_SECONDS = 0.2
-"""Seconds without a change after which a suggestion is asked for."""
 
-
-class Composer(TextArea):
+class Composer(DraftArea):
     """The text area for messages and commands; a sent message stays until it is confirmed.
-
-    The placeholder of a folded paste is atomic: the cursor steps over it, and a deletion that
-    touches it removes all of it. Undo brings its paste back too.
 
     Args:
         slash_commands: the slash commands; None for all.
@@ -67,6 +61,8 @@ class Composer(TextArea):
             without it.
         folder: where paths start; None for the working directory.
         read_file: reads an attached file; called in a thread.
+        vision: what the model makes of images; None for a model that is not known.
+        web_hosts: servers that need not be public, see `fetch_image`.
         resources: what plugins offer to attach; None for nothing.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
         vim: whether it has the keys of vi.
@@ -90,12 +86,8 @@ class Composer(TextArea):
         &.-incognito { border: round $warning 60%; }
         &.-incognito:focus { border: round $warning; }
         &.-editing, &.-editing:focus { border: round $accent; border-title-color: $text-accent; }
-        & .text-area--placeholder { color: $text-muted; }
-        & .composer--paste { color: $text-accent; text-style: bold; }
     }
     """
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"composer--paste"}
 
     @dataclass
     class Submitted(Message):
@@ -105,6 +97,8 @@ class Composer(TextArea):
         draft: Draft
         """The draft that was sent."""
         temporary_edit: TemporaryEdit | None = None
+        images: tuple[PreparedImage, ...] = ()
+        """The images that are sent with it."""
 
         @property
         def edited_position(self) -> int | None:
@@ -131,6 +125,8 @@ class Composer(TextArea):
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
+        vision: Vision | None = None,
+        web_hosts: tuple[str, ...] = (),
         resources: Resources | None = None,
         suggest: Callable[[str], str] = lambda text: "",
         vim: bool = False,
@@ -139,7 +135,6 @@ class Composer(TextArea):
         folder = folder or Path.cwd()
         resources = resources or Resources()
         # The collaborators come first: TextArea's own __init__ calls methods that use them.
-        self._folds = Folds(self._line_at)
         self._completion = Completion(
             self,
             every if slash_commands is None else slash_commands,
@@ -153,14 +148,17 @@ class Composer(TextArea):
         self._attachments = Attachments(
             folder,
             count_tokens,
-            read_file,
-            resources,
+            Sources(read_file, resources, web_hosts),
+            vision or Vision(),
             call_in_ui_thread=self.call_later,
             on_changed=self.update_border,
             on_failed=self._warn,
         )
-        self._suggestions = Suggestions(
-            suggest, call_in_ui_thread=self.call_later, on_suggested=self._show_suggestion
+        self._suggestions = SuggestionLine(
+            self,
+            suggest,
+            may_show=lambda: not (self._completion.is_open or self.busy),
+            on_changed=self.update_border,
         )
         self._vim = VimKeys() if vim else None
         self._message_history = MessageHistory(history)
@@ -176,41 +174,26 @@ class Composer(TextArea):
         self._last_state = ""
         """The last announced draft."""
         self._scan_timer: Timer | None = None
-        self._suggest_timer: Timer | None = None
-        super().__init__(
-            id="composer",
-            placeholder="Write a message, / for commands, @ for files",
-            highlight_cursor_line=False,
-        )
+        super().__init__("Write a message, / for commands, @ for files", id="composer")
         self._key_actions = _editing_actions()
 
-    # --- the text and its folded pastes ---------------------------------------------------
-
-    @property
-    def draft(self) -> Draft:
-        """The text with its pastes."""
-        return self._folds.to_draft(self.text)
+    # --- the text -------------------------------------------------------------------------
 
     def set_draft(self, draft: Draft) -> None:
         """Replace the text by a draft, with the cursor at its end."""
         if self.cancel_sending():
             self._warn(UsageError("The message was not sent: its files were still being read"))
-        self._folds.load(draft)
-        super().load_text(draft.text)
-        self.move_cursor(self.document.end)
+        super().set_draft(draft)
         self.close_completion()
         self.update_border()
-
-    def load_text(self, text: str) -> None:
-        """Replace the text by one from outside the composer."""
-        super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
         """Replace the selection by a text, folded if it is long; the path of a file attaches it."""
         mention = self._attachments.mention_of_paste(text)
-        pasted = self._folds.fold(text) if mention is None else f"{sanitise(mention)} "
-        self.replace(pasted, *self.selection, maintain_selection_offset=False)
-        self.scroll_cursor_visible()
+        if mention is None:
+            super().paste(text)
+        else:
+            self.replace_selection(f"{sanitise(mention)} ")
 
     def action_copy(self) -> None:
         """Copy the selection of the composer, or else of the screen; without one, offer to quit."""
@@ -229,82 +212,12 @@ class Composer(TextArea):
         command = editor.find_editor()
         try:
             with self.app.suspend():
-                text = editor.edit_text(command, self._folds.unfold(self.text))
+                text = editor.edit_text(command, self.unfolded_text)
         except SuspendNotSupported as error:
             raise UsageError("No editor can be opened here", hint="Write it here.") from error
-        if text != self._folds.unfold(self.text):
+        if text != self.unfolded_text:
             self.set_draft(Draft(sanitise(text)))
         self.refresh()
-
-    def action_unfold(self) -> None:
-        """Unfold the paste at the cursor, or else the first."""
-        fold = self._folds.find_fold(self.cursor_location, self.document.line_count)
-        if fold is not None:
-            self.replace(fold.paste, fold.start, fold.end, maintain_selection_offset=False)
-
-    def action_newline(self) -> None:
-        """Insert a newline at the cursor."""
-        self.insert("\n")
-        self.scroll_cursor_visible()
-
-    def edit(self, edit: Edit) -> EditResult:
-        """Perform an edit, extended to whole placeholders."""
-        top, bottom = self._folds.start_of(edit.top), self._folds.end_of(edit.bottom)
-        if (top, bottom) != (edit.top, edit.bottom):
-            edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
-        return super().edit(edit)
-
-    def validate_selection(self, selection: Selection) -> Selection:
-        """Move both ends of the selection out of placeholders."""
-        return Selection(
-            self._folds.skip(self.selection.start, selection.start),
-            self._folds.skip(self.selection.end, selection.end),
-        )
-
-    def get_line(self, line_index: int) -> Text:
-        """Return a line as drawn."""
-        line = super().get_line(line_index)
-        style = self.get_component_rich_style("composer--paste", partial=True)
-        for start, end, _ in find_placeholders(line.plain):
-            line.stylize(style, start, end)
-        line.plain = for_display(line.plain)
-        return line
-
-    def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
-        """Match no brackets: the search through a long text would delay each key."""
-        return None
-
-    @property
-    def selected_text(self) -> str:
-        """Return the selection, unfolded."""
-        return self._folds.unfold(super().selected_text)
-
-    def action_cut(self) -> None:
-        """Cut the selection or the line, unfolded, to the clipboard."""
-        super().action_cut()
-        cut = self.app.clipboard
-        if any(find_placeholders(cut)):
-            self.app.copy_to_clipboard(self._folds.unfold(cut))
-
-    def action_paste(self) -> None:
-        """Paste text that was cut or copied in the composer."""
-        self.paste(self.app.clipboard)
-
-    async def _on_paste(self, event: events.Paste) -> None:
-        """Paste text from the terminal."""
-        event.prevent_default()
-        event.stop()
-        self.paste(event.text)
-
-    def _line_at(self, row: int) -> str:
-        return self.document[row] if 0 <= row < self.document.line_count else ""
-
-    def _refresh_size(self) -> None:
-        """Clamp the cursor first: undo removes lines before it moves the cursor."""
-        clamped = self.clamp_visitable(self.cursor_location)
-        if clamped != self.cursor_location:
-            self.selection = Selection.cursor(clamped)
-        super()._refresh_size()
 
     # --- keys and completion --------------------------------------------------------------
 
@@ -325,14 +238,14 @@ class Composer(TextArea):
     def close_completion(self) -> bool:
         """Close the list of candidates; return False if it was closed."""
         was_open = self._completion.close()
-        self._show_suggestion()
+        self._suggestions.show()
         return was_open
 
     def watch_selection(self) -> None:
         """Update the candidates and the suggestion when the cursor moves."""
         if self._completion.is_open:
             self._completion.update()
-        self._show_suggestion()
+        self._suggestions.show()
 
     async def _on_key(self, event: events.Key) -> None:
         """Handle keys at once; a binding that bubbles up would run after later keys."""
@@ -350,9 +263,9 @@ class Composer(TextArea):
             return
         if self._completion.handle_key(event.key, action):
             event.stop()
-            self._show_suggestion()
+            self._suggestions.show()
             return
-        if event.key == "tab" and self._accept_suggestion():
+        if event.key == "tab" and self._suggestions.accept():
             event.stop()
             return
         if action and await self.app.run_action(action, self):
@@ -361,7 +274,7 @@ class Composer(TextArea):
             await super()._on_key(event)
         if event.is_printable or action.startswith("delete"):
             self._completion.update()
-            self._show_suggestion()
+            self._suggestions.show()
 
     async def _run_vim_command(self, event: events.Key) -> bool:
         """Handle a key of the normal mode; return False for all others."""
@@ -381,14 +294,6 @@ class Composer(TextArea):
         left = self._vim is not None and self._vim.leave_insert()
         self.update_border()
         return left
-
-    def action_text_start(self) -> None:
-        """Go to the beginning of the text."""
-        self.move_cursor((0, 0))
-
-    def action_text_end(self) -> None:
-        """Go to the end of the text."""
-        self.move_cursor(self.document.end)
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Move up, or from the first line to the previous message."""
@@ -418,60 +323,27 @@ class Composer(TextArea):
 
     def update_suggestion(self) -> None:
         """Keep the suggestion only while the text follows it; called after each change."""
-        self._suggestions.follow(self.text)
-        self._show_suggestion()
+        self._suggestions.follow()
 
     def action_cursor_right(self, select: bool = False) -> None:
         """Move right, or accept the suggestion."""
-        if select or not self._accept_suggestion():
+        if select or not self._suggestions.accept():
             self.suggestion = ""  # which TextArea would insert
             super().action_cursor_right(select)
-            self._show_suggestion()
+            self._suggestions.show()
 
     def on_resize(self) -> None:
         """Fit the suggestion into the new width, once the text is wrapped to it."""
-        self.call_later(self._show_suggestion)
+        self.call_later(self._suggestions.show)
 
     @property
     def suggesting(self) -> bool:
         """Whether a suggestion is asked for, or soon will be."""
-        return self._suggest_timer is not None or self._suggestions.busy
-
-    @property
-    def _can_suggest(self) -> bool:
-        at_end = self.cursor_location == self.document.end and self.selection.is_empty
-        return at_end and not (self._completion.is_open or self.busy)
-
-    def _show_suggestion(self) -> None:
-        rest = self._suggestions.rest if self._can_suggest else ""
-        if rest:
-            column, _ = self.wrapped_document.location_to_offset(self.cursor_location)
-            rest = fit_suggestion(rest, self.wrap_width + 1 - column)  # the cursor is on it
-        if rest != self.suggestion:
-            self.suggestion = rest
-            self.update_border()
-
-    def _accept_suggestion(self) -> bool:
-        """Insert the whole suggestion; return False if none is shown."""
-        if not self.suggestion:
-            return False
-        self.history.checkpoint()  # undo removes it alone
-        self.insert(self._suggestions.rest, maintain_selection_offset=False)
-        self.history.checkpoint()
-        return True
+        return self._suggestions.busy
 
     @on(TextArea.Changed)
     def _schedule_suggestion(self) -> None:
-        if self._suggest_timer is not None:
-            self._suggest_timer.stop()
-            self._suggest_timer = None
-        if self.text.strip():
-            self._suggest_timer = self.set_timer(SUGGEST_DELAY_SECONDS, self._request_suggestion)
-
-    def _request_suggestion(self) -> None:
-        self._suggest_timer = None
-        if self._can_suggest and not self._suggestions.rest:
-            self._suggestions.request(self._folds.unfold(self.text))
+        self._suggestions.schedule()
 
     # --- attached files and the border ----------------------------------------------------
 
@@ -521,7 +393,7 @@ class Composer(TextArea):
         notes += self._attachments.notes(text)
         if self.suggestion:
             notes.append("tab accepts")
-        if any(find_placeholders(text)):
+        if self.has_folds:
             notes.append(f"{keys('unfold')} unfolds")
         return notes
 
@@ -549,7 +421,7 @@ class Composer(TextArea):
         meaning = self._parse_input()
         if not isinstance(meaning, str):
             raise UsageError("This is a command", hint=commands.DOUBLE_SLASH_HINT)
-        return self._attachments.outgoing_message(meaning, self._folds.unfold)
+        return self._attachments.outgoing_message(meaning, self.unfold)
 
     def action_send(self) -> None:
         """Post the message, after reading its files, or the command; ignore a blank text."""
@@ -624,16 +496,19 @@ class Composer(TextArea):
 
     def _submit_text(self, text: str) -> None:
         """Post a message, after its files are read; hold back text typed meanwhile."""
-        message = self._attachments.outgoing_message(text, self._folds.unfold)
+        message = self._attachments.outgoing_message(text, self.unfold)
         submit = partial(self._post_submitted, self.draft, self._temporary_edit)
         self.move_cursor(self.document.end)
         if message.files:
             self._attachments.read_message(message, submit)
         else:
-            submit(message.text)
+            submit(CompleteMessage(message.text))
 
     def _post_submitted(
-        self, draft: Draft, temporary_edit: TemporaryEdit | None, result: str | ChatlmError
+        self,
+        draft: Draft,
+        temporary_edit: TemporaryEdit | None,
+        result: CompleteMessage | ChatlmError,
     ) -> None:
         if isinstance(result, ChatlmError):
             self._warn(result)
@@ -645,10 +520,10 @@ class Composer(TextArea):
                 )
             )
         else:
-            self.post_message(self.Submitted(result, draft, temporary_edit))
+            self.post_message(self.Submitted(result.text, draft, temporary_edit, result.images))
 
     def _enter_command(self, command: Command, argument: str) -> None:
-        argument = self._folds.unfold(argument)
+        argument = self.unfold(argument)
         if not self.end_edit():
             self.set_draft(Draft())
         self.post_message(self.CommandEntered(command.name, argument))

@@ -111,7 +111,7 @@ class PluginActions:
 
     def notify_chat_shown(self) -> None:
         """Call `chat_shown` once for each opened chat."""
-        if self._notified_switch_count not in (None, self.chat.switch_count):
+        if self._notified_switch_count not in (None, self.chat.switch.count):
             self._call_chat_shown()
 
     def run_command(self, name: str, argument: str) -> None:
@@ -212,7 +212,7 @@ class PluginActions:
         return PluginUi(plugin, self)
 
     def _call_chat_shown(self) -> None:
-        self._notified_switch_count = self.chat.switch_count
+        self._notified_switch_count = self.chat.switch.count
         self._call_hook(HookCall("chat_shown"))
 
     def _call_hook(self, call: HookCall) -> None:

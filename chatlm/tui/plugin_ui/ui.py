@@ -136,7 +136,7 @@ class PluginUi:
     def send(self, text: str) -> None:
         """Send a message."""
         _require_type(text, str)
-        self._host.call_in_ui_thread(partial(self._chat.send_message, text))
+        self._host.call_in_ui_thread(partial(self._chat.turns.send_message, text))
 
     def set_chat(
         self,
@@ -223,14 +223,14 @@ class PluginUi:
         async def begin() -> None:
             if model:
                 self._host.switch_model(model)
-            await self._chat.new_chat(incognito=self._chat.incognito)
+            await self._chat.switch.new_chat(incognito=self._chat.incognito)
             self._set_chat(system, sampling, tools)
             self._chat.edits.set_plugin_data(self.plugin, state)
             self._chat.view.focus_composer()
             if message:
-                self._chat.send_message(message)
+                self._chat.turns.send_message(message)
 
-        await self._chat.leave_chat(begin)
+        await self._chat.switch.leave_chat(begin)
 
 
 def _names(tools: Sequence[str]) -> tuple[str, ...]:

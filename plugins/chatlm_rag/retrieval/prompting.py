@@ -55,7 +55,7 @@ def grounded_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message]:
     """Return the earlier turns without passages, then the question with its passages."""
-    question = Message("user", grounded_prompt(turn.user.text, passages))
+    question = turn.user.with_text(grounded_prompt(turn.user.text, passages))
     return [*conversation.messages(before=turn.position), question]
 
 

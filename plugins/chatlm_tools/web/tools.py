@@ -51,8 +51,8 @@ def fetch(address: str, context: ToolContext, start: int = 0) -> ToolOutput:
         start: how many characters to leave out, to read on in a long page.
     """
     _check_extra()
-    from chatlm_tools.web.addresses import CheckedConnections
-    from chatlm_tools.web.download import check_address, download, readable_text
+    from chatlm import CheckedConnections, check_address
+    from chatlm_tools.web.download import download_page, readable_text
 
     asked = check_address(address)
     cache = _cache(context)
@@ -60,7 +60,7 @@ def fetch(address: str, context: ToolContext, start: int = 0) -> ToolOutput:
     if values is None:
         context.progress(f"Reading {one_line(asked, 60)}")
         backend = CheckedConnections(current_settings(context).web_hosts)
-        page = download(asked, backend, context.check_cancelled)
+        page = download_page(asked, backend, context.check_cancelled)
         title, text = readable_text(page)
         values = {"address": page.address, "title": title, "text": text}
         cache.put("page", asked, values)
@@ -148,12 +148,12 @@ def _ask_searxng(
     Raises:
         UsageError: it did not answer with results.
     """
-    from chatlm_tools.web.addresses import CheckedConnections
-    from chatlm_tools.web.download import download
+    from chatlm import CheckedConnections
+    from chatlm_tools.web.download import download_page
 
     question = urlencode({"q": query, "format": "json"})
     address = f"{settings.search_server.rstrip('/')}/search?{question}"
-    page = download(address, CheckedConnections(settings.web_hosts), context.check_cancelled)
+    page = download_page(address, CheckedConnections(settings.web_hosts), context.check_cancelled)
     try:
         found = json.loads(page.text)["results"]
         rows = [_row(each.get("title"), each["url"], each.get("content")) for each in found]

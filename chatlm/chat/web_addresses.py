@@ -14,7 +14,8 @@ from typing import Any
 
 import httpcore2
 
-from chatlm import UsageError, one_line
+from chatlm.errors import UsageError
+from chatlm.text import one_line
 
 Lookup = Callable[[str, int], Sequence[str]]
 """`(host, port) -> addresses`"""
