@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatlm.chat.downloads import Download, DownloadRules, check_address, download
-    from chatlm.chat.images import PreparedImage, read_image
+    from chatlm.chat.images import read_image
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.chat.web_addresses import AddressRefused, CheckedConnections
@@ -118,7 +118,16 @@ if TYPE_CHECKING:
         Usage,
     )
     from chatlm.types.methods import ReplyMethod
-    from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+    from chatlm.types.parts import (
+        File,
+        Image,
+        Part,
+        PreparedImage,
+        Reasoning,
+        Text,
+        ToolCall,
+        ToolResult,
+    )
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
         LogitsProcessor,
@@ -235,7 +244,7 @@ _MODULE_OF = {
     "PluginData": "chatlm.types.messages",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
-    "PreparedImage": "chatlm.chat.images",
+    "PreparedImage": "chatlm.types.parts",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Project": "chatlm.types.projects",
     "Prompt": "chatlm.types.requests",

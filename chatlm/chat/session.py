@@ -13,7 +13,7 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
-from chatlm.chat.images import PreparedImage, kept_images, message_parts, with_unsaved
+from chatlm.chat.images import kept_images, message_parts, with_unsaved
 from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
@@ -35,7 +35,7 @@ from chatlm.types.messages import (
     StopReason,
     Turn,
 )
-from chatlm.types.parts import Image, Text
+from chatlm.types.parts import Image, PreparedImage, Text
 from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -213,7 +213,11 @@ class ChatSession:
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
     def add(
-        self, text: str, reply: str | Sequence[ReplyStep], chat: Conversation | None = None
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        chat: Conversation | None = None,
+        images: Sequence[PreparedImage] = (),
     ) -> Conversation:
         """Store a message with a reply that was generated elsewhere.
 
@@ -221,6 +225,7 @@ class ChatSession:
             text: the user's message.
             reply: the answer, or all steps to it.
             chat: the chat so far; None loads it.
+            images: the message's images.
 
         Returns:
             the chat with both.
@@ -229,9 +234,10 @@ class ChatSession:
             UsageError: the text is blank, or a plugin refuses it.
             StoreError: they could not be stored.
         """
-        _check_not_blank(text)
+        if not images:
+            _check_not_blank(text)
         previous = self.conversation_id
-        stored = self._store_message(text, chat)
+        stored = self._store_message(text, chat, images)
         try:
             turn = self._rewrite_message(stored, self._turn_plugins(stored))
         except UsageError:
@@ -305,19 +311,22 @@ class ChatSession:
         request, passages, encode = self._build(text, reply, images)
         return Preview(request, encode(), tuple(passages))
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self, text: str, reply: Sequence[ReplyStep] = (), images: Sequence[PreparedImage] = ()
+    ) -> Request:
         """Build what `send` would send for `text`, and encode it only if it has passages.
 
         Args:
             text: the user's message.
             reply: what its reply has already: steps with results of tools, or text to continue.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank and the chat has no turn.
             ContextTooLong: the passages do not fit; the engine refuses other prompts that do not.
             ModelError: as `send`.
         """
-        request, passages, encode = self._build(text, reply)
+        request, passages, encode = self._build(text, reply, images)
         if passages:
             encode()
         return request
@@ -542,7 +551,7 @@ class ChatSession:
     ) -> tuple[Conversation, TurnPlugins, list[Passage]]:
         """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the
         plugins for it, and the turn's passages."""
-        if not text.strip():
+        if not text.strip() and not images:
             chat = self._stored()
             passages = retrieved_only(self.store.passages(chat.turns[-1].id))
             return chat, self._turn_plugins(chat), passages
@@ -552,8 +561,10 @@ class ChatSession:
         raw_input = text if message != text else ""
         number = len(chat.turns)
         turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
-        parts = message_parts(message, images)
-        turn = Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
+        user = Message("user", message_parts(text, images))
+        if message != text:
+            user = user.with_text(message)
+        turn = Turn(turn_id, number, user, raw_input=raw_input)
         chat = chat.with_turn(turn)
         return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
 

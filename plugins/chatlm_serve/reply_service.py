@@ -37,6 +37,7 @@ from chatlm_serve.generation_request import (
     TextPrompts,
     check_fits,
 )
+from chatlm_serve.images import check_images
 from chatlm_serve.model_names import (
     find_chat_model,
     list_chat_models,
@@ -326,7 +327,9 @@ def prepare_reply(
 def _build_request(
     chats: SideChats, setup: Setup, asked: GenerationRequest, conversation: ClientConversation
 ) -> tuple[SideChat, Request]:
-    sampling = _check_thinking(asked, chats.begin(setup).engine.info)
+    info = chats.begin(setup).engine.info
+    check_images(conversation.images, info)
+    sampling = _check_thinking(asked, info)
     setup = dataclasses.replace(
         setup,
         system=conversation.system or setup.system,
@@ -335,9 +338,10 @@ def _build_request(
     chat = chats.begin(setup)
     for turn in conversation.history:
         with suppress(MessageRefused):  # no model has read it
-            chat.add(turn.question, turn.reply)
+            chat.add(turn.question, turn.reply, turn.images)
+    turn = conversation.turn
     request = dataclasses.replace(
-        chat.request(conversation.turn.question, conversation.turn.reply),
+        chat.request(turn.question, turn.reply, turn.images),
         logprobs=asked.logprobs,
         max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
         tools=asked.tools,
