@@ -1,11 +1,14 @@
 """What methods of more computation gain on word problems, and what they cost.
 
 Run it with `python -m benchmarks.methods [--adapter NAME]`: each problem is answered in one go,
-with chain of thought and by a vote of samples, by the same model. Accuracy has Wilson's interval;
-methods are compared with the plain reply on the same problems by McNemar's exact test.
+with chain of thought, by a vote of samples and by a Python program, by the same model. Accuracy has
+Wilson's interval; methods are compared with the plain reply on the same problems by McNemar's exact
+test. Replies are generated in batches, the samples of one vote in a batch of their own. `--state
+FILE` keeps each answer, so that a run that was stopped goes on.
 
 The default model solves next to none of them. `--write-training FILE` writes examples for an
-adapter, half of them with steps and half without, whose names and things differ from the problems':
+adapter, in turn without steps, with steps and with a program; names and things differ from those of
+the problems that are measured:
 
     python -m benchmarks.methods --write-training problems.jsonl
     chatlm adapters train problems --data problems.jsonl
@@ -22,58 +25,86 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.word_problems import Problem, problems
-from chatlm import Delta, Finished, Sampling, Setup, SideChat, load_config, side_chats
+from benchmarks.tools import ask_together, wilson
+from benchmarks.tools_data import call_text
+from benchmarks.word_problems import KINDS, Problem, problems
+from chatlm import (
+    Delta,
+    Finished,
+    Message,
+    Request,
+    Sampling,
+    Setup,
+    SideChats,
+    UsageError,
+    load_config,
+    side_chats,
+)
+from chatlm.engines.generic_tools import describe_tools
 from chatlm.plugin_kit.progress import progress_bar, status_lines
+from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.tools import parse_arguments
 from chatlm_reasoning.answers import vote_key
-from chatlm_reasoning.chain import STEP_BY_STEP
+from chatlm_reasoning.chain import STEP_BY_STEP, with_instruction
+from chatlm_tools.programs import python, run_python
+from chatlm_tools.settings import Settings
 
-PLAIN = "off"
-METHODS = (PLAIN, "chain", "consensus:9")
+PLAIN, CHAIN, PROGRAM = "off", "chain", "program"
+METHODS = (PLAIN, CHAIN, "consensus:9", PROGRAM)
+
+BATCH = 16
+"""Problems that are answered together."""
 
 _STATED = re.compile(r"Answer:\s*(.+?)(?:\*\*|$)", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a method made of one problem."""
+
+    problem: int
+    """Index of the problem."""
+    method: str
+    right: bool
+    tokens: int
+    """Generated tokens."""
+    seconds: float
+    """Share of the time of its batch."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """How one method did on all problems."""
 
     method: str
-    right: list[bool] = dataclasses.field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
+    answers: Sequence[Answer]
+    """In the order of the problems."""
 
     def to_dict(self, plain: Score) -> dict[str, Any]:
         """Convert to JSON values, with the comparison with the plain replies."""
-        low, high = wilson(sum(self.right), len(self.right))
-        gained = sum(b > a for a, b in zip(plain.right, self.right, strict=True))
-        lost = sum(b < a for a, b in zip(plain.right, self.right, strict=True))
+        count = len(self.answers)
+        right = sum(answer.right for answer in self.answers)
+        pairs = list(zip(plain.answers, self.answers, strict=True))
+        gained = sum(after.right > before.right for before, after in pairs)
+        lost = sum(after.right < before.right for before, after in pairs)
         return {
             "method": self.method,
-            "problems": len(self.right),
-            "right": sum(self.right),
-            "accuracy": sum(self.right) / len(self.right),
-            "interval": [low, high],
+            "problems": count,
+            "right": right,
+            "accuracy": right / count,
+            "interval": list(wilson(right, count)),
             "gained": gained,
             "lost": lost,
             "p": mcnemar(gained, lost),
-            "tokens_per_problem": self.tokens / len(self.right),
-            "seconds_per_problem": self.seconds / len(self.right),
+            "tokens_per_problem": sum(answer.tokens for answer in self.answers) / count,
+            "seconds_per_problem": sum(answer.seconds for answer in self.answers) / count,
         }
-
-
-def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    share, square = successes / count, z * z / count
-    middle = share + square / 2
-    spread = z * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    return (middle - spread) / (1 + square), (middle + spread) / (1 + square)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -90,49 +121,165 @@ def stated_answer(text: str) -> str:
     return vote_key(numbers[-1]) if numbers else ""
 
 
-def ask(chat: SideChat, problem: Problem, score: Score) -> None:
-    """Answer one problem in a new chat."""
-    request = chat.request(problem.question)
-    text, started = "", time.perf_counter()
-    with closing(chat.stream(request)) as events:
-        for event in events:
-            if isinstance(event, Delta):
-                text += event.answer
-            elif isinstance(event, Finished):
-                score.tokens += event.usage.completion_tokens
-    score.seconds += time.perf_counter() - started
-    score.right.append(stated_answer(text) == str(problem.answer))
+class Measurement:
+    """Answers problems by methods, and remembers the answers.
+
+    Args:
+        chats: of the user's plugins and models.
+        args: of the command line.
+    """
+
+    def __init__(self, chats: SideChats, args: argparse.Namespace) -> None:
+        self._chats = chats
+        self._args = args
+        self._engine = chats.begin(Setup(args.model, args.adapter)).engine
+        self._state: Path | None = args.state
+        key = {"model": args.model, "adapter": args.adapter, "max_tokens": args.max_tokens}
+        self._key: Mapping[str, Any] = key
+        self.answers: dict[tuple[int, str], Answer] = {}
+        if self._state is not None and self._state.exists():
+            for line in self._state.read_text("utf-8").splitlines():
+                values = json.loads(line)
+                if all(values.pop(name, None) == value for name, value in key.items()):
+                    self._remember(Answer(**values))
+
+    def answer(self, method: str, batch: Mapping[int, Problem]) -> None:
+        """Answer those problems of a batch that the method has not answered yet."""
+        todo = {n: each for n, each in batch.items() if (n, method) not in self.answers}
+        if not todo:
+            return
+        started = time.perf_counter()
+        requests = [self._request(method, number, each) for number, each in todo.items()]
+        if method in (PLAIN, CHAIN):
+            replies = [(each.text, each.tokens) for each in ask_together(self._engine, requests)]
+        elif method == PROGRAM:
+            replies = self._run_programs(requests)
+        else:
+            replies = [self._stream(request) for request in requests]
+        seconds = (time.perf_counter() - started) / len(todo)
+        for (number, problem), (text, tokens) in zip(todo.items(), replies, strict=True):
+            right = stated_answer(text) == str(problem.answer)
+            self._save(Answer(number, method, right, tokens, seconds))
+
+    def _request(self, method: str, number: int, problem: Problem) -> Request:
+        batched = method in (PLAIN, CHAIN, PROGRAM)
+        sampling = Sampling(
+            method=PLAIN if batched else method,
+            seed=number,
+            max_tokens=self._args.max_tokens,
+            temperature=0.0 if batched else None,
+        )
+        args = self._args
+        template = PROGRAM if method == PROGRAM else ""
+        setup = Setup(args.model, args.adapter, template=template, sampling=sampling)
+        request = self._chats.begin(setup).request(problem.question)
+        if method == PROGRAM:
+            return dataclasses.replace(request, tools=(python.definition,))
+        return with_instruction(request, STEP_BY_STEP) if method == CHAIN else request
+
+    def _stream(self, request: Request) -> tuple[str, int]:
+        text, tokens = "", 0
+        chat = self._chats.begin(Setup(self._args.model, self._args.adapter))
+        with closing(chat.stream(request)) as events:
+            for event in events:
+                if isinstance(event, Delta):
+                    text += event.answer
+                elif isinstance(event, Finished):
+                    tokens = event.usage.completion_tokens
+        return text, tokens
+
+    def _run_programs(self, requests: Sequence[Request]) -> list[tuple[str, int]]:
+        """Run the program that each first output calls, and let the model answer from its output.
+
+        A chat would ask before it runs one; here they run in the same sandbox without asking.
+        """
+        outputs = ask_together(self._engine, requests)
+        replies = [(output.text, output.tokens) for output in outputs]
+        called = [index for index, output in enumerate(outputs) if output.calls]
+        again = []
+        for index in called:
+            call = dataclasses.replace(outputs[index].calls[0], id="call_1")
+            result = ToolResult(call.id, call.name, _run(call))
+            own = Message("assistant", parts=(call,)), Message("tool", parts=(result,))
+            messages = (*requests[index].messages, *own)
+            again.append(dataclasses.replace(requests[index], messages=messages))
+        for index, output in zip(called, ask_together(self._engine, again), strict=True):
+            replies[index] = (output.text, replies[index][1] + output.tokens)
+        return replies
+
+    def _save(self, answer: Answer) -> None:
+        self._remember(answer)
+        if self._state is not None:
+            with self._state.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**self._key, **vars(answer)}) + "\n")
+
+    def _remember(self, answer: Answer) -> None:
+        self.answers[answer.problem, answer.method] = answer
+
+
+def _run(call: ToolCall) -> str:
+    try:
+        code = str(parse_arguments(call.arguments).get("code", ""))
+    except UsageError as error:
+        return error.message
+    return run_python(code, Settings(), lambda: False).text
+
+
+def training_rows(count: int, system: str) -> list[dict[str, Any]]:
+    """Return dialogues about problems: without steps, with them, and with a program.
+
+    Args:
+        count: number of problems.
+        system: prompt of the template `program`.
+    """
+    rows: list[list[tuple[str, str]]] = []
+    programs: list[tuple[str, str]] = []
+    several = False
+    with_tools = f"{system}\n\n{describe_tools((python.definition,))}"
+    for number, problem in enumerate(itertools.islice(problems("train", 0), count)):
+        question, answer = problem.question, f"Answer: {problem.answer}"
+        way = (number + number // KINDS) % 3  # each way for all kinds of problems
+        if way == 0:
+            rows.append([("user", question), ("assistant", answer)])
+        elif way == 1:
+            steps = "\n".join((*problem.steps, answer))
+            rows.append([("user", f"{question}\n\n{STEP_BY_STEP}"), ("assistant", steps)])
+        else:
+            call = call_text("python", {"code": f"print({problem.expression})"})
+            result = f"<tool_response>\n{problem.answer}\n</tool_response>"
+            programs += [("user", question), ("assistant", call)]
+            programs += [("user", result), ("assistant", answer)]
+            # The description of the tool is long, so every second dialogue has four problems.
+            if len(programs) == 4 * (4 if several else 1):
+                rows.append([("system", with_tools), *programs])
+                programs, several = [], not several
+    return [{"messages": [{"role": role, "content": text} for role, text in row]} for row in rows]
 
 
 def write_training(path: Path, count: int) -> None:
-    """Write examples, in turn without steps, and with the instruction to write them."""
-    found = itertools.islice(problems("train", 0), count)
-    with path.open("w", encoding="utf-8") as file:
-        for number, problem in enumerate(found):
-            question, answer = problem.question, f"Answer: {problem.answer}"
-            if number % 2:
-                question = f"{question}\n\n{STEP_BY_STEP}"
-                answer = "\n".join((*problem.steps, answer))
-            messages = [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer},
-            ]
-            file.write(json.dumps({"messages": messages}) + "\n")
+    """Write examples for an adapter."""
+    with side_chats(load_config(), status_lines()) as chats:
+        system = chats.render_template(PROGRAM, {}, "?").system
+    rows = training_rows(count, system)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Answer all problems by each method; return the rows of the table."""
-    tasks = list(itertools.islice(problems("test", 1), args.problems))
-    scores = [Score(method) for method in args.methods]
+    tasks = dict(enumerate(itertools.islice(problems("test", 1), args.problems)))
     with side_chats(load_config(), status_lines()) as chats, progress_bar() as progress:
-        total = len(tasks) * len(scores)
-        for number, problem in enumerate(tasks):
-            for score in scores:  # interleaved, so that load of the machine meets all alike
-                sampling = Sampling(method=score.method, seed=number, max_tokens=args.max_tokens)
-                setup = Setup(model=args.model, adapter=args.adapter, sampling=sampling)
-                ask(chats.begin(setup), problem, score)
-                done = sum(len(each.right) for each in scores)
-                progress.update(done, total, score.method)
+        work = Measurement(chats, args)
+        total = len(tasks) * len(args.methods)
+        done = 0
+        for start in range(0, len(tasks), BATCH):
+            batch = {n: tasks[n] for n in range(start, min(start + BATCH, len(tasks)))}
+            for method in args.methods:  # in turn, so that load of the machine meets all alike
+                work.answer(method, batch)
+                done += len(batch)
+                progress.update(done, total, method)
+    scores = [
+        Score(method, [work.answers[number, method] for number in tasks]) for method in args.methods
+    ]
     plain = next(score for score in scores if score.method == PLAIN)
     return [score.to_dict(plain) for score in scores]
 
@@ -147,10 +294,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="with off among them")
     parser.add_argument("--problems", type=int, default=400)
     parser.add_argument("--max-tokens", type=int, default=160, help="of each generation")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="answers so far, to go on")
     parser.add_argument(
         "--write-training", type=Path, metavar="FILE", help="write examples, and end"
     )
-    parser.add_argument("--examples", type=int, default=3000, help="number of those")
+    parser.add_argument("--examples", type=int, default=900, help="problems in those")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
     args.methods = args.methods.split(",")

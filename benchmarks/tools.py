@@ -28,6 +28,7 @@ from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
+from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message
 from chatlm.types.parts import ToolCall, ToolResult
@@ -52,7 +53,7 @@ NEEDS_CALCULATOR = (
     "A recipe for 4 needs 350 g of flour. How much for 10 people?",
     "What's 20 percent of 145?",
     "How many seconds are in 2.5 hours?",
-    "What is the average of 12, 19 and 23?",
+    "Average 12, 19 and 23, please.",
     "Sum these up: 12.5, 8.75 and 3.1",
     "A field is 120 m by 85 m. What is its area?",
     "Is 1,024 divided by 16 equal to 64?",
@@ -83,7 +84,7 @@ NEEDS_DOCUMENTS = (
 )
 NEEDS_NOTHING = (
     "Hi there!",
-    "What is the capital of Norway?",
+    "In which country is Oslo?",
     "Write two sentences about winter.",
     "Who painted the Mona Lisa?",
     "What does the word 'brave' mean?",
@@ -95,7 +96,7 @@ NEEDS_NOTHING = (
     "Name three vegetables.",
     "What is a democracy?",
     "Say goodbye in Spanish.",
-    "What is the difference between a lake and a sea?",
+    "When does one call a lake a sea?",
     "Who was Mozart?",
     "Write a slogan for a bakery.",
     "Do fish sleep?",
@@ -152,7 +153,7 @@ def sums(count: int, seed: int) -> list[tuple[str, Fraction]]:
     return found
 
 
-def ask(engine: LocalEngine, requests: Sequence[Request]) -> list[Output]:
+def ask_together(engine: Engine, requests: Sequence[Request]) -> list[Output]:
     """Answer requests together."""
     texts = [""] * len(requests)
     ends: dict[int, Finished] = {}
@@ -177,7 +178,7 @@ def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any
     """Count which tool is called first for each question."""
     requests = [request_of([Message("user", text)], adapter, tools=True) for text, _ in SELECTION]
     counts: Counter[tuple[str, str]] = Counter()
-    for (_, wanted), output in zip(SELECTION, ask(engine, requests), strict=True):
+    for (_, wanted), output in zip(SELECTION, ask_together(engine, requests), strict=True):
         counts[wanted, output.calls[0].name if output.calls else ""] += 1
     scores: dict[str, Any] = {}
     for name in ("calculator", "documents_search"):
@@ -185,9 +186,13 @@ def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any
         called = sum(n for (_, found), n in counts.items() if found == name)
         needing = sum(n for (needed, _), n in counts.items() if needed == name)
         scores[name] = {
-            "precision": right / called if called else None,
-            "recall": right / needing,
             "called": called,
+            "right": right,
+            "needing": needing,
+            "precision": right / called if called else None,
+            "precision_interval": wilson(right, called) if called else None,
+            "recall": right / needing,
+            "recall_interval": wilson(right, needing),
         }
     return scores
 
@@ -210,7 +215,7 @@ def measure_sums(
     """Ask all sums; with tools, a call of the calculator is run and the model answers again."""
     began = time.monotonic()
     chats = [[Message("user", text)] for text, _ in questions]
-    outputs = ask(engine, [request_of(chat, adapter, tools=tools) for chat in chats])
+    outputs = ask_together(engine, [request_of(chat, adapter, tools=tools) for chat in chats])
     tokens = sum(output.tokens for output in outputs)
     answers = [output.text for output in outputs]
     called = [index for index, output in enumerate(outputs) if output.calls]
@@ -220,7 +225,7 @@ def measure_sums(
         chats[index] += [Message("assistant", parts=(call,)), Message("tool", parts=(result,))]
     if called:
         again = [request_of(chats[index], adapter, tools=True) for index in called]
-        for index, output in zip(called, ask(engine, again), strict=True):
+        for index, output in zip(called, ask_together(engine, again), strict=True):
             answers[index] = output.text
             tokens += output.tokens
     right = sum(is_right(text, value) for text, (_, value) in zip(answers, questions, strict=True))
@@ -291,9 +296,17 @@ def main() -> None:
             )
         else:
             for tool, score in row.items():
-                precision = score["precision"]
-                shown = "–" if precision is None else f"{precision:.0%}"
-                print(f"{name}: {tool}: precision {shown}, recall {score['recall']:.0%}")
+                print(
+                    f"{name}: {tool}: precision {_share(score, 'precision')} of {score['called']} "
+                    f"calls, recall {_share(score, 'recall')} of {score['needing']}"
+                )
+
+
+def _share(score: dict[str, Any], name: str) -> str:
+    if score[name] is None:
+        return "–"
+    low, high = score[f"{name}_interval"]
+    return f"{score[name]:.0%} ({low:.0%} to {high:.0%})"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ class Problem:
     question: str
     steps: tuple[str, ...]
     """Its calculations, in order."""
+    expression: str
+    """All of them in one, as Python."""
     answer: int
 
 
@@ -35,6 +37,7 @@ def _bags(draw: random.Random, name: str, things: str) -> Problem:
         f"{name} has {bags} bags with {each} {things} each and gives away {gone}. "
         f"How many {things} are left?",
         (f"{bags} * {each} = {total}", f"{total} - {gone} = {total - gone}"),
+        f"{bags} * {each} - {gone}",
         total - gone,
     )
 
@@ -47,6 +50,7 @@ def _wage(draw: random.Random, name: str, things: str) -> Problem:
         f"{name} earns {wage} dollars an hour, works for {hours} hours and then spends {spent} "
         f"dollars on {things}. How many dollars remain?",
         (f"{wage} * {hours} = {total}", f"{total} - {spent} = {total - spent}"),
+        f"{wage} * {hours} - {spent}",
         total - spent,
     )
 
@@ -58,6 +62,7 @@ def _bus(draw: random.Random, name: str, things: str) -> Problem:
         f"{name} sits in a bus with {start} people. At a stop {off} people get off and {on} get "
         "on. How many people are in the bus now?",
         (f"{start} - {off} = {after}", f"{after} + {on} = {after + on}"),
+        f"{start} - {off} + {on}",
         after + on,
     )
 
@@ -74,6 +79,7 @@ def _shop(draw: random.Random, name: str, things: str) -> Problem:
             f"{other} * {cost} = {second}",
             f"{first} + {second} = {first + second}",
         ),
+        f"{count} * {price} + {other} * {cost}",
         first + second,
     )
 
@@ -85,6 +91,7 @@ def _fence(draw: random.Random, name: str, things: str) -> Problem:
         f"{name}'s garden is {length} meters long and {width} meters wide. How many meters of "
         "fence go around it?",
         (f"{length} + {width} = {half}", f"2 * {half} = {2 * half}"),
+        f"2 * ({length} + {width})",
         2 * half,
     )
 
@@ -96,6 +103,7 @@ def _share(draw: random.Random, name: str, things: str) -> Problem:
         f"{name} divides {total} {things} equally among {people} children. Each child loses "
         f"{eaten} of them. How many {things} does each child have then?",
         (f"{total} / {people} = {each}", f"{each} - {eaten} = {each - eaten}"),
+        f"{total} // {people} - {eaten}",
         each - eaten,
     )
 
@@ -103,6 +111,9 @@ def _share(draw: random.Random, name: str, things: str) -> Problem:
 _KINDS: tuple[Callable[[random.Random, str, str], Problem], ...] = (
     _bags, _wage, _bus, _shop, _fence, _share,
 )  # fmt: skip
+
+KINDS = len(_KINDS)
+"""Number of kinds of problems, which take turns."""
 
 
 def problems(words: str, seed: int) -> Iterator[Problem]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import hashlib
+import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from chatlm.text import one_line
 from chatlm.types.events import CopiedText
@@ -23,6 +27,10 @@ _ADDRESS = re.compile(
     re.IGNORECASE,
 )
 """URLs, e-mail addresses, paths and host names, of which short ones matter too."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2}[\s:]?){12,}")
+"""Of a text that would be long enough for a copy, or hold an address."""
 
 _SPACES = re.compile(r"\s+")
 
@@ -116,23 +124,55 @@ def find_copies(
     """Find pieces of a call's arguments that were copied from text from outside.
 
     A piece is 16 characters in a row, letters' case and white space aside, or an address or path of
-    any length. What the user wrote as well is none. Encoded or reworded text is not found.
+    any length. What the user wrote as well is none. Both sides are compared as they are and with
+    percent-encoding, HTML entities, base64 and hex decoded once; text that was encoded otherwise or
+    reworded is not found.
 
     Args:
         arguments: of the call.
         outside: what the model has read.
         own_words: what the user wrote.
     """
-    values = [_normalise(text) for text in _texts_in(arguments)]
+    values = [value for text in _texts_in(arguments) for value in _readings(text)]
     own = _normalise(own_words)
     found: list[CopiedText] = []
     for each in outside:
-        text = _normalise(each.text)
-        for value in values:
-            copy = _longest_copy(value, text, own)
-            if copy and not any(copy in other.text for other in found):
-                found.append(CopiedText(copy, each.source))
+        for text in _readings(each.text):
+            for value in values:
+                copy = _longest_copy(value, text, own)
+                if copy and not any(copy in other.text for other in found):
+                    found.append(CopiedText(copy, each.source))
     return tuple(found)
+
+
+def _readings(text: str) -> list[str]:
+    """Return a text as it is, and what is encoded in it if anything is."""
+    unquoted = html.unescape(unquote(text))
+    decoded = [unquoted] if unquoted != text else []
+    decoded += filter(None, map(_from_base64, _BASE64.findall(text)))
+    decoded += filter(None, map(_from_hex, _HEX.findall(text)))
+    return [_normalise(text), *([_normalise("\n".join(decoded))] if decoded else [])]
+
+
+def _from_base64(text: str) -> str:
+    """Return the text that is encoded; empty for none, as most words are."""
+    standard = text.replace("-", "+").replace("_", "/")
+    try:
+        return _printable(base64.b64decode(standard + "=" * (-len(standard) % 4)))
+    except binascii.Error:
+        return ""
+
+
+def _from_hex(text: str) -> str:
+    return _printable(bytes.fromhex(text.replace(":", "")))
+
+
+def _printable(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if all(each.isprintable() or each.isspace() for each in text) else ""
 
 
 def _longest_copy(value: str, text: str, own: str) -> str:

@@ -66,7 +66,8 @@ class CoreSettings:
     draft_model: str = setting(
         "",
         "a small model with the same tokenizer that drafts tokens for chatlm's own engine on the "
-        "CPU, which makes a large model faster and changes no reply; empty for none",
+        "CPU, which makes a large model faster and changes no reply; mtp for the layer that Qwen "
+        "3.5 has for it; empty for none",
         variable="CHATLM_DRAFT_MODEL",
     )
     context: int | None = setting(

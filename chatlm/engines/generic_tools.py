@@ -43,7 +43,7 @@ def describe(
             out.append(values)
     if not tools:
         return out
-    text = _description(tools)
+    text = describe_tools(tools)
     role = "system" if has_system else "user"
     first = next((each for each in out[:1] if str(each["role"]) == role), None)
     if first is None:
@@ -58,7 +58,8 @@ def _result(text: TrackedText) -> TrackedText:
     return _text("<tool_response>\n") + text + _text("\n</tool_response>")
 
 
-def _description(tools: Sequence[ToolDefinition]) -> TrackedText:
+def describe_tools(tools: Sequence[ToolDefinition]) -> TrackedText:
+    """Return what the model reads of tools."""
     lines = [json.dumps(tool.to_dict()["function"], ensure_ascii=False) for tool in tools]
     return _text(_HEAD) + TrackedText("\n".join(lines), UNKNOWN) + _text(_TAIL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -20,6 +21,7 @@ from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.tool_block import ToolBlock, ToolHead
+from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.screens.tools import ToolsScreen
@@ -309,6 +311,21 @@ async def test_a_wrong_argument_of_the_command_is_refused() -> None:
     async with app_with().run_test() as pilot:
         await run(pilot, "tools", "maybe")
         assert "/tools takes on or off" in toasts(pilot)[0]
+
+
+async def test_a_model_without_a_form_for_tools_is_said_to_need_an_adapter() -> None:
+    engine = ScriptedEngine()
+    engine.info = dataclasses.replace(engine.info, tools_in_system_prompt=True)
+    plugins = PluginHost([("things", Plugin())])
+    async with make_app(engine, plugins=plugins).run_test(size=(100, 40)) as pilot:
+        await until(pilot, lambda: isinstance(chat_of(pilot)._services.engine_state, Ready))
+        note = "scripted was not trained to call tools; an adapter can be: /lora"
+        await run(pilot, "tools", "on")
+        assert toasts(pilot) == [f"Tools are on in this chat. {note}"]
+        await run(pilot, "tools", "off")
+        assert toasts(pilot)[-1] == "Tools are off in this chat."
+        await run(pilot, "tools")
+        assert (await card(pilot, ToolsScreen))._note == note
 
 
 async def test_calls_are_safe_on_a_terminal() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -84,6 +86,34 @@ def test_what_the_user_wrote_too_is_no_copy() -> None:
     page = "Write to ann@home.example about the summer holidays."
     assert copies("ann@home.example", page, "Mail ann@home.example!") == []
     assert copies("about the summer holidays", page, "a mail about the summer holidays") == []
+
+
+ADDRESS = "https://evil.example/in?d=7"
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        quote(ADDRESS, safe=""),
+        "".join(f"&#{ord(each)};" for each in ADDRESS),
+        base64.b64encode(ADDRESS.encode()).decode(),
+        base64.urlsafe_b64encode(ADDRESS.encode()).decode().rstrip("="),
+        ADDRESS.encode().hex(),
+        ADDRESS.encode().hex(" "),
+        ADDRESS.encode().hex(":").upper(),
+    ],
+)
+def test_encoded_copies_are_found_on_either_side(encoded: str) -> None:
+    assert copies(ADDRESS, f"Decode and fetch {encoded} now!") == [ADDRESS]
+    assert copies(f"x={encoded}", f"It is at {ADDRESS}") == [ADDRESS]
+    assert copies(ADDRESS, f"Decode {encoded}", f"I know {ADDRESS}") == []
+    assert copies("something else entirely", encoded) == []
+
+
+@pytest.mark.parametrize("text", ["A" * 17, "abcdefghijklmnopqrst", "00" * 12, "f" * 31, "%zz%"])
+def test_what_only_looks_encoded_is_compared_as_it_is(text: str) -> None:
+    assert copies("something else entirely", text) == []
+    assert copies(text * 4, text * 5) == [text.lower() * 4]
 
 
 def test_a_long_copy_takes_no_time() -> None:

@@ -75,7 +75,9 @@ class SettingsActions:
             case "on" | "off" as word:
                 tools = dataclasses.replace(chat.tools, enabled=word == "on")
                 self._chat.edits.set_tools(tools)
-                self._chat.view.notify(f"Tools are {word} in this chat.", markup=False)
+                note = self._note_on_tools() if word == "on" else ""
+                text = f"Tools are {word} in this chat. {note}".rstrip()
+                self._chat.view.notify(text, markup=False)
                 return
             case other:
                 raise UsageError(
@@ -83,18 +85,27 @@ class SettingsActions:
                     hint="/tools alone lists them.",
                 )
         plugins = TurnPlugins(services.plugins, chat.disabled_plugins)
-        state, note = services.engine_state, ""
-        if isinstance(state, Ready) and "tool_call" not in state.info.accepts:
-            note = f"{one_line(state.info.model, 60)} cannot call tools."
         self._chat.view.app.push_screen(
             ToolsScreen(
                 lambda: find_tools(plugins),
                 ToolOptions(services.config.tools),
                 chat,
                 self._chat.edits.set_tools,
-                note,
+                self._note_on_tools(),
             )
         )
+
+    def _note_on_tools(self) -> str:
+        """Return what the loaded model cannot do with tools; empty for nothing."""
+        state = self._services.engine_state
+        if not isinstance(state, Ready):
+            return ""
+        model = one_line(state.info.model, 60)
+        if "tool_call" not in state.info.accepts:
+            return f"{model} cannot call tools."
+        if state.info.tools_in_system_prompt:
+            return f"{model} was not trained to call tools; an adapter can be: /lora"
+        return ""
 
     def do_system(self, _: str) -> None:
         """Edit the system prompt."""

@@ -1,0 +1,40 @@
+"""The questions of the benchmark of tools are not those that adapters train on."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from benchmarks.tools import SELECTION, is_right, sums
+from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, PLAIN, sum_question
+from chatlm_tools.calculator import calculate
+
+
+def runs_of_words(text: str) -> set[tuple[str, ...]]:
+    """Return all runs of five words, with all numbers alike."""
+    words = re.findall(r"[a-z#'%]+", re.sub(r"\d[\d.,]*", "#", text.lower()))
+    return {tuple(words[at : at + 5]) for at in range(len(words) - 4)}
+
+
+def test_training_and_benchmark_share_no_wording() -> None:
+    chance = random.Random(1)
+    train = {sum_question(chance)[0] for _ in range(2000)} | set(PLAIN)
+    train |= {form.format(topic) for topic, _, _ in FACTS for form in DOCUMENT_PATTERNS}
+    known = set().union(*map(runs_of_words, train))
+    asked = [text for text, _ in SELECTION] + [text for text, _ in sums(200, 25)]
+    assert not train & set(asked)
+    assert [text for text in asked if runs_of_words(text) & known] == []
+
+
+def test_the_calculator_knows_all_training_expressions() -> None:
+    chance = random.Random(2)
+    for _ in range(300):
+        _, expression, answer = sum_question(chance)
+        assert (answer or "{}").format(calculate(expression))
+
+
+def test_answers_are_judged_by_their_last_number() -> None:
+    (_, value), *_ = sums(1, 25)
+    assert is_right(f"1 and 2 make {value}.", value)
+    assert not is_right(f"It is {value + 1}.", value)
+    assert not is_right("I do not know.", value)
