@@ -20,7 +20,7 @@ from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tool_call_syntax import Malformed, WrittenCall, write_json_list
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Image, Part, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -140,6 +140,8 @@ def template_messages(
     groups: Sequence[MessageGroup],
     calls: ToolCallFormat | None = None,
     call_form: CallForm = "object",
+    *,
+    images_apart: bool = False,
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
@@ -152,15 +154,16 @@ def template_messages(
         groups: see `group_by_role`.
         calls: how the model's family writes tool calls.
         call_form: how the template wants calls.
+        images_apart: whether images that came with the results of tools are a message of the user
+            after them, since the template does not show them within a result.
     """
     chat: list[dict[str, Any]] = []
     ids: dict[str, str] = {}
     for group in groups:
         values: dict[str, Any] = {"role": TrackedText(messages[group[-1]].role, TEMPLATE)}
         own = [(index, part) for index in group for part in messages[index].parts]
-        results = [(index, part) for index, part in own if isinstance(part, ToolResult)]
-        if results:
-            chat += [_result_message(values, part, index, ids) for index, part in results]
+        if any(isinstance(part, ToolResult) for _, part in own):
+            chat += _result_messages(values, own, ids, images_apart=images_apart)
             continue
         made = [(index, part) for index, part in own if isinstance(part, ToolCall)]
         contents = [_content(index, messages[index]) for index in group]
@@ -183,16 +186,34 @@ def template_messages(
     return chat if calls is None or calls.is_parallel else _with_single_calls(chat)
 
 
-def _result_message(
-    values: Mapping[str, Any], result: ToolResult, index: int, ids: Mapping[str, str]
-) -> dict[str, Any]:
-    origin = _origin(index, result.type)
-    return {
-        **values,
-        "content": TrackedText(result.text, origin),
-        "name": TrackedText(result.name, origin),
-        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), origin),
-    }
+def _result_messages(
+    values: Mapping[str, Any],
+    parts: Iterable[tuple[int, Part]],
+    ids: Mapping[str, str],
+    *,
+    images_apart: bool,
+) -> list[dict[str, Any]]:
+    """Return the results of tools, each with the images that follow it."""
+    chat: list[dict[str, Any]] = []
+    apart = TrackedText("")
+    for index, part in parts:
+        if isinstance(part, ToolResult):
+            origin = _origin(index, part.type)
+            chat.append(
+                {
+                    **values,
+                    "content": TrackedText(part.text, origin),
+                    "name": TrackedText(part.name, origin),
+                    "tool_call_id": TrackedText(ids.get(part.call_id, part.call_id), origin),
+                }
+            )
+        elif isinstance(part, Image):
+            marker = TrackedText(_IMAGE_MARKER, _origin(index, part.type))
+            if images_apart or not chat:
+                apart += marker
+            else:
+                chat[-1]["content"] += marker
+    return [*chat, {"role": TrackedText("user", TEMPLATE), "content": apart}] if apart else chat
 
 
 def _written_calls(made: Sequence[tuple[int, ToolCall]], calls: ToolCallFormat) -> TrackedText:

@@ -10,9 +10,12 @@ from functools import lru_cache
 from chatlm.engines.chat_formats import Span, split_control_tokens
 from chatlm.engines.image_ids import image_ids
 from chatlm.engines.model import ImageReader
-from chatlm.errors import ModelError
 from chatlm.types.messages import Message
 from chatlm.types.parts import Image
+
+
+class ImagesNotShown(Exception):
+    """A chat template left images out; the message says how many."""
 
 
 class ImageSpans:
@@ -49,7 +52,7 @@ class ImageSpans:
             messages: of the prompt.
 
         Raises:
-            ModelError: there are not as many placeholders as images.
+            ImagesNotShown: there are not as many placeholders as images.
         """
         images = [
             (index, part)
@@ -70,10 +73,7 @@ class ImageSpans:
                 ]
             shown += 1
         if shown != len(images):
-            raise ModelError(
-                f"The model's chat template shows {shown} of {len(images)} images",
-                hint="Send images in messages of your own, or choose another model.",
-            )
+            raise ImagesNotShown(f"it shows {shown} of {len(images)} images")
         return out
 
     def _of_size(self, width: int, height: int) -> tuple[Span, ...]:

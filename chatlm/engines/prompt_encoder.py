@@ -23,7 +23,7 @@ from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.fill_in_middle import find_gap_format
-from chatlm.engines.image_spans import ImageSpans
+from chatlm.engines.image_spans import ImagesNotShown, ImageSpans
 from chatlm.engines.model import ImageReader
 from chatlm.engines.model_families import (
     GENERIC_CALLS,
@@ -459,10 +459,7 @@ class PromptEncoder:
         """
         if self._is_raw:
             return self._raw_spans(messages)
-        text = self._render_accepted(messages)
-        spans = chat_formats.to_spans(text, self._token_pattern)
-        if self._images is not None:
-            spans = self._images.insert(spans, messages)
+        spans = self._render_accepted(messages)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
@@ -483,20 +480,25 @@ class PromptEncoder:
     def _control(self, token: str) -> Span:
         return Span(token, control=True, token=token)
 
-    def _render_accepted(self, messages: Sequence[Message]) -> TrackedText:
-        """Render the messages, in another arrangement where the template refuses them."""
+    def _render_accepted(self, messages: Sequence[Message]) -> list[Span]:
+        """Render the messages, in another arrangement where the template refuses them or leaves
+        images out."""
         groups = chat_formats.group_by_role(messages)
-        refusal: jinja2.TemplateError | None = None
-        for chat, grouped, has_system in (
-            (messages, groups, True),
+        refusal: jinja2.TemplateError | ImagesNotShown | None = None
+        for chat, grouped, has_system, images_apart in (
+            (messages, groups, True, False),
             # gpt-oss takes a thought or a text before a tool call, not both
-            (chat_formats.without_thoughts_before_calls(messages), groups, True),
+            (chat_formats.without_thoughts_before_calls(messages), groups, True, False),
             # some templates refuse a system role
-            (messages, chat_formats.merge_system_into_user(groups, messages), False),
+            (messages, chat_formats.merge_system_into_user(groups, messages), False, False),
+            # most show images of users alone, not those of tools
+            *([(messages, groups, True, True)] if self.reads_images else []),
         ):
             try:
-                return self._render(chat, grouped, has_system)
-            except jinja2.TemplateError as error:
+                text = self._render(chat, grouped, has_system, images_apart)
+                spans = chat_formats.to_spans(text, self._token_pattern)
+                return self._images.insert(spans, messages) if self._images else spans
+            except (jinja2.TemplateError, ImagesNotShown) as error:
                 refusal = error
         raise ModelError(
             f"The model's chat template refuses this conversation: {refusal}",
@@ -504,7 +506,11 @@ class PromptEncoder:
         ) from refusal
 
     def _render(
-        self, messages: Sequence[Message], groups: Sequence[MessageGroup], has_system: bool
+        self,
+        messages: Sequence[Message],
+        groups: Sequence[MessageGroup],
+        has_system: bool,
+        images_apart: bool,
     ) -> TrackedText:
         last = messages[-1] if messages else None
         continued = ""
@@ -512,7 +518,11 @@ class PromptEncoder:
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
         chat = chat_formats.template_messages(
-            messages, groups, self.family.tool_calls, self.call_form
+            messages,
+            groups,
+            self.family.tool_calls,
+            self.call_form,
+            images_apart=images_apart,
         )
         if self._tool_template is None:
             chat = generic_tools.describe(chat, self._tools, has_system)

@@ -37,7 +37,7 @@ class ClientImage(Image):
     content: bytes = field(default=b"", compare=False, repr=False)
 
 
-def count_other_bytes(body: bytes) -> int:
+def count_other_bytes(body: bytes | bytearray) -> int:
     """Count the bytes of a JSON text without those of its images, before it is parsed."""
     return len(body) - sum(len(match[0]) for match in _ENCODED.finditer(body))
 

@@ -70,6 +70,7 @@ class ListedModel:
     context_length: int | None
     """Tokens; of a model that is not loaded its own, which may not fit in memory. None if
     unknown."""
+    reads_images: bool
 
 
 class ReplyService:
@@ -127,14 +128,16 @@ class ReplyService:
         Other installed models can be combined with set-ups, too, but are listed alone.
         """
         own, context = self.info.model, self.info.context_length
+        images = "image" in self.info.accepts
         listed = {
-            name: ListedModel(name, own if name != own else "", context)
+            name: ListedModel(name, own if name != own else "", context, images)
             for name in model_names(own, await self._available_setups())
         }
         loaded = {model.name: model.info.context_length for model in self.pool.models}
         for details in await asyncio.to_thread(list_chat_models):
             length = loaded.get(details.name, details.context_length)
-            listed.setdefault(details.name, ListedModel(details.name, "", length))
+            reads_images = "images" in details.abilities
+            listed.setdefault(details.name, ListedModel(details.name, "", length, reads_images))
         return list(listed.values())
 
     async def setup_for(self, name: str) -> tuple[str, Setup]:

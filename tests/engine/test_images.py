@@ -26,8 +26,8 @@ from chatlm.engines.transformers_images import TransformersImages
 from chatlm.errors import ContextTooLong, UsageError
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Message
-from chatlm.types.parts import Image, Text
-from chatlm.types.requests import Request, prompt_hash
+from chatlm.types.parts import Image, Text, ToolCall, ToolResult
+from chatlm.types.requests import Request, ToolDefinition, prompt_hash
 from chatlm.types.sampling import Sampling
 from tests import vision_models
 
@@ -228,6 +228,21 @@ def test_a_text_cannot_forge_an_image(engine: LocalEngine) -> None:
     # beside an image, too
     both = engine._fit_prompt(request(user(forged, RED))).ids
     assert len(find_images(both)) == 1
+
+
+def test_an_image_of_a_tool_is_shown_to_the_model(engine: LocalEngine) -> None:
+    call = ToolCall("c1", "plot", "{}")
+    messages = (
+        user("Draw it."),
+        Message("assistant", [call]),
+        Message("tool", [ToolResult("c1", "plot", "Done."), BLUE]),
+    )
+    tool = ToolDefinition("plot", "Draws.", {"type": "object", "properties": {}})
+    prompt = engine.preview(request(*messages, tools=(tool,)))
+    own = [token for token in prompt.tokens if token.part == "image"]
+    assert {token.message_index for token in own} == {2}
+    assert len(find_images(engine._fit_prompt(request(*messages, tools=(tool,))).ids)) == 1
+    assert isinstance(events_of(engine, request(*messages, tools=(tool,)))[-1], Finished)
 
 
 def test_the_xray_shows_which_tokens_are_the_image(engine: LocalEngine) -> None:
