@@ -98,6 +98,15 @@ class CoreSettings:
         accepts=_is_name,
         expected="a name",
     )
+    images: Literal["auto", "kitty", "sixel", "blocks", "text"] = setting(
+        "auto",
+        "how the screen draws images: by Kitty's protocol, by Sixel, in half blocks, or as a line "
+        "of text; auto asks the terminal, and takes text over ssh",
+    )
+    screenshot: str = setting(
+        "",
+        "the command behind /screenshot, which writes an image to its output, or to {file}",
+    )
     vim: bool = setting(False, "the keys of vi in the composer")
     list_ask_chats: bool = setting(True, "list the chats of chatlm ask on the screen")
     reduced_motion: bool = setting(False, "no blinking and no smooth scrolling")
