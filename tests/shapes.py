@@ -11,7 +11,6 @@ import hashlib
 import io
 import random
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ QUESTION = "What colour is the circle?"
 SIZE = 64
 """Width and height of the images in pixels."""
 
-EXAMPLES, BATCH, STEPS = 4096, 32, 900
+EXAMPLES, BATCH, STEPS = 4096, 32, 700
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _fit(model: Any, processor: Any) -> None:
     )
     generator = torch.Generator().manual_seed(1)
     model.train()
-    for step in range(STEPS):
+    for _ in range(STEPS):
         chosen = torch.randint(EXAMPLES, (BATCH,), generator=generator)
         loss = model(
             input_ids=ids[chosen],
@@ -171,14 +170,8 @@ def _fit(model: Any, processor: Any) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0:
-            print(step, float(loss.detach()), time.process_time(), flush=True)
 
 
 def _inputs(processor: Any, prompt: str, content: bytes) -> Any:
     with PIL.Image.open(io.BytesIO(content)) as image:
         return processor(text=[prompt], images=[[image]], return_tensors="pt")
-
-
-if __name__ == "__main__":
-    print(folder())
