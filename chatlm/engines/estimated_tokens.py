@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.messages import Message
-from chatlm.types.parts import Image, Text
+from chatlm.types.parts import Image, Part, Text, ToolCall, ToolResult
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 
 IMAGE_SQUARE, MAX_IMAGE_TOKENS = 32, 1536
@@ -19,7 +20,7 @@ are made smaller for; of most servers' models."""
 
 @dataclass(frozen=True)
 class EstimatedTokens:
-    """A substitute for a tokenizer; each message has two control tokens around its text."""
+    """A substitute for a tokenizer; each message has two control tokens around its parts."""
 
     split: Callable[[str], Sequence[str]]
     """Splits a text into tokens; joined, they are the text again."""
@@ -37,8 +38,19 @@ class EstimatedTokens:
             self._encode_message(message, index) for index, message in enumerate(request.messages)
         ]
 
+        tools = [
+            PromptToken(_token_id(piece), piece)
+            for tool in request.tools
+            for piece in self.split(json.dumps(tool.to_dict(), ensure_ascii=False))
+        ]
+
+        def tokens(indices: Sequence[int]) -> Iterator[PromptToken]:
+            yield from tools
+            for index in indices:
+                yield from written[index]
+
         def encode(indices: Sequence[int]) -> list[int]:
-            return [token.id for index in indices for token in written[index]]
+            return [token.id for token in tokens(indices)]
 
         costs = tuple(len(tokens) for tokens in written)
         limit, reserve = info.context_length, compute_reply_reserve(request, info)
@@ -46,7 +58,7 @@ class EstimatedTokens:
             request.messages, encode, costs, context_length=limit, reply_reserve=reserve
         )
         return Prompt(
-            tokens=tuple(token for index in fitted.included for token in written[index]),
+            tokens=tuple(tokens(fitted.included)),
             message_tokens=costs,
             omitted=fitted.omitted,
             context_length=limit,
@@ -71,9 +83,9 @@ class EstimatedTokens:
         for part in message.parts:
             if isinstance(part, Image):
                 yield from _image_tokens(part, index)
-            elif isinstance(part, Text):
-                for piece in self.split(part.text):
-                    yield PromptToken(_token_id(piece), piece, message_index=index)
+            for text in _texts_of(part):
+                for piece in self.split(text):
+                    yield PromptToken(_token_id(piece), piece, message_index=index, part=part.type)
 
 
 def _image_tokens(image: Image, index: int) -> Iterator[PromptToken]:
@@ -83,6 +95,16 @@ def _image_tokens(image: Image, index: int) -> Iterator[PromptToken]:
         text = f"[{image.name or 'image'}]" if number == 0 else ""
         token = _token_id(f"{image.sha256} {number}")
         yield PromptToken(token, text, control=True, message_index=index, part=image.type)
+
+
+def _texts_of(part: Part) -> tuple[str, ...]:
+    """Return what is sent of a part; thoughts are not."""
+    match part:
+        case Text(text=text) | ToolResult(text=text):
+            return (text,)
+        case ToolCall():
+            return (part.name, part.arguments)
+    return ()
 
 
 def _token_id(text: str) -> int:
