@@ -117,6 +117,10 @@ class ChatSession:
         self.plugin_data = plugin_data or {}
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
+        self._draft: Conversation | None = None
+        """The chat with what `add` added."""
+        self._draft_images: list[PreparedImage] = []
+        """The images of what `add` added."""
         self.label_seconds = label_seconds
         self.source = source
         self.project = project
@@ -216,38 +220,29 @@ class ChatSession:
         self,
         text: str,
         reply: str | Sequence[ReplyStep],
-        chat: Conversation | None = None,
         images: Sequence[PreparedImage] = (),
-    ) -> Conversation:
-        """Store a message with a reply that was generated elsewhere.
+    ) -> None:
+        """Add a message with a reply that was generated elsewhere to what `request` builds on.
+
+        Nothing is stored, since a long chat would take thousands of statements.
 
         Args:
             text: the user's message.
             reply: the answer, or all steps to it.
-            chat: the chat so far; None loads it.
             images: the message's images.
-
-        Returns:
-            the chat with both.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
-            StoreError: they could not be stored.
         """
         if not images:
             _check_not_blank(text)
-        previous = self.conversation_id
-        stored = self._store_message(text, chat, images)
-        try:
-            turn = self._rewrite_message(stored, self._turn_plugins(stored))
-        except UsageError:
-            self._withdraw(stored, previous)
-            raise
-        started = self.store.start_reply(turn.id, model="")
+        chat = self._conversation_or_new()
+        turn = self._drafted_turn(chat, text, self._turn_plugins(chat), images)
+        self._draft_images += images
         if isinstance(reply, str):
             reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
-        self.store.finish_reply(started.id, steps=reply)
-        return stored.with_turn(self.store.turn(turn.id))
+        answered = dataclasses.replace(turn, replies=(Reply(0, 1, steps=reply),))
+        self._draft = _appended(chat, answered)
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -352,7 +347,7 @@ class ChatSession:
             tuple(messages),
             self._effective_sampling(chat),
             tools=tools,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
@@ -410,21 +405,19 @@ class ChatSession:
     def _store_message(
         self,
         text: str,
-        chat: Conversation | None = None,
         images: Sequence[PreparedImage] = (),
     ) -> Conversation:
         """Store the message as it was typed; a new chat is stored with it, or not at all.
 
         Args:
             text: the message.
-            chat: the chat so far; None loads it.
             images: the message's images.
 
         Returns:
             the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
-            chat = chat or self.store.conversation(self.conversation_id)
+            chat = self.store.conversation(self.conversation_id)
             return chat.with_turn(self._add_turn(chat, text, images))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
@@ -504,14 +497,18 @@ class ChatSession:
         delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
-        return self.conversation or Conversation(
-            self.store.first_id,
-            system=self.system,
-            sampling=self.chat_sampling,
-            plugin_data=self.plugin_data,
-            disabled_plugins=self.disabled_plugins,
-            project=self.project,
-            tools=self.chat_tools,
+        return (
+            self._draft
+            or self.conversation
+            or Conversation(
+                self.store.first_id,
+                system=self.system,
+                sampling=self.chat_sampling,
+                plugin_data=self.plugin_data,
+                disabled_plugins=self.disabled_plugins,
+                project=self.project,
+                tools=self.chat_tools,
+            )
         )
 
     def _build(
@@ -533,7 +530,7 @@ class ChatSession:
             continue_from=Reply(0, 1, steps=reply) if reply else None,
             tools=self._tool_definitions(chat, engine),
             tool_choice=self.tools.choice,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
         def encode() -> Prompt:
@@ -557,6 +554,18 @@ class ChatSession:
             return chat, self._turn_plugins(chat), passages
         chat = self._conversation_or_new()
         plugins = self._turn_plugins(chat)
+        turn = self._drafted_turn(chat, text, plugins, images)
+        chat = _appended(chat, turn)
+        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+
+    def _drafted_turn(
+        self,
+        chat: Conversation,
+        text: str,
+        plugins: TurnPlugins,
+        images: Sequence[PreparedImage] = (),
+    ) -> Turn:
+        """Return the next turn of a chat, which is not stored."""
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
         number = len(chat.turns)
@@ -564,9 +573,7 @@ class ChatSession:
         user = Message("user", message_parts(text, images))
         if message != text:
             user = user.with_text(message)
-        turn = Turn(turn_id, number, user, raw_input=raw_input)
-        chat = chat.with_turn(turn)
-        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+        return Turn(turn_id, number, user, raw_input=raw_input)
 
     def _stored(self) -> Conversation:
         """Load the chat, which must have a turn."""
@@ -604,6 +611,10 @@ class ChatSession:
 
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
         return self._chat_sampling(conversation).with_fallback(self.sampling)
+
+
+def _appended(chat: Conversation, turn: Turn) -> Conversation:
+    return dataclasses.replace(chat, turns=(*chat.turns, turn))
 
 
 def _check_not_blank(text: str) -> None:

@@ -17,7 +17,7 @@ from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Conversation, ReplyStep
+from chatlm.types.messages import ReplyStep
 from chatlm.types.parts import PreparedImage
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
@@ -173,8 +173,6 @@ class InMemorySideChat:
         self._chats = chats
         self._store = open_memory_store()
         self._session: ChatSession | None = None
-        self._conversation: Conversation | None = None
-        """What was added so far, so that a long chat is not loaded for each turn."""
 
     @property
     def engine(self) -> Engine:
@@ -218,8 +216,7 @@ class InMemorySideChat:
     ) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        own = _moved(images, text, question)
-        self._conversation = session.add(question, reply, self._conversation, own)
+        session.add(question, reply, _moved(images, text, question))
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
-from chatlm.errors import ChatlmError
+from chatlm.errors import EXIT_INTERRUPTED, ChatlmError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.events import (
     ApprovalNeeded,
@@ -33,8 +33,6 @@ from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclasses.dataclass

@@ -33,11 +33,14 @@ from chatlm_serve.fields import (
     unsupported_error,
     without_nulls,
 )
-from chatlm_serve.generation_request import GenerationRequest, split_conversation
+from chatlm_serve.generation_request import (
+    MAX_TOP_LOGPROBS,
+    GenerationRequest,
+    split_conversation,
+)
 from chatlm_serve.images import image_from_url
 from chatlm_serve.protocols.openai_fields import (
     HINTS,
-    MAX_TOP_LOGPROBS,
     SAMPLING_FIELDS,
     parse_effort,
     parse_schema_format,
