@@ -83,7 +83,7 @@ class InMemorySideChats:
         self, name: str, values: Mapping[str, str], raw_input: str
     ) -> RenderedTemplate:
         """Render a template as for a new chat."""
-        return render_chat_start(name, values, raw_input, self.plugins).rendered
+        return render_chat_start(name, values, raw_input, self.plugins, takes_images=True).rendered
 
     def service(self, name: str, protocol: Callable[..., T]) -> T:
         """Return a service that a plugin offers."""
