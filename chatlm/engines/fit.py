@@ -207,6 +207,9 @@ class EntryFacts:
         """Whether chatlm's own decoders read its architecture."""
         return self._entry.model_type in FAMILIES
 
+    reads_images = False
+    """Of its files, which are not here, nothing is known."""
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -217,6 +220,7 @@ class FileFacts:
     is_gguf: bool = True
     has_output_matrix: bool = False
     is_native: bool = True
+    reads_images: bool = False
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -426,6 +430,8 @@ class FitChecker:
         config = self._config
         if config.engine in self._runtimes:
             return config.engine if facts.is_gguf else ""
+        if config.engine == "auto" and facts.reads_images:
+            return "transformers"
         if facts.is_native and config.engine != "transformers":
             return "native"
         if facts.is_gguf and self._runtimes and config.engine == "auto":
