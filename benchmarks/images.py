@@ -89,7 +89,8 @@ def save_model(folder: Path, edge: int) -> None:
         image_seq_len=(TILE // PATCH // SCALE) ** 2,
         chat_template=IDEFICS_TEMPLATE,
     )
-    model = transformers.Idefics3ForConditionalGeneration(config).to(torch.bfloat16)
+    model: Any = transformers.Idefics3ForConditionalGeneration(config)
+    model = model.to(torch.bfloat16)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
