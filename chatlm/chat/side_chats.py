@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Self, TypeVar
 
 from chatlm.chat.deletion import open_memory_store
+from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.session import ChatSession
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
+from chatlm.chat.tool_set import ToolOptions, check_names, find_tools
 from chatlm.chat.turn_runner import events_without_engine, reply_events
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Conversation, ReplyStep
+from chatlm.types.messages import Conversation, Message, ReplyStep, StopReason, Turn
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -184,6 +188,8 @@ class InMemorySideChat:
         from chatlm.engines.open import check_available
 
         session, question = self._session_for(TRIAL_MESSAGE)
+        if self.setup.tools:
+            check_names(self.setup.tools, find_tools(TurnPlugins(self._chats.plugins)))
         with suppress(MessageRefused):
             session.draft(question)
         check_available(
@@ -202,6 +208,21 @@ class InMemorySideChat:
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the events that need no engine."""
         return list(events_without_engine(request, self.engine))
+
+    def run_tools(self, text: str, reply: Sequence[ReplyStep]) -> tuple[ReplyStep, ...]:
+        """Run the calls of the reply's last step; what would have to be asked is denied."""
+        session, question = self._session_for(text)
+        chat = self._conversation or Conversation(0)
+        turn = Turn(0, len(chat.turns), Message("user", question))
+        tools = session.request(question, reply[:-1]).tools
+        running = LiveTools(self._chats.plugins, session.tools, chat.with_turn(turn), turn)
+        with closing(running.begin(tools, reply)) as live:
+            for _ in live.run_tools():  # without an answer, a question is a denial
+                pass
+            steps = live.reply.steps
+        if len(steps) < session.tools.settings.max_steps:
+            return steps
+        return (*steps[:-1], dataclasses.replace(steps[-1], stop_reason=StopReason.TOOL_LIMIT))
 
     def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
         """Add a message and its reply to the chat."""
@@ -224,6 +245,7 @@ class InMemorySideChat:
             system=setup.system or opening.rendered.system,
             adapter=setup.adapter,
             plugin_data={**opening.plugin_data, **setup.plugin_data},
+            tools=ToolOptions(chats.config.tools, (*setup.tools, *opening.rendered.tools)),
         )
         return session, opening.first_message
 
