@@ -44,6 +44,11 @@ class LiveTools:
         self._conversation, self._turn = conversation, turn
         self._tools = find_tools(self._plugins)
 
+    @property
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        """The tools that the options and the chat offer."""
+        return ToolSet(self._tools, self._options, self._conversation).definitions
+
     def missing(self, tools: Iterable[ToolDefinition]) -> list[str]:
         """Return the names of tools that are not there any longer."""
         return [each.name for each in tools if each.name not in self._tools]

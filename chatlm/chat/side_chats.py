@@ -20,7 +20,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Conversation, Message, ReplyStep, StopReason, Turn
+from chatlm.types.messages import Message, ReplyStep, StopReason, Turn
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -175,8 +175,6 @@ class InMemorySideChat:
         self._chats = chats
         self._store = open_memory_store()
         self._session: ChatSession | None = None
-        self._conversation: Conversation | None = None
-        """What was added so far, so that a long chat is not loaded for each turn."""
 
     @property
     def engine(self) -> Engine:
@@ -212,11 +210,10 @@ class InMemorySideChat:
     def run_tools(self, text: str, reply: Sequence[ReplyStep]) -> tuple[ReplyStep, ...]:
         """Run the calls of the reply's last step; what would have to be asked is denied."""
         session, question = self._session_for(text)
-        chat = self._conversation or Conversation(0)
+        chat = session.so_far
         turn = Turn(0, len(chat.turns), Message("user", question))
-        tools = session.request(question, reply[:-1]).tools
         running = LiveTools(self._chats.plugins, session.tools, chat.with_turn(turn), turn)
-        with closing(running.begin(tools, reply)) as live:
+        with closing(running.begin(running.definitions, reply)) as live:
             for _ in live.run_tools():  # without an answer, a question is a denial
                 pass
             steps = live.reply.steps
@@ -227,7 +224,7 @@ class InMemorySideChat:
     def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        self._conversation = session.add(question, reply, self._conversation)
+        session.add(question, reply)
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:

@@ -336,8 +336,9 @@ def ask(
         plugins.on_hang = _print_hang
         if batch is not None and output is not None:
             from chatlm.chat.batch_answers import CommonSettings
-            from chatlm.cli.ask_batch import answer_file
+            from chatlm.cli.ask_batch import answer_file, check_no_method
 
+            check_no_method(wanted, setup.sampling, settings.sampling)
             common = CommonSettings(
                 model=settings.model,
                 model_fixed=model is not None,

@@ -28,7 +28,7 @@ from chatlm import (
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
@@ -157,7 +157,7 @@ def test_a_contestant_with_tools_calls_them_and_the_steps_are_stored(store: Aren
     draw = random.Random(1)
     match = LiveMatch(store, tool_chats(engine), armed, plain, same_seed=True, rng=draw)
     # whoever is asked first has the first reply of the script
-    scripts = {True: (Text("I add. "), ADD), False: "It is 6."}
+    scripts: dict[bool, ScriptedReply] = {True: (Text("I add. "), ADD), False: "It is 6."}
     order = list(SIDES)
     replica = random.Random(1)
     replica.randrange(SEED_LIMIT)
