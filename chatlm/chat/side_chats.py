@@ -21,6 +21,7 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.messages import Message, ReplyStep, StopReason, Turn
+from chatlm.types.parts import Image, PreparedImage
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -85,7 +86,7 @@ class InMemorySideChats:
         self, name: str, values: Mapping[str, str], raw_input: str
     ) -> RenderedTemplate:
         """Render a template as for a new chat."""
-        return render_chat_start(name, values, raw_input, self.plugins).rendered
+        return render_chat_start(name, values, raw_input, self.plugins, takes_images=True).rendered
 
     def service(self, name: str, protocol: Callable[..., T]) -> T:
         """Return a service that a plugin offers."""
@@ -194,10 +195,15 @@ class InMemorySideChat:
             self._chats.model_name(self.setup.model), self.setup.adapter, self._chats.plugins
         )
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self,
+        text: str,
+        reply: Sequence[ReplyStep] = (),
+        images: Sequence[PreparedImage] = (),
+    ) -> Request:
         """Build the request for the next message."""
         session, question = self._session_for(text)
-        return session.request(question, reply)
+        return session.request(question, reply, _moved(images, text, question))
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
@@ -216,15 +222,23 @@ class InMemorySideChat:
         with closing(running.begin(running.definitions, reply)) as live:
             for _ in live.run_tools():  # without an answer, a question is a denial
                 pass
-            steps = live.reply.steps
-        if len(steps) < session.tools.settings.max_steps:
-            return steps
-        return (*steps[:-1], dataclasses.replace(steps[-1], stop_reason=StopReason.TOOL_LIMIT))
+            *earlier, last = live.reply.steps
+        # nobody sees the images, and their bytes are gone
+        parts = tuple(part for part in last.parts if not isinstance(part, Image))
+        last = dataclasses.replace(last, parts=parts)
+        if len(earlier) + 1 >= session.tools.settings.max_steps:
+            last = dataclasses.replace(last, stop_reason=StopReason.TOOL_LIMIT)
+        return (*earlier, last)
 
-    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+    def add(
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        images: Sequence[PreparedImage] = (),
+    ) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        session.add(question, reply)
+        session.add(question, reply, _moved(images, text, question))
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:
@@ -245,6 +259,13 @@ class InMemorySideChat:
             tools=ToolOptions(chats.config.tools, (*setup.tools, *opening.rendered.tools)),
         )
         return session, opening.first_message
+
+
+def _moved(images: Sequence[PreparedImage], text: str, question: str) -> Sequence[PreparedImage]:
+    """Return images for a text that a template may have put into another one: then before it."""
+    if text == question:
+        return images
+    return [dataclasses.replace(image, offset=0) for image in images]
 
 
 @contextmanager
