@@ -276,8 +276,7 @@ class RepositoryFacts:
 
     @property
     def reads_images(self) -> bool:
-        """Whether it has a part that reads images; that its processor is there is taken for
-        granted."""
+        """Whether it has a part that reads images; its processor comes with it."""
         return isinstance(self.config.get("vision_config"), Mapping)
 
 
