@@ -27,14 +27,16 @@ pytestmark = pytest.mark.slow
 ENOUGH = 0.95
 
 
+def open_engine() -> LocalEngine:
+    greedy = Sampling(temperature=0.0, max_tokens=12)
+    return LocalEngine.from_folder(
+        "shapes", shapes.folder(), resolve_placement("cpu"), catalogue_sampling=greedy
+    )
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
-    folder = shapes.folder()
-    greedy = Sampling(temperature=0.0, max_tokens=12)
-    placement = resolve_placement("cpu")
-    with closing(
-        LocalEngine.from_folder("shapes", folder, placement, catalogue_sampling=greedy)
-    ) as engine:
+    with closing(open_engine()) as engine:
         yield engine
 
 
@@ -82,9 +84,9 @@ def test_a_later_turn_about_the_image_names_it_too(engine: LocalEngine, tmp_path
 
 
 @pytest.mark.parametrize("protocol", ["openai", "ollama"])
-def test_the_server_names_the_colour(engine: LocalEngine, home: Path, protocol: str) -> None:
+def test_the_server_names_the_colour(home: Path, protocol: str) -> None:
     answers = []
-    with serving(engine) as address:
+    with serving(open_engine()) as address:  # which closes it at the end
         for picture in shapes.held_out(40):
             data = base64.b64encode(picture.content).decode()
             if protocol == "openai":
