@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -89,6 +90,7 @@ def test_the_server_names_the_colour(home: Path, protocol: str) -> None:
     with serving(open_engine()) as address:  # which closes it at the end
         for picture in shapes.held_out(40):
             data = base64.b64encode(picture.content).decode()
+            body: dict[str, Any]
             if protocol == "openai":
                 path = "/v1/chat/completions"
                 url = {"url": f"data:image/png;base64,{data}"}
