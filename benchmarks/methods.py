@@ -3,8 +3,8 @@
 Run it with `python -m benchmarks.methods [--adapter NAME]`: each problem is answered in one go,
 with chain of thought, by a vote of samples, with the calculator and by a Python program, by the
 same model. Accuracy has Wilson's interval; methods are compared with the plain reply on the same
-problems by McNemar's exact test. Replies are generated in batches, the samples of one vote in a batch of their own. `--state
-FILE` keeps each answer, so that a run that was stopped goes on.
+problems by McNemar's exact test. Replies are generated in batches, the samples of one vote in a
+batch of their own. `--state FILE` keeps each answer, so that a run that was stopped goes on.
 
 The default model solves next to none of them. `--write-training FILE` writes examples for an
 adapter, in turn without steps, with steps and with a program; names and things differ from those of
