@@ -13,7 +13,7 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
-from chatlm.chat.images import PreparedImage, kept_images, message_parts, with_unsaved
+from chatlm.chat.images import kept_images, message_parts, with_unsaved
 from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
@@ -35,7 +35,7 @@ from chatlm.types.messages import (
     StopReason,
     Turn,
 )
-from chatlm.types.parts import Image, Text
+from chatlm.types.parts import Image, PreparedImage, Text
 from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -117,6 +117,10 @@ class ChatSession:
         self.plugin_data = plugin_data or {}
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
+        self._draft: Conversation | None = None
+        """The chat with what `add` added."""
+        self._draft_images: list[PreparedImage] = []
+        """The images of what `add` added."""
         self.label_seconds = label_seconds
         self.source = source
         self.project = project
@@ -213,35 +217,32 @@ class ChatSession:
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
     def add(
-        self, text: str, reply: str | Sequence[ReplyStep], chat: Conversation | None = None
-    ) -> Conversation:
-        """Store a message with a reply that was generated elsewhere.
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        images: Sequence[PreparedImage] = (),
+    ) -> None:
+        """Add a message with a reply that was generated elsewhere to what `request` builds on.
+
+        Nothing is stored, since a long chat would take thousands of statements.
 
         Args:
             text: the user's message.
             reply: the answer, or all steps to it.
-            chat: the chat so far; None loads it.
-
-        Returns:
-            the chat with both.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
-            StoreError: they could not be stored.
         """
-        _check_not_blank(text)
-        previous = self.conversation_id
-        stored = self._store_message(text, chat)
-        try:
-            turn = self._rewrite_message(stored, self._turn_plugins(stored))
-        except UsageError:
-            self._withdraw(stored, previous)
-            raise
-        started = self.store.start_reply(turn.id, model="")
+        if not images:
+            _check_not_blank(text)
+        chat = self._conversation_or_new()
+        turn = self._drafted_turn(chat, text, self._turn_plugins(chat), images)
+        self._draft_images += images
         if isinstance(reply, str):
             reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
-        self.store.finish_reply(started.id, steps=reply)
-        return stored.with_turn(self.store.turn(turn.id))
+        answered = dataclasses.replace(turn, replies=(Reply(0, 1, steps=reply),))
+        self._draft = _appended(chat, answered)
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -305,19 +306,22 @@ class ChatSession:
         request, passages, encode = self._build(text, reply, images)
         return Preview(request, encode(), tuple(passages))
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self, text: str, reply: Sequence[ReplyStep] = (), images: Sequence[PreparedImage] = ()
+    ) -> Request:
         """Build what `send` would send for `text`, and encode it only if it has passages.
 
         Args:
             text: the user's message.
             reply: what its reply has already: steps with results of tools, or text to continue.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank and the chat has no turn.
             ContextTooLong: the passages do not fit; the engine refuses other prompts that do not.
             ModelError: as `send`.
         """
-        request, passages, encode = self._build(text, reply)
+        request, passages, encode = self._build(text, reply, images)
         if passages:
             encode()
         return request
@@ -343,7 +347,7 @@ class ChatSession:
             tuple(messages),
             self._effective_sampling(chat),
             tools=tools,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
@@ -401,21 +405,19 @@ class ChatSession:
     def _store_message(
         self,
         text: str,
-        chat: Conversation | None = None,
         images: Sequence[PreparedImage] = (),
     ) -> Conversation:
         """Store the message as it was typed; a new chat is stored with it, or not at all.
 
         Args:
             text: the message.
-            chat: the chat so far; None loads it.
             images: the message's images.
 
         Returns:
             the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
-            chat = chat or self.store.conversation(self.conversation_id)
+            chat = self.store.conversation(self.conversation_id)
             return chat.with_turn(self._add_turn(chat, text, images))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
@@ -495,14 +497,18 @@ class ChatSession:
         delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
-        return self.conversation or Conversation(
-            self.store.first_id,
-            system=self.system,
-            sampling=self.chat_sampling,
-            plugin_data=self.plugin_data,
-            disabled_plugins=self.disabled_plugins,
-            project=self.project,
-            tools=self.chat_tools,
+        return (
+            self._draft
+            or self.conversation
+            or Conversation(
+                self.store.first_id,
+                system=self.system,
+                sampling=self.chat_sampling,
+                plugin_data=self.plugin_data,
+                disabled_plugins=self.disabled_plugins,
+                project=self.project,
+                tools=self.chat_tools,
+            )
         )
 
     def _build(
@@ -524,7 +530,7 @@ class ChatSession:
             continue_from=Reply(0, 1, steps=reply) if reply else None,
             tools=self._tool_definitions(chat, engine),
             tool_choice=self.tools.choice,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
         def encode() -> Prompt:
@@ -542,20 +548,32 @@ class ChatSession:
     ) -> tuple[Conversation, TurnPlugins, list[Passage]]:
         """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the
         plugins for it, and the turn's passages."""
-        if not text.strip():
+        if not text.strip() and not images:
             chat = self._stored()
             passages = retrieved_only(self.store.passages(chat.turns[-1].id))
             return chat, self._turn_plugins(chat), passages
         chat = self._conversation_or_new()
         plugins = self._turn_plugins(chat)
+        turn = self._drafted_turn(chat, text, plugins, images)
+        chat = _appended(chat, turn)
+        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+
+    def _drafted_turn(
+        self,
+        chat: Conversation,
+        text: str,
+        plugins: TurnPlugins,
+        images: Sequence[PreparedImage] = (),
+    ) -> Turn:
+        """Return the next turn of a chat, which is not stored."""
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
         number = len(chat.turns)
         turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
-        parts = message_parts(message, images)
-        turn = Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
-        chat = chat.with_turn(turn)
-        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+        user = Message("user", message_parts(text, images))
+        if message != text:
+            user = user.with_text(message)
+        return Turn(turn_id, number, user, raw_input=raw_input)
 
     def _stored(self) -> Conversation:
         """Load the chat, which must have a turn."""
@@ -593,6 +611,10 @@ class ChatSession:
 
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
         return self._chat_sampling(conversation).with_fallback(self.sampling)
+
+
+def _appended(chat: Conversation, turn: Turn) -> Conversation:
+    return dataclasses.replace(chat, turns=(*chat.turns, turn))
 
 
 def _check_not_blank(text: str) -> None:

@@ -133,6 +133,11 @@ class PickerCard(PluginCard):
     }
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # before the list's own binding, which no footer shows
+        Binding("enter", "choose_highlighted", "use", priority=True)
+    ]
+
     NAME_WIDTH: ClassVar[int] = 20
     """Width of the name column, in cells."""
 
@@ -195,6 +200,10 @@ class PickerCard(PluginCard):
     def _handle_selection(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self.choose_or_explain(event.option_id or "")
+
+    def action_choose_highlighted(self) -> None:
+        """Choose the highlighted option."""
+        self.query_one(OptionList).action_select()
 
     def choose_or_explain(self, name: str) -> None:
         """Call `choose` and close the card, or show why it failed."""

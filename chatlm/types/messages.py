@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+from chatlm.errors import EXIT_INTERRUPTED
 from chatlm.types.parts import (
     Image,
     Part,
@@ -138,7 +139,9 @@ _STOP_REASONS = {
     StopReason.REFUSAL: _StopReasonFacts("refused by the model", exit_code=4),
     StopReason.CONTENT_FILTER: _StopReasonFacts("ended by a content filter", exit_code=4),
     StopReason.EMPTY: _StopReasonFacts("ended without an answer", exit_code=4),
-    StopReason.CANCELLED: _StopReasonFacts("stopped", can_continue=True, exit_code=130),
+    StopReason.CANCELLED: _StopReasonFacts(
+        "stopped", can_continue=True, exit_code=EXIT_INTERRUPTED
+    ),
     StopReason.ERROR: _StopReasonFacts("failed", can_continue=True, exit_code=1),
 }
 """All that depends on the stop reason alone."""
@@ -318,7 +321,7 @@ class ReplyStep:
 
     parts: tuple[Part, ...] = ()
     """What the model generated, then one `ToolResult` for each of its tool calls, each followed by
-    the images that only the user sees."""
+    its images, which the user sees, and the model if it reads images."""
     stop_reason: StopReason | None = None
     """None while it grows."""
     usage: Usage = field(default_factory=Usage)
@@ -367,13 +370,17 @@ class ReplyStep:
         return any(isinstance(part, ToolResult) for part in self.parts)
 
     def messages(self, pinned: bool = False) -> tuple[Message, ...]:
-        """The step in a prompt: the assistant's message, then the tools' results.
+        """The step in a prompt: the assistant's message, then the tools' results with their images.
 
         A step that has nothing but reasoning has no message, since most models never read the
         reasoning of an earlier turn.
         """
-        results = tuple(part for part in self.parts if isinstance(part, ToolResult))
         output = self.output
+        first = next(
+            (at for at, part in enumerate(self.parts) if isinstance(part, ToolResult)),
+            len(self.parts),
+        )
+        results = tuple(part for part in self.parts[first:] if isinstance(part, ToolResult | Image))
         messages: tuple[Message, ...] = ()
         if any(part.type != "reasoning" for part in output):
             messages += (Message("assistant", output, pinned),)

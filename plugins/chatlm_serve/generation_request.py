@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -11,17 +11,22 @@ from typing import Any
 from chatlm import (
     Message,
     Part,
+    PreparedImage,
     ReplyStep,
     Sampling,
+    Schema,
     StopReason,
     Text,
     ToolCall,
     ToolDefinition,
     ToolResult,
     UsageError,
+    dump_json,
     one_line,
+    parse_schema,
 )
 from chatlm_serve.errors import field_error
+from chatlm_serve.images import split_images
 
 MAX_MESSAGES = 1000
 MAX_CHARACTERS_PER_TOKEN = 16
@@ -29,7 +34,11 @@ MAX_CHARACTERS_PER_TOKEN = 16
 to 6."""
 MAX_STOP_STRINGS = 16
 MAX_TOOLS = 128
+MAX_TOOL_NAME = 256
 MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+MAX_TOKENS = 1_000_000
+"""The largest limit of tokens that chatlm knows; no context is as long."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class ClientTurn:
     question: str
     reply: tuple[ReplyStep, ...] = ()
     """Outputs of the model, each with the results of the tools that it called."""
+    images: tuple[PreparedImage, ...] = ()
+    """Of the question, with their places in it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class ClientConversation:
     empty."""
     characters: int
     """How many there are in all messages."""
+
+    @property
+    def images(self) -> tuple[PreparedImage, ...]:
+        """The images of all messages."""
+        return tuple(image for turn in (*self.history, self.turn) for image in turn.images)
 
     @property
     def continues(self) -> bool:
@@ -128,7 +144,50 @@ def sampling_value(param: str, name: str, value: Any) -> Any:
     try:
         return Sampling.from_dict({name: value}).settings()[name]
     except UsageError as error:
-        raise field_error(param, str(error)) from error
+        raise field_error(param, f"{error.message.removeprefix(f'{name} ')}.") from error
+
+
+def limit_value(param: str, value: Any) -> int:
+    """Return a limit of tokens after checking it; clients may ask for any number.
+
+    Raises:
+        ApiError: it is no positive integer; `param` is named.
+    """
+    if type(value) is not int or value < 1:
+        raise field_error(param, "must be a positive integer.")
+    return min(value, MAX_TOKENS)
+
+
+def checked_schema(schema: Mapping[str, Any], path: str) -> Schema:
+    """Return a schema after checking it.
+
+    Raises:
+        ApiError: it is no JSON schema; the path is named.
+    """
+    try:
+        return parse_schema(dump_json(dict(schema)))  # as text, it is checked only once
+    except UsageError as error:
+        raise field_error(path, f"{error.message}.") from None
+
+
+def tool_definition(
+    name: str, description: str, parameters: tuple[str, Mapping[str, Any]], path: str
+) -> ToolDefinition:
+    """Return a tool after checking its name and the schema of its arguments.
+
+    Args:
+        name: the tool's.
+        description: what it does.
+        parameters: the field with the schema, and the schema.
+        path: the tool's name in an error.
+
+    Raises:
+        ApiError: they are not as they must be.
+    """
+    if not 0 < len(name) <= MAX_TOOL_NAME or name.strip() != name:
+        raise field_error(f"{path}.name", f"must be a name of 1 to {MAX_TOOL_NAME} characters.")
+    field, schema = parameters
+    return ToolDefinition(name, description, checked_schema(schema, f"{path}.{field}"))
 
 
 def check_stop(param: str, value: Any) -> tuple[str, ...]:
@@ -183,15 +242,15 @@ def split_conversation(
         raise field_error(path, f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}.")
     merged = [_merge(list(group)) for _, group in groupby(messages, key=lambda each: each.role)]
     system = merged.pop(0).text if merged[0].role == "system" else ""
-    turns: list[tuple[str, list[ReplyStep]]] = []
+    turns: list[tuple[Message, list[ReplyStep]]] = []
     for message in merged:
         if message.role == "system":
             raise field_error(path, "system messages must come first.")
         if message.role == "user":
             _check_results(turns, path)
-            if not message.text.strip():
+            if not message.text.strip() and all(isinstance(part, Text) for part in message.parts):
                 raise field_error(path, "a user message is empty.")
-            turns.append((message.text, []))
+            turns.append((message, []))
         elif not turns:
             raise field_error(
                 path, "the first message after the system messages must be from the user."
@@ -206,11 +265,16 @@ def split_conversation(
     _check_results(turns, path)
     if not turns:
         raise field_error(path, "there is no message from the user.")
-    *history, last = (ClientTurn(question, tuple(steps)) for question, steps in turns)
+    *history, last = (_make_turn(message, steps) for message, steps in turns)
     conversation = ClientConversation(system, tuple(history), last, sum(map(_characters, messages)))
     if conversation.continues and not may_continue:
         raise field_error(path, "the last message must be from the user, or the result of a tool.")
     return conversation
+
+
+def _make_turn(message: Message, steps: Iterable[ReplyStep]) -> ClientTurn:
+    question, images = split_images(message.parts)
+    return ClientTurn(question, tuple(steps), images)
 
 
 def _merge(messages: Sequence[Message]) -> Message:
@@ -245,7 +309,7 @@ def _add_results(steps: list[ReplyStep], message: Message, path: str) -> None:
     steps[-1] = ReplyStep((*last.parts, *results), last.stop_reason)
 
 
-def _check_results(turns: Sequence[tuple[str, Sequence[ReplyStep]]], path: str) -> None:
+def _check_results(turns: Sequence[tuple[Message, Sequence[ReplyStep]]], path: str) -> None:
     """Check that each call of the newest step has its result."""
     steps = turns[-1][1] if turns else ()
     parts = steps[-1].parts if steps else ()
@@ -262,5 +326,5 @@ def _characters(message: Message) -> int:
 
 
 def _part_characters(part: Part) -> int:
-    texts: Iterable[str] = (getattr(part, name, "") for name in ("text", "arguments"))
+    texts: Iterable[str] = (getattr(part, name, "") for name in ("text", "name", "arguments"))
     return sum(map(len, texts))
