@@ -182,7 +182,7 @@ def test_a_schema_binds_the_answer() -> None:
         ({"colour": "red"}, "colour"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [USER | {"content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [USER | {"content": [{"type": "image"}]}]}, "messages[0].content[0].source"),
         ({"messages": [USER | {"name": "x"}]}, "messages[0].name"),
         ({"tools": [{"type": "web_search_20250305", "name": "web"}]}, "tools[0].type"),
         ({"tools": [SIZE, SIZE]}, "tools[1]"),

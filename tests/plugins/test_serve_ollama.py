@@ -170,9 +170,9 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], named: str) -> None:
     assert refusal_of(parse_chat_request, model="m", **fields).startswith(named)
 
 
-@pytest.mark.parametrize("name", ["template", "context", "images"])
+@pytest.mark.parametrize("name", ["template", "context"])
 def test_what_a_prompt_cannot_have_is_refused(name: str) -> None:
-    value: Any = {"context": [1], "images": ["A"]}.get(name, "x")
+    value: Any = {"context": [1]}.get(name, "x")
     problem = refusal_of(parse_generate_request, model="m", prompt="x", **{name: value})
     assert problem.startswith(f"{name}: is not supported")
 

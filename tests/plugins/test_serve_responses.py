@@ -132,7 +132,7 @@ def test_a_response_that_fails_says_so() -> None:
         ({"input": 4}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-         "input[0].content[0]"),
+         "input[0].content[0].image_url"),
         ({"input": [{"role": "user", "content": "x"},
                     {"type": "function_call_output", "call_id": "y", "output": "z"}]}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
