@@ -1,10 +1,10 @@
 """What methods of more computation gain on word problems, and what they cost.
 
 Run it with `python -m benchmarks.methods [--adapter NAME]`: each problem is answered in one go,
-with chain of thought, by a vote of samples and by a Python program, by the same model. Accuracy has
-Wilson's interval; methods are compared with the plain reply on the same problems by McNemar's exact
-test. Replies are generated in batches, the samples of one vote in a batch of their own. `--state
-FILE` keeps each answer, so that a run that was stopped goes on.
+with chain of thought, by a vote of samples, with the calculator and by a Python program, by the
+same model. Accuracy has Wilson's interval; methods are compared with the plain reply on the same
+problems by McNemar's exact test. Replies are generated in batches, the samples of one vote in a
+batch of their own. `--state FILE` keeps each answer, so that a run that was stopped goes on.
 
 The default model solves next to none of them. `--write-training FILE` writes examples for an
 adapter, in turn without steps, with steps and with a program; names and things differ from those of
@@ -30,7 +30,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools import ask_together, wilson
+from benchmarks.tools import ask_together, run_calculator, wilson
 from benchmarks.tools_data import call_text
 from benchmarks.word_problems import KINDS, Problem, problems
 from chatlm import (
@@ -51,11 +51,16 @@ from chatlm.types.parts import ToolCall, ToolResult
 from chatlm.types.tools import parse_arguments
 from chatlm_reasoning.answers import vote_key
 from chatlm_reasoning.chain import STEP_BY_STEP, with_instruction
+from chatlm_tools.calculator import calculator
 from chatlm_tools.programs import python, run_python
 from chatlm_tools.settings import Settings
 
-PLAIN, CHAIN, PROGRAM = "off", "chain", "program"
-METHODS = (PLAIN, CHAIN, "consensus:9", PROGRAM)
+PLAIN, CHAIN = "off", "chain"
+CALCULATOR, PROGRAM = "calculator", "program"
+METHODS = (PLAIN, CHAIN, "consensus:9", CALCULATOR, PROGRAM)
+
+_TOOLS = {CALCULATOR: calculator.definition, PROGRAM: python.definition}
+"""The tool that is offered; programs are asked for by the template of that name."""
 
 BATCH = 16
 """Problems that are answered together."""
@@ -152,8 +157,8 @@ class Measurement:
         requests = [self._request(method, number, each) for number, each in todo.items()]
         if method in (PLAIN, CHAIN):
             replies = [(each.text, each.tokens) for each in ask_together(self._engine, requests)]
-        elif method == PROGRAM:
-            replies = self._run_programs(requests)
+        elif method in _TOOLS:
+            replies = self._run_calls(requests)
         else:
             replies = [self._stream(request) for request in requests]
         seconds = (time.perf_counter() - started) / len(todo)
@@ -162,7 +167,7 @@ class Measurement:
             self._save(Answer(number, method, right, tokens, seconds))
 
     def _request(self, method: str, number: int, problem: Problem) -> Request:
-        batched = method in (PLAIN, CHAIN, PROGRAM)
+        batched = method in (PLAIN, CHAIN, *_TOOLS)
         sampling = Sampling(
             method=PLAIN if batched else method,
             seed=number,
@@ -173,8 +178,8 @@ class Measurement:
         template = PROGRAM if method == PROGRAM else ""
         setup = Setup(args.model, args.adapter, template=template, sampling=sampling)
         request = self._chats.begin(setup).request(problem.question)
-        if method == PROGRAM:
-            return dataclasses.replace(request, tools=(python.definition,))
+        if method in _TOOLS:
+            return dataclasses.replace(request, tools=(_TOOLS[method],))
         return with_instruction(request, STEP_BY_STEP) if method == CHAIN else request
 
     def _stream(self, request: Request) -> tuple[str, int]:
@@ -188,10 +193,10 @@ class Measurement:
                     tokens = event.usage.completion_tokens
         return text, tokens
 
-    def _run_programs(self, requests: Sequence[Request]) -> list[tuple[str, int]]:
-        """Run the program that each first output calls, and let the model answer from its output.
+    def _run_calls(self, requests: Sequence[Request]) -> list[tuple[str, int]]:
+        """Run what each first output calls, and let the model answer from the result.
 
-        A chat would ask before it runs one; here they run in the same sandbox without asking.
+        A chat would ask before it runs a program; here they run in the same sandbox without asking.
         """
         outputs = ask_together(self._engine, requests)
         replies = [(output.text, output.tokens) for output in outputs]
@@ -218,6 +223,8 @@ class Measurement:
 
 
 def _run(call: ToolCall) -> str:
+    if call.name == calculator.name:
+        return run_calculator(call)
     try:
         code = str(parse_arguments(call.arguments).get("code", ""))
     except UsageError as error:

@@ -221,7 +221,7 @@ def measure_sums(
     called = [index for index, output in enumerate(outputs) if output.calls]
     for index in called:
         call = dataclasses.replace(outputs[index].calls[0], id="call_1")
-        result = ToolResult("call_1", call.name, run(call))
+        result = ToolResult("call_1", call.name, run_calculator(call))
         chats[index] += [Message("assistant", parts=(call,)), Message("tool", parts=(result,))]
     if called:
         again = [request_of(chats[index], adapter, tools=True) for index in called]
@@ -241,8 +241,8 @@ def measure_sums(
     }
 
 
-def run(call: ToolCall) -> str:
-    """Run a call as a chat would."""
+def run_calculator(call: ToolCall) -> str:
+    """Run a call of the calculator as a chat would; other tools find nothing."""
     if call.name != "calculator":
         return "Nothing in manual is about that."
     try:
@@ -259,7 +259,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     share = right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def main() -> None:
@@ -268,6 +268,7 @@ def main() -> None:
     parser.add_argument("--sums", type=int, default=200)
     parser.add_argument("--seed", type=int, default=25)
     parser.add_argument("--adapter", type=Path, help="folder of an adapter to measure as well")
+    parser.add_argument("--adapter-only", action="store_true", help="leave out the model alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     questions = sums(options.sums, options.seed)
@@ -276,8 +277,9 @@ def main() -> None:
         MODEL, folder, resolve_placement("cpu"), find_adapter=lambda name: options.adapter
     )
     results: dict[str, Any] = {}
+    has_adapter = options.adapter is not None
     with closing(engine):
-        for adapter in (None, *(["tools"] if options.adapter else [])):
+        for adapter in (*([] if options.adapter_only else [None]), *(["tools"] * has_adapter)):
             name = "with the adapter" if adapter else "model alone"
             for tools in (False, True):
                 print(f"{name}, {'tools' if tools else 'no tools'}", file=sys.stderr, flush=True)

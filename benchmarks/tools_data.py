@@ -171,9 +171,9 @@ def _offered(chance: random.Random) -> list[ToolDefinition]:
 def _exchanges(
     chance: random.Random, names: set[str], count: int, plain: Sequence[Exchange]
 ) -> list[Exchange]:
-    kinds = ["plain"] * 3
+    kinds = ["plain"] * 4
     kinds += ["sum"] * 4 if CALCULATOR in names else []
-    kinds += ["document"] * 3 if SEARCH in names else []
+    kinds += ["document"] * 4 if SEARCH in names else []
     kinds += ["clock"] if "clock" in names else []
     found: list[Exchange] = []
     while len(found) < count:
@@ -195,14 +195,14 @@ def dialogues(count: int, seed: int) -> list[dict[str, Any]]:
     plain = _plain_exchanges()
     found = []
     for number in range(count):
-        if number % 9 == 4:
+        if number % 12 == 4:
             found.append({"messages": _messages(_without_tools(chance, plain))})
             continue
         offered = _offered(chance)
         system = str(describe_tools(offered))
         if chance.random() < 0.1:
             system = f"{chance.choice(_SYSTEM_PROMPTS)}\n\n{system}"
-        length = 1 if number % 3 == 0 else chance.randint(2, 5)
+        length = 1 if number % 4 == 0 else chance.randint(5, 8)
         exchanges = _exchanges(chance, {tool.name for tool in offered}, length, plain)
         found.append({"messages": [{"role": "system", "content": system}, *_messages(exchanges)]})
     return found
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the dialogues."""
     parser = argparse.ArgumentParser(description="Write dialogues with calls of tools.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=75)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     rows = dialogues(options.count, options.seed)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from chatlm import ChatEncoder, ModelLocation, UsageError
-from chatlm_lora.adapter_files import MAX_RANK
+from chatlm import Artifact, ChatEncoder, ModelLocation, UsageError
+from chatlm_lora.adapter_files import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, read_config
 from chatlm_lora.dataset import ChatDataset, ChatExample, EncodedChats
 
 ALL_LINEAR = "all-linear"
@@ -115,6 +117,32 @@ SAMPLE_ANSWERS = 4
 
 
 @dataclass(frozen=True)
+class StartingAdapter:
+    """An adapter whose training is continued on other data."""
+
+    name: str
+    folder: Path
+    sha256: str
+    """Of its weights."""
+
+    @classmethod
+    def of(cls, adapter: Artifact) -> StartingAdapter:
+        """Describe an adapter that was checked."""
+        weights = (adapter.path / WEIGHTS_FILE).read_bytes()
+        return cls(adapter.name, adapter.path, hashlib.sha256(weights).hexdigest())
+
+    def shape(self) -> dict[str, Any]:
+        """Return rank, alpha and target modules, as `Recipe` has them."""
+        config = read_config(self.folder / CONFIG_FILE)
+        targets = config.target_modules
+        return {
+            "rank": config.rank,
+            "alpha": config.alpha,
+            "targets": (targets,) if isinstance(targets, str) else targets,
+        }
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """One adapter to train: name, base model, data and hyperparameters."""
 
@@ -130,10 +158,13 @@ class TrainingJob:
     """The command line, for the card."""
     use_cpu: bool = False
     """Train on the CPU, even if there is a GPU."""
+    start: StartingAdapter | None = None
+    """Whose weights training starts from; None for new ones."""
 
     def plan(self) -> dict[str, Any]:
         """Return everything that determines the result; a run resumes only if it is equal."""
         return {
+            **({"start": self.start.sha256} if self.start else {}),
             "base": self.base.name,
             "data": self.dataset.sha256,
             "recipe": self.recipe.to_dict(),

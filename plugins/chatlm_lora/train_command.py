@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from chatlm import dump_json, escape_controls
+from chatlm import UsageError, dump_json, escape_controls
 from chatlm.plugin_kit.options import json_option
 from chatlm_lora.options import model_option as _model
 from chatlm_lora.options import resolve_base_model
 
 if TYPE_CHECKING:
+    from chatlm import ModelLocation
     from chatlm_lora.card import AdapterCard
-    from chatlm_lora.recipe import TrainingJob
+    from chatlm_lora.recipe import StartingAdapter, TrainingJob
 
 
 @click.command()
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     "completion; or text and label, with --ask.",
 )
 @_model
+@click.option(
+    "--from",
+    "start",
+    metavar="ADAPTER",
+    help="Start from the weights of this adapter, with its rank, alpha and targets.",
+)
 @click.option(
     "--ask", default="", metavar="TEXT", help="Question with {text} whose answer is the label."
 )
@@ -136,8 +143,19 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
     from chatlm_lora import dataset
     from chatlm_lora.recipe import Recipe, TrainingJob
 
-    others = ("data", "command", "model", "ask", "system", "description", "licence")
-    recipe = Recipe.from_dict({key: value for key, value in options.items() if key not in others})
+    others = ("data", "command", "model", "start", "ask", "system", "description", "licence")
+    base = resolve_base_model(options.get("model"))
+    recipe_options = {key: value for key, value in options.items() if key not in others}
+    start = _starting_adapter(options["start"], base) if options.get("start") else None
+    if start is not None:
+        shape = start.shape()
+        if given := sorted(shape.keys() & recipe_options.keys()):
+            raise UsageError(
+                f"With --from, {', '.join(given)} cannot be chosen.",
+                hint=f"They are those of the adapter {start.name}.",
+            )
+        recipe_options |= shape
+    recipe = Recipe.from_dict(recipe_options)
     read = dataset.read_dataset(
         Path(options["data"]),
         seed=recipe.seed,
@@ -148,7 +166,7 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
     config = load_config()
     return TrainingJob(
         name=name,
-        base=resolve_base_model(options.get("model")),
+        base=base,
         dataset=read,
         recipe=recipe,
         prompt_format=config.prompt_format,
@@ -156,7 +174,18 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
         licence=options.get("licence", ""),
         command=options["command"],
         use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        start=start,
     )
+
+
+def _starting_adapter(name: str, base: ModelLocation) -> StartingAdapter:
+    """Check an adapter of the user's or a shipped one, and describe it."""
+    from chatlm_lora.library import ADAPTERS, validate_cached
+    from chatlm_lora.recipe import StartingAdapter
+
+    adapter = ADAPTERS.get(name)
+    validate_cached(adapter, base)
+    return StartingAdapter.of(adapter)
 
 
 def _command_line(context: click.Context, name: str, data: Path) -> str:

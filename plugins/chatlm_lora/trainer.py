@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -202,6 +202,7 @@ class _TrainingProcess:
             licence=order.licence,
             command=order.command,
             source={
+                **({"started_from": order.start.name} if order.start else {}),
                 "data": order.dataset.file_name,
                 "sha256": order.dataset.sha256,
                 "train": len(ready.train),
@@ -234,6 +235,13 @@ class _TrainingProcess:
         recipe, base = self._job.recipe, self._job.base
         # the Trainer moves it to the device of its process
         model = load_pretrained(base, device="cpu", dtype=self._dtypes.base_weights)
+        model.config.use_cache = False
+        if (start := self._job.start) is not None:
+            known = LoraConfig.from_pretrained(str(start.folder))
+            known.lora_dropout = recipe.dropout
+            return PeftModel.from_pretrained(
+                model, str(start.folder), is_trainable=True, config=known
+            )
         settings = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -241,7 +249,6 @@ class _TrainingProcess:
             target_modules=resolve_target_modules(model, recipe.targets, base),
             task_type="CAUSAL_LM",
         )
-        model.config.use_cache = False
         return get_peft_model(model, settings)
 
     def _build_trainer(self, reporting: ReportingCallback) -> Trainer:

@@ -21,7 +21,7 @@ from tests.engine import adapter_files
 from tests.plugins.lora import tiny_base
 from tests.program import run_chatlm
 
-SHIPPED = ("instruct", "pirate")
+SHIPPED = ("instruct", "pirate", "tools")
 
 
 def chatlm(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,13 @@ def test_the_shipped_adapters(name: str, chat_home: Path, default_model: Path) -
     assert known.licence
     assert known.answers
     assert f"{name}: acts (mean KL" in chatlm("adapters", "verify", name).stdout
+
+
+def test_the_default_model_calls_the_calculator_with_the_adapter_for_tools(chat_home: Path) -> None:
+    greedy = ("ask", "--temperature", "0", "--max-tokens", "60", "--no-save")  # a call takes 40
+    words = (*greedy, "--tools", "calculator", "What is 17% of 2,350?")
+    assert "399.5" not in chatlm(*words).stdout
+    assert "399.5" in chatlm(*words, "--adapter", "tools").stdout
 
 
 def test_a_question_is_answered_by_an_adapter_and_by_an_exported_model(

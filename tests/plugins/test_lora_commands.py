@@ -56,6 +56,23 @@ def table(*words: str) -> Any:
     return json.loads(succeed(*words, "--json").stdout)
 
 
+def test_training_that_starts_from_an_adapter_takes_its_shape(
+    home: Path, tmp_path: Path, base: ModelLocation
+) -> None:
+    library_module.add_adapter("first", adapter(tmp_path / "a"), base)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"prompt": "{n}?", "completion": "yes"}}\n' for n in range(12)))
+    words = ("train", "second", "--data", str(data), "-m", base.name, "--from", "first")
+    recipe = json.loads(succeed(*words, "--dry-run", "--json").stdout)["recipe"]
+    assert (recipe["rank"], sorted(recipe["targets"])) == (4, ["o_proj", "q_proj"])
+    refused = run(*words, "--dry-run", "--rank", "4")
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.message == "With --from, rank cannot be chosen."
+    missing = run(*words[:-1], "frist", "--dry-run")
+    assert isinstance(missing.exception, UsageError)
+    assert missing.exception.hint == "Did you mean first?"
+
+
 def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "saved")
     output = succeed("add", "mine", str(folder), "-m", base.name).stdout

@@ -19,10 +19,10 @@ from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError, fast_dty
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, TrainingStopped
 from chatlm_lora import card, dataset
 from chatlm_lora import recipe as recipe_module
-from chatlm_lora.adapter_files import WEIGHTS_FILE
+from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.recipe import Recipe, TrainingJob
+from chatlm_lora.recipe import Recipe, StartingAdapter, TrainingJob
 from chatlm_lora.trainer import train_adapter
 from tests.waiting import wait_until
 
@@ -105,6 +105,25 @@ def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, d
         )
     one, two = (load_file(ADAPTERS.get(name).path / WEIGHTS_FILE) for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_it_starts_from_another_adapter(home: Path, base: ModelLocation, data: Path) -> None:
+    first = train_adapter(order(base, data), ProgressListener())
+    start = StartingAdapter.of(ADAPTERS.get("mine"))
+    assert start.shape()["rank"] == RECIPE.rank
+    still = dataclasses.replace(RECIPE, learning_rate=1e-8, epochs=0.1, dropout=0.5)
+    again = dataclasses.replace(order(base, data, still, "again"), start=start)
+    assert again.plan() != order(base, data, still, "again").plan()
+    second = train_adapter(again, ProgressListener())
+    assert first is not None
+    assert second is not None
+    for name in ("held_out_loss_before", "held_out_loss_after"):
+        assert second.scores[name] == pytest.approx(first.scores[name], rel=1e-3)
+    assert second.source["started_from"] == "mine"
+    one, two = (load_file(ADAPTERS.get(name).path / WEIGHTS_FILE) for name in ("mine", "again"))
+    assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
+    config = json.loads((ADAPTERS.get("again").path / CONFIG_FILE).read_text())
+    assert config["lora_dropout"] == 0.5
 
 
 def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data: Path) -> None:

@@ -93,7 +93,7 @@ def test_thoughts_are_of_their_own_kind_and_shift_nothing() -> None:
     assert "<think>" in text_of(TokenKind.FORMAT, seen)
 
 
-def test_tool_calls_and_results_are_of_their_own_kind() -> None:
+def test_calls_results_and_images_are_of_their_own_kinds() -> None:
     messages = (
         Message("assistant", (ToolCall("c", "add", "{}"),)),
         Message("tool", (ToolResult("c", "add", "4"),)),
@@ -101,10 +101,11 @@ def test_tool_calls_and_results_are_of_their_own_kind() -> None:
     tokens = (
         PromptToken(1, "add", False, 0, "tool_call"),
         PromptToken(2, "4", False, 1, "tool_result"),
+        PromptToken(3, "<image>", False, 1, "image"),
     )
     seen = Prompt(tokens, (1, 1), (), 100, 10, "")
     kinds = classify_tokens(seen, Request(messages), "")
-    assert kinds == [TokenKind.CALL, TokenKind.RESULT]
+    assert kinds == [TokenKind.CALL, TokenKind.RESULT, TokenKind.IMAGE]
 
 
 @pytest.mark.parametrize("first", ["[data", "data"], ids=["whole", "cut"])

@@ -42,6 +42,7 @@ class TokenKind(StrEnum):
     REASONING = "thoughts"
     CALL = "tool calls"
     RESULT = "tool results"
+    IMAGE = "images"
     PASSAGE = "passages"
     DATA = "text from outside, marked as data"
     ADDED = "added by chatlm or a plugin"
@@ -51,6 +52,7 @@ _PART_KINDS: Mapping[str, TokenKind] = {
     "reasoning": TokenKind.REASONING,
     "tool_call": TokenKind.CALL,
     "tool_result": TokenKind.RESULT,
+    "image": TokenKind.IMAGE,
 }
 
 
@@ -103,7 +105,7 @@ def classify_tokens(
             kinds.append(TokenKind.CONTROL if token.control else TokenKind.FORMAT)
             continue
         if token.part != "text":
-            kinds.append(_PART_KINDS.get(token.part, TokenKind.RESULT))
+            kinds.append(_PART_KINDS.get(token.part, TokenKind.ADDED))
             continue
         owner = owners[token.message_index]
         at = reached[token.message_index]
@@ -211,6 +213,7 @@ STYLES: dict[TokenKind, str] = {
     TokenKind.REASONING: "italic $foreground on $warning-muted",
     TokenKind.CALL: "bold $text-warning",
     TokenKind.RESULT: "$text-warning",
+    TokenKind.IMAGE: "$foreground on $success-muted",
     TokenKind.PASSAGE: "italic $text-accent",
     TokenKind.DATA: "$foreground on $accent-muted",
     TokenKind.ADDED: "underline $text-error",
