@@ -39,7 +39,7 @@ KEY_HINTS = (
 """Commands hinted for the selected turn, with short labels."""
 
 
-MUTED_STYLE = "$foreground 60%"
+MUTED_STYLE = "$text-muted"
 
 
 class TurnView(Vertical, can_focus=True):
@@ -70,6 +70,7 @@ class TurnView(Vertical, can_focus=True):
         }
         & > .author {
             height: 1;
+            margin: 1 0 0 0;
             padding: 0 1 0 2;
             color: $text-success;
             text-style: bold;

@@ -56,7 +56,7 @@ class FirstStart(Card[str | None]):
             &:focus { border: none; background-tint: $foreground 0%; }
             & > .option-list--option-disabled { color: $text-muted; }
             & > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & #about { color: $text-muted; }

@@ -27,8 +27,9 @@ from chatlm.tui.workers import single_value
 if TYPE_CHECKING:
     from chatlm.engines.fit import Fit
 
-NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 26, 11, 10, 16
-"""Widths of the columns before the description, in cells."""
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 23, 10, 8, 18
+"""Widths of the columns before the description, in cells; at 80 columns what a model can do fits
+behind them."""
 
 
 COLUMN_TITLES = (
@@ -86,9 +87,10 @@ class ModelScreen(Card[str | None]):
             &:focus { border: none; background-tint: $foreground 0%; }
             & > .option-list--option-disabled { color: $text-muted; }
             & > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
+        & #about { height: 1; margin: 1 0 0 0; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
         & #plugins { height: auto; max-height: 6; color: $text-muted; }
         & #plugins.-failed { color: $text-error; }
         & #question { display: none; height: auto; color: $text-warning; }
@@ -131,6 +133,7 @@ class ModelScreen(Card[str | None]):
         models.can_focus = False
         yield Static(COLUMN_TITLES, id="columns")
         yield models
+        yield Static(id="about", markup=False)
         yield Static("Asking plugins for their models …", id="plugins")
         yield Static(id="question")
 
@@ -205,6 +208,8 @@ class ModelScreen(Card[str | None]):
     @on(OptionList.OptionHighlighted)
     def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
+        about = self._models.get(event.option_id or "")
+        self.query_one("#about", Static).update(one_line(about.summary, 200) if about else "")
         if event.option_id != self._download_candidate:
             self._ask_to_download("")
 
@@ -265,8 +270,8 @@ class ModelScreen(Card[str | None]):
 
 def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> Content:
     """Return one model as a row."""
-    here = "in use" if current else "here" if details.installed else "not here"
-    style = "$text-success" if details.installed else "$foreground 60%"
+    here = "in use" if current else "here" if details.installed else ""
+    style = "$text-success" if details.installed else "$text-muted"
     return Content.assemble(
         (
             set_cell_size(one_line(details.name, NAME_WIDTH - 2), NAME_WIDTH),
@@ -275,7 +280,7 @@ def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> C
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
         _fit_cell(fit) if fit else " " * FIT_WIDTH,
-        (one_line(details.summary, 200), "$foreground 60%"),
+        (one_line(details.summary, 200), "$text-muted"),
     )
 
 
@@ -284,7 +289,7 @@ def _file_row(choice: FileChoice) -> Content:
         set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 2), NAME_WIDTH),
         f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
         _fit_cell(choice.fit),
-        (f"quality: {choice.quality}", "$foreground 60%"),
+        (f"quality: {choice.quality}", "$text-muted"),
     )
 
 

@@ -118,7 +118,7 @@ class ProjectScreen(Card[str | None]):
             text-wrap: nowrap;
             text-overflow: ellipsis;
             & > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
     }

@@ -73,7 +73,7 @@ class SettingRow(Horizontal):
         height: 1;
         & > .name { width: 20; }
         & > Input { width: 22; background: $foreground 8%; }
-        & > Input:focus { background: $primary 30%; }
+        & > Input:focus { background: $primary 25%; }
         & > .source { width: 12; margin: 0 0 0 2; color: $text-muted; }
         & > .range { width: 1fr; color: $text-muted; }
         & > .help {

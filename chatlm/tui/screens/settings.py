@@ -383,7 +383,7 @@ def describe_model(info: EngineInfo | None) -> Content:
         parts = [f"{human_bytes(size)} {what}" for what, size in info.memory.rows() if size]
         rows["Memory"] = ", ".join(parts)
     lines = [
-        Content.assemble((f"{name:<15}", "$foreground 60%"), one_line(value, 200))
+        Content.assemble((f"{name:<15}", "$text-muted"), one_line(value, 200))
         for name, value in rows.items()
     ]
     return Content("\n").join(
