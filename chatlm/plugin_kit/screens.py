@@ -67,7 +67,7 @@ class PluginCard(ModalScreen[None]):
             text-overflow: ellipsis;
             &:focus { border: none; background-tint: $foreground 0%; }
             &:focus > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & * {

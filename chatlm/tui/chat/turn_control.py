@@ -40,7 +40,6 @@ from chatlm.types.events import (
 )
 from chatlm.types.messages import Conversation, Turn
 
-
 REFUSED = "refused"
 """Topic of the notice that a message was not sent, which the next message ends."""
 

@@ -90,7 +90,13 @@ class ModelScreen(Card[str | None]):
                 background: $primary 18%; color: $foreground; text-style: none;
             }
         }
-        & #about { height: 1; margin: 1 0 0 0; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+        & #about {
+            height: 1;
+            margin: 1 0 0 0;
+            color: $text-muted;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+        }
         & #plugins { height: auto; max-height: 6; color: $text-muted; }
         & #plugins.-failed { color: $text-error; }
         & #question { display: none; height: auto; color: $text-warning; }

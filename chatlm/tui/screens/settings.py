@@ -141,8 +141,14 @@ class SettingsScreen(Card[None]):
     SettingsScreen {
         & > .card { width: 96; height: 26; }
         &.-roomy > .card { width: 150; }
+        &.-full, &.-roomy {
+            & SettingRow > Input, & ColumnTitles > .value { width: 22; }
+            & SettingRow > .source, & ColumnTitles > .source { width: 12; }
+            & SettingRow > .reset { width: 7; }
+            & ColumnTitles > .reset { width: 8; }
+        }
         &.-roomy SettingRow, &.-roomy ColumnTitles {
-            & > .range { width: 25; }
+            & > .range { width: 26; }
             & > .help { display: block; }
         }
         &.-roomy #meaning { height: 1; }
@@ -225,7 +231,7 @@ class SettingsScreen(Card[None]):
         section: Section = "sampling",
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (130, "-roomy")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (100, "-full"), (130, "-roomy")]
         self._form = SamplingForm(sampling, layers)
         self._editor = SystemEditor(system)
         self._info = info

@@ -59,6 +59,7 @@ class ArenaScreen(Screen[None]):
         & KeyHints { padding: 0 1; background: $panel; }
         & Input { margin: 0; border: round $foreground 30%; background: $background; }
         & Input:focus { border: round $primary; }
+        & Input > .input--placeholder { color: $text-muted; }
     }
     """
 
