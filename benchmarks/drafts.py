@@ -1,10 +1,11 @@
 """Speed-up by a draft model over mixed prompts, and that no reply changes.
 
 Run it with `python -m benchmarks.drafts --model NAME --draft NAME` for two models with the same
-tokenizer. Without them it makes pairs from the default model: the same model with further layers,
-which only add some noise to what the layers before computed, stands for a large model, and the
-default model drafts for it. Without noise it always agrees, with much noise seldom. Both variants
-take turns in each round; times are those of whole replies, the prompt included.
+tokenizer, or `--draft mtp` for a model's own layer for drafts. Without them it makes pairs from the
+default model: the same model with further layers, which only add some noise to what the layers
+before computed, stands for a large model, and the default model drafts for it. Without noise it
+always agrees, with much noise seldom. Both variants take turns in each round; times are those of
+whole replies, the prompt included.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import torch
 
 from benchmarks.speed_sides import CPU
 from benchmarks.speed_together import MODEL, tasks
+from chatlm.engines.draft_loading import OWN_LAYER
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.transformers_model import load_model
 from chatlm.hub import installed, pull
+from chatlm.hub.installed import ModelLocation
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -126,20 +129,28 @@ def main() -> None:
     """Measure, then print tables, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--model", help="large model")
-    parser.add_argument("--draft", default=MODEL, help="draft model")
+    parser.add_argument("--draft", default=MODEL, help="draft model, or mtp")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=96, help="tokens of each reply")
     parser.add_argument("--noises", type=float, nargs="+", default=NOISES, metavar="NOISE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    draft = pull.ensure_model(options.draft)
+    by_itself = options.draft == OWN_LAYER
+    if by_itself and not options.model:
+        parser.error("--draft mtp needs --model, a model that has such a layer")
     pairs: dict[str, dict[str, float]] = {}
     if options.model:
         found = installed.find_model(options.model)
+        draft = (
+            ModelLocation(OWN_LAYER, found.folder, "chat")
+            if by_itself
+            else pull.ensure_model(options.draft)
+        )
         pairs[f"{found.name} and {draft.name}"] = measure(
             found.name, found.folder, (draft.name, draft.folder), options.tokens, options.rounds
         )
     else:
+        draft = pull.ensure_model(options.draft)
         for noise in options.noises:
             with tempfile.TemporaryDirectory() as place:
                 folder = save_deeper(Path(place), draft.folder, noise)

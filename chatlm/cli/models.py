@@ -243,10 +243,14 @@ def _draft_model(details: ModelDetails) -> tuple[ModelLocation | None, str]:
     if not config.draft_model or not details.installed or details.folder is None:
         return None, ""
     from chatlm.engines.devices import resolve_placement
-    from chatlm.engines.draft_loading import draft_problem
+    from chatlm.engines.draft_loading import OWN_LAYER, draft_problem
 
     try:
-        found = installed.find_model(config.draft_model)
+        found = (
+            ModelLocation(OWN_LAYER, details.folder, "chat")
+            if config.draft_model == OWN_LAYER
+            else installed.find_model(config.draft_model)
+        )
         placement = resolve_placement(config.device)
     except ModelError as error:
         missing = ModelLocation(config.draft_model, Path(config.draft_model), "chat")
@@ -280,7 +284,9 @@ def _memory_budget(details: ModelDetails, draft_model: ModelLocation | None) -> 
             context=config.context,
             refuse=False,
             runtimes=runtimes,
-            draft_model=draft_model.folder if draft_model else None,
+            draft_model=draft_model.folder
+            if draft_model and draft_model.folder != details.folder
+            else None,
         )
     except ModelError:  # it has no such device
         return None

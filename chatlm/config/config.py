@@ -66,7 +66,8 @@ class CoreSettings:
     draft_model: str = setting(
         "",
         "a small model with the same tokenizer that drafts tokens for chatlm's own engine on the "
-        "CPU, which makes a large model faster and changes no reply; empty for none",
+        "CPU, which makes a large model faster and changes no reply; mtp for the layer that Qwen "
+        "3.5 has for it; empty for none",
         variable="CHATLM_DRAFT_MODEL",
     )
     context: int | None = setting(
@@ -96,6 +97,15 @@ class CoreSettings:
         "the screen's colours: chatlm-dark, chatlm-light or a Textual theme",
         accepts=_is_name,
         expected="a name",
+    )
+    images: Literal["auto", "kitty", "sixel", "blocks", "text"] = setting(
+        "auto",
+        "how the screen draws images: by Kitty's protocol, by Sixel, in half blocks, or as a line "
+        "of text; auto asks the terminal, and takes text over ssh",
+    )
+    screenshot: str = setting(
+        "",
+        "the command behind /screenshot, which writes an image to its output, or to {file}",
     )
     vim: bool = setting(False, "the keys of vi in the composer")
     list_ask_chats: bool = setting(True, "list the chats of chatlm ask on the screen")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from chatlm.engines.chat_tokenizer import ChatTokenizer
 from chatlm.engines.devices import Placement
-from chatlm.engines.draft_model import DraftModel
+from chatlm.engines.draft_model import Drafter, DraftModel
 from chatlm.engines.load import load
 from chatlm.engines.model import Model, Unsupported
+from chatlm.engines.mtp_drafts import load_mtp
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel
@@ -17,6 +18,11 @@ from chatlm.errors import ModelError
 
 ONLY_EXACT = "only chatlm's own engine on the CPU can check drafts without another result"
 """Why there are no drafts elsewhere."""
+
+OWN_LAYER = "mtp"
+"""In place of a draft model's name: the layer that the model itself has for drafts."""
+
+_NO_OWN_LAYER = "the model has no layer of its own that chatlm can draft with"
 
 
 def check_draft_model(
@@ -56,7 +62,7 @@ def draft_problem(
     """Return why a model would not draft for another one, without loading them; empty if it would.
 
     Args:
-        name: of the draft model, as the user calls it.
+        name: of the draft model, as the user calls it, or `OWN_LAYER`.
         folder: of the model that it would draft for.
         draft_folder: of the draft model.
         placement: of the model, as the next two.
@@ -68,9 +74,13 @@ def draft_problem(
         if not native:
             raise Unsupported(ONLY_EXACT)
         try:
-            read_config(folder)
+            config = read_config(folder)
         except Unsupported as reason:
             raise Unsupported(ONLY_EXACT) from reason
+        if name == OWN_LAYER:
+            if config.mtp is None:
+                raise Unsupported(_NO_OWN_LAYER)
+            return ""
         tokenizer = load_tokenizer(folder.name, folder)
         check_draft_model(folder, tokenizer, draft_folder, load_tokenizer(name, draft_folder))
     except Unsupported as reason:
@@ -88,11 +98,11 @@ def load_draft_model(
     folder: Path,
     tokenizer: ChatTokenizer,
     kv_cache: KVFormat = "auto",
-) -> DraftModel:
-    """Load a model that drafts for another one.
+) -> Drafter:
+    """Load what drafts for a model: another one, or its own layer.
 
     Args:
-        name: of the draft model, as the user calls it.
+        name: of the draft model, as the user calls it, or `OWN_LAYER`.
         draft_folder: of the draft model.
         model: that it drafts for, loaded.
         folder: of that model.
@@ -105,6 +115,10 @@ def load_draft_model(
     """
     if not isinstance(model, NativeModel) or not model.max_draft_tokens:
         raise Unsupported(ONLY_EXACT)
+    if name == OWN_LAYER:
+        if model.config.mtp is None:
+            raise Unsupported(_NO_OWN_LAYER)
+        return load_mtp(name, folder, model)
     try:
         check_draft_model(folder, tokenizer, draft_folder, load_tokenizer(name, draft_folder))
         placement = Placement({"": "cpu"}, model.dtype)

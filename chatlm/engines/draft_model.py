@@ -8,13 +8,14 @@ temperature, and whatever it is, the reply is the large model's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn.functional import pad
 
 from chatlm.engines.draft_length import DraftLength
-from chatlm.engines.model import Model
+from chatlm.engines.model import Model, SequenceCache
 from chatlm.engines.prompt_cache import common_prefix_length
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.torch_threads import single_torch_thread
@@ -28,6 +29,46 @@ MAX_TEXT = 1024
 
 FIRST_TOKENS = 4
 """Tokens at the start of a text that it reads in any case: models attend to them throughout."""
+
+
+class Drafter(Protocol):
+    """What drafts tokens for a model."""
+
+    @property
+    def name(self) -> str:
+        """As the user calls it."""
+        ...
+
+    @property
+    def length(self) -> DraftLength:
+        """How long drafts are."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what it has read."""
+        ...
+
+    def draft(
+        self,
+        ids: Sequence[int],
+        cache: SequenceCache,
+        sampler: Sampler,
+        vocab_size: int,
+        limit: int,
+    ) -> list[int]:
+        """Return tokens that may follow a text.
+
+        Args:
+            ids: of the text.
+            cache: of the model that it drafts for, which has read all of them but the last.
+            sampler: of the reply; it is not changed.
+            vocab_size: number of that model's logits.
+            limit: maximum number of tokens.
+
+        Returns:
+            None at all where a draft would hardly pay.
+        """
+        ...
 
 
 class DraftModel:
@@ -54,18 +95,15 @@ class DraftModel:
         self._start = 0
         """Where the newest tokens begin that it reads of a text."""
 
-    def draft(self, ids: Sequence[int], sampler: Sampler, vocab_size: int, limit: int) -> list[int]:
-        """Return tokens that may follow a text.
-
-        Args:
-            ids: of the text.
-            sampler: of the reply; it is not changed.
-            vocab_size: number of the large model's logits.
-            limit: maximum number of tokens.
-
-        Returns:
-            None at all where a draft would hardly pay.
-        """
+    def draft(
+        self,
+        ids: Sequence[int],
+        cache: SequenceCache,
+        sampler: Sampler,
+        vocab_size: int,
+        limit: int,
+    ) -> list[int]:
+        """Return tokens that may follow a text, see `Drafter`."""
         if not self.length.choose(limit):
             return []
         text, known = self._newest(ids)
@@ -102,21 +140,47 @@ class DraftModel:
         self._ids += unread
         if not is_short:
             self.length.record_reading(len(unread), time.perf_counter() - started)
-        tokens: list[int] = []
-        while True:
-            try:
-                with single_torch_thread():
-                    token = sampler(_resize(logits, vocab_size))
-            except ValueError:  # its logits leave nothing to choose
-                break
-            tokens.append(token)
-            if len(tokens) == limit or token in self._ends:
-                break
+
+        def read_next(token: int) -> Tensor:
             logits = self._cache.decode([token])[0]
             self._ids.append(token)
+            return logits
+
+        tokens = choose_drafts(logits, read_next, sampler, vocab_size, limit, self._ends)
         if is_short and tokens:
             self.length.record_draft(len(tokens), time.perf_counter() - started)
         return tokens
+
+
+def choose_drafts(
+    logits: Tensor,
+    read_next: Callable[[int], Tensor],
+    sampler: Sampler,
+    vocab_size: int,
+    limit: int,
+    ends: Collection[int],
+) -> list[int]:
+    """Return drafted tokens, each chosen from the logits after the one before.
+
+    Args:
+        logits: after the text: (vocab_size,).
+        read_next: reads a chosen token; returns the logits after it.
+        sampler: a copy of the reply's.
+        vocab_size: number of the large model's logits.
+        limit: maximum number of tokens, at least 1.
+        ends: tokens that end a reply.
+    """
+    tokens: list[int] = []
+    while True:
+        try:
+            with single_torch_thread():
+                token = sampler(_resize(logits, vocab_size))
+        except ValueError:  # the logits leave nothing to choose
+            return tokens
+        tokens.append(token)
+        if len(tokens) == limit or token in ends:
+            return tokens
+        logits = read_next(token)
 
 
 def _part(ids: Sequence[int], start: int) -> list[int]:

@@ -22,7 +22,7 @@ from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_
 from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.draft_loading import load_draft_model
-from chatlm.engines.draft_model import DraftModel
+from chatlm.engines.draft_model import Drafter
 from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.load import load
 from chatlm.engines.machine_speed import OtherLoad
@@ -110,7 +110,7 @@ class LocalEngine:
         memory: MemoryBudget | None = None,
         report_usage: Callable[[Usage, float], object] = _ignore_usage,
         saved_caches: SavedCaches | None = None,
-        draft_model: DraftModel | None = None,
+        draft_model: Drafter | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self._report_usage = report_usage

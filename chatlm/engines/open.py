@@ -172,7 +172,7 @@ def _open_local(
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
-    draft_model = _locate_draft_model(config, progress)
+    draft_model = _locate_draft_model(config, location.folder, progress)
     try:
         memory = budget_memory(
             location.name,
@@ -223,12 +223,23 @@ def _open_local(
     return engine
 
 
-def _locate_draft_model(config: Config, progress: ProgressCallback) -> tuple[str, Path] | None:
-    """Return name and folder of the draft model that is set, pulled if it is not here."""
+def _locate_draft_model(
+    config: Config, folder: Path, progress: ProgressCallback
+) -> tuple[str, Path] | None:
+    """Return name and folder of the draft model that is set, pulled if it is not here.
+
+    Args:
+        config: of chatlm.
+        folder: of the model that it drafts for, which may have a layer for it.
+        progress: of a download.
+    """
+    from chatlm.engines.draft_loading import OWN_LAYER
     from chatlm.hub.pull import ensure_model
 
     if not config.draft_model:
         return None
+    if config.draft_model == OWN_LAYER:
+        return OWN_LAYER, folder
     name = config.draft_model.removeprefix(f"{LOCAL_SCHEME}:")
     location = ensure_model(name, progress)
     return location.name, location.folder
@@ -237,10 +248,11 @@ def _locate_draft_model(config: Config, progress: ProgressCallback) -> tuple[str
 def _usable_draft_folder(
     folder: Path, draft_model: tuple[str, Path] | None, placement: Placement, config: Config
 ) -> Path | None:
-    """Return the folder of the draft model if it would be used; None otherwise."""
-    from chatlm.engines.draft_loading import draft_problem
+    """Return the folder of the draft model if it would be used and needs memory of its own; None
+    otherwise."""
+    from chatlm.engines.draft_loading import OWN_LAYER, draft_problem
 
-    if draft_model is None:
+    if draft_model is None or draft_model[0] == OWN_LAYER:
         return None
     name, draft_folder = draft_model
     problem = draft_problem(name, folder, draft_folder, placement, config.engine, config.weights)

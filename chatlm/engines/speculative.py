@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from chatlm.engines.draft_model import DraftModel
+from chatlm.engines.draft_model import Drafter
 from chatlm.engines.prompt_cache import CachedPrompt, common_prefix_length
 from chatlm.engines.samplers import Sampler
 
@@ -86,7 +86,7 @@ class Speculator:
         cached_prompt: CachedPrompt,
         prompt: Sequence[int],
         sampler: Sampler,
-        draft_model: DraftModel | None = None,
+        draft_model: Drafter | None = None,
     ) -> None:
         self._cached_prompt = cached_prompt
         self._sampler = sampler
@@ -142,7 +142,7 @@ class Speculator:
             if self._draft_model and not self._draft:
                 vocab_size = self._logits.shape[-1]
                 self._draft = self._draft_model.draft(
-                    self._lookup.ids, self._sampler, vocab_size, limit
+                    self._lookup.ids, self._cached_prompt.cache, self._sampler, vocab_size, limit
                 )
                 self._by_model = True
         self._num_accepted = 0

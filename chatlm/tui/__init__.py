@@ -52,6 +52,7 @@ def run(
     from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.tui import clipboard
     from chatlm.tui.app import ChatApp
+    from chatlm.tui.graphics import detect_graphics
 
     clipboard.install_paste_parser()
     store, notes = _open_store(incognito)
@@ -69,6 +70,7 @@ def run(
             if not (incognito or conversation_id or project) and is_first_start(config)
             else None,
             resumes_downloads=True,
+            graphics=detect_graphics(config.images),
         )
         _run_app(app)
     loaded = app.services.engine.cancel(LOADER_EXIT_SECONDS)

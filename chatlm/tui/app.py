@@ -19,7 +19,9 @@ from textual.reactive import reactive
 
 from chatlm.chat.deletion import empty_trash
 from chatlm.chat.first_start import FirstOffer, remember_choice, unfinished_choice
+from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
+from chatlm.config import paths
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
@@ -28,6 +30,7 @@ from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, Loading, OpenEngine
+from chatlm.tui.graphics import Graphics
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.screens.first_start import FirstStart
@@ -69,6 +72,7 @@ class ChatApp(GuardedApp):
         notices: warnings shown at the start.
         offer_models: says what a newcomer could download; None where nobody is to be asked.
         resumes_downloads: whether to resume the download that a newcomer chose earlier.
+        graphics: how the terminal draws images.
         clock: monotonic seconds.
     """
 
@@ -91,6 +95,7 @@ class ChatApp(GuardedApp):
         notices: Sequence[str] = (),
         offer_models: Callable[[], FirstOffer] | None = None,
         resumes_downloads: bool = False,
+        graphics: Graphics = "text",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -108,6 +113,8 @@ class ChatApp(GuardedApp):
             self._publish_engine_state,
             clock,
             resources=Resources.of_plugins(plugins),
+            graphics=graphics,
+            pasted_images=PastedImages(paths.data_dir() / "pasted"),
         )
         registrations = Registrations(plugins)
         self._quits_until = 0.0

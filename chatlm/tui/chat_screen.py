@@ -16,6 +16,7 @@ from textual.widget import Widget
 
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
+from chatlm.tui.actions.images import ImageActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
 from chatlm.tui.actions.projects import ProjectActions
 from chatlm.tui.actions.settings import SettingsActions
@@ -131,6 +132,7 @@ class ChatScreen(Screen[None]):
             **turn_actions.handlers(),
             **self.settings_actions.handlers(),
             **self._project_actions.handlers(),
+            **ImageActions(services, self.chat).handlers(),
         }
 
     def compose(self) -> ComposeResult:

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.session import ChatSession
 from chatlm.chat.side_chats import InMemorySideChats
@@ -23,6 +24,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
+from chatlm.tui.graphics import Graphics
 from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
 from chatlm.types.projects import Project
 from chatlm.types.sampling import THINKING_LEVELS, Sampling
@@ -106,6 +108,10 @@ class Services:
     engine_state: EngineState = field(default_factory=lambda: Loading(""))
     resources: Resources = field(default_factory=Resources)
     """What plugins offer to attach to a message."""
+    graphics: Graphics = "text"
+    """How the terminal draws images."""
+    pasted_images: PastedImages = field(default_factory=PastedImages)
+    """Images of the clipboard and screenshots, until their message is sent."""
 
     def set_engine_state(self, state: EngineState) -> None:
         """Store and publish the state of the engine."""

@@ -240,13 +240,15 @@ def test_a_draft_model_reads_little_at_once(
         290: newest(one[:290], 32),
     }
     for length, text in expected.items():
-        assert len(drafts.draft(one[:length], sampler, 320, 4)) == 4
+        assert len(drafts.draft(one[:length], model.new_cache(), sampler, 320, 4)) == 4
         assert read[-1] == text
         fresh = model.new_cache().prefill(text)
-        assert drafts.draft(one[:length], sampler, 320, 1) == [int(fresh.argmax())]
-    drafts.draft(other[:280], sampler, 320, 4)
+        assert drafts.draft(one[:length], model.new_cache(), sampler, 320, 1) == [
+            int(fresh.argmax())
+        ]
+    drafts.draft(other[:280], model.new_cache(), sampler, 320, 4)
     assert read[-1] == newest(other[:280], 32)
-    drafts.draft(other[:20], sampler, 320, 4)
+    drafts.draft(other[:20], model.new_cache(), sampler, 320, 4)
     assert read[-1] == other[:20]
 
 

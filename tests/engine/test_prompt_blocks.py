@@ -103,7 +103,7 @@ def test_after_an_error_the_others_begin_again(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(model.decoder._kernel.functions, "attend_prompt", fail)  # type: ignore[attr-defined]
+        patched.setattr(model.decoder.kernel.functions, "attend_prompt", fail)  # type: ignore[attr-defined]
         with pytest.raises(MemoryError):
             next(readings[0])
     assert_same(list(map(finish, caches[1:], readings[1:])), expected[1:])

@@ -23,6 +23,7 @@ from chatlm.tui.chat.turn_column import NoticeLine
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.engine_loader import OpenEngine
+from chatlm.tui.graphics import Graphics
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.engine import EngineInfo
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
@@ -106,16 +107,21 @@ def make_app(
     plugins: PluginHost | None = None,
     auto_compact: bool = False,
     project: str = "",
+    graphics: Graphics = "text",
+    screenshot: str = "",
 ) -> ChatApp:
     """Return the app with a store in memory and a fixed clock."""
     return ChatApp(
         store or Store(None),
         open_engine or opens(engine or ScriptedEngine()),
         plugins=plugins,
-        config=Config(theme=theme, keys=keys or {}, auto_compact=auto_compact),
+        config=Config(
+            theme=theme, keys=keys or {}, auto_compact=auto_compact, screenshot=screenshot
+        ),
         incognito=incognito,
         conversation_id=conversation_id,
         project=project,
+        graphics=graphics,
         clock=lambda: 0.0,
     )
 

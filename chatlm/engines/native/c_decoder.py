@@ -212,6 +212,7 @@ class CDecoder:
         weight_format: of the packed matrices. None for `choose_format`, except that matrices
             that are quantized already stay as they are; with int4 the output matrix is int8.
         threads: at least one.
+        head: packed output matrix of a model that this one shares it with; None to pack its own.
 
     Raises:
         Unsupported: a number format is unknown, or a matrix is damaged.
@@ -225,17 +226,18 @@ class CDecoder:
         weights: StoredWeights,
         weight_format: WeightFormat | None,
         threads: int,
+        head: PackedMatrix | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError("no thread")
         for layer in config.layers:  # before anything is packed in vain
             if isinstance(layer.mlp, MoeConfig):
                 check_experts(layer.mlp)
-        self._config, self._kernel = config, kernel
+        self._config, self.kernel, self.weight_format = config, kernel, weight_format
         self.formats: set[str] = set()
         """Formats of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            head = pool.submit(self._pack_head, weights.lm_head, weight_format)
+            own_head = pool.submit(lambda: head or self._pack_head(weights.lm_head, weight_format))
             layers = list(
                 pool.map(
                     lambda config, layer: self._pack_layer(config, layer, weight_format),
@@ -244,9 +246,11 @@ class CDecoder:
                 )
             )
             inputs = self._pack_inputs(weights.layer_inputs, weight_format)
+            self.head = own_head.result()
+            """The packed output matrix."""
         program = Program(
             config,
-            ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, head.result(), inputs),
+            ModelWeights(weights.embed_tokens, tuple(layers), weights.norm, self.head, inputs),
         )
         self._lora_targets = [
             LoraTarget(layer, name, layers[layer].matrices[name].column_order)
@@ -259,9 +263,14 @@ class CDecoder:
         """The packed weights, for prompts."""
         self.close = self._handle.close
 
+    def pack_linear(self, matrix: StoredMatrix) -> PackedLinear:
+        """Pack a further matrix, as those of the layers, and return what multiplies with it."""
+        packed = self.kernel.pack(matrix, _choose_format([matrix], self.weight_format))
+        return PackedLinear(packed, self._handle)
+
     def _pack(self, matrix: StoredMatrix, weight_format: str) -> PackedMatrix:
         packed_format = matrix.type if weight_format == "stored" else _QUANTIZED[weight_format]
-        return self._kernel.pack(matrix, packed_format)
+        return self.kernel.pack(matrix, packed_format)
 
     def _pack_head(self, matrix: StoredMatrix, weight_format: WeightFormat | None) -> PackedMatrix:
         if weight_format is None:
@@ -278,12 +287,12 @@ class CDecoder:
             return _choose_format(matrices, weight_format)
 
         def pack(matrix: StoredMatrix) -> PackedMatrix:
-            return self._kernel.pack(matrix, choose([matrix]))
+            return self.kernel.pack(matrix, choose([matrix]))
 
         def pack_mixture(moe: MoeWeights) -> MoeWeights:
             if not isinstance(config.mlp, MoeConfig):
                 raise TypeError("the layer has no experts")
-            packed = pack_experts(self._kernel, config.mlp, moe, choose)
+            packed = pack_experts(self.kernel, config.mlp, moe, choose)
             self.formats |= packed.formats
             return dataclasses.replace(moe, experts=packed)
 
@@ -299,7 +308,7 @@ class CDecoder:
         if inputs is None:
             return None
         chosen = _choose_format([inputs.projection], weight_format)
-        projection = self._kernel.pack(inputs.projection, chosen)
+        projection = self.kernel.pack(inputs.projection, chosen)
         return LayerInputWeights(inputs.table, projection, inputs.norm)
 
     def _prompt_weights(
@@ -315,14 +324,14 @@ class CDecoder:
             return dataclasses.replace(moe, experts=PackedMixture(moe.experts, self._handle))
 
         return ModelWeights(
-            embed_tokens=StoredEmbedding(stored.embed_tokens, self._kernel),
+            embed_tokens=StoredEmbedding(stored.embed_tokens, self.kernel),
             layers=tuple(map_layer(layer, linear, convert_moe=mixture) for layer in layers),
             norm=stored.norm,
             lm_head=PackedHead(self._handle, self._config.vocab_size),
             layer_inputs=None
             if inputs is None
             else LayerInputWeights(
-                StoredEmbedding(inputs.table, self._kernel), linear(inputs.projection), inputs.norm
+                StoredEmbedding(inputs.table, self.kernel), linear(inputs.projection), inputs.norm
             ),
         )
 
@@ -341,30 +350,44 @@ class CDecoder:
         expected = x @ weight.float().T
         stored = StoredMatrix(weight.view(torch.uint8), "BF16", weight.shape[1], mapped=())
         for packed_format in ("BF16", "Q8_0"):
-            matrix = self._kernel.pack(stored, packed_format)
+            matrix = self.kernel.pack(stored, packed_format)
             y = PackedLinear(matrix, self._handle)(x)
             if not float((y - expected).norm()) <= _PRODUCT_TOLERANCE * float(expected.norm()):
                 raise KernelUnavailable("the compiled kernel multiplies wrongly on this processor")
 
     def pack_adapter(self, lora: LoraWeights) -> PackedAdapter:
         """Pack a LoRA adapter for the kernel."""
-        return PackedAdapter(lora, self._lora_targets, self._kernel.dtype)
+        return PackedAdapter(lora, self._lora_targets, self.kernel.dtype)
 
     @property
     def max_step_tokens(self) -> int:
         """Limit of tokens per decode step."""
-        return int(self._kernel.functions.max_step_tokens())
+        return int(self.kernel.functions.max_step_tokens())
 
     @property
     def kv_dtype(self) -> torch.dtype:
         """The dtype of values in KV caches."""
-        return self._kernel.dtype
+        return self.kernel.dtype
 
-    def decode(self, sequences: Sequence[SequenceInput], ropes: RopeTables) -> Tensor:
+    def decode(
+        self,
+        sequences: Sequence[SequenceInput],
+        ropes: RopeTables,
+        *,
+        inputs: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Decode tokens of several sequences, bit for bit as one token per call.
 
+        Args:
+            sequences: see `TokenDecoder`.
+            ropes: see `TokenDecoder`.
+            inputs: what enters the first layer in place of the embeddings: (tokens, hidden_size),
+                float32.
+            hidden: filled with what leaves the last layer, before the norm; as `inputs`.
+
         Raises:
-            ValueError: a cache or table is of another model, or there are too many tokens.
+            ValueError: a cache, table or tensor is of another model, or there are too many tokens.
             MemoryError: there is not enough memory.
         """
         tokens = [token for sequence in sequences for token in sequence.tokens]
@@ -378,17 +401,25 @@ class CDecoder:
             raise ValueError("the same KV cache occurs twice")
         if len({sequence.kv_cache.kv_format for sequence in sequences}) > 1:
             raise ValueError("the KV caches have different formats")
+        shape = (len(tokens), self._config.hidden_size)
+        for rows in (inputs, hidden):
+            if rows is not None and (
+                rows.shape != shape or rows.dtype != torch.float32 or not rows.is_contiguous()
+            ):
+                raise ValueError(f"vectors of the shape {tuple(rows.shape)}, {rows.dtype}")
         structs = (_SequenceInputStruct * len(sequences))(
             *(self._sequence_struct(sequence, ropes) for sequence in sequences)
         )
         logits = torch.empty(len(tokens), self._config.vocab_size)
         with self._handle.lock:
-            status = self._kernel.functions.decode(
+            status = self.kernel.functions.decode(
                 self._handle.pointer,
                 structs,
                 len(sequences),
                 (c_int64 * len(tokens))(*tokens),
+                None if inputs is None else inputs.data_ptr(),
                 logits.data_ptr(),
+                None if hidden is None else hidden.data_ptr(),
             )
         if status:
             raise MemoryError
@@ -427,7 +458,7 @@ class CDecoder:
         struct = _SequenceInputStruct(**self._cache_fields(kv_cache, ropes, tokens, length, start))
         out = torch.empty(tokens, widths[0])
         with self._handle.lock:
-            self._kernel.functions.attend_prompt(
+            self.kernel.functions.attend_prompt(
                 self._handle.pointer, layer, ctypes.byref(struct),
                 *(None if each is None else each.data_ptr() for each in (*inputs, out)),
             )  # fmt: skip
@@ -440,7 +471,7 @@ class CDecoder:
             return
         struct = _SequenceInputStruct(token_count=0, **self._state_fields(kv_cache, 0))
         with self._handle.lock:
-            self._kernel.functions.settle(self._handle.pointer, ctypes.byref(struct))
+            self.kernel.functions.settle(self._handle.pointer, ctypes.byref(struct))
         kv_cache.recurrent.length = kv_cache.length
 
     def _state_fields(self, kv_cache: KVCache, count: int) -> Mapping[str, Any]:
@@ -517,7 +548,7 @@ class CDecoder:
         shapes = [
             kv_layer_shape(each, buffer.capacity, kv_cache.kv_format) for each in config.kv_layers
         ]
-        is_own = buffer.dtype == self._kernel.dtype
+        is_own = buffer.dtype == self.kernel.dtype
         if not is_own or [each.kv.shape for each in buffer.layers] != shapes:
             raise ValueError("the KV cache is of another model")
         structs = (_KVLayerStruct * len(buffer.layers))()

@@ -24,6 +24,9 @@ from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
 from chatlm.engines.native.short_conv import ShortConvConfig, short_conv
 from chatlm.engines.native.weights import ComputedWeights, LayerWeights, MatMul
 
+KeepHidden = Callable[[Tensor], object]
+"""Takes the hidden states of a block."""
+
 
 class PromptAttention(Protocol):
     """What stores a block's keys and values in a KV cache and attends to it in one call."""
@@ -64,9 +67,16 @@ def prefill(
     ropes: RopeTables,
     length: int | None = None,
     attend: PromptAttention | None = None,
+    *,
+    inputs: Tensor | None = None,
+    keep: KeepHidden | None = None,
 ) -> Tensor:
     """Do the same as `prefill_in_parts` at once."""
-    return run_to_end(prefill_in_parts(config, weights, kv_cache, ids, ropes, length, attend))
+    return run_to_end(
+        prefill_in_parts(
+            config, weights, kv_cache, ids, ropes, length, attend, inputs=inputs, keep=keep
+        )
+    )
 
 
 def prefill_in_parts(
@@ -77,6 +87,9 @@ def prefill_in_parts(
     ropes: RopeTables,
     length: int | None = None,
     attend: PromptAttention | None = None,
+    *,
+    inputs: Tensor | None = None,
+    keep: KeepHidden | None = None,
 ) -> Generator[None, None, Tensor]:
     """Add a block of tokens to the KV cache; return the last logits: (vocab_size,), float32.
 
@@ -90,6 +103,8 @@ def prefill_in_parts(
         ropes: of the model, for at least all positions the cache will hold.
         length: of the text that is read, see `RopeTables.rows`; None if it ends here.
         attend: of the model, in place of torch.
+        inputs: what enters the first layer in place of the embeddings: (tokens, hidden_size).
+        keep: see `layer_by_layer`.
     """
     tokens, past = len(ids), kv_cache.length
     kv_cache.reserve(past + tokens)
@@ -97,7 +112,7 @@ def prefill_in_parts(
     if length is None:
         length = past + tokens
     own_ids = torch.tensor(ids, device=device)
-    embeddings = weights.embed_tokens(own_ids)
+    embeddings = weights.embed_tokens(own_ids) if inputs is None else inputs
     rotations = Rotations(config.ropes, ropes.rows(past, tokens, length), embeddings.dtype)
     context = _CachedBlock(kv_cache, tokens, rotations)
     if attend is not None:
@@ -108,7 +123,7 @@ def prefill_in_parts(
             return attend(kv_cache, ropes, text_length, start, layer, queries, *kv)
 
         context.attend = attend_last
-    logits = yield from layer_by_layer(config, weights, own_ids, embeddings, context)
+    logits = yield from layer_by_layer(config, weights, own_ids, embeddings, context, keep=keep)
     kv_cache.length += tokens
     kv_cache.recurrent.length = kv_cache.length
     return logits[0]
@@ -182,6 +197,7 @@ def layer_by_layer(
     embeddings: Tensor,
     context: BlockContext,
     ends: Sequence[int] | None = None,
+    keep: KeepHidden | None = None,
 ) -> Generator[None, None, Tensor]:
     """Return the logits at some ends: (ends, vocab_size), float32. Yields after each layer.
 
@@ -192,6 +208,7 @@ def layer_by_layer(
         embeddings: of the block, in the dtype of the computation: (tokens, hidden_size).
         context: of the block.
         ends: numbers of tokens after whose last the logits are returned; None for all alone.
+        keep: called with what leaves the last layer, before the norm: (tokens, hidden_size).
     """
     dtype, eps = embeddings.dtype, config.rms_norm_eps
     # many additions, each of which would be rounded
@@ -227,6 +244,8 @@ def layer_by_layer(
         if layer.is_scaled:
             residual = residual * norms["layer_scale"]
         yield
+    if keep is not None:
+        keep(residual)
     rows = [residual[end - 1 : end] for end in ends]
     logits = [weights.lm_head(rms_norm(row, weights.norm, eps, dtype)).float() for row in rows]
     return scale_logits(config, torch.cat(logits))

@@ -126,9 +126,7 @@ class Kernel:
             functions.open_decoder.restype = c_void_p
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
-            functions.decode.argtypes = (
-                c_void_p, c_void_p, c_int64, c_void_p, c_void_p,
-            )  # fmt: skip
+            functions.decode.argtypes = (c_void_p, c_void_p, c_int64, *(c_void_p,) * 4)
             functions.settle.argtypes = (c_void_p, c_void_p)
             functions.settle.restype = None
             functions.max_step_tokens.restype = c_int64

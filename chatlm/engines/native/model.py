@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from chatlm.engines.native.forward import (
     prefill_in_parts,
     run_to_end,
 )
+from chatlm.engines.native.hidden_states import HiddenStates
 from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
@@ -66,6 +68,23 @@ class TokenDecoder(Protocol):
         ...
 
 
+class HiddenStateDecoder(Protocol):
+    """A `TokenDecoder` that also gives hidden states."""
+
+    def decode(
+        self, sequences: Sequence[SequenceInput], ropes: RopeTables, *, hidden: Tensor
+    ) -> Tensor:
+        """Do the same as `TokenDecoder.decode`.
+
+        Args:
+            sequences: see there.
+            ropes: see there.
+            hidden: filled with what leaves the last layer, before the norm: (tokens, hidden_size),
+                float32.
+        """
+        ...
+
+
 class NativeModel:
     """A `chatlm.Model` with chatlm's own forward pass.
 
@@ -97,9 +116,24 @@ class NativeModel:
         attend = decoder.prompt_attention
         is_exact = not config.state_shapes and config.long_past is None
         is_exact &= not any(isinstance(layer.mlp, MoeConfig) for layer in config.layers)
+        self._hidden_state_decoder: HiddenStateDecoder | None = None
+        """Gives the hidden states that its caches keep; None if they keep none."""
         self.prompt_blocks = PromptBlocks(config, weights, attend) if attend and is_exact else None
         """Reads blocks of several prompts at once, without adapters; None where torch computes
         parts of them, whose bits would depend on that."""
+
+    def keep_hidden_states(self, decoder: HiddenStateDecoder) -> None:
+        """Have its caches keep the hidden states of their newest tokens.
+
+        Args:
+            decoder: its own.
+        """
+        self._hidden_state_decoder = decoder
+
+    @property
+    def keeps_hidden_states(self) -> bool:
+        """Whether its caches keep the hidden states of their newest tokens."""
+        return self._hidden_state_decoder is not None
 
     def new_cache(self) -> NativeCache:
         """Return an empty KV cache."""
@@ -130,7 +164,16 @@ class NativeModel:
             cache.remember(new)
         with torch.inference_mode():
             ropes = self.ropes(max(each.kv_cache.length + len(each.tokens) for each in sequences))
-            return self.decoder.decode(sequences, ropes)
+            decoder = self._hidden_state_decoder
+            if decoder is None:
+                return self.decoder.decode(sequences, ropes)
+            starts = [each.kv_cache.length for each in sequences]
+            hidden = torch.empty(sum(map(len, ids)), self.config.hidden_size)
+            logits = decoder.decode(sequences, ropes, hidden=hidden)
+            rows = hidden.split([len(new) for new in ids])
+            for cache, start, own in zip(caches, starts, rows, strict=True):
+                cache.hidden_states.add(start, own)
+            return logits
 
     def ropes(self, positions: int) -> RopeTables:
         """Return the RoPE tables of at least `positions` positions."""
@@ -179,6 +222,8 @@ class NativeCache:
         self._weights = weights
         self._packed_adapter = packed_adapter
         self._kv_cache = self._new_kv_cache()
+        self.hidden_states = HiddenStates()
+        """Of the newest tokens, where the model keeps them."""
         self._shorter: KVCache | None = None
         """What was read before the text got longer than `ModelConfig.long_past`."""
         self._ids: list[int] = []
@@ -241,9 +286,11 @@ class NativeCache:
         ropes = model.ropes(self._kv_cache.capacity)
         if model.prompt_blocks is not None and self._packed_adapter is None:
             return (yield from model.prompt_blocks.read(self._kv_cache, ids, ropes))
+        start = self._kv_cache.length
         parts = prefill_in_parts(
             model.config, self._weights, self._kv_cache, ids, ropes,
             attend=model.decoder.prompt_attention,
+            keep=partial(self.hidden_states.add, start) if model.keeps_hidden_states else None,
         )  # fmt: skip
         while True:
             with torch.inference_mode(), self._torch_threads():
@@ -283,6 +330,7 @@ class NativeCache:
                 length = min(length, self._kv_cache.length)
             del self._ids[length:]
         self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
+        self.hidden_states.truncate(self._kv_cache.length)
         return self._kv_cache.length
 
     @property

@@ -122,6 +122,20 @@ class TensorNames:
 
 
 @dataclass(frozen=True)
+class MtpConfig:
+    """A layer that predicts the token after the next one (multi-token prediction): from what the
+    model computed of a token, and the embedding of the next one."""
+
+    model: ModelConfig
+    """The layer as a model, with the embedding and the output matrix of the one it belongs to."""
+    projection: str = "mtp.fc"
+    """Name of the matrix that joins both inputs, of the embedding and then of the hidden state:
+    (hidden_size, 2 * hidden_size)."""
+    embedding_norm: str = "mtp.pre_fc_norm_embedding"
+    hidden_norm: str = "mtp.pre_fc_norm_hidden"
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A model's sizes and variants, under the names of the hub's config.json where it has them."""
 
@@ -142,6 +156,8 @@ class ModelConfig:
     one_plus_norms: bool = False
     """Whether norms multiply by 1 + their weights, which are then kept in float32."""
     tensor_names: TensorNames = field(default_factory=TensorNames)
+    mtp: MtpConfig | None = None
+    """Its own layer for drafts; None without."""
 
     @property
     def layer_inputs(self) -> LayerInputConfig | None:

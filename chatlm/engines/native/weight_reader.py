@@ -41,6 +41,7 @@ from chatlm.engines.native.weights import (
     LinearWeights,
     ModelWeights,
     MoeWeights,
+    MtpWeights,
     StoredWeights,
     map_layer,
 )
@@ -59,24 +60,48 @@ def read_weights(folder: Path, config: ModelConfig) -> StoredWeights:
         Unsupported: a tensor is missing, unknown, has another shape, or an unsupported type.
     """
     with _open_tensors(folder) as tensors:
-        names = config.tensor_names
-        embedding = tensors.matrix(
-            f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size
-        )
-        head = f"{names.lm_head}.weight"
-        weights = ModelWeights(
-            embed_tokens=embedding,
-            layers=tuple(
-                _read_layer(config, number, tensors) for number in range(len(config.layers))
-            ),
-            norm=_offset(config, tensors.vector(f"{names.norm}.weight", config.hidden_size)),
-            lm_head=embedding
-            if config.tie_word_embeddings
-            else tensors.matrix(head, config.vocab_size, config.hidden_size),
-            layer_inputs=_read_layer_inputs(config, tensors),
-        )
-        tensors.check_all_used((*names.unread, *([head] if config.tie_word_embeddings else [])))
+        weights, names = _read_model(config, tensors), config.tensor_names
+        tied_head = [f"{names.lm_head}.weight"] if config.tie_word_embeddings else []
+        tensors.check_all_used((*names.unread, *tied_head))
         return weights
+
+
+def read_mtp_weights(folder: Path, config: ModelConfig) -> MtpWeights:
+    """Map the weights of a model's own layer for drafts.
+
+    Args:
+        folder: see `read_weights`.
+        config: of the model.
+
+    Raises:
+        Unsupported: it has none, or see `read_weights`.
+    """
+    if config.mtp is None:
+        raise Unsupported("it has no layer of its own for drafts that chatlm knows (MTP)")
+    mtp, size = config.mtp, config.hidden_size
+    with _open_tensors(folder) as tensors:
+        norms = [
+            _offset(config, tensors.vector(f"{name}.weight", size))
+            for name in (mtp.embedding_norm, mtp.hidden_norm)
+        ]
+        projection = tensors.matrix(f"{mtp.projection}.weight", size, 2 * size)
+        return MtpWeights(_read_model(mtp.model, tensors), projection, *norms)
+
+
+def _read_model(config: ModelConfig, tensors: TensorReader) -> StoredWeights:
+    names = config.tensor_names
+    embedding = tensors.matrix(
+        f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size
+    )
+    return ModelWeights(
+        embed_tokens=embedding,
+        layers=tuple(_read_layer(config, number, tensors) for number in range(len(config.layers))),
+        norm=_offset(config, tensors.vector(f"{names.norm}.weight", config.hidden_size)),
+        lm_head=embedding
+        if config.tie_word_embeddings
+        else tensors.matrix(f"{names.lm_head}.weight", config.vocab_size, config.hidden_size),
+        layer_inputs=_read_layer_inputs(config, tensors),
+    )
 
 
 def _read_layer_inputs(

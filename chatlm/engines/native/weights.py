@@ -112,6 +112,19 @@ class ModelWeights(Generic[Matrix, Embedding]):
 StoredWeights = ModelWeights[StoredMatrix, StoredMatrix]
 """As the model's files hold them; vectors are float32."""
 
+
+@dataclass(frozen=True)
+class MtpWeights:
+    """The tensors of an `MtpConfig`, as the model's files hold them."""
+
+    model: StoredWeights
+    projection: StoredMatrix
+    embedding_norm: Tensor
+    """(hidden_size,)"""
+    hidden_norm: Tensor
+    """(hidden_size,)"""
+
+
 LinearWeights = ModelWeights[Linear, EmbeddingTable]
 """As tensors in memory."""
 

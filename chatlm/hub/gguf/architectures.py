@@ -424,9 +424,38 @@ def map_tensors(file: GgufFile, config: Config) -> dict[str, TensorSource]:
             if all(name in file.tensors for name in names):
                 sources[f"model.layers.{layer}.{target}"] = TensorSource(names, change=change)
     for name in file.tensors:
-        if name not in joined and not _predicts_further(file, config, name):
+        if name in joined:
+            continue
+        if not _predicts_further(file, config, name):
             sources |= _map_tensor(architecture, file, config, name)
+        elif config.get("mtp_num_hidden_layers") == 1:
+            sources |= _map_mtp_tensor(architecture, file, config, name)
     return sources
+
+
+_MTP_NAMES = {
+    "nextn.eh_proj.weight": "mtp.fc.weight",
+    "nextn.enorm.weight": "mtp.pre_fc_norm_embedding.weight",
+    "nextn.hnorm.weight": "mtp.pre_fc_norm_hidden.weight",
+    "nextn.shared_head_norm.weight": "mtp.norm.weight",
+}
+"""Tensors of the layer that predicts further tokens, besides those that all layers have."""
+
+
+def _map_mtp_tensor(
+    architecture: Architecture, file: GgufFile, config: Config, name: str
+) -> dict[str, TensorSource]:
+    """Return where a tensor of the only layer is that predicts further tokens, or nothing."""
+    leaf = name.split(".", 2)[-1]
+    if target := _MTP_NAMES.get(leaf):
+        return {target: _source(architecture, config, name)}
+    if _target(architecture, name) is None:
+        return {}
+    prefix = f"model.layers.{config['num_hidden_layers']}."
+    return {
+        target.replace(prefix, "mtp.layers.0."): source
+        for target, source in _map_tensor(architecture, file, config, name).items()
+    }
 
 
 _LAYER_TENSOR = re.compile(r"blk\.(?P<layer>\d+)\.(?P<leaf>(?P<stem>.+?)(\.(?P<suffix>\w+))?)")

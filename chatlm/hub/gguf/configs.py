@@ -624,6 +624,7 @@ def qwen35_config(parameters: Hyperparameters) -> Config:
         "hidden_act": "silu",
         "attention_bias": False,
         "num_hidden_layers": layers,
+        "mtp_num_hidden_layers": config["num_hidden_layers"] - layers,
         "layer_types": [
             "linear_attention" if recurs else "full_attention"
             for recurs in (usual if recurrent is None else recurrent[:layers])

@@ -16,6 +16,7 @@ from textual.reactive import reactive
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls
 from chatlm.tui.chat.header import Header, ModelLabel
+from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.chat.status import EngineBanner, Status
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_view import TurnView
@@ -37,6 +38,7 @@ class ChatView(Vertical):
         composer: where the user writes.
         on_submitted: called with every message the user sends.
         on_draft_changed: called when the text in the composer has changed.
+        on_image_shown: called with each block of an image that is shown.
     """
 
     @dataclass
@@ -69,11 +71,13 @@ class ChatView(Vertical):
         *,
         on_submitted: Callable[[Composer.Submitted], object],
         on_draft_changed: Callable[[], object],
+        on_image_shown: Callable[[ImageBlock], object],
     ) -> None:
         super().__init__()
         self._clock = clock
         self._on_submitted = on_submitted
         self._on_draft_changed = on_draft_changed
+        self._on_image_shown = on_image_shown
         self.composer = composer
         self.header = Header()
         """The line above everything, which the screen places."""
@@ -194,6 +198,11 @@ class ChatView(Vertical):
     def _handle_draft_changed(self, event: Composer.DraftChanged) -> None:
         event.stop()
         self._on_draft_changed()
+
+    @on(ImageBlock.PixelsWanted)
+    def _handle_image_shown(self, event: ImageBlock.PixelsWanted) -> None:
+        event.stop()
+        self._on_image_shown(event.block)
 
     @on(Suggestion.Selected)
     def _use_suggestion(self, event: Suggestion.Selected) -> None:

@@ -22,6 +22,8 @@ from chatlm.tui.chat.chat_state import ChatState
 from chatlm.tui.chat.chat_switch import ChatSwitch
 from chatlm.tui.chat.chat_view import NEW_CHAT, ChatView
 from chatlm.tui.chat.edits import ChatEdits
+from chatlm.tui.chat.image_block import ImageBlock
+from chatlm.tui.chat.image_loader import ImageLoader
 from chatlm.tui.chat.turn_control import TurnControl
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Ready
@@ -51,6 +53,7 @@ class ChatController:
             read_file=AttachmentReader(services.plugins),
             vision=Vision(lambda: services.engine.engine),
             web_hosts=named_hosts(services.config),
+            pasted=services.pasted_images,
             resources=services.resources,
             suggest=self._suggest_text,
             vim=services.config.vim,
@@ -60,8 +63,10 @@ class ChatController:
             self.composer,
             on_submitted=self._submit,
             on_draft_changed=self.save_draft,
+            on_image_shown=self._load_image,
         )
         self.state = ChatState(services, self.view)
+        self._images = ImageLoader(self.state)
         self.edits = ChatEdits(self.state, redraw=self.redraw)
         self._reads = ReadQueue(self.state.write_queue)
         self._loader = ChatLoader(self._reads, self.state.drafts)
@@ -172,6 +177,9 @@ class ChatController:
     def notify_changed(self) -> None:
         """Announce a change of the chats."""
         self.state.notify_changed()
+
+    def _load_image(self, block: ImageBlock) -> None:
+        self._images.load(block)
 
     async def _show_chat(self, chat: OpenChat, draft: str) -> None:
         await self.switch.show_chat(chat, draft)

@@ -12,12 +12,13 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import CallBlock, ToolBlock
 from chatlm.tui.formatting import describe_part
 from chatlm.types.messages import StreamedPart
-from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult, join_thoughts
+from chatlm.types.parts import Image, Part, Reasoning, Text, ToolCall, ToolResult, join_thoughts
 
 BlockT = TypeVar("BlockT", bound=Widget)
 
@@ -41,8 +42,9 @@ class ReplyView(Vertical):
 
         & > ReplyText { margin: 0 0 1 0; }
         & > ReplyText:last-child { margin: 0; }
-        & > ThoughtBlock, & > ToolBlock, & > PartBlock { margin: 0 1 1 2; }
-        & > ThoughtBlock:last-child, & > ToolBlock:last-child, & > PartBlock:last-child {
+        & > ThoughtBlock, & > ToolBlock, & > PartBlock, & > ImageBlock { margin: 0 1 1 2; }
+        & > ThoughtBlock:last-child, & > ToolBlock:last-child, & > PartBlock:last-child,
+        & > ImageBlock:last-child {
             margin: 0 1 0 2;
         }
     }
@@ -138,6 +140,8 @@ class ReplyView(Vertical):
                 return ThoughtBlock(block, is_open=self._thoughts_open, is_streaming=is_streaming)
             case Text(text):
                 return ReplyText(text)
+            case Image():
+                return ImageBlock(block)
         return PartBlock(block)
 
 
@@ -165,7 +169,7 @@ def _blocks_of(parts: Iterable[Part]) -> list[Block]:
 
 
 class PartBlock(Static):
-    """An image, a file, or the result of an unknown call.
+    """A file, or the result of an unknown call.
 
     Args:
         part: the part.

@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
+from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.chat.json_text import as_markdown
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.message_fold import fold_message
@@ -23,13 +24,14 @@ from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.widgets.hints import command_hint, hint
 from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
-from chatlm.types.parts import Part, Reasoning, Text
+from chatlm.types.parts import Image, Part, Reasoning, Text
 
 KEY_HINTS = (
     (("copy",), "copy"),
     (("edit",), "edit"),
     (("previous-version", "next-version"), "versions"),
     (("thoughts",), "thoughts"),
+    (("images",), "images"),
     (("message",), "whole message"),
     (("details",), "details"),
     (("xray",), "prompt"),
@@ -125,6 +127,8 @@ class TurnView(Vertical, can_focus=True):
     def compose(self) -> ComposeResult:
         """Yield the message, the reply and the status line."""
         yield Static(self._message_content(), classes="user")
+        for image in self._message_images:
+            yield ImageBlock(image, by_user=True)
         yield Static(self._author_content(self.turn.reply), classes="author")
         if self.turn.reply and self.turn.reply.parts:
             yield self._reply_view(self.turn.reply.parts)
@@ -292,6 +296,10 @@ class TurnView(Vertical, can_focus=True):
         """The summary that replaces the turn; empty for none."""
         return self.turn.summary if self.turn.context_policy is ContextPolicy.SUMMARISED else ""
 
+    @property
+    def _message_images(self) -> list[Image]:
+        return [part for part in self.turn.user.parts if isinstance(part, Image)]
+
     def _message_content(self) -> Content:
         """The user's text, attached parts, a note if a plugin rewrote it, and labels."""
         text = self.turn.display_text
@@ -300,7 +308,7 @@ class TurnView(Vertical, can_focus=True):
         if folded != text:
             lines.append(_command_link("▸ show the whole message", "message"))
         for part in self.turn.user.parts:
-            if not isinstance(part, Text):
+            if not isinstance(part, Text | Image):
                 shown = formatting.describe_part(part)
                 lines.append(Content.assemble((shown.label, "bold"), f"  {shown.title}"))
         if self.turn.is_rewritten:
@@ -397,6 +405,8 @@ class TurnView(Vertical, can_focus=True):
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
             if word == "thoughts" and not self.has_folds:
+                continue
+            if word == "images" and not self.query(ImageBlock):
                 continue
             if word == "whole message" and (self.message_open or not self.has_long_message):
                 continue

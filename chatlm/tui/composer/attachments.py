@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
 from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_text_file
 from chatlm.chat.images import PreparedImage
+from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.web_images import fetch_image, is_web_address
 from chatlm.errors import ChatlmError, UsageError
@@ -61,6 +62,8 @@ class Sources:
     """What plugins offer to attach."""
     web_hosts: tuple[str, ...] = ()
     """Servers that need not be public, each as HOST:PORT."""
+    pasted: PastedImages = field(default_factory=PastedImages)
+    """Images of the clipboard and screenshots."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Attachment:
     raw_path: str
     """The path as it was typed, or the mention of a resource, such as `wiki:Home`."""
     path: Path | None
-    """None for a resource and for an address of the web."""
+    """None for a resource, an address of the web and a pasted image."""
     fragment: str = ""
     """What of a file is attached, see `split_fragment`."""
 
@@ -99,6 +102,8 @@ class Attachment:
         """
         if self.is_on_the_web:
             return Attached(images=(fetch_image(self.raw_path, sources.web_hosts),))
+        if self.path is None and sources.pasted.includes(self.raw_path):
+            return Attached(images=(sources.pasted.read(self.raw_path),))
         if self.path is None:
             return Attached((sources.resources.read_block(self.raw_path),))
         name, _ = split_fragment(self.raw_path) if self.fragment else (self.raw_path, "")
@@ -163,7 +168,11 @@ def find_attachments(
                 break
         else:
             address, end = candidates[-1] if candidates else ("", start)
-            if is_web_address(address):
+            pasted = [each for each in candidates if PastedImages.includes(each[0])]
+            if pasted:
+                written, end = pasted[0]
+                found.append(Attachment(start, text[start:end], written, None))
+            elif is_web_address(address):
                 found.append(Attachment(start, text[start:end], address, None))
             elif resources is not None and (chosen := _choose_resource(candidates, resources)):
                 written, end = chosen

@@ -21,6 +21,7 @@ from textual.widgets import TextArea
 
 from chatlm.chat.attachments import FileReader, read_text_file
 from chatlm.chat.images import PreparedImage
+from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
@@ -63,6 +64,7 @@ class Composer(DraftArea):
         read_file: reads an attached file; called in a thread.
         vision: what the model makes of images; None for a model that is not known.
         web_hosts: servers that need not be public, see `fetch_image`.
+        pasted: images of the clipboard and screenshots.
         resources: what plugins offer to attach; None for nothing.
         suggest: returns what to insert at the end of a text, empty for nothing; called in a thread.
         vim: whether it has the keys of vi.
@@ -127,6 +129,7 @@ class Composer(DraftArea):
         read_file: FileReader = read_text_file,
         vision: Vision | None = None,
         web_hosts: tuple[str, ...] = (),
+        pasted: PastedImages | None = None,
         resources: Resources | None = None,
         suggest: Callable[[str], str] = lambda text: "",
         vim: bool = False,
@@ -148,7 +151,7 @@ class Composer(DraftArea):
         self._attachments = Attachments(
             folder,
             count_tokens,
-            Sources(read_file, resources, web_hosts),
+            Sources(read_file, resources, web_hosts, pasted or PastedImages()),
             vision or Vision(),
             call_in_ui_thread=self.call_later,
             on_changed=self.update_border,
@@ -353,7 +356,10 @@ class Composer(DraftArea):
         Raises:
             UsageError: there is no such file.
         """
-        mention = sanitise(self._attachments.find_mention(path))
+        self.attach_mention(sanitise(self._attachments.find_mention(path)))
+
+    def attach_mention(self, mention: str) -> None:
+        """Insert a mention at the cursor, with its @, and read what it names."""
         row, column = self.cursor_location
         blank = " " if column and not self.document[row][column - 1].isspace() else ""
         self.insert(f"{blank}{mention} ", maintain_selection_offset=False)

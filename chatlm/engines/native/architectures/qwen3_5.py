@@ -21,6 +21,7 @@ from chatlm.engines.native.model_config import (
     TENSOR_NAMES,
     LayerConfig,
     ModelConfig,
+    MtpConfig,
     TensorNames,
 )
 from chatlm.engines.native.moe import MoeConfig
@@ -44,7 +45,7 @@ _OF_LAYER = {
 }
 
 _UNREAD = ("mtp.",)
-"""Of the layer that only predicts further tokens."""
+"""Of the layer that predicts further tokens, which is read only for drafts."""
 
 _WITHOUT_SUFFIX = frozenset({"A_log", "dt_bias"})
 
@@ -98,9 +99,14 @@ def _read(values: Mapping[str, Any], names: TensorNames) -> ModelConfig:
     types = _layer_types(values)
     if unknown := sorted(set(map(str, types)) - set(kinds)):
         raise Unsupported(f"it has layers of the type {unknown[0]}")
-    return read_model(
+    config = read_model(
         values, [kinds[kind] for kind in types], one_plus_norms=True, tensor_names=names
     )
+    if values.get("mtp_num_hidden_layers") != 1:
+        return config
+    own = dataclasses.replace(names, layers="mtp.layers", norm="mtp.norm")
+    layer = dataclasses.replace(config, layers=(kinds["full_attention"],), tensor_names=own)
+    return dataclasses.replace(config, mtp=MtpConfig(layer))
 
 
 def _read_mlp(values: Mapping[str, Any]) -> DenseMlpConfig | MoeConfig:

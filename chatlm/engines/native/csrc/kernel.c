@@ -442,10 +442,12 @@ static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t c
 int64_t max_step_tokens(void) { return MAX_STEP_TOKENS; }
 
 /* Add at most MAX_STEP_TOKENS tokens to the KV caches of their sequences, and write the logits
-   after each: (tokens, vocab_size). They are bit for bit those of one token per call. Returns 0, or
-   -1 when out of memory, with nothing changed. */
+   after each: (tokens, vocab_size). They are bit for bit those of one token per call. `inputs` are
+   what enters the first layer in place of the embeddings, or NULL; `hidden` is where what leaves the
+   last one goes, before the norm, or NULL: both (tokens, hidden_size). Returns 0, or -1 when out of
+   memory, with nothing changed. */
 int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int64_t *tokens,
-           float *logits)
+           const float *inputs, float *logits, float *hidden)
 {
     const Model *m = &d->model;
     if (!prepare_tokens(d, sequences, count))
@@ -453,20 +455,27 @@ int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int6
     d->logits = logits;
     for (int64_t t = 0; t < d->token_count; t++) {
         float *residual = d->buffers[RESIDUAL] + t * d->strides[RESIDUAL];
+        if (inputs != NULL) {
+            memcpy(residual, inputs + t * m->hidden_size, m->hidden_size * sizeof(float));
+            continue;
+        }
         read_rows(m->embed_tokens.data, m->embed_tokens.type, m->embed_tokens.row_bytes,
                   m->embed_tokens.columns, &tokens[t], 1, residual);
         for (int64_t i = 0; i < m->hidden_size; i++)
             residual[i] *= m->embedding_multiplier;
         if (m->input_buffer < 0)
             continue;
-        float *inputs = d->buffers[m->input_buffer] + t * d->strides[m->input_buffer];
+        float *own = d->buffers[m->input_buffer] + t * d->strides[m->input_buffer];
         read_rows(m->input_table.data, m->input_table.type, m->input_table.row_bytes,
-                  m->input_table.columns, &tokens[t], 1, inputs);
+                  m->input_table.columns, &tokens[t], 1, own);
         for (int64_t i = 0; i < m->input_table.columns; i++)
-            inputs[i] *= m->input_multiplier;
+            own[i] *= m->input_multiplier;
     }
     wake_workers(d, 0, false);
     run_tasks(d, &d->scratch[0]);
+    for (int64_t t = 0; hidden != NULL && t < d->token_count; t++)
+        memcpy(hidden + t * m->hidden_size, d->buffers[RESIDUAL] + t * d->strides[RESIDUAL],
+               m->hidden_size * sizeof(float));
     return 0;
 }
 
