@@ -19,7 +19,7 @@ from chatlm.errors import ChatlmError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.widgets.hints import Hints
 
-MUTED_STYLE = "$foreground 60%"
+MUTED_STYLE = "$text-muted"
 """Style of secondary text."""
 
 
@@ -105,10 +105,16 @@ class PluginCard(ModalScreen[None]):
         line.update(Content(escape_controls(str(error)) if error else ""))
 
 
+class ChoiceList(OptionList):
+    """A list whose Enter is named among the keys of its card."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "use")]
+
+
 class PickerCard(PluginCard):
     """A card with a list to choose from; Enter chooses, an error stays on the card.
 
-    A subclass overrides `body`, which includes an `OptionList` whose options have names as ids,
+    A subclass overrides `body`, which includes a `ChoiceList` whose options have names as ids,
     and `choose`.
 
         class RecipePicker(PickerCard):
@@ -116,7 +122,7 @@ class PickerCard(PluginCard):
 
             def body(self):
                 rows = [Option(self.row(name, ""), id=name) for name in ("soup", "bread")]
-                yield OptionList(*rows, markup=False)
+                yield ChoiceList(*rows, markup=False)
 
             def choose(self, name):
                 use_recipe(name)

@@ -231,7 +231,12 @@ class SettingsScreen(Card[None]):
         section: Section = "sampling",
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (100, "-full"), (130, "-roomy")]
+        self.HORIZONTAL_BREAKPOINTS = [
+            (0, "-narrow"),
+            (64, "-wide"),
+            (100, "-full"),
+            (130, "-roomy"),
+        ]
         self._form = SamplingForm(sampling, layers)
         self._editor = SystemEditor(system)
         self._info = info
