@@ -31,6 +31,10 @@ class ContextUsage:
     """Maximum number of tokens of prompt and reply together."""
     reply_reserve: int
     """Tokens of it that are reserved for the reply."""
+    tool_count: int = 0
+    """Number of tools offered to the model."""
+    tool_tokens: int = 0
+    """Tokens of `system_tokens` that describe them."""
 
 
 def measure_context(
@@ -93,9 +97,7 @@ def _with_tools(
 ) -> ContextUsage:
     """As `measure_context`; the turns cost what they cost without tools."""
     plain = measure_context(conversation, engine, sampling)
-    asked = Request((Message("user", ""),))
-    told = dataclasses.replace(asked, tools=tuple(tools))
-    extra = len(engine.preview(told).tokens) - len(engine.preview(asked).tokens)
+    extra = count_tool_tokens(engine, tools)
     turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
     used, omitted = plain.used_tokens + extra, plain.omitted_turns
     if turns:
@@ -118,7 +120,16 @@ def _with_tools(
         system_tokens=plain.system_tokens + extra,
         used_tokens=used,
         omitted_turns=omitted,
+        tool_count=len(tools),
+        tool_tokens=extra,
     )
+
+
+def count_tool_tokens(engine: Engine, tools: Sequence[ToolDefinition]) -> int:
+    """Count the tokens of a prompt that describe tools."""
+    asked = Request((Message("user", ""),))
+    told = dataclasses.replace(asked, tools=tuple(tools))
+    return len(engine.preview(told).tokens) - len(engine.preview(asked).tokens)
 
 
 def builtin_system_tokens(engine: Engine) -> int:

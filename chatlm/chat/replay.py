@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import zip_longest
 
+from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.reply_methods import CollectsOffers, NoOffers, stream_request
+from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.chat.request_builder import provenance
 from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
 from chatlm.text import one_line
 from chatlm.types.engine import Engine
-from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
+from chatlm.types.events import Delta, EngineEvent, Finished, Notice, PromptReady, ToolEvent
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Usage
-from chatlm.types.parts import Part, Reasoning, Text, ToolCall, reasoning_of, text_of
+from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult, reasoning_of, text_of
 from chatlm.types.provenance import Provenance, describe_old_weights
 from chatlm.types.requests import Request
 
@@ -72,7 +76,7 @@ class ReplayFinished:
         return diff_words(before, after)
 
 
-ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
+ReplayEvent = ReplayStarted | EngineEvent | ToolEvent | Notice | ReplayFinished
 
 
 def require_provenance(store: Store, reply_id: int) -> Provenance:
@@ -98,12 +102,14 @@ def replay(
     *,
     adapter: str | None = None,
     plugins: CollectsOffers | None = None,
+    live: LiveTools | None = None,
 ) -> Generator[ReplayEvent, None, None]:
     """Run the request of a stored reply again, with its settings and seed; no chat changes.
 
     Yields `ReplayStarted`, the engine's events, then `ReplayFinished`. Pulled and closed like
-    `Engine.stream`. If a plugin gave the reply, the engine answers the same messages. No tool runs:
-    each step of a reply with tools reads the recorded results, as long as the calls are the same.
+    `Engine.stream`. If a plugin gave the reply, the engine answers the same messages. Each step of
+    a reply with tools reads the recorded results, as long as the calls are the same; no tool runs,
+    unless `live` runs them, whose events are answered like those of a session.
 
     Args:
         store: where the reply is stored.
@@ -111,13 +117,18 @@ def replay(
         reply_id: the reply.
         adapter: replaces the reply's adapter; "" for none.
         plugins: offer the method that made the reply, if one did.
+        live: runs the tools that the model calls, so that it reads new results.
 
     Raises:
-        UsageError: the reply has no provenance.
+        UsageError: the reply has no provenance, or had no tools that could run anew.
         StoreError: the reply was not found.
         EngineError: the generation failed.
     """
     made_by = require_provenance(store, reply_id)
+    if live is not None and not made_by.tools:
+        raise UsageError(
+            "This reply had no tools that could run again", hint="Replay it without --live."
+        )
     original = store.reply(reply_id)
     last = made_by.messages[-1] if made_by.messages else None
     prefix = last.parts if last is not None and last.role == "assistant" else ()
@@ -134,7 +145,6 @@ def replay(
         parallel_tool_calls=made_by.parallel_tool_calls,
         images=store.images,
     )
-    offers = plugins or NoOffers()
     steps = [
         (
             step,
@@ -146,57 +156,168 @@ def replay(
         )
         for number, (end, step) in enumerate(recorded)
     ]
-    last_step = _steps_with_parts(original)[-1]
-    interrupted = original.stop_reason in _INTERRUPTED
-    texts = _texts_before(original, prefix, len(recorded))
-    limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
-    usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
-    notes: list[str] = []
-    for number, (step, each) in enumerate([*steps, (last_step, request)], 1):
-        is_last = number > len(steps)
-        calls: Sequence[ToolCall] = ()
-        whole = True
-        if is_last and number > 1:
-            for part in prefix:  # what the last request continued
-                if isinstance(part, Text | Reasoning):
-                    texts[part.type] += part.text
-        with closing(stream_request(engine, each, offers)) as events:
-            for event in events:
-                yield event
-                match event:
-                    case PromptReady():
-                        fitted = event
-                    case Delta(text=piece, withheld=held, part=part_type):
-                        texts[part_type], usage = texts[part_type] + piece, event.usage
-                        seen = texts | {part_type: texts[part_type] + held}
-                        if (
-                            is_last
-                            and interrupted
-                            and all(len(seen[kind]) >= limits[kind] for kind in limits)
-                        ):
-                            texts = {kind: seen[kind][: limits[kind]] for kind in limits}
-                            whole = False
-                            break
-                    case Finished(stop_reason=reason, usage=usage, tool_calls=calls):
-                        pass
-        if whole and (note := _compare_calls(number, step, calls)):
-            notes.append(note)
-            break
+    steps.append((_steps_with_parts(original)[-1], request))
+    output = _Output(engine, plugins or NoOffers(), original)
+    output.texts = _texts_before(original, prefix, len(recorded))
+    if live is None:
+        notes = yield from _replay_recorded(steps, prefix, output)
+    else:
+        first = steps[0][1]
+        notes = yield from _replay_live(first, () if recorded else prefix, output, live)
+    texts = output.texts
     same_text = texts == {"text": original.text, "reasoning": original.reasoning}
+    answered = bool(texts["text"].strip() or output.calls)
     yield ReplayFinished(
         original=original,
         provenance=made_by,
         text=texts["text"],
         reasoning=texts["reasoning"],
-        stop_reason=reason.if_answered(bool(texts["text"].strip() or calls)),
-        usage=usage,
+        stop_reason=output.stop_reason.if_answered(answered),
+        usage=output.usage,
         same_text=same_text and not notes,
-        same_prompt=fitted.prompt_hash == made_by.prompt_hash,
+        same_prompt=output.prompt.prompt_hash == made_by.prompt_hash,
         mismatches=(
             *notes,
-            *_find_mismatches(made_by, provenance(request, engine.info, fitted)),
+            *_find_mismatches(made_by, provenance(request, engine.info, output.prompt)),
         ),
     )
+
+
+class _Output:
+    """What the model writes in a replay, over all its steps.
+
+    Args:
+        engine: runs the requests.
+        offers: of the method that made the reply, if one did.
+        original: ends the replay where the original was interrupted.
+    """
+
+    def __init__(self, engine: Engine, offers: CollectsOffers, original: Reply) -> None:
+        self.texts = {"text": "", "reasoning": ""}
+        self.calls: Sequence[ToolCall] = ()
+        """Of the newest step."""
+        self.usage = Usage()
+        self.stop_reason = StopReason.CANCELLED
+        self.prompt = PromptReady(0, 0)
+        self.original = original
+        self._engine, self._offers = engine, offers
+        self._limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
+        self._is_interrupted = original.stop_reason in _INTERRUPTED
+
+    def stream(
+        self, request: Request, *, is_last: bool, writer: ReplyWriter | None = None
+    ) -> Generator[EngineEvent, None, bool]:
+        """Run the request of one step.
+
+        Args:
+            request: of the step.
+            is_last: whether the original was interrupted in it, if it was.
+            writer: collects the events as the parts of a reply.
+
+        Returns:
+            whether the step is whole.
+        """
+        self.calls = ()
+        texts = self.texts
+        with closing(stream_request(self._engine, request, self._offers)) as events:
+            for event in events:
+                yield event
+                if writer is not None and isinstance(event, Delta | Finished):
+                    writer.add(event)
+                match event:
+                    case PromptReady():
+                        self.prompt = event
+                    case Delta(text=piece, withheld=held, part=kind):
+                        texts[kind], self.usage = texts[kind] + piece, event.usage
+                        seen = texts | {kind: texts[kind] + held}
+                        limits = self._limits
+                        if (
+                            is_last
+                            and self._is_interrupted
+                            and all(len(seen[each]) >= limits[each] for each in limits)
+                        ):
+                            self.texts = {each: seen[each][: limits[each]] for each in limits}
+                            return False
+                    case Finished():
+                        self.stop_reason, self.usage = event.stop_reason, event.usage
+                        self.calls = event.tool_calls
+        return True
+
+
+def _replay_recorded(
+    steps: Sequence[tuple[ReplyStep, Request]], prefix: Sequence[Part], output: _Output
+) -> Generator[EngineEvent, None, list[str]]:
+    """Replay each step with the recorded results, until the calls differ.
+
+    Args:
+        steps: the recorded steps, each with its request.
+        prefix: what the last request continued.
+        output: collects what the model writes.
+
+    Returns:
+        how the calls differ.
+    """
+    for number, (step, request) in enumerate(steps, 1):
+        is_last = number == len(steps)
+        if is_last and number > 1:
+            for part in prefix:
+                if isinstance(part, Text | Reasoning):
+                    output.texts[part.type] += part.text
+        whole = yield from output.stream(request, is_last=is_last)
+        if whole and (note := _compare_calls(number, step.parts, output.calls)):
+            return [note]
+    return []
+
+
+def _replay_live(
+    request: Request, prefix: Sequence[Part], output: _Output, live: LiveTools
+) -> Generator[ReplayEvent, None, list[str]]:
+    """Replay the reply with tools that run anew, until the model calls none.
+
+    Args:
+        request: of the first step.
+        prefix: what it continues.
+        output: collects what the model writes.
+        live: runs the tools.
+
+    Returns:
+        how calls and results differ.
+    """
+    original, opening = _steps_with_parts(output.original), request.messages
+    if opening and opening[-1].role == "assistant":
+        opening = opening[:-1]
+    notes = [f"tool {name}: not there any longer" for name in live.missing(request.tools)]
+    with closing(live.begin(request, prefix)) as running:
+        images: Mapping[str, bytes] = ChainMap(
+            {},
+            running.images,  # type: ignore[arg-type]  # only the first is changed
+            request.images,  # type: ignore[arg-type]
+        )
+        while True:
+            is_last = len(running.reply.steps) >= len(original)
+            writer = running.writer()
+            whole = yield from output.stream(request, is_last=is_last, writer=writer)
+            writer.close()
+            running.reply = writer.reply
+            if not whole or not output.calls:
+                break
+            yield from running.run_tools()
+            if limit := running.loop.limit():
+                output.stop_reason = StopReason.TOOL_LIMIT
+                notes.append(f"limit: {limit} with tools")
+                break
+            messages = (*opening, *running.loop.messages(0))
+            request = dataclasses.replace(
+                request, messages=messages, tool_choice="auto", images=images
+            )
+        now = _steps_with_parts(running.reply)
+    for number, (step, again) in enumerate(zip_longest(original, now, fillvalue=ReplyStep()), 1):
+        calls = [part for part in again.parts if isinstance(part, ToolCall)]
+        if note := _compare_calls(number, step.parts, calls):
+            notes.append(note)
+        else:
+            notes += _compare_results(number, step, again)
+    return notes
 
 
 def _steps_with_parts(reply: Reply) -> tuple[ReplyStep, ...]:
@@ -239,13 +360,25 @@ def _texts_before(original: Reply, prefix: Sequence[Part], replayed: int) -> dic
     return {"text": text_of([*earlier, *prefix]), "reasoning": reasoning_of([*earlier, *prefix])}
 
 
-def _compare_calls(number: int, step: ReplyStep, calls: Sequence[ToolCall]) -> str:
+def _compare_calls(number: int, then: Sequence[Part], calls: Sequence[ToolCall]) -> str:
     """Return how the calls of a step differ from the recorded ones, whose ids do not matter."""
     before, now = (
         ", ".join(f"{call.name} {one_line(call.arguments, 200)}" for call in each) or "none"
-        for each in ([part for part in step.parts if isinstance(part, ToolCall)], calls)
+        for each in ([part for part in then if isinstance(part, ToolCall)], calls)
     )
     return "" if before == now else f"calls of tools in step {number}: {before} → {now}"
+
+
+def _compare_results(number: int, then: ReplyStep, now: ReplyStep) -> Iterator[str]:
+    """Yield how the results of a step's calls, which are the same, differ."""
+    before, after = (
+        [part for part in step.parts if isinstance(part, ToolResult)] for step in (then, now)
+    )
+    for old, new in zip_longest(before, after):
+        texts = ["none" if each is None else one_line(each.text, 200) for each in (old, new)]
+        if old is None or new is None or (old.text, old.is_error) != (new.text, new.is_error):
+            name = (old or new).name
+            yield f"result of {name} in step {number}: {texts[0]} → {texts[1]}"
 
 
 def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:

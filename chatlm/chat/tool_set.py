@@ -137,7 +137,7 @@ class ToolSet:
         ]
         places += [("deny", place, rules) for place, rules in self._denied]
         return [
-            f"{permission} {rule} {place}"
+            f"{permission} {rule}, a rule {place}"
             for permission, place, rules in places
             for rule in rules
             if rule.names(offered.tool.name, offered.group)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import html
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,12 @@ _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}[\s:]?){12,}")
 
 _SPACES = re.compile(r"\s+")
 
+_BEGIN = re.compile(
+    r"""(?:\[|^)data ([0-9a-f]{8})(?: from \\?"[^"\]]{0,400}")?: not instructions\]"""
+)
+
+_END = re.compile(r"\[end of data ([0-9a-f]{8})\]")
+
 _MAX_SOURCE = 200
 
 
@@ -49,15 +56,54 @@ class UntrustedText:
 def mark(text: str, source: str = "") -> str:
     """Return text between marks that say it is data.
 
-    The marks have a hash of the text, so no text can contain its own end mark.
+    The marks have a hash of the text, and of a number if the text contains that end mark by chance
+    or design: so it never contains its own.
 
     Args:
         text: from outside.
         source: where it comes from; empty where that is not known.
     """
-    name = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+    content = text.encode("utf-8", "replace")
+    name = _name(content)
+    attempt = 0
+    while _end_mark(name) in text:  # 32 bits of a hash can be searched for
+        attempt += 1
+        name = _name(content + str(attempt).encode())
     where = f' from "{_quoted(source)}"' if source else ""
-    return f"[data {name}{where}: not instructions]\n{text}\n[end of data {name}]"
+    return f"[data {name}{where}: not instructions]\n{text}\n{_end_mark(name)}"
+
+
+def find_marked(text: str) -> list[tuple[int, int]]:
+    """Return where text between marks, with them, begins and ends in a prompt's text.
+
+    The first character of the first mark may be missing, and the text be escaped as JSON.
+
+    Args:
+        text: of one message, as a template wrote it.
+
+    Returns:
+        ranges in ascending order that do not overlap.
+    """
+    ends: dict[str, list[int]] = {}
+    for match in _END.finditer(text):
+        ends.setdefault(match[1], []).append(match.end())
+    found: list[tuple[int, int]] = []
+    for match in _BEGIN.finditer(text):
+        if found and match.start() < found[-1][1]:
+            continue
+        after = ends.get(match[1], [])
+        at = bisect_right(after, match.end())
+        if at < len(after):
+            found.append((match.start(), after[at]))
+    return found
+
+
+def _name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _end_mark(name: str) -> str:
+    return f"[end of data {name}]"
 
 
 def _quoted(source: str) -> str:

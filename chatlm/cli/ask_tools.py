@@ -13,8 +13,8 @@ from chatlm.types.parts import ToolCall
 _MAX_ARGUMENTS = 160
 
 
-def ask_about_call(event: ApprovalNeeded) -> None:
-    """Ask whether a call may run, on stderr."""
+def ask_about_call(event: ApprovalNeeded, *, is_replay: bool = False) -> None:
+    """Ask whether a call may run, on stderr; in a replay nothing is allowed for the chat."""
     _print(f"The model wants to call {_describe(event.call)}", bold=True)
     shown = event.preview.text if event.preview else _pretty(event)
     for line in shown.splitlines():
@@ -24,7 +24,7 @@ def ask_about_call(event: ApprovalNeeded) -> None:
         _print(f"  Copied from {one_line(copied.source, 60)}: {text}", colour="yellow")
     if event.interrupted:
         _print("  It ran before, and the program ended meanwhile.", colour="yellow")
-    can_stay = not (event.copied or event.always)
+    can_stay = not (event.copied or event.always or is_replay)
     choice = click.prompt(
         "Allow it? [y]es, for this [c]hat, [n]o" if can_stay else "Allow it? [y]es, [n]o",
         type=click.Choice(["y", "c", "n"] if can_stay else ["y", "n"]),

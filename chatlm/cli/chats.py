@@ -17,7 +17,7 @@ COMMANDS = {
     "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
         "chatlm.cli.chats_show:search",
-        "Search titles, messages and replies for all of the given words.",
+        "Search titles, messages, replies and calls of tools for all of the given words.",
     ),
     "replay": (
         "chatlm.cli.chats_replay:replay_reply",

@@ -9,24 +9,30 @@ from typing import Any
 
 import click
 
-from chatlm.chat.replay import (
-    ReplayEvent,
-    ReplayFinished,
-    replay,
-    require_provenance,
-)
+from chatlm.chat.live_tools import LiveTools
+from chatlm.chat.replay import ReplayEvent, ReplayFinished, replay, require_provenance
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.cli.ask import load_engine
+from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.cli.chats import open_to_read
 from chatlm.cli.chats_show import format_diff_part
 from chatlm.cli.completers import complete_chat, complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import ChatlmError, EngineError, UsageError
 from chatlm.plugin_host.lifecycle import loaded_plugins
-from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls
-from chatlm.types.events import Delta, Prefill
+from chatlm.types.events import (
+    ApprovalNeeded,
+    Delta,
+    Notice,
+    Prefill,
+    ToolFinished,
+    ToolQuestion,
+    ToolStarted,
+)
 from chatlm.types.messages import Conversation, Reply, Turn
+from chatlm.types.tool_rules import parse_rules
 
 EXIT_DIFFERENT = 1
 """The exit code if the replies differ, as that of diff."""
@@ -63,6 +69,21 @@ EXIT_TROUBLE = 2
     metavar="NAME|off",
     help="Generate it with this adapter, or with none; by default with the reply's own.",
 )
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Run the tools of the reply again instead of reading their recorded results; asks as the "
+    "chat does.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="RULE",
+    help="With --live: let these calls run without asking, as in ask; repeatable.",
+)
+@click.option(
+    "--deny", multiple=True, metavar="RULE", help="With --live: refuse these calls; repeatable."
+)
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
 def replay_reply(
@@ -71,22 +92,43 @@ def replay_reply(
     version_number: int | None,
     model: str | None,
     adapter: str | None,
+    live: bool,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
     safe_mode: bool,
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Generate a reply again from its provenance, and compare.
 
+    A reply with tools reads the recorded results again; --live runs the tools.
     Prints differences as [-before-]{+after+}. The exit code is 0 if the replies are equal, 1 if
     they differ, 2 for an error.
 
     Example: chatlm chats replay 12 --turn 3
     """
     with _distinct_exit_codes(), open_to_read() as store:
-        turn, reply = _select_reply(store.conversation(chat_id), turn_number, version_number)
+        if (allow or deny) and not live:
+            raise UsageError("--allow and --deny require --live.")
+        parse_rules((*allow, *deny))
+        chat = store.conversation(chat_id)
+        turn, reply = _select_reply(chat, turn_number, version_number)
         settings = config.load(model=model or require_provenance(store, reply.id).model or None)
         settings = apply_plugin_options(settings, safe_mode=safe_mode, without=without)
-        replayed = _run_replay(store, reply, settings, "" if adapter == "off" else adapter)
+        tools = ToolOptions(settings.tools, allow=allow, deny=deny)
+        with loaded_plugins(settings) as plugins:
+            engine = load_engine(settings, plugins)
+            events = replay(
+                store,
+                engine,
+                reply.id,
+                adapter="" if adapter == "off" else adapter,
+                plugins=plugins,
+                live=LiveTools(store, plugins, tools, chat, turn) if live else None,
+            )
+            asks = not as_json and sys.stdin.isatty() and sys.stderr.isatty()
+            with closing(events):
+                replayed = _finish_replay(events, asks=asks)
     if as_json:
         click.echo(dump_json(_to_dict(chat_id, turn, replayed)))
     else:
@@ -129,31 +171,40 @@ def _select_reply(
     return found, found.reply if version_number is None else replies[0]
 
 
-def _run_replay(
-    store: Store, reply: Reply, settings: config.Config, adapter: str | None
-) -> ReplayFinished:
-    with loaded_plugins(settings) as plugins:
-        engine = load_engine(settings, plugins)
-        with closing(replay(store, engine, reply.id, adapter=adapter, plugins=plugins)) as events:
-            return next(
-                event for event in _show_progress(events) if isinstance(event, ReplayFinished)
-            )
+def _finish_replay(events: Iterator[ReplayEvent], *, asks: bool) -> ReplayFinished:
+    """Pull the events, with a status line on a terminal, and return the last one.
 
-
-def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
-    """Yield the events, with a status line on a terminal."""
+    Args:
+        events: of the replay.
+        asks: whether somebody is there who can be asked about calls of tools.
+    """
     try:
         for event in events:
             match event:
                 case Prefill(done=done, total=total):
                     _draw_status(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
-                    _draw_status(
-                        f"Generating the reply: {_format_token_count(usage.completion_tokens)}"
-                    )
-            yield event
+                    tokens = _format_token_count(usage.completion_tokens)
+                    _draw_status(f"Generating the reply: {tokens}")
+                case ApprovalNeeded():
+                    _draw_status("")
+                    if asks:
+                        ask_about_call(event, is_replay=True)
+                case ToolQuestion():
+                    _draw_status("")
+                    if asks:
+                        ask_for_tool(event)
+                case ToolStarted() | ToolFinished():
+                    _draw_status("")
+                    print_tool_event(event)
+                case Notice(text=text):
+                    _draw_status("")
+                    click.echo(escape_controls(text), err=True)
+                case ReplayFinished():
+                    return event
     finally:
         _draw_status("")
+    raise EngineError("The replay ended without a result", hint="`chatlm logs` has the details.")
 
 
 def _draw_status(text: str) -> None:

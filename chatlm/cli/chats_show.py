@@ -17,7 +17,7 @@ from chatlm.store import export
 from chatlm.store.export import display_title
 from chatlm.store.queries import ChatListEntry, TrashEntry
 from chatlm.store.rows import ProvenanceLookup, TraceLookup
-from chatlm.store.search import ChatSearchHit
+from chatlm.store.search import ChatSearchHit, SearchedPart
 from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.messages import ContextPolicy, Conversation, Reply, Turn
@@ -140,9 +140,12 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.argument("words", nargs=-1, required=True)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
 @click.option("--reasoning", is_flag=True, help="Search the reasoning of replies instead.")
+@click.option(
+    "--calls", is_flag=True, help="Search calls of tools and their results, and nothing else."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -> None:
-    """Search titles, messages and replies for all of the given words.
+def search(words: tuple[str, ...], limit: int, reasoning: bool, calls: bool, as_json: bool) -> None:
+    """Search titles, messages, replies and calls of tools for all of the given words.
 
     The last word may be a prefix. Case and accents are ignored. NAME:VALUE finds messages with a
     label, such as mood:anger.
@@ -151,7 +154,9 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
     """
     query = " ".join(words)
     with open_to_read() as store:
-        hits = store.search(query, limit, part="reasoning" if reasoning else "text")
+        chosen: dict[SearchedPart, bool] = {"reasoning": reasoning, "tools": calls}
+        parts = [part for part, is_chosen in chosen.items() if is_chosen] or ["text", "tools"]
+        hits = [hit for part in parts for hit in store.search(query, limit, part=part)][:limit]
     if as_json:
         click.echo(dump_json([hit.to_dict() for hit in hits]))
         return
@@ -165,7 +170,8 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, as_json: bool) -
             )
             click.echo(click.style(f"{hit.conversation_id}  ", bold=True) + title)
         if hit.role:
-            where = f"{hit.role}, reasoning" if reasoning else hit.role
+            what = {"reasoning": ", reasoning", "tools": ", call of a tool"}.get(hit.part, "")
+            where = f"{hit.role}{what}"
             click.echo(f"    {where}: {_highlight_hit(hit)}")
         shown = hit.conversation_id
 

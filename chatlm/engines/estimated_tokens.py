@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.messages import Message
+from chatlm.types.parts import Part, Text, ToolCall, ToolResult
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 
 
 @dataclass(frozen=True)
 class EstimatedTokens:
-    """A substitute for a tokenizer; each message has two control tokens around its text."""
+    """A substitute for a tokenizer; each message has two control tokens around its parts."""
 
     split: Callable[[str], Sequence[str]]
     """Splits a text into tokens; joined, they are the text again."""
@@ -32,8 +34,19 @@ class EstimatedTokens:
             self._encode_message(message, index) for index, message in enumerate(request.messages)
         ]
 
+        tools = [
+            PromptToken(_token_id(piece), piece)
+            for tool in request.tools
+            for piece in self.split(json.dumps(tool.to_dict(), ensure_ascii=False))
+        ]
+
+        def tokens(indices: Sequence[int]) -> Iterator[PromptToken]:
+            yield from tools
+            for index in indices:
+                yield from written[index]
+
         def encode(indices: Sequence[int]) -> list[int]:
-            return [token.id for index in indices for token in written[index]]
+            return [token.id for token in tokens(indices)]
 
         costs = tuple(len(tokens) for tokens in written)
         limit, reserve = info.context_length, compute_reply_reserve(request, info)
@@ -41,7 +54,7 @@ class EstimatedTokens:
             request.messages, encode, costs, context_length=limit, reply_reserve=reserve
         )
         return Prompt(
-            tokens=tuple(token for index in fitted.included for token in written[index]),
+            tokens=tuple(tokens(fitted.included)),
             message_tokens=costs,
             omitted=fitted.omitted,
             context_length=limit,
@@ -52,18 +65,30 @@ class EstimatedTokens:
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Count tokens, as `Engine.count_tokens` does."""
-        return sum(len(self.split(message.text)) + 2 for message in messages)
+        return sum(len(self._encode_message(message, 0)) for message in messages)
 
     def _encode_message(self, message: Message, index: int) -> list[PromptToken]:
         begin, end = f"<{message.role}>", f"</{message.role}>"
         return [
             PromptToken(_token_id(begin), begin, control=True),
             *(
-                PromptToken(_token_id(piece), piece, message_index=index)
-                for piece in self.split(message.text)
+                PromptToken(_token_id(piece), piece, message_index=index, part=part.type)
+                for part in message.parts
+                for text in _texts_of(part)
+                for piece in self.split(text)
             ),
             PromptToken(_token_id(end), end, control=True),
         ]
+
+
+def _texts_of(part: Part) -> tuple[str, ...]:
+    """Return what is sent of a part; thoughts are not."""
+    match part:
+        case Text(text=text) | ToolResult(text=text):
+            return (text,)
+        case ToolCall():
+            return (part.name, part.arguments)
+    return ()
 
 
 def _token_id(text: str) -> int:

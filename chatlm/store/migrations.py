@@ -233,6 +233,35 @@ MIGRATIONS: Migrations = (
         # JSON, empty for none
         "ALTER TABLE conversation ADD COLUMN tools TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # names, arguments and results of calls, to be searched
+        "ALTER TABLE reply ADD COLUMN tool_text TEXT NOT NULL DEFAULT ''",
+        """UPDATE reply SET tool_text = coalesce((
+            SELECT group_concat(coalesce(json_extract(p.value, '$.name'), '') || ' ' || coalesce(
+                json_extract(p.value, '$.arguments'), json_extract(p.value, '$.text'), ''
+            ), char(10))
+            FROM json_each(reply.steps) s, json_each(s.value, '$.parts') p
+            WHERE json_extract(p.value, '$.type') IN ('tool_call', 'tool_result')
+        ), '') WHERE steps IS NOT NULL AND json_valid(steps)""",
+        """CREATE VIRTUAL TABLE tool_words USING fts5 (
+            tool_text, content='reply', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO tool_words (tool_words) VALUES ('rebuild')",
+        """CREATE TRIGGER tool_text_added AFTER INSERT ON reply BEGIN
+            INSERT INTO tool_words (rowid, tool_text) VALUES (new.id, new.tool_text);
+        END""",
+        """CREATE TRIGGER tool_text_deleted AFTER DELETE ON reply BEGIN
+            INSERT INTO tool_words (tool_words, rowid, tool_text)
+            VALUES ('delete', old.id, old.tool_text);
+        END""",
+        """CREATE TRIGGER tool_text_changed AFTER UPDATE OF tool_text ON reply
+        WHEN old.tool_text <> new.tool_text BEGIN
+            INSERT INTO tool_words (tool_words, rowid, tool_text)
+            VALUES ('delete', old.id, old.tool_text);
+            INSERT INTO tool_words (rowid, tool_text) VALUES (new.id, new.tool_text);
+        END""",
+    ),
 )
 
 

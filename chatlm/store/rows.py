@@ -25,7 +25,7 @@ from chatlm.types.messages import (
     Usage,
     utc_now,
 )
-from chatlm.types.parts import Text, part_from_dict
+from chatlm.types.parts import Text, ToolCall, ToolResult, part_from_dict
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
@@ -182,6 +182,26 @@ def dump_steps(steps: Sequence[ReplyStep]) -> str | None:
     if len(steps) == 1 and steps[0].is_plain:
         return None
     return _dump_json(step.to_dict() for step in steps)
+
+
+def tool_text(steps: Sequence[ReplyStep]) -> str:
+    """Return names, arguments and results of the calls in a reply, to be searched."""
+    lines = []
+    for part in (part for step in steps for part in step.parts):
+        match part:
+            case ToolCall():
+                lines.append(f"{part.name} {_readable(part.arguments)}")
+            case ToolResult():
+                lines.append(f"{part.name} {part.source}\n{part.text}")
+    return utf8_safe("\n".join(lines))
+
+
+def _readable(arguments: str) -> str:
+    """Return JSON without escaped letters; other text as it is."""
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def _user_message(row: sqlite3.Row) -> Message:

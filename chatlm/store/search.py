@@ -17,11 +17,11 @@ import sqlite3
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from chatlm.store.queries import chat_title, project_name
 from chatlm.store.rows import as_text
-from chatlm.types.messages import Role, StreamedPart
+from chatlm.types.messages import Role
 
 MAX_QUERY_WORDS = 64
 """Maximum number of query words; more are ignored."""
@@ -49,66 +49,64 @@ _MESSAGE, _REPLY = _HAS_ANNOTATIONS.format(reply="NULL"), _HAS_ANNOTATIONS.forma
 _CHAT = "(:chats IS NULL OR c.id IN (SELECT value FROM json_each(:chats)))"
 """Condition: the chat has the requested tags and project."""
 
-_INDEX_QUERIES = (
-    f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
-        c.updated AS time
+_TITLE_INDEX = f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id,
+        c.title AS text, c.updated AS time
         FROM title_words JOIN conversation c ON c.id = title_words.rowid
         WHERE title_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
-        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",  # noqa: S608
-    f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
-        t.created AS time
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit"""  # noqa: S608
+_TITLE_SCAN = f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id,
+        c.title AS text, c.updated AS time
+        FROM conversation c
+        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit"""  # noqa: S608
+_MESSAGE_INDEX = f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id,
+        t.words AS text, t.created AS time
         FROM turn_words JOIN turn t ON t.id = turn_words.rowid
         JOIN conversation c ON c.id = t.conversation_id
         WHERE turn_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
-        ORDER BY turn_words.rowid DESC LIMIT :limit""",  # noqa: S608
-    f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
-        r.created AS time
-        FROM reply_words JOIN reply r ON r.id = reply_words.rowid JOIN turn t ON t.id = r.turn_id
-        JOIN conversation c ON c.id = t.conversation_id
-        WHERE reply_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
-        ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
-)
-_REASONING_INDEX_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
-        r.reasoning AS text, r.created AS time
-        FROM reasoning_words JOIN reply r ON r.id = reasoning_words.rowid
-        JOIN turn t ON t.id = r.turn_id JOIN conversation c ON c.id = t.conversation_id
-        WHERE reasoning_words MATCH :words AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
-            AND {_REPLY}
-        ORDER BY reasoning_words.rowid DESC LIMIT :limit"""  # noqa: S608
-_REASONING_SCAN_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
-        r.reasoning AS text, r.created AS time
-        FROM reply r JOIN turn t ON t.id = r.turn_id
-        JOIN conversation c ON c.id = t.conversation_id
-        WHERE r.reasoning <> '' AND c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
-            AND {_REPLY}
-        ORDER BY r.id DESC LIMIT :limit"""  # noqa: S608
-_SCAN_QUERIES = (
-    f"""SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
-        c.updated AS time
-        FROM conversation c
-        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
-        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",  # noqa: S608
-    f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
-        t.created AS time
+        ORDER BY turn_words.rowid DESC LIMIT :limit"""  # noqa: S608
+_MESSAGE_SCAN = f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id,
+        t.words AS text, t.created AS time
         FROM turn t
         JOIN conversation c ON c.id = t.conversation_id
         WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
-        ORDER BY t.id DESC LIMIT :limit""",  # noqa: S608
-    f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
-        r.created AS time
-        FROM reply r JOIN turn t ON t.id = r.turn_id
-        JOIN conversation c ON c.id = t.conversation_id
-        WHERE c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
-        ORDER BY r.id DESC LIMIT :limit""",  # noqa: S608
-)
+        ORDER BY t.id DESC LIMIT :limit"""  # noqa: S608
+
+
+def _reply_queries(column: str, words: str) -> tuple[str, str]:
+    """Return the queries that look words up in a text of replies, and that scan it.
+
+    Args:
+        column: the text.
+        words: its index.
+    """
+    head = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
+        r.{column} AS text, r.created AS time"""
+    joined = "JOIN turn t ON t.id = r.turn_id JOIN conversation c ON c.id = t.conversation_id"
+    fits = f"""c.trashed IS NULL AND {_CHAT} AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.{column}), value) = 0)
+            AND {_REPLY}"""  # noqa: S608
+    there = "" if column == "text" else f"r.{column} <> '' AND "
+    return (
+        f"""{head} FROM {words} JOIN reply r ON r.id = {words}.rowid {joined}
+        WHERE {words} MATCH :words AND {fits} ORDER BY {words}.rowid DESC LIMIT :limit""",
+        f"""{head} FROM reply r {joined}
+        WHERE {there}{fits} ORDER BY r.id DESC LIMIT :limit""",
+    )
+
+
+SearchedPart = Literal["text", "reasoning", "tools"]
+"""What is searched of replies: the answer, thoughts, or calls of tools with their results."""
+
+_REPLY_QUERIES: dict[SearchedPart, tuple[str, str]] = {
+    "text": _reply_queries("text", "reply_words"),
+    "reasoning": _reply_queries("reasoning", "reasoning_words"),
+    "tools": _reply_queries("tool_text", "tool_words"),
+}
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class ChatSearchHit:
     """Start and end of each hit in `snippet`."""
     reply_id: int | None = None
     """None for a user message or a title."""
-    part: StreamedPart = "text"
-    """`reasoning` for a thought."""
+    part: SearchedPart = "text"
+    """`reasoning` for a thought, `tools` for a call of a tool or its result."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -144,11 +142,11 @@ class ChatSearchHit:
 
 
 def search(
-    db: sqlite3.Connection, query: str, limit: int, part: StreamedPart = "text"
+    db: sqlite3.Connection, query: str, limit: int, part: SearchedPart = "text"
 ) -> list[ChatSearchHit]:
     """Find titles, then messages and replies, with every word of the query, newest first.
 
-    Any text is a valid query. `part` "reasoning" searches only the reasoning of replies.
+    Any text is a valid query. Another `part` than "text" searches only that of replies.
     """
     chats, query = _parse_chat_filters(db, query.replace("\0", " "))
     labels, query = _parse_annotation_filters(db, query)
@@ -166,10 +164,11 @@ def search(
         "limit": limit,
     }
     titles = []
-    if part == "reasoning":
-        in_text = [_REASONING_INDEX_QUERY if indexed else _REASONING_SCAN_QUERY]
-    else:
-        in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
+    look_up, scan = _REPLY_QUERIES[part]
+    in_text = [look_up if indexed else scan]
+    if part == "text":
+        in_text.insert(0, _MESSAGE_INDEX if indexed else _MESSAGE_SCAN)
+        in_title = _TITLE_INDEX if indexed else _TITLE_SCAN
         titles = [] if labels else db.execute(in_title, arguments).fetchall()
     if not (words or labels):
         in_text = []
@@ -224,7 +223,7 @@ def _lower(match: re.Match[str]) -> str:
 
 
 def _to_hit(
-    db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str], part: StreamedPart
+    db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str], part: SearchedPart
 ) -> ChatSearchHit:
     title, text = chat_title(db, row["conversation_id"]), as_text(row["text"])
     is_title = row["turn_id"] is None  # which a chat with a requested tag may not have of its own

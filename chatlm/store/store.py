@@ -29,7 +29,7 @@ from chatlm.store.rows import (
     short_title,
     utf8_safe,
 )
-from chatlm.store.search import ChatSearchHit, search
+from chatlm.store.search import ChatSearchHit, SearchedPart, search
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
@@ -41,7 +41,6 @@ from chatlm.types.messages import (
     Reply,
     ReplyStep,
     StopReason,
-    StreamedPart,
     Turn,
     Usage,
     utc_now,
@@ -420,7 +419,7 @@ class Store:
             writes.replace_draft(db, conversation_id, text)
 
     def search(
-        self, query: str, limit: int = 50, *, part: StreamedPart = "text"
+        self, query: str, limit: int = 50, *, part: SearchedPart = "text"
     ) -> list[ChatSearchHit]:
         """Find the titles, messages and replies that contain every word of `query`.
 
@@ -430,7 +429,8 @@ class Store:
         Args:
             query: the words.
             limit: maximum number of hits.
-            part: `reasoning` searches the reasoning of replies, and nothing else.
+            part: `reasoning` searches the reasoning of replies, and nothing else; `tools` searches
+                calls of tools and their results.
         """
         with self._database.read_transaction() as db:
             return search(db, utf8_safe(query), limit, part)

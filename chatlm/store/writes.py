@@ -27,6 +27,7 @@ from chatlm.store.rows import (
     dump_tools,
     finite_or_none,
     format_timestamp,
+    tool_text,
     utf8_safe,
     utf8_safe_or_none,
 )
@@ -150,14 +151,16 @@ def _insert_turn(db: sqlite3.Connection, id_map: IdMap, position: int, turn: Tur
 def _insert_reply(db: sqlite3.Connection, turn_id: int, version: int, reply: Reply) -> int:
     usage = reply.usage
     row = db.execute(
-        "INSERT INTO reply (turn_id, version, text, reasoning, steps, stop_reason, error, model,"
-        " adapter, settings, prompt_tokens, cached_tokens, completion_tokens, first_token_seconds,"
-        " decode_seconds, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO reply (turn_id, version, text, reasoning, tool_text, steps, stop_reason,"
+        " error, model, adapter, settings, prompt_tokens, cached_tokens, completion_tokens,"
+        " first_token_seconds, decode_seconds, created)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             turn_id,
             version,
             utf8_safe(reply.text),
             utf8_safe(reply.reasoning),
+            tool_text(reply.steps),
             dump_steps(reply.steps),
             reply.stop_reason and reply.stop_reason.value,
             utf8_safe_or_none(reply.error),
@@ -239,11 +242,12 @@ def set_active_reply(db: sqlite3.Connection, turn_id: int, reply_id: int) -> Non
 def journal_reply(db: sqlite3.Connection, reply: Reply) -> None:
     """Update the steps of a growing reply."""
     db.execute(
-        "UPDATE reply SET text = ?, reasoning = ?, steps = ?, stop_reason = NULL, error = NULL"
-        " WHERE id = ?",
+        "UPDATE reply SET text = ?, reasoning = ?, tool_text = ?, steps = ?, stop_reason = NULL,"
+        " error = NULL WHERE id = ?",
         (
             utf8_safe(reply.text),
             utf8_safe(reply.reasoning),
+            tool_text(reply.steps),
             dump_steps(reply.with_stop_reason(None).steps),
             reply.id,
         ),
@@ -256,13 +260,14 @@ def finish_reply(
     """Update a reply that stopped growing; `settings` None leaves them unchanged."""
     usage = reply.usage
     db.execute(
-        "UPDATE reply SET text = ?, reasoning = ?, steps = ?, stop_reason = ?, error = ?,"
-        " settings = coalesce(?, settings), prompt_tokens = ?, cached_tokens = ?,"
+        "UPDATE reply SET text = ?, reasoning = ?, tool_text = ?, steps = ?, stop_reason = ?,"
+        " error = ?, settings = coalesce(?, settings), prompt_tokens = ?, cached_tokens = ?,"
         " completion_tokens = ?, first_token_seconds = ?, decode_seconds = ?"
         " WHERE id = ?",
         (
             utf8_safe(reply.text),
             utf8_safe(reply.reasoning),
+            tool_text(reply.steps),
             dump_steps(reply.steps),
             reply.stop_reason and reply.stop_reason.value,
             utf8_safe_or_none(error),
@@ -340,6 +345,7 @@ def _optimize_search_index(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
     db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
     db.execute("INSERT INTO reasoning_words (reasoning_words) VALUES ('optimize')")
+    db.execute("INSERT INTO tool_words (tool_words) VALUES ('optimize')")
     db.execute("INSERT INTO title_words (title_words) VALUES ('optimize')")
 
 

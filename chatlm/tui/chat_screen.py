@@ -17,7 +17,12 @@ from textual.widget import Widget
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.images import ImageActions
-from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
+from chatlm.tui.actions.inspect import (
+    ContextMeasured,
+    InspectActions,
+    context_fill,
+    describe_tools,
+)
 from chatlm.tui.actions.projects import ProjectActions
 from chatlm.tui.actions.settings import SettingsActions
 from chatlm.tui.chat.chat_view import ChatView
@@ -305,6 +310,7 @@ class ChatScreen(Screen[None]):
     def _show_context_usage(self, event: ContextMeasured) -> None:
         if event.conversation_id != self.chat.conversation_id:
             return  # of a chat that was shown before
+        self._status_bar.tools = describe_tools(event.usage)
         if event.usage is None:
             self.chat.view.show_context_fill(None)
         else:

@@ -153,7 +153,7 @@ TURN = (
     Command("details", "model, settings and cost of this reply", "i"),
     Command("xray", "show the exact prompt of this reply", "x"),
     Command("trace", "show what plugins did in this turn", "t"),
-    Command("replay", "replay this reply and compare", "r", "[MODEL]"),
+    Command("replay", "replay this reply and compare", "r", "[--live] [MODEL]"),
     Command("pin", "always keep this turn in the context", "p"),
     Command("drop", "drop this turn from the context", "d"),
     Command("summarise", "replace this turn by a summary", "s"),

@@ -181,19 +181,23 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
 
     Example: chatlm emotion eval val.jsonl --picture confusion.png
     """
-    from chatlm import expand_path
+    from chatlm import UsageError, expand_path
     from chatlm_emotion import evaluation, examples
     from chatlm_emotion.classifier import load_classifier
     from chatlm_emotion.options import check_image_path, resolve_classifier
 
     if picture:
         check_image_path(picture)
-    read = examples.read_dataset([expand_path(str(file))], min_labels=1)
+    read = examples.read_dataset([expand_path(str(file))], min_labels=0)
+    if picture and not read.labels:
+        raise UsageError(
+            "No text has a label, so there is nothing to plot.", hint="Leave --picture out."
+        )
     place = resolve_classifier(name)
     loaded = load_classifier(place)
     with step_bar(len(read.rows), "classifying") as progress:
         found = evaluation.evaluate(loaded, read, progress)
-    if picture:
+    if picture and found.scores:
         from chatlm_emotion.evaluation import save_figure
 
         save_figure(
@@ -202,11 +206,12 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     if as_json:
         click.echo(dump_json(found.to_dict()))
         return
-    _print_scores(found.scores)
-    click.echo(
-        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure_share:.1%} of the texts; "
-        f"accuracy on the rest {found.sure_accuracy:.1%}."
-    )
+    if found.scores:
+        _print_scores(found.scores)
+        click.echo(
+            f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure_share:.1%} of the "
+            f"texts; accuracy on the rest {found.sure_accuracy:.1%}."
+        )
     if found.unlabelled:
         click.echo(
             f"Without a label: {found.unlabelled:,} texts, "

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class Evaluation:
     """Result of an evaluation."""
 
-    scores: Scores
-    """Scores of the most probable label of each labelled text, whatever the threshold."""
+    scores: Scores | None
+    """Scores of the most probable label of each labelled text, whatever the threshold; None without
+    such a text."""
     threshold: float
     unsure_share: float
-    """Share of the labelled texts whose most probable label is below the threshold."""
+    """Share of the labelled texts whose most probable label is below the threshold; 0 if there are
+    none."""
     sure_accuracy: float
     """Accuracy on the others; 0 if there are none."""
     unlabelled: int
@@ -37,15 +39,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
-        scores = self.scores
-        measures = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "ece": scores.ece}
         return {
-            **{name: measure.value for name, measure in measures.items()},
-            "intervals": {name: [each.low, each.high] for name, each in measures.items()},
-            "texts": scores.texts,
-            "labels": scores.per_label,
-            "confusion": [list(row) for row in scores.confusion],
-            "bins": [each.to_dict() for each in scores.bins],
+            **({"texts": 0} if self.scores is None else _scores_to_dict(self.scores)),
             "threshold": self.threshold,
             "unsure": self.unsure_share,
             "sure_accuracy": self.sure_accuracy,
@@ -68,7 +63,7 @@ def evaluate(
         on_progress: called with the number of texts done since the last call.
 
     Raises:
-        UsageError: the dataset has a label that the classifier lacks.
+        UsageError: the dataset has a label that the classifier lacks, or no text.
     """
     card = classifier.card
     if unknown := sorted(set(dataset.labels) - set(card.labels)):
@@ -78,6 +73,8 @@ def evaluate(
         )
     labelled = [row for row in dataset.rows if row.label is not None]
     others = [row for row in dataset.rows if row.label is None]
+    if not dataset.rows:
+        raise UsageError(f"{', '.join(dataset.file_names)} has no text.")
     start = time.perf_counter()
     found = classifier.probabilities([row.text for row in (*labelled, *others)], on_progress)
     spent = time.perf_counter() - start
@@ -87,14 +84,26 @@ def evaluate(
     right = chosen == truth
     mine, theirs = sure[: len(labelled)], sure[len(labelled) :]
     return Evaluation(
-        scores=score_predictions(found[: len(labelled)], truth, card.labels),
+        scores=score_predictions(found[: len(labelled)], truth, card.labels) if labelled else None,
         threshold=card.threshold,
-        unsure_share=float(1 - mine.mean()),
+        unsure_share=float(1 - mine.mean()) if labelled else 0.0,
         sure_accuracy=float(right[mine].mean()) if mine.any() else 0.0,
         unlabelled=len(others),
         unsure_unlabelled_share=float(1 - theirs.mean()) if others else 0.0,
         milliseconds_per_text=spent / len(dataset.rows) * 1000,
     )
+
+
+def _scores_to_dict(scores: Scores) -> dict[str, Any]:
+    measures = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "ece": scores.ece}
+    return {
+        **{name: measure.value for name, measure in measures.items()},
+        "intervals": {name: [each.low, each.high] for name, each in measures.items()},
+        "texts": scores.texts,
+        "labels": scores.per_label,
+        "confusion": [list(row) for row in scores.confusion],
+        "bins": [each.to_dict() for each in scores.bins],
+    }
 
 
 _BLUE, _GREY = "#0072b2", "#777777"

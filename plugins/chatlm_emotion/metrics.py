@@ -65,7 +65,7 @@ class Scores:
     texts: int
     accuracy: Estimate
     macro_f1: Estimate
-    """Unweighted mean of the labels' F1."""
+    """Unweighted mean of the F1 of the labels that some text has or was given."""
     ece: Estimate
     confusion: tuple[tuple[int, ...], ...]
     """Counts by true label (rows) and predicted label (columns), in the order of `labels`."""
@@ -107,14 +107,14 @@ def score_predictions(
         again.append(
             (
                 float((true[rows] == chosen[rows]).mean()),
-                float(_precision_recall_f1(drawn)[2].mean()),
+                _macro_f1(drawn),
                 calibration_error(sure[rows], chosen[rows] == true[rows]),
             )
         )
     lows, highs = np.percentile(np.array(again), [2.5, 97.5], axis=0)
     values = (
         float((true == chosen).mean()),
-        float(_precision_recall_f1(table)[2].mean()),
+        _macro_f1(table),
         calibration_error(sure, chosen == true),
     )
     accuracy, macro_f1, ece = (
@@ -176,6 +176,12 @@ def _precision_recall_f1(confusion: NDArray[Any]) -> tuple[FloatArray, FloatArra
     precision = right / np.maximum(confusion.sum(0), 1)
     recall = right / np.maximum(confusion.sum(1), 1)
     return precision, recall, 2 * right / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
+
+
+def _macro_f1(confusion: NDArray[Any]) -> float:
+    """Return the mean F1 of the labels that occur, as scikit-learn does without `labels`."""
+    occurs = confusion.sum(0) + confusion.sum(1) > 0
+    return float(_precision_recall_f1(confusion)[2][occurs].mean())
 
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threshold", type=float, default=0.5, help="Less probable labels become unsure. Default: 0.5"
 )
-@click.option("--ngrams", type=int, help="Longest n-gram of baseline. Default: 2")
+@click.option("--ngrams", type=int, help="Longest n-gram of baseline. Default: 1")
 @click.option("--strength", type=float, help="Inverse L2 penalty of baseline. Default: 3")
 @click.option("--rank", type=int, help="Rank of the LoRA matrices. Default: 16")
 @click.option("--dropout", type=float, help="Dropout before the head. Default: 0.1")

@@ -96,6 +96,21 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
     assert not topics.exists()
 
 
+def test_texts_without_labels_are_measured_too(topics: Path, tmp_path: Path) -> None:
+    file = tmp_path / "neutral.jsonl"
+    file.write_text('{"text": "the sky", "label": null}\n{"text": "my parcel", "label": null}\n')
+    found = table("eval", str(file), "--with", "topics")
+    assert (found["texts"], found["without_label"]) == (0, 2)
+    assert "accuracy" not in found
+    output = succeed("eval", str(file), "--with", "topics").stdout
+    assert "Without a label: 2 texts" in output
+    assert "accuracy" not in output
+    refused = fail("eval", str(file), "--with", "topics", "--picture", str(tmp_path / "a.png"))
+    assert "nothing to plot" in refused.message
+    file.write_text("\n")
+    assert "neutral.jsonl" in fail("eval", str(file), "--with", "topics").message
+
+
 def test_texts_of_a_file(topics: Path, data: Path) -> None:
     rows = table("classify", str(data), "--with", "topics")
     assert len(rows) == 72

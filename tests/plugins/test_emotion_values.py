@@ -122,6 +122,18 @@ def test_measures_are_those_of_scikit_learn() -> None:
     assert sum(each.count for each in scores.bins) == 400
 
 
+def test_labels_that_do_not_occur_do_not_count() -> None:
+    from sklearn.metrics import f1_score
+
+    found = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0]])
+    for truth in ([0, 1, 0], [0, 1, 1]):
+        scores = metrics.score_predictions(found, truth, MOODS)
+        expected = f1_score(truth, found.argmax(1), average="macro")
+        assert scores.macro_f1.value == pytest.approx(expected)
+    right = metrics.score_predictions(found[:1], [0], MOODS)
+    assert (right.macro_f1.value, right.macro_f1.low, right.macro_f1.high) == (1, 1, 1)
+
+
 def test_the_calibration_error_of_a_case_worked_by_hand() -> None:
     sure = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])

@@ -119,3 +119,25 @@ def test_a_section_that_fits_is_one_passage() -> None:
 def test_wrong_lengths_are_refused(tokens: int, overlap: int) -> None:
     with pytest.raises(UsageError):
         Chunking(tokens, overlap)
+
+
+def test_text_without_blanks_is_split_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it is, the splitter gets little of it at once."""
+    import semantic_text_splitter
+
+    original = semantic_text_splitter.TextSplitter
+    lengths: list[int] = []
+
+    class Counting:
+        def __init__(self, chars: int, overlap: int) -> None:
+            self._splitter = original(chars, overlap)
+
+        def chunk_indices(self, text: str) -> list[tuple[int, str]]:
+            lengths.append(len(text))
+            return list(self._splitter.chunk_indices(text))
+
+    monkeypatch.setattr(semantic_text_splitter, "TextSplitter", Counting)
+    text = "".join(chr(0x4E00 + (37 * number) % 3000) for number in range(20_000))
+    document = Document("long.txt", text, (Section(0, len(text)),))
+    check(document, 200, 40)
+    assert 1000 < max(lengths) <= 2000

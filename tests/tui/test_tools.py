@@ -20,16 +20,20 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.reply_view import ReplyView
+from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.chat.tool_block import ToolBlock, ToolHead
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.screens.dialogs import PromptScreen
+from chatlm.tui.screens.replay import ReplayScreen
 from chatlm.tui.screens.tools import ToolsScreen
+from chatlm.tui.screens.xray import XrayScreen
 from chatlm.tui.themes import THEMES
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn
 from chatlm.types.tool_rules import ChatTools
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
 from tests.tui.support import (
+    app_of,
     chat_of,
     chats_of,
     idle,
@@ -130,6 +134,10 @@ def heads(pilot: Pilot[None]) -> list[str]:
     return [plain(head) for head in newest(pilot).query(ToolHead)]
 
 
+def footer(pilot: Pilot[None]) -> str:
+    return plain(app_of(pilot).chat_screen.query_one(StatusBar))
+
+
 async def card(pilot: Pilot[None], kind: type = ApprovalScreen) -> Any:
     await until(pilot, lambda: isinstance(pilot.app.screen, kind))
     return pilot.app.screen
@@ -184,14 +192,8 @@ async def test_allow_in_this_chat_is_stored_and_shown_by_the_panel() -> None:
         assert store.header(chat_id).tools == ChatTools(True, allow=("shell",))
         await run(pilot, "tools")
         panel = await card(pilot, ToolsScreen)
-        await until(
-            pilot,
-            lambda: (
-                "allow shell of this chat" in "".join(panel._set.rules_about(panel._tools["shell"]))
-                if panel._tools
-                else False
-            ),
-        )
+        await until(pilot, lambda: panel._tools)
+        assert "allow shell, a rule of this chat" in panel._set.rules_about(panel._tools["shell"])
         await pilot.press("r", "escape")
         await idle(pilot)
         assert chat_of(pilot).conversation.tools == ChatTools()
@@ -286,10 +288,14 @@ async def test_a_copied_call_is_flagged_and_not_allowed_for_good() -> None:
 
 async def test_the_panel_changes_what_is_offered_and_allowed() -> None:
     async with app_with("Hi.").run_test(size=(100, 40)) as pilot:
+        await until(pilot, lambda: isinstance(chat_of(pilot)._services.engine_state, Ready))
         await run(pilot, "tools")
         panel = await card(pilot, ToolsScreen)
         await until(pilot, lambda: panel._tools)
-        await pilot.press("t", "space", "down", "p")
+        await until(pilot, lambda: "would take" in plain(panel.query_one("#state")))
+        await pilot.press("t")
+        await until(pilot, lambda: "which take" in plain(panel.query_one("#state")))
+        await pilot.press("space", "down", "p")
         chosen = chat_of(pilot).conversation.tools
         assert chosen == ChatTools(True, off=("add",), allow=("edit",))
         await pilot.press("p")
@@ -305,6 +311,58 @@ async def test_the_panel_changes_what_is_offered_and_allowed() -> None:
             "shell",
             "wait",
         ]
+
+
+async def test_the_footer_says_what_the_tools_cost_while_they_are_on() -> None:
+    async with app_with("Hi.").run_test(size=(120, 40)) as pilot:
+        await start(pilot, "Hi.")
+        await idle(pilot)
+        await until(pilot, lambda: "5 tools, " in footer(pilot))
+        session = chat_of(pilot).session(threading.Event())
+        usage = session.context_usage()
+        assert usage.tool_tokens > 0
+        assert f"  5 tools, {usage.tool_tokens} tokens" in footer(pilot)
+        await run(pilot, "context")
+        await until(pilot, lambda: "5 tools, described to the model" in plain(pilot.app.screen))
+        assert "system prompt and tools" in plain(pilot.app.screen)
+        await pilot.press("escape")
+        await run(pilot, "tools", "off")
+        await until(pilot, lambda: "5 tools" not in footer(pilot))
+
+
+async def test_the_xray_shows_calls_and_marks_text_from_outside() -> None:
+    async with app_with((call("fetch", url="https://a.example"),), "Done.").run_test(
+        size=(120, 40)
+    ) as pilot:
+        await start(pilot, "Read it.")
+        await idle(pilot)
+        await run(pilot, "xray")
+        shown = await card(pilot, XrayScreen)
+        await until(pilot, lambda: shown._kinds)
+        drawn = plain(shown)
+        assert "text from outside, marked as data" in drawn
+        assert "This is exactly the prompt that was sent." in drawn
+
+
+async def test_a_live_replay_asks_again_and_esc_stops_it() -> None:
+    replies = ((call("shell", command="ls"),), "Done.") * 3
+    async with app_with(*replies).run_test(size=(100, 40)) as pilot:
+        await start(pilot, "List.")
+        await card(pilot)
+        await pilot.press("a")
+        await idle(pilot)
+        await run(pilot, "replay", "--live")
+        shown = await card(pilot)
+        assert "again, in a replay" in plain(shown.query_one("#about"))
+        await pilot.press("c", "a")
+        replay = await card(pilot, ReplayScreen)
+        await until(pilot, lambda: "The same" in plain(replay))
+        assert RAN == ["ls", "ls"]
+        await pilot.press("r")
+        await card(pilot)
+        await pilot.press("escape")
+        await until(pilot, lambda: "Not finished" in plain(replay))
+        assert RAN == ["ls", "ls"]
 
 
 async def test_a_wrong_argument_of_the_command_is_refused() -> None:
@@ -397,20 +455,28 @@ def test_how_the_card_looks(
         await start(pilot, "Add oat milk.")
         await card(pilot)
         await until(pilot, lambda: size[0] < 100 or lists_the_model(pilot))
+        await until(pilot, lambda: app_of(pilot).chat_screen.query_one(StatusBar).tools)
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
-def test_how_the_panel_looks(snap_compare: Callable[..., bool]) -> None:
-    app = app_with()
+@pytest.mark.parametrize("theme", ["chatlm-dark", "chatlm-light"])
+@pytest.mark.parametrize("size", [(80, 24), (120, 36)], ids=["80x24", "120x36"])
+def test_how_the_panel_looks(
+    snap_compare: Callable[..., bool], theme: str, size: tuple[int, int]
+) -> None:
+    app = app_with(theme=theme)
 
     async def before(pilot: Pilot[None]) -> None:
         chat_of(pilot).composer.cursor_blink = False
+        await until(pilot, lambda: isinstance(chat_of(pilot)._services.engine_state, Ready))
         await run(pilot, "tools")
         panel = await card(pilot, ToolsScreen)
         await until(pilot, lambda: panel._tools)
         await pilot.press("t", "down", "p")
+        await until(pilot, lambda: "which take" in plain(panel.query_one("#state")))
+        await until(pilot, lambda: app_of(pilot).chat_screen.query_one(StatusBar).tools)
         await pilot.pause()
 
-    assert snap_compare(app, terminal_size=(120, 36), run_before=before)
+    assert snap_compare(app, terminal_size=size, run_before=before)

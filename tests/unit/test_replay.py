@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.chat.replay import ReplayFinished, ReplayStarted, replay
+from chatlm.chat.live_tools import LiveTools
+from chatlm.chat.replay import ReplayEvent, ReplayFinished, ReplayStarted, replay
 from chatlm.chat.session import ChatSession
 from chatlm.chat.tool_set import ToolOptions
 from chatlm.chat.word_diff import DiffSegment, diff_words
@@ -21,12 +22,13 @@ from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.types.events import Delta, Finished
+from chatlm.types.events import Approval, ApprovalNeeded, Delta, Finished
 from chatlm.types.messages import Message, Reply, StopReason
-from chatlm.types.parts import Reasoning, Text, ToolCall
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
+from chatlm.types.tool_rules import ToolSettings
 from chatlm.types.tools import tool
 from tests.costs import processor_seconds, step_seconds
 
@@ -301,3 +303,118 @@ def test_a_reply_with_tools_is_replayed_from_the_recorded_results(store: Store) 
     assert not differs.same_text
     assert differs.mismatches[0] == ('calls of tools in step 2: add {"a": 2} → add {"a": 7}')
     assert ran == [1, 2]
+
+
+class Counter:
+    """A plugin whose tool counts how often it ran, and needs permission."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    @hookimpl
+    def register_tools(self, register: Any) -> None:
+        @tool
+        def roll(sides: int) -> str:
+            """Roll."""
+            self.runs += 1
+            return f"{self.runs} of {sides}"
+
+        register(roll)
+
+
+ROLLED: tuple[ScriptedReply, ...] = (
+    (Text("I roll. "), ToolCall("", "roll", '{"sides": 6}')),
+    "Done.",
+)
+
+
+def rolled(store: Store) -> tuple[PluginHost, Counter, ScriptedEngine]:
+    """Store a reply whose call was allowed."""
+    counter, engine = Counter(), ScriptedEngine(*ROLLED)
+    host = PluginHost([("rolls", counter)])
+    tools = ToolOptions(names=("roll",), allow=("roll",))
+    list(ChatSession(store, lambda: engine, plugins=host, tools=tools).send("Roll."))
+    return host, counter, engine
+
+
+def live_replay(
+    store: Store, host: PluginHost, tools: ToolOptions, *replies: ScriptedReply, allow: bool = False
+) -> tuple[list[ReplayEvent], ScriptedEngine]:
+    """Replay the newest reply with its tools, and answer what is asked."""
+    (header,) = store.list_conversations()
+    chat = store.conversation(header.id)
+    turn = chat.turns[-1]
+    assert turn.reply is not None
+    engine = ScriptedEngine(*replies)
+    live = LiveTools(store, host, tools, chat, turn)
+    events = []
+    for event in replay(store, engine, turn.reply.id, plugins=host, live=live):
+        events.append(event)
+        if isinstance(event, ApprovalNeeded) and allow:
+            event.answer = Approval(True)
+    return events, engine
+
+
+def test_live_runs_the_tools_again_and_the_model_reads_the_new_results(store: Store) -> None:
+    host, counter, first = rolled(store)
+    before = store.conversation(1)
+    events, engine = live_replay(store, host, ToolOptions(), *ROLLED, allow=True)
+    assert counter.runs == 2
+    assert len([each for each in events if isinstance(each, ApprovalNeeded)]) == 1
+    end = events[-1]
+    assert isinstance(end, ReplayFinished)
+    assert (end.text, end.same_text) == ("I roll. Done.", False)
+    assert end.mismatches[0] == "result of roll in step 1: 1 of 6 → 2 of 6"
+    assert engine.requests[0] == dataclasses.replace(
+        first.requests[0], cache_folder=None, adapter_fixed=False
+    )
+    (result,) = engine.requests[1].messages[-1].parts
+    assert isinstance(result, ToolResult) and result.text == "2 of 6"
+    assert store.conversation(1) == before
+
+
+def test_live_asks_by_the_rules_and_without_an_answer_nothing_runs(store: Store) -> None:
+    host, counter, _ = rolled(store)
+    events, engine = live_replay(store, host, ToolOptions(), *ROLLED)
+    assert counter.runs == 1
+    (result,) = engine.requests[1].messages[-1].parts
+    assert isinstance(result, ToolResult) and "nobody was there" in result.text
+    for rule, runs in ((ToolOptions(deny=("roll",)), 1), (ToolOptions(allow=("roll",)), 2)):
+        events, _ = live_replay(store, host, rule, *ROLLED)
+        assert not [each for each in events if isinstance(each, ApprovalNeeded)]
+        assert counter.runs == runs
+
+
+def test_live_goes_on_with_other_calls_and_to_the_limit_of_steps(store: Store) -> None:
+    host, counter, _ = rolled(store)
+    other = (Text("I roll. "), ToolCall("", "roll", '{"sides": 20}'))
+    settings = ToolSettings(allow=("roll",), max_steps=3)
+    events, _ = live_replay(store, host, ToolOptions(settings), other, other, "Never mind.")
+    end = events[-1]
+    assert isinstance(end, ReplayFinished)
+    assert (counter.runs, end.text) == (3, "I roll. I roll. Never mind.")
+    assert end.mismatches[:2] == (
+        'calls of tools in step 1: roll {"sides": 6} → roll {"sides": 20}',
+        'calls of tools in step 2: none → roll {"sides": 20}',
+    )
+    events, _ = live_replay(store, host, ToolOptions(settings), *[other] * 9)
+    end = events[-1]
+    assert isinstance(end, ReplayFinished)
+    assert (counter.runs, end.stop_reason) == (6, StopReason.TOOL_LIMIT)
+    assert "limit: 3 steps with tools" in end.mismatches
+
+
+def test_live_without_the_tool_says_so(store: Store) -> None:
+    rolled(store)
+    events, engine = live_replay(store, PluginHost([]), ToolOptions(), *ROLLED)
+    end = events[-1]
+    assert isinstance(end, ReplayFinished)
+    assert end.mismatches[0] == "tool roll: not there any longer"
+    (result,) = engine.requests[1].messages[-1].parts
+    assert isinstance(result, ToolResult) and "no such tool" in result.text
+
+
+def test_live_refuses_a_reply_without_tools(store: Store) -> None:
+    list(ChatSession(store, lambda: ScriptedEngine("Hello.")).send("Hi"))
+    with pytest.raises(UsageError, match="had no tools"):
+        live_replay(store, PluginHost([]), ToolOptions(), "Hello.")

@@ -33,7 +33,7 @@ def finish(store: Store, reply_id: int, text: str = "yes") -> None:
 def check_words(path: Path) -> None:
     """The word index holds exactly the words of the messages, and the database is whole."""
     db = sqlite3.connect(path)
-    for table in ("turn_words", "reply_words", "reasoning_words", "title_words"):
+    for table in ("turn_words", "reply_words", "reasoning_words", "tool_words", "title_words"):
         db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert db.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -219,7 +219,7 @@ def test_the_word_index_follows_every_change(steps: list[tuple[str, str]]) -> No
                     store.journal_reply(reply.id, text)
                 case _:
                     finish(store, reply.id, text)
-        for name in ("turn_words", "reply_words", "reasoning_words", "title_words"):
+        for name in ("turn_words", "reply_words", "reasoning_words", "tool_words", "title_words"):
             with store._database.write_transaction() as db:
                 db.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('integrity-check', 1)")
         store.delete(chat.id)

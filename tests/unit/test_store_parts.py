@@ -12,6 +12,7 @@ import pytest
 from chatlm.errors import StoreError, UsageError
 from chatlm.store import export
 from chatlm.store.migrations import MIGRATIONS
+from chatlm.store.rows import dump_steps
 from chatlm.store.store import Store
 from chatlm.types.messages import Conversation, Reply, ReplyStep, StopReason, Usage
 from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
@@ -106,6 +107,57 @@ def test_reasoning_is_searched_by_itself(store: Store, path: Path) -> None:
     check_words(path)
     store.delete(1)
     assert store.search("ひげ", part="reasoning") == []
+    check_words(path)
+
+
+def test_calls_and_results_are_searched_by_themselves(store: Store, path: Path) -> None:
+    reply = add_chat(store)
+    assert store.search("classify") == []
+    (hit,) = store.search("classify", part="tools")
+    assert (hit.reply_id, hit.role, hit.part) == (reply.id, "assistant", "tools")
+    assert hit.snippet[slice(*hit.spans[0])] == "classify"
+    call = ToolCall("c9", "look_up", '{"place": "Caf\\u00e9 M\\u00fcller"}')
+    result = ToolResult("c9", "look_up", "open until nine", source="a.example")
+    store.journal_reply(reply.id, [ReplyStep((call, result))])
+    for words in ("cafe muller", "open nine", "a.example", "look_up"):
+        assert [hit.reply_id for hit in store.search(words, part="tools")] == [reply.id]
+    assert store.search("classify", part="tools") == []
+    store.journal_reply(reply.id, [ReplyStep((ToolCall("c9", "find", '{"what": "猫"}'),))])
+    assert [hit.reply_id for hit in store.search("猫", part="tools")] == [reply.id]
+    check_words(path)
+    store.delete(1)
+    assert store.search("find", part="tools") == []
+    check_words(path)
+
+
+def test_calls_of_an_older_version_are_found_after_the_migration(path: Path) -> None:
+    before = next(n for n, one in enumerate(MIGRATIONS) if any("tool_text" in sql for sql in one))
+    db = sqlite3.connect(path)
+    for statements in MIGRATIONS[:before]:
+        for statement in statements:
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {before}")
+    time = "2026-01-02T03:04:05.000006+00:00"
+    db.execute(
+        "INSERT INTO conversation (id, title, system, created, updated) VALUES (1, '', '', ?, ?)",
+        (time, time),
+    )
+    db.execute(
+        "INSERT INTO turn (id, conversation_id, position, content, created)"
+        " VALUES (5, 1, 0, 'q', ?)",
+        (time,),
+    )
+    for version, steps in enumerate((dump_steps(STEPS), "{damaged", None), 1):
+        db.execute(
+            "INSERT INTO reply (turn_id, version, text, steps, model, settings, created)"
+            " VALUES (5, ?, '', ?, 'm', '{}', ?)",
+            (version, steps, time),
+        )
+    db.commit()
+    db.close()
+    with Store(path) as store:
+        for word in ("classify", "image", "cat"):
+            assert [hit.reply_id for hit in store.search(word, part="tools")] == [1]
     check_words(path)
 
 

@@ -372,12 +372,15 @@ class TurnActions:
             "reading a trace",
         )
 
-    def do_replay(self, model: str) -> None:
-        """Replay the reply and compare."""
-        reply, model = self._selected_reply(), model.strip()
+    def do_replay(self, argument: str) -> None:
+        """Replay the reply and compare; with `--live` its tools run again."""
+        reply, turn = self._selected_reply(), self._selected_view().turn
+        words = argument.split()
+        live = "--live" in words
+        model = " ".join(word for word in words if word != "--live")
         if model:
             self._services.require_available(model)
-        self._inspect_actions.replay_reply(reply, model)
+        self._inspect_actions.replay_reply(turn, reply, model, live=live)
 
     async def do_pin(self, _: str) -> None:
         """Pin the turn in the context, or unpin it."""

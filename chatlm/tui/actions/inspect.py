@@ -12,19 +12,23 @@ from functools import partial
 from textual.message import Message
 
 from chatlm.chat.context_usage import ContextUsage
+from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store.store import Store
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.attachments import OutgoingMessage
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
+from chatlm.tui.formatting import count
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, SummaryScreen
-from chatlm.tui.screens.replay import ReplayScreen
+from chatlm.tui.screens.replay import Asked, ReplayScreen
 from chatlm.tui.screens.xray import PromptXray, XrayScreen
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextFill
 from chatlm.types.engine import Engine
+from chatlm.types.events import ApprovalNeeded, ToolQuestion
 from chatlm.types.messages import Conversation, Reply, Turn
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
@@ -104,7 +108,15 @@ class InspectActions:
                 "The prompt of this reply was not stored",
                 hint="Replies of older versions and imported ones have none; new replies do.",
             )
-        request = Request(made.messages, made.sampling, made.adapter)
+        request = Request(
+            made.messages,
+            made.sampling,
+            made.adapter,
+            tools=made.tools,
+            tool_choice=made.tool_choice,
+            parallel_tool_calls=made.parallel_tool_calls,
+            images=store.images,
+        )
 
         def read() -> PromptXray:
             prompt, passages = (
@@ -141,21 +153,42 @@ class InspectActions:
 
         self._chat.view.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
-    def replay_reply(self, reply: Reply, model: str) -> None:
-        """Replay a reply, optionally with another model, and compare."""
+    def replay_reply(self, turn: Turn, reply: Reply, model: str, *, live: bool) -> None:
+        """Replay a reply and compare.
+
+        Args:
+            turn: of the reply.
+            reply: what is replayed.
+            model: another model; empty for the loaded one.
+            live: whether its tools run again.
+        """
         self._chat.turns.pause_read_ahead()
         store, plugins = self._chat.store, self._services.plugins
+        chat, options = self._chat.conversation, ToolOptions(self._services.config.tools)
+
+        def run(engine: Engine) -> Generator[object, None, None]:
+            tools = LiveTools(store, plugins, options, chat, turn) if live else None
+            events = replay(store, engine, reply.id, plugins=plugins, live=tools)
+            with closing(events):
+                for event in events:
+                    if isinstance(event, ApprovalNeeded | ToolQuestion):
+                        asked = Asked(event)
+                        yield asked
+                        while not asked.answered.wait(POLL_SECONDS):
+                            yield None  # the user may give up here
+                    else:
+                        yield event
 
         def again() -> Generator[object, None, None]:
             if not model:
-                yield from replay(store, self._wait_for_engine(), reply.id, plugins=plugins)
+                yield from run(self._wait_for_engine())
                 return
             with closing(EngineLoader(self._services.open_engine, lambda _: None)) as loader:
                 loader.start(model)
                 while loader.still_loading(POLL_SECONDS):
                     yield None  # the user may give up here
                 engine = loader.wait(self._stop_waiting)
-                yield from replay(store, engine, reply.id, plugins=plugins)
+                yield from run(engine)
 
         self._chat.view.app.push_screen(
             ReplayScreen(reply.text, again), lambda _: self._chat.turns.resume_read_ahead()
@@ -189,4 +222,13 @@ def context_fill(usage: ContextUsage) -> ContextFill:
         reply_reserve=usage.reply_reserve,
         context_length=usage.context_length,
         omitted_count=len(usage.omitted_turns),
+        tool_count=usage.tool_count,
+        tool_tokens=usage.tool_tokens,
     )
+
+
+def describe_tools(usage: ContextUsage | None) -> str:
+    """Return how many tools the model has and what they cost of each prompt; empty for none."""
+    if usage is None or not usage.tool_count:
+        return ""
+    return f"{count(usage.tool_count, 'tool')}, {count(usage.tool_tokens, 'token')}"

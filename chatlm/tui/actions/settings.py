@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from chatlm.chat.context_usage import builtin_system_tokens
+from chatlm.chat.context_usage import builtin_system_tokens, count_tool_tokens
 from chatlm.chat.model_list import (
     PluginModels,
     check_fits,
@@ -85,12 +85,16 @@ class SettingsActions:
                     hint="/tools alone lists them.",
                 )
         plugins = TurnPlugins(services.plugins, chat.disabled_plugins)
+        engine, count_tokens = services.engine.engine, None
+        if engine is not None and "tool_call" in engine.info.accepts:
+            count_tokens = partial(count_tool_tokens, engine)
         self._chat.view.app.push_screen(
             ToolsScreen(
                 lambda: find_tools(plugins),
                 ToolOptions(services.config.tools),
                 chat,
                 self._chat.edits.set_tools,
+                count_tokens,
                 self._note_on_tools(),
             )
         )

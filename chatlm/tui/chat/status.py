@@ -69,6 +69,9 @@ class StatusBar(Widget):
     thinking: reactive[str] = reactive("auto")
     """How much the model shall think in the open chat."""
 
+    tools: reactive[str] = reactive("")
+    """The tools of the open chat, and what describing them costs; empty where they are off."""
+
     hints: reactive[tuple[Content, ...]] = reactive[tuple[Content, ...]](())
     """The keys that act now, the most important first."""
 
@@ -81,7 +84,9 @@ class StatusBar(Widget):
         if self.hanging:
             text = Content.styled(one_line(self.hanging, 200), "$text-warning")
             return text.truncate(width, ellipsis=True)
-        states = state_parts(self.engine_state, self.status, self.plugin_statuses, self.thinking)
+        states = state_parts(
+            self.engine_state, self.status, self.plugin_statuses, self.thinking, self.tools
+        )
         return footer_line(self.hints, states, width)
 
 
@@ -94,12 +99,14 @@ def state_parts(
     status: Status,
     plugin_statuses: tuple[str, ...] = (),
     thinking: str = "auto",
+    tools: str = "",
 ) -> list[State]:
     """Return what the footer says about the model and the newest turn."""
     parts = [(2, one_line(word, 30)) for word in plugin_statuses]
     can_think = not isinstance(engine_state, Ready) or engine_state.info.thinks is not False
     if thinking != "auto" and can_think:
         parts.append((2, f"thinking {thinking}"))
+    parts.append((3, tools))
     parts += [(5, status.speed), (1, status.reason)]
     if isinstance(engine_state, Ready):
         parts.append((6, f"{engine_state.info.device} {engine_state.info.weights}"))

@@ -32,6 +32,9 @@ SEARCH_DELAY_SECONDS = 0.15
 """Seconds without a key press before a search starts."""
 
 
+MAX_CALLS = 20
+"""Maximum number of calls of tools among the results, which follow the messages."""
+
 MAX_THOUGHTS = 20
 """Maximum number of thoughts among the results, which follow all others."""
 
@@ -221,8 +224,9 @@ class ChatsPanel(Vertical):
     def _search_worker(self, query: str) -> None:
         try:
             hits = self._store.search(query)
+            calls = self._store.search(query, MAX_CALLS, part="tools")
             thoughts = self._store.search(query, MAX_THOUGHTS, part="reasoning")
-            self.post_message(SearchFinished(query, [*hits, *thoughts]))
+            self.post_message(SearchFinished(query, [*hits, *calls, *thoughts]))
         except StoreError as error:
             self.post_message(SearchFinished(query, error=error))
 
@@ -301,7 +305,7 @@ class HitList(RowList):
 
 def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
     """Return the message that opens the chat at the turn."""
-    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id, hit.part == "reasoning")
+    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id, hit.part != "text")
 
 
 def _no_hits(query: str) -> Content:
@@ -316,8 +320,7 @@ def _hit_rows(hits: Iterable[ChatSearchHit]) -> Iterator[Option]:
     group, chat = "", 0
     for hit in hits:
         heading = "Titles" if hit.role is None else "Messages"
-        if hit.part == "reasoning":
-            heading = "Thoughts"
+        heading = {"reasoning": "Thoughts", "tools": "Calls of tools"}.get(hit.part, heading)
         if heading != group:
             yield Option(Content(f"\n{heading}" if group else heading), disabled=True)
             group, chat = heading, 0
@@ -334,7 +337,7 @@ def _snippet(hit: ChatSearchHit) -> Content:
     start, end = _snippet_window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
     parts: list[str | tuple[str, str]] = []
     if hit.role is not None:
-        label = "thought" if hit.part == "reasoning" else ROLE_LABELS[hit.role]
+        label = {"reasoning": "thought", "tools": "call"}.get(hit.part, ROLE_LABELS[hit.role])
         parts.append((f"{label} ", "$foreground 75%"))
     parts.append("…" if start else "")
     at = start

@@ -36,6 +36,7 @@ class ApprovalScreen(Card[Approval | None]):
     Args:
         event: the call.
         chat_title: the chat that it belongs to, if it is not the open one.
+        is_replay: whether a reply is replayed, for which nothing is allowed in the chat.
     """
 
     DEFAULT_CSS = """
@@ -62,8 +63,11 @@ class ApprovalScreen(Card[Approval | None]):
         Binding("down", "scroll(1)", "scroll down", show=False),
     ]
 
-    def __init__(self, event: ApprovalNeeded, chat_title: str = "") -> None:
+    def __init__(
+        self, event: ApprovalNeeded, chat_title: str = "", *, is_replay: bool = False
+    ) -> None:
         super().__init__()
+        self._is_replay = is_replay
         self.event = event
         self._chat_title = chat_title
         self._is_ready = False
@@ -84,6 +88,7 @@ class ApprovalScreen(Card[Approval | None]):
         event = self.event
         what = one_line(event.description.split("\n")[0], 200)
         where = f"in the chat {one_line(self._chat_title, 60)}" if self._chat_title else ""
+        where = "again, in a replay" if self._is_replay else where
         lines = [
             Content.assemble((one_line(event.call.name, 64), "bold $text-accent"), f"  {where}"),
             Content(what),
@@ -96,7 +101,7 @@ class ApprovalScreen(Card[Approval | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Take keys after a pause, and offer what would be followed."""
-        asks_again = bool(self.event.copied) or self.event.always
+        asks_again = bool(self.event.copied) or self.event.always or self._is_replay
         if action in ("allow", "deny") and not self._is_ready:
             return False
         return not (action == "allow" and parameters == (True,) and asks_again)

@@ -190,7 +190,7 @@ class ContextScreen(Card[int | None]):
 
     @property
     def _highlighted_turn(self) -> Turn | None:
-        """The highlighted turn; None on the system prompt."""
+        """The highlighted turn; None on the system prompt and the tools."""
         option = self.query_one(OptionList).highlighted_option
         if self._breakdown is None or option is None or option.id is None:
             return None
@@ -224,7 +224,8 @@ class ContextScreen(Card[int | None]):
         kept = turns.highlighted
         width = turns.scrollable_content_region.width
         turns.set_options(turn_rows(ledger, width))
-        turns.highlighted = len(ledger.turns) if kept is None else kept
+        newest = len(ledger.turns) + bool(ledger.fill.tool_count)
+        turns.highlighted = newest if kept is None else kept
         self.query_one("#gauge", Static).update(gauge(ledger.fill, max(width, 10)))
         outside = (
             count(len(ledger.omitted_turns), "turn") + " out"
@@ -236,14 +237,17 @@ class ContextScreen(Card[int | None]):
 
 
 def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
-    """Return rows of `width` cells for the system prompt and each turn."""
-    most = max([breakdown.fill.system_tokens, *breakdown.turn_tokens.values(), 1])
+    """Return rows of `width` cells for the system prompt, the tools and each turn."""
+    fill, always = breakdown.fill, ("always read", "")
+    system = fill.system_tokens - fill.tool_tokens
+    most = max([system, fill.tool_tokens, *breakdown.turn_tokens.values(), 1])
     words = f"System prompt: {breakdown.system}" if breakdown.system else "No system prompt"
-    if not breakdown.system and breakdown.fill.system_tokens:
+    if not breakdown.system and system:
         words = "System prompt: the default of the model's template"
-    drawn = [
-        Option(_turn_row("", words, breakdown.fill.system_tokens, most, ("always read", ""), width))
-    ]
+    drawn = [Option(_turn_row("", words, system, most, always, width))]
+    if fill.tool_count:
+        words = f"{count(fill.tool_count, 'tool')}, described to the model: /tools"
+        drawn.append(Option(_turn_row("", words, fill.tool_tokens, most, always, width)))
     for index, turn in enumerate(breakdown.turns):
         number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
         state = turn_state(turn, turn.id in breakdown.omitted_turns)

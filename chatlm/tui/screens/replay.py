@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import ClassVar
 
@@ -14,11 +15,20 @@ from textual.widgets import Static
 
 from chatlm.chat.replay import ReplayFinished, ReplayStarted
 from chatlm.chat.word_diff import DiffSegment
-from chatlm.text import escape_controls
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import count
+from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.screens.card import Card
-from chatlm.types.events import Delta, Prefill
+from chatlm.types.events import (
+    Approval,
+    ApprovalNeeded,
+    Delta,
+    Prefill,
+    ToolFinished,
+    ToolQuestion,
+    ToolStarted,
+)
 
 SIDE_BY_SIDE_WIDTH = 100
 """Columns from which the texts are side by side."""
@@ -29,6 +39,28 @@ DIFF_MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
 
 
 DIFF_STYLES = {"same": "", "removed": "$text-error strike", "added": "$text-success bold"}
+
+
+class Asked:
+    """A question of a tool that runs again, or whether a call may run.
+
+    Args:
+        event: gets the answer.
+    """
+
+    def __init__(self, event: ApprovalNeeded | ToolQuestion) -> None:
+        self.event = event
+        self.answered = threading.Event()
+        """Set when the replay may go on."""
+
+    def give(self, answer: Approval | str) -> None:
+        """Answer, and let the replay go on."""
+        match self.event, answer:
+            case ApprovalNeeded() as event, Approval():
+                event.answer = answer
+            case ToolQuestion() as event, str():
+                event.answer = answer
+        self.answered.set()
 
 
 class ReplayScreen(Card[None]):
@@ -105,8 +137,15 @@ class ReplayScreen(Card[None]):
             case Delta(answer=text, usage=usage):
                 self._text += text
                 self._tokens = usage.completion_tokens
-                self.query_one("#growing", Static).update(Content(escape_controls(self._text)))
+                self._show_text()
                 self._show_progress(f"Writing: {count(self._tokens, 'token')}")
+            case Asked():
+                self._ask(value)
+            case ToolStarted(call=call):
+                self._show_progress(f"Running {one_line(call.name, 64)}")
+            case ToolFinished(result=result):
+                self._text += f"\n[{one_line(result.name, 64)} {result.status}]\n"
+                self._show_text()
             case ReplayFinished():
                 self._show_verdict(value)
 
@@ -155,6 +194,24 @@ class ReplayScreen(Card[None]):
         self.query_one("#pieces", Static).update(diff_content(self._diff))
         self.query_one("#difference").focus()
         self.refresh_bindings()
+
+    def _ask(self, asked: Asked) -> None:
+        """Show the card of a call or of a question; closing it stops the replay."""
+        event = asked.event
+
+        def close(answer: Approval | str | None) -> None:
+            if answer is None:
+                self.stop_work()
+            else:
+                asked.give(answer)
+
+        if isinstance(event, ToolQuestion):
+            self.app.push_screen(QuestionScreen(event), close)
+        else:
+            self.app.push_screen(ApprovalScreen(event, "", is_replay=True), close)
+
+    def _show_text(self) -> None:
+        self.query_one("#growing", Static).update(Content(escape_controls(self._text)))
 
     def _show_progress(self, text: str) -> None:
         self.query_one("#state", Static).update(Content(text))

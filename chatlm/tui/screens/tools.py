@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import ClassVar
 
 from rich.cells import set_cell_size
@@ -15,9 +16,11 @@ from textual.widgets.option_list import Option
 
 from chatlm.chat.tool_set import OfferedTool, ToolOptions, ToolSet, with_chat_tools
 from chatlm.text import escape_controls, one_line
+from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.workers import single_value
 from chatlm.types.messages import ConversationHeader
+from chatlm.types.requests import ToolDefinition
 from chatlm.types.tool_rules import ChatTools, Permission
 
 _NEXT: Mapping[Permission, Permission] = {"ask": "allow", "allow": "deny", "deny": "ask"}
@@ -41,6 +44,7 @@ class ToolsScreen(Card[None]):
         options: of the settings.
         chat: the open chat.
         set_tools: stores what the user decided about tools in it.
+        count_tokens: counts what describing tools takes, in a thread; None if that is not known.
         note: what the model cannot do with tools; empty for nothing.
     """
 
@@ -86,6 +90,7 @@ class ToolsScreen(Card[None]):
         options: ToolOptions,
         chat: ConversationHeader,
         set_tools: Callable[[ChatTools], None],
+        count_tokens: Callable[[tuple[ToolDefinition, ...]], int] | None = None,
         note: str = "",
     ) -> None:
         super().__init__()
@@ -94,6 +99,9 @@ class ToolsScreen(Card[None]):
         self._chat = chat
         self._store = set_tools
         self._note = note
+        self._count_tokens = count_tokens
+        self._tokens: int | None = None
+        """What describing the offered tools takes; None while it is not known."""
         self._tools: Mapping[str, OfferedTool] = {}
 
     def body(self) -> Iterable[Widget]:
@@ -111,6 +119,9 @@ class ToolsScreen(Card[None]):
         if isinstance(value, dict):
             self._tools = value
             self._update()
+        elif isinstance(value, int):
+            self._tokens = value
+            self._show_state()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hide actions that are not available."""
@@ -165,20 +176,33 @@ class ToolsScreen(Card[None]):
 
     def _update(self) -> None:
         is_on = self._options.is_on(self._chat.tools)
-        state = Content.assemble(
-            ("● ", "$text-success" if is_on else "$foreground 30%"),
-            "On in this chat: the model may call the marked tools."
-            if is_on
-            else "Off in this chat: the model sees no tools. t turns them on.",
-            (f"\n{self._note}" if self._note else "", "$text-warning"),
-        )
-        self.query_one("#state", Static).update(state)
         tools, shown = self._set, self.query_one(OptionList)
+        if self._count_tokens is not None:
+            marked = (each for each in self._tools.values() if tools.offers(each))
+            definitions = tuple(each.tool.definition for each in marked)
+            self.start_work(partial(single_value, partial(self._count_tokens, definitions)))
+        self._show_state()
         at = shown.highlighted or 0
         rows = [Option(_row(one, tools, is_on=is_on), id=name) for name, one in self._tools.items()]
         shown.set_options(rows or [Option("No plugin offers tools.", disabled=True)])
         shown.highlighted = at if rows else None
         self._update_description()
+
+    def _show_state(self) -> None:
+        is_on = self._options.is_on(self._chat.tools)
+        taken = "" if self._tokens is None else count(self._tokens, "token")
+        if is_on:
+            cost = f", which take {taken} of each prompt" if taken else ""
+            words = f"On in this chat: the model may call the marked tools{cost}."
+        else:
+            cost = f" The marked ones would take {taken} of each prompt." if taken else ""
+            words = f"Off in this chat: the model sees no tools. t turns them on.{cost}"
+        state = Content.assemble(
+            ("● ", "$text-success" if is_on else "$foreground 30%"),
+            words,
+            (f"\n{self._note}" if self._note else "", "$text-warning"),
+        )
+        self.query_one("#state", Static).update(state)
 
     def _update_description(self) -> None:
         about = self.query_one("#about", Static)

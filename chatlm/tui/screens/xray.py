@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -15,6 +17,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from chatlm.chat.untrusted_text import find_marked
 from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import count
@@ -37,9 +40,18 @@ class TokenKind(StrEnum):
     USER = "your messages"
     ASSISTANT = "replies"
     REASONING = "thoughts"
-    TOOLS = "tool calls and results"
+    CALL = "tool calls"
+    RESULT = "tool results"
     PASSAGE = "passages"
+    DATA = "text from outside, marked as data"
     ADDED = "added by chatlm or a plugin"
+
+
+_PART_KINDS: Mapping[str, TokenKind] = {
+    "reasoning": TokenKind.REASONING,
+    "tool_call": TokenKind.CALL,
+    "tool_result": TokenKind.RESULT,
+}
 
 
 @dataclass(frozen=True)
@@ -91,14 +103,29 @@ def classify_tokens(
             kinds.append(TokenKind.CONTROL if token.control else TokenKind.FORMAT)
             continue
         if token.part != "text":
-            thought = token.part == "reasoning"
-            kinds.append(TokenKind.REASONING if thought else TokenKind.TOOLS)
+            kinds.append(_PART_KINDS.get(token.part, TokenKind.RESULT))
             continue
         owner = owners[token.message_index]
         at = reached[token.message_index]
         kinds.append(owner[min(at if token.text else at - 1, len(owner) - 1)])
         reached[token.message_index] = at + len(token.text)
+    _mark_data(prompt, kinds)
     return kinds
+
+
+def _mark_data(prompt: Prompt, kinds: list[TokenKind]) -> None:
+    """Give the tokens of text between marks, and of the marks, their kind."""
+    numbers: dict[int, list[int]] = {}
+    for number, token in enumerate(prompt.tokens):
+        if token.message_index is not None:
+            numbers.setdefault(token.message_index, []).append(number)
+    for of_message in numbers.values():
+        texts = [prompt.tokens[number].text for number in of_message]
+        starts = list(accumulate(map(len, texts), initial=0))
+        for begin, end in find_marked("".join(texts)):
+            first, last = bisect_right(starts, begin) - 1, bisect_left(starts, end)
+            for number in of_message[first:last]:
+                kinds[number] = TokenKind.DATA
 
 
 def count_kinds(kinds: Sequence[TokenKind]) -> dict[TokenKind, int]:
@@ -141,7 +168,7 @@ def _character_kinds(
         "system": TokenKind.SYSTEM,
         "user": TokenKind.USER,
         "assistant": TokenKind.ASSISTANT,
-        "tool": TokenKind.TOOLS,
+        "tool": TokenKind.RESULT,
     }
     users = [number for number, message in enumerate(messages) if message.role == "user"]
     owners = []
@@ -182,8 +209,10 @@ STYLES: dict[TokenKind, str] = {
     TokenKind.USER: "bold $foreground",
     TokenKind.ASSISTANT: "$text-success",
     TokenKind.REASONING: "italic $foreground on $warning-muted",
-    TokenKind.TOOLS: "$text-warning",
+    TokenKind.CALL: "bold $text-warning",
+    TokenKind.RESULT: "$text-warning",
     TokenKind.PASSAGE: "italic $text-accent",
+    TokenKind.DATA: "$foreground on $accent-muted",
     TokenKind.ADDED: "underline $text-error",
 }
 """Styles that differ in shape as well as in colour."""

@@ -35,6 +35,9 @@ class ContextFill:
     context_length: int
     omitted_count: int = 0
     """Number of turns that do not fit."""
+    tool_count: int = 0
+    tool_tokens: int = 0
+    """Tokens of `system_tokens` that describe tools to the model."""
 
     @property
     def used_tokens(self) -> int:
@@ -133,10 +136,11 @@ def short_legend(fill: ContextFill) -> Content:
 
 def gauge_legend(fill: ContextFill) -> list[Content]:
     """Return the legend of the gauge."""
+    system = "system prompt and tools" if fill.tool_tokens else "system prompt"
     return [
         Content.assemble((f"{sign} ", style), f"{name} {tokens:,}")
         for sign, style, name, tokens in (
-            (SYSTEM, "$text-primary", "system prompt", fill.system_tokens),
+            (SYSTEM, "$text-primary", system, fill.system_tokens),
             (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.history_tokens),
             (FREE, "$foreground 60%", "free", fill.free_tokens),
             (RESERVE, "$foreground 60%", "reserved for the reply", fill.reply_reserve),

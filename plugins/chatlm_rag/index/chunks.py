@@ -7,6 +7,7 @@ offset of each line, so that an index of a million chunks opens without reading 
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,11 @@ _MAX_CHARS_PER_TOKEN = 8
 
 
 _MAX_SPLIT_CHARS = 50_000
-"""Characters that are split at a time. On text without boundaries the time grows quadratically."""
+"""Characters that are split at a time."""
+
+
+_UNBROKEN = re.compile(r"[^\s.!?,;:。！？，、；：…]{2000}")
+"""Text without a boundary, such as some Chinese, in which the time to split grows quadratically."""
 
 
 _SLACK = 1.1
@@ -144,11 +149,14 @@ class Chunker:
 
 def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield windows short enough to split, which end at a line break if possible."""
-    while end - start > _MAX_SPLIT_CHARS:
-        stop = text.rfind("\n", start, start + _MAX_SPLIT_CHARS) + 1 or start + _MAX_SPLIT_CHARS
+    while start < end:
+        stop = min(end, start + _MAX_SPLIT_CHARS)
+        if stop < end:
+            stop = text.rfind("\n", start, stop) + 1 or stop
+        if unbroken := _UNBROKEN.search(text, start, stop):
+            stop = unbroken.end()
         yield start, stop
         start = stop
-    yield start, end
 
 
 CHUNKS_FILE = "passages.jsonl"

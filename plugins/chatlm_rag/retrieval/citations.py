@@ -17,6 +17,7 @@ from chatlm import Annotation, Passage, one_line
 from chatlm_rag import PLUGIN
 from chatlm_rag.index.bm25 import stems
 from chatlm_rag.retrieval.hits import origin_of
+from chatlm_rag.retrieval.sentences import split_sentences
 
 SUPPORT_THRESHOLD = 0.6
 
@@ -40,9 +41,6 @@ _INLINE_CODE = re.compile(r"`[^`\n]*`")
 
 
 _CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\](?!\()")
-
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -135,7 +133,7 @@ def _sentences(reply: str) -> Iterator[tuple[str, list[int]]]:
     text = _INLINE_CODE.sub(lambda code: _CITATION.sub(" ", code[0]), _CODE_BLOCK.sub("\n", reply))
     for line in text.splitlines():
         sentence: tuple[str, list[int]] | None = None
-        for words in _SENTENCE_END.split(line):
+        for words in split_sentences(line):
             part = words
             while sentence and (match := _CITATION.match(part)):
                 sentence[1].extend(_numbers(match))

@@ -18,6 +18,7 @@ from chatlm_rag import PLUGIN
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.prompting import escape_markup
 from chatlm_rag.retrieval.search import Index, Shingles, get_open_index
+from chatlm_rag.retrieval.sentences import split_sentences
 from chatlm_rag.settings import Settings
 
 SMALL_MODEL_WEIGHTS = 500_000_000
@@ -134,9 +135,6 @@ _ONLY_A_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)")
 _LEAD_IN = re.compile(r"[?:][*_\"'”’)]*\Z")
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
-
-
 def statements(text: str) -> Iterator[str]:
     """Yield the statements of a text in order, each on one line without list or table markup.
 
@@ -153,8 +151,10 @@ def statements(text: str) -> Iterator[str]:
 
 def _sentences(text: str) -> Iterator[str]:
     for block in _blocks(text):
-        sentences = _SENTENCE_END.split(" ".join(block))
-        for part in block if max(map(len, sentences)) > MAX_SENTENCE_CHARS else sentences:
+        sentences = split_sentences(" ".join(block))
+        for part in (
+            block if max(map(len, sentences), default=0) > MAX_SENTENCE_CHARS else sentences
+        ):
             if any(map(str.isalnum, part)) and not _ONLY_A_LINK.fullmatch(part):
                 yield part
 
