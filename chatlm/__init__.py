@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chatlm.chat.downloads import Download, DownloadRules, check_address, download
     from chatlm.chat.images import PreparedImage, read_image
+    from chatlm.chat.ocr import RecognisedText, can_recognise_text, recognise_text
+    from chatlm.chat.pdf_pages import render_pages
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.chat.web_addresses import AddressRefused, CheckedConnections
@@ -245,6 +247,7 @@ _MODULE_OF = {
     "Reasoning": "chatlm.types.parts",
     "ReasoningFormat": "chatlm.engines.model_families",
     "ReasoningParser": "chatlm.engines.reply_parser",
+    "RecognisedText": "chatlm.chat.ocr",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "ReplyMethod": "chatlm.types.methods",
@@ -288,6 +291,7 @@ _MODULE_OF = {
     "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
     "bundled_dir": "chatlm.config.paths",
+    "can_recognise_text": "chatlm.chat.ocr",
     "check_address": "chatlm.chat.downloads",
     "check_regular_file": "chatlm.config.paths",
     "check_schema": "chatlm.types.schemas",
@@ -322,7 +326,9 @@ _MODULE_OF = {
     "parse_schema": "chatlm.types.schemas",
     "read_image": "chatlm.chat.images",
     "read_peft_lora": "chatlm.engines.peft_lora",
+    "recognise_text": "chatlm.chat.ocr",
     "record_file": "chatlm.hub.checksums",
+    "render_pages": "chatlm.chat.pdf_pages",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "service": "chatlm.plugin_host.lifecycle",
@@ -415,6 +421,7 @@ __all__ = [
     "Reasoning",
     "ReasoningFormat",
     "ReasoningParser",
+    "RecognisedText",
     "RenderedTemplate",
     "Reply",
     "ReplyMethod",
@@ -459,6 +466,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "bundled_dir",
+    "can_recognise_text",
     "check_address",
     "check_regular_file",
     "check_schema",
@@ -493,7 +501,9 @@ __all__ = [
     "parse_schema",
     "read_image",
     "read_peft_lora",
+    "recognise_text",
     "record_file",
+    "render_pages",
     "run_ui",
     "save_setting",
     "service",

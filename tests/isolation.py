@@ -16,7 +16,10 @@ from tests import models
 PIP_CONFIGS = (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Support/pip/pip.conf")
 
 TERMINAL = {"TERM": "xterm"}
-TERMINAL_OVERRIDES = ("COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+TERMINAL_OVERRIDES = (
+    *("COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM_PROGRAM"),
+    *("KITTY_WINDOW_ID", "GHOSTTY_RESOURCES_DIR", "SSH_CONNECTION", "SSH_TTY", "TMUX"),
+)
 """Variables by which a user changes what programs draw."""
 
 KEPT_SETTINGS = ("CHATLM_TEST_HOME", "CHATLM_SHARED_DATA")

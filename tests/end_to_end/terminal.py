@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pexpect
@@ -22,12 +22,19 @@ LEFT, RIGHT, UP = "\x1b[D", "\x1b[C", "\x1b[A"
 KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 """Private sequences that pyte would print as text."""
 
+GRAPHICS = re.compile(rb"\x1b[P_].*?\x1b\\", re.DOTALL)
+"""Images by Sixel and by Kitty's protocol, likewise."""
+
 
 class Terminal:
     """chatlm in a pseudo-terminal, and its screen.
 
     A fork of a process in which slow imports are done, unless it is to be `fresh`. The user is no
     newcomer, who would be asked which model to download, unless `newcomer` says so.
+
+    Args:
+        environment: more variables.
+        attributes: what the terminal answers when it is asked for its attributes; nothing if empty.
     """
 
     def __init__(
@@ -39,14 +46,19 @@ class Terminal:
         folder: Path | None = None,
         fresh: bool = False,
         newcomer: bool = False,
+        environment: Mapping[str, str] | None = None,
+        attributes: str = "",
     ) -> None:
         if not newcomer:
             home.mkdir(parents=True, exist_ok=True)
             (home / "first-start.json").write_text('{"format": 1, "choice": ""}')
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
-        environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
-        environment["PYTHONFAULTHANDLER"] = "1"
+        added, environment = environment or {}, {**os.environ, "CHATLM_HOME": str(home)}
+        environment |= {"TERM": "xterm-256color", "PYTHONFAULTHANDLER": "1", **added}
+        self.drawn = b""
+        """All that the program wrote."""
+        self._attributes = attributes
         for size in ("COLUMNS", "LINES"):  # they would go before the terminal's own
             environment.pop(size, None)
         self.process: ProgramInTerminal | pexpect.spawn
@@ -81,7 +93,11 @@ class Terminal:
                 continue
             except pexpect.EOF:
                 raise AssertionError(f"chatlm ended; the screen:\n{self.shown()}") from None
-            self._stream.feed(KEYBOARD_MODES.sub(b"", drawn))
+            self.drawn += drawn
+            if self._attributes and b"\x1b[c" in self.drawn:
+                self.type(self._attributes)
+                self._attributes = ""
+            self._stream.feed(GRAPHICS.sub(b"", KEYBOARD_MODES.sub(b"", drawn)))
         return self.shown()
 
     def wait_to_end(self) -> int | None:

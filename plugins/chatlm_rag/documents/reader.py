@@ -39,7 +39,7 @@ def read_whole(path: Path, source: str) -> Document:
         OSError: it cannot be read.
         Exception: anything, for a damaged file.
     """
-    from chatlm_rag.documents import docx, html, pdf, text_files
+    from chatlm_rag.documents import docx, html, pdf, scans, text_files
 
     check_regular_file(path)
     suffix = path.suffix.lower()
@@ -47,6 +47,8 @@ def read_whole(path: Path, source: str) -> Document:
         raise UnreadableFile(f"is larger than {MAX_FILE_BYTES // 1_000_000} MB")
     if suffix == ".svg":
         raise UnreadableFile("is an image")
+    if suffix in scans.IMAGE_SUFFIXES:
+        return scans.read_scan(path, source)
     if suffix == ".pdf":
         return pdf.read(path, source)
     if suffix == ".docx":
