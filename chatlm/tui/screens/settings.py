@@ -173,6 +173,7 @@ class SettingsScreen(Card[None]):
             height: 2;
             & > .name, & > Input, & > .range { width: 1fr; column-span: 2; }
             & > .source { margin: 0; }
+            & > .reset { width: 7; }
         }
         &.-low {
             & TabPane { padding: 0; }
