@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+EXIT_INTERRUPTED = 130
+"""Exit code where the user stopped it, as shells have it: 128 and the number of SIGINT."""
+
 
 class ChatlmError(Exception):
     """Base of every error chatlm raises on purpose.
@@ -69,7 +72,7 @@ class ContextTooLong(EngineError):
 
 
 class ContinuationUnsupported(EngineError):
-    """The model's server cannot continue a reply."""
+    """A reply cannot be continued: by the model's server, its chat template or a method."""
 
 
 class ContentFiltered(EngineError):
@@ -81,4 +84,4 @@ class ContentFiltered(EngineError):
 class Cancelled(ChatlmError):
     """The user cancelled an operation before it started."""
 
-    exit_code = 130
+    exit_code = EXIT_INTERRUPTED

@@ -19,7 +19,7 @@ from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.chat.templates import render_chat_start
 from chatlm.chat.turn_runner import events_without_engine
 from chatlm.chat.vision import check_images
-from chatlm.errors import ChatlmError, ContextTooLong, EngineError
+from chatlm.errors import ChatlmError, ContextTooLong, EngineError, UsageError
 from chatlm.types.engine import Batch, Engine, check_parts, thinking_problem
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady, TokenLogprob
 from chatlm.types.messages import PluginData, StopReason, Usage
@@ -241,6 +241,11 @@ class BatchRun:
         opening = render_chat_start(
             common.template, dict(common.values), request.question, self._chats.plugins
         )
+        if opening.rendered.tools and not request.tools:
+            raise UsageError(
+                f"The template {common.template} uses tools, and a batch runs none",
+                hint="Offer tools in the request, or use another template.",
+            )
         own_systems = (request.system, common.system, opening.rendered.system or None)
         system = next((each for each in own_systems if each is not None), common.default_system)
         adapter = common.adapter if request.adapter is None else request.adapter

@@ -117,6 +117,8 @@ class ChatSession:
         self.plugin_data = plugin_data or {}
         self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
+        self._draft: Conversation | None = None
+        """The chat with what `add` added."""
         self.label_seconds = label_seconds
         self.source = source
         self.project = project
@@ -212,36 +214,25 @@ class ChatSession:
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(
-        self, text: str, reply: str | Sequence[ReplyStep], chat: Conversation | None = None
-    ) -> Conversation:
-        """Store a message with a reply that was generated elsewhere.
+    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+        """Add a message with a reply that was generated elsewhere to what `request` builds on.
+
+        Nothing is stored, since a long chat would take thousands of statements.
 
         Args:
             text: the user's message.
             reply: the answer, or all steps to it.
-            chat: the chat so far; None loads it.
-
-        Returns:
-            the chat with both.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
-            StoreError: they could not be stored.
         """
         _check_not_blank(text)
-        previous = self.conversation_id
-        stored = self._store_message(text, chat)
-        try:
-            turn = self._rewrite_message(stored, self._turn_plugins(stored))
-        except UsageError:
-            self._withdraw(stored, previous)
-            raise
-        started = self.store.start_reply(turn.id, model="")
+        chat = self._conversation_or_new()
+        turn = self._drafted_turn(chat, text, self._turn_plugins(chat))
         if isinstance(reply, str):
             reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
-        self.store.finish_reply(started.id, steps=reply)
-        return stored.with_turn(self.store.turn(turn.id))
+        answered = dataclasses.replace(turn, replies=(Reply(0, 1, steps=reply),))
+        self._draft = _appended(chat, answered)
 
     def read_ahead(
         self, conversation: Conversation | None = None
@@ -401,21 +392,19 @@ class ChatSession:
     def _store_message(
         self,
         text: str,
-        chat: Conversation | None = None,
         images: Sequence[PreparedImage] = (),
     ) -> Conversation:
         """Store the message as it was typed; a new chat is stored with it, or not at all.
 
         Args:
             text: the message.
-            chat: the chat so far; None loads it.
             images: the message's images.
 
         Returns:
             the chat, which ends with the turn.
         """
         if self.conversation_id is not None:
-            chat = chat or self.store.conversation(self.conversation_id)
+            chat = self.store.conversation(self.conversation_id)
             return chat.with_turn(self._add_turn(chat, text, images))
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
@@ -495,14 +484,18 @@ class ChatSession:
         delete_chats(self.store, [conversation_id], self.plugins)
 
     def _conversation_or_new(self) -> Conversation:
-        return self.conversation or Conversation(
-            self.store.first_id,
-            system=self.system,
-            sampling=self.chat_sampling,
-            plugin_data=self.plugin_data,
-            disabled_plugins=self.disabled_plugins,
-            project=self.project,
-            tools=self.chat_tools,
+        return (
+            self._draft
+            or self.conversation
+            or Conversation(
+                self.store.first_id,
+                system=self.system,
+                sampling=self.chat_sampling,
+                plugin_data=self.plugin_data,
+                disabled_plugins=self.disabled_plugins,
+                project=self.project,
+                tools=self.chat_tools,
+            )
         )
 
     def _build(
@@ -548,14 +541,24 @@ class ChatSession:
             return chat, self._turn_plugins(chat), passages
         chat = self._conversation_or_new()
         plugins = self._turn_plugins(chat)
+        turn = self._drafted_turn(chat, text, plugins, images)
+        chat = _appended(chat, turn)
+        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+
+    def _drafted_turn(
+        self,
+        chat: Conversation,
+        text: str,
+        plugins: TurnPlugins,
+        images: Sequence[PreparedImage] = (),
+    ) -> Turn:
+        """Return the next turn of a chat, which is not stored."""
         message = request_builder.message_from_input(chat, text, plugins)
         raw_input = text if message != text else ""
         number = len(chat.turns)
         turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
         parts = message_parts(message, images)
-        turn = Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
-        chat = chat.with_turn(turn)
-        return chat, plugins, request_builder.retrieve_passages(chat, turn, plugins)
+        return Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
 
     def _stored(self) -> Conversation:
         """Load the chat, which must have a turn."""
@@ -593,6 +596,10 @@ class ChatSession:
 
     def _effective_sampling(self, conversation: ConversationHeader) -> Sampling:
         return self._chat_sampling(conversation).with_fallback(self.sampling)
+
+
+def _appended(chat: Conversation, turn: Turn) -> Conversation:
+    return dataclasses.replace(chat, turns=(*chat.turns, turn))
 
 
 def _check_not_blank(text: str) -> None:

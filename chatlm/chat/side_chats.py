@@ -16,7 +16,7 @@ from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Conversation, ReplyStep
+from chatlm.types.messages import ReplyStep
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -81,7 +81,7 @@ class InMemorySideChats:
         self, name: str, values: Mapping[str, str], raw_input: str
     ) -> RenderedTemplate:
         """Render a template as for a new chat."""
-        return render_chat_start(name, values, raw_input, self.plugins).rendered
+        return render_chat_start(name, values, raw_input, self.plugins, takes_images=True).rendered
 
     def service(self, name: str, protocol: Callable[..., T]) -> T:
         """Return a service that a plugin offers."""
@@ -171,8 +171,6 @@ class InMemorySideChat:
         self._chats = chats
         self._store = open_memory_store()
         self._session: ChatSession | None = None
-        self._conversation: Conversation | None = None
-        """What was added so far, so that a long chat is not loaded for each turn."""
 
     @property
     def engine(self) -> Engine:
@@ -206,7 +204,7 @@ class InMemorySideChat:
     def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        self._conversation = session.add(question, reply, self._conversation)
+        session.add(question, reply)
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:

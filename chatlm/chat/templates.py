@@ -68,7 +68,12 @@ def _needs_no_values(render: TemplateRenderer) -> bool:
 
 
 def render_chat_start(
-    template: str, values: Mapping[str, str], raw_input: str, plugins: PluginHost
+    template: str,
+    values: Mapping[str, str],
+    raw_input: str,
+    plugins: PluginHost,
+    *,
+    takes_images: bool = False,
 ) -> ChatStart:
     """Render a template.
 
@@ -77,9 +82,11 @@ def render_chat_start(
         values: values of its variables by name.
         raw_input: what the user typed or piped in.
         plugins: the plugins that offer templates.
+        takes_images: whether the caller attaches `RenderedTemplate.images`.
 
     Raises:
-        UsageError: the template was not found, or a value is missing or invalid.
+        UsageError: the template was not found, a value is missing or invalid, or it has images
+            though none are taken.
     """
     if not template:
         return ChatStart(RenderedTemplate(user=raw_input))
@@ -102,5 +109,10 @@ def render_chat_start(
             f"The template {template} failed: {type(error).__name__}: {error}",
             hint="`chatlm logs` may have more.",
         ) from error
+    if rendered.images and not takes_images:
+        raise UsageError(
+            f"The template {template} has images, which cannot be attached here",
+            hint="Use it in a chat or with chatlm ask.",
+        )
     plugin_data = {offered.plugin: rendered.plugin_state} if rendered.plugin_state else {}
     return ChatStart(rendered, plugin_data)

@@ -13,7 +13,7 @@ import click
 
 from chatlm.chat.images import PreparedImage
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
-from chatlm.errors import ChatlmError
+from chatlm.errors import EXIT_INTERRUPTED, ChatlmError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.types.events import (
     ApprovalNeeded,
@@ -34,8 +34,6 @@ from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclasses.dataclass

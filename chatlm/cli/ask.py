@@ -27,7 +27,8 @@ from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
 )
-from chatlm.types.messages import StopReason
+from chatlm.types.messages import Message, StopReason
+from chatlm.types.parts import Image
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 from chatlm.types.tool_rules import ChatTools, ToolSettings, parse_rules
@@ -78,7 +79,8 @@ def chat_start_from_options(
     if template is None and pairs:
         raise UsageError("-v sets a variable of a template.", hint="Specify the template: -t NAME")
     try:
-        return render_chat_start(template or "", parse_variables(pairs), raw_input, plugins)
+        values = parse_variables(pairs)
+        return render_chat_start(template or "", values, raw_input, plugins, takes_images=True)
     except UsageError:
         for fault in plugins.take_faults():
             click.echo(escape_controls(str(fault)), err=True)
@@ -336,8 +338,9 @@ def ask(
         plugins.on_hang = _print_hang
         if batch is not None and output is not None:
             from chatlm.chat.batch_answers import CommonSettings
-            from chatlm.cli.ask_batch import answer_file
+            from chatlm.cli.ask_batch import answer_file, check_no_method
 
+            check_no_method(wanted, setup.sampling, settings.sampling)
             common = CommonSettings(
                 model=settings.model,
                 model_fixed=model is not None,
@@ -364,6 +367,7 @@ def ask(
         attached = _read_attachments(files, plugins, named_hosts(settings))
         typed = "\n\n".join(filter(None, (typed, *attached.blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
+        attached += _read_template_images(opening, plugins, named_hosts(settings))
         if not opening.first_message.strip():
             raise UsageError("No question was given.", hint='For example: chatlm ask "…"')
         with Store(paths.database_file()) if saved else open_memory_store() as store:
@@ -425,6 +429,23 @@ def _read_attachments(
         path, fragment = (name, "") if Path(name).exists() else split_fragment(name)
         found.append(read_attached(Path(path), str(Path(path)), fragment, read_file))
     return join_attached(found)
+
+
+def _read_template_images(
+    opening: ChatStart, plugins: PluginHost, web_hosts: Sequence[str]
+) -> Attached:
+    """Return the images that the values of a template's variables name.
+
+    Raises:
+        UsageError: one is no image, or cannot be read.
+    """
+    found = _read_attachments(opening.rendered.images, plugins, web_hosts)
+    if found.blocks:
+        raise UsageError(
+            "A variable of the template takes an image, and was given a text",
+            hint="Give it the path of an image, and attach the text with -a.",
+        )
+    return found
 
 
 def parse_tool_options(
@@ -524,7 +545,11 @@ def _read_question(arguments: tuple[str, ...]) -> str:
 
 def _print_request(request: Request, as_json: bool) -> None:
     if as_json:
-        messages = [{"role": m.role, "content": m.text} for m in request.messages]
+        messages = [
+            {"role": m.role, "content": m.text}
+            | ({"images": [each.to_dict() for each in images]} if (images := _images_of(m)) else {})
+            for m in request.messages
+        ]
         values = {"messages": messages, "sampling": request.sampling.to_dict()}
         if request.tools:
             values["tools"] = [tool.to_dict() for tool in request.tools]
@@ -533,7 +558,15 @@ def _print_request(request: Request, as_json: bool) -> None:
     if request.tools:
         click.echo(f"[tools]\n{', '.join(tool.name for tool in request.tools)}\n")
     for message in request.messages:
-        click.echo(f"[{message.role}]\n{escape_controls(message.text)}\n")
+        click.echo(f"[{message.role}]")
+        for image in _images_of(message):
+            name = escape_controls(image.name or image.media_type)
+            click.echo(f"[Image: {name}, {image.width}×{image.height}]")
+        click.echo(f"{escape_controls(message.text)}\n")
+
+
+def _images_of(message: Message) -> list[Image]:
+    return [part for part in message.parts if isinstance(part, Image)]
 
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import time
@@ -15,16 +16,16 @@ import click
 from chatlm.chat.answer_file import AnswerFile
 from chatlm.chat.batch_answers import BatchRun, CommonSettings
 from chatlm.chat.request_lines import FileRequest, read_requests
+from chatlm.errors import EXIT_INTERRUPTED, UsageError
 from chatlm.plugin_kit.progress import graceful_interrupt
 from chatlm.text import escape_controls, one_line
+from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from chatlm.config.config import Config
     from chatlm.plugin_host.host import PluginHost
-
-EXIT_INTERRUPTED = 130
 
 LINE_SECONDS = 10.0
 """Seconds between two lines about the progress where stderr is no terminal."""
@@ -110,6 +111,23 @@ class _Count:
         if self.failed:
             parts.append(f"{self.failed:,} failure{'s' * (self.failed != 1)}")
         return ", ".join(parts)
+
+
+def check_no_method(*layers: Sampling) -> None:
+    """Refuse a method that would make all answers of a batch.
+
+    Args:
+        layers: the settings, those that take priority first.
+
+    Raises:
+        UsageError: one is set.
+    """
+    merged = functools.reduce(Sampling.with_fallback, layers)
+    if merged.reply_method:
+        raise UsageError(
+            f"--batch generates each answer once, and cannot use the method {merged.method}.",
+            hint="Add --method off, or ask without --batch.",
+        )
 
 
 def _run(

@@ -19,12 +19,8 @@ import click
 from chatlm.cli.command_groups import RootGroup
 from chatlm.cli.completers import complete_chat
 from chatlm.cli.options import apply_plugin_options, plugin_options
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import EXIT_INTERRUPTED, ChatlmError, UsageError
 from chatlm.text import escape_controls
-
-EXIT_INTERRUPTED = 130
-"""The exit code after Ctrl-C, as in shells."""
-
 
 COMMANDS = {
     "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),

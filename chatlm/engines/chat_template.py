@@ -32,7 +32,7 @@ from chatlm.engines.template_limits import (
     limit_filters,
 )
 from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
-from chatlm.errors import ModelError
+from chatlm.errors import ContinuationUnsupported, ModelError
 
 CONTINUATION = -3
 """Origin of the marker after a message that is to be continued."""
@@ -118,6 +118,7 @@ class ChatTemplate:
 
         Raises:
             jinja2.TemplateError: the template refuses the chat.
+            ContinuationUnsupported: it leaves out that message.
             ModelError: the template fails.
             TemplateTooSlow: it does not end in time.
         """
@@ -154,7 +155,7 @@ def _cut_at_marker(text: TrackedText) -> TrackedText:
     marker = _CONTINUATION_MARKER
     place = text.rfind(marker.rstrip())
     if place < 0 or origins_of(text)[place] != CONTINUATION:
-        raise ModelError(
+        raise ContinuationUnsupported(
             "The model's chat template leaves out the reply that is to be continued",
             hint="Try `chatlm config set prompt_format chatml`, or ask again instead.",
         )

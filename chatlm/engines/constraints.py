@@ -13,8 +13,11 @@ import torch
 from llguidance import LLMatcher
 from torch import Tensor
 
-from chatlm.errors import ChatlmError, EngineError, UsageError
+from chatlm.errors import EngineError, UsageError
 from chatlm.text import one_line
+
+_EXCESSES = ("limit", "too many", "too large")
+"""What llguidance says where one of its limits is exceeded."""
 
 MAX_FORCED = 256
 """Tokens that are taken at once where the grammar leaves no choice."""
@@ -55,7 +58,7 @@ class GrammarState:
             self._mask = np.zeros(words, dtype=np.int32)
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
-            raise self._failure()
+            raise self._too_complex()
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
         return bits[:vocab_size] == 0
 
@@ -67,14 +70,14 @@ class GrammarState:
             EngineError: the grammar does not allow it.
         """
         if not self._matcher.consume_token(token):
-            raise self._failure()
+            reason = describe_problem(self._matcher.get_error())
+            if any(words in reason for words in _EXCESSES):
+                raise self._too_complex()
+            raise EngineError(f"The reply left its grammar: {reason}")
 
-    def _failure(self) -> ChatlmError:
-        reason = describe_problem(self._matcher.get_error())
-        if "limit" not in reason:
-            return EngineError(f"The reply left its grammar: {reason}")
+    def _too_complex(self) -> UsageError:
         return UsageError(
-            f"The schema or grammar is too complex: {reason}",
+            "The schema or grammar is too complex: " + describe_problem(self._matcher.get_error()),
             hint="Make it simpler: fewer alternatives, or less nesting.",
         )
 

@@ -6,10 +6,12 @@ keyword without such a form stays, so that the schema is refused by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from chatlm.errors import UsageError
 from chatlm.types.schemas import Schema
 
 FOLLOWED_FORMATS = frozenset(
@@ -19,6 +21,9 @@ FOLLOWED_FORMATS = frozenset(
 
 MAX_LISTED_SUBSETS = 4
 """Values of an enumeration whose subsets are listed, to have arrays without repetitions."""
+
+MAX_PATTERN_SECONDS = 0.5
+"""For matching listed values with the patterns of one schema."""
 
 MAX_OPTIONS = 64
 """Options of `oneOf` that are compared with each other."""
@@ -38,8 +43,30 @@ _TYPES = ("string", "number", "boolean", "null", "array", "object")
 
 
 def followable(schema: Schema) -> dict[str, Any]:
-    """Return a schema that llguidance can follow, if there is one as strict or stricter."""
-    return dict(_Rewriter(schema).rewrite(schema))
+    """Return a schema that llguidance can follow, if there is one as strict or stricter.
+
+    Raises:
+        UsageError: it says that nothing fits it.
+    """
+    rewritten = _Rewriter(schema).rewrite(schema)
+    if not isinstance(rewritten, Mapping):
+        raise UsageError("Nothing fits this schema", hint="Change what `not` rules out.")
+    return dict(rewritten)
+
+
+class _Undecided(Exception):
+    """It is not known whether a value fits a schema."""
+
+
+def _check_nothing(validator: Any, keyword: Any, value: Any, schema: Schema) -> Iterator[Exception]:
+    raise _Undecided
+    yield
+
+
+def _misfit(message: str) -> Exception:
+    from jsonschema import ValidationError
+
+    return ValidationError(message)
 
 
 class _Rewriter:
@@ -51,6 +78,7 @@ class _Rewriter:
 
     def __init__(self, root: Schema) -> None:
         self._root = root
+        self._pattern_seconds = MAX_PATTERN_SECONDS
 
     def rewrite(self, schema: Any) -> Any:
         """Return a schema and those inside it, rewritten."""
@@ -124,18 +152,77 @@ class _Rewriter:
         for one, other in ((first, second), (second, first)):
             values = _values(one)
             if values is not None:
-                validator = self._validator(other)
-                return not any(
-                    _type_of(each) in types and validator.is_valid(each) for each in values
-                )
+                try:
+                    validator = self._validator(other)
+                    return not any(
+                        _type_of(each) in types and validator.is_valid(each) for each in values
+                    )
+                except _Undecided:
+                    return False
         return False
 
     def _validator(self, schema: Schema) -> Any:
         from jsonschema import validators  # takes 60 ms
 
         kind = validators.validator_for(self._root, default=validators.Draft202012Validator)
+        extend: Any = validators.extend  # untyped
+        checks = {
+            "pattern": self._check_pattern,
+            "patternProperties": self._check_matching_names,
+            "additionalProperties": self._check_other_names,
+            "unevaluatedProperties": _check_nothing,
+        }
+        kind = extend(kind, checks)
         shared = {key: self._root[key] for key in ("$defs", "definitions") if key in self._root}
         return kind({**schema, **shared})
+
+    def _check_pattern(
+        self, validator: Any, pattern: str, value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        if isinstance(value, str) and not self._matches(pattern, value):
+            yield _misfit("the pattern does not match")
+
+    def _check_matching_names(
+        self, validator: Any, patterns: Mapping[str, Any], value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        if isinstance(value, Mapping):
+            for pattern, inner in patterns.items():
+                for name, each in value.items():
+                    if self._matches(pattern, name):
+                        yield from validator.descend(each, inner, path=name, schema_path=pattern)
+
+    def _check_other_names(
+        self, validator: Any, allowed: Any, value: Any, schema: Schema
+    ) -> Iterator[Exception]:
+        if not isinstance(value, Mapping):
+            return
+        for name, each in value.items():
+            if name in schema.get("properties", ()) or any(
+                self._matches(pattern, name) for pattern in schema.get("patternProperties", ())
+            ):
+                continue
+            if allowed is False:
+                yield _misfit("there is no such property")
+            else:
+                yield from validator.descend(each, allowed, path=name)
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        """Match as `re.search` does, but for a limited time: some patterns take for ever.
+
+        Raises:
+            _Undecided: the time is up, or the pattern is not valid.
+        """
+        import regex  # which has a limit, unlike `re`, and lets other threads run
+
+        if self._pattern_seconds <= 0:
+            raise _Undecided
+        began = time.monotonic()
+        try:
+            return regex.search(pattern, text, timeout=self._pattern_seconds) is not None
+        except (regex.error, TimeoutError) as error:
+            raise _Undecided from error
+        finally:
+            self._pattern_seconds -= time.monotonic() - began
 
     def close_evaluated(self, out: dict[str, Any]) -> None:
         """Replace `unevaluatedProperties`: there are no others than those of `allOf` and `$ref`."""

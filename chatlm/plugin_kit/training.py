@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatlm.errors import ChatlmError
+from chatlm.errors import EXIT_INTERRUPTED, ChatlmError
 from chatlm.plugin_kit.progress import graceful_interrupt
 from chatlm.text import one_line
 
@@ -29,7 +29,7 @@ LossPoint = tuple[int, float]
 class TrainingStopped(ChatlmError):
     """The user stopped a training run before there was anything to save."""
 
-    exit_code = 130
+    exit_code = EXIT_INTERRUPTED
 
 
 @dataclass

@@ -115,8 +115,9 @@ def check_no_method(request: Request) -> None:
     """
     if method := request.sampling.reply_method:
         raise UsageError(
-            f"The method {one_line(method[0], 30)} cannot be used here",
-            hint="Ask for a single reply, or set method to off.",
+            f"The method {one_line(method[0], 30)} runs the model several times for a reply, which "
+            "works in a chat and with `chatlm ask` only",
+            hint="Set method to off, or ask there.",
         )
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+from chatlm.errors import EXIT_INTERRUPTED
 from chatlm.types.parts import (
     Image,
     Part,
@@ -138,7 +139,9 @@ _STOP_REASONS = {
     StopReason.REFUSAL: _StopReasonFacts("refused by the model", exit_code=4),
     StopReason.CONTENT_FILTER: _StopReasonFacts("ended by a content filter", exit_code=4),
     StopReason.EMPTY: _StopReasonFacts("ended without an answer", exit_code=4),
-    StopReason.CANCELLED: _StopReasonFacts("stopped", can_continue=True, exit_code=130),
+    StopReason.CANCELLED: _StopReasonFacts(
+        "stopped", can_continue=True, exit_code=EXIT_INTERRUPTED
+    ),
     StopReason.ERROR: _StopReasonFacts("failed", can_continue=True, exit_code=1),
 }
 """All that depends on the stop reason alone."""

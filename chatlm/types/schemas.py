@@ -124,6 +124,8 @@ def check_schema(schema: Any) -> None:
     draft = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
         draft.check_schema(dict(schema))
+    except RecursionError:  # a regular expression; the schema itself is not deep
+        raise UsageError("a pattern of the schema is nested too deeply") from None
     except exceptions.SchemaError as error:
         place = "/".join(map(str, error.absolute_path)) or "the top"
         raise UsageError(

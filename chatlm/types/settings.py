@@ -11,7 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from chatlm.text import one_line
 from chatlm.types.type_hints import describe_hint, field_hints, matches_hint
+
+MAX_SHOWN = 80
+"""Characters of an invalid value that an error shows."""
 
 
 def setting(
@@ -79,7 +83,7 @@ class SettingSpec:
         if matches_hint(value, self.hint) and (value is None or self._is_within_limits(value)):
             return ""
         shown = list(value) if isinstance(value, tuple) else value
-        return f"must be {self.expected}, not {format_number(shown)}"
+        return f"must be {self.expected}, not {one_line(format_number(shown), MAX_SHOWN)}"
 
     def _is_within_limits(self, value: Any) -> bool:
         return (

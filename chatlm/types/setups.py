@@ -33,6 +33,8 @@ class RenderedTemplate:
     """JSON values that the plugin stores with a chat started from it."""
     tools: tuple[str, ...] = ()
     """Tools and groups of tools that a chat started from it offers; it allows no call of them."""
+    images: tuple[str, ...] = ()
+    """Paths and web addresses of the images of the user's first message."""
 
 
 TextFacts = Callable[[], Mapping[str, str]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, TypeVar, overload
 
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import EXIT_INTERRUPTED, ChatlmError, UsageError
 from chatlm.text import one_line
 from chatlm.types.events import ToolPreview
 from chatlm.types.messages import Passage
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class ToolCancelled(ChatlmError):
     """The user stopped the reply while a tool ran, or did not answer its question."""
 
-    exit_code = 130
+    exit_code = EXIT_INTERRUPTED
 
 
 @dataclass(frozen=True)

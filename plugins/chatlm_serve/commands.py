@@ -7,7 +7,14 @@ from contextlib import ExitStack, closing
 
 import click
 
-from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
+from chatlm import (
+    Config,
+    UsageError,
+    escape_controls,
+    load_config,
+    load_plugin_settings,
+    side_chats,
+)
 from chatlm.plugin_kit.progress import status_lines
 from chatlm_serve import PLUGIN
 from chatlm_serve.endpoints import help_text
@@ -49,6 +56,7 @@ def serve(host: str, port: int, token: str, ollama: bool, model: str | None) -> 
     _check_token(host, token)
     config = load_config(model=model)
     settings = load_plugin_settings(PLUGIN, Settings)
+    _check_method(config)
     from chatlm_serve.api import Api
     from chatlm_serve.server import ApiServer
 
@@ -116,6 +124,15 @@ def _announce(subject: str, host: str, listener: socket.socket, path: str = "") 
     listener.listen()
     address = http_url(host, listener.getsockname()[1])
     click.echo(escape_controls(f"{subject} at {address}{path} (Ctrl-C to stop)"), err=True)
+
+
+def _check_method(config: Config) -> None:
+    if config.sampling.reply_method:
+        raise UsageError(
+            f"The setting method = {config.sampling.method} runs the model several times for each "
+            "reply, and the server answers with single ones.",
+            hint="Turn it off: chatlm config set sampling.method off",
+        )
 
 
 def _check_token(host: str, token: str) -> None:

@@ -8,7 +8,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chatlm import ChatlmError, ContentFiltered, ContextTooLong, UsageError, one_line
+from chatlm import (
+    ChatlmError,
+    ContentFiltered,
+    ContextTooLong,
+    ContinuationUnsupported,
+    UsageError,
+    one_line,
+)
 from chatlm_serve.work_queue import QueueFull, ShuttingDown
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
@@ -95,7 +102,7 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error), param="messages", code="context_length_exceeded")
         case ContentFiltered():
             return ApiError(400, str(error), param="messages", code="content_filter")
-        case UsageError():
+        case UsageError() | ContinuationUnsupported():
             return ApiError(400, str(error))
         case ChatlmError():
             log.error("a request failed: %s", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -13,13 +13,16 @@ from chatlm import (
     Part,
     ReplyStep,
     Sampling,
+    Schema,
     StopReason,
     Text,
     ToolCall,
     ToolDefinition,
     ToolResult,
     UsageError,
+    dump_json,
     one_line,
+    parse_schema,
 )
 from chatlm_serve.errors import field_error
 
@@ -29,7 +32,11 @@ MAX_CHARACTERS_PER_TOKEN = 16
 to 6."""
 MAX_STOP_STRINGS = 16
 MAX_TOOLS = 128
+MAX_TOOL_NAME = 256
 MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+MAX_TOKENS = 1_000_000
+"""The largest limit of tokens that chatlm knows; no context is as long."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,50 @@ def sampling_value(param: str, name: str, value: Any) -> Any:
     try:
         return Sampling.from_dict({name: value}).settings()[name]
     except UsageError as error:
-        raise field_error(param, str(error)) from error
+        raise field_error(param, f"{error.message.removeprefix(f'{name} ')}.") from error
+
+
+def limit_value(param: str, value: Any) -> int:
+    """Return a limit of tokens after checking it; clients may ask for any number.
+
+    Raises:
+        ApiError: it is no positive integer; `param` is named.
+    """
+    if type(value) is not int or value < 1:
+        raise field_error(param, "must be a positive integer.")
+    return min(value, MAX_TOKENS)
+
+
+def checked_schema(schema: Mapping[str, Any], path: str) -> Schema:
+    """Return a schema after checking it.
+
+    Raises:
+        ApiError: it is no JSON schema; the path is named.
+    """
+    try:
+        return parse_schema(dump_json(dict(schema)))  # as text, it is checked only once
+    except UsageError as error:
+        raise field_error(path, f"{error.message}.") from None
+
+
+def tool_definition(
+    name: str, description: str, parameters: tuple[str, Mapping[str, Any]], path: str
+) -> ToolDefinition:
+    """Return a tool after checking its name and the schema of its arguments.
+
+    Args:
+        name: the tool's.
+        description: what it does.
+        parameters: the field with the schema, and the schema.
+        path: the tool's name in an error.
+
+    Raises:
+        ApiError: they are not as they must be.
+    """
+    if not 0 < len(name) <= MAX_TOOL_NAME or name.strip() != name:
+        raise field_error(f"{path}.name", f"must be a name of 1 to {MAX_TOOL_NAME} characters.")
+    field, schema = parameters
+    return ToolDefinition(name, description, checked_schema(schema, f"{path}.{field}"))
 
 
 def check_stop(param: str, value: Any) -> tuple[str, ...]:
@@ -262,5 +312,5 @@ def _characters(message: Message) -> int:
 
 
 def _part_characters(part: Part) -> int:
-    texts: Iterable[str] = (getattr(part, name, "") for name in ("text", "arguments"))
+    texts: Iterable[str] = (getattr(part, name, "") for name in ("text", "name", "arguments"))
     return sum(map(len, texts))

@@ -139,9 +139,12 @@ async def read_json_body(request: Request) -> dict[str, Any]:
             raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES:,} bytes.")
     try:
         value = json.loads(body)
-        json.dumps(value, ensure_ascii=False).encode()
+        # Python also reads NaN, numbers that are too large for it, and halves of characters
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "The request's body is not JSON in UTF-8.") from error
+        raise ApiError(
+            400, "The request's body is not JSON in UTF-8, or has a number beyond 1e308."
+        ) from error
     if not isinstance(value, dict):
         raise ApiError(400, "The request's body must be a JSON object.")
     return value

@@ -5,19 +5,57 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
-from chatlm import EngineInfo, OutOfMemoryError, Setup, SideChats, human_bytes, one_line
+from chatlm import (
+    Batch,
+    Engine,
+    EngineInfo,
+    OutOfMemoryError,
+    Setup,
+    SideChats,
+    human_bytes,
+    one_line,
+)
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown, WorkQueue
+
+T = TypeVar("T")
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
 
 BUSY_SECONDS = 5
 """Value of `Retry-After` where a model has to wait until others are idle."""
+
+
+LOADING_NICENESS = 8
+"""By how much a thread that loads a model is nicer than the others, so that the streams go on."""
+
+
+async def in_background(function: Callable[[], T]) -> T:
+    """Run a function in a thread that runs when others leave it time, where the system has that."""
+    pool = ThreadPoolExecutor(1, "chatlm-load", _lower_priority)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _lower_priority() -> None:
+    """Lower the priority of this thread and of those that it starts; it cannot be raised again."""
+    if sys.platform == "linux":  # elsewhere a priority is that of the whole process
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + LOADING_NICENESS
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 class _Loading:
@@ -34,7 +72,8 @@ class ServedModel:
 
     Args:
         setup: names the model.
-        chats: load it.
+        engine: the model.
+        batch: its batch; `close` closes it.
         max_waiting: maximum number of requests that wait.
         max_running: maximum number of requests answered concurrently, if the engine can.
         keep_seconds: how long it is kept while nobody uses it; infinite for ever.
@@ -43,13 +82,12 @@ class ServedModel:
     def __init__(
         self,
         setup: Setup,
-        chats: SideChats,
+        engine: Engine,
+        batch: Batch,
         max_waiting: int,
         max_running: int,
         keep_seconds: float,
     ) -> None:
-        engine = chats.begin(setup).engine
-        batch = engine.batch()
         self.setup = setup
         self.info: EngineInfo = engine.info
         self.keep_seconds = keep_seconds
@@ -118,15 +156,21 @@ class ModelPool:
         self._stopping = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        default = ServedModel(Setup(), chats, *self._limits, math.inf)
+        default = self._serve(*self._open(""))
         self.default: EngineInfo = default.info
         """The configured model, which need not be in memory any longer."""
         self._models = {default.name: default}
 
-    def _open(self, name: str) -> ServedModel:
-        if name == self.default.model:
-            return ServedModel(Setup(), self._chats, *self._limits, math.inf)
-        return ServedModel(Setup(model=name), self._chats, *self._limits, self._keep_seconds)
+    def _open(self, name: str) -> tuple[Setup, Engine, Batch]:
+        """Load a model; empty for the configured one."""
+        setup = Setup(model=name)
+        engine = self._chats.begin(setup).engine
+        return setup, engine, engine.batch()
+
+    def _serve(self, setup: Setup, engine: Engine, batch: Batch) -> ServedModel:
+        """Return a loaded model with its queue, whose threads have this thread's priority."""
+        keep_seconds = self._keep_seconds if setup.model else math.inf
+        return ServedModel(setup, engine, batch, *self._limits, keep_seconds)
 
     @property
     def models(self) -> Sequence[ServedModel]:
@@ -213,9 +257,10 @@ class ModelPool:
 
     async def _load(self, name: str) -> ServedModel:
         async with self._change_lock:
+            setup_name = "" if name == self.default.model else name
             while True:
                 try:
-                    model = await asyncio.to_thread(self._open, name)
+                    model = self._serve(*await in_background(partial(self._open, setup_name)))
                     break
                 except OutOfMemoryError as error:
                     await self._make_room(error)

@@ -38,10 +38,12 @@ from chatlm_serve.generation_request import (
     check_fits,
 )
 from chatlm_serve.model_names import (
+    ServedSetups,
     find_chat_model,
     list_chat_models,
     model_names,
     setup_for_parts,
+    sort_setups,
     split_name,
 )
 from chatlm_serve.model_pool import ModelPool, ServedModel
@@ -89,7 +91,7 @@ class ReplyService:
         """The newest errors that clients got."""
         self.pool = ModelPool(chats, max_waiting, max_running, keep_seconds)
         self._setups_lock = asyncio.Lock()
-        self._setups: dict[str, Setup] = {}
+        self._setups = ServedSetups()
         self._setups_listed_at = -SETUPS_TTL_SECONDS
 
     @property
@@ -128,7 +130,7 @@ class ReplyService:
         own, context = self.info.model, self.info.context_length
         listed = {
             name: ListedModel(name, own if name != own else "", context)
-            for name in model_names(own, await self._available_setups())
+            for name in model_names(own, (await self._available_setups()).usable)
         }
         loaded = {model.name: model.info.context_length for model in self.pool.models}
         for details in await asyncio.to_thread(list_chat_models):
@@ -234,17 +236,19 @@ class ReplyService:
                 for event in read(engine_event):
                     yield event
 
-    async def _available_setups(self) -> dict[str, Setup]:
-        """Return the set-ups that can be combined with the served model.
+    async def _available_setups(self) -> ServedSetups:
+        """Return the set-ups that can be combined with the served model, and why others cannot.
 
         The list is cached briefly, since building it takes as long as generating a few tokens.
         """
         async with self._setups_lock:
             if time.monotonic() - self._setups_listed_at > SETUPS_TTL_SECONDS:
-                setups = await asyncio.to_thread(self.chats.available_setups)
-                self._setups = {name: setup for name, setup in setups.items() if not setup.model}
+                self._setups = await asyncio.to_thread(self._list_setups)
                 self._setups_listed_at = time.monotonic()
         return self._setups
+
+    def _list_setups(self) -> ServedSetups:
+        return sort_setups(self.chats.available_setups(), self.chats.available_templates())
 
 
 async def _merge(streams: Sequence[AsyncGenerator[ReplyEvent, None]]) -> ChoiceEvents:

@@ -24,6 +24,10 @@ from chatlm_serve.connections import (
 SHUTDOWN_SECONDS = 5
 """Time for open streams to end on shutdown."""
 
+KEEP_ALIVE_SECONDS = 20
+"""How long a connection is kept that no request uses. Clients close theirs earlier (httpx: 5 s,
+aiohttp: 15 s), so that none sends a request on one that is just being closed."""
+
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python keeps others waiting, a tenth of Python's default: an
@@ -79,6 +83,7 @@ class ApiServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
         )

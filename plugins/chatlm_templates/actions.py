@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -36,7 +37,7 @@ def use_template(
     """Use a template in a chat from now on.
 
     The value of the input variable goes into the composer, since it is what the user would type; so
-    does the message of a template without an input variable.
+    does the message of a template without an input variable. Images are mentioned there.
 
     Args:
         ui: the chat screen's API.
@@ -59,8 +60,10 @@ def use_template(
     else:
         ui.set_chat(system=filled.system or previous_system, tools=template.tools)
         ui.set_state(**selected.plugin_data)
-    if message := raw_input if template.takes_input else filled.user:
-        ui.insert_text(message)
+    message = raw_input if template.takes_input else filled.user
+    mentions = [f"@{json.dumps(path, ensure_ascii=False)}" for path in template.images(values)]
+    if message or mentions:
+        ui.insert_text(" ".join(filter(None, (message, *mentions))))
     ui.notify(_describe_use(template))
 
 

@@ -6,10 +6,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import PurePath
 
 from chatlm import RenderedTemplate, TextFacts, UsageError, one_line
 from chatlm_templates import expressions
-from chatlm_templates.template import FACT, PROMPT_PARTS, PromptExample, Template, Value, Variable
+from chatlm_templates.template import (
+    FACT,
+    IMAGE,
+    PROMPT_PARTS,
+    PromptExample,
+    Template,
+    Value,
+    Variable,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ def render_template(
         sampling=template.sampling,
         raw_input=input_text,
         tools=template.tools,
+        images=template.images(variable_values),
         plugin_state={"template": template.name, "values": values, "system": filled.system},
     )
 
@@ -153,6 +163,8 @@ def _substitution(template: Template, variable: Variable, text: str | None) -> V
         return ""
     if variable.type == "multiline" and value:
         return f"<{variable.name}>\n{escape_tags(str(value))}\n</{variable.name}>"
+    if variable.type == IMAGE:
+        value = PurePath(str(value).rstrip("/")).name
     return escape_tags(value) if isinstance(value, str) else value
 
 

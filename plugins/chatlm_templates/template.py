@@ -25,6 +25,9 @@ Language Models Book", section 5.7.1)."""
 
 Value = str | int | float | bool
 
+IMAGE = "image"
+"""The type of a variable for an image: its file is attached, and its name is in the text."""
+
 FACT = "fact"
 """The type of a variable that plugins fill from the typed text, such as its mood."""
 
@@ -121,6 +124,7 @@ VARIABLE_TYPES: dict[str, tuple[str, Callable[[str], Value | None]]] = {
     "number": ("a number", _parse_number),
     "boolean": ("true or false", _parse_boolean),
     "choice": ("", lambda text: text),
+    IMAGE: ("the path or the address of an image", _parse_line),
     FACT: ("text on one line", _parse_line),
 }
 """Types by name: what is expected, and a parser that returns None for an invalid text."""
@@ -171,6 +175,15 @@ class Template:
     def form_variables(self) -> list[Variable]:
         """The variables that the user fills in."""
         return [variable for variable in self.variables.values() if variable.type != FACT]
+
+    def images(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the paths and addresses of the images that values by variable name give it."""
+        return tuple(
+            path.strip()
+            for variable in self.variables.values()
+            if variable.type == IMAGE
+            and (path := values.get(variable.name, str(variable.default or ""))).strip()
+        )
 
     @property
     def needs_form(self) -> bool:

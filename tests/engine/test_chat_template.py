@@ -17,7 +17,7 @@ from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.tracked_text import TEMPLATE, UNKNOWN, TrackedText, concat, origins_of
-from chatlm.errors import ModelError
+from chatlm.errors import ContinuationUnsupported, ModelError
 from chatlm.types.messages import Message, Role
 from chatlm.types.parts import Reasoning, Text
 from tests.engine.byte_model import byte_tokenizer
@@ -302,7 +302,7 @@ def test_an_invalid_template_is_refused() -> None:
 
 def test_a_template_that_drops_the_continued_reply_is_refused() -> None:
     encoder = PromptEncoder(byte_tokenizer(template="{{ messages[0].content }}"), "auto", [])
-    with pytest.raises(ModelError, match="leaves out the reply"):
+    with pytest.raises(ContinuationUnsupported, match="leaves out the reply"):
         encoder.encode([Message("user", "Hi"), Message("assistant", "Hello")])
 
 

@@ -212,7 +212,17 @@ def test_the_short_notation(text: str, properties: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"type": "strin"}', "age integer", "a, a", '{"a":' * 100_000]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"type": "strin"}',
+        "age integer",
+        "a, a",
+        '{"a":' * 100_000,
+        json.dumps({"pattern": "(" * 5000 + ")" * 5000}),
+    ],
 )
 def test_invalid_schemas_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -230,6 +240,8 @@ def test_what_is_too_complex_or_without_an_end_is_refused_in_plain_words(
     for schema, problem in (
         ({"$ref": "#"}, "no text fits it"),
         ({"$ref": "#/$defs/d0", "$defs": levels}, "too complex"),
+        ({"type": "string", "pattern": "^" + "a?" * 3000 + "a" * 3000 + "$"}, "too complex"),
+        ({"not": {}}, "Nothing fits"),
     ):
         sampling = Sampling(schema=json.dumps(schema), max_tokens=20)
         request = Request((Message("user", "Hi"),), sampling)

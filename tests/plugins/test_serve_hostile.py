@@ -117,11 +117,35 @@ def test_broken_bodies_get_a_clear_error(address: str, path: str) -> None:
     assert send(address, path, method="PUT").status == 405
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_an_error_never_repeats_a_large_value(address: str, path: str) -> None:
+    large: Any = "x" * 300_000
+    known = {"model": MODEL, "max_tokens": 1}
+    for values in (
+        {"temperature": large, "options": {"temperature": large}},
+        {"messages": large, "input": large, "prompt": [large]},
+        {"model": large},
+        {large: 1},
+    ):
+        answer = post(address, path, json.dumps(known | values).encode())
+        assert answer.status in (400, 404, 501)
+        assert len(answer.body) < 1000
+
+
+def test_numbers_that_json_does_not_have_are_refused(address: str) -> None:
+    user = {"role": "user", "content": "hi"}
+    for number in ("NaN", "-Infinity", "1e400"):
+        body = json.dumps({"model": MODEL, "input": [user], "metadata": {"a": 0}})
+        answer = post(address, "/v1/responses", body.replace("0", number).encode())
+        assert answer.status == 400
+
+
 EXPLODING = [
     {"$ref": "#"},
     {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}},
     {"enum": [f"value {number}" for number in range(200_000)]},
     {"type": "string", "pattern": "(a+)+(b+)+" * 500 + "("},
+    {"type": "string", "pattern": "(" * 5000 + "a" + ")" * 5000},
     {"allOf": [{"anyOf": [{"type": "string"}, {"type": "integer"}]}] * 5000},
 ]
 

@@ -209,7 +209,8 @@ def test_options_without_effect_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("5m", 300.0), ("1h30m", 5400.0), ("250ms", 0.25), (0, 0.0), ("0", 0.0), (-1, math.inf),
-     ("-1m", math.inf), (30, 30.0), (None, None)],
+     ("-1m", math.inf), (30, 30.0), (None, None),
+     (10**400, 1e9), (-(10**400), math.inf)],
 )  # fmt: skip
 def test_how_long_a_model_is_kept(value: Any, seconds: float | None) -> None:
     assert parse_keep_alive({"keep_alive": value}) == seconds
@@ -263,4 +264,8 @@ def test_embeddings(rag_home: Path) -> None:
         assert [len(vector) for vector in both.embeddings] == [384, 384]
         one = client.embeddings("all-minilm-l6-v2", "cat").embedding
         assert one == pytest.approx(both.embeddings[0], abs=1e-4)
+        for given, said in (("x " * 400_000, "800,000 characters"), ([[7] * 300], "300 tokens")):
+            refused = post(address, "/v1/embeddings", {"model": "all-minilm-l6-v2", "input": given})
+            assert refused.status == 400
+            assert said in refused.json["error"]["message"]
         assert client.embed("all-minilm", "").embeddings == []

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm import Sampling, Setup
+from chatlm import OfferedTemplate, RenderedTemplate, Sampling, Setup
 from chatlm_serve.errors import ApiError
 from chatlm_serve.generation_request import ClientConversation, ClientTurn, GenerationRequest
 from chatlm_serve.http_guard import is_loopback, names_loopback
 from chatlm_serve.model_names import (
+    ServedSetups,
     find_chat_model,
     model_names,
     setup_for_parts,
+    sort_setups,
     split_name,
 )
 from chatlm_serve.protocols.openai_chat import KNOWN_FIELDS, parse_chat_request
@@ -214,16 +215,19 @@ def test_any_body_is_read_or_refused(fields: dict[str, Any]) -> None:
         assert error.status == 400
 
 
-OFFERED = {
-    "pirate": Setup(adapter="pirate"),
-    "poet": Setup(adapter="poet"),
-    "manual": Setup(plugin_data={"rag": {"index": "manual"}}),
-    "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
-    "calm": Setup(sampling=Sampling(temperature=0.1)),
-}
+OFFERED = ServedSetups(
+    {
+        "pirate": Setup(adapter="pirate"),
+        "poet": Setup(adapter="poet"),
+        "manual": Setup(plugin_data={"rag": {"index": "manual"}}),
+        "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
+        "calm": Setup(sampling=Sampling(temperature=0.1)),
+    },
+    {"vote": "it takes long"},
+)
 
 
-def setup_for_model(name: str, served: str, offered: Mapping[str, Setup]) -> Setup:
+def setup_for_model(name: str, served: str, offered: ServedSetups) -> Setup:
     model, parts = split_name(name, served)
     if model != served:
         model = find_chat_model(model, served)
@@ -237,7 +241,7 @@ def test_a_name_joins_set_ups() -> None:
         sampling=Sampling(temperature=0.1),
         plugin_data={"rag": {"index": "manual"}},
     )
-    for name in model_names("m", OFFERED):
+    for name in model_names("m", OFFERED.usable):
         setup_for_model(name, "m", OFFERED)
 
 
@@ -246,6 +250,33 @@ def test_an_unknown_name_is_not_found(name: str) -> None:
     with pytest.raises(ApiError) as caught:
         setup_for_model(name, "m", OFFERED)
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+
+
+def test_a_set_up_that_cannot_be_served_is_refused_with_the_reason() -> None:
+    with pytest.raises(ApiError, match=r"vote cannot be served: it takes long\.") as caught:
+        setup_for_model("m+vote", "m", OFFERED)
+    assert (caught.value.status, caught.value.param) == (400, "model")
+
+
+def test_set_ups_with_a_method_or_tools_cannot_be_served() -> None:
+    def template(name: str, **facts: Any) -> OfferedTemplate:
+        return OfferedTemplate(
+            name, "plugin", lambda values, text, about: RenderedTemplate(**facts)
+        )
+
+    templates = {
+        "think": template("think", sampling=Sampling(method="chain")),
+        "react": template("react", tools=("calculator", "python")),
+        "plain": template("plain", system="Be brief."),
+    }
+    setups = {name: Setup(template=name) for name in templates}
+    setups |= {"vote": Setup(sampling=Sampling(method="consensus:9")), "other": Setup(model="n")}
+    sorted_out = sort_setups(setups, templates)
+    assert set(sorted_out.usable) == {"plain"}
+    assert "method chain" in sorted_out.refused["think"]
+    assert "method consensus" in sorted_out.refused["vote"]
+    assert "calculator, python" in sorted_out.refused["react"]
+    assert "other" not in sorted_out.refused
 
 
 def test_the_nearest_name_is_suggested() -> None:

@@ -75,6 +75,18 @@ def test_without_a_reranker_the_way_to_one_is_named() -> None:
     assert "chatlm pull ms-marco-minilm-l6-v2" in answer.json["error"]["message"]
 
 
+def test_a_query_or_document_that_is_far_too_long_is_refused_before_it_is_read(
+    address: str,
+) -> None:
+    for fields, param in (
+        ({"documents": ["a", "x" * 500_000]}, "documents[1]"),
+        ({"query": "x" * 500_000}, "query"),
+        ({"query": "cat " * 1000}, "query"),
+    ):
+        answer = ask(address, **fields)
+        assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
 def test_no_document_is_cut(address: str) -> None:
     answer = ask(address, documents=["a", "cat " * 1000])
     assert (answer.status, answer.json["error"]["param"]) == (400, "documents[1]")

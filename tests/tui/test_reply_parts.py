@@ -11,9 +11,10 @@ from textual.widgets import TextArea
 
 from chatlm.store.store import Store
 from chatlm.tui import clipboard
+from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.chat.live_turn import LiveTurn, TextStreamed, run_turn
 from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.tui.chat.reply_view import PartBlock, ReplyView
+from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.chat.turn_view import TurnView
@@ -84,19 +85,17 @@ async def test_all_parts_are_drawn_in_order() -> None:
         view = app.views[0]
         kinds = [type(block) for block in view.query_one(ReplyView).children]
         assert kinds == [
-            ThoughtBlock, ReplyText, ToolBlock, ToolBlock, ThoughtBlock, ReplyText, PartBlock,
+            ThoughtBlock, ReplyText, ToolBlock, ToolBlock, ThoughtBlock, ReplyText, ImageBlock,
         ]  # fmt: skip
         thought, text, called, failed, _, answer, image = blocks(view)
         assert thought == "▸ Thought"
         assert (text, answer) == ("Let me look.", "It will be mild in Paris.")
         assert called == "▸ get_weather  done  city=Paris · unit=celsius"
         assert failed == "▸ get_map  failed  city=Paris"
-        assert image == "Image  cat.png · image/png · 640×480"
+        assert image == "Image  cat.png · image/png · 640×480  ▸ show"
         message = plain(view.query_one(".user"))
-        assert message == (
-            "How is the weather here?\nImage  cat.png · image/png · 640×480\n"
-            "File  notes.txt · text/plain · 6 characters"
-        )
+        assert message == ("How is the weather here?\nFile  notes.txt · text/plain · 6 characters")
+        assert plain(view.query_one("ImageBlock.-user")) == image
 
 
 async def test_only_the_text_of_a_reply_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:

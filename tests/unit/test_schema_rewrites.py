@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from chatlm.engines import schema_rewrites
 from chatlm.engines.constraint_compiler import compile_schema
 from chatlm.engines.schema_rewrites import followable
 from tests.unit.random_text import random_text
@@ -139,3 +140,28 @@ def test_a_schema_of_known_keywords_stays_as_it_is() -> None:
         "required": ["a"],
     }
     assert followable(schema) == schema
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"type": "string", "pattern": "^b+$"},
+        {"type": "object", "patternProperties": {"^b+$": False}},
+        {"type": "object", "patternProperties": {"^a+$": {}}, "additionalProperties": False},
+        {"type": "string", "pattern": "("},
+    ],
+)
+@pytest.mark.parametrize("value", ["aa!", {"aa!": 1}, {"b": 1}])
+def test_where_the_time_for_patterns_is_up_nothing_is_decided(
+    monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], value: Any
+) -> None:
+    """Some patterns take for ever."""
+    schema = {"oneOf": [{"const": value}, option]}
+    is_text = isinstance(value, str)
+    excluded = is_text != (option["type"] == "string") or (
+        option.get("pattern") != "(" and not jsonschema.Draft202012Validator(option).is_valid(value)
+    )
+    assert ("anyOf" in followable(schema)) == excluded
+    monkeypatch.setattr(schema_rewrites, "MAX_PATTERN_SECONDS", 0.0)
+    if is_text == (option["type"] == "string"):
+        assert "oneOf" in followable(schema)

@@ -95,7 +95,7 @@ class TurnView(Vertical, can_focus=True):
             border-left: outer $accent;
             background: $foreground 4%;
         }
-        &.-outside > .user, &.-outside > ReplyView { opacity: 60%; }
+        &.-outside > .user, &.-outside > ImageBlock, &.-outside > ReplyView { opacity: 60%; }
     }
     """
 

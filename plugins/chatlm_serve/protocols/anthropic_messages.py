@@ -40,11 +40,13 @@ from chatlm_serve.generation_request import (
     GenerationRequest,
     check_stop,
     check_tools,
+    checked_schema,
+    limit_value,
     sampling_value,
     split_conversation,
+    tool_definition,
 )
 from chatlm_serve.http_guard import read_json_body
-from chatlm_serve.protocols.openai_fields import checked_schema, limit_value
 from chatlm_serve.reply_events import (
     ReasoningDelta,
     ReplyEnded,
@@ -242,13 +244,14 @@ def _parse_tools(fields: Mapping[str, Any]) -> list[ToolDefinition]:
         neutral = {"allowed_callers": ["direct"], "defer_loading": False, "input_examples": []}
         refuse_unknown(tool, (*known, "eager_input_streaming", *neutral), f"{path}.")
         check_neutral(tool, neutral, f"{path}.")
-        name = get_typed(tool, "name", str, path=f"{path}.")
-        if not 0 < len(name) <= 256 or name.strip() != name:
-            raise field_error(f"{path}.name", "must be a name of 1 to 256 characters.")
-        schema = get_typed(tool, "input_schema", dict, path=f"{path}.")
-        description = get_typed(tool, "description", str, "", f"{path}.")
-        checked = checked_schema(schema, f"{path}.input_schema")
-        tools.append(ToolDefinition(name, description, checked))
+        tools.append(
+            tool_definition(
+                get_typed(tool, "name", str, path=f"{path}."),
+                get_typed(tool, "description", str, "", f"{path}."),
+                ("input_schema", get_typed(tool, "input_schema", dict, path=f"{path}.")),
+                path,
+            )
+        )
     return tools
 
 

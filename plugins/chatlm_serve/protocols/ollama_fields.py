@@ -10,8 +10,13 @@ from typing import Any
 from chatlm import Sampling, Schema, one_line
 from chatlm_serve.errors import ApiError, field_error
 from chatlm_serve.fields import check_neutral, get_typed, refuse_unknown, without_nulls
-from chatlm_serve.generation_request import check_stop, sampling_value
-from chatlm_serve.protocols.openai_fields import MAX_TOKENS, MAX_TOP_LOGPROBS, checked_schema
+from chatlm_serve.generation_request import (
+    MAX_TOKENS,
+    MAX_TOP_LOGPROBS,
+    check_stop,
+    checked_schema,
+    sampling_value,
+)
 
 ERROR_PREFIX = "/api/"
 """Beginning of the paths whose errors have Ollama's format."""
@@ -147,7 +152,7 @@ def parse_keep_alive(fields: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(value, str):
         value = _parse_duration(value)
-    elif isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    elif type(value) not in (int, float):
         raise field_error("keep_alive", "must be seconds, or a duration such as 5m.")
     return math.inf if value < 0 else float(min(value, 1e9))
 

@@ -14,6 +14,7 @@ from chatlm_serve.errors import ApiError, field_error
 from chatlm_serve.fields import check_neutral, get_typed, refuse_unknown, without_nulls
 from chatlm_serve.generation_request import (
     MAX_CHOICES,
+    MAX_TOP_LOGPROBS,
     GenerationRequest,
     sampling_value,
     split_conversation,
@@ -21,7 +22,6 @@ from chatlm_serve.generation_request import (
 from chatlm_serve.protocols.openai_errors import error_body
 from chatlm_serve.protocols.openai_fields import (
     HINTS,
-    MAX_TOP_LOGPROBS,
     SAMPLING_FIELDS,
     parse_effort,
     parse_schema_format,

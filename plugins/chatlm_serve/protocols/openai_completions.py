@@ -12,7 +12,12 @@ from starlette.routing import Route
 from chatlm import Sampling, TokenLogprob, Usage
 from chatlm_serve.errors import ApiError, field_error
 from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error, without_nulls
-from chatlm_serve.generation_request import MAX_CHOICES, GenerationRequest, TextPrompts
+from chatlm_serve.generation_request import (
+    MAX_CHOICES,
+    MAX_TOP_LOGPROBS,
+    GenerationRequest,
+    TextPrompts,
+)
 from chatlm_serve.protocols.openai_chat import (
     DONE_EVENT,
     FINISH_REASONS,
@@ -22,7 +27,6 @@ from chatlm_serve.protocols.openai_chat import (
 from chatlm_serve.protocols.openai_errors import error_body
 from chatlm_serve.protocols.openai_fields import (
     HINTS,
-    MAX_TOP_LOGPROBS,
     SAMPLING_FIELDS,
     sampling_values,
 )

@@ -31,6 +31,10 @@ EMBEDDING_MODEL = "all-minilm-l6-v2"
 MAX_TEXTS = 256
 BATCH_SIZE = 16
 
+MAX_WORD = 100
+"""Characters of the longest word that a tokenizer of these models divides; a text has no more for
+each of its tokens."""
+
 KNOWN_FIELDS = {"model", "input", "encoding_format", "user"}
 
 
@@ -162,11 +166,13 @@ class Embedder:
                 that its tokenizer gives a text.
         """
         model = self._load_once()
+        limit = model.max_seq_length or sys.maxsize
+        for index, each in enumerate(inputs):
+            check_length(each, limit, f"input[{index}]", EMBEDDING_MODEL)
         texts = [
             each if isinstance(each, str) else _text_of(model.tokenizer, each, f"input[{index}]")
             for index, each in enumerate(inputs)
         ]
-        limit = model.max_seq_length or sys.maxsize
         input_ids = model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         for index, ids in enumerate(input_ids):
             if len(ids) > limit:
@@ -188,6 +194,28 @@ class Embedder:
                 raise ApiError(404, str(error), param="model", code="model_not_found") from error
             self._model = _load(folder)
         return self._model
+
+
+def check_length(text: str | Sequence[int], limit: int, path: str, model: str) -> None:
+    """Refuse a text that is far too long before it is divided into tokens.
+
+    Args:
+        text: the text, or token ids.
+        limit: how many tokens the model reads.
+        path: the text's name in an error.
+        model: the model's name.
+
+    Raises:
+        ApiError: it is longer than any text of so many tokens.
+    """
+    is_text = isinstance(text, str)
+    if len(text) > limit * (MAX_WORD if is_text else 1):
+        raise field_error(
+            path,
+            f"has {len(text):,} {'characters' if is_text else 'tokens'}; {model} reads at most "
+            f"{limit} tokens.",
+            "context_length_exceeded",
+        )
 
 
 def _text_of(tokenizer: Any, ids: Sequence[int], path: str) -> str:

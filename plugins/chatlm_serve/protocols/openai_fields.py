@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chatlm import Sampling, Schema, ToolDefinition, UsageError, dump_json, one_line, parse_schema
+from chatlm import Sampling, Schema, ToolDefinition, one_line
 from chatlm_serve.errors import field_error
 from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error, without_nulls
-from chatlm_serve.generation_request import check_stop, check_tools, sampling_value
+from chatlm_serve.generation_request import (
+    check_stop,
+    check_tools,
+    checked_schema,
+    limit_value,
+    sampling_value,
+    tool_definition,
+)
 
-MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
 
 HINTS = frozenset(
@@ -58,21 +64,6 @@ def sampling_values(fields: Mapping[str, Any], limits: tuple[str, ...]) -> dict[
     return values
 
 
-def limit_value(param: str, value: Any) -> int:
-    """Return a limit of tokens after checking it; clients may ask for any number.
-
-    Raises:
-        ApiError: it is no positive integer.
-    """
-    if type(value) is not int or value < 1:
-        raise field_error(param, "must be a positive integer.")
-    return min(value, MAX_TOKENS)
-
-
-MAX_TOKENS: int = 1_000_000
-"""The largest limit of tokens that chatlm knows; no context is as long."""
-
-
 def parse_effort(value: Any, path: str) -> str:
     """Return chatlm's `thinking` for a `reasoning_effort`.
 
@@ -113,18 +104,6 @@ def parse_schema_format(
     return checked_schema(schema, f"{described_path}schema")
 
 
-def checked_schema(schema: Mapping[str, Any], path: str) -> Schema:
-    """Return a schema after checking it.
-
-    Raises:
-        ApiError: it is no JSON schema.
-    """
-    try:
-        return parse_schema(dump_json(dict(schema)))  # as text, it is checked only once
-    except UsageError as error:
-        raise field_error(path, f"{error.message}.") from None
-
-
 def parse_tool(function: Any, path: str, known: frozenset[str]) -> ToolDefinition:
     """Read the description of one function.
 
@@ -138,15 +117,12 @@ def parse_tool(function: Any, path: str, known: frozenset[str]) -> ToolDefinitio
     """
     fields = without_nulls(function, path)
     refuse_unknown(fields, {"name", "description", "parameters", "strict", *known}, f"{path}.")
-    name = get_typed(fields, "name", str, path=f"{path}.")
-    if not 0 < len(name) <= 256 or name.strip() != name:
-        raise field_error(f"{path}.name", "must be a name of 1 to 256 characters.")
     get_typed(fields, "strict", bool, False, f"{path}.")  # arguments fit their schema anyway
-    parameters = get_typed(fields, "parameters", dict, {"type": "object"}, f"{path}.")
-    return ToolDefinition(
-        name,
+    return tool_definition(
+        get_typed(fields, "name", str, path=f"{path}."),
         get_typed(fields, "description", str, "", f"{path}."),
-        checked_schema(parameters, f"{path}.parameters"),
+        ("parameters", get_typed(fields, "parameters", dict, {"type": "object"}, f"{path}.")),
+        path,
     )
 
 

@@ -31,10 +31,13 @@ from chatlm_serve.fields import (
     unsupported_error,
     without_nulls,
 )
-from chatlm_serve.generation_request import GenerationRequest, split_conversation
+from chatlm_serve.generation_request import (
+    MAX_TOP_LOGPROBS,
+    GenerationRequest,
+    split_conversation,
+)
 from chatlm_serve.protocols.openai_fields import (
     HINTS,
-    MAX_TOP_LOGPROBS,
     SAMPLING_FIELDS,
     parse_effort,
     parse_schema_format,

@@ -22,6 +22,7 @@ from chatlm import ModelError, UsageError, find_model, one_line
 from chatlm_serve.errors import ApiError, field_error
 from chatlm_serve.fields import get_typed, refuse_unknown, without_nulls
 from chatlm_serve.http_guard import read_json_body
+from chatlm_serve.protocols.openai_embeddings import check_length
 from chatlm_serve.replying import collect, while_connected
 from chatlm_serve.work_queue import WorkQueue
 
@@ -157,6 +158,16 @@ class Reranker:
 
         limit = int(model.tokenizer.model_max_length)  # huge where it is not known
         pairs = [(request.query, document) for document in request.documents]
+        check_length(request.query, limit, "query", request.model)
+        for index, document in enumerate(request.documents):
+            check_length(document, limit, f"documents[{index}]", request.model)
+        alone = len(model.tokenizer(request.query, verbose=False)["input_ids"])
+        if alone > limit:  # before it is read once more with each document
+            raise field_error(
+                "query",
+                f"has {alone:,} tokens; {request.model} reads at most {limit}, with a document.",
+                "context_length_exceeded",
+            )
         queries, documents = map(list, zip(*pairs, strict=True))
         encoded = model.tokenizer(queries, documents, truncation=False, verbose=False)
         counts = [len(ids) for ids in encoded["input_ids"]]
