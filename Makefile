@@ -57,7 +57,8 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 $(VENV)/.torch: | $(VENV)/.made
 ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --retries 0 --timeout 15 \
-	  --index-url $(CPU_TORCH) 'torch>=2.6' || echo "torch for processors was not found; PyPI's is taken, which has CUDA: 6 GB in all."
+	  --index-url $(CPU_TORCH) 'torch>=2.6' 2>$(VENV)/torch.log || \
+	  echo "$(CPU_TORCH) cannot be used (see $(VENV)/torch.log); PyPI's torch is taken, which has CUDA: 6 GB in all."
 endif
 	@touch $@
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatlm.chat.downloads import Download, DownloadRules, check_address, download
-    from chatlm.chat.images import PreparedImage, read_image
+    from chatlm.chat.images import read_image
     from chatlm.chat.ocr import RecognisedText, can_recognise_text, recognise_text
     from chatlm.chat.pdf_pages import render_pages
     from chatlm.chat.session import ChatSession
@@ -120,7 +120,16 @@ if TYPE_CHECKING:
         Usage,
     )
     from chatlm.types.methods import ReplyMethod
-    from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+    from chatlm.types.parts import (
+        File,
+        Image,
+        Part,
+        PreparedImage,
+        Reasoning,
+        Text,
+        ToolCall,
+        ToolResult,
+    )
     from chatlm.types.projects import Project
     from chatlm.types.requests import (
         LogitsProcessor,
@@ -237,7 +246,7 @@ _MODULE_OF = {
     "PluginData": "chatlm.types.messages",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
-    "PreparedImage": "chatlm.chat.images",
+    "PreparedImage": "chatlm.types.parts",
     "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Project": "chatlm.types.projects",
     "Prompt": "chatlm.types.requests",

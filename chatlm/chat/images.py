@@ -8,7 +8,6 @@ import warnings
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from chatlm.hub.disk import human_bytes
 from chatlm.store.blobs import MAX_IMAGE_BYTES
 from chatlm.text import one_line
 from chatlm.types.messages import Message
-from chatlm.types.parts import Image, Part, Text
+from chatlm.types.parts import Image, Part, PreparedImage, Text
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -50,18 +49,6 @@ _MAX_NAME_WIDTH = 200
 
 _BACKGROUND = "white"
 """What is seen through a transparent image, as on a page; most models know no transparency."""
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image as it is stored and sent."""
-
-    image: Image
-    """The message part, which describes `content`."""
-    content: bytes
-    """A PNG or JPEG file in RGB, with no metadata."""
-    notes: tuple[str, ...] = ()
-    """What differs from the file that was read, such as `first frame only`."""
 
 
 def read_image(content: bytes, name: str) -> PreparedImage:
@@ -195,14 +182,27 @@ def sniff_format(begin: bytes) -> str | None:
 def message_parts(
     text: str, images: Sequence[PreparedImage], kept: Sequence[Image] = ()
 ) -> tuple[Part, ...]:
-    """Return the parts of a message: each image once, then the text, as most models were trained.
+    """Return the parts of a message: each image once, then the text, as most models were trained;
+    images with an offset are between pieces of the text.
 
     Args:
         text: of the message.
         images: its new images.
         kept: images that are stored already.
     """
-    return (*dict.fromkeys((*kept, *(each.image for each in images))), Text(text))
+    first = [each.image for each in images if not each.offset]
+    parts: list[Part] = [*dict.fromkeys((*kept, *first))]
+    start = 0
+    for each in sorted(images, key=lambda image: image.offset):
+        if each.offset:
+            parts += [
+                *([Text(text[start : each.offset])] if each.offset > start else []),
+                each.image,
+            ]
+            start = each.offset
+    if text[start:] or not start:
+        parts.append(Text(text[start:]))
+    return tuple(parts)
 
 
 def kept_images(message: Message, text: str) -> list[Image]:
@@ -288,7 +288,7 @@ def _not_an_image(content: bytes, shown: str) -> UsageError:
     """Return the error for a file that no reader knows, which says what it is if that is plain."""
     begin = content[:SNIFFED_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     found = sniff_format(content[:SNIFFED_BYTES])
-    if found == "HEIF":
+    if found == "HEIF" and not _register_heif():
         return UsageError(
             f"{shown} is a HEIC file, and the package that reads them is not installed",
             hint='Install it with pip install "chatlm[heic]", or save the image as JPEG.',

@@ -13,7 +13,7 @@ from chatlm.hub.catalogue import entry_of_repository
 from chatlm.hub.gguf_choices import quality
 from chatlm.hub.installed import ModelDetails
 from chatlm.hub.names import HubGgufTarget, HubTarget, resolve_name
-from chatlm.hub.repository import is_offline, read_repository
+from chatlm.hub.repository import is_offline, read_hub_config, read_repository
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import ModelListing
@@ -35,10 +35,10 @@ class PluginModels:
 
 @dataclass(frozen=True)
 class FileChoice:
-    """A GGUF model of a repository, which is not here."""
+    """A model of a repository, which is not here."""
 
     name: str
-    """ORG/NAME:QUANTIZATION."""
+    """ORG/NAME:QUANTIZATION, or ORG/NAME for its safetensors."""
     bytes: int
     quality: str
     """In words."""
@@ -67,7 +67,8 @@ def look_up_model(name: str, config: Config, plugins: PluginHost) -> bool | tupl
     """Tell whether a model can be used without a download; may ask the hub.
 
     Returns:
-        The GGUF models to choose from where the name is a repository with nothing else.
+        The models to choose from where the name is a repository: its safetensors, else its GGUF
+        files. False too where nothing is known about them.
 
     Raises:
         ModelError: there is no such model, or the hub refuses.
@@ -81,7 +82,11 @@ def look_up_model(name: str, config: Config, plugins: PluginHost) -> bool | tupl
         return False
     found = read_repository(target.repository, target.revision or "main")
     if found.has_safetensors:
-        return False
+        size, values = found.safetensors_bytes, read_hub_config(found)
+        if values is None:
+            return False
+        fit = fit_checker(config, plugins).check_repository(target.name, values, size)
+        return (FileChoice(target.name, size, "as published", fit),) if fit else False
     checker = fit_checker(config, plugins)
     choices = []
     for files in found.ggufs:

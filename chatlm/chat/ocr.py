@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm.chat.images import PreparedImage, read_image_file
+from chatlm.chat.images import read_image_file
 from chatlm.errors import UsageError
 from chatlm.text import one_line
+from chatlm.types.parts import PreparedImage
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatlm.chat.images import PreparedImage, prepare_pixels, read_image, read_image_file
+from chatlm.chat.images import prepare_pixels, read_image, read_image_file
 from chatlm.errors import UsageError
 from chatlm.store.blobs import MAX_IMAGE_BYTES, Blobs, describe_image
 from chatlm.text import one_line
+from chatlm.types.parts import PreparedImage
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -68,7 +68,7 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_describe_old_parts(messages, engine.info)),
+            tuple(describe_old_parts(messages, engine.info)),
             sampling,
             adapter or None,
             adapter_fixed=adapter is not None,
@@ -147,8 +147,9 @@ def default_messages(
     return [*history, grounded]
 
 
-def _describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
-    """Replace parts that the engine cannot take by text.
+def describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
+    """Replace parts that the engine cannot take by text; leave out images of tools, whose results
+    mention them.
 
     These are tool calls that were never run, since servers and templates want the result of each;
     and images and files that the engine does not accept, save in the newest message. So a chat with
@@ -172,7 +173,11 @@ def _describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[M
         if index == newest or not any(map(is_described, message.parts))
         else Message(
             message.role,
-            (_describe(part) if is_described(part) else part for part in message.parts),
+            (
+                _describe(part) if is_described(part) else part
+                for part in message.parts
+                if not (message.role == "tool" and isinstance(part, Image) and is_described(part))
+            ),
             message.pinned,
         )
         for index, message in enumerate(messages)

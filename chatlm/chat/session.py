@@ -13,7 +13,7 @@ from chatlm.chat import summary as summary_module
 from chatlm.chat.compaction import compact_turns
 from chatlm.chat.context_usage import ContextUsage, measure_context
 from chatlm.chat.deletion import delete_chats
-from chatlm.chat.images import PreparedImage, kept_images, message_parts, with_unsaved
+from chatlm.chat.images import kept_images, message_parts, with_unsaved
 from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.turn_runner import SessionEvents, TurnRunner
@@ -35,7 +35,7 @@ from chatlm.types.messages import (
     StopReason,
     Turn,
 )
-from chatlm.types.parts import Image, Text
+from chatlm.types.parts import Image, PreparedImage, Text
 from chatlm.types.projects import Project
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -119,6 +119,8 @@ class ChatSession:
         self.conversation_id = conversation_id
         self._draft: Conversation | None = None
         """The chat with what `add` added."""
+        self._draft_images: list[PreparedImage] = []
+        """The images of what `add` added."""
         self.label_seconds = label_seconds
         self.source = source
         self.project = project
@@ -214,7 +216,12 @@ class ChatSession:
             )
         return self._runner(plugins).answer(chat, turn, turn.reply)
 
-    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+    def add(
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        images: Sequence[PreparedImage] = (),
+    ) -> None:
         """Add a message with a reply that was generated elsewhere to what `request` builds on.
 
         Nothing is stored, since a long chat would take thousands of statements.
@@ -222,13 +229,16 @@ class ChatSession:
         Args:
             text: the user's message.
             reply: the answer, or all steps to it.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
         """
-        _check_not_blank(text)
+        if not images:
+            _check_not_blank(text)
         chat = self._conversation_or_new()
-        turn = self._drafted_turn(chat, text, self._turn_plugins(chat))
+        turn = self._drafted_turn(chat, text, self._turn_plugins(chat), images)
+        self._draft_images += images
         if isinstance(reply, str):
             reply = [ReplyStep((Text(reply),) if reply else (), StopReason.END)]
         answered = dataclasses.replace(turn, replies=(Reply(0, 1, steps=reply),))
@@ -296,19 +306,22 @@ class ChatSession:
         request, passages, encode = self._build(text, reply, images)
         return Preview(request, encode(), tuple(passages))
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self, text: str, reply: Sequence[ReplyStep] = (), images: Sequence[PreparedImage] = ()
+    ) -> Request:
         """Build what `send` would send for `text`, and encode it only if it has passages.
 
         Args:
             text: the user's message.
             reply: what its reply has already: steps with results of tools, or text to continue.
+            images: the message's images.
 
         Raises:
             UsageError: the text is blank and the chat has no turn.
             ContextTooLong: the passages do not fit; the engine refuses other prompts that do not.
             ModelError: as `send`.
         """
-        request, passages, encode = self._build(text, reply)
+        request, passages, encode = self._build(text, reply, images)
         if passages:
             encode()
         return request
@@ -334,7 +347,7 @@ class ChatSession:
             tuple(messages),
             self._effective_sampling(chat),
             tools=tools,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:
@@ -517,7 +530,7 @@ class ChatSession:
             continue_from=Reply(0, 1, steps=reply) if reply else None,
             tools=self._tool_definitions(chat, engine),
             tool_choice=self.tools.choice,
-            images=with_unsaved(self.store.images, images),
+            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
         )
 
         def encode() -> Prompt:
@@ -535,7 +548,7 @@ class ChatSession:
     ) -> tuple[Conversation, TurnPlugins, list[Passage]]:
         """Return the chat with a turn for `text`, or with its newest turn if `text` is blank, the
         plugins for it, and the turn's passages."""
-        if not text.strip():
+        if not text.strip() and not images:
             chat = self._stored()
             passages = retrieved_only(self.store.passages(chat.turns[-1].id))
             return chat, self._turn_plugins(chat), passages
@@ -557,8 +570,10 @@ class ChatSession:
         raw_input = text if message != text else ""
         number = len(chat.turns)
         turn_id = self.store.first_id and self.store.first_id + number  # as it would be stored
-        parts = message_parts(message, images)
-        return Turn(turn_id, number, Message("user", parts), raw_input=raw_input)
+        user = Message("user", message_parts(text, images))
+        if message != text:
+            user = user.with_text(message)
+        return Turn(turn_id, number, user, raw_input=raw_input)
 
     def _stored(self) -> Conversation:
         """Load the chat, which must have a turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.messages import ReplyStep
+from chatlm.types.parts import PreparedImage
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -188,10 +190,15 @@ class InMemorySideChat:
             self._chats.model_name(self.setup.model), self.setup.adapter, self._chats.plugins
         )
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self,
+        text: str,
+        reply: Sequence[ReplyStep] = (),
+        images: Sequence[PreparedImage] = (),
+    ) -> Request:
         """Build the request for the next message."""
         session, question = self._session_for(text)
-        return session.request(question, reply)
+        return session.request(question, reply, _moved(images, text, question))
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
@@ -201,10 +208,15 @@ class InMemorySideChat:
         """Return the events that need no engine."""
         return list(events_without_engine(request, self.engine))
 
-    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
+    def add(
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        images: Sequence[PreparedImage] = (),
+    ) -> None:
         """Add a message and its reply to the chat."""
         session, question = self._session_for(text)
-        session.add(question, reply)
+        session.add(question, reply, _moved(images, text, question))
         self._session = session
 
     def _session_for(self, text: str) -> tuple[ChatSession, str]:
@@ -224,6 +236,13 @@ class InMemorySideChat:
             plugin_data={**opening.plugin_data, **setup.plugin_data},
         )
         return session, opening.first_message
+
+
+def _moved(images: Sequence[PreparedImage], text: str, question: str) -> Sequence[PreparedImage]:
+    """Return images for a text that a template may have put into another one: then before it."""
+    if text == question:
+        return images
+    return [dataclasses.replace(image, offset=0) for image in images]
 
 
 @contextmanager

@@ -214,7 +214,8 @@ class TurnRunner:
                 if limit := loop.limit():
                     yield from self._stop_at_limit(reply, limit)
                     break
-                messages = (*opening, *loop.messages(first_step))
+                results = request_builder.describe_old_parts(loop.messages(first_step), engine.info)
+                messages = (*opening, *results)
                 request = dataclasses.replace(request, messages=messages, tool_choice="auto")
                 growing = ReplyWriter(self.store, reply, settings)
                 yield StepStarted(reply)
@@ -429,7 +430,7 @@ def events_without_engine(
     if not continued and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", usage)
     if request.reply_complete:
-        yield Finished(StopReason.END, usage)
+        yield Finished(request.reply_stop_reason, usage)
 
 
 def _count_reply(request: Request, engine: Engine) -> Usage:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from chatlm.chat.images import PreparedImage, read_image
+from chatlm.chat.images import read_image
 from chatlm.errors import UsageError
+from chatlm.types.parts import PreparedImage
 
 if TYPE_CHECKING:
     from chatlm.config.config import Config

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm.chat.images import PreparedImage
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.errors import EXIT_INTERRUPTED, ChatlmError
 from chatlm.text import dump_json, escape_controls, one_line
@@ -29,7 +28,7 @@ from chatlm.types.events import (
     logprobs_to_dict,
 )
 from chatlm.types.messages import Reply, StopReason, Turn
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.parts import PreparedImage, ToolCall, ToolResult
 from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from chatlm.hub.names import (
     ModelTarget,
     resolve_name,
 )
-from chatlm.hub.repository import is_offline, read_repository
+from chatlm.hub.repository import is_offline, read_hub_config, read_repository
 from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import one_line
 
@@ -122,8 +122,15 @@ def _check_target(name: str, target: ModelTarget, anyway: bool) -> str:
         case HubTarget(repository) if not is_offline():
             try:
                 found = read_repository(repository, target.revision or "main")
+                config = read_hub_config(found)
             except ModelError:
                 return name  # the pull says what is wrong, or finds it in the cache
+            if config is not None:
+                with _checker() as checker:
+                    size = found.safetensors_bytes
+                    whole = checker.check_repository(target.name, config, size)
+                    if whole is not None:
+                        _say_fit(target.name, whole, size, checker, anyway)
             if found.has_safetensors or not found.ggufs:
                 return name
             _, choices = file_choices(name)

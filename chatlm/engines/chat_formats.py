@@ -20,7 +20,7 @@ from chatlm.engines.model_families import ToolCallFormat
 from chatlm.engines.tool_call_syntax import Malformed, WrittenCall, write_json_list
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, concat, origins_of
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Image, Part, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -90,6 +90,8 @@ class Span:
     """Type of the message's part that it belongs to."""
     token: str = ""
     """Of a control span: text of its token; `text` may add white space that the token absorbs."""
+    number: int | None = None
+    """Of a placeholder of an image: its number, see `chatlm.engines.image_ids`."""
 
 
 CallForm = Literal["object", "text", "content"]
@@ -97,7 +99,10 @@ CallForm = Literal["object", "text", "content"]
 or as JSON text, or within the content."""
 
 
-_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type)
+_PARTS = (Text.type, Reasoning.type, ToolCall.type, ToolResult.type, Image.type)
+
+_IMAGE_MARKER = "\ufffc"
+"""Stands for an image within a content; its origin tells it from the same character of a text."""
 
 
 def _origin(index: int, part: str) -> int:
@@ -135,6 +140,8 @@ def template_messages(
     groups: Sequence[MessageGroup],
     calls: ToolCallFormat | None = None,
     call_form: CallForm = "object",
+    *,
+    images_apart: bool = False,
 ) -> list[dict[str, Any]]:
     """Return each group as one message of a template, its contents separated by blank lines.
 
@@ -147,19 +154,22 @@ def template_messages(
         groups: see `group_by_role`.
         calls: how the model's family writes tool calls.
         call_form: how the template wants calls.
+        images_apart: whether images that came with the results of tools are a message of the user
+            after them, since the template does not show them within a result.
     """
     chat: list[dict[str, Any]] = []
     ids: dict[str, str] = {}
     for group in groups:
         values: dict[str, Any] = {"role": TrackedText(messages[group[-1]].role, TEMPLATE)}
         own = [(index, part) for index in group for part in messages[index].parts]
-        results = [(index, part) for index, part in own if isinstance(part, ToolResult)]
-        if results:
-            chat += [_result_message(values, part, index, ids) for index, part in results]
+        if any(isinstance(part, ToolResult) for _, part in own):
+            chat += _result_messages(values, own, ids, images_apart=images_apart)
             continue
         made = [(index, part) for index, part in own if isinstance(part, ToolCall)]
-        texts = [(index, messages[index].text) for index in group]
-        values["content"] = _join([(i, text) for i, text in texts if text] if made else texts)
+        contents = [_content(index, messages[index]) for index in group]
+        values["content"] = TrackedText("\n\n").join(
+            [content for content in contents if content] if made else contents
+        )
         thoughts = [(index, reasoning_of(messages[index].parts)) for index in group]
         if any(text for _, text in thoughts):
             values["reasoning_content"] = values["thinking"] = _join(thoughts, Reasoning.type)
@@ -176,16 +186,34 @@ def template_messages(
     return chat if calls is None or calls.is_parallel else _with_single_calls(chat)
 
 
-def _result_message(
-    values: Mapping[str, Any], result: ToolResult, index: int, ids: Mapping[str, str]
-) -> dict[str, Any]:
-    origin = _origin(index, result.type)
-    return {
-        **values,
-        "content": TrackedText(result.text, origin),
-        "name": TrackedText(result.name, origin),
-        "tool_call_id": TrackedText(ids.get(result.call_id, result.call_id), origin),
-    }
+def _result_messages(
+    values: Mapping[str, Any],
+    parts: Iterable[tuple[int, Part]],
+    ids: Mapping[str, str],
+    *,
+    images_apart: bool,
+) -> list[dict[str, Any]]:
+    """Return the results of tools, each with the images that follow it."""
+    chat: list[dict[str, Any]] = []
+    apart = TrackedText("")
+    for index, part in parts:
+        if isinstance(part, ToolResult):
+            origin = _origin(index, part.type)
+            chat.append(
+                {
+                    **values,
+                    "content": TrackedText(part.text, origin),
+                    "name": TrackedText(part.name, origin),
+                    "tool_call_id": TrackedText(ids.get(part.call_id, part.call_id), origin),
+                }
+            )
+        elif isinstance(part, Image):
+            marker = TrackedText(_IMAGE_MARKER, _origin(index, part.type))
+            if images_apart or not chat:
+                apart += marker
+            else:
+                chat[-1]["content"] += marker
+    return [*chat, {"role": TrackedText("user", TEMPLATE), "content": apart}] if apart else chat
 
 
 def _written_calls(made: Sequence[tuple[int, ToolCall]], calls: ToolCallFormat) -> TrackedText:
@@ -258,6 +286,60 @@ def without_thoughts_before_calls(messages: Iterable[Message]) -> list[Message]:
         else message
         for message in messages
     ]
+
+
+def _content(index: int, message: Message) -> TrackedText:
+    """Return the text of a message, with a marker in place of each image."""
+    return concat(
+        TrackedText(part.text, _origin(index, part.type))
+        if isinstance(part, Text)
+        else TrackedText(_IMAGE_MARKER, _origin(index, part.type))
+        for part in message.parts
+        if isinstance(part, Text | Image)
+    )
+
+
+def with_content_lists(
+    chat: Iterable[Mapping[str, Any]], *, only_with_images: bool
+) -> list[dict[str, Any]]:
+    """Make the contents of a template's messages lists of texts and images.
+
+    Args:
+        chat: as `template_messages` returns them.
+        only_with_images: whether contents without an image stay texts.
+    """
+    changed: list[dict[str, Any]] = []
+    for values in chat:
+        content = values["content"]
+        pieces = _pieces(content)
+        has_images = any(is_image for _, is_image in pieces)
+        if only_with_images and not has_images:
+            changed.append(dict(values))
+            continue
+        items = [
+            {"type": TrackedText("image", TEMPLATE)}
+            if is_image
+            else {"type": TrackedText("text", TEMPLATE), "text": text}
+            for text, is_image in pieces
+        ]
+        changed.append({**values, "content": items})
+    return changed
+
+
+def _pieces(content: str) -> list[tuple[str, bool]]:
+    """Split a content at the markers of images; return each piece and whether it is one.
+
+    White space around images that joins messages is left out.
+    """
+    pieces: list[tuple[str, bool]] = []
+    start = 0
+    image = _PARTS.index(Image.type)
+    for place, origin in enumerate(origins_of(content)):
+        if origin >= 0 and origin % len(_PARTS) == image:
+            pieces += [(content[start:place], False), (content[place : place + 1], True)]
+            start = place + 1
+    pieces.append((content[start:], False))
+    return [piece for piece in pieces if piece[0]] or [(content, False)]
 
 
 def _join(texts: Sequence[tuple[int, str]], part: str = Text.type) -> TrackedText:

@@ -125,7 +125,12 @@ class ChatTemplate:
         chat = [dict(message) for message in messages]
         if continued_field:
             marker = TrackedText(_CONTINUATION_MARKER, CONTINUATION)
-            text = TrackedText("") + chat[-1][continued_field] + marker
+            text: Any = chat[-1][continued_field]
+            if isinstance(text, list):
+                *before, last = text
+                text = [*before, {**last, "text": TrackedText("") + last["text"] + marker}]
+            else:
+                text = TrackedText("") + text + marker
             for name in _ALIASES.get(continued_field, [continued_field]):
                 chat[-1][name] = text
         values = {

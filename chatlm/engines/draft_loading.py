@@ -13,6 +13,7 @@ from chatlm.engines.mtp_drafts import load_mtp
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.weight_reader import read_mtp_weights
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import ModelError
 
@@ -80,6 +81,7 @@ def draft_problem(
         if name == OWN_LAYER:
             if config.mtp is None:
                 raise Unsupported(_NO_OWN_LAYER)
+            read_mtp_weights(folder, config)  # which may have been left out
             return ""
         tokenizer = load_tokenizer(folder.name, folder)
         check_draft_model(folder, tokenizer, draft_folder, load_tokenizer(name, draft_folder))

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
 from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.messages import Message
-from chatlm.types.parts import Part, Text, ToolCall, ToolResult
+from chatlm.types.parts import Image, Part, Text, ToolCall, ToolResult
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
+
+IMAGE_SQUARE, MAX_IMAGE_TOKENS = 32, 1536
+"""Pixels of the sides of a square that takes a token, and the limit of an image, which larger ones
+are made smaller for; of most servers' models."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,26 @@ class EstimatedTokens:
         begin, end = f"<{message.role}>", f"</{message.role}>"
         return [
             PromptToken(_token_id(begin), begin, control=True),
-            *(
-                PromptToken(_token_id(piece), piece, message_index=index, part=part.type)
-                for part in message.parts
-                for text in _texts_of(part)
-                for piece in self.split(text)
-            ),
+            *self._encode_content(message, index),
             PromptToken(_token_id(end), end, control=True),
         ]
+
+    def _encode_content(self, message: Message, index: int) -> Iterator[PromptToken]:
+        for part in message.parts:
+            if isinstance(part, Image):
+                yield from _image_tokens(part, index)
+            for text in _texts_of(part):
+                for piece in self.split(text):
+                    yield PromptToken(_token_id(piece), piece, message_index=index, part=part.type)
+
+
+def _image_tokens(image: Image, index: int) -> Iterator[PromptToken]:
+    """Yield the tokens that an image may take: one for each square, up to a limit."""
+    squares = -(-image.width // IMAGE_SQUARE) * -(-image.height // IMAGE_SQUARE)
+    for number in range(min(squares, MAX_IMAGE_TOKENS)):
+        text = f"[{image.name or 'image'}]" if number == 0 else ""
+        token = _token_id(f"{image.sha256} {number}")
+        yield PromptToken(token, text, control=True, message_index=index, part=image.type)
 
 
 def _texts_of(part: Part) -> tuple[str, ...]:

@@ -207,6 +207,9 @@ class EntryFacts:
         """Whether chatlm's own decoders read its architecture."""
         return self._entry.model_type in FAMILIES
 
+    reads_images = False
+    """Of its files, which are not here, nothing is known."""
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -217,6 +220,7 @@ class FileFacts:
     is_gguf: bool = True
     has_output_matrix: bool = False
     is_native: bool = True
+    reads_images: bool = False
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -232,6 +236,43 @@ class FileFacts:
     def types(self) -> Mapping[str, int]:
         """The same by the number format that stores them: those of a usual file."""
         return {"Q4_K": self.parameters}
+
+
+@dataclass(frozen=True)
+class RepositoryFacts:
+    """The facts about a model in safetensors that is not here.
+
+    Args:
+        config: values of its config.json.
+        file_bytes: size of its weights.
+    """
+
+    config: Mapping[str, Any]
+    file_bytes: int
+    is_gguf: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters, from the size of its weights; of quantized ones, the number
+        that takes as much memory."""
+        kind = str(self.config.get("dtype") or self.config.get("torch_dtype"))
+        return self.file_bytes // (4 if kind == "float32" else 2)
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        """The same by the number format that stores them."""
+        return {"BF16": self.parameters}
+
+    @property
+    def has_output_matrix(self) -> bool:
+        """Whether it has an output matrix of its own beside the embedding."""
+        text = self.config.get("text_config") or self.config
+        return not text.get("tie_word_embeddings", self.config.get("tie_word_embeddings", True))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether chatlm's own decoders read its architecture."""
+        return self.config.get("model_type") in FAMILIES
 
 
 class FitChecker:
@@ -286,6 +327,18 @@ class FitChecker:
         """
         facts: ModelFacts = EntryFacts(entry, size) if entry else FileFacts(size)
         return self._check(name, facts, size, entry)
+
+    def check_repository(self, name: str, config: Mapping[str, Any], size: int) -> Fit | None:
+        """Return how a model in safetensors fits that is not here; None if nothing runs it, which
+        its download explains.
+
+        Args:
+            name: of the model.
+            config: values of its config.json.
+            size: bytes of its weights.
+        """
+        fit = self._check(name, RepositoryFacts(config, size), size, None)
+        return fit if fit.engine else None
 
     def smaller(self, entry_or_size: CatalogueEntry | int) -> CatalogueEntry | None:
         """Return the largest chat model of the catalogue that is smaller and fits; None if none
@@ -377,6 +430,8 @@ class FitChecker:
         config = self._config
         if config.engine in self._runtimes:
             return config.engine if facts.is_gguf else ""
+        if config.engine == "auto" and facts.reads_images:
+            return "transformers"
         if facts.is_native and config.engine != "transformers":
             return "native"
         if facts.is_gguf and self._runtimes and config.engine == "auto":

@@ -24,9 +24,10 @@ from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.draft_loading import load_draft_model
 from chatlm.engines.draft_model import Drafter
 from chatlm.engines.generation_state import GenerationState, TokenLimits
+from chatlm.engines.image_ids import plain_ids
 from chatlm.engines.load import load
 from chatlm.engines.machine_speed import OtherLoad
-from chatlm.engines.model import Model, Unsupported
+from chatlm.engines.model import ImageModel, Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import (
@@ -40,12 +41,13 @@ from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.torch_threads import single_torch_thread
-from chatlm.errors import OutOfMemoryError
+from chatlm.errors import OutOfMemoryError, UsageError
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
 from chatlm.types.messages import Message, Usage
+from chatlm.types.parts import Image
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -116,7 +118,10 @@ class LocalEngine:
         self._report_usage = report_usage
         model_info = model.info
         limit = context or (memory.context_length if memory else model_info.context_length)
-        self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, model_info.eos_token_ids)
+        self._images = model.images if isinstance(model, ImageModel) else None
+        self.prompt_encoder = PromptEncoder(
+            tokenizer, prompt_format, model_info.eos_token_ids, self._images
+        )
         end_ids = {*model_info.eos_token_ids, self.prompt_encoder.eos_token_id}
         end_sequences = [
             *([number] for number in end_ids if number is not None),
@@ -151,9 +156,13 @@ class LocalEngine:
             | dict(model_info.versions),
             num_parameters=num_parameters,
             memory=memory,
-            accepts=frozenset({"text", "tool_call", "tool_result"})
-            if self.prompt_encoder.calls_tools
-            else frozenset({"text"}),
+            accepts=frozenset(
+                {
+                    "text",
+                    *(("tool_call", "tool_result") if self.prompt_encoder.calls_tools else ()),
+                    *(("image",) if self.prompt_encoder.reads_images else ()),
+                }
+            ),
             tools_in_system_prompt=not self.prompt_encoder.knows_tools,
             constraints=frozenset({"schema", *GRAMMAR_KINDS}),
             thinks=self.prompt_encoder.thinks,
@@ -273,10 +282,20 @@ class LocalEngine:
         """Count the tokens of the messages in a prompt, control tokens included."""
         return len(self.prompt_encoder.encode(list(messages)))
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """Count the tokens of an image in a prompt, see `chatlm.ImageEngine`."""
+        if not self.prompt_encoder.reads_images:
+            raise UsageError(
+                f"{self.info.model} cannot read images", hint="Choose a model that can."
+            )
+        return self.prompt_encoder.image_tokens(width, height)
+
     def close(self) -> None:
         """Free the model's memory; the engine cannot be used afterwards."""
         with self._lock:
             self._prompt_cache.clear()
+            if self._images is not None:
+                self._images.clear()
             self._adapters.close()
             self._draft_model = None
             if torch.cuda.is_available():
@@ -312,7 +331,11 @@ class LocalEngine:
             message_reserve=self.info.context_length // 16,
         )
         try:
-            with self._lock, self._borrow_cache(request, prompt.ids) as cached:
+            with (
+                self._lock,
+                self._images_of(request),
+                self._borrow_cache(request, prompt.ids) as cached,
+            ):
                 for done in cached.read_ahead(prompt.ids, MESSAGE_TOKENS):
                     yield Prefill(done, len(prompt.ids))
                 for done in self._save_cache(request, cached):
@@ -328,6 +351,8 @@ class LocalEngine:
         if not is_out_of_memory(error):
             return error
         self._prompt_cache.clear()
+        if self._images is not None:
+            self._images.clear()
         user_error = OutOfMemoryError(
             f"Out of memory on {self.info.device}",
             hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
@@ -335,6 +360,25 @@ class LocalEngine:
         )
         user_error.__cause__ = error
         return user_error
+
+    def _images_of(self, request: Request) -> AbstractContextManager[None]:
+        """Let the model read the images of a request within the context.
+
+        Raises:
+            UsageError: the bytes of one are not here.
+        """
+        images = [
+            part
+            for message in request.messages
+            for part in message.parts
+            if isinstance(part, Image)
+        ]
+        if self._images is None or not images:
+            return nullcontext()
+        for image in images:
+            if image.sha256 not in request.images:
+                request.image_bytes(image)  # which says so
+        return self._images.available({image.sha256 for image in images}, request.images)
 
     def _fit_prompt(self, request: Request, message_reserve: int = 0) -> FittedPrompt:
         """Fit the prompt into the context."""
@@ -430,7 +474,10 @@ class LocalEngine:
         continues = request.raw or (
             bool(request.messages) and request.messages[-1].role == "assistant"
         )
+        # the model and the sampler know one id for all images; caches tell them apart
+        ids = plain_ids(prompt.ids, encoder.placeholder_id)
         with ExitStack() as borrowed:
+            borrowed.enter_context(self._images_of(request))
             cached_prompt = borrowed.enter_context(self._borrow_cache(request, prompt.ids))
             cached = cached_prompt.reuse_prefix(prompt.ids)
             yield PromptReady(total, limit, omitted, cached, prompt_hash(prompt.ids))
@@ -440,18 +487,18 @@ class LocalEngine:
             with single_torch_thread():
                 sampler = Sampler(
                     sampling,
-                    torch.tensor(prompt.ids),
+                    torch.tensor(ids),
                     logits.shape[-1],
                     logits.device,
                     self.prompt_encoder.token_bytes,
                     self.prompt_encoder.encode_text,
                 )
             state = GenerationState(
-                prompt_ids=prompt.ids,
+                prompt_ids=ids,
                 request=request,
                 sampler=sampler,
                 token_bytes=self.prompt_encoder.token_bytes,
-                detokenizer=encoder.detokenizer(prompt.ids[-8:] if continues else ()),
+                detokenizer=encoder.detokenizer(ids[-8:] if continues else ()),
                 parser=parser,
                 stop_filter=StopStringFilter([*sampling.stop, *encoder.stop_strings]),
                 format_stop_strings=frozenset(encoder.stop_strings) - frozenset(sampling.stop),
@@ -471,7 +518,7 @@ class LocalEngine:
             )
             yield ActiveSequence(
                 state,
-                Speculator(cached_prompt, prompt.ids, sampler, self._draft_model),
+                Speculator(cached_prompt, ids, sampler, self._draft_model),
                 cached_prompt,
                 borrowed.pop_all().close,
             )

@@ -30,6 +30,7 @@ from chatlm.hub.quantization_config import (
     UnreadableQuantization,
     read_quantization,
 )
+from chatlm.hub.vision import reads_images
 from chatlm.hub.weights import (
     gguf_file,
     parameters_by_type,
@@ -199,6 +200,11 @@ class ModelFacts(Protocol):
         """Whether chatlm's own decoders read its config.json."""
         ...
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether transformers is preferred, since it reads images."""
+        ...
+
 
 class FolderFacts:
     """The facts about the model in a folder, each read when it is asked for.
@@ -250,6 +256,11 @@ class FolderFacts:
         except Unsupported:
             return False
         return True
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its files have what reads images."""
+        return reads_images(self._folder)
 
 
 def plan_memory(
@@ -305,7 +316,11 @@ def plan_model(
     device = placement.device or "auto"
     on_native_device = device == "cpu" or device.startswith("cuda")
     native = (
-        engine != "transformers" and weights != "float32" and on_native_device and facts.is_native
+        engine != "transformers"
+        and weights != "float32"
+        and on_native_device
+        and facts.is_native
+        and not (engine == "auto" and facts.reads_images)
     )
     by_runtime = facts.is_gguf and (
         engine in runtimes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -159,6 +160,61 @@ class LanguageModel(Protocol):
 
     def new_cache(self) -> SequenceCache:
         """Return an empty KV cache."""
+        ...
+
+
+class ImageReader(Protocol):
+    """How a model reads images."""
+
+    @property
+    def placeholder(self) -> str:
+        """The text of the token that a chat template writes for an image."""
+        ...
+
+    @property
+    def feature_id(self) -> int:
+        """The id of the tokens in whose place the model reads an image."""
+        ...
+
+    @property
+    def chat_template(self) -> str | dict[str, str] | None:
+        """The template of chats with images; None for the tokenizer's."""
+        ...
+
+    def expand(self, width: int, height: int) -> str:
+        """Return the text of all tokens that replace the placeholder of an image.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+        """
+        ...
+
+    def available(
+        self, hashes: Iterable[str], images: Mapping[str, bytes]
+    ) -> AbstractContextManager[None]:
+        """Let images be read within the context.
+
+        Its caches then take the ids of `chatlm.engines.image_ids` in place of `feature_id`.
+
+        Args:
+            hashes: SHA-256 of the images, in hex.
+            images: their bytes by hash.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Free the memory of images that were read."""
+        ...
+
+
+@runtime_checkable
+class ImageModel(Protocol):
+    """A model that may read images."""
+
+    @property
+    def images(self) -> ImageReader | None:
+        """How it reads them; None if it cannot."""
         ...
 
 

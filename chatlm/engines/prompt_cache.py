@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from torch import Tensor
 
+from chatlm.engines.image_ids import find_images
 from chatlm.engines.model import (
     ANY_BLOCKS,
     BlockRules,
@@ -44,6 +45,38 @@ def block_ends(prompt_length: int, device_type: str, rules: BlockRules = ANY_BLO
 
 def _block_sizes(device_type: str, rules: BlockRules) -> tuple[int, int]:
     return rules.sizes or ((256, 64) if device_type == "cpu" else (1024, 128))
+
+
+def plan_blocks(
+    prompt: Sequence[int], device_type: str, rules: BlockRules = ANY_BLOCKS, growth: int = 0
+) -> list[int]:
+    """Return where the blocks of a prompt end, which may have images.
+
+    An image is never divided, and a block ends with it: so it is read once, whatever follows. After
+    it the blocks are counted anew.
+
+    Args:
+        prompt: ids, see `chatlm.engines.image_ids`.
+        device_type: type of the torch device.
+        rules: of the model.
+        growth: tokens of text that a longer prompt has besides.
+    """
+    length = len(prompt) + growth
+    units = find_images(prompt) if rules.several else []
+    if not units:
+        return block_ends(length, device_type, rules)
+    large = _block_sizes(device_type, rules)[0]
+    ends: list[int] = []
+    base = 0
+    for unit in units:
+        ends += [*range(base + large, unit.start + 1, large), unit.stop]
+        base = unit.stop
+    ends += [
+        base + end for end in block_ends(length - base, device_type, BlockRules(sizes=rules.sizes))
+    ]
+    if rules.first_past is not None and rules.first_past < length:
+        ends = [end for end in ends if end > rules.first_past]
+    return ends
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
@@ -80,7 +113,7 @@ class CachedPrompt:
 
     def reuse_prefix(self, prompt: Sequence[int]) -> int:
         """Truncate to the blocks that `prompt` shares; return their number of tokens."""
-        planned = self._plan_block_ends(len(prompt))
+        planned = self._plan_block_ends(prompt)
         blocks = self._count_shared_blocks(prompt, planned)
         if blocks == len(planned) and (blocks != len(self._block_ends) or self._logits is None):
             blocks -= 1  # the last block gives the logits that choose the first new token
@@ -88,7 +121,7 @@ class CachedPrompt:
 
     def count_shared(self, prompt: Sequence[int]) -> int:
         """Count the tokens that `reuse_prefix` would leave at most."""
-        planned = self._plan_block_ends(len(prompt))
+        planned = self._plan_block_ends(prompt)
         blocks = self._count_shared_blocks(prompt, planned)
         return planned[blocks - 1] if blocks else 0
 
@@ -98,22 +131,19 @@ class CachedPrompt:
         Args:
             large: whether to return only those that all longer prompts share.
         """
-        return self._lasting(self._block_ends, large=large)
+        return self._lasting(self.ids, self._block_ends, large=large)
 
-    def shared_ends(self, length: int) -> list[int]:
-        """Return where blocks of a prompt end that a shorter one may have shared.
+    def shared_ends(self, prompt: Sequence[int]) -> list[int]:
+        """Return where blocks of a prompt end that a shorter one may have shared."""
+        ends = self._plan_block_ends(prompt)
+        return self._lasting(prompt, [end for end in ends if end < len(prompt)], large=False)
 
-        Args:
-            length: of the prompt in tokens.
-        """
-        ends = self._plan_block_ends(length)
-        return self._lasting([end for end in ends if end < length], large=False)
-
-    def _lasting(self, ends: Sequence[int], *, large: bool) -> list[int]:
+    def _lasting(self, ids: Sequence[int], ends: Sequence[int], *, large: bool) -> list[int]:
         if not self._rules.several:
             return []
-        sizes = _block_sizes(self.model.device_type, self._rules)
-        return [end for end in ends if end % sizes[0 if large else 1] == 0]
+        size = _block_sizes(self.model.device_type, self._rules)[0 if large else 1]
+        bases = [0, *(unit.stop for unit in find_images(ids))]
+        return [end for end in ends if (end - bases[bisect_right(bases, end) - 1]) % size == 0]
 
     def restore(self, cache: SequenceCache, ids: Sequence[int], ends: Sequence[int]) -> None:
         """Take a cache that has read lasting blocks.
@@ -136,7 +166,7 @@ class CachedPrompt:
         Yields:
             Tokens of the prompt read so far.
         """
-        ends = self._plan_block_ends(len(prompt) + growth)
+        ends = self._plan_block_ends(prompt, growth)
         planned = ends[: bisect_right(ends, len(prompt))]
         blocks = self._count_shared_blocks(prompt, planned)
         if blocks < len(planned):
@@ -175,7 +205,7 @@ class CachedPrompt:
 
     def prefill_in_parts(self, prompt: Sequence[int]) -> Iterator[int | None]:
         """Do the same; yield None wherever the cache can pause within a block."""
-        return self._prefill(prompt, self._plan_block_ends(len(prompt)))
+        return self._prefill(prompt, self._plan_block_ends(prompt))
 
     def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int | None]:
         for end in planned[len(self._block_ends) :]:
@@ -183,8 +213,8 @@ class CachedPrompt:
             self._block_ends.append(end)
             yield end
 
-    def _plan_block_ends(self, length: int) -> list[int]:
-        return block_ends(length, self.model.device_type, self._rules)
+    def _plan_block_ends(self, prompt: Sequence[int], growth: int = 0) -> list[int]:
+        return plan_blocks(prompt, self.model.device_type, self._rules, growth)
 
     @property
     def logits(self) -> Tensor:

@@ -23,6 +23,8 @@ from chatlm.engines.chat_template import ChatTemplate
 from chatlm.engines.chat_tokenizer import ChatTokenizer, without_prefix_space
 from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.engines.fill_in_middle import find_gap_format
+from chatlm.engines.image_spans import ImagesNotShown, ImageSpans
+from chatlm.engines.model import ImageReader
 from chatlm.engines.model_families import (
     GENERIC_CALLS,
     ModelFamily,
@@ -35,7 +37,7 @@ from chatlm.engines.reply_parser import ReplyParser
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
-from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult, reasoning_of
+from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 from chatlm.types.requests import PromptToken, ToolDefinition
 from chatlm.types.sampling import Thinking
 
@@ -66,13 +68,18 @@ class PromptEncoder:
         tokenizer: a fast tokenizer.
         prompt_format: one of `PROMPT_FORMATS`; auto takes the model's template, or else ChatML.
         eos_token_ids: ids that end a reply, from the generation config.
+        images: of a model that reads images.
 
     Raises:
         ModelError: the model cannot be used with the format.
     """
 
     def __init__(
-        self, tokenizer: ChatTokenizer, prompt_format: str, eos_token_ids: Iterable[int]
+        self,
+        tokenizer: ChatTokenizer,
+        prompt_format: str,
+        eos_token_ids: Iterable[int],
+        images: ImageReader | None = None,
     ) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
@@ -81,6 +88,8 @@ class PromptEncoder:
             )
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
+        self._own_template = images.chat_template if images else None
+        self._wants_lists = False
         self.notes: list[str] = []
         self._variables: dict[str, Any] = {}
         self._tools: tuple[ToolDefinition, ...] = ()
@@ -100,14 +109,18 @@ class PromptEncoder:
         """How the model marks its thoughts and writes tool calls."""
         self.format = self._resolve_format(prompt_format)
         self._template = self._choose_template()
+        # a newline is text even as an added token
+        possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
+        self._token_pattern = _any_of(possible)
+        self._images: ImageSpans | None = None
+        if images is not None and self.format == "template":
+            self._images = ImageSpans(images, self._token_pattern, self._added_token_ids)
+            self._wants_lists = not self._takes_texts()
         self._tool_template = self._choose_tool_template()
         if self._tool_template is None and self.format != "raw":
             self.family = replace(self.family, tool_calls=GENERIC_CALLS)
         self.call_form = self._find_call_form()
         """How the template wants the calls of earlier turns."""
-        # a newline is text even as an added token
-        possible = {text for text in self._added_token_ids if len(text.strip()) > 1}
-        self._token_pattern = _any_of(possible)
         self._takes_left = frozenset(token.content for token in added if token.lstrip)
         self._takes_right = frozenset(token.content for token in added if token.rstrip)
         ends = {
@@ -116,7 +129,10 @@ class PromptEncoder:
         specials = {token.content for token in added if token.special}
         self.control_tokens: dict[str, int] = {}
         """Ids of control tokens by text; no content is ever encoded to these ids."""
-        self._guard((specials | ends | self._find_written_tokens()) & possible)
+        written = self._find_written_tokens()
+        if self._images is not None:
+            written |= self._images.written_tokens()
+        self._guard((specials | ends | written) & possible)
         self.thinking_levels = thinking_levels(self._template.inputs)
         """The values of `Sampling.thinking` that the template follows."""
         self._note_unknown_reasoning()
@@ -171,6 +187,7 @@ class PromptEncoder:
         if self._raw is None:
             self._raw = changed = copy.copy(self)
             changed._is_raw = True
+            changed._images = None
             changed.format = "raw"
             changed.family = ModelFamily("")
             changed.prefix_ids = self._text_prefix_ids
@@ -238,7 +255,7 @@ class PromptEncoder:
         ]
 
     def _compile_model_templates(self) -> dict[str, ChatTemplate]:
-        sources = self._tokenizer.chat_template or {}
+        sources = self._own_template or self._tokenizer.chat_template or {}
         if isinstance(sources, str):
             sources = {"default": sources}
         return {name: self._compile(source) for name, source in sources.items()}
@@ -301,12 +318,63 @@ class PromptEncoder:
         if form.write is not None and "tool_calls" not in self._tool_template.source:
             return "content"
         groups = chat_formats.group_by_role(_PROBE_CALL)
-        chat = chat_formats.template_messages(_PROBE_CALL, groups, form)
+        chat = self._template_messages(_PROBE_CALL, groups)
         try:
             text = self._tool_template.render(chat, **self._tool_variables([_PROBE_TOOL]))
         except (jinja2.TemplateError, ModelError):
             return "text"
         return "text" if "{'k': 'v'}" in text else "object"  # as Python writes an object
+
+    @property
+    def placeholder_id(self) -> int:
+        """The id of the tokens in whose place the model reads an image; -1 if it reads none."""
+        return -1 if self._images is None else self._images.placeholder_id
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether prompts may have images."""
+        return self._images is not None
+
+    def _takes_texts(self) -> bool:
+        """Whether the template takes contents that are texts, not lists of texts and images."""
+        messages = [
+            Message("system", "first text"),
+            Message("user", "second text"),
+            Message("assistant", "third text"),
+        ]
+        for chosen in (messages, messages[1:]):
+            chat = chat_formats.template_messages(chosen, chat_formats.group_by_role(chosen))
+            with suppress(jinja2.TemplateError, ModelError):
+                shown = self._template.render(chat)
+                return all(message.text in shown for message in chosen)
+        return False
+
+    def _template_messages(
+        self,
+        messages: Sequence[Message],
+        groups: Sequence[MessageGroup],
+        call_form: CallForm = "object",
+    ) -> list[dict[str, Any]]:
+        """Return the messages as the template wants them, without tools that it does not know."""
+        return self._as_lists(
+            chat_formats.template_messages(messages, groups, self.family.tool_calls, call_form)
+        )
+
+    def _as_lists(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not self.reads_images:
+            return chat
+        return chat_formats.with_content_lists(chat, only_with_images=not self._wants_lists)
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Count the tokens of an image.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+        """
+        spans = self._images.of_size(width, height) if self._images else ()
+        runs = chat_formats.span_runs(spans)
+        return sum(len(self.encode_run(run).ids) for run in runs)
 
     def _find_written_tokens(self) -> set[str]:
         """Return the added tokens that a template writes, whole or built from pieces."""
@@ -317,7 +385,7 @@ class PromptEncoder:
             for messages in _PROBES:
                 with suppress(jinja2.TemplateError, ModelError):
                     groups = chat_formats.group_by_role(messages)
-                    chat = chat_formats.template_messages(messages, groups, self.family.tool_calls)
+                    chat = self._template_messages(messages, groups)
                     text = template.render(chat, **self._tool_variables([_PROBE_TOOL]))
                     spans = chat_formats.to_spans(text, self._token_pattern)
                     found |= {span.token for span in spans}
@@ -391,8 +459,7 @@ class PromptEncoder:
         """
         if self._is_raw:
             return self._raw_spans(messages)
-        text = self._render_accepted(messages)
-        spans = chat_formats.to_spans(text, self._token_pattern)
+        spans = self._render_accepted(messages)
         unguarded = {span.token for span in spans if span.control} - self.control_tokens.keys()
         if unguarded:
             self._guard(unguarded)
@@ -413,20 +480,25 @@ class PromptEncoder:
     def _control(self, token: str) -> Span:
         return Span(token, control=True, token=token)
 
-    def _render_accepted(self, messages: Sequence[Message]) -> TrackedText:
-        """Render the messages, in another arrangement where the template refuses them."""
+    def _render_accepted(self, messages: Sequence[Message]) -> list[Span]:
+        """Render the messages, in another arrangement where the template refuses them or leaves
+        images out."""
         groups = chat_formats.group_by_role(messages)
-        refusal: jinja2.TemplateError | None = None
-        for chat, grouped, has_system in (
-            (messages, groups, True),
+        refusal: jinja2.TemplateError | ImagesNotShown | None = None
+        for chat, grouped, has_system, images_apart in (
+            (messages, groups, True, False),
             # gpt-oss takes a thought or a text before a tool call, not both
-            (chat_formats.without_thoughts_before_calls(messages), groups, True),
+            (chat_formats.without_thoughts_before_calls(messages), groups, True, False),
             # some templates refuse a system role
-            (messages, chat_formats.merge_system_into_user(groups, messages), False),
+            (messages, chat_formats.merge_system_into_user(groups, messages), False, False),
+            # most show images of users alone, not those of tools
+            *([(messages, groups, True, True)] if self.reads_images else []),
         ):
             try:
-                return self._render(chat, grouped, has_system)
-            except jinja2.TemplateError as error:
+                text = self._render(chat, grouped, has_system, images_apart)
+                spans = chat_formats.to_spans(text, self._token_pattern)
+                return self._images.insert(spans, messages) if self._images else spans
+            except (jinja2.TemplateError, ImagesNotShown) as error:
                 refusal = error
         raise ModelError(
             f"The model's chat template refuses this conversation: {refusal}",
@@ -434,7 +506,11 @@ class PromptEncoder:
         ) from refusal
 
     def _render(
-        self, messages: Sequence[Message], groups: Sequence[MessageGroup], has_system: bool
+        self,
+        messages: Sequence[Message],
+        groups: Sequence[MessageGroup],
+        has_system: bool,
+        images_apart: bool,
     ) -> TrackedText:
         last = messages[-1] if messages else None
         continued = ""
@@ -442,10 +518,15 @@ class PromptEncoder:
             is_thinking = reasoning_of(last.parts) and not last.text
             continued = "reasoning_content" if is_thinking else "content"
         chat = chat_formats.template_messages(
-            messages, groups, self.family.tool_calls, self.call_form
+            messages,
+            groups,
+            self.family.tool_calls,
+            self.call_form,
+            images_apart=images_apart,
         )
         if self._tool_template is None:
             chat = generic_tools.describe(chat, self._tools, has_system)
+        chat = self._as_lists(chat)
         try:
             return self._template.render(chat, continued_field=continued, **self._variables)
         except ModelError:
@@ -469,7 +550,13 @@ class PromptEncoder:
     def estimate_message_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Estimate the tokens of each message from its content, without rendering the chat."""
         return [
-            self._content_tokens(_content_text(message)) + self._message_overhead
+            self._content_tokens(_content_text(message))
+            + sum(
+                self.image_tokens(part.width, part.height)
+                for part in message.parts
+                if isinstance(part, Image)
+            )
+            + self._message_overhead
             for message in messages
         ]
 
@@ -501,7 +588,8 @@ class PromptEncoder:
         """
         text = "".join(span.text for span in run)
         if run[0].control:
-            token = self._added_token_ids[run[0].token]
+            number = run[0].number
+            token = self._added_token_ids[run[0].token] if number is None else number
             return EncodedText(array("I", [token]), array("I", [len(text)]))
         return self.encode_with_offsets(text, is_first)
 
@@ -692,6 +780,8 @@ def prompt_tokens(
             for index in positions:
                 end = len(text) if index == len(encoded.ids) - 1 else encoded.end_offsets[index]
                 token = encoded.ids[index]
+                if span.number is not None:
+                    token = encoder.placeholder_id
                 is_control = token in controls
                 yield PromptToken(token, text[start:end], is_control, message, span.part)
                 start = end

@@ -88,7 +88,7 @@ class SavedCaches:
         fresh = best.model.new_cache()
         if not isinstance(fresh, SavableCache):
             return False
-        ends = best.shared_ends(len(prompt))
+        ends = best.shared_ends(prompt)
         ends = ends[: self._count_files(folder, ends, fresh.has_state)]
         if not ends or ends[-1] <= best.count_shared(prompt):
             return False

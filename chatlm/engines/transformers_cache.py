@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from chatlm.engines.devices import is_out_of_memory
+from chatlm.engines.image_ids import plain_ids
 from chatlm.engines.layer_checkpoints import Checkpoints, fill, has_state, read_block
+from chatlm.engines.transformers_images import TransformersImages
 from chatlm.hub.architecture import proven_modes
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class TransformersCache:
         mode: how it may be read.
         rope_switch: see `rope_switch`.
         activate: prepares the module for this sequence, such as its adapter.
+        images: lets it read images; None for text alone.
+        adapter: name of the one that `activate` activates.
     """
 
     def __init__(
@@ -88,17 +92,24 @@ class TransformersCache:
         mode: PrefillMode,
         rope_switch: int | None = None,
         activate: Callable[[], None] = lambda: None,
+        images: TransformersImages | None = None,
+        adapter: str | None = None,
     ) -> None:
         self._module = module
         self._mode = mode
         self._rope_switch = rope_switch
         self._activate = activate
+        self._images = images
+        self._adapter = adapter
+        self._delta: int | None = None
+        """By how much positions of text differ from indices, after images."""
         self._ids: list[int] = []
         self._checkpoints = Checkpoints()
         self._cache = self._new_cache()
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of tokens; return the last logits."""
+        self._delta = None  # tokens may have been dropped
         logits = self._forward(ids)
         if self._mode.kind != "uncached":
             self._checkpoints.take(self._cache, len(self._ids))
@@ -115,12 +126,20 @@ class TransformersCache:
             ids, self._ids = [*self._ids, *ids], []
             self._cache = self._new_cache()
         positions = range(len(self._ids), len(self._ids) + len(ids))
+        extra: Mapping[str, Any] = {}
+        plain = ids
+        if self._images is not None:
+            extra, self._delta = self._images.arguments(
+                [*self._ids, *ids], len(self._ids), self._adapter, self._delta
+            )
+            plain = plain_ids(ids, self._images.feature_id)
         logits, self._cache = forward(
             self._module,
-            ids,
+            plain,
             self._cache,
             use_cache=not uncached,
             positions=positions if self._mode.positions else None,
+            extra=extra,
         )
         self._ids += ids
         return logits
@@ -189,6 +208,7 @@ def forward(
     *,
     use_cache: bool = False,
     positions: Sequence[int] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, Any]:
     """Compute the logits after the last of some tokens.
 
@@ -198,6 +218,7 @@ def forward(
         cache: takes up the tokens; None for a new one of the model's own kind.
         use_cache: whether there is a cache at all.
         positions: of the tokens; None if the model counts them itself.
+        extra: further arguments.
 
     Returns:
         The logits, and the cache with the tokens.
@@ -208,6 +229,7 @@ def forward(
         arguments["cache"] = cache
     if positions is not None:
         arguments["position_ids"] = torch.tensor([list(positions)], device=device)
+    arguments |= extra or {}
     accepted = _arguments(type(module).forward)
     with torch.inference_mode():
         out = module(
@@ -295,10 +317,11 @@ def reads_exactly(module: Any, mode: PrefillMode) -> bool:
             raise
         log.info("%s, %s: %s", type(module).__name__, mode, error)
         return False
-    return all(_are_close(logits, expected[n], module.dtype) for n, logits in found.items())
+    return all(are_close(logits, expected[n], module.dtype) for n, logits in found.items())
 
 
-def _are_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+def are_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether rounding explains the difference of two logits of a model in this dtype."""
     difference = float((found.float() - expected.float()).abs().max())
     limit = _TOLERANCE.get(dtype, _COARSE_TOLERANCE) * float(expected.float().std())
     return difference <= limit  # False for NaN

@@ -23,6 +23,8 @@ from transformers import (
 from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.gguf_state_dict import open_state_dict
+from chatlm.engines.image_check import open_images
+from chatlm.engines.image_processor import ImageProcessor
 from chatlm.engines.model import (
     BlockRules,
     ModelInfo,
@@ -36,6 +38,7 @@ from chatlm.engines.transformers_cache import (
     choose_mode,
     rope_switch,
 )
+from chatlm.engines.transformers_images import TransformersImages
 from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub.architecture import (
     check_architecture,
@@ -56,6 +59,7 @@ class TransformersModel:
         folder: config.json and weights.
         placement: device and dtype.
         notes: messages to the user about the choice of transformers.
+        processor: lets it read images; None for text alone.
 
     Raises:
         ModelError: the folder does not hold a usable model.
@@ -66,11 +70,23 @@ class TransformersModel:
     max_draft_tokens = 0
 
     def __init__(
-        self, name: str, folder: Path, placement: Placement, notes: tuple[str, ...] = ()
+        self,
+        name: str,
+        folder: Path,
+        placement: Placement,
+        notes: tuple[str, ...] = (),
+        processor: ImageProcessor | None = None,
     ) -> None:
         self.module = load_model(name, folder, placement)
         self.mode = _choose_mode(name, self.module)
         self.rope_switch = rope_switch(self.module.config)
+        self.images: TransformersImages | None = None
+        """How it reads images; None if it cannot."""
+        if processor is not None:
+            try:
+                self.images = open_images(self.module, processor, self.mode)
+            except Unsupported as reason:
+                notes = (*notes, f"It cannot read images here: {reason}.")
         text_config = self.module.config.get_text_config()
         generation = self.module.generation_config
         self.device_type: str = self.module.device.type
@@ -93,7 +109,12 @@ class TransformersModel:
     def new_adapted_cache(self, adapter: str | None) -> TransformersCache:
         """Return an empty KV cache for one of `adapters`; None for none."""
         return TransformersCache(
-            self.module, self.mode, self.rope_switch, lambda: self.adapters.activate(adapter)
+            self.module,
+            self.mode,
+            self.rope_switch,
+            lambda: self.adapters.activate(adapter),
+            self.images,
+            adapter,
         )
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:

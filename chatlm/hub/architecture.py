@@ -83,16 +83,38 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it cannot be read.
     """
+    path = folder / "config.json"
     try:
-        values = json.loads((folder / "config.json").read_bytes())
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return parse_config(content, str(path))
+
+
+def parse_config(content: bytes, source: str) -> dict[str, Any]:
+    """Parse a config.json.
+
+    Args:
+        content: of the file.
+        source: what the error calls it.
+
+    Raises:
+        ModelError: it is no JSON object.
+    """
+    try:
+        values = json.loads(content)
         if not isinstance(values, dict):
             raise ValueError("it is no JSON object")
         return values
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} cannot be read: {error}",
-            "Copy or download the model again; the folder is not complete.",
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{source} cannot be read: {error}",
+        "Copy or download the model again; the folder is not complete.",
+    )
 
 
 @cache

@@ -404,6 +404,6 @@ def unknown_quantization(entry: CatalogueEntry, quantization: str) -> ModelError
     listed = [each.quantization for each in entry.gguf.files] if entry.gguf else []
     return ModelError(
         f"The catalogue lists no {quantization} of {entry.name}.",
-        (f"It has {' and '.join(listed)}. " if listed else "")
+        (f"{entry.name} has {' and '.join(listed)}. " if listed else "")
         + f"Take it: chatlm pull {entry.name}",
     )

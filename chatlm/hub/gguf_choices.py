@@ -48,6 +48,21 @@ def normalize_quantization(text: str) -> str:
     return text.upper() if quantization_of(text).lower() == text.lower() else text
 
 
+def shorten_stem(repository: str, stem: str) -> str:
+    """Return the quantization of a file that is named as its repository is, else the stem itself.
+
+    So the address of ORG/NAME-GGUF's NAME-Q8_0.gguf is the model ORG/NAME-GGUF:Q8_0.
+    """
+    quantization = quantization_of(stem)
+    named = stem.lower() == _usual_stem(repository, quantization)
+    return quantization if quantization and named else stem
+
+
+def _usual_stem(repository: str, quantization: str) -> str:
+    name = repository.rpartition("/")[2].lower().removesuffix("-gguf")
+    return f"{name}-{quantization.lower()}"
+
+
 def quality(quantization: str) -> str:
     """Describe in words how much of a model's quality a quantization keeps."""
     name = quantization.upper().removeprefix("UD-")
@@ -110,9 +125,10 @@ def choose_files(
     if not wanted:
         by_name = {each.quantization: each for each in reversed(found)}
         return next((by_name[name] for name in _PREFERRED if name in by_name), found[0])
+    meant = {wanted.lower(), _usual_stem(repository, wanted)}
     for each in found:
-        stems = {PurePosixPath(name).stem.lower() for name in each.names}
-        if wanted.lower() in {each.quantization.lower(), *stems}:
+        stems = {_PART.sub("", PurePosixPath(name).stem).lower() for name in each.names}
+        if wanted.lower() == each.quantization.lower() or meant & stems:
             return each
     listed = ", ".join(each.quantization for each in found)
     other = choose_files(repository, found).quantization

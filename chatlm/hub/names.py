@@ -23,7 +23,7 @@ from chatlm.hub.catalogue import (
 )
 from chatlm.hub.checksums import FileRecord, record_file
 from chatlm.hub.gguf.file import split_paths, split_stem
-from chatlm.hub.gguf_choices import normalize_quantization
+from chatlm.hub.gguf_choices import normalize_quantization, shorten_stem
 from chatlm.hub.model_folder import (
     MANIFEST_FILE,
     ModelManifest,
@@ -31,7 +31,7 @@ from chatlm.hub.model_folder import (
     model_folder_name,
     read_manifest,
 )
-from chatlm.hub.other_programs import find_stored_model
+from chatlm.hub.other_programs import find_stored_model, list_stored_models
 
 _HUB_ID = re.compile(
     r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(:(?P<quantization>\w[\w.-]*))?(@(?P<revision>\w[\w./-]*))?",
@@ -227,7 +227,7 @@ def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
     revision = hub_id["revision"] or (None if revision == "main" else revision)
     quantization = hub_id["quantization"] or ""
     if file.lower().endswith(".gguf"):
-        quantization = split_stem(Path(file))
+        quantization = shorten_stem(repository, split_stem(Path(file)))
     if quantization and quantization != "latest":
         return HubGgufTarget(repository, revision, normalize_quantization(quantization))
     plain = HubTarget(repository, revision)
@@ -238,11 +238,7 @@ def _resolve_hub(name: str) -> HubTarget | HubGgufTarget | None:
             if (
                 here
                 and here["quantization"]
-                and (here["repository"], here["revision"])
-                == (
-                    repository,
-                    revision,
-                )
+                and (here["repository"], here["revision"]) == (repository, revision)
             ):
                 return HubGgufTarget(repository, revision, here["quantization"])
     return plain
@@ -330,6 +326,8 @@ def _suggest_names(name: str) -> str:
     if found and found[0].gguf:
         return unknown_quantization(found[0], name.rpartition("-")[2]).hint
     near = close_names(name)
+    if typed.startswith(("ollama:", "lmstudio:")):
+        near = difflib.get_close_matches(name, [each.name for each in list_stored_models()])
     near += [n for n in difflib.get_close_matches(typed, known_names(), 3, 0.4) if n not in near]
     lines = []
     service = next((where for start, where in _SERVICES.items() if typed.startswith(start)), "")

@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from chatlm.errors import ModelError
+from chatlm.hub.architecture import parse_config
 from chatlm.hub.catalogue import GgufFiles
 from chatlm.hub.gguf_choices import group_files
+from chatlm.hub.model_folder import is_model_file, model_kind
 
 ASK_SECONDS = 10.0
 """Timeout of a question to the hub."""
@@ -33,6 +36,12 @@ class Repository:
     def ggufs(self) -> list[GgufFiles]:
         """Its GGUF models, smallest first."""
         return group_files(self.sizes)
+
+    @property
+    def safetensors_bytes(self) -> int:
+        """Size of its weights in safetensors, without copies in folders; 0 if it has none."""
+        names = [name for name in self.sizes if name.endswith(".safetensors")]
+        return sum(self.sizes[name] for name in names if is_model_file(name))
 
     @property
     def has_safetensors(self) -> bool:
@@ -74,6 +83,29 @@ def read_repository(repository: str, revision: str = "main") -> Repository:
         hashes={name: lfs.sha256 for name, file in files.items() if (lfs := file.lfs)},
         licence=licence if isinstance(licence, str) else "",
     )
+
+
+def read_hub_config(found: Repository) -> dict[str, Any] | None:
+    """Read the config.json of a chat model in safetensors; None if it is no such model.
+
+    Raises:
+        ModelError: the hub does not answer, or it is no config.json.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import get_session, hf_raise_for_status
+
+    if not found.safetensors_bytes or "config.json" not in found.sizes:
+        return None
+    url = hf_hub_url(found.name, "config.json", revision=found.commit, endpoint=hub_endpoint())
+    with hub_errors(found.name, found.commit):
+        response = get_session().get(
+            url, headers=build_hf_headers(), timeout=ASK_SECONDS, follow_redirects=True
+        )
+        hf_raise_for_status(response)
+    config = parse_config(response.content, f"config.json of {found.name}")
+    is_chat = "modules.json" not in found.sizes and model_kind(config) == "chat"
+    return config if is_chat else None
 
 
 def _stays_inside(name: str) -> bool:

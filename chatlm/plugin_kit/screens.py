@@ -105,16 +105,10 @@ class PluginCard(ModalScreen[None]):
         line.update(Content(escape_controls(str(error)) if error else ""))
 
 
-class ChoiceList(OptionList):
-    """A list whose Enter is named among the keys of its card."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "use")]
-
-
 class PickerCard(PluginCard):
     """A card with a list to choose from; Enter chooses, an error stays on the card.
 
-    A subclass overrides `body`, which includes a `ChoiceList` whose options have names as ids,
+    A subclass overrides `body`, which includes an `OptionList` whose options have names as ids,
     and `choose`.
 
         class RecipePicker(PickerCard):
@@ -122,7 +116,7 @@ class PickerCard(PluginCard):
 
             def body(self):
                 rows = [Option(self.row(name, ""), id=name) for name in ("soup", "bread")]
-                yield ChoiceList(*rows, markup=False)
+                yield OptionList(*rows, markup=False)
 
             def choose(self, name):
                 use_recipe(name)
@@ -138,6 +132,11 @@ class PickerCard(PluginCard):
         & .help { height: auto; margin: 0 0 1 0; color: $text-muted; }
     }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        # before the list's own binding, which no footer shows
+        Binding("enter", "choose_highlighted", "use", priority=True)
+    ]
 
     NAME_WIDTH: ClassVar[int] = 20
     """Width of the name column, in cells."""
@@ -201,6 +200,10 @@ class PickerCard(PluginCard):
     def _handle_selection(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self.choose_or_explain(event.option_id or "")
+
+    def action_choose_highlighted(self) -> None:
+        """Choose the highlighted option."""
+        self.query_one(OptionList).action_select()
 
     def choose_or_explain(self, name: str) -> None:
         """Call `choose` and close the card, or show why it failed."""

@@ -48,6 +48,8 @@ class EngineInfo:
     """Types of message parts that a request may hold, such as text, image or tool_call. Reasoning
     need not be among them: an engine leaves it out of prompts that do not want it. With tool_call,
     a request may offer tools."""
+    part_hints: Mapping[str, str] = field(default_factory=dict)
+    """What the user can do about types of parts that it does not accept, by type."""
     thinks: bool | None = None
     """Whether the model thinks before it answers; None where only its server knows."""
     thinking_levels: tuple[Thinking, ...] = ()
@@ -88,6 +90,12 @@ def check_parts(request: Request, info: EngineInfo) -> None:
             if gap
             else "Choose a local model, or send messages.",
         )
+    if request.raw and any(
+        part.type == "image" for each in request.messages for part in each.parts
+    ):
+        raise UsageError(
+            "A raw prompt is text alone", hint="Send the image in a message, without `raw`."
+        )
     wanted = "schema" if request.sampling.schema else request.grammar and request.grammar.kind
     if wanted and wanted not in info.constraints:
         what = "JSON schemas" if wanted == "schema" else f"grammars of the kind {wanted}"
@@ -103,7 +111,9 @@ def check_parts(request: Request, info: EngineInfo) -> None:
                 )
                 raise UsageError(
                     f"The model {info.model} does not accept {what}",
-                    hint="Choose a model that does, or start a new chat without it.",
+                    hint=info.part_hints.get(
+                        part.type, "Choose a model that does, or start a new chat without it."
+                    ),
                 )
 
 

@@ -321,7 +321,7 @@ class ReplyStep:
 
     parts: tuple[Part, ...] = ()
     """What the model generated, then one `ToolResult` for each of its tool calls, each followed by
-    the images that only the user sees."""
+    its images, which the user sees, and the model if it reads images."""
     stop_reason: StopReason | None = None
     """None while it grows."""
     usage: Usage = field(default_factory=Usage)
@@ -370,13 +370,17 @@ class ReplyStep:
         return any(isinstance(part, ToolResult) for part in self.parts)
 
     def messages(self, pinned: bool = False) -> tuple[Message, ...]:
-        """The step in a prompt: the assistant's message, then the tools' results.
+        """The step in a prompt: the assistant's message, then the tools' results with their images.
 
         A step that has nothing but reasoning has no message, since most models never read the
         reasoning of an earlier turn.
         """
-        results = tuple(part for part in self.parts if isinstance(part, ToolResult))
         output = self.output
+        first = next(
+            (at for at, part in enumerate(self.parts) if isinstance(part, ToolResult)),
+            len(self.parts),
+        )
+        results = tuple(part for part in self.parts[first:] if isinstance(part, ToolResult | Image))
         messages: tuple[Message, ...] = ()
         if any(part.type != "reasoning" for part in output):
             messages += (Message("assistant", output, pinned),)

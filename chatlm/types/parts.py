@@ -171,6 +171,20 @@ class Image:
 
 
 @dataclass(frozen=True)
+class PreparedImage:
+    """An image as it is stored and sent."""
+
+    image: Image
+    """The message part, which describes `content`."""
+    content: bytes
+    """A PNG or JPEG file in RGB, with no metadata."""
+    notes: tuple[str, ...] = ()
+    """What differs from the file that was read, such as `first frame only`."""
+    offset: int = 0
+    """Characters of the message's text before it."""
+
+
+@dataclass(frozen=True)
 class File:
     """A text file that the user attached."""
 

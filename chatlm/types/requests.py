@@ -12,7 +12,7 @@ from typing import Any
 from chatlm.errors import UsageError
 from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
-from chatlm.types.messages import Message
+from chatlm.types.messages import Message, StopReason
 from chatlm.types.parts import Image
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import Grammar, Schema, check_depth, parse_grammar, parse_schema
@@ -89,6 +89,8 @@ class Request:
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     reply_complete: bool = False
     """Whether the assistant's last message is the whole reply, so that no engine is run."""
+    reply_stop_reason: StopReason = StopReason.END
+    """Why a complete reply ends, such as `nothing_relevant`."""
     logprobs: int | None = None
     """Number of likeliest alternatives to report for each sampled token in `Delta.logprobs`, 0 to
     20; None reports none. Sampling is not affected, and an engine may not support it."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
 from chatlm.types.messages import PluginData, ReplyStep
+from chatlm.types.parts import PreparedImage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
@@ -142,12 +143,18 @@ class SideChat(Protocol):
         """
         ...
 
-    def request(self, text: str, reply: Sequence[ReplyStep] = ()) -> Request:
+    def request(
+        self,
+        text: str,
+        reply: Sequence[ReplyStep] = (),
+        images: Sequence[PreparedImage] = (),
+    ) -> Request:
         """Build the request for the next message, with the plugins' adjustments.
 
         Args:
             text: the message.
             reply: what its reply has already: steps with results of tools, or text to continue.
+            images: the message's images.
 
         Returns:
             every setting is set, except perhaps the seed.
@@ -168,8 +175,13 @@ class SideChat(Protocol):
         reply, and `Finished` if the request is complete."""
         ...
 
-    def add(self, text: str, reply: str | Sequence[ReplyStep]) -> None:
-        """Add a message to the chat with its reply: the answer, or all steps to it."""
+    def add(
+        self,
+        text: str,
+        reply: str | Sequence[ReplyStep],
+        images: Sequence[PreparedImage] = (),
+    ) -> None:
+        """Add a message to the chat with its images and its reply: the answer, or all steps."""
 
 
 class SideChats(Protocol):

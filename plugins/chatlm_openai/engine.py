@@ -222,6 +222,8 @@ def open_engine(name: str) -> OpenAIEngine:
         ]
     reported = next((each.context_length for each in remote_models if each.name == model), None)
     info = _engine_info(name, model, endpoint, settings, remote_models)
+    if local and "images" in local.abilities:
+        info = dataclasses.replace(info, accepts=info.accepts | {"image"})
     if local and local.note:
         info = dataclasses.replace(info, notes=(*info.notes, local.note))
     return OpenAIEngine(
@@ -257,6 +259,9 @@ def _engine_info(
     known = reported.get(model) or settings.context
     unlisted = [_unlisted_note(endpoint, model)] if reported and model not in reported else []
     assumed = [] if known or limit else [_assumed_context_note(endpoint)]
+    images = any(each.reads_images for each in remote_models if each.name == model) or bool(
+        {model, endpoint.name, endpoint.url} & set(settings.images_to)
+    )
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
@@ -267,7 +272,11 @@ def _engine_info(
         notes=(*unlisted, *assumed),
         adapters=adapters_of(model, remote_models),
         constraints=frozenset({"schema"}),
-        accepts=frozenset({"text", "tool_call", "tool_result"}),
+        accepts=frozenset({"text", "tool_call", "tool_result", *(["image"] if images else [])}),
+        part_hints={
+            "image": f"If {one_line(model, 60)} takes images: chatlm config set "
+            f"plugins.openai.images_to {endpoint.display_name}"
+        },
     )
 
 

@@ -59,6 +59,7 @@ async def _list_one(endpoint: Endpoint, settings: Settings) -> list[ModelListing
             f"{PLUGIN}:{model.name}@{endpoint.display_name}",
             f"adapter of {model.parent}" if model.parent else f"on {endpoint.host}",
             model.context_length,
+            ("images",) if model.reads_images else (),
         )
         for model in models
     ]

@@ -256,13 +256,18 @@ def to_listings(found: Mapping[str, list[LocalModel]]) -> list[ModelListing]:
     return [
         ModelListing(
             f"{PLUGIN}:{model.name}@{name}",
-            f"{PROGRAMS[name].title} on this machine",
+            _describe(PROGRAMS[name].title, model.context_length),
             model.context_length,
             model.abilities,
         )
         for name, models in found.items()
         for model in models
     ]
+
+
+def _describe(program: str, context_length: int | None) -> str:
+    context = f", context {context_length:,}" if context_length else ""
+    return f"{program} on this machine{context}"
 
 
 _ABILITIES = {"tools": "tools", "tool": "tools", "vision": "images", "thinking": "thinking",

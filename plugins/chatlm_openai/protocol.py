@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +10,14 @@ from typing import Any
 
 from chatlm import (
     EngineError,
+    Image,
     LogitBias,
     Message,
     Reasoning,
     Request,
     Sampling,
     StopReason,
+    Text,
     TokenLogprob,
     ToolCall,
     ToolResult,
@@ -74,6 +77,7 @@ def build_body(
 
     Raises:
         EngineError: the request needs something that only works with local models.
+        UsageError, StoreError: the bytes of an image are not here.
     """
     _check_supported(request)
     body: dict[str, Any] = {
@@ -81,7 +85,7 @@ def build_body(
         "messages": [
             value
             for message in request.messages
-            for value in _message_values(message, sends_thoughts)
+            for value in _message_values(message, sends_thoughts, request)
         ],
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -144,10 +148,17 @@ TOOL_CHOICES = ("auto", "none", "required")
 """Values of `Request.tool_choice` that are no tool's name."""
 
 
-def _message_values(message: Message, sends_thoughts: bool) -> Iterator[dict[str, Any]]:
+def _data_url(image: Image, request: Request) -> str:
+    encoded = base64.b64encode(request.image_bytes(image)).decode()
+    return f"data:{image.media_type};base64,{encoded}"
+
+
+def _message_values(
+    message: Message, sends_thoughts: bool, request: Request
+) -> Iterator[dict[str, Any]]:
     """Yield a message as the server takes it; each result of a tool is a message of its own."""
     if message.role != "tool":
-        yield _message_value(message, sends_thoughts)
+        yield _message_value(message, sends_thoughts, request)
         return
     for part in message.parts:
         if isinstance(part, ToolResult):
@@ -158,11 +169,19 @@ def _message_values(message: Message, sends_thoughts: bool) -> Iterator[dict[str
             }
 
 
-def _message_value(message: Message, sends_thoughts: bool) -> dict[str, Any]:
+def _message_value(message: Message, sends_thoughts: bool, request: Request) -> dict[str, Any]:
     value: dict[str, Any] = {
         "role": message.role,
         "content": replace_surrogates(message.text),
     }
+    if any(isinstance(part, Image) for part in message.parts):
+        value["content"] = [
+            {"type": "text", "text": replace_surrogates(part.text)}
+            if isinstance(part, Text)
+            else {"type": "image_url", "image_url": {"url": _data_url(part, request)}}
+            for part in message.parts
+            if isinstance(part, Text | Image)
+        ]
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     if calls:
         value["content"] = value["content"] or None
@@ -321,6 +340,8 @@ class RemoteModel:
     """Context window in tokens; None if the server does not report it."""
     parent: str = ""
     """The base model of an adapter; empty if it is not an adapter, or the server does not say."""
+    reads_images: bool = False
+    """Whether the server says that it takes images."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -410,13 +431,30 @@ def parse_models(content: bytes) -> list[RemoteModel]:
     models: dict[str, RemoteModel] = {}
     for row in map(_as_dict, rows):
         if name := _as_text(row.get("id")).strip():
+            parent = _as_text(row.get("parent"))
             models.setdefault(
-                name, RemoteModel(name, _context_length(row), _as_text(row.get("parent")))
+                name, RemoteModel(name, _context_length(row), parent, _says_images(row))
             )
     return [
         replace(model, context_length=model.context_length or _base_model_context(model, models))
         for model in models.values()
     ]
+
+
+def _says_images(row: dict[str, Any]) -> bool:
+    """Return whether a server says that a model takes images, as OpenRouter, LM Studio or
+    llama.cpp do."""
+    described = _as_dict(row.get("architecture"))
+    named: list[Any] = [row.get("type")]
+    for values in (row.get("input_modalities"), described.get("input_modalities")):
+        named += values if isinstance(values, list) else []
+    capabilities = row.get("capabilities")
+    if isinstance(capabilities, dict):
+        named += [name for name, has in capabilities.items() if has is True]
+    named += capabilities if isinstance(capabilities, list) else []
+    return not {"image", "images", "vision", "multimodal", "vlm"}.isdisjoint(
+        name for name in named if isinstance(name, str)
+    )
 
 
 def parse_failure(value: Any) -> ServerFailure:

@@ -37,6 +37,13 @@ class Settings:
             "help": "Endpoints, by name or URL, that want the thoughts of earlier replies back."
         },
     )
+    images_to: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Endpoints, by name or URL, or models whose server does not say that they take "
+            "images, although they do."
+        },
+    )
     in_flight: int = field(
         default=8,
         metadata={"help": f"Requests that run at once in a tournament, 1 to {MAX_IN_FLIGHT}."},

@@ -145,12 +145,12 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
 
 @hookimpl(tryfirst=True)
 def write_message(conversation: Conversation, text: str) -> UsageError | None:
-    """Refuse a question if the chat's index has nothing relevant or cannot be used."""
+    """Refuse a question if the chat's index cannot be used."""
     if not (name := index_from_conversation(conversation)):
         return None
-    from chatlm_rag.retrieval.grounding import refusal
+    from chatlm_rag.retrieval.grounding import search_problem
 
-    return refusal(name, text)
+    return search_problem(name, text)
 
 
 @hookimpl
@@ -168,6 +168,10 @@ def annotate_message(
         annotations = citations.reply_annotations(message.text, passages, omitted)
         is_quoted = turn.reply is not None and turn.reply.plugin == PLUGIN
         return [citations.QUOTED_ANSWER, *annotations] if is_quoted else annotations
+    if message.role == "assistant" and _found_nothing(conversation.turns[-1]):
+        from chatlm_rag.retrieval.grounding import ASK_WITHOUT_DOCUMENTS
+
+        return [ASK_WITHOUT_DOCUMENTS]
     if message.role == "user" and (name := index_from_conversation(conversation)):
         from chatlm_rag.retrieval.grounding import question_annotation
 
@@ -201,11 +205,18 @@ def build_messages(
 
 @hookimpl
 def adjust_request(
-    request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
+    request: Request,
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    engine: Engine,
 ) -> Request | None:
-    """Drop passages that do not fit the context window, or answer with quotes."""
+    """Drop passages that do not fit the context window, answer with quotes, or say that nothing
+    relevant was found."""
     from chatlm_rag.retrieval import extractive, prompting
 
+    if not passages and not turn.replies and (name := index_from_conversation(conversation)):
+        return _say_nothing_relevant(request, name, turn)
     if not prompting.has_index_passages(passages):
         return None
     shorter, count = prompting.fit_passages(request, turn, passages, engine)
@@ -214,6 +225,33 @@ def adjust_request(
         sampling = shorter.sampling.with_fallback(prompting.REGENERATE_SAMPLING)
         return dataclasses.replace(shorter, sampling=sampling)
     return extractive.answer_with_quotes(shorter, turn, passages[:count], engine)
+
+
+def _found_nothing(turn: Turn) -> bool:
+    """Whether the newest reply says that an index has nothing relevant."""
+    from chatlm import StopReason
+
+    return (
+        turn.reply is not None
+        and turn.reply.plugin == PLUGIN
+        and turn.reply.stop_reason is StopReason.NOTHING_RELEVANT
+    )
+
+
+def _say_nothing_relevant(request: Request, name: str, turn: Turn) -> Request | None:
+    """Complete a request where an index has no answer; None where the model is to answer."""
+    from chatlm import Message, StopReason
+    from chatlm_rag.retrieval.grounding import nothing_relevant_reply
+
+    text = nothing_relevant_reply(name, turn.user.text)
+    if text is None or request.messages[-1].role == "assistant":
+        return None
+    return dataclasses.replace(
+        request,
+        messages=(*request.messages, Message("assistant", text)),
+        reply_complete=True,
+        reply_stop_reason=StopReason.NOTHING_RELEVANT,
+    )
 
 
 def _open_picker(ui: Ui, argument: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from chatlm import (
     Message,
     Part,
+    PreparedImage,
     ReplyStep,
     Sampling,
     Schema,
@@ -25,6 +26,7 @@ from chatlm import (
     parse_schema,
 )
 from chatlm_serve.errors import field_error
+from chatlm_serve.images import split_images
 
 MAX_MESSAGES = 1000
 MAX_CHARACTERS_PER_TOKEN = 16
@@ -46,6 +48,8 @@ class ClientTurn:
     question: str
     reply: tuple[ReplyStep, ...] = ()
     """Outputs of the model, each with the results of the tools that it called."""
+    images: tuple[PreparedImage, ...] = ()
+    """Of the question, with their places in it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class ClientConversation:
     empty."""
     characters: int
     """How many there are in all messages."""
+
+    @property
+    def images(self) -> tuple[PreparedImage, ...]:
+        """The images of all messages."""
+        return tuple(image for turn in (*self.history, self.turn) for image in turn.images)
 
     @property
     def continues(self) -> bool:
@@ -233,15 +242,15 @@ def split_conversation(
         raise field_error(path, f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}.")
     merged = [_merge(list(group)) for _, group in groupby(messages, key=lambda each: each.role)]
     system = merged.pop(0).text if merged[0].role == "system" else ""
-    turns: list[tuple[str, list[ReplyStep]]] = []
+    turns: list[tuple[Message, list[ReplyStep]]] = []
     for message in merged:
         if message.role == "system":
             raise field_error(path, "system messages must come first.")
         if message.role == "user":
             _check_results(turns, path)
-            if not message.text.strip():
+            if not message.text.strip() and all(isinstance(part, Text) for part in message.parts):
                 raise field_error(path, "a user message is empty.")
-            turns.append((message.text, []))
+            turns.append((message, []))
         elif not turns:
             raise field_error(
                 path, "the first message after the system messages must be from the user."
@@ -256,11 +265,16 @@ def split_conversation(
     _check_results(turns, path)
     if not turns:
         raise field_error(path, "there is no message from the user.")
-    *history, last = (ClientTurn(question, tuple(steps)) for question, steps in turns)
+    *history, last = (_make_turn(message, steps) for message, steps in turns)
     conversation = ClientConversation(system, tuple(history), last, sum(map(_characters, messages)))
     if conversation.continues and not may_continue:
         raise field_error(path, "the last message must be from the user, or the result of a tool.")
     return conversation
+
+
+def _make_turn(message: Message, steps: Iterable[ReplyStep]) -> ClientTurn:
+    question, images = split_images(message.parts)
+    return ClientTurn(question, tuple(steps), images)
 
 
 def _merge(messages: Sequence[Message]) -> Message:
@@ -295,7 +309,7 @@ def _add_results(steps: list[ReplyStep], message: Message, path: str) -> None:
     steps[-1] = ReplyStep((*last.parts, *results), last.stop_reason)
 
 
-def _check_results(turns: Sequence[tuple[str, Sequence[ReplyStep]]], path: str) -> None:
+def _check_results(turns: Sequence[tuple[Message, Sequence[ReplyStep]]], path: str) -> None:
     """Check that each call of the newest step has its result."""
     steps = turns[-1][1] if turns else ()
     parts = steps[-1].parts if steps else ()

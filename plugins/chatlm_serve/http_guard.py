@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chatlm_serve.errors import ApiError, ErrorJournal
+from chatlm_serve.images import count_other_bytes
 
 HEALTH_PATH = "/health"
 """The path that needs no token."""
@@ -26,6 +27,11 @@ STATUS_PATH = "/"
 """The path of the page for people, whose browser asks for the token as a password."""
 
 MAX_BODY_BYTES = 2**20
+"""Limit of a body without its images."""
+
+MAX_IMAGE_BODY_BYTES = 32 * 2**20
+"""Limit of a body with images, which are a third larger in base64."""
+
 
 BROWSER_HEADERS = frozenset(("origin", "referer", "sec-fetch-site", "sec-fetch-mode"))
 """Headers of which a browser sends at least one with every POST, and a page cannot remove."""
@@ -132,11 +138,15 @@ async def read_json_body(request: Request) -> dict[str, Any]:
     is_from_browser = not BROWSER_HEADERS.isdisjoint(request.headers.keys())
     if media_type != "application/json" and (is_from_browser or media_type not in CURL_TYPES):
         raise ApiError(415, "Send JSON, with the header Content-Type: application/json")
-    body = b""
+    body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES:,} bytes.")
+        if len(body) > MAX_IMAGE_BODY_BYTES:
+            raise ApiError(413, f"The request is larger than {MAX_IMAGE_BODY_BYTES:,} bytes.")
+    if len(body) > MAX_BODY_BYTES and count_other_bytes(body) > MAX_BODY_BYTES:
+        raise ApiError(
+            413, f"The request is larger than {MAX_BODY_BYTES:,} bytes, images not counted."
+        )
     try:
         value = json.loads(body)
         # Python also reads NaN, numbers that are too large for it, and halves of characters

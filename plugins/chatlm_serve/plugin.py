@@ -65,6 +65,6 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "serve",
         "chatlm_serve.commands:serve",
-        "Serve models to other programs, over OpenAI's, Anthropic's and Ollama's protocols.",
+        "Serve models over OpenAI's, Anthropic's and Ollama's APIs.",
     )
     cli.add_lazy("web", "chatlm_serve.commands:web", "Open the chat in a browser.")

@@ -37,6 +37,7 @@ from chatlm_serve.generation_request import (
     TextPrompts,
     check_fits,
 )
+from chatlm_serve.images import check_images
 from chatlm_serve.model_names import (
     ServedSetups,
     find_chat_model,
@@ -71,6 +72,7 @@ class ListedModel:
     context_length: int | None
     """Tokens; of a model that is not loaded its own, which may not fit in memory. None if
     unknown."""
+    reads_images: bool
 
 
 class ReplyService:
@@ -128,14 +130,16 @@ class ReplyService:
         Other installed models can be combined with set-ups, too, but are listed alone.
         """
         own, context = self.info.model, self.info.context_length
+        images = "image" in self.info.accepts
         listed = {
-            name: ListedModel(name, own if name != own else "", context)
+            name: ListedModel(name, own if name != own else "", context, images)
             for name in model_names(own, (await self._available_setups()).usable)
         }
         loaded = {model.name: model.info.context_length for model in self.pool.models}
         for details in await asyncio.to_thread(list_chat_models):
             length = loaded.get(details.name, details.context_length)
-            listed.setdefault(details.name, ListedModel(details.name, "", length))
+            reads_images = "images" in details.abilities
+            listed.setdefault(details.name, ListedModel(details.name, "", length, reads_images))
         return list(listed.values())
 
     async def setup_for(self, name: str) -> tuple[str, Setup]:
@@ -330,7 +334,9 @@ def prepare_reply(
 def _build_request(
     chats: SideChats, setup: Setup, asked: GenerationRequest, conversation: ClientConversation
 ) -> tuple[SideChat, Request]:
-    sampling = _check_thinking(asked, chats.begin(setup).engine.info)
+    info = chats.begin(setup).engine.info
+    check_images(conversation.images, info)
+    sampling = _check_thinking(asked, info)
     setup = dataclasses.replace(
         setup,
         system=conversation.system or setup.system,
@@ -339,9 +345,10 @@ def _build_request(
     chat = chats.begin(setup)
     for turn in conversation.history:
         with suppress(MessageRefused):  # no model has read it
-            chat.add(turn.question, turn.reply)
+            chat.add(turn.question, turn.reply, turn.images)
+    turn = conversation.turn
     request = dataclasses.replace(
-        chat.request(conversation.turn.question, conversation.turn.reply),
+        chat.request(turn.question, turn.reply, turn.images),
         logprobs=asked.logprobs,
         max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
         tools=asked.tools,

@@ -33,13 +33,14 @@ class Terminal:
     newcomer, who would be asked which model to download, unless `newcomer` says so.
 
     Args:
+        home: chatlm's folder; None for those below HOME.
         environment: more variables.
         attributes: what the terminal answers when it is asked for its attributes; nothing if empty.
     """
 
     def __init__(
         self,
-        home: Path,
+        home: Path | None,
         *arguments: str,
         columns: int = 110,
         lines: int = 30,
@@ -49,12 +50,12 @@ class Terminal:
         environment: Mapping[str, str] | None = None,
         attributes: str = "",
     ) -> None:
-        if not newcomer:
+        if home is not None and not newcomer:
             home.mkdir(parents=True, exist_ok=True)
             (home / "first-start.json").write_text('{"format": 1, "choice": ""}')
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
-        added, environment = environment or {}, {**os.environ, "CHATLM_HOME": str(home)}
+        added, environment = environment or {}, {**os.environ, "CHATLM_HOME": str(home or "")}
         environment |= {"TERM": "xterm-256color", "PYTHONFAULTHANDLER": "1", **added}
         self.drawn = b""
         """All that the program wrote."""

@@ -276,6 +276,8 @@ def test_a_model_without_the_layer_says_so(
     (stripped / "config.json").write_bytes((folder / "config.json").read_bytes())
     tensors = {name: each for name, each in load_file(file).items() if "mtp." not in name}
     save_file(tensors, stripped / "model.safetensors", {"format": "pt"})
+    problem = draft_problem(OWN_LAYER, stripped, stripped, CPU, "auto", "auto")
+    assert "it has no tensor mtp" in problem
     model = native_model(stripped, torch.float32, "bf16")
     with pytest.raises(Unsupported, match="no tensor mtp"):
         load_mtp("mtp", stripped, model)

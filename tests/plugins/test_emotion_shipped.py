@@ -48,6 +48,7 @@ def test_unseen_texts_are_classified_as_the_card_says(
     """Figures of the card and the benchmark, on val.jsonl of dair-ai/emotion."""
     val = examples.read_dataset([shared_data / "emotion" / "val.jsonl"])
     found = evaluate(mood, dataclasses.replace(val, rows=val.rows[:texts]))
+    assert found.scores is not None
     assert found.scores.accuracy.value >= 0.935
     assert found.scores.macro_f1.value >= 0.90
     assert found.scores.ece.value <= 0.05
@@ -58,6 +59,7 @@ def test_everyday_sentences_have_no_mood(mood: Classifier) -> None:
     found = evaluate(mood, examples.read_dataset([EVERYDAY]))
     assert found.unlabelled == 100
     assert found.unsure_unlabelled_share >= 0.9
+    assert found.scores is not None
     assert found.scores.accuracy.value >= 0.7
     (train,) = mood.classify(["The train is at nine."])
     assert train.label == UNSURE

@@ -176,7 +176,7 @@ def test_its_models_are_listed_beside_others_unless_that_is_off(
 ) -> None:
     listed = list_endpoint_models()
     assert [each.name for each in listed] == ["openai:qwen3:4b@ollama", "openai:old:1b@ollama"]
-    assert listed[0].description == "Ollama on this machine"
+    assert listed[0].description == "Ollama on this machine, context 40,960"
     assert listed[0].abilities == ("tools", "thinking")
     monkeypatch.setenv("CHATLM_OPENAI_FIND_SERVERS", "false")
     assert list_endpoint_models() == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import chatlm_rag.plugin
-from chatlm import Conversation, UsageError
+from chatlm import Conversation, StopReason, UsageError
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
@@ -22,7 +22,7 @@ from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder, embedding
 from chatlm_rag.index.folder import find_index
 from chatlm_rag.index.writer import BuildStopped
-from chatlm_rag.retrieval import explain, grounding, search
+from chatlm_rag.retrieval import explain, search
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.prompting import CLOSE_TAG, INSTRUCTIONS
 from chatlm_rag.settings import Settings, index_from_plugin_data
@@ -47,11 +47,6 @@ REPLY = "Cats are allowed in the flat [1]. Parrots sing loudly [2]."
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with house(tmp_path_factory.mktemp("rag") / "home") as folder:
         yield folder
-
-
-@pytest.fixture(autouse=True)
-def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grounding, "_refused_questions", set())
 
 
 def remembering(conversation: Conversation | None = None, **more: object) -> RememberingUi:
@@ -139,18 +134,35 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
 
 
 @pytest.mark.usefixtures("documents")
-def test_a_question_about_something_else_is_refused_once() -> None:
+def test_a_question_about_something_else_shows_the_closest_passages() -> None:
     with chat("2.5 million light years.") as (session, engine):
-        with pytest.raises(
-            UsageError, match="Nothing relevant in house; nothing was sent"
-        ) as caught:
-            say(session, SPACE)
-        assert caught.value.hint.startswith("Send it again to ask the model without documents.")
-        assert session.conversation is None, "nothing is stored"
         turn = say(session, SPACE)
-        assert engine.requests[-1].messages[-1].text == SPACE
-        assert [label.value for _, label in turn.annotations] == ["nothing relevant in house"]
+        assert engine.requests == [], "no model was asked"
+        assert turn.reply is not None
+        assert turn.reply.stop_reason is StopReason.NOTHING_RELEVANT
+        first, *quotes = turn.reply.text.split("\n\n")
+        assert first == "Nothing relevant in house. The closest passages:"
+        assert len(quotes) == 3
+        assert all(quote.startswith("> ") for quote in quotes)
+        assert any("house.md" in quote for quote in quotes)
+        assert [label.value for _, label in turn.annotations] == [
+            "nothing relevant in house",
+            "nothing relevant; /regenerate asks the model without documents",
+        ]
         assert session.store.passages(turn.id) == []
+        list(session.regenerate())
+        assert engine.requests[-1].messages[-1].text == SPACE
+        assert session.store.turn(turn.id).replies[-1].text == "2.5 million light years."
+        turn = say(session, CATS)  # the next message goes on as usual
+        assert session.store.passages(turn.id)
+
+
+@pytest.mark.usefixtures("documents")
+def test_what_is_typed_cannot_format_the_reply_without_passages() -> None:
+    with chat("Far.") as (session, _):
+        turn = say(session, f"{SPACE} **bold** [link](x)")
+        assert turn.reply is not None
+        assert "bold" not in turn.reply.text
 
 
 @pytest.mark.usefixtures("documents")

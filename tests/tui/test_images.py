@@ -12,14 +12,14 @@ import PIL.ImageGrab
 import pytest
 from textual.pilot import Pilot
 
-from chatlm.chat.images import PreparedImage, read_image
+from chatlm.chat.images import read_image
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.screens.image import ImageScreen
 from chatlm.types.messages import ReplyStep, StopReason
-from chatlm.types.parts import Text, ToolCall, ToolResult
+from chatlm.types.parts import PreparedImage, Text, ToolCall, ToolResult
 from tests import image_files
 from tests.tui.support import (
     chat_of,

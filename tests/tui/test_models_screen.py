@@ -134,6 +134,26 @@ async def test_any_other_model_can_be_typed() -> None:
         await until(pilot, lambda: host.given == ["org/here"])
 
 
+async def test_a_model_that_was_named_is_asked_about_at_once_and_still_when_its_fit_is_known() -> (
+    None
+):
+    answered = threading.Event()
+
+    def ask() -> PluginModels:
+        assert answered.wait(60)
+        return PluginModels(fits={"qwen3-0.6b": fit("fits", 40.0)})
+
+    host = CardApp(ModelScreen(MODELS, "tuned", Asked(), ask, wanted="qwen3-0.6b"))
+    async with host.run_test(size=(120, 40)) as pilot:
+        asked = "qwen3-0.6b is not on this machine. About 1.2 GB to download."
+        await until(pilot, lambda: asked in plain(host.screen))
+        answered.set()
+        await until(pilot, lambda: "Fits, ~40 tokens/s" in plain(host.screen))
+        assert asked in plain(host.screen)
+        await pilot.press("enter")
+        await until(pilot, lambda: host.given == ["qwen3-0.6b"])
+
+
 def fit(verdict: Verdict, speed: float) -> Fit:
     memory = MemoryBudget("cpu", 900_000_000, 10**8, 8192, 10**8, 10**8, 8_000_000_000)
     return Fit(verdict, memory, 1_200_000_000, 0, speed, 0.3, "native", needed=1_100_000_000)
@@ -293,6 +313,14 @@ async def test_the_command_asks_plugins_in_a_thread() -> None:
         await until(pilot, lambda: any("parrot:green" in row for row in rows(pilot)))
     assert parrot.threads
     assert threading.main_thread() not in parrot.threads
+
+
+async def test_the_command_asks_before_it_downloads_a_model_that_was_named() -> None:
+    chat = make_app()
+    async with chat.run_test(size=(120, 40)) as pilot:
+        await chat.chat_screen.action_command("model", "qwen3:latest")
+        asked = "qwen3:8b is not on this machine. About 5.0 GB to download."
+        await until(pilot, lambda: asked in plain(pilot.app.screen))
 
 
 @both_sizes

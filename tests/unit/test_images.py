@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -85,6 +86,37 @@ def test_each_format_is_read(format: str) -> None:
     assert (image.width, image.height, image.name) == (40, 20, "a.x")
     assert image.sha256 == hashlib.sha256(prepared.content).hexdigest()
     assert image.media_type == PIL.Image.MIME[decoded(prepared.content).format or ""]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photo_of_a_phone_is_read_upright(orientation: int) -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    large = picture(160, 80)
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    exif[PIL.ExifTags.Base.Artist] = "SECRET-ARTIST"
+    stored = large if orientation == 1 else large.transpose(PIL.Image.Transpose.ROTATE_90)
+    content = save(stored, "HEIF", quality=95, exif=exif.tobytes())
+    prepared = read_image(content, "photo.heic")
+    image = decoded(prepared.content)
+    assert (image.size, prepared.image.media_type) == ((160, 80), "image/jpeg")
+    for (x, y), colour in CORNERS.items():
+        assert image.getpixel((4 * x, 4 * y)) == pytest.approx(colour, abs=30)
+    assert b"SECRET" not in prepared.content
+    with pytest.raises(UsageError, match=r"photo\.heic is truncated or damaged"):
+        read_image(content[: len(content) // 2], "photo.heic")
+
+
+def test_without_its_package_heic_is_refused_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UsageError) as caught:
+        read_image(HOSTILE["photo.heic"][0], "photo.heic")
+    assert "not installed" in caught.value.message
+    assert "chatlm[heic]" in caught.value.hint
 
 
 def test_the_extension_does_not_matter() -> None:

@@ -70,6 +70,18 @@ def test_a_bandwidth_that_others_disturbed_is_measured_again_at_the_next_load(
     assert json.loads((home / "speed.json").read_text())["bandwidth"]
 
 
+@pytest.mark.parametrize("processors", [1.0], indirect=True)
+@pytest.mark.usefixtures("processors")
+def test_a_busy_moment_does_not_make_the_memory_look_slower(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter([3e9, 1e9])
+    monkeypatch.setattr(machine_speed, "measure_bandwidth", lambda kind: next(speeds))
+    assert bandwidth() == 3e9
+    machine_speed.refresh_bandwidth()
+    assert bandwidth() == 3e9
+
+
 def test_a_reply_that_others_slowed_down_corrects_nothing(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,15 @@ from tests.gguf_files import save_gguf
         ("https://huggingface.co/org/name/tree/v2?x=1", HubTarget("org/name", "v2")),
         (
             "https://huggingface.co/org/name/blob/main/name-Q5_K_M.gguf",
-            HubGgufTarget("org/name", None, "name-Q5_K_M"),
+            HubGgufTarget("org/name", None, "Q5_K_M"),
+        ),
+        (
+            "https://huggingface.co/org/name-GGUF/blob/v2/Name-UD-Q4_K_XL-00001-of-00002.gguf",
+            HubGgufTarget("org/name-GGUF", "v2", "UD-Q4_K_XL"),
+        ),
+        (
+            "https://huggingface.co/org/name-GGUF/blob/main/other-Q5_K_M.gguf",
+            HubGgufTarget("org/name-GGUF", None, "other-Q5_K_M"),
         ),
         (
             "https://huggingface.co/org/name/resolve/main/BF16/n-00001-of-00002.gguf?download=true",
@@ -55,7 +63,7 @@ def test_names_of_the_catalogue(home: Path) -> None:
         ("claude-sonnet", ("only on its maker's servers", "anthropic")),
         ("qwen3:5b", ("Did you mean qwen3:", "chatlm pull qwen3:")),
         ("gema3", ("gemma3", "chatlm pull gemma3")),
-        ("qwen3:4b-q3_k_s", ("It has Q4_K_M and Q8_0.",)),
+        ("qwen3:4b-q3_k_s", ("qwen3:4b has Q4_K_M and Q8_0.",)),
         ("zzzz", ("chatlm models list", "ORG/NAME")),
     ],
 )
@@ -113,6 +121,7 @@ def test_two_files_of_one_quantization_keep_their_names() -> None:
     found = group_files({"a-Q4_K_M.gguf": 1, "b-Q4_K_M.gguf": 2})
     assert [each.quantization for each in found] == ["a-Q4_K_M", "b-Q4_K_M"]
     assert choose_files("org/m", found).quantization == "a-Q4_K_M"
+    assert choose_files("org/B-GGUF", found, "Q4_K_M").quantization == "b-Q4_K_M"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +164,9 @@ def test_models_of_ollama_and_lm_studio_are_used_from_their_files(
     listed = [each.name for each in installed.list_known_models() if ":" in each.name]
     stored = [name for name in listed if name.startswith(("ollama:", "lmstudio:"))]
     assert stored == ["lmstudio:org/tiny-GGUF:Q4_K_M", "ollama:tiny:latest"]
+    with pytest.raises(ModelError) as error:
+        names.resolve_name("lmstudio:org/tiny-GGUF/tiny-Q4_K_M")
+    assert "Did you mean lmstudio:org/tiny-GGUF:Q4_K_M?" in str(error.value.hint)
     target = names.resolve_name("ollama:tiny")
     assert isinstance(target, GgufTarget)
     location = pull.ensure_model("ollama:tiny")

@@ -10,14 +10,14 @@ import pytest
 
 from chatlm import hookimpl
 from chatlm.chat.deletion import delete_chats, open_memory_store
-from chatlm.chat.images import PreparedImage, read_image
+from chatlm.chat.images import read_image
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import TurnStarted
-from chatlm.types.parts import Image, Text
+from chatlm.types.parts import Image, PreparedImage, Text
 from tests import image_files
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from chatlm.chat.images import PreparedImage
 from chatlm.chat.pasted_images import read_clipboard, take_screenshot
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.tui.chat.controller import ChatController
@@ -14,7 +13,7 @@ from chatlm.tui.screens.image import ImageScreen
 from chatlm.tui.services import Services
 from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import Turn
-from chatlm.types.parts import Image
+from chatlm.types.parts import Image, PreparedImage
 
 
 class ImageActions:

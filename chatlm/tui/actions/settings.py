@@ -15,8 +15,10 @@ from chatlm.chat.model_list import (
 from chatlm.chat.output_schema import read_schema
 from chatlm.chat.tool_set import ToolOptions, find_tools
 from chatlm.config import config
+from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
 from chatlm.hub import installed
+from chatlm.hub.catalogue import find_entry
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.text import one_line
 from chatlm.tui.chat.controller import ChatController
@@ -192,23 +194,25 @@ class SettingsActions:
         return levels
 
     def do_model(self, name: str) -> None:
-        """Switch to another model for all chats."""
+        """Switch to another model for all chats; ask before it is downloaded."""
         self._chat.require_idle()
-        if name.strip():
-            self._services.require_available(name.strip())
-            self._switch_model(name.strip())
-        else:
-            current = self._services.engine_state.model
-            config, plugins = self._services.config, self._services.plugins
-            look_up = partial(look_up_model, config=config, plugins=plugins)
-            known = installed.list_known_models()
+        name = name.strip()
+        if name and is_available(name, self._services.plugins):
+            self._switch_model(name)
+            return
+        current = self._services.engine_state.model
+        config, plugins = self._services.config, self._services.plugins
+        look_up = partial(look_up_model, config=config, plugins=plugins)
+        known = installed.list_known_models()
 
-            def ask_plugins() -> PluginModels:
-                fits = check_fits(known, config, plugins)
-                return dataclasses.replace(list_plugin_models(plugins), fits=fits)
+        def ask_plugins() -> PluginModels:
+            fits = check_fits(known, config, plugins)
+            return dataclasses.replace(list_plugin_models(plugins), fits=fits)
 
-            screen = ModelScreen(known, current, look_up, ask_plugins)
-            self._chat.view.app.push_screen(screen, self._switch_model)
+        entry = find_entry(name)
+        wanted = entry[0].name if entry and not entry[1] else name  # an alias is not in the list
+        screen = ModelScreen(known, current, look_up, ask_plugins, wanted)
+        self._chat.view.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:
         """Apply a change made on the settings screen.

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from chatlm.chat.images import PreparedImage
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, UsageError
@@ -39,6 +38,7 @@ from chatlm.types.events import (
     TurnWithdrawn,
 )
 from chatlm.types.messages import Conversation, Turn
+from chatlm.types.parts import PreparedImage
 
 REFUSED = "refused"
 """Topic of the notice that a message was not sent, which the next message ends."""

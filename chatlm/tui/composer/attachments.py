@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
 from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_text_file
-from chatlm.chat.images import PreparedImage
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.web_images import fetch_image, is_web_address
@@ -24,6 +23,7 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.vision import Vision
 from chatlm.tui.workers import to_user_error
+from chatlm.types.parts import PreparedImage
 
 T = TypeVar("T")
 

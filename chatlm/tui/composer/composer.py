@@ -20,7 +20,6 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from chatlm.chat.attachments import FileReader, read_text_file
-from chatlm.chat.images import PreparedImage
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.errors import ChatlmError, UsageError
@@ -46,6 +45,7 @@ from chatlm.tui.composer.drafts import (
 from chatlm.tui.composer.suggestion_line import SuggestionLine
 from chatlm.tui.composer.vim import VimKeys
 from chatlm.tui.vision import Vision
+from chatlm.types.parts import PreparedImage
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""

@@ -18,6 +18,7 @@ from chatlm.chat.first_start import FirstChoice, FirstOffer
 from chatlm.hub.disk import human_bytes
 from chatlm.text import one_line
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.pick_list import PickList
 from chatlm.tui.workers import single_value
 
 TOY = (
@@ -45,20 +46,7 @@ class FirstStart(Card[str | None]):
         & > .card { width: 92; height: auto; max-height: 100%; padding: 1 2 0 2; }
         & Static { height: auto; margin: 0 0 1 0; }
         & .problem { margin: 0; }
-        & OptionList {
-            height: auto;
-            border: none;
-            padding: 0;
-            margin: 0 0 1 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
-        }
+        & PickList { height: auto; margin: 0 0 1 0; }
         & #about { color: $text-muted; }
         & #offer.-warning { color: $text-warning; }
     }
@@ -88,8 +76,7 @@ class FirstStart(Card[str | None]):
         """Yield what the model is and what could run instead."""
         yield Static(Content(TOY))
         yield Static("Looking at what this machine could run …", id="offer")
-        models = OptionList(markup=False)
-        models.can_focus = False
+        models = PickList(markup=False)
         models.display = False
         yield models
         about = Static(id="about")
@@ -121,7 +108,7 @@ class FirstStart(Card[str | None]):
             )
         )
         self._about = {choice.entry.name: choice.entry.description for choice in offer.choices}
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         models.set_options([Option(_row(choice), id=choice.entry.name) for choice in offer.choices])
         models.display = True
         models.highlighted = min(1, len(offer.choices) - 1)
@@ -158,19 +145,15 @@ class FirstStart(Card[str | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer a choice only where there is one, and nobody types."""
-        return not self._typing and (action != "choose" or self.query_one(OptionList).display)
+        return not self._typing and (action != "choose" or self.query_one(PickList).display)
 
     def action_move(self, step: int) -> None:
         """Move in the list."""
-        models = self.query_one(OptionList)
-        if step > 0:
-            models.action_cursor_down()
-        else:
-            models.action_cursor_up()
+        self.query_one(PickList).move(step)
 
     def action_choose(self) -> None:
         """Download the highlighted model."""
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         if models.display and models.highlighted_option is not None:
             self.dismiss(models.highlighted_option.id or "")
 

@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from chatlm.text import one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import LineInput
+from chatlm.tui.widgets.pick_list import PickList
 
 MAX_ROWS = 200
 """Messages listed at once."""
@@ -32,15 +33,7 @@ class HistoryScreen(Card[str | None]):
     DEFAULT_CSS = """
     HistoryScreen {
         & > .card { width: 100; height: 26; }
-        & OptionList {
-            height: 1fr;
-            margin: 1 0;
-            border: none;
-            padding: 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-        }
+        & PickList { height: 1fr; margin: 1 0; }
     }
     """
 
@@ -63,22 +56,20 @@ class HistoryScreen(Card[str | None]):
         box = LineInput(placeholder="Words of the message", select_on_focus=False)
         box.value = self._words
         yield box
-        yield OptionList(markup=False)
+        yield PickList(markup=False)
 
     def on_mount(self) -> None:
         """List the messages, and focus the box."""
-        self.query_one(OptionList).can_focus = False
         self.query_one(Input).focus()
         self._update_list(self._words)
 
     def action_move(self, step: int) -> None:
         """Go to the next or previous message."""
-        shown = self.query_one(OptionList)
-        (shown.action_cursor_down if step > 0 else shown.action_cursor_up)()
+        self.query_one(PickList).move(step)
 
     def action_choose(self) -> None:
         """Return the highlighted message."""
-        option = self.query_one(OptionList).highlighted_option
+        option = self.query_one(PickList).highlighted_option
         if option is not None and option.id is not None:
             self.dismiss(self._messages[int(option.id)])
 
@@ -97,7 +88,7 @@ class HistoryScreen(Card[str | None]):
         found = find_messages(self._messages, query)[:MAX_ROWS]
         options = [Option(Content(one_line(self._messages[at], 300)), id=str(at)) for at in found]
         nothing = "You have not sent a message yet." if not self._messages else "No such message."
-        shown = self.query_one(OptionList)
+        shown = self.query_one(PickList)
         shown.set_options(options or [Option(Content(nothing), disabled=True)])
         shown.highlighted = 0 if options else None
 

@@ -22,6 +22,7 @@ from chatlm.hub.installed import ModelDetails
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput
+from chatlm.tui.widgets.pick_list import PickList
 from chatlm.tui.workers import single_value
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class ModelScreen(Card[str | None]):
             hub. Raises a `ChatlmError` where there is no such model.
         ask_plugins: returns the models of plugins, shown below the others, and how models fit this
             machine; runs in a thread, since it may wait for servers.
+        wanted: a model to choose at once, as if it had been typed; empty for none.
     """
 
     @dataclass
@@ -77,19 +79,7 @@ class ModelScreen(Card[str | None]):
         & > .card { width: 132; height: 30; }
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
         & #columns { height: 1; color: $text-muted; text-style: underline; text-wrap: nowrap; }
-        & OptionList {
-            height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
-        }
+        & PickList { height: 1fr; }
         & #about {
             height: 1;
             margin: 1 0 0 0;
@@ -118,6 +108,7 @@ class ModelScreen(Card[str | None]):
         current: str,
         look_up: Callable[[str], bool | tuple[FileChoice, ...]],
         ask_plugins: Callable[[], PluginModels] = PluginModels,
+        wanted: str = "",
     ) -> None:
         super().__init__()
         self._models = {each.name: each for each in models if each.kind == "chat"}
@@ -125,18 +116,24 @@ class ModelScreen(Card[str | None]):
         self._look_up = look_up
         self._fits: dict[str, Fit] = {}
         self._ask_plugins = ask_plugins
+        self._wanted = wanted
+        self._query = ""
+        """What the list shows the models for."""
         self._download_candidate = ""
         """The model to download when the user confirms."""
+        self._question = ""
+        """What is said about the candidate."""
         self._files: dict[str, FileChoice] = {}
         """Files of repositories that were offered."""
 
     def body(self) -> Iterable[Widget]:
         """Yield the filter, the models and the question."""
         yield FilterInput(
-            placeholder="Filter, or enter a hub id such as org/name, or a path", compact=True
+            self._wanted,
+            placeholder="Filter, or enter a hub id such as org/name, or a path",
+            compact=True,
         )
-        models = OptionList(markup=False)
-        models.can_focus = False
+        models = PickList(markup=False)
         yield Static(COLUMN_TITLES, id="columns")
         yield models
         yield Static(id="about", markup=False)
@@ -145,7 +142,9 @@ class ModelScreen(Card[str | None]):
 
     def on_mount(self) -> None:
         """Show all models, with the current one marked, and ask plugins for theirs."""
-        self._update_list("")
+        self._update_list(self._wanted, self._wanted)
+        if self._wanted:
+            self._choose_highlighted()
         self.run_worker(self._ask_worker, thread=True, group="plugins", exit_on_error=False)
 
     def handle_value(self, value: object) -> None:
@@ -163,7 +162,7 @@ class ModelScreen(Card[str | None]):
         for choice in choices:
             self._fits[choice.name] = choice.fit
             self._files[choice.name] = choice
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         models.set_options([Option(_file_row(each), id=each.name) for each in choices])
         good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
         models.highlighted = good[len(good) // 2] if good else 0
@@ -183,19 +182,15 @@ class ModelScreen(Card[str | None]):
         line.set_class(bool(faults), "-failed")
         line.update(Content("\n".join(faults)))
         if event.answer.models or event.answer.fits:
-            models = self.query_one(OptionList)
-            highlighted = models.highlighted_option
-            self._update_list(self.query_one(Input).value.strip())
-            if highlighted is not None and highlighted.id is not None:
-                models.highlighted = models.get_option_index(highlighted.id)
+            highlighted = self.query_one(PickList).highlighted_option
+            candidate, question = self._download_candidate, self._question
+            chosen = highlighted.id if highlighted is not None else None
+            self._update_list(self.query_one(Input).value.strip(), chosen or "")
+            self._ask_to_download(candidate, question)
 
     def action_move(self, step: int) -> None:
         """Move in the list while typing."""
-        models = self.query_one(OptionList)
-        if step > 0:
-            models.action_cursor_down()
-        else:
-            models.action_cursor_up()
+        self.query_one(PickList).move(step)
 
     def action_leave(self) -> None:
         """Cancel the question, or close."""
@@ -207,6 +202,8 @@ class ModelScreen(Card[str | None]):
     @on(Input.Changed)
     def _handle_query_changed(self, event: Input.Changed) -> None:
         event.stop()
+        if event.value.strip() == self._query:  # as at first, with a model that is wanted
+            return
         self.stop_work()
         self.show_error(None)
         self._update_list(event.value.strip())
@@ -223,7 +220,10 @@ class ModelScreen(Card[str | None]):
     @on(OptionList.OptionSelected)
     def _choose_model(self, event: Message) -> None:
         event.stop()
-        option = self.query_one(OptionList).highlighted_option
+        self._choose_highlighted()
+
+    def _choose_highlighted(self) -> None:
+        option = self.query_one(PickList).highlighted_option
         if option is None or option.id is None or self.working:
             return
         name = option.id
@@ -239,7 +239,7 @@ class ModelScreen(Card[str | None]):
 
     def _ask_to_download(self, name: str, question: str = "") -> None:
         """Ask whether to download the model; an empty name hides the question."""
-        self._download_candidate = name
+        self._download_candidate, self._question = name, question
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
         message = f"{one_line(name, 60)} is not on this machine. {question}."
@@ -248,9 +248,10 @@ class ModelScreen(Card[str | None]):
             message += f"\n{fit.summary.capitalize()}{speed}: {fit.describe_need(name)}"
         line.update(Content(f"{message}\nEnter downloads it, esc cancels."))
 
-    def _update_list(self, query: str) -> None:
-        """Return the models that match the query, then the query itself as a model."""
+    def _update_list(self, query: str, highlight: str = "") -> None:
+        """Show the models that match the query, then the query itself as a model."""
         self._ask_to_download("")
+        self._query = query
         words = query.lower().split()
         found = [
             details
@@ -268,10 +269,12 @@ class ModelScreen(Card[str | None]):
             options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
         if not found:
             options.append(Option(Content(NO_MODEL), disabled=True))
-        models = self.query_one(OptionList)
+        models = self.query_one(PickList)
         models.set_options(options)
         names = [option.id for option in options]
-        models.highlighted = names.index(self._current) if self._current in names else 0
+        wanted = (highlight, query if query in self._models else "", self._current)
+        chosen = next((name for name in wanted if name in names), names[0])
+        models.highlighted = names.index(chosen)
 
 
 def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> Content:

@@ -18,6 +18,7 @@ from chatlm.chat.projects import FoundProject
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.pick_list import PickList
 from chatlm.types.projects import INSTRUCTIONS_FILE, Project
 from chatlm.types.setups import Setup
 
@@ -108,19 +109,7 @@ class ProjectScreen(Card[str | None]):
         & > .card { width: 100; height: auto; max-height: 100%; padding: 1 2 0 2; }
         & Static { height: auto; margin: 0 0 1 0; }
         & .problem { margin: 0; }
-        & OptionList {
-            height: auto;
-            max-height: 10;
-            margin: 0 0 1 0;
-            border: none;
-            padding: 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-            & > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
-        }
+        & PickList { height: auto; max-height: 10; margin: 0 0 1 0; }
     }
     """
 
@@ -155,8 +144,7 @@ class ProjectScreen(Card[str | None]):
             )
         )
         if self._known:
-            others = OptionList(*map(_row, self._known), markup=False)
-            others.can_focus = False
+            others = PickList(*map(_row, self._known), markup=False)
             others.highlighted = 0
             yield others
 
@@ -168,12 +156,11 @@ class ProjectScreen(Card[str | None]):
 
     def action_move(self, step: int) -> None:
         """Move in the list."""
-        others = self.query_one(OptionList)
-        (others.action_cursor_down if step > 0 else others.action_cursor_up)()
+        self.query_one(PickList).move(step)
 
     def action_open(self) -> None:
         """Open the highlighted project."""
-        chosen = self.query_one(OptionList).highlighted
+        chosen = self.query_one(PickList).highlighted
         if chosen is not None:
             self.dismiss(self._known[chosen])
 

@@ -10,11 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import Artifact, ChatlmError, Ui, UsageError, human_bytes, one_line
-from chatlm.plugin_kit.screens import MUTED_STYLE, ChoiceList, PickerCard
+from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard
 from chatlm_lora import actions, card
 from chatlm_lora.library import ADAPTERS
 
@@ -68,7 +68,7 @@ class AdapterPicker(PickerCard):
             "reply on; F5 in the chat switches between it and the base model.",
             classes="help",
         )
-        yield ChoiceList(*self._options(), markup=False)
+        yield OptionList(*self._options(), markup=False)
         with VerticalScroll(id="about", can_focus=False):
             yield Static()
 

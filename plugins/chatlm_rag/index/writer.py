@@ -184,8 +184,9 @@ class IndexWriter:
             for chunk in self._chunker.split(document, first):
                 writer.add(chunk)
                 position = (document.bytes_read - document_start) * chunk.end // len(document.text)
+                passages = "1 passage" if len(writer) == 1 else f"{len(writer):,} passages"
                 self._queue.report_position(
-                    document_start + position, f"{record.source}, {len(writer):,} passages"
+                    document_start + position, f"{record.source}, {passages}"
                 )
                 self.rows.append(self._queue.add(chunk))
             document_start = document.bytes_read

@@ -1,4 +1,4 @@
-"""Retrieve the passages for a question, or refuse it if the index has nothing relevant."""
+"""Retrieve the passages for a question, or say that the index has nothing relevant."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from functools import lru_cache
 from chatlm import (
     Annotation,
     ChatlmError,
-    MessageRefused,
     Passage,
     UsageError,
     load_plugin_settings,
+    one_line,
 )
 from chatlm_rag import PLUGIN
 from chatlm_rag.index import embedding
 from chatlm_rag.retrieval.hits import Origin, SearchHit
+from chatlm_rag.retrieval.prompting import escape_markup
 from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
 from chatlm_rag.retrieval.search import OpenIndex, configured_reranker, get_open_index
 from chatlm_rag.settings import Settings
@@ -23,8 +24,13 @@ from chatlm_rag.settings import Settings
 TURN_OFF_HINT = "/rag off stops the search in this chat."
 
 
-_refused_questions: set[tuple[str, str]] = set()
-"""Index and question of each refusal; a question that is sent again goes to the model alone."""
+CLOSEST_PASSAGES = 3
+"""Passages that are shown where none is relevant."""
+
+ASK_WITHOUT_DOCUMENTS = Annotation(
+    PLUGIN, "answer", "nothing relevant; /regenerate asks the model without documents"
+)
+"""Annotation of a reply that says so."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,10 @@ def search_index(name: str, question: str) -> SearchResult:
     return _cached_search(get_open_index(name), question)
 
 
-def refusal(name: str, question: str) -> UsageError | None:
-    """Return the error that keeps a question from being sent, or None.
-
-    A question is refused if the index cannot be used or has nothing relevant. In the latter case it
-    is accepted when it is sent again.
-    """
+def search_problem(name: str, question: str) -> UsageError | None:
+    """Return why a question cannot be searched, which keeps it from being sent; None if it can."""
     try:
-        result = search_index(name, question)
+        search_index(name, question)
     except ChatlmError as error:
         if embedding.is_being_fetched():
             return UsageError(
@@ -67,15 +69,30 @@ def refusal(name: str, question: str) -> UsageError | None:
             )
         hint = f"{error.hint}\n{TURN_OFF_HINT}" if error.hint else TURN_OFF_HINT
         return UsageError(f"Nothing was sent. {error.message}", hint=hint)
+    return None
+
+
+def nothing_relevant_reply(name: str, question: str) -> str | None:
+    """Return the reply to a question that an index does not answer, in Markdown; None if it does.
+
+    It shows the closest passages. With the setting `answer_anyway` the model answers instead.
+
+    Raises:
+        ChatlmError: the index cannot be searched.
+    """
+    result = search_index(name, question)
     if result.relevant or load_plugin_settings(PLUGIN, Settings).answer_anyway:
         return None
-    if (name, question) in _refused_questions:
-        return None
-    _refused_questions.add((name, question))
-    return MessageRefused(
-        f"Nothing relevant in {name}; nothing was sent.",
-        hint=f"Send it again to ask the model without documents. {TURN_OFF_HINT}",
-    )
+    title = f"Nothing relevant in {escape_markup(name)}."
+    if not result.hits:
+        return title
+    index = get_open_index(name)
+    passages = [_hit_to_passage(index, hit) for hit in result.hits[:CLOSEST_PASSAGES]]
+    quotes = [
+        f"> {escape_markup(one_line(each.text, 240))}\n>\n> {escape_markup(each.source)}"
+        for each in passages
+    ]
+    return "\n\n".join([f"{title} The closest passages:", *quotes])
 
 
 def question_annotation(name: str, question: str) -> Annotation:

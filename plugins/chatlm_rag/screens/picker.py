@@ -9,11 +9,11 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, human_bytes, one_line
-from chatlm.plugin_kit.screens import MUTED_STYLE, ChoiceList, PickerCard
+from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard
 from chatlm_rag import actions, formatting
 from chatlm_rag.index import folder
 from chatlm_rag.index.folder import IndexFolder
@@ -46,7 +46,7 @@ class RagPicker(PickerCard):
             "The model answers each message from the passages of the index that match it best.",
             classes="help",
         )
-        yield ChoiceList(*self._options(), markup=False)
+        yield OptionList(*self._options(), markup=False)
         yield Static(
             Content.assemble(("/rag build PATH", "bold $text"), BUILD_HELP),
             classes="help",

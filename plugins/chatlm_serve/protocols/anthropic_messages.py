@@ -47,6 +47,7 @@ from chatlm_serve.generation_request import (
     tool_definition,
 )
 from chatlm_serve.http_guard import read_json_body
+from chatlm_serve.images import image_from_base64
 from chatlm_serve.reply_events import (
     ReasoningDelta,
     ReplyEnded,
@@ -79,6 +80,7 @@ KNOWN_FIELDS = frozenset(
 
 _BLOCK_FIELDS: Mapping[str, tuple[str, ...]] = {
     "text": ("text", "citations"),
+    "image": ("source",),
     "thinking": ("thinking", "signature"),
     "redacted_thinking": ("data",),
     "tool_use": ("id", "name", "input", "caller", "toolset_name"),
@@ -306,11 +308,17 @@ def _parse_messages(values: Sequence[Any]) -> Iterator[Message]:
 
 def _user_messages(blocks: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Message]:
     """Yield the results of tools, then the user's own text."""
-    results, texts = [], []
+    results: list[Part] = []
+    parts: list[Part] = []
     for path, block in blocks:
-        kind = _block_type(block, path, ("text", "tool_result"))
+        kind = _block_type(block, path, ("text", "image", "tool_result"))
+        if kind == "image":
+            parts.append(_parse_image(block, path))
+            continue
         if kind == "text":
-            texts.append(get_typed(block, "text", str, path=f"{path}."))
+            text = get_typed(block, "text", str, path=f"{path}.")
+            divider = "\n\n" if parts and isinstance(parts[-1], Text) else ""
+            parts.append(Text(divider + text))
             continue
         content = block.get("content", "")
         text = content if isinstance(content, str) else _parse_texts(content, f"{path}.content")
@@ -319,8 +327,23 @@ def _user_messages(blocks: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[
         results.append(ToolResult(call_id, "", text, failed))
     if results:
         yield Message("tool", results)
-    if texts or not results:
-        yield Message("user", "\n\n".join(texts))
+    if parts or not results:
+        yield Message("user", parts or "")
+
+
+def _parse_image(block: Mapping[str, Any], path: str) -> Part:
+    source = without_nulls(get_typed(block, "source", dict, path=f"{path}."), f"{path}.source")
+    refuse_unknown(source, ("type", "media_type", "data", "url", "file_id"), f"{path}.source.")
+    if get_typed(source, "type", str, path=f"{path}.source.") != "base64":
+        raise field_error(
+            f"{path}.source.type",
+            "must be base64: this server fetches no addresses and keeps no files.",
+            "unsupported_value",
+        )
+    get_typed(source, "media_type", str, "", f"{path}.source.")  # the content decides
+    return image_from_base64(
+        get_typed(source, "data", str, path=f"{path}.source."), f"{path}.source.data"
+    )
 
 
 def _reply_parts(block: Mapping[str, Any], path: str) -> Iterator[Part]:

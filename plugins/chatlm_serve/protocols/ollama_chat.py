@@ -39,6 +39,7 @@ from chatlm_serve.generation_request import (
     split_conversation,
 )
 from chatlm_serve.http_guard import read_json_body
+from chatlm_serve.images import ClientImage, image_from_base64
 from chatlm_serve.protocols.ollama_fields import (
     error_body,
     parse_keep_alive,
@@ -75,7 +76,6 @@ GENERATE_FIELDS = frozenset(
 )
 
 _NEUTRAL_VALUES: Mapping[str, Any] = {
-    "images": [],
     "template": "",
     "context": [],
 }
@@ -159,8 +159,11 @@ def parse_generate_request(body: Mapping[str, Any]) -> tuple[GenerationRequest, 
         if system or fields.get("think"):
             name = "system" if system else "think"
             raise unsupported_error(name, "cannot be combined with raw or suffix.")
+        if fields.get("images"):
+            raise unsupported_error("images", "cannot be combined with raw or suffix.")
         return _parse_request(fields, TextPrompts((prompt,), suffix or None), "generate")
-    messages = [*([Message("system", system)] if system else []), Message("user", prompt)]
+    user = Message("user", [*_parse_images(fields), Text(prompt)])
+    messages = [*([Message("system", system)] if system else []), user]
     return _parse_request(fields, _conversation(messages), "generate")
 
 
@@ -204,10 +207,11 @@ def _parse_messages(values: Sequence[Any]) -> list[Message]:
                 f"must be {', '.join(_MESSAGE_FIELDS)}, not {one_line(role, 40)!r}.",
             )
         refuse_unknown(fields, ("role", "content", "images", *_MESSAGE_FIELDS[role]), f"{path}.")
-        if fields.get("images"):
-            raise unsupported_error(f"{path}.images")
+        images = _parse_images(fields, f"{path}.")
+        if images and role != "user":
+            raise unsupported_error(f"{path}.images", "is supported in messages of the user.")
         text = get_typed(fields, "content", str, "", f"{path}.")
-        parts: list[Part] = [Text(text)] if text else []
+        parts: list[Part] = [*images, *([Text(text)] if text else [])]
         if role == "tool":
             call = _take_call(open_calls, fields, path)
             parts = [ToolResult(call.id, call.name, text)]
@@ -221,6 +225,17 @@ def _parse_messages(values: Sequence[Any]) -> list[Message]:
         }  # fmt: skip
         messages.append(Message(names[role], parts))
     return messages
+
+
+def _parse_images(fields: Mapping[str, Any], path: str = "") -> list[ClientImage]:
+    """Read the images of a message or a prompt, which come before its text."""
+    return [
+        image_from_base64(
+            get_typed({"data": value}, "data", str, path=f"{path}images[{at}]."),
+            f"{path}images[{at}]",
+        )
+        for at, value in enumerate(get_typed(fields, "images", list, [], path))
+    ]
 
 
 def _parse_calls(fields: Mapping[str, Any], path: str, index: int) -> Iterator[ToolCall]:

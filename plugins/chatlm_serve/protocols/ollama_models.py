@@ -120,9 +120,12 @@ def show_object(details: ModelDetails | None, info: chatlm.EngineInfo | None) ->
         abilities.add("tools")
     if info is not None and info.thinks:
         abilities.add("thinking")
+    if info is not None and "image" in info.accepts:
+        abilities.add("images")
     is_embedder = details is not None and details.kind == "embedder"
     capabilities = ["embedding"] if is_embedder else ["completion"]
     capabilities += [each for each in ("tools", "thinking") if each in abilities]
+    capabilities += ["vision"] * ("images" in abilities)
     model_info: dict[str, Any] = {"general.architecture": family}
     if details is not None and details.parameters is not None:
         model_info["general.parameter_count"] = details.parameters

@@ -8,6 +8,7 @@ from typing import Any
 from chatlm import Message, Part, Reasoning, Role, Text, ToolCall, ToolResult, one_line
 from chatlm_serve.errors import field_error
 from chatlm_serve.fields import get_typed, refuse_unknown, unsupported_error, without_nulls
+from chatlm_serve.images import image_from_url
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -57,6 +58,14 @@ def _parse_message(message: Any, path: str) -> Message:
         call_id = get_typed(fields, "tool_call_id", str, path=f"{path}.")
         text = parse_content(fields, path)
         return Message("tool", (ToolResult(call_id, "", text),))
+    if role == "user" and isinstance(fields.get("content"), list):
+        return Message(
+            role,
+            [
+                _parse_user_part(part, f"{path}.content[{index}]")
+                for index, part in enumerate(fields["content"])
+            ],
+        )
     if role != "assistant":
         return Message(role, parse_content(fields, path))
     calls = parse_tool_calls(fields, path)
@@ -85,6 +94,18 @@ def parse_content(fields: Mapping[str, Any], path: str, default: str | None = No
     return "".join(
         _parse_part(part, f"{path}.content[{index}]") for index, part in enumerate(content)
     )
+
+
+def _parse_user_part(part: Any, path: str) -> Part:
+    if not isinstance(part, dict) or part.get("type") != "image_url":
+        return Text(_parse_part(part, path))
+    fields = without_nulls(part, path)
+    refuse_unknown(fields, ("type", "image_url"), f"{path}.")
+    link = without_nulls(get_typed(fields, "image_url", dict, path=f"{path}."), f"{path}.image_url")
+    # how closely to look is up to the model here
+    refuse_unknown(link, ("url", "detail"), f"{path}.image_url.")
+    url = get_typed(link, "url", str, path=f"{path}.image_url.")
+    return image_from_url(url, f"{path}.image_url.url")
 
 
 def _parse_part(part: Any, path: str) -> str:

@@ -42,6 +42,8 @@ async def _models(service: ReplyService) -> dict[str, dict[str, Any]]:
         | common
         | {"max_model_len": model.context_length}  # vLLM's name for it
         | ({"parent": model.parent} if model.parent else {})
+        # OpenRouter's name for what a model reads
+        | {"input_modalities": ["text", "image"] if model.reads_images else ["text"]}
         for model in await service.models()
     }
     embedders = [openai_embeddings.EMBEDDING_MODEL] if openai_embeddings.is_installed() else []

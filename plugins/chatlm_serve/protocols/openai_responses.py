@@ -12,10 +12,12 @@ from starlette.routing import Route
 
 from chatlm import (
     Message,
+    Part,
     Reasoning,
     Role,
     Sampling,
     StopReason,
+    Text,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
@@ -36,6 +38,7 @@ from chatlm_serve.generation_request import (
     GenerationRequest,
     split_conversation,
 )
+from chatlm_serve.images import image_from_url
 from chatlm_serve.protocols.openai_fields import (
     HINTS,
     SAMPLING_FIELDS,
@@ -185,6 +188,14 @@ def _parse_item(item: Any, path: str) -> Message:
                 f"must be user, assistant, system or developer, not {one_line(name, 40)!r}.",
             )
         role: Role = ROLES[name]
+        if role == "user" and isinstance(fields.get("content"), list):
+            return Message(
+                role,
+                [
+                    _parse_user_part(part, f"{path}.content[{at}]")
+                    for at, part in enumerate(fields["content"])
+                ],
+            )
         return Message(role, _parse_texts(fields, "content", path))
     if kind == "reasoning":
         thought = _parse_texts(fields, "content", path) if fields.get("content") else ""
@@ -197,19 +208,28 @@ def _parse_item(item: Any, path: str) -> Message:
     return Message("assistant", (ToolCall(call_id, name, arguments),))
 
 
+def _parse_user_part(part: Any, path: str) -> Part:
+    if not isinstance(part, dict) or part.get("type") != "input_image":
+        return Text(_parse_text(part, path))
+    fields = without_nulls(part, path)
+    refuse_unknown(fields, ("type", "image_url", "detail"), f"{path}.")
+    return image_from_url(get_typed(fields, "image_url", str, path=f"{path}."), f"{path}.image_url")
+
+
 def _parse_texts(fields: Mapping[str, Any], name: str, path: str) -> str:
     """Return a text, or the texts of a list of parts."""
     if not isinstance(fields.get(name), list):
         return get_typed(fields, name, str, path=f"{path}.")
-    texts = []
-    for index, part in enumerate(fields[name]):
-        kind = part.get("type") if isinstance(part, dict) else None
-        place = f"{path}.{name}[{index}]"
-        if kind not in _TEXT_PARTS:
-            raise field_error(place, "only parts with text are supported.", "unsupported_value")
-        key = "refusal" if kind == "refusal" else "text"
-        texts.append(get_typed(part, key, str, path=f"{place}."))
-    return "".join(texts)
+    return "".join(
+        _parse_text(part, f"{path}.{name}[{index}]") for index, part in enumerate(fields[name])
+    )
+
+
+def _parse_text(part: Any, path: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in _TEXT_PARTS:
+        raise field_error(path, "only parts with text are supported.", "unsupported_value")
+    return get_typed(part, "refusal" if kind == "refusal" else "text", str, path=f"{path}.")
 
 
 _STATUS: Mapping[StopReason, tuple[str, str]] = {
