@@ -1,4 +1,4 @@
-"""Tools of a replayed reply, run anew beside a copy of its chat in memory."""
+"""Tools of a reply that is not stored, such as a replayed one: run beside a chat in memory."""
 
 from __future__ import annotations
 
@@ -7,63 +7,67 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from chatlm.chat.deletion import open_memory_store
 from chatlm.chat.reply_writer import ReplyWriter
-from chatlm.chat.tool_loop import LoopEvents, ToolLoop, retrieved_only
+from chatlm.chat.tool_loop import LoopEvents, ToolLoop
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation, Reply, ReplyStep, Turn
-from chatlm.types.parts import Part
-from chatlm.types.requests import Request, ToolDefinition
+from chatlm.types.messages import Conversation, Passage, Reply, ReplyStep, Turn
+from chatlm.types.requests import ToolDefinition
 
 
 class LiveTools:
-    """The tools of a chat, for a reply that is replayed; the chat itself does not change.
+    """The tools of a chat, for a reply beside it; the chat itself does not change.
 
     They run under the rules of the chat, the settings and the options. As in an incognito chat,
     they keep nothing about it.
 
     Args:
-        store: has the chat.
         plugins: offer the tools.
-        options: rules of the settings and of this replay.
+        options: rules of the settings and of this reply.
         conversation: the chat, with the turn.
-        turn: whose reply is replayed.
+        turn: what is answered.
+        passages: what was retrieved for it.
     """
 
     def __init__(
         self,
-        store: Store,
         plugins: PluginHost,
         options: ToolOptions,
         conversation: Conversation,
         turn: Turn,
+        passages: Sequence[Passage] = (),
     ) -> None:
-        self._passages = retrieved_only(store.passages(turn.id))
+        self._passages = passages
         self._plugins = TurnPlugins(plugins, conversation.disabled_plugins)
         self._options = options
         self._conversation, self._turn = conversation, turn
         self._tools = find_tools(self._plugins)
 
+    @property
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        """The tools that the options and the chat offer."""
+        return ToolSet(self._tools, self._options, self._conversation).definitions
+
     def missing(self, tools: Iterable[ToolDefinition]) -> list[str]:
         """Return the names of tools that are not there any longer."""
         return [each.name for each in tools if each.name not in self._tools]
 
-    def begin(self, request: Request, prefix: Sequence[Part]) -> LiveReply:
+    def begin(self, tools: Iterable[ToolDefinition], steps: Sequence[ReplyStep]) -> LiveReply:
         """Begin a reply.
 
         Args:
-            request: names the tools.
-            prefix: what the reply has already.
+            tools: offered to the model.
+            steps: what the reply has already.
         """
-        names = tuple(each.name for each in request.tools if each.name in self._tools)
+        names = tuple(each.name for each in tools if each.name in self._tools)
         store = open_memory_store()
         copy = store.create_conversation()
         turn = store.add_turn(copy.id, self._turn.user.parts)
-        store.save_passages(turn.id, self._passages)
+        store.save_passages(turn.id, list(self._passages))
         reply = store.start_reply(turn.id, model="")
-        if prefix:
-            reply = dataclasses.replace(reply, steps=(ReplyStep(tuple(prefix)),))
+        if steps:
+            reply = dataclasses.replace(reply, steps=tuple(steps))
         loop = ToolLoop(
             store,
             self._plugins,
@@ -77,7 +81,7 @@ class LiveTools:
 
 
 class LiveReply:
-    """One replayed reply with new calls and results.
+    """One reply with its calls and results.
 
     Args:
         store: in memory.

@@ -287,7 +287,8 @@ def _replay_live(
     if opening and opening[-1].role == "assistant":
         opening = opening[:-1]
     notes = [f"tool {name}: not there any longer" for name in live.missing(request.tools)]
-    with closing(live.begin(request, prefix)) as running:
+    steps = (ReplyStep(tuple(prefix)),) if prefix else ()
+    with closing(live.begin(request.tools, steps)) as running:
         images: Mapping[str, bytes] = ChainMap(
             {},
             running.images,  # type: ignore[arg-type]  # only the first is changed

@@ -134,6 +134,11 @@ class ChatSession:
             return None
         return self.store.conversation(self.conversation_id)
 
+    @property
+    def so_far(self) -> Conversation:
+        """The conversation with what `add` added; a new one before the first message."""
+        return self._conversation_or_new()
+
     def send(self, text: str, images: Sequence[PreparedImage] = ()) -> SessionEvents:
         """Store the user's message as it was typed, let plugins rewrite it, then answer it.
 

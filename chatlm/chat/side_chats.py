@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Self, TypeVar
 
 from chatlm.chat.deletion import open_memory_store
+from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.session import ChatSession
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
+from chatlm.chat.tool_set import ToolOptions, check_names, find_tools
 from chatlm.chat.turn_runner import events_without_engine, reply_events
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import ReplyStep
-from chatlm.types.parts import PreparedImage
+from chatlm.types.messages import Message, ReplyStep, StopReason, Turn
+from chatlm.types.parts import Image, PreparedImage
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup
@@ -184,6 +187,8 @@ class InMemorySideChat:
         from chatlm.engines.open import check_available
 
         session, question = self._session_for(TRIAL_MESSAGE)
+        if self.setup.tools:
+            check_names(self.setup.tools, find_tools(TurnPlugins(self._chats.plugins)))
         with suppress(MessageRefused):
             session.draft(question)
         check_available(
@@ -207,6 +212,23 @@ class InMemorySideChat:
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the events that need no engine."""
         return list(events_without_engine(request, self.engine))
+
+    def run_tools(self, text: str, reply: Sequence[ReplyStep]) -> tuple[ReplyStep, ...]:
+        """Run the calls of the reply's last step; what would have to be asked is denied."""
+        session, question = self._session_for(text)
+        chat = session.so_far
+        turn = Turn(0, len(chat.turns), Message("user", question))
+        running = LiveTools(self._chats.plugins, session.tools, chat.with_turn(turn), turn)
+        with closing(running.begin(running.definitions, reply)) as live:
+            for _ in live.run_tools():  # without an answer, a question is a denial
+                pass
+            *earlier, last = live.reply.steps
+        # nobody sees the images, and their bytes are gone
+        parts = tuple(part for part in last.parts if not isinstance(part, Image))
+        last = dataclasses.replace(last, parts=parts)
+        if len(earlier) + 1 >= session.tools.settings.max_steps:
+            last = dataclasses.replace(last, stop_reason=StopReason.TOOL_LIMIT)
+        return (*earlier, last)
 
     def add(
         self,
@@ -234,6 +256,7 @@ class InMemorySideChat:
             system=setup.system or opening.rendered.system,
             adapter=setup.adapter,
             plugin_data={**opening.plugin_data, **setup.plugin_data},
+            tools=ToolOptions(chats.config.tools, (*setup.tools, *opening.rendered.tools)),
         )
         return session, opening.first_message
 

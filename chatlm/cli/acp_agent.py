@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from chatlm.config.config import Config
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.text import one_line
 from chatlm.types.engine import Engine
 from chatlm.types.events import (
     Approval,
@@ -43,11 +44,22 @@ from chatlm.version import version
 if TYPE_CHECKING:
     from acp import InitializeResponse, NewSessionResponse, PromptResponse
     from acp.interfaces import Client
-    from acp.schema import PermissionOption, ToolCallUpdate
+    from acp.schema import (
+        ListSessionsResponse,
+        LoadSessionResponse,
+        PermissionOption,
+        ToolCallUpdate,
+    )
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+NOTED_UNDER = "acp"
+"""Where a chat notes the editor's session and folder, among the data of plugins."""
+
+MAX_LISTED = 500
+"""How many of the newest chats are looked through for those of editors."""
 
 LABEL_SECONDS = 1.0
 """Seconds to wait for plugins after the answer, such as for its labels."""
@@ -110,12 +122,20 @@ class EditorAgent:
     async def initialize(self, protocol_version: int, **_: Any) -> InitializeResponse:
         """Say what the agent can do."""
         from acp import PROTOCOL_VERSION, InitializeResponse
-        from acp.schema import AgentCapabilities, Implementation, PromptCapabilities
+        from acp.schema import (
+            AgentCapabilities,
+            Implementation,
+            PromptCapabilities,
+            SessionCapabilities,
+            SessionListCapabilities,
+        )
 
         return InitializeResponse(
             protocol_version=min(protocol_version, PROTOCOL_VERSION),
             agent_capabilities=AgentCapabilities(
-                prompt_capabilities=PromptCapabilities(embedded_context=True)
+                load_session=True,
+                prompt_capabilities=PromptCapabilities(embedded_context=True),
+                session_capabilities=SessionCapabilities(list=SessionListCapabilities()),
             ),
             agent_info=Implementation(name="chatlm", version=version()),
         )
@@ -127,6 +147,60 @@ class EditorAgent:
         """Begin a chat; tools may use the editor's folder."""
         from acp import NewSessionResponse
 
+        session_id = uuid.uuid4().hex
+        self._open_session(session_id, cwd, others)
+        return NewSessionResponse(session_id=session_id)
+
+    async def load_session(self, cwd: str, session_id: str, **others: Any) -> LoadSessionResponse:
+        """Open the chat of an earlier session, and send the editor all that was said."""
+        from acp.schema import LoadSessionResponse
+
+        if session_id in self._sessions:
+            raise _invalid("this session is open already")
+        chat_id = next((c for c, known, _ in self._saved_sessions() if known == session_id), None)
+        if chat_id is None:
+            raise _invalid("there is no such session")
+        chat = self._store.conversation(chat_id)
+        for update in acp_messages.history(chat):
+            await self.client.session_update(session_id=session_id, update=update)
+        self._open_session(session_id, cwd, others, chat_id)
+        return LoadSessionResponse()
+
+    async def list_sessions(self, cwd: str | None = None, **_: Any) -> ListSessionsResponse:
+        """List the chats that editors began, in this folder if one is given."""
+        from acp.schema import ListSessionsResponse, SessionInfo
+
+        sessions = [
+            SessionInfo(
+                session_id=known,
+                cwd=folder,
+                title=one_line(self._store.title(chat_id), 120),
+                updated_at=self._store.header(chat_id).updated.isoformat(),
+            )
+            for chat_id, known, folder in self._saved_sessions()
+            if cwd in (None, folder)
+        ]
+        return ListSessionsResponse(sessions=sessions)
+
+    def _saved_sessions(self) -> Iterator[tuple[int, str, str]]:
+        """Yield the chats that editors began, each with its session and folder."""
+        for entry in self._store.list_conversations(MAX_LISTED):
+            noted = self._store.header(entry.id).plugin_data.get(NOTED_UNDER, {})
+            known, folder = noted.get("session"), noted.get("folder")
+            if isinstance(known, str) and isinstance(folder, str):
+                yield entry.id, known, folder
+
+    def _open_session(
+        self, session_id: str, cwd: str, others: Mapping[str, Any], chat_id: int | None = None
+    ) -> None:
+        """Open a session; tools may use its folder.
+
+        Args:
+            session_id: as the editor knows it.
+            cwd: the folder.
+            others: what else the editor said.
+            chat_id: the chat to continue; None for a new one.
+        """
         if others.get("mcp_servers"):
             log.warning("MCP servers of the editor are not used; chatlm mcp add adds them")
         settings = self._tools.settings
@@ -143,10 +217,10 @@ class EditorAgent:
             label_seconds=LABEL_SECONDS,
             source="acp",
             tools=tools,
+            conversation_id=chat_id,
+            plugin_data={NOTED_UNDER: {"session": session_id, "folder": cwd}},
         )
-        session_id = uuid.uuid4().hex
         self._sessions[session_id] = _EditorSession(chat)
-        return NewSessionResponse(session_id=session_id)
 
     async def prompt(self, session_id: str, prompt: list[Any], **_: Any) -> PromptResponse:
         """Answer a message; the reply is sent in pieces."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 from chatlm.chat.attachments import FileReader, format_block, read_blocks
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import StopReason
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from acp.schema import PermissionOption, ToolCallUpdate
@@ -115,6 +115,42 @@ def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:
         raw_input=dict(event.arguments),
         content=[tool_content(text_block(text))] if text else None,
     )
+
+
+def history(chat: Conversation) -> Iterator[Any]:
+    """Yield the updates that show an editor all messages and shown replies of a chat."""
+    from acp import (
+        start_tool_call,
+        text_block,
+        tool_content,
+        update_agent_message_text,
+        update_agent_thought_text,
+        update_tool_call,
+        update_user_message_text,
+    )
+
+    for turn in chat.turns:
+        yield update_user_message_text(turn.display_text)
+        for part in turn.reply.parts if turn.reply is not None else ():
+            match part:
+                case Text(text=text) if text:
+                    yield update_agent_message_text(text)
+                case Reasoning(text=text) if text:
+                    yield update_agent_thought_text(text)
+                case ToolCall():
+                    yield start_tool_call(
+                        part.id,
+                        part.name,
+                        kind="other",
+                        status="pending",
+                        raw_input=call_arguments(part),
+                    )
+                case ToolResult():
+                    yield update_tool_call(
+                        part.call_id,
+                        status="failed" if part.is_error else "completed",
+                        content=[tool_content(text_block(result_text(part)))],
+                    )
 
 
 def approval_options(event: ApprovalNeeded) -> list[PermissionOption]:

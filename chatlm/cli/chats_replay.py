@@ -11,6 +11,7 @@ import click
 
 from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.replay import ReplayEvent, ReplayFinished, replay, require_provenance
+from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions
 from chatlm.cli.ask import load_engine
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
@@ -118,13 +119,14 @@ def replay_reply(
         tools = ToolOptions(settings.tools, allow=allow, deny=deny)
         with loaded_plugins(settings) as plugins:
             engine = load_engine(settings, plugins)
+            passages = retrieved_only(store.passages(turn.id))
             events = replay(
                 store,
                 engine,
                 reply.id,
                 adapter="" if adapter == "off" else adapter,
                 plugins=plugins,
-                live=LiveTools(store, plugins, tools, chat, turn) if live else None,
+                live=LiveTools(plugins, tools, chat, turn, passages) if live else None,
             )
             asks = not as_json and sys.stdin.isatty() and sys.stderr.isatty()
             with closing(events):

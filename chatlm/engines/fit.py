@@ -274,6 +274,11 @@ class RepositoryFacts:
         """Whether chatlm's own decoders read its architecture."""
         return self.config.get("model_type") in FAMILIES
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether it has a part that reads images; its processor comes with it."""
+        return isinstance(self.config.get("vision_config"), Mapping)
+
 
 class FitChecker:
     """Tells how models fit this machine, with the user's settings; measured once and kept.

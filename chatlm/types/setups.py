@@ -85,6 +85,8 @@ class Setup:
     """Takes priority over the template's; what both leave open is the model's default."""
     plugin_data: PluginData = field(default_factory=dict)
     """What plugins store with the chat."""
+    tools: tuple[str, ...] = ()
+    """Tools and groups of tools that the model may call, besides those of the template."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the fields that are set to JSON values."""
@@ -96,6 +98,7 @@ class Setup:
             "system": self.system,
             "sampling": self.sampling.to_dict(),
             "kept": {plugin: dict(values) for plugin, values in self.plugin_data.items()},
+            "tools": list(self.tools),
         }
         return {name: value for name, value in values.items() if value}
 
@@ -114,6 +117,7 @@ class Setup:
             system=values.get("system", ""),
             sampling=Sampling.from_dict(values.get("sampling", {})),
             plugin_data=values.get("kept", {}),
+            tools=tuple(values.get("tools", ())),
         )
 
 
@@ -173,6 +177,22 @@ class SideChat(Protocol):
     def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """Return the part of `stream` that needs no engine: the beginning that plugins gave the
         reply, and `Finished` if the request is complete."""
+        ...
+
+    def run_tools(self, text: str, reply: Sequence[ReplyStep]) -> tuple[ReplyStep, ...]:
+        """Run the calls in the last step of the reply to the next message; blocks until they end.
+
+        Nobody is asked: what no rule of the settings and no tool itself allows is denied, and the
+        result says so.
+
+        Args:
+            text: the message.
+            reply: its reply so far, which ends with calls.
+
+        Returns:
+            the reply with the results, for `request`; its last step has the stop reason
+            `tool_limit` if no more steps are allowed.
+        """
         ...
 
     def add(

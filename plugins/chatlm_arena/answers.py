@@ -21,10 +21,13 @@ from chatlm import (
     Finished,
     MessageRefused,
     PromptReady,
+    ReplyStep,
     Request,
     Sampling,
     SideChat,
     StopReason,
+    Text,
+    ToolCall,
     Usage,
     UsageError,
     one_line,
@@ -73,8 +76,16 @@ class AnswerWriter:
         self._request: Request | None = None
         self._model = ""
         self._text = ""
+        self._steps: tuple[ReplyStep, ...] = ()
+        """Outputs of the model that called tools, with the results."""
+        self._step_start = 0
+        """Length of the text before the running step."""
+        self._calls: tuple[ToolCall, ...] = ()
+        """Calls that have not run yet."""
+        self._step_usage = Usage()
         self._prompt_hash = ""
-        self._usage = Usage()
+        self._earlier_usage = Usage()
+        """Of the steps so far."""
         self._stop_reason = StopReason.CANCELLED
 
     def start(self) -> bool:
@@ -119,11 +130,57 @@ class AnswerWriter:
             case PromptReady():
                 self._prompt_hash = event.prompt_hash
             case Delta():
-                self._text, self._usage = self._text + event.answer, event.usage
+                self._text, self._step_usage = self._text + event.answer, event.usage
             case Finished():
-                answered = bool(self._text.strip() or event.tool_calls)
-                self._stop_reason = event.stop_reason.if_answered(answered)
-                self._usage = event.usage
+                self._step_usage = event.usage
+                if event.tool_calls and not self.request.sampling.reply_method:
+                    self._calls = event.tool_calls
+                    return
+                self._stop_reason = event.stop_reason.if_answered(bool(self._text.strip()))
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether `run_tools` must be called for the reply to go on."""
+        return bool(self._calls)
+
+    def run_tools(self) -> None:
+        """Run what the model called, and build the request of the next step.
+
+        Raises:
+            ChatlmError: as `start`.
+        """
+        chat, prompt = self.answer_request.seat.chat, self.answer_request.prompt
+        said = self._text[self._step_start :]
+        parts: list[Text | ToolCall] = [Text(said)] if said else []
+        step = ReplyStep((*parts, *self._calls), StopReason.TOOL_CALLS, self._step_usage)
+        self._steps = chat.run_tools(prompt, (*self._steps, step))
+        self._earlier_usage, self._step_usage = self._usage, Usage()
+        self._calls, self._step_start = (), len(self._text)
+        if self._steps[-1].stop_reason is StopReason.TOOL_LIMIT:
+            self._stop_reason = StopReason.TOOL_LIMIT
+            return
+        try:
+            self._request = with_default_seed(
+                chat.request(prompt, self._steps), self.answer_request.seed
+            )
+        except (MessageRefused, ContextTooLong) as error:
+            self._refuse(error)
+
+    @property
+    def _usage(self) -> Usage:
+        """What the reply has cost so far, over all steps."""
+        before, now = self._earlier_usage, self._step_usage
+        if not self._steps:
+            return now
+        return dataclasses.replace(
+            now,
+            completion_tokens=before.completion_tokens + now.completion_tokens,
+            first_token_seconds=before.first_token_seconds,
+            decode_seconds=before.decode_seconds
+            + (now.first_token_seconds or 0.0)
+            + now.decode_seconds,
+            reasoning_tokens=before.reasoning_tokens + now.reasoning_tokens,
+        )
 
     @property
     def text(self) -> str:
@@ -157,6 +214,9 @@ class AnswerWriter:
             "sampling": request.sampling.to_dict() if request else {},
             "prompt_hash": self._prompt_hash,
         }
+        if self._steps:
+            last = ReplyStep((Text(self._text[self._step_start :]),), self._stop_reason)
+            provenance["steps"] = [step.to_dict() for step in (*self._steps, last)]
         return MatchReply(
             answer_request.seat.contestant.id,
             answer_request.turn,
@@ -252,6 +312,18 @@ def stream_answers(
                     failure = failure or error
                 else:
                     yield key, writer
+                    if not writer.calls_tools:
+                        continue
+                    try:
+                        with guard(writer.answer_request.seat.contestant):
+                            writer.run_tools()
+                    except ChatlmError as error:
+                        failure = failure or error
+                        continue
+                    if writer.ended:
+                        yield key, writer
+                    else:
+                        running[batch.add(writer.request)] = key, writer
     if failure:
         raise failure
 

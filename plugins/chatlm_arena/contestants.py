@@ -81,6 +81,7 @@ def describe_setup(setup: Setup) -> str:
             ("adapter", setup.adapter),
             ("template", setup.template),
             ("index", index_of(setup)),
+            ("tools", " ".join(setup.tools)),
         )
         if value
     ]

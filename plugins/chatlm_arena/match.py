@@ -133,7 +133,7 @@ class LiveMatch:
             for side in SIDES:
                 reply = self._replies[side][-1]
                 if reply.text.strip():
-                    self._seats[side].chat.add(self._prompt, reply.text)
+                    self._seats[side].chat.add(self._prompt, reply.steps or reply.text)
         self.turn += 1
         self._prompt = text
         yield from self._stream_updates()

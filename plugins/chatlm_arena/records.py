@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-from chatlm import StopReason
+from chatlm import ReplyStep, StopReason
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.votes import Verdict
 
@@ -43,6 +43,11 @@ class MatchReply:
     def display_text(self) -> str:
         """The text, or in brackets why there is none."""
         return self.text if self.text.strip() else f"({self.stop_reason.label})"
+
+    @property
+    def steps(self) -> tuple[ReplyStep, ...]:
+        """Outputs of the model and results of the tools it called; none without tools."""
+        return tuple(map(ReplyStep.from_dict, self.provenance.get("steps", ())))
 
     @property
     def tokens(self) -> int | None:

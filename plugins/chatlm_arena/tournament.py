@@ -326,7 +326,7 @@ class Tournament:
         for before in range(turn):
             reply = done[item, contestant.id, before]
             if reply.has_answer:
-                chat.add(reply.prompt, reply.text)
+                chat.add(reply.prompt, reply.steps or reply.text)
         text = self.plan.prompts[item].turns[turn]
         return AnswerRequest(Seat(contestant, chat), text, turn, self._stable_random(item, turn))
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chatlm import SideChats, __version__
+from chatlm import SideChats, __version__, one_line
 from chatlm_serve import openapi, status_page
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.http_guard import HEALTH_PATH, ErrorFormats, GuardMiddleware
@@ -104,7 +104,7 @@ class Api:
         status = error.status_code if isinstance(error, HTTPException) else 500
         problem = {404: "Not found:", 405: "Method not allowed:"}.get(status, "Request failed:")
         path = request.url.path
-        return self._errors.response(ApiError(status, f"{problem} {path}"), path)
+        return self._errors.response(ApiError(status, f"{problem} {one_line(path, 80)}"), path)
 
 
 async def _health(request: Request) -> Response:

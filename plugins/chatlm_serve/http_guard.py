@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatlm_serve.errors import ApiError, ErrorJournal
 from chatlm_serve.images import count_other_bytes
@@ -32,6 +33,12 @@ MAX_BODY_BYTES = 2**20
 MAX_IMAGE_BODY_BYTES = 32 * 2**20
 """Limit of a body with images, which are a third larger in base64."""
 
+
+MAX_RECEIVED_BYTES = 256 * 2**20
+"""Limit of the bodies of all open requests together, which are in memory."""
+
+BUSY_SECONDS = 5
+"""Value of `Retry-After` beyond that limit."""
 
 BROWSER_HEADERS = frozenset(("origin", "referer", "sec-fetch-site", "sec-fetch-mode"))
 """Headers of which a browser sends at least one with every POST, and a page cannot remove."""
@@ -81,12 +88,35 @@ class GuardMiddleware:
         self._errors = errors
         self._loopback = loopback
         self._token = token
+        self._received = 0
+        """Bytes of the bodies of all open requests."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reject the request or pass it on."""
         error = self._refusal(scope) if scope["type"] == "http" else None
-        app = self._errors.response(error, scope["path"]) if error else self._app
-        await app(scope, receive, send)
+        if error:
+            await self._errors.response(error, scope["path"])(scope, receive, send)
+            return
+        own = 0
+
+        async def receive_counted() -> Message:
+            nonlocal own
+            message = await receive()
+            size = len(message.get("body", b""))
+            own += size
+            self._received += size
+            if self._received > MAX_RECEIVED_BYTES:
+                raise ApiError(
+                    503,
+                    "The server has too many large requests. Try again later.",
+                    headers={"Retry-After": str(BUSY_SECONDS)},
+                )
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._received -= own
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
@@ -143,7 +173,13 @@ async def read_json_body(request: Request) -> dict[str, Any]:
         body += chunk
         if len(body) > MAX_IMAGE_BODY_BYTES:
             raise ApiError(413, f"The request is larger than {MAX_IMAGE_BODY_BYTES:,} bytes.")
-    if len(body) > MAX_BODY_BYTES and count_other_bytes(body) > MAX_BODY_BYTES:
+    if len(body) > MAX_BODY_BYTES:  # aside, so that streams go on
+        return await asyncio.to_thread(_decode_body, body)
+    return _decode_body(body)
+
+
+def _decode_body(body: bytearray) -> dict[str, Any]:
+    if len(body) > MAX_BODY_BYTES and count_other_bytes(body, MAX_BODY_BYTES) > MAX_BODY_BYTES:
         raise ApiError(
             413, f"The request is larger than {MAX_BODY_BYTES:,} bytes, images not counted."
         )

@@ -144,6 +144,32 @@ def scripted_home(home: Path) -> Path:
     return home
 
 
+async def test_a_session_is_listed_and_loaded_by_another_process(scripted_home: Path) -> None:
+    options = ("-m", "parrot:x", "--tools", "stamp,choose")
+    first = Editor("allow", "1")
+    async with editing(scripted_home, first, *options) as (agent, session):
+        assert (await agent.list_sessions()).sessions == []
+        await agent.prompt(session_id=session, prompt=[acp.text_block("Stamp it.")])
+    later = Editor("allow", "1")
+    async with editing(scripted_home, later, *options) as (agent, _):
+        (listed,) = (await agent.list_sessions(cwd=str(scripted_home))).sessions
+        assert (listed.session_id, listed.title) == (session, "Stamp it.")
+        assert (await agent.list_sessions(cwd="/elsewhere")).sessions == []
+        with pytest.raises(acp.RequestError):
+            await agent.load_session(cwd=str(scripted_home), session_id="nobody", mcp_servers=[])
+        await agent.load_session(cwd=str(scripted_home), session_id=session, mcp_servers=[])
+        assert later.text("user_message_chunk") == "Stamp it."
+        assert later.text("agent_thought_chunk").startswith("Two calls.")
+        assert later.text("agent_message_chunk") == "Done."
+        assert states(later, "1") == ["pending", "completed"]
+        assert later.asked == []
+        await agent.prompt(session_id=session, prompt=[acp.text_block("Again.")])
+    with Store(scripted_home / "chats.db") as store:
+        (entry,) = store.list_conversations()
+        turns = store.conversation(entry.id).turns
+        assert [turn.user.text for turn in turns] == ["Stamp it.", "Again."]
+
+
 def states(editor: Editor, call_id: str) -> list[str]:
     return [
         update.status

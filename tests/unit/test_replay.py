@@ -346,7 +346,7 @@ def live_replay(
     turn = chat.turns[-1]
     assert turn.reply is not None
     engine = ScriptedEngine(*replies)
-    live = LiveTools(store, host, tools, chat, turn)
+    live = LiveTools(host, tools, chat, turn)
     events = []
     for event in replay(store, engine, turn.reply.id, plugins=host, live=live):
         events.append(event)

@@ -15,6 +15,7 @@ from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.live_tools import LiveTools
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
+from chatlm.chat.tool_loop import retrieved_only
 from chatlm.chat.tool_set import ToolOptions
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store.store import Store
@@ -167,7 +168,8 @@ class InspectActions:
         chat, options = self._chat.conversation, ToolOptions(self._services.config.tools)
 
         def run(engine: Engine) -> Generator[object, None, None]:
-            tools = LiveTools(store, plugins, options, chat, turn) if live else None
+            passages = retrieved_only(store.passages(turn.id))
+            tools = LiveTools(plugins, options, chat, turn, passages) if live else None
             events = replay(store, engine, reply.id, plugins=plugins, live=tools)
             with closing(events):
                 for event in events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from functools import partial
 
 from chatlm.chat.context_usage import builtin_system_tokens, count_tool_tokens
@@ -16,7 +17,7 @@ from chatlm.chat.output_schema import read_schema
 from chatlm.chat.tool_set import ToolOptions, find_tools
 from chatlm.config import config
 from chatlm.engines.open import is_available
-from chatlm.errors import UsageError
+from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed
 from chatlm.hub.catalogue import find_entry
 from chatlm.plugin_host.turn_plugins import TurnPlugins
@@ -29,6 +30,7 @@ from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.tui.screens.tools import ToolsScreen
 from chatlm.tui.services import Services
+from chatlm.tui.widgets.download_line import DownloadLine
 from chatlm.types.engine import thinking_problem
 from chatlm.types.messages import Message
 from chatlm.types.sampling import DEFAULT_SAMPLING, THINKING_LEVELS, Sampling, Thinking
@@ -212,7 +214,7 @@ class SettingsActions:
         entry = find_entry(name)
         wanted = entry[0].name if entry and not entry[1] else name  # an alias is not in the list
         screen = ModelScreen(known, current, look_up, ask_plugins, wanted)
-        self._chat.view.app.push_screen(screen, self._switch_model)
+        self._chat.view.app.push_screen(screen, self._use_or_download)
 
     def apply(self, message: object) -> None:
         """Apply a change made on the settings screen.
@@ -291,6 +293,18 @@ class SettingsActions:
     def _set_theme(self, name: str) -> None:
         self.set_theme(name)
         config.set_value("theme", name)
+
+    def _use_or_download(self, name: str | None) -> None:
+        """Switch to a model; one that is not here is downloaded while the current one answers."""
+        here = True
+        if name and isinstance(self._services.engine_state, Ready):
+            with suppress(ModelError):  # loading it says what is wrong
+                here = is_available(name, self._services.plugins)
+        if name and not here:
+            self._chat.view.screen.query_one(DownloadLine).start(name)
+            self._chat.view.focus_composer()
+        else:
+            self._switch_model(name)
 
     def _switch_model(self, name: str | None) -> None:
         if name and name != self._services.engine_state.model:

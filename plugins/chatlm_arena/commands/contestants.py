@@ -37,6 +37,9 @@ _SETUP_OPTIONS = (
     click.option("--index", metavar="NAME", shell_complete=complete_index,
                  help="Document index; list them: chatlm rag list"),
     click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option("--tools", metavar="NAMES",
+                 help="Tools and groups it may call, with commas between; what would have to be "
+                 "asked about is denied. List them: chatlm tools list"),
     click.option("-s", "--sampling", "settings", multiple=True, metavar="NAME=VALUE",
                  help="Sampling setting, such as temperature=0.2; repeatable."),
 )  # fmt: skip
@@ -150,6 +153,7 @@ def _apply_options(
     pairs: Sequence[str],
     index: str | None,
     system: str | None,
+    tools: str | None,
     settings: Sequence[str],
 ) -> Setup:
     """Return the set-up with the given options changed."""
@@ -164,6 +168,7 @@ def _apply_options(
         adapter=setup.adapter if adapter is None else adapter,
         template=setup.template if template is None else template,
         system=setup.system if system is None else system,
+        tools=setup.tools if tools is None else _split(tools),
         values={key: value for key, value in values.items() if value},
         sampling=Sampling.from_dict(
             {key: value for key, value in sampling.items() if value is not None}
@@ -215,3 +220,8 @@ def _contestant_dict(contestant: Contestant) -> dict[str, Any]:
         "setup": setup.to_dict() if setup else None,
         "index": index_of(setup) if setup else "",
     }
+
+
+def _split(names: str) -> tuple[str, ...]:
+    """Return names that have commas between."""
+    return tuple(filter(None, (name.strip() for name in names.split(","))))
