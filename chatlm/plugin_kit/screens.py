@@ -19,7 +19,7 @@ from chatlm.errors import ChatlmError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.widgets.hints import Hints
 
-MUTED_STYLE = "$foreground 60%"
+MUTED_STYLE = "$text-muted"
 """Style of secondary text."""
 
 
@@ -67,7 +67,7 @@ class PluginCard(ModalScreen[None]):
             text-overflow: ellipsis;
             &:focus { border: none; background-tint: $foreground 0%; }
             &:focus > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & * {

@@ -19,6 +19,11 @@ from textual.binding import Binding
 from chatlm.errors import UsageError
 from chatlm.text import one_line
 
+
+class UnknownCommandError(UsageError):
+    """A text begins like a command, but there is none of that name."""
+
+
 CommandHandler = Callable[[str], Awaitable[None] | None]
 """Runs a command; gets the text typed after its name."""
 
@@ -324,7 +329,8 @@ def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Com
         commands: the slash commands by name.
 
     Raises:
-        UsageError: the command is unknown, or its argument is missing or not accepted.
+        UnknownCommandError: there is no such command.
+        UsageError: its argument is missing or not accepted.
     """
     if not text.startswith("/") or _COMMENT.match(text):
         return text
@@ -336,7 +342,9 @@ def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Com
     if command is None:
         near = get_close_matches(name, commands, 1)
         meant = f"Did you mean /{near[0]}? " if near else ""
-        raise UsageError(f"Unknown command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT)
+        raise UnknownCommandError(
+            f"Unknown command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT
+        )
     if command.needs_argument and not argument:
         raise UsageError(
             f"/{name} needs {command.argument}", hint=f"Type /{name} {command.argument}."

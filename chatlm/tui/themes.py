@@ -71,7 +71,7 @@ LIGHT_COLOURS = {
     "surface": "#f4f2ec",
     "panel": "#e8e4da",
     "foreground": "#1c212b",
-    "muted": "#535b69",
+    "muted": "#4b5361",
     "user": "#0b559f",
     "model": "#0a6141",
     "tool": "#7c4a00",

@@ -69,9 +69,21 @@ async def test_a_refused_message_is_told_in_the_chat_and_replaced_by_the_next() 
         await idle(pilot)
         assert newest(pilot).turn.display_text == "Hello"
         assert border(pilot) == ""
+        assert notices(pilot) == [], "the refusal is no longer true"
         await say(pilot, "And the moon?")
         await idle(pilot)
         assert len(notices(pilot)) == 1, "the newest refusal replaces the one before"
+
+
+async def test_an_unknown_command_is_replaced_by_what_is_typed_next() -> None:
+    async with make_app(ScriptedEngine("Hi.")).run_test(size=(80, 24)) as pilot:
+        await say(pilot, "/nosuch thing")
+        assert chat_of(pilot).composer.text == "/nosuch thing", "it may be a message"
+        assert "unknown command, typing replaces it" in border(pilot)
+        await pilot.press(*"Hello", "enter")
+        await idle(pilot)
+        assert newest(pilot).turn.display_text == "Hello"
+        assert border(pilot) == ""
 
 
 async def test_a_refused_message_can_be_sent_again_as_it_is() -> None:

@@ -8,7 +8,7 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.tui.chat.markdown import PROSE_WIDTH, StreamingMarkdown
+from chatlm.tui.chat.markdown import PROSE_WIDTH, StreamingMarkdown, code_blocks
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
@@ -68,6 +68,42 @@ def test_prose_is_no_wider_than_one_can_read_and_code_may_be() -> None:
     )
     assert max(each.content.cell_length for each in prose) <= PROSE_WIDTH
     assert code in listing[1].content.plain
+
+
+def drawn(text: str, width: int) -> list[str]:
+    """The lines of a reply in so many cells."""
+    return [
+        line.content.plain.rstrip()
+        for block in StreamingMarkdown(text).blocks
+        for piece in block.fragments
+        for line in piece.lines(width)
+    ]
+
+
+def test_a_block_of_code_is_as_wide_as_prose_unless_its_lines_are_wider() -> None:
+    def widths(code: str, width: int) -> set[int]:
+        fragments = StreamingMarkdown(f"```\n{code}\n```").blocks[0].fragments
+        return {line.content.cell_length for piece in fragments for line in piece.lines(width)}
+
+    assert widths("x = 1", 150) == {PROSE_WIDTH}
+    assert widths("x = 1\n" + "y" * 120, 150) == {122}
+    assert widths("x = 1", 60) == {60}
+
+
+def test_code_is_wrapped_between_words_and_what_follows_is_indented_further() -> None:
+    code = "if x:\n    return first_of(values) if values else nothing_at_all"
+    assert drawn(f"```\n{code}\n```", 40)[1:] == [
+        " if x:",
+        "     return first_of(values) if values",
+        "       else nothing_at_all",
+    ]
+    assert drawn(f"```\n{'x' * 50}\n```", 40)[1:] == [" " + "x" * 38, "   " + "x" * 12]
+
+
+def test_a_fence_without_code_is_no_box() -> None:
+    assert drawn("Look:\n\n```", 40) == ["Look:", "```"]
+    assert drawn("```python\n```", 40) == ["```python"]
+    assert code_blocks("```\n```\n\n```\nx\n```") == ["x"], "as many as have a button"
 
 
 async def test_a_click_on_copy_copies_its_own_block() -> None:

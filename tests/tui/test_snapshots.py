@@ -119,6 +119,7 @@ def test_streaming(compare: Callable[[ChatApp, Steps], bool]) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         await ready(pilot)
         await say(pilot, "Tell me a story")
+        await until(pilot, lambda: chat_of(pilot).view.newest_view is not None)
         await until(pilot, lambda: line(pilot).startswith("writing · 4"))
         await until(pilot, lambda: "Once upon a time there" in plain(newest(pilot)))
         await until(

@@ -51,6 +51,17 @@ def test_all_texts_can_be_read_on_all_backgrounds(theme: Theme) -> None:
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+@pytest.mark.parametrize(("ground", "opacity"), [("surface", 0.18), ("panel", 0.15)])
+def test_the_explanations_of_the_chosen_row_can_be_read(
+    theme: Theme, ground: str, opacity: float
+) -> None:
+    known = colours(theme)
+    row = known[ground].blend(known["primary"], opacity)
+    for text in ("foreground", "text-muted", "text-success"):
+        assert contrast(known[text], row) >= LEAST, text
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
 def test_what_has_another_meaning_has_another_colour(theme: Theme) -> None:
     known = colours(theme)
     assert len({known[name].hex for name in TEXTS}) == len(TEXTS)

@@ -153,7 +153,7 @@ async def test_a_call_is_one_line_between_the_texts_and_opens() -> None:
         assert (before, after) == ("Let me add.", "It is 5.")
         assert block.startswith("▸ add  done  a=2 · b=3")
         await pilot.click(newest(pilot).query_one(ToolHead))
-        await pilot.pause()
+        await until(pilot, lambda: "\n" in blocks(pilot)[1])
         assert blocks(pilot)[1].split("\n")[1:] == ["a: 2", "b: 3", "Result", "5"]
         await run(pilot, "thoughts")
         await run(pilot, "thoughts")

@@ -36,9 +36,12 @@ _SIZES = re.compile(
 """Commands that change only how large something is drawn."""
 
 _SUM = re.compile(r"[-−+±∓=<>≤≥ ]")
-"""What makes the upper part of a fraction ambiguous on one line, or what follows a root."""
+"""What makes the upper part of a fraction ambiguous on one line."""
 
 _PARENTHESES = re.compile(r"\([^()]*\)")
+
+_BEFORE_SUM = re.compile(r"(?<=[\w)⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ₀-₉])(?=[∑∏∫])")
+"""Where a factor meets a sum, which would look like a part of a fraction's lower part."""
 
 _ATOM = re.compile(r"[0-9.]+|[∂√]?\w\W?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ′₀-₉]*|\(.*\)")
 """A lower part of a fraction that is not ambiguous."""
@@ -75,7 +78,8 @@ _SPACED = re.compile(r"\\([A-Za-z]+) +(?=[^\s{\[])")
 def _convert(source: str) -> str:
     converter = _converter()
     spaced = _SPACED.sub(lambda match: converter.keep_space(match[1], match[0]), source)
-    return converter.latex_to_text(_with_scripts(spaced)).replace("∂ ", "∂")
+    text = converter.latex_to_text(_with_scripts(spaced)).replace("∂ ", "∂")
+    return _BEFORE_SUM.sub(" ", text)
 
 
 def _with_scripts(source: str) -> str:
@@ -129,6 +133,12 @@ def _group(text: str) -> str:
     return f"({text})" if _SUM.search(_PARENTHESES.sub("", text)) else text
 
 
+def _under_root(text: str) -> str:
+    """Return what a root is drawn from, in parentheses unless it is a single factor."""
+    is_one = _PARENTHESES.fullmatch(text) or (_ATOM.fullmatch(text) and not text.startswith("("))
+    return text if is_one else f"({text})"
+
+
 def _argument(node: Any, converter: Any, index: int) -> str:
     found = node.nodeargd.argnlist[index] if node.nodeargd else None
     if found is None:
@@ -148,7 +158,7 @@ def _root(node: Any, l2tobj: Any) -> str:
     index = ""
     if node.nodeargd.argnlist[0] is not None:
         index = _script("^", _argument(node, l2tobj, 0))
-    return f"{index}√{_group(_argument(node, l2tobj, 1))}"
+    return f"{index}√{_under_root(_argument(node, l2tobj, 1))}"
 
 
 def _content(node: Any, l2tobj: Any) -> str:

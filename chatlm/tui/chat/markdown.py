@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate
 from typing import Literal, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -37,7 +36,11 @@ COLUMN_GAP = " │ "
 
 
 PROSE_WIDTH = 96
-"""Cells of the longest line of prose; code and tables may be wider."""
+"""Cells of the longest line of prose, and of a block of code unless its lines are longer."""
+
+
+CODE_INDENT = 2
+"""Cells by which the rest of a line of code that does not fit is indented further."""
 
 
 class Renderable(Protocol):
@@ -61,18 +64,50 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class CodeLine:
-    """A line of code, wrapped at any character."""
+    """A line of code, wrapped between words where it can be, with a hanging indent."""
 
     content: Content
+    block_width: int = PROSE_WIDTH
+    """Cells of its whole block, if there is room for them."""
 
     def lines(self, width: int) -> list[Content]:
         """Wrap to `width` cells, padded so that the background is a block."""
-        inner = max(width - 2, 2)
-        ends = accumulate(len(part) for part in chop_cells(self.content.plain, inner))
+        inner = max(min(width, self.block_width) - 2, 2)
         return [
             line.pad(1, inner - line.cell_length + 1).stylize_before(CODE_STYLE)
-            for line in self.content.divide(list(ends)[:-1])
+            for line in self._wrap(inner)
         ]
+
+    def _wrap(self, width: int) -> list[Content]:
+        code = self.content.plain
+        if cell_len(code) <= width:
+            return [self.content]
+        indent = len(code) - len(code.lstrip(" ")) + CODE_INDENT
+        lead = " " * (indent if indent < width // 2 else 0)
+        ends = _line_ends(code, width, width - len(lead))
+        first, *others = self.content.divide(ends)
+        return [first, *(Content(lead) + line for line in others)]
+
+
+def _line_ends(code: str, first: int, others: int) -> list[int]:
+    """Return where a line is divided: behind the last blank that fits, else at any character.
+
+    Args:
+        code: the line.
+        first: the cells of the first part.
+        others: the cells of each other part.
+    """
+    ends: list[int] = []
+    at, room = 0, first
+    while part := chop_cells(code[at : at + 2 * room], room)[:1]:
+        end = at + len(part[0])
+        if end >= len(code):
+            break
+        blank = code.rfind(" ", at, end) + 1
+        end = blank if code[at:blank].strip() else end
+        ends.append(end)
+        at, room = end, others
+    return ends
 
 
 @dataclass(frozen=True)
@@ -80,11 +115,13 @@ class CodeHead:
     """The line above a block of code: its language, and a button that copies it."""
 
     language: str
+    block_width: int = PROSE_WIDTH
+    """Cells of its whole block, if there is room for them."""
 
     def lines(self, width: int) -> list[Content]:
         """Wrap to `width` cells."""
         button = COPY_BUTTON
-        inner = max(width - 2, 2)
+        inner = max(min(width, self.block_width) - 2, 2)
         room = max(inner - button.cell_length - 1, 0)
         language = Content.styled(self.language, "$foreground 70%").truncate(room, ellipsis=True)
         gap = " " * max(inner - language.cell_length - button.cell_length, 0)
@@ -336,6 +373,8 @@ class _BlockParser:
                 bar = Content.styled("▌ ", STYLES["quote"])
                 inside = self._fragments_between(start + 1, end - 1, depth) or [blank_line()]
                 return [piece.with_prefix(bar, bar) for piece in inside]
+            case "fence" | "code_block" if not token.content.strip():
+                return [Fragment(Paragraph(Content(f"{token.markup}{token.info}")))]
             case "fence" | "code_block":
                 language = token.info.split()[0] if token.info.strip() else ""
                 last = all(token.nesting < 0 for token in self._tokens[end:])
@@ -408,25 +447,26 @@ class _CodeHighlighter:
             self._language, self._lines = language, lines
             ended = time.perf_counter()
             self._next_highlight_at = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
-        if self._head is None or not goes_on:
-            self._head = Fragment(CodeHead(language))
+        block_width = max(PROSE_WIDTH, 2 + max(map(cell_len, lines)))
+        head = CodeHead(language, block_width)
+        if self._head is None or not goes_on or self._head.renderable != head:
+            self._head = Fragment(head)
         before = self._fragments if goes_on else []
         self._fragments = [
             before[at]
-            if at < len(before) and _shows_code(before[at], content)
-            else _code_fragment(content)
+            if at < len(before) and _shows_code(before[at], content, block_width)
+            else Fragment(CodeLine(content, block_width))
             for at, content in enumerate(contents)
         ]
         return [self._head, *self._fragments]
 
 
-def _code_fragment(content: Content) -> Fragment:
-    return Fragment(CodeLine(content))
-
-
-def _shows_code(fragment: Fragment, content: Content) -> bool:
-    return isinstance(fragment.renderable, CodeLine) and fragment.renderable.content.is_same(
-        content
+def _shows_code(fragment: Fragment, content: Content, block_width: int) -> bool:
+    shown = fragment.renderable
+    return (
+        isinstance(shown, CodeLine)
+        and shown.block_width == block_width
+        and shown.content.is_same(content)
     )
 
 
@@ -483,9 +523,14 @@ def markdown_parser() -> MarkdownIt:
 
 
 def code_blocks(text: str) -> list[str]:
-    """Return the code blocks of a reply without fences, indentation and final newline."""
-    tokens = markdown_parser().parse(text)
-    return [token.content.rstrip("\n") for token in tokens if token.type in ("fence", "code_block")]
+    """Return the code blocks that are drawn of a reply, without fences, indentation and final
+    newline."""
+    codes = [
+        token.content
+        for token in markdown_parser().parse(text)
+        if token.type in ("fence", "code_block")
+    ]
+    return [code.rstrip("\n") for code in codes if escape_controls(code).strip()]
 
 
 def is_web_address(url: str) -> bool:

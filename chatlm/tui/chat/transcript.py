@@ -120,6 +120,10 @@ class Transcript(VerticalScroll, can_focus=False):
         its topic."""
         return await self._column.add_notice(text, error=error, topic=topic)
 
+    async def remove_notices(self, topic: str) -> None:
+        """Remove the notices of a topic, which hold no longer."""
+        await self._column.remove_notices(topic)
+
     async def reveal_turn(self, turn_id: int) -> TurnView | None:
         """Mount and select a turn; return None if the chat has no such turn."""
         view = await self._column.draw_turn(turn_id)

@@ -101,6 +101,12 @@ class TurnColumn(Vertical):
             await self.mount(NoticeLine(text, error=error, topic=topic))
         return bool(earlier)
 
+    async def remove_notices(self, topic: str) -> None:
+        """Remove the notices of a topic, which hold no longer."""
+        for notice in self.query_children(NoticeLine):
+            if notice.topic == topic:
+                await notice.remove()
+
     async def update_turn(self, turn: Turn) -> None:
         """Update a turn, mounted or not."""
         for view in self.views:

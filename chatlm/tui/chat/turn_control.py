@@ -40,6 +40,9 @@ from chatlm.types.events import (
 from chatlm.types.messages import Conversation, Turn
 from chatlm.types.parts import PreparedImage
 
+REFUSED = "refused"
+"""Topic of the notice that a message was not sent, which the next message ends."""
+
 
 class TurnControl:
     """Starts turns in the open chat, draws them, and reads ahead between them.
@@ -148,6 +151,7 @@ class TurnControl:
     async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
             case TurnStarted(conversation=conversation, turn=turn):
+                await self._view.transcript.remove_notices(REFUSED)
                 await self._show_started(live, conversation, turn)
             case MessageRewritten(turn=turn):
                 live.chat.update_turn(turn)
@@ -249,7 +253,7 @@ class TurnControl:
         self._loader.ended_turns += 1
         await self._show_stored_turn(live, message)
         if refused and live.chat is self._state.chat:
-            await self._view.show_notice(str(message.error), "refused")
+            await self._view.show_notice(str(message.error), REFUSED)
         elif message.error is not None:
             await self._report_error(message.error, live)
         self._state.live_turn = None

@@ -41,7 +41,7 @@ KEY_HINTS = (
 """Commands hinted for the selected turn, with short labels."""
 
 
-MUTED_STYLE = "$foreground 60%"
+MUTED_STYLE = "$text-muted"
 
 
 class TurnView(Vertical, can_focus=True):
@@ -72,6 +72,7 @@ class TurnView(Vertical, can_focus=True):
         }
         & > .author {
             height: 1;
+            margin: 1 0 0 0;
             padding: 0 1 0 2;
             color: $text-success;
             text-style: bold;
@@ -128,7 +129,9 @@ class TurnView(Vertical, can_focus=True):
         yield Static(self._message_content(), classes="user")
         for image in self._message_images:
             yield ImageBlock(image, by_user=True)
-        yield Static(self._author_content(self.turn.reply), classes="author")
+        author = Static(self._author_content(self.turn.reply), classes="author")
+        author.display = self.turn.reply is not None
+        yield author
         if self.turn.reply and self.turn.reply.parts:
             yield self._reply_view(self.turn.reply.parts)
         if self._active_summary:
@@ -331,6 +334,7 @@ class TurnView(Vertical, can_focus=True):
     def _update_author(self, reply: Reply | None) -> None:
         for author in self.query(".author").results(Static):
             author.update(self._author_content(reply))
+            author.display = reply is not None
 
     def _annotation_badges(self, reply_id: int | None) -> str:
         """The labels of a reply, None for the user's message."""

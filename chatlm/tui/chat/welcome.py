@@ -43,8 +43,8 @@ KEYS = (
 )
 """Commands on the start screen, with short labels."""
 
-KEY_WIDTH, NAME_WIDTH = 9, 11
-"""Cells of a key and of the name beside it."""
+GAP, NAME_WIDTH = 3, 11
+"""Cells between a key and its name, and of the name."""
 
 
 class Choice(Static, can_focus=True):
@@ -106,13 +106,12 @@ class Feature(Choice):
         command: the command's name.
         name: what it opens.
         purpose: what that is good for.
+        key_width: the cells of its key and the gap behind it.
     """
 
-    def __init__(self, command: str, name: str, purpose: str) -> None:
-        key = commands.key_of(command) or f"/{command}"
-        gap = " " * max(KEY_WIDTH - len(key), 1)
+    def __init__(self, command: str, name: str, purpose: str, key_width: int) -> None:
         self._head = Content.assemble(
-            (key, KEY_STYLE), gap, (f"{name:<{NAME_WIDTH}}", "$text-accent")
+            (_key(command).ljust(key_width), KEY_STYLE), (f"{name:<{NAME_WIDTH}}", "$text-accent")
         )
         self._purpose = Content.styled(purpose, "$foreground 70%")
         super().__init__(self._head + self._purpose)
@@ -153,15 +152,21 @@ class Welcome(Vertical):
         yield Vertical(id="first-models")
         yield Static("Try one of these", classes="head")
         yield from (Suggestion(text) for text in SUGGESTIONS)
-        features = [Feature(*each) for each in FEATURES if each[0] in commands.ALL]
+        features = [each for each in FEATURES if each[0] in commands.ALL]
+        key_width = max((len(_key(command)) for command, *_ in features), default=0) + GAP
         yield Static("What you can look into", classes="head")
-        yield from features
+        yield from (Feature(*each, key_width) for each in features)
         yield Flow(_key_hints(), classes="keys")
 
     def on_resize(self) -> None:
         """Fit the features into the width."""
         for feature in self.query(Feature):
             feature.wrap_purpose(self.content_size.width)
+
+
+def _key(command: str) -> str:
+    """Return the key of a command, or its slash command."""
+    return commands.key_of(command) or f"/{command}"
 
 
 def _key_hints() -> Iterable[Content]:

@@ -128,7 +128,7 @@ class RowList(OptionList):
         & > .option-list--option-highlighted { color: $foreground; background: $foreground 10%; }
         &:focus > .option-list--option-highlighted {
             color: $foreground;
-            background: $primary 30%;
+            background: $primary 18%;
             text-style: none;
         }
     }

@@ -442,8 +442,8 @@ class CompletionList(OptionList, can_focus=False):
         &.-open { display: block; }
         & > .option-list--option { padding: 0 2; }
         & > .option-list--option-highlighted {
-            background: $primary;
-            color: $text;
+            background: $primary 15%;
+            color: $foreground;
             text-style: bold;
         }
     }

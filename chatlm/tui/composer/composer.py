@@ -446,6 +446,8 @@ class Composer(DraftArea):
                 self._enter_command(*meaning)
         except UsageError as error:
             self._warn(error)
+            if isinstance(error, commands.UnknownCommandError):
+                self._offer_to_replace("unknown command, typing replaces it")
 
     def confirm_submitted(self, message: Submitted) -> None:
         """Remove a sent message, and keep text typed since."""
@@ -478,7 +480,13 @@ class Composer(DraftArea):
                 typed = Draft()
         self.set_draft(back + Draft("\n") + typed if typed.text else back)
         if reason and not typed.text:
-            self.selection = Selection((0, 0), self.document.end)
+            self._offer_to_replace(reason)
+        else:
+            self.show_unsent(reason)
+
+    def _offer_to_replace(self, reason: str) -> None:
+        """Select a text that was not sent, so that typing replaces it."""
+        self.selection = Selection((0, 0), self.document.end)
         self.show_unsent(reason)
 
     def show_unsent(self, reason: str) -> None:

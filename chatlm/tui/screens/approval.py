@@ -196,7 +196,7 @@ class QuestionScreen(Card[str | None]):
             background: $surface;
             &:focus { border: none; background-tint: $foreground 0%; }
             &:focus > .option-list--option-highlighted {
-                background: $primary 30%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & Hints { margin: 1 0 0 0; }

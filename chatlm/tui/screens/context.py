@@ -87,7 +87,7 @@ class ContextScreen(Card[int | None]):
                 background: $foreground 10%; color: $foreground;
             }
             &:focus > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & #summary { display: none; height: auto; max-height: 6; color: $text-muted; }
@@ -264,7 +264,7 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
 def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
     """Return the label and style of a turn's context policy."""
     if turn.context_policy is ContextPolicy.DROPPED:
-        return "left out", "$foreground 60%"
+        return "left out", "$text-muted"
     if omitted:
         return "does not fit", "$text-error"
     if turn.context_policy is ContextPolicy.PINNED:
@@ -278,12 +278,12 @@ def _turn_row(
     number: str, text: str, tokens: int, max_tokens: int, state: tuple[str, str], width: int
 ) -> Content:
     label, style = state
-    quiet = "$foreground 60%" if label in ("left out", "does not fit") else ""
+    quiet = "$text-muted" if label in ("left out", "does not fit") else ""
     bar = width // BAR_WIDTH_DIVISOR
     room = max(width - NUMBER_WIDTH - bar - TOKENS_WIDTH - STATE_WIDTH, 8)
     filled = max(round(tokens / max_tokens * bar), tokens > 0)
     return Content.assemble(
-        (f"{number:>{NUMBER_WIDTH - 2}}  ", "$foreground 60%"),
+        (f"{number:>{NUMBER_WIDTH - 2}}  ", "$text-muted"),
         (set_cell_size(one_line(text, room - 1), room), quiet),
         ("━" * filled, "$text-error" if label == "does not fit" else "$text-success"),
         ("·" * (bar - filled), "$foreground 25%"),

@@ -176,5 +176,5 @@ def _section(title: str, rows: DetailRows) -> Content:
     for name, value in rows:
         if value:
             label = one_line(name, NAME_WIDTH - 1).ljust(NAME_WIDTH)
-            lines.append(Content.assemble((label, "$foreground 60%"), one_line(value, VALUE_WIDTH)))
+            lines.append(Content.assemble((label, "$text-muted"), one_line(value, VALUE_WIDTH)))
     return Content("\n").join(lines)

@@ -16,6 +16,7 @@ from textual.widgets import Static
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.hints import KEY_STYLE
 
 SECTIONS = {
     "composer": ("Writing", commands.COMPOSER),
@@ -80,7 +81,7 @@ def _section(title: str, group: Iterable[Command]) -> Content:
         typed = f"/{command.name} {command.argument}".rstrip() if command.is_slash_command else ""
         lines.append(
             Content.assemble(
-                (f"{commands.key_name(command.key):<10}", "bold $text-primary"),
+                (f"{commands.key_name(command.key):<10}", KEY_STYLE),
                 (f"{typed:<19} ", "$text-primary"),
                 command.help,
             )
@@ -116,7 +117,7 @@ def _slash_commands() -> list[Command]:
 
 def _command_row(command: Command) -> Content:
     return Content.assemble(
-        (f"{command.title:<18}", "bold"),
-        (f"{commands.key_name(command.key):<8}", "$text-primary"),
-        command.help,
+        f"{command.title:<18}",
+        (f"{commands.key_name(command.key):<8}", KEY_STYLE),
+        (command.help, "$text-muted"),
     )

@@ -28,8 +28,9 @@ from chatlm.tui.workers import single_value
 if TYPE_CHECKING:
     from chatlm.engines.fit import Fit
 
-NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 26, 11, 10, 16
-"""Widths of the columns before the description, in cells."""
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 23, 10, 8, 18
+"""Widths of the columns before the description, in cells; at 80 columns what a model can do fits
+behind them."""
 
 
 COLUMN_TITLES = (
@@ -79,6 +80,13 @@ class ModelScreen(Card[str | None]):
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
         & #columns { height: 1; color: $text-muted; text-style: underline; text-wrap: nowrap; }
         & PickList { height: 1fr; }
+        & #about {
+            height: 1;
+            margin: 1 0 0 0;
+            color: $text-muted;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+        }
         & #plugins { height: auto; max-height: 6; color: $text-muted; }
         & #plugins.-failed { color: $text-error; }
         & #question { display: none; height: auto; color: $text-warning; }
@@ -128,6 +136,7 @@ class ModelScreen(Card[str | None]):
         models = PickList(markup=False)
         yield Static(COLUMN_TITLES, id="columns")
         yield models
+        yield Static(id="about", markup=False)
         yield Static("Asking plugins for their models …", id="plugins")
         yield Static(id="question")
 
@@ -202,6 +211,8 @@ class ModelScreen(Card[str | None]):
     @on(OptionList.OptionHighlighted)
     def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
+        about = self._models.get(event.option_id or "")
+        self.query_one("#about", Static).update(one_line(about.summary, 200) if about else "")
         if event.option_id != self._download_candidate:
             self._ask_to_download("")
 
@@ -268,8 +279,8 @@ class ModelScreen(Card[str | None]):
 
 def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> Content:
     """Return one model as a row."""
-    here = "in use" if current else "here" if details.installed else "not here"
-    style = "$text-success" if details.installed else "$foreground 60%"
+    here = "in use" if current else "here" if details.installed else ""
+    style = "$text-success" if details.installed else "$text-muted"
     return Content.assemble(
         (
             set_cell_size(one_line(details.name, NAME_WIDTH - 2), NAME_WIDTH),
@@ -278,7 +289,7 @@ def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> C
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
         _fit_cell(fit) if fit else " " * FIT_WIDTH,
-        (one_line(details.summary, 200), "$foreground 60%"),
+        (one_line(details.summary, 200), "$text-muted"),
     )
 
 
@@ -287,7 +298,7 @@ def _file_row(choice: FileChoice) -> Content:
         set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 2), NAME_WIDTH),
         f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
         _fit_cell(choice.fit),
-        (f"quality: {choice.quality}", "$foreground 60%"),
+        (f"quality: {choice.quality}", "$text-muted"),
     )
 
 

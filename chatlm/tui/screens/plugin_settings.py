@@ -39,7 +39,7 @@ class FieldRow(Horizontal):
         & > .name { width: 20; }
         & > .control { width: 24; height: 1; }
         & > Input { background: $foreground 8%; }
-        & > Input:focus { background: $primary 30%; }
+        & > Input:focus { background: $primary 25%; }
         & > Input > .input--placeholder { color: $text-muted; }
         & > Switch.control { width: 8; margin: 0 18 0 0; border: none; padding: 0; }
         & > Switch:focus { border: none; background-tint: $foreground 20%; }

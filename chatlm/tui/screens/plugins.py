@@ -34,7 +34,7 @@ NAME_WIDTH, STATE_WIDTH, VERSION_WIDTH = 22, 19, 10
 """Widths of the columns before the source, in cells."""
 
 
-MUTED_STYLE = "$foreground 60%"
+MUTED_STYLE = "$text-muted"
 
 
 class PluginList(OptionList):
@@ -71,7 +71,7 @@ class PluginsScreen(Card[None]):
                 background: $foreground 10%; color: $foreground;
             }
             &:focus > .option-list--option-highlighted {
-                background: $primary 30%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & #about { height: auto; max-height: 50%; margin: 1 0; }

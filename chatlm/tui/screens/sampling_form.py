@@ -72,10 +72,10 @@ class SettingRow(Horizontal):
     SettingRow {
         height: 1;
         & > .name { width: 20; }
-        & > Input { width: 22; background: $foreground 8%; }
-        & > Input:focus { background: $primary 30%; }
-        & > .source { width: 12; margin: 0 0 0 2; color: $text-muted; }
-        & > .range { width: 1fr; color: $text-muted; }
+        & > Input { width: 16; background: $foreground 8%; }
+        & > Input:focus { background: $primary 25%; }
+        & > .source { width: 10; margin: 0 0 0 2; color: $text-muted; }
+        & > .range { width: 1fr; min-width: 25; color: $text-muted; }
         & > .help {
             display: none;
             width: 3fr;
@@ -84,7 +84,8 @@ class SettingRow(Horizontal):
             text-overflow: ellipsis;
         }
         & > .reset {
-            width: 7;
+            width: 2;
+            text-wrap: nowrap;
             visibility: hidden;
             link-style: none;
             link-color: $text-muted;
@@ -139,11 +140,11 @@ class ColumnTitles(Horizontal):
         text-style: underline;
         & > Static { width: auto; }
         & > .name { width: 20; }
-        & > .value { width: 22; }
-        & > .source { width: 12; margin: 0 0 0 2; }
-        & > .range { width: 1fr; }
+        & > .value { width: 16; }
+        & > .source { width: 10; margin: 0 0 0 2; }
+        & > .range { width: 1fr; min-width: 25; }
         & > .help { display: none; width: 3fr; }
-        & > .reset { width: 8; }
+        & > .reset { width: 3; }
     }
     """
 

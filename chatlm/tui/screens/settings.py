@@ -141,8 +141,14 @@ class SettingsScreen(Card[None]):
     SettingsScreen {
         & > .card { width: 96; height: 26; }
         &.-roomy > .card { width: 150; }
+        &.-full, &.-roomy {
+            & SettingRow > Input, & ColumnTitles > .value { width: 22; }
+            & SettingRow > .source, & ColumnTitles > .source { width: 12; }
+            & SettingRow > .reset { width: 7; }
+            & ColumnTitles > .reset { width: 8; }
+        }
         &.-roomy SettingRow, &.-roomy ColumnTitles {
-            & > .range { width: 25; }
+            & > .range { width: 26; }
             & > .help { display: block; }
         }
         &.-roomy #meaning { height: 1; }
@@ -167,6 +173,7 @@ class SettingsScreen(Card[None]):
             height: 2;
             & > .name, & > Input, & > .range { width: 1fr; column-span: 2; }
             & > .source { margin: 0; }
+            & > .reset { width: 7; }
         }
         &.-low {
             & TabPane { padding: 0; }
@@ -225,7 +232,12 @@ class SettingsScreen(Card[None]):
         section: Section = "sampling",
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide"), (130, "-roomy")]
+        self.HORIZONTAL_BREAKPOINTS = [
+            (0, "-narrow"),
+            (64, "-wide"),
+            (100, "-full"),
+            (130, "-roomy"),
+        ]
         self._form = SamplingForm(sampling, layers)
         self._editor = SystemEditor(system)
         self._info = info
@@ -383,7 +395,7 @@ def describe_model(info: EngineInfo | None) -> Content:
         parts = [f"{human_bytes(size)} {what}" for what, size in info.memory.rows() if size]
         rows["Memory"] = ", ".join(parts)
     lines = [
-        Content.assemble((f"{name:<15}", "$foreground 60%"), one_line(value, 200))
+        Content.assemble((f"{name:<15}", "$text-muted"), one_line(value, 200))
         for name, value in rows.items()
     ]
     return Content("\n").join(

@@ -31,7 +31,7 @@ _COLOURS: Mapping[Permission, str] = {
     "deny": "$text-error",
 }
 
-_MUTED = "$foreground 60%"
+_MUTED = "$text-muted"
 
 _NAME_WIDTH, _PERMISSION_WIDTH = 24, 8
 
@@ -65,7 +65,7 @@ class ToolsScreen(Card[None]):
                 background: $foreground 10%; color: $foreground;
             }
             &:focus > .option-list--option-highlighted {
-                background: $primary 30%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
         & #about { height: auto; max-height: 50%; margin: 1 0; }

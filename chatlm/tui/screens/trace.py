@@ -102,7 +102,7 @@ def trace_summary(traces: Sequence[Trace]) -> Content:
     """Return the number of plugins and their total time."""
     calls = [call for trace in traces for call in trace.calls]
     if not calls:
-        return Content.styled(NO_CALLS, "$foreground 60%")
+        return Content.styled(NO_CALLS, "$text-muted")
     plugins = count(len({call.plugin for call in calls}), "plugin")
     seconds = format_duration(sum(call.seconds for call in calls))
     text = Content(join_parts(plugins, count(len(calls), "call"), seconds))
@@ -114,7 +114,7 @@ def call_line(call: Call) -> Content:
     """Return the line of a call: time, plugin, hook and a short result."""
     plugin = one_line(call.plugin, PLUGIN_WIDTH).ljust(PLUGIN_WIDTH)
     hook = one_line(call.hook, HOOK_WIDTH).ljust(HOOK_WIDTH)
-    time_style = "$text-warning" if call.seconds >= SLOW_CALL_SECONDS else "$foreground 60%"
+    time_style = "$text-warning" if call.seconds >= SLOW_CALL_SECONDS else "$text-muted"
     return Content.assemble(
         (f"{format_duration(call.seconds):>8}", time_style),
         "  ",
@@ -138,7 +138,7 @@ def _result(call: Call) -> Content:
     if call.changes:
         return Content.styled("✎ changed", "$text-success")
     if not call.result_summary:
-        return Content.styled("nothing", "$foreground 60%")
+        return Content.styled("nothing", "$text-muted")
     return (
         Content(escape_controls(call.result_summary))
         if len(call.result_summary) <= MAX_INLINE_LENGTH
@@ -158,5 +158,5 @@ def _details(call: Call) -> Iterator[Content]:
 
 
 def _change(change: Change) -> Content:
-    what = (f"{escape_controls(change.target)}  ", "$foreground 60%")
+    what = (f"{escape_controls(change.target)}  ", "$text-muted")
     return Content.assemble(what, diff_content(diff_words(change.before, change.after)))

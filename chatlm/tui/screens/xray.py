@@ -206,7 +206,7 @@ def _newest_message_kinds(
 
 STYLES: dict[TokenKind, str] = {
     TokenKind.CONTROL: "bold $foreground on $primary-muted",
-    TokenKind.FORMAT: "$foreground 60%",
+    TokenKind.FORMAT: "$text-muted",
     TokenKind.SYSTEM: "$text-primary",
     TokenKind.USER: "bold $foreground",
     TokenKind.ASSISTANT: "$text-success",

@@ -14,6 +14,10 @@ from chatlm.text import escape_controls
 class VisibleInput(Input):
     """An input that makes control characters of any text visible, and stores them so."""
 
+    DEFAULT_CSS = """
+    VisibleInput > .input--placeholder { color: $text-muted; }
+    """
+
     def validate_value(self, value: str) -> str:
         """Escape control characters, whatever their source."""
         return single_line(value)
@@ -30,7 +34,6 @@ class LineInput(VisibleInput):
         background: $foreground 8%;
 
         &:focus { border: none; background: $primary 25%; }
-        & > .input--placeholder { color: $text-muted; }
     }
     """
 

@@ -18,7 +18,7 @@ class PickList(OptionList, can_focus=False):
 
         & > .option-list--option-disabled { color: $text-muted; }
         & > .option-list--option-highlighted {
-            background: $primary 40%; color: $foreground; text-style: none;
+            background: $primary 18%; color: $foreground; text-style: none;
         }
     }
     """

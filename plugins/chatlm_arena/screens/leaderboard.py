@@ -73,7 +73,7 @@ def _ratings_text(width: int) -> str:
     with store_module.open_arena_store() as store:
         votes, lengths = store.votes(), store.reply_lengths()
     if not len(votes):
-        return "No votes yet."
+        return "No votes yet. /arena lets two set-ups answer your messages; your votes rank them."
     board = build_leaderboard(votes, rules)
     findings = leaderboard_module.describe_findings(
         board,

@@ -56,8 +56,10 @@ class ArenaScreen(Screen[None]):
         & #status.-problem { color: $text-error; }
         & #sides { height: 1fr; layout: horizontal; }
         &.-narrow #sides { layout: vertical; }
+        & KeyHints { padding: 0 1; background: $panel; }
         & Input { margin: 0; border: round $foreground 30%; background: $background; }
         & Input:focus { border: round $primary; }
+        & Input > .input--placeholder { color: $text-muted; }
     }
     """
 
@@ -407,7 +409,7 @@ ACTIONS_NEEDING_ANSWERS = ("vote", "more")
 """Actions that need both answers."""
 
 
-MUTED = "$foreground 60%"
+MUTED = "$text-muted"
 
 
 class ArenaPane(VerticalScroll):

@@ -48,7 +48,7 @@ class TemplatePicker(TemplateCard):
             text-wrap: nowrap;
             text-overflow: ellipsis;
             & > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
+                background: $primary 18%; color: $foreground; text-style: none;
             }
         }
     }

@@ -59,7 +59,7 @@ class TemplateCard(PluginCard):
             preview.scroll_page_up(animate=False)
 
 
-MUTED = "$foreground 60%"
+MUTED = "$text-muted"
 HEADING_STYLE = "bold $text-accent"
 PART_STYLE = "bold $text-primary"
 
