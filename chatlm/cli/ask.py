@@ -501,7 +501,7 @@ def _forget_unanswered(session: ChatSession) -> None:
 
 
 def _print_hang(call: HookCall) -> None:
-    text = f"Waiting for the plugin {call.plugin} in {call.hook}. Ctrl-C ends chatlm."
+    text = f"Waiting for the plugin {call.plugin} ({call.hook}); Ctrl-C stops."
     click.echo(escape_controls(text), err=True)
 
 

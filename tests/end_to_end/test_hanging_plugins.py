@@ -125,7 +125,7 @@ def test_ask_names_the_hook_that_hangs(parrot_home: Path) -> None:
     )
     assert asking.stderr is not None
     assert asking.stderr.readline() == (
-        "Waiting for the plugin odd in write_message. Ctrl-C ends chatlm.\n"
+        "Waiting for the plugin odd (write_message); Ctrl-C stops.\n"
     )
     asking.send_signal(signal.SIGINT)
     assert asking.wait(QUICK_EXIT) == 130

@@ -44,6 +44,12 @@ PAYLOAD = re.compile(
 and the clipboard."""
 
 
+ALTERNATE_SCREEN = b"\x1b[?1049h"
+
+GRAPHICS_QUERY = b"\x1b[c"
+"""What asks the terminal whether it draws images."""
+
+
 class Recorded(Terminal):
     """Keeps every byte the program writes."""
 
@@ -59,8 +65,8 @@ class Recorded(Terminal):
 @pytest.fixture
 def open_chatlm(chat_home: Path, tmp_path: Path) -> Iterator[Callable[[], Recorded]]:
     """Opens chatlm on one home, as often as wanted; none outlives the test."""
-    # time enough to interrupt a reply; no question about graphics, which is one of the sequences
-    (chat_home / "config.toml").write_text('fast = "off"\nimages = "text"\n')
+    # time enough to interrupt a reply
+    (chat_home / "config.toml").write_text('fast = "off"\n')
     opened: list[Recorded] = []
 
     def open_it() -> Recorded:
@@ -117,8 +123,11 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
     terminal.type(CTRL_Q)
     assert terminal.wait_to_end() == 0
 
-    found = PAYLOAD.search(terminal.written())
-    assert found is None, terminal.written()[max(found.start() - 40, 0) : found.end() + 40]
+    opening, screen, written = terminal.written().partition(ALTERNATE_SCREEN)
+    assert screen
+    assert PAYLOAD.findall(opening) == [GRAPHICS_QUERY], "asked once, before any text is drawn"
+    found = PAYLOAD.search(written)
+    assert found is None, written[max(found.start() - 40, 0) : found.end() + 40]
     with Store(chat_home / "chats.db") as store:
         assert store.conversation(chat.id).title == f"Title {HOSTILE}"
         sent = store.conversation(2).turns[0].user.text
