@@ -488,6 +488,13 @@ def budget_memory(
             folder, placement, engine, weights, kv_cache, runtimes, draft_model, reserved
         )
 
+    def plan_text() -> MemoryPlan | None:
+        if engine != "auto" or not reads_images(folder):
+            return None
+        return plan_memory(
+            folder, placement, "native", weights, kv_cache, runtimes, draft_model, reserved
+        )
+
     plan = plan_with(weights)
     if plan is None:
         return None
@@ -498,7 +505,7 @@ def budget_memory(
     raise OutOfMemoryError(
         f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
         f"{human_bytes(budget.available)} are available",
-        hint=_suggest(name, folder, plan, context, weights, plan_with),
+        hint=_suggest(name, folder, plan, context, weights, plan_with, plan_text()),
         missing=budget.total - budget.available,
     )
 
@@ -514,9 +521,11 @@ def _suggest(
     context: int | None,
     weights: str,
     plan_with: _PlanWith,
+    text_plan: MemoryPlan | None,
 ) -> str:
     """Return what would fit, as a hint."""
     fitting = [
+        *_without_images(text_plan, context),
         *_smaller_context(plan, context),
         *_smaller_kv_cache(plan, context, plan_with(weights, "int8")),
         *_smaller_weights(weights, context, plan_with),
@@ -529,6 +538,16 @@ def _suggest(
         f"{begin} other programs, choose a smaller model (`chatlm models list`), or load it "
         "anyway with `chatlm config set check_memory false`."
     )
+
+
+def _without_images(plan: MemoryPlan | None, context: int | None) -> Iterator[str]:
+    if plan is not None:
+        budget = plan.budget(context)
+        if budget.fits:
+            yield (
+                "`chatlm config set engine native`, which reads no images "
+                f"({human_bytes(budget.total)})"
+            )
 
 
 def _smaller_context(plan: MemoryPlan, context: int | None) -> Iterator[str]:

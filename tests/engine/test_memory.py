@@ -393,6 +393,23 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(
     assert error.hint.startswith("Close other programs, choose a smaller model")
 
 
+def test_a_model_that_reads_images_is_suggested_without_them_where_that_fits(
+    home: Path, tmp_path: Path, available: Any
+) -> None:
+    folder = save(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vision_config": {}}))
+    (folder / "preprocessor_config.json").write_text("{}")
+    native, whole = planned(folder, engine="native"), planned(folder)
+    assert native.weights < whole.weights
+    available.bytes = (native.weights + whole.weights) // 2
+    assert (
+        "This fits: `chatlm config set engine native`, which reads no images ("
+        in refusal(folder).hint
+    )
+    assert "reads no images" not in refusal(folder, engine="transformers").hint
+
+
 def test_a_context_that_does_not_fit_is_refused_with_one_that_does(
     home: Path, tmp_path: Path, available: Any
 ) -> None:
