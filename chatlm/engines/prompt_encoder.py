@@ -35,7 +35,7 @@ from chatlm.engines.model_families import (
 )
 from chatlm.engines.reply_parser import ReplyParser
 from chatlm.engines.tracked_text import TEMPLATE, TrackedText, own_ending
-from chatlm.errors import ModelError
+from chatlm.errors import ContinuationUnsupported, ModelError
 from chatlm.types.messages import Message
 from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult, reasoning_of
 from chatlm.types.requests import PromptToken, ToolDefinition
@@ -529,7 +529,7 @@ class PromptEncoder:
         chat = self._as_lists(chat)
         try:
             return self._template.render(chat, continued_field=continued, **self._variables)
-        except ModelError:
+        except (ContinuationUnsupported, ModelError):
             if continued != "reasoning_content" or self.family.reasoning is None:
                 raise
         # the template leaves thoughts out, this one too

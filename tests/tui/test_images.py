@@ -60,7 +60,7 @@ async def test_a_terminal_with_graphics_shows_a_thumbnail(graphics: str) -> None
     async with app.run_test() as pilot:
         await until(pilot, lambda: pilot.app.screen.query(".picture"))
         picture = pilot.app.screen.query_one(".picture")
-        assert (picture.size.width, picture.size.height) == (20, 5)
+        await until(pilot, lambda: (picture.size.width, picture.size.height) == (20, 5))
 
 
 async def test_half_blocks_have_the_colours_of_the_image() -> None:
@@ -68,7 +68,7 @@ async def test_half_blocks_have_the_colours_of_the_image() -> None:
     async with app.run_test() as pilot:
         await until(pilot, lambda: pilot.app.screen.query(".picture"))
         picture = pilot.app.screen.query_one(".picture")
-        await until(pilot, lambda: picture.size.height)
+        await until(pilot, lambda: picture.size.height == 5)
         strip = list(picture.render_lines(picture.size.region)[0])
         styles = [segment.style for segment in strip if segment.style and "▀" in segment.text]
         assert styles[0].color is not None

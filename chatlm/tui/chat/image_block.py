@@ -70,6 +70,8 @@ class ImageBlock(Vertical):
     def __init__(self, image: Image, *, by_user: bool = False) -> None:
         super().__init__(classes="-user" if by_user else "")
         self.image = image
+        self._waiting: ImageBlock.PixelsRead | None = None
+        """Pixels that came before it was known how wide they may be."""
 
     def compose(self) -> ComposeResult:
         """Yield the line about the image."""
@@ -80,10 +82,19 @@ class ImageBlock(Vertical):
         self.post_message(self.PixelsWanted(self))
 
     async def on_image_block_pixels_read(self, message: PixelsRead) -> None:
-        """Draw the thumbnail below the line."""
+        """Draw the thumbnail below the line, as soon as the block has a size."""
+        if not self.size.width:
+            self._waiting = message
+            return
         space = (min(THUMBNAIL_COLUMNS, max(self.size.width - 3, 1)), THUMBNAIL_ROWS)
         columns, rows = fit_cells(self.image.width, self.image.height, *space)
         await self.mount(picture_widget(message.pixels, message.graphics, columns, rows))
+
+    async def on_resize(self) -> None:
+        """Draw the thumbnail if it waits for the size."""
+        if self._waiting is not None and self.size.width:
+            message, self._waiting = self._waiting, None
+            await self.on_image_block_pixels_read(message)
 
     def on_image_block_unreadable(self, message: Unreadable) -> None:
         """Say why the image cannot be shown."""
