@@ -2,7 +2,7 @@
 
 `python -m benchmarks.tools_data FILE` writes them as `chatlm adapters train --data FILE` reads
 them. Tools are described in the system prompt and results are written as chatlm does it for models
-whose template knows no tools. Questions are generated from patterns; the benchmark
+whose template has no place for tools. Questions are generated from patterns; the benchmark
 `benchmarks.tools` uses other patterns. Replies that need no tool are the default model's own, so
 that it does not forget how to answer.
 """
