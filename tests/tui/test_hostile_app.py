@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from textual import events
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError
@@ -77,19 +79,28 @@ def some(texts: list[str]) -> list[str]:
     return [*texts[:17], *texts[17:-12:50], *texts[-12:]]
 
 
-async def check(pilot: Pilot[None]) -> str:
-    """Return the screen's text; check that nothing in it controls the terminal or chatlm."""
+async def check(pilot: Pilot[None]) -> None:
+    """Check that nothing on the screen controls the terminal or chatlm."""
     await pilot.pause()
-    screen = pilot.app.screen
-    strips = screen._compositor.render_strips(screen.size)
-    assert [strip.cell_length for strip in strips] == [screen.size.width] * screen.size.height
+    size, strips = pilot.app.screen.size, screen_strips(pilot)
+    assert [strip.cell_length for strip in strips] == [size.width] * size.height
     for segment in (segment for strip in strips for segment in strip):
         assert not UNSAFE.search(segment.text), repr(segment.text)
         if segment.style is not None:
             assert segment.style.link is None
             action = segment.style.meta.get("@click", "link('https://example.com')")
             assert OUR_ACTION.fullmatch(str(action)), action
-    return "\n".join(strip.text for strip in strips)
+
+
+def screen_strips(pilot: Pilot[None]) -> list[Strip]:
+    """The rows of the screen as they are drawn now."""
+    screen = pilot.app.screen
+    return screen._compositor.render_strips(screen.size)
+
+
+def is_shown(text: str, pilot: Pilot[None]) -> bool:
+    """Whether a text is on the screen, however its lines are wrapped."""
+    return joined(text) in joined("".join(strip.text for strip in screen_strips(pilot)))
 
 
 def joined(text: str) -> str:
@@ -114,7 +125,7 @@ async def test_as_messages_and_replies_of_real_turns(
             engine.queue(text)
             await say(pilot, f" {text}")  # a blank before, so that none is a command
             await idle(pilot)
-            shown = await check(pilot)
+            await check(pilot)
             view = newest(pilot)
             assert view.turn.reply is not None, toasts(pilot)
             asked, said = view.turn.user.text, view.turn.reply.text
@@ -122,7 +133,8 @@ async def test_as_messages_and_replies_of_real_turns(
             assert asked.startswith(f" {sanitise(as_utf8(text))}")  # files it names follow it
             assert said == as_utf8(text)
             if len(escape_controls(asked)) < 300 and size == (80, 24):
-                assert joined(escape_controls(asked)) in joined(shown)
+                await until(pilot, partial(is_shown, escape_controls(asked), pilot))
+                await check(pilot)
             view.copy_reply()
             assert pilot.app.clipboard == said
             pilot.app.clear_notifications()
