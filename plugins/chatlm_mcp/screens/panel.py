@@ -184,9 +184,7 @@ def _describe(row: ServerRow) -> str:
     """Return what a server offers and what it did, such as `3 tools · 2 calls`."""
     facts = []
     if row.listing is not None:
-        for kind in ("tools", "resources", "prompts"):
-            if count := len(getattr(row.listing, kind)):
-                facts.append(f"{count} {kind if count > 1 else kind[:-1]}")
+        facts += row.listing.counts()
     if row.health.calls:
         facts.append(f"{row.health.calls} requests")
     if row.health.last_seconds is not None:
