@@ -58,7 +58,7 @@ class McpPlugin:
             "Manage MCP servers, or serve chatlm to MCP clients.",
         )
 
-    @hookimpl
+    @hookimpl(trylast=True)  # so that the names of tools and groups of plugins are theirs
     def register_tools(self, register: Callable[[Tool], None]) -> None:
         """Offer the servers' tools."""
         from chatlm_mcp.tools import make_tools

@@ -288,7 +288,8 @@ def test_killed_between_two_calls_only_the_second_is_asked_about(
 ) -> None:
     (garden / "twice").touch()
     terminal = ask(garden, terminals)
-    press(terminal, "a", "water  done")
+    terminal.wait_for(has("allow once"))
+    terminal.type("a")
     terminal.wait_for(has("Allow this call?", "plant: rose"))
     kill(terminal)
     assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
