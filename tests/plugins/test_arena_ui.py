@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 import chatlm_arena.plugin
-from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
+from chatlm import Conversation, Image, Reply, Sampling, Setup, Turn, UsageError
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.testing import ScriptedScreen, scripted_screen
 from chatlm.types.messages import Message
@@ -410,11 +410,12 @@ async def test_a_message_with_an_image(pair: None, tmp_path: Path) -> None:
     seeing = ScriptedEngine("Red.", "Blue.", images=True)
     shown = ArenaScreen(RememberingUi("arena", engine=seeing), random.Random(3))
     async with CardApp(shown).run_test() as pilot:
-        shown._chats._open_model = lambda model, report: seeing
         await ask(pilot, shown, f"Which colour? @{tmp_path}/circle.png")
         for name in SIDE_NAMES:
             assert "[circle.png, 40×20 pixels]\nWhich colour? circle.png" in side(shown, name)
-        assert [part.name for part in seeing.requests[0].messages[-1].parts[:1]] == ["circle.png"]
+        image = seeing.requests[0].messages[-1].parts[0]
+        assert isinstance(image, Image)
+        assert image.name == "circle.png"
 
 
 async def test_a_message_with_an_image_that_nobody_reads_comes_back(
