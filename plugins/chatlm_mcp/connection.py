@@ -215,17 +215,21 @@ class Connection:
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
         has = client.server_capabilities
-        wanted = {
-            "tools_list_changed": bool(has.tools and has.tools.list_changed),
-            "prompts_list_changed": bool(has.prompts and has.prompts.list_changed),
-            "resources_list_changed": bool(has.resources and has.resources.list_changed),
-        }
-        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not any(wanted.values()):
+        tools = bool(has.tools and has.tools.list_changed)
+        prompts = bool(has.prompts and has.prompts.list_changed)
+        resources = bool(has.resources and has.resources.list_changed)
+        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not (
+            tools or prompts or resources
+        ):
             return
         try:
             while True:
                 with suppress(SubscriptionLost):
-                    async with client.listen(**wanted) as changes:
+                    async with client.listen(
+                        tools_list_changed=tools,
+                        prompts_list_changed=prompts,
+                        resources_list_changed=resources,
+                    ) as changes:
                         async for _ in changes:
                             self._on_change()
                 await asyncio.sleep(LISTEN_AGAIN_SECONDS)
@@ -233,9 +237,9 @@ class Connection:
         except Exception as error:  # whatever the server answers, its tools can be called
             log.info("MCP server %s: no news of changes: %s", self._server.name, error)
 
-    async def _write_log(self, message: LoggingMessageNotificationParams) -> None:
-        data = message.data if isinstance(message.data, str) else json.dumps(message.data)
-        self._log.write(f"[{message.level}] {one_line(data, 1000)}\n".encode())
+    async def _write_log(self, params: LoggingMessageNotificationParams) -> None:
+        data = params.data if isinstance(params.data, str) else json.dumps(params.data)
+        self._log.write(f"[{params.level}] {one_line(data, 1000)}\n".encode("utf-8", "replace"))
 
     @contextmanager
     def _pause_limits(self) -> Iterator[None]:

@@ -291,9 +291,9 @@ class Server:
         text = f"The MCP server {self.config.name} failed: {error.message}."
         if not isinstance(error, ConnectionLost):
             text = f"The MCP server {self.config.name}: {error.message}."
-        hint: str | None = "Look at its log: /mcp, or chatlm mcp test"
+        hint = "Look at its log: /mcp, or chatlm mcp test"
         if isinstance(error, RequestRefused):  # it works, and has said why
-            hint = None
+            hint = ""
         elif self.config.url:
             hint = (
                 f"Its url and headers are in {config_path()}. If it wants you to sign in: "
