@@ -75,7 +75,8 @@ def build_request(
             logprobs=logprobs,
             tools=tuple(tools),
             tool_choice=tool_choice if tools else "auto",
-            images=images or {},
+            # a store without images may get some from tools before they are read
+            images={} if images is None else images,
         ),
         conversation=conversation,
         turn=turn,

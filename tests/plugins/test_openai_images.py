@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from chatlm import ChatSession, Message, Request, Sampling, Store, Text, UsageError, read_image
+from chatlm import (
+    ChatSession,
+    Message,
+    Request,
+    Sampling,
+    Store,
+    Text,
+    ToolCall,
+    ToolResult,
+    UsageError,
+    read_image,
+)
 from chatlm.config import config
 from chatlm_openai.engine import ESTIMATED_TOKENS, open_engine
 from chatlm_openai.protocol import build_body, parse_models
@@ -29,6 +40,19 @@ def test_an_image_is_sent_as_a_data_url() -> None:
     head, _, data = image["image_url"]["url"].partition(",")
     assert (image["type"], head) == ("image_url", "data:image/png;base64")
     assert base64.b64decode(data) == READ.content
+
+
+def test_an_image_of_a_tool_follows_its_results_as_the_users() -> None:
+    calls = [ToolCall("a", "plot", "{}"), ToolCall("b", "clock", "{}")]
+    results = [ToolResult("a", "plot", "Done."), READ.image, ToolResult("b", "clock", "9:00")]
+    messages = (Message("user", "Plot it."), Message("assistant", calls), Message("tool", results))
+    body = build_body("m", Request(messages, images=IMAGES), Sampling())
+    asked, _, plot, clock, image = body["messages"]
+    assert (asked["role"], plot["role"], clock["role"]) == ("user", "tool", "tool")
+    assert (plot["content"], clock["content"]) == ("Done.", "9:00")
+    text, url = image["content"]
+    assert (image["role"], text["text"]) == ("user", "Image returned by the tool plot:")
+    assert url["image_url"]["url"].startswith("data:image/png;base64,")
 
 
 def test_an_image_without_bytes_is_not_left_out() -> None:

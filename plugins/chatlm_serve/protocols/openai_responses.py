@@ -199,9 +199,9 @@ def _parse_item(item: Any, path: str) -> Message:
         if not isinstance(fields.get("output"), list):
             text = get_typed(fields, "output", str, path=f"{path}.")
             return Message("tool", (ToolResult(call_id, "", text),))
-        parts = _parse_parts(fields, "output", path)
-        images = [part for part in parts if not isinstance(part, Text)]
-        return Message("tool", (ToolResult(call_id, "", text_of(parts)), *images))
+        output = Message("tool", _parse_parts(fields, "output", path))
+        images = (part for part in output.parts if not isinstance(part, Text))
+        return Message("tool", (ToolResult(call_id, "", output.text), *images))
     name = get_typed(fields, "name", str, path=f"{path}.")
     arguments = get_typed(fields, "arguments", str, path=f"{path}.")
     return Message("assistant", (ToolCall(call_id, name, arguments),))
@@ -209,10 +209,12 @@ def _parse_item(item: Any, path: str) -> Message:
 
 def _parse_parts(fields: Mapping[str, Any], name: str, path: str) -> list[Part]:
     """Return the texts and images of a list."""
-    return [_parse_part(part, f"{path}.{name}[{at}]") for at, part in enumerate(fields[name])]
+    return [
+        _parse_text_or_image(part, f"{path}.{name}[{at}]") for at, part in enumerate(fields[name])
+    ]
 
 
-def _parse_part(part: Any, path: str) -> Part:
+def _parse_text_or_image(part: Any, path: str) -> Part:
     if not isinstance(part, dict) or part.get("type") != "input_image":
         return Text(_parse_text(part, path))
     fields = without_nulls(part, path)
