@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatlm.chat.images import read_image
+from chatlm.chat.images import MAX_IMAGES, read_image
 from chatlm.chat.tool_run import RunningTool, ToolEnvironment
 from chatlm.chat.tool_set import OfferedTool, ToolSet, data_folder, with_chat_tools
 from chatlm.chat.untrusted_text import find_copies, mark_messages, texts_from_outside
@@ -300,7 +300,7 @@ class ToolLoop:
             return _error(tool.call, text, "stopped", tool.seconds), ()
         text = output.text
         images: list[Image] = []
-        for content in output.images:
+        for content in output.images[:MAX_IMAGES]:
             try:
                 prepared = read_image(content, "A file of the tool")
             except UsageError as error:
@@ -308,6 +308,8 @@ class ToolLoop:
             else:
                 images.append(dataclasses.replace(prepared.image, name=""))
                 self._new_images.append(prepared.content)
+        if more := output.images[MAX_IMAGES:]:
+            text += f"\n[{len(more):,} more images were left out.]"
         if images:
             text += f"\n[{len(images)} image{'s' * (len(images) > 1)}, shown to the user]"
         if output.passages:

@@ -14,7 +14,7 @@ import pytest
 from chatlm import EngineEvent, Image, Request, Text, ToolResult
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_serve.images import MAX_IMAGES, count_other_bytes
-from tests import shapes
+from tests import image_files, shapes
 from tests.plugins.serve import MODEL, send, serving
 
 PICTURE = shapes.picture(1).content
@@ -302,6 +302,16 @@ def test_what_is_no_image_is_refused_by_name(
     assert status == 400
     assert reply["error"]["param"].startswith("messages[0].content[0]")
     assert re.search(words, reply["error"]["message"])
+    assert engine.requests == []
+
+
+def test_each_hostile_file_is_refused(server: str, engine: Seer) -> None:
+    for name, (content, piece) in image_files.hostile_files().items():
+        url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        status, reply = post(server, "/v1/chat/completions", chat(url_part(url)))
+        assert status == 400, name
+        assert reply["error"]["param"] == "messages[0].content[0].image_url.url"
+        assert piece in reply["error"]["message"].replace("The image", name)
     assert engine.requests == []
 
 

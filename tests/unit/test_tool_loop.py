@@ -549,7 +549,7 @@ def test_images_of_a_tool_are_checked_and_shown_to_the_user_and_a_model_that_see
     @tool(permission="allow")
     def draw() -> ToolOutput:
         """Draw."""
-        return ToolOutput("Drawn.", images=(plot, b"none", bomb))
+        return ToolOutput("Drawn.", images=(plot, b"none", bomb, *[b""] * 20))
 
     session, engine = session_of(store, (call("draw"),), "Ok.", plugin=Plugin([draw]))
     if sees:
@@ -563,6 +563,9 @@ def test_images_of_a_tool_are_checked_and_shown_to_the_user_and_a_model_that_see
         "Drawn.\n[A file of the tool is not an image in a known format; it was left out.]"
         "\n[A file of the tool has 8,001 × 8,000 pixels; at most 64 million are read; "
         "it was left out.]"
+        + "\n[A file of the tool is empty; it was left out.]"
+        * 17
+        + "\n[3 more images were left out.]"
         "\n[1 image, shown to the user]"
     )
     request = engine.requests[1]
