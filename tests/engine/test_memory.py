@@ -400,7 +400,7 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(
 
 
 def test_a_model_that_fits_without_its_images_alone_is_run_natively_and_says_so(
-    home: Path, tmp_path: Path, available: Any
+    chat_home: Path, tmp_path: Path, available: Any
 ) -> None:
     folder = vision_models.save("gemma3", tmp_path / "m")
     native, whole = planned(folder, engine="native"), planned(folder)

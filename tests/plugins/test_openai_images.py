@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from chatlm import (
     ChatSession,
@@ -23,7 +22,6 @@ from chatlm import (
     UsageError,
     read_image,
 )
-from chatlm.cli.main import cli
 from chatlm.config import config
 from chatlm.config.config import load
 from chatlm.engines.open import make_model_opener
@@ -34,6 +32,7 @@ from chatlm_openai.engine import ESTIMATED_TOKENS, open_engine
 from chatlm_openai.protocol import build_body, parse_models
 from tests import image_files, shapes
 from tests.plugins.openai_server import Script, says, serving
+from tests.program import run_chatlm
 from tests.tui.support import chat_of, run, toasts, until
 
 READ = read_image(shapes.picture(1).content, "pic.png")
@@ -138,16 +137,15 @@ def sent_image(server: Script) -> bytes:
 def test_ask_sends_an_image_to_the_server_that_takes_it_alone(folder: Path) -> None:
     with serving(says("Red.")) as sees, serving(says("No.")) as blind:
         sees.models = [SEES]
-        asked = CliRunner().invoke(cli, ["ask", "-m", sees.model, "-a", "pic.png", "What is it?"])
-        assert (asked.exit_code, asked.stdout) == (0, "Red.\n")
+        asked = run_chatlm("ask", "-m", sees.model, "-a", "pic.png", "What is it?")
+        assert (asked.returncode, asked.stdout) == (0, "Red.\n")
         assert sent_image(sees) == READ.content
 
-        refused = CliRunner().invoke(
-            cli, ["ask", "-m", blind.model, "-a", "pic.png", "What is it?"]
-        )
-        assert refused.exit_code == 2
+        refused = run_chatlm("ask", "-m", blind.model, "-a", "pic.png", "What is it?")
+        assert refused.returncode == 2
         assert refused.stderr.startswith("Error: ")
         assert "cannot read images" in refused.stderr
+        assert "Traceback" not in refused.stderr
         assert blind.asked == []
 
 
@@ -156,8 +154,8 @@ def test_ask_refuses_each_hostile_file_and_sends_nothing(folder: Path) -> None:
         sees.models = [SEES]
         for name, (content, piece) in image_files.hostile_files().items():
             (folder / name).write_bytes(content)
-            done = CliRunner().invoke(cli, ["ask", "-m", sees.model, "-a", name, "What is it?"])
-            assert done.exit_code == 2, name
+            done = run_chatlm("ask", "-m", sees.model, "-a", name, "What is it?")
+            assert done.returncode == 2, name
             assert done.stderr.startswith(f"Error: {name}"), done.stderr
             assert piece in done.stderr
             assert len(done.stderr.splitlines()) == 2
