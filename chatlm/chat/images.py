@@ -23,9 +23,6 @@ from chatlm.types.parts import Image, Part, PreparedImage, Text
 if TYPE_CHECKING:
     import PIL.Image
 
-MAX_IMAGES = 20
-"""Maximum number of images of one message."""
-
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".heic", ".heif", ".avif"}
 )

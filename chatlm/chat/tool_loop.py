@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatlm.chat.images import MAX_IMAGES, read_image
+from chatlm.chat.images import read_image
 from chatlm.chat.tool_run import RunningTool, ToolEnvironment
 from chatlm.chat.tool_set import OfferedTool, ToolSet, data_folder, with_chat_tools
 from chatlm.chat.untrusted_text import find_copies, mark_messages, texts_from_outside
@@ -30,7 +30,7 @@ from chatlm.types.events import (
     ToolStarted,
 )
 from chatlm.types.messages import Conversation, Message, Passage, Reply, StopReason, Turn, Usage
-from chatlm.types.parts import Image, Part, ToolCall, ToolResult
+from chatlm.types.parts import MAX_IMAGES, Image, Part, ToolCall, ToolResult
 from chatlm.types.tools import ToolOutput, parse_arguments
 
 log = logging.getLogger(__name__)
