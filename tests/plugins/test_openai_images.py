@@ -51,7 +51,7 @@ def test_an_image_is_sent_as_a_data_url() -> None:
 
 def test_an_image_of_a_tool_follows_its_results_as_the_users() -> None:
     calls = [ToolCall("a", "plot", "{}"), ToolCall("b", "clock", "{}")]
-    results = [ToolResult("a", "plot", "Done."), READ.image, ToolResult("b", "clock", "9:00")]
+    results = (ToolResult("a", "plot", "Done."), READ.image, ToolResult("b", "clock", "9:00"))
     messages = (Message("user", "Plot it."), Message("assistant", calls), Message("tool", results))
     body = build_body("m", Request(messages, images=IMAGES), Sampling())
     asked, _, plot, clock, image = body["messages"]
@@ -186,7 +186,7 @@ async def test_the_screen_sends_an_image_to_the_server_that_takes_it_alone(folde
                         and "image" in app.engine_state.info.accepts
                     ),
                 )
-                await until(pilot, lambda: "64×64 · " in (composer.border_subtitle or ""))
+                await until(pilot, lambda: composer.border_subtitle == "pic.png · 64×64")
                 await pilot.press("enter")
                 await until(pilot, lambda: bool(store.list_conversations()))
                 await until(pilot, lambda: not chat_of(pilot).busy)
