@@ -34,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for package in ("torchvision", "num2words"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"their processors need {package}")
-    folder = tmp_path_factory.mktemp("models") / request.param
+    folder: Path = tmp_path_factory.mktemp("models") / request.param
     torch.manual_seed(0)
     model, processor = vision_families.FAMILIES[request.param]()
     model.eval().save_pretrained(folder)
