@@ -245,7 +245,7 @@ def training_rows(count: int, system: str) -> list[dict[str, Any]]:
     with_tools = f"{system}\n\n{describe_tools((python.definition,))}"
     for number, problem in enumerate(itertools.islice(problems("train", 0), count)):
         question, answer = problem.question, f"Answer: {problem.answer}"
-        way = (number + number // KINDS) % 3  # each way for all kinds of problems
+        way = (number + number // len(KINDS)) % 3  # each way for all kinds of problems
         if way == 0:
             rows.append([("user", question), ("assistant", answer)])
         elif way == 1:

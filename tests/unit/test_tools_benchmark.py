@@ -6,7 +6,8 @@ import random
 import re
 
 from benchmarks.tools import SELECTION, is_right, sums
-from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, PLAIN, sum_question
+from benchmarks.tools_chat import GROUPS, chat_questions
+from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, sum_question
 from chatlm_tools.calculator import calculate
 
 
@@ -18,12 +19,19 @@ def runs_of_words(text: str) -> set[tuple[str, ...]]:
 
 def test_training_and_benchmark_share_no_wording() -> None:
     chance = random.Random(1)
-    train = {sum_question(chance)[0] for _ in range(2000)} | set(PLAIN)
+    train = {sum_question(chance)[0] for _ in range(2000)}
+    train.update(*GROUPS)
     train |= {form.format(topic) for topic, _, _ in FACTS for form in DOCUMENT_PATTERNS}
     known = set().union(*map(runs_of_words, train))
     asked = [text for text, _ in SELECTION] + [text for text, _ in sums(200, 25)]
     assert not train & set(asked)
     assert [text for text in asked if runs_of_words(text) & known] == []
+
+
+def test_questions_that_need_no_tool_differ_and_come_from_all_groups() -> None:
+    asked = chat_questions(random.Random(3), 80)
+    assert len(set(asked)) == 80
+    assert all(len(set(asked) & set(group)) == 80 // len(GROUPS) for group in GROUPS)
 
 
 def test_the_calculator_knows_all_training_expressions() -> None:
