@@ -23,20 +23,18 @@ import itertools
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools import ask_together, run_calculator, wilson
 from benchmarks.tools_data import call_text
+from benchmarks.tools_replies import ask_with_calls, run_calculator, wilson
 from benchmarks.word_problems import KINDS, Problem, problems
 from chatlm import (
     Delta,
     Finished,
-    Message,
     Request,
     Sampling,
     Setup,
@@ -47,7 +45,7 @@ from chatlm import (
 )
 from chatlm.engines.generic_tools import describe_tools
 from chatlm.plugin_kit.progress import progress_bar, status_lines
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.parts import ToolCall
 from chatlm.types.tools import parse_arguments
 from chatlm_reasoning.answers import vote_key
 from chatlm_reasoning.chain import STEP_BY_STEP, with_instruction
@@ -155,10 +153,9 @@ class Measurement:
             return
         started = time.perf_counter()
         requests = [self._request(method, number, each) for number, each in todo.items()]
-        if method in (PLAIN, CHAIN):
-            replies = [(each.text, each.tokens) for each in ask_together(self._engine, requests)]
-        elif method in _TOOLS:
-            replies = self._run_calls(requests)
+        if self._is_batched(method):
+            outputs = ask_with_calls(self._engine, requests, _run)
+            replies = [(each.text, each.tokens) for each in outputs]
         else:
             replies = [self._stream(request) for request in requests]
         seconds = (time.perf_counter() - started) / len(todo)
@@ -166,8 +163,13 @@ class Measurement:
             right = stated_answer(text) == str(problem.answer)
             self._save(Answer(number, method, right, tokens, seconds))
 
+    @staticmethod
+    def _is_batched(method: str) -> bool:
+        """Whether several problems are answered at once, each greedily."""
+        return method in (PLAIN, CHAIN, *_TOOLS)
+
     def _request(self, method: str, number: int, problem: Problem) -> Request:
-        batched = method in (PLAIN, CHAIN, *_TOOLS)
+        batched = self._is_batched(method)
         sampling = Sampling(
             method=PLAIN if batched else method,
             seed=number,
@@ -193,25 +195,6 @@ class Measurement:
                     tokens = event.usage.completion_tokens
         return text, tokens
 
-    def _run_calls(self, requests: Sequence[Request]) -> list[tuple[str, int]]:
-        """Run what each first output calls, and let the model answer from the result.
-
-        A chat would ask before it runs a program; here they run in the same sandbox without asking.
-        """
-        outputs = ask_together(self._engine, requests)
-        replies = [(output.text, output.tokens) for output in outputs]
-        called = [index for index, output in enumerate(outputs) if output.calls]
-        again = []
-        for index in called:
-            call = dataclasses.replace(outputs[index].calls[0], id="call_1")
-            result = ToolResult(call.id, call.name, _run(call))
-            own = Message("assistant", parts=(call,)), Message("tool", parts=(result,))
-            messages = (*requests[index].messages, *own)
-            again.append(dataclasses.replace(requests[index], messages=messages))
-        for index, output in zip(called, ask_together(self._engine, again), strict=True):
-            replies[index] = (output.text, replies[index][1] + output.tokens)
-        return replies
-
     def _save(self, answer: Answer) -> None:
         self._remember(answer)
         if self._state is not None:
@@ -223,6 +206,7 @@ class Measurement:
 
 
 def _run(call: ToolCall) -> str:
+    """Run a call without asking, as a chat would; programs run in the same sandbox."""
     if call.name == calculator.name:
         return run_calculator(call)
     try:
@@ -316,8 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--methods must have off, and --problems must be 1 or more")
     rows = measure(args)
     if args.json:
-        json.dump({"adapter": args.adapter, "methods": rows}, sys.stdout)
-        print()
+        print(json.dumps({"model": args.model, "adapter": args.adapter, "methods": rows}))
         return
     print("| method | right | accuracy | 95 % interval | gained, lost | p | tokens | seconds |")
     print("|---|---|---|---|---|---|---|---|")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.structured import engine_of
-from benchmarks.structured_replies import collect
 from benchmarks.tools_chat import chat_questions
 from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, sum_question
+from benchmarks.tools_replies import ask_together
 from chatlm.chat.untrusted_text import mark
-from chatlm.engines.batching import stream_many
 from chatlm.engines.generic_tools import describe_tools
+from chatlm.testing import run_tool
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -97,9 +97,8 @@ def _sum_exchange(chance: random.Random) -> list[Exchange]:
 def _calculation(
     chance: random.Random, question: str, expression: str, answer: str
 ) -> tuple[Exchange, str]:
-    result = calculate(expression)
-    shown = result.rpartition("≈ ")[2]
-    equation = f"{expression} {result if result[0] == '≈' else f'= {result}'}"
+    shown = calculate(expression).rpartition("≈ ")[2]
+    equation = run_tool(calculator, {"expression": expression}).text
     reply = (answer or chance.choice(_ANSWERS)).format(shown)
     call = call_text(CALCULATOR, {"expression": expression})
     return _with_call(question, call, equation, reply), shown
@@ -142,13 +141,11 @@ def _chat_exchanges(questions: Sequence[str]) -> list[Exchange]:
     """Ask the default model what needs no tool; long replies end after a sentence."""
     sampling = Sampling(temperature=0.0, max_tokens=32)
     requests = [Request((Message("user", text),), sampling) for text in questions]
-    events: dict[int, list[Any]] = {}
     with closing(engine_of("native")) as engine:
-        for index, event in stream_many(engine, requests):
-            events.setdefault(index, []).append(event)
+        outputs = ask_together(engine, requests)
     exchanges: list[Exchange] = []
-    for index, question in enumerate(questions):
-        text = collect(events[index]).text.strip()
+    for question, output in zip(questions, outputs, strict=True):
+        text = output.text.strip()
         end = max(text.rfind(mark) for mark in ".!?")
         if end > 0:
             exchanges.append([("user", question), ("assistant", text[: end + 1])])

@@ -161,7 +161,7 @@ def card_lines(card: AdapterCard) -> list[str]:
         ("Made", f"{card.origin}, {card.created_at}"),
     ]
     rows += [("Command", card.command)]
-    rows += [(key.capitalize(), value) for key, value in card.source.items()]
+    rows += [(key.replace("_", " ").capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]
     shown = [(title, _format_value(value)) for title, value in rows if value]
