@@ -129,38 +129,41 @@ class Measurement:
 
     Args:
         chats: of the user's plugins and models.
+        tasks: the problems, by their index.
         args: of the command line.
     """
 
-    def __init__(self, chats: SideChats, args: argparse.Namespace) -> None:
+    def __init__(
+        self, chats: SideChats, tasks: Mapping[int, Problem], args: argparse.Namespace
+    ) -> None:
         self._chats = chats
+        self._tasks = tasks
         self._args = args
         self._engine = chats.begin(Setup(args.model, args.adapter)).engine
         self._state: Path | None = args.state
-        key = {"model": args.model, "adapter": args.adapter, "max_tokens": args.max_tokens}
-        self._key: Mapping[str, Any] = key
         self.answers: dict[tuple[int, str], Answer] = {}
         if self._state is not None and self._state.exists():
             for line in self._state.read_text("utf-8").splitlines():
-                values = json.loads(line)
-                if all(values.pop(name, None) == value for name, value in key.items()):
-                    self._remember(Answer(**values))
+                row = json.loads(line)
+                answer = Answer(**row["answer"])
+                if answer.problem in tasks and row == self._row(answer):
+                    self._remember(answer)
 
-    def answer(self, method: str, batch: Mapping[int, Problem]) -> None:
+    def answer(self, method: str, numbers: Sequence[int]) -> None:
         """Answer those problems of a batch that the method has not answered yet."""
-        todo = {n: each for n, each in batch.items() if (n, method) not in self.answers}
+        todo = [number for number in numbers if (number, method) not in self.answers]
         if not todo:
             return
         started = time.perf_counter()
-        requests = [self._request(method, number, each) for number, each in todo.items()]
+        requests = [self._request(method, number) for number in todo]
         if self._is_batched(method):
             outputs = ask_with_calls(self._engine, requests, _run)
             replies = [(each.text, each.tokens) for each in outputs]
         else:
             replies = [self._stream(request) for request in requests]
         seconds = (time.perf_counter() - started) / len(todo)
-        for (number, problem), (text, tokens) in zip(todo.items(), replies, strict=True):
-            right = stated_answer(text) == str(problem.answer)
+        for number, (text, tokens) in zip(todo, replies, strict=True):
+            right = stated_answer(text) == str(self._tasks[number].answer)
             self._save(Answer(number, method, right, tokens, seconds))
 
     @staticmethod
@@ -168,7 +171,7 @@ class Measurement:
         """Whether several problems are answered at once, each greedily."""
         return method in (PLAIN, CHAIN, *_TOOLS)
 
-    def _request(self, method: str, number: int, problem: Problem) -> Request:
+    def _request(self, method: str, number: int) -> Request:
         batched = self._is_batched(method)
         sampling = Sampling(
             method=PLAIN if batched else method,
@@ -179,7 +182,7 @@ class Measurement:
         args = self._args
         template = PROGRAM if method == PROGRAM else ""
         setup = Setup(args.model, args.adapter, template=template, sampling=sampling)
-        request = self._chats.begin(setup).request(problem.question)
+        request = self._chats.begin(setup).request(self._tasks[number].question)
         if method in _TOOLS:
             return dataclasses.replace(request, tools=(_TOOLS[method],))
         return with_instruction(request, STEP_BY_STEP) if method == CHAIN else request
@@ -199,7 +202,18 @@ class Measurement:
         self._remember(answer)
         if self._state is not None:
             with self._state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**self._key, **vars(answer)}) + "\n")
+                file.write(json.dumps(self._row(answer)) + "\n")
+
+    def _row(self, answer: Answer) -> dict[str, Any]:
+        """Return an answer with all that it depends on, but for the weights."""
+        args = self._args
+        return {
+            "model": args.model,
+            "adapter": args.adapter,
+            "max_tokens": args.max_tokens,
+            "question": self._tasks[answer.problem].question,
+            "answer": vars(answer),
+        }
 
     def _remember(self, answer: Answer) -> None:
         self.answers[answer.problem, answer.method] = answer
@@ -259,11 +273,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Answer all problems by each method; return the rows of the table."""
     tasks = dict(enumerate(itertools.islice(problems("test", 1), args.problems)))
     with side_chats(load_config(), status_lines()) as chats, progress_bar() as progress:
-        work = Measurement(chats, args)
+        work = Measurement(chats, tasks, args)
         total = len(tasks) * len(args.methods)
         done = 0
         for start in range(0, len(tasks), BATCH):
-            batch = {n: tasks[n] for n in range(start, min(start + BATCH, len(tasks)))}
+            batch = range(start, min(start + BATCH, len(tasks)))
             for method in args.methods:  # in turn, so that load of the machine meets all alike
                 work.answer(method, batch)
                 done += len(batch)
