@@ -39,6 +39,7 @@ from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError, UsageError
+from chatlm.hub.mmproj import mmproj_hint
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
@@ -90,6 +91,7 @@ class LocalEngine:
         draft_model: drafts tokens for the model, which must be able to drop them exactly; None
             for none.
         notes: for the user, besides those of the model.
+        image_hint: what to do about images that it does not read; empty for nothing.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -111,6 +113,7 @@ class LocalEngine:
         saved_caches: SavedCaches | None = None,
         draft_model: Drafter | None = None,
         notes: Sequence[str] = (),
+        image_hint: str = "",
     ) -> None:
         self._report_usage = report_usage
         model_info = model.info
@@ -162,6 +165,7 @@ class LocalEngine:
             ),
             tools_in_system_prompt=not self.prompt_encoder.knows_tools,
             constraints=frozenset({"schema", *GRAMMAR_KINDS}),
+            part_hints={"image": image_hint} if image_hint else {},
             thinks=self.prompt_encoder.thinks,
             raw_prompts=frozenset({"text", "gap"} if self.prompt_encoder.gap_format else {"text"}),
             thinking_levels=self.prompt_encoder.thinking_levels,
@@ -253,6 +257,7 @@ class LocalEngine:
             else None,
             draft_model=drafts,
             notes=notes,
+            image_hint="" if engine in (runtimes or ()) else mmproj_hint(folder, bool(runtimes)),
         )
 
     def preview(self, request: Request) -> Prompt:

@@ -44,7 +44,6 @@ class Placement:
 
 PLACEMENTS: dict[str, Placement] = {
     "gemma3": Placement("<start_of_image>", "<image_soft_token>", "\n\n"),
-    "idefics3": Placement("<image>", "<image>"),
 }
 """By the type of the projector in an mmproj file; those whose prompts are proven by tests."""
 

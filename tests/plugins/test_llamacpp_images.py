@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,20 @@ from torch import Tensor
 import chatlm
 from chatlm import Image, LocalEngine, Message, Mmproj, Request, Sampling, Text, UsageError
 from chatlm.chat.images import read_image
+from chatlm.chat.replay import ReplayFinished, replay
+from chatlm.chat.session import ChatSession
+from chatlm.chat.vision import check_images
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.image_ids import find_images, plain_ids
 from chatlm.engines.image_processor import load_processor
+from chatlm.hub import installed, pull
+from chatlm.hub.mmproj import place_mmproj
+from chatlm.store.store import Store
 from chatlm.types.events import Delta, PromptReady
 from chatlm.types.parts import PreparedImage
-from tests import image_files, vision_gguf
+from chatlm_llamacpp.model import open_model as open_gguf
+from chatlm_llamacpp.settings import Settings
+from tests import gguf_files, image_files, vision_gguf
 from tests.plugins import llamacpp
 from tests.plugins.llamacpp import EXACT, needs_llamacpp
 
@@ -39,13 +50,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def open_model(files: tuple[Path, Path], projector: str = "gemma3", **settings: Any) -> Any:
-    import dataclasses
-
-    from chatlm_llamacpp import model
-    from chatlm_llamacpp.settings import Settings
-
     described = dataclasses.replace(llamacpp.describe(files[0]), mmproj=Mmproj(files[1], projector))
-    return model.open_model(described, Settings(**EXACT, **settings))
+    return open_gguf(described, Settings(**EXACT, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +202,51 @@ def test_an_mmproj_that_does_not_fit_leaves_text(
     model = open_model((files[0], mmproj), "ldp" if kind == "other" else "gemma3")
     assert model.images is None
     assert any("cannot read images here" in note for note in model.info.notes)
+
+
+def test_an_mmproj_beside_a_file_comes_with_the_model(
+    files: tuple[Path, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(files[0], tmp_path / "tiny.gguf")
+    shutil.copy(files[1], tmp_path / "mmproj-other.gguf")
+    (tmp_path / "mmproj-F16.gguf").write_bytes(b"GGUF")  # damaged, so it is left alone
+    location = pull.pull_model(str(tmp_path / "tiny.gguf"))
+    assert (location.folder / "mmproj.gguf").read_bytes() == files[1].read_bytes()
+    assert "images" not in installed.describe_model(location.name).abilities
+    blind = LocalEngine.from_folder(
+        "tiny", location.folder, resolve_placement("cpu"), engine="transformers"
+    )
+    with pytest.raises(UsageError) as refused:
+        check_images([CAT.image], blind.info)
+    assert "chatlm config set engine llamacpp" in (refused.value.hint or "")
+    blind.close()
+    monkeypatch.setenv("CHATLM_ENGINE", "llamacpp")
+    assert "images" in installed.describe_model(location.name).abilities
+    runtimes = {"llamacpp": lambda described: open_gguf(described, Settings(**EXACT))}
+    seeing = LocalEngine.from_folder(
+        "tiny", location.folder, resolve_placement("cpu"), engine="llamacpp", runtimes=runtimes
+    )
+    assert "image" in seeing.info.accepts
+    assert answer(seeing, request(user(CAT, "What is this?")))[0]
+    seeing.close()
+
+
+def test_a_reply_about_an_image_is_the_same_when_it_is_replayed(engine: LocalEngine) -> None:
+    with Store(None) as store:
+        list(ChatSession(store, lambda: engine, sampling=GREEDY).send("What is this?", [CAT]))
+        reply = store.conversation(1).turns[0].reply
+        assert reply is not None
+        assert reply.text
+        *_, last = replay(store, engine, reply.id)
+        assert isinstance(last, ReplayFinished)
+        assert last.same_text
+        assert last.same_prompt
+
+
+def test_a_mmproj_of_another_width_is_left_alone(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    changes = {"embedding_length": 32}
+    other = gguf_files.save_gguf(tmp_path / "other.gguf", "gemma3", changes=changes)
+    shutil.copy(files[1], tmp_path / "mmproj.gguf")
+    place_mmproj(other, [tmp_path], tmp_path / "made")
+    assert not list((tmp_path / "made").iterdir())
