@@ -100,7 +100,7 @@ def _language_part(model: Any) -> str:
     if not hasattr(model.config, "vision_config"):
         return ""
     decoder = model.get_decoder()
-    names = [name for name, module in model.named_modules() if module is decoder]
+    names = [str(name) for name, module in model.named_modules() if module is decoder]
     if not names or not names[0]:
         raise UsageError(
             "This vision model does not say which of its modules are its language part.",
