@@ -94,9 +94,14 @@ class ModelDetails:
 
     @property
     def summary(self) -> str:
-        """A sign of a warning, the abilities, then the description, which may be cut off."""
+        """The marks, then the description, which may be cut off."""
+        return " · ".join(filter(None, (self.marks, self.description)))
+
+    @property
+    def marks(self) -> str:
+        """A sign of a warning, and the abilities."""
         sign = "warning, see `chatlm models show`" if self.warning else ""
-        return " · ".join(filter(None, (sign, ", ".join(self.abilities), self.description)))
+        return " · ".join(filter(None, (sign, ", ".join(self.abilities))))
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:

@@ -128,7 +128,8 @@ class McpPanel(Vertical):
             return self._problem
         if not self._rows:
             return (
-                "No MCP servers yet. Add one: chatlm mcp add NAME -- COMMAND …\n"
+                "No MCP servers yet. Add one in the shell:\n"
+                "chatlm mcp add NAME -- COMMAND …\n\n"
                 f"They are kept in {config_path()}"
             )
         running = sum(row.health.state == "running" for row in self._rows)
