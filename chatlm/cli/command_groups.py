@@ -18,7 +18,6 @@ from chatlm.errors import ChatlmError, ConfigError
 from chatlm.plugin_host.faults import CtrlC, marked_ctrl_c
 from chatlm.text import escape_controls, one_line
 
-
 SHORT_HELP_LIMIT = 120
 """Characters of a command's line under `--help`, which wraps; click would cut it at 45."""
 

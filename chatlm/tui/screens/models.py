@@ -84,7 +84,7 @@ class ModelScreen(Card[str | None]):
 
     DEFAULT_CSS = """
     ModelScreen {
-        & > .card { width: 132; height: 30; }
+        & > .card { width: 150; height: 30; }
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
         & PickList { height: 1fr; }
         & #about {

@@ -383,9 +383,9 @@ def forgery_verdict(check: ForgeryCheck) -> Content:
             "them can pose as"
         )
         return Content.assemble((f"✗ {text} another's turn. Please report this.", "$text-error"))
-    others = f", nor of {check.other_tokens:,} others" if check.other_tokens else ""
-    words = f"✓ None of the {count(check.user_tokens, 'token')} of your text{others}"
-    return Content.assemble((f"{words} is a control token", "$text-success"))
+    yours = f"✓ {count(check.user_tokens, 'token')} of your text, none is a control token"
+    others = f"; nor is any of {check.other_tokens:,} others" if check.other_tokens else ""
+    return Content.assemble((yours + others, "$text-success"))
 
 
 def tokens_content(
