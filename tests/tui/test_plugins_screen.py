@@ -261,7 +261,7 @@ async def toggled(pilot: Pilot[None], word: str) -> None:
     await until(pilot, lambda: isinstance(pilot.app.screen, PluginsScreen))
     await at(pilot, "labels")
     await pilot.press("space")
-    await until(pilot, lambda: row(pilot, "labels").startswith(f"labels ● {word} -"))
+    await until(pilot, lambda: row(pilot, "labels").startswith(f"labels ● {word} "))
     await pilot.press("escape")
     await until(pilot, lambda: not isinstance(pilot.app.screen, PluginsScreen))
 
