@@ -275,7 +275,7 @@ async def test_models_of_plugins_are_listed_with_their_abilities_and_failures_ar
     async with host.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: len(rows(pilot)) == 5)
         green = rows(pilot)[3]
-        assert green.split()[:3] == ["parrot:green", "-", "installed"]
+        assert green.split()[:3] == ["parrot:green", "-", "ready"]
         assert green.endswith("tools, thinking · Repeats what it hears.")
         said = plain(host.screen.query_one("#plugins")).replace("\n", " ")
         assert "The plugin cuckoo failed in list_models: OSError: no nest␛[31m at 10.0.0.1." in said

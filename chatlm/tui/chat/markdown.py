@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
@@ -275,9 +275,10 @@ HIGHLIGHT_TIME_SHARE = 0.05
 class CodeTheme(HighlightTheme):
     """Textual's colours, without underlined names: those look like links."""
 
-    STYLES: ClassVar = {
-        token: style.replace("underline", "bold") for token, style in HighlightTheme.STYLES.items()
-    }
+
+CodeTheme.STYLES = {
+    token: style.replace("underline", "bold") for token, style in HighlightTheme.STYLES.items()
+}
 
 
 @dataclass

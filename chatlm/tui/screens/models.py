@@ -306,7 +306,8 @@ def model_row(
     details: ModelDetails, current: bool, fit: Fit | None = None, *, is_wide: bool = True
 ) -> Content:
     """Return one model as a row; one that is not wide ends with its abilities."""
-    here = "in use" if current else "installed" if details.installed else ""
+    ready = "installed" if details.folder else "ready"  # on a server, or of a plugin
+    here = "in use" if current else ready if details.installed else ""
     about = details.summary if is_wide else details.marks
     style = "$text-success" if details.installed else "$text-muted"
     return Content.assemble(
