@@ -62,7 +62,8 @@ def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 def listed() -> dict[str, dict[str, Any]]:
     rows = json.loads(chatlm("plugins", "list", "--json").stdout)
-    assert all(set(row) == {"name", "version", "source", "status", "error"} for row in rows)
+    keys = {"name", "version", "source", "status", "error", "summary"}
+    assert all(set(row) == keys for row in rows)
     return {row["name"]: row for row in rows}
 
 
