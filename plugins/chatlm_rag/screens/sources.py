@@ -164,9 +164,10 @@ class RagSources(Vertical):
         if name:
             return Content(f"This chat uses the index {one_line(name, 64)}. Send a question.")
         names = ", ".join(index.name for index in folder.all_indices())
+        known = f"Indices: {one_line(names, 300)}. " if names else ""
         return Content.assemble(
-            "This chat uses no index.\n\n",
-            *([f"Indices: {one_line(names, 300)}. ", ("/rag NAME", "bold $text")] if names else []),
+            f"This chat uses no index.\n\n{known}",
+            ("/rag NAME" if names else "", "bold $text"),
             " uses one.\n\n" if names else "",
             ("/rag build PATH", "bold $text"),
             HOW_TO_BUILD.removeprefix("/rag build PATH"),
