@@ -148,8 +148,7 @@ class ApprovalScreen(Card[Approval | None]):
     def _warnings(self) -> list[Content]:
         lines = []
         for copied in self.event.copied:
-            source = one_line(copied.source, 80) or "text from outside"
-            lines.append(Content(f"Copied from {source}: “{one_line(copied.text, 120)}”"))
+            lines.append(Content(f"{copied}: “{one_line(copied.text, 120)}”"))
         if lines:
             lines.append(Content("Somebody else wrote that. Did you want this call?"))
         if self.event.interrupted:
