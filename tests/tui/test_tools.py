@@ -30,6 +30,7 @@ from chatlm.tui.screens.replay import ReplayScreen
 from chatlm.tui.screens.tools import ToolsScreen
 from chatlm.tui.screens.xray import XrayScreen
 from chatlm.tui.themes import THEMES
+from chatlm.types.events import ToolQuestion
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn
 from chatlm.types.tool_rules import ChatTools
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
@@ -271,6 +272,25 @@ async def test_a_tool_asks_the_user() -> None:
         await idle(pilot)
         await run(pilot, "thoughts")
         assert blocks(pilot)[0].endswith("Result\ncoffee")
+
+
+@pytest.mark.parametrize("choices", [("tea", "coffee"), ()], ids=["choices", "text"])
+async def test_a_key_meant_for_the_message_answers_no_question(
+    monkeypatch: pytest.MonkeyPatch, choices: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(QuestionScreen, "_wait_for_pause", lambda self: None)  # it never ends
+    async with app_with("Hi.").run_test(size=(100, 40)) as pilot:
+        answers: list[str | None] = []
+        question = QuestionScreen(ToolQuestion(call("prefer"), "Tea or coffee?", choices))
+        pilot.app.push_screen(question, answers.append)
+        await card(pilot, QuestionScreen)
+        await until(pilot, lambda: question.focused is not None)
+        await pilot.press("enter", "enter")
+        assert pilot.app.screen is question
+        question._become_ready()
+        await pilot.press("enter")
+        await until(pilot, lambda: answers)
+        assert answers == [choices[0] if choices else ""]
 
 
 async def test_a_copied_call_is_flagged_and_not_allowed_for_good() -> None:
