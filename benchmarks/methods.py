@@ -7,12 +7,12 @@ problems by McNemar's exact test. Replies are generated in batches, the samples 
 batch of their own. `--state FILE` keeps each answer, so that a run that was stopped goes on.
 
 The default model solves next to none of them. `--write-training FILE` writes examples for an
-adapter, in turn without steps, with steps and with a program; names and things differ from those of
-the problems that are measured:
+adapter, in turn without steps, with steps and with a program; wordings, names, things and numbers
+differ from those of the problems that are measured:
 
     python -m benchmarks.methods --write-training problems.jsonl
-    chatlm adapters train problems --data problems.jsonl
-    python -m benchmarks.methods --adapter problems
+    chatlm adapters train problems --data problems.jsonl --epochs 1 --learning-rate 0.001
+    python -m benchmarks.methods --adapter problems --max-tokens 80
 """
 
 from __future__ import annotations
