@@ -20,8 +20,7 @@ def ask_about_call(event: ApprovalNeeded, *, is_replay: bool = False) -> None:
     for line in shown.splitlines():
         _print(f"  {line}")
     for copied in event.copied:
-        text = one_line(copied.text, 80)
-        _print(f"  Copied from {one_line(copied.source, 60)}: {text}", colour="yellow")
+        _print(f"  {copied}: {one_line(copied.text, 80)}", colour="yellow")
     if event.interrupted:
         _print("  It ran before, and the program ended meanwhile.", colour="yellow")
     can_stay = not (event.copied or event.always or is_replay)
