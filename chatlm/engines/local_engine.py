@@ -27,7 +27,7 @@ from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.image_ids import plain_ids
 from chatlm.engines.load import load
 from chatlm.engines.machine_speed import OtherLoad
-from chatlm.engines.model import ImageModel, Model, Unsupported
+from chatlm.engines.model import NO_IMAGES, ImageModel, Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import PromptEncoder
@@ -39,6 +39,7 @@ from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError, UsageError
+from chatlm.hub.mmproj import mmproj_hint
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
@@ -90,6 +91,7 @@ class LocalEngine:
         draft_model: drafts tokens for the model, which must be able to drop them exactly; None
             for none.
         notes: for the user, besides those of the model.
+        image_hint: what to do about images that it does not read; empty for nothing.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -111,6 +113,7 @@ class LocalEngine:
         saved_caches: SavedCaches | None = None,
         draft_model: Drafter | None = None,
         notes: Sequence[str] = (),
+        image_hint: str = "",
     ) -> None:
         self._report_usage = report_usage
         model_info = model.info
@@ -135,6 +138,9 @@ class LocalEngine:
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
         self._slow_work_lock = threading.Lock()
+        notes = (*model_info.notes, *self.prompt_encoder.notes, *notes)
+        why_blind = next((note for note in notes if note.startswith(NO_IMAGES)), "")
+        image_hint = " ".join(filter(None, (why_blind, image_hint)))
         suggested = (catalogue_sampling or Sampling()).with_fallback(
             model_info.recommended_sampling
         )
@@ -148,7 +154,8 @@ class LocalEngine:
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
-            notes=(*model_info.notes, *self.prompt_encoder.notes, *notes),
+            notes=notes,
+            part_hints={"image": image_hint} if image_hint else {},
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | dict(model_info.versions),
             num_parameters=num_parameters,
@@ -193,6 +200,7 @@ class LocalEngine:
         report_usage: Callable[[Usage, float], object] = _ignore_usage,
         chat_cache: int = 0,
         draft_model: tuple[str, Path] | None = None,
+        notes: Sequence[str] = (),
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -213,6 +221,7 @@ class LocalEngine:
             chat_cache: limit of the bytes of saved KV caches of chats; 0 keeps none.
             draft_model: name and folder of a small model with the same tokenizer, which drafts
                 tokens. Where it cannot, the engine's notes say why.
+            notes: see `LocalEngine`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -229,7 +238,7 @@ class LocalEngine:
             runtimes=runtimes,
         )
         tokenizer = load_tokenizer(name, folder)
-        drafts, notes = None, []
+        drafts, notes = None, list(notes)
         if draft_model:
             try:
                 drafts = load_draft_model(
@@ -253,6 +262,7 @@ class LocalEngine:
             else None,
             draft_model=drafts,
             notes=notes,
+            image_hint="" if engine in (runtimes or ()) else mmproj_hint(folder, bool(runtimes)),
         )
 
     def preview(self, request: Request) -> Prompt:
