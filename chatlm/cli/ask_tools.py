@@ -42,8 +42,11 @@ def ask_about_call(event: ApprovalNeeded, *, is_replay: bool = False) -> None:
 
 def ask_for_tool(event: ToolQuestion) -> None:
     """Ask a question of a running tool, on stderr."""
-    choices = click.Choice(event.choices) if event.choices else str
-    event.answer = click.prompt(escape_controls(event.question), type=choices, err=True)
+    question = escape_controls(event.question)
+    if event.choices:
+        event.answer = click.prompt(question, type=click.Choice(event.choices), err=True)
+    else:  # a text may be left empty, as on the screen
+        event.answer = click.prompt(question, default="", show_default=False, err=True)
 
 
 def print_tool_event(event: ToolStarted | ToolFinished) -> None:
