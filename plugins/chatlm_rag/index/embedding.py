@@ -203,7 +203,7 @@ class Embedder:
         longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         for start in range(0, len(texts), BATCH_SIZE):
             batch = longest_first[start : start + BATCH_SIZE]
-            with self._model() as model, _autocast(model):
+            with self._model() as model, autocast(model.device.type):
                 vectors[batch] = model.encode_document(
                     [replace_surrogates(texts[index]) for index in batch],
                     batch_size=BATCH_SIZE,
@@ -229,12 +229,17 @@ class Embedder:
             yield self._loaded
 
 
-def _autocast(model: SentenceTransformer) -> AbstractContextManager[object]:
+def autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context in which a processor with bfloat16 instructions uses them.
+
+    Args:
+        device: type of torch device; nothing changes on others than `cpu`.
+    """
     import torch
 
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
     fast = any(getattr(torch.cpu, check, bool)() for check in checks)
-    if model.device.type == "cpu" and fast:
+    if device == "cpu" and fast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
 
