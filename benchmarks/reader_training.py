@@ -25,6 +25,7 @@ from transformers import BertModel
 
 from benchmarks.reader_examples import Example, training_examples
 from chatlm import ensure_model
+from chatlm_rag.index.bm25 import stems
 from chatlm_rag.index.embedding import DEFAULT_EMBEDDER
 from chatlm_rag.reading.network import Batch, ReaderNetwork
 from chatlm_rag.reading.windows import Window, WindowLayout
@@ -35,6 +36,8 @@ FROZEN_LAYERS = 2
 LEARNING_RATE, WARM_UP = 1.5e-3, 0.05
 TITLE_RATE = 0.5
 """Share of the examples that keep their title."""
+KEYWORDS_RATE = 0.1
+"""Share of the examples whose question is reduced to keywords, as some people ask."""
 POOL = 40
 """Batches whose windows are sorted by length together."""
 
@@ -49,7 +52,10 @@ def targets(examples: Sequence[Example], layout: WindowLayout, seed: int) -> lis
     result: list[Target] = []
     for example in examples:
         title = example.title if draw.random() < TITLE_RATE else ""
-        windows = layout.windows(example.question, title, example.statements)
+        question = example.question
+        if draw.random() < KEYWORDS_RATE:
+            question = keywords(question) or question
+        windows = layout.windows(question, title, example.statements)
         pairs = [(window, _positives(window, example)) for window in windows]
         right = [pair for pair in pairs if pair[1]]
         wrong = [pair for pair in pairs if not pair[1]]
@@ -59,6 +65,11 @@ def targets(examples: Sequence[Example], layout: WindowLayout, seed: int) -> lis
             result.append(draw.choice(wrong))
     draw.shuffle(result)
     return result
+
+
+def keywords(question: str) -> str:
+    """Return the words of a question without function and question words."""
+    return " ".join(word for word in question.rstrip("?. ").split() if stems(word))
 
 
 def _positives(window: Window, example: Example) -> frozenset[int]:

@@ -9,7 +9,7 @@ they answer; the reader can, in part. The coefficients were fitted to the collec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -135,30 +135,3 @@ def threshold_curve(
 def calibrate(answerable: Sequence[float]) -> float:
     """Return the highest threshold that accepts `TARGET_KEPT_RATE` of the answerable questions."""
     return sorted(answerable)[int((1 - TARGET_KEPT_RATE) * len(answerable))]
-
-
-def cross_validate(
-    answerable: Mapping[str, Sequence[float]], unanswerable: Mapping[str, Sequence[float]]
-) -> ThresholdPoint:
-    """Evaluate calibration by leave-one-document-out cross-validation.
-
-    Args:
-        answerable: confidences by the document that the question is about; at least two documents.
-        unanswerable: likewise.
-
-    Returns:
-        The mean threshold, and the rates over all questions, each judged by the threshold that was
-        calibrated on the other documents.
-    """
-    thresholds, accepted, rejected = [], [], []
-    for held_out in answerable:
-        others = [v for name, values in answerable.items() if name != held_out for v in values]
-        threshold = calibrate(others)
-        thresholds.append(threshold)
-        accepted += [value >= threshold for value in answerable[held_out]]
-        rejected += [value < threshold for value in unanswerable.get(held_out, ())]
-    return ThresholdPoint(
-        sum(thresholds) / len(thresholds),
-        sum(accepted) / len(accepted),
-        sum(rejected) / len(rejected),
-    )
