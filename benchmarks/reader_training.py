@@ -142,20 +142,20 @@ def save_tensors(network: ReaderNetwork, path: Path) -> None:
 def train(
     network: ReaderNetwork,
     items: Sequence[Target],
-    seconds: float,
+    count: int,
     size: int,
     rate: float,
     path: Path,
 ) -> int:
-    """Train for some time; the learning rate falls to 0 by then. Return the windows seen."""
+    """Train with a number of windows, while the learning rate falls to 0. Return their number."""
     parameters = [value for value in network.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    started = reported = time.monotonic()
+    reported = time.monotonic()
     losses: list[float] = []
     seen = 0
     network.train()
     for batch in batches(items, size, seed=1):
-        done = (time.monotonic() - started) / seconds
+        done = seen / count
         if done >= 1:
             break
         for group in optimizer.param_groups:
@@ -214,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="file for the weights")
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--windows", type=int, default=32_000, help="windows to train with")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--start", type=Path, help="weights to continue from")
@@ -230,7 +230,7 @@ def main() -> None:
     network = new_network(folder)
     if options.start:
         load_tensors(network, options.start)
-    seen = train(network, items, options.minutes * 60, options.batch, options.rate, options.output)
+    seen = train(network, items, options.windows, options.batch, options.rate, options.output)
     step = max(len(development) // options.development, 1)
     result = evaluate(network, development[::step], layout)
     print(json.dumps({"windows": seen, "development": result}, indent=2))

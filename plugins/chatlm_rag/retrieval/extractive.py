@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from chatlm import Engine, Message, Passage, Request, Turn, load_plugin_settings
 from chatlm_rag import PLUGIN
 from chatlm_rag.reading.answer_types import type_evidence
-from chatlm_rag.reading.reader import reading_title, shared_reader
+from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.prompting import escape_markup
 from chatlm_rag.retrieval.search import Shingles
@@ -76,19 +76,27 @@ def format_quotes(selected: Sequence[Quote]) -> str:
     return "\n\n".join(f"> {escape_markup(quote.text)} [{quote.number}]" for quote in selected)
 
 
+def read_passages(question: str, passages: Sequence[Passage]) -> list[Reading]:
+    """Return how well the statements of each passage answer a question.
+
+    Raises:
+        ChatlmError: the reader cannot be loaded.
+    """
+    return shared_reader().read(
+        question, [(reading_title(origin_of(each).place), each.text) for each in passages]
+    )
+
+
 def select_quotes(question: str, passages: Sequence[Passage]) -> list[Quote]:
     """Return the statements that answer a question best, best first, without near-duplicates.
 
     Raises:
         ChatlmError: the reader cannot be loaded.
     """
-    readings = shared_reader().read(
-        question, [(reading_title(origin_of(each).place), each.text) for each in passages]
-    )
     ranked = sorted(
         (
             Quote(number, text, score + TYPE_WEIGHT * type_evidence(question, text))
-            for number, reading in enumerate(readings, start=1)
+            for number, reading in enumerate(read_passages(question, passages), start=1)
             for text, score in zip(reading.statements, reading.scores, strict=True)
         ),
         key=lambda quote: -quote.score,
