@@ -1,10 +1,11 @@
 """Answers that have to fit a schema: how many do, and what the constraint costs.
 
 Run it with `python -m benchmarks.structured`. It asks the default model for JSON by each of 20
-schemas, with the constraint and without (there the schema is part of the question), and times
-decoding with a grammar that allows everything, alone and 16 at a time. `--collection FOLDER` also
-compiles all `.json` schemas below a folder and asks once by each that is supported, or by
-`--sample` of them; with `--state FILE` it goes on where it was interrupted.
+schemas, with the constraint and without (there the schema is part of the question), without an
+adapter and with the one called `instruct`, and times decoding with a grammar that allows
+everything, alone and 16 at a time. `--collection FOLDER` also compiles all `.json` schemas below a
+folder and asks once by each that is supported, or by `--sample` of them; with `--state FILE` it
+goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import chatlm_lora
 from benchmarks.structured_collection import measure_collection
 from benchmarks.structured_replies import collect, judge
 from benchmarks.structured_schemas import SCHEMAS
@@ -32,6 +34,10 @@ from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
 MODEL = "smollm2-135m-instruct"
+ADAPTERS = Path(chatlm_lora.__file__).parent / "adapters"
+ADAPTER = "instruct"
+"""Shipped with chatlm."""
+
 FREE_LIMIT = 512
 """Tokens of a reply without the constraint, where the model may repeat itself without end."""
 
@@ -40,7 +46,9 @@ STORY = Message("user", "Write a long story about a lighthouse and its keeper.")
 PATHS = ("native", "torch", "transformers")
 
 
-def requests(seeds: int, limit: int, constrained: bool) -> Iterator[tuple[Any, Request]]:
+def requests(
+    seeds: int, limit: int, constrained: bool, adapter: str | None
+) -> Iterator[tuple[Any, Request]]:
     """Yield each schema with its requests."""
     for question, schema in SCHEMAS:
         for seed in range(seeds):
@@ -57,13 +65,16 @@ def requests(seeds: int, limit: int, constrained: bool) -> Iterator[tuple[Any, R
                         max_tokens=limit if constrained else min(limit, FREE_LIMIT),
                         schema=json.dumps(schema) if constrained else None,
                     ),
+                    adapter,
                 ),
             )
 
 
-def measure_validity(engine: LocalEngine, seeds: int, limit: int, constrained: bool) -> Any:
+def measure_validity(
+    engine: LocalEngine, seeds: int, limit: int, constrained: bool, adapter: str | None
+) -> Any:
     """Ask by each schema; count what fits, what was cut and what does not fit."""
-    pairs = list(requests(seeds, limit, constrained))
+    pairs = list(requests(seeds, limit, constrained, adapter))
     events: dict[int, list[Any]] = {}
     for index, event in stream_many(engine, [request for _, request in pairs]):
         events.setdefault(index, []).append(event)
@@ -124,11 +135,11 @@ def main() -> None:
     result: dict[str, Any] = {}
     if args.only in (None, "validity"):
         with closing(engine_of("auto")) as engine:
-            for name, constrained in (("with", True), ("without", False)):
-                result[f"validity_{name}"] = found = measure_validity(
-                    engine, args.seeds, args.limit, constrained
-                )
-                report(f"{name} the constraint: {found}")
+            for adapter in (None, ADAPTER):
+                for name, constrained in (("with", True), ("without", False)):
+                    found = measure_validity(engine, args.seeds, args.limit, constrained, adapter)
+                    result[f"validity_{adapter or 'base'}_{name}"] = found
+                    report(f"{adapter or 'base'}, {name} the constraint: {found}")
     if args.only in (None, "overhead"):
         for path in args.paths.split(","):
             with closing(engine_of(path)) as engine:
@@ -150,7 +161,11 @@ def main() -> None:
 def engine_of(path: str) -> LocalEngine:
     """Open the default model."""
     return LocalEngine.from_folder(
-        MODEL, pull.ensure_model(MODEL).folder, resolve_placement("cpu"), engine=path
+        MODEL,
+        pull.ensure_model(MODEL).folder,
+        resolve_placement("cpu"),
+        engine=path,
+        find_adapter=ADAPTERS.joinpath,
     )
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         UsageError,
     )
+    from chatlm.hub.catalogue import EmbedderFacts, embedder_facts
     from chatlm.hub.checksums import FileRecord, find_mismatch, find_quick_mismatch, record_file
     from chatlm.hub.disk import fsync_tree, human_bytes
     from chatlm.hub.gguf.lora import convert_gguf_lora
@@ -206,6 +207,7 @@ _MODULE_OF = {
     "Documents": "chatlm.types.services",
     "Download": "chatlm.chat.downloads",
     "DownloadRules": "chatlm.chat.downloads",
+    "EmbedderFacts": "chatlm.hub.catalogue",
     "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.types.events",
@@ -311,6 +313,7 @@ _MODULE_OF = {
     "diff_words": "chatlm.chat.word_diff",
     "download": "chatlm.chat.downloads",
     "dump_json": "chatlm.text",
+    "embedder_facts": "chatlm.hub.catalogue",
     "ensure_model": "chatlm.hub.pull",
     "escape_controls": "chatlm.text",
     "expand_path": "chatlm.config.paths",
@@ -380,6 +383,7 @@ __all__ = [
     "Documents",
     "Download",
     "DownloadRules",
+    "EmbedderFacts",
     "Engine",
     "EngineError",
     "EngineEvent",
@@ -486,6 +490,7 @@ __all__ = [
     "diff_words",
     "download",
     "dump_json",
+    "embedder_facts",
     "ensure_model",
     "escape_controls",
     "expand_path",

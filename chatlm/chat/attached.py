@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, format_block, read_blocks
-from chatlm.chat.images import MAX_IMAGES, is_image_file, read_image_file
+from chatlm.chat.images import is_image_file, read_image_file
 from chatlm.errors import UsageError
 from chatlm.text import one_line
-from chatlm.types.parts import PreparedImage
+from chatlm.types.parts import MAX_IMAGES, PreparedImage
 
 _FRAGMENT = re.compile(r"(?P<path>.+)#(?P<fragment>pages=[\d,-]*[\d-]|text)", re.DOTALL)
 

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 MAX_PIXELS = 64_000_000
 """Maximum pixels of an image; decoded it takes up to four bytes for each."""
 
-MAX_IMAGES = 20
-"""Maximum number of images of one message."""
-
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".heic", ".heif", ".avif"}
 )

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatlm.chat.images import MAX_IMAGES, prepare_pixels
+from chatlm.chat.images import prepare_pixels
 from chatlm.config.paths import check_regular_file
 from chatlm.errors import UsageError
 from chatlm.text import one_line
-from chatlm.types.parts import PreparedImage
+from chatlm.types.parts import MAX_IMAGES, PreparedImage
 
 DOTS_PER_INCH = 150
 """Resolution of a page: ten-point text stays readable."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from chatlm.chat.untrusted_text import mark_messages
@@ -13,7 +14,16 @@ from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
-from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.parts import (
+    File,
+    Image,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    merge_texts,
+)
 from chatlm.types.provenance import Call, Provenance
 from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -68,14 +78,14 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(describe_old_parts(messages, engine.info)),
+            tuple(describe_old_parts(messages, engine.info, _only_retrieved(turn, passages))),
             sampling,
             adapter or None,
             adapter_fixed=adapter is not None,
             logprobs=logprobs,
             tools=tuple(tools),
             tool_choice=tool_choice if tools else "auto",
-            images=images or {},
+            images=with_contents(images or {}, passages),
         ),
         conversation=conversation,
         turn=turn,
@@ -139,21 +149,45 @@ def default_messages(
     history = list(conversation.messages(before=turn.position))
     if not passages:
         return [*history, turn.user]
-    numbered = "\n\n".join(
-        f"[{number}] {passage.source}\n{passage.text}"
-        for number, passage in enumerate(passages, start=1)
-    )
-    grounded = turn.user.with_text(f"Sources:\n\n{numbered}\n\n{turn.user.text}")
-    return [*history, grounded]
+    sources: list[Part] = []
+    for number, passage in enumerate(passages, start=1):
+        head = "Sources:\n\n" if number == 1 else "\n\n"
+        sources.append(Text(f"{head}[{number}] {passage.source}\n{passage.text}"))
+        # each once: two passages may be of the same page
+        sources += [image for image in passage.images if image not in sources]
+    parts = merge_texts((*sources, Text("\n\n"), *turn.user.parts))
+    return [*history, Message("user", parts, turn.user.pinned)]
 
 
-def describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Message]:
+def with_contents(stored: Mapping[str, bytes], passages: Iterable[Passage]) -> Mapping[str, bytes]:
+    """Return the bytes of stored images and of those that came with passages, by hash."""
+    new = {key: content for passage in passages for key, content in passage.contents.items()}
+    # a ChainMap reads a stored image only when it is asked for, and writes to the first map alone
+    return ChainMap(new, stored) if new else stored  # type: ignore[arg-type]
+
+
+def _only_retrieved(turn: Turn, passages: Iterable[Passage]) -> frozenset[str]:
+    """Return the hashes of the images that came with passages alone, not from the user."""
+    attached = {part.sha256 for part in turn.user.parts if isinstance(part, Image)}
+    found = {image.sha256 for passage in passages for image in passage.images}
+    return frozenset(found - attached)
+
+
+def describe_old_parts(
+    messages: Sequence[Message], info: EngineInfo, retrieved: Collection[str] = ()
+) -> list[Message]:
     """Replace parts that the engine cannot take by text; leave out images of tools, whose results
     mention them.
 
     These are tool calls that were never run, since servers and templates want the result of each;
-    and images and files that the engine does not accept, save in the newest message. So a chat with
-    a picture goes on with a model that cannot see; one that is asked about a new one refuses it.
+    and images and files that the engine does not accept, save those that the user attached to the
+    newest message. So a chat with a picture goes on with a model that cannot see; one that is asked
+    about a new one refuses it.
+
+    Args:
+        messages: of the request.
+        info: of the engine.
+        retrieved: hashes of the images that came with passages, which the user did not attach.
     """
     newest = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
     run = {
@@ -163,25 +197,25 @@ def describe_old_parts(messages: Sequence[Message], info: EngineInfo) -> list[Me
         if isinstance(part, ToolResult)
     }
 
-    def is_described(part: Part) -> bool:
+    def is_described(part: Part, index: int) -> bool:
         if isinstance(part, ToolCall):
-            return part.id not in run
-        return isinstance(part, Image | File) and part.type not in info.accepts
+            return index != newest and part.id not in run
+        if not isinstance(part, Image | File) or part.type in info.accepts:
+            return False
+        return index != newest or (isinstance(part, Image) and part.sha256 in retrieved)
 
-    return [
-        message
-        if index == newest or not any(map(is_described, message.parts))
-        else Message(
-            message.role,
-            (
-                _describe(part) if is_described(part) else part
-                for part in message.parts
-                if not (message.role == "tool" and isinstance(part, Image) and is_described(part))
-            ),
-            message.pinned,
+    def describe(message: Message, index: int) -> Message:
+        described = [is_described(part, index) for part in message.parts]
+        if not any(described):
+            return message
+        parts = (
+            _describe(part) if changes else part
+            for part, changes in zip(message.parts, described, strict=True)
+            if not (changes and message.role == "tool" and isinstance(part, Image))
         )
-        for index, message in enumerate(messages)
-    ]
+        return Message(message.role, parts, message.pinned)
+
+    return [describe(message, index) for index, message in enumerate(messages)]
 
 
 def _describe(part: Part) -> Part:
@@ -227,7 +261,11 @@ def explain_overflow(
         return error
     found = [call for call in calls if call.hook == "retrieve_passages" and call.result_summary]
     names = list(dict.fromkeys(call.plugin for call in found))
-    tokens = engine.count_tokens(Message("user", passage.text) for passage in passages)
+    sees = Image.type in engine.info.accepts
+    tokens = engine.count_tokens(
+        Message("user", (Text(passage.text), *(passage.images if sees else ())))
+        for passage in passages
+    )
     who = f" of {' and '.join(names)}" if names else ""
     return ContextTooLong(
         f"The passages{who} take about {tokens:,} tokens, and the context holds "

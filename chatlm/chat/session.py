@@ -352,7 +352,9 @@ class ChatSession:
             tuple(messages),
             self._effective_sampling(chat),
             tools=tools,
-            images=with_unsaved(self.store.images, [*self._draft_images, *images]),
+            images=request_builder.with_contents(
+                with_unsaved(self.store.images, [*self._draft_images, *images]), passages
+            ),
         )
 
     def context_usage(self, conversation: Conversation | None = None) -> ContextUsage:

@@ -14,6 +14,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.chat.tool_set import ToolOptions, check_names, find_tools
 from chatlm.chat.turn_runner import events_without_engine, reply_events
+from chatlm.chat.vision import check_images
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
@@ -194,6 +195,11 @@ class InMemorySideChat:
         check_available(
             self._chats.model_name(self.setup.model), self.setup.adapter, self._chats.plugins
         )
+
+    def check_images(self, images: Sequence[PreparedImage]) -> None:
+        """Refuse images that the model cannot read."""
+        if images:
+            check_images((each.image for each in images), self.engine.info)
 
     def request(
         self,

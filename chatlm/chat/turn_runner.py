@@ -110,6 +110,8 @@ class TurnRunner:
             passages = request_builder.retrieve_passages(conversation, turn, self.plugins)
             if passages:
                 self.store.save_passages(turn.id, passages)
+                turn = self.store.turn(turn.id)
+                conversation = conversation.with_turn(turn)
                 yield PassagesFound(tuple(passages))
         finally:
             problem = self._save_trace(turn, None)

@@ -27,6 +27,7 @@ from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
     from chatlm.engines.fit import Fit
+    from chatlm.hub.catalogue import EmbedderFacts
 
 
 @click.group("models", cls=ExtensibleGroup)
@@ -170,6 +171,9 @@ def show(name: str, as_json: bool) -> None:
         "Kind": details.kind,
         "About": details.description,
         "Can": ", ".join(details.abilities),
+        "Language": details.languages,
+        "Vectors": _vectors_text(details.embedding),
+        "Finds": details.embedding and details.embedding.scores and _finds_text(details.embedding),
         "Licence": details.licence,
         "Context": details.context_length and f"{details.context_length:,} tokens",
         "Weights": details.parameters
@@ -197,6 +201,17 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"         {what:<32} {human_bytes(size):>9}")
         if not memory.fits:
             click.echo("         It does not fit.")
+
+
+def _vectors_text(facts: EmbedderFacts | None) -> str:
+    if facts is None:
+        return ""
+    shorter = f", or {', '.join(map(str, facts.shorter))}" if facts.shorter else ""
+    return f"{facts.dimension} numbers{shorter}"
+
+
+def _finds_text(facts: EmbedderFacts) -> str:
+    return f"{facts.scores} (retrieval tasks of MTEB, nDCG@10 in %)"
 
 
 def _first(label: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ from chatlm.plugin_host.hook_table import HOOKS, SAMPLES, sample_arguments
 from chatlm.plugin_host.hook_threads import run_queue_seconds
 from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
+from chatlm.types.parts import PreparedImage
 
 
 class _RaisingValue:
@@ -83,6 +84,9 @@ class _SampleUi:
     def insert_text(self, text: str) -> None: ...
 
     def send(self, text: str) -> None: ...
+
+    def read_message(self, text: str) -> tuple[str, tuple[PreparedImage, ...]]:
+        return text, ()
 
     def set_chat(self, *, system: str | None = None, sampling: Any = None) -> None: ...
 

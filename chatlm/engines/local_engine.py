@@ -30,11 +30,8 @@ from chatlm.engines.machine_speed import OtherLoad
 from chatlm.engines.model import ImageModel, Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
-from chatlm.engines.prompt_encoder import (
-    PromptEncoder,
-    count_message_tokens,
-    prompt_tokens,
-)
+from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.prompt_tokens import count_message_tokens, prompt_tokens
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.saved_caches import SavedCaches, describe_computation
 from chatlm.engines.speculative import Speculator
@@ -81,7 +78,7 @@ class LocalEngine:
         name: of the model, as the user calls it.
         model: computes logits.
         tokenizer: a fast tokenizer of transformers, or what `chatlm.load_tokenizer` returns.
-        prompt_format: one of `chatlm.engines.prompt_encoder.PROMPT_FORMATS`.
+        prompt_format: one of `chatlm.engines.prompt_renderer.PROMPT_FORMATS`.
         context: limit of the context in tokens; None for the model's own.
         catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.

@@ -45,6 +45,11 @@ class ReasoningFormat:
         """All markers."""
         return self.starts + self.ends + self.ignored
 
+    def is_open_after(self, text: str) -> bool:
+        """Whether a text of the format begins a thought and does not end it."""
+        opened = max((text.rfind(marker.strip()) for marker in self.starts), default=-1)
+        return opened > max((text.rfind(marker.strip()) for marker in self.ends), default=-1)
+
 
 @dataclass(frozen=True)
 class ToolCallFormat:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatlm.engines.devices import resolve_placement
-from chatlm.engines.prompt_encoder import PromptEncoder, prompt_tokens
+from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.prompt_tokens import prompt_tokens
 from chatlm.engines.transformers_model import load_model, load_tokenizer
 from chatlm.hub.installed import ModelLocation
 from chatlm.types.messages import Message
@@ -27,7 +28,7 @@ class ChatEncoder:
 
     Args:
         model: whose tokenizer is used.
-        prompt_format: one of `chatlm.engines.prompt_encoder.PROMPT_FORMATS`.
+        prompt_format: one of `chatlm.engines.prompt_renderer.PROMPT_FORMATS`.
 
     Raises:
         ModelError: its tokenizer cannot be used.

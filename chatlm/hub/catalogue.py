@@ -94,6 +94,41 @@ ModelSource = HubSource | GgufSource | WheelSource
 
 
 @dataclass(frozen=True)
+class EmbedderFacts:
+    """What an index needs to know of an embedder beyond the model's own files."""
+
+    dimension: int
+    """Size of its vectors."""
+    shorter: tuple[int, ...] = ()
+    """Sizes to which its vectors may be cut (Matryoshka), largest first."""
+    query_prompt: str = ""
+    """Text before each query; empty where the model's files name it, or there is none."""
+    passage_prompt: str = ""
+    """Text before each passage; empty where the model's files name it, or there is none."""
+    english: float | None = None
+    """Mean nDCG@10 of the 15 English retrieval tasks of MTEB (version 1, BEIR), in percent."""
+    multilingual: float | None = None
+    """Mean nDCG@10 of the 18 multilingual retrieval tasks of MTEB (version 2), in percent."""
+
+    @property
+    def scores(self) -> str:
+        """Its scores in words; empty if none is known."""
+        known = (("English", self.english), ("multilingual", self.multilingual))
+        return ", ".join(f"{value:.1f} {name}" for name, value in known if value is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "dimension": self.dimension,
+            "shorter": list(self.shorter),
+            "query_prompt": self.query_prompt,
+            "passage_prompt": self.passage_prompt,
+            "mteb_retrieval_english": self.english,
+            "mteb_retrieval_multilingual": self.multilingual,
+        }
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """One model of the catalogue."""
 
@@ -127,6 +162,10 @@ class CatalogueEntry:
     """Architecture in a GGUF file; empty if there is none of it."""
     shape: Mapping[str, Any] | None = None
     """Sizes by their names in config.json, for the memory it needs; None if unknown."""
+    languages: str = ""
+    """Languages of an embedder or a reranker, such as English."""
+    embedding: EmbedderFacts | None = None
+    """None for other kinds."""
 
     @property
     def gguf(self) -> GgufSource | None:
@@ -175,6 +214,8 @@ class CatalogueEntry:
             model_type=read.text("model_type", ""),
             gguf_architecture=read.text("gguf_architecture", ""),
             shape=read.shape(),
+            languages=read.text("languages", ""),
+            embedding=read.embedding(),
         )
 
 
@@ -238,6 +279,31 @@ class _Table:
             return Sampling.from_dict(self._get("sampling", dict, {}))
         except (ChatlmError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"sampling of {self.where}: {error}") from error
+
+    def score(self, name: str) -> float | None:
+        if name not in self._values:
+            return None
+        value: float = self._get(name, float)
+        if not 0 < value < 100:
+            raise ValueError(f"{name} of {self.where} is {value}, not a percentage")
+        return value
+
+    def embedding(self) -> EmbedderFacts | None:
+        if "embedding" not in self._values:
+            return None
+        read = _Table(self._get("embedding", dict), f"the embedding of {self.where}")
+        dimension = read.count("dimension")
+        shorter = tuple(read._get("shorter", list, []))
+        if not all(type(size) is int and 0 < size < dimension for size in shorter):
+            raise ValueError(f"shorter of {read.where} are not smaller sizes")
+        return EmbedderFacts(
+            dimension=dimension,
+            shorter=tuple(sorted(shorter, reverse=True)),
+            query_prompt=read.text("query_prompt", ""),
+            passage_prompt=read.text("passage_prompt", ""),
+            english=read.score("mteb_english"),
+            multilingual=read.score("mteb_multilingual"),
+        )
 
     def shape(self) -> Mapping[str, Any] | None:
         if "shape" not in self._values:
@@ -369,6 +435,12 @@ def find_entry(name: str) -> tuple[CatalogueEntry, str] | None:
                     default = found is entry.gguf.files[0]
                     return entry, "" if default else found.quantization
     return None
+
+
+def embedder_facts(name: str) -> EmbedderFacts | None:
+    """Return what the catalogue says of an embedder; None if it does not know it."""
+    found = find_entry(name)
+    return found[0].embedding if found else None
 
 
 def close_names(name: str, count: int = 3) -> list[str]:

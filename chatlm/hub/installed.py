@@ -10,6 +10,7 @@ from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import (
     CatalogueEntry,
+    EmbedderFacts,
     GgufFiles,
     ModelKind,
     catalogue,
@@ -91,12 +92,20 @@ class ModelDetails:
     """Other names that mean the same."""
     quantizations: tuple[GgufFiles, ...] = ()
     """The GGUF files that the catalogue lists, the default ones first."""
+    languages: str = ""
+    """Languages of an embedder or a reranker, as the catalogue says."""
+    embedding: EmbedderFacts | None = None
+    """What the catalogue says of an embedder."""
 
     @property
     def summary(self) -> str:
-        """A sign of a warning, the abilities, then the description, which may be cut off."""
+        """A sign of a warning, the abilities or scores, then the description, which may be cut
+        off."""
         sign = "warning, see `chatlm models show`" if self.warning else ""
-        return " · ".join(filter(None, (sign, ", ".join(self.abilities), self.description)))
+        scores = self.embedding.scores if self.embedding else ""
+        found = f"MTEB retrieval {scores}" if scores else ""
+        parts = (sign, ", ".join(self.abilities), found, self.description)
+        return " · ".join(filter(None, parts))
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:
@@ -140,6 +149,8 @@ class ModelDetails:
                 {"name": each.quantization, "files": list(each.names), "bytes": each.bytes}
                 for each in self.quantizations
             ],
+            "languages": self.languages,
+            "embedding": self.embedding.to_dict() if self.embedding else None,
         }
 
 
@@ -449,6 +460,8 @@ def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
         warning=template_warning(folder) or "",
         aliases=entry.aliases if entry else (),
         quantizations=entry.gguf.files if entry and entry.gguf else (),
+        languages=entry.languages if entry else "",
+        embedding=entry.embedding if entry else None,
     )
 
 
@@ -471,6 +484,8 @@ def _catalogue_details(entry: CatalogueEntry, quantization: str = "") -> ModelDe
         sampling=entry.sampling,
         aliases=entry.aliases,
         quantizations=entry.gguf.files if entry.gguf else (),
+        languages=entry.languages,
+        embedding=entry.embedding,
     )
 
 

@@ -24,6 +24,7 @@ from chatlm.plugin_host.validation import (
     text_or_error,
     text_or_refusal,
     valid_messages,
+    valid_passages,
 )
 from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
@@ -186,7 +187,7 @@ _ROWS = {
     "describe_text": Hook(CallStyle.MERGE, text_mapping),
     "write_message": Hook(CallStyle.FIRST, text_or_refusal),
     "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation), surfaces=STORED_CHATS),
-    "retrieve_passages": Hook(CallStyle.GATHER, list_of(Passage)),
+    "retrieve_passages": Hook(CallStyle.GATHER, valid_passages),
     "build_messages": Hook(CallStyle.FIRST, valid_messages),
     "adjust_request": Hook(CallStyle.FOLD, adjusted_request, folded="request"),
     "find_adapter": Hook(CallStyle.FIRST, folder_or_error),

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats
 
@@ -84,6 +85,17 @@ class Ui(Protocol):
     def send(self, text: str) -> None:
         """Send a message, as if the user had typed it; refused with a notice while a reply is
         being generated."""
+
+    def read_message(self, text: str) -> tuple[str, tuple[PreparedImage, ...]]:
+        """Return what the composer would send for a text: with names in place of mentions such as
+        `@photo.png`, followed by the files' texts, and the images.
+
+        Reads files and addresses, so call it in a worker thread.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
+        ...
 
     def set_chat(
         self,

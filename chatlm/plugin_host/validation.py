@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import one_line
-from chatlm.types.messages import Message
+from chatlm.types.messages import Message, Passage
+from chatlm.types.parts import MAX_IMAGES
 from chatlm.types.requests import Request
 from chatlm.types.type_hints import describe_hint, field_hints, matches_hint
 
@@ -106,6 +108,28 @@ def list_of(kind: type) -> Callable[[Any], list[Any]]:
         return [accept_one(value) for value in result]
 
     return accept
+
+
+def valid_passages(result: Any) -> list[Passage]:
+    """Validate passages and the bytes of their images.
+
+    Raises:
+        TypeError: it is not a list of passages.
+        ValueError: there are too many images, or the bytes of one are missing or others.
+    """
+    accepted: list[Passage] = list_of(Passage)(result)
+    count = sum(len(passage.images) for passage in accepted)
+    if count > MAX_IMAGES:
+        raise ValueError(f"returned {count} images in passages, more than {MAX_IMAGES}")
+    for passage in accepted:
+        hashes = {image.sha256 for image in passage.images}
+        if hashes != passage.contents.keys() or any(
+            sha256(content).hexdigest() != name for name, content in passage.contents.items()
+        ):
+            raise ValueError(
+                "returned a passage whose images and their bytes differ; use Passage.with_images"
+            )
+    return accepted
 
 
 def valid_messages(result: Any) -> list[Message]:

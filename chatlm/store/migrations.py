@@ -262,6 +262,10 @@ MIGRATIONS: Migrations = (
             INSERT INTO tool_words (rowid, tool_text) VALUES (new.id, new.tool_text);
         END""",
     ),
+    (
+        # JSON, NULL for none
+        "ALTER TABLE passage ADD COLUMN images TEXT",
+    ),
 )
 
 

@@ -225,7 +225,12 @@ def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversat
         " WHERE t.conversation_id = ? ORDER BY a.id",
         (conversation_id,),
     )
-    chat = Conversation(conversation_id, turns=turns_from_rows(turns, replies, labels))
+    pictures = db.execute(
+        "SELECT p.turn_id, p.images FROM turn t JOIN passage p ON p.turn_id = t.id"
+        " WHERE t.conversation_id = ? AND p.images IS NOT NULL ORDER BY p.id",
+        (conversation_id,),
+    )
+    chat = Conversation(conversation_id, turns=turns_from_rows(turns, replies, labels, pictures))
     return chat.with_header(header)
 
 
@@ -243,7 +248,11 @@ def load_turn(db: sqlite3.Connection, turn_id: int) -> Turn:
         raise _not_found("turn", turn_id)
     replies = db.execute("SELECT * FROM reply WHERE turn_id = ? ORDER BY version", (turn_id,))
     labels = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
-    return turns_from_rows([row], replies, labels)[0]
+    pictures = db.execute(
+        "SELECT turn_id, images FROM passage WHERE turn_id = ? AND images IS NOT NULL ORDER BY id",
+        (turn_id,),
+    )
+    return turns_from_rows([row], replies, labels, pictures)[0]
 
 
 def load_reply(db: sqlite3.Connection, reply_id: int) -> Reply:
@@ -339,6 +348,7 @@ def referenced_blobs(db: sqlite3.Connection) -> set[str]:
     found = db.execute(
         "SELECT parts FROM turn WHERE parts IS NOT NULL"
         " UNION ALL SELECT steps FROM reply WHERE steps IS NOT NULL"
+        " UNION ALL SELECT images FROM passage WHERE images IS NOT NULL"
     )
     return {sha256 for row in found for sha256 in hashes_in(as_text(row[0]))}
 

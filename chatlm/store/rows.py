@@ -25,7 +25,7 @@ from chatlm.types.messages import (
     Usage,
     utc_now,
 )
-from chatlm.types.parts import Text, ToolCall, ToolResult, part_from_dict
+from chatlm.types.parts import Image, Text, ToolCall, ToolResult, part_from_dict
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
@@ -226,14 +226,25 @@ def turns_from_rows(
     turns: Iterable[sqlite3.Row],
     replies: Iterable[sqlite3.Row],
     annotations: Iterable[sqlite3.Row],
+    passages: Iterable[sqlite3.Row],
 ) -> tuple[Turn, ...]:
-    """Convert rows of `turn`, `reply` and `annotation`, each in order, to turns."""
+    """Convert rows of `turn`, `reply`, `annotation` and `passage`, each in order, to turns.
+
+    Args:
+        turns: whole rows.
+        replies: whole rows.
+        annotations: whole rows.
+        passages: `turn_id` and `images` of those that have any.
+    """
     versions: dict[int, list[Reply]] = {}
     for row in replies:
         versions.setdefault(row["turn_id"], []).append(reply_from_row(row))
     labels: dict[int, list[tuple[int | None, Annotation]]] = {}
     for row in annotations:
         labels.setdefault(row["turn_id"], []).append(annotation_from_row(row))
+    pictures: dict[int, list[Image]] = {}
+    for row in passages:
+        pictures.setdefault(row["turn_id"], []).extend(_load_images(row))
     return tuple(
         Turn(
             id=row["id"],
@@ -246,6 +257,7 @@ def turns_from_rows(
             summary=as_text(row["summary"]),
             raw_input=as_text(row["typed"]),
             annotations=tuple(labels.get(row["id"], ())),
+            passage_images=tuple(pictures.get(row["id"], ())),
         )
         for row in turns
     )
@@ -266,11 +278,44 @@ def passage_from_row(row: sqlite3.Row) -> Passage:
     try:
         details = dict(json.loads(row["details"]))
     except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"A passage of turn {row['turn_id']} is damaged and cannot be read.",
-            hint="The turn itself is intact.",
-        ) from error
-    return Passage(row["text"], row["source"], row["score"], details)
+        raise _damaged_passage(row) from error
+    return Passage(row["text"], row["source"], row["score"], details, _load_images(row))
+
+
+def _load_images(row: sqlite3.Row) -> tuple[Image, ...]:
+    """Return the images of a row of `passage`, or raise a StoreError."""
+    if row["images"] is None:
+        return ()
+    try:
+        return parse_images(json.loads(as_text(row["images"])))
+    except (ValueError, TypeError, LookupError) as error:
+        raise _damaged_passage(row) from error
+
+
+def parse_images(values: Iterable[Any]) -> tuple[Image, ...]:
+    """Restore images from what their `to_dict` returned.
+
+    Raises:
+        ValueError, TypeError, LookupError: something is no image.
+    """
+    parts = tuple(map(part_from_dict, values))
+    images = tuple(part for part in parts if isinstance(part, Image))
+    if len(images) < len(parts):
+        raise ValueError("a part is no image")
+    return images
+
+
+def dump_images(images: Iterable[Image]) -> str | None:
+    """Convert a passage's images to JSON; None for none."""
+    values = [image.to_dict() for image in images]
+    return _dump_json(values) if values else None
+
+
+def _damaged_passage(row: sqlite3.Row) -> StoreError:
+    return StoreError(
+        f"A passage of turn {row['turn_id']} is damaged and cannot be read.",
+        hint="The turn itself is intact.",
+    )
 
 
 def dump_details(details: Mapping[str, Any]) -> str:

@@ -586,11 +586,16 @@ class Store:
             return queries.load_provenance(db, reply_id)
 
     def save_passages(self, turn_id: int, passages: Iterable[Passage]) -> None:
-        """Save the passages retrieved for a turn, in order, replacing earlier ones.
+        """Save the passages retrieved for a turn, in order, with the bytes of their images,
+        replacing earlier ones.
 
         A score that is not finite is saved as 0.
         """
+        passages = list(passages)
         with self._database.write_transaction() as db:
+            for passage in passages:
+                for content in passage.contents.values():
+                    self._blobs.add(content)
             queries.check_turn(db, turn_id)
             writes.delete_passages(db, turn_id)
             writes.insert_passages(db, turn_id, passages)

@@ -16,6 +16,7 @@ from chatlm.store.rows import (
     current_timestamp,
     dump_calls,
     dump_details,
+    dump_images,
     dump_message_parts,
     dump_plugin_data,
     dump_plugin_names,
@@ -377,7 +378,8 @@ def delete_annotations(
 def insert_passages(db: sqlite3.Connection, turn_id: int, passages: Iterable[Passage]) -> None:
     """Insert the passages of a turn; a score that is not finite becomes 0."""
     db.executemany(
-        "INSERT INTO passage (turn_id, text, source, score, details) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO passage (turn_id, text, source, score, details, images)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
         [
             (
                 turn_id,
@@ -385,6 +387,7 @@ def insert_passages(db: sqlite3.Connection, turn_id: int, passages: Iterable[Pas
                 utf8_safe(p.source),
                 finite_or_none(p.score) or 0.0,
                 dump_details(p.details),
+                dump_images(p.images),
             )
             for p in passages
         ],
@@ -428,8 +431,8 @@ def copy_related_rows(db: sqlite3.Connection, id_map: IdMap) -> None:
     """Copy passages, labels, traces and provenance of the chat a fork was made from."""
     for old, new in id_map.turn_ids.items():
         db.execute(
-            "INSERT INTO passage (turn_id, text, source, score, details)"
-            " SELECT ?2, text, source, score, details FROM passage"
+            "INSERT INTO passage (turn_id, text, source, score, details, images)"
+            " SELECT ?2, text, source, score, details, images FROM passage"
             " WHERE turn_id = ?1 ORDER BY id",
             (old, new),
         )

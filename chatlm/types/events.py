@@ -19,7 +19,7 @@ from chatlm.types.messages import (
     Turn,
     Usage,
 )
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.parts import Image, ToolCall, ToolResult
 
 MAX_TOP_LOGPROBS = 20
 """Maximum of `Request.logprobs`, as in OpenAI's API."""
@@ -243,6 +243,11 @@ class PassagesFound:
     """Retrieval found passages for the turn."""
 
     passages: tuple[Passage, ...]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The passages' pictures."""
+        return tuple(image for passage in self.passages for image in passage.images)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from chatlm.errors import EXIT_INTERRUPTED
 from chatlm.types.parts import (
     Image,
     Part,
+    PreparedImage,
     Reasoning,
     Text,
     ToolCall,
@@ -213,18 +214,38 @@ class Passage:
     """Relevance; higher is better, on the retriever's own scale."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """More from its retriever, as JSON values."""
+    images: tuple[Image, ...] = ()
+    """Pictures that belong to it; see `with_images`."""
+    contents: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """Bytes of `images` by SHA-256 in hex, until they are stored."""
 
     def __post_init__(self) -> None:
         json.dumps(dict(self.details), allow_nan=False)  # fail here rather than when it is saved
 
+    def with_images(self, images: Iterable[PreparedImage]) -> Passage:
+        """Return the passage with more pictures: the user sees them, and a model that reads images.
+
+        Args:
+            images: from `read_image`.
+        """
+        added = {each.image.sha256: each for each in images}
+        return dataclasses.replace(
+            self,
+            images=(*self.images, *(each.image for each in added.values())),
+            contents={**self.contents, **{key: each.content for key, each in added.items()}},
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {
+        """Convert to JSON values; `images` only where there are any."""
+        values = {
             "text": self.text,
             "source": self.source,
             "score": self.score,
             "details": dict(self.details),
         }
+        if self.images:
+            values["images"] = [image.to_dict() for image in self.images]
+        return values
 
 
 @dataclass(frozen=True)
@@ -581,6 +602,8 @@ class Turn:
     plugins have not seen it; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
     """Labels, each with the id of its reply; None for the user's message."""
+    passage_images: tuple[Image, ...] = ()
+    """Pictures of the passages that were retrieved for it."""
 
     @property
     def reply(self) -> Reply | None:
@@ -669,8 +692,9 @@ class Conversation(ConversationHeader):
         return dataclasses.replace(self, turns=turns)
 
     def images(self) -> Iterator[Image]:
-        """Yield the images of all messages and of all versions of replies."""
+        """Yield the images of all messages, retrieved passages and versions of replies."""
         for turn in self.turns:
+            yield from turn.passage_images
             for parts in (turn.user.parts, *(reply.parts for reply in turn.replies)):
                 yield from (part for part in parts if isinstance(part, Image))
 

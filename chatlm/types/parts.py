@@ -15,6 +15,9 @@ stopped the reply, or the program ended while it ran."""
 
 TOOL_OUTCOMES: tuple[ToolOutcome, ...] = get_args(ToolOutcome)
 
+MAX_IMAGES = 20
+"""Maximum number of images of one message, and of the passages for it."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -238,6 +241,17 @@ def text_of(parts: Iterable[Part]) -> str:
 def reasoning_of(parts: Iterable[Part]) -> str:
     """Join the `Reasoning` parts."""
     return "".join(part.text for part in parts if isinstance(part, Reasoning))
+
+
+def merge_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Join `Text` parts that follow each other."""
+    merged: list[Part] = []
+    for part in parts:
+        if isinstance(part, Text) and merged and isinstance(merged[-1], Text):
+            merged[-1] = Text(merged[-1].text + part.text)
+        else:
+            merged.append(part)
+    return tuple(merged)
 
 
 def summarise_parts(parts: Iterable[Part]) -> str:

@@ -147,6 +147,15 @@ class SideChat(Protocol):
         """
         ...
 
+    def check_images(self, images: Sequence[PreparedImage]) -> None:
+        """Refuse images that the model, which is loaded for this, cannot read.
+
+        Raises:
+            UsageError: it cannot; the hint names models here that can.
+            ModelError, OutOfMemoryError: it cannot be loaded.
+        """
+        ...
+
     def request(
         self,
         text: str,

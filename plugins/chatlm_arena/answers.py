@@ -20,6 +20,7 @@ from chatlm import (
     EngineEvent,
     Finished,
     MessageRefused,
+    PreparedImage,
     PromptReady,
     ReplyStep,
     Request,
@@ -59,6 +60,8 @@ class AnswerRequest:
     turn: int
     seed: int | None = None
     """Used if the contestant's set-up has no seed; None lets the engine choose."""
+    images: tuple[PreparedImage, ...] = ()
+    """The message's images."""
 
 
 class AnswerWriter:
@@ -102,7 +105,8 @@ class AnswerWriter:
             return not self.ended
         try:
             self._request = with_default_seed(
-                chat.request(self.answer_request.prompt), self.answer_request.seed
+                chat.request(self.answer_request.prompt, images=self.answer_request.images),
+                self.answer_request.seed,
             )
             self._model = chat.engine.info.model
             for event in chat.events_without_engine(self._request):
@@ -161,7 +165,8 @@ class AnswerWriter:
             return
         try:
             self._request = with_default_seed(
-                chat.request(prompt, self._steps), self.answer_request.seed
+                chat.request(prompt, self._steps, self.answer_request.images),
+                self.answer_request.seed,
             )
         except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
@@ -224,6 +229,7 @@ class AnswerWriter:
             self._text,
             self._stop_reason,
             provenance,
+            images=tuple(each.image for each in answer_request.images),
         )
 
     def _refuse(self, error: ChatlmError) -> None:

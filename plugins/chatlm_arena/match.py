@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
-from chatlm import ChatlmError, SideChats, StopReason, UsageError
-from chatlm_arena.answers import AnswerRequest, AnswerWriter, Seat, stream_answers
-from chatlm_arena.contestants import Contestant, identifying_words, mask_words
+from chatlm import (
+    ChatlmError,
+    PreparedImage,
+    SideChats,
+    StopReason,
+    UsageError,
+    list_installed_models,
+    load_config,
+    one_line,
+)
+from chatlm_arena.answers import (
+    AnswerRequest,
+    AnswerWriter,
+    Seat,
+    name_contestant_in_errors,
+    stream_answers,
+)
+from chatlm_arena.contestants import (
+    MAX_NAME_CHARACTERS,
+    Contestant,
+    identifying_words,
+    mask_words,
+)
 from chatlm_arena.pairing import Pairing, choose_pair
 from chatlm_arena.ratings import EloRules, elo_ratings
-from chatlm_arena.records import HUMAN, SIDES, MatchReply, Side
+from chatlm_arena.records import HUMAN, SIDES, Match, MatchReply, Side
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict, tally_votes, votes_between
 
@@ -53,14 +73,30 @@ class RevealedSide:
 
 
 def choose_contestants(
-    store: ArenaStore, pairing: Pairing, rng: random.Random
+    store: ArenaStore, pairing: Pairing, rng: random.Random, *, with_images: bool = False
 ) -> tuple[Contestant, Contestant]:
     """Choose the contestants of the next match, left and right; the sides are random.
+
+    Args:
+        store: has the contestants.
+        pairing: how they are chosen.
+        rng: draws them and their sides.
+        with_images: whether models that are known to read none are left out.
 
     Raises:
         UsageError: fewer than two can play.
     """
     playable = {c.name: c for c in store.contestants() if c.setup is not None}
+    blind = _without_vision(playable.values()) if with_images else []
+    for each in blind:
+        del playable[each.name]
+    if blind and len(playable) < 2:
+        names = ", ".join(one_line(each.name, MAX_NAME_CHARACTERS) for each in blind)
+        raise UsageError(
+            f"A match with images needs two contestants that read them; these cannot: {names}.",
+            hint="Add a set-up whose model has vision (`chatlm models list` shows which do), or "
+            "send text alone.",
+        )
     if len(playable) < 2:
         raise UsageError(
             "A match needs two contestants.",
@@ -72,6 +108,19 @@ def choose_contestants(
     rng.shuffle(pair)
     one, other = (playable[tuple(playable)[at]] for at in pair)
     return one, other
+
+
+def _without_vision(contestants: Iterable[Contestant]) -> list[Contestant]:
+    """Return those whose models are here and read no images; what others read is known once they
+    are loaded."""
+    here = {each.name: each for each in list_installed_models() if each.installed}
+    default = load_config().model
+
+    def reads_none(contestant: Contestant) -> bool:
+        model = here.get((contestant.setup.model if contestant.setup else "") or default)
+        return model is not None and "images" not in model.abilities
+
+    return [each for each in contestants if reads_none(each)]
 
 
 class LiveMatch:
@@ -97,6 +146,7 @@ class LiveMatch:
         rng: random.Random,
     ) -> None:
         self._store = store
+        self._contestants = left, right
         self._chats = chats
         self._rng = rng
         self._same_seed = same_seed
@@ -107,8 +157,10 @@ class LiveMatch:
         }
         self._identifying_words = identifying_words((left, right))
         self._replies: dict[Side, list[MatchReply]] = {side: [] for side in SIDES}
-        self._match = store.add_match(left, right)
+        self._match: Match
+        """Stored with the first message."""
         self._prompt = ""
+        self._images: tuple[PreparedImage, ...] = ()
         self.turn = -1
         """Index of the newest message; -1 before the first."""
 
@@ -118,25 +170,48 @@ class LiveMatch:
         answered = [len(replies) == self.turn + 1 for replies in self._replies.values()]
         return self.turn >= 0 and all(answered)
 
-    def send(self, text: str) -> Generator[SideUpdate, None, None]:
+    def send(
+        self, text: str, images: Sequence[PreparedImage] = ()
+    ) -> Generator[SideUpdate, None, None]:
         """Send a message to both sides; closing the generator stops them and saves what they wrote.
 
+        Args:
+            text: the message.
+            images: its images.
+
         Raises:
-            UsageError: the text is blank, or the newest message is not answered by both.
+            UsageError: the text is blank, the newest message is not answered by both, or a
+                contestant, which is named, cannot read images.
             ChatlmError: a contestant's set-up does not work.
         """
         if not text.strip():
             raise UsageError("There is nothing to send.", hint="Type a message first.")
+        if self.turn >= 0 and not self.can_vote:
+            raise UsageError("Both sides must answer first.", hint="Let them answer again.")
+        self.check_images(images)
+        if self.turn < 0:
+            self._match = self._store.add_match(*self._contestants)
         if self.turn >= 0:
-            if not self.can_vote:
-                raise UsageError("Both sides must answer first.", hint="Let them answer again.")
             for side in SIDES:
                 reply = self._replies[side][-1]
                 if reply.text.strip():
-                    self._seats[side].chat.add(self._prompt, reply.steps or reply.text)
+                    steps = reply.steps or reply.text
+                    self._seats[side].chat.add(self._prompt, steps, self._images)
         self.turn += 1
-        self._prompt = text
+        self._prompt, self._images = text, tuple(images)
         yield from self._stream_updates()
+
+    def check_images(self, images: Sequence[PreparedImage]) -> None:
+        """Refuse images that a side cannot read; this loads both models.
+
+        Raises:
+            UsageError: one cannot; it names the contestant, and models here that can.
+            ChatlmError: a model cannot be loaded.
+        """
+        for side in SIDES if images else ():
+            seat = self._seats[side]
+            with name_contestant_in_errors(seat.contestant):
+                seat.chat.check_images(images)
 
     def regenerate(self) -> Generator[SideUpdate, None, None]:
         """Let both sides answer the newest message again."""
@@ -173,6 +248,7 @@ class LiveMatch:
                     self._prompt,
                     self.turn,
                     seed if self._same_seed else self._rng.randrange(SEED_LIMIT),
+                    self._images,
                 )
             )
             for side in order
@@ -224,7 +300,9 @@ class LiveMatch:
     def _store_reply(self, side: Side, reply: MatchReply) -> None:
         """Save a reply, unless it was stopped or failed before its first token."""
         if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
-            self._replies[side].append(self._store.add_reply(self._match, side, reply))
+            self._replies[side].append(
+                self._store.add_reply(self._match, side, reply, self._images)
+            )
 
     def _reveal_side(self, side: Side, rating_before: float, rating_after: float) -> RevealedSide:
         contestant, replies = self._seats[side].contestant, self._replies[side]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-from chatlm import ReplyStep, StopReason
+from chatlm import Image, ReplyStep, StopReason
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.votes import Verdict
 
@@ -33,6 +33,8 @@ class MatchReply:
     """Model, adapter, sampling with the seed, tokens and times, as plain values."""
     id: int = 0
     """0 until it is saved."""
+    images: tuple[Image, ...] = ()
+    """The message's images, whose bytes the store has."""
 
     @property
     def has_answer(self) -> bool:

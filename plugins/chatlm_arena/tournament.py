@@ -97,6 +97,8 @@ def _parse_prompt(line: str, location: str) -> TournamentPrompt:
     turns = row.get("turns", [row.get("prompt")])
     if not isinstance(turns, list) or not turns or not all(map(_is_nonblank_text, turns)):
         _reject(location, "has no message")
+    if row.get("images"):
+        _reject(location, "has images, which only matches that you judge yourself have: /arena")
     references = row.get("reference", [])
     references = references if isinstance(references, list) else [references]
     if not all(isinstance(text, str) for text in references):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -169,16 +170,20 @@ def _reject(path: Path, line_number: int, problem: str) -> NoReturn:
 
 JudgedMatches = Iterable[tuple[Ballot, Match]]
 
+FindImage = Callable[[str], bytes]
+"""SHA-256 of an image -> its bytes; such as `ArenaStore.image`."""
 
-def sft_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
+
+def sft_examples(judged: JudgedMatches, find_image: FindImage) -> Iterator[dict[str, Any]]:
     """Yield the better replies as `{"messages": […]}`, for `chatlm adapters train` and TRL's
     SFTTrainer; ties are skipped."""
     for ballot, match in judged:
         if sides := _better_first(ballot, match):
-            yield {"messages": [_user_message(sides[0][0]), *_messages_after_first(sides[0])]}
+            first = _user_message(sides[0][0], find_image)
+            yield {"messages": [first, *_messages_after_first(sides[0], find_image)]}
 
 
-def dpo_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
+def dpo_examples(judged: JudgedMatches, find_image: FindImage) -> Iterator[dict[str, Any]]:
     """Yield `prompt`, `chosen` and `rejected`, each a list of messages, for TRL's DPOTrainer.
 
     For a match with several turns, the prompt is the first message, and chosen and rejected are the
@@ -189,9 +194,9 @@ def dpo_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
             better, worse = sides
             if [reply.text for reply in better] != [reply.text for reply in worse]:
                 yield {
-                    "prompt": [_user_message(better[0])],
-                    "chosen": _messages_after_first(better),
-                    "rejected": _messages_after_first(worse),
+                    "prompt": [_user_message(better[0], find_image)],
+                    "chosen": _messages_after_first(better, find_image),
+                    "rejected": _messages_after_first(worse, find_image),
                 }
 
 
@@ -209,15 +214,25 @@ def _better_first(
     return None
 
 
-def _user_message(reply: MatchReply) -> dict[str, str]:
-    return {"role": "user", "content": reply.prompt}
+def _user_message(reply: MatchReply, find_image: FindImage) -> dict[str, Any]:
+    """Return a message in OpenAI's form, images as data URLs."""
+    if not reply.images:
+        return {"role": "user", "content": reply.prompt}
+    urls = [
+        f"data:{image.media_type};base64,{base64.b64encode(find_image(image.sha256)).decode()}"
+        for image in reply.images
+    ]
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": "user", "content": [*images, {"type": "text", "text": reply.prompt}]}
 
 
-def _messages_after_first(replies: tuple[MatchReply, ...]) -> list[dict[str, str]]:
+def _messages_after_first(
+    replies: tuple[MatchReply, ...], find_image: FindImage
+) -> list[dict[str, Any]]:
     """Return all messages after the first user message."""
     messages = []
     for turn, reply in enumerate(replies):
         if turn:
-            messages.append(_user_message(reply))
+            messages.append(_user_message(reply, find_image))
         messages.append({"role": "assistant", "content": reply.text})
     return messages

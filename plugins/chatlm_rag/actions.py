@@ -22,11 +22,12 @@ PANEL, PICKER, SHEET = "sources", "indices", "sheet"
 """Names of the plugin's panel and screens."""
 
 
-OFF, BUILD, WHY, TEST = "off", "build", "why", "test"
+OFF, BUILD, WHY, TEST, EMBEDDER = "off", "build", "why", "test", "embedder"
 
 
 def rag_command(ui: Ui, argument: str) -> None:
-    """Run `/rag`: select, build, explain or test the chat's index, or turn it off.
+    """Run `/rag`: select, build, explain or test the chat's index, change its embedder, or turn it
+    off.
 
     Args:
         ui: the chat's screen.
@@ -50,6 +51,8 @@ def rag_command(ui: Ui, argument: str) -> None:
         from chatlm_rag import self_test
 
         ui.open_screen(SHEET, self_test.run(ui))
+    elif word == EMBEDDER:
+        change_embedder(ui, rest.strip())
     else:
         choose_index(ui, word)
 
@@ -76,7 +79,7 @@ def source_command(ui: Ui, argument: str) -> None:
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Register both commands."""
-    arguments = f"[NAME|{OFF}|{BUILD} PATH|{WHY}|{TEST}]"
+    arguments = f"[NAME|{OFF}|{BUILD} PATH|{EMBEDDER} MODEL|{WHY}|{TEST}]"
     add(SlashCommand("rag", "answer from your own documents", rag_command, arguments))
     add(SlashCommand("source", "show a source of the reply", source_command, "N"))
 
@@ -138,6 +141,35 @@ def load_index(ui: Ui, name: str) -> None:
         embedding.fetch_embedder(embedder, work)
         work.update(0, None, "loading the embedder")
         preload(name)
+
+
+def change_embedder(ui: Ui, embedder: str) -> None:
+    """Embed the chat's index with another embedder, after telling what it takes.
+
+    Raises:
+        UsageError: the chat uses no index, or no embedder is named.
+        BuildStopped: the user stopped it; the index is as before.
+        ChatlmError: the embedder is unavailable.
+    """
+    name = index_from_plugin_data(ui.state)
+    if not name:
+        raise UsageError("This chat uses no index", hint="Select one: /rag")
+    current = folder.find_index(name).open(manifest.read).embedder.name
+    if not embedder:
+        raise UsageError(
+            f"{name} uses the embedder {current}",
+            hint=f"Choose another one: /rag {EMBEDDER} MODEL. They are in: chatlm models list",
+        )
+    with ui.progress(f"Embedding {name} with {embedder}") as work:
+        if cost := builder.estimate_cost(name, embedder, work):
+            ui.notify(cost.describe())
+        try:
+            builder.change_embedder(name, work, embedder)
+        except BuildStopped as error:
+            hint = f"Continue: /rag {EMBEDDER} {embedder}" if error.hint else ""
+            raise BuildStopped(error.message, hint=hint) from error
+    load_index(ui, name)
+    ui.notify(f"{name} now uses the embedder {embedder}.")
 
 
 def leave_index(ui: Ui) -> None:

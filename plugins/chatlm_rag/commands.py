@@ -189,6 +189,15 @@ _follow_links = click.option(
 _embedder = click.option("--embedder", metavar="MODEL", help="Embedding model to use.")
 
 
+_cut_to = click.option(
+    "--dimension",
+    "cut_to",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Cut vectors to this size, for embedders that allow it.",
+)
+
+
 _tokens = click.option("--tokens", type=int, help="Maximum tokens of a passage.")
 
 
@@ -219,6 +228,7 @@ rag.add_command(calibrate)
 @_exclude
 @_follow_links
 @_embedder
+@_cut_to
 @_tokens
 @_overlap
 @json_option
@@ -229,6 +239,7 @@ def build(
     exclude: tuple[str, ...],
     follow_links: bool,
     embedder: str | None,
+    cut_to: int | None,
     tokens: int | None,
     overlap: int | None,
     as_json: bool,
@@ -253,6 +264,7 @@ def build(
             work,
             embedder=embedder or DEFAULT_EMBEDDER,
             chunking=chunking,
+            cut_to=cut_to or 0,
         )
     formatting.print_build_result(find_index(name), result, as_json)
 
@@ -289,6 +301,7 @@ def add(
 @name_argument
 @click.option("--rebuild", is_flag=True, help="Read and embed everything again.")
 @_embedder
+@_cut_to
 @_tokens
 @_overlap
 @json_option
@@ -296,13 +309,16 @@ def update(
     name: str,
     rebuild: bool,
     embedder: str | None,
+    cut_to: int | None,
     tokens: int | None,
     overlap: int | None,
     as_json: bool,
 ) -> None:
     """Update an index, or continue a build that was stopped.
 
-    Only changed files are read and embedded. A new embedder or passage length needs --rebuild.
+    Only changed files are read and embedded; another embedder (--embedder) embeds all passages
+    again, and a new passage length needs --rebuild. The old index stays in use until the new one
+    is complete.
 
     Example: chatlm rag update notes
     """
@@ -311,14 +327,21 @@ def update(
     from chatlm_rag.index.folder import find_index
 
     chunking = _chunking(tokens, overlap)
-    if not rebuild and (embedder or chunking):
+    if not rebuild and chunking:
         raise UsageError("This changes every passage.", hint="Add --rebuild.")
+    if cut_to and not embedder:
+        raise UsageError("--dimension needs an embedder.", hint="Add --embedder MODEL.")
     with progress_bar() as work:
-        result = (
-            builder.rebuild(name, work, embedder=embedder, chunking=chunking)
-            if rebuild
-            else builder.update(name, work)
-        )
+        if rebuild:
+            result = builder.rebuild(
+                name, work, embedder=embedder, chunking=chunking, cut_to=cut_to or 0
+            )
+        elif embedder:
+            if cost := builder.estimate_cost(name, embedder, work, cut_to or 0):
+                click.echo(cost.describe(), err=True)
+            result = builder.change_embedder(name, work, embedder, cut_to or 0)
+        else:
+            result = builder.update(name, work)
     formatting.print_build_result(find_index(name), result, as_json)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chatlm import load_plugin_settings
@@ -42,9 +41,9 @@ class Settings:
         default=DEFAULT_THRESHOLD,
         metadata={"help": "Least confidence with which passages count as relevant, 0 to 1."},
     )
-    reranker: Path | None = field(
-        default=None,
-        metadata={"help": "Folder of a cross-encoder that reranks the passages."},
+    reranker: str = field(
+        default="",
+        metadata={"help": "Name or folder of a cross-encoder that reranks the passages."},
     )
 
     def __post_init__(self) -> None:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from chatlm.engines import prompt_encoder
+from chatlm.engines import prompt_tokens
 from chatlm.engines.chat_formats import Span
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.model import NativeCache
-from chatlm.engines.prompt_encoder import PromptEncoder, count_message_tokens
+from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.prompt_tokens import count_message_tokens
 from chatlm.errors import ContextTooLong
 from chatlm.types.events import Delta, PromptReady
 from chatlm.types.messages import Message
@@ -48,7 +49,7 @@ def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptEncoder
 
 
 def read_out(tokens: PromptEncoder, messages: Sequence[Message]) -> list[PromptToken]:
-    return list(prompt_encoder.prompt_tokens(tokens, messages, range(len(messages))))
+    return list(prompt_tokens.prompt_tokens(tokens, messages, range(len(messages))))
 
 
 def chat(texts: Sequence[str]) -> list[Message]:

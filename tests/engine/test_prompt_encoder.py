@@ -16,7 +16,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.prompt_encoder import PromptEncoder, _encode_plain
+from chatlm.engines.prompt_encoder import PromptEncoder
+from chatlm.engines.text_encoder import encode_plain
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message, Role
 
@@ -246,7 +247,7 @@ def test_encoding_a_long_text_lets_other_threads_run(tokens: PromptEncoder) -> N
     watcher.start()
     for _ in range(5):  # on a busy machine the other thread may get no processor at first
         turns, encoding = 0, True
-        encoded = _encode_plain(tokens._backend, text)
+        encoded = encode_plain(tokens._backend, text)
         encoding = False
         if turns > 100:
             break

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,8 @@ import chatlm_rag.plugin
 import chatlm_templates.plugin
 from chatlm import (
     ChatlmError,
+    Image,
+    PreparedImage,
     Sampling,
     Setup,
     StopReason,
@@ -23,6 +27,7 @@ from chatlm import (
     ToolResult,
     UsageError,
     hookimpl,
+    read_image,
     tool,
 )
 from chatlm.chat.side_chats import InMemorySideChats
@@ -40,7 +45,10 @@ from chatlm_arena.pairing import Pairing
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.records import SIDES, ImportedVote, MatchReply, Side
 from chatlm_arena.store.store import ArenaStore
+from chatlm_arena.tournament import read_prompts
+from chatlm_arena.vote_files import dpo_examples, sft_examples
 from chatlm_arena.votes import Verdict
+from tests import image_files
 from tests.plugins import rag_chats
 from tests.plugins.arena import HOT, played, two
 
@@ -475,3 +483,84 @@ def test_stopped_in_the_middle_two_models_keep_both_replies(store: ArenaStore) -
     reasons = [r.stop_reason for r in (*kept.left_replies, *kept.right_replies)]
     assert reasons == [StopReason.CANCELLED] * 2
     assert match.can_vote
+
+
+def pictures(*colours: tuple[int, int, int]) -> list[PreparedImage]:
+    return [read_image(image_files.solid_png(colour), "circle.png") for colour in colours]
+
+
+def test_both_get_the_images_in_every_turn_and_they_are_stored(store: ArenaStore) -> None:
+    engine = ScriptedEngine(*["Red."] * 4, images=True)
+    match, (red, blue) = play(store, engine), pictures(image_files.RED, image_files.BLUE)
+    run(match.send("Which colour?", [red]))
+    run(match.send("And this?", [blue]))
+    first, _, third, fourth = engine.requests
+    assert first.messages[-1].parts == (red.image, Text("Which colour?"))
+    for request in (third, fourth):
+        seen = [part for message in request.messages for part in message.parts]
+        assert [part for part in seen if isinstance(part, Image)] == [red.image, blue.image]
+        assert request.image_bytes(red.image) == red.content
+    stored = store.match(1)
+    assert [reply.images for reply in stored.left_replies] == [(red.image,), (blue.image,)]
+    assert stored.left_replies[0].prompt == "Which colour?"
+    assert store.image(blue.image.sha256) == blue.content
+    run(match.regenerate())
+    assert blue.image in engine.requests[-1].messages[-1].parts
+
+
+def test_a_contestant_without_vision_is_named_before_anything_is_sent(store: ArenaStore) -> None:
+    engines = {
+        "one": ScriptedEngine("Red.", images=True),
+        "other": ScriptedEngine("Hm.", "Hm."),
+    }
+    match = two_models(store, engines.__getitem__)
+    with pytest.raises(UsageError, match=r"other could not answer\..*cannot read images"):
+        run(match.send("Which colour?", pictures(image_files.RED)))
+    assert not any(engine.requests for engine in engines.values())
+    with pytest.raises(UsageError, match="no match 1"):
+        store.match(1)
+    assert run(match.send("Which colour?"))["left"] in ("Red.", "Hm.")
+
+
+def test_contestants_known_to_have_no_vision_are_not_chosen_for_images(
+    store: ArenaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = [
+        SimpleNamespace(name="deaf", installed=True, abilities=("tools",)),
+        SimpleNamespace(name="one", installed=True, abilities=("tools", "images")),
+        SimpleNamespace(name="other", installed=False, abilities=()),
+    ]
+    monkeypatch.setattr("chatlm_arena.match.list_installed_models", lambda: here)
+    store.add_contestant("plain", Setup(model="deaf"))
+    for name in ("one", "other"):
+        store.add_contestant(name, Setup(model=name))
+    for seed in range(8):
+        rng = random.Random(seed)
+        pair = choose_contestants(store, Pairing.RANDOM, rng, with_images=True)
+        assert {each.name for each in pair} == {"one", "other"}
+    store.remove_contestant("other")
+    with pytest.raises(UsageError, match="these cannot: plain"):
+        choose_contestants(store, Pairing.RANDOM, random.Random(0), with_images=True)
+
+
+def test_a_better_reply_about_an_image_is_exported_with_it(store: ArenaStore) -> None:
+    engine, (red,) = ScriptedEngine("Red.", "Blue.", images=True), pictures(image_files.RED)
+    match = play(store, engine)
+    run(match.send("Which colour?", [red]))
+    match.vote(Verdict.LEFT, EloRules())
+    judged = [(ballot, store.match(1)) for ballot in store.ballots()]
+    ((first, _),) = [row["messages"] for row in sft_examples(judged, store.image)]
+    url = f"data:image/png;base64,{base64.b64encode(red.content).decode()}"
+    assert first["content"] == [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "Which colour?"},
+    ]
+    (pair,) = dpo_examples(judged, store.image)
+    assert pair["prompt"] == [first]
+
+
+def test_images_in_the_prompts_of_a_tournament_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"prompt": "Which colour?", "images": ["a.png"]}')
+    with pytest.raises(UsageError, match="line 1: it has images"):
+        read_prompts(file)

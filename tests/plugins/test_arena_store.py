@@ -247,7 +247,7 @@ def test_chats_of_lmarena_are_kept_with_their_votes(store: ArenaStore, tmp_path:
     judged = [(ballots[0], store.match(1))]
     user = {"role": "user", "content": "Hi"}
     better, worse = ({"role": "assistant", "content": text} for text in ("Yes", "No"))
-    assert list(vote_files.dpo_examples(judged)) == [
+    assert list(vote_files.dpo_examples(judged, store.image)) == [
         {"prompt": [user], "chosen": [better], "rejected": [worse]}
     ]
     assert store.reply_lengths()[1].tolist() == [3.0]
@@ -267,8 +267,8 @@ def test_examples_to_train_from(store: ArenaStore) -> None:
     user, more = {"role": "user", "content": "Hi?"}, {"role": "user", "content": "Sure?"}
     better = [{"role": "assistant", "content": "cold."}, more]
     better += [{"role": "assistant", "content": "No."}]
-    assert list(vote_files.sft_examples(judged)) == [{"messages": [user, *better]}]
-    (row,) = vote_files.dpo_examples(judged)
+    assert list(vote_files.sft_examples(judged, store.image)) == [{"messages": [user, *better]}]
+    (row,) = vote_files.dpo_examples(judged, store.image)
     assert (row["prompt"], row["chosen"]) == ([user], better)
     assert row["rejected"][0] == {"role": "assistant", "content": "I am hot, at your service."}
 

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 import chatlm_arena.plugin
-from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
+from chatlm import Conversation, Image, Reply, Sampling, Setup, Turn, UsageError
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.testing import ScriptedScreen, scripted_screen
 from chatlm.types.messages import Message
@@ -24,6 +24,7 @@ from chatlm_arena.screens.worker import AnswersEnded, MatchWorker
 from chatlm_arena.settings import Settings
 from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict
+from tests import image_files
 from tests.plugins.arena import HOT, played, two
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, still
@@ -350,8 +351,11 @@ def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     engine = StillEngine("I", " am", " hot.")
     posted: list[TextualMessage] = []
     with store_module.open_arena_store() as store:
-        chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
-        work = MatchWorker(store, chats, Settings(), posted.append, random.Random(3))
+        ui = RememberingUi("arena", engine=engine)
+        chats = ui.side_chats(lambda words: None)
+        work = MatchWorker(
+            store, chats, Settings(), posted.append, random.Random(3), ui.read_message
+        )
         work.stop_event.set()
         work.send("Hello?")
     assert engine.requests == []
@@ -399,3 +403,28 @@ def test_picture_of_the_ratings(
         await until(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
 
     assert snap_compare(CardApp(board), terminal_size=size, run_before=still(steps))
+
+
+async def test_a_message_with_an_image(pair: None, tmp_path: Path) -> None:
+    (tmp_path / "circle.png").write_bytes(image_files.png())
+    seeing = ScriptedEngine("Red.", "Blue.", images=True)
+    shown = ArenaScreen(RememberingUi("arena", engine=seeing), random.Random(3))
+    async with CardApp(shown).run_test() as pilot:
+        await ask(pilot, shown, f"Which colour? @{tmp_path}/circle.png")
+        for name in SIDE_NAMES:
+            assert "[circle.png, 40×20 pixels]\nWhich colour? circle.png" in side(shown, name)
+        image = seeing.requests[0].messages[-1].parts[0]
+        assert isinstance(image, Image)
+        assert image.name == "circle.png"
+
+
+async def test_a_message_with_an_image_that_nobody_reads_comes_back(
+    pair: None, tmp_path: Path
+) -> None:
+    (tmp_path / "circle.png").write_bytes(image_files.png())
+    card, shown, _ = arena("one ", "two")
+    text = f"Which colour? @{tmp_path}/circle.png"
+    async with card.run_test() as pilot:
+        await ask(pilot, shown, text, ArenaState.FIRST_MESSAGE)
+        await until(pilot, lambda: "cannot read images" in notice(shown))
+        assert shown.query_one(Input).value == text

@@ -23,7 +23,13 @@ PLAN = BuildPlan((SOURCE,), "mini", Chunking(100, 20), from_scratch=True)
 
 def test_a_manifest_is_stored_under_fixed_keys() -> None:
     stored = {
-        "embedder": {"name": "mini", "fingerprint": "f00"},
+        "embedder": {
+            "name": "mini",
+            "fingerprint": "f00",
+            "query_prompt": "",
+            "passage_prompt": "",
+            "cut_to": 0,
+        },
         "dimension": 384,
         "chunking": {"tokens": 100, "overlap": 20},
         "sources": [SOURCE_DICT],
@@ -50,6 +56,7 @@ def test_a_plan_is_stored_under_fixed_keys() -> None:
         "embedder": "mini",
         "chunking": {"tokens": 100, "overlap": 20},
         "anew": True,
+        "cut_to": 0,
     }
     assert PLAN.to_dict() == stored
     assert BuildPlan.from_dict(stored) == PLAN

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatlm import ChatlmError, UsageError
+from chatlm import ChatlmError
 from chatlm_rag.index import bm25 as bm25_module
 from chatlm_rag.index.chunks import Chunk
 from chatlm_rag.reading.reader import Reading
 from chatlm_rag.retrieval import relevance
 from chatlm_rag.retrieval.hits import RankedScore, SearchHit
 from chatlm_rag.retrieval.search import Reranker, Shingles, configured_reranker
+from tests import models
 
 TEXTS = ["The stop_reason of a reply.", "Stopping and stopped.", "Über Größe", "…", "reply reply"]
 
@@ -151,14 +152,32 @@ def test_a_cross_encoder_reads_query_and_text_together(cross_encoder: Path) -> N
     assert reranker.scores("which \ud800", ["a"])[0] == reranker.scores("which ?", ["a"])[0]
 
 
-def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_name_the_cross_encoder(
+    home: Path, cross_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert configured_reranker() is None
-    monkeypatch.setenv("CHATLM_RAG_RERANKER", str(home / "nothing"))
+    monkeypatch.setenv("CHATLM_RAG_RERANKER", str(cross_encoder))
     reranker = configured_reranker()
     assert reranker is configured_reranker()
     assert reranker
-    with pytest.raises(UsageError, match="does not contain a cross-encoder"):
-        reranker.scores("a", ["b"])
+    assert reranker.scores("a", ["b"]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ms-marco-minilm-l6-v2", "not on this machine yet"),
+        ("{embedder}", "is not a reranker"),
+        ("/nowhere", "no model folder"),
+    ],
+)
+def test_a_reranker_that_cannot_be_used_is_named(
+    name: str, message: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = name.format(embedder=models.embedder_model())
+    monkeypatch.setenv("CHATLM_RAG_RERANKER", name)
+    with pytest.raises(ChatlmError, match=message):
+        configured_reranker()
 
 
 def test_a_damaged_cross_encoder_is_reported(cross_encoder: Path, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from chatlm import Config, Conversation, Engine, Passage, Sampling, Turn
+from chatlm import Config, Conversation, Engine, Passage, PreparedImage, Sampling, Turn, read_image
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.plugin_host.host import PluginHost
 
@@ -79,6 +80,14 @@ class RememberingUi:
 
     def send(self, text: str) -> None:
         self.calls.append(("send", {"text": text}))
+
+    def read_message(self, text: str) -> tuple[str, tuple[PreparedImage, ...]]:
+        """Images are mentioned as `@PATH`, without spaces."""
+        paths = [Path(word[1:]) for word in text.split() if word.startswith("@")]
+        images = tuple(read_image(path.read_bytes(), path.name) for path in paths)
+        for path in paths:
+            text = text.replace(f"@{path}", path.name)
+        return text, images
 
     def set_chat(
         self,

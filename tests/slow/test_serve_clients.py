@@ -29,6 +29,7 @@ PACKAGES = {
     "litellm_completion": "litellm",
     "llm_models": "llm",
     "ollama_chat": "ollama",
+    "open_webui": "open-webui",
     "openai_chat": "openai",
     "pydantic_agents": "pydantic-ai-slim[openai]",
 }

@@ -12,9 +12,11 @@ import PIL.ImageGrab
 import pytest
 from textual.pilot import Pilot
 
+from chatlm import Passage, hookimpl
 from chatlm.chat.images import read_image
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.screens.image import ImageScreen
@@ -95,6 +97,30 @@ async def test_an_image_of_a_tool_is_drawn_below_its_call() -> None:
     app = make_app(store=store, conversation_id=1, graphics="blocks")
     async with app.run_test() as pilot:
         await until(pilot, lambda: pilot.app.screen.query("ReplyView .picture"))
+
+
+class PlanFinder:
+    """Retrieves a passage with a picture."""
+
+    @hookimpl
+    def retrieve_passages(self) -> list[Passage]:
+        plan = read_image(image_files.png(300, 150), "plan.png")
+        return [Passage("The kitchen is in the north.", "house.md", 0.9).with_images([plan])]
+
+
+async def test_images_of_passages_are_drawn_as_soon_as_they_are_found_and_in_a_saved_chat() -> None:
+    store = Store(None)
+    engine = ScriptedEngine("North.", images=True)
+    app = make_app(engine, store=store, plugins=PluginHost([("plans", PlanFinder())]))
+    async with app.run_test() as pilot:
+        await say(pilot, "Where is the kitchen?")
+        await until(pilot, lambda: [each.image.name for each in blocks(pilot)] == ["plan.png"])
+        await until(pilot, lambda: chat_of(pilot).conversation.turns[-1].reply is not None)
+        await pilot.press("shift+tab", "v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ImageScreen))
+    again = make_app(store=store, conversation_id=1)
+    async with again.run_test() as pilot:
+        await until(pilot, lambda: [each.image.name for each in blocks(pilot)] == ["plan.png"])
 
 
 async def test_the_images_of_a_turn_are_enlarged_with_a_key() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
 from chatlm.chat.attachments import read_text_file
-from chatlm.chat.images import MAX_IMAGES, read_image
+from chatlm.chat.images import read_image
 from chatlm.chat.pdf_pages import parse_ranges
 from chatlm.chat.web_images import MAX_DOWNLOAD_BYTES, fetch_image
 from chatlm.errors import UsageError
+from chatlm.types.parts import MAX_IMAGES
 from tests import image_files
 from tests.image_files import RED
 

@@ -107,6 +107,7 @@ class _ChatlmParser:
                 p.text("source"),
                 p.number("score") or 0.0,
                 _parse_json_values(p, "details"),
+                _parse_images(p),
             )
             for p in turn.object_array("passages")
         ]
@@ -131,6 +132,9 @@ class _ChatlmParser:
             context_policy=_parse_enum(ContextPolicy, turn, "standing", ContextPolicy.AUTO.value),
             summary=turn.text("summary", ""),
             raw_input=turn.text("typed", ""),
+            passage_images=tuple(
+                image for passage in self._passages[number] for image in passage.images
+            ),
         )
 
     def _parse_reply(self, reply: JsonObject, version: int) -> Reply:
@@ -195,6 +199,25 @@ def _parse_parts(fields: JsonObject) -> list[Part]:
     return [parse_part(part) for part in fields.object_array("parts")]
 
 
+def _parse_images(passage: JsonObject) -> tuple[Image, ...]:
+    return tuple(map(_parse_image, passage.object_array("images")))
+
+
+def _parse_image(part: JsonObject) -> Image:
+    try:
+        return Image(
+            part.text("media_type"),
+            part.non_negative_int("width"),
+            part.non_negative_int("height"),
+            part.text("sha256"),
+            part.text("name", ""),
+        )
+    except ValueError as error:
+        if isinstance(error, InvalidChat):
+            raise
+        raise part.error(str(error)) from error
+
+
 def parse_part(part: JsonObject) -> Part:
     """Parse a message part as `to_dict` writes it.
 
@@ -228,18 +251,7 @@ def parse_part(part: JsonObject) -> Part:
         case "file":
             return File(part.text("name"), part.text("text"), part.text("media_type"))
         case "image":
-            try:
-                return Image(
-                    part.text("media_type"),
-                    part.non_negative_int("width"),
-                    part.non_negative_int("height"),
-                    part.text("sha256"),
-                    part.text("name", ""),
-                )
-            except ValueError as error:
-                if isinstance(error, InvalidChat):
-                    raise
-                raise part.error(str(error)) from error
+            return _parse_image(part)
         case _:
             raise part.error(f"type {kind[:40]!r} is unknown")
 

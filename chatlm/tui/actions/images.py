@@ -92,6 +92,6 @@ class ImageActions:
 
 
 def images_of(turn: Turn) -> list[Image]:
-    """Return the images of a turn's message and of its reply."""
-    parts = (*turn.user.parts, *(turn.reply.parts if turn.reply else ()))
-    return [part for part in parts if isinstance(part, Image)]
+    """Return the images of a turn's message, its passages and its reply, each once."""
+    parts = (*turn.user.parts, *turn.passage_images, *(turn.reply.parts if turn.reply else ()))
+    return list(dict.fromkeys(part for part in parts if isinstance(part, Image)))

@@ -29,6 +29,7 @@ from chatlm.types.events import (
     MessageAnnotated,
     MessageRewritten,
     Notice,
+    PassagesFound,
     Prefill,
     PromptReady,
     ReplyStarted,
@@ -102,6 +103,11 @@ class LiveTurn:
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
                     self.view.show_annotations(labels)
+            case PassagesFound(images=images):
+                if self.turn is not None:
+                    self.turn = dataclasses.replace(self.turn, passage_images=images)
+                if self.view is not None:
+                    await self.view.show_passage_images(images)
             case ReplyStarted(reply=reply):
                 self.reply = reply
                 last = reply.parts[-1] if reply.parts else None
@@ -208,6 +214,7 @@ log = logging.getLogger(__name__)
 PROGRESS_EVENTS = (
     TurnStarted
     | MessageRewritten
+    | PassagesFound
     | TurnWithdrawn
     | MessageAnnotated
     | ReplyStarted

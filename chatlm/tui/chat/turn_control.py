@@ -33,6 +33,7 @@ from chatlm.types.events import (
     ApprovalNeeded,
     MessageRewritten,
     Notice,
+    PassagesFound,
     ToolQuestion,
     TurnStarted,
     TurnWithdrawn,
@@ -156,6 +157,10 @@ class TurnControl:
             case MessageRewritten(turn=turn):
                 live.chat.update_turn(turn)
                 await live.apply_event(message.event)
+            case PassagesFound():
+                await live.apply_event(message.event)
+                if live.turn is not None:
+                    live.chat.update_turn(live.turn)
             case TurnWithdrawn():
                 await self._withdraw_turn(live, message.event)
             case Notice(text=text, topic=topic):

@@ -129,6 +129,8 @@ class TurnView(Vertical, can_focus=True):
         yield Static(self._message_content(), classes="user")
         for image in self._message_images:
             yield ImageBlock(image, by_user=True)
+        for image in self._passage_images:
+            yield ImageBlock(image)
         author = Static(self._author_content(self.turn.reply), classes="author")
         author.display = self.turn.reply is not None
         yield author
@@ -154,6 +156,13 @@ class TurnView(Vertical, can_focus=True):
         annotations = tuple((None, label) for label in labels)
         self.turn = dataclasses.replace(self.turn, annotations=annotations)
         self._update_message()
+
+    async def show_passage_images(self, images: tuple[Image, ...]) -> None:
+        """Show the pictures of passages that were just retrieved."""
+        shown = self._passage_images
+        self.turn = dataclasses.replace(self.turn, passage_images=images)
+        new = [ImageBlock(image) for image in self._passage_images if image not in shown]
+        await self.mount(*new, before=self.query_exactly_one(".author"))
 
     async def begin_reply(self, reply: Reply) -> None:
         """Show a reply that is about to stream."""
@@ -301,6 +310,12 @@ class TurnView(Vertical, can_focus=True):
     @property
     def _message_images(self) -> list[Image]:
         return [part for part in self.turn.user.parts if isinstance(part, Image)]
+
+    @property
+    def _passage_images(self) -> list[Image]:
+        """Pictures of passages, each once, without those that the user attached."""
+        images = dict.fromkeys(self.turn.passage_images)
+        return [image for image in images if image not in self._message_images]
 
     def _message_content(self) -> Content:
         """The user's text, attached parts, a note if a plugin rewrote it, and labels."""

@@ -447,6 +447,11 @@ class Attachments:
         whole = unfold(replace_mentions(text, files))
         return OutgoingMessage(whole, (*gone, *files), self._sources)
 
+    def message_of(self, text: str) -> OutgoingMessage:
+        """Return the message that a text without pastes stands for; call it in any thread."""
+        files = self._find(text)
+        return OutgoingMessage(replace_mentions(text, files), tuple(files), self._sources)
+
     @property
     def is_reading_message(self) -> bool:
         """Whether the files of a message are being read."""

@@ -429,6 +429,10 @@ class Composer(DraftArea):
             raise UsageError("This is a command", hint=commands.DOUBLE_SLASH_HINT)
         return self._attachments.outgoing_message(meaning, self.unfold)
 
+    def message_of(self, text: str) -> OutgoingMessage:
+        """Return what would be sent for another text than the composer's; call it in any thread."""
+        return self._attachments.message_of(text)
+
     def action_send(self) -> None:
         """Post the message, after reading its files, or the command; ignore a blank text."""
         self.close_completion()

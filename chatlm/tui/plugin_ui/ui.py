@@ -17,6 +17,7 @@ from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.services import Services
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 
 MAX_NOTICE_LENGTH = 1000
@@ -137,6 +138,12 @@ class PluginUi:
         """Send a message."""
         _require_type(text, str)
         self._host.call_in_ui_thread(partial(self._chat.turns.send_message, text))
+
+    def read_message(self, text: str) -> tuple[str, tuple[PreparedImage, ...]]:
+        """Return what the composer would send for a text."""
+        _require_type(text, str)
+        whole = self._chat.composer.message_of(text).read()
+        return whole.text, whole.images
 
     def set_chat(
         self,

@@ -153,8 +153,9 @@ def export(format_: str, judge: str, path: Path | None) -> None:
             for ballot in store.ballots(judge)
             if ballot.match_id is not None
         ]
-    to_examples = vote_files.sft_examples if format_ == "sft" else vote_files.dpo_examples
-    lines = [json.dumps(row, ensure_ascii=path is None) + "\n" for row in to_examples(judged)]
+        to_examples = vote_files.sft_examples if format_ == "sft" else vote_files.dpo_examples
+        examples = to_examples(judged, store.image)
+        lines = [json.dumps(row, ensure_ascii=path is None) + "\n" for row in examples]
     if path is None:
         sys.stdout.writelines(lines)
         return

@@ -25,7 +25,7 @@ from chatlm_arena.actions import LEADERBOARD_SCREEN
 from chatlm_arena.match import RevealedSide
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.records import SIDES, Side
-from chatlm_arena.screens.worker import AnswersEnded, MatchWorker, SideUpdated, Voted
+from chatlm_arena.screens.worker import AnswersEnded, MatchWorker, MessageRead, SideUpdated, Voted
 from chatlm_arena.settings import Settings
 from chatlm_arena.store import store
 from chatlm_arena.votes import Verdict
@@ -88,7 +88,12 @@ class ArenaScreen(Screen[None]):
         self._store = store.open_arena_store()
         self._chats = ui.side_chats(self._post_loading)
         self._match_worker = MatchWorker(
-            self._store, self._chats, settings, self.post_message, rng or random.SystemRandom()
+            self._store,
+            self._chats,
+            settings,
+            self.post_message,
+            rng or random.SystemRandom(),
+            ui.read_message,
         )
         self.state = ArenaState.FIRST_MESSAGE
         self.keys_armed = False
@@ -204,9 +209,18 @@ class ArenaScreen(Screen[None]):
             return
         self._prompt = text
         field.clear()
-        for side in SIDES:
-            self._pane(side).show_prompt(text)
         self._start_answers(text)
+
+    @on(MessageRead)
+    def _handle_message_read(self, event: MessageRead) -> None:
+        """Show the message and a line for each of its images."""
+        event.stop()
+        lines = [
+            f"[{one_line(image.name or image.media_type, 60)}, {image.width}×{image.height} pixels]"
+            for image in event.images
+        ]
+        for side in SIDES:
+            self._pane(side).show_prompt("\n".join([*lines, event.text]))
 
     @on(SideUpdated)
     def _handle_side_updated(self, event: SideUpdated) -> None:
@@ -230,6 +244,8 @@ class ArenaScreen(Screen[None]):
             self.query_one(Input).value = self._prompt
         elif play.can_vote:
             self._enter_state(ArenaState.VOTING)
+            if event.error is not None:  # the message was not sent
+                self.query_one(Input).value = self._prompt
         else:
             self._enter_state(ArenaState.VOTING)
             self._show_status(
@@ -401,7 +417,8 @@ def empty_sides(names: Sequence[str]) -> tuple[str, str]:
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return (
         f"Two of these answer, without their names: {shown}.",
-        f"You vote for the better answer; the votes make the ratings.\n\n{setups}",
+        "You vote for the better answer; the votes make the ratings. @photo.png in a message "
+        f"attaches an image.\n\n{setups}",
     )
 
 

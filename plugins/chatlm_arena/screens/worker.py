@@ -11,7 +11,7 @@ from threading import Event
 
 from textual.message import Message
 
-from chatlm import ChatlmError, SideChats
+from chatlm import ChatlmError, Image, PreparedImage, SideChats
 from chatlm_arena.match import LiveMatch, RevealedSide, SideUpdate, choose_contestants
 from chatlm_arena.pairing import Pairing
 from chatlm_arena.ratings import EloRules
@@ -28,6 +28,14 @@ class SideUpdated(Message):
     """A side's reply has grown or ended."""
 
     side_update: SideUpdate
+
+
+@dataclass
+class MessageRead(Message):
+    """What a message mentions was read."""
+
+    text: str
+    images: tuple[Image, ...]
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Voted(Message):
 
 PostMessage = Callable[[Message], object]
 
+ReadMessage = Callable[[str], tuple[str, tuple[PreparedImage, ...]]]
+
 
 class MatchWorker:
     """Chooses contestants and lets them answer; one call at a time, in a thread.
@@ -60,6 +70,7 @@ class MatchWorker:
         settings: the plugin's settings.
         post_message: called with each message for the screen.
         rng: draws contestants, sides and seeds.
+        read_message: returns the text and the images of a message; see `chatlm.Ui`.
     """
 
     def __init__(
@@ -69,24 +80,36 @@ class MatchWorker:
         settings: Settings,
         post_message: PostMessage,
         rng: random.Random,
+        read_message: ReadMessage,
     ) -> None:
         self.store = store
         self._chats = chats
         self._settings = settings
         self._post_message = post_message
         self._rng = rng
+        self._read_message = read_message
         self.live_match: LiveMatch | None = None
         """The current match; None before its first message."""
         self.stop_event = Event()
         """Set to stop the current or the next call; cleared by the caller before it starts one."""
 
     def send(self, text: str) -> None:
-        """Send a message to both sides; the first one starts a match."""
-        self._run_stream(lambda: self._current_match().send(text))
+        """Read what a message mentions and send it to both sides; the first one starts a match."""
+
+        def open_stream() -> Generator[SideUpdate, None, None]:
+            whole, images = self._read_message(text)
+            match = self.live_match or self._new_match(with_images=bool(images))
+            match.check_images(images)
+            self.live_match = match
+            self._post_message(MessageRead(whole, tuple(each.image for each in images)))
+            return match.send(whole, images)
+
+        self._run_stream(open_stream)
 
     def regenerate(self) -> None:
         """Let both sides answer again."""
-        self._run_stream(lambda: self._current_match().regenerate())
+        if self.live_match is not None:
+            self._run_stream(self.live_match.regenerate)
 
     def vote(self, verdict: Verdict, elo_rules: EloRules) -> None:
         """Save a verdict on the match."""
@@ -96,17 +119,16 @@ class MatchWorker:
         except ChatlmError as error:
             self._post_message(Voted(verdict, error=error))
 
-    def _current_match(self) -> LiveMatch:
-        if self.live_match is None:
-            pair = choose_contestants(self.store, Pairing(self._settings.pairing), self._rng)
-            self.live_match = LiveMatch(
-                self.store,
-                self._chats,
-                *pair,
-                same_seed=self._settings.same_seed,
-                rng=self._rng,
-            )
-        return self.live_match
+    def _new_match(self, *, with_images: bool) -> LiveMatch:
+        pairing = Pairing(self._settings.pairing)
+        pair = choose_contestants(self.store, pairing, self._rng, with_images=with_images)
+        return LiveMatch(
+            self.store,
+            self._chats,
+            *pair,
+            same_seed=self._settings.same_seed,
+            rng=self._rng,
+        )
 
     def _run_stream(self, open_stream: Callable[[], Generator[SideUpdate, None, None]]) -> None:
         error = None

@@ -105,4 +105,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             SELECT raise(ABORT, 'votes are never changed');
         END""",
     ),
+    (
+        # JSON of the images of the message, NULL for none; each is stored once, by its hash
+        "ALTER TABLE reply ADD COLUMN images TEXT",
+        "CREATE TABLE image (sha256 TEXT PRIMARY KEY, content BLOB NOT NULL)",
+    ),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from chatlm import Setup, StopReason, UsageError, load_config
+from chatlm import Image, PreparedImage, Setup, StopReason, UsageError, load_config
 from chatlm_arena.contestants import Contestant, is_same_setup
 from chatlm_arena.golden import GoldenChat
 from chatlm_arena.records import SIDES, Ballot, Exchanges, Judgement, Match, MatchReply, Side
@@ -219,8 +220,8 @@ def insert_reply(
     cursor = db.execute(
         """
         INSERT INTO reply
-            (contestant_id, run_id, item, turn, prompt, text, stop_reason, made_by, created)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            (contestant_id, run_id, item, turn, prompt, text, stop_reason, made_by, created, images)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         (
             reply.contestant_id,
@@ -232,6 +233,7 @@ def insert_reply(
             reply.stop_reason.value,
             json.dumps(dict(reply.provenance)),
             utc_now(),
+            json.dumps([image.to_dict() for image in reply.images]) if reply.images else None,
         ),
     )
     return cursor.lastrowid or 0
@@ -247,6 +249,19 @@ def to_reply(row: sqlite3.Row) -> MatchReply:
         stop_reason=StopReason(row["stop_reason"]),
         provenance=json.loads(row["made_by"]),
         id=row["id"],
+        images=tuple(map(_to_image, json.loads(row["images"] or "[]"))),
+    )
+
+
+def _to_image(values: Mapping[str, Any]) -> Image:
+    return Image(**{name: value for name, value in values.items() if name != "type"})
+
+
+def insert_images(db: sqlite3.Connection, images: Iterable[PreparedImage]) -> None:
+    """Store the bytes of images, each once."""
+    db.executemany(
+        "INSERT OR IGNORE INTO image (sha256, content) VALUES (?, ?)",
+        [(each.image.sha256, each.content) for each in images],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from chatlm import Database, Setup, UsageError, data_dir
+from chatlm import Database, PreparedImage, Setup, UsageError, data_dir
 from chatlm_arena.contestants import Contestant, validate_name
 from chatlm_arena.golden import GoldenChat
 from chatlm_arena.records import HUMAN, Ballot, ImportedVote, Judgement, Match, MatchReply, Side
@@ -166,12 +166,34 @@ class ArenaStore:
                 match_id = rows.insert_match(db, left.id, right.id, run_id, item)
             return Match(match_id, left, right)
 
-    def add_reply(self, match: Match, side: Side, reply: MatchReply) -> MatchReply:
-        """Save the reply of one side; it replaces an earlier one to the same message."""
+    def add_reply(
+        self, match: Match, side: Side, reply: MatchReply, images: Iterable[PreparedImage] = ()
+    ) -> MatchReply:
+        """Save the reply of one side; it replaces an earlier one to the same message.
+
+        Args:
+            match: its match.
+            side: which side's.
+            reply: the reply.
+            images: the images of its message, with their bytes.
+        """
         with self._database.write_transaction() as db:
+            rows.insert_images(db, images)
             stored = reply.with_id(rows.insert_reply(db, reply))
             rows.insert_seat(db, match.id, side, stored)
             return stored
+
+    def image(self, sha256: str) -> bytes:
+        """Return the bytes of an image of a match.
+
+        Raises:
+            UsageError: they are missing.
+        """
+        with self._database.read_transaction() as db:
+            row = db.execute("SELECT content FROM image WHERE sha256 = ?", (sha256,)).fetchone()
+        if row is None:
+            raise UsageError(f"The image {sha256[:12]}… of a match is missing.")
+        return bytes(row["content"])
 
     def seat_replies(
         self, match: Match, left: Sequence[MatchReply], right: Sequence[MatchReply]

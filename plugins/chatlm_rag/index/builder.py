@@ -9,13 +9,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from chatlm import ProgressReporter, UsageError
+from chatlm import ProgressReporter, UsageError, human_bytes
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import checkpoint, folder, manifest
-from chatlm_rag.index.chunks import Chunking
-from chatlm_rag.index.embedding import DEFAULT_EMBEDDER, fetch_embedder, find_index_embedder
+from chatlm_rag.index.chunks import Chunking, ChunkReader
+from chatlm_rag.index.embedding import (
+    DEFAULT_EMBEDDER,
+    Embedder,
+    LocalEmbedder,
+    fetch_embedder,
+    find_index_embedder,
+)
 from chatlm_rag.index.folder import IndexFolder
 from chatlm_rag.index.manifest import BuildPlan, Manifest
 from chatlm_rag.index.writer import BuildStopped, check_cancelled, write_index
@@ -56,6 +63,7 @@ def build(
     *,
     embedder: str = DEFAULT_EMBEDDER,
     chunking: Chunking | None = None,
+    cut_to: int = 0,
 ) -> BuildResult:
     """Build a new index, or continue a build that was stopped.
 
@@ -65,6 +73,7 @@ def build(
         work: receives the progress in bytes of the files to read; may cancel.
         embedder: name of the embedding model, downloaded if missing.
         chunking: chunk size; None for the default.
+        cut_to: size to which vectors are cut (Matryoshka); 0 for the whole.
 
     Raises:
         UsageError: the name is taken or invalid, a source does not exist, or none of them contains
@@ -79,7 +88,8 @@ def build(
             hint=f"Update it: chatlm rag update {name}\nOr delete it: chatlm rag remove {name}",
         )
     with _hold_lock(index):
-        return _build(index, BuildPlan(sources, embedder, chunking or Chunking()), work)
+        plan = BuildPlan(sources, embedder, chunking or Chunking(), cut_to=cut_to)
+        return _build(index, plan, work)
 
 
 def add(name: str, sources: tuple[Source, ...], work: ProgressReporter) -> BuildResult:
@@ -112,6 +122,7 @@ def rebuild(
     *,
     embedder: str | None = None,
     chunking: Chunking | None = None,
+    cut_to: int = 0,
 ) -> BuildResult:
     """Rebuild an index from its sources without reusing chunks.
 
@@ -120,6 +131,7 @@ def rebuild(
         work: receives the progress; may cancel.
         embedder: name of a new embedding model; None keeps the current one.
         chunking: new chunk size; None keeps the current one.
+        cut_to: size to which the new embedder's vectors are cut; 0 for the whole.
 
     Raises:
         ChatlmError: as `build`.
@@ -128,9 +140,107 @@ def rebuild(
     with _hold_lock(index):
         plan = _current_plan(index)
         new = BuildPlan(
-            plan.sources, embedder or plan.embedder, chunking or plan.chunking, from_scratch=True
+            plan.sources,
+            embedder or plan.embedder,
+            chunking or plan.chunking,
+            from_scratch=True,
+            cut_to=cut_to if embedder else plan.cut_to,
         )
         return _build(index, new, work)
+
+
+@dataclass(frozen=True)
+class EmbeddingCost:
+    """What it takes to embed an index with another embedder."""
+
+    embedder: str
+    passages: int
+    seconds: float
+    """Estimated from a sample."""
+    bytes: int
+    """Size of the vectors."""
+
+    def describe(self) -> str:
+        """Describe it in a sentence or two."""
+        return (
+            f"Embedding {self.passages:,} passages with {self.embedder} takes about "
+            f"{_describe_duration(self.seconds)} and {human_bytes(self.bytes)}. The index stays as "
+            "it is until then, also if you stop."
+        )
+
+
+def _describe_duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def estimate_cost(
+    name: str, embedder: str, work: ProgressReporter, cut_to: int = 0
+) -> EmbeddingCost | None:
+    """Estimate what it takes to embed an index with another embedder, by embedding a sample.
+
+    Args:
+        name: of the index.
+        embedder: name of the new embedding model, downloaded if missing.
+        work: receives the progress; may cancel.
+        cut_to: size to which vectors are cut (Matryoshka); 0 for the whole.
+
+    Returns:
+        None if the index uses this embedder already, or is not complete.
+
+    Raises:
+        ChatlmError: the index is damaged, or the embedder is unavailable.
+    """
+    index = folder.find_index(name)
+    local = fetch_embedder(embedder, work, cut_to)
+    if index.current() is None or index.open(manifest.read).embedder == local.record:
+        return None
+
+    def read_sample(version: Path) -> tuple[list[str], int]:
+        chunks = ChunkReader(version)
+        step = max(len(chunks) // _COST_SAMPLE, 1)
+        places = range(0, len(chunks), step)[:_COST_SAMPLE]
+        return [chunks[place].indexed_text for place in places], len(chunks)
+
+    with folder.wrap_read_errors(name):
+        texts, passages = index.open(read_sample)
+    work.update(0, None, "estimating the time")
+    model = Embedder(local.folder, local.record)
+    model.embed(texts[:1])  # loads it
+    start = time.perf_counter()
+    vectors = model.embed(texts)
+    seconds = (time.perf_counter() - start) * passages / len(texts)
+    return EmbeddingCost(local.record.name, passages, seconds, passages * vectors.shape[1] * 4)
+
+
+_COST_SAMPLE = 32
+"""Passages that are embedded for an estimate: a second or two."""
+
+
+def change_embedder(
+    name: str, work: ProgressReporter, embedder: str, cut_to: int = 0
+) -> BuildResult:
+    """Embed an index with another embedder, or keep the current one after a change was stopped.
+
+    The current version stays in use until the new one is complete.
+
+    Args:
+        name: of the index.
+        work: receives the progress; may cancel, and `update` then continues.
+        embedder: name of the embedding model, downloaded if missing.
+        cut_to: size to which vectors are cut (Matryoshka); 0 for the whole.
+
+    Raises:
+        ChatlmError: as `build`.
+    """
+    index = folder.find_index(name)
+    embedder = fetch_embedder(embedder, work, cut_to).record.name
+    with _hold_lock(index):
+        plan = replace(_current_plan(index), embedder=embedder, cut_to=cut_to)
+        if index.current() and index.open(manifest.read).plan == plan:
+            index.delete_partial()
+        return _build(index, plan, work)
 
 
 def _current_plan(index: IndexFolder) -> BuildPlan:
@@ -170,8 +280,9 @@ def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> Build
     embedder = (
         find_index_embedder(index.name, old.embedder)
         if old
-        else fetch_embedder(plan.embedder, work)
+        else fetch_embedder(plan.embedder, work, plan.cut_to)
     )
+    _check_length(embedder, plan.chunking)
     checkpoint.write_plan(index.partial, plan, embedder.record)
     try:
         written = write_index(index, embedder, plan.chunking, changes.files, work, old)
@@ -199,5 +310,24 @@ def _reusable_manifest(index: IndexFolder, plan: BuildPlan) -> Manifest | None:
     if plan.from_scratch or not index.current():
         return None
     old = index.open(manifest.read)
-    same = (old.embedder.name, old.chunking) == (plan.embedder, plan.chunking)
+    same = (old.embedder.name, old.embedder.cut_to, old.chunking) == (
+        plan.embedder,
+        plan.cut_to,
+        plan.chunking,
+    )
     return old if same else None
+
+
+def _check_length(embedder: LocalEmbedder, chunking: Chunking) -> None:
+    """Check that an embedder reads whole passages.
+
+    Raises:
+        UsageError: it would cut them off.
+    """
+    limit = embedder.token_limit
+    if limit is not None and chunking.tokens > limit - 2:  # two special tokens
+        raise UsageError(
+            f"{embedder.record.name} reads {limit:,} tokens at most, so it would not see the end "
+            f"of passages of {chunking.tokens:,} tokens.",
+            hint=f"Choose shorter ones, such as --tokens {limit * 3 // 4}, or another embedder.",
+        )

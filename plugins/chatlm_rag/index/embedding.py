@@ -1,13 +1,16 @@
 """Find or download an embedding model, and embed texts and queries with it.
 
-sentence-transformers takes seconds to import, so it is imported when the first text is embedded.
+sentence-transformers reads how a model pools, truncates and prompts from the model's own files. The
+catalogue adds prompts that only a model's card names. Its import takes seconds, so it is imported
+when the first text is embedded.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -17,12 +20,13 @@ from chatlm import (
     ModelLocation,
     ProgressReporter,
     UsageError,
+    embedder_facts,
     ensure_model,
     find_model,
     fingerprint_weights,
 )
 from chatlm_rag.documents.document import replace_surrogates
-from chatlm_rag.json_fields import get_str
+from chatlm_rag.json_fields import get_int, get_str
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +45,21 @@ class EmbedderRecord:
     """Name of the model in chatlm's catalogue."""
     fingerprint: str
     """Hash of its weights."""
+    query_prompt: str = ""
+    """Text before each query; empty for that of the model's files, if any."""
+    passage_prompt: str = ""
+    """Text before each passage; empty for that of the model's files, if any."""
+    cut_to: int = 0
+    """Size to which its vectors are cut (Matryoshka); 0 for the whole."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
+            "query_prompt": self.query_prompt,
+            "passage_prompt": self.passage_prompt,
+            "cut_to": self.cut_to,
         }
 
     @classmethod
@@ -59,6 +72,9 @@ class EmbedderRecord:
         return cls(
             name=get_str(values, "name"),
             fingerprint=get_str(values, "fingerprint"),
+            query_prompt=get_str(values, "query_prompt", ""),
+            passage_prompt=get_str(values, "passage_prompt", ""),
+            cut_to=get_int(values, "cut_to", 0),
         )
 
 
@@ -84,20 +100,48 @@ class LocalEmbedder:
             )
         return path
 
+    @property
+    def token_limit(self) -> int | None:
+        """Tokens of a text that it reads, with special tokens and prompt; None for no limit."""
+        for file, key in (
+            ("sentence_bert_config.json", "max_seq_length"),
+            ("config.json", "max_position_embeddings"),
+        ):
+            limit = _read_json(self.folder / file).get(key)
+            if isinstance(limit, int) and limit > 0:
+                return limit
+        return None
 
-def fetch_embedder(name: str, work: ProgressReporter) -> LocalEmbedder:
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    """Return the object in a file; empty if there is none."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def fetch_embedder(name: str, work: ProgressReporter, cut_to: int = 0) -> LocalEmbedder:
     """Find an embedder, and download it if it is missing.
 
+    Args:
+        name: of the catalogue, of the hub or a folder.
+        work: receives the progress of the download; may cancel.
+        cut_to: size to which its vectors are cut; 0 for the whole.
+
     Raises:
+        UsageError: its vectors cannot be cut to that size.
         ChatlmError: it is unknown, cannot be downloaded, or the user stopped it.
     """
+    _check_cut(name, cut_to)
 
     def report(stage: str, done: int, total: int | None) -> None:
         work.update(done, total, f"downloading the embedder {name} ({stage})")
 
     _being_fetched.append(name)
     try:
-        return _local_embedder(ensure_model(name, report, lambda: work.cancelled))
+        return _local_embedder(ensure_model(name, report, lambda: work.cancelled), cut_to)
     finally:
         _being_fetched.remove(name)
 
@@ -131,23 +175,47 @@ def find_index_embedder(index_name: str, record: EmbedderRecord) -> LocalEmbedde
         ChatlmError: it is missing, or the model of that name has other weights.
     """
     embedder = find_embedder(record.name)
-    if embedder.record != record:
+    if embedder.record.fingerprint != record.fingerprint:
         raise ChatlmError(
             f"The index {index_name} was built with other weights of {record.name} than the "
             "installed ones.",
             hint=f"Rebuild it: chatlm rag update {index_name} --rebuild",
         )
-    return embedder
+    return replace(embedder, record=record)
 
 
-def _local_embedder(location: ModelLocation) -> LocalEmbedder:
+def _check_cut(name: str, cut_to: int) -> None:
+    """Check that an embedder of the catalogue may be cut to a size.
+
+    Raises:
+        UsageError: its card does not name that size.
+    """
+    facts = embedder_facts(name)
+    if not cut_to or facts is None or cut_to in facts.shorter:
+        return
+    sizes = ", ".join(map(str, facts.shorter))
+    raise UsageError(
+        f"The vectors of {name} cannot be cut to {cut_to} numbers.",
+        hint=f"They can be cut to {sizes}." if sizes else "It has one size only.",
+    )
+
+
+def _local_embedder(location: ModelLocation, cut_to: int = 0) -> LocalEmbedder:
     if location.kind != "embedder":
         raise UsageError(
             f"{location.name} is a {location.kind} model, not an embedder.",
             hint="List the embedders: chatlm models list",
         )
+    facts = embedder_facts(location.name)
     return LocalEmbedder(
-        location.folder, EmbedderRecord(location.name, fingerprint_weights(location.folder))
+        location.folder,
+        EmbedderRecord(
+            location.name,
+            fingerprint_weights(location.folder),
+            facts.query_prompt if facts else "",
+            facts.passage_prompt if facts else "",
+            cut_to,
+        ),
     )
 
 
@@ -165,13 +233,15 @@ class Embedder:
     It is loaded on first use; each method raises `ChatlmError` if that fails.
 
     Args:
-        folder: a sentence-transformers model with safetensors weights. The name of the folder is
-            the name of the embedder.
+        folder: a sentence-transformers or model2vec model with safetensors weights. The name of
+            the folder is the name of the embedder.
+        record: the prompts and the size of the vectors; None for those of the model's files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record: EmbedderRecord | None = None) -> None:
         self.name = folder.name
         self._folder = folder
+        self._record = record or EmbedderRecord(folder.name, "")
         self._lock = Lock()
         self._loaded: SentenceTransformer | None = None
 
@@ -225,7 +295,7 @@ class Embedder:
     def _model(self) -> Iterator[SentenceTransformer]:
         with self._lock:
             if self._loaded is None:
-                self._loaded = _load(self._folder)
+                self._loaded = _load(self._folder, self._record)
             yield self._loaded
 
 
@@ -269,8 +339,9 @@ def load_quietly(message: str, hint: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(folder: Path) -> SentenceTransformer:
-    if not (folder / "modules.json").is_file():
+def _load(folder: Path, record: EmbedderRecord) -> SentenceTransformer:
+    is_static = _read_json(folder / "config.json").get("model_type") == "model2vec"
+    if not (is_static or (folder / "modules.json").is_file()):
         raise ChatlmError(
             f"The model in {folder} is not an embedder.",
             hint="An embedder's folder has a modules.json. List the models: chatlm models list",
@@ -280,10 +351,25 @@ def _load(folder: Path) -> SentenceTransformer:
         f"Check it: chatlm models verify {folder.name}",
     ):
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-        return SentenceTransformer(
-            str(folder),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
+        if is_static:
+            table = StaticEmbedding.load(str(folder), local_files_only=True)
+            model = SentenceTransformer(modules=[table], device="cpu")
+        else:
+            model = SentenceTransformer(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+    prompts = {"query": record.query_prompt, "document": record.passage_prompt}
+    model.prompts |= {name: prompt for name, prompt in prompts.items() if prompt}
+    size = model.get_embedding_dimension() or 0
+    if record.cut_to > size:
+        raise UsageError(
+            f"The vectors of {record.name} have {size} numbers and cannot be cut to "
+            f"{record.cut_to}."
         )
+    model.truncate_dim = record.cut_to or model.truncate_dim
+    return model

@@ -35,6 +35,8 @@ class BuildPlan:
     chunking: Chunking
     from_scratch: bool = False
     """Whether to reuse nothing of the old index."""
+    cut_to: int = 0
+    """Size to which vectors are cut (Matryoshka); 0 for the whole."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -43,6 +45,7 @@ class BuildPlan:
             "embedder": self.embedder,
             "chunking": self.chunking.to_dict(),
             "anew": self.from_scratch,
+            "cut_to": self.cut_to,
         }
 
     @classmethod
@@ -57,6 +60,7 @@ class BuildPlan:
             embedder=get_str(values, "embedder"),
             chunking=Chunking.from_dict(values["chunking"]),
             from_scratch=bool(values.get("anew", False)),
+            cut_to=get_int(values, "cut_to", 0),
         )
 
 
@@ -124,7 +128,9 @@ class Manifest:
     @property
     def plan(self) -> BuildPlan:
         """The plan that builds this index."""
-        return BuildPlan(self.sources, self.embedder.name, self.chunking)
+        return BuildPlan(
+            self.sources, self.embedder.name, self.chunking, cut_to=self.embedder.cut_to
+        )
 
     @property
     def chunk_count(self) -> int:

@@ -141,7 +141,7 @@ class IndexWriter:
         self.embedded = 0
         self._reader = DocumentReader(lambda: check_cancelled(work))
         self._chunker = Chunker(embedder.tokenizer, chunking)
-        self._queue = _EmbeddingQueue(self.vector_cache, embedder.folder, work)
+        self._queue = _EmbeddingQueue(self.vector_cache, embedder, work)
 
     def write_chunks(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
         """Write the chunks of all files and yield the record of each file."""
@@ -199,13 +199,13 @@ class _EmbeddingQueue:
     """Queue of chunks without a vector, embedded in windows of `EMBED_WINDOW`."""
 
     def __init__(
-        self, vector_cache: VectorCache, embedder_folder: Path, work: ProgressReporter
+        self, vector_cache: VectorCache, embedder: LocalEmbedder, work: ProgressReporter
     ) -> None:
         self.total_bytes = 0
         """Total size of the files to read."""
         self.embedded = 0
         self._vector_cache = vector_cache
-        self._embedder_folder = embedder_folder
+        self._local = embedder
         self._work = work
         self._embedder: Embedder | None = None
         self._pending: dict[bytes, tuple[int, str]] = {}
@@ -251,7 +251,7 @@ class _EmbeddingQueue:
             from chatlm_rag.index.embedding import Embedder
 
             self._work.update(self._reported_bytes, self.total_bytes, "loading the embedder")
-            self._embedder = Embedder(self._embedder_folder)
+            self._embedder = Embedder(self._local.folder, self._local.record)
         texts = [text for _, text in self._pending.values()]
         vectors = self._embedder.embed(texts, progress=self._report_embedded)
         self._vector_cache.add(list(self._pending), vectors)

@@ -17,11 +17,11 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, cast
 
-from chatlm import ChatlmError, UsageError, load_plugin_settings
+from chatlm import ChatlmError, UsageError, find_model, load_plugin_settings
 from chatlm_rag.documents.document import replace_surrogates
 from chatlm_rag.index import bm25, checksums, embedding, manifest, vectors
 from chatlm_rag.index.chunks import ChunkReader
-from chatlm_rag.index.embedding import Embedder, load_quietly
+from chatlm_rag.index.embedding import Embedder, EmbedderRecord, load_quietly
 from chatlm_rag.index.folder import IndexFolder, find_index, wrap_read_errors
 from chatlm_rag.index.manifest import Manifest
 from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
@@ -89,9 +89,8 @@ class Index:
         def opener(folder: Path) -> Index:
             index_manifest = manifest.read(folder)
             checksums.check(folder)
-            embedder = _shared_embedder(
-                embedding.find_index_embedder(index_folder.name, index_manifest.embedder).folder
-            )
+            local = embedding.find_index_embedder(index_folder.name, index_manifest.embedder)
+            embedder = _shared_embedder(local.folder, local.record)
             chunks = ChunkReader(folder)
             vector_index, bm25_index = vectors.load(folder), bm25.load(folder)
             if {len(chunks), len(vector_index), len(bm25_index)} != {index_manifest.chunk_count}:
@@ -208,9 +207,9 @@ def _rerank(query: str, hits: list[SearchHit], reranker: Reranker) -> Iterator[S
 
 
 @cache
-def _shared_embedder(folder: Path) -> Embedder:
+def _shared_embedder(folder: Path, record: EmbedderRecord) -> Embedder:
     """Return one embedder for all indices that use it, since it is large."""
-    return Embedder(folder)
+    return Embedder(folder, record)
 
 
 def _ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -302,9 +301,23 @@ class Reranker:
 
 
 def configured_reranker() -> Reranker | None:
-    """Return the reranker from the settings; None if there is none."""
-    folder = load_plugin_settings("rag", Settings).reranker
-    return _shared_reranker(folder) if folder else None
+    """Return the reranker from the settings; None if there is none.
+
+    Raises:
+        ChatlmError: it is not on this machine, or it is no reranker.
+    """
+    name = load_plugin_settings("rag", Settings).reranker
+    return _shared_reranker(_find_reranker(name)) if name else None
+
+
+def _find_reranker(name: str) -> Path:
+    location = find_model(name)
+    if location.kind != "reranker":
+        raise UsageError(
+            f"{name} is not a reranker: a cross-encoder that gives one score.",
+            hint="Choose one, such as ms-marco-minilm-l6-v2, as plugins.rag.reranker, or unset it.",
+        )
+    return location.folder
 
 
 @cache
@@ -313,9 +326,7 @@ def _shared_reranker(folder: Path) -> Reranker:
 
 
 def _load_cross_encoder(folder: Path) -> CrossEncoder:
-    hint = "plugins.rag.reranker is the folder of the cross-encoder; unset it to use none."
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder} does not contain a cross-encoder.", hint=hint)
+    hint = "plugins.rag.reranker names the cross-encoder; unset it to use none."
     with load_quietly(f"The cross-encoder in {folder} cannot be loaded", hint):
         from sentence_transformers import CrossEncoder
 
@@ -367,13 +378,13 @@ def get_open_index(name: str) -> OpenIndex:
 
 
 def preload(name: str) -> None:
-    """Open an index and load its embedder and the reader, so that the next search starts at once.
+    """Open an index and load its models, so that the next search starts at once.
 
     Raises:
-        ChatlmError: the index cannot be opened, or one of these cannot be loaded.
+        ChatlmError: the index cannot be opened, or one of the models cannot be loaded.
     """
     index = get_open_index(name).index
-    index.confidence("", index.search("", 1))
+    index.confidence("", index.search("", 1, configured_reranker()))
 
 
 def preload_in_background(name: str) -> None:
