@@ -123,7 +123,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def fetch_embedder(name: str, work: ProgressReporter, cut_to: int = 0) -> LocalEmbedder:
-    """Find an embedder, and download it if it is missing.
+    """Find an embedder, and download it if it is missing; also the one that the reader is based on.
 
     Args:
         name: of the catalogue, of the hub or a folder.
@@ -136,12 +136,18 @@ def fetch_embedder(name: str, work: ProgressReporter, cut_to: int = 0) -> LocalE
     """
     _check_cut(name, cut_to)
 
+    if name != DEFAULT_EMBEDDER:
+        _fetch(DEFAULT_EMBEDDER, work)  # which reads what the search finds
+    return _local_embedder(_fetch(name, work), cut_to)
+
+
+def _fetch(name: str, work: ProgressReporter) -> ModelLocation:
     def report(stage: str, done: int, total: int | None) -> None:
         work.update(done, total, f"downloading the embedder {name} ({stage})")
 
     _being_fetched.append(name)
     try:
-        return _local_embedder(ensure_model(name, report, lambda: work.cancelled), cut_to)
+        return ensure_model(name, report, lambda: work.cancelled)
     finally:
         _being_fetched.remove(name)
 
