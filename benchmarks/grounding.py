@@ -45,6 +45,7 @@ from chatlm.hub.jobs import ignore_progress as silent_pull
 from chatlm.plugin_host.host import PluginHost
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder
+from chatlm_rag.index.folder import all_indices
 from chatlm_rag.retrieval import citations, extractive, grounding, prompting
 from chatlm_rag.retrieval.search import get_open_index
 
@@ -93,7 +94,10 @@ def build(collection: Collection, cache: Path) -> str:
     if not corpus.is_file() or corpus.read_text(encoding="utf-8") != text:
         corpus.write_text(text, encoding="utf-8")
     name = collection.name.replace("_", "-")
-    builder.build(name, (Source(str(corpus)),), silent)
+    if name in [index.name for index in all_indices()]:
+        builder.update(name, silent)
+    else:
+        builder.build(name, (Source(str(corpus)),), silent)
     return name
 
 

@@ -161,12 +161,13 @@ def annotate_message(
     from chatlm_rag.retrieval import prompting
 
     if message.role == "assistant" and prompting.has_index_passages(passages):
-        from chatlm_rag.retrieval import citations
+        from chatlm_rag.retrieval import citations, extractive
 
         turn = conversation.turns[-1]
         omitted = _omitted_passages.pop(turn.id, 0)
+        readings = extractive.try_to_read(turn.display_text, passages)
         annotations = citations.reply_annotations(
-            message.text, passages, omitted, turn.display_text
+            message.text, passages, omitted, turn.display_text, readings
         )
         is_quoted = turn.reply is not None and turn.reply.plugin == PLUGIN
         return [citations.QUOTED_ANSWER, *annotations] if is_quoted else annotations

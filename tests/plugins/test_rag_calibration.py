@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chatlm import ChatlmError, UsageError
-from chatlm.cli.main import main
+from chatlm_rag.commands import rag
 from chatlm_rag.index import builder
 from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval import calibration, grounding
@@ -40,7 +40,7 @@ def documents(tmp_path: Path) -> Iterator[Path]:
 
 
 def calibrate(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["rag", "calibrate", *arguments])
+    return CliRunner().invoke(rag, ["calibrate", *arguments], catch_exceptions=False)
 
 
 def test_a_threshold_keeps_most_and_refuses_most() -> None:
@@ -85,13 +85,15 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     empty, asked = tmp_path / "empty.txt", tmp_path / "asked.txt"
     empty.write_text("\n \n")
     asked.write_text("\n".join(ANSWERABLE))
-    assert "Name a file: --questions FILE" in calibrate(NAME).stderr
-    assert "has no question" in calibrate(NAME, "--questions", str(empty)).stderr
-    missing = calibrate(NAME, "--questions", str(tmp_path / "none.txt"))
-    assert "none.txt cannot be read" in missing.stderr
-    shipped = calibrate("manual", "--questions", str(asked))
-    assert "comes with chatlm and cannot be changed" in shipped.stderr
-    assert {missing.exit_code, shipped.exit_code} == {2}
+    with pytest.raises(UsageError, match="no questions to fit") as refused:
+        calibrate(NAME)
+    assert refused.value.hint == "Name a file: --questions FILE"
+    with pytest.raises(UsageError, match="has no question"):
+        calibrate(NAME, "--questions", str(empty))
+    with pytest.raises(UsageError, match=r"none\.txt cannot be read"):
+        calibrate(NAME, "--questions", str(tmp_path / "none.txt"))
+    with pytest.raises(UsageError, match="comes with chatlm and cannot be changed"):
+        calibrate("manual", "--questions", str(asked))
 
 
 @pytest.mark.usefixtures("documents")

@@ -48,7 +48,8 @@ def test_passages_that_give_other_numbers_for_the_same_are_found() -> None:
 
 def test_they_are_named_under_the_reply() -> None:
     other = passage("The rent is 1,350 euros.")
-    found = reply_annotations("It is 99 euros [1].", [LEASE, other], 0, "How much is the rent?")
+    readings = [reading("The rent is 1,200 euros."), reading("The rent is 1,350 euros.")]
+    found = reply_annotations("It is 99 euros [1].", [LEASE, other], 0, "Rent?", readings)
     labels = {label.name: label.value for label in found}
     assert labels["unknown"] == "99: in no passage"
     assert labels["[1], [2]"] == "the passages disagree: 1200 against 1350"

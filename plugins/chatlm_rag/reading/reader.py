@@ -99,14 +99,12 @@ class Reader:
         self, network: ReaderNetwork, layout: WindowLayout, keys: Sequence[tuple[str, str, str]]
     ) -> list[Reading]:
         """Read passages that are not cached."""
-        parts = [tuple(statements(text)) for _, _, text in keys]
+        parts = [tuple(statements(replace_surrogates(text))) for _, _, text in keys]
         windows: list[tuple[int, Window]] = [
             (number, window)
             for number, ((question, title, _), found) in enumerate(zip(keys, parts, strict=True))
             for window in layout.windows(
-                replace_surrogates(question),
-                replace_surrogates(title),
-                list(map(replace_surrogates, found)),
+                replace_surrogates(question), replace_surrogates(title), found
             )
         ]
         scores = [[float("-inf")] * len(found) for found in parts]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 160
 """Tokens of a window; the reader was trained on windows of this length."""
 
-MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, MAX_STATEMENT_TOKENS = 48, 16, 96
+MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, MAX_STATEMENT_TOKENS = 48, 16, 92
 """The rest is cut off."""
 
 MAX_REPEATED_TOKENS = 40

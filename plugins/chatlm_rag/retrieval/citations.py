@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from chatlm import Annotation, Passage, one_line
 from chatlm_rag import PLUGIN
 from chatlm_rag.index.bm25 import stems
-from chatlm_rag.retrieval.extractive import read_passages
+from chatlm_rag.reading.reader import Reading
 from chatlm_rag.retrieval.facts import MAX_NAMED, disagreements, unknown_facts
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.sentences import split_sentences
@@ -100,7 +100,11 @@ def support_score(sentence: str, passage: str) -> float:
 
 
 def reply_annotations(
-    reply: str, passages: Sequence[Passage], omitted: int = 0, question: str = ""
+    reply: str,
+    passages: Sequence[Passage],
+    omitted: int = 0,
+    question: str = "",
+    readings: Sequence[Reading] = (),
 ) -> list[Annotation]:
     """Return the annotations of a reply.
 
@@ -112,9 +116,7 @@ def reply_annotations(
         passages: retrieved for it; may be empty.
         omitted: number of passages, from the last, that were left out of the prompt.
         question: the question that it answers.
-
-    Raises:
-        ChatlmError: the reader cannot be loaded.
+        readings: how well the statements of the passages answer the question.
     """
     read = passages[: len(passages) - omitted]
     annotations = [_annotation(check, read) for check in check_citations(reply, read)]
@@ -122,9 +124,9 @@ def reply_annotations(
         return annotations
     if not annotations:
         annotations = [Annotation(PLUGIN, "sources", NO_SUPPORT)]
-    if unknown := unknown_facts(reply, question, read):
+    if unknown := unknown_facts(reply, question, passages):
         annotations.append(Annotation(PLUGIN, "unknown", _list_facts(unknown)))
-    for each in disagreements(read_passages(question, read)):
+    for each in disagreements(readings[: len(read)]):
         values = one_line(" against ".join(each.values), 60)
         annotations.append(
             Annotation(PLUGIN, f"[{each.first}], [{each.second}]", f"{DISAGREE}: {values}")

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatlm import Engine, Message, Passage, Request, Turn, load_plugin_settings
+from chatlm import ChatlmError, Engine, Message, Passage, Request, Turn, load_plugin_settings
 from chatlm_rag import PLUGIN
 from chatlm_rag.reading.answer_types import type_evidence
 from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
@@ -85,6 +85,14 @@ def read_passages(question: str, passages: Sequence[Passage]) -> list[Reading]:
     return shared_reader().read(
         question, [(reading_title(origin_of(each).place), each.text) for each in passages]
     )
+
+
+def try_to_read(question: str, passages: Sequence[Passage]) -> list[Reading]:
+    """Return what `read_passages` does; nothing if the reader is not on this machine any more."""
+    try:
+        return read_passages(question, passages)
+    except ChatlmError:
+        return []
 
 
 def select_quotes(question: str, passages: Sequence[Passage]) -> list[Quote]:

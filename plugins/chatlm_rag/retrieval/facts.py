@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Z][\w’'-]*(?:\s+[A-Z][\w’'-]*)*")
 
 _WORD = re.compile(r"\w+")
 
-_CITATION = re.compile(r"\[[\d\s,]+\]")
+_CITATION_OR_LINK = re.compile(r"\[[\d\s,]+\]|(?<=\])\([^)\s]*\)")
 
 _LANGUAGES_WITH_CAPITAL_NOUNS = frozenset({"de"})
 
@@ -53,7 +53,7 @@ def unknown_facts(reply: str, question: str, passages: Sequence[Passage]) -> lis
     numbers = set(map(_plain_number, NUMBER.findall(known)))
     words = {word.casefold() for word in _WORD.findall(known)}
     unknown: dict[str, None] = {}
-    text = _CITATION.sub(" ", reply)
+    text = _CITATION_OR_LINK.sub(" ", reply)
     for number in NUMBER.findall(text):
         if _plain_number(number) not in numbers:
             unknown[number] = None

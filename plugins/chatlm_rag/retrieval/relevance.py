@@ -134,4 +134,5 @@ def threshold_curve(
 
 def calibrate(answerable: Sequence[float]) -> float:
     """Return the highest threshold that accepts `TARGET_KEPT_RATE` of the answerable questions."""
-    return sorted(answerable)[int((1 - TARGET_KEPT_RATE) * len(answerable))]
+    left_out = len(answerable) - math.ceil(TARGET_KEPT_RATE * len(answerable))
+    return sorted(answerable)[left_out]
