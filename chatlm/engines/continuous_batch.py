@@ -125,7 +125,9 @@ class LocalBatch:
         if self._active:
             decoding = min(self._decode_seconds, default=0.0)
             limit = max(PREFILL_SECONDS, PREFILL_STEPS * decoding)
-            end = time.perf_counter() + limit
+            # where the newest step waited for a processor, prompts wait as much longer
+            delay = self._decode_seconds[-1] - decoding if self._decode_seconds else 0.0
+            end = time.perf_counter() + max(limit - delay, limit / 4)
         # blocks that wait at their readers' first pauses are read at once, where the model can
         for index in list(self._prefilling):
             if index not in self._paused and self._advance(index, end, events, to_pause=True):
