@@ -30,6 +30,7 @@ from benchmarks.retrieval import EMBEDDER, link_models
 from chatlm import ensure_model
 from chatlm_rag.reading.answer_types import type_evidence
 from chatlm_rag.retrieval import relevance
+from chatlm_rag.retrieval.extractive import covered_share
 from chatlm_rag.retrieval.search import get_open_index
 
 PASSAGES = 3
@@ -43,6 +44,8 @@ class Choice:
     score: float
     """The reader's."""
     typed: int
+    covered: float
+    """The share of the question's words in it."""
     passage: float
     """The fused score of its passage."""
     right: bool
@@ -121,6 +124,7 @@ def cases(collection: Collection, name: str) -> Iterator[Case]:
                 Choice(
                     score,
                     type_evidence(asked.text, statement),
+                    covered_share(asked.text, statement),
                     hit.score,
                     hit.chunk.source == asked.document
                     and any(holds(normalize(statement), answer) for answer in asked.answers),
@@ -131,11 +135,24 @@ def cases(collection: Collection, name: str) -> Iterator[Case]:
             yield Case(collection.name, answerable, evidence, tuple(choices))
 
 
-def quoted(case: Case, typed: float, passage: float, gap: float, most: int) -> tuple[bool, int]:
-    """Return whether the quotes hold an answer, and how many there are."""
+def quoted(
+    case: Case, weights: tuple[float, float, float], gap: float, most: int
+) -> tuple[bool, int]:
+    """Return whether the quotes hold an answer, and how many there are.
+
+    Args:
+        case: the question.
+        weights: of the kind of answer, the question's words and the passage.
+        gap: how much lower than the best score another may be.
+        most: limit of the quotes.
+    """
+    typed, covered, passage = weights
     ranked = sorted(
         (
-            (each.score + typed * each.typed + passage * each.passage, each.right)
+            (
+                each.score + typed * each.typed + covered * each.covered + passage * each.passage,
+                each.right,
+            )
             for each in case.choices
         ),
         key=lambda pair: -pair[0],
@@ -195,25 +212,23 @@ def choose(found: Sequence[Case]) -> None:
     """Print how many quotes hold the answer of the questions whose passages do."""
     answered = [case for case in found if any(choice.right for choice in case.choices)]
     names = list(dict.fromkeys(case.collection for case in answered))
-    print(f"\n{'type, passage, gap, most':<26}" + "".join(f"{n:>14}" for n in names) + "   quotes")
-    for typed, passage, gap, most in itertools.product(
-        (0.0, 0.5, 1.0), (0.0, 4.0), (1.5, 3.0, 99.0), (1, 2, 3)
+    head = "type, words, passage, gap, most"
+    print(f"\n{head:<34}" + "".join(f"{name:>14}" for name in names) + "   quotes")
+    for typed, covered, passage, gap, most in itertools.product(
+        (0.0, 0.5), (0.0, 2.0, 4.0, 6.0), (0.0, 6.0), (2.0, 3.0), (2, 3)
     ):
-        if most == 1 and gap != 3.0:
-            continue
         row, length = [], 0
         for name in names:
             results = [
-                quoted(case, typed, passage, gap, most)
+                quoted(case, (typed, covered, passage), gap, most)
                 for case in answered
                 if case.collection == name
             ]
-            row.append(np.mean([right for right, _ in results]))
+            row.append(float(np.mean([right for right, _ in results])))
             length += sum(count for _, count in results)
-        label = f"{typed}, {passage}, {gap}, {most}"
-        print(
-            f"{label:<26}" + "".join(f"{v:>14.3f}" for v in row) + f"{length / len(answered):>9.2f}"
-        )
+        label = f"{typed}, {covered}, {passage}, {gap}, {most}"
+        cells = "".join(f"{value:>14.3f}" for value in row)
+        print(f"{label:<34}{cells}{length / len(answered):>9.2f}")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,7 +48,9 @@ class WindowLayout:
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._cls, self._sep = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+        self._cls, self._sep = (
+            cast(int, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")
+        )
 
     def windows(self, question: str, title: str, statements: Sequence[str]) -> list[Window]:
         """Return the windows of a passage; each statement is in at least one.

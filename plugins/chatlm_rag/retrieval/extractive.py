@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from chatlm import ChatlmError, Engine, Message, Passage, Request, Turn, load_plugin_settings
 from chatlm_rag import PLUGIN
+from chatlm_rag.index.bm25 import stems
 from chatlm_rag.reading.answer_types import type_evidence
 from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
 from chatlm_rag.retrieval.hits import origin_of
@@ -25,16 +26,18 @@ SMALL_MODEL_WEIGHTS = 500_000_000
 """By default, models with fewer parameters quote."""
 
 
-MAX_QUOTES = 2
+MAX_QUOTES = 3
 """Limit for the quoted statements."""
 
 
 MAX_GAP = 3.0
-"""A second statement is quoted if its score is at most this much lower than the best."""
+"""Another statement is quoted if its score is at most this much lower than the best."""
 
 
-TYPE_WEIGHT = 0.5
-"""Added to the score of a statement that names what the question asks for, such as a date."""
+TYPE_WEIGHT, COVERAGE_WEIGHT, PASSAGE_WEIGHT = 0.5, 4.0, 6.0
+"""Weights beside the reader's log-odds: of naming what the question asks for, such as a date; of
+the share of the question's words in the statement; of the score of the passage. They were chosen
+with `benchmarks.relevance_fit`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Quote:
     """Number of the passage, from 1."""
     text: str
     score: float
-    """How well it answers the question: the reader's log-odds, and the kind of answer."""
+    """How well it answers the question: the reader's log-odds and more, see `answer_score`."""
 
 
 def answer_with_quotes(
@@ -87,6 +90,29 @@ def read_passages(question: str, passages: Sequence[Passage]) -> list[Reading]:
     )
 
 
+def answer_score(question: str, statement: str, log_odds: float, passage_score: float) -> float:
+    """Return how well a statement answers a question.
+
+    Args:
+        question: to answer.
+        statement: of a passage.
+        log_odds: the reader's score.
+        passage_score: the fused score of its passage, 0 to 1.
+    """
+    return (
+        log_odds
+        + TYPE_WEIGHT * type_evidence(question, statement)
+        + COVERAGE_WEIGHT * covered_share(question, statement)
+        + PASSAGE_WEIGHT * passage_score
+    )
+
+
+def covered_share(question: str, statement: str) -> float:
+    """Return the share of the question's words, by their stems, that a statement has, 0 to 1."""
+    asked = set(stems(question))
+    return len(asked & set(stems(statement))) / max(len(asked), 1)
+
+
 def try_to_read(question: str, passages: Sequence[Passage]) -> list[Reading]:
     """Return what `read_passages` does; nothing if the reader is not on this machine any more."""
     try:
@@ -103,7 +129,7 @@ def select_quotes(question: str, passages: Sequence[Passage]) -> list[Quote]:
     """
     ranked = sorted(
         (
-            Quote(number, text, score + TYPE_WEIGHT * type_evidence(question, text))
+            Quote(number, text, answer_score(question, text, score, passages[number - 1].score))
             for number, reading in enumerate(read_passages(question, passages), start=1)
             for text, score in zip(reading.statements, reading.scores, strict=True)
         ),
