@@ -48,7 +48,7 @@ LLAVA_TEMPLATE = (
 )
 """In the form of LLaVA's."""
 
-_TEXT: dict[str, Any] = {
+TEXT_SIZES: dict[str, Any] = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 2048,
     "initializer_range": 0.2,
@@ -112,7 +112,7 @@ def idefics3(
     )  # fmt: skip
     make: Any = transformers.Idefics3Config
     config = make(
-        text_config={"model_type": "llama", **_TEXT, "vocab_size": len(tokenizer), **text},
+        text_config={"model_type": "llama", **TEXT_SIZES, "vocab_size": len(tokenizer), **text},
         vision_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 4, "image_size": image_size, "patch_size": 7,
@@ -150,7 +150,7 @@ def gemma3(text: Mapping[str, Any]) -> tuple[Any, Any]:
     make: Any = transformers.Gemma3Config
     config = make(
         text_config={
-            **_TEXT, "vocab_size": len(tokenizer), "sliding_window": 24,
+            **TEXT_SIZES, "vocab_size": len(tokenizer), "sliding_window": 24,
             "query_pre_attn_scalar": 12, "num_hidden_layers": 3,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], **text,
         },
@@ -207,7 +207,7 @@ def _qwen(name: str, vision: Mapping[str, Any], text: Mapping[str, Any]) -> tupl
     number = tokenizer.convert_tokens_to_ids
     config = getattr(transformers, f"{name}Config")(
         text_config={
-            **_TEXT, "vocab_size": len(tokenizer),
+            **TEXT_SIZES, "vocab_size": len(tokenizer),
             "rope_parameters": {
                 "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2],
             }, **text,

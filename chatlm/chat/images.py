@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 from chatlm.config.paths import check_regular_file
 from chatlm.errors import UsageError
 from chatlm.hub.disk import human_bytes
-from chatlm.store.blobs import MAX_IMAGE_BYTES
+from chatlm.store.blobs import MAX_IMAGE_BYTES, MAX_PIXELS
 from chatlm.text import one_line
 from chatlm.types.messages import Message
 from chatlm.types.parts import Image, Part, PreparedImage, Text
 
 if TYPE_CHECKING:
     import PIL.Image
-
-MAX_PIXELS = 64_000_000
-"""Maximum pixels of an image; decoded it takes up to four bytes for each."""
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".heic", ".heif", ".avif"}

@@ -85,7 +85,8 @@ def build_request(
             logprobs=logprobs,
             tools=tuple(tools),
             tool_choice=tool_choice if tools else "auto",
-            images=with_contents(images or {}, passages),
+            # a store without images may get some from tools before they are read
+            images=with_contents({} if images is None else images, passages),
         ),
         conversation=conversation,
         turn=turn,

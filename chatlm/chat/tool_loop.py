@@ -10,12 +10,12 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chatlm.chat.images import read_image
 from chatlm.chat.tool_run import RunningTool, ToolEnvironment
 from chatlm.chat.tool_set import OfferedTool, ToolSet, data_folder, with_chat_tools
 from chatlm.chat.untrusted_text import find_copies, mark_messages, texts_from_outside
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
-from chatlm.store.blobs import describe_image
 from chatlm.store.store import Store
 from chatlm.text import one_line
 from chatlm.types.events import (
@@ -30,7 +30,7 @@ from chatlm.types.events import (
     ToolStarted,
 )
 from chatlm.types.messages import Conversation, Message, Passage, Reply, StopReason, Turn, Usage
-from chatlm.types.parts import Image, Part, ToolCall, ToolResult
+from chatlm.types.parts import MAX_IMAGES, Image, Part, ToolCall, ToolResult
 from chatlm.types.tools import ToolOutput, parse_arguments
 
 log = logging.getLogger(__name__)
@@ -300,13 +300,16 @@ class ToolLoop:
             return _error(tool.call, text, "stopped", tool.seconds), ()
         text = output.text
         images: list[Image] = []
-        for content in output.images:
-            image = describe_image(content)
-            if image is None:
-                text += "\n[An image that cannot be read was left out.]"
+        for content in output.images[:MAX_IMAGES]:
+            try:
+                prepared = read_image(content, "A file of the tool")
+            except UsageError as error:
+                text += f"\n[{error.message}; it was left out.]"
             else:
-                images.append(image)
-                self._new_images.append(content)
+                images.append(dataclasses.replace(prepared.image, name=""))
+                self._new_images.append(prepared.content)
+        if more := output.images[MAX_IMAGES:]:
+            text += f"\n[{len(more):,} more images were left out.]"
         if images:
             text += f"\n[{len(images)} image{'s' * (len(images) > 1)}, shown to the user]"
         if output.passages:

@@ -45,11 +45,8 @@ class OfferedTool:
 
     tool: Tool
     plugin: str
-
-    @property
-    def group(self) -> str:
-        """The name that stands for it and others."""
-        return self.tool.group or self.plugin
+    group: str
+    """The name that stands for it and others."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +190,22 @@ class ToolSet:
 
 
 def find_tools(plugins: TurnPlugins) -> dict[str, OfferedTool]:
-    """Ask the plugins for their tools; of two with one name the first is taken."""
+    """Ask the plugins for their tools; of two with one name the first is taken.
+
+    A rule for a group must never be about tools of another plugin. So a group whose name a plugin
+    before has for a group or a tool gets its plugin's name before it, such as `mcp-files`.
+    """
     found: dict[str, OfferedTool] = {}
+    owners: dict[str, str] = {}
     for plugin, (tool,) in plugins.collect("register_tools"):
-        found.setdefault(tool.name, OfferedTool(tool, plugin))
+        if tool.name in found:
+            continue
+        group = tool.group or plugin
+        if owners.setdefault(group, plugin) != plugin:
+            group = f"{plugin}-{group}"
+            owners.setdefault(group, plugin)
+        owners.setdefault(tool.name, plugin)
+        found[tool.name] = OfferedTool(tool, plugin, group)
     return dict(sorted(found.items()))
 
 

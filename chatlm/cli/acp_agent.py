@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from acp import InitializeResponse, NewSessionResponse, PromptResponse
     from acp.interfaces import Client
     from acp.schema import (
+        CloseSessionResponse,
         ListSessionsResponse,
         LoadSessionResponse,
         PermissionOption,
+        ResumeSessionResponse,
         ToolCallUpdate,
+        ToolKind,
     )
 
 T = TypeVar("T")
@@ -127,15 +130,22 @@ class EditorAgent:
             Implementation,
             PromptCapabilities,
             SessionCapabilities,
+            SessionCloseCapabilities,
             SessionListCapabilities,
+            SessionResumeCapabilities,
         )
 
         return InitializeResponse(
             protocol_version=min(protocol_version, PROTOCOL_VERSION),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
-                prompt_capabilities=PromptCapabilities(embedded_context=True),
-                session_capabilities=SessionCapabilities(list=SessionListCapabilities()),
+                # whether the model reads images is known once it is loaded; others refuse them
+                prompt_capabilities=PromptCapabilities(image=True, embedded_context=True),
+                session_capabilities=SessionCapabilities(
+                    list=SessionListCapabilities(),
+                    resume=SessionResumeCapabilities(),
+                    close=SessionCloseCapabilities(),
+                ),
             ),
             agent_info=Implementation(name="chatlm", version=version()),
         )
@@ -155,16 +165,38 @@ class EditorAgent:
         """Open the chat of an earlier session, and send the editor all that was said."""
         from acp.schema import LoadSessionResponse
 
-        if session_id in self._sessions:
-            raise _invalid("this session is open already")
-        chat_id = next((c for c, known, _ in self._saved_sessions() if known == session_id), None)
-        if chat_id is None:
-            raise _invalid("there is no such session")
+        chat_id = self._saved_chat(session_id)
         chat = self._store.conversation(chat_id)
         for update in acp_messages.history(chat):
             await self.client.session_update(session_id=session_id, update=update)
         self._open_session(session_id, cwd, others, chat_id)
         return LoadSessionResponse()
+
+    async def resume_session(
+        self, cwd: str, session_id: str, **others: Any
+    ) -> ResumeSessionResponse:
+        """Open the chat of an earlier session that the editor still shows."""
+        from acp.schema import ResumeSessionResponse
+
+        self._open_session(session_id, cwd, others, self._saved_chat(session_id))
+        return ResumeSessionResponse()
+
+    async def close_session(self, session_id: str, **_: Any) -> CloseSessionResponse:
+        """Stop the reply of a session and forget it; its chat stays, and can be loaded again."""
+        from acp.schema import CloseSessionResponse
+
+        self._session(session_id).cancelled.set()
+        del self._sessions[session_id]
+        return CloseSessionResponse()
+
+    def _saved_chat(self, session_id: str) -> int:
+        """Return the chat of an earlier session."""
+        if session_id in self._sessions:
+            raise _invalid("this session is open already")
+        for chat_id, known, _ in self._saved_sessions():
+            if known == session_id:
+                return chat_id
+        raise _invalid("there is no such session")
 
     async def list_sessions(self, cwd: str | None = None, **_: Any) -> ListSessionsResponse:
         """List the chats that editors began, in this folder if one is given."""
@@ -313,12 +345,12 @@ class _Reply:
         Raises:
             ChatlmError: the message cannot be read, or the reply failed.
         """
-        text = acp_messages.prompt_text(prompt, AttachmentReader(self._agent.plugins))
+        text, images = acp_messages.read_prompt(prompt, AttachmentReader(self._agent.plugins))
         reason: StopReason | None = None
         with self._its_turn() as begins:
             if not begins:
                 return None
-            with closing(self._session.chat.send(text)) as events:
+            with closing(self._session.chat.send(text, images)) as events:
                 for event in events:
                     if self._session.cancelled.is_set():
                         return StopReason.CANCELLED
@@ -352,7 +384,8 @@ class _Reply:
             case Notice(text=text):
                 self._update(update_agent_thought_text(f"[{text}]\n"))
             case ApprovalNeeded():
-                self._announce(event.call.id, acp_messages.call_title(event), dict(event.arguments))
+                title, kind = acp_messages.call_title(event), acp_messages.call_kind(event)
+                self._announce(event.call.id, title, dict(event.arguments), kind)
                 event.answer = self._ask(event)
             case ToolQuestion():
                 event.answer = self._ask_for_tool(event)
@@ -368,13 +401,13 @@ class _Reply:
                 status = "failed" if result.is_error else "completed"
                 self._show(call.id, status, acp_messages.result_text(result))
 
-    def _announce(self, call_id: str, title: str, arguments: Any) -> None:
+    def _announce(self, call_id: str, title: str, arguments: Any, kind: ToolKind = "other") -> None:
         from acp import start_tool_call
 
         if call_id not in self._announced:
             self._announced.add(call_id)
             self._update(
-                start_tool_call(call_id, title, kind="other", status="pending", raw_input=arguments)
+                start_tool_call(call_id, title, kind=kind, status="pending", raw_input=arguments)
             )
 
     def _show(self, call_id: str, status: Any, text: str) -> None:
@@ -452,7 +485,8 @@ def serve_editor(agent: EditorAgent) -> None:
             reader, writer = await acp.stdio_streams(limit=50 * 2**20)
         methods: Any = agent  # the SDK looks up by name what an agent has
         try:
-            await acp.run_agent(methods, writer, reader)
+            # closing and resuming a session are not in the SDK's stable part yet
+            await acp.run_agent(methods, writer, reader, use_unstable_protocol=True)
         finally:
             agent.stop()  # the end of the event loop waits for the threads
 

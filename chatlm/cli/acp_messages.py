@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from chatlm.chat.attachments import FileReader, format_block, read_blocks
+from chatlm.chat.attached import Attached, read_attached
+from chatlm.chat.attachments import FileReader, format_block
+from chatlm.chat.images import read_image
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls, one_line
 from chatlm.types.messages import Conversation, StopReason
-from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.parts import PreparedImage, Reasoning, Text, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from acp.schema import PermissionOption, ToolCallUpdate
@@ -42,25 +45,30 @@ def ending(reason: StopReason | None) -> Ending:
     return "cancelled" if reason is None else _ENDINGS.get(reason, "end_turn")
 
 
-def prompt_text(blocks: Sequence[Any], read_file: FileReader) -> str:
-    """Return the message of the editor's user.
+def read_prompt(
+    blocks: Sequence[Any], read_file: FileReader
+) -> tuple[str, tuple[PreparedImage, ...]]:
+    """Return the message of the editor's user, and its images.
 
     Args:
-        blocks: text, links to files, which are read, and pieces of files.
+        blocks: text, links to files, which are read, pieces of files, and images.
         read_file: reads a file.
 
     Raises:
-        UsageError: a file cannot be read, or there is a picture or a sound.
+        UsageError: a file or an image cannot be read, there are too many images, or a sound.
     """
     written: list[str] = []
     attached: list[str] = []
+    images = Attached()
     for block in blocks:
         if block.type == "text":
             written.append(block.text)
         elif block.type == "resource_link":
             written.append(one_line(block.name, 200))
             if (path := _local_path(block.uri)) is not None:
-                attached += read_blocks(path, str(path), read_file)
+                found = read_attached(path, str(path), "", read_file)
+                attached += found.blocks
+                images += Attached(images=found.images)
             else:
                 attached.append(one_line(block.uri, 1000))
         elif block.type == "resource":
@@ -69,9 +77,20 @@ def prompt_text(blocks: Sequence[Any], read_file: FileReader) -> str:
                 raise UsageError(f"{one_line(block.resource.uri, 200)} is not text.")
             path = _local_path(block.resource.uri)
             attached.append(format_block(str(path or block.resource.uri), text))
+        elif block.type == "image":
+            name = Path(unquote(urlsplit(block.uri or "").path)).name
+            images += Attached(images=(read_image(_decode(block.data), name),))
         else:
-            raise UsageError(f"chatlm takes no {one_line(block.type, 20)} from editors yet.")
-    return "\n\n".join(filter(None, ("".join(written), *dict.fromkeys(attached))))
+            raise UsageError(f"chatlm takes no {one_line(block.type, 20)} from editors.")
+    text = "\n\n".join(filter(None, ("".join(written), *dict.fromkeys(attached))))
+    return text, images.images
+
+
+def _decode(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise UsageError("An image is not in base64.") from None
 
 
 def _local_path(uri: str) -> Path | None:
@@ -93,6 +112,12 @@ def call_title(event: ApprovalNeeded) -> str:
     return one_line(f"{event.call.name}: {shown}" if shown else event.call.name, 120)
 
 
+def call_kind(event: ApprovalNeeded) -> Literal["execute", "edit", "other"]:
+    """Return what kind of tool it is, by which editors choose a sign."""
+    shown = event.preview.kind if event.preview else ""
+    return "execute" if shown == "command" else "edit" if shown == "diff" else "other"
+
+
 def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:
     """Return what the editor shows when it asks: the arguments, and why they are suspicious."""
     from acp import text_block, tool_content
@@ -111,6 +136,7 @@ def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:
     return ToolCallUpdate(
         tool_call_id=event.call.id,
         title=call_title(event),
+        kind=call_kind(event),
         status="pending",
         raw_input=dict(event.arguments),
         content=[tool_content(text_block(text))] if text else None,

@@ -30,6 +30,7 @@ from chatlm.engines.memory_plan import (
     FolderFacts,
     MemoryPlan,
     ModelFacts,
+    images_do_not_fit,
     plan_model,
 )
 from chatlm.engines.native.architectures.registry import FAMILIES
@@ -412,11 +413,26 @@ class FitChecker:
         return plan_model(
             facts,
             self._placement,
-            config.engine,
+            self._engine_setting(facts),
             config.weights,
             config.kv_cache,
             self._runtimes,
         )
+
+    def _engine_setting(self, facts: ModelFacts) -> str:
+        """Return the setting `engine` with which a model is loaded."""
+        config = self._config
+        if config.check_memory and images_do_not_fit(
+            facts,
+            self._placement,
+            config.engine,
+            config.weights,
+            config.kv_cache,
+            self._runtimes,
+            context=config.context,
+        ):
+            return "native"
+        return config.engine
 
     def _plan_by_size(self, facts: ModelFacts) -> MemoryPlan | None:
         """Return a plan for a model of unknown shape: its files, and a usual KV cache."""
@@ -432,14 +448,14 @@ class FitChecker:
         )
 
     def _engine(self, facts: ModelFacts, entry: CatalogueEntry | None) -> str:
-        config = self._config
-        if config.engine in self._runtimes:
-            return config.engine if facts.is_gguf else ""
-        if config.engine == "auto" and facts.reads_images:
+        setting = self._engine_setting(facts)
+        if setting in self._runtimes:
+            return setting if facts.is_gguf else ""
+        if setting == "auto" and facts.reads_images:
             return "transformers"
-        if facts.is_native and config.engine != "transformers":
+        if facts.is_native and setting != "transformers":
             return "native"
-        if facts.is_gguf and self._runtimes and config.engine == "auto":
+        if facts.is_gguf and self._runtimes and setting == "auto":
             return self._runtimes[0]
         kind = str(facts.config.get("model_type") or "")
         readable = not facts.is_gguf or entry is None or entry.gguf_architecture in ARCHITECTURES

@@ -16,7 +16,12 @@ from chatlm.engines.transformers_cache import PrefillMode, TransformersCache, ar
 from chatlm.engines.transformers_images import TransformersImages
 from chatlm.hub.architecture import proven_modes
 
-PROVEN = frozenset({"gemma3", "idefics3", "qwen2_5_vl", "qwen3_vl"})
+PROVEN = frozenset(
+    {
+        *("gemma3", "gemma4", "idefics3", "lfm2_vl", "mistral3"),
+        *("qwen2_5_vl", "qwen3_5", "qwen3_vl", "smolvlm"),
+    }
+)
 """Architectures for which tests show it with the version of `proven_modes`; others are checked when
 they are loaded."""
 

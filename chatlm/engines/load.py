@@ -13,6 +13,7 @@ import torch
 from chatlm.engines.devices import Placement, can_quantize, is_out_of_memory, place_weights
 from chatlm.engines.gguf_runtimes import describe_gguf
 from chatlm.engines.model import (
+    NO_IMAGES,
     BlockRules,
     Model,
     ModelInfo,
@@ -144,7 +145,7 @@ def _load_with_images(
         processor = ImageProcessor(folder)
     except Unsupported as reason:
         log.info("%s without images: %s", name, reason)
-        return None, (f"It cannot read images here: {reason}.",)
+        return None, (f"{NO_IMAGES}{reason}.",)
     notes: tuple[str, ...] = ()
     if engine == "auto":
         notes = (

@@ -27,7 +27,7 @@ from chatlm.engines.generation_state import GenerationState, TokenLimits
 from chatlm.engines.image_ids import plain_ids
 from chatlm.engines.load import load
 from chatlm.engines.machine_speed import OtherLoad
-from chatlm.engines.model import ImageModel, Model, Unsupported
+from chatlm.engines.model import NO_IMAGES, ImageModel, Model, Unsupported
 from chatlm.engines.native.kv_cache import KVFormat
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
 from chatlm.engines.prompt_encoder import PromptEncoder
@@ -135,6 +135,8 @@ class LocalEngine:
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
         self._slow_work_lock = threading.Lock()
+        notes = (*model_info.notes, *self.prompt_encoder.notes, *notes)
+        why_blind = next((note for note in notes if note.startswith(NO_IMAGES)), "")
         suggested = (catalogue_sampling or Sampling()).with_fallback(
             model_info.recommended_sampling
         )
@@ -148,7 +150,8 @@ class LocalEngine:
             prompt_format=self.prompt_encoder.format,
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
-            notes=(*model_info.notes, *self.prompt_encoder.notes, *notes),
+            notes=notes,
+            part_hints={"image": why_blind} if why_blind else {},
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | dict(model_info.versions),
             num_parameters=num_parameters,
@@ -193,6 +196,7 @@ class LocalEngine:
         report_usage: Callable[[Usage, float], object] = _ignore_usage,
         chat_cache: int = 0,
         draft_model: tuple[str, Path] | None = None,
+        notes: Sequence[str] = (),
     ) -> LocalEngine:
         """Load a model in the format of transformers.
 
@@ -213,6 +217,7 @@ class LocalEngine:
             chat_cache: limit of the bytes of saved KV caches of chats; 0 keeps none.
             draft_model: name and folder of a small model with the same tokenizer, which drafts
                 tokens. Where it cannot, the engine's notes say why.
+            notes: see `LocalEngine`.
 
         Raises:
             ModelError: the folder does not hold a usable model.
@@ -229,7 +234,7 @@ class LocalEngine:
             runtimes=runtimes,
         )
         tokenizer = load_tokenizer(name, folder)
-        drafts, notes = None, []
+        drafts, notes = None, list(notes)
         if draft_model:
             try:
                 drafts = load_draft_model(

@@ -443,6 +443,41 @@ def _transformers_weights(
     return facts.parameters * number_bytes
 
 
+def images_do_not_fit(
+    facts: ModelFacts,
+    placement: Placement,
+    engine: str = "auto",
+    weights: str = "auto",
+    kv_cache: KVFormat = "auto",
+    runtimes: Collection[str] = (),
+    reserved: int = 0,
+    *,
+    context: int | None = None,
+) -> MemoryBudget | None:
+    """Return what a model needs to read images if it fits natively alone, for text; else None.
+
+    Args:
+        facts: about the model.
+        placement: see `plan_memory`.
+        engine: see `plan_memory`; only auto leaves the choice.
+        weights: see `plan_memory`.
+        kv_cache: see `plan_memory`.
+        runtimes: see `plan_memory`.
+        reserved: see `plan_memory`.
+        context: as set by the user; None for as much as fits.
+    """
+    if engine != "auto" or not facts.reads_images or not facts.is_native:
+        return None
+    budgets = []
+    for each in ("auto", "native"):
+        plan = plan_model(facts, placement, each, weights, kv_cache, runtimes, reserved)
+        if plan is None or plan.available is None:
+            return None
+        budgets.append(plan.budget(context))
+    seeing, native = budgets
+    return seeing if native.fits and not seeing.fits else None
+
+
 def _copies(facts: ModelFacts) -> int:
     """Return whether a model has an embedding alone, or an output matrix of its own, too."""
     return 2 if facts.has_output_matrix else 1
@@ -488,13 +523,6 @@ def budget_memory(
             folder, placement, engine, weights, kv_cache, runtimes, draft_model, reserved
         )
 
-    def plan_text() -> MemoryPlan | None:
-        if engine != "auto" or not reads_images(folder):
-            return None
-        return plan_memory(
-            folder, placement, "native", weights, kv_cache, runtimes, draft_model, reserved
-        )
-
     plan = plan_with(weights)
     if plan is None:
         return None
@@ -505,7 +533,7 @@ def budget_memory(
     raise OutOfMemoryError(
         f"{name} needs {human_bytes(budget.total)} of memory on {budget.device} ({parts}), but "
         f"{human_bytes(budget.available)} are available",
-        hint=_suggest(name, folder, plan, context, weights, plan_with, plan_text()),
+        hint=_suggest(name, folder, plan, context, weights, plan_with),
         missing=budget.total - budget.available,
     )
 
@@ -521,11 +549,9 @@ def _suggest(
     context: int | None,
     weights: str,
     plan_with: _PlanWith,
-    text_plan: MemoryPlan | None,
 ) -> str:
     """Return what would fit, as a hint."""
     fitting = [
-        *_without_images(text_plan, context),
         *_smaller_context(plan, context),
         *_smaller_kv_cache(plan, context, plan_with(weights, "int8")),
         *_smaller_weights(weights, context, plan_with),
@@ -538,16 +564,6 @@ def _suggest(
         f"{begin} other programs, choose a smaller model (`chatlm models list`), or load it "
         "anyway with `chatlm config set check_memory false`."
     )
-
-
-def _without_images(plan: MemoryPlan | None, context: int | None) -> Iterator[str]:
-    if plan is not None:
-        budget = plan.budget(context)
-        if budget.fits:
-            yield (
-                "`chatlm config set engine native`, which reads no images "
-                f"({human_bytes(budget.total)})"
-            )
 
 
 def _smaller_context(plan: MemoryPlan, context: int | None) -> Iterator[str]:

@@ -111,6 +111,9 @@ class BlockRules:
     device."""
 
 
+NO_IMAGES = "It cannot read images here: "
+"""Begin of the note of a model that could, if something were not in the way."""
+
 ANY_BLOCKS = BlockRules()
 """Of most models."""
 

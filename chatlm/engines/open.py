@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, EngineError, ModelError, OutOfMemoryError
-from chatlm.hub.disk import tree_bytes
+from chatlm.hub.disk import human_bytes, tree_bytes
 from chatlm.plugin_host.faults import CtrlC, describe_error, marked_ctrl_c
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
+from chatlm.types.memory import MemoryBudget
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import Sampling
 
@@ -168,10 +169,18 @@ def _open_local(
     from chatlm.engines.fit import FitChecker, RunRecorder
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.memory_plan import budget_memory
+    from chatlm.engines.model import NO_IMAGES
     from chatlm.engines.native.compiler import compile_missing, decoder_name
 
     placement = resolve_placement(config.device)
     runtimes = registered_runtimes(plugins)
+    notes: tuple[str, ...] = ()
+    if whole := _too_large_for_images(config, location.folder, placement, runtimes, reserved):
+        config = dataclasses.replace(config, engine="native")
+        notes = (
+            f"{NO_IMAGES}for that it needs {human_bytes(whole.total)} of memory, but "
+            f"{human_bytes(whole.available or 0)} are available. It runs natively, for text alone.",
+        )
     draft_model = _locate_draft_model(config, location.folder, progress)
     try:
         memory = budget_memory(
@@ -219,8 +228,33 @@ def _open_local(
         report_usage=lambda usage, others: recorder.record(engine.info, usage, others),
         chat_cache=config.chat_cache * 1_000_000,
         draft_model=draft_model,
+        notes=notes,
     )
     return engine
+
+
+def _too_large_for_images(
+    config: Config,
+    folder: Path,
+    placement: Placement,
+    runtimes: Collection[str],
+    reserved: int,
+) -> MemoryBudget | None:
+    """Return what a model needs to read images, if only its part for text fits in memory."""
+    from chatlm.engines.memory_plan import FolderFacts, images_do_not_fit
+
+    if not config.check_memory:
+        return None
+    return images_do_not_fit(
+        FolderFacts(folder),
+        placement,
+        config.engine,
+        config.weights,
+        config.kv_cache,
+        runtimes,
+        reserved,
+        context=config.context,
+    )
 
 
 def _locate_draft_model(

@@ -22,6 +22,10 @@ MAX_FEATURE_BYTES = 256 * 2**20
 _ENCODED = "mm_encoder_outputs"
 """Argument of a forward pass that takes the features of images."""
 
+_TYPES = frozenset({"token_type_ids", "mm_token_type_ids"})
+"""Arguments that tell which tokens stand for images, which may see each other in both directions;
+of the whole sequence."""
+
 
 class TransformersImages:
     """The images of a model: their tokens, and what the model reads in place of them.
@@ -115,8 +119,8 @@ class TransformersImages:
         types = types.to(self._module.device)
         for unit in inside:
             found[_ENCODED] = {"image": self._encode(self._find(ids, unit), adapter)}
-            if "token_type_ids" in self._arguments:
-                found["token_type_ids"] = types
+            for name in _TYPES & self._arguments:
+                found[name] = types
         find_positions = getattr(self._module.model, "get_rope_index", None)
         if find_positions is None:
             return found, None

@@ -26,6 +26,7 @@ from chatlm.engines.gguf_state_dict import open_state_dict
 from chatlm.engines.image_check import open_images
 from chatlm.engines.image_processor import ImageProcessor
 from chatlm.engines.model import (
+    NO_IMAGES,
     BlockRules,
     ModelInfo,
     Unsupported,
@@ -86,7 +87,7 @@ class TransformersModel:
             try:
                 self.images = open_images(self.module, processor, self.mode)
             except Unsupported as reason:
-                notes = (*notes, f"It cannot read images here: {reason}.")
+                notes = (*notes, f"{NO_IMAGES}{reason}.")
         text_config = self.module.config.get_text_config()
         generation = self.module.generation_config
         self.device_type: str = self.module.device.type

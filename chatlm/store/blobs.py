@@ -16,6 +16,9 @@ from chatlm.types.parts import Image
 MAX_IMAGE_BYTES = 64 * 2**20
 """Maximum size of one image."""
 
+MAX_PIXELS = 64_000_000
+"""Maximum pixels of an image; decoded it takes up to four bytes for each."""
+
 
 _IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 
@@ -174,7 +177,8 @@ def hashes_in(text: str) -> set[str]:
 
 
 def describe_image(content: bytes, name: str = "") -> Image | None:
-    """Return the message part for an image; None if it is too large or of an unknown format.
+    """Return the message part for an image; None if it is too large or of an unknown
+    format.
 
     Args:
         content: the image as a file: PNG, JPEG, GIF or WebP.
@@ -189,5 +193,7 @@ def describe_image(content: bytes, name: str = "") -> Image | None:
             media_type = PIL.Image.MIME[image.format or ""]
             width, height = image.size
     except (OSError, ValueError, SyntaxError, KeyError, PIL.Image.DecompressionBombError):
+        return None
+    if not 0 < width * height <= MAX_PIXELS:
         return None
     return Image(media_type, width, height, hashlib.sha256(content).hexdigest(), name)

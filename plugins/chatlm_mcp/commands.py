@@ -279,6 +279,8 @@ def _test(config: ServerConfig, verbose: bool = False) -> bool:
             click.echo(f"  {one_line(tool.name, 40)}{hints}: {one_line(tool.description, 90)}")
         for resource in listing.resources:
             click.echo(f"  @{config.name}:{one_line(resource.uri, 90)}")
+        for template in listing.templates:
+            click.echo(f"  @{config.name}:{one_line(template.example, 90)}")
         for prompt in listing.prompts:
             click.echo(f"  prompt {config.name}:{one_line(prompt.name, 60)}")
     return True
@@ -287,11 +289,7 @@ def _test(config: ServerConfig, verbose: bool = False) -> bool:
 def _counts(listing: Listing | None) -> str:
     if listing is None:
         return "not tested"
-    facts = []
-    for kind in ("tools", "resources", "prompts"):
-        if count := len(getattr(listing, kind)):
-            facts.append(f"{count} {kind if count > 1 else kind[:-1]}")
-    return ", ".join(facts) or "offers nothing"
+    return ", ".join(listing.counts()) or "offers nothing"
 
 
 def _row(server: ServerConfig, listing: Listing | None) -> dict[str, Any]:
@@ -303,5 +301,6 @@ def _row(server: ServerConfig, listing: Listing | None) -> dict[str, Any]:
         "problem": server.problem or None,
         "tools": [tool.name for tool in listing.tools] if listing else None,
         "resources": [resource.uri for resource in listing.resources] if listing else None,
+        "templates": [template.example for template in listing.templates] if listing else None,
         "prompts": [prompt.name for prompt in listing.prompts] if listing else None,
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +15,12 @@ from chatlm import __version__, one_line
 from chatlm_mcp.limits import McpServerError
 from chatlm_mcp.server_config import ServerConfig
 from chatlm_mcp.server_log import ServerLog
+from chatlm_mcp.server_requests import ServerRequests
 
 if TYPE_CHECKING:
     from mcp import Client
     from mcp.client._transport import TransportStreams
+    from mcp_types import LoggingMessageNotificationParams
 
 T = TypeVar("T")
 
@@ -25,6 +28,9 @@ log = logging.getLogger("chatlm.plugins.mcp")
 
 CLOSE_SECONDS = 5.0
 """For a server to be stopped; its processes are killed well before."""
+
+LISTEN_AGAIN_SECONDS = 30.0
+"""Pause before a server is asked again for news of changes, after it ended them."""
 
 _POLL_SECONDS = 0.05
 
@@ -50,16 +56,24 @@ class Connection:
     Args:
         server: with its variables filled in.
         server_log: gets the server's own messages.
+        requests: answers what the server asks.
         on_change: called, in the connection's thread, when the server says that its tools,
             resources or prompts have changed.
     """
 
     def __init__(
-        self, server: ServerConfig, server_log: ServerLog, on_change: Callable[[], None]
+        self,
+        server: ServerConfig,
+        server_log: ServerLog,
+        requests: ServerRequests,
+        on_change: Callable[[], None],
     ) -> None:
         self._server = server
         self._log = server_log
+        self._requests = requests
         self._on_change = on_change
+        self._limits: set[asyncio.Timeout] = set()
+        """Of the requests that run."""
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -107,7 +121,7 @@ class Connection:
 
         Args:
             call: makes it, in the connection's event loop.
-            seconds: time limit.
+            seconds: time limit; while the user answers a question of the server, it stands still.
             cancelled: asked some times a second; the server is told if it becomes true.
 
         Raises:
@@ -120,8 +134,12 @@ class Connection:
             raise ConnectionLost(self.end_reason or "it is not connected")
 
         async def limited() -> T:
-            async with asyncio.timeout(seconds):
-                return await call(client)
+            async with asyncio.timeout(seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    return await call(client)
+                finally:
+                    self._limits.discard(limit)
 
         coroutine = limited()
         try:
@@ -166,21 +184,78 @@ class Connection:
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._task = asyncio.current_task()
+        self._requests.pause = self._pause_limits
         client = Client(
             self._transport(),
             client_info=Implementation(name="chatlm", version=__version__),
             message_handler=self._handle_message,
+            # without a callback for sampling, servers are told that there is none
+            list_roots_callback=self._requests.list_roots,
+            elicitation_callback=self._requests.elicit,
+            logging_callback=self._write_log,
+            log_level="info",
             cache=None,
         )
         async with asyncio.timeout(self._seconds):
             await client.__aenter__()
+        following = asyncio.create_task(self._follow_changes(client))
         try:
             self._client = client
             self._ready.set_result(None)
             await self._stop.wait()
         finally:
             self._client = None
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             await client.__aexit__(None, None, None)
+
+    async def _follow_changes(self, client: Client) -> None:
+        """Hear of changed lists where the protocol has no notifications of them without asking."""
+        from mcp.client.subscriptions import SubscriptionLost
+        from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+        has = client.server_capabilities
+        tools = bool(has.tools and has.tools.list_changed)
+        prompts = bool(has.prompts and has.prompts.list_changed)
+        resources = bool(has.resources and has.resources.list_changed)
+        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not (
+            tools or prompts or resources
+        ):
+            return
+        try:
+            while True:
+                with suppress(SubscriptionLost):
+                    async with client.listen(
+                        tools_list_changed=tools,
+                        prompts_list_changed=prompts,
+                        resources_list_changed=resources,
+                    ) as changes:
+                        async for _ in changes:
+                            self._on_change()
+                await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+                self._on_change()  # something may have changed meanwhile
+        except Exception as error:  # whatever the server answers, its tools can be called
+            log.info("MCP server %s: no news of changes: %s", self._server.name, error)
+
+    async def _write_log(self, params: LoggingMessageNotificationParams) -> None:
+        data = params.data if isinstance(params.data, str) else json.dumps(params.data)
+        self._log.write(f"[{params.level}] {one_line(data, 1000)}\n".encode("utf-8", "replace"))
+
+    @contextmanager
+    def _pause_limits(self) -> Iterator[None]:
+        """Stop the clock of the requests that run now, in the connection's event loop."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        paused = [(limit, when) for limit in self._limits if (when := limit.when()) is not None]
+        for limit, _ in paused:
+            limit.reschedule(None)
+        try:
+            yield
+        finally:
+            waited = loop.time() - started
+            for limit, when in paused:
+                if limit in self._limits:
+                    limit.reschedule(when + waited)
 
     def _transport(self) -> AbstractAsyncContextManager[TransportStreams]:
         if self._server.url:

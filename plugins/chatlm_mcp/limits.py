@@ -22,6 +22,15 @@ MAX_DESCRIPTION = 2000
 MAX_RESULT_CHARACTERS = 1_000_000
 """Text of one result or resource that is passed on; what the model reads is cut further."""
 
+MAX_QUESTIONS = 10
+"""Forms and pages that one call of a tool may ask the user about; more are declined."""
+
+MAX_FIELDS = 12
+"""Values that one form may ask for."""
+
+MAX_QUESTION = 1000
+"""Characters of a text or address that the user is shown."""
+
 
 class McpServerError(ChatlmError):
     """A server failed, cannot be reached, or sent something that cannot be used."""

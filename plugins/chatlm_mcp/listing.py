@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from chatlm import (
     ChatlmError,
     ToolDefinition,
+    UsageError,
     check_schema,
     data_dir,
     escape_controls,
@@ -23,7 +24,7 @@ from chatlm_mcp.limits import MAX_DESCRIPTION, MAX_SCHEMA_CHARACTERS
 from chatlm_mcp.server_config import ServerConfig
 
 if TYPE_CHECKING:
-    from mcp_types import Prompt, Resource, Tool
+    from mcp_types import Prompt, Resource, ResourceTemplate, Tool
 
 T = TypeVar("T")
 
@@ -112,6 +113,69 @@ class ListedResource:
 
 
 @dataclass(frozen=True)
+class ListedTemplate:
+    """A template of resources: an address with arguments in it (RFC 6570)."""
+
+    uri: str
+    """Such as `notes://{day}`."""
+    name: str
+    description: str = ""
+    arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, template: ResourceTemplate) -> ListedTemplate:
+        """Take over a template of the SDK.
+
+        Raises:
+            ValueError: it is not valid, or has expressions that are not supported.
+        """
+        from mcp.shared.uri_template import UriTemplate
+
+        arguments = UriTemplate.parse(template.uri_template).variable_names
+        return cls(
+            template.uri_template,
+            one_line(template.name, 100),
+            _clean(template.description or "", 300),
+            tuple(dict.fromkeys(arguments)),
+        )
+
+    def fill_in(self, values: Mapping[str, str]) -> str:
+        """Return the address with values in the place of its arguments, encoded.
+
+        Raises:
+            UsageError: an argument has no value, or a value no argument.
+        """
+        from mcp.shared.uri_template import UriTemplate
+
+        hint = f"Write {one_line(self.example, 200)}"
+        for name in self.arguments:
+            if name not in values:
+                raise UsageError(
+                    f"{one_line(self.name, 60)} needs the argument {one_line(name, 40)}", hint
+                )
+        for name in values:
+            if name not in self.arguments:
+                raise UsageError(
+                    f"{one_line(self.name, 60)} has no argument {one_line(name, 40)}", hint
+                )
+        return UriTemplate.parse(self.uri).expand(values)
+
+    @property
+    def example(self) -> str:
+        """How it is written with arguments, such as `notes?day=`."""
+        return f"{self.name}?{'&'.join(f'{name}=' for name in self.arguments)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "uri": self.uri,
+            "name": self.name,
+            "description": self.description,
+            "arguments": list(self.arguments),
+        }
+
+
+@dataclass(frozen=True)
 class ListedPrompt:
     """A prompt of a server, a template with text arguments."""
 
@@ -137,8 +201,10 @@ class Listing:
     tools: tuple[ListedTool, ...] = ()
     resources: tuple[ListedResource, ...] = ()
     prompts: tuple[ListedPrompt, ...] = ()
+    templates: tuple[ListedTemplate, ...] = ()
+    """Of resources."""
     left_out: tuple[str, ...] = ()
-    """Tools that cannot be used, each with the reason."""
+    """Tools and templates that cannot be used, each with the reason."""
     version: str = ""
     """What the server says that it is."""
 
@@ -148,6 +214,7 @@ class Listing:
         tools: Iterable[Tool],
         resources: Iterable[Resource],
         prompts: Iterable[Prompt],
+        templates: Iterable[ResourceTemplate] = (),
         version: str = "",
     ) -> Listing:
         """Take over the lists of the SDK; what cannot be used is left out."""
@@ -161,8 +228,15 @@ class Listing:
                 usable[tool.name] = listed
             except ValueError as error:
                 left_out.append(f"{one_line(tool.name, 60)}: {one_line(str(error), 160)}")
+        found = []
+        for template in templates:
+            try:
+                found.append(ListedTemplate.of(template))
+            except ValueError as error:
+                left_out.append(f"{one_line(template.name, 60)}: {one_line(str(error), 160)}")
         return cls(
             tools=tuple(usable.values()),
+            templates=tuple(found),
             resources=tuple(
                 ListedResource(
                     str(each.uri), one_line(each.name, 100), _clean(each.description or "", 300)
@@ -182,6 +256,12 @@ class Listing:
             version=version,
         )
 
+    def counts(self) -> list[str]:
+        """Return what there is of each kind, such as `3 tools`; nothing of what is not there."""
+        kinds = ("tools", "resources", "templates", "prompts")
+        found = [(kind, len(getattr(self, kind))) for kind in kinds]
+        return [f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in found if count]
+
     def tool(self, name: str) -> ListedTool | None:
         """Return the tool of this name; None if there is none."""
         return next((tool for tool in self.tools if tool.name == name), None)
@@ -192,6 +272,7 @@ class Listing:
             "tools": [tool.to_dict() for tool in self.tools],
             "resources": [resource.to_dict() for resource in self.resources],
             "prompts": [prompt.to_dict() for prompt in self.prompts],
+            "templates": [template.to_dict() for template in self.templates],
             "left_out": list(self.left_out),
             "version": self.version,
         }
@@ -210,6 +291,10 @@ class Listing:
                     tuple(each["required"]),
                 )
                 for each in values["prompts"]
+            ),
+            templates=tuple(
+                ListedTemplate(**{**each, "arguments": tuple(each["arguments"])})
+                for each in values["templates"]
             ),
             left_out=tuple(values["left_out"]),
             version=values["version"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Panel, hookimpl
@@ -57,7 +58,7 @@ class McpPlugin:
             "Manage MCP servers, or serve chatlm to MCP clients.",
         )
 
-    @hookimpl
+    @hookimpl(trylast=True)  # so that the names of tools and groups of plugins are theirs
     def register_tools(self, register: Callable[[Tool], None]) -> None:
         """Offer the servers' tools."""
         from chatlm_mcp.tools import make_tools
@@ -95,7 +96,7 @@ class McpPlugin:
         if self._opened is None:
             from chatlm_mcp.servers import Servers
 
-            self._opened = Servers(self._settings)
+            self._opened = Servers(self._settings, _named_folders)
         return self._opened
 
 
@@ -104,6 +105,13 @@ def _has_servers() -> bool:
     from chatlm import config_dir
 
     return (config_dir() / "mcp.json").exists()
+
+
+def _named_folders() -> tuple[Path, ...]:
+    """Return the folders of the settings; a call of a tool has those of its chat as well."""
+    from chatlm import expand_path, load_config
+
+    return tuple(map(expand_path, load_config().tools.folders))
 
 
 def _open_panel(servers: Callable[[], Servers], ui: Ui) -> Any:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from chatlm import ChatlmError, UsageError, one_line
-from chatlm_mcp.connection import Connection, ConnectionLost, RequestCancelled
+from chatlm import ChatlmError, ToolContext, UsageError, one_line
+from chatlm_mcp.connection import (
+    Connection,
+    ConnectionLost,
+    RequestCancelled,
+    RequestRefused,
+)
 from chatlm_mcp.limits import MAX_LISTED, MAX_PAGES, McpServerError
 from chatlm_mcp.listing import Listing
 from chatlm_mcp.server_config import ServerConfig, config_path
 from chatlm_mcp.server_log import ServerLog
+from chatlm_mcp.server_requests import ServerRequests
 from chatlm_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +69,8 @@ class Server:
         config: how it is reached.
         settings: time limits.
         clock: seconds that never go back; tests give their own.
+        folders: returns the folders that the user lets tools use.
+        on_change: called, in another thread, when the server says that its lists have changed.
     """
 
     def __init__(
@@ -68,9 +78,13 @@ class Server:
         config: ServerConfig,
         settings: Settings | None = None,
         clock: Callable[[], float] = time.monotonic,
+        folders: Callable[[], tuple[Path, ...]] = tuple,
+        on_change: Callable[[Server], None] = lambda _: None,
     ) -> None:
         self.config = config
         self.settings = settings or Settings()
+        self._requests = ServerRequests(config, folders)
+        self._on_change = on_change
         self.log = ServerLog(config.name)
         self.listing_outdated = False
         """Whether the server said that its tools, resources or prompts have changed."""
@@ -118,6 +132,7 @@ class Server:
             return Listing.of(
                 tools=await _pages(client.list_tools, "tools") if has.tools else [],
                 resources=resources,
+                templates=await _resource_templates(client) if has.resources else [],
                 prompts=await _pages(client.list_prompts, "prompts") if has.prompts else [],
                 version=_describe_version(client),
             )
@@ -130,6 +145,7 @@ class Server:
         arguments: dict[str, Any],
         on_progress: Callable[[float, float | None, str | None], None] = lambda *_: None,
         cancelled: Callable[[], bool] = lambda: False,
+        context: ToolContext | None = None,
     ) -> CallToolResult:
         """Call a tool.
 
@@ -138,6 +154,8 @@ class Server:
             arguments: for the tool; the server checks them.
             on_progress: called with the steps done, all steps and a text, in another thread.
             cancelled: asked some times a second.
+            context: where the server may ask the user, and whose folders it is told; None for
+                nowhere.
 
         Raises:
             RequestCancelled: `cancelled` became true; the server was told.
@@ -148,9 +166,23 @@ class Server:
             on_progress(progress, total, message)
 
         async def call(client: Client) -> CallToolResult:
+            await self._tell_folders(client)
             return await client.call_tool(name, arguments, progress_callback=report)
 
-        return self._request(call, cancelled)
+        with self._requests.during(context) if context is not None else nullcontext():
+            return self._request(call, cancelled)
+
+    async def _tell_folders(self, client: Client) -> None:
+        """Tell the server if a call has other folders than those it knows; newer ones ask anew."""
+        from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+        told = self._requests.told_folders
+        if told is None or client.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            return
+        if told != self._requests.folders():
+            from mcp_types import RootsListChangedNotification
+
+            await client.session.send_notification(RootsListChangedNotification())
 
     def read_resource(self, uri: str) -> ReadResourceResult:
         """Read a resource. Raises as `list_all`."""
@@ -225,7 +257,7 @@ class Server:
         except ChatlmError as error:  # a variable that is not set
             self._reason = error.message
             raise
-        connection = Connection(ready, self.log, self._note_change)
+        connection = Connection(ready, self.log, self._requests, self._note_change)
         self._starts += 1
         self._opening = connection
         try:
@@ -253,13 +285,16 @@ class Server:
 
     def _note_change(self) -> None:
         self.listing_outdated = True
+        self._on_change(self)
 
     def _error(self, error: McpServerError) -> McpServerError:
         text = f"The MCP server {self.config.name} failed: {error.message}."
         if not isinstance(error, ConnectionLost):
             text = f"The MCP server {self.config.name}: {error.message}."
         hint = "Look at its log: /mcp, or chatlm mcp test"
-        if self.config.url:
+        if isinstance(error, RequestRefused):  # it works, and has said why
+            hint = ""
+        elif self.config.url:
             hint = (
                 f"Its url and headers are in {config_path()}. If it wants you to sign in: "
                 f"chatlm mcp login {self.config.name}"
@@ -291,6 +326,19 @@ async def _pages(ask: Callable[..., Awaitable[Any]], kind: str) -> list[Any]:
         if cursor is None or len(found) >= MAX_LISTED:
             break
     return found[:MAX_LISTED]
+
+
+async def _resource_templates(client: Client) -> list[Any]:
+    """Return the templates of resources; many servers with resources do not know the request."""
+    from mcp import MCPError
+    from mcp_types import METHOD_NOT_FOUND
+
+    try:
+        return await _pages(client.list_resource_templates, "resource_templates")
+    except MCPError as error:
+        if error.code != METHOD_NOT_FOUND:
+            raise
+        return []
 
 
 def _describe_version(client: Client) -> str:

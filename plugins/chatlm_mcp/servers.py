@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from threading import Lock, Thread
 
 from chatlm import ChatlmError, UsageError, one_line
 from chatlm_mcp.listing import KnownServer, Listing
 from chatlm_mcp.server import Server
-from chatlm_mcp.server_config import config_path, load_servers
+from chatlm_mcp.server_config import ServerConfig, config_path, load_servers
 from chatlm_mcp.settings import Settings
 
 log = logging.getLogger("chatlm.plugins.mcp")
@@ -18,16 +20,25 @@ log = logging.getLogger("chatlm.plugins.mcp")
 FIRST_LIST_SECONDS = 8.0
 """How long a server that has never been listed may delay a chat; its tools come with the next."""
 
+CHANGE_SECONDS = 1.0
+"""Between two listings of a server that announces changes."""
+
 
 class Servers:
     """The servers of mcp.json. Thread-safe; nothing is started before it is needed.
 
     Args:
         settings: time limits.
+        folders: returns the folders that the user lets tools use.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        folders: Callable[[], tuple[Path, ...]] = tuple,
+    ) -> None:
         self._settings = settings or Settings()
+        self._folders = folders
         self._lock = Lock()
         self._servers: dict[str, Server] = {}
         self._stamp: tuple[int, int] | None = None
@@ -35,6 +46,8 @@ class Servers:
         """The lists that a server gave in its newest run, by name, with the number of the run."""
         self._listing: dict[str, Future[Listing]] = {}
         """First lists that are being asked for."""
+        self._changing: set[str] = set()
+        """Servers whose changed lists are being asked for."""
 
     def all(self) -> list[Server]:
         """Return the servers in the order of the file.
@@ -54,7 +67,7 @@ class Servers:
                 }
                 gone = [each for name, each in self._servers.items() if name not in kept]
                 self._servers = {
-                    config.name: kept.get(config.name) or Server(config, self._settings)
+                    config.name: kept.get(config.name) or self._make_server(config)
                     for config in configs
                 }
                 self._stamp = stamp
@@ -126,6 +139,35 @@ class Servers:
         with self._lock:
             servers, self._servers, self._stamp = list(self._servers.values()), {}, None
         _close_all(servers)
+
+    def _make_server(self, config: ServerConfig) -> Server:
+        return Server(config, self._settings, folders=self._folders, on_change=self._list_again)
+
+    def _list_again(self, server: Server) -> None:
+        """List a server whose lists have changed, in the background, while it runs."""
+        name = server.config.name
+        with self._lock:
+            if name in self._changing:
+                return
+            self._changing.add(name)
+
+        def is_done() -> bool:
+            with self._lock:
+                if server.listing_outdated and server.health().state == "running":
+                    return False
+                self._changing.discard(name)
+                return True
+
+        def work() -> None:
+            time.sleep(CHANGE_SECONDS)
+            while not is_done():
+                try:
+                    self.live_listing(server)
+                except ChatlmError as error:
+                    log.warning("MCP server %s: %s", name, error)
+                time.sleep(CHANGE_SECONDS)
+
+        Thread(target=work, name="chatlm-mcp-change", daemon=True).start()
 
     def _begin_listing(self, server: Server) -> Future[Listing]:
         """List a server in the background, once at a time."""

@@ -103,7 +103,7 @@ def _run_tool(
             in_range = fraction if fraction is not None and 0 <= fraction <= 1 else None
             context.progress(one_line(text or f"{done:g}", 80), in_range)
 
-        result = server.call_tool(tool.name, dict(arguments), report, is_cancelled)
+        result = server.call_tool(tool.name, dict(arguments), report, is_cancelled, context)
     except RequestCancelled as error:
         raise ToolCancelled("It was cancelled.") from error
     return ToolOutput(

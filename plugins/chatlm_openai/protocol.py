@@ -13,6 +13,7 @@ from chatlm import (
     Image,
     LogitBias,
     Message,
+    Part,
     Reasoning,
     Request,
     Sampling,
@@ -156,17 +157,27 @@ def _data_url(image: Image, request: Request) -> str:
 def _message_values(
     message: Message, sends_thoughts: bool, request: Request
 ) -> Iterator[dict[str, Any]]:
-    """Yield a message as the server takes it; each result of a tool is a message of its own."""
+    """Yield a message as the server takes it; each result of a tool is a message of its own.
+
+    OpenAI's protocol has no images in results, so they follow in a message of the user.
+    """
     if message.role != "tool":
         yield _message_value(message, sends_thoughts, request)
         return
+    images: list[Part] = []
+    tool = ""
     for part in message.parts:
         if isinstance(part, ToolResult):
+            tool = part.name
             yield {
                 "role": "tool",
                 "tool_call_id": part.call_id,
                 "content": replace_surrogates(part.text),
             }
+        elif isinstance(part, Image):
+            images += [Text(f"Image returned by the tool {tool}:"), part]
+    if images:
+        yield _message_value(Message("user", images), sends_thoughts, request)
 
 
 def _message_value(message: Message, sends_thoughts: bool, request: Request) -> dict[str, Any]:

@@ -31,10 +31,6 @@ BOOTSTRAP_SAMPLES = 1000
 """Bootstrap resamples of the questions."""
 
 
-_CANDIDATE_DEPTH = 1000
-"""Candidates of each ranking: enough for 100 documents of several chunks."""
-
-
 _MAX_DOCUMENTS = 100
 """Depth of the ranked list of documents, the largest cutoff of the metrics."""
 
@@ -98,7 +94,7 @@ def evaluate(
         )
     values: dict[str, list[list[float]]] = {ranking: [] for ranking in RANKINGS}
     for done, question_id in enumerate(question_ids, start=1):
-        candidates = index.candidates(questions[question_id], _CANDIDATE_DEPTH)
+        candidates = index.candidates(questions[question_id])
         for ranking in RANKINGS:
             ranked = _rank_documents(sources, candidates.ids, getattr(candidates, ranking))
             grades = judgements[question_id]

@@ -26,7 +26,7 @@ from chatlm import (
     parse_schema,
 )
 from chatlm_serve.errors import field_error
-from chatlm_serve.images import split_images
+from chatlm_serve.images import ClientImage, split_images
 
 MAX_MESSAGES = 1000
 MAX_CHARACTERS_PER_TOKEN = 16
@@ -50,6 +50,8 @@ class ClientTurn:
     """Outputs of the model, each with the results of the tools that it called."""
     images: tuple[PreparedImage, ...] = ()
     """Of the question, with their places in it."""
+    result_images: tuple[PreparedImage, ...] = ()
+    """Of the results of tools in the reply."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,15 @@ class ClientConversation:
     @property
     def images(self) -> tuple[PreparedImage, ...]:
         """The images of all messages."""
-        return tuple(image for turn in (*self.history, self.turn) for image in turn.images)
+        turns = (*self.history, self.turn)
+        return tuple(image for turn in turns for image in (*turn.images, *turn.result_images))
+
+    @property
+    def result_images(self) -> Mapping[str, bytes]:
+        """The bytes of the images in results of tools, by hash."""
+        turns = (*self.history, self.turn)
+        images = (image for turn in turns for image in turn.result_images)
+        return {each.image.sha256: each.content for each in images}
 
     @property
     def continues(self) -> bool:
@@ -274,7 +284,14 @@ def split_conversation(
 
 def _make_turn(message: Message, steps: Iterable[ReplyStep]) -> ClientTurn:
     question, images = split_images(message.parts)
-    return ClientTurn(question, tuple(steps), images)
+    reply, result_images = [], []
+    for step in steps:
+        sent = [part.prepared() for part in step.parts if isinstance(part, ClientImage)]
+        waiting = iter(sent)
+        parts = (next(waiting).image if isinstance(p, ClientImage) else p for p in step.parts)
+        reply.append(ReplyStep(tuple(parts), step.stop_reason))
+        result_images += sent
+    return ClientTurn(question, tuple(reply), images, tuple(result_images))
 
 
 def _merge(messages: Sequence[Message]) -> Message:
@@ -292,11 +309,14 @@ def _merge(messages: Sequence[Message]) -> Message:
 
 
 def _add_results(steps: list[ReplyStep], message: Message, path: str) -> None:
-    """Add the results of tools to the step that called them."""
+    """Add the results of tools, each with its images, to the step that called them."""
     last = steps[-1] if steps else ReplyStep()
     calls = {part.id: part.name for part in last.parts if isinstance(part, ToolCall)}
-    results = []
+    results: list[Part] = []
     for part in message.parts:
+        if isinstance(part, ClientImage):
+            results.append(part)
+            continue
         if not isinstance(part, ToolResult):
             raise field_error(path, "a tool's message has results only.")
         if part.call_id not in calls:

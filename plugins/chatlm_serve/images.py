@@ -39,6 +39,11 @@ class ClientImage(Image):
 
     content: bytes = field(default=b"", compare=False, repr=False)
 
+    def prepared(self, offset: int = 0) -> PreparedImage:
+        """Return it as chats take it; `offset` is its place in a text."""
+        plain = Image(self.media_type, self.width, self.height, self.sha256, self.name)
+        return replace(PreparedImage(plain, self.content), offset=offset)
+
 
 def count_other_bytes(body: bytes | bytearray, enough: int) -> int:
     """Count the bytes of a JSON text without those of its images, before it is parsed.
@@ -99,8 +104,7 @@ def split_images(parts: Iterable[Part]) -> tuple[str, tuple[PreparedImage, ...]]
         if isinstance(part, Text):
             text += part.text
         elif isinstance(part, ClientImage):
-            plain = Image(part.media_type, part.width, part.height, part.sha256, part.name)
-            images.append(replace(PreparedImage(plain, part.content), offset=len(text)))
+            images.append(part.prepared(len(text)))
     return text, tuple(images)
 
 

@@ -347,8 +347,10 @@ def _build_request(
         with suppress(MessageRefused):  # no model has read it
             chat.add(turn.question, turn.reply, turn.images)
     turn = conversation.turn
+    request = chat.request(turn.question, turn.reply, turn.images)
     request = dataclasses.replace(
-        chat.request(turn.question, turn.reply, turn.images),
+        request,
+        images={**request.images, **conversation.result_images},
         logprobs=asked.logprobs,
         max_new_tokens=asked.sampling.max_tokens,  # here it counts thoughts, too
         tools=asked.tools,

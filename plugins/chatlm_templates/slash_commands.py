@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from chatlm import SlashCommand, Ui, UsageError
 
@@ -13,10 +14,18 @@ PICKER_SCREEN, FORM_SCREEN = "templates", "template"
 OFF = "off"
 """The argument of `/template` that stops using a template."""
 
+METHODS = {
+    "program": "answer by Python programs that the model writes and runs",
+    "react": "let the model think, call a tool and read its result in turn",
+}
+"""Templates with tools that have a command of their own, each with what it says."""
+
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Register all commands."""
     add(SlashCommand("template", "write messages with a template", template, f"[NAME|{OFF}]"))
+    for name, about in METHODS.items():
+        add(SlashCommand(name, about, partial(use_method, name), f"[MESSAGE|{OFF}]"))
     add(SlashCommand("find-errors", "ask for the errors in the reply", find_errors))
     add(SlashCommand("simplify", "ask for the reply in plain words", simplify))
     add(SlashCommand("validate", "check the reply in a new chat", validate))
@@ -49,6 +58,22 @@ def template(ui: Ui, argument: str) -> None:
         ui.open_screen(FORM_SCREEN, argument)
     else:
         actions.use_template(ui, library.load_template(argument), {}, in_new_chat=False)
+
+
+def use_method(name: str, ui: Ui, argument: str) -> None:
+    """Use a template of `METHODS` in the chat, and send what follows as a message.
+
+    Raises:
+        UsageError: the template does not exist, or with `off`, none is in use.
+    """
+    from chatlm_templates import actions, library
+
+    if argument.strip() == OFF:
+        actions.stop_using_template(ui)
+        return
+    actions.use_template(ui, library.load_template(name), {}, in_new_chat=False)
+    if argument.strip():
+        ui.send(argument.strip())
 
 
 def suggest_name(text: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,14 @@ from acp.schema import (
     ResourceContentBlock,
 )
 
-from chatlm import Store
+from chatlm import Image, Store
 from tests.waiting import PATIENCE
+
+POINT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
+    "DwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A picture of one pixel."""
 
 PLUGIN = '''
 from chatlm import Reasoning, Text, ToolCall, hookimpl, tool
@@ -170,6 +177,56 @@ async def test_a_session_is_listed_and_loaded_by_another_process(scripted_home: 
         assert [turn.user.text for turn in turns] == ["Stamp it.", "Again."]
 
 
+async def test_a_session_is_closed_and_resumed(scripted_home: Path) -> None:
+    editor = Editor("allow", "1", "allow", "1")
+    options = ("-m", "parrot:x", "--tools", "stamp,choose")
+    async with editing(scripted_home, editor, *options) as (agent, session):
+        asked = [acp.text_block("Stamp it.")]
+        await agent.prompt(session_id=session, prompt=asked)
+        with pytest.raises(acp.RequestError):
+            await agent.resume_session(cwd=str(scripted_home), session_id=session, mcp_servers=[])
+        await agent.close_session(session_id=session)
+        for gone in (agent.close_session, agent.prompt):
+            with pytest.raises(acp.RequestError):
+                await gone(
+                    session_id=session, **({"prompt": asked} if gone == agent.prompt else {})
+                )
+        shown = len(editor.updates)
+        await agent.resume_session(cwd=str(scripted_home), session_id=session, mcp_servers=[])
+        assert len(editor.updates) == shown  # the editor still has what was said
+        await agent.prompt(session_id=session, prompt=asked)
+        # what chatlm does not have is refused, and the connection goes on
+        for absent in (
+            agent.set_session_mode(session_id=session, mode_id="x"),
+            agent.set_config_option(session_id=session, config_id="x", value=True),
+            agent.fork_session(session_id=session, cwd=str(scripted_home)),
+            agent.ext_method("x", {}),
+        ):
+            with pytest.raises(acp.RequestError):
+                await absent
+        assert len((await agent.list_sessions()).sessions) == 1
+    with Store(scripted_home / "chats.db") as store:
+        (entry,) = store.list_conversations()
+        assert len(store.conversation(entry.id).turns) == 2
+
+
+async def test_an_image_of_the_editor_is_stored_and_sent(scripted_home: Path) -> None:
+    file = scripted_home / "plugins" / "parrot.py"
+    file.write_text(PLUGIN.replace('"Done.",', '"Done.",\n            images=True,'))
+    picture = scripted_home / "point.png"
+    picture.write_bytes(base64.b64decode(POINT))
+    editor = Editor()
+    async with editing(scripted_home, editor, "-m", "parrot:x") as (agent, session):
+        link = ResourceContentBlock(type="resource_link", name="point", uri=picture.as_uri())
+        asked = [acp.text_block("What is it?"), acp.image_block(POINT, "image/png"), link]
+        await agent.prompt(session_id=session, prompt=asked)
+    with Store(scripted_home / "chats.db") as store:
+        (entry,) = store.list_conversations()
+        (turn,) = store.conversation(entry.id).turns
+    images = [part for part in turn.user.parts if isinstance(part, Image)]
+    assert len(images) == 1  # the same twice
+
+
 def states(editor: Editor, call_id: str) -> list[str]:
     return [
         update.status
@@ -215,9 +272,14 @@ async def test_a_call_that_nobody_allows_does_not_run(scripted_home: Path) -> No
 async def test_what_editors_may_not_send_is_refused(scripted_home: Path) -> None:
     editor = Editor()
     async with editing(scripted_home, editor, "-m", "parrot:x", "--no-save") as (agent, session):
-        for block in (acp.image_block("AAAA", "image/png"), acp.text_block("  ")):
+        sound = acp.audio_block("AAAA", "audio/wav")
+        pictures = [acp.image_block(data, "image/png") for data in ("AAAA", "no base64!")]
+        for block in (sound, *pictures, acp.text_block("  ")):
             with pytest.raises(acp.RequestError):
                 await agent.prompt(session_id=session, prompt=[block])
+        seen = [acp.text_block("What is it?"), acp.image_block(POINT, "image/png")]
+        with pytest.raises(acp.RequestError, match="cannot read images"):
+            await agent.prompt(session_id=session, prompt=seen)
         missing = ResourceContentBlock(type="resource_link", name="x", uri="file:///no/such/file")
         with pytest.raises(acp.RequestError, match="does not exist"):
             await agent.prompt(session_id=session, prompt=[missing])

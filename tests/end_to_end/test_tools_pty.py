@@ -18,7 +18,7 @@ PLUGIN = '''
 import json
 import time
 
-from chatlm import ToolCall, ToolContext, data_dir, hookimpl, tool
+from chatlm import Delta, Text, ToolCall, ToolContext, data_dir, hookimpl, tool
 from chatlm.testing import ScriptedEngine
 
 
@@ -46,17 +46,28 @@ def water(plant: str, litres: int, context: ToolContext) -> str:
     return f"The {plant} got {litres} litres."
 
 
+def call_for(plant):
+    return ToolCall("", "water", json.dumps({"plant": plant, "litres": 2}))
+
+
 class Gardener(ScriptedEngine):
     """Calls the tool once, then says so."""
 
     def stream(self, request):
-        if request.messages[-1].role == "tool":
+        roles = [message.role for message in request.messages]
+        asked = len(roles) - roles[::-1].index("user")
+        if "tool" in roles[asked:]:
             wait_for("answer")
             self.queue("The plants are fine.")
+            step = "answering"
         else:
-            call = ToolCall("", "water", json.dumps({"plant": "fern", "litres": 2}))
-            self.queue((call,))
-        yield from super().stream(request)
+            plants = ("fern", "rose") if (data_dir() / "twice").exists() else ("fern",)
+            self.queue((Text("I will see."), *map(call_for, plants)))
+            step = "calling"
+        for event in super().stream(request):
+            yield event
+            if isinstance(event, Delta) and event.text:
+                wait_for(step)
 
 
 @hookimpl
@@ -90,14 +101,20 @@ def terminals(garden: Path) -> Iterator[list[Terminal]]:
             terminal.wait_to_end()
 
 
-def ask(garden: Path, terminals: list[Terminal]) -> Terminal:
-    """Ask for the call and wait for its card."""
+def begin(garden: Path, terminals: list[Terminal]) -> Terminal:
+    """Ask for the call."""
     terminal = Terminal(garden)
     terminals.append(terminal)
     terminal.wait_for(has("Write a message"))
     terminal.type("Water the fern.")
     terminal.wait_for(has("Water the fern."))
     terminal.type(ENTER)
+    return terminal
+
+
+def ask(garden: Path, terminals: list[Terminal]) -> Terminal:
+    """Ask for the call and wait for its card."""
+    terminal = begin(garden, terminals)
     terminal.wait_for(has("Allow this call?", "plant: fern", "litres: 2", "allow once"))
     return terminal
 
@@ -118,6 +135,14 @@ def send(terminal: Terminal, message: str) -> None:
     terminal.wait_for(has("Allow this call?"))
 
 
+def replay(terminal: Terminal, command: str) -> None:
+    """Give the command once no card is open."""
+    terminal.wait_for(has("ctrl+r regenerate"))
+    terminal.type(command)
+    terminal.wait_for(has(command))
+    terminal.type(ENTER)
+
+
 def reply(garden: Path) -> Reply:
     with Store(garden / "chats.db") as store:
         (entry,) = store.list_conversations()
@@ -135,10 +160,25 @@ def watered(garden: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_a_call_is_allowed_denied_and_stopped(garden: Path, terminals: list[Terminal]) -> None:
+def test_a_call_is_allowed_replayed_denied_and_stopped(
+    garden: Path, terminals: list[Terminal]
+) -> None:
     terminal = ask(garden, terminals)
     press(terminal, "a", "water  done", "The plants are fine.")
     assert watered(garden) == ["fern"]
+
+    # a replay takes the recorded results and asks nothing; a live one asks, and runs the call
+    replay(terminal, "/replay")
+    terminal.wait_for(has("The same"))
+    assert watered(garden) == ["fern"]
+    terminal.type(ESCAPE)
+    replay(terminal, "/replay --live")
+    terminal.wait_for(has("Allow this call?", "again, in a replay"))
+    press(terminal, "a", "The same")
+    assert watered(garden) == ["fern", "fern"]
+    terminal.type(ESCAPE)
+    before = watered(garden)
+
     send(terminal, "Again.")
     press(terminal, "d", "Why not?")
     terminal.type("It rains." + ENTER)
@@ -147,7 +187,7 @@ def test_a_call_is_allowed_denied_and_stopped(garden: Path, terminals: list[Term
     send(terminal, "Once more.")
     terminal.type(ESCAPE)
     terminal.wait_for(has("water  not run", "stopped"))
-    assert watered(garden) == ["fern"]
+    assert watered(garden) == before
 
 
 def kill(terminal: Terminal) -> None:
@@ -167,6 +207,21 @@ def reopen(garden: Path, terminals: list[Terminal], *texts: str) -> Terminal:
     terminal.type(CTRL_G)
     terminal.wait_for(has(*texts))
     return terminal
+
+
+@pytest.mark.slow
+def test_killed_while_the_model_writes_the_call_is_asked_about(
+    garden: Path, terminals: list[Terminal]
+) -> None:
+    (garden / "hold-calling").touch()
+    terminal = begin(garden, terminals)
+    wait_until((garden / "at-calling").exists)
+    kill(terminal)
+    assert (statuses(garden), watered(garden)) == ([], [])
+    again = reopen(garden, terminals, "Allow this call?", "plant: fern")
+    assert watered(garden) == []
+    press(again, "a", "The plants are fine.")
+    assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
 
 
 @pytest.mark.slow
@@ -209,4 +264,36 @@ def test_killed_after_the_tool_its_result_is_kept(garden: Path, terminals: list[
     assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
     reopen(garden, terminals, "The plants are fine.")
     assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
-    assert reply(garden).text == "The plants are fine."
+    assert reply(garden).text == "I will see.The plants are fine."
+
+
+@pytest.mark.slow
+def test_killed_while_the_model_answers_the_call_does_not_run_again(
+    garden: Path, terminals: list[Terminal]
+) -> None:
+    (garden / "hold-answering").touch()
+    terminal = ask(garden, terminals)
+    press(terminal, "a", "water  done")
+    wait_until((garden / "at-answering").exists)
+    kill(terminal)
+    assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
+    again = reopen(garden, terminals, "fine.")
+    again.wait_for(has("ctrl+r regenerate"))
+    assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
+
+
+@pytest.mark.slow
+def test_killed_between_two_calls_only_the_second_is_asked_about(
+    garden: Path, terminals: list[Terminal]
+) -> None:
+    (garden / "twice").touch()
+    terminal = ask(garden, terminals)
+    terminal.wait_for(has("allow once"))
+    terminal.type("a")
+    terminal.wait_for(has("Allow this call?", "plant: rose"))
+    kill(terminal)
+    assert (statuses(garden), watered(garden)) == (["done"], ["fern"])
+    again = reopen(garden, terminals, "Allow this call?", "plant: rose")
+    assert "It ran before" not in again.shown()
+    press(again, "a", "The plants are fine.")
+    assert (statuses(garden), watered(garden)) == (["done", "done"], ["fern", "rose"])

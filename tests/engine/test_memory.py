@@ -8,6 +8,7 @@ import math
 import os
 import types
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from chatlm.chat.vision import check_images
 from chatlm.config.config import Config
 from chatlm.engines import devices, machine_memory, memory_plan
 from chatlm.engines import load as load_module
 from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.fit import FitChecker
 from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, read_kv_layout
 from chatlm.engines.load import load
 from chatlm.engines.machine_memory import available_main_memory, available_memory
@@ -27,13 +30,16 @@ from chatlm.engines.memory_plan import MIN_CONTEXT, MemoryPlan, budget_memory, p
 from chatlm.engines.model import Unsupported
 from chatlm.engines.open import open_engine
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
-from chatlm.errors import ChatlmError, OutOfMemoryError
+from chatlm.errors import ChatlmError, OutOfMemoryError, UsageError
 from chatlm.hub import gguf_folder
-from chatlm.hub.installed import ModelDetails
+from chatlm.hub.installed import ModelDetails, ModelLocation
 from chatlm.hub.jobs import ignore_progress
 from chatlm.hub.weights import count_parameters
 from chatlm.plugin_host.host import PluginHost
+from chatlm.types.engine import EngineInfo
 from chatlm.types.memory import MemoryBudget
+from chatlm.types.parts import Image
+from tests import vision_models
 from tests.engine.byte_model import UniformModel
 from tests.gguf_files import save_gguf
 
@@ -393,21 +399,37 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(
     assert error.hint.startswith("Close other programs, choose a smaller model")
 
 
-def test_a_model_that_reads_images_is_suggested_without_them_where_that_fits(
-    home: Path, tmp_path: Path, available: Any
+def test_a_model_that_fits_without_its_images_alone_is_run_natively_and_says_so(
+    chat_home: Path, tmp_path: Path, available: Any
 ) -> None:
-    folder = save(tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vision_config": {}}))
-    (folder / "preprocessor_config.json").write_text("{}")
+    folder = vision_models.save("gemma3", tmp_path / "m")
     native, whole = planned(folder, engine="native"), planned(folder)
-    assert native.weights < whole.weights
-    available.bytes = (native.weights + whole.weights) // 2
-    assert (
-        "This fits: `chatlm config set engine native`, which reads no images ("
-        in refusal(folder).hint
-    )
-    assert "reads no images" not in refusal(folder, engine="transformers").hint
+    assert native.budget(None).total < whole.budget(None).total
+    config = Config(model=str(folder), device="cpu")
+
+    def opened(config: Config) -> EngineInfo:
+        with closing(open_engine(config, PluginHost([]), lambda *_: None)) as engine:
+            return engine.info
+
+    available.bytes = int(1.2 * whole.budget(None).total)
+    assert "image" in opened(config).accepts
+    location = ModelLocation("m", folder, "chat")
+    assert "transformers" not in FitChecker(config).describe_load(location)
+
+    available.bytes = (native.budget(2048).total + whole.budget(2048).total) // 2
+    info = opened(config)
+    assert "image" not in info.accepts
+    (note,) = (note for note in info.notes if "images" in note)
+    assert note.startswith("It cannot read images here: for that it needs ")
+    assert note.endswith(" are available. It runs natively, for text alone.")
+    assert info.part_hints["image"] == note
+    image = Image("image/png", 4, 4, "0" * 64)
+    with pytest.raises(UsageError) as refused:
+        check_images([image], info)
+    assert note in refused.value.hint
+    with pytest.raises(OutOfMemoryError):
+        opened(dataclasses.replace(config, engine="transformers"))
+    assert "image" in opened(dataclasses.replace(config, check_memory=False)).accepts
 
 
 def test_a_context_that_does_not_fit_is_refused_with_one_that_does(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +13,7 @@ from pathlib import Path
 from chatlm_mcp.server import Server
 from chatlm_mcp.server_config import ServerConfig
 from chatlm_mcp.settings import Settings
+from tests.waiting import wait_until
 
 TESTS = Path(__file__).parents[1]
 
@@ -49,3 +53,27 @@ def running(
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def http_server(script: Path, *arguments: str) -> Iterator[str]:
+    """Run a script's server over HTTP; provides its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(script), *arguments, "--http", str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+
+    def is_reached() -> bool:
+        assert process.poll() is None
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(is_reached)
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        process.wait()

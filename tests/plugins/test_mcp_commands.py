@@ -118,7 +118,8 @@ async def test_servers_are_shown_and_used_on_the_screen(servers: Servers) -> Non
         text = screen.text()
         assert "– off  off" in text
         assert "10 tools · 2 resources · 1 prompt" in text
-        assert "· add (read-only)" in text
+        assert "Tools: add (read-only), environment" in text
+        assert "Resources: notes://today, notes://picture" in text
         await screen.submit("/prompt")
         assert "test:review" in screen.notifications[-1]
         await screen.submit("/prompt test:review style=strict x = 1")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -22,7 +18,15 @@ from chatlm_mcp.results import resource_text, result_text
 from chatlm_mcp.server import Server
 from chatlm_mcp.server_config import ServerConfig
 from chatlm_mcp.settings import Settings
-from tests.plugins.mcp_servers import PATIENT, TESTS, Clock, raw_config, running, sdk_config
+from tests.plugins.mcp_servers import (
+    PATIENT,
+    TESTS,
+    Clock,
+    http_server,
+    raw_config,
+    running,
+    sdk_config,
+)
 from tests.waiting import wait_until
 
 
@@ -231,31 +235,11 @@ def test_a_log_does_not_grow_without_end(home: Path) -> None:
     assert all("\x1b" not in line for line in server.log.tail(20))
 
 
-@contextmanager
-def http_server() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(TESTS / "mcp_server.py"), "--http", str(port)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
-    )
-
-    def is_reached() -> bool:
-        assert process.poll() is None
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_until(is_reached)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_a_server_is_used_over_http(home: Path) -> None:
-    with http_server() as url, running(ServerConfig("test", url=url), PATIENT) as server:
+    with (
+        http_server(TESTS / "mcp_server.py") as url,
+        running(ServerConfig("test", url=url), PATIENT) as server,
+    ):
         assert len(server.list_all().tools) == 10
         assert call(server, "add", first=2, second=3) == "5"
         assert len(call(server, "huge", characters=1000)) == 1000

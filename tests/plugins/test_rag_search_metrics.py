@@ -45,12 +45,24 @@ def test_reciprocal_rank_is_that_of_the_first_answer_within_k() -> None:
 
 def test_a_fused_score_is_1_for_what_is_best_of_both() -> None:
     fused = fuse(scores(0.8, 0.8, -1.0), scores(4.0, 0.0, 2.0))
-    assert fused == pytest.approx([1.0, 0.8, 0.1])
+    assert fused[0] == pytest.approx(1)
+    assert fused[0] > fused[1] > fused[2]
+
+
+def test_a_fused_score_does_not_depend_on_the_range_of_the_cosines() -> None:
+    lexical = scores(1.0, 3.0, 0.0)
+    wide, narrow = scores(0.9, 0.1, 0.0), scores(0.89, 0.81, 0.80)
+    assert fuse(wide, lexical) == pytest.approx(fuse(narrow, lexical), abs=1e-4)
 
 
 def test_without_a_word_in_common_the_meaning_alone_orders() -> None:
-    fused = fuse(scores(0.1, 0.5), scores(0.0, 0.0))
-    assert fused == pytest.approx([0.8 * 1.1 / 1.5, 0.8])
+    fused = fuse(scores(0.1, 0.5, 0.3), scores(0.0, 0.0, 0.0))
+    assert fused == pytest.approx([0, 1, 0.5], abs=1e-5)
+
+
+def test_candidates_that_are_all_alike_have_the_same_fused_score() -> None:
+    assert fuse(scores(0.5), scores(2.0)) == pytest.approx([1])
+    assert fuse(scores(0.5, 0.5), scores(0.0, 0.0)) == pytest.approx([1, 1])
 
 
 def test_questions_and_judgements_are_read(tmp_path: Path) -> None:

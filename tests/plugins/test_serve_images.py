@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 
-from chatlm import EngineEvent, Image, Request, Text
+from chatlm import EngineEvent, Image, Request, Text, ToolResult
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_serve.images import MAX_IMAGES, count_other_bytes
-from tests import shapes
+from tests import image_files, shapes
 from tests.plugins.serve import MODEL, send, serving
 
 PICTURE = shapes.picture(1).content
 OTHER = shapes.picture(2).content
 DATA = base64.b64encode(PICTURE).decode()
 URL = f"data:image/png;base64,{DATA}"
+IMAGE_BLOCK = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": DATA},
+}
 OTHER_URL = f"data:image/png;base64,{base64.b64encode(OTHER).decode()}"
 
 
@@ -114,10 +118,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
                 {
                     "role": "user",
                     "content": [
-                        {
-                            "type": "image",
-                            "source": {"type": "base64", "media_type": "image/png", "data": DATA},
-                        },
+                        IMAGE_BLOCK,
                         {"type": "text", "text": "What is it?"},
                     ],
                 }
@@ -146,6 +147,119 @@ def test_an_image_reaches_the_model(server: str, engine: Seer, protocol: str) ->
     assert status == 200, reply
     assert "Seen." in str(reply)
     assert shown(engine) == [["image", "What is it?"]]
+
+
+CALL = {"name": "plot", "arguments": "{}"}
+RESULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat completions": (
+        "/v1/chat/completions",
+        {
+            "model": MODEL,
+            "messages": [
+                {"role": "user", "content": "Plot it."},
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"id": "c1", "type": "function", "function": CALL}],
+                },
+                {
+                    "role": "tool",
+                    "tool_call_id": "c1",
+                    "content": [{"type": "text", "text": "Done."}, url_part(URL)],
+                },
+            ],
+        },
+    ),
+    "responses": (
+        "/v1/responses",
+        {
+            "model": MODEL,
+            "input": [
+                {"role": "user", "content": "Plot it."},
+                {"type": "function_call", "call_id": "c1", **CALL},
+                {
+                    "type": "function_call_output",
+                    "call_id": "c1",
+                    "output": [
+                        {"type": "input_text", "text": "Done."},
+                        {"type": "input_image", "image_url": URL, "detail": "auto"},
+                    ],
+                },
+            ],
+        },
+    ),
+    "messages": (
+        "/v1/messages",
+        {
+            "model": MODEL,
+            "max_tokens": 20,
+            "messages": [
+                {"role": "user", "content": "Plot it."},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "c1", "name": "plot", "input": {}}],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "c1",
+                            "content": [{"type": "text", "text": "Done."}, IMAGE_BLOCK],
+                        }
+                    ],
+                },
+            ],
+        },
+    ),
+    "ollama chat": (
+        "/api/chat",
+        {
+            "model": MODEL,
+            "stream": False,
+            "messages": [
+                {"role": "user", "content": "Plot it."},
+                {
+                    "role": "assistant",
+                    "tool_calls": [{"function": {"name": "plot", "arguments": {}}}],
+                },
+                {"role": "tool", "tool_name": "plot", "content": "Done.", "images": [DATA]},
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", RESULTS)
+def test_an_image_in_the_result_of_a_tool_reaches_the_model(
+    server: str, engine: Seer, protocol: str
+) -> None:
+    path, body = RESULTS[protocol]
+    status, reply = post(server, path, body)
+    assert status == 200, reply
+    assert shown(engine) == [["Plot it."], ["tool_call"], ["tool_result", "image"]]
+    (result, image) = engine.requests[-1].messages[-1].parts
+    assert isinstance(result, ToolResult)
+    assert isinstance(image, Image)
+    assert (result.text, result.name) == ("Done.", "plot")
+    assert engine.requests[-1].image_bytes(image)
+
+    blind = ScriptedEngine("No.")
+    with serving(blind) as other:
+        status, reply = post(other, path, body)
+    assert (status, blind.requests) == (400, [])
+    assert "cannot read images" in str(reply)
+
+
+@pytest.mark.parametrize("protocol", RESULTS)
+def test_a_later_turn_still_has_the_image_of_a_result(
+    server: str, engine: Seer, protocol: str
+) -> None:
+    path, body = RESULTS[protocol]
+    name = "input" if "input" in body else "messages"
+    more = [{"role": "assistant", "content": "Red."}, {"role": "user", "content": "Really?"}]
+    status, reply = post(server, path, {**body, name: [*body[name], *more]})
+    assert status == 200, reply
+    assert shown(engine)[2:] == [["tool_result", "image"], ["Red."], ["Really?"]]
 
 
 def test_images_stay_between_the_texts_of_a_message(server: str, engine: Seer) -> None:
@@ -188,6 +302,16 @@ def test_what_is_no_image_is_refused_by_name(
     assert status == 400
     assert reply["error"]["param"].startswith("messages[0].content[0]")
     assert re.search(words, reply["error"]["message"])
+    assert engine.requests == []
+
+
+def test_each_hostile_file_is_refused(server: str, engine: Seer) -> None:
+    for name, (content, piece) in image_files.hostile_files().items():
+        url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        status, reply = post(server, "/v1/chat/completions", chat(url_part(url)))
+        assert status == 400, name
+        assert reply["error"]["param"] == "messages[0].content[0].image_url.url"
+        assert piece in reply["error"]["message"].replace("The image", name)
     assert engine.requests == []
 
 

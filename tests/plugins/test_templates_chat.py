@@ -271,6 +271,22 @@ def test_the_command(note: Path) -> None:
         slash_commands.template(ui, "translat")
 
 
+@pytest.mark.parametrize("name", ["program", "react"])
+def test_a_command_uses_a_template_with_tools_and_sends_its_message(home: Path, name: str) -> None:
+    registered: dict[str, Any] = {}
+    slash_commands.register(lambda command: registered.update({command.name: command.run}))
+    ui = RememberingUi("templates", Conversation(1))
+    registered[name](ui, " What is 6 times 7? ")
+    assert ui.state["template"] == name
+    assert [call["tools"] for call in ui.called("set_chat")] == [load_template(name).tools]
+    assert ui.called("send") == [{"text": "What is 6 times 7?"}]
+    assert [call for call, _ in ui.calls][-1] == "send"  # once the template is in use
+    registered[name](ui, "off")
+    assert ui.state == {}
+    registered[name](ui, "")
+    assert len(ui.called("send")) == 1
+
+
 # --- about a reply -----------------------------------------------------------------------------
 
 

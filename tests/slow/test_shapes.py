@@ -21,7 +21,9 @@ from chatlm.engines.local_engine import LocalEngine
 from chatlm.store.store import Store
 from chatlm.types.sampling import Sampling
 from tests import shapes
+from tests.end_to_end.terminal import CTRL_N, CTRL_Q, ENTER, Terminal, has, tokens
 from tests.plugins.serve import send, serving
+from tests.tui.support import app_of, chat_of, idle, make_app, opens, run, until
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,61 @@ def test_a_later_turn_about_the_image_names_it_too(engine: LocalEngine, tmp_path
         assert reply.usage.cached_tokens > 0
         answers.append((reply.text, picture.color))
     assert share_right(answers) >= ENOUGH
+
+
+def answers_in(store: Store, pictures: list[shapes.Picture]) -> list[tuple[str, str]]:
+    """Return the only reply of each chat, the oldest first, with the colour of its picture."""
+    answers = []
+    chats = store.list_conversations()
+    assert len(chats) == len(pictures)
+    for header, picture in zip(sorted(chats, key=lambda chat: chat.id), pictures, strict=True):
+        (turn,) = store.conversation(header.id).turns
+        assert turn.reply is not None
+        answers.append((turn.reply.text, picture.color))
+    return answers
+
+
+async def test_the_screen_names_the_colour(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = shapes.held_out(40)
+    store = Store(home / "chats.db")
+    app = make_app(store=store, open_engine=opens(open_engine()), graphics="blocks")
+    async with app.run_test(size=(120, 36)) as pilot:
+        composer = chat_of(pilot).composer
+        for number, picture in enumerate(pictures):
+            (tmp_path / f"{number}.png").write_bytes(picture.content)
+            composer.text = f"@{number}.png {shapes.QUESTION}"
+            await until(pilot, lambda: "64×64 · " in (composer.border_subtitle or ""))
+            await pilot.press("enter")
+            await until(pilot, lambda: chat_of(pilot).conversation.turns)
+            await idle(pilot)
+            await until(pilot, lambda: app_of(pilot).chat_screen.query(".picture"))
+            await run(pilot, "new")
+            await until(pilot, lambda: not app_of(pilot).chat_screen.query(".picture"))
+    assert share_right(answers_in(store, pictures)) >= ENOUGH
+
+
+def test_the_program_in_a_terminal_names_the_colour(home: Path, tmp_path: Path) -> None:
+    pictures = shapes.held_out(20)
+    home.mkdir(parents=True)
+    (home / "config.toml").write_text("[sampling]\ntemperature = 0.0\nmax_tokens = 12\n")
+    model = str(shapes.folder())
+    terminal = Terminal(home, "--model", model, columns=80, lines=24, folder=tmp_path)
+    terminal.wait_for(has("shapes"))
+    for number, picture in enumerate(pictures):
+        (tmp_path / f"{number}.png").write_bytes(picture.content)
+        terminal.type(f"\x1b[200~@{number}.png {shapes.QUESTION}\x1b[201~")
+        terminal.wait_for(has("64×64 · "))
+        terminal.type(ENTER)
+        terminal.wait_for(lambda shown: tokens(shown) > 0 and "tokens/s" in shown)
+        terminal.type(CTRL_N)
+        terminal.wait_for(lambda shown: "tokens/s" not in shown)
+    terminal.type(CTRL_Q)
+    assert terminal.wait_to_end() == 0
+    with Store(home / "chats.db") as store:
+        assert share_right(answers_in(store, pictures)) >= ENOUGH
 
 
 @pytest.mark.parametrize("protocol", ["openai", "ollama"])

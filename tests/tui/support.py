@@ -25,7 +25,7 @@ from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.engine_loader import OpenEngine
 from chatlm.tui.graphics import Graphics
 from chatlm.tui.workers import UPDATES_PER_SECOND
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
@@ -90,13 +90,13 @@ class StillEngine:
         self.closed = True
 
 
-def opens(engine: ScriptedEngine | StillEngine) -> OpenEngine:
+def opens(engine: Engine) -> OpenEngine:
     """An `open_engine` that has nothing to wait for."""
     return lambda model, report: engine
 
 
 def make_app(
-    engine: ScriptedEngine | StillEngine | None = None,
+    engine: Engine | None = None,
     store: Store | None = None,
     *,
     open_engine: OpenEngine | None = None,

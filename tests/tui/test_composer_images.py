@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from textual import events
+from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.tui.composer.attachments import find_attachments, pasted_paths
@@ -66,6 +68,23 @@ async def test_a_model_without_vision_is_told_before_sending_and_the_message_sta
         assert "cannot read images" in toasts(pilot)[0]
         assert "No model here can" in toasts(pilot)[0]
         assert (app.sent, app.composer.text) == ([], "What is @cat.png")
+
+
+def told(pilot: Pilot[None], *texts: str) -> Callable[[], bool]:
+    """Whether a toast has all these texts."""
+    return lambda: any(all(text in each for text in texts) for each in toasts(pilot))
+
+
+async def test_each_hostile_file_is_refused_and_the_message_stays(tmp_path: Path) -> None:
+    app = sees(tmp_path)
+    async with app.run_test() as pilot:
+        for name, (content, piece) in image_files.hostile_files().items():
+            (tmp_path / name).write_bytes(content)
+            app.composer.text = f"What is @{name}"
+            await pilot.press("enter")
+            await until(pilot, told(pilot, name, piece))
+            assert app.composer.text == f"What is @{name}"
+    assert app.sent == []
 
 
 async def test_without_a_model_the_size_is_shown(folder: Path) -> None:

@@ -15,14 +15,13 @@ import PIL.PngImagePlugin
 import pytest
 
 from chatlm.chat.images import (
-    MAX_PIXELS,
     is_image_file,
     read_image,
     read_image_file,
     sniff_format,
 )
 from chatlm.errors import UsageError
-from chatlm.store.blobs import MAX_IMAGE_BYTES
+from chatlm.store.blobs import MAX_IMAGE_BYTES, MAX_PIXELS
 from tests import image_files
 from tests.image_files import BLUE, GREEN, RED, WHITE, picture, save
 

@@ -27,6 +27,7 @@ from chatlm.store.store import Store
 from chatlm.tui.chat.incognito import copy_incognito_chats
 from chatlm.types.messages import Conversation, StopReason
 from chatlm.types.parts import Image, Part, Text
+from tests import image_files
 
 
 def picture(colour: str = "red", file_format: str = "PNG") -> bytes:
@@ -101,6 +102,8 @@ def test_what_is_no_image_is_not_described(monkeypatch: pytest.MonkeyPatch) -> N
     bomb = CAT.replace((3).to_bytes(4) + (2).to_bytes(4), (10**6).to_bytes(4) * 2)
     for content in (b"", b"<svg/>", CAT[:20], picture(file_format="BMP"), bomb):
         assert describe_image(content) is None
+    assert describe_image(image_files.png_of(8000, 8000, b"")) is not None
+    assert describe_image(image_files.png_of(8001, 8000, b"")) is None
     monkeypatch.setattr(blobs, "MAX_IMAGE_BYTES", len(CAT) - 1)
     assert describe_image(CAT) is None
 

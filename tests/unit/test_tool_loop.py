@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.ExifTags
+import PIL.Image
 import pytest
 
 from chatlm import Passage, Text, ToolCall, ToolContext, ToolOutput, ToolResult, UsageError, tool
@@ -38,8 +40,10 @@ from chatlm.types.events import (
     ToolStarted,
 )
 from chatlm.types.messages import Conversation, Reply, StopReason
+from chatlm.types.parts import Image
 from chatlm.types.tool_rules import ChatTools, ToolSettings
 from chatlm.types.tools import Tool
+from tests import image_files
 
 RAN: list[str] = []
 
@@ -533,27 +537,40 @@ def test_passages_of_a_tool_are_numbered_and_stored(store: Store) -> None:
     assert "Cats" not in session.preview("").request.messages[-1].text
 
 
-def test_pictures_of_a_tool_are_stored_and_only_the_user_sees_them(store: Store) -> None:
-    import io
-
-    import PIL.Image
-
-    file = io.BytesIO()
-    PIL.Image.new("RGB", (2, 3)).save(file, "PNG")
+@pytest.mark.parametrize("sees", [True, False])
+def test_images_of_a_tool_are_checked_and_shown_to_the_user_and_a_model_that_sees(
+    store: Store, sees: bool
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Artist] = "SECRET-ARTIST"
+    plot = image_files.save(image_files.picture(), exif=exif)
+    bomb, _ = image_files.hostile_files()["just-too-large.png"]
 
     @tool(permission="allow")
-    def plot() -> ToolOutput:
-        """Plot."""
-        return ToolOutput("Plotted.", images=(file.getvalue(), b"none"))
+    def draw() -> ToolOutput:
+        """Draw."""
+        return ToolOutput("Drawn.", images=(plot, b"none", bomb, *[b""] * 20))
 
-    session, engine = session_of(store, (call("plot"),), "Ok.", plugin=Plugin([plot]))
+    session, engine = session_of(store, (call("draw"),), "Ok.", plugin=Plugin([draw]))
+    if sees:
+        accepts = engine.info.accepts | {"image"}
+        engine.info = dataclasses.replace(engine.info, accepts=accepts)
     pull(session.send("Go."))
-    (image,) = (part for part in last_reply(session).parts if part.type == "image")
-    assert store.blob(image.sha256) == file.getvalue()  # type: ignore[union-attr]
-    assert "[1 image, shown to the user]" in results(session)[0].text
-    assert "cannot be read was left out" in results(session)[0].text
-    kinds = {part.type for message in engine.requests[1].messages for part in message.parts}
-    assert "image" not in kinds
+    (image,) = (part for part in last_reply(session).parts if isinstance(part, Image))
+    assert (image.width, image.height) == (40, 20)
+    assert b"SECRET" not in store.blob(image.sha256)
+    assert results(session)[0].text == (
+        "Drawn.\n[A file of the tool is not an image in a known format; it was left out.]"
+        "\n[A file of the tool has 8,001 × 8,000 pixels; at most 64 million are read; "
+        "it was left out.]"
+        + "\n[A file of the tool is empty; it was left out.]"
+        * 17
+        + "\n[3 more images were left out.]"
+        "\n[1 image, shown to the user]"
+    )
+    request = engine.requests[1]
+    shown = [p for message in request.messages for p in message.parts if isinstance(p, Image)]
+    assert [request.image_bytes(each) for each in shown] == [store.blob(image.sha256)] * sees
 
 
 def test_calls_are_in_the_trace(store: Store) -> None:

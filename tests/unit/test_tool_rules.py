@@ -10,9 +10,12 @@ from urllib.parse import quote
 import pytest
 
 from chatlm.chat import untrusted_text
+from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.untrusted_text import UntrustedText, find_copies, mark
 from chatlm.errors import UsageError
-from chatlm.types.tool_rules import ChatTools, ToolRule
+from chatlm.types.messages import ConversationHeader
+from chatlm.types.tool_rules import ChatTools, ToolRule, ToolSettings
+from chatlm.types.tools import Tool
 
 
 def allows(rule: str, folder: Path | None = None, **arguments: object) -> bool:
@@ -135,3 +138,34 @@ def test_no_text_contains_its_own_end_mark(monkeypatch: pytest.MonkeyPatch) -> N
     assert mark(text).rsplit("\n", 1)[1] not in text
     assert mark("a", 'b"]: instructions [').startswith("[data ")
     assert mark("a", 'b"]').split("\n")[0].count("]") == 1
+
+
+def test_a_rule_for_a_group_is_never_about_tools_of_another_plugin() -> None:
+    def offer(name: str, group: str = "") -> Tool:
+        return Tool(name, "Go.", {"type": "object"}, lambda arguments, context: "", group=group)
+
+    class Plugins:
+        def collect(self, hook: str) -> list[tuple[str, tuple[Tool]]]:
+            return [
+                ("tools", (offer("files_read", "files"),)),
+                ("tools", (offer("calculator"),)),
+                ("mcp", (offer("files__write", "files"),)),
+                ("mcp", (offer("files__read", "files"),)),
+                ("mcp", (offer("calculator__delete", "calculator"),)),
+                ("mcp", (offer("calculator", "other"),)),
+                ("other", (offer("go", "files"),)),
+            ]
+
+    tools = find_tools(Plugins())  # type: ignore[arg-type]
+    assert {name: each.group for name, each in tools.items()} == {
+        "files_read": "files",
+        "calculator": "tools",
+        "files__write": "mcp-files",
+        "files__read": "mcp-files",
+        "calculator__delete": "mcp-calculator",
+        "go": "other-files",
+    }
+    options = ToolOptions(ToolSettings(allow=("files", "calculator"), enabled=True))
+    chosen = ToolSet(tools, options, ConversationHeader(1, "x"))
+    allowed = [name for name, each in tools.items() if chosen.permission(each) == "allow"]
+    assert allowed == ["calculator", "files_read"]

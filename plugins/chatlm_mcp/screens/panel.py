@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, one_line
 from chatlm.plugin_kit.screens import MUTED_STYLE
-from chatlm_mcp.listing import KnownServer, Listing
+from chatlm_mcp.listing import KnownServer, ListedTool, Listing
 from chatlm_mcp.server import Health, Server
 from chatlm_mcp.server_config import config_path
 from chatlm_mcp.servers import Servers
@@ -21,6 +21,9 @@ from chatlm_mcp.servers import Servers
 REFRESH_SECONDS = 2.0
 
 LOG_LINES = 12
+
+MAX_NAMES = 40
+"""Names shown of what a server offers, of each kind."""
 
 _MARKS = {
     "running": ("●", "$text-success"),
@@ -83,7 +86,7 @@ class McpPanel(Vertical):
         yield OptionList(markup=False)
         yield Static(
             Content.assemble(
-                ("↑↓", "bold $text"), " select · ", ("enter", "bold $text"), " start again"
+                ("tab ↑↓", "bold $text"), " select · ", ("enter", "bold $text"), " restart"
             ),
             classes="keys",
         )
@@ -128,43 +131,68 @@ class McpPanel(Vertical):
             return self._problem
         if not self._rows:
             return (
-                "No MCP servers yet. Add one: chatlm mcp add NAME -- COMMAND …\n"
+                "No MCP servers yet. Add one in a shell, such as\n\n"
+                "chatlm mcp add time -- uvx mcp-server-time\n\n"
+                "or take over those of another program with chatlm mcp add --from FILE. "
                 f"They are kept in {config_path()}"
             )
         running = sum(row.health.state == "running" for row in self._rows)
-        return f"{len(self._rows)} servers, {running} running. The others start when needed."
+        count = f"{len(self._rows)} server{'s' * (len(self._rows) > 1)}"
+        return f"{count}, {running or 'none'} running. A server starts when it is needed."
 
     def _option(self, at: int, expanded: bool) -> Option:
         row = self._rows[at]
         mark, style = _MARKS[row.health.state]
-        lines = [
-            Content.assemble(
-                (f"{mark} ", style), (row.server.config.name, "bold"), f"  {row.health.state}"
-            )
-        ]
-        if row.health.reason:
-            lines.append(Content.styled(f"  {one_line(row.health.reason, 200)}", "$text-error"))
-        lines.append(Content.styled(f"  {_describe(row)}", MUTED_STYLE))
-        if expanded:
-            lines += [Content(f"  {one_line(row.server.config.target, 100)}")]
-            if row.listing is not None:
-                for tool in row.listing.tools:
-                    hints = f" ({', '.join(tool.hints)})" if tool.hints else ""
-                    lines.append(Content(f"  · {one_line(tool.name, 40)}{hints}"))
-                lines += [Content(f"  left out: {text}") for text in row.listing.left_out]
-            if row.log:
-                lines.append(Content.styled("  log", "bold"))
-                lines += [
-                    Content.styled(f"  {one_line(line, 200)}", MUTED_STYLE) for line in row.log
-                ]
-        return Option(Content("\n").join(lines), id=str(at))
+        head = Content.assemble(
+            (f"{mark} ", style), (row.server.config.name, "bold"), f"  {row.health.state}"
+        )
+        lines = [*self._reason(row), *_facts(row)]
+        lines += self._details(row) if expanded else []
+        width = max(self.query_one(OptionList).scrollable_content_region.width - 2, 20)
+        indented = [part.pad_left(2) for line in lines for part in line.wrap(width)]
+        return Option(Content("\n").join([head, *indented]), id=str(at))
+
+    def _reason(self, row: ServerRow) -> list[Content]:
+        if not row.health.reason:
+            return []
+        return [Content.styled(one_line(row.health.reason, 200), "$text-error")]
+
+    def _details(self, row: ServerRow) -> list[Content]:
+        """Return how a server is reached, what it offers and what it wrote, as lines to wrap."""
+        lines = [Content(one_line(row.server.config.target, 200))]
+        if (listing := row.listing) is not None:
+            tools = [_name_tool(tool) for tool in listing.tools]
+            kinds = {
+                "Tools": tools,
+                "Resources": [one_line(each.uri, 60) for each in listing.resources],
+                "Templates": [one_line(each.example, 60) for each in listing.templates],
+                "Prompts": [one_line(each.name, 40) for each in listing.prompts],
+                "Left out": [*listing.left_out],
+            }
+            for kind, names in kinds.items():
+                if names:
+                    more = f" and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES)
+                    shown = ", ".join(names[:MAX_NAMES]) + more
+                    lines.append(Content.assemble((f"{kind}: ", "bold"), shown))
+        if row.log:
+            lines.append(Content.styled("Log", "bold"))
+            # spaces at the beginning of a line are those of the server, such as of a traceback
+            lines += [Content.styled(_log_line(line), MUTED_STYLE) for line in row.log]
+        return lines
+
+    def on_resize(self) -> None:
+        """Wrap the lines anew."""
+        self._expand_only(self.query_one(OptionList).highlighted)
+
+    def _expand_only(self, expanded: int | None) -> None:
+        options = self.query_one(OptionList)
+        for at in range(options.option_count):
+            prompt = self._option(at, at == expanded).prompt
+            options.replace_option_prompt_at_index(at, prompt)
 
     @on(OptionList.OptionHighlighted)
     def _expand(self, event: OptionList.OptionHighlighted) -> None:
-        options = self.query_one(OptionList)
-        for at in range(len(self._rows)):
-            prompt = self._option(at, at == event.option_index).prompt
-            options.replace_option_prompt_at_index(at, prompt)
+        self._expand_only(event.option_index)
 
     @on(OptionList.OptionSelected)
     def _start(self, event: OptionList.OptionSelected) -> None:
@@ -180,17 +208,29 @@ class McpPanel(Vertical):
         self.app.call_from_thread(self._refresh)
 
 
-def _describe(row: ServerRow) -> str:
-    """Return what a server offers and what it did, such as `3 tools · 2 calls`."""
+def _facts(row: ServerRow) -> list[Content]:
+    """Return what a server offers and what it did, such as `3 tools · 2 requests`."""
     facts = []
     if row.listing is not None:
-        for kind in ("tools", "resources", "prompts"):
-            if count := len(getattr(row.listing, kind)):
-                facts.append(f"{count} {kind if count > 1 else kind[:-1]}")
-    if row.health.calls:
-        facts.append(f"{row.health.calls} requests")
+        facts += row.listing.counts()
+    if calls := row.health.calls:
+        facts.append(f"{calls} request{'s' * (calls > 1)}")
     if row.health.last_seconds is not None:
         facts.append(f"last {row.health.last_seconds:.1f} s")
     if row.health.wait_seconds:
         facts.append(f"again in {row.health.wait_seconds:.0f} s")
-    return " · ".join(facts) or "never listed"
+    if row.health.state == "off":
+        facts = ["switched off in mcp.json"]
+    elif not facts and row.health.state == "not started":
+        facts = ["not used yet"]
+    return [Content.styled(" · ".join(facts), MUTED_STYLE)] if facts else []
+
+
+def _name_tool(tool: ListedTool) -> str:
+    hints = f" ({', '.join(tool.hints)})" if tool.hints else ""
+    return f"{one_line(tool.name, 40)}{hints}"
+
+
+def _log_line(line: str) -> str:
+    indent = len(line) - len(line.lstrip(" "))
+    return " " * min(indent, 8) + one_line(line, 200)

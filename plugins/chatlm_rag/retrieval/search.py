@@ -1,9 +1,10 @@
 """Hybrid search: dense and lexical retrieval, score fusion, deduplication and reranking.
 
-The fused score is a weighted sum of both scores, each divided by the best of its kind: "TM2C2" of
-Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023). Reciprocal
-rank fusion, which discards how far scores are apart, did worse on both collections of
-`benchmarks.retrieval`. Reranking is slow, and used only if the settings name a cross-encoder.
+The fused score is the sum of both scores, each standardized over the candidates of the query, as in
+Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023). So it does not
+matter in which range the cosines of an embedder lie: those of E5 are between 0.7 and 0.9.
+Reciprocal rank fusion, which discards how far scores are apart, did worse. Reranking is slow, and
+used only if the settings name a cross-encoder.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
-CANDIDATE_DEPTH = 200
-"""Candidates from each ranking. A chunk below that in both is never among the ten best of the fused
-ranking."""
+CANDIDATE_DEPTH = 1000
+"""Candidates from each ranking: enough that their mean and spread are those of most chunks, and for
+100 documents of several chunks."""
 
 
 @dataclass(frozen=True)
@@ -220,27 +221,38 @@ def _ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return ranks
 
 
-DENSE_WEIGHT = 0.8
-"""Weight of the cosine in a fused score; BM25 has the rest. It is large because cosines of good and
-bad chunks lie closer together than BM25 scores do. Values from 0.7 to 0.9 are about equally
-good."""
+DENSE_WEIGHT = 0.55
+"""Weight of the standardized cosine in a fused score; that of BM25 has the rest."""
 
 
 def fuse(dense: NDArray[np.float32], lexical: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the fused score of each candidate, 0 to 1; 1 for the best of both rankings.
+    """Return the fused score of each candidate, 0 to 1: 1 for the best of both rankings, a half for
+    an average candidate.
 
     Args:
         dense: cosines with the query, -1 to 1. They must include the best of the index.
         lexical: BM25 scores of the same candidates, 0 or more, including the best of the index.
     """
+    import numpy as np
+
     if not len(dense):
         return dense
-    scaled_dense = (dense + 1) / max(float(dense.max()) + 1, 1e-6)
-    scaled_lexical = lexical / max(float(lexical.max()), 1e-6)
-    return cast(
-        "NDArray[np.float32]",
-        DENSE_WEIGHT * scaled_dense + (1 - DENSE_WEIGHT) * scaled_lexical,
-    )
+    kinds = ((DENSE_WEIGHT, _standardize(dense)), (1 - DENSE_WEIGHT, _standardize(lexical)))
+    best = sum(weight * float(scores.max()) for weight, scores in kinds)
+    if best < 1e-6:  # all are alike
+        return np.ones_like(dense)
+    combined = sum(weight * scores for weight, scores in kinds)
+    return cast("NDArray[np.float32]", np.clip(0.5 + combined / (2 * best), 0, 1))
+
+
+def _standardize(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return by how many standard deviations each score is above the mean; 0 if all are alike."""
+    import numpy as np
+
+    spread = float(scores.std())
+    if spread < 1e-6:
+        return np.zeros_like(scores)
+    return cast("NDArray[np.float32]", (scores - scores.mean()) / spread)
 
 
 DUPLICATE_OVERLAP = 0.9

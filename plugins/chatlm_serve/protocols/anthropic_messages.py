@@ -291,12 +291,7 @@ def _parse_messages(values: Sequence[Any]) -> Iterator[Message]:
         content = fields.get("content")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        if not isinstance(content, list):
-            raise field_error(f"{path}.content", "must be a string or a list of blocks.")
-        blocks = [
-            (f"{path}.content[{at}]", without_nulls(block, f"{path}.content[{at}]"))
-            for at, block in enumerate(content)
-        ]
+        blocks = list(_blocks(content, f"{path}.content"))
         if role == "assistant":
             parts = [part for place, block in blocks for part in _reply_parts(block, place)]
             yield Message("assistant", parts)
@@ -320,15 +315,27 @@ def _user_messages(blocks: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[
             divider = "\n\n" if parts and isinstance(parts[-1], Text) else ""
             parts.append(Text(divider + text))
             continue
-        content = block.get("content", "")
-        text = content if isinstance(content, str) else _parse_texts(content, f"{path}.content")
+        text, images = _parse_result(block.get("content", ""), f"{path}.content")
         call_id = get_typed(block, "tool_use_id", str, path=f"{path}.")
         failed = get_typed(block, "is_error", bool, False, f"{path}.")
-        results.append(ToolResult(call_id, "", text, failed))
+        results += [ToolResult(call_id, "", text, failed), *images]
     if results:
         yield Message("tool", results)
     if parts or not results:
         yield Message("user", parts or "")
+
+
+def _parse_result(content: Any, path: str) -> tuple[str, list[Part]]:
+    """Return the text of a tool's result, and its images."""
+    if isinstance(content, str):
+        return content, []
+    texts, images = [], []
+    for place, block in _blocks(content, path):
+        if _block_type(block, place, ("text", "image")) == "image":
+            images.append(_parse_image(block, place))
+        else:
+            texts.append(get_typed(block, "text", str, path=f"{place}."))
+    return "\n\n".join(texts), images
 
 
 def _parse_image(block: Mapping[str, Any], path: str) -> Part:
@@ -380,15 +387,20 @@ def _block_type(block: Mapping[str, Any], path: str, kinds: Sequence[str]) -> st
 
 def _parse_texts(blocks: Any, path: str) -> str:
     """Return the text of blocks that have nothing else."""
-    if not isinstance(blocks, list):
-        raise field_error(path, "must be a string or a list of blocks.")
     texts = []
-    for index, value in enumerate(blocks):
-        place = f"{path}[{index}]"
-        block = without_nulls(value, place)
+    for place, block in _blocks(blocks, path):
         _block_type(block, place, ("text",))
         texts.append(get_typed(block, "text", str, path=f"{place}."))
     return "\n\n".join(texts)
+
+
+def _blocks(content: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the blocks of a content, each with its name in an error."""
+    if not isinstance(content, list):
+        raise field_error(path, "must be a string or a list of blocks.")
+    for index, block in enumerate(content):
+        place = f"{path}[{index}]"
+        yield place, without_nulls(block, place)
 
 
 class MessageFormat:

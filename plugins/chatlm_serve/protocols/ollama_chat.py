@@ -208,13 +208,15 @@ def _parse_messages(values: Sequence[Any]) -> list[Message]:
             )
         refuse_unknown(fields, ("role", "content", "images", *_MESSAGE_FIELDS[role]), f"{path}.")
         images = _parse_images(fields, f"{path}.")
-        if images and role != "user":
-            raise unsupported_error(f"{path}.images", "is supported in messages of the user.")
+        if images and role not in ("user", "tool"):
+            raise unsupported_error(
+                f"{path}.images", "is supported in messages of the user and of tools."
+            )
         text = get_typed(fields, "content", str, "", f"{path}.")
         parts: list[Part] = [*images, *([Text(text)] if text else [])]
         if role == "tool":
             call = _take_call(open_calls, fields, path)
-            parts = [ToolResult(call.id, call.name, text)]
+            parts = [ToolResult(call.id, call.name, text), *images]
         elif role == "assistant":
             if thought := get_typed(fields, "thinking", str, "", f"{path}."):
                 parts.insert(0, Reasoning(thought))

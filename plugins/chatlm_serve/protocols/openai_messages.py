@@ -56,16 +56,13 @@ def _parse_message(message: Any, path: str) -> Message:
     refuse_unknown(fields, _FIELDS[role], f"{path}.")
     if role == "tool":
         call_id = get_typed(fields, "tool_call_id", str, path=f"{path}.")
-        text = parse_content(fields, path)
-        return Message("tool", (ToolResult(call_id, "", text),))
+        if not isinstance(fields.get("content"), list):
+            return Message("tool", (ToolResult(call_id, "", parse_content(fields, path)),))
+        output = Message("tool", _parse_parts(fields, path))
+        images = (part for part in output.parts if not isinstance(part, Text))
+        return Message("tool", (ToolResult(call_id, "", output.text), *images))
     if role == "user" and isinstance(fields.get("content"), list):
-        return Message(
-            role,
-            [
-                _parse_user_part(part, f"{path}.content[{index}]")
-                for index, part in enumerate(fields["content"])
-            ],
-        )
+        return Message(role, _parse_parts(fields, path))
     if role != "assistant":
         return Message(role, parse_content(fields, path))
     calls = parse_tool_calls(fields, path)
@@ -96,7 +93,15 @@ def parse_content(fields: Mapping[str, Any], path: str, default: str | None = No
     )
 
 
-def _parse_user_part(part: Any, path: str) -> Part:
+def _parse_parts(fields: Mapping[str, Any], path: str) -> list[Part]:
+    """Return the texts and images of a content that is a list."""
+    return [
+        _parse_text_or_image(part, f"{path}.content[{index}]")
+        for index, part in enumerate(fields["content"])
+    ]
+
+
+def _parse_text_or_image(part: Any, path: str) -> Part:
     if not isinstance(part, dict) or part.get("type") != "image_url":
         return Text(_parse_part(part, path))
     fields = without_nulls(part, path)

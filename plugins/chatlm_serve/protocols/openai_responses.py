@@ -189,26 +189,32 @@ def _parse_item(item: Any, path: str) -> Message:
             )
         role: Role = ROLES[name]
         if role == "user" and isinstance(fields.get("content"), list):
-            return Message(
-                role,
-                [
-                    _parse_user_part(part, f"{path}.content[{at}]")
-                    for at, part in enumerate(fields["content"])
-                ],
-            )
+            return Message(role, _parse_parts(fields, "content", path))
         return Message(role, _parse_texts(fields, "content", path))
     if kind == "reasoning":
         thought = _parse_texts(fields, "content", path) if fields.get("content") else ""
         return Message("assistant", (Reasoning(thought),) if thought else ())
     call_id = get_typed(fields, "call_id", str, path=f"{path}.")
     if kind == "function_call_output":
-        return Message("tool", (ToolResult(call_id, "", _parse_texts(fields, "output", path)),))
+        if not isinstance(fields.get("output"), list):
+            text = get_typed(fields, "output", str, path=f"{path}.")
+            return Message("tool", (ToolResult(call_id, "", text),))
+        output = Message("tool", _parse_parts(fields, "output", path))
+        images = (part for part in output.parts if not isinstance(part, Text))
+        return Message("tool", (ToolResult(call_id, "", output.text), *images))
     name = get_typed(fields, "name", str, path=f"{path}.")
     arguments = get_typed(fields, "arguments", str, path=f"{path}.")
     return Message("assistant", (ToolCall(call_id, name, arguments),))
 
 
-def _parse_user_part(part: Any, path: str) -> Part:
+def _parse_parts(fields: Mapping[str, Any], name: str, path: str) -> list[Part]:
+    """Return the texts and images of a list."""
+    return [
+        _parse_text_or_image(part, f"{path}.{name}[{at}]") for at, part in enumerate(fields[name])
+    ]
+
+
+def _parse_text_or_image(part: Any, path: str) -> Part:
     if not isinstance(part, dict) or part.get("type") != "input_image":
         return Text(_parse_text(part, path))
     fields = without_nulls(part, path)
