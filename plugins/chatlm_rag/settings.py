@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 MAX_PASSAGES = 20
 
 
-DEFAULT_THRESHOLD = 0.5
-"""Keeps nine of ten questions that the documents answer; see `retrieval.relevance`."""
+DEFAULT_THRESHOLD = 0.27
+"""Keeps more than nine of ten questions that documents for tuning answer; see
+`retrieval.relevance`."""
 
 
 @dataclass(frozen=True)
