@@ -34,7 +34,7 @@ MAX_GAP = 2.0
 """Another statement is quoted if its score is at most this much lower than the best."""
 
 
-TYPE_WEIGHT, COVERAGE_WEIGHT, PASSAGE_WEIGHT = 0.5, 2.0, 6.0
+TYPE_WEIGHT, COVERAGE_WEIGHT, PASSAGE_WEIGHT = 2.5, 2.0, 6.0
 """Weights beside the reader's log-odds: of naming what the question asks for, such as a date; of
 the share of the question's words in the statement; of the score of the passage. They were chosen
 with `benchmarks.relevance_fit`."""
