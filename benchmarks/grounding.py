@@ -32,10 +32,10 @@ from benchmarks.grounding_collections import (
     load_collection,
     normalize,
     read_passages,
-    read_squad,
     share_of_words,
     xquad_passages,
 )
+from benchmarks.question_sets import read_squad
 from benchmarks.retrieval import EMBEDDER, link_models, silent
 from benchmarks.tools import wilson
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model

@@ -187,7 +187,9 @@ def evaluate(
     """Return how often the best statement of a passage answers, and the area under the ROC curve
     of its score for passages with and without an answer."""
     network.eval()
-    hits, with_answer, without = 0, [], []
+    hits = 0
+    with_answer: list[float] = []
+    without: list[float] = []
     for example in examples:
         windows = layout.windows(example.question, "", example.statements)
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     )
     from chatlm.engines.batching import SequentialBatch, stream_many
     from chatlm.engines.estimated_tokens import EstimatedTokens
+    from chatlm.engines.image_ids import ImageUnit, find_images, image_ids, is_image_id
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.model import (
         AdaptedModel,
         BlockRules,
+        ImageModel,
+        ImageReader,
         LanguageModel,
         Model,
         ModelInfo,
@@ -140,7 +143,7 @@ if TYPE_CHECKING:
         StoppingCriterion,
         ToolDefinition,
     )
-    from chatlm.types.runtimes import GgufModel, GgufRuntime, StoredLinear
+    from chatlm.types.runtimes import GgufModel, GgufRuntime, Mmproj, StoredLinear
     from chatlm.types.sampling import LogitBias, Sampling
     from chatlm.types.schemas import (
         Grammar,
@@ -222,6 +225,9 @@ _MODULE_OF = {
     "Grammar": "chatlm.types.schemas",
     "Image": "chatlm.types.parts",
     "ImageEngine": "chatlm.types.engine",
+    "ImageModel": "chatlm.engines.model",
+    "ImageReader": "chatlm.engines.model",
+    "ImageUnit": "chatlm.engines.image_ids",
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
     "LocalEngine": "chatlm.engines.local_engine",
@@ -231,6 +237,7 @@ _MODULE_OF = {
     "MemoryBudget": "chatlm.types.memory",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
+    "Mmproj": "chatlm.types.runtimes",
     "Model": "chatlm.engines.model",
     "ModelDetails": "chatlm.hub.installed",
     "ModelError": "chatlm.errors",
@@ -318,6 +325,7 @@ _MODULE_OF = {
     "escape_controls": "chatlm.text",
     "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
+    "find_images": "chatlm.engines.image_ids",
     "find_installed_model": "chatlm.hub.installed",
     "find_mismatch": "chatlm.hub.checksums",
     "find_model": "chatlm.hub.installed",
@@ -327,6 +335,8 @@ _MODULE_OF = {
     "graceful_interrupt": "chatlm.plugin_kit.progress",
     "hookimpl": "chatlm.plugin_host.hookspecs",
     "human_bytes": "chatlm.hub.disk",
+    "image_ids": "chatlm.engines.image_ids",
+    "is_image_id": "chatlm.engines.image_ids",
     "list_installed_models": "chatlm.hub.installed",
     "load_config": "chatlm.config.config",
     "load_plugin_settings": "chatlm.plugin_host.settings",
@@ -398,6 +408,9 @@ __all__ = [
     "Grammar",
     "Image",
     "ImageEngine",
+    "ImageModel",
+    "ImageReader",
+    "ImageUnit",
     "Judge",
     "LanguageModel",
     "LocalEngine",
@@ -407,6 +420,7 @@ __all__ = [
     "MemoryBudget",
     "Message",
     "MessageRefused",
+    "Mmproj",
     "Model",
     "ModelDetails",
     "ModelError",
@@ -495,6 +509,7 @@ __all__ = [
     "escape_controls",
     "expand_path",
     "fast_dtype",
+    "find_images",
     "find_installed_model",
     "find_mismatch",
     "find_model",
@@ -504,6 +519,8 @@ __all__ = [
     "graceful_interrupt",
     "hookimpl",
     "human_bytes",
+    "image_ids",
+    "is_image_id",
     "list_installed_models",
     "load_config",
     "load_plugin_settings",

@@ -11,6 +11,7 @@ from chatlm.hub.generation_config import read_generation_config, recommended_sam
 from chatlm.hub.gguf.architectures import map_tensors, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.hub.gguf.tensor_data import Change
+from chatlm.hub.mmproj import read_mmproj
 from chatlm.hub.weights import gguf_file
 from chatlm.types.runtimes import GgufModel, StoredLinear
 
@@ -44,6 +45,7 @@ def describe_gguf(name: str, folder: Path, context: int | None) -> GgufModel:
         recommended_sampling=recommended_sampling(name, generation),
         tensors=tensors,
         find_linear=linear_finder(path),
+        mmproj=read_mmproj(folder),
     )
 
 

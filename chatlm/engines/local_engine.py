@@ -39,6 +39,7 @@ from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.errors import OutOfMemoryError, UsageError
+from chatlm.hub.mmproj import mmproj_hint
 from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
@@ -90,6 +91,7 @@ class LocalEngine:
         draft_model: drafts tokens for the model, which must be able to drop them exactly; None
             for none.
         notes: for the user, besides those of the model.
+        image_hint: what to do about images that it does not read; empty for nothing.
 
     Raises:
         ModelError: the tokenizer cannot be used with the prompt format.
@@ -111,6 +113,7 @@ class LocalEngine:
         saved_caches: SavedCaches | None = None,
         draft_model: Drafter | None = None,
         notes: Sequence[str] = (),
+        image_hint: str = "",
     ) -> None:
         self._report_usage = report_usage
         model_info = model.info
@@ -137,6 +140,7 @@ class LocalEngine:
         self._slow_work_lock = threading.Lock()
         notes = (*model_info.notes, *self.prompt_encoder.notes, *notes)
         why_blind = next((note for note in notes if note.startswith(NO_IMAGES)), "")
+        image_hint = " ".join(filter(None, (why_blind, image_hint)))
         suggested = (catalogue_sampling or Sampling()).with_fallback(
             model_info.recommended_sampling
         )
@@ -151,7 +155,7 @@ class LocalEngine:
             default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
             recommended_sampling=suggested,
             notes=notes,
-            part_hints={"image": why_blind} if why_blind else {},
+            part_hints={"image": image_hint} if image_hint else {},
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | dict(model_info.versions),
             num_parameters=num_parameters,
@@ -258,6 +262,7 @@ class LocalEngine:
             else None,
             draft_model=drafts,
             notes=notes,
+            image_hint="" if engine in (runtimes or ()) else mmproj_hint(folder, bool(runtimes)),
         )
 
     def preview(self, request: Request) -> Prompt:

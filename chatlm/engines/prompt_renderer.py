@@ -80,9 +80,12 @@ class PromptRenderer:
         self.images: ImageSpans | None = None
         """What stands for images in prompts; None if the model reads none."""
         self._wants_lists = False
+        if self.format == "template":
+            self._wants_lists = not self._shows_texts(as_lists=False) and (
+                images is not None or self._shows_texts(as_lists=True)
+            )
         if images is not None and self.format == "template":
             self.images = ImageSpans(images, self.token_pattern, token_ids)
-            self._wants_lists = not self._takes_texts()
         self._variables: dict[str, Any] = {}
         self._tools: tuple[ToolDefinition, ...] = ()
         self._tool_template = self._choose_tool_template()
@@ -189,8 +192,8 @@ class PromptRenderer:
             return "text"
         return "text" if "{'k': 'v'}" in text else "object"  # as Python writes an object
 
-    def _takes_texts(self) -> bool:
-        """Whether the template takes contents that are texts, not lists of texts and images."""
+    def _shows_texts(self, *, as_lists: bool) -> bool:
+        """Whether the template shows contents that are texts, or lists of texts and images."""
         messages = [
             Message("system", "first text"),
             Message("user", "second text"),
@@ -198,6 +201,8 @@ class PromptRenderer:
         ]
         for chosen in (messages, messages[1:]):
             chat = chat_formats.template_messages(chosen, chat_formats.group_by_role(chosen))
+            if as_lists:
+                chat = chat_formats.with_content_lists(chat, only_with_images=False)
             with suppress(jinja2.TemplateError, ModelError):
                 shown = self._template.render(chat)
                 return all(message.text in shown for message in chosen)
@@ -212,7 +217,7 @@ class PromptRenderer:
         )
 
     def _as_lists(self, chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.images is None:
+        if self.images is None and not self._wants_lists:
             return chat
         return chat_formats.with_content_lists(chat, only_with_images=not self._wants_lists)
 

@@ -37,6 +37,7 @@ from chatlm.hub.jobs import (
     module_command,
     run_child,
 )
+from chatlm.hub.mmproj import choose_order
 from chatlm.hub.model_folder import (
     folder_problem,
     is_model_file,
@@ -176,7 +177,8 @@ def fetch_gguf(
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> tuple[str, list[Path]]:
-    """Download a GGUF file, or the parts of a split one; an interrupted download is resumed.
+    """Download a GGUF file, or the parts of a split one, and the mmproj file of the repository if
+    it has one; an interrupted download is resumed.
 
     Args:
         source: the repository; files that it lists are taken if the repository has them.
@@ -321,12 +323,14 @@ def _download_gguf(job: dict[str, Any], folder: Path, send: Any) -> None:
     repository = job["repository"]
     found = read_repository(repository, job["revision"])
     files = choose_files(repository, found.ggufs, job["quantization"], job["names"])
-    hashes = {name: found.hashes[name] for name in files.names if name in found.hashes}
-    send("plan", bytes=files.bytes, commit=found.commit, sha256=hashes, names=files.names)
-    growing = {name: f"{found.hashes.get(name, found.commit)}.part" for name in files.names}
-    _delete_unusable_files(folder, [*files.names, *growing.values()])
-    require_space(folder, max(files.bytes - tree_bytes(folder), 0), f"to download {repository}")
-    for name in files.names:
+    names = [*files.names, *choose_order(found.sizes)[:1]]
+    total = sum(found.sizes[name] for name in names)
+    hashes = {name: found.hashes[name] for name in names if name in found.hashes}
+    send("plan", bytes=total, commit=found.commit, sha256=hashes, names=files.names)
+    growing = {name: f"{found.hashes.get(name, found.commit)}.part" for name in names}
+    _delete_unusable_files(folder, [*names, *growing.values()])
+    require_space(folder, max(total - tree_bytes(folder), 0), f"to download {repository}")
+    for name in names:
         _download_file(
             repository, found.commit, name, folder / growing[name], folder / name, found.sizes[name]
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.config import paths
+from chatlm.config.config import load_config
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub.catalogue import (
     CatalogueEntry,
@@ -46,7 +47,7 @@ from chatlm.hub.other_programs import StoredModel, find_stored_model, list_store
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
 from chatlm.hub.vision import reads_images
-from chatlm.hub.weights import parameters_by_type
+from chatlm.hub.weights import MMPROJ_FILE, parameters_by_type
 from chatlm.types.engine import ModelListing
 from chatlm.types.sampling import Sampling
 
@@ -507,7 +508,9 @@ def _stored_details(model: StoredModel) -> ModelDetails:
 
 
 def _image_ability(folder: Path) -> tuple[str, ...]:
-    return ("images",) if reads_images(folder) else ()
+    """Return what its files say about images; with an mmproj file only llama.cpp reads them."""
+    by_llamacpp = (folder / MMPROJ_FILE).is_file() and load_config().engine == "llamacpp"
+    return ("images",) if by_llamacpp or reads_images(folder) else ()
 
 
 def _folder_sampling(folder: Path) -> Sampling:

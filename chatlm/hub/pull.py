@@ -36,6 +36,7 @@ from chatlm.hub.jobs import (
     ignore_progress,
     never_cancelled,
 )
+from chatlm.hub.mmproj import place_mmproj
 from chatlm.hub.model_folder import (
     ModelOrigin,
     check_folder,
@@ -226,6 +227,7 @@ def _build(
         case GgufTarget(path):
             prepare_folder(path, output_folder, work_folder, progress, cancelled)
             place_weights(_named_records(target), output_folder, progress, cancelled)
+            place_mmproj(path, [path.parent], output_folder)
             return detect_model_kind(output_folder), target.origin
 
 
@@ -288,6 +290,7 @@ def _fetch_gguf(
         prepare_folder(paths[0], output_folder, work_folder, progress, cancelled)
         for path in paths:
             link_or_copy(path, output_folder / path.name)
+        place_mmproj(paths[0], _near(paths[0]), output_folder)
         return ModelOrigin("hub", source.repository, commit_hash)
     _require_hub(source)
     growing = partial_download_folder(folder_name)
@@ -295,9 +298,15 @@ def _fetch_gguf(
         source, quantization, growing, work_folder / "hub.log", progress, cancelled
     )
     prepare_folder(paths[0], output_folder, work_folder, progress, cancelled)
+    place_mmproj(paths[0], _near(paths[0]), output_folder)
     for path in paths:
         path.rename(output_folder / path.name)
     return ModelOrigin("hub", source.repository, commit_hash)
+
+
+def _near(path: Path) -> list[Path]:
+    """Return where a repository may have what belongs to a file: beside it, or above its folder."""
+    return [path.parent, path.parent.parent]
 
 
 def _require_hub(source: HubSource | GgufSource) -> None:

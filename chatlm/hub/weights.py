@@ -22,12 +22,17 @@ Shape = tuple[int, ...]
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Extensions of weights that can run code when loaded."""
 
+MMPROJ_FILE = "mmproj.gguf"
+"""The vision encoder of a GGUF model, which is none of its weights."""
+
 INDEX_FILE = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
     """List the files of weights in a folder, sorted; a pipe of such a name is none."""
-    return _files(folder, "*.safetensors") or _files(folder, "*.gguf")
+    return _files(folder, "*.safetensors") or [
+        path for path in _files(folder, "*.gguf") if path.name != MMPROJ_FILE
+    ]
 
 
 def gguf_file(folder: Path) -> Path | None:

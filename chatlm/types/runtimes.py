@@ -26,6 +26,15 @@ def _unknown_linear(module: str) -> StoredLinear | None:
 
 
 @dataclass(frozen=True)
+class Mmproj:
+    """A GGUF file with the vision encoder of a model in another file."""
+
+    path: Path
+    projector: str
+    """Type of what connects both, such as `gemma3`; empty where the file does not say."""
+
+
+@dataclass(frozen=True)
 class GgufModel:
     """A language model in a GGUF file."""
 
@@ -44,6 +53,8 @@ class GgufModel:
     find_linear: Callable[[str], StoredLinear | None] = _unknown_linear
     """Finds a linear layer by its name in transformers, such as `model.layers.0.mlp.up_proj`; None
     if the file does not hold it as it is."""
+    mmproj: Mmproj | None = None
+    """What lets it read images; None if there is nothing."""
 
 
 GgufRuntime = Callable[[GgufModel], Any]

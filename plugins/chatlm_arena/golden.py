@@ -10,6 +10,7 @@ from typing import Any
 
 from chatlm import (
     Conversation,
+    Image,
     SideChats,
     StopReason,
     Turn,
@@ -85,15 +86,21 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
     """Create a golden chat from a turn and the turns before it.
 
     Raises:
-        UsageError: the name is invalid, or the turn has no complete reply.
+        UsageError: the name is invalid, the turn has no complete reply, or there are images.
     """
     reply = turn.reply
     if reply is None or reply.stop_reason in _INCOMPLETE or not reply.text.strip():
         raise UsageError("This turn has no complete reply.", hint="Let the model answer it first.")
+    before = [each for each in conversation.turns if each.position < turn.position]
+    if any(isinstance(part, Image) for each in (*before, turn) for part in each.user.parts):
+        raise UsageError(
+            "This chat has images, which golden chats do not keep.",
+            hint="Choose a turn of a chat without images.",
+        )
     history = [
         (earlier.display_text, earlier.reply.text)
-        for earlier in conversation.turns
-        if earlier.position < turn.position and earlier.messages() and earlier.reply
+        for earlier in before
+        if earlier.messages() and earlier.reply
     ]
     seed = reply.sampling.get("seed")
     return GoldenChat(

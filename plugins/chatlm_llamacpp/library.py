@@ -72,6 +72,28 @@ def load_library() -> Any:
     return api
 
 
+@cache
+def load_mtmd() -> Any:
+    """Import llama.cpp's functions for images, by their own names.
+
+    Raises:
+        Unsupported: they cannot be loaded.
+    """
+    api = load_library()
+    try:
+        mtmd: Any = import_module("llama_cpp.mtmd_cpp")
+        on_message = api.llama_log_callback(forwarder)
+        _KEPT.append(on_message)
+        mtmd.mtmd_log_set(on_message, None)
+        mtmd.mtmd_helper_log_set(on_message, None)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise Unsupported(
+            f"this llama-cpp-python cannot read images: {error}; `pip install --upgrade "
+            "llama-cpp-python` brings a newer one"
+        ) from error
+    return mtmd
+
+
 def load_ggml() -> Any:
     """Return the library of llama.cpp's tensors and devices."""
     return import_module("llama_cpp._ggml").libggml

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from chatlm import BlockRules, GgufModel, ModelError, ModelInfo, Unsupported, human_bytes
+from chatlm_llamacpp.images import LlamaImages, open_images
 from chatlm_llamacpp.library import forwarder, load_ggml, load_library, log
 from chatlm_llamacpp.lora import gguf_adapter
 from chatlm_llamacpp.offload import GPU_RESERVE, Devices, expert_patterns, layers_that_fit
-from chatlm_llamacpp.sequences import CHUNK_TOKENS, ContextOptions, LlamaCache, LlamaContext, Owned
+from chatlm_llamacpp.owned import Owned
+from chatlm_llamacpp.sequences import CHUNK_TOKENS, ContextOptions, LlamaCache, LlamaContext
 from chatlm_llamacpp.settings import Settings
 
 
@@ -61,6 +63,7 @@ class LlamaCppModel:
         pointer = self._model.pointer
         self._refuse_other_kinds(pointer)
         trained = int(api.llama_model_n_ctx_train(pointer))
+        self.images, notes = self._open_images(use_gpu=bool(gpus and layers))
         self._context = LlamaContext(
             api,
             self._model,
@@ -73,6 +76,7 @@ class LlamaCppModel:
                 swa_full=settings.swa_full,
                 grows="rope_factors_long.weight" not in model.tensors,
             ),
+            self.images,
         )
         self.info = ModelInfo(
             device="+".join([*(gpu.name for gpu in gpus if layers), "cpu"]),
@@ -80,6 +84,7 @@ class LlamaCppModel:
             context_length=trained,
             eos_token_ids=model.eos_token_ids,
             recommended_sampling=model.recommended_sampling,
+            notes=notes,
             versions={"llama-cpp-python": api.__version__},
             block_rules=BlockRules(sizes=(CHUNK_TOKENS, CHUNK_TOKENS)),
         )
@@ -108,6 +113,26 @@ class LlamaCppModel:
             raise ValueError(forwarder.cause())
         adapter = Owned(pointer, self._api.llama_adapter_lora_free, self._model)
         return LlamaCppAdaptedModel(self._context, adapter, self.max_step_tokens)
+
+    def _open_images(self, *, use_gpu: bool) -> tuple[LlamaImages | None, tuple[str, ...]]:
+        """Return how the model reads images, and why it cannot although it has an mmproj file."""
+        mmproj = self._file.mmproj
+        if mmproj is None:
+            return None, ()
+        try:
+            return (
+                open_images(
+                    self._api,
+                    self._model,
+                    mmproj.path,
+                    mmproj.projector,
+                    torch.get_num_threads(),
+                    use_gpu=use_gpu,
+                ),
+                (),
+            )
+        except Unsupported as reason:
+            return None, (f"It cannot read images here: {reason}.",)
 
     def _weights(self, pointer: Any) -> str:
         """Return llama.cpp's name of the number format of the weights, such as Q4_K - Medium."""

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatlm import ModelError
+from chatlm import ModelError, find_images, is_image_id
+from chatlm_llamacpp.images import MAX_CHUNK_TOKENS, ImagePiece, LlamaImages
 from chatlm_llamacpp.library import forwarder
+from chatlm_llamacpp.owned import Owned
 
 FIRST_CAPACITY = 2048
 """Tokens of each sequence that a context has room for at first: it takes its memory at once."""
@@ -42,21 +44,6 @@ class ContextOptions:
     """Whether a small context computes the same as a large one."""
 
 
-class Owned:
-    """Something of llama.cpp's, freed with its last reference.
-
-    Args:
-        pointer: as llama.cpp returned it.
-        free: frees it.
-        after: what must be freed later than it.
-    """
-
-    def __init__(self, pointer: Any, free: Any, *after: object) -> None:
-        self.pointer = pointer
-        self._after = after
-        self.free = weakref.finalize(self, free, pointer)
-
-
 class LlamaCache:
     """The KV cache of one token sequence.
 
@@ -75,11 +62,12 @@ class LlamaCache:
         self._context = context
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
-        """Add a block of a prompt; return the logits after its last token."""
+        """Add a block of a prompt, which may have images; return the logits after its last token.
+
+        After an image they are NaN: the template writes at least a token before anything is chosen.
+        """
         self._context.reserve(self.length + len(ids))
-        for start in range(0, len(ids), CHUNK_TOKENS):
-            logits = self._context.compute([(self, ids[start : start + CHUNK_TOKENS])], False)
-        return logits[0]
+        return self._context.prefill(self, ids)
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Add generated tokens; return the logits after each."""
@@ -97,11 +85,15 @@ class LlamaContext:
         api: see `load_library`.
         model: the loaded model.
         options: how the context is made.
+        images: how the model reads images; None if it cannot.
     """
 
-    def __init__(self, api: Any, model: Owned, options: ContextOptions) -> None:
+    def __init__(
+        self, api: Any, model: Owned, options: ContextOptions, images: LlamaImages | None = None
+    ) -> None:
         self._api = api
         self._model = model
+        self._images = images
         self._options = options
         self._vocab_size = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(model.pointer)))
         batch = api.llama_batch_init(max(CHUNK_TOKENS, options.sequences), 0, 1)
@@ -153,6 +145,59 @@ class LlamaContext:
         except MemoryError:
             self._open(old)
             raise
+
+    def prefill(self, cache: LlamaCache, ids: Sequence[int]) -> Tensor:
+        """Add a block of a prompt that there is room for; see `LlamaCache.prefill`."""
+        units = find_images(ids) if self._images is not None else []
+        logits, start = torch.full((self._vocab_size,), torch.nan), 0
+        for unit in units:
+            for piece in self._images.pieces(ids, unit) if self._images is not None else ():
+                first = next(at for at in range(start, unit.stop) if is_image_id(ids[at]))
+                if not all(map(is_image_id, ids[first : first + piece.tokens])):
+                    raise RuntimeError("the tokens of an image are not where llama.cpp reads it")
+                self._prefill_text(cache, ids[start:first])
+                self._prefill_image(cache, piece)
+                start = first + piece.tokens
+        return logits if start == len(ids) else self._prefill_text(cache, ids[start:])
+
+    def _prefill_text(self, cache: LlamaCache, ids: Sequence[int]) -> Tensor:
+        logits = torch.empty(0)
+        for start in range(0, len(ids), CHUNK_TOKENS):
+            (logits,) = self.compute([(cache, ids[start : start + CHUNK_TOKENS])], False)
+        return logits
+
+    def _prefill_image(self, cache: LlamaCache, piece: ImagePiece) -> None:
+        """Add a piece of an image, whose tokens may see each other in both directions."""
+        if self._images is None:
+            raise ValueError("the model reads no images")
+        mtmd = self._images.mtmd
+        self._use_adapter(cache.adapter)
+        (slot,) = self._bring_inside([cache])
+        end = ctypes.c_int32()
+        status = mtmd.mtmd_helper_decode_image_chunk(
+            self._images.context.pointer,
+            self._pointer,
+            piece.chunk.pointer,
+            piece.embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            cache.length,
+            slot,
+            self._batch_tokens,
+            ctypes.byref(end),
+            mtmd.mtmd_helper_post_decode_callback(),
+            None,
+        )
+        if status != 0:
+            kind = MemoryError if status == -2 else RuntimeError
+            raise kind(f"mtmd_helper_decode_image_chunk returned {status}")
+        if end.value != cache.length + piece.tokens:
+            raise RuntimeError("an image has fewer positions than tokens")
+        cache.length = end.value
+
+    @property
+    def _batch_tokens(self) -> int:
+        """Maximum tokens of one pass."""
+        images = MAX_CHUNK_TOKENS if self._images is not None else 0
+        return max(CHUNK_TOKENS, self._options.sequences, images)
 
     def compute(self, inputs: Sequence[tuple[LlamaCache, Sequence[int]]], every: bool) -> Tensor:
         """Add tokens to caches with the same adapter, in one pass; return logits.
@@ -233,7 +278,7 @@ class LlamaContext:
         params.n_ctx = capacity * options.sequences
         params.n_seq_max = options.sequences
         params.kv_unified = False  # so that no reply depends on where another one lies
-        params.n_batch = params.n_ubatch = max(CHUNK_TOKENS, options.sequences)
+        params.n_batch = params.n_ubatch = self._batch_tokens
         params.n_outputs_max = options.sequences
         params.n_outputs_max_per_seq = options.sequences
         params.n_threads = params.n_threads_batch = options.threads

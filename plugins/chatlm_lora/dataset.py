@@ -149,6 +149,13 @@ def _from_messages(row: Mapping[str, Any], question_template: str, location: str
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "user", "assistant"):
             _reject(location, f"has a message of the role {role!r}")
+        if isinstance(entry.get("content"), list):
+            _reject(
+                location,
+                "has a message of several parts",
+                "Adapters are trained on text alone, also those of vision models: leave out "
+                "examples with images, and write a text as the content.",
+            )
         chat.append(Message(role, _require_text(entry, "content", location)))
     roles = [message.role for message in chat]
     turns = roles[1:] if roles[:1] == ["system"] else roles

@@ -71,11 +71,14 @@ def training_dtypes(use_cpu: bool) -> TrainingDtypes:
 def resolve_target_modules(
     model: Any, targets: Sequence[str], base: ModelLocation
 ) -> list[str] | str:
-    """Return the target modules for peft.
+    """Return the target modules for peft; of a vision model only those of its language part.
 
     Raises:
         UsageError: the model has no linear module of that name.
     """
+    decoder = _language_part(model)
+    if decoder:
+        return _modules_below(model, decoder, targets, base)
     if tuple(targets) == (ALL_LINEAR,):
         return ALL_LINEAR
     linear = {
@@ -90,6 +93,60 @@ def resolve_target_modules(
             hint=f"It has: {', '.join(sorted(linear))}; or {ALL_LINEAR}.",
         )
     return list(targets)
+
+
+def _language_part(model: Any) -> str:
+    """Return the name of a vision model's language part; empty for other models."""
+    if not hasattr(model.config, "vision_config"):
+        return ""
+    decoder = model.get_decoder()
+    names = [str(name) for name, module in model.named_modules() if module is decoder]
+    if not names or not names[0]:
+        raise UsageError(
+            "This vision model does not say which of its modules are its language part.",
+            hint="Train an adapter for a model without vision: chatlm models list.",
+        )
+    return names[0]
+
+
+def _modules_below(
+    model: Any, decoder: str, targets: Sequence[str], base: ModelLocation
+) -> list[str]:
+    """Return the whole names of a language part's linear modules, or of those in `targets`."""
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(f"{decoder}.") and isinstance(module, torch.nn.Linear)
+    ]
+    kinds = {name.rpartition(".")[2] for name in linear}
+    if tuple(targets) == (ALL_LINEAR,):
+        return linear
+    if unknown := sorted(set(targets) - kinds):
+        raise UsageError(
+            f"The language part of {base.name} has no linear module "
+            f"{one_line(', '.join(unknown), 80)}.",
+            hint=f"It has: {', '.join(sorted(kinds))}; or {ALL_LINEAR}.",
+        )
+    return [name for name in linear if name.rpartition(".")[2] in targets]
+
+
+def check_trains_on_text(model: Any, base: ModelLocation) -> None:
+    """Compute a loss on text alone, as training does; some vision models need more.
+
+    Raises:
+        UsageError: the model fails.
+    """
+    ids = torch.arange(4)[None].to(model.device)
+    model.train()
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__, 200)
+        raise UsageError(
+            f"{base.name} cannot be trained on text alone: {reason}.",
+            hint="Train an adapter for a model without vision: chatlm models list.",
+        ) from error
 
 
 def save_adapter(

@@ -33,6 +33,7 @@ from chatlm_lora.dataset import Collator, evaluate_loss
 from chatlm_lora.effect import greedy_answer
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.peft_utils import (
+    check_trains_on_text,
     explain_out_of_memory,
     load_checkpoint,
     quiet_transformers,
@@ -236,6 +237,8 @@ class _TrainingProcess:
         # the Trainer moves it to the device of its process
         model = load_pretrained(base, device="cpu", dtype=self._dtypes.base_weights)
         model.config.use_cache = False
+        if hasattr(model.config, "vision_config"):
+            check_trains_on_text(model, base)
         if (start := self._job.start) is not None:
             known = LoraConfig.from_pretrained(str(start.folder))
             known.lora_dropout = recipe.dropout

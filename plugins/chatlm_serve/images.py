@@ -119,9 +119,13 @@ def check_images(images: Sequence[PreparedImage], info: EngineInfo) -> None:
     if not images or "image" in info.accepts:
         return
     names = [
-        one_line(each.name, 60) for each in list_installed_models() if "images" in each.abilities
+        one_line(each.name, 60)
+        for each in list_installed_models()
+        if each.installed and "images" in each.abilities and each.name != info.model
     ]
     others = f" Models here that can: {', '.join(names[:5])}." if names else ""
+    if own := info.part_hints.get("image"):
+        others = f" {own}{others}"
     raise ApiError(
         400,
         f"The model {one_line(info.model, 60)} cannot read images.{others}",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import chatlm_arena.plugin
-from chatlm import Conversation, Reply, Sampling, Setup, StopReason, Turn, UsageError
+from chatlm import Conversation, Image, Reply, Sampling, Setup, StopReason, Text, Turn, UsageError
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
@@ -35,6 +35,13 @@ def test_a_golden_chat_contains_the_turns_before() -> None:
     marked = golden.golden_from_turn("count", whole, whole.turns[1])
     assert marked == GoldenChat("count", (("One?", "1."),), "Two?", "2.", 7)
     assert GoldenChat.from_dict(marked.to_dict()) == marked
+
+
+def test_a_chat_with_images_is_not_golden() -> None:
+    seen = Message("user", (Image("image/png", 8, 8, "0" * 64), Text("Which colour?")))
+    turn = Turn(1, 0, seen, (Reply(1, 1, "Red.", StopReason.END),))
+    with pytest.raises(UsageError, match="has images"):
+        golden.golden_from_turn("x", Conversation(1, turns=(turn,)), turn)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError, fast_dtype
+from chatlm import (
+    ChatEncoder,
+    ChatlmError,
+    Delta,
+    LocalEngine,
+    Message,
+    ModelLocation,
+    Request,
+    Sampling,
+    Text,
+    UsageError,
+    fast_dtype,
+    load_pretrained,
+    read_image,
+)
+from chatlm.engines.devices import resolve_placement
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, TrainingStopped
 from chatlm_lora import card, dataset
 from chatlm_lora import recipe as recipe_module
 from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
+from chatlm_lora.peft_utils import check_trains_on_text, resolve_target_modules
 from chatlm_lora.recipe import Recipe, StartingAdapter, TrainingJob
 from chatlm_lora.trainer import train_adapter
+from tests import image_files, vision_models
 from tests.waiting import wait_until
 
 RECIPE = Recipe(
@@ -319,3 +336,71 @@ def test_cards_with_former_names_of_hyperparameters_are_read() -> None:
         max_length=64,
         warmup_ratio=0,
     )
+
+
+def test_of_a_vision_model_the_language_part_is_trained(
+    home: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = vision_models.save("idefics3", tmp_path / "sees")
+    base = ModelLocation(str(folder), folder, "chat")
+    made = train_adapter(order(base, data, dataclasses.replace(RECIPE, epochs=1)), Remembering())
+    assert made is not None
+    assert made.scores["fall"] > 0.1
+    adapter = ADAPTERS.get("mine").path
+    names = [name.partition(".lora_")[0] for name in load_file(adapter / WEIGHTS_FILE)]
+    assert {name.split(".")[3] for name in names} == {"text_model"}
+    engine = LocalEngine.from_folder(
+        str(folder), folder, resolve_placement("cpu", "float32"), find_adapter=lambda name: adapter
+    )
+    picture = read_image(image_files.png(), "cat.png")
+    message = Message("user", (picture.image, Text("Question 1?")))
+    request = Request(
+        (message,),
+        Sampling(temperature=0.0, max_tokens=4),
+        images={picture.image.sha256: picture.content},
+    )
+    texts = [
+        "".join(
+            event.text
+            for event in engine.stream(dataclasses.replace(request, adapter=adapter_name))
+            if isinstance(event, Delta)
+        )
+        for adapter_name in (None, "mine")
+    ]
+    assert texts[0] != texts[1]
+    engine.close()
+
+
+def test_a_vision_model_that_needs_more_than_text_is_refused() -> None:
+    class Needy(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, **inputs: torch.Tensor) -> None:
+            assert self.training
+            raise ValueError("pixel_values are required\nas inputs")
+
+    base = ModelLocation("needy", Path(), "chat")
+    with pytest.raises(UsageError, match="needy cannot be trained on text alone: pixel_values"):
+        check_trains_on_text(Needy(), base)
+
+
+def test_unknown_modules_of_a_language_part_are_named(tmp_path: Path) -> None:
+    folder = vision_models.save("idefics3", tmp_path / "sees")
+    base = ModelLocation("sees", folder, "chat")
+    model = load_pretrained(base, device="cpu", dtype="float32")
+    found = resolve_target_modules(model, ["q_proj"], base)
+    assert isinstance(found, list)
+    assert all(name.startswith("model.text_model.") for name in found)
+    with pytest.raises(UsageError, match="no linear module out_proj") as error:
+        resolve_target_modules(model, ["q_proj", "out_proj"], base)
+    assert "q_proj" in (error.value.hint or "")
+
+
+def test_a_dialogue_with_an_image_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    content = [{"type": "image_url", "image_url": {"url": "data:"}}, {"type": "text", "text": "?"}]
+    chat = [{"role": "user", "content": content}, {"role": "assistant", "content": "Red."}]
+    path.write_text(json.dumps({"messages": chat}))
+    with pytest.raises(UsageError, match="message of several parts") as error:
+        dataset.read_dataset(path, seed=0, held_out_share=0.5)
+    assert "leave out examples with images" in (error.value.hint or "")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chatlm import EngineEvent, Image, Request, Text, ToolResult
+from chatlm import EngineEvent, Image, Request, Text, ToolResult, read_image
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm_serve.images import MAX_IMAGES, count_other_bytes
+from chatlm_serve.errors import ApiError
+from chatlm_serve.images import MAX_IMAGES, check_images, count_other_bytes
 from tests import image_files, shapes
 from tests.plugins.serve import MODEL, send, serving
 
@@ -323,6 +326,20 @@ def test_a_model_without_vision_is_refused_before_anything_is_sent(home: object)
             assert status == 400
             assert "cannot read images" in str(reply)
     assert engine.requests == []
+
+
+def test_models_here_that_have_vision_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [
+        SimpleNamespace(name="sees", installed=True, abilities=("images",)),
+        SimpleNamespace(name="elsewhere", installed=False, abilities=("images",)),
+        SimpleNamespace(name="blind", installed=True, abilities=()),
+    ]
+    monkeypatch.setattr("chatlm_serve.images.list_installed_models", lambda: models)
+    info = dataclasses.replace(ScriptedEngine().info, part_hints={"image": "Set it up."})
+    image = read_image(image_files.png(), "cat.png")
+    with pytest.raises(ApiError) as refused:
+        check_images([image], info)
+    assert str(refused.value).endswith("cannot read images. Set it up. Models here that can: sees.")
 
 
 def test_there_are_limits(server: str, engine: Seer) -> None:

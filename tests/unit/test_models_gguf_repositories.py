@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from gguf import GGUFWriter
 
 from chatlm.cli import model_download
 from chatlm.cli.main import cli
@@ -16,8 +18,9 @@ from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.hub import catalogue as catalogue_module
 from chatlm.hub import installed, pull
 from chatlm.hub.catalogue import CatalogueEntry, GgufFiles, GgufSource, catalogue
+from chatlm.hub.weights import gguf_file
 from tests.fake_hub import COMMIT, FakeHub, serve
-from tests.gguf_files import save_gguf
+from tests.gguf_files import SIZES, save_gguf
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +227,23 @@ def test_run_downloads_and_asks(home: Path, hub: FakeHub, monkeypatch: pytest.Mo
     assert asked == ["org/tiny-GGUF:Q4_K_M"]
     assert result.exit_code == 0, result.output
     assert result.stdout
+
+
+def test_the_mmproj_file_of_a_repository_comes_with_its_models(
+    home: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    writer = GGUFWriter(tmp_path / "mmproj.gguf", "clip")
+    writer.add_uint32("clip.vision.projection_dim", SIZES["hidden_size"])
+    writer.add_tensor("mm.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    encoder = (tmp_path / "mmproj.gguf").read_bytes()
+    files = hub.repositories["org/tiny-GGUF"]
+    files |= {"mmproj-F16.gguf": encoder, "mmproj-Q4_0.gguf": b"GGUF"}
+    location = pull.pull_model("org/tiny-GGUF:Q4_K_M")
+    assert (location.folder / "mmproj.gguf").read_bytes() == encoder
+    assert gguf_file(location.folder) == location.folder / "tiny-Q4_K_M.gguf"
+    assert not gets(hub, "mmproj-Q4_0")
+    assert installed.verify_model("org/tiny-GGUF:Q4_K_M").problems == ()

@@ -1,0 +1,288 @@
+"""Images for a model of llama.cpp: its mtmd library encodes them with an mmproj file."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatlm import ImageUnit, Unsupported, UsageError, image_ids, is_image_id
+from chatlm_llamacpp.library import forwarder, load_mtmd
+from chatlm_llamacpp.owned import Owned
+
+MAX_EMBEDDING_BYTES = 256 * 2**20
+"""Limit of the encoded images that are kept, so that one of an earlier turn is not read again."""
+
+MAX_CHUNK_TOKENS = 512
+"""Maximum tokens of a piece of an image, all of which are computed at once."""
+
+_TEXT = 0
+"""Type of a chunk of mtmd; other numbers are images and sounds."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the prompts of a family have images."""
+
+    placeholder: str
+    """The token that the chat template writes for an image."""
+    feature: str
+    """The token in whose place the model reads an image."""
+    around: str = ""
+    """Text before and after the tokens of an image, which mtmd leaves out."""
+
+
+PLACEMENTS: dict[str, Placement] = {
+    "gemma3": Placement("<start_of_image>", "<image_soft_token>", "\n\n"),
+}
+"""By the type of the projector in an mmproj file; those whose prompts are proven by tests."""
+
+
+def open_images(
+    api: Any, model: Owned, path: Path, projector: str, threads: int, *, use_gpu: bool
+) -> LlamaImages:
+    """Load an mmproj file.
+
+    Args:
+        api: see `load_library`.
+        model: the language model.
+        path: the file.
+        projector: its type, as the file says.
+        threads: that compute.
+        use_gpu: whether a GPU computes.
+
+    Raises:
+        Unsupported: it cannot be used with this model; the message says why.
+    """
+    placement = PLACEMENTS.get(projector)
+    if placement is None:
+        raise Unsupported(
+            f"{path.name} is of the type {projector or 'unknown'}, for which chatlm does not know "
+            "which tokens stand for an image; the model's safetensors run with transformers"
+        )
+    mtmd = load_mtmd()
+    params = mtmd.mtmd_context_params_default()
+    params.use_gpu = use_gpu
+    params.print_timings = params.warmup = False
+    params.n_threads = threads
+    params.flash_attn_type = 0  # it would round keys and values to 16 bits
+    forwarder.errors.clear()
+    pointer = mtmd.mtmd_init_from_file(bytes(path), model.pointer, params)
+    if not pointer:
+        raise Unsupported(f"{path.name} does not fit the model: {forwarder.cause()}")
+    context = Owned(pointer, mtmd.mtmd_free, model)
+    if not mtmd.mtmd_support_vision(pointer):
+        raise Unsupported(f"{path.name} does not read images")
+    if mtmd.mtmd_decode_use_mrope(pointer):
+        raise Unsupported(f"{path.name} is for positions in three dimensions")
+    return LlamaImages(api, mtmd, model, context, placement)
+
+
+@dataclass(frozen=True)
+class ImagePiece:
+    """A part of an image that is computed at once: its tokens, and what the model reads in their
+    place."""
+
+    tokens: int
+    chunk: Owned
+    embeddings: NDArray[np.float32]
+    """(tokens, width of the model)."""
+
+
+class LlamaImages:
+    """How a model of llama.cpp reads images; a `chatlm.ImageReader`.
+
+    Args:
+        api: see `load_library`.
+        mtmd: llama.cpp's functions for images.
+        model: the language model.
+        context: of the mmproj file.
+        placement: where prompts have images.
+
+    Raises:
+        Unsupported: the model's vocabulary lacks the tokens.
+    """
+
+    def __init__(
+        self, api: Any, mtmd: Any, model: Owned, context: Owned, placement: Placement
+    ) -> None:
+        self._api = api
+        self.mtmd = mtmd
+        self._vocabulary = api.llama_model_get_vocab(model.pointer)
+        self._width = int(api.llama_model_n_embd(model.pointer))
+        self.context = context
+        self._placement = placement
+        self.placeholder = placement.placeholder
+        self.feature_id = self._token_id(placement.feature)
+        self._token_id(placement.placeholder)
+        self.chat_template: str | None = None
+        """The tokenizer's own."""
+        self.expand = lru_cache(256)(self._expand)
+        """`(width, height) -> text`: the text of all tokens that replace a placeholder; the size is
+        in pixels."""
+        self._sources: dict[str, Mapping[str, bytes]] = {}
+        self._users: Counter[str] = Counter()
+        self._pieces: OrderedDict[str, list[ImagePiece]] = OrderedDict()
+        self._lock = Lock()
+        """Held while mtmd works: prompts are previewed in other threads."""
+
+    @contextmanager
+    def available(self, hashes: Iterable[str], images: Mapping[str, bytes]) -> Iterator[None]:
+        """Let images be read while a request runs, see `chatlm.ImageReader`."""
+        wanted = set(hashes)
+        for sha256 in wanted:
+            self._sources.setdefault(sha256, images)
+        self._users.update(wanted)
+        try:
+            yield
+        finally:
+            self._users.subtract(wanted)
+            for sha256 in wanted:
+                if not self._users[sha256]:
+                    del self._users[sha256], self._sources[sha256]
+
+    def clear(self) -> None:
+        """Free the memory of images that were read."""
+        self._pieces.clear()
+
+    def pieces(self, ids: Sequence[int], unit: ImageUnit) -> list[ImagePiece]:
+        """Return the pieces of an image in a prompt, encoded.
+
+        Args:
+            ids: of a block of the prompt, see `chatlm.image_ids`.
+            unit: the image in it.
+
+        Raises:
+            UsageError: its bytes are not here, or it cannot be read.
+            RuntimeError: llama.cpp failed.
+        """
+        numbers = [number for number in ids[unit.start : unit.stop] if is_image_id(number)]
+        known = (key for key in self._sources if image_ids(key, len(numbers)) == numbers)
+        sha256 = next(known, None)
+        if sha256 is None:
+            raise UsageError(
+                "The bytes of an image in the prompt are not here", hint="Attach the image again."
+            )
+        if sha256 not in self._pieces:
+            self._pieces[sha256] = self._encode(self._sources[sha256][sha256])
+            self._drop_oldest()
+        self._pieces.move_to_end(sha256)
+        pieces = self._pieces[sha256]
+        if sum(piece.tokens for piece in pieces) != len(numbers):
+            raise RuntimeError("an image has other tokens than its size tells")
+        return pieces
+
+    def _encode(self, content: bytes) -> list[ImagePiece]:
+        import PIL.Image
+
+        try:
+            with PIL.Image.open(io.BytesIO(content)) as image:
+                pixels = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise UsageError(
+                f"An image cannot be read: {str(error).partition(chr(10))[0]}",
+                hint="Attach it again as PNG or JPEG.",
+            ) from error
+        chunks = self._tokenize(pixels.width, pixels.height, pixels.tobytes())
+        return [self._encode_chunk(chunk, chunks) for chunk in self._chunks(chunks) if chunk[1]]
+
+    def _encode_chunk(self, chunk: tuple[Any, int], chunks: Owned) -> ImagePiece:
+        pointer, tokens = chunk
+        if tokens > MAX_CHUNK_TOKENS:
+            raise UsageError(
+                f"An image takes {tokens:,} tokens at once, more than {MAX_CHUNK_TOKENS}",
+                hint="Attach a smaller image.",
+            )
+        with self._lock:
+            status = self.mtmd.mtmd_encode_chunk(self.context.pointer, pointer)
+            if status != 0:
+                raise RuntimeError(f"mtmd_encode_chunk returned {status}: {forwarder.cause()}")
+            values = self.mtmd.mtmd_get_output_embd(self.context.pointer)
+            shape = (tokens, self._width)
+            embeddings = np.ctypeslib.as_array(values, shape).astype(np.float32, copy=True)
+        return ImagePiece(tokens, Owned(pointer, _freed_with_its_list, chunks), embeddings)
+
+    def _expand(self, width: int, height: int) -> str:
+        """Replace a placeholder; it depends on the size of an image alone, not on its content."""
+        feature, around = self._placement.feature, self._placement.around
+        chunks = self._tokenize(width, height, bytes(3 * width * height))
+        inside = "".join(
+            feature * tokens if tokens else self._text_of(pointer)
+            for pointer, tokens in self._chunks(chunks)
+        )
+        return f"{around}{inside}{around}"
+
+    def _tokenize(self, width: int, height: int, rgb: bytes) -> Owned:
+        """Return mtmd's chunks of an image and the text around it."""
+        mtmd = self.mtmd
+        data = (ctypes.c_uint8 * len(rgb)).from_buffer_copy(rgb)
+        bitmap = Owned(mtmd.mtmd_bitmap_init(width, height, data), mtmd.mtmd_bitmap_free)
+        chunks = Owned(mtmd.mtmd_input_chunks_init(), mtmd.mtmd_input_chunks_free, self.context)
+        marker = mtmd.mtmd_default_marker()
+        text = mtmd.mtmd_input_text()
+        text.text, text.text_len, text.parse_special = marker, len(marker), True
+        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap.pointer)
+        with self._lock:
+            status = mtmd.mtmd_tokenize(
+                self.context.pointer, chunks.pointer, ctypes.byref(text), bitmaps, 1
+            )
+        if status != 0:
+            raise RuntimeError(f"mtmd_tokenize returned {status}: {forwarder.cause()}")
+        return chunks
+
+    def _chunks(self, chunks: Owned) -> Iterator[tuple[Any, int]]:
+        """Yield each chunk with the tokens of its image, 0 for text."""
+        for index in range(self.mtmd.mtmd_input_chunks_size(chunks.pointer)):
+            chunk = self.mtmd.mtmd_input_chunks_get(chunks.pointer, index)
+            if self.mtmd.mtmd_input_chunk_get_type(chunk) == _TEXT:
+                yield chunk, 0
+            else:
+                yield chunk, int(self.mtmd.mtmd_input_chunk_get_n_tokens(chunk))
+
+    def _text_of(self, chunk: Any) -> str:
+        count = ctypes.c_size_t()
+        ids = self.mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+        buffer = ctypes.create_string_buffer(256)
+        text = b""
+        for index in range(count.value):
+            size = self._api.llama_token_to_piece(
+                self._vocabulary, ids[index], buffer, len(buffer), 0, True
+            )
+            text += buffer.raw[: max(size, 0)]
+        return text.decode("utf-8", "replace")
+
+    def _token_id(self, text: str) -> int:
+        found = (self._api.llama_token * 4)()
+        encoded = text.encode()
+        count = self._api.llama_tokenize(
+            self._vocabulary, encoded, len(encoded), found, len(found), False, True
+        )
+        if count != 1:
+            raise Unsupported(f"the model has no token {text}, which stands for an image")
+        return int(found[0])
+
+    def _drop_oldest(self) -> None:
+        sizes = {
+            sha256: sum(piece.embeddings.nbytes for piece in pieces)
+            for sha256, pieces in self._pieces.items()
+        }
+        total = sum(sizes.values())
+        for sha256 in list(self._pieces)[:-1]:
+            if total <= MAX_EMBEDDING_BYTES:
+                return
+            total -= sizes[sha256]
+            del self._pieces[sha256]
+
+
+def _freed_with_its_list(_: Any) -> None:
+    """Free nothing: chunks belong to their list."""
