@@ -15,7 +15,6 @@ import argparse
 import base64
 import dataclasses
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -33,6 +32,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.hub import pull
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_kit.progress import progress_bar
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import ApprovalNeeded
@@ -288,7 +288,11 @@ def measure(engine: Engine | None, adapter: str, consents: Sequence[bool]) -> di
     permissions = {each.name: each.permission for each in _Tools(injections()[0]).tools.values()}
     rows = {}
     for allowed in consents:
-        outcomes = [attempt(each, engine, adapter, allowed=allowed) for each in injections()]
+        outcomes = []
+        with progress_bar() as progress:
+            for each in injections():
+                outcomes.append(attempt(each, engine, adapter, allowed=allowed))
+                progress.update(len(outcomes), len(injections()), adapter or "script")
         rows["all tools allowed" if allowed else "own permissions"] = summarise(
             outcomes, permissions
         )
@@ -312,8 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with closing(engine):
             results["the default model with the adapter"] = measure(engine, "tools", (False,))
     if options.json:
-        json.dump(results, sys.stdout, indent=1)
-        print()
+        print(json.dumps(results))
         return
     for model, rows in results.items():
         for rules, row in rows.items():

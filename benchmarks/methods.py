@@ -23,20 +23,18 @@ import itertools
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools import ask_together, run_calculator, wilson
 from benchmarks.tools_data import call_text
+from benchmarks.tools_replies import ask_with_calls, run_calculator, wilson
 from benchmarks.word_problems import KINDS, Problem, problems
 from chatlm import (
     Delta,
     Finished,
-    Message,
     Request,
     Sampling,
     Setup,
@@ -47,7 +45,7 @@ from chatlm import (
 )
 from chatlm.engines.generic_tools import describe_tools
 from chatlm.plugin_kit.progress import progress_bar, status_lines
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.parts import ToolCall
 from chatlm.types.tools import parse_arguments
 from chatlm_reasoning.answers import vote_key
 from chatlm_reasoning.chain import STEP_BY_STEP, with_instruction
@@ -131,43 +129,50 @@ class Measurement:
 
     Args:
         chats: of the user's plugins and models.
+        tasks: the problems, by their index.
         args: of the command line.
     """
 
-    def __init__(self, chats: SideChats, args: argparse.Namespace) -> None:
+    def __init__(
+        self, chats: SideChats, tasks: Mapping[int, Problem], args: argparse.Namespace
+    ) -> None:
         self._chats = chats
+        self._tasks = tasks
         self._args = args
         self._engine = chats.begin(Setup(args.model, args.adapter)).engine
         self._state: Path | None = args.state
-        key = {"model": args.model, "adapter": args.adapter, "max_tokens": args.max_tokens}
-        self._key: Mapping[str, Any] = key
         self.answers: dict[tuple[int, str], Answer] = {}
         if self._state is not None and self._state.exists():
             for line in self._state.read_text("utf-8").splitlines():
-                values = json.loads(line)
-                if all(values.pop(name, None) == value for name, value in key.items()):
-                    self._remember(Answer(**values))
+                row = json.loads(line)
+                answer = Answer(**row["answer"])
+                if answer.problem in tasks and row == self._row(answer):
+                    self._remember(answer)
 
-    def answer(self, method: str, batch: Mapping[int, Problem]) -> None:
+    def answer(self, method: str, numbers: Sequence[int]) -> None:
         """Answer those problems of a batch that the method has not answered yet."""
-        todo = {n: each for n, each in batch.items() if (n, method) not in self.answers}
+        todo = [number for number in numbers if (number, method) not in self.answers]
         if not todo:
             return
         started = time.perf_counter()
-        requests = [self._request(method, number, each) for number, each in todo.items()]
-        if method in (PLAIN, CHAIN):
-            replies = [(each.text, each.tokens) for each in ask_together(self._engine, requests)]
-        elif method in _TOOLS:
-            replies = self._run_calls(requests)
+        requests = [self._request(method, number) for number in todo]
+        if self._is_batched(method):
+            outputs = ask_with_calls(self._engine, requests, _run)
+            replies = [(each.text, each.tokens) for each in outputs]
         else:
             replies = [self._stream(request) for request in requests]
         seconds = (time.perf_counter() - started) / len(todo)
-        for (number, problem), (text, tokens) in zip(todo.items(), replies, strict=True):
-            right = stated_answer(text) == str(problem.answer)
+        for number, (text, tokens) in zip(todo, replies, strict=True):
+            right = stated_answer(text) == str(self._tasks[number].answer)
             self._save(Answer(number, method, right, tokens, seconds))
 
-    def _request(self, method: str, number: int, problem: Problem) -> Request:
-        batched = method in (PLAIN, CHAIN, *_TOOLS)
+    @staticmethod
+    def _is_batched(method: str) -> bool:
+        """Whether several problems are answered at once, each greedily."""
+        return method in (PLAIN, CHAIN, *_TOOLS)
+
+    def _request(self, method: str, number: int) -> Request:
+        batched = self._is_batched(method)
         sampling = Sampling(
             method=PLAIN if batched else method,
             seed=number,
@@ -177,7 +182,7 @@ class Measurement:
         args = self._args
         template = PROGRAM if method == PROGRAM else ""
         setup = Setup(args.model, args.adapter, template=template, sampling=sampling)
-        request = self._chats.begin(setup).request(problem.question)
+        request = self._chats.begin(setup).request(self._tasks[number].question)
         if method in _TOOLS:
             return dataclasses.replace(request, tools=(_TOOLS[method],))
         return with_instruction(request, STEP_BY_STEP) if method == CHAIN else request
@@ -193,36 +198,29 @@ class Measurement:
                     tokens = event.usage.completion_tokens
         return text, tokens
 
-    def _run_calls(self, requests: Sequence[Request]) -> list[tuple[str, int]]:
-        """Run what each first output calls, and let the model answer from the result.
-
-        A chat would ask before it runs a program; here they run in the same sandbox without asking.
-        """
-        outputs = ask_together(self._engine, requests)
-        replies = [(output.text, output.tokens) for output in outputs]
-        called = [index for index, output in enumerate(outputs) if output.calls]
-        again = []
-        for index in called:
-            call = dataclasses.replace(outputs[index].calls[0], id="call_1")
-            result = ToolResult(call.id, call.name, _run(call))
-            own = Message("assistant", parts=(call,)), Message("tool", parts=(result,))
-            messages = (*requests[index].messages, *own)
-            again.append(dataclasses.replace(requests[index], messages=messages))
-        for index, output in zip(called, ask_together(self._engine, again), strict=True):
-            replies[index] = (output.text, replies[index][1] + output.tokens)
-        return replies
-
     def _save(self, answer: Answer) -> None:
         self._remember(answer)
         if self._state is not None:
             with self._state.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**self._key, **vars(answer)}) + "\n")
+                file.write(json.dumps(self._row(answer)) + "\n")
+
+    def _row(self, answer: Answer) -> dict[str, Any]:
+        """Return an answer with all that it depends on, but for the weights."""
+        args = self._args
+        return {
+            "model": args.model,
+            "adapter": args.adapter,
+            "max_tokens": args.max_tokens,
+            "question": self._tasks[answer.problem].question,
+            "answer": vars(answer),
+        }
 
     def _remember(self, answer: Answer) -> None:
         self.answers[answer.problem, answer.method] = answer
 
 
 def _run(call: ToolCall) -> str:
+    """Run a call without asking, as a chat would; programs run in the same sandbox."""
     if call.name == calculator.name:
         return run_calculator(call)
     try:
@@ -245,7 +243,7 @@ def training_rows(count: int, system: str) -> list[dict[str, Any]]:
     with_tools = f"{system}\n\n{describe_tools((python.definition,))}"
     for number, problem in enumerate(itertools.islice(problems("train", 0), count)):
         question, answer = problem.question, f"Answer: {problem.answer}"
-        way = (number + number // KINDS) % 3  # each way for all kinds of problems
+        way = (number + number // len(KINDS)) % 3  # each way for all kinds of problems
         if way == 0:
             rows.append([("user", question), ("assistant", answer)])
         elif way == 1:
@@ -275,11 +273,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Answer all problems by each method; return the rows of the table."""
     tasks = dict(enumerate(itertools.islice(problems("test", 1), args.problems)))
     with side_chats(load_config(), status_lines()) as chats, progress_bar() as progress:
-        work = Measurement(chats, args)
+        work = Measurement(chats, tasks, args)
         total = len(tasks) * len(args.methods)
         done = 0
         for start in range(0, len(tasks), BATCH):
-            batch = {n: tasks[n] for n in range(start, min(start + BATCH, len(tasks)))}
+            batch = range(start, min(start + BATCH, len(tasks)))
             for method in args.methods:  # in turn, so that load of the machine meets all alike
                 work.answer(method, batch)
                 done += len(batch)
@@ -316,8 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--methods must have off, and --problems must be 1 or more")
     rows = measure(args)
     if args.json:
-        json.dump({"adapter": args.adapter, "methods": rows}, sys.stdout)
-        print()
+        print(json.dumps({"model": args.model, "adapter": args.adapter, "methods": rows}))
         return
     print("| method | right | accuracy | 95 % interval | gained, lost | p | tokens | seconds |")
     print("|---|---|---|---|---|---|---|---|")

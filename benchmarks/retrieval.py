@@ -1,9 +1,12 @@
 """Compare the quality and speed of chatlm's search with plain BM25 and plain dense search.
 
 Run it with `python -m benchmarks.retrieval`; `--data` names the folder with the collections in BEIR
-format. All systems answer the same questions in one process, one at a time. Embedding speed is
-compared with sentence-transformers on single texts and on all texts at once. Then large sets of
-vectors are searched; see `benchmarks.retrieval_vectors`. There is no pass or fail.
+format, and `--collection` more such folders. All systems answer the same questions in one process,
+one at a time. `--embedder` and `--reranker` name further models, which are measured on each
+collection with the size of the index and the paired difference to the better half of the fused
+ranking. Embedding speed is compared with sentence-transformers on single texts and on all texts at
+once. Then large sets of vectors are searched; see `benchmarks.retrieval_vectors`. There is no pass
+or fail.
 """
 
 from __future__ import annotations
@@ -28,11 +31,12 @@ from chatlm import ensure_model
 from chatlm_rag import evaluation
 from chatlm_rag.documents.files import Source
 from chatlm_rag.evaluation import Judgements, read_judgements, read_questions
+from chatlm_rag.formatting import disk_usage
 from chatlm_rag.index import builder
 from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 from chatlm_rag.index.embedding import Embedder
 from chatlm_rag.index.folder import find_index
-from chatlm_rag.retrieval.search import Index
+from chatlm_rag.retrieval.search import MAX_RERANKED, Index, Reranker
 
 COLLECTIONS = ("cranfield", "xquad_en")
 EMBEDDER = "all-minilm-l6-v2"
@@ -108,6 +112,63 @@ def measure(ranker: Ranker, questions: Mapping[str, str], judged: Judgements) ->
     }
 
 
+def chatlm_reranked(index: Index, reranker: Reranker) -> Ranker:
+    """Rank documents as `chatlm rag search` does with a reranker."""
+
+    def rank(question: str) -> Sequence[str]:
+        hits = index.search(question, MAX_RERANKED, reranker)
+        return list(dict.fromkeys(hit.chunk.source for hit in hits))[:100]
+
+    return rank
+
+
+def compare_models(
+    collection: Path, embedders: Sequence[str], rerankers: Mapping[str, Reranker], limit: int
+) -> Rows:
+    """Measure chatlm's search with each embedder, and with each reranker after it.
+
+    Args:
+        collection: a folder in BEIR format.
+        embedders: names or folders.
+        rerankers: by name.
+        limit: questions at most.
+    """
+    questions = read_questions(collection / "queries.jsonl")
+    judged = read_judgements(collection / "qrels.tsv")
+    answerable = [name for name in questions if any(g > 0 for g in judged.get(name, {}).values())]
+    asked = {name: questions[name] for name in answerable[:limit]}
+    rows: Rows = {}
+    for number, embedder in enumerate(embedders):
+        name = f"{collection.name.replace('_', '-')}-{number}"
+        start = time.perf_counter()
+        built = builder.build(
+            name, (Source(str(collection / "corpus.jsonl")),), silent, embedder=embedder
+        )
+        seconds = time.perf_counter() - start
+        folder = find_index(name)
+        index = Index.open(folder)
+        size = {
+            "passages": float(built.manifest.chunk_count),
+            "build s": seconds,
+            "index MB": disk_usage(folder) / 1e6,
+        }
+        label = Path(embedder).name
+        rows[label] = measure(chatlm_search(index), asked, judged) | size
+        card = evaluation.evaluate(index, asked, judged)
+        for ranking, metrics in card.metrics.items():
+            rows[f"{label}, {ranking}"] = {key: each.mean for key, each in metrics.items()}
+        halves = ("dense", "lexical")
+        better = max(halves, key=lambda half: card.metrics[half]["ndcg@10"].mean)
+        gain = card.fused_gains[better]
+        rows[f"{label}, fused - {better}"] = {
+            "ndcg@10": gain.mean, "low": gain.low, "high": gain.high
+        }  # fmt: skip
+        for title, reranker in rerankers.items():
+            ranker = chatlm_reranked(index, reranker)
+            rows[f"{label} + {title}"] = measure(ranker, asked, judged)
+    return rows
+
+
 def compare(data: Path, name: str, model: SentenceTransformer) -> tuple[Rows, Index]:
     """Measure all systems on one collection; return the results and chatlm's index."""
     collection = data / name
@@ -168,13 +229,45 @@ def main() -> None:
     parser.add_argument(
         "--vectors", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], metavar="COUNT"
     )
+    parser.add_argument(
+        "--collection", type=Path, action="append", default=[], help="one more folder; repeatable"
+    )
+    parser.add_argument(
+        "--embedder", action="append", default=[], help="one more name or folder; repeatable"
+    )
+    parser.add_argument(
+        "--reranker", action="append", default=[], help="name or folder; repeatable"
+    )
+    parser.add_argument("--questions", type=int, default=300, help="of a collection, at most")
+    parser.add_argument("--only-models", action="store_true", help="skip speed and vectors")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     model_folder = ensure_model(EMBEDDER).folder
     model = SentenceTransformer(str(model_folder), local_files_only=True)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
+        rerankers = {
+            Path(name).name: Reranker(ensure_model(name).folder) for name in options.reranker
+        }
+        named = [(name, ensure_model(name).folder) for name in options.embedder]
         link_models(Path(home), model_folder)
+        # a model of the catalogue keeps its name and so its prompts; a folder is used as it is
+        embedders = [EMBEDDER]
+        for name, path in named:
+            if Path(name).is_dir():
+                embedders.append(str(path))
+            else:
+                (Path(home) / "models" / path.name).symlink_to(path)
+                embedders.append(name)
+        collections = [*(options.data / name for name in COLLECTIONS), *options.collection]
+        for collection in collections:
+            results[f"models, {collection.name}"] = compare_models(
+                collection, embedders, rerankers, options.questions
+            )
+            print(f"the models on {collection.name} are done", file=sys.stderr)
+        if options.only_models:
+            print(json.dumps(results, indent=2)) if options.json else report(results)
+            return
         indices = []
         for name in COLLECTIONS:
             results[name], index = compare(options.data, name, model)
@@ -205,10 +298,15 @@ def report(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
                 values = "".join(f"{row[name]:>14,}" for row in rows.values())
                 print(f"  {name:<32}{values}")
             continue
-        print(f"  {'':<20}" + "".join(f"{name:>19}" for name in columns))
+        width = max(map(len, rows)) + 1
+        sizes = {name: max(len(name), 10) + 2 for name in columns}
+        print(f"  {'':<{width}}" + "".join(f"{name:>{sizes[name]}}" for name in columns))
         for system, row in rows.items():
-            cells = (f"{row[name]:>19.3f}" if name in row else f"{'':>19}" for name in columns)
-            print(f"  {system:<20}" + "".join(cells))
+            cells = (
+                f"{row[name]:>{sizes[name]}.3f}" if name in row else " " * sizes[name]
+                for name in columns
+            )
+            print(f"  {system:<{width}}" + "".join(cells))
 
 
 def _vectors(collection: str) -> Any:

@@ -9,9 +9,7 @@ adapter as well. The questions are not those of `benchmarks.tools_data`, which a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import math
 import random
 import re
 import sys
@@ -24,17 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tools_data import TOOLS
-from chatlm.engines.batching import stream_many
+from benchmarks.tools_replies import ask_together, ask_with_calls, run_calculator, wilson
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
-from chatlm.types.engine import Engine
-from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message
-from chatlm.types.parts import ToolCall, ToolResult
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
-from chatlm_tools.calculator import calculate
 
 MODEL = "smollm2-135m-instruct"
 
@@ -121,15 +115,6 @@ SELECTION = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """One output of the model."""
-
-    text: str
-    calls: tuple[ToolCall, ...]
-    tokens: int
-
-
 def sums(count: int, seed: int) -> list[tuple[str, Fraction]]:
     """Return questions with their exact values."""
     chance = random.Random(seed)  # noqa: S311
@@ -153,30 +138,15 @@ def sums(count: int, seed: int) -> list[tuple[str, Fraction]]:
     return found
 
 
-def ask_together(engine: Engine, requests: Sequence[Request]) -> list[Output]:
-    """Answer requests together."""
-    texts = [""] * len(requests)
-    ends: dict[int, Finished] = {}
-    for index, event in stream_many(engine, requests):
-        if isinstance(event, Delta) and event.part == "text":
-            texts[index] += event.text
-        elif isinstance(event, Finished):
-            ends[index] = event
-    return [
-        Output(text, ends[index].tool_calls, ends[index].usage.completion_tokens)
-        for index, text in enumerate(texts)
-    ]
-
-
-def request_of(messages: Sequence[Message], adapter: str | None, *, tools: bool) -> Request:
+def request_of(question: str, adapter: str | None, *, tools: bool) -> Request:
     """Return a greedy request."""
     sampling = Sampling(temperature=0.0, max_tokens=80)
-    return Request(tuple(messages), sampling, adapter, tools=TOOLS if tools else ())
+    return Request((Message("user", question),), sampling, adapter, tools=TOOLS if tools else ())
 
 
 def measure_selection(engine: LocalEngine, adapter: str | None) -> dict[str, Any]:
     """Count which tool is called first for each question."""
-    requests = [request_of([Message("user", text)], adapter, tools=True) for text, _ in SELECTION]
+    requests = [request_of(text, adapter, tools=True) for text, _ in SELECTION]
     counts: Counter[tuple[str, str]] = Counter()
     for (_, wanted), output in zip(SELECTION, ask_together(engine, requests), strict=True):
         counts[wanted, output.calls[0].name if output.calls else ""] += 1
@@ -214,52 +184,20 @@ def measure_sums(
 ) -> dict[str, Any]:
     """Ask all sums; with tools, a call of the calculator is run and the model answers again."""
     began = time.monotonic()
-    chats = [[Message("user", text)] for text, _ in questions]
-    outputs = ask_together(engine, [request_of(chat, adapter, tools=tools) for chat in chats])
-    tokens = sum(output.tokens for output in outputs)
-    answers = [output.text for output in outputs]
-    called = [index for index, output in enumerate(outputs) if output.calls]
-    for index in called:
-        call = dataclasses.replace(outputs[index].calls[0], id="call_1")
-        result = ToolResult("call_1", call.name, run_calculator(call))
-        chats[index] += [Message("assistant", parts=(call,)), Message("tool", parts=(result,))]
-    if called:
-        again = [request_of(chats[index], adapter, tools=True) for index in called]
-        for index, output in zip(called, ask_together(engine, again), strict=True):
-            answers[index] = output.text
-            tokens += output.tokens
-    right = sum(is_right(text, value) for text, (_, value) in zip(answers, questions, strict=True))
+    requests = [request_of(text, adapter, tools=tools) for text, _ in questions]
+    outputs = ask_with_calls(engine, requests, run_calculator)
+    pairs = zip(outputs, questions, strict=True)
+    right = sum(is_right(output.text, value) for output, (_, value) in pairs)
     low, high = wilson(right, len(questions))
     return {
         "sums": len(questions),
         "right": right,
         "accuracy": right / len(questions),
         "interval": [low, high],
-        "called": len(called),
-        "tokens_per_sum": tokens / len(questions),
+        "called": sum(bool(output.calls) for output in outputs),
+        "tokens_per_sum": sum(output.tokens for output in outputs) / len(questions),
         "seconds": time.monotonic() - began,
     }
-
-
-def run_calculator(call: ToolCall) -> str:
-    """Run a call of the calculator as a chat would; other tools find nothing."""
-    if call.name != "calculator":
-        return "Nothing in manual is about that."
-    try:
-        expression = json.loads(call.arguments)["expression"]
-        result = calculate(expression)
-    except Exception as error:  # what the model reads in a chat
-        return str(error)
-    return f"{expression.strip()} {result if result[0] == '≈' else f'= {result}'}"
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share."""
-    z = 1.96
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def main() -> None:
@@ -287,7 +225,7 @@ def main() -> None:
                 results[f"{name}, {'calculator' if tools else 'no tools'}"] = row
             results[f"{name}, selection"] = measure_selection(engine, adapter)
     if options.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps(results))
         return
     for name, row in results.items():
         if "right" in row:

@@ -2,27 +2,29 @@
 
 `python -m benchmarks.tools_data FILE` writes them as `chatlm adapters train --data FILE` reads
 them. Tools are described in the system prompt and results are written as chatlm does it for models
-whose template has no place for tools. Questions are generated from patterns; the benchmark
-`benchmarks.tools` uses other patterns. Replies that need no tool are the default model's own, so
-that it does not forget how to answer.
+whose template has no place for tools. Half of the questions need no tool. Questions are generated
+from patterns; the benchmark `benchmarks.tools` uses other patterns. Replies that need no tool are
+the default model's own, so that it does not forget how to answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks.structured import engine_of
-from benchmarks.structured_replies import collect
-from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, PLAIN, sum_question
+from benchmarks.tools_chat import chat_questions
+from benchmarks.tools_phrases import DOCUMENT_PATTERNS, FACTS, sum_question
+from benchmarks.tools_replies import ask_together
 from chatlm.chat.untrusted_text import mark
-from chatlm.engines.batching import stream_many
 from chatlm.engines.generic_tools import describe_tools
+from chatlm.testing import run_tool
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import Sampling
@@ -95,9 +97,8 @@ def _sum_exchange(chance: random.Random) -> list[Exchange]:
 def _calculation(
     chance: random.Random, question: str, expression: str, answer: str
 ) -> tuple[Exchange, str]:
-    result = calculate(expression)
-    shown = result.rpartition("≈ ")[2]
-    equation = f"{expression} {result if result[0] == '≈' else f'= {result}'}"
+    shown = calculate(expression).rpartition("≈ ")[2]
+    equation = run_tool(calculator, {"expression": expression}).text
     reply = (answer or chance.choice(_ANSWERS)).format(shown)
     call = call_text(CALCULATOR, {"expression": expression})
     return _with_call(question, call, equation, reply), shown
@@ -136,17 +137,15 @@ def _clock_exchange(chance: random.Random) -> Exchange:
     return _with_call(question, call_text("clock", {}), result, reply)
 
 
-def _plain_exchanges() -> list[Exchange]:
+def _chat_exchanges(questions: Sequence[str]) -> list[Exchange]:
     """Ask the default model what needs no tool; long replies end after a sentence."""
     sampling = Sampling(temperature=0.0, max_tokens=32)
-    requests = [Request((Message("user", text),), sampling) for text in PLAIN]
-    events: dict[int, list[Any]] = {}
+    requests = [Request((Message("user", text),), sampling) for text in questions]
     with closing(engine_of("native")) as engine:
-        for index, event in stream_many(engine, requests):
-            events.setdefault(index, []).append(event)
+        outputs = ask_together(engine, requests)
     exchanges: list[Exchange] = []
-    for index, question in enumerate(PLAIN):
-        text = collect(events[index]).text.strip()
+    for question, output in zip(questions, outputs, strict=True):
+        text = output.text.strip()
         end = max(text.rfind(mark) for mark in ".!?")
         if end > 0:
             exchanges.append([("user", question), ("assistant", text[: end + 1])])
@@ -169,15 +168,15 @@ def _offered(chance: random.Random) -> list[ToolDefinition]:
 
 
 def _exchanges(
-    chance: random.Random, names: set[str], count: int, plain: Sequence[Exchange]
+    chance: random.Random, names: set[str], count: int, chat: Iterator[Exchange]
 ) -> list[Exchange]:
-    kinds = ["plain"] * 4
-    kinds += ["sum"] * 4 if CALCULATOR in names else []
-    kinds += ["document"] * 4 if SEARCH in names else []
+    """Return exchanges of which half need no tool."""
+    kinds = ["sum"] * 6 if CALCULATOR in names else []
+    kinds += ["document"] * 6 if SEARCH in names else []
     kinds += ["clock"] if "clock" in names else []
     found: list[Exchange] = []
     while len(found) < count:
-        kind = chance.choice(kinds)
+        kind = chance.choice(kinds) if chance.random() < 0.5 else "chat"
         if kind == "sum":
             found += _sum_exchange(chance)
         elif kind == "document":
@@ -185,25 +184,27 @@ def _exchanges(
         elif kind == "clock":
             found.append(_clock_exchange(chance))
         else:
-            found.append(chance.choice(plain))
+            found.append(next(chat))
     return found
 
 
 def dialogues(count: int, seed: int) -> list[dict[str, Any]]:
     """Return dialogues of one question, or of several."""
     chance = random.Random(seed)  # noqa: S311
-    plain = _plain_exchanges()
+    chat = itertools.cycle(_chat_exchanges(chat_questions(chance, 3 * count)))
     found = []
     for number in range(count):
         if number % 12 == 4:
-            found.append({"messages": _messages(_without_tools(chance, plain))})
+            found.append({"messages": _messages(_without_tools(chance, chat))})
             continue
         offered = _offered(chance)
         system = str(describe_tools(offered))
         if chance.random() < 0.1:
             system = f"{chance.choice(_SYSTEM_PROMPTS)}\n\n{system}"
-        length = 1 if number % 4 == 0 else chance.randint(5, 8)
-        exchanges = _exchanges(chance, {tool.name for tool in offered}, length, plain)
+        # The first question is the hardest, since nothing but the description of tools stands
+        # before it: so most dialogues are short.
+        length = 1 if number % 4 == 0 else chance.randint(3, 5)
+        exchanges = _exchanges(chance, {tool.name for tool in offered}, length, chat)
         found.append({"messages": [{"role": "system", "content": system}, *_messages(exchanges)]})
     return found
 
@@ -212,9 +213,9 @@ def _messages(exchanges: Sequence[Exchange]) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for exchange in exchanges for role, text in exchange]
 
 
-def _without_tools(chance: random.Random, plain: Sequence[Exchange]) -> list[Exchange]:
+def _without_tools(chance: random.Random, chat: Iterator[Exchange]) -> list[Exchange]:
     """Return questions and replies of a chat that offers no tools, where nothing may be called."""
-    found = [chance.choice(plain) for _ in range(3)]
+    found = [next(chat) for _ in range(3)]
     for _ in range(2):
         question, *_, reply = _sum_exchange(chance)[0]
         found.append([question, reply])
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the dialogues."""
     parser = argparse.ArgumentParser(description="Write dialogues with calls of tools.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--count", type=int, default=75)
+    parser.add_argument("--count", type=int, default=96)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     rows = dialogues(options.count, options.seed)

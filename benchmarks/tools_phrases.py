@@ -1,4 +1,4 @@
-"""The phrases from which `benchmarks.tools_data` makes questions, passages and answers.
+"""The phrases from which `benchmarks.tools_data` makes questions for tools, passages and answers.
 
 Those of the benchmark `benchmarks.tools` are others.
 """
@@ -58,6 +58,23 @@ FACTS = (
     ("the printer", "The printer is replaced after {number} thousand pages.",
      "The printer is replaced after {number} thousand pages."),
     ("the choir", "The choir meets in room {number}.", "The choir meets in room {number}."),
+    ("the gym membership", "The membership of the gym runs for {number} months.",
+     "It runs for {number} months."),
+    ("the sofa we ordered", "The sofa is delivered on {day} November.",
+     "It is delivered on {day} November."),
+    ("data protection", "{name} is responsible for data protection.",
+     "{name} is responsible for data protection."),
+    ("late payment", "Whoever pays late pays {number} euros more.",
+     "Late payment costs {number} euros more."),
+    ("sick leave", "Whoever is ill calls {name} before nine.", "Call {name} before nine."),
+    ("the tent", "The tent sleeps {number} people.", "It sleeps {number} people."),
+    ("the tomatoes", "Water the tomatoes every {number} hours.",
+     "They are watered every {number} hours."),
+    ("our password rules", "A password has at least {number} characters.",
+     "It has at least {number} characters."),
+    ("the lift", "The lift carries {number} hundred kilograms.",
+     "It carries {number} hundred kilograms."),
+    ("the inventory", "The inventory is taken on {day} January.", "It is taken on {day} January."),
 )  # fmt: skip
 """Topics, a passage about each, and the answer."""
 
@@ -80,35 +97,16 @@ DOCUMENT_PATTERNS = (
     "Which page of the handbook deals with {}?",
     "From my files: {}?",
     "Give me the passage on {} from the contract.",
+    "Do I have a document about {}?",
+    "Remind me what my file on {} contains.",
+    "Go through my papers. Anything on {}?",
+    "What do we know from our records about {}?",
+    "Look {} up, please, it is in the folder.",
+    "There must be a page on {} in the archive.",
+    "My handbook has a part on {}. What is in it?",
+    "In which of my notes is {}?",
+    "Tell me what I saved about {}.",
 )
-
-PLAIN = (
-    "Hello!", "Thanks!", "Good morning.", "Who are you?", "Tell me a joke.", "What is your name?",
-    "Write a poem about the sea.", "Suggest a name for a cat.", "What is the capital of Italy?",
-    "Why is the sky blue?", "Explain what a metaphor is.", "Write a short thank-you note.",
-    "What colour is grass?", "Give me three tips for sleeping well.", "What is a noun?",
-    "Translate 'good night' into French.", "Who wrote Hamlet?", "What do bees make?",
-    "Name two rivers in Europe.", "How do I boil an egg?", "What is the opposite of hot?",
-    "Describe autumn in one sentence.", "What language is spoken in Brazil?",
-    "Write a haiku about rain.", "Is a whale a fish?", "What is friendship?",
-    "How are you today?", "What should I cook tonight?", "Rewrite politely: Give me the report.",
-    "What is a simile?", "Name a famous painter.", "What does a doctor do?",
-    "Why do leaves fall?", "Tell me about elephants.", "What is the moon made of?",
-    "Give me a synonym for big.", "Who was Cleopatra?", "What is a volcano?",
-    "Correct this: She go to school.", "Which animal is the fastest on land?",
-    "What can I do on a rainy day?", "What is the largest ocean?", "Say something kind.",
-    "What is photosynthesis?", "How does a bicycle stay upright?", "Name a fruit that is yellow.",
-    "What is a contract?", "How do I write a good letter?", "What is a library for?",
-    "When did the Second World War end?", "How many legs does a spider have?",
-    "Who was the first man on the moon?", "What is mathematics?", "What is a prime number?",
-    "Invent a story about a lost key.", "What is a handbook?", "Why do people keep diaries?",
-    "Is chess difficult?", "What does 'to borrow' mean?", "Which season do you like?",
-    "How tall is Mount Everest?", "In which year was Einstein born?", "What is inflation?",
-    "Give me an example of a proverb.", "How do I learn the guitar?", "What is a search engine?",
-    "Tell me three facts about bears.", "Who invented the telephone?", "Ok.", "Good night!",
-    "Write an invitation to a party.", "What is the difference between tea and coffee?",
-)  # fmt: skip
-"""Questions that need no tool."""
 
 
 def _number(chance: random.Random) -> str:

@@ -39,13 +39,13 @@ def chatlm_training(model: str) -> float:
     """Tokens a second of `chatlm adapters train`, checks and checkpoints included."""
     base = pull.ensure_model(model)
     data = dataset.read_dataset(DATA, seed=0, held_out_share=RECIPE.held_out)
-    order = TrainingJob(name="speed", base=base, dataset=data, recipe=RECIPE, use_cpu=True)
+    job = TrainingJob(name="speed", base=base, dataset=data, recipe=RECIPE, use_cpu=True)
     speed = _Speed()
     with tempfile.TemporaryDirectory() as home:
         before = os.environ.get("CHATLM_HOME")
         os.environ["CHATLM_HOME"] = home
         try:
-            train_adapter(order, speed, restart=True)
+            train_adapter(job, speed, restart=True)
         finally:
             if before is None:
                 del os.environ["CHATLM_HOME"]

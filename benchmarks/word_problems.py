@@ -1,26 +1,33 @@
-"""Generated word problems with their solutions, for `benchmarks.methods`."""
+"""Generated word problems with their solutions, for `benchmarks.methods`.
+
+There are six kinds of calculation, each worded in several ways. Adapters train on other wordings,
+names, things and numbers than those that are measured.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-NAMES = {
+Words = Literal["train", "test"]
+
+_NAMES: Mapping[Words, tuple[str, ...]] = {
     "train": ("Ann", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry"),
     "test": ("Ida", "Jonas", "Karin", "Liam", "Mira", "Noah", "Olga", "Peter"),
 }
-THINGS = {
+_THINGS: Mapping[Words, tuple[str, ...]] = {
     "train": ("apples", "books", "pencils", "stamps", "cards", "coins"),
     "test": ("pears", "shells", "buttons", "marbles", "stickers", "nuts"),
 }
-"""Words of the training problems; those of the tests are others."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """A word problem."""
 
+    kind: str
     question: str
     steps: tuple[str, ...]
     """Its calculations, in order."""
@@ -29,51 +36,57 @@ class Problem:
     answer: int
 
 
-def _bags(draw: random.Random, name: str, things: str) -> Problem:
-    bags, each = draw.randint(3, 9), draw.randint(4, 15)
-    total = bags * each
+@dataclass(frozen=True)
+class _Solved:
+    """The numbers of a problem, and its solution."""
+
+    numbers: Mapping[str, int]
+    steps: tuple[str, ...]
+    expression: str
+    answer: int
+
+
+def _rest_of_groups(draw: random.Random) -> _Solved:
+    groups, each = draw.randint(3, 9), draw.randint(4, 15)
+    total = groups * each
     gone = draw.randint(2, total - 1)
-    return Problem(
-        f"{name} has {bags} bags with {each} {things} each and gives away {gone}. "
-        f"How many {things} are left?",
-        (f"{bags} * {each} = {total}", f"{total} - {gone} = {total - gone}"),
-        f"{bags} * {each} - {gone}",
+    return _Solved(
+        {"groups": groups, "each": each, "gone": gone},
+        (f"{groups} * {each} = {total}", f"{total} - {gone} = {total - gone}"),
+        f"{groups} * {each} - {gone}",
         total - gone,
     )
 
 
-def _wage(draw: random.Random, name: str, things: str) -> Problem:
+def _wage(draw: random.Random) -> _Solved:
     wage, hours = draw.randint(6, 19), draw.randint(3, 9)
     total = wage * hours
     spent = draw.randint(5, total - 1)
-    return Problem(
-        f"{name} earns {wage} dollars an hour, works for {hours} hours and then spends {spent} "
-        f"dollars on {things}. How many dollars remain?",
+    return _Solved(
+        {"wage": wage, "hours": hours, "spent": spent},
         (f"{wage} * {hours} = {total}", f"{total} - {spent} = {total - spent}"),
         f"{wage} * {hours} - {spent}",
         total - spent,
     )
 
 
-def _bus(draw: random.Random, name: str, things: str) -> Problem:
-    start, off, on = draw.randint(20, 60), draw.randint(3, 15), draw.randint(3, 25)
-    after = start - off
-    return Problem(
-        f"{name} sits in a bus with {start} people. At a stop {off} people get off and {on} get "
-        "on. How many people are in the bus now?",
-        (f"{start} - {off} = {after}", f"{after} + {on} = {after + on}"),
-        f"{start} - {off} + {on}",
-        after + on,
+def _leave_and_enter(draw: random.Random) -> _Solved:
+    start, left, came = draw.randint(20, 60), draw.randint(3, 15), draw.randint(3, 25)
+    after = start - left
+    return _Solved(
+        {"start": start, "left": left, "came": came},
+        (f"{start} - {left} = {after}", f"{after} + {came} = {after + came}"),
+        f"{start} - {left} + {came}",
+        after + came,
     )
 
 
-def _shop(draw: random.Random, name: str, things: str) -> Problem:
+def _purchase(draw: random.Random) -> _Solved:
     count, price = draw.randint(3, 9), draw.randint(2, 12)
     other, cost = draw.randint(2, 9), draw.randint(2, 12)
     first, second = count * price, other * cost
-    return Problem(
-        f"{name} buys {count} {things} for {price} dollars each and {other} hats for {cost} "
-        "dollars each. How many dollars does it cost altogether?",
+    return _Solved(
+        {"count": count, "price": price, "other": other, "cost": cost},
         (
             f"{count} * {price} = {first}",
             f"{other} * {cost} = {second}",
@@ -84,50 +97,147 @@ def _shop(draw: random.Random, name: str, things: str) -> Problem:
     )
 
 
-def _fence(draw: random.Random, name: str, things: str) -> Problem:
+def _edge(draw: random.Random) -> _Solved:
     length, width = draw.randint(5, 40), draw.randint(4, 30)
     half = length + width
-    return Problem(
-        f"{name}'s garden is {length} meters long and {width} meters wide. How many meters of "
-        "fence go around it?",
+    return _Solved(
+        {"length": length, "width": width},
         (f"{length} + {width} = {half}", f"2 * {half} = {2 * half}"),
         f"2 * ({length} + {width})",
         2 * half,
     )
 
 
-def _share(draw: random.Random, name: str, things: str) -> Problem:
+def _share(draw: random.Random) -> _Solved:
     people, each = draw.randint(3, 9), draw.randint(5, 14)
-    total, eaten = people * each, draw.randint(1, 4)
-    return Problem(
-        f"{name} divides {total} {things} equally among {people} children. Each child loses "
-        f"{eaten} of them. How many {things} does each child have then?",
-        (f"{total} / {people} = {each}", f"{each} - {eaten} = {each - eaten}"),
-        f"{total} // {people} - {eaten}",
-        each - eaten,
+    total, lost = people * each, draw.randint(1, 4)
+    return _Solved(
+        {"total": total, "people": people, "lost": lost},
+        (f"{total} / {people} = {each}", f"{each} - {lost} = {each - lost}"),
+        f"{total} // {people} - {lost}",
+        each - lost,
     )
 
 
-_KINDS: tuple[Callable[[random.Random, str, str], Problem], ...] = (
-    _bags, _wage, _bus, _shop, _fence, _share,
-)  # fmt: skip
+KINDS: Mapping[str, Callable[[random.Random], _Solved]] = {
+    "rest of groups": _rest_of_groups,
+    "wage": _wage,
+    "leave and enter": _leave_and_enter,
+    "purchase": _purchase,
+    "edge": _edge,
+    "share": _share,
+}
+"""What draws the numbers of each kind of problem; the kinds take turns."""
 
-KINDS = len(_KINDS)
-"""Number of kinds of problems, which take turns."""
+_WORDINGS: Mapping[Words, Mapping[str, tuple[str, ...]]] = {
+    "train": {
+        "rest of groups": (
+            "{name} has {groups} bags with {each} {things} each and gives away {gone}. "
+            "How many {things} are left?",
+            "There are {each} {things} in every box, and {name} owns {groups} boxes. "
+            "{gone} {things} get lost. How many remain?",
+            "{name} fills {groups} baskets with {each} {things} per basket, then sells {gone} of "
+            "them. How many {things} does {name} still have?",
+        ),
+        "wage": (
+            "{name} earns {wage} dollars an hour, works for {hours} hours and then spends {spent} "
+            "dollars on {things}. How many dollars remain?",
+            "For each hour of work {name} gets {wage} euros. After {hours} hours {name} buys "
+            "{things} for {spent} euros. How much money is left?",
+            "{name} works {hours} hours at {wage} dollars per hour and pays {spent} dollars for "
+            "{things}. How many dollars does {name} keep?",
+        ),
+        "leave and enter": (
+            "{name} sits in a bus with {start} people. At a stop {left} people get off and {came} "
+            "get on. How many people are in the bus now?",
+            "A train carries {start} passengers, among them {name}. {left} leave it and {came} "
+            "enter. How many passengers are there then?",
+            "{start} guests are at {name}'s party. {left} go home, then {came} more arrive. "
+            "How many guests are there now?",
+        ),
+        "purchase": (
+            "{name} buys {count} {things} for {price} dollars each and {other} hats for {cost} "
+            "dollars each. How many dollars does it cost altogether?",
+            "{name} orders {count} {things} at {price} euros apiece and {other} lamps at {cost} "
+            "euros apiece. What is the total price?",
+            "{count} {things} cost {price} dollars each, and {other} pens cost {cost} dollars "
+            "each. How much does {name} pay for all of them?",
+        ),
+        "edge": (
+            "{name}'s garden is {length} meters long and {width} meters wide. How many meters of "
+            "fence go around it?",
+            "A field of {name}'s measures {length} meters by {width} meters. How long is the way "
+            "around it in meters?",
+            "{name} frames a picture that is {length} inches wide and {width} inches high. "
+            "How many inches of frame are needed?",
+        ),
+        "share": (
+            "{name} divides {total} {things} equally among {people} children. Each child loses "
+            "{lost} of them. How many {things} does each child have then?",
+            "{name} puts {total} {things} into {people} equal groups and removes {lost} from each. "
+            "How many {things} stay in each group?",
+            "{people} friends split {total} {things} evenly. Then {name} takes {lost} from every "
+            "friend. How many does each friend keep?",
+        ),
+    },
+    "test": {
+        "rest of groups": (
+            "{name} packs {groups} crates of {each} {things}. Then {gone} {things} are taken out. "
+            "How many stay in the crates?",
+            "On a shelf stand {groups} jars, and each jar holds {each} {things}. {name} uses up "
+            "{gone} {things}. What number of {things} is still there?",
+        ),
+        "wage": (
+            "A job pays {wage} pounds every hour. {name} does it for {hours} hours, and {spent} "
+            "pounds of that go on {things}. How many pounds are not spent?",
+            "{name} babysits for {hours} hours, is paid {wage} dollars for every hour and uses "
+            "{spent} dollars to buy {things}. How many dollars are in the purse then?",
+        ),
+        "leave and enter": (
+            "{name} counts {start} birds in a tree. {left} fly away, and later {came} others land. "
+            "How many birds sit there at the end?",
+            "In {name}'s library {start} children are reading. {left} walk out and {came} come in. "
+            "How many children are inside afterwards?",
+        ),
+        "purchase": (
+            "{name} pays {price} pounds for every one of {count} {things} and {cost} pounds for "
+            "every one of {other} cups. How many pounds is that in all?",
+            "{name} takes {count} {things} for {price} dollars a piece, plus {other} plates for "
+            "{cost} dollars a piece. What does the whole purchase come to?",
+        ),
+        "edge": (
+            "{name} walks once around a rectangular yard, {length} meters in length and {width} "
+            "meters in width. How many meters is the walk?",
+            "A table of {name}'s has a length of {length} inches and a width of {width} inches. "
+            "How many inches of tape go along its whole edge?",
+        ),
+        "share": (
+            "A teacher gives {total} {things} in fair shares to {people} pupils, one of them "
+            "{name}. Every pupil gives {lost} back. How many are left to {name}?",
+            "{name} deals out {total} {things} to {people} players, the same number to all. "
+            "Each player drops {lost}. How many is each player left with?",
+        ),
+    },
+}
 
 
-def problems(words: str, seed: int) -> Iterator[Problem]:
+def problems(words: Words, seed: int) -> Iterator[Problem]:
     """Yield different problems without end, of all kinds in turn.
 
     Args:
-        words: `train` or `test`, which have no names, things or questions in common.
+        words: whose wordings, names and things; those of `train` and `test` have nothing in common.
         seed: of the numbers.
     """
     draw = random.Random(f"{words} {seed}")  # noqa: S311 - not for secrets
     seen: set[str] = set()
     while True:
-        for kind in _KINDS:
-            problem = kind(draw, draw.choice(NAMES[words]), draw.choice(THINGS[words]))
-            if problem.question not in seen:
-                seen.add(problem.question)
-                yield problem
+        for kind, solve in KINDS.items():
+            solved = solve(draw)
+            question = draw.choice(_WORDINGS[words][kind]).format(
+                name=draw.choice(_NAMES[words]),
+                things=draw.choice(_THINGS[words]),
+                **solved.numbers,
+            )
+            if question not in seen:
+                seen.add(question)
+                yield Problem(kind, question, solved.steps, solved.expression, solved.answer)

@@ -29,6 +29,14 @@ _ADDRESS = re.compile(
 )
 """URLs, e-mail addresses, paths and host names, of which short ones matter too."""
 
+_HOST = re.compile(r"(?:://(?:[^\s/@]*@)?|@)((?:[\w-]+\.)+[\w-]+)")
+"""The host in a URL or e-mail address."""
+
+_WORD = re.compile(r"[\w-]+")
+
+_PIECE_LENGTH = 4
+"""One piece of a host name must be this long, since short words stand in every text."""
+
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}[\s:]?){12,}")
 """Of a text that would be long enough for a copy, or hold an address."""
@@ -170,9 +178,10 @@ def find_copies(
     """Find pieces of a call's arguments that were copied from text from outside.
 
     A piece is 16 characters in a row, letters' case and white space aside, or an address or path of
-    any length. What the user wrote as well is none. Both sides are compared as they are and with
-    percent-encoding, HTML entities, base64 and hex decoded once; text that was encoded otherwise or
-    reworded is not found.
+    any length. A URL or e-mail address is also found if only the words of its host stand in the
+    text, wherever they do. What the user wrote as well is none. Both sides are compared as they are
+    and with percent-encoding, HTML entities, base64 and hex decoded once; text that was encoded
+    otherwise or reworded is not found.
 
     Args:
         arguments: of the call.
@@ -186,8 +195,10 @@ def find_copies(
         for text in _readings(each.text):
             for value in values:
                 copy = _longest_copy(value, text, own)
-                if copy and not any(copy in other.text for other in found):
-                    found.append(CopiedText(copy, each.source))
+                joined = "" if copy else _joined_address(value, text, own)
+                piece = copy or joined
+                if piece and not any(piece in other.text for other in found):
+                    found.append(CopiedText(piece, each.source, joined=bool(joined)))
     return tuple(found)
 
 
@@ -246,6 +257,21 @@ def _longest_copy(value: str, text: str, own: str) -> str:
             end = start + length
             pieces.append(value[start:end])
     return max(pieces, key=len, default="")
+
+
+def _joined_address(value: str, text: str, own: str) -> str:
+    """Return a URL or e-mail address whose host was joined from words of a text; empty for none."""
+    words: set[str] | None = None
+    for address in _ADDRESS.finditer(value):
+        host = _HOST.search(address[0])
+        if host is None or host[1] in own:
+            continue
+        words = set(_WORD.findall(text)) if words is None else words
+        labels = host[1].split(".")
+        is_joined = host[1] in text or len(max(labels, key=len)) >= _PIECE_LENGTH
+        if is_joined and words.issuperset(labels):
+            return address[0]
+    return ""
 
 
 def _normalise(text: str) -> str:

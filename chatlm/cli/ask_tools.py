@@ -20,8 +20,7 @@ def ask_about_call(event: ApprovalNeeded, *, is_replay: bool = False) -> None:
     for line in shown.splitlines():
         _print(f"  {line}")
     for copied in event.copied:
-        text = one_line(copied.text, 80)
-        _print(f"  Copied from {one_line(copied.source, 60)}: {text}", colour="yellow")
+        _print(f"  {copied}: {one_line(copied.text, 80)}", colour="yellow")
     if event.interrupted:
         _print("  It ran before, and the program ended meanwhile.", colour="yellow")
     can_stay = not (event.copied or event.always or is_replay)
@@ -43,8 +42,11 @@ def ask_about_call(event: ApprovalNeeded, *, is_replay: bool = False) -> None:
 
 def ask_for_tool(event: ToolQuestion) -> None:
     """Ask a question of a running tool, on stderr."""
-    choices = click.Choice(event.choices) if event.choices else str
-    event.answer = click.prompt(escape_controls(event.question), type=choices, err=True)
+    question = escape_controls(event.question)
+    if event.choices:
+        event.answer = click.prompt(question, type=click.Choice(event.choices), err=True)
+    else:  # a text may be left empty, as on the screen
+        event.answer = click.prompt(question, default="", show_default=False, err=True)
 
 
 def print_tool_event(event: ToolStarted | ToolFinished) -> None:

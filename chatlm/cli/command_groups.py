@@ -18,6 +18,9 @@ from chatlm.errors import ChatlmError, ConfigError
 from chatlm.plugin_host.faults import CtrlC, marked_ctrl_c
 from chatlm.text import escape_controls, one_line
 
+SHORT_HELP_LIMIT = 120
+"""Characters of a command's line under `--help`, which wraps; click would cut it at 45."""
+
 
 class LazyGroup(click.Group):
     """A group with commands from a table beside those that are added to it.
@@ -47,7 +50,7 @@ class LazyGroup(click.Group):
     def short_helps(self) -> dict[str, str]:
         """Return each command's help line by name, without importing the lazy ones."""
         return {name: meaning for name, (_, meaning) in self._lazy.items()} | {
-            name: command.get_short_help_str()
+            name: command.get_short_help_str(SHORT_HELP_LIMIT)
             for name, command in sorted(self.commands.items())
             if name not in self._lazy and not command.hidden
         }

@@ -34,7 +34,7 @@ def plugins() -> None:
 @plugins.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(as_json: bool) -> None:
-    """List every plugin, with its source, status and last error.
+    """List every plugin: what it does, its status, its source and its last error.
 
     Example: chatlm plugins list --json
     """
@@ -46,12 +46,15 @@ def list_plugins(as_json: bool) -> None:
         click.echo(f"No plugins. Put one into {paths.user_plugins_dir()} or create one:")
         click.echo("chatlm plugins new NAME")
         return
-    table = [("NAME", "VERSION", "STATUS", "SOURCE")]
-    table += [(one_line(r.name, 30), r.version or "-", r.status, r.source) for r in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(3)]
+    table = [("NAME", "VERSION", "STATUS", "SOURCE", "WHAT IT DOES")]
+    table += [
+        (one_line(r.name, 30), r.version or "-", r.status, r.source, one_line(r.summary, 200))
+        for r in rows
+    ]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
     for line, row in zip(table, [None, *rows], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        click.echo(escape_controls("  ".join([*cells, line[3]])))
+        click.echo(escape_controls("  ".join([*cells, line[4]]).rstrip()))
         if row and row.error:
             click.echo(escape_controls(f"  {row.error}"))
 

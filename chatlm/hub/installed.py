@@ -100,13 +100,16 @@ class ModelDetails:
 
     @property
     def summary(self) -> str:
-        """A sign of a warning, the abilities or scores, then the description, which may be cut
-        off."""
+        """The marks, then the description, which may be cut off."""
+        return " · ".join(filter(None, (self.marks, self.description)))
+
+    @property
+    def marks(self) -> str:
+        """A sign of a warning, and the abilities or scores."""
         sign = "warning, see `chatlm models show`" if self.warning else ""
         scores = self.embedding.scores if self.embedding else ""
         found = f"MTEB retrieval {scores}" if scores else ""
-        parts = (sign, ", ".join(self.abilities), found, self.description)
-        return " · ".join(filter(None, parts))
+        return " · ".join(filter(None, (sign, ", ".join(self.abilities), found)))
 
     @classmethod
     def from_listing(cls, listing: ModelListing) -> ModelDetails:

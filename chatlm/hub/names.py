@@ -338,7 +338,8 @@ def _suggest_names(name: str) -> str:
             f"  API_KEY=… chatlm -m openai:{name}@cloud"
         )
     if near:
-        listed = " or ".join(near[:3])
+        *first, last = near[:3]
+        listed = f"{', '.join(first)} or {last}" if first else last
         begin = f"Models that run here: {listed}." if service else f"Did you mean {listed}?"
         lines.append(f"{begin} Take one: chatlm pull {near[0]}")
     lines.append(

@@ -291,6 +291,12 @@ class PluginHost(HookCaller):
         """The object that `settings` returned last for a plugin; None where there is none."""
         return self._settings.get(name)
 
+    def summary(self, name: str) -> str:
+        """Return what a plugin does: its docstring's first line; empty where there is none."""
+        plugin = self._manager.get_plugin(name)
+        doc = None if plugin is None else plugin.__doc__
+        return doc.strip().partition("\n")[0] if isinstance(doc, str) else ""
+
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""
         return settings.settings_class(self._manager.get_plugin(name))

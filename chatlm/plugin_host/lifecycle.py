@@ -191,6 +191,8 @@ class PluginInfo:
     source: str
     status: PluginStatus
     error: str | None
+    summary: str = ""
+    """What it does, in one line; empty where it does not say so or is not loaded."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -200,6 +202,7 @@ class PluginInfo:
             "source": self.source,
             "status": self.status,
             "error": self.error,
+            "summary": self.summary,
         }
 
 
@@ -224,7 +227,8 @@ def describe_plugins(
             status = "off"
         elif fault:
             status, error = _status_after_fault(host, fault), f"{fault.hook}: {fault.error}"
-        rows.append(PluginInfo(one.name, one.version or None, one.source, status, error))
+        version, summary = one.version or None, host.summary(one.name)
+        rows.append(PluginInfo(one.name, version, one.source, status, error, summary))
     return rows
 
 

@@ -219,7 +219,9 @@ def status_lines() -> Callable[[str], None]:
 
 
 def _stage_amount(stage: Stage, done: int, total: int | None) -> str:
-    return f"{human_bytes(done)} of {human_bytes(total)}" if total else _STAGE_LABELS[stage][1]
+    if not total:
+        return _STAGE_LABELS[stage][1]
+    return f"{done * 100 // total} %, {human_bytes(done)} of {human_bytes(total)}"
 
 
 def _pull_lines() -> ProgressCallback:

@@ -28,6 +28,10 @@ CommandHandler = Callable[[str], Awaitable[None] | None]
 """Runs a command; gets the text typed after its name."""
 
 
+_TITLES = {"xray": "X-ray", "new": "New chat", "incognito": "Incognito chat"}
+"""Titles of commands whose names are no words for the palette."""
+
+
 @dataclass(frozen=True)
 class Command:
     """A command, run by a key, a slash command or the palette."""
@@ -48,7 +52,7 @@ class Command:
     @property
     def title(self) -> str:
         """The name in words, for the palette."""
-        return self.name.replace("-", " ").capitalize()
+        return _TITLES.get(self.name) or self.name.replace("-", " ").capitalize()
 
     @property
     def needs_argument(self) -> bool:

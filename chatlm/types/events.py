@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from chatlm.text import one_line
 from chatlm.types.messages import (
     Annotation,
     Conversation,
@@ -293,6 +294,13 @@ class CopiedText:
     text: str
     source: str
     """Where it comes from, for the user."""
+    joined: bool = False
+    """Whether it is an address and only the words of its host stand there."""
+
+    def __str__(self) -> str:
+        """Say where it comes from, without the text itself."""
+        where = one_line(self.source, 80) or "text from outside"
+        return f"Address joined from words of {where}" if self.joined else f"Copied from {where}"
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Hook implementations of the arena plugin."""
+"""Compare models blindly, and rate them by your votes."""
 
 from __future__ import annotations
 

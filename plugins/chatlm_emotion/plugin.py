@@ -1,4 +1,4 @@
-"""Hook implementations: label messages, mood panel, commands."""
+"""Label messages with moods, or with labels of your own."""
 
 from __future__ import annotations
 

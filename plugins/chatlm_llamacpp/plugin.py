@@ -1,4 +1,4 @@
-"""The plugin's hook: a runtime for GGUF files."""
+"""Run GGUF files with llama.cpp."""
 
 from __future__ import annotations
 

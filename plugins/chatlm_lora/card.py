@@ -161,12 +161,26 @@ def card_lines(card: AdapterCard) -> list[str]:
         ("Made", f"{card.origin}, {card.created_at}"),
     ]
     rows += [("Command", card.command)]
-    rows += [(key.capitalize(), value) for key, value in card.source.items()]
+    rows += _source_rows(card.source)
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]
     shown = [(title, _format_value(value)) for title, value in rows if value]
     width = max(len(title) for title, _ in shown)
-    return [f"{one_line(title, 20):<{width}}  {one_line(text, 500)}" for title, text in shown]
+    return [f"{one_line(title, 20):<{width}}  {one_line(text, 800)}" for title, text in shown]
+
+
+def _source_rows(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the rows of a source; each adapter from which training started has one of its own."""
+    rows: list[tuple[str, Any]] = []
+    started = source.get("started_from")
+    for key, value in source.items():
+        if key != "started_from" or not isinstance(value, Mapping):
+            rows.append((key.replace("_", " ").capitalize(), value))
+    while isinstance(started, Mapping):
+        shown = {key: value for key, value in started.items() if key != "started_from"}
+        rows.append(("Started from", shown))
+        started = started.get("started_from")
+    return rows
 
 
 def _format_value(value: Any) -> str:

@@ -64,7 +64,6 @@ def merge(
 
     Example: chatlm adapters merge both instruct pirate --method ties -w 0.7 -w 0.3
     """
-
     from chatlm_lora.library import ADAPTERS
     from chatlm_lora.merging import MergeSettings, merge_adapters
 
@@ -74,11 +73,11 @@ def merge(
             hint="Specify one -w per adapter, in the same order.",
         )
     mix = MergeSettings(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
-    made = merge_adapters(
+    merged = merge_adapters(
         name, [ADAPTERS.get(source) for source in sources], resolve_base_model(model), mix
     )
     if as_json:
-        click.echo(dump_json(made.to_dict()))
+        click.echo(dump_json(merged.to_dict()))
     else:
         click.echo(f"Merged {', '.join(sources)} into {name} ({method}).")
         click.echo(f"Check its effect: chatlm adapters verify {name}")

@@ -15,9 +15,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from chatlm import Artifact, ModelLocation, UsageError, load_pretrained
-from chatlm_lora import card, validation
+from chatlm_lora import validation
 from chatlm_lora.adapter_files import MAX_RANK
-from chatlm_lora.card import AdapterCard
+from chatlm_lora.card import AdapterCard, write_card
 from chatlm_lora.library import ADAPTERS, new_folder
 from chatlm_lora.peft_utils import explain_out_of_memory, quiet_transformers, save_adapter
 from chatlm_lora.validation import ValidatedAdapter, same_base
@@ -113,7 +113,7 @@ def merge_adapters(
         )
         if merge_settings.method == "slerp":
             _apply_slerp(model, names, merge_settings.weights[1] / sum(merge_settings.weights))
-        made = AdapterCard(
+        adapter_card = AdapterCard(
             name=name,
             origin="merged",
             base=base.name,
@@ -122,8 +122,8 @@ def merge_adapters(
         )
         with ADAPTERS.create(place) as new:
             save_adapter(model, new, base, MERGED_ADAPTER)
-            card.write_card(made, new)
-    return made
+            write_card(adapter_card, new)
+    return adapter_card
 
 
 def _check_mergeable(

@@ -1,4 +1,4 @@
-"""Hook implementations: commands, adapters as set-ups, the chat's adapter in each request."""
+"""Switch, train and merge LoRA adapters."""
 
 from __future__ import annotations
 

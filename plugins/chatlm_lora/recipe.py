@@ -11,6 +11,7 @@ from typing import Any
 
 from chatlm import Artifact, ChatEncoder, ModelLocation, UsageError
 from chatlm_lora.adapter_files import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, read_config
+from chatlm_lora.card import read_card
 from chatlm_lora.dataset import ChatDataset, ChatExample, EncodedChats
 
 ALL_LINEAR = "all-linear"
@@ -124,12 +125,17 @@ class StartingAdapter:
     folder: Path
     sha256: str
     """Of its weights."""
+    history: Mapping[str, Any]
+    """Its name and, if it has a card, how it was made."""
 
     @classmethod
     def of(cls, adapter: Artifact) -> StartingAdapter:
         """Describe an adapter that was checked."""
         weights = (adapter.path / WEIGHTS_FILE).read_bytes()
-        return cls(adapter.name, adapter.path, hashlib.sha256(weights).hexdigest())
+        history: dict[str, Any] = {"name": adapter.name}
+        if (card := read_card(adapter.path)) is not None:
+            history |= {"command": card.command, **card.source}
+        return cls(adapter.name, adapter.path, hashlib.sha256(weights).hexdigest(), history)
 
     def shape(self) -> dict[str, Any]:
         """Return rank, alpha and target modules, as `Recipe` has them."""

@@ -121,18 +121,18 @@ def train(
             "data": str(data.expanduser().absolute()),
             "command": _command_line(context, name, data),
         }
-    order = _training_job(name, options)
-    options |= {"model": order.base.name}  # the default may be another one when it continues
+    job = _training_job(name, options)
+    options |= {"model": job.base.name}  # the default may be another one when it continues
     if dry_run:
-        _print_plan(order, as_json)
+        _print_plan(job, as_json)
         return
     from chatlm.plugin_kit.training import training_display
     from chatlm_lora.trainer import train_adapter
 
     with training_display() as listener:
-        made = train_adapter(order, listener, options=options, restart=restart, finish=finish)
-    if made is not None:
-        _print_result(made, as_json)
+        card = train_adapter(job, listener, options=options, restart=restart, finish=finish)
+    if card is not None:
+        _print_result(card, as_json)
 
 
 def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
@@ -208,20 +208,20 @@ def _print_plan(job: TrainingJob, as_json: bool) -> None:
     from chatlm_lora.recipe import prepare_data
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    ready = prepare_data(job, processes)
+    data = prepare_data(job, processes)
     if os.environ.get("RANK", "0") != "0":
         return
     plan = {
         "name": job.name,
         "base": job.base.name,
-        "train": len(ready.train),
-        "held_out": len(ready.held_out),
+        "train": len(data.train),
+        "held_out": len(data.held_out),
         "repeated": job.dataset.duplicates,
-        "too_long": ready.train.too_long + ready.held_out.too_long,
-        "tokens_an_epoch": ready.train.total_tokens,
+        "too_long": data.train.too_long + data.held_out.too_long,
+        "tokens_an_epoch": data.train.total_tokens,
         "processes": processes,
-        "steps": ready.total_steps,
-        "check_every": ready.eval_steps,
+        "steps": data.total_steps,
+        "check_every": data.eval_steps,
         "recipe": job.recipe.to_dict(),
     }
     if as_json:
@@ -239,7 +239,6 @@ def _print_plan(job: TrainingJob, as_json: bool) -> None:
 
 
 def _print_result(card: AdapterCard, as_json: bool) -> None:
-
     if as_json:
         click.echo(dump_json(card.to_dict()))
         return

@@ -26,8 +26,7 @@ from transformers.trainer_utils import set_seed
 
 from chatlm import ChatlmError, UsageError, load_pretrained
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, stop_on_interrupt
-from chatlm_lora import card
-from chatlm_lora.card import AdapterCard, SampleAnswer
+from chatlm_lora.card import AdapterCard, SampleAnswer, write_card
 from chatlm_lora.checkpoints import RUNS, STATE_FILE, HeldOutResult, UnfinishedRun
 from chatlm_lora.dataset import Collator, evaluate_loss
 from chatlm_lora.effect import greedy_answer
@@ -96,11 +95,11 @@ def train_adapter(
             work.run(should_stop)
         if not main:
             return None
-        made = work.build_card()
+        adapter_card = work.build_card()
         with ADAPTERS.create(place) as new:
             save_adapter(work.model, new, job.base)
-            card.write_card(made, new)
-    return made
+            write_card(adapter_card, new)
+    return adapter_card
 
 
 class _TrainingProcess:
@@ -187,31 +186,31 @@ class _TrainingProcess:
 
     def build_card(self) -> AdapterCard:
         """Evaluate the trained adapter in the dtype in which it is saved."""
-        order, ready, progress = self._job, self._data, self._progress
+        job, data, progress = self._job, self._data, self._progress
         _round_to_bfloat16(self.model)
         before, after = self._base_result, self._measure("measuring the adapter")
         if not math.isfinite(after.loss):
             raise ChatlmError(
                 "The loss became NaN or infinite.", hint="Lower --learning-rate, then --restart."
             )
-        answers = zip(ready.sample_examples, before.answers, after.answers, strict=True)
+        answers = zip(data.sample_examples, before.answers, after.answers, strict=True)
         return AdapterCard(
-            name=order.name,
+            name=job.name,
             origin="trained",
-            base=order.base.name,
-            description=order.description,
-            licence=order.licence,
-            command=order.command,
+            base=job.base.name,
+            description=job.description,
+            licence=job.licence,
+            command=job.command,
             source={
-                **({"started_from": order.start.name} if order.start else {}),
-                "data": order.dataset.file_name,
-                "sha256": order.dataset.sha256,
-                "train": len(ready.train),
-                "held_out": len(ready.held_out),
-                "too_long": ready.train.too_long + ready.held_out.too_long,
-                "repeated": order.dataset.duplicates,
+                **({"started_from": dict(job.start.history)} if job.start else {}),
+                "data": job.dataset.file_name,
+                "sha256": job.dataset.sha256,
+                "train": len(data.train),
+                "held_out": len(data.held_out),
+                "too_long": data.train.too_long + data.held_out.too_long,
+                "repeated": job.dataset.duplicates,
             },
-            settings=order.recipe.to_dict() | {"prompt_format": order.prompt_format},
+            settings=job.recipe.to_dict() | {"prompt_format": job.prompt_format},
             scores={
                 "held_out_loss_before": before.loss,
                 "held_out_loss_after": after.loss,
@@ -255,7 +254,7 @@ class _TrainingProcess:
         return get_peft_model(model, settings)
 
     def _build_trainer(self, reporting: ReportingCallback) -> Trainer:
-        recipe, ready = self._job.recipe, self._data
+        recipe, data = self._job.recipe, self._data
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
             per_device_train_batch_size=recipe.batch_size,
@@ -268,9 +267,9 @@ class _TrainingProcess:
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
             eval_strategy="steps",
-            eval_steps=ready.eval_steps,
+            eval_steps=data.eval_steps,
             save_strategy="steps",
-            save_steps=ready.eval_steps,
+            save_steps=data.eval_steps,
             save_total_limit=2,
             load_best_model_at_end=True,
             metric_for_best_model="eval_loss",
@@ -279,7 +278,7 @@ class _TrainingProcess:
             prediction_loss_only=True,
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
-            logging_steps=max(ready.total_steps // MAX_LOSS_POINTS, 1),
+            logging_steps=max(data.total_steps // MAX_LOSS_POINTS, 1),
             dataloader_pin_memory=torch.cuda.is_available(),
             bf16=self._dtypes.mixed_precision,
             use_cpu=self._job.use_cpu,
@@ -289,8 +288,8 @@ class _TrainingProcess:
         trainer = Trainer(
             model=self.model,
             args=arguments,
-            train_dataset=ready.train,
-            eval_dataset=ready.held_out,
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
             data_collator=self._collator,
             callbacks=[
                 reporting,
@@ -308,12 +307,12 @@ class _TrainingProcess:
 
     def _measure(self, activity: str) -> HeldOutResult:
         """Evaluate the held-out loss and sample answers of the model as it is now."""
-        ready = self._data
+        data = self._data
         self._report(activity)
         loss = self._evaluate()
         self._report("answering held-out prompts")
         answers = [
-            greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.sample_examples
+            greedy_answer(self.model, data.encoder, chat[:-1]) for chat in data.sample_examples
         ]
         return HeldOutResult(loss, tuple(answers))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class McpPlugin:
-    """The hooks, with the servers that they share.
+    """Use the tools, texts and prompts of MCP servers.
 
     Args:
         servers: None for those of mcp.json, with the plugin's settings.

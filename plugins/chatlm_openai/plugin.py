@@ -1,4 +1,4 @@
-"""The plugin's hooks: commands, and an engine for the scheme `openai:`."""
+"""Use models on servers that speak OpenAI's protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin's hooks: commands, screens, retrieval and grounded prompts."""
+"""Answer from your documents, with checked citations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hook implementations of the reasoning plugin."""
+"""Compute longer for a better answer: chain, consensus, tree."""
 
 from __future__ import annotations
 

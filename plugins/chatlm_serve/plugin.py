@@ -1,4 +1,4 @@
-"""Hook implementations and settings of the serve plugin."""
+"""Serve models to other programs, and the chat to a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hook implementations of the templates plugin."""
+"""Fill in prompts that you use again."""
 
 from __future__ import annotations
 

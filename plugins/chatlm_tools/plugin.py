@@ -1,4 +1,4 @@
-"""The plugin's hooks: the tools, and the commands for what they remember."""
+"""Give models tools: calculator, files, Python, the web."""
 
 from __future__ import annotations
 
@@ -129,8 +129,12 @@ def _open_memory(ui: Ui, argument: str) -> Any:
     from chatlm.plugin_kit.screens import TextCard
     from chatlm_tools.memory import describe, user_memory
 
-    text = describe(user_memory().facts()) or "Nothing is remembered."
+    nothing = (
+        "Nothing is remembered yet.\n\nWith tools on (/tools), a model can ask to remember a fact "
+        "about you across chats; you can also add one yourself."
+    )
+    text = describe(user_memory().facts()) or nothing
     return TextCard(
         "What models may remember",
-        f"{text}\n\n/memory add TEXT · /memory edit NUMBER TEXT · /memory delete NUMBER",
+        f"{text}\n\n/memory add TEXT\n/memory edit NUMBER TEXT\n/memory delete NUMBER",
     )

@@ -62,7 +62,8 @@ def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 def listed() -> dict[str, dict[str, Any]]:
     rows = json.loads(chatlm("plugins", "list", "--json").stdout)
-    assert all(set(row) == {"name", "version", "source", "status", "error"} for row in rows)
+    keys = {"name", "version", "source", "status", "error", "summary"}
+    assert all(set(row) == keys for row in rows)
     return {row["name"]: row for row in rows}
 
 
@@ -110,7 +111,9 @@ def test_plugins_add_commands_to_chatlms_own_groups(folder: Path) -> None:
     assert "The plugin mine failed in its command models boom: LookupError" in broken.stderr
     assert "greet" not in chatlm("--help").stdout
     assert "Did you mean greet?" in chatlm("models", "great").stderr
-    assert "List the models of an OpenAI-compatible" in chatlm("models", "--help").stdout
+    helped = chatlm("models", "--help").stdout
+    assert "List the models of an OpenAI-compatible" in helped
+    assert "Delete what interrupted downloads left; models stay." in helped  # not cut off
     assert "Example: chatlm openai models" in chatlm("models", "remote", "--help").stdout
 
 

@@ -23,7 +23,9 @@ def test_nothing_runs_unasked(injection: Injection) -> None:
         assert (outcome.asked, outcome.unasked) == ((injection.attack.tool,), ())
 
 
-@pytest.mark.parametrize("name", ["address", "percent-encoded address", "address in base64"])
+@pytest.mark.parametrize(
+    "name", ["address", "percent-encoded address", "address in base64", "address in pieces"]
+)
 def test_a_copied_address_is_flagged_though_all_tools_are_allowed(name: str) -> None:
     injection = next(each for each in injections() if each.attack.name == name)
     outcome = attempt(injection, None, "", allowed=True)

@@ -136,7 +136,9 @@ def test_it_starts_from_another_adapter(home: Path, base: ModelLocation, data: P
     assert second is not None
     for name in ("held_out_loss_before", "held_out_loss_after"):
         assert second.scores[name] == pytest.approx(first.scores[name], rel=1e-3)
-    assert second.source["started_from"] == "mine"
+    started = {"name": "mine", "command": first.command, **first.source}
+    assert second.source["started_from"] == started
+    assert f"name mine, command {first.command}, data " in "\n".join(card.card_lines(second))
     one, two = (load_file(ADAPTERS.get(name).path / WEIGHTS_FILE) for name in ("mine", "again"))
     assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
     config = json.loads((ADAPTERS.get("again").path / CONFIG_FILE).read_text())

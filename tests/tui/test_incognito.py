@@ -45,7 +45,7 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
     async with make_app(ScriptedEngine("Secret."), store).run_test(size=WIDE) as pilot:
         await pilot.press("ctrl+t")
         title = plain(chat_of(pilot).view.header.query_one("#title"))
-        assert title == "incognito, nothing is saved · New chat"
+        assert title == "incognito, not saved · New chat"
         assert chat_of(pilot).composer.has_class("-incognito")
         await say(pilot, "Psst")
         await idle(pilot)

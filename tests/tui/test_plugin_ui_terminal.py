@@ -53,9 +53,9 @@ def test_a_panel_breaks_in_a_terminal_and_the_program_goes_on(chat_home: Path) -
     try:
         terminal.wait_for(has("Write a message"))
         terminal.type("/broken" + ENTER)
-        terminal.wait_for(has("good so far", "/broken closes"))
+        terminal.wait_for(has("good so far", "/broken close"))
         terminal.wait_for(has("inky failed", "ink ran out"))
-        terminal.wait_for(lambda shown: "/broken closes" not in shown)
+        terminal.wait_for(lambda shown: "/broken close" not in shown)
         terminal.type("/hello world" + ENTER)
         terminal.wait_for(has("hello world"))
         terminal.type(CTRL_Q)

@@ -41,7 +41,7 @@ from tests.tui.support import (
     until,
 )
 
-GOOD = """
+GOOD = """'Label messages as good.'
 from dataclasses import dataclass
 from chatlm import Annotation, hookimpl
 
@@ -138,7 +138,9 @@ async def test_each_plugin_shows_its_state() -> None:
     app = CardApp(screen_of(host, settings))
     async with app.run_test(size=(100, 40)) as pilot:
         await at(pilot, "good")
-        assert row(pilot, "good").startswith("good ● on -")
+        assert row(pilot, "good") == "good ● on Label messages as good."
+        assert "Label messages as good." in about(pilot)
+        assert row(pilot, "good").startswith("good ● on ")
         assert "Enabled in this chat" in about(pilot)
         assert hint(pilot).startswith("enter settings · space toggle in this chat · d disable")
         await at(pilot, "moody")
@@ -154,7 +156,7 @@ async def test_each_plugin_shows_its_state() -> None:
         assert "failed to load" in row(pilot, "broken")
         assert "Failed in import: ModuleNotFoundError" in about(pilot)
         await at(pilot, "sleeping")
-        assert row(pilot, "sleeping").startswith("sleeping ● off -")
+        assert row(pilot, "sleeping").startswith("sleeping ● off ")
         assert "e enable for all" in hint(pilot) and "d disable" not in hint(pilot)
         assert row(pilot, "newer").startswith("newer ● on at next start")
 
@@ -177,7 +179,7 @@ async def test_a_plugin_is_switched_for_all_chats_in_the_config() -> None:
         assert config.load().disabled_plugins == ("good",)
         await at(pilot, "good")
         await pilot.press("e")
-        await until(pilot, lambda: row(pilot, "good").startswith("good ● on -"))
+        await until(pilot, lambda: row(pilot, "good").startswith("good ● on "))
     assert paths.config_file().read_text() == "# mine\ndisabled_plugins = [] # for now\n"
 
 
@@ -191,7 +193,7 @@ async def test_a_config_that_cannot_be_read_is_reported() -> None:
         configure("not = = toml")
         await pilot.press("d")
         await until(pilot, lambda: "configtomlline1" in letters(plain(app.screen)))
-        assert row(pilot, "good").startswith("good ● on -")
+        assert row(pilot, "good").startswith("good ● on ")
 
 
 @pytest.mark.usefixtures("home")
@@ -259,7 +261,7 @@ async def toggled(pilot: Pilot[None], word: str) -> None:
     await until(pilot, lambda: isinstance(pilot.app.screen, PluginsScreen))
     await at(pilot, "labels")
     await pilot.press("space")
-    await until(pilot, lambda: row(pilot, "labels").startswith(f"labels ● {word} -"))
+    await until(pilot, lambda: row(pilot, "labels").startswith(f"labels ● {word} "))
     await pilot.press("escape")
     await until(pilot, lambda: not isinstance(pilot.app.screen, PluginsScreen))
 
@@ -450,7 +452,9 @@ def pictured() -> list[PluginEntry]:
     for name, version, source, status, error in PICTURED:
         hook = "import" if status == "failed" else "annotate_message"
         fault = Fault(name, hook, error) if error else None
-        row = PluginInfo(name, version, source, status, f"{hook}: {error}" if error else None)
+        problem = f"{hook}: {error}" if error else None
+        summary = "Answer from your documents." if name == "rag" else ""
+        row = PluginInfo(name, version, source, status, problem, summary)
         has = status not in ("failed", "off")
         fields = SettingsForm(plugin_section(name, Settings)) if has else None
         shown.append(PluginEntry(row, has, status != "off", fault, fields))

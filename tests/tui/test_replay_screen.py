@@ -73,7 +73,10 @@ async def test_the_difference_has_marks_and_notes() -> None:
     async with CardApp(ReplayScreen(THEN, Again(NOW))).run_test(size=(120, 24)) as pilot:
         await until(
             pilot,
-            lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in screen_text(pilot),
+            lambda: (
+                "✗ Different: −1 +2 words. The new reply: complete, 24 tokens."
+                in screen_text(pilot)
+            ),
         )
         assert "It [-stands-] {+lies+} on the {+river+} Seine." in screen_text(pilot)
         for note in NOTES:
@@ -162,7 +165,7 @@ def test_two_empty_replies_are_the_same() -> None:
 def test_thoughts_that_differ_are_named() -> None:
     made = dataclasses.replace(replayed(THEN), same_text=False, reasoning="Hm.")
     assert verdict(made, made.diff()).plain == (
-        "✗ Different: −0 +1 word. Now complete, 24 tokens. "
+        "✗ Different: −0 +1 word. The new reply: complete, 24 tokens. "
         "The thoughts come first, since they differ."
     )
 

@@ -117,3 +117,27 @@ async def test_a_click_on_copy_copies_its_own_block() -> None:
             column = text.render_line(y).text.index("copy")
             await pilot.click(text, offset=(column + 3, y))
             await until(pilot, partial(clipboard_is, pilot, code))
+
+
+def test_tasks_have_boxes_in_place_of_bullets() -> None:
+    text = "- [x] done\n- [ ] **open**\n- [link] no task\n1. [x] numbered\n"
+    blocks = StreamingMarkdown(text).blocks
+    drawn = [
+        line.content.plain
+        for block in blocks
+        for each in block.fragments
+        for line in each.lines(40)
+    ]
+    assert drawn == ["☑ done", "☐ open", "• [link] no task", " 1. [x] numbered"]
+
+
+def test_names_in_code_are_not_underlined_like_links() -> None:
+    blocks = StreamingMarkdown("```python\ndef f():\n    pass\n```\n").blocks
+    [line] = [
+        line.content
+        for block in blocks
+        for each in block.fragments
+        for line in each.lines(40)
+        if "def f" in line.content.plain
+    ]
+    assert not any("underline" in str(span.style) for span in line.spans)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from chatlm.tui.screens.replay import ReplayScreen
 from chatlm.tui.screens.tools import ToolsScreen
 from chatlm.tui.screens.xray import XrayScreen
 from chatlm.tui.themes import THEMES
+from chatlm.types.events import ToolQuestion
 from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn
 from chatlm.types.tool_rules import ChatTools
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
@@ -134,6 +136,11 @@ def heads(pilot: Pilot[None]) -> list[str]:
     return [plain(head) for head in newest(pilot).query(ToolHead)]
 
 
+def _untimed(text: str) -> str:
+    """The text without how long a call took, which depends on the machine."""
+    return re.sub(r" · [\d.]+ s\b", "", text)
+
+
 def footer(pilot: Pilot[None]) -> str:
     return plain(app_of(pilot).chat_screen.query_one(StatusBar))
 
@@ -151,7 +158,7 @@ async def test_a_call_is_one_line_between_the_texts_and_opens() -> None:
         await idle(pilot)
         before, block, after = blocks(pilot)
         assert (before, after) == ("Let me add.", "It is 5.")
-        assert block.startswith("▸ add  done  a=2 · b=3")
+        assert _untimed(block).startswith("▸ add  done  a=2 · b=3")
         await pilot.click(newest(pilot).query_one(ToolHead))
         await until(pilot, lambda: "\n" in blocks(pilot)[1])
         assert blocks(pilot)[1].split("\n")[1:] == ["a: 2", "b: 3", "Result", "5"]
@@ -248,7 +255,7 @@ async def test_esc_stops_a_running_tool() -> None:
     async with app_with((call("wait"),), "Never.").run_test(size=(100, 40)) as pilot:
         await start(pilot, "Wait.")
         await until(pilot, lambda: "waiting" in line(pilot))
-        assert "wait running · 25% · waiting" in line(pilot)
+        assert re.search(r"wait running · (\d+ s · )?25% · waiting", line(pilot))
         await pilot.press("escape")
         await idle(pilot)
         assert heads(pilot)[0].startswith("▸ wait  stopped")
@@ -265,6 +272,25 @@ async def test_a_tool_asks_the_user() -> None:
         await idle(pilot)
         await run(pilot, "thoughts")
         assert blocks(pilot)[0].endswith("Result\ncoffee")
+
+
+@pytest.mark.parametrize("choices", [("tea", "coffee"), ()], ids=["choices", "text"])
+async def test_a_key_meant_for_the_message_answers_no_question(
+    monkeypatch: pytest.MonkeyPatch, choices: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(QuestionScreen, "_wait_for_pause", lambda self: None)  # it never ends
+    async with app_with("Hi.").run_test(size=(100, 40)) as pilot:
+        answers: list[str | None] = []
+        question = QuestionScreen(ToolQuestion(call("prefer"), "Tea or coffee?", choices))
+        pilot.app.push_screen(question, answers.append)
+        await card(pilot, QuestionScreen)
+        await until(pilot, lambda: question.focused is not None)
+        await pilot.press("enter", "enter")
+        assert pilot.app.screen is question
+        question._become_ready()
+        await pilot.press("enter")
+        await until(pilot, lambda: answers)
+        assert answers == [choices[0] if choices else ""]
 
 
 async def test_a_copied_call_is_flagged_and_not_allowed_for_good() -> None:

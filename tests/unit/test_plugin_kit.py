@@ -143,7 +143,7 @@ def test_pull_progress_prints_each_stage_and_tenth(capsys: pytest.CaptureFixture
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Downloading size not known yet"
     assert len(lines) == 12
-    assert lines[-2:] == ["Downloading 2.0 kB of 2.0 kB", "Checking"]
+    assert lines[-2:] == ["Downloading 100 %, 2.0 kB of 2.0 kB", "Checking"]
 
 
 def test_the_curve_goes_down() -> None:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from chatlm import Passage, Tool, ToolCancelled, ToolContext, ToolOutput, UsageError, tool
+from chatlm import Passage, Tool, ToolCall, ToolCancelled, ToolContext, ToolOutput, UsageError, tool
+from chatlm.cli.ask_tools import ask_for_tool
 from chatlm.testing import ScriptedToolContext, run_tool
+from chatlm.types.events import ToolQuestion
 from chatlm.types.tools import parse_arguments
 
 
@@ -230,3 +234,19 @@ def test_decorating_imports_no_pydantic() -> None:
         "assert 'pydantic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("choices", "typed", "answer"),
+    [((), "\n", ""), ((), "tea\n", "tea"), (("tea", "coffee"), "\nmilk\ncoffee\n", "coffee")],
+)
+def test_a_question_on_a_terminal(choices: tuple[str, ...], typed: str, answer: str) -> None:
+    event = ToolQuestion(ToolCall("1", "prefer", "{}"), "What?\x1b[2J", choices)
+
+    @click.command()
+    def ask() -> None:
+        ask_for_tool(event)
+
+    shown = CliRunner().invoke(ask, input=typed).output
+    assert event.answer == answer
+    assert "\x1b" not in shown

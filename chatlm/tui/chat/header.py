@@ -25,6 +25,8 @@ MAX_MODEL_WIDTH = 40
 
 TITLE_WIDTH, PROJECT_WIDTH = 120, 24
 
+INCOGNITO = "incognito, not saved"
+
 
 class Header(Horizontal):
     """One line over the whole screen."""
@@ -43,7 +45,6 @@ class Header(Horizontal):
         & > ContextGauge { width: 24; min-width: 20; margin: 0 0 0 2; }
         &.-middle > ContextGauge { width: 36; }
         &.-wide > ContextGauge { width: 54; }
-        &.-narrow.-incognito > ModelLabel { display: none; }
         &.-phone > #brand, &.-phone > ContextGauge { display: none; }
     }
     """
@@ -74,7 +75,7 @@ class Header(Horizontal):
     def show_title(self, title: str, *, incognito: bool) -> None:
         """Show a chat's title."""
         self.set_class(incognito, "-incognito")
-        mark = "incognito, nothing is saved · " if incognito else ""
+        mark = f"{INCOGNITO} · " if incognito else ""
         project = f"{one_line(self._project, PROJECT_WIDTH)} › " if self._project else ""
         self.query_one("#title", Static).update(
             Content.assemble(mark, (project, "$text-accent"), one_line(title, TITLE_WIDTH))

@@ -16,7 +16,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.texmath import texmath_plugin
 from rich.cells import cell_len, chop_cells
 from textual.content import Content, Span
-from textual.highlight import highlight
+from textual.highlight import HighlightTheme, highlight
 from textual.strip import Strip
 from textual.style import Style
 
@@ -252,6 +252,10 @@ BULLETS = ("• ", "◦ ", "▪ ")
 """Bullets by nesting depth."""
 
 
+BOXES = {"[ ] ": "☐ ", "[x] ": "☑ "}
+"""What is drawn in place of the bullet of a task."""
+
+
 STYLES = {
     "strong": "bold",
     "em": "italic",
@@ -266,6 +270,15 @@ STYLES = {
 
 HIGHLIGHT_TIME_SHARE = 0.05
 """Share of the streaming time that highlighting may take."""
+
+
+class CodeTheme(HighlightTheme):
+    """Textual's colours, without underlined names: those look like links."""
+
+
+CodeTheme.STYLES = {
+    token: style.replace("underline", "bold") for token, style in HighlightTheme.STYLES.items()
+}
 
 
 @dataclass
@@ -390,10 +403,23 @@ class _BlockParser:
 
     def _list_item(self, start: int, end: int, number: int | None, depth: int) -> list[Fragment]:
         lead = BULLETS[depth % len(BULLETS)] if number is None else f"{number}.".rjust(3) + " "
+        if number is None and (box := self._take_box(start)):
+            lead = box
         indent = Content(" " * len(lead))
         inside = self._fragments_between(start + 1, end - 1, depth + 1) or [blank_line()]
         first = inside[0].with_prefix(Content.styled(lead, STYLES["bullet"]), indent)
         return [first, *(piece.with_prefix(indent, indent) for piece in inside[1:])]
+
+    def _take_box(self, start: int) -> str:
+        """Take `[x]` from the beginning of a list item; return the box to draw, or nothing."""
+        inline = self._tokens[start + 2] if start + 2 < len(self._tokens) else None
+        if inline is None or inline.type != "inline" or not inline.children:
+            return ""
+        first = inline.children[0]
+        box = BOXES.get(first.content[:4].lower(), "")
+        if box:
+            first.content = first.content[4:]
+        return box
 
     def _item_number(self, token: Token, index: int, first: int | None = None) -> int | None:
         if token.type != "ordered_list_open":
@@ -442,7 +468,7 @@ class _CodeHighlighter:
         if may_grow and goes_on and started < self._next_highlight_at:
             contents = known + [Content.styled(line, "$text") for line in lines[len(known) :]]
         else:
-            text = highlight("\n".join(lines), language=language or "text")
+            text = highlight("\n".join(lines), language=language or "text", theme=CodeTheme)
             contents = self._highlighted = text.split("\n", allow_blank=True)
             self._language, self._lines = language, lines
             ended = time.perf_counter()

@@ -23,6 +23,7 @@ from chatlm.tui.plugin_ui import isolation
 from chatlm.tui.plugin_ui.isolation import GuardedApp, PluginRegion
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi
+from chatlm.tui.widgets.hints import hint
 
 W = TypeVar("W", bound=Widget)
 
@@ -297,8 +298,7 @@ class PluginPanel(VerticalScroll, can_focus=True):
     def set_overlay(self, *, overlay: bool) -> None:
         """Place it beside or over the transcript."""
         self.set_class(overlay, "-over")
-        closes = "esc" if overlay else self._close_key
-        self.border_subtitle = Content(f"{closes} closes")
+        self.border_subtitle = hint("esc" if overlay else self._close_key, "close")
 
     def refresh_widget(self, ui: Any) -> None:
         """Call the widget's `show` method, if it has one."""

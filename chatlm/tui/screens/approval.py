@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.binding import Binding, BindingType
@@ -30,7 +30,41 @@ _MAX_PREVIEW = 20_000
 _DIFF_COLOURS = {"+": "$text-success", "-": "$text-error", "@": "$text-accent"}
 
 
-class ApprovalScreen(Card[Approval | None]):
+AnswerT = TypeVar("AnswerT")
+
+
+class PatientCard(Card[AnswerT]):
+    """A card that takes an answer only after the user has stopped typing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_ready = False
+        """Whether keys are meant for the card."""
+        self._pause: Timer | None = None
+
+    def on_mount(self) -> None:
+        """Wait until the user does not type."""
+        self._wait_for_pause()
+
+    def on_key(self) -> None:
+        """Wait again after a key that was meant for the message."""
+        if not self._is_ready:
+            self._wait_for_pause()
+
+    def _wait_for_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.stop()
+        if self.app.is_headless:  # nobody types
+            self._become_ready()
+        else:
+            self._pause = self.set_timer(PAUSE_SECONDS, self._become_ready)
+
+    def _become_ready(self) -> None:
+        self._is_ready = True
+        self.refresh_bindings()
+
+
+class ApprovalScreen(PatientCard[Approval | None]):
     """Asks whether a call may run; returns None to stop the reply.
 
     Args:
@@ -70,18 +104,6 @@ class ApprovalScreen(Card[Approval | None]):
         self._is_replay = is_replay
         self.event = event
         self._chat_title = chat_title
-        self._is_ready = False
-        """Whether keys are meant for the card."""
-        self._pause: Timer | None = None
-
-    def on_mount(self) -> None:
-        """Wait until the user does not type."""
-        self._wait_for_pause()
-
-    def on_key(self) -> None:
-        """Wait again after a key that was meant for the message."""
-        if not self._is_ready:
-            self._wait_for_pause()
 
     def body(self) -> Iterable[Widget]:
         """Yield what would be called, with what, and why that may be unwanted."""
@@ -127,18 +149,6 @@ class ApprovalScreen(Card[Approval | None]):
         if reason is not None:
             self.dismiss(Approval(False, reason))
 
-    def _wait_for_pause(self) -> None:
-        if self._pause is not None:
-            self._pause.stop()
-        if self.app.is_headless:  # nobody types
-            self._become_ready()
-        else:
-            self._pause = self.set_timer(PAUSE_SECONDS, self._become_ready)
-
-    def _become_ready(self) -> None:
-        self._is_ready = True
-        self.refresh_bindings()
-
     def _call(self) -> Content:
         preview = self.event.preview
         if preview is None:
@@ -148,8 +158,7 @@ class ApprovalScreen(Card[Approval | None]):
     def _warnings(self) -> list[Content]:
         lines = []
         for copied in self.event.copied:
-            source = one_line(copied.source, 80) or "text from outside"
-            lines.append(Content(f"Copied from {source}: “{one_line(copied.text, 120)}”"))
+            lines.append(Content(f"{copied}: “{one_line(copied.text, 120)}”"))
         if lines:
             lines.append(Content("Somebody else wrote that. Did you want this call?"))
         if self.event.interrupted:
@@ -176,7 +185,7 @@ def show_preview(preview: ToolPreview) -> Content:
     return Content("\n").join(map(Content, lines))
 
 
-class QuestionScreen(Card[str | None]):
+class QuestionScreen(PatientCard[str | None]):
     """Asks the question of a running tool; returns None to stop the reply.
 
     Args:
@@ -226,10 +235,16 @@ class QuestionScreen(Card[str | None]):
     @on(OptionList.OptionSelected)
     def _choose(self, message: OptionList.OptionSelected) -> None:
         message.stop()
-        self.dismiss(self.event.choices[message.option_index])
+        if self._is_ready:
+            self.dismiss(self.event.choices[message.option_index])
+        else:  # Enter was meant for the message
+            self._wait_for_pause()
 
     def action_accept(self) -> None:
         """Return the line."""
+        if not self._is_ready:
+            self._wait_for_pause()
+            return
         for line in self.query(PromptLine):
             self.dismiss(line.value)
 

@@ -46,6 +46,16 @@ class Card(ModalScreen[ScreenResultType]):
             color: $text-error;
         }
         & > .card > .problem.-shown { display: block; }
+        & OptionList {
+            border: none;
+            padding: 0;
+            background: $surface;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            & > .option-list--option-disabled { color: $text-muted; }
+            & > .option-list--option-highlighted, &:focus > .option-list--option-highlighted {
+                background: $primary 18%; color: $foreground; text-style: none;
+            }
+        }
         & * {
             scrollbar-size-vertical: 1;
             scrollbar-background: $surface;

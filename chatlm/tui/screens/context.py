@@ -19,6 +19,7 @@ from chatlm.errors import ChatlmError
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.widgets.context_gauge import ContextFill, gauge, gauge_legend
 from chatlm.tui.widgets.hints import Flow
 from chatlm.tui.workers import single_value
@@ -77,18 +78,7 @@ class ContextScreen(Card[int | None]):
     ContextScreen {
         & OptionList {
             height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
             text-wrap: nowrap;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $foreground 10%; color: $foreground;
-            }
-            &:focus > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
         }
         & #summary { display: none; height: auto; max-height: 6; color: $text-muted; }
         & #summary.-shown { display: block; }
@@ -120,6 +110,7 @@ class ContextScreen(Card[int | None]):
 
     def body(self) -> Iterable[Widget]:
         """Yield the turns, the summary being written and the totals."""
+        yield ColumnTitles(())
         yield TurnList(Option("Measuring …", disabled=True), markup=False)
         yield Static(id="summary")
         yield Static(id="gauge")
@@ -223,6 +214,7 @@ class ContextScreen(Card[int | None]):
             return
         kept = turns.highlighted
         width = turns.scrollable_content_region.width
+        self.query_one(ColumnTitles).show(titles(width))
         turns.set_options(turn_rows(ledger, width))
         newest = len(ledger.turns) + bool(ledger.fill.tool_count)
         turns.highlighted = newest if kept is None else kept
@@ -274,13 +266,26 @@ def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
     return "read", ""
 
 
+def titles(width: int) -> list[tuple[str, int]]:
+    """Return the titles of the columns of rows of `width` cells."""
+    room, bar = _text_and_bar(width)
+    words, cost = NUMBER_WIDTH + room, bar + TOKENS_WIDTH - 1
+    turn = " " * NUMBER_WIDTH + "turn"
+    return [(turn, words), ("tokens", -cost), ("", 2), ("state", STATE_WIDTH - 1)]
+
+
+def _text_and_bar(width: int) -> tuple[int, int]:
+    """Return the cells of a row's text and of its bar."""
+    bar = width // BAR_WIDTH_DIVISOR
+    return max(width - NUMBER_WIDTH - bar - TOKENS_WIDTH - STATE_WIDTH, 8), bar
+
+
 def _turn_row(
     number: str, text: str, tokens: int, max_tokens: int, state: tuple[str, str], width: int
 ) -> Content:
     label, style = state
     quiet = "$text-muted" if label in ("left out", "does not fit") else ""
-    bar = width // BAR_WIDTH_DIVISOR
-    room = max(width - NUMBER_WIDTH - bar - TOKENS_WIDTH - STATE_WIDTH, 8)
+    room, bar = _text_and_bar(width)
     filled = max(round(tokens / max_tokens * bar), tokens > 0)
     return Content.assemble(
         (f"{number:>{NUMBER_WIDTH - 2}}  ", "$text-muted"),

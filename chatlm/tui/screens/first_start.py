@@ -27,9 +27,9 @@ TOY = (
 )
 
 NO_HUB = (
-    "The model hub does not answer, so no other model can be downloaded now. Models of Ollama, "
-    "LM Studio, llama.cpp or vLLM that run on this machine are in /model; for a server elsewhere: "
-    "chatlm -m openai:MODEL@http://HOST:PORT/v1. HF_ENDPOINT names another hub."
+    "The model hub does not answer, so no other model can be downloaded now. HF_ENDPOINT names "
+    "another hub.\n\nModels of Ollama, LM Studio, llama.cpp or vLLM that run on this machine are "
+    "in /model. For a server elsewhere:\n  chatlm -m openai:MODEL@http://HOST:PORT/v1"
 )
 
 

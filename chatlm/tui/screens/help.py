@@ -30,6 +30,9 @@ SECTIONS = {
 """Titles and commands by the place where they act."""
 
 
+HELP_SCORE = 1e-6
+"""Score of a command in the palette whose help has the words; those with the name come first."""
+
 FOOTER = 'To change a key, add it to [keys] in config.toml, for example regenerate = "ctrl+y".'
 
 
@@ -98,10 +101,12 @@ class ChatCommands(Provider):
             yield DiscoveryHit(_command_row(command), partial(self._run, command), command.title)
 
     async def search(self, query: str) -> Hits:
-        """Yield the commands whose name or help matches the query."""
-        matcher = self.matcher(query)
+        """Yield the commands whose name matches the query, then those whose help has its words."""
+        matcher, words = self.matcher(query), query.lower().split()
         for command in _slash_commands():
-            score = max(matcher.match(command.title), matcher.match(command.help))
+            score = matcher.match(command.title)
+            if not score and all(word in command.help.lower() for word in words):
+                score = HELP_SCORE
             if score > 0:
                 run = partial(self._run, command)
                 yield Hit(score, _command_row(command), run, command.title)

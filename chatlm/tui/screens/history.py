@@ -40,7 +40,7 @@ class HistoryScreen(Card[str | None]):
     CARD_TITLE = "Messages you sent"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "write it again"),
+        Binding("enter", "choose", "write it again", priority=True),
         Binding("down", "move(1)", "next", show=False),
         Binding("up", "move(-1)", "previous", show=False),
         Binding("escape", "dismiss", "close"),

@@ -21,6 +21,7 @@ from chatlm.hub.disk import human_bytes
 from chatlm.hub.installed import ModelDetails
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.widgets.inputs import VisibleInput
 from chatlm.tui.widgets.pick_list import PickList
 from chatlm.tui.workers import single_value
@@ -28,21 +29,28 @@ from chatlm.tui.workers import single_value
 if TYPE_CHECKING:
     from chatlm.engines.fit import Fit
 
-NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 23, 10, 8, 18
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 23, 10, 10, 17
 """Widths of the columns before the description, in cells; at 80 columns what a model can do fits
 behind them."""
 
+MIN_WIDTH_FOR_DESCRIPTION = 110
+"""Columns of the terminal below which a row has a model's abilities only; the line below the list
+has the description."""
 
-COLUMN_TITLES = (
-    f"{'model':<{NAME_WIDTH}}{'size':>{SIZE_WIDTH - 2}}  {'here':<{STATE_WIDTH}}"
-    f"{'fit and speed':<{FIT_WIDTH}}what it is"
+TITLES = (
+    ("model", NAME_WIDTH),
+    ("size", 2 - SIZE_WIDTH),
+    ("", 2),
+    ("state", STATE_WIDTH),
+    ("fit and speed", FIT_WIDTH),
+    ("what it is", 10),
 )
 
 NO_MODEL = """
 No known model has these words. Enter tries them as a name:
 
   qwen3:4b                           a name as Ollama writes it
-  org/name, hf.co/org/name:Q4_K_M    a repository of the hub, or one of its GGUF files
+  org/name, hf.co/org/name:Q4_K_M    a hub repository, or one of its files
   ~/models/file.gguf                 a file or a folder on this machine
   openai:MODEL@http://HOST:PORT/v1   a model on a server"""
 """What the list says where no model matches."""
@@ -76,9 +84,8 @@ class ModelScreen(Card[str | None]):
 
     DEFAULT_CSS = """
     ModelScreen {
-        & > .card { width: 132; height: 30; }
+        & > .card { width: 150; height: 30; }
         & Input { margin: 0 0 1 0; background: $foreground 8%; }
-        & #columns { height: 1; color: $text-muted; text-style: underline; text-wrap: nowrap; }
         & PickList { height: 1fr; }
         & #about {
             height: 1;
@@ -134,7 +141,7 @@ class ModelScreen(Card[str | None]):
             compact=True,
         )
         models = PickList(markup=False)
-        yield Static(COLUMN_TITLES, id="columns")
+        yield ColumnTitles(TITLES)
         yield models
         yield Static(id="about", markup=False)
         yield Static("Asking plugins for their models …", id="plugins")
@@ -166,6 +173,18 @@ class ModelScreen(Card[str | None]):
         models.set_options([Option(_file_row(each), id=each.name) for each in choices])
         good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
         models.highlighted = good[len(good) // 2] if good else 0
+
+    @property
+    def _is_wide(self) -> bool:
+        return self.size.width >= MIN_WIDTH_FOR_DESCRIPTION
+
+    def on_resize(self) -> None:
+        """Show more or less of each model."""
+        if self._query == self.query_one(Input).value.strip() and not self._files:
+            highlighted = self.query_one(PickList).highlighted_option
+            candidate, question = self._download_candidate, self._question
+            self._update_list(self._query, (highlighted and highlighted.id) or "")
+            self._ask_to_download(candidate, question)
 
     def _ask_worker(self) -> None:
         self.post_message(self.PluginsAnswered(self._ask_plugins()))
@@ -212,7 +231,8 @@ class ModelScreen(Card[str | None]):
     def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
         about = self._models.get(event.option_id or "")
-        self.query_one("#about", Static).update(one_line(about.summary, 200) if about else "")
+        words = (about.summary if self._is_wide else about.description) if about else ""
+        self.query_one("#about", Static).update(one_line(words, 200))
         if event.option_id != self._download_candidate:
             self._ask_to_download("")
 
@@ -260,7 +280,12 @@ class ModelScreen(Card[str | None]):
         ]
         options = [
             Option(
-                model_row(details, details.name == self._current, self._fits.get(details.name)),
+                model_row(
+                    details,
+                    details.name == self._current,
+                    self._fits.get(details.name),
+                    is_wide=self._is_wide,
+                ),
                 id=details.name,
             )
             for details in found
@@ -277,9 +302,13 @@ class ModelScreen(Card[str | None]):
         models.highlighted = names.index(chosen)
 
 
-def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> Content:
-    """Return one model as a row."""
-    here = "in use" if current else "here" if details.installed else ""
+def model_row(
+    details: ModelDetails, current: bool, fit: Fit | None = None, *, is_wide: bool = True
+) -> Content:
+    """Return one model as a row; one that is not wide ends with its abilities."""
+    ready = "installed" if details.folder else "ready"  # on a server, or of a plugin
+    here = "in use" if current else ready if details.installed else ""
+    about = details.summary if is_wide else details.marks
     style = "$text-success" if details.installed else "$text-muted"
     return Content.assemble(
         (
@@ -289,7 +318,7 @@ def model_row(details: ModelDetails, current: bool, fit: Fit | None = None) -> C
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
         (here.ljust(STATE_WIDTH), style),
         _fit_cell(fit) if fit else " " * FIT_WIDTH,
-        (one_line(details.summary, 200), "$text-muted"),
+        (one_line(about, 200), "$text-muted"),
     )
 
 

@@ -27,12 +27,14 @@ from chatlm.plugin_host.settings import plugin_section
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.screens.plugin_settings import PluginSettingsScreen
+from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.workers import single_value
 from chatlm.types.type_hints import field_hints
 
-NAME_WIDTH, STATE_WIDTH, VERSION_WIDTH = 22, 19, 10
-"""Widths of the columns before the source, in cells."""
+NAME_WIDTH, STATE_WIDTH = 18, 20
+"""Widths of the columns before the description, in cells."""
 
+TITLES = (("plugin", NAME_WIDTH), ("state", STATE_WIDTH), ("what it does", 12))
 
 MUTED_STYLE = "$text-muted"
 
@@ -60,19 +62,8 @@ class PluginsScreen(Card[None]):
         & #safe.-shown { display: block; }
         & OptionList {
             height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
             text-wrap: nowrap;
             text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $foreground 10%; color: $foreground;
-            }
-            &:focus > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
         }
         & #about { height: auto; max-height: 50%; margin: 1 0; }
         &.-low #about { max-height: 30%; margin: 0; }
@@ -110,6 +101,7 @@ class PluginsScreen(Card[None]):
             id="safe",
             classes="-shown" if self._safe_mode else "",
         )
+        yield ColumnTitles(TITLES)
         yield PluginList(Option("Loading …", disabled=True), markup=False)
         yield Static(id="about")
 
@@ -212,12 +204,8 @@ def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Conten
     return Content.assemble(
         set_cell_size(one_line(entry.row.name, NAME_WIDTH - 2), NAME_WIDTH),
         ("● ", now.colour),
-        set_cell_size(now.label, STATE_WIDTH),
-        (
-            set_cell_size(one_line(entry.row.version or "-", VERSION_WIDTH - 2), VERSION_WIDTH),
-            MUTED_STYLE,
-        ),
-        (one_line(entry.row.source, 200), MUTED_STYLE),
+        set_cell_size(now.label, STATE_WIDTH - 2),
+        (one_line(entry.row.summary or entry.row.source, 200), MUTED_STYLE),
     )
 
 
@@ -229,6 +217,7 @@ def describe_plugin(entry: PluginEntry, disabled_plugins: Collection[str]) -> Co
         Content.assemble(
             (one_line(row.name, 40), "bold"), (f"  {escape_controls(what)}", MUTED_STYLE)
         ),
+        *([Content(one_line(row.summary, 200))] if row.summary else []),
         Content(plugin_state(entry, disabled_plugins).meaning),
     ]
     if row.error:

@@ -228,7 +228,7 @@ def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
     }
     summary = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
     thoughts = " The thoughts come first, since they differ." if replayed.thoughts_differ else ""
-    ends = f" Now {replayed.stop_reason.label}, {tokens}.{thoughts}"
+    ends = f" The new reply: {replayed.stop_reason.label}, {tokens}.{thoughts}"
     return Content.assemble((summary, "$text-error bold"), ends)
 
 

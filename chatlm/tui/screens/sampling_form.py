@@ -130,11 +130,11 @@ class SettingRow(Horizontal):
         self.query_one(".range", Static).update(Content(f"{mark}{format_range(self.setting)}"))
 
 
-class ColumnTitles(Horizontal):
+class SettingTitles(Horizontal):
     """The titles above the rows."""
 
     DEFAULT_CSS = """
-    ColumnTitles {
+    SettingTitles {
         height: 1;
         color: $text-muted;
         text-style: underline;
@@ -150,11 +150,11 @@ class ColumnTitles(Horizontal):
 
     def compose(self) -> ComposeResult:
         """Yield a title for each column."""
-        for name, title in COLUMN_TITLES.items():
+        for name, title in TITLES.items():
             yield Static(title, classes=name)
 
 
-COLUMN_TITLES = {
+TITLES = {
     "name": "setting",
     "value": "value",
     "source": "from",

@@ -34,7 +34,7 @@ from chatlm.hub.disk import human_bytes
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
-from chatlm.tui.screens.sampling_form import ColumnTitles, Layers, SamplingForm
+from chatlm.tui.screens.sampling_form import Layers, SamplingForm, SettingTitles
 from chatlm.tui.widgets.inputs import VisibleArea, normalise_lines
 from chatlm.tui.workers import single_value
 from chatlm.types.engine import EngineInfo
@@ -142,12 +142,12 @@ class SettingsScreen(Card[None]):
         & > .card { width: 96; height: 26; }
         &.-roomy > .card { width: 150; }
         &.-full, &.-roomy {
-            & SettingRow > Input, & ColumnTitles > .value { width: 22; }
-            & SettingRow > .source, & ColumnTitles > .source { width: 12; }
+            & SettingRow > Input, & SettingTitles > .value { width: 22; }
+            & SettingRow > .source, & SettingTitles > .source { width: 12; }
             & SettingRow > .reset { width: 7; }
-            & ColumnTitles > .reset { width: 8; }
+            & SettingTitles > .reset { width: 8; }
         }
-        &.-roomy SettingRow, &.-roomy ColumnTitles {
+        &.-roomy SettingRow, &.-roomy SettingTitles {
             & > .range { width: 26; }
             & > .help { display: block; }
         }
@@ -164,7 +164,7 @@ class SettingsScreen(Card[None]):
         & .input--placeholder, & Tab { color: $text-muted; }
         & #info { height: 1fr; }
         &.-narrow Tab { padding: 0 1 0 0; }
-        &.-narrow ColumnTitles { display: none; }
+        &.-narrow SettingTitles { display: none; }
         &.-narrow SettingRow {
             layout: grid;
             grid-size: 4 2;
@@ -249,7 +249,7 @@ class SettingsScreen(Card[None]):
         """Yield the sections."""
         with TabbedContent(initial=self._section):
             with TabPane("Sampling", id="sampling"):
-                yield ColumnTitles()
+                yield SettingTitles()
                 yield self._form
                 yield Static(id="meaning")
                 yield _button_row(("reset", "Reset all"), ("keep-sampling", "Save as default"))
@@ -432,8 +432,7 @@ class ThemePicker(Vertical):
     DEFAULT_CSS = """
     ThemePicker {
         height: 1fr;
-        & > OptionList { height: 1fr; border: none; padding: 0; background: $surface; }
-        & > OptionList:focus { border: none; background-tint: $foreground 0%; }
+        & > OptionList { height: 1fr; }
         & > Button { margin: 1 0 0 0; }
     }
     """

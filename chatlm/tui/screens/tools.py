@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import ClassVar
@@ -18,6 +19,7 @@ from chatlm.chat.tool_set import OfferedTool, ToolOptions, ToolSet, with_chat_to
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.workers import single_value
 from chatlm.types.messages import ConversationHeader
 from chatlm.types.requests import ToolDefinition
@@ -54,19 +56,8 @@ class ToolsScreen(Card[None]):
         & > .card { width: 110; height: 30; }
         & OptionList {
             height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
             text-wrap: nowrap;
             text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            & > .option-list--option-disabled { color: $text-muted; }
-            & > .option-list--option-highlighted {
-                background: $foreground 10%; color: $foreground;
-            }
-            &:focus > .option-list--option-highlighted {
-                background: $primary 18%; color: $foreground; text-style: none;
-            }
         }
         & #about { height: auto; max-height: 50%; margin: 1 0; }
         &.-low #about { max-height: 30%; margin: 0; }
@@ -107,6 +98,9 @@ class ToolsScreen(Card[None]):
     def body(self) -> Iterable[Widget]:
         """Yield the state, the list and the description."""
         yield Static(id="state")
+        yield ColumnTitles(
+            (("  tool", _NAME_WIDTH + 2), ("calls", _PERMISSION_WIDTH), ("what it does", 12))
+        )
         yield OptionList(Option("Loading …", disabled=True), markup=False)
         yield Static(id="about")
 
@@ -224,6 +218,11 @@ def _row(one: OfferedTool, tools: ToolSet, *, is_on: bool) -> Content:
     )
 
 
+def _unwrapped(text: str) -> str:
+    """Join the lines of each paragraph, which were broken for source code; lists stay."""
+    return re.sub(r"(?<!\n)\n(?![\n\s*-])", " ", text)
+
+
 def _describe(one: OfferedTool, tools: ToolSet) -> Content:
     tool = one.tool
     facts = [
@@ -237,7 +236,7 @@ def _describe(one: OfferedTool, tools: ToolSet) -> Content:
         Content.assemble(
             (one_line(tool.name, 64), "bold"), ("  " + " · ".join(filter(None, facts)), _MUTED)
         ),
-        Content(escape_controls(tool.description)),
+        Content(escape_controls(_unwrapped(tool.description))),
     ]
     if rules := tools.rules_about(one):
         lines.append(Content.styled("\n".join(rules), _MUTED))

@@ -384,7 +384,7 @@ def forgery_verdict(check: ForgeryCheck) -> Content:
         )
         return Content.assemble((f"✗ {text} another's turn. Please report this.", "$text-error"))
     yours = f"✓ {count(check.user_tokens, 'token')} of your text, none is a control token"
-    others = f" (nor any of {check.other_tokens:,} others)" if check.other_tokens else ""
+    others = f"; nor is any of {check.other_tokens:,} others" if check.other_tokens else ""
     return Content.assemble((yours + others, "$text-success"))
 
 

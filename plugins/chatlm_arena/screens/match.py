@@ -358,10 +358,7 @@ class ArenaState(Enum):
 
 
 STATE_HINTS = {
-    ArenaState.FIRST_MESSAGE: (
-        "Two set-ups answer your message; you vote, then see their names. "
-        "/arena ratings ranks them."
-    ),
+    ArenaState.FIRST_MESSAGE: ("Arena: two set-ups answer blind. You vote, then see their names."),
     ArenaState.ANSWERING: "Both sides answer; which one starts is random.",
     ArenaState.VOTING: "Which answer is better? Names are shown after your vote.",
     ArenaState.COUNTING: "Saving the vote …",
@@ -409,11 +406,11 @@ def empty_sides(names: Sequence[str]) -> tuple[str, str]:
     """
     setups = (
         "A set-up is a model with its adapter, template, documents and sampling. "
-        "/arena add NAME, in a chat, enters the one of that chat."
+        "/arena add NAME, typed in a chat, enters that chat's."
     )
     if len(names) < 2:
-        here = f"Only {names[0]} is entered so far." if names else "None is entered so far."
-        return f"Two set-ups answer each of your messages. {here}", setups
+        here = f"Only {names[0]} is entered so far" if names else "No set-up is entered yet"
+        return f"{here}: a match needs two.", f"{setups}\n\n/arena ratings shows the ratings."
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return (
         f"Two of these answer, without their names: {shown}.",

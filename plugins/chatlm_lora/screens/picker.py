@@ -156,7 +156,7 @@ def _empty_details(has_adapters: bool) -> Content:
     return Content.assemble(
         (more, MUTED_STYLE),
         ("chatlm adapters train NAME --data FILE", "bold"),
-        (" trains one from examples, ", MUTED_STYLE),
+        (" trains one from examples.\n", MUTED_STYLE),
         ("chatlm adapters add NAME FOLDER", "bold"),
         (" adds one that peft saved.", MUTED_STYLE),
     )

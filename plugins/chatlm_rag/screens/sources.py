@@ -164,8 +164,14 @@ class RagSources(Vertical):
         if name:
             return Content(f"This chat uses the index {one_line(name, 64)}. Send a question.")
         names = ", ".join(index.name for index in folder.all_indices())
-        indices = f"\n\nIndices: {one_line(names, 300)}. /rag NAME uses one." if names else ""
-        return Content(f"This chat uses no index.{indices}\n\n{HOW_TO_BUILD}")
+        known = f"Indices: {one_line(names, 300)}. " if names else ""
+        return Content.assemble(
+            f"This chat uses no index.\n\n{known}",
+            ("/rag NAME" if names else "", "bold $text"),
+            " uses one.\n\n" if names else "",
+            ("/rag build PATH", "bold $text"),
+            HOW_TO_BUILD.removeprefix("/rag build PATH"),
+        )
 
     def _row(self, at: int, *, full: bool) -> Content:
         """Build the row of a passage: source, score, outcome, and the text or its first line."""

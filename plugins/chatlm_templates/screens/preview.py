@@ -43,7 +43,7 @@ class TemplateCard(PluginCard):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("pageup", "turn_page(-1)", "page up", show=False, priority=True),
-        Binding("pagedown", "turn_page(1)", "page down", priority=True),
+        Binding("pagedown", "turn_page(1)", "scroll", priority=True),
     ]
 
     def __init__(self, title: str) -> None:
