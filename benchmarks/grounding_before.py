@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.grounding_collections import normalize
 from chatlm_rag.index.bm25 import stems
+from chatlm_rag.reading.statements import statements
 from chatlm_rag.retrieval.hits import SearchHit
 from chatlm_rag.retrieval.search import Index
-from chatlm_rag.retrieval.statements import statements
 
 THRESHOLD = 0.55
 """Below this confidence, the reply was "Nothing relevant"."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.question_sets import QuestionedPassage, read_squad
-from chatlm_rag.retrieval.statements import statements
+from chatlm_rag.reading.statements import statements
 
 DEVELOPMENT_ARTICLES = 3
 """Articles of SQuAD 2.0 that are kept for development."""

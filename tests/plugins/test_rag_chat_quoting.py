@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from chatlm.hub.weights import count_parameters
+from chatlm_rag.reading.statements import statements
 from chatlm_rag.retrieval import extractive, grounding
-from chatlm_rag.retrieval.statements import statements
 from tests import models
 from tests.plugins.rag_chats import CATS, NAME, chat, house, passage, say
 from tests.tui.support import hostile_texts

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from chatlm import ChatlmError, find_model, fingerprint_weights
 from chatlm_rag.documents.document import replace_surrogates
 from chatlm_rag.index.embedding import DEFAULT_EMBEDDER, autocast, load_quietly
-from chatlm_rag.retrieval.statements import statements
+from chatlm_rag.reading.statements import statements
 
 if TYPE_CHECKING:
     from chatlm_rag.reading.network import ReaderNetwork

@@ -17,9 +17,9 @@ from chatlm import Annotation, Passage, one_line
 from chatlm_rag import PLUGIN
 from chatlm_rag.index.bm25 import stems
 from chatlm_rag.reading.reader import Reading
+from chatlm_rag.reading.sentences import split_sentences
 from chatlm_rag.retrieval.facts import MAX_NAMED, disagreements, unknown_facts
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.retrieval.sentences import split_sentences
 
 SUPPORT_THRESHOLD = 0.6
 

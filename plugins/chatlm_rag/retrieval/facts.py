@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chatlm import Passage
 from chatlm_rag.index.bm25 import stems
 from chatlm_rag.reading.reader import Reading
-from chatlm_rag.retrieval.sentences import guess_language, split_sentences
+from chatlm_rag.reading.sentences import guess_language, split_sentences
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from chatlm_rag.retrieval.sentences import split_sentences
+from chatlm_rag.reading.sentences import split_sentences
 
 MAX_SENTENCE_CHARS = 400
 """A block with a longer sentence is split into lines instead of sentences."""
