@@ -37,7 +37,7 @@ from benchmarks.grounding_collections import (
 )
 from benchmarks.question_sets import read_squad
 from benchmarks.retrieval import EMBEDDER, link_models, silent
-from benchmarks.tools import wilson
+from benchmarks.tools_replies import wilson
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
 from chatlm.config.config import load
 from chatlm.engines.open import open_engine
