@@ -38,7 +38,7 @@ from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
 from chatlm.engines.native.model import NativeModel
 from chatlm.hub import pull
-from tests import gguf_files
+from tests import gguf_files, gguf_originals
 from tests.engine import tiny
 
 PROMPT, REPLY = 100, 40
@@ -64,7 +64,7 @@ MATRICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Larger:
-    """How a random model differs from an original of `tests.gguf_files` and from `SIZES`."""
+    """How a random model differs from an original of `tests.gguf_originals` and from `SIZES`."""
 
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -205,7 +205,7 @@ def write_random(variant: str, folder: Path, **sizes: Any) -> Path:
         folder: where the file goes.
         sizes: that differ from `SIZES`.
     """
-    original = gguf_files.ORIGINALS[variant]
+    original = gguf_originals.ORIGINALS[variant]
     own = SPEED[variant]
     changes = {**original.changes, "head_dim": HEAD_DIM}
     changes = {name: value for name, value in changes.items() if name not in SIZES}
@@ -224,8 +224,8 @@ def write_random(variant: str, folder: Path, **sizes: Any) -> Path:
         original, changes=changes, metadata=metadata, tensors={**original.tensors, **own.tensors}
     )
     with (
-        patch.dict(gguf_files.SIZES, {**SIZES, "initializer_range": 0.03, **sizes}),
-        patch.dict(gguf_files.ORIGINALS, {variant: larger}),
+        patch.dict(gguf_originals.SIZES, {**SIZES, "initializer_range": 0.03, **sizes}),
+        patch.dict(gguf_originals.ORIGINALS, {variant: larger}),
     ):
         file = gguf_files.save_gguf(folder / "random.gguf", variant, types=MATRICES)
     return gguf_files.make_folder(file)

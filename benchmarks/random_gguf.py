@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 
 from benchmarks.random_blocks import block_size, random_rows
-from tests.gguf_files import llama3_factors
+from tests.gguf_originals import llama3_factors
 
 WEIGHTS_AT_ONCE = 16 << 20
 """Weights that are made at once."""

@@ -140,7 +140,7 @@ def describe_part(part: Part) -> PartText:
             label = "Tool error" if failed else "Tool result"
             return PartText(label, one_line(name, 60), shorten(text), failed)
         case Image():
-            size = f"{part.width}×{part.height}"
+            size = f"{part.width:,}×{part.height:,}"
             facts = (one_line(part.name, 60), one_line(part.media_type, 40), size)
             return PartText("Image", join_parts(*facts))
         case File(name=name, text=text, media_type=media_type):

@@ -62,8 +62,10 @@ def detect_graphics(setting: str, environment: Mapping[str, str] | None = None) 
     if env.get("SSH_CONNECTION") or env.get("SSH_TTY"):
         return "text"  # the link may be slow
     known = _PROGRAMS.get(env.get("TERM_PROGRAM", "")) or _KINDS.get(env.get("TERM", ""))
+    if known is None and env.get("TMUX"):
+        known = "blocks"  # it says that it draws Sixel whether or not the terminal around it does
     if known is None and (env.get("KITTY_WINDOW_ID") or env.get("GHOSTTY_RESOURCES_DIR")):
-        known = "text" if env.get("TMUX") else "kitty"
+        known = "kitty"
     return known or graphics_of_answer(_ask_terminal())
 
 

@@ -26,7 +26,8 @@ from chatlm.hub.gguf.lora import _MODEL_TYPES, convert_gguf_lora
 from chatlm.hub.installed import ModelLocation
 from tests.engine import adapter_files
 from tests.engine.test_native import ABOUT, native_model
-from tests.gguf_files import ORIGINALS, save_gguf, save_gguf_lora, save_original
+from tests.gguf_files import save_gguf, save_gguf_lora
+from tests.gguf_originals import ORIGINALS, save_original
 
 IDS = list(range(5, 45))
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -12,7 +12,8 @@ from chatlm.engines.load import load
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.model import NativeModel
-from tests.gguf_files import ORIGINALS, make_folder
+from tests.gguf_files import make_folder
+from tests.gguf_originals import ORIGINALS
 from tests.plugins.llamacpp import EXACT, needs_llamacpp, open_model, save
 
 IDS = [(37 * index) % 300 for index in range(150)]

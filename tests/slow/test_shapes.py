@@ -125,13 +125,14 @@ def test_the_program_in_a_terminal_names_the_colour(home: Path, tmp_path: Path) 
     home.mkdir(parents=True)
     (home / "config.toml").write_text("[sampling]\ntemperature = 0.0\nmax_tokens = 12\n")
     model = str(shapes.folder())
-    terminal = Terminal(home, "--model", model, columns=80, lines=24, folder=tmp_path)
+    terminal = Terminal(home, "--model", model, columns=80, lines=24)
     terminal.wait_for(has("shapes"))
     for number, picture in enumerate(pictures):
-        (tmp_path / f"{number}.png").write_bytes(picture.content)
-        terminal.type(f"\x1b[200~@{number}.png {shapes.QUESTION}\x1b[201~")
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(picture.content)
+        terminal.type(f"\x1b[200~{file}\x1b[201~")  # as a file that is dropped arrives
         terminal.wait_for(has("64×64 · "))
-        terminal.type(ENTER)
+        terminal.type(shapes.QUESTION + ENTER)
         terminal.wait_for(lambda shown: tokens(shown) > 0 and "tokens/s" in shown)
         terminal.type(CTRL_N)
         terminal.wait_for(lambda shown: "tokens/s" not in shown)

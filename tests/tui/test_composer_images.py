@@ -103,9 +103,11 @@ async def test_dropped_files_become_mentions(folder: Path) -> None:
         await until(pilot, lambda: app.composer.text)
         assert app.composer.text == f'@{cat} @"{dog}" '
         await until(pilot, lambda: "tokens" in app.subtitle)
+        app.composer.insert("Who?")
         await pilot.press("enter")
         await until(pilot, lambda: app.sent)
         assert len(app.last_sent.images) == 2
+        assert app.sent == ["cat.png my dog.png Who?"]  # no model needs to know the folders
 
 
 def test_pasted_paths_are_understood_as_terminals_write_them() -> None:

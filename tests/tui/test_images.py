@@ -136,6 +136,10 @@ async def test_the_images_of_a_turn_are_enlarged_with_a_key() -> None:
         await pilot.press("right")
         await until(pilot, lambda: "2 of 2 · dog.png" in plain(screen.query_one("#facts")))
         await until(pilot, lambda: screen.query_one(".picture").size.width == 40)
+        drawn = screen.query_one(".picture").region
+        card = screen.query_one("#picture").region
+        assert abs((drawn.x - card.x) - (card.right - drawn.right)) <= 1  # in the middle
+        assert "← previous · → next" in everything_drawn(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, ImageScreen))
 

@@ -13,7 +13,8 @@ from chatlm.hub.generation_config import read_generation_config, recommended_sam
 from chatlm.hub.gguf.architectures import ARCHITECTURES, read_config
 from chatlm.hub.gguf.file import GgufError, GgufFile
 from chatlm.types.sampling import Sampling
-from tests.gguf_files import ORIGINALS, llama3_factors, make_folder, save_gguf, write_vocabulary
+from tests.gguf_files import make_folder, save_gguf, write_vocabulary
+from tests.gguf_originals import ORIGINALS, llama3_factors
 from tests.models import load_plain
 
 TOKENS = 300

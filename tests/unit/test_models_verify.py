@@ -19,7 +19,8 @@ from chatlm.hub import installed, pull
 from chatlm.hub.gguf import known_templates
 from chatlm.hub.gguf.known_templates import KnownTemplate, compare_templates, template_hash
 from chatlm.hub.tensor_check import NotChecked, find_wrong_folder_tensors
-from tests.gguf_files import TEMPLATE, save_gguf, save_original
+from tests.gguf_files import TEMPLATE, save_gguf
+from tests.gguf_originals import save_original
 
 Tensors = dict[str, torch.Tensor]
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
 from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_text_file
+from chatlm.chat.images import IMAGE_SUFFIXES
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.web_images import fetch_image, is_web_address
@@ -88,6 +89,21 @@ class Attachment:
         name += f"#{self.fragment}" * bool(self.fragment)
         is_folder = self.path is not None and self.path.is_dir()
         return one_line(name, MAX_NOTE_WIDTH) + "/" * is_folder
+
+    @property
+    def plain_name(self) -> str:
+        """What stands for the mention in a message: the path as it was typed; of an image with an
+        absolute path its name alone, as servers need not know the user's folders."""
+        name = self.raw_path
+        is_shown = self.fragment.startswith("pages") or not self.fragment
+        if (
+            self.path is not None
+            and is_shown
+            and name.startswith(("/", "~"))
+            and self.path.suffix.lower() in {*IMAGE_SUFFIXES, ".pdf" * bool(self.fragment)}
+        ):
+            name = self.path.name + f"#{self.fragment}" * bool(self.fragment)
+        return one_line(name, MAX_NAME_WIDTH)
 
     @property
     def is_on_the_web(self) -> bool:
@@ -258,7 +274,7 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     """Return the text with plain file names instead of mentions."""
     for file in sorted(attachments, key=lambda file: file.start, reverse=True):
         behind = text[file.start + len(file.mention) :]
-        text = text[: file.start] + one_line(file.raw_path, MAX_NAME_WIDTH) + behind
+        text = text[: file.start] + file.plain_name + behind
     return text
 
 

@@ -53,8 +53,8 @@ class ImageScreen(Card[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,v,q", "dismiss", "close"),
-        Binding("left", "step(-1)", "previous", show=False),
-        Binding("right", "step(1)", "next", show=False),
+        Binding("left", "step(-1)", "previous"),
+        Binding("right", "step(1)", "next"),
         Binding("o", "open_outside", "open in another program"),
     ]
 
@@ -64,6 +64,7 @@ class ImageScreen(Card[None]):
         height: 100%;
         & > #picture { height: 1fr; width: 1fr; }
         & > #picture > Center { height: auto; width: 1fr; }
+        & > #picture > Center > #placeholder { width: auto; }
     }
     """
 
@@ -102,6 +103,10 @@ class ImageScreen(Card[None]):
     def on_resize(self) -> None:
         """Fit the image again."""
         self.call_after_refresh(self._show)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Allow steps only where there are several images."""
+        return action != "step" or len(self._images) > 1
 
     def action_step(self, step: int) -> None:
         """Show the next or the previous image."""
