@@ -1,228 +1,290 @@
-"""Compare ways to answer questions from documents: several prompts, and quoting.
+"""Measure how well replies from documents that were never seen hold up.
 
-Run it with `python -m benchmarks.grounding`; `--data` names the folder with the collections. Each
-method answers beginners' questions from the shipped index of the manual, and questions of xquad_en,
-with the passages that the chat would retrieve. A reply is right if it matches the pattern of the
-answer. It is well cited if it has citations and each is supported by its passage. It repeats itself
-if it contains a sentence of four words or more twice. There is no pass or fail.
+Run it with `python -m benchmarks.grounding`; `--data` names the folder with `xquad_en`, and
+`--collections` that with the published files, see `benchmarks.question_sets`. No collection took
+part in training the reader or in fitting its confidence.
+
+A question is *found* if one of the first three passages is of its document and holds an answer. A
+reply is *full* if it holds an accepted answer, *partial* if it holds half of the words of one. It
+is *cited* if each quote is in the passage that it names. Replies are compared for the same
+passages: quotes chosen by the reader, quotes as they were before there was one, and what the
+default model writes from the passages.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import re
+import math
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks import grounding_before as before
+from benchmarks.grounding_collections import (
+    Asked,
+    Collection,
+    holds,
+    load_collection,
+    normalize,
+    read_passages,
+    share_of_words,
+    xquad_passages,
+)
+from benchmarks.question_sets import read_squad
 from benchmarks.retrieval import EMBEDDER, link_models, silent
+from benchmarks.tools_replies import wilson
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
 from chatlm.config.config import load
 from chatlm.engines.open import open_engine
 from chatlm.hub.jobs import ignore_progress as silent_pull
 from chatlm.plugin_host.host import PluginHost
 from chatlm_rag.documents.files import Source
-from chatlm_rag.evaluation import read_questions
 from chatlm_rag.index import builder
+from chatlm_rag.index.folder import all_indices
 from chatlm_rag.retrieval import citations, extractive, grounding, prompting
-from chatlm_rag.retrieval.search import Index, get_open_index
+from chatlm_rag.retrieval.search import get_open_index
 
-MANUAL = {
-    "How do I stop a reply?": r"\bEsc\b",
-    "How do I go on with a reply that I stopped?": "Ctrl-G",
-    "How do I get another answer to the same message?": "Ctrl-R",
-    "How do I begin a new line in a message?": "Ctrl-J|Shift-Enter|Alt-Enter",
-    "How do I put a file into my message?": "@|/attach",
-    "How do I search all my chats?": "Ctrl-S|chats search|/search",
-    "How long is a deleted chat kept?": "7 days",
-    "In which file are my chats stored?": r"chats\.db|SQLite",
-    "How do I change the theme?": "/theme",
-    "How do I fetch a larger model?": "models pull|/model",
-    "Which key shows all keys?": r"\bF1\b",
-    "How do I export a chat?": "/export|chats export",
-    "Can I import my chats from ChatGPT?": r"/import|ZIP|conversations\.json|import from ChatGPT",
-    "How do I switch a plugin off?": "Space|disable|/plugins",
-    "What is an incognito chat?": "memory|nothing saved|no disk",
-    "How do I see the exact prompt of a reply?": "`x`|x-ray|/preview|/xray",
-    "How do I train an adapter?": "adapters train",
-    "How do I make an index of my notes?": "rag build",
-    "How do I ask a question from the shell?": "chatlm ask",
-    "How do I copy a code block?": "`b`|/copy-code",
-    "Which version of Python does chatlm need?": r"3\.11",
-    "How do I see which plugin changed my message?": "/trace|`t`",
-    "What happens when a chat outgrows the context?": "oldest|left out|greyed",
-    "How do I give a chat a system prompt?": "/system",
-}
-"""Questions about chatlm, and a pattern that the answer must match."""
-
-SAMPLING = Sampling(seed=0, max_tokens=120)
-
-QuestionSet = Sequence[tuple[str, str]]
-"""Questions, each with the pattern of its answer."""
-
-Method = Callable[[Index, str, Sequence[Passage]], tuple[Message, ...] | str]
-"""Returns the prompt for a question and its passages, or the reply itself."""
+PASSAGES = 3
+SAMPLING = Sampling(seed=0, max_tokens=80, temperature=0.0)
+READER, BEFORE, MODEL = "reader", "before", "model"
 
 
-def passages_with_instructions(
-    index: Index, question: str, found: Sequence[Passage]
-) -> tuple[Message]:
-    """Return the chat's prompt: whole passages, instructions, the question."""
-    return (Message("user", prompting.grounded_prompt(question, found)),)
+@dataclass(frozen=True)
+class Outcome:
+    """What one system replied to a question."""
+
+    answerable: bool
+    found: bool
+    """Whether the first three passages hold an answer."""
+    text: str
+    """The reply; empty for a refusal."""
+    full: bool
+    partial: bool
+    cited: bool
+    confidence: float
 
 
-def passages_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Return a prompt of whole passages and the question."""
-    return (Message("user", f"{prompting.format_passages(found)}\n\n{question}"),)
+def collections(options: argparse.Namespace) -> Iterator[Collection]:
+    """Yield the collections to measure."""
+    folder, count = options.collections, options.questions
+    squad = folder / "squad2_half.json"
+    known = frozenset(each.text for each in read_squad(squad)) if squad.is_file() else frozenset()
+    xquad = xquad_passages(options.data / "xquad_en", known)
+    yield load_collection("xquad", "articles", xquad, 48, count)
+    wiki = read_passages(folder / "new_wiki.json")
+    yield load_collection("new_wiki", "other articles", wiki, 14, count)
+    reddit = read_passages(folder / "reddit.json", apart=True)
+    yield load_collection("reddit", "posts", reddit, 400, count)
+    yield load_collection("covid", "papers", read_passages(folder / "covid.json"), 24, count)
 
 
-def question_first(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Return a prompt with the question before and after the passages."""
-    return (
-        Message(
-            "user",
-            f"{question}\n\n{prompting.format_passages(found)}\n\nAnswer from these: {question}",
-        ),
-    )
-
-
-def one_passage(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Return a prompt of the best passage, instructions and the question."""
-    return passages_with_instructions(index, question, found[:1])
-
-
-def statements(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Return a prompt of the best statements, instructions and the question."""
-    return passages_with_instructions(index, question, best_statements(index, question, found))
-
-
-def statements_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
-    """Return a prompt of the best statements and the question."""
-    return passages_only(index, question, best_statements(index, question, found))
-
-
-def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message, ...]:
-    """Return the prompt of `statements_only` after an example turn."""
-    pets = Passage("Cats are allowed in the flat. Dogs need the owner's consent.", "lease.md", 1)
-    boiler = Passage("The boiler is serviced each October.", "lease.md", 1)
-    example = f"{prompting.format_passages([pets, boiler])}\n\nWhen is the boiler serviced?"
-    return (
-        Message("user", example),
-        Message("assistant", "The boiler is serviced each October [2]."),
-        *statements_only(index, question, found),
-    )
-
-
-def quotations(index: Index, question: str, found: Sequence[Passage]) -> str:
-    """Return the quotes that the chat replies with for a small model."""
-    return extractive.format_quotes(extractive.select_quotes(index, question, found))
-
-
-METHODS: dict[str, Method] = {
-    "passages, instruction": passages_with_instructions,
-    "passages": passages_only,
-    "question on both sides": question_first,
-    "one passage, instruction": one_passage,
-    "statements, instruction": statements,
-    "statements": statements_only,
-    "statements, one example": after_an_example,
-    "quotations": quotations,
-}
-
-
-def best_statements(index: Index, question: str, found: Sequence[Passage]) -> list[Passage]:
-    """Return the statements that would be quoted, as passages."""
-    return [
-        dataclasses.replace(found[quote.number - 1], text=quote.text)
-        for quote in extractive.select_quotes(index, question, found)
+def build(collection: Collection, cache: Path) -> str:
+    """Build the index of a collection, or update it; return its name."""
+    corpus = cache / f"{collection.name}.jsonl"
+    rows = [
+        json.dumps({"_id": name, "title": name.replace("_", " "), "text": text})
+        for name, text in collection.documents.items()
     ]
+    text = "\n".join(rows) + "\n"
+    if not corpus.is_file() or corpus.read_text(encoding="utf-8") != text:
+        corpus.write_text(text, encoding="utf-8")
+    name = collection.name.replace("_", "-")
+    if name in [index.name for index in all_indices()]:
+        builder.update(name, silent)
+    else:
+        builder.build(name, (Source(str(corpus)),), silent)
+    return name
 
 
-def generate(engine: Engine, messages: tuple[Message, ...]) -> str:
-    """Return the model's reply."""
-    with closing(engine.stream(Request(messages, SAMPLING))) as events:
-        return "".join(event.answer for event in events if isinstance(event, Delta))
+def judge(
+    asked: Asked, answerable: bool, reply: str, passages: Sequence[Passage], confidence: float
+) -> Outcome:
+    """Judge a reply; an empty one is a refusal."""
+    shown = normalize(reply)
+    full = any(holds(shown, answer) for answer in asked.answers)
+    partial = max((share_of_words(shown, answer) for answer in asked.answers), default=0.0) >= 0.5
+    checks = [check for check in citations.check_citations(reply, passages) if check.cited]
+    sources = (passage.details["source"] == asked.document for passage in passages)
+    return Outcome(
+        answerable=answerable,
+        found=any(
+            from_it and holds(normalize(passage.text), answer)
+            for from_it, passage in zip(sources, passages, strict=True)
+            for answer in asked.answers
+        ),
+        text=reply,
+        full=full,
+        partial=partial and not full,
+        cited=bool(checks) and all(check.is_supported for check in checks),
+        confidence=confidence,
+    )
 
 
-def measure(engine: Engine, name: str, method: Method, questions: QuestionSet) -> dict[str, float]:
-    """Return the share of replies that are right, well cited and repetitive, and the time."""
-    right = cited = repeated = 0
-    started = time.perf_counter()
-    for question, pattern in questions:
-        found = grounding.find_passages(name, question)
-        result = method(get_open_index(name).index, question, found)
-        reply = result if isinstance(result, str) else generate(engine, result)
-        right += bool(re.search(pattern, reply))
-        checks = [check for check in citations.check_citations(reply, found) if check.cited]
-        cited += bool(checks) and all(check.is_supported for check in checks)
-        repeated += repeats(reply)
-    count = len(questions)
+Replier = Callable[[str, str], tuple[str, Sequence[Passage], float]]
+"""Returns the reply of a system to a question, the passages and the confidence."""
+
+
+def reply_of_reader(name: str, question: str) -> tuple[str, Sequence[Passage], float]:
+    """Reply as a chat does."""
+    result = grounding.search_index(name, question)
+    passages = grounding.to_passages(get_open_index(name), result.hits[:PASSAGES])
+    quotes = extractive.select_quotes(question, passages) if result.relevant else []
+    return extractive.format_quotes(quotes), passages, result.confidence
+
+
+def reply_before(name: str, question: str) -> tuple[str, Sequence[Passage], float]:
+    """Reply as a chat did before there was a reader."""
+    index = get_open_index(name).index
+    hits = index.search(question)
+    sure = before.confidence(index, question, hits)
+    quotes = before.quotes(index, question, hits[:PASSAGES]) if sure >= before.THRESHOLD else []
+    text = extractive.format_quotes([extractive.Quote(n, quote, 0.0) for n, quote in quotes])
+    return text, grounding.to_passages(get_open_index(name), hits[:PASSAGES]), sure
+
+
+def reply_of_model(engine: Engine) -> Replier:
+    """Return a system that lets the model write from the first passages, without a threshold."""
+
+    def reply(name: str, question: str) -> tuple[str, Sequence[Passage], float]:
+        hits = get_open_index(name).index.search(question, PASSAGES)
+        passages = grounding.to_passages(get_open_index(name), hits)
+        prompt = Message("user", prompting.grounded_prompt(question, passages))
+        with closing(engine.stream(Request((prompt,), SAMPLING))) as events:
+            text = "".join(event.answer for event in events if isinstance(event, Delta))
+        return text, passages, 1.0
+
+    return reply
+
+
+def outcomes(name: str, collection: Collection, reply: Replier, limit: int) -> list[Outcome]:
+    """Return the outcome of each question, at most `limit` of each kind, evenly spread."""
+    result = []
+    for answerable in (True, False):
+        questions = collection.answerable if answerable else collection.unanswerable
+        step = max(len(questions) / limit, 1)
+        for at in range(min(limit, len(questions))):
+            asked = questions[int(at * step)]
+            text, passages, confidence = reply(name, asked.text)
+            result.append(judge(asked, answerable, text, passages, confidence))
+    return result
+
+
+def share(values: Sequence[bool]) -> dict[str, Any]:
+    """Return a share with its Wilson interval and the number of values."""
+    if not values:
+        return {"share": math.nan, "low": math.nan, "high": math.nan, "of": 0}
+    low, high = wilson(sum(values), len(values))
+    return {"share": sum(values) / len(values), "low": low, "high": high, "of": len(values)}
+
+
+def area(answerable: Sequence[float], unanswerable: Sequence[float]) -> dict[str, Any]:
+    """Return the area under the ROC curve, with the 95 % interval of Hanley and McNeil (1982)."""
+    pairs = [(a > b) + (a == b) / 2 for a in answerable for b in unanswerable]
+    if not pairs:
+        return share([])
+    auc, (n, m) = sum(pairs) / len(pairs), (len(answerable), len(unanswerable))
+    q1, q2 = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
+    half = 1.96 * math.sqrt((auc * (1 - auc) + (n - 1) * q1 + (m - 1) * q2) / (n * m))
+    return {"share": auc, "low": max(0.0, auc - half), "high": min(1.0, auc + half), "of": n + m}
+
+
+def summarize(results: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Return the measures of a system."""
+    yes = [each for each in results if each.answerable]
+    no = [each for each in results if not each.answerable]
+    found = [each for each in yes if each.found]
     return {
-        "right": right / count,
-        "good citations": cited / count,
-        "repeats itself": repeated / count,
-        "seconds": (time.perf_counter() - started) / count,
+        "found in the first three": share([each.found for each in yes]),
+        "full, of those found": share([each.full for each in found]),
+        "partial, of those found": share([each.partial for each in found]),
+        "refused, of those found": share([not each.text for each in found]),
+        "full, of all": share([each.full for each in yes]),
+        "kept, of the answerable": share([bool(each.text) for each in yes]),
+        "refused, of the unanswerable": share([not each.text for each in no]),
+        "cited correctly": share([each.cited for each in yes if each.text]),
+        "area under the curve": area(
+            [each.confidence for each in yes], [each.confidence for each in no]
+        ),
     }
 
 
-def repeats(reply: str) -> bool:
-    """Return whether a reply contains a sentence of four words or more twice."""
-    words = (tuple(re.findall(r"\w+", part.lower())) for part in re.split(r"[.!?]\s|\n", reply))
-    long = [each for each in words if len(each) >= 4]
-    return len(long) > len(set(long))
+def words(results: Sequence[Outcome]) -> float:
+    """Return the mean length of the replies in words."""
+    lengths = [len(each.text.split()) for each in results if each.text]
+    return sum(lengths) / max(len(lengths), 1)
 
 
-def xquad(data: Path, count: int) -> list[tuple[str, str]]:
-    """Build the index `xquad`, and return some questions with the patterns of their answers."""
-    builder.build("xquad", (Source(str(data / "corpus.jsonl")),), silent)
-    answers = json.loads((data / "answers.json").read_text(encoding="utf-8"))
-    questions = read_questions(data / "queries.jsonl")
-    step = max(len(questions) // count, 1)
-    return [
-        (questions[name], "|".join(map(re.escape, answers[name])))
-        for name in list(questions)[::step][:count]
+def measure(options: argparse.Namespace, engine: Engine | None) -> dict[str, Any]:
+    """Measure each system on each collection, and on all together."""
+    systems: list[tuple[str, Replier, int]] = [
+        (READER, reply_of_reader, options.questions),
+        (BEFORE, reply_before, options.questions),
     ]
+    if engine:
+        systems.append((MODEL, reply_of_model(engine), options.model_questions))
+    results: dict[str, Any] = {}
+    together: dict[str, list[Outcome]] = {}
+    for collection in collections(options):
+        name = build(collection, options.cache)
+        results[collection.name] = {}
+        for system, reply, limit in systems:
+            started = time.perf_counter()
+            found = outcomes(name, collection, reply, limit)
+            took = (time.perf_counter() - started) / max(len(found), 1)
+            results[collection.name][system] = _row(found, took)
+            together.setdefault(system, []).extend(found)
+            print(f"{collection.name}, {system}: {took:.2f} s a question", file=sys.stderr)
+    results["all"] = {system: _row(found, None) for system, found in together.items()}
+    return results
+
+
+def _row(found: Sequence[Outcome], seconds: float | None) -> dict[str, Any]:
+    return {**summarize(found), "words": words(found), "seconds": seconds}
+
+
+def report(results: dict[str, Any]) -> None:
+    """Print a table for each collection."""
+    for name, rows in results.items():
+        print(f"\n{name}")
+        print(f"  {'':<30}" + "".join(f"{system:>24}" for system in rows))
+        for measure_name in next(iter(rows.values())):
+            cells = [rows[system][measure_name] for system in rows]
+            print(f"  {measure_name:<30}" + "".join(f"{_cell(cell):>24}" for cell in cells))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        interval = f"{value['low']:.2f}–{value['high']:.2f}"
+        return f"{value['share']:.3f} {interval} n={value['of']}"
+    return "" if value is None else f"{value:.2f}"
 
 
 def main() -> None:
     """Run the benchmark and print tables, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/retrieval"))
-    parser.add_argument("--questions", type=int, default=24, help="questions of xquad_en (24)")
-    parser.add_argument(
-        "--methods", nargs="*", choices=METHODS, default=list(METHODS), metavar="METHOD"
-    )
+    parser.add_argument("--collections", type=Path, default=Path("../shared/data/grounding"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/grounding"))
+    parser.add_argument("--questions", type=int, default=250, help="of each kind and collection")
+    parser.add_argument("--model-questions", type=int, default=10, help="that the model answers")
+    parser.add_argument("--no-model", action="store_true", help="leave out the model")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = load()
     folders = ensure_model(settings.model).folder, ensure_model(EMBEDDER).folder
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as home:
-        link_models(Path(home), *folders)
-        sets: dict[str, QuestionSet] = {
-            "manual": list(MANUAL.items()),
-            "xquad": xquad(options.data / "xquad_en", options.questions),
-        }
+    options.cache.mkdir(parents=True, exist_ok=True)
+    link_models(options.cache.absolute(), *folders)
+    if options.no_model:
+        results = measure(options, None)
+    else:
         with closing(open_engine(settings, PluginHost(), silent_pull)) as engine:
-            for name, questions in sets.items():
-                results[name] = {}
-                for method in options.methods:
-                    results[name][method] = measure(engine, name, METHODS[method], questions)
-                    print(f"{name}, {method}: done", file=sys.stderr)
-    if options.json:
-        print(json.dumps(results, indent=2))
-        return
-    for name, rows in results.items():
-        print(f"\n{name}, {len(sets[name])} questions")
-        columns = list(next(iter(rows.values())))
-        print(f"  {'':<28}" + "".join(f"{column:>16}" for column in columns))
-        for method, row in rows.items():
-            print(f"  {method:<28}" + "".join(f"{row[column]:>16.2f}" for column in columns))
+            results = measure(options, engine)
+    print(json.dumps(results, indent=2)) if options.json else report(results)
 
 
 if __name__ == "__main__":

@@ -316,11 +316,12 @@ def _vectors(collection: str) -> Any:
 
 
 def link_models(home: Path, *models: Path) -> None:
-    """Set CHATLM_HOME to an empty folder with links to models, for temporary indices."""
+    """Set CHATLM_HOME to a folder with links to models, for the indices of a benchmark."""
     os.environ["CHATLM_HOME"] = str(home)
-    (home / "models").mkdir()
+    (home / "models").mkdir(exist_ok=True)
     for model in models:
-        (home / "models" / model.name).symlink_to(model, target_is_directory=True)
+        if not (home / "models" / model.name).exists():
+            (home / "models" / model.name).symlink_to(model, target_is_directory=True)
 
 
 if __name__ == "__main__":

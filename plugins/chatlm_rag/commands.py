@@ -37,24 +37,29 @@ def search(name: str, query: tuple[str, ...], limit: int, as_json: bool) -> None
     Example: chatlm rag search notes "When does the lease end?"
     """
     from chatlm_rag.index.folder import find_index
-    from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
+    from chatlm_rag.retrieval.calibration import threshold_of
+    from chatlm_rag.retrieval.relevance import CONSIDERED_HITS
     from chatlm_rag.retrieval.search import Index, configured_reranker
 
     text = " ".join(query)
     index = Index.open(find_index(name))
     hits = index.search(text, max(limit, CONSIDERED_HITS), configured_reranker())
     confidence = index.confidence(text, hits)
-    relevant = confidence >= THRESHOLD
+    threshold = threshold_of(name)
+    relevant = confidence >= threshold
     del hits[limit:]
     if as_json:
-        passages = [hit.to_dict() for hit in hits]
-        click.echo(
-            dump_json({"relevant": relevant, "confidence": confidence, "passages": passages})
-        )
+        result = {
+            "relevant": relevant,
+            "confidence": confidence,
+            "threshold": threshold,
+            "passages": [hit.to_dict() for hit in hits],
+        }
+        click.echo(dump_json(result))
         return
     if not relevant:
         click.echo(
-            f"Nothing relevant in {name}: confidence {confidence:.2f}, threshold {THRESHOLD:.2f}. "
+            f"Nothing relevant in {name}: confidence {confidence:.2f}, threshold {threshold:.2f}. "
             "The nearest passages:\n",
             err=True,
         )
@@ -112,6 +117,57 @@ def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: 
         click.echo(f"Saved {escape_controls(str(plot))}")
 
 
+@click.command()
+@name_argument
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help="Questions that the documents answer, one a line.",
+)
+@click.option(
+    "--unanswerable",
+    type=click.Path(path_type=Path),
+    help="Questions that they do not answer, one a line.",
+)
+@click.option("--reset", is_flag=True, help="Use plugins.rag.threshold again.")
+@json_option
+def calibrate(
+    name: str, questions: Path | None, unanswerable: Path | None, reset: bool, as_json: bool
+) -> None:
+    """Fit the threshold of an index, below which nothing counts as relevant, to your questions.
+
+    It keeps at least 92 % of the questions that the documents answer. With --unanswerable, it is
+    the one that keeps and refuses best.
+
+    Example: chatlm rag calibrate notes --questions asked.txt --unanswerable other.txt
+    """
+    from chatlm_rag import formatting
+    from chatlm_rag.index.folder import find_index
+    from chatlm_rag.retrieval import calibration
+    from chatlm_rag.retrieval.search import Index
+
+    folder = find_index(name)
+    if reset:
+        calibration.reset(folder)
+        click.echo(f"Threshold of {name}: {calibration.describe_threshold(name)}")
+        return
+    if questions is None:
+        raise UsageError(
+            "There are no questions to fit the threshold to.", hint="Name a file: --questions FILE"
+        )
+    kept = calibration.read_questions(questions)
+    refused = calibration.read_questions(unanswerable) if unanswerable else []
+    index = Index.open(folder)
+    with progress_bar() as work:
+        values = calibration.confidences(index, [*kept, *refused], work)
+    fitted = calibration.fit(values[: len(kept)], values[len(kept) :])
+    calibration.save(folder, fitted)
+    if as_json:
+        click.echo(dump_json(fitted.to_dict()))
+        return
+    click.echo(formatting.describe_calibration(name, fitted))
+
+
 _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 
 
@@ -160,6 +216,9 @@ rag.add_command(search)
 
 
 rag.add_command(evaluate)
+
+
+rag.add_command(calibrate)
 
 
 @rag.command()

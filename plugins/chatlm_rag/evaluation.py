@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from chatlm_rag.retrieval.relevance import ThresholdPoint
-
 
 RANKINGS = ("dense", "lexical", "fused")
 
@@ -327,44 +325,6 @@ def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("mean over the questions, with 95 % intervals")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save_figure(figure, path)
-
-
-def plot_threshold_curves(
-    curves: Mapping[str, Sequence[ThresholdPoint]], threshold: float, path: Path
-) -> None:
-    """Plot the effect of thresholds on the confidence.
-
-    Args:
-        curves: by the kind of unanswerable questions; the answerable questions are always the same.
-        threshold: the threshold in use.
-        path: as for `plot_scorecard`.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
-        axes.step(
-            [point.threshold for point in points],
-            [point.refused_rate for point in points],
-            label=f"unanswerable, {name}: rejected",
-        )
-    points = next(iter(curves.values()))
-    axes.step(
-        [point.threshold for point in points],
-        [point.kept_rate for point in points],
-        label="answerable: accepted",
-        color=_COLOURS["fused"],
-    )
-    axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold in use")
-    axes.set_xlabel("threshold on the confidence")
-    axes.set_ylabel("share of the questions")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save_figure(figure, path)
 
 

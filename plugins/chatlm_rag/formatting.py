@@ -15,6 +15,7 @@ from chatlm_rag.index.manifest import Manifest
 
 if TYPE_CHECKING:
     from chatlm_rag.evaluation import Estimate, Scorecard
+    from chatlm_rag.retrieval.calibration import Calibration
     from chatlm_rag.retrieval.hits import SearchHit
 
 
@@ -180,6 +181,19 @@ def describe_hit(number: int, hit: SearchHit) -> str:
         f"    {hit.score:.3f} (meaning {hit.dense.rank}, {words}){duplicates}\n"
         f"    {one_line(chunk.text, _EXCERPT_CHARS)}\n"
     )
+
+
+def describe_calibration(name: str, calibration: Calibration) -> str:
+    """Describe the threshold that was fitted for an index in a line or two."""
+    kept = (
+        f"It keeps {calibration.kept_rate:.0%} of {calibration.answerable:,} answerable questions"
+    )
+    refused = (
+        f" and refuses {calibration.refused_rate:.0%} of {calibration.unanswerable:,} others"
+        if calibration.refused_rate is not None
+        else ""
+    )
+    return f"Threshold of {name}: {calibration.threshold:.2f}\n{kept}{refused}."
 
 
 def scorecard_dict(card: Scorecard) -> dict[str, Any]:

@@ -161,17 +161,24 @@ def annotate_message(
     from chatlm_rag.retrieval import prompting
 
     if message.role == "assistant" and prompting.has_index_passages(passages):
-        from chatlm_rag.retrieval import citations
+        from chatlm_rag.retrieval import citations, extractive
 
         turn = conversation.turns[-1]
         omitted = _omitted_passages.pop(turn.id, 0)
-        annotations = citations.reply_annotations(message.text, passages, omitted)
+        readings = extractive.try_to_read(turn.display_text, passages)
+        annotations = citations.reply_annotations(
+            message.text, passages, omitted, turn.display_text, readings
+        )
         is_quoted = turn.reply is not None and turn.reply.plugin == PLUGIN
         return [citations.QUOTED_ANSWER, *annotations] if is_quoted else annotations
     if message.role == "assistant" and _found_nothing(conversation.turns[-1]):
         from chatlm_rag.retrieval.grounding import ASK_WITHOUT_DOCUMENTS
 
         return [ASK_WITHOUT_DOCUMENTS]
+    if message.role == "assistant" and index_from_conversation(conversation):
+        from chatlm_rag.retrieval import citations
+
+        return citations.reply_annotations(message.text, []) or None
     if message.role == "user" and (name := index_from_conversation(conversation)):
         from chatlm_rag.retrieval.grounding import question_annotation
 

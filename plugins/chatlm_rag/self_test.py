@@ -23,8 +23,8 @@ from chatlm_rag import evaluation
 from chatlm_rag.formatting import draw_scorecard
 from chatlm_rag.index.bm25 import stems
 from chatlm_rag.index.chunks import Chunk, ChunkReader
+from chatlm_rag.reading.statements import statements
 from chatlm_rag.retrieval.citations import SUPPORT_THRESHOLD, support_score
-from chatlm_rag.retrieval.extractive import statements
 from chatlm_rag.retrieval.search import get_open_index
 from chatlm_rag.settings import index_from_plugin_data
 

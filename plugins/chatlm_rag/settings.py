@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 MAX_PASSAGES = 20
 
 
+DEFAULT_THRESHOLD = 0.27
+"""Keeps more than nine of ten questions that documents for tuning answer; see
+`retrieval.relevance`."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings under `[plugins.rag]`."""
@@ -33,6 +38,10 @@ class Settings:
         default=False,
         metadata={"help": "Let the model answer without documents when nothing relevant is found."},
     )
+    threshold: float = field(
+        default=DEFAULT_THRESHOLD,
+        metadata={"help": "Least confidence with which passages count as relevant, 0 to 1."},
+    )
     reranker: str = field(
         default="",
         metadata={"help": "Name or folder of a cross-encoder that reranks the passages."},
@@ -41,6 +50,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.passages <= MAX_PASSAGES:
             raise ValueError(f"passages must be 1 to {MAX_PASSAGES}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError("threshold must be 0 to 1")
 
 
 INDEX_KEY = "index"

@@ -25,7 +25,7 @@ from chatlm_rag.index.writer import BuildStopped
 from chatlm_rag.retrieval import explain, search
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.prompting import CLOSE_TAG, INSTRUCTIONS
-from chatlm_rag.settings import Settings, index_from_plugin_data
+from chatlm_rag.settings import DEFAULT_THRESHOLD, Settings, index_from_plugin_data
 from tests.plugins.rag_chats import (
     CATS,
     DOCUMENTS,
@@ -358,9 +358,10 @@ def test_why_shows_ranks_scores_and_runners_up() -> None:
     lines = text.split("\n")
     assert lines[0] == f"Question    {CATS}"
     assert lines[1].startswith("Found       3 from house; confidence 0.")
-    assert lines[4].split()[:3] == ["[1]", "1.000", "#1"]
-    assert lines[4].endswith("supported")
-    assert lines[5].strip() == "documents/house.md:1, House > Pets"
+    assert lines[2] == f"Threshold   {DEFAULT_THRESHOLD:.2f}, plugins.rag.threshold"
+    assert lines[5].split()[:3] == ["[1]", "1.000", "#1"]
+    assert lines[5].endswith("supported")
+    assert lines[6].strip() == "documents/house.md:1, House > Pets"
     assert "Not selected, in order of rank:" in lines
     assert max(map(len, lines)) <= 76
 

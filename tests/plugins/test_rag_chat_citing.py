@@ -39,7 +39,10 @@ def annotations_of(reply: str) -> list[tuple[str, str]]:
         ("[2] The boiler is serviced in October.", [("[2]", "supported")]),
         ("Snakes may live in the garden [1].", [("[1]", "not supported")]),
         ("The boiler is serviced in October.", [("[2]", "says it, not cited")]),
-        ("Error E18 means too little water [2].", [("[2]", "not supported")]),
+        (
+            "Error E18 means too little water [2].",
+            [("[2]", "not supported"), ("unknown", "in no passage")],
+        ),
         ("Cats are allowed in the flat [1]. Parrots sing loudly [1].", [("[1]", "not supported")]),
         ("See [7].", [("[7]", "there is no such passage")]),
         ("See [0].", [("[0]", "there is no such passage")]),

@@ -19,8 +19,8 @@ from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder
 from chatlm_rag.index.embedding import Embedder
 from chatlm_rag.index.folder import find_index
-from chatlm_rag.retrieval.relevance import THRESHOLD
 from chatlm_rag.retrieval.search import Index, Reranker
+from chatlm_rag.settings import DEFAULT_THRESHOLD
 from tests import models
 
 DOCUMENTS = {
@@ -146,10 +146,10 @@ def test_a_question_about_something_else_has_no_confidence(index: Index) -> None
     def sure(question: str) -> float:
         return index.confidence(question, index.search(question))
 
-    assert sure("When is the boiler serviced?") > THRESHOLD
-    assert sure("May I have a dog in the flat?") > THRESHOLD
-    assert sure("Who won the chess championship in Reykjavik?") < THRESHOLD
-    assert sure("How do I declare a generic class in Java?") < THRESHOLD
+    assert sure("When is the boiler serviced?") > DEFAULT_THRESHOLD
+    assert sure("May I have a dog in the flat?") > DEFAULT_THRESHOLD
+    assert sure("Who won the chess championship in Reykjavik?") < DEFAULT_THRESHOLD
+    assert sure("How do I declare a generic class in Java?") < DEFAULT_THRESHOLD
 
 
 def test_threads_may_search_at_once(index: Index) -> None:

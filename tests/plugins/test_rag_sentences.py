@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from chatlm_rag.reading.sentences import guess_language, split_sentences
+from chatlm_rag.reading.statements import statements
 from chatlm_rag.retrieval.citations import check_citations
-from chatlm_rag.retrieval.extractive import statements
-from chatlm_rag.retrieval.sentences import guess_language, split_sentences
 from tests.plugins.rag_chats import passage
 
 

@@ -123,7 +123,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def fetch_embedder(name: str, work: ProgressReporter, cut_to: int = 0) -> LocalEmbedder:
-    """Find an embedder, and download it if it is missing.
+    """Find an embedder, and download it if it is missing; also the one that the reader is based on.
 
     Args:
         name: of the catalogue, of the hub or a folder.
@@ -136,12 +136,18 @@ def fetch_embedder(name: str, work: ProgressReporter, cut_to: int = 0) -> LocalE
     """
     _check_cut(name, cut_to)
 
+    if name != DEFAULT_EMBEDDER:
+        _fetch(DEFAULT_EMBEDDER, work)  # which reads what the search finds
+    return _local_embedder(_fetch(name, work), cut_to)
+
+
+def _fetch(name: str, work: ProgressReporter) -> ModelLocation:
     def report(stage: str, done: int, total: int | None) -> None:
         work.update(done, total, f"downloading the embedder {name} ({stage})")
 
     _being_fetched.append(name)
     try:
-        return _local_embedder(ensure_model(name, report, lambda: work.cancelled), cut_to)
+        return ensure_model(name, report, lambda: work.cancelled)
     finally:
         _being_fetched.remove(name)
 
@@ -273,7 +279,7 @@ class Embedder:
         longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         for start in range(0, len(texts), BATCH_SIZE):
             batch = longest_first[start : start + BATCH_SIZE]
-            with self._model() as model, _autocast(model):
+            with self._model() as model, autocast(model.device.type):
                 vectors[batch] = model.encode_document(
                     [replace_surrogates(texts[index]) for index in batch],
                     batch_size=BATCH_SIZE,
@@ -299,12 +305,17 @@ class Embedder:
             yield self._loaded
 
 
-def _autocast(model: SentenceTransformer) -> AbstractContextManager[object]:
+def autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context in which a processor with bfloat16 instructions uses them.
+
+    Args:
+        device: type of torch device; nothing changes on others than `cpu`.
+    """
     import torch
 
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
     fast = any(getattr(torch.cpu, check, bool)() for check in checks)
-    if model.device.type == "cpu" and fast:
+    if device == "cpu" and fast:
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
 

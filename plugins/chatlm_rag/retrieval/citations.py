@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from chatlm import Annotation, Passage, one_line
 from chatlm_rag import PLUGIN
 from chatlm_rag.index.bm25 import stems
+from chatlm_rag.reading.reader import Reading
+from chatlm_rag.reading.sentences import split_sentences
+from chatlm_rag.retrieval.facts import MAX_NAMED, disagreements, unknown_facts
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.retrieval.sentences import split_sentences
 
 SUPPORT_THRESHOLD = 0.6
 
@@ -28,6 +30,10 @@ NO_SUPPORT = "none says this"
 
 QUOTED_ANSWER = Annotation(PLUGIN, "answer", "quoted; /regenerate lets the model write one")
 """Annotation of a reply that consists of quotes."""
+
+
+DISAGREE = "the passages disagree"
+"""Annotation value for passages that give other numbers, before the numbers."""
 
 
 OMITTED = "not read"
@@ -94,23 +100,46 @@ def support_score(sentence: str, passage: str) -> float:
 
 
 def reply_annotations(
-    reply: str, passages: Sequence[Passage], omitted: int = 0
+    reply: str,
+    passages: Sequence[Passage],
+    omitted: int = 0,
+    question: str = "",
+    readings: Sequence[Reading] = (),
 ) -> list[Annotation]:
-    """Return the annotations of a reply: one for each passage that belongs to it.
+    """Return the annotations of a reply.
+
+    There is one for each passage that belongs to it, for each citation without a passage, for the
+    numbers and names that no passage has, and for passages that disagree.
 
     Args:
         reply: its text.
-        passages: retrieved for it.
+        passages: retrieved for it; may be empty.
         omitted: number of passages, from the last, that were left out of the prompt.
+        question: the question that it answers.
+        readings: how well the statements of the passages answer the question.
     """
     read = passages[: len(passages) - omitted]
     annotations = [_annotation(check, read) for check in check_citations(reply, read)]
+    if not read:
+        return annotations
     if not annotations:
         annotations = [Annotation(PLUGIN, "sources", NO_SUPPORT)]
+    if unknown := unknown_facts(reply, question, passages):
+        annotations.append(Annotation(PLUGIN, "unknown", _list_facts(unknown)))
+    for each in disagreements(readings[: len(read)]):
+        values = one_line(" against ".join(each.values), 60)
+        annotations.append(
+            Annotation(PLUGIN, f"[{each.first}], [{each.second}]", f"{DISAGREE}: {values}")
+        )
     if omitted:
         numbers = ", ".join(f"[{number}]" for number in range(len(read) + 1, len(passages) + 1))
         annotations.append(Annotation(PLUGIN, OMITTED, f"{numbers}: the context is too small"))
     return annotations
+
+
+def _list_facts(facts: Sequence[str]) -> str:
+    more = f" and {len(facts) - MAX_NAMED} more" if len(facts) > MAX_NAMED else ""
+    return f"{one_line(', '.join(facts[:MAX_NAMED]), 100)}{more}: in no passage"
 
 
 def _annotation(check: CitationCheck, passages: Sequence[Passage]) -> Annotation:

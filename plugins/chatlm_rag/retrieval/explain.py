@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from chatlm import ChatlmError, Passage, Turn, Ui, UsageError, one_line
 from chatlm_rag import PLUGIN
+from chatlm_rag.retrieval.calibration import describe_threshold
 from chatlm_rag.retrieval.citations import OMITTED
 from chatlm_rag.retrieval.hits import Origin, SearchHit, origin_of
-from chatlm_rag.retrieval.relevance import THRESHOLD
 from chatlm_rag.retrieval.search import get_open_index
+from chatlm_rag.settings import index_from_plugin_data
 
 MAX_RUNNERS_UP = 6
 """Limit for the passages shown that were not selected."""
@@ -32,13 +33,22 @@ def explain_turn(ui: Ui) -> str:
     summary, confidence = search
     lines = [
         f"Question    {one_line(turn.display_text, 300)}",
-        f"Found       {summary}; confidence {confidence:.2f}, threshold {THRESHOLD:.2f}",
+        f"Found       {summary}; confidence {confidence:.2f}",
+        f"Threshold   {_threshold(ui, passages)}",
         "",
     ]
     if not passages:
         return "\n".join([*lines, "Below the threshold, the model gets no passages."])
     lines += [_TABLE_HEADER, *_passage_lines(turn, passages)]
     return "\n".join([*lines, "", *_runners_up(turn.display_text, passages)])
+
+
+def _threshold(ui: Ui, passages: Sequence[Passage]) -> str:
+    name = origin_of(passages[0]).index if passages else index_from_plugin_data(ui.state)
+    try:
+        return describe_threshold(name)
+    except ChatlmError as error:  # the index has been deleted since
+        return f"unknown. {one_line(error.message, 200)}"
 
 
 def _search_annotation(turn: Turn | None) -> tuple[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,9 +16,10 @@ from chatlm import (
 )
 from chatlm_rag import PLUGIN
 from chatlm_rag.index import embedding
+from chatlm_rag.retrieval.calibration import threshold_of
 from chatlm_rag.retrieval.hits import Origin, SearchHit
 from chatlm_rag.retrieval.prompting import escape_markup
-from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
+from chatlm_rag.retrieval.relevance import CONSIDERED_HITS
 from chatlm_rag.retrieval.search import OpenIndex, configured_reranker, get_open_index
 from chatlm_rag.settings import Settings
 
@@ -40,12 +42,14 @@ class SearchResult:
     hits: tuple[SearchHit, ...]
     """Best first."""
     confidence: float
-    """Confidence that the hits are relevant, about 0 to 1; see `Index.confidence`."""
+    """Confidence that the hits answer the question, 0 to 1; see `Index.confidence`."""
+    threshold: float
+    """The least confidence with which hits count as relevant."""
 
     @property
     def relevant(self) -> bool:
         """Whether the confidence reaches the threshold."""
-        return self.confidence >= THRESHOLD
+        return self.confidence >= self.threshold
 
 
 def search_index(name: str, question: str) -> SearchResult:
@@ -54,7 +58,8 @@ def search_index(name: str, question: str) -> SearchResult:
     Raises:
         ChatlmError: the index cannot be opened, or its embedder cannot be loaded.
     """
-    return _cached_search(get_open_index(name), question)
+    hits, confidence = _cached_search(get_open_index(name), question)
+    return SearchResult(hits, confidence, threshold_of(name))
 
 
 def search_problem(name: str, question: str) -> UsageError | None:
@@ -86,8 +91,7 @@ def nothing_relevant_reply(name: str, question: str) -> str | None:
     title = f"Nothing relevant in {escape_markup(name)}."
     if not result.hits:
         return title
-    index = get_open_index(name)
-    passages = [_hit_to_passage(index, hit) for hit in result.hits[:CLOSEST_PASSAGES]]
+    passages = to_passages(get_open_index(name), result.hits[:CLOSEST_PASSAGES])
     quotes = [
         f"> {escape_markup(one_line(each.text, 240))}\n>\n> {escape_markup(each.source)}"
         for each in passages
@@ -113,19 +117,23 @@ def find_passages(name: str, question: str) -> list[Passage]:
     Raises:
         ChatlmError: the index cannot be searched.
     """
-    open_index = get_open_index(name)
-    result = _cached_search(open_index, question)
+    result = search_index(name, question)
     if not result.relevant:
         return []
     limit = load_plugin_settings(PLUGIN, Settings).passages
-    return [_hit_to_passage(open_index, hit) for hit in result.hits[:limit]]
+    return to_passages(get_open_index(name), result.hits[:limit])
+
+
+def to_passages(open_index: OpenIndex, hits: Sequence[SearchHit]) -> list[Passage]:
+    """Return search hits as passages of a chat."""
+    return [_hit_to_passage(open_index, hit) for hit in hits]
 
 
 @lru_cache(maxsize=4)
-def _cached_search(open_index: OpenIndex, question: str) -> SearchResult:
+def _cached_search(open_index: OpenIndex, question: str) -> tuple[tuple[SearchHit, ...], float]:
     limit = max(load_plugin_settings(PLUGIN, Settings).passages, CONSIDERED_HITS)
     hits = open_index.index.search(question, limit, configured_reranker())
-    return SearchResult(tuple(hits), open_index.index.confidence(question, hits))
+    return tuple(hits), open_index.index.confidence(question, hits)
 
 
 def _hit_to_passage(open_index: OpenIndex, hit: SearchHit) -> Passage:

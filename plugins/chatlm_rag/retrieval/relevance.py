@@ -1,36 +1,105 @@
-"""Decide whether search hits are relevant to the question, by a calibrated confidence.
+"""Decide whether the hits of a search answer the question, by a calibrated confidence.
 
-The confidence is the mean of the best hit's cosine and the share of the question's words that occur
-in the hits, weighted by their IDF. Neither suffices alone: the vectors of one topic are all close
-together, and an answer may use other words than the question.
-
-`THRESHOLD` is calibrated by `benchmarks.retrieval_abstaining` to accept 19 of 20 questions that the
-documents answer. It rejects 7 of 8 off-topic questions, but only 1 of 4 that are on topic and whose
-answer is missing. Ranking cannot tell those apart; the model has to say so.
+The confidence is that of a logistic regression on what the reader, the embedder and the words say.
+Cosines and shared words alone cannot tell a question on the topic of the documents from one that
+they answer; the reader can, in part. The coefficients were fitted to the collections that
+`benchmarks.relevance_fit` names; `benchmarks.grounding` measures the confidence on others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 from chatlm_rag.index.bm25 import stems
+from chatlm_rag.reading.answer_types import type_evidence
 
 if TYPE_CHECKING:
+    from chatlm_rag.reading.reader import Reading
     from chatlm_rag.retrieval.hits import SearchHit
 
 
-THRESHOLD = 0.55
-"""Below this confidence, no hit counts as relevant."""
-
-
-TARGET_KEPT_RATE = 0.95
-"""Share of the answerable questions that a calibrated threshold accepts."""
-
-
 CONSIDERED_HITS = 8
-"""Number of best hits that the confidence is computed from."""
+"""Number of best hits that a search for an answer returns."""
+
+
+READ_HITS = 5
+"""Number of best hits that are read."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against an answer among the hits."""
+
+    reader: float
+    """The best score of a statement, in log-odds."""
+    margin: float
+    """By how much it is better than the best statement of any other passage, at most 5."""
+    cosine: float
+    """The best cosine of a hit with the question."""
+    covered: float
+    """Share of the question's words, weighted by IDF, in the best passage; 0 to 1."""
+    typed: float
+    """Whether the best statement names what the question asks for: 1, -1, or 0 if unknown."""
+
+
+INTERCEPT = -2.3
+
+
+COEFFICIENTS = Evidence(reader=0.6, margin=0.33, cosine=0.25, covered=2.2, typed=0.25)
+"""Change of the log-odds by each kind of evidence."""
+
+
+def gather(
+    question: str,
+    hits: Sequence[SearchHit],
+    readings: Sequence[Reading],
+    idf: Callable[[str], float],
+) -> Evidence | None:
+    """Gather the evidence for an answer; None without a statement.
+
+    Args:
+        question: to answer.
+        hits: best first.
+        readings: of the first hits.
+        idf: inverse document frequency of a stem, above 0.
+    """
+    order = sorted(range(len(readings)), key=lambda at: -readings[at].best)
+    if not order or not readings[order[0]].statements:
+        return None
+    best = readings[order[0]]
+    other = readings[order[1]].best if len(order) > 1 else -math.inf
+    statement = best.statements[best.scores.index(best.best)]
+    weights = {stem: idf(stem) for stem in stems(question)}
+    found = set(stems(hits[order[0]].chunk.indexed_text))
+    covered = sum(weight for stem, weight in weights.items() if stem in found)
+    return Evidence(
+        reader=best.best,
+        margin=min(best.best - other, 5.0),
+        cosine=max(hit.dense.score for hit in hits),
+        covered=covered / sum(weights.values()) if weights else 0.0,
+        typed=type_evidence(question, statement),
+    )
+
+
+def confidence(evidence: Evidence | None) -> float:
+    """Return the probability that the hits answer the question, 0 to 1."""
+    if evidence is None:
+        return 0.0
+    terms = zip(astuple(COEFFICIENTS), astuple(evidence), strict=True)
+    logit = INTERCEPT + sum(weight * value for weight, value in terms)
+    return 1 / (1 + math.exp(-max(min(logit, 50.0), -50.0)))
+
+
+def evidence_names() -> list[str]:
+    """Return the kinds of evidence in the order of `COEFFICIENTS`."""
+    return [each.name for each in fields(Evidence)]
+
+
+TARGET_KEPT_RATE = 0.92
+"""Share of the answerable questions that a calibrated threshold keeps."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +111,6 @@ class ThresholdPoint:
     """Share of the answerable questions that it accepts."""
     refused_rate: float
     """Share of the unanswerable questions that it rejects."""
-
-
-def confidence(query: str, hits: Sequence[SearchHit], idf: Callable[[str], float]) -> float:
-    """Return the confidence that search hits are relevant to the question, about 0 to 1.
-
-    Args:
-        query: the question.
-        hits: best first.
-        idf: inverse document frequency of a stem, above 0.
-    """
-    best = hits[:CONSIDERED_HITS]
-    max_cosine = max((hit.dense.score for hit in best), default=0.0)
-    weights = {stem: idf(stem) for stem in stems(query)}
-    if not weights:
-        return max_cosine
-    hit_stems = {stem for hit in best for stem in stems(hit.chunk.indexed_text)}
-    covered = sum(weight for stem, weight in weights.items() if stem in hit_stems)
-    return (max_cosine + covered / sum(weights.values())) / 2
 
 
 def threshold_curve(
@@ -83,31 +134,5 @@ def threshold_curve(
 
 def calibrate(answerable: Sequence[float]) -> float:
     """Return the highest threshold that accepts `TARGET_KEPT_RATE` of the answerable questions."""
-    return sorted(answerable)[int((1 - TARGET_KEPT_RATE) * len(answerable))]
-
-
-def cross_validate(
-    answerable: Mapping[str, Sequence[float]], unanswerable: Mapping[str, Sequence[float]]
-) -> ThresholdPoint:
-    """Evaluate calibration by leave-one-document-out cross-validation.
-
-    Args:
-        answerable: confidences by the document that the question is about; at least two documents.
-        unanswerable: likewise.
-
-    Returns:
-        The mean threshold, and the rates over all questions, each judged by the threshold that was
-        calibrated on the other documents.
-    """
-    thresholds, accepted, rejected = [], [], []
-    for held_out in answerable:
-        others = [v for name, values in answerable.items() if name != held_out for v in values]
-        threshold = calibrate(others)
-        thresholds.append(threshold)
-        accepted += [value >= threshold for value in answerable[held_out]]
-        rejected += [value < threshold for value in unanswerable.get(held_out, ())]
-    return ThresholdPoint(
-        sum(thresholds) / len(thresholds),
-        sum(accepted) / len(accepted),
-        sum(rejected) / len(rejected),
-    )
+    left_out = len(answerable) - math.ceil(TARGET_KEPT_RATE * len(answerable))
+    return sorted(answerable)[left_out]

@@ -25,6 +25,7 @@ from chatlm_rag.index.chunks import ChunkReader
 from chatlm_rag.index.embedding import Embedder, EmbedderRecord, load_quietly
 from chatlm_rag.index.folder import IndexFolder, find_index, wrap_read_errors
 from chatlm_rag.index.manifest import Manifest
+from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
 from chatlm_rag.retrieval import relevance
 from chatlm_rag.retrieval.hits import RankedScore, SearchHit
 from chatlm_rag.settings import Settings
@@ -116,32 +117,37 @@ class Index:
             hits = _rerank(query, list(islice(hits, MAX_RERANKED)), reranker)
         return _merge_duplicates(hits, k)
 
-    def confidence(self, query: str, hits: Sequence[SearchHit]) -> float:
-        """Return the confidence that search hits are relevant to the query, about 0 to 1.
-
-        Below `relevance.THRESHOLD`, nothing relevant was found.
-        """
-        with wrap_read_errors(self.name):
-            return relevance.confidence(query, hits, self._bm25_index.idf)
-
-    def answer_scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Score how well each text answers a query, about 0 to 1.
-
-        The score is the mean of the cosine with the query and the share of the query's words that
-        the text contains, weighted by their IDF.
+    def read(self, query: str, hits: Sequence[SearchHit]) -> list[Reading]:
+        """Return how well the statements of the best hits answer a query.
 
         Raises:
-            ChatlmError: the embedder cannot be loaded.
+            ChatlmError: the reader cannot be loaded.
         """
-        import numpy as np
+        passages = [(reading_title(hit.chunk.place), hit.chunk.text) for hit in hits]
+        return shared_reader().read(query, passages[: relevance.READ_HITS])
 
-        cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
+    def evidence(self, query: str, hits: Sequence[SearchHit]) -> relevance.Evidence | None:
+        """Return the evidence that search hits answer a query; None if they have no statement.
+
+        Raises:
+            ChatlmError: the reader cannot be loaded.
+        """
+        readings = self.read(query, hits)
         with wrap_read_errors(self.name):
-            weights = {stem: self._bm25_index.idf(stem) for stem in bm25.stems(query)}
-        text_stems = (set(bm25.stems(text)) for text in texts)
-        covered = np.array([sum(weights[s] for s in weights.keys() & each) for each in text_stems])
-        scores = (cosines + covered / (sum(weights.values()) or 1)) / 2
-        return scores.astype(np.float32)
+            return relevance.gather(query, hits, readings, self._bm25_index.idf)
+
+    def confidence(self, query: str, hits: Sequence[SearchHit]) -> float:
+        """Return the confidence that search hits answer the query, 0 to 1.
+
+        Raises:
+            ChatlmError: the reader cannot be loaded.
+        """
+        return relevance.confidence(self.evidence(query, hits))
+
+    def idf(self, stem: str) -> float:
+        """Return the inverse document frequency of a stem, above 0."""
+        with wrap_read_errors(self.name):
+            return self._bm25_index.idf(stem)
 
     def candidates(self, query: str, depth: int = CANDIDATE_DEPTH) -> Candidates:
         """Return the union of the best chunks of both rankings, with both scores of each.
@@ -387,9 +393,10 @@ def preload(name: str) -> None:
     """Open an index and load its models, so that the next search starts at once.
 
     Raises:
-        ChatlmError: the index cannot be opened, or its embedder or the reranker cannot be loaded.
+        ChatlmError: the index cannot be opened, or one of the models cannot be loaded.
     """
-    get_open_index(name).index.search("", 1, configured_reranker())
+    index = get_open_index(name).index
+    index.confidence("", index.search("", 1, configured_reranker()))
 
 
 def preload_in_background(name: str) -> None:

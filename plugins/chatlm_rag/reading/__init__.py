@@ -1,0 +1,1 @@
+"""A small reader: which statement of the passages answers a question, and whether one does."""
