@@ -20,7 +20,8 @@ from chatlm.hub import installed, pull
 from chatlm.hub.catalogue import CatalogueEntry, GgufFiles, GgufSource, catalogue
 from chatlm.hub.weights import gguf_file
 from tests.fake_hub import COMMIT, FakeHub, serve
-from tests.gguf_files import SIZES, save_gguf
+from tests.gguf_files import save_gguf
+from tests.gguf_originals import SIZES
 
 
 @pytest.fixture(scope="module")
