@@ -33,9 +33,9 @@ def check_images(parts: Iterable[Part], info: EngineInfo) -> None:
     shown = ", ".join(one_line(name, 60) for name in names[:_MAX_NAMES])
     more = f" and {len(names) - _MAX_NAMES:,} more" if names[_MAX_NAMES:] else ""
     others = (
-        f"Models here that can: {shown}{more}. Choose one, or send text alone."
+        f"Models here that can: {shown}{more}. Choose one, or send text only."
         if names
-        else "No model here can; `chatlm models list` shows others. Send text alone."
+        else "No model here can; `chatlm models list` shows others. Send text only."
     )
     own = info.part_hints.get("image")
     raise UsageError(

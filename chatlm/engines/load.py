@@ -149,7 +149,7 @@ def _load_with_images(
     notes: tuple[str, ...] = ()
     if engine == "auto":
         notes = (
-            "transformers runs this model, since it reads images; for text alone, "
+            "transformers runs this model, since it reads images; for text only, "
             "`chatlm config set engine native` may be faster.",
         )
     if kv_cache != "auto":

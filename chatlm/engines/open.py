@@ -179,7 +179,7 @@ def _open_local(
         config = dataclasses.replace(config, engine="native")
         notes = (
             f"{NO_IMAGES}for that it needs {human_bytes(whole.total)} of memory, but "
-            f"{human_bytes(whole.available or 0)} are available. It runs natively, for text alone.",
+            f"{human_bytes(whole.available or 0)} are available. It runs natively, for text only.",
         )
     draft_model = _locate_draft_model(config, location.folder, progress)
     try:

@@ -95,7 +95,7 @@ def choose_contestants(
         raise UsageError(
             f"A match with images needs two contestants that read them; these cannot: {names}.",
             hint="Add a set-up whose model has vision (`chatlm models list` shows which do), or "
-            "send text alone.",
+            "send text only.",
         )
     if len(playable) < 2:
         raise UsageError(

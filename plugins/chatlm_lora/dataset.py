@@ -153,7 +153,7 @@ def _from_messages(row: Mapping[str, Any], question_template: str, location: str
             _reject(
                 location,
                 "has a message of several parts",
-                "Adapters are trained on text alone, also those of vision models: leave out "
+                "Adapters are trained on text only, even those for vision models: leave out "
                 "examples with images, and write a text as the content.",
             )
         chat.append(Message(role, _require_text(entry, "content", location)))

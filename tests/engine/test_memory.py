@@ -421,7 +421,7 @@ def test_a_model_that_fits_without_its_images_alone_is_run_natively_and_says_so(
     assert "image" not in info.accepts
     (note,) = (note for note in info.notes if "images" in note)
     assert note.startswith("It cannot read images here: for that it needs ")
-    assert note.endswith(" are available. It runs natively, for text alone.")
+    assert note.endswith(" are available. It runs natively, for text only.")
     assert info.part_hints["image"] == note
     image = Image("image/png", 4, 4, "0" * 64)
     with pytest.raises(UsageError) as refused:

@@ -58,7 +58,7 @@ def test_a_model_without_vision_is_refused_and_those_that_have_it_are_named(
     monkeypatch.setattr("chatlm.chat.vision.list_installed_models", lambda: [seeing])
     with pytest.raises(UsageError) as refused:
         check_images([PICTURE], engine.info)
-    assert refused.value.hint == "Models here that can: seer. Choose one, or send text alone."
+    assert refused.value.hint == "Models here that can: seer. Choose one, or send text only."
 
 
 def test_tokens_of_an_image_are_counted_by_engines_that_read_images() -> None:
