@@ -116,6 +116,11 @@ def has(*texts: str) -> Callable[[str], bool]:
     return lambda shown: all(text in shown for text in texts)
 
 
+def has_after(heading: str, *texts: str) -> Callable[[str], bool]:
+    """Like `has`, but what is above a heading does not count; all counts once it scrolled away."""
+    return lambda shown: has(*texts)(shown.rpartition(heading)[2])
+
+
 def tokens(shown: str) -> int:
     """Return the number of tokens from the line below the reply."""
     found = re.search(r"(\d+) tokens?\b", shown)

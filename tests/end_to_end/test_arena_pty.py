@@ -16,7 +16,7 @@ import pytest
 from chatlm import Sampling, Setup
 from chatlm_arena.judging import CRITERIA
 from chatlm_arena.store import store as store_module
-from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has
+from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has, has_after
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
@@ -26,7 +26,7 @@ REVEALED = has("Press Enter for the next match.", "Elo", "hot", "cold", "enter n
 
 def asking(shown: str) -> bool:
     """Tell whether the next match may begin; the footer of the last one offers "esc close" too."""
-    asked = "answer your message" in shown and "esc close" in shown
+    asked = "Two of these answer" in shown and "esc close" in shown
     return asked and "enter next match" not in shown
 
 
@@ -163,13 +163,15 @@ def test_a_tournament_resumes_after_kill_9_and_a_human_judges(
 
     judging = Terminal(chat_home, *command)
     for number in (1, 2, 3):
-        judging.wait_for(has(f"Match {number} of 3", "LEFT", "RIGHT"))
+        match = f"Match {number} of 3"
+        judging.wait_for(has(match))
+        judging.wait_for(has_after(match, "LEFT", "RIGHT", "[s]:"))
         judging.type("lts"[number - 1] + ENTER)
         for side in ("left", "right"):
             for criterion in CRITERIA:
-                judging.wait_for(has(f"{side}: {criterion}, -2 to 2:"))
+                judging.wait_for(has_after(match, f"{side}: {criterion}, -2 to 2:"))
                 judging.type("1" + ENTER)
-                judging.wait_for(has(f"{side}: {criterion}, -2 to 2: 1"))
+                judging.wait_for(has_after(match, f"{side}: {criterion}, -2 to 2: 1"))
     judging.wait_for(has("Matches with a verdict: 2, without: 0.", "factual accuracy 1.00"))
     assert judging.wait_to_end() == 0
     assert replies(chat_home)[: len(before)] == before

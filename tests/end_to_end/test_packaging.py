@@ -43,9 +43,10 @@ def test_wheel_holds_the_shipped_folders_and_no_weights_but_small_ones(wheel: Pa
         "chatlm_lora/adapters/instruct",
         "chatlm_lora/adapters/pirate",
         "chatlm_lora/adapters/tools",
+        "chatlm_rag/reading/reader",
     }
     assert all(file.file_size <= 2_000_000 for file in weights)
-    assert wheel.stat().st_size < 8_000_000
+    assert wheel.stat().st_size < 9_000_000
 
 
 def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from textual.geometry import Region
 from textual.pilot import Pilot
+from textual.strip import Strip
 from textual.widget import Widget
 
 from chatlm.config.config import Config
@@ -221,6 +222,12 @@ def drawn(widget: Widget) -> list[str]:
     """The lines a widget draws, as text."""
     region = Region(0, 0, *widget.outer_size)  # with its border, or the ends of lines are cut off
     return [strip.text for strip in widget.render_lines(region)]
+
+
+def screen_strips(pilot: Pilot[None]) -> list[Strip]:
+    """The rows of the screen as they are drawn now."""
+    screen = pilot.app.screen
+    return screen._compositor.render_strips(screen.size)
 
 
 def everything_drawn(pilot: Pilot[None]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from textual import events
 from textual.pilot import Pilot
-from textual.strip import Strip
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError
@@ -31,6 +30,7 @@ from tests.tui.support import (
     newest,
     plain,
     say,
+    screen_strips,
     toasts,
     until,
 )
@@ -92,20 +92,14 @@ async def check(pilot: Pilot[None]) -> None:
             assert OUR_ACTION.fullmatch(str(action)), action
 
 
-def screen_strips(pilot: Pilot[None]) -> list[Strip]:
-    """The rows of the screen as they are drawn now."""
-    screen = pilot.app.screen
-    return screen._compositor.render_strips(screen.size)
-
-
 def is_shown(text: str, pilot: Pilot[None]) -> bool:
     """Whether a text is on the screen, however its lines are wrapped."""
     return joined(text) in joined("".join(strip.text for strip in screen_strips(pilot)))
 
 
 def joined(text: str) -> str:
-    """Drop blanks and the bar at a message: lines are wrapped, tabs drawn as spaces."""
-    return re.sub(r"[\s▌]+", "", text)
+    """Drop blanks, since lines are wrapped, and what is drawn beside them: a bar, a scrollbar."""
+    return re.sub(r"[\s▁-█▌]+", "", text)
 
 
 def as_utf8(text: str) -> str:

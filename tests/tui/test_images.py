@@ -30,6 +30,7 @@ from tests.tui.support import (
     make_app,
     plain,
     say,
+    screen_strips,
     toasts,
     until,
 )
@@ -147,7 +148,7 @@ async def test_the_images_of_a_turn_are_enlarged_with_a_key() -> None:
 async def test_a_click_on_a_line_shows_its_image() -> None:
     app = make_app(store=store_with_image(), conversation_id=1)
     async with app.run_test() as pilot:
-        await until(pilot, lambda: blocks(pilot))
+        await until(pilot, lambda: any("▸ show" in row.text for row in screen_strips(pilot)))
         await pilot.click(blocks(pilot)[0], offset=(41, 0))
         await until(pilot, lambda: isinstance(pilot.app.screen, ImageScreen))
         assert "o opens it in another program" in everything_drawn(pilot)

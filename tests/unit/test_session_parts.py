@@ -143,9 +143,8 @@ def test_images_stay_with_the_message_that_passages_are_added_to(store: Store) -
     turn = store.add_turn(store.create_conversation().id, (image, Text("What?")))
     passage = Passage("It is a cat.", "cat.md", 1.0)
     (message,) = default_messages(store.conversation(1), turn, [passage])
-    assert message.parts[0] == image
-    assert message.text.endswith("What?")
-    assert "[1] cat.md" in message.text
+    sources = Text("Sources:\n\n[1] cat.md\nIt is a cat.\n\n")
+    assert message.parts == (sources, image, Text("What?"))
 
 
 def test_a_chat_with_an_old_image_goes_on_with_a_model_that_takes_text_only(store: Store) -> None:
