@@ -8,15 +8,16 @@ import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatlm.chat.images import prepare_pixels, read_image, read_image_file
-from chatlm.errors import UsageError
+from chatlm.errors import StoreError, UsageError
 from chatlm.store.blobs import MAX_IMAGE_BYTES, Blobs, describe_image
 from chatlm.text import one_line
-from chatlm.types.parts import PreparedImage
+from chatlm.types.parts import Image, PreparedImage
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -79,6 +80,14 @@ class PastedImages:
         raise UsageError(
             f"The image {one_line(mention, 40)} is no longer there", hint="Paste it again."
         )
+
+    def discard(self, images: Iterable[Image]) -> None:
+        """Remove images whose message is stored: it has its own copy, which goes with its chat."""
+        sent = {image.sha256 for image in images}
+        for blobs in (self._in_memory, self._saved) if sent else ():
+            if not sent.isdisjoint(blobs):
+                with suppress(StoreError):  # it is removed with old ones later
+                    blobs.remove_all_but(set(blobs) - sent)
 
     def _remove_old(self) -> None:
         if self._folder is None:

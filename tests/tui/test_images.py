@@ -189,8 +189,10 @@ async def test_the_image_on_the_clipboard_is_attached(
         await until(pilot, lambda: "64×32 · 2 tokens" in (composer.border_subtitle or ""))
         assert len(list((home / "pasted").iterdir())) == 1
         await pilot.press("enter")
-        await until(pilot, lambda: blocks(pilot))
+        await idle(pilot)
+        assert blocks(pilot)
         assert chat_of(pilot).conversation.turns[0].user.text.startswith("pasted:")
+        assert not list((home / "pasted").iterdir()), "the stored message has its own copy"
 
 
 async def test_an_image_pasted_in_an_incognito_chat_stays_in_memory(

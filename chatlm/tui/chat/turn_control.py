@@ -39,7 +39,7 @@ from chatlm.types.events import (
     TurnWithdrawn,
 )
 from chatlm.types.messages import Conversation, Turn
-from chatlm.types.parts import PreparedImage
+from chatlm.types.parts import Image, PreparedImage
 
 REFUSED = "refused"
 """Topic of the notice that a message was not sent, which the next message ends."""
@@ -273,6 +273,8 @@ class TurnControl:
             return
         if ended.turn is not None:
             turn = live.with_streamed_text(ended.turn)
+            sent = [part for part in turn.user.parts if isinstance(part, Image)]
+            self._state.services.pasted_images.discard(sent)
         else:
             turn = live.as_unsaved(live.turn)
             if ended.unread is not None and live.chat is self._state.chat:
