@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chatlm.engines.batching import SequentialBatch, stream_many
     from chatlm.engines.estimated_tokens import EstimatedTokens
     from chatlm.engines.image_ids import ImageUnit, find_images, image_ids, is_image_id
+    from chatlm.engines.image_sources import ImageSources
     from chatlm.engines.local_engine import LocalEngine
     from chatlm.engines.model import (
         AdaptedModel,
@@ -227,6 +228,7 @@ _MODULE_OF = {
     "ImageEngine": "chatlm.types.engine",
     "ImageModel": "chatlm.engines.model",
     "ImageReader": "chatlm.engines.model",
+    "ImageSources": "chatlm.engines.image_sources",
     "ImageUnit": "chatlm.engines.image_ids",
     "Judge": "chatlm.types.services",
     "LanguageModel": "chatlm.engines.model",
@@ -410,6 +412,7 @@ __all__ = [
     "ImageEngine",
     "ImageModel",
     "ImageReader",
+    "ImageSources",
     "ImageUnit",
     "Judge",
     "LanguageModel",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chatlm.engines.image_ids import ImageUnit, find_images, image_ids, is_image_id, plain_ids
+from chatlm.engines.image_ids import find_images, is_image_id, plain_ids
 from chatlm.engines.image_processor import ImageProcessor
+from chatlm.engines.image_sources import ImageSources
 from chatlm.engines.model import Unsupported
-from chatlm.errors import UsageError
 
 MAX_FEATURE_BYTES = 256 * 2**20
 """Limit of the features that are kept, so that an image of an earlier turn is not read again."""
@@ -56,33 +55,13 @@ class TransformersImages:
         self.placeholder = processor.placeholder
         self.chat_template = processor.chat_template
         self.expand = processor.expand
-        self._sources: dict[str, Mapping[str, bytes]] = {}
-        self._users: Counter[str] = Counter()
+        self._sources = ImageSources()
+        self.available = self._sources.available
         self._features: OrderedDict[tuple[str | None, str], Any] = OrderedDict()
         """The encoder's outputs, by adapter and hash."""
         self._grids: dict[str, Tensor] = {}
         """Rows and columns of images whose positions follow from them, by hash."""
         self._encoded = frozenset(inspect.signature(module.get_image_features).parameters)
-
-    @contextmanager
-    def available(self, hashes: Iterable[str], images: Mapping[str, bytes]) -> Iterator[None]:
-        """Let images be read while a request runs.
-
-        Args:
-            hashes: of the images in its prompt.
-            images: their bytes by hash.
-        """
-        wanted = set(hashes)
-        for sha256 in wanted:
-            self._sources.setdefault(sha256, images)
-        self._users.update(wanted)
-        try:
-            yield
-        finally:
-            self._users.subtract(wanted)
-            for sha256 in wanted:
-                if not self._users[sha256]:
-                    del self._users[sha256], self._sources[sha256]
 
     def clear(self) -> None:
         """Free the memory of features."""
@@ -118,7 +97,7 @@ class TransformersImages:
         types = torch.tensor([[int(is_image_id(number)) for number in ids]])
         types = types.to(self._module.device)
         for unit in inside:
-            found[_ENCODED] = {"image": self._encode(self._find(ids, unit), adapter)}
+            found[_ENCODED] = {"image": self._encode(self._sources.find(ids, unit), adapter)}
             for name in _TYPES & self._arguments:
                 found[name] = types
         find_positions = getattr(self._module.model, "get_rope_index", None)
@@ -127,7 +106,7 @@ class TransformersImages:
         positions, _ = find_positions(
             torch.tensor([plain_ids(ids, self.feature_id)], device=self._module.device),
             mm_token_type_ids=types,
-            image_grid_thw=torch.cat([self._grid(self._find(ids, unit)) for unit in units]),
+            image_grid_thw=torch.cat([self._grid(self._sources.find(ids, unit)) for unit in units]),
         )
         found["position_ids"] = positions[..., start:]
         return found, int(positions.max()) + 1 - len(ids)
@@ -144,7 +123,7 @@ class TransformersImages:
     def _inputs(self, sha256: str) -> dict[str, Any]:
         """Return what the processor makes of an image."""
         device, dtype = self._module.device, self._module.dtype
-        inputs: dict[str, Any] = dict(self._processor.read(self._sources[sha256][sha256]))
+        inputs: dict[str, Any] = dict(self._processor.read(self._sources.read(sha256)))
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 inputs[name] = value.to(device, dtype if value.is_floating_point() else None)
@@ -167,17 +146,6 @@ class TransformersImages:
             self._drop_oldest()
         self._features.move_to_end(key)
         return self._features[key]
-
-    def _find(self, ids: Sequence[int], unit: ImageUnit) -> str:
-        numbers = [number for number in ids[unit.start : unit.stop] if is_image_id(number)]
-        for sha256 in self._sources:
-            if image_ids(sha256, 1)[0] == unit.first_id and numbers == image_ids(
-                sha256, len(numbers)
-            ):
-                return sha256
-        raise UsageError(
-            "The bytes of an image in the prompt are not here", hint="Attach the image again."
-        )
 
     def _drop_oldest(self) -> None:
         sizes = {key: _count_bytes(features) for key, features in self._features.items()}

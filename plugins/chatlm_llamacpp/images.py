@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import io
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chatlm import ImageUnit, Unsupported, UsageError, image_ids, is_image_id
+from chatlm import ImageSources, ImageUnit, Unsupported, UsageError, is_image_id
 from chatlm_llamacpp.library import forwarder, load_mtmd
 from chatlm_llamacpp.owned import Owned
 
@@ -130,26 +129,11 @@ class LlamaImages:
         self.expand = lru_cache(256)(self._expand)
         """`(width, height) -> text`: the text of all tokens that replace a placeholder; the size is
         in pixels."""
-        self._sources: dict[str, Mapping[str, bytes]] = {}
-        self._users: Counter[str] = Counter()
+        self._sources = ImageSources()
+        self.available = self._sources.available
         self._pieces: OrderedDict[str, list[ImagePiece]] = OrderedDict()
         self._lock = Lock()
         """Held while mtmd works: prompts are previewed in other threads."""
-
-    @contextmanager
-    def available(self, hashes: Iterable[str], images: Mapping[str, bytes]) -> Iterator[None]:
-        """Let images be read while a request runs, see `chatlm.ImageReader`."""
-        wanted = set(hashes)
-        for sha256 in wanted:
-            self._sources.setdefault(sha256, images)
-        self._users.update(wanted)
-        try:
-            yield
-        finally:
-            self._users.subtract(wanted)
-            for sha256 in wanted:
-                if not self._users[sha256]:
-                    del self._users[sha256], self._sources[sha256]
 
     def clear(self) -> None:
         """Free the memory of images that were read."""
@@ -166,19 +150,14 @@ class LlamaImages:
             UsageError: its bytes are not here, or it cannot be read.
             RuntimeError: llama.cpp failed.
         """
-        numbers = [number for number in ids[unit.start : unit.stop] if is_image_id(number)]
-        known = (key for key in self._sources if image_ids(key, len(numbers)) == numbers)
-        sha256 = next(known, None)
-        if sha256 is None:
-            raise UsageError(
-                "The bytes of an image in the prompt are not here", hint="Attach the image again."
-            )
+        sha256 = self._sources.find(ids, unit)
         if sha256 not in self._pieces:
-            self._pieces[sha256] = self._encode(self._sources[sha256][sha256])
+            self._pieces[sha256] = self._encode(self._sources.read(sha256))
             self._drop_oldest()
         self._pieces.move_to_end(sha256)
         pieces = self._pieces[sha256]
-        if sum(piece.tokens for piece in pieces) != len(numbers):
+        tokens = sum(map(is_image_id, ids[unit.start : unit.stop]))
+        if sum(piece.tokens for piece in pieces) != tokens:
             raise RuntimeError("an image has other tokens than its size tells")
         return pieces
 

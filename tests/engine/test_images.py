@@ -15,9 +15,9 @@ import torch
 
 from chatlm.engines import image_check
 from chatlm.engines.image_ids import find_images, image_ids, plain_ids
+from chatlm.engines.image_sources import ImageSources
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import plan_blocks
-from chatlm.engines.transformers_images import TransformersImages
 from chatlm.errors import ContextTooLong, UsageError
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message
@@ -245,7 +245,7 @@ def test_a_model_that_computes_something_else_in_blocks_is_refused(
     with closing(LocalEngine.from_folder("checked", folder, CPU, engine="transformers")) as engine:
         assert "image" in engine.info.accepts
     monkeypatch.setattr(
-        TransformersImages, "_find", lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))
+        ImageSources, "find", lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))
     )
     with closing(LocalEngine.from_folder("broken", folder, CPU, engine="transformers")) as engine:
         assert "image" not in engine.info.accepts
