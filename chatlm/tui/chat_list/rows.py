@@ -67,14 +67,20 @@ def chat_row(
         mark, colour = " ", ""
     title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
     model = model_label(chat.model)
-    origin = (age(chat.updated, now), chat.source, "fork" if chat.forked else "")
+    quiet = "$foreground 70%"
+    details = (
+        (age(chat.updated, now), quiet),
+        (chat.source, quiet),
+        ("fork" if chat.forked else "", quiet),
+        (one_line(chat.project, 24), "$text-accent"),
+        (" ".join(f"#{one_line(tag, 24)}" for tag in chat.tags), "$text-secondary"),
+        (model, quiet),
+    )
     return Content.assemble(
         (f"{mark} ", colour),
         (title, "bold" if chat.id == current_id else ""),
-        ("\n  " + " · ".join(filter(None, origin)), "$foreground 70%"),
-        (f" · {one_line(chat.project, 24)}" if chat.project else "", "$text-accent"),
-        ("".join(f" #{one_line(tag, 24)}" for tag in chat.tags), "$text-secondary"),
-        (f" · {model}" if model else "", "$foreground 70%"),
+        "\n  ",
+        Content.styled(" · ", quiet).join(Content.styled(*each) for each in details if each[0]),
     )
 
 
