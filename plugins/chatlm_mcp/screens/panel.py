@@ -131,7 +131,7 @@ class McpPanel(Vertical):
             return Content(self._problem)
         if not self._rows:
             return with_commands(
-                "No MCP servers yet. Add one in a shell, such as\n\n"
+                "No MCP servers yet. Add one in a shell:\n\n"
                 "`chatlm mcp add time -- uvx mcp-server-time`\n\n"
                 "or take over those of another program:\n\n"
                 "`chatlm mcp add --from FILE`\n\n"
