@@ -545,7 +545,7 @@ async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
         await type_keys(pilot, "see ")
         composer.begin_command(COMMANDS[2])
         assert (composer.text, composer.border_title) == ("/attach ", "/attach FILE")
-        assert app.subtitle == "enter run · esc cancel"
+        assert app.subtitle == "tab complete · enter run · esc close"
         assert app.offered == ["my notes.txt", "notes.txt", "src/"]
         await pilot.press("down", "down", "enter")
         assert app.commanded == [("attach", "notes.txt")]

@@ -404,11 +404,13 @@ class Composer(DraftArea):
             notes.append(Content(f"NORMAL {self._vim.pending}".rstrip()))
         if self._unsent_reason and text == self._unsent_text:
             notes.append(Content(f"not sent: {self._unsent_reason}"))
-        if self._completion.is_open:
-            notes.append(HINT_GAP.join((hint("tab", "complete"), hint(keys("stop"), "close"))))
-        elif self.editing:
-            does = hint(keys("send"), "run" if self.accepts_commands else "resend in a fork")
-            notes.append(HINT_GAP.join((does, hint(keys("stop"), "cancel"))))
+        acts = [hint("tab", "complete")] if self._completion.is_open else []
+        if self.editing:
+            does = "run" if self.accepts_commands else "resend in a fork"
+            acts.append(hint(keys("send"), does))
+        if acts:
+            leaves = "close" if self._completion.is_open else "cancel"
+            notes.append(HINT_GAP.join((*acts, hint(keys("stop"), leaves))))
         if self.busy:
             notes.append(HINT_GAP.join((Content("sending…"), hint(keys("stop"), "cancel"))))
         notes += map(Content, self._attachments.notes(text))
