@@ -21,22 +21,19 @@ from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine
-from chatlm.types.events import Prefill, TurnStarted, TurnWithdrawn
-from chatlm.types.messages import (
+from chatlm.types.conversations import (
     ContextPolicy,
     Conversation,
     ConversationHeader,
-    Message,
-    Passage,
     PluginData,
-    Reply,
-    ReplyStep,
-    StopReason,
     Turn,
 )
+from chatlm.types.engine import Engine
+from chatlm.types.events import Prefill, TurnStarted, TurnWithdrawn
+from chatlm.types.messages import Message, Passage
 from chatlm.types.parts import Image, PreparedImage, Text
 from chatlm.types.projects import Project
+from chatlm.types.replies import Reply, ReplyStep, StopReason
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools

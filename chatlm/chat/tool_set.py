@@ -13,7 +13,7 @@ from chatlm.config import paths
 from chatlm.config.paths import expand_path
 from chatlm.errors import UsageError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.tool_rules import ChatTools, Permission, ToolRule, ToolSettings, parse_rules
 from chatlm.types.tools import Tool

@@ -19,6 +19,7 @@ from chatlm.chat.vision import check_images
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, ConversationHeader, Turn
 from chatlm.types.engine import Engine, check_parts, thinking_problem
 from chatlm.types.events import (
     Delta,
@@ -34,20 +35,10 @@ from chatlm.types.events import (
     StepStarted,
     TurnFinished,
 )
-from chatlm.types.messages import (
-    PLUGIN_MODEL_PREFIX,
-    Annotation,
-    Conversation,
-    ConversationHeader,
-    Message,
-    Passage,
-    Reply,
-    StopReason,
-    Turn,
-    Usage,
-)
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import ToolResult
 from chatlm.types.provenance import Trace
+from chatlm.types.replies import PLUGIN_MODEL_PREFIX, Reply, StopReason, Usage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 

@@ -38,7 +38,7 @@ from chatlm.types.events import (
     ToolQuestion,
     ToolStarted,
 )
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from chatlm.version import version
 
 if TYPE_CHECKING:

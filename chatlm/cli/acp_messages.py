@@ -14,8 +14,9 @@ from chatlm.chat.attachments import FileReader, format_block
 from chatlm.chat.images import read_image
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.conversations import Conversation
 from chatlm.types.parts import PreparedImage, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import StopReason
 
 if TYPE_CHECKING:
     from acp.schema import PermissionOption, ToolCallUpdate

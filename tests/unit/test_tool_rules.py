@@ -13,7 +13,7 @@ from chatlm.chat import untrusted_text
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.untrusted_text import UntrustedText, find_copies, mark
 from chatlm.errors import UsageError
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.tool_rules import ChatTools, ToolRule, ToolSettings
 from chatlm.types.tools import Tool
 
