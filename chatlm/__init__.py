@@ -148,7 +148,15 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
+    from chatlm.types.services import (
+        Adapters,
+        Classifier,
+        ConnectedServers,
+        Documents,
+        Judge,
+        Ratings,
+        ToolServers,
+    )
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -193,6 +201,7 @@ _MODULE_OF = {
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
+    "ConnectedServers": "chatlm.types.services",
     "ContentFiltered": "chatlm.errors",
     "ContextPolicy": "chatlm.types.conversations",
     "ContextTooLong": "chatlm.errors",
@@ -297,6 +306,7 @@ _MODULE_OF = {
     "ToolOutput": "chatlm.types.tools",
     "ToolPreview": "chatlm.types.events",
     "ToolResult": "chatlm.types.parts",
+    "ToolServers": "chatlm.types.services",
     "ToolSettings": "chatlm.types.tool_rules",
     "Turn": "chatlm.types.conversations",
     "Ui": "chatlm.plugin_host.ui_api",
@@ -377,6 +387,7 @@ __all__ = [
     "Classifier",
     "Commands",
     "Config",
+    "ConnectedServers",
     "ContentFiltered",
     "ContextPolicy",
     "ContextTooLong",
@@ -481,6 +492,7 @@ __all__ = [
     "ToolOutput",
     "ToolPreview",
     "ToolResult",
+    "ToolServers",
     "ToolSettings",
     "Turn",
     "Ui",

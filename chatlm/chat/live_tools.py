@@ -44,7 +44,7 @@ class LiveTools:
         self._plugins = TurnPlugins(plugins, conversation.disabled_plugins)
         self._options = options
         self._conversation, self._turn = conversation, turn
-        self._tools = find_tools(self._plugins)
+        self._tools = find_tools(self._plugins, options.added)
 
     @property
     def definitions(self) -> tuple[ToolDefinition, ...]:

@@ -343,8 +343,8 @@ class ChatSession:
         chat, plugins, passages = self._draft_turn(text, images)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
         tools: tuple[ToolDefinition, ...] = ()
-        if self.tools.is_on(chat.tools):
-            tools = ToolSet(find_tools(plugins), self.tools, chat).definitions
+        if self.tools.may_offer(chat.tools):
+            tools = ToolSet(find_tools(plugins, self.tools.added), self.tools, chat).definitions
         return Request(
             tuple(messages),
             self._effective_sampling(chat),
@@ -590,9 +590,10 @@ class ChatSession:
         self, chat: ConversationHeader, engine: Engine
     ) -> tuple[ToolDefinition, ...]:
         """Return the tools offered to the model."""
-        if not self.tools.is_on(chat.tools) or "tool_call" not in engine.info.accepts:
+        if not self.tools.may_offer(chat.tools) or "tool_call" not in engine.info.accepts:
             return ()
-        return ToolSet(find_tools(self._turn_plugins(chat)), self.tools, chat).definitions
+        found = find_tools(self._turn_plugins(chat), self.tools.added)
+        return ToolSet(found, self.tools, chat).definitions
 
     def _turn_plugins(self, conversation: ConversationHeader) -> TurnPlugins:
         return TurnPlugins(self.plugins, conversation.disabled_plugins)

@@ -132,7 +132,7 @@ class TurnRunner:
         conversation = self._with_new_header(conversation)
         tools = self._tools(conversation, engine)
         loop = ToolLoop(self.store, self.plugins, tools, conversation, turn)
-        if tools.options.is_on(conversation.tools) and "tool_call" not in engine.info.accepts:
+        if tools.options.may_offer(conversation.tools) and "tool_call" not in engine.info.accepts:
             yield Notice(f"{engine.info.model} cannot call tools, so it has none here.", TOOLS)
         resumed = reply is not None and bool(tools.offered and reply.steps[-1].unanswered_calls)
         if reply is not None and resumed:
@@ -287,9 +287,9 @@ class TurnRunner:
         Raises:
             UsageError: the session names a tool that does not exist.
         """
-        wanted = self.tools.is_on(conversation.tools)
+        wanted = self.tools.may_offer(conversation.tools)
         can_call = "tool_call" in engine.info.accepts or self.tools.names is not None
-        tools = find_tools(self.plugins) if wanted and can_call else {}
+        tools = find_tools(self.plugins, self.tools.added) if wanted and can_call else {}
         if self.tools.names is not None:
             check_names(self.tools.names, tools)
         return ToolSet(tools, self.tools, conversation)
