@@ -118,7 +118,7 @@ def test_adapters_and_long_blocks_are_read_apart(
     prompts = [ids[:70], ids[:70], ids[5:75]]
     adapted = model.load_adapter(adapter_files.save(tmp_path, folder, strength=0.5))
     monkeypatch.setattr(prompt_blocks, "MAX_TOKENS", 100)
-    models = (model, adapted, model)
+    models: tuple[Any, ...] = (model, adapted, model)
     expected = [
         own.new_cache().prefill(own_ids) for own, own_ids in zip(models, prompts, strict=True)
     ]

@@ -356,7 +356,7 @@ class NativeCache:
         state: Mapping[str, Tensor],
     ) -> None:
         """Fill the empty cache."""
-        self._kv_cache.reserve(len(ids))
+        self._kv_cache.reserve(len(ids) + CAPACITY_STEP)  # the chat goes on
         for (start, end), block in zip(pairwise([0, *ends]), blocks, strict=True):
             self._kv_cache.write(start, end, block)
         self._kv_cache.length = len(ids)
