@@ -329,8 +329,8 @@ class Composer(DraftArea):
         self._suggestions.follow()
 
     def action_cursor_right(self, select: bool = False) -> None:
-        """Move right, or accept the suggestion."""
-        if select or not self._suggestions.accept():
+        """Move right, or accept a word of the suggestion."""
+        if select or not self._suggestions.accept(word=True):
             self.suggestion = ""  # which TextArea would insert
             super().action_cursor_right(select)
             self._suggestions.show()
@@ -398,7 +398,7 @@ class Composer(DraftArea):
             notes.append(f"sending… · {keys('stop')} cancels")
         notes += self._attachments.notes(text)
         if self.suggestion:
-            notes.append("tab accepts")
+            notes.append("tab accepts · → a word")
         if self.has_folds:
             notes.append(f"{keys('unfold')} unfolds")
         return notes
