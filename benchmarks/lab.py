@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lab_autocomplete import report, type_messages
 from chatlm_lab.corpus import read_texts
 from chatlm_lab.counts import NgramCounts, count_ngrams
 from chatlm_lab.smoothing import BackOff, KneserNey, Laplace, Smoothing, mean_sum
@@ -173,7 +174,15 @@ def main() -> None:
         found["rows"] += [asdict(row) for row in rows]
         if not options.json:
             report_counts(rows, facts)
-    if not found["texts"]:
+    messages = options.data / "messages.jsonl"
+    if messages.is_file():
+        texts = read_texts([messages])
+        cut = int(len(texts) * (1 - HELD_OUT))
+        acceptance = type_messages(texts[:cut], texts[cut:])
+        found["autocompletion"] = asdict(acceptance)
+        if not options.json:
+            report(acceptance)
+    if not found["texts"] and "autocompletion" not in found:
         parser.error(f"{options.data} has no text, see --help")
     if options.json:
         print(json.dumps(found, indent=2))

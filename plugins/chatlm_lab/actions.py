@@ -40,7 +40,7 @@ def set_autocomplete(ui: Ui, argument: str) -> None:
     if wanted not in ("", "on", "off"):
         raise UsageError(f"/autocomplete takes on or off, not {wanted!r}.")
     if wanted:
-        save_setting(PLUGIN, Settings, "autocomplete", wanted == "on")
+        save_setting(PLUGIN, Settings, "autocomplete", "true" if wanted == "on" else "false")
     if not load_plugin_settings(PLUGIN, Settings).autocomplete:
         close()
         ui.notify("Autocompletion is off. /autocomplete on suggests words while you type.")

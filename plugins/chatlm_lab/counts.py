@@ -203,7 +203,7 @@ def save_counts(counts: NgramCounts, file: Path) -> None:
     save_file(tensors, file, metadata)
 
 
-_DTYPES = {"I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "U32": np.dtype("<u4")}
 
 _MAX_HEADER = 1_000_000
 
@@ -262,5 +262,5 @@ def _map_tensors(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         if start == end:
             tensors[name] = np.empty(shape, dtype)
         else:
-            tensors[name] = np.memmap(file, dtype, "r", offset=start, shape=shape)
+            tensors[name] = np.memmap(str(file), dtype, "r", start, shape)
     return tensors, metadata

@@ -77,7 +77,7 @@ class Smoothing(ABC):
         """Sum values of the n-grams of a length by the context that they begin with."""
         level = self.levels[length - 1]
         contexts = len(self.levels[length - 2].keys) if length > 1 else 1
-        return np.bincount(self._parents(level), values, contexts)
+        return np.bincount(self._parents(level), values, contexts).astype(np.float64, copy=False)
 
 
 def _pick(values: NDArray[Any], nodes: Nodes) -> Floats:
@@ -142,7 +142,8 @@ class Laplace(Smoothing):
         if len(nodes) > length:
             place, tokens = self._followers(length + 1, nodes[length])
             found[tokens] += self.levels[length].counts[place]
-        return found / found.sum()
+        found /= found.sum()
+        return found
 
     def probabilities(self, ids: Ids) -> Floats:
         """Return (count + 1) / (total + vocabulary) for the tokens of a text."""
@@ -177,11 +178,11 @@ class KneserNey(Smoothing):
     def _interpolate(
         self, below: Floats, tokens: NDArray[Any], counts: NDArray[Any], discounts: Floats
     ) -> Floats:
-        total = counts.sum(dtype=np.int64)
+        total = int(counts.sum(dtype=np.int64))
         if not total:
             return below
         taken = discounts[np.minimum(counts, 3)]
-        found = below * (taken.sum() / total)
+        found = below * (float(taken.sum()) / total)
         found[tokens] += (counts - taken) / total
         return found
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import Store, save_setting
+from chatlm import Store
 from chatlm.testing import scripted_screen
-from chatlm_lab import PLUGIN, actions, autocomplete, plugin
+from chatlm_lab import actions, autocomplete, plugin
 from chatlm_lab.autocomplete import Autocomplete, WordCompleter, read_own_texts
-from chatlm_lab.settings import Settings
 from tests.waiting import PATIENCE
 
 MESSAGES = [
@@ -157,4 +156,3 @@ async def test_the_screen_suggests_and_a_deleted_chat_is_forgotten(home: Path) -
         await shown.submit("/autocomplete off")
         assert actions._running == []
         assert shown.faults == []
-    save_setting(PLUGIN, Settings, "autocomplete", False)

@@ -54,15 +54,15 @@ def test_a_stream_has_the_tokens_of_the_library_with_ends_between(
 @given(st.text(max_size=60))
 def test_tables_encode_as_the_library_does(text: str) -> None:
     for kind in ("bytes", "characters"):
-        tokenizer = TOKENIZERS[kind]  # type: ignore[index]
+        tokenizer = TOKENIZERS[kind]
         expected = tokenizer.encode(text, add_special_tokens=False).ids
-        found = encode_stream(tokenizer, kind, [text]).tolist()  # type: ignore[arg-type]
+        found = encode_stream(tokenizer, kind, [text]).tolist()
         assert found == [0, *expected, 0]
 
 
 def test_what_is_not_in_the_vocabulary_is_unknown() -> None:
     for kind in ("characters", "words"):
-        tokenizer = TOKENIZERS[kind]  # type: ignore[index]
+        tokenizer = TOKENIZERS[kind]
         ids = tokenizer.encode("ж", add_special_tokens=False).ids
         assert ids == [tokenizer.token_to_id(UNKNOWN)] == [1]
 
