@@ -76,7 +76,8 @@ async def test_a_suggestion_is_shown_after_the_cursor_and_tab_inserts_it(tmp_pat
         await type_keys(pilot, "Kind reg")
         await suggested(pilot, app, "ards")
         assert "Kind regards" in whole(app)
-        assert (app.composer.text, app.subtitle) == ("Kind reg", "tab accepts · → a word")
+        hints = "tab accept · → accept a word"
+        assert (app.composer.text, app.subtitle) == ("Kind reg", hints)
         await pilot.press("tab")
         assert app.composer.text == "Kind regards"
         assert app.composer.cursor_location == (0, len("Kind regards"))
