@@ -79,7 +79,7 @@ async def test_a_suggestion_is_shown_after_the_cursor_and_a_key_inserts_it(
         await type_keys(pilot, "Kind reg")
         await suggested(pilot, app, "ards")
         assert "Kind regards" in whole(app)
-        assert (app.composer.text, app.subtitle) == ("Kind reg", "tab accepts")
+        assert (app.composer.text, app.subtitle) == ("Kind reg", "tab accept")
         await pilot.press(key)
         assert app.composer.text == "Kind regards"
         assert app.composer.cursor_location == (0, len("Kind regards"))
