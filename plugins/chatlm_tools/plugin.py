@@ -107,7 +107,7 @@ def _show_memory(ui: Ui, argument: str) -> None:
 
 
 def _run_code(ui: Ui, argument: str) -> None:
-    """Run a block of the selected reply's code, and show what it wrote.
+    """Run a block of the selected reply's code, and show what it wrote and drew.
 
     Raises:
         UsageError: there is no such block.
@@ -115,8 +115,10 @@ def _run_code(ui: Ui, argument: str) -> None:
     """
     from chatlm_tools.actions import run_code
 
-    if text := run_code(ui, argument):
+    text, images = run_code(ui, argument)
+    if text:
         ui.open_screen(_OUTPUT_SCREEN, text)
+    ui.show_images(images)  # over what it wrote
 
 
 def _open_output(ui: Ui, argument: str) -> Any:
