@@ -29,7 +29,7 @@ from chatlm.tui.workers import single_value
 if TYPE_CHECKING:
     from chatlm.engines.fit import Fit
 
-NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 23, 10, 10, 17
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH, FIT_WIDTH = 22, 10, 10, 18
 """Widths of the columns before the description, in cells; at 80 columns what a model can do fits
 behind them."""
 
@@ -326,7 +326,7 @@ def model_row(
     style = "$text-success" if details.installed else "$text-muted"
     return Content.assemble(
         (
-            set_cell_size(one_line(details.name, NAME_WIDTH - 2), NAME_WIDTH),
+            set_cell_size(one_line(details.name, NAME_WIDTH - 1), NAME_WIDTH),
             "bold" if current else "",
         ),
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
@@ -338,7 +338,7 @@ def model_row(
 
 def _file_row(choice: FileChoice) -> Content:
     return Content.assemble(
-        set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 2), NAME_WIDTH),
+        set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 1), NAME_WIDTH),
         f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
         _fit_cell(choice.fit),
         (choice.quality, "$text-muted"),
