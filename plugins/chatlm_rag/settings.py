@@ -47,6 +47,11 @@ class Settings:
         metadata={"help": "Name or folder of a cross-encoder that reranks the passages."},
     )
 
+    watch: bool = field(
+        default=False,
+        metadata={"help": "Update the index of the open chat whenever its files change."},
+    )
+
     def __post_init__(self) -> None:
         if not 1 <= self.passages <= MAX_PASSAGES:
             raise ValueError(f"passages must be 1 to {MAX_PASSAGES}")
