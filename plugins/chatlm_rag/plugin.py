@@ -135,6 +135,15 @@ def chat_shown(ui: Ui) -> None:
 
 
 @hookimpl
+def shutdown() -> None:
+    """Stop watching files."""
+    import sys
+
+    if watching := sys.modules.get("chatlm_rag.index.watching"):  # else nothing was watched
+        watching.shared_watches.stop()
+
+
+@hookimpl
 def read_attachment(path: Path) -> str | ChatlmError | None:
     """Read documents that are attached to a message, such as PDF files."""
     if path.suffix.lower() not in (".pdf", ".docx", ".xlsx", ".pptx", ".epub", ".eml"):

@@ -22,6 +22,9 @@ DEBOUNCE_MS = 1_600
 STEP_MS = 100
 """Milliseconds without a change after which gathered ones are reported."""
 
+STOP_SECONDS = 2.0
+"""For how long a thread that is to end is waited for."""
+
 IDLE_MS = 1_000
 """Milliseconds after which an update that another process prevented is tried again."""
 
@@ -100,6 +103,7 @@ class Watches:
     def __init__(self) -> None:
         self._lock = Lock()
         self._stops: dict[str, Event] = {}
+        self._threads: list[Thread] = []
 
     def start(self, name: str, tell: Callable[[str], None]) -> None:
         """Keep an index up to date from now on; do nothing if that is done already.
@@ -112,16 +116,22 @@ class Watches:
             if name in self._stops:
                 return
             stop = self._stops[name] = Event()
-        Thread(
-            target=self._run, args=(name, stop, tell), name="chatlm-rag-watch", daemon=True
-        ).start()
+            thread = Thread(
+                target=self._run, args=(name, stop, tell), name="chatlm-rag-watch", daemon=True
+            )
+            self._threads.append(thread)
+        thread.start()
 
     def stop(self) -> None:
-        """Stop all of them."""
+        """Stop all of them; wait for a moment, as a thread within watchfiles must not be alive when
+        Python ends."""
         with self._lock:
             for stop in self._stops.values():
                 stop.set()
             self._stops.clear()
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            thread.join(STOP_SECONDS)
 
     def _run(self, name: str, stop: Event, tell: Callable[[str], None]) -> None:
         try:
