@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MAX_PASSAGES = 20
 
 
-DEFAULT_THRESHOLD = 0.27
-"""Keeps more than nine of ten questions that documents for tuning answer; see
+DEFAULT_THRESHOLD = 0.33
+"""Keeps nine of ten questions that documents for tuning answer; see
 `retrieval.relevance`."""
 
 
