@@ -1,11 +1,13 @@
 """Compare emotion classifiers: accuracy next to the textbook's figures, and cost.
 
-    python -m benchmarks.emotion --data FOLDER [--rounds 3] [--picture FILE] [--json]
+    python -m benchmarks.emotion --data FOLDER [--out-of-domain FOLDER] [--rounds 3] [--json]
 
 FOLDER has train.jsonl and val.jsonl of dair-ai/emotion. A missing classifier is
 trained first, on train.jsonl alone (minutes to an hour each); it is stored with the user's own, so
 that the next run only measures. val.jsonl is not used for training. The classifier that comes
-with chatlm was also trained on everyday sentences; see its card.
+with chatlm was also trained on everyday sentences; see its card. With `--out-of-domain`, it is also
+measured on texts from other sources (`benchmarks.emotion_domains`); `--only-shipped` measures no
+other classifier.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.emotion_domains import out_of_domain
 from chatlm import ensure_model, expand_path
 from chatlm.plugin_kit.training import training_display
 from chatlm.text import dump_json
@@ -116,10 +120,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="Folder with train.jsonl and val.jsonl.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--picture", type=Path, help="Accuracy against speed, .png, .svg or .pdf.")
+    parser.add_argument("--out-of-domain", help="Folder with GoEmotions and ISEAR.")
+    parser.add_argument("--texts", type=int, default=1000, help="Of each kind and collection.")
+    parser.add_argument("--only-shipped", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     data = expand_path(given.data)
-    loaded = [(row, train_if_missing(row, data)) for row in ROWS]
+    rows_to_measure = [row for row in ROWS if row.method is None or not given.only_shipped]
+    loaded = [(row, train_if_missing(row, data)) for row in rows_to_measure]
     val = examples.read_dataset([data / "val.jsonl"])
     texts = [row.text for row in val.rows[:TIMED]]
     speeds: dict[str, list[float]] = {row.name: [] for row in ROWS}
@@ -130,10 +138,16 @@ def main() -> None:
             speeds[row.name].append(time_texts(classifier, texts))
     rows = [measure(row, each, val, speeds[row.name]) for row, each in loaded]
     everyday = evaluate(loaded[-1][1], examples.read_dataset([EVERYDAY])).to_dict()
+    shipped = loaded[-1][1]
+    domains = [measure_domain("dair-ai/emotion, val", shipped, val)]
+    if given.out_of_domain:
+        folder, labels = expand_path(given.out_of_domain), shipped.card.labels
+        for title, dataset in out_of_domain(folder, labels, given.texts):
+            domains.append(measure_domain(title, shipped, dataset))
     if given.picture:
         draw(rows, given.picture)
     if given.json:
-        print(dump_json({"rows": rows, "everyday": everyday}))
+        print(dump_json({"rows": rows, "everyday": everyday, "domains": domains}))
         return
     print(f"{len(val.rows):,} texts of val.jsonl; ms a text, alone and warm: median (best–worst)")
     print("| method | accuracy (95 %) | the book | macro-F1 | ECE | ms a text | training | size |")
@@ -154,6 +168,59 @@ def main() -> None:
         f"of {everyday['texts']} with one {everyday['accuracy']:.0%} right, "
         f"unsure of {everyday['unsure']:.0%}"
     )
+    print_domains(domains)
+
+
+def measure_domain(title: str, classifier: Classifier, dataset: LabelledDataset) -> dict[str, Any]:
+    """Return the measurements of a classifier on one collection, with and without its softening of
+    probabilities in texts unlike those that it was trained on."""
+    found = evaluate(classifier, dataset).to_dict()
+    plain = evaluate(without_shift(classifier), dataset).to_dict()
+    unsure_of_neutral = found["unsure_without_label"] * found["without_label"]
+    unsure = unsure_of_neutral + found["unsure"] * found["texts"]
+    return {
+        "title": title,
+        "texts": found["texts"],
+        "accuracy": found["accuracy"],
+        "accuracy_interval": found["intervals"]["accuracy"],
+        "macro_f1": found["macro_f1"],
+        "ece": found["ece"],
+        "ece_interval": found["intervals"]["ece"],
+        "ece_without_shift": plain["ece"],
+        "sure_accuracy": found["sure_accuracy"],
+        "unsure": found["unsure"],
+        "neutral": found["without_label"],
+        "unsure_of_neutral": found["unsure_without_label"],
+        "neutral_of_unsure": unsure_of_neutral / unsure if unsure else None,
+    }
+
+
+def without_shift(classifier: Classifier) -> Classifier:
+    """Return a classifier that is as sure of unfamiliar texts as of its own."""
+
+    class Plain:
+        def logits(self, texts: Sequence[str]) -> Any:
+            return classifier.logits(texts)
+
+    return Classifier(classifier.card, Plain())
+
+
+def print_domains(domains: Sequence[dict[str, Any]]) -> None:
+    """Print a row for each collection."""
+    print(f"\n{card_module.DEFAULT_CLASSIFIER} in and out of domain; in brackets without its shift")
+    print(
+        "| texts | number | accuracy (95 %) | macro-F1 | ECE | right if sure | unsure "
+        "| unsure of neutral ones |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for row in domains:
+        low, high = row["accuracy_interval"]
+        neutral = f"{row['unsure_of_neutral']:.0%} of {row['neutral']}" if row["neutral"] else ""
+        print(
+            f"| {row['title']} | {row['texts']:,} | {row['accuracy']:.3f} ({low:.3f}–{high:.3f}) "
+            f"| {row['macro_f1']:.3f} | {row['ece']:.3f} ({row['ece_without_shift']:.3f}) "
+            f"| {row['sure_accuracy']:.3f} | {row['unsure']:.0%} | {neutral} |"
+        )
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
