@@ -1,8 +1,8 @@
 """A folder of notes in several formats, and questions that its owner asks.
 
-Run it with `python -m benchmarks.notes_folder [--json]`. It writes the folder, indexes it, asks each
-question as a chat does and prints the replies: quotes, or that nothing relevant was found. A reply
-is *right* if it holds the answer, or if it is a refusal where there is none.
+Run it with `python -m benchmarks.notes_folder [--json]`. It writes the folder, indexes it, asks
+each question as a chat does and prints the replies: quotes, or that nothing relevant was found. A
+reply is *right* if it holds the answer, or if it is a refusal where there is none.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MARKDOWN = {
         ## Boiler
 
         The boiler is a Vaillant ecoTEC from 2016, in the cupboard beside the bathroom. If it shows
-        F.22, the water pressure is too low: open the blue tap below it until the gauge says 1.5 bar.
-        Mr. Lindqvist services it each October.
+        F.22, the water pressure is too low: open the blue tap below it until the gauge says 1.5
+        bar. Mr. Lindqvist services it each October.
 
         ## Pets
 
@@ -49,7 +49,7 @@ MARKDOWN = {
     "garden.md": """
         # Garden
 
-        - **Tomatoes.** Sown on 12 March, planted out after the Ice Saints. Feed them every ten days.
+        - **Tomatoes.** Sown on 12 March, planted out in May. Feed them every ten days.
         - **Roses.** Cut back to three buds at the end of February.
         - **Compost.** The left bin rests this year; turn it in May.
 
