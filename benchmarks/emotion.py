@@ -20,15 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.emotion_domains import out_of_domain
 from chatlm import ensure_model, expand_path
 from chatlm.plugin_kit.training import training_display
 from chatlm.text import dump_json
 from chatlm_emotion import card, examples
 from chatlm_emotion import card as card_module
-from chatlm_emotion.classifier import Classifier, load_classifier
+from chatlm_emotion.bert_encoder import BertClassifier
+from chatlm_emotion.card import ClassifierCard
+from chatlm_emotion.classifier import (
+    Classifier,
+    EncoderScorer,
+    load_classifier,
+    resolve_base_model,
+)
+from chatlm_emotion.domain_shift import DomainShift
 from chatlm_emotion.evaluation import evaluate
 from chatlm_emotion.examples import LabelledDataset
+from chatlm_emotion.network_weights import load_tensors
 from chatlm_emotion.recipe import DEFAULT_BASES, METHOD_DEFAULTS, Method, Recipe
 from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
@@ -138,12 +149,13 @@ def main() -> None:
             speeds[row.name].append(time_texts(classifier, texts))
     rows = [measure(row, each, val, speeds[row.name]) for row, each in loaded]
     everyday = evaluate(loaded[-1][1], examples.read_dataset([EVERYDAY])).to_dict()
-    shipped = loaded[-1][1]
-    domains = [measure_domain("dair-ai/emotion, val", shipped, val)]
+    known = loaded[-1][1].card
+    collections = [("dair-ai/emotion, val", val)]
     if given.out_of_domain:
-        folder, labels = expand_path(given.out_of_domain), shipped.card.labels
-        for title, dataset in out_of_domain(folder, labels, given.texts):
-            domains.append(measure_domain(title, shipped, dataset))
+        folder = expand_path(given.out_of_domain)
+        collections += out_of_domain(folder, known.labels, given.texts)
+    encoder = shipped_encoder()
+    domains = [measure_domain(title, known, encoder, each) for title, each in collections]
     if given.picture:
         draw(rows, given.picture)
     if given.json:
@@ -171,11 +183,13 @@ def main() -> None:
     print_domains(domains)
 
 
-def measure_domain(title: str, classifier: Classifier, dataset: LabelledDataset) -> dict[str, Any]:
+def measure_domain(
+    title: str, card: ClassifierCard, encoder: EncoderScorer, dataset: LabelledDataset
+) -> dict[str, Any]:
     """Return the measurements of a classifier on one collection, with and without its softening of
     probabilities in texts unlike those that it was trained on."""
-    found = evaluate(classifier, dataset).to_dict()
-    plain = evaluate(without_shift(classifier), dataset).to_dict()
+    found = evaluate(Classifier(card, Remembered(encoder, encoder.shift)), dataset).to_dict()
+    plain = evaluate(Classifier(card, Remembered(encoder, None)), dataset).to_dict()
     unsure_of_neutral = found["unsure_without_label"] * found["without_label"]
     unsure = unsure_of_neutral + found["unsure"] * found["texts"]
     return {
@@ -195,14 +209,39 @@ def measure_domain(title: str, classifier: Classifier, dataset: LabelledDataset)
     }
 
 
-def without_shift(classifier: Classifier) -> Classifier:
-    """Return a classifier that is as sure of unfamiliar texts as of its own."""
+def shipped_encoder() -> Remembered:
+    """Return the encoder of the classifier that comes with chatlm."""
+    place = card_module.CLASSIFIERS.get(card_module.DEFAULT_CLASSIFIER)
+    base = resolve_base_model(card_module.read_card(place.path))
+    trained = BertClassifier(base.folder, load_tensors(place.path), lora_scale=2.0, max_tokens=128)
+    return Remembered(trained, trained.shift)
 
-    class Plain:
-        def logits(self, texts: Sequence[str]) -> Any:
-            return classifier.logits(texts)
 
-    return Classifier(classifier.card, Plain())
+class Remembered:
+    """An encoder that computes each text once.
+
+    Args:
+        encoder: computes the logits and states.
+        shift: how unlike the training texts a text is; None to leave that out.
+    """
+
+    def __init__(self, encoder: EncoderScorer, shift: DomainShift | None) -> None:
+        self._encoder = encoder
+        self.shift = shift
+        self._known: dict[str, tuple[Any, Any]] = {}
+
+    def logits(self, texts: Sequence[str]) -> Any:
+        """Return logits, `(len(texts), labels)`."""
+        return self.logits_and_states(texts)[0]
+
+    def logits_and_states(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        """Return logits, `(len(texts), labels)`, and states, `(len(texts), width)`."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            self._known |= dict(
+                zip(new, zip(*self._encoder.logits_and_states(new), strict=True), strict=True)
+            )
+        logits, states = zip(*(self._known[text] for text in texts), strict=True)
+        return np.stack(logits), np.stack(states)
 
 
 def print_domains(domains: Sequence[dict[str, Any]]) -> None:

@@ -89,10 +89,6 @@ class Classifier:
                 on_progress(len(part))
         return found
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return logits, `(len(texts), labels)`."""
-        return np.asarray(self._scorer.logits(texts), np.float32)
-
     def _calibrated(self, texts: Sequence[str]) -> NDArray[np.float64]:
         scorer, warmth = self._scorer, self.card.temperature
         if not isinstance(scorer, EncoderScorer) or scorer.shift is None:
