@@ -179,6 +179,8 @@ def test_text_behind_a_table_has_no_header(tmp_path: Path) -> None:
         "| 1 | 2 |\n| 3 | 4 |\n",
         "| a | b |\n|---|---|",
     )
+    assert [each.header for each in find_tables(text.replace("\n", "\r\n"))] == [body.header]
+    assert list(find_tables("|" + "-" * 1_000_000 + "x\n")) == []
     long = "| " + " | ".join(["x" * 90] * 4) + " |\n|---|---|---|---|\n| 1 | 2 | 3 | 4 |\n"
     assert list(find_tables(long)) == []
 
@@ -249,6 +251,12 @@ def test_code_in_many_languages(
 def test_small_definitions_are_one_section() -> None:
     document = code.read(b"def a(): pass\ndef b(): pass\nclass C:\n    x = 1\n", "a.py", ".py")
     assert [place for place, _ in parts(document)] == ["a, b, C"]
+
+
+def test_code_that_is_nested_without_end_is_read_whole() -> None:
+    text = "namespace a { " * 5_000
+    document = code.read(text.encode(), "a.cpp", ".cpp")
+    assert "".join(document.text[s.start : s.end] for s in document.sections) == text
 
 
 def test_code_with_errors_is_read_whole() -> None:

@@ -93,7 +93,10 @@ def read(data: bytes, source: str, suffix: str) -> Document:
     text = decode(data)
     encoded = text.encode()
     root = _parser(LANGUAGES[suffix])().parse(encoded).root_node
-    parts = _merge_small(list(_parts(root, 0, len(encoded), "")))
+    try:
+        parts = _merge_small(list(_parts(root, 0, len(encoded), "")))
+    except RecursionError:  # code that is nested thousands of times
+        parts = [_Part(0, len(encoded), "")]
     sections: list[Section] = []
     start = bytes_before = 0
     for part in parts:

@@ -63,8 +63,10 @@ def _chapter(archive: zipfile.ZipFile, name: str, number: int) -> list[SectionTe
     """Return the sections of a chapter; none if it has no text, such as a cover."""
     try:
         document = html.read(archive.read(name), name)
-    except (UnreadableFile, KeyError):
-        return []
+    except UnreadableFile as error:
+        if str(error) in ("is empty", "has no text"):
+            return []
+        raise UnreadableFile(f"has a chapter ({name}) that {error}") from error
 
     def part(section: Section) -> SectionText:
         text = document.text[section.start : section.end]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatlm_rag.documents.document import Document, Section, UnreadableFile
-from chatlm_rag.documents.text_files import decode
+from chatlm_rag.documents.document import Document, Section
+from chatlm_rag.documents.text_files import decode, read_plain
 
 MAX_HEADER_CHARS = 300
 """Parts of a table with a longer header are not given it, since it would fill the passage."""
 
-_TABLE = re.compile(r"^(\|.*)\n\|[ \t:|-]*-[ \t:|-]*\n((?:\|.*(?:\n|\Z))+)", re.MULTILINE)
+_RULE_CHARS = frozenset(" \t:|-")
 
 _CELL_END = re.compile(r"(?<!\\)\|")
 
@@ -36,11 +37,21 @@ def find_tables(text: str) -> Iterator[TableBody]:
     """Yield the bodies of the Markdown tables in a text, but not of those with a long header."""
     if "|" not in text:
         return
-    for match in _TABLE.finditer(text):
-        cells = split_row(match[1])
-        header = markdown_table([cells])
-        if len(header) <= MAX_HEADER_CHARS:
-            yield TableBody(match.start(2), match.end(2), header)
+    header, start, at = "", -1, 0
+    above = ""  # the line before, if it is a row
+    for line in text.splitlines(keepends=True):
+        row = line.strip() if line.startswith("|") else ""
+        if not row and start >= 0:
+            yield TableBody(start, at, header)
+            start = -1
+        at += len(line)
+        if start < 0 and row and above and "-" in row and set(row) <= _RULE_CHARS:
+            header = markdown_table([split_row(above)])
+            start = at if len(header) <= MAX_HEADER_CHARS else -1
+            row = ""
+        above = row
+    if 0 <= start < at:
+        yield TableBody(start, at, header)
 
 
 def split_row(row: str) -> list[str]:
@@ -73,7 +84,7 @@ def read_csv(data: bytes, source: str) -> Document:
     """Read a file of comma- or tab-separated values as one table.
 
     Raises:
-        UnreadableFile: it is empty, not text, or no table.
+        UnreadableFile: it is empty or not text.
     """
     text = decode(data)
     try:
@@ -83,11 +94,11 @@ def read_csv(data: bytes, source: str) -> Document:
     except csv.Error:
         dialect = csv.excel_tab if "\t" in text[:_SNIFF_CHARS] else csv.excel
     try:
-        rows = [row for row in csv.reader(text.splitlines(keepends=True), dialect) if any(row)]
-    except csv.Error as error:
-        raise UnreadableFile(f"is no table: {error}") from error
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), dialect) if any(row)]
+    except csv.Error:  # such as a field of more than 100,000 characters
+        return read_plain(data, source)
     if not rows:
-        raise UnreadableFile("is empty")
+        return read_plain(data, source)
     table = markdown_table(rows) + "\n"
     # the rule below the header has no line in the file, so that the row after it is in line 2
     one_line_each = len(rows) == len(text.splitlines())

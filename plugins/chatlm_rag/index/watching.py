@@ -84,7 +84,14 @@ def updates(name: str, stop: Stop) -> Iterator[BuildResult]:
         raise_interrupt=True,
     )
     pending = True  # changes since the last update
-    next(changes)  # from here on, no change is missed
+    try:
+        next(changes)  # from here on, no change is missed
+    except (OSError, RuntimeError) as error:
+        raise ChatlmError(
+            f"The files of {name} cannot be watched: {error}",
+            hint=f"Update it by hand: chatlm rag update {name}\nOn Linux, a folder with very many "
+            "folders in it may need a larger fs.inotify.max_user_watches.",
+        ) from error
     while not stop.is_set():
         try:
             if pending:
