@@ -74,7 +74,9 @@ class DomainShift:
         away = np.asarray(states, np.float64) - self.centre
         inside = away @ self.basis.T
         whole = (away**2).sum(1)
-        return np.sqrt(np.clip(whole - (inside**2).sum(1), 0, None) / np.maximum(whole, 1e-12))
+        outside = np.clip(whole - (inside**2).sum(1), 0, None)
+        shares: NDArray[np.float64] = np.sqrt(outside / np.maximum(whole, 1e-12))
+        return shares
 
     def soften(self, probabilities: NDArray[np.float64], states: FloatArray) -> Any:
         """Return probabilities mixed with the even distribution by how unlike each text is.
