@@ -39,8 +39,8 @@ def isear(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
     with (folder / "isear.csv").open(encoding="latin1", newline="") as file:
         for row in csv.DictReader(file, delimiter="|"):
             text = " ".join((row.get("SIT") or "").split())
-            if row.get("EMOT") in labels and len(text) >= _SHORTEST_SITUATION:
-                found.append(LabelledExample(text, row["EMOT"]))
+            if row.get("Field1") in labels and len(text) >= _SHORTEST_SITUATION:
+                found.append(LabelledExample(text, row["Field1"]))
     return found
 
 

@@ -28,7 +28,7 @@ def read(path: Path, source: str) -> Document:
         OSError: it cannot be read.
     """
     data = path.read_bytes()
-    message = cast("EmailMessage", email.message_from_bytes(data, policy=email.policy.default))
+    message = email.message_from_bytes(data, policy=email.policy.default)
     fields = [f"{name}: {message[name]}" for name in _FIELDS if message[name]]
     if not message["From"] and not message["Subject"]:
         raise UnreadableFile("is not an e-mail")
