@@ -339,8 +339,8 @@ class Composer(DraftArea):
         self._suggestions.follow()
 
     def action_cursor_right(self, select: bool = False) -> None:
-        """Move right, or accept the suggestion."""
-        if select or not self._suggestions.accept():
+        """Move right, or accept a word of the suggestion."""
+        if select or not self._suggestions.accept(word=True):
             self.suggestion = ""  # which TextArea would insert
             super().action_cursor_right(select)
             self._suggestions.show()
@@ -415,7 +415,7 @@ class Composer(DraftArea):
             notes.append(HINT_GAP.join((Content("sending…"), hint(keys("stop"), "cancel"))))
         notes += map(Content, self._attachments.notes(text))
         if self.suggestion:
-            notes.append(hint("tab", "accept"))
+            notes.append(HINT_GAP.join((hint("tab", "accept"), hint("→", "accept a word"))))
         if self.has_folds:
             notes.append(hint(keys("unfold"), "unfold"))
         return notes
