@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -90,8 +91,8 @@ def find_repeats(facts: Sequence[VoteFacts]) -> list[VoteWarning]:
             "repeats",
             shown[repeats.most_common(1)[0][0]],
             total,
-            f"{total:,} of {known:,} votes repeat a prompt that the same voter had judged for the same "
-            f"pair: {often}. They count as independent, so the intervals are too narrow.",
+            f"{total:,} of {known:,} votes repeat a prompt that the same voter had judged for "
+            f"the same pair: {often}. They count as independent, so the intervals are too narrow.",
         )
     ]
 
@@ -168,7 +169,7 @@ def _random(
         return None
     if agreed / noise > norm.isf(0.05):
         return None  # less decided than others, but not at random
-    text = f"{name} agrees with the others' ratings no more often than chance, over {len(own):,} votes."
+    text = f"{name} agrees with the others' ratings no more than chance, over {len(own):,} votes."
     return VoteWarning("random", voter, len(own), text)
 
 
@@ -176,7 +177,7 @@ def _too_fast(voter: str, name: str, facts: Sequence[VoteFacts]) -> VoteWarning 
     """Compare the time between two votes with that which reading takes; only of people."""
     times = [
         (fact.created - before.created).total_seconds() * CHARACTERS_PER_SECOND < fact.characters
-        for before, fact in zip(facts, facts[1:], strict=False)
+        for before, fact in pairwise(facts)
         if voter == HUMAN
         and not fact.imported
         and fact.ranking_id is None
