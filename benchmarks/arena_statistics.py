@@ -337,7 +337,8 @@ def main() -> None:
             f"Ties, truth by {truth}, {row['tie_share']:.0%} ties: error "
             f"{row['half-wins']['error_points']:.1f} points with half-wins (intervals hold "
             f"the truth {row['half-wins']['covered']:.1%}), "
-            f"{row['davidson']['error_points']:.1f} with ties modelled ({row['davidson']['covered']:.1%})"
+            f"{row['davidson']['error_points']:.1f} with ties modelled "
+            f"({row['davidson']['covered']:.1%})"
         )
     for name, row in found["style"]["effects"].items():
         print(

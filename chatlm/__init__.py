@@ -155,7 +155,14 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
+    from chatlm.types.services import (
+        Adapters,
+        Classifier,
+        Documents,
+        Judge,
+        Ratings,
+        TextEmbedder,
+    )
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -293,6 +300,7 @@ _MODULE_OF = {
     "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
+    "TextEmbedder": "chatlm.types.services",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "Tool": "chatlm.types.tools",
@@ -477,6 +485,7 @@ __all__ = [
     "StreamedText",
     "TemplateRenderer",
     "Text",
+    "TextEmbedder",
     "TextFacts",
     "TokenLogprob",
     "Tool",

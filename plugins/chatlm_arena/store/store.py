@@ -439,6 +439,12 @@ class ArenaStore:
                 for row in cursor
             }
 
+    def run_matches(self) -> list[tuple[int, int, int]]:
+        """Return id, tournament and prompt index of all matches of tournaments."""
+        with self._database.read_transaction() as db:
+            cursor = db.execute("SELECT id, run_id, item FROM match WHERE run_id IS NOT NULL")
+            return [(row["id"], row["run_id"], row["item"]) for row in cursor]
+
     def add_run_reply(self, run_id: int, item: int, reply: MatchReply) -> MatchReply:
         """Save a reply to one of a tournament's prompts, or return the one that is saved."""
         with self._database.write_transaction() as db:
