@@ -14,7 +14,7 @@ from chatlm_arena.store import rows
 from chatlm_arena.votes import Verdict
 
 Answers = Sequence[tuple[Contestant, Sequence[MatchReply]]]
-"""Contestants with their saved replies, in the order in which they were shown."""
+"""Contestants with their replies, in the order in which they were shown."""
 
 
 def insert_ranking(
@@ -28,6 +28,16 @@ def insert_ranking(
     """Insert a ranking with the matches and votes of all pairs; see `ArenaStore.add_ranking`."""
     if len(answers) < 2 or len(answers) != len(places):
         raise ValueError("a ranking needs a place for each of at least two answers")
+    answers = [
+        (
+            contestant,
+            [
+                reply if reply.id else reply.with_id(rows.insert_reply(db, reply))
+                for reply in replies
+            ],
+        )
+        for contestant, replies in answers
+    ]
     now = rows.utc_now()
     stored = {
         contestant.name: place for (contestant, _), place in zip(answers, places, strict=True)

@@ -337,21 +337,24 @@ class ArenaStore:
         *,
         run_id: int | None = None,
         item: int | None = None,
+        images: Iterable[PreparedImage] = (),
     ) -> int:
         """Save an order of several answers as the votes of all pairs, and return their number.
 
         Args:
-            answers: contestants with their saved replies, in the order in which they were shown;
-                the one that was shown earlier is on the left.
+            answers: contestants with their replies, which are saved if they are not yet, in the
+                order in which they were shown; the one that was shown earlier is on the left.
             places: the place of each, 1 for the best; equal places are ties.
             judge: who ranked them.
             run_id: the tournament, if any.
             item: the index of its prompt.
+            images: the images of the message, with their bytes.
 
         Raises:
             UsageError: this judge has already voted on one of the pairs.
         """
         with self._database.write_transaction() as db:
+            rows.insert_images(db, images)
             return rankings.insert_ranking(db, answers, places, judge, run_id, item)
 
     def import_votes(
