@@ -34,7 +34,11 @@ def board_lines(board: Board) -> Iterator[str]:
     yield ""
     yield (
         "Without: the place by half-wins"
-        + (" and without style control." if board.effects or board.same_style else ".")
+        + (
+            " and without style control."
+            if board.effects or board.same_style or board.confounded
+            else "."
+        )
     )
     if board.ties is Ties.DAVIDSON and board.even_tie_chance is not None:
         yield (
@@ -48,7 +52,7 @@ def board_lines(board: Board) -> Iterator[str]:
 
 def effect_lines(board: Board) -> Iterator[str]:
     """Draw the effects of style, largest first."""
-    if not board.effects and not board.same_style:
+    if not (board.effects or board.same_style or board.confounded):
         return
     yield ""
     yield "What style is worth between equals, in rating points:"
@@ -63,6 +67,11 @@ def effect_lines(board: Board) -> Iterator[str]:
         yield (
             f"  Too few votes differ in {', '.join(board.same_style)} ({MIN_VARYING} are needed), "
             "so that is not controlled."
+        )
+    if board.confounded:
+        yield (
+            f"  Not controlled: {', '.join(board.confounded)}. Each contestant is nearly always "
+            "the same in it, so its effect cannot be told from the contestant."
         )
 
 

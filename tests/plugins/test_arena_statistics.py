@@ -167,6 +167,18 @@ def test_a_style_that_hardly_differs_is_left_out() -> None:
     assert found.left_out == ("headings", "bold", "lists")
 
 
+def test_a_style_that_is_the_contestants_own_is_not_controlled() -> None:
+    """If one of two always writes lists, nothing says whether the lists or it was liked."""
+    votes = random_votes(7, size=2, count=200)
+    columns = np.zeros((200, 4))
+    columns[:, 3] = np.where(votes.left == 0, 1.0, -1.0)
+    columns[:, 0] = np.random.default_rng(7).uniform(-1, 1, 200)
+    found = control_style(votes, columns)
+    assert found.confounded == ("lists",)
+    assert {effect.name for effect in found.effects} == {"length", POSITION}
+    assert np.isfinite(found.fit.effect_error).all()
+
+
 # Drop-k
 
 

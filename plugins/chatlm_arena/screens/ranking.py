@@ -67,6 +67,7 @@ class RankingScreen(Screen[None]):
     RankingScreen {
         & #status { height: auto; padding: 0 1; color: $text-muted; }
         & #status.-problem { color: $text-error; }
+        & #prompt { height: auto; max-height: 3; padding: 0 1; }
         & #answers { height: 1fr; layout: grid; grid-size: 1; grid-rows: auto; }
         & #answers ArenaPane { height: auto; min-height: 5; max-height: 14; }
         &.-wide #answers { grid-size: 2; }
@@ -154,6 +155,7 @@ class RankingScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Yield the status line, the answers, the input and the footer."""
         yield Static(id="status")
+        yield Static(id="prompt")
         with VerticalScroll(id="answers"):
             for number in range(1, MAX_RANKED + 1):
                 yield ArenaPane(str(number), id=f"answer-{number}")
@@ -186,13 +188,13 @@ class RankingScreen(Screen[None]):
         if self.state not in needed or (action in DELAYED and not self.keys_armed):
             return False
         if action == "place":
-            return isinstance(parameters[0], int) and parameters[0] <= self._size
+            return isinstance(parameters[0], int) and parameters[0] <= self._answer_count
         if action == "save":
-            return len(self._placed) >= self._size - 1
+            return len(self._placed) >= self._answer_count - 1
         return action not in ("equal", "back") or bool(self.order)
 
     @property
-    def _size(self) -> int:
+    def _answer_count(self) -> int:
         return self._ranking.size if self._ranking else 0
 
     @property
@@ -235,9 +237,9 @@ class RankingScreen(Screen[None]):
 
     def action_save(self) -> None:
         """Save the order; the one that is left gets the last place."""
-        rest = [index for index in range(self._size) if index not in self._placed]
+        rest = [index for index in range(self._answer_count) if index not in self._placed]
         groups = [*self.order, rest] if rest else self.order
-        places, place = [0] * self._size, 1
+        places, place = [0] * self._answer_count, 1
         for group in groups:
             for index in group:
                 places[index] = place
@@ -289,7 +291,7 @@ class RankingScreen(Screen[None]):
             pane.display = index < event.size
             pane.clear()
             pane.border_subtitle = "waiting"
-        self._show_status(f"> {event.text}")
+        self._show_prompt(event.text)
 
     @on(Updated)
     def _handle_updated(self, event: Updated) -> None:
@@ -367,6 +369,7 @@ class RankingScreen(Screen[None]):
             else "It takes two set-ups. /arena add NAME, typed in a chat, enters that chat's."
         )
         self._pane(0).border_title = ""
+        self._show_prompt("")
         self._enter_state(RankingState.MESSAGE)
 
     def _enter_state(self, state: RankingState) -> None:
@@ -395,7 +398,7 @@ class RankingScreen(Screen[None]):
     def _show_places(self) -> None:
         """Show each answer's place in its frame, and the order in the status line."""
         place = 1
-        for index in range(self._size):
+        for index in range(self._answer_count):
             self._pane(index).border_subtitle = ""
         for group in self.order:
             for index in group:
@@ -409,6 +412,11 @@ class RankingScreen(Screen[None]):
 
     def _pane(self, index: int) -> ArenaPane:
         return self.query_one(f"#answer-{index + 1}", ArenaPane)
+
+    def _show_prompt(self, text: str) -> None:
+        prompt = self.query_one("#prompt", Static)
+        prompt.display = bool(text)
+        prompt.update(Content(escape_controls(text)))
 
     def _show_status(self, text: str, *, is_error: bool = False) -> None:
         status = self.query_one("#status", Static)

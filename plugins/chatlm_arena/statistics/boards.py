@@ -75,6 +75,8 @@ class Board:
     """Effects of style, largest first; empty without style control."""
     same_style: tuple[str, ...] = ()
     """Parts of style that hardly differ in these votes, so that their effect is unknown."""
+    confounded: tuple[str, ...] = ()
+    """Parts of style that cannot be told from the contestants; see `StyleControl`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the board as plain values, ready for JSON."""
@@ -86,6 +88,7 @@ class Board:
             "even_tie_chance": self.even_tie_chance,
             "effects": [effect.to_dict() for effect in self.effects],
             "same_style": list(self.same_style),
+            "confounded": list(self.confounded),
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -116,9 +119,11 @@ def build_board(
     plain = fit_preferences(comparisons_from_votes(chosen, cluster=cluster), Ties.HALF_WINS)
     effects: tuple[StyleEffect, ...] = ()
     same: tuple[str, ...] = ()
+    confounded: tuple[str, ...] = ()
     if with_style:
         control = control_style(chosen, differences_of(kept), ties, cluster)
-        fit, effects, same = control.fit, control.effects, control.left_out
+        fit, effects = control.fit, control.effects
+        same, confounded = control.left_out, control.confounded
     else:
         fit = fit_preferences(comparisons_from_votes(chosen, cluster=cluster), ties)
     return Board(
@@ -130,6 +135,7 @@ def build_board(
         None if ties is Ties.HALF_WINS else float(fit.outcome_chances(np.zeros(1))[1][0]),
         effects,
         same,
+        confounded,
     )
 
 

@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement, islice
 import numpy as np
 
 from chatlm_arena.ratings import fit_strengths
-from chatlm_arena.statistics.win_matrices import fit_win_matrices
+from chatlm_arena.statistics.win_matrices import BoolArray, fit_win_matrices
 from chatlm_arena.votes import FloatArray, IntArray, Tally
 
 MAX_FITS = 50_000
@@ -223,11 +223,10 @@ def _batches(cells: Iterator[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]
         yield batch
 
 
-def _changes_first(logs: FloatArray, first: int) -> FloatArray:
+def _changes_first(logs: FloatArray, first: int) -> BoolArray:
     """Return whether another contestant is above the first one, shape (fits,)."""
     others = np.delete(logs, first, axis=1)
-    out: FloatArray = others.max(axis=1) > logs[:, first] + _MARGIN
-    return out
+    return np.asarray(others.max(axis=1) > logs[:, first] + _MARGIN, dtype=np.bool_)
 
 
 def _without(tally: Tally, removed: IntArray, *, keep_cells: bool = False) -> Tally:

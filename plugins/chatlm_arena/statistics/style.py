@@ -30,6 +30,10 @@ POSITION = "position"
 MIN_VARYING = 20
 """Votes in which a covariate must differ between the sides; below, it is left out."""
 
+MIN_OWN_VARIANCE = 0.02
+"""Share of a covariate's variance that neither the contestants nor the other covariates explain;
+below, it is left out."""
+
 _CODE = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^ {0,3}#{1,6} ", re.MULTILINE)
 _BOLD = re.compile(r"\*\*[^\s*](?:[^*\n]*[^\s*])?\*\*|__[^\s_](?:[^_\n]*[^\s_])?__")
@@ -125,6 +129,9 @@ class StyleControl:
     """Largest effect first."""
     left_out: tuple[str, ...]
     """Covariates that hardly differ in these votes."""
+    confounded: tuple[str, ...]
+    """Covariates that are nearly always the same for a contestant, or follow from the others, so
+    that their effect cannot be told from its strength."""
 
 
 def control_style(
@@ -144,13 +151,38 @@ def control_style(
     names = [*Style._fields, POSITION]
     columns = np.column_stack([differences, np.ones(len(votes))])
     varying = (np.abs(columns) > 0).sum(axis=0) >= MIN_VARYING
-    kept = [name for name, used in zip(names, varying, strict=True) if used]
-    fit = fit_preferences(comparisons_from_votes(votes, columns[:, varying], cluster), ties)
+    kept, confounded = _tell_apart(votes, columns, np.flatnonzero(varying).tolist())
+    fit = fit_preferences(comparisons_from_votes(votes, columns[:, kept], cluster), ties)
     return StyleControl(
         fit,
-        tuple(sorted(_effects(kept, fit), key=lambda effect: -abs(effect.points))),
-        tuple(name for name in names if name not in kept),
+        tuple(
+            sorted(
+                _effects([names[at] for at in kept], fit), key=lambda effect: -abs(effect.points)
+            )
+        ),
+        tuple(name for name, used in zip(names, varying, strict=True) if not used),
+        tuple(names[at] for at in confounded),
     )
+
+
+def _tell_apart(
+    votes: Votes, columns: FloatArray, wanted: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the covariates that differ enough within pairs of contestants, and the others."""
+    matches = np.zeros((len(votes), len(votes.names)))
+    rows = np.arange(len(votes))
+    matches[rows, votes.left] = 1.0
+    matches[rows, votes.right] -= 1.0
+    known, kept, confounded = matches, [], []
+    for at in wanted:
+        column = columns[:, at]
+        rest = column - known @ np.linalg.lstsq(known, column, rcond=None)[0]
+        if rest @ rest < MIN_OWN_VARIANCE * (column @ column):
+            confounded.append(at)
+            continue
+        known = np.column_stack([known, column])
+        kept.append(at)
+    return kept, confounded
 
 
 def _effects(names: Sequence[str], fit: PreferenceFit) -> Iterable[StyleEffect]:

@@ -11,9 +11,14 @@ from itertools import pairwise
 import numpy as np
 
 from chatlm import one_line
-from chatlm_arena.ratings import estimate_log_strengths
+from chatlm_arena.pairing import Z_95
 from chatlm_arena.records import HUMAN, VoteFacts
-from chatlm_arena.votes import FloatArray, Votes, tally_votes
+from chatlm_arena.statistics.preference_model import (
+    Ties,
+    comparisons_from_votes,
+    fit_preferences,
+)
+from chatlm_arena.votes import FloatArray, IntArray, Votes
 
 MIN_VOTES = 20
 """Votes of one voter below which nothing is said about it."""
@@ -108,18 +113,28 @@ def find_bots(votes: Votes, facts: Sequence[VoteFacts]) -> list[VoteWarning]:
     for at, fact in enumerate(facts):
         by_voter[fact.judge].append(at)
     large = {voter: np.array(at) for voter, at in by_voter.items() if len(at) >= MIN_VOTES}
+    limit = SUSPICION / max(len(large), 1)
+    names = {voter: "You" if voter == HUMAN else one_line(voter, 40) for voter in large}
     found: list[VoteWarning] = []
     for voter, at in large.items():
-        limit = SUSPICION / len(large)
-        name = "You" if voter == HUMAN else one_line(voter, 40)
         for warning in (
-            _one_side(voter, name, votes.score[at], limit),
-            _same_verdict(voter, name, votes.score[at]),
-            _random(voter, name, votes, at, limit),
-            _too_fast(voter, name, [facts[index] for index in at.tolist()]),
+            _one_side(voter, names[voter], votes.score[at], limit),
+            _same_verdict(voter, names[voter], votes.score[at]),
+            _too_fast(voter, names[voter], [facts[index] for index in at.tolist()]),
         ):
             if warning is not None:
                 found.append(warning)
+    suspects = {warning.subject for warning in found}
+    for voter, at in large.items():
+        others = [
+            index
+            for other, own in by_voter.items()
+            if other != voter and other not in suspects
+            for index in own
+        ]
+        others_at = np.array(sorted(others), dtype=np.int64)
+        if warning := _random(voter, names[voter], votes, at, others_at, limit):
+            found.append(warning)
     return found
 
 
@@ -146,21 +161,29 @@ def _same_verdict(voter: str, name: str, score: FloatArray) -> VoteWarning | Non
 
 
 def _random(
-    voter: str, name: str, votes: Votes, at: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    limit: float,
-) -> VoteWarning | None:  # fmt: skip
-    """Compare a voter with the ratings that the others' votes give."""
+    voter: str, name: str, votes: Votes, at: IntArray, others: IntArray, limit: float
+) -> VoteWarning | None:
+    """Compare a voter with what the others' votes say for sure.
+
+    Differences of strength count only as far as they exceed their own uncertainty, so that a voter
+    is not accused by others who vote at random.
+    """
     from scipy.stats import norm
 
-    rest = np.ones(len(votes), dtype=bool)
-    rest[at] = False
-    if rest.sum() < MIN_VOTES:
+    if len(others) < MIN_VOTES:
         return None
-    others = Votes(votes.names, votes.left[rest], votes.right[rest], votes.score[rest])
-    logs = estimate_log_strengths(tally_votes(others))
-    known = np.bincount(np.concatenate([others.left, others.right]), minlength=len(logs)) > 0
-    own = at[known[votes.left[at]] & known[votes.right[at]]]
-    chance = 1 / (1 + np.exp(logs[votes.right[own]] - logs[votes.left[own]]))
+    rest = Votes(votes.names, votes.left[others], votes.right[others], votes.score[others])
+    fit = fit_preferences(comparisons_from_votes(rest), Ties.HALF_WINS)
+    met = np.bincount(np.concatenate([rest.left, rest.right]), minlength=len(votes.names)) > 0
+    own = at[met[votes.left[at]] & met[votes.right[at]]]
+    left, right = votes.left[own], votes.right[own]
+    variance = np.diag(fit.covariance)
+    error = np.sqrt(
+        np.maximum(variance[left] + variance[right] - 2 * fit.covariance[left, right], 0.0)
+    )
+    gap = fit.log_strength[left] - fit.log_strength[right]
+    gap = np.sign(gap) * np.maximum(np.abs(gap) - Z_95 * error, 0.0)
+    chance = 1 / (1 + np.exp(-gap))
     lean, deviation = chance - 0.5, votes.score[own] - 0.5
     agreed, expected = float(lean @ deviation), float(lean @ lean)
     noise = float((lean**2 * 0.25).sum()) ** 0.5

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from chatlm_arena.votes import FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
 
 _TOLERANCE, _MAX_ITERATIONS = 1e-9, 500
 """Stopping rule of Newton's method: the largest step, and the number of steps."""
@@ -54,12 +57,11 @@ def fit_win_matrices(won: FloatArray) -> FloatArray:
     raise ArithmeticError(f"{len(active)} fits did not converge in {_MAX_ITERATIONS} steps")
 
 
-def _strongly_connected(won: FloatArray) -> FloatArray:
+def _strongly_connected(won: FloatArray) -> BoolArray:
     """Return whether wins and ties lead from everyone to everyone, shape (fits,)."""
     size = won.shape[-1]
     reached = (won > 0) | np.eye(size, dtype=bool)
     for _ in range(size.bit_length()):
         steps = reached.astype(np.float32)
         reached = steps @ steps > 0
-    out: FloatArray = reached.all(axis=(1, 2))
-    return out
+    return np.asarray(reached.all(axis=(1, 2)), dtype=np.bool_)
